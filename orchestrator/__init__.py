@@ -1,0 +1,22 @@
+"""The control plane: what decides. `RunConfig.load(path)` and `run(config)` are the way in from Python.
+
+Nothing heavy is loaded until a run starts, so that the command answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config import RunConfig
+
+if TYPE_CHECKING:
+    from orchestrator.report import Report
+
+__all__ = ["RunConfig", "run"]
+
+
+def run(config: RunConfig, **options: Any) -> Report:
+    """Run `config` to its report; see `orchestrator.pipeline.run`."""
+    from orchestrator.pipeline import run as run_pipeline
+
+    return run_pipeline(config, **options)

@@ -1,0 +1,130 @@
+"""The `stillhouse` command: parse, load the configuration, and only then what is heavy."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from workers.errors import RequestError, StillhouseError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if asked.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        asked.command(asked)
+        return 0
+    except StillhouseError as error:
+        if asked.debug:
+            raise
+        print(f"stillhouse: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stillhouse: stopped. What was complete is kept; the same command resumes.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if asked.debug:
+            raise
+        print(
+            f"stillhouse: {type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. "
+            "--debug shows the traceback.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    common.add_argument("--verbose", action="store_true", help="show log lines, Ray's included")
+    parser = argparse.ArgumentParser(
+        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", parents=[common], help="members, baseline, soft targets, student, evaluation, report"
+    )
+    run.add_argument("config", metavar="CONFIG", help="a YAML file")
+    run.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a key, such as ensemble.size=5; may be repeated",
+    )
+    run.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", parents=[common], help="the report of a finished run")
+    report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
+    report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
+    report.set_defaults(command=_report)
+
+    compare = commands.add_parser("compare", parents=[common], help="several runs on one table")
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
+    compare.set_defaults(command=_compare)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="versions, cores, GPUs; storage and tracker reached or not"
+    )
+    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="check what this configuration needs")
+    doctor.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="as in run")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> None:
+    from orchestrator.config import RunConfig
+
+    config = RunConfig.load(asked.config, asked.overrides)
+    from orchestrator import presentation
+    from orchestrator.console import Screen
+    from orchestrator.pipeline import run
+
+    screen = Screen()
+    report = run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
+    presentation.show(report, screen)
+    presentation.where_next(report, config, screen)
+
+
+def _report(asked: argparse.Namespace) -> None:
+    from orchestrator import presentation, report
+    from orchestrator.console import Screen
+
+    found = report.load(asked.run)
+    formats = {"markdown": report.markdown, "json": report.as_json}
+    if asked.format is None:
+        presentation.show(found, Screen())
+    else:
+        sys.stdout.write(formats[asked.format](found))
+
+
+def _compare(asked: argparse.Namespace) -> None:
+    from orchestrator import report
+    from orchestrator.console import Screen
+
+    Screen().table(report.compare([report.load(run) for run in asked.runs]))
+
+
+def _doctor(asked: argparse.Namespace) -> None:
+    from orchestrator import doctor
+    from orchestrator.config import RunConfig
+    from orchestrator.console import Screen
+
+    config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
+    findings = doctor.examine(config)
+    Screen().table([["what", "found"], *([f.name, f.found] for f in findings)])
+    wrong = [f for f in findings if not f.good]
+    if wrong:
+        raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

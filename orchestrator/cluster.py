@@ -1,0 +1,200 @@
+"""The Ray cluster that a run works on: joined where there is one, started in place where there is none.
+
+Also what it can hold: cores, GPUs, and whether torch sees CUDA on them. A GPU that is only declared is scheduled but
+not computed on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.config import EnsembleSpec
+from workers import factories
+from workers.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    import ray
+
+    from workers.data import Dataset
+
+# Read by Ray when it is imported or started, so set before. A value that the user has set is kept.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's poll, 2 s by default
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a Ray that is started in place listens on 127.0.0.1 alone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the cluster has in all. `cuda`: torch sees CUDA where Ray gives a GPU."""
+
+    cpus: float
+    gpus: float
+    cuda: bool
+    nodes: int
+    logs: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the ensemble is laid out: members, actors that host them, and what each actor and training task holds."""
+
+    size: int
+    actors: int
+    num_cpus: float
+    num_gpus: float
+
+    @property
+    def threads(self) -> int:
+        """Threads an actor or task computes with: the same however many there are, since it can change a bit."""
+        return max(1, int(self.num_cpus))
+
+    def groups(self) -> list[range]:
+        """The members that each actor hosts: contiguous, and as even as they can be."""
+        edges = [round(actor * self.size / self.actors) for actor in range(self.actors + 1)]
+        return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+@contextmanager
+def connect(*, verbose: bool = False) -> Iterator[Machines]:
+    """Ray for the length of a run: the one already connected, the cluster of RAY_ADDRESS or of this job, else a new
+    one.
+
+    Only a Ray that was started here is shut down at the end.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
+    ours = not ray.is_initialized()
+    if ours:
+        joined = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+        try:
+            ray.init(
+                address="auto" if joined else "local",
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                runtime_env={"env_vars": {key: os.environ[key] for key in ENVIRONMENT}},
+                include_dashboard=None if joined else False,
+            )
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS", "auto")
+            raise RequestError(
+                f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run "
+                "on this machine alone."
+            ) from error
+    try:
+        yield survey()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def survey() -> Machines:
+    """What the connected cluster has now."""
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = float(resources.get("GPU", 0.0))
+
+    @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
+    def sees_cuda() -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
+    return Machines(
+        cpus=float(resources.get("CPU", 0.0)),
+        gpus=gpus,
+        cuda=bool(ray.get(sees_cuda.remote())) if gpus else False,
+        nodes=len([node for node in ray.nodes() if node["Alive"]]),
+        logs=_log_folder(),
+    )
+
+
+def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
+    """The data set in Ray's shared memory: one copy a node, which all processes there read in place."""
+    import ray
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith(factories.BESIDE):  # a class from beside the configuration travels by value
+            ray.cloudpickle.register_pickle_by_value(module)
+    return ray.put(dataset)
+
+
+def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
+    """How many members and actors the cluster takes.
+
+    A GPU each where there are enough; else several members share an actor. Without GPUs no more actors than cores.
+
+    Raises: `RequestError` where more is asked for than the cluster has.
+    """
+    asked = ensemble.resources_per_member
+    if asked.num_cpus > machines.cpus:
+        raise RequestError(
+            f"ensemble.resources_per_member.num_cpus: asked for {asked.num_cpus:g} a member; the cluster has "
+            f"{machines.cpus:g} in all. Ask for fewer, or add nodes."
+        )
+    num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
+    slots = int(machines.cpus // asked.num_cpus)
+    if num_gpus:
+        slots = int(machines.gpus // num_gpus)
+    size = _size(ensemble, max(slots, 1))
+    if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
+        raise RequestError(
+            f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
+            f"{num_gpus * size:g} in all; the cluster has {machines.gpus:g}. Set `num_gpus: auto` to let members share "
+            "what there is, ask for fewer, or add nodes."
+        )
+    actors = min(size, max(slots, 1))
+    if ensemble.num_actors != "auto":
+        actors = min(size, ensemble.num_actors)
+        if actors > slots:
+            raise RequestError(
+                f"ensemble.num_actors: asked for {actors}; the cluster holds {slots} at once. Set it to `auto` or "
+                f"at most {slots}, or add nodes."
+            )
+    return Placement(size, actors, asked.num_cpus, num_gpus)
+
+
+def _size(ensemble: EnsembleSpec, slots: int) -> int:
+    if isinstance(ensemble.size, int):
+        return ensemble.size
+    return len(ensemble.checkpoints) if ensemble.checkpoints is not None else slots
+
+
+def cause(error: BaseException) -> BaseException:
+    """What a Ray task or actor really raised, from under Ray's own wrapping."""
+    import ray
+
+    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        error = error.cause
+    return error
+
+
+def as_run_error(doing: str, error: BaseException) -> BaseException:
+    """`error` as one sentence about what was being done; errors that already speak to the user stay as they are."""
+    inner = cause(error)
+    if isinstance(inner, (RequestError, RunError)):
+        return inner
+    text = str(inner).strip().splitlines()
+    return RunError(
+        f"{doing} failed: {type(inner).__name__}: {text[-1] if text else 'no message'}. What was complete is kept; "
+        "the same command resumes. --debug shows the traceback, and Ray's logs are in " + _log_folder() + "."
+    )
+
+
+def _log_folder() -> str:
+    worker = sys.modules["ray"]._private.worker.global_worker
+    return os.path.join(worker.node.get_session_dir_path(), "logs") if worker.node else ""

@@ -1,0 +1,307 @@
+"""The configuration of a run: YAML, dotted overrides, and errors that name the key and the fix.
+
+`RunConfig` composes the specs of `workers.specs`. Loading fills in what relative paths are relative to, so that a
+loaded configuration means the same in every folder and process.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from workers import storage
+from workers.errors import RequestError
+from workers.specs import (
+    Count,
+    DataSpec,
+    DistillationSpec,
+    FactorySpec,
+    ModelSpec,
+    NonNegative,
+    Spec,
+    TrainingSpec,
+)
+
+
+class Resources(Spec):
+    """What one member holds while it trains or teaches."""
+
+    num_cpus: Annotated[float, Field(gt=0.0)] = 1.0
+    """Cores; a member computes with as many threads (at least one)."""
+    num_gpus: NonNegative | Literal["auto"] = "auto"
+    """`auto`: a GPU each where there are enough, else members share the ones there are; none on a cluster without."""
+
+
+class EnsembleSpec(Spec):
+    """The teachers: trained here, or loaded."""
+
+    size: Count | Literal["auto"] = "auto"
+    """How many members. `auto`: as many as `checkpoints`, else as many as the cluster can hold at once."""
+    model: ModelSpec
+    training: TrainingSpec | None = None
+    """How each member is trained, with a seed of its own."""
+    checkpoints: tuple[str, ...] | None = None
+    """Instead of `training`: a safetensors file for each member."""
+    combine: Literal["arithmetic", "geometric"] = "arithmetic"
+    weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] = "uniform"
+    """`validation`: the weights under which the mean gives the validation labels the highest likelihood."""
+    on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
+    """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
+    resources_per_member: Resources = Resources()
+    num_actors: Count | Literal["auto"] = "auto"
+    """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EnsembleSpec:
+        if (self.training is None) == (self.checkpoints is None):
+            raise ValueError("give `training` (members are trained here) or `checkpoints` (they are loaded)")
+        members = self.size if isinstance(self.size, int) else None
+        if self.checkpoints is not None:
+            if members not in (None, len(self.checkpoints)):
+                raise ValueError(
+                    f"`size` is {members} and `checkpoints` names {len(self.checkpoints)}; they must agree"
+                )
+            if not self.checkpoints:
+                raise ValueError("`checkpoints` is empty; expected a safetensors file for each member")
+            members = len(self.checkpoints)
+        if isinstance(self.weights, tuple):
+            if members is not None and members != len(self.weights):
+                raise ValueError(f"`weights` has {len(self.weights)} numbers for {members} members; expected one each")
+            if not sum(self.weights) > 0:
+                raise ValueError("`weights` are all 0; expected at least one above 0")
+        return self
+
+
+class StudentSpec(Spec):
+    """The one network that is to know what the ensemble knows, and its hard-label baseline."""
+
+    model: ModelSpec
+    training: TrainingSpec
+    baseline_training: TrainingSpec | None = None
+    """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
+    num_workers: Count | tuple[Count, Count] = 1
+    """Ray Train workers, each taking its cut of every batch; `[min, max]`: elastic."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StudentSpec:
+        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
+            raise ValueError(f"`num_workers` is {list(self.num_workers)}; expected [min, max] with min <= max")
+        return self
+
+
+class EvaluationSpec(Spec):
+    """What is measured besides accuracy, likelihood, calibration and latency."""
+
+    metrics: tuple[FactorySpec, ...] = ()
+    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split."""
+    latency_repeats: Count = 200
+    """Single examples timed for each system."""
+
+
+class PaperSpec(Spec):
+    """A paper's figures, printed beside the measured ones."""
+
+    source: str
+    baseline: dict[str, float] = Field(default_factory=dict)
+    ensemble: dict[str, float] = Field(default_factory=dict)
+    student: dict[str, float] = Field(default_factory=dict)
+    gain_transferred: float | None = None
+
+
+class ReportSpec(Spec):
+    """How the report speaks of the run."""
+
+    accuracy: str = "accuracy"
+    """What accuracy is called in this field, such as `frame accuracy`."""
+    paper: PaperSpec | None = None
+
+
+class TrackingSpec(Spec):
+    """Where MLflow keeps the run."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """A relative SQLite path is relative to where the command runs."""
+    experiment: str = ""
+    """Left out: the run's name."""
+
+
+class RunConfig(Spec):
+    """Everything that a run follows from."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    storage: str = "runs"
+    data: DataSpec
+    ensemble: EnsembleSpec
+    distillation: DistillationSpec = DistillationSpec()
+    student: StudentSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+    report: ReportSpec = ReportSpec()
+    tracking: TrackingSpec = TrackingSpec()
+
+    @property
+    def folder(self) -> str:
+        """URI of the run's folder."""
+        return storage.join(self.storage, self.name)
+
+    @classmethod
+    def load(cls, path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
+        """Read the YAML file at `path`, apply `KEY=VALUE` overrides with dotted keys, check, resolve paths.
+
+        Raises: `RequestError`, naming the key, what was found and what was expected.
+        """
+        if storage.is_uri(path):
+            raise RequestError(f"'{path}': a configuration is a local file, since its folder may hold code.")
+        found = _parse(path)
+        for override in overrides:
+            _override(found, override)
+        return cls.from_mapping(found, str(Path(path).resolve().parent))
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], folder: str) -> RunConfig:
+        """The same from a mapping; `folder` is what data and factories are relative to."""
+        try:
+            return cls.model_validate(_located(values, folder))
+        except ValidationError as error:
+            raise RequestError(_explain(error)) from None
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; loading it again gives the same one."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def _parse(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"'{path}': no such file. Expected a configuration in YAML.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"'{path}': cannot be read as text ({error}). Expected a configuration in YAML.") from None
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RequestError(f"'{path}'{where}: not YAML ({problem}).") from None
+    if not isinstance(found, dict):
+        raise RequestError(f"'{path}': found {type(found).__name__}; expected keys such as name, data, ensemble.")
+    return found
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RequestError(f"--set '{override}': expected KEY=VALUE, such as ensemble.size=5.")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise RequestError(f"--set '{override}': the value is not YAML.") from None
+    for part in parts[:-1]:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RequestError(f"--set '{override}': '{part}' is {inner!r}, which has no keys inside.")
+        values = inner
+    values[parts[-1]] = value
+
+
+def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The same values with every path made absolute and every factory told its folder."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        walked = {key: walk(item) if key != "kwargs" else item for key, item in value.items()}
+        if "factory" in walked and not walked.get("folder"):
+            walked["folder"] = folder
+        return walked
+
+    found: dict[str, Any] = walk(values)
+    data, ensemble, tracking = (_section(found, key) for key in ("data", "ensemble", "tracking"))
+    if isinstance(data.get("root", ""), str):
+        data["root"] = storage.absolute(data.get("root", ""), folder)
+    checkpoints = ensemble.get("checkpoints")
+    if isinstance(checkpoints, list):
+        ensemble["checkpoints"] = [storage.absolute(c, folder) if isinstance(c, str) else c for c in checkpoints]
+    place = found.get("storage", RunConfig.model_fields["storage"].default)
+    if isinstance(place, str):
+        found["storage"] = storage.absolute(place)
+    uri = tracking.get("uri", TrackingSpec.model_fields["uri"].default)
+    if isinstance(uri, str):
+        found["tracking"] = (
+            {**tracking, "uri": _absolute_tracking(uri)}
+            if "tracking" not in found or isinstance(found["tracking"], dict)
+            else found["tracking"]
+        )
+    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and found.get("name"):
+        found["tracking"]["experiment"] = found["name"]
+    return found
+
+
+def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _absolute_tracking(uri: str) -> str:
+    """SQLite paths made absolute: MLflow's own default follows the working folder, which in a job is a copy."""
+    prefix = "sqlite:///"
+    return prefix + storage.absolute(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri
+
+
+def _explain(error: ValidationError) -> str:
+    """Every problem as one line: the key, what was found, what was expected."""
+    problems: dict[str, tuple[Any, list[str]]] = {}
+    for found in error.errors():
+        keys, owner = _walk(found["loc"])
+        name = ".".join(keys) or "the configuration"
+        if found["type"] == "extra_forbidden":
+            known = list(owner.model_fields) if owner else []
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
+            problems[name] = (None, [f"unknown key; {hint}"])
+        elif found["type"] == "missing":
+            problems[name] = (None, ["missing; it is required"])
+        else:
+            message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            value = None if found["type"] == "value_error" else found["input"]
+            problems.setdefault(name, (value, []))[1].append(message)
+    lines = []
+    for name, (value, messages) in problems.items():
+        text = " or ".join(dict.fromkeys(messages))
+        lines.append(f"{name}: found {value!r}; expected {text}" if value is not None else f"{name}: {text}")
+    return "\n".join(lines)
+
+
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """The dotted key of a pydantic location, without its union tags, and the model that the last key belongs to."""
+    keys: list[str] = []
+    owner: type[BaseModel] | None = RunConfig
+    current: type[BaseModel] | None = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            keys.append(str(part))
+        elif current is not None and part in current.model_fields:
+            keys.append(part)
+            owner, current = current, _model_in(current.model_fields[part].annotation)
+        elif part == location[-1] and current is not None:
+            keys.append(part)
+            owner = current
+    return keys, owner
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `tuple[Model, ...] | None`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    models = [_model_in(inner) for inner in typing.get_args(annotation)]
+    return next((model for model in models if model is not None), None)

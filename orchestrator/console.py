@@ -1,0 +1,98 @@
+"""What a person sees: one progress line a stage in a terminal, plain lines in a pipe, tables at the end.
+
+Progress goes to stderr and results to stdout, so that a pipe gets the results alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from orchestrator.report import Rows
+
+PIPE_WIDTH = 160
+PLAIN_INTERVAL_S = 5.0
+
+
+def console(file: TextIO) -> Console:
+    """A rich console for `file`; wide where it is no terminal, so that tables are not cut."""
+    return Console(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+
+
+class Line:
+    """The progress of one stage: how far it is, and a few words."""
+
+    def __init__(self, name: str, show: Progress | None, out: Console) -> None:
+        self.reused = False
+        self._name, self._show, self._out = name, show, out
+        self._task = show.add_task(name, total=None, said="") if show else None
+        self._last_said = time.monotonic()
+
+    def update(self, done: float, total: float, said: str) -> None:
+        """`done` of `total` is there; `said` is shown beside the bar."""
+        if self._show is not None and self._task is not None:
+            self._show.update(self._task, completed=done, total=total, said=escape(said))
+        elif time.monotonic() - self._last_said > PLAIN_INTERVAL_S:
+            self._last_said = time.monotonic()
+            self._out.print(f"  {self._name}: {said}", markup=False)
+
+
+class Screen:
+    """Where a run is shown. `quiet` shows nothing, as for callers from Python."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.err = console(sys.stderr)
+        self.out = console(sys.stdout)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.err.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Line]:
+        """A progress line for a block; at its end it becomes one plain line with the time."""
+        live = None
+        if not self.quiet and self.err.is_terminal:
+            live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description:<14}"),
+                BarColumn(bar_width=28),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[said]}"),
+                console=self.err,
+                transient=True,
+            )
+            live.start()
+        elif not self.quiet:
+            self.err.print(f"{name} ...", markup=False)
+        line = Line(name, live, self.err if not self.quiet else Console(quiet=True))
+        started = time.monotonic()
+        done = False
+        try:
+            yield line
+            done = True
+        finally:
+            if live is not None:
+                live.stop()
+            if done:
+                took = "reused" if line.reused else f"{time.monotonic() - started:.1f} s"
+                self.say(f"{name:<14} {took}")
+
+    def table(self, rows: Rows, title: str = "") -> None:
+        """A table on stdout; the first column is text, the others figures."""
+        header, *body = rows
+        table = Table(title=title or None, title_justify="left", header_style="bold")
+        for k, name in enumerate(header):
+            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0)
+        for row in body:
+            table.add_row(*(escape(cell) for cell in row))
+        self.out.print(table)

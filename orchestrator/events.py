@@ -1,0 +1,41 @@
+"""`events.jsonl`: what happened when, one JSON object a line. The run's own record, whatever becomes of the tracker."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from workers import storage
+
+
+class EventLog:
+    """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
+
+    def __init__(self, folder: str) -> None:
+        self.uri = storage.join(folder, "events.jsonl")
+        self._local = storage.is_local(self.uri)
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        if not self._local and storage.exists(self.uri):
+            self._lines = storage.read_text(self.uri).splitlines()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """One line: the time in UTC, the event's name, and `fields`."""
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **fields})
+        with self._lock:
+            if self._local:
+                path = Path(storage.filesystem(self.uri)[1])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            else:
+                self._lines.append(line)
+
+    def flush(self) -> None:
+        """Make everything so far visible."""
+        with self._lock:
+            if self._lines:
+                storage.write_text(self.uri, "\n".join(self._lines) + "\n")

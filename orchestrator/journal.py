@@ -1,0 +1,121 @@
+"""Who hears of a run: the screen, `events.jsonl` and MLflow, from one place.
+
+The pipeline says what happens once, here. Workers say how training goes through a Ray queue, which a thread empties.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from orchestrator.config import RunConfig
+from orchestrator.console import Line, Screen
+from orchestrator.events import EventLog
+from orchestrator.report import Report, Stage
+from orchestrator.tracking import Tracker
+from orchestrator.training import Trained
+from workers.train_loop import Epoch
+
+
+class Journal:
+    """Open from the first stage of a run to its end."""
+
+    def __init__(self, config: RunConfig, screen: Screen) -> None:
+        self.screen = screen
+        self.stages: list[Stage] = []
+        self.lost_members: list[str] = []
+        self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
+        self._events = EventLog(config.folder)
+        self._line: Line | None = None
+        self._expected = 0
+        self._heard = 0
+        self._config = config
+
+    def __enter__(self) -> Journal:
+        from ray.util.queue import Queue
+
+        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        self._listener = threading.Thread(target=self._listen, name="journal", daemon=True)
+        self._listener.start()
+        self._events.write("run", name=self._config.name, mlflow_run=self._tracker.run_id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drain()
+        if error is None:
+            status, event = "FINISHED", "complete"
+        else:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            event = "failed"
+        self._events.write(event, error=None if error is None else f"{type(error).__name__}: {error}")
+        self._events.flush()
+        self._tracker.close(status)
+        self.queue.shutdown(force=True)
+
+    @contextmanager
+    def stage(self, name: str, epochs: int = 0) -> Iterator[Line]:
+        """A stage of the run, timed; `epochs`: how many will be heard of while it lasts."""
+        self._events.write("stage started", stage=name)
+        self._expected, self._heard = epochs, 0
+        started = time.perf_counter()
+        with self.screen.stage(name) as line:
+            self._line = line
+            try:
+                yield line
+            finally:
+                self._line = None
+        seconds = time.perf_counter() - started
+        self.stages.append(Stage(name=name, seconds=round(seconds, 3), reused=line.reused))
+        self._events.write("stage finished", stage=name, seconds=seconds, reused=line.reused)
+        self._events.flush()
+
+    def system(self, name: str, role: str) -> None:
+        """A member, the ensemble, the baseline or the student comes into being."""
+        self._tracker.system(name, role)
+
+    def trained(self, trained: Trained) -> None:
+        """A reused system's epochs are told again, so that every tracked run is whole."""
+        if trained.reused:
+            for epoch in trained.history:
+                self._tracker.epoch(trained.member.name, epoch)
+
+    def lost(self, action: str, members: Sequence[str]) -> None:
+        """A teacher was lost, and what is done about it."""
+        self._events.write("teacher lost", members=list(members), action=action)
+        if action == "reweight":
+            self.lost_members += members
+        self.screen.say(f"teacher of {', '.join(members)} lost: {action}")
+
+    def report(self, report: Report, histories: dict[str, list[Epoch]]) -> None:
+        self._tracker.report(report, histories)
+
+    def _listen(self) -> None:
+        while (heard := self.queue.get()) is not None:
+            self._hear(*heard)
+
+    def _hear(self, system: str, epoch: Epoch) -> None:
+        self._events.write("epoch", system=system, **vars(epoch))
+        self._tracker.epoch(system, epoch)
+        self._heard += 1
+        line = self._line
+        if line is not None:
+            line.update(
+                self._heard,
+                self._expected,
+                f"{system} epoch {epoch.epoch + 1}: loss {epoch.train_loss:.4f}, "
+                f"validation {epoch.validation_accuracy:.2%}, {epoch.examples / epoch.seconds:,.0f} examples/s",
+            )
+
+    def _drain(self) -> None:
+        """Let the listener finish what has been said, unless Ray itself is gone."""
+        try:
+            self.queue.put(None, timeout=5)
+        except Exception:  # the queue's actor died with Ray
+            return
+        self._listener.join(timeout=30)

@@ -1,0 +1,128 @@
+"""The whole story of a run: members, baseline, soft targets, student, evaluation, report.
+
+Each stage takes what the ones before made, and skips what an earlier run of the same configuration had completed.
+"""
+
+from __future__ import annotations
+
+import ray
+
+from orchestrator import cluster, preflight, training
+from orchestrator import report as reports
+from orchestrator.cluster import Machines, Placement
+from orchestrator.comparison import compare_systems, member_weights
+from orchestrator.config import RunConfig
+from orchestrator.console import Screen
+from orchestrator.journal import Journal
+from orchestrator.report import Bound, Report
+from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
+from orchestrator.training import Trained
+from workers import storage
+from workers.data import Dataset
+from workers.models import seed_of
+from workers.teacher import Member
+
+
+def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen: Screen | None = None) -> Report:
+    """Distil the ensemble that `config` describes into its student, and compare everything.
+
+    fresh: start over instead of reusing what is complete. verbose: let Ray's own log lines through. screen: where
+    progress is shown (default: nowhere).
+
+    Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
+    """
+    dataset = preflight.check(config)
+    with cluster.connect(verbose=verbose) as machines:
+        placement = cluster.place(config.ensemble, machines)
+        if fresh:
+            storage.remove(config.folder)
+        with Journal(config, screen or Screen(quiet=True)) as journal:
+            storage.write_text(storage.join(config.folder, "config.yaml"), config.to_yaml())
+            return _stages(config, dataset, machines, placement, journal)
+
+
+def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: Placement, journal: Journal) -> Report:
+    data = cluster.share(dataset)
+    members = _members(config, dataset, data, placement, journal)
+    baseline = _student("baseline", config, dataset, data, machines, journal)
+    weights = member_weights(config.ensemble, [m.member for m in members], dataset, data, placement)
+    made = soft_targets(config, dataset, data, [m.member for m in members], weights, machines, placement, journal)
+    student = _student("student", config, dataset, data, machines, journal, made)
+    with journal.stage("evaluation"):
+        systems, curve = compare_systems(
+            config, dataset, data, [m.member for m in members], weights, baseline.member, student.member, placement
+        )
+    accuracy = {system.role: system.test.accuracy for system in systems}
+    report = Report(
+        name=config.name,
+        folder=config.folder,
+        accuracy_name=config.report.accuracy,
+        systems=systems,
+        gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
+        curve=curve,
+        soft_targets=made.summary,
+        stages=journal.stages,
+        bound_by=_bound_by(journal, made),
+        lost_members=journal.lost_members,
+        paper=config.report.paper,
+    )
+    journal.report(report, {t.member.name: t.history for t in (*members, baseline, student)})
+    reports.write(report, config.folder)
+    return report
+
+
+def _members(
+    config: RunConfig, dataset: Dataset, data: ray.ObjectRef[Dataset], placement: Placement, journal: Journal
+) -> list[Trained]:
+    """Trained here, or loaded from the checkpoints that the configuration names."""
+    spec = config.ensemble
+    for k in range(placement.size):
+        journal.system(f"member-{k}", "member")
+    journal.system("ensemble", "ensemble")
+    if spec.training is None:
+        return [
+            Trained(Member(f"member-{k}", spec.model, uri), [], reused=True)
+            for k, uri in enumerate(spec.checkpoints or ())
+        ]
+    with journal.stage("members", epochs=placement.size * spec.training.epochs) as stage:
+        members = training.train_members(
+            config.folder, spec.model, spec.training, config.seed, dataset.digests, data, placement, journal.queue
+        )
+        stage.reused = all(member.reused for member in members)
+    for member in members:
+        journal.trained(member)
+    return members
+
+
+def _student(
+    role: str,
+    config: RunConfig,
+    dataset: Dataset,
+    data: ray.ObjectRef[Dataset],
+    machines: Machines,
+    journal: Journal,
+    made: SoftTargetPass | None = None,
+) -> Trained:
+    """The student on soft targets; without them, the hard-label baseline of its architecture."""
+    spec = config.student
+    recipe = spec.training if made is not None else spec.baseline_training or spec.training
+    job = training.StudentJob(
+        role,
+        spec.model,
+        recipe,
+        seed_of(config.seed, "student"),
+        spec.num_workers,
+        *((made.fingerprint, made.values, config.distillation) if made is not None else ()),
+    )
+    journal.system(role, role)
+    with journal.stage(role, epochs=recipe.epochs) as stage:
+        trained = training.train_with_ray(config.folder, job, dataset.digests, data, machines, journal.queue)
+        stage.reused = trained.reused
+    journal.trained(trained)
+    return trained
+
+
+def _bound_by(journal: Journal, made: SoftTargetPass) -> Bound:
+    """What the way from teachers to student mostly waited for."""
+    seconds = {stage.name: stage.seconds for stage in journal.stages}
+    return "student" if seconds.get("student", 0.0) > made.summary.seconds else made.bound_by

@@ -1,0 +1,95 @@
+"""The report's figures: training curves, accuracy by number of members, reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.report import Report, System
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from workers.train_loop import Epoch
+
+COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
+
+
+def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[str, Figure]:
+    """Each figure by its file name. `histories`: the epochs of each system that was trained here."""
+    return {
+        "training_curves.png": training_curves(report, histories),
+        "accuracy_by_members.png": accuracy_by_members(report),
+        "reliability.png": reliability(report),
+    }
+
+
+def training_curves(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> Figure:
+    """Validation accuracy by epoch of baseline and student, and their training loss beside it."""
+    figure, (right, left) = _subplots(2)
+    for role in ("baseline", "student"):
+        history = histories[role]
+        epochs = [epoch.epoch + 1 for epoch in history]
+        left.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+        right.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+    right.set(title="Baseline and student: validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
+    left.set(title="Training loss (soft and hard terms differ)", xlabel="epoch", ylabel="loss, nats")
+    right.legend()
+    return figure
+
+
+def accuracy_by_members(report: Report) -> Figure:
+    """What each further member is worth, between the baseline and the student."""
+    figure, (axes,) = _subplots(1)
+    axes.plot(
+        [p.members for p in report.curve],
+        [p.accuracy for p in report.curve],
+        "-o",
+        ms=4,
+        color=COLOURS["ensemble"],
+        label="ensemble",
+    )
+    for role in ("baseline", "student"):
+        value = report.system(role).test.accuracy
+        axes.axhline(value, color=COLOURS[role], ls="--", label=role)
+    axes.set(title="Accuracy by number of members", xlabel="members", ylabel=f"test {report.accuracy_name}")
+    axes.set_xticks([p.members for p in report.curve])
+    axes.legend()
+    return figure
+
+
+def reliability(report: Report) -> Figure:
+    """Accuracy against confidence: below the diagonal a system is surer than it is right (Guo et al. 2017)."""
+    figure, (axes,) = _subplots(1)
+    axes.plot([0, 1], [0, 1], color="black", lw=0.8, label="calibrated")
+    for role in ("ensemble", "baseline", "student"):
+        system = report.system(role)
+        _bins(axes, system)
+    axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    return figure
+
+
+def _bins(axes: Axes, system: System) -> None:
+    seen = system.calibration
+    points = [(c, a) for c, a, n in zip(seen.confidence, seen.accuracy, seen.examples, strict=True) if n]
+    axes.plot(
+        [c for c, _ in points],
+        [a for _, a in points],
+        "-o",
+        ms=4,
+        color=COLOURS[system.role],
+        label=f"{system.name}, ECE {system.test.ece:.3f}",
+    )
+
+
+def _subplots(count: int) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * count, 3.8), layout="constrained", dpi=120)
+    axes = [figure.add_subplot(1, count, k + 1) for k in range(count)]
+    for one in axes:
+        one.grid(alpha=0.25)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes

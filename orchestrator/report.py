@@ -1,0 +1,328 @@
+"""The comparison: members, ensemble, baseline and student on one table, and what of the gain reached the student.
+
+`Report` is the contract of `report.json`. It is rendered as Markdown here and as a terminal table by the command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.config import PaperSpec
+from workers import storage
+from workers.errors import RequestError
+
+Role = Literal["member", "ensemble", "baseline", "student"]
+Bound = Literal["teacher", "driver", "student"]
+COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
+FILE = "report.json"
+
+
+class TestMetrics(BaseModel):
+    """Held-out figures; whatever the configuration's own metrics returned stands beside them."""
+
+    __test__ = False  # pytest: not a test
+    model_config = ConfigDict(extra="allow")
+
+    examples: int
+    accuracy: float
+    nll: float
+    ece: float
+
+    @property
+    def errors(self) -> int:
+        return round(self.examples * (1 - self.accuracy))
+
+    def figure(self, name: str) -> float | None:
+        """A metric by its name in the report, `errors` included; None where this system has none."""
+        found = getattr(self, name, None)
+        return None if found is None else float(found)
+
+
+class Latency(BaseModel):
+    """Milliseconds to answer one example."""
+
+    p50: float
+    p99: float
+
+
+class Calibration(BaseModel):
+    """A reliability diagram: by bin of confidence, how many examples, mean confidence, share right."""
+
+    examples: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+class System(BaseModel):
+    """One network, or the ensemble of all members."""
+
+    name: str
+    role: Role
+    parameters: int
+    test: TestMetrics
+    latency_ms: Latency
+    calibration: Calibration
+
+
+class CurvePoint(BaseModel):
+    """What an ensemble of this many members is worth: the mean over as many choices as there are members."""
+
+    members: int
+    accuracy: float
+    nll: float
+
+
+class SoftTargets(BaseModel):
+    examples: int
+    bytes: int
+    temperature: float
+    combine: str
+    seconds: float
+    reused: bool
+
+
+class Stage(BaseModel):
+    name: str
+    seconds: float
+    reused: bool
+
+
+class Report(BaseModel):
+    """A finished run."""
+
+    name: str
+    status: Literal["complete"] = "complete"
+    folder: str = ""
+    accuracy_name: str = "accuracy"
+    systems: list[System]
+    gain_transferred: float | None
+    """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
+    baseline."""
+    curve: list[CurvePoint]
+    soft_targets: SoftTargets
+    stages: list[Stage]
+    bound_by: Bound
+    lost_members: list[str] = []
+    paper: PaperSpec | None = None
+
+    def system(self, role: Role) -> System:
+        """The first system of a role."""
+        return next(system for system in self.systems if system.role == role)
+
+    @property
+    def extra_metrics(self) -> list[str]:
+        return sorted({name for system in self.systems for name in system.test.model_extra or {}})
+
+
+def gain_transferred(baseline: float, ensemble: float, student: float) -> float | None:
+    """The share of the ensemble's gain in accuracy that the student has; None where there is no gain to share."""
+    return (student - baseline) / (ensemble - baseline) if ensemble > baseline else None
+
+
+def load(run: str) -> Report:
+    """The report of the run whose folder is at `run`, a path or URI.
+
+    Raises: `RequestError` where there is none.
+    """
+    folder = storage.absolute(run)
+    uri = storage.join(folder, FILE)
+    if not storage.exists(uri):
+        raise RequestError(
+            f"'{run}': no {FILE} in it. Expected the folder of a finished run, <storage>/<name>; a run that was "
+            "interrupted has none until the same command has finished it."
+        )
+    try:
+        return Report.model_validate_json(storage.read_text(uri))
+    except ValidationError as error:
+        raise RequestError(f"'{uri}': not a report ({error.error_count()} wrong fields).") from error
+
+
+def write(report: Report, folder: str) -> None:
+    storage.write_text(storage.join(folder, "report.md"), markdown(report))
+    storage.write_text(storage.join(folder, FILE), as_json(report))
+
+
+def as_json(report: Report) -> str:
+    return json.dumps(report.model_dump(mode="json"), indent=2) + "\n"
+
+
+# --- tables, as rows of text ------------------------------------------------------------------------------
+
+
+Rows = list[list[str]]
+
+
+def comparison(report: Report) -> Rows:
+    """The header and a row for each system, members together in one."""
+    extra = report.extra_metrics
+    header = [
+        "system",
+        report.accuracy_name,
+        "errors",
+        *map(title, extra),
+        "nll",
+        "ece",
+        "parameters",
+        "p50 ms",
+        "p99 ms",
+    ]
+    members = [s for s in report.systems if s.role == "member"]
+    rows = [header]
+    if members:
+        rows.append(_summary(members, extra))
+    rows += [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
+    return rows
+
+
+def each_member(report: Report) -> Rows:
+    extra = report.extra_metrics
+    return [comparison(report)[0]] + [_row(s.name, s, extra) for s in report.systems if s.role == "member"]
+
+
+def beside_paper(report: Report) -> Rows:
+    """Measured figures beside the paper's, for the systems and metrics that the paper gives; no rows without one."""
+    paper = report.paper
+    if paper is None:
+        return []
+    metrics = list(dict.fromkeys(m for figures in (paper.baseline, paper.ensemble, paper.student) for m in figures))
+    rows = [
+        [
+            "system",
+            *(
+                f"{report.accuracy_name if m == 'accuracy' else title(m)}{end}"
+                for m in metrics
+                for end in (", paper", ", here")
+            ),
+        ]
+    ]
+    for role in COMPARED:
+        figures: dict[str, float] = getattr(paper, role)
+        here = report.system(role).test
+        rows.append([role, *(number(m, value) for m in metrics for value in (figures.get(m), here.figure(m)))])
+    width = len(rows[0])
+    gain = [percent(paper.gain_transferred), percent(report.gain_transferred)]
+    return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
+
+
+def _summary(members: Sequence[System], extra: Sequence[str]) -> list[str]:
+    """Members in one row: the mean of each figure, and the best of those whose spread matters."""
+    best = max(members, key=lambda system: system.test.accuracy)
+    mean = {
+        name: sum(s.test.figure(name) or 0.0 for s in members) / len(members)
+        for name in ("accuracy", "errors", "nll", "ece", *extra)
+    }
+    return [
+        f"{len(members)} members, mean (best)" if len(members) > 1 else members[0].name,
+        f"{number('accuracy', mean['accuracy'])} ({number('accuracy', best.test.accuracy)})",
+        f"{mean['errors']:.0f} ({best.test.errors})",
+        *(number(name, mean[name]) for name in extra),
+        number("nll", mean["nll"]),
+        number("ece", mean["ece"]),
+        f"{members[0].parameters:,}",
+        f"{sum(s.latency_ms.p50 for s in members) / len(members):.2f}",
+        f"{sum(s.latency_ms.p99 for s in members) / len(members):.2f}",
+    ]
+
+
+def _row(name: str, system: System, extra: Sequence[str]) -> list[str]:
+    test = system.test
+    return [
+        name,
+        number("accuracy", test.accuracy),
+        str(test.errors),
+        *(number(metric, test.figure(metric)) for metric in extra),
+        number("nll", test.nll),
+        number("ece", test.ece),
+        f"{system.parameters:,}",
+        f"{system.latency_ms.p50:.2f}",
+        f"{system.latency_ms.p99:.2f}",
+    ]
+
+
+def title(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+FORMATS = {"accuracy": "{:.2%}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:.0f}"}
+
+
+def number(metric: str, value: float | None) -> str:
+    """A figure as the tables print it; rates as percentages."""
+    if value is None:
+        return "-"
+    return FORMATS.get(metric, "{:.2%}" if metric.endswith("rate") else "{:.4g}").format(value)
+
+
+def verdict(report: Report) -> str:
+    """In one sentence: was the ensemble worth it, and did the student get it."""
+    baseline, ensemble, student = (report.system(role).test for role in COMPARED)
+    said = (
+        f"The ensemble has {number('accuracy', ensemble.accuracy)} {report.accuracy_name}, the hard-label baseline "
+        f"{number('accuracy', baseline.accuracy)}, the student {number('accuracy', student.accuracy)}"
+    )
+    if report.gain_transferred is None:
+        return f"{said}: the ensemble does not beat the baseline, so there was no gain to transfer."
+    return f"{said}: {percent(report.gain_transferred)} of the ensemble's gain reached the student."
+
+
+def markdown(report: Report) -> str:
+    lost = f"Members lost on the way: {', '.join(report.lost_members)}.\n\n" if report.lost_members else ""
+    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
+    if report.paper is not None:
+        parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+    parts += ["## Members\n", _table(each_member(report))]
+    curve = [["members", report.accuracy_name, "nll"]] + [
+        [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
+    ]
+    parts += [
+        "## What each further member was worth\n",
+        "Mean over as many choices of members as there are members (each run of neighbours in their ring).\n",
+        _table(curve),
+    ]
+    soft = report.soft_targets
+    parts += [
+        "## How it went\n",
+        f"{soft.examples:,} soft targets at T = {soft.temperature:g}, {soft.combine} mean, {soft.bytes / 1e6:.1f} MB, "
+        f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
+        _table(
+            [["stage", "seconds", ""]]
+            + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def compare(reports: Sequence[Report]) -> Rows:
+    """Several runs on one table, a row each."""
+    rows = [["run", "members", "baseline", "ensemble", "student", "gain transferred", "student parameters", "p99 ms"]]
+    for report in reports:
+        student = report.system("student")
+        rows.append(
+            [
+                report.name,
+                str(sum(s.role == "member" for s in report.systems)),
+                *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
+                percent(report.gain_transferred),
+                f"{student.parameters:,}",
+                f"{student.latency_ms.p99:.2f}",
+            ]
+        )
+    return rows
+
+
+def _table(rows: Rows) -> str:
+    header, *body = rows
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"
+
+
+def as_markdown_table(rows: Rows) -> str:
+    return _table(rows)

@@ -1,0 +1,192 @@
+"""The pool of teachers: start, ask, replace, release. Streams soft targets in the order of the transfer set.
+
+Every actor sees every chunk and answers with the sum of its members' contributions; the driver adds the actors'
+sums. A few chunks are in flight, so that no teacher waits for the driver, and no more, so that the driver's memory
+stays flat.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from orchestrator import cluster, failures
+from orchestrator.cluster import Placement
+from orchestrator.config import EnsembleSpec
+from orchestrator.failures import Action, Loss
+from orchestrator.report import Bound
+from workers import ensemble as ensembles
+from workers.data import Dataset
+from workers.errors import RunError
+from workers.teacher import MICRO_BATCH, Member, TeacherActor
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 8 * MICRO_BATCH
+"""Examples a call: enough that a call's own cost does not show."""
+IN_FLIGHT = 4
+"""Chunks that are asked for at once, and so the most that a teacher can be ahead of the driver."""
+START_TIMEOUT_S = 300.0
+
+
+@dataclass
+class Seat:
+    """One actor's place in the pool, whoever sits in it now."""
+
+    members: list[Member]
+    actor: Any
+    restarts: int = 0
+    answers: dict[int, Any] = field(default_factory=dict)
+    """Answers that were asked for and not yet taken, by the chunk's first row."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Soft targets [stop - start, K] float32 of the transfer set's rows, and the members that made them."""
+
+    start: int
+    stop: int
+    probabilities: NDArray[np.float32]
+    members: list[str]
+
+
+class TeacherPool:
+    """Teachers up and ready for as long as the `with` block lasts; their resources are given back at its end."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        weights: Sequence[float],
+        data: ray.ObjectRef[Dataset],
+        spec: EnsembleSpec,
+        placement: Placement,
+        on_loss: Callable[[str, Sequence[str]], None],
+    ) -> None:
+        """`data` holds the transfer set. `on_loss(action, member names)` hears of every lost teacher."""
+        self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
+        self.data = data
+        self.spec = spec
+        self.placement = placement
+        self.on_loss = on_loss
+        self.wait_s = 0.0
+        self.work_s = 0.0
+        groups = [[members[k] for k in group] for group in placement.groups()]
+        self.seats = [Seat(group, None) for group in groups]
+
+    def __enter__(self) -> TeacherPool:
+        for seat in self.seats:
+            seat.actor = self._start(seat.members)
+        try:
+            ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError as error:
+            self._release()
+            raise RunError(
+                f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors of "
+                f"{self.placement.num_cpus:g} CPU and {self.placement.num_gpus:g} GPU; free now: "
+                f"{ray.available_resources()}."
+            ) from error
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def stream(self, rows: int, temperature: float) -> Iterator[Chunk]:
+        """The transfer set's soft targets, chunk by chunk in order; `rows` is its length."""
+        starts = list(range(0, rows, CHUNK))
+        for number, start in enumerate(starts):
+            began = time.perf_counter()
+            while True:
+                ahead = starts[number : number + IN_FLIGHT]
+                try:
+                    for seat in self.seats:
+                        self._ask(seat, ahead, rows, temperature)
+                        self._take(seat, start)
+                    break
+                except ray.exceptions.RayActorError as error:
+                    self._lost(seat, error)
+            asked = time.perf_counter()
+            total = sum(
+                (torch.from_numpy(seat.answers[start].copy()) for seat in self.seats[1:]),
+                start=torch.from_numpy(self.seats[0].answers[start].copy()),
+            )
+            probabilities = ensembles.mean(total, self.spec.combine).to(torch.float32).numpy()
+            for seat in self.seats:
+                del seat.answers[start]
+            self.wait_s += asked - began
+            yield Chunk(start, min(start + CHUNK, rows), probabilities, list(self._shares()))
+            self.work_s += time.perf_counter() - asked
+
+    @property
+    def bound_by(self) -> Bound:
+        """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
+        return "teacher" if self.wait_s >= self.work_s else "driver"
+
+    def _start(self, members: list[Member]) -> Any:
+        placement = self.placement
+        return TeacherActor.options(  # type: ignore[attr-defined]
+            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
+        ).remote(members, self.data, placement.threads)
+
+    def _ask(self, seat: Seat, starts: Sequence[int], rows: int, temperature: float) -> None:
+        shares = self._shares()
+        hosted = {member.name: shares[member.name] for member in seat.members}
+        for start in starts:
+            if start not in seat.answers:
+                seat.answers[start] = seat.actor.soften.remote(
+                    start, min(start + CHUNK, rows), temperature, hosted, self.spec.combine
+                )
+
+    def _take(self, seat: Seat, start: int) -> None:
+        if isinstance(seat.answers[start], ray.ObjectRef):
+            try:
+                seat.answers[start] = ray.get(seat.answers[start])
+            except ray.exceptions.RayTaskError as error:
+                names = ", ".join(member.name for member in seat.members)
+                raise cluster.as_run_error(f"teacher of {names}", error) from error
+
+    def _shares(self) -> dict[str, float]:
+        """The weights of the members that are still here, summing to 1."""
+        names = [member.name for seat in self.seats for member in seat.members]
+        return dict(zip(names, ensembles.normalised([self.weights[name] for name in names]), strict=True))
+
+    def _lost(self, seat: Seat, error: BaseException) -> None:
+        names = [member.name for member in seat.members]
+        survivors = sum(len(other.members) for other in self.seats if other is not seat)
+        action = failures.decide(self.spec.on_member_loss, Loss(seat.restarts, survivors))
+        logger.warning("teacher of %s lost (%s): %s", ", ".join(names), type(error).__name__, action.value)
+        self.on_loss(action.value, names)
+        if action is Action.RESTART:
+            seat.restarts += 1
+            seat.answers.clear()
+            seat.actor = self._start(seat.members)
+        elif action is Action.REWEIGHT:
+            self.seats.remove(seat)
+            for other in self.seats:  # what is in flight was asked for with the old weights
+                other.answers.clear()
+        else:
+            raise RunError(
+                f"the teacher of {', '.join(names)} was lost after {seat.restarts} restarts, and "
+                f"`ensemble.on_member_loss: {self.spec.on_member_loss}` ends the run. What was complete is kept; "
+                "the same command resumes."
+            ) from error
+
+    def _release(self) -> None:
+        for seat in self.seats:
+            seat.answers.clear()
+            if seat.actor is not None:
+                ray.kill(seat.actor)
+                seat.actor = None

@@ -1,0 +1,222 @@
+"""MLflow: one parent run for a `stillhouse run`, a nested run for each system.
+
+A tracker that cannot be reached ends the request before anything starts. Later failures warn, once, and the run goes
+on: `events.jsonl` and the report hold everything that would have been sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from orchestrator import plots
+from orchestrator.config import RunConfig
+from orchestrator.report import COMPARED, Report, as_json, markdown
+from workers.errors import RequestError
+
+if TYPE_CHECKING:
+    from workers.train_loop import Epoch
+
+logger = logging.getLogger(__name__)
+
+SQLITE = "sqlite:///"
+REACH_TIMEOUT_S = 5.0
+
+TEST_ACCURACY = "test_accuracy"
+TEST_NLL = "test_nll"
+TEST_ECE = "test_ece"
+PARAMETERS = "parameters"
+LATENCY_P50 = "latency_ms_p50"
+LATENCY_P99 = "latency_ms_p99"
+TRAIN_LOSS = "train_loss"
+VALIDATION_ACCURACY = "validation_accuracy"
+GAIN_TRANSFERRED = "gain_transferred"
+ROLE = "stillhouse.role"
+
+
+def reach(uri: str) -> None:
+    """Raise `RequestError` unless an MLflow tracker can be had at `uri`; leaves nothing behind."""
+    try:
+        if uri.startswith(("http://", "https://")):
+            request = urllib.request.Request(uri.rstrip("/") + "/health")
+            with urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S):
+                return
+        if uri.startswith(SQLITE):
+            _reach_sqlite(Path(uri.removeprefix(SQLITE)))
+        elif "://" not in uri:
+            raise ValueError("not a URI")
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise RequestError(
+            f"tracking.uri: no MLflow tracker at '{_without_secrets(uri)}' ({error}). Expected sqlite:///PATH in a "
+            "folder that can be written, or the http(s) URL of a running server; start it, or set `tracking.uri`."
+        ) from None
+
+
+def _reach_sqlite(path: Path) -> None:
+    if path.exists():
+        with sqlite3.connect(path) as database:
+            database.execute("select count(*) from sqlite_master")
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written")
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    elif not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} cannot be written")
+
+
+def _without_secrets(uri: str) -> str:
+    """The URI without a user's name and password."""
+    scheme, found, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else uri
+
+
+class Tracker:
+    """The MLflow runs of one `stillhouse run`, open as long as it lasts."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Open the parent run. Raises: `RequestError` where the tracker refuses."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        uri = config.tracking.uri
+        try:
+            self.client = MlflowClient(uri)
+            experiment = self.client.get_experiment_by_name(config.tracking.experiment)
+            self.experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self.client.create_experiment(config.tracking.experiment, artifact_location=_artifacts(uri))
+            )
+            self.run_id = self._create(config.name, "run", parent=None)
+        except (MlflowException, OSError, ValueError) as error:
+            raise RequestError(
+                f"tracking: the tracker at '{_without_secrets(uri)}' refused experiment '{config.tracking.experiment}' "
+                f"({error})."
+            ) from error
+        self._runs: dict[str, str] = {}
+        self._warned = False
+        self._attempt(self._describe, config)
+
+    def system(self, name: str, role: str) -> None:
+        """Open the nested run of one system."""
+
+        def create() -> None:
+            self._runs[name] = self._create(name, role, parent=self.run_id)
+
+        self._attempt(create)
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        """Send one epoch of a system's training."""
+        self._attempt(self._metrics, name, _epoch_metrics(epoch), epoch.epoch + 1)
+
+    def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        """Send every figure of the report, its tables and its plots."""
+        for system in report.systems:
+            figures = {
+                TEST_ACCURACY: system.test.accuracy,
+                TEST_NLL: system.test.nll,
+                TEST_ECE: system.test.ece,
+                PARAMETERS: float(system.parameters),
+                LATENCY_P50: system.latency_ms.p50,
+                LATENCY_P99: system.latency_ms.p99,
+                **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
+            }
+            self._attempt(self._metrics, system.name, figures, 0)
+        self._attempt(self._summarise, report, histories)
+
+    def close(self, status: str) -> None:
+        """End all runs: FINISHED, FAILED or KILLED."""
+        for run_id in (*self._runs.values(), self.run_id):
+            self._attempt(self.client.set_terminated, run_id, status)
+
+    def _create(self, name: str, role: str, parent: str | None) -> str:
+        tags = {ROLE: role, "mlflow.runName": name}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+        return run_id
+
+    def _describe(self, config: RunConfig) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:500]) for key, value in _flat(yaml.safe_load(config.to_yaml()))]
+        self.client.log_batch(self.run_id, params=params[:100])
+        self.client.log_text(self.run_id, config.to_yaml(), "config.yaml")
+
+    def _metrics(self, name: str, figures: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self._runs[name], metrics=[Metric(key, value, now, step) for key, value in figures.items()]
+        )
+
+    def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        if report.gain_transferred is not None:
+            self.client.log_metric(self.run_id, GAIN_TRANSFERRED, report.gain_transferred)
+        for role in COMPARED:
+            figure = report.system(role).test.accuracy
+            self.client.log_metric(self.run_id, f"{role}_test_accuracy", figure)
+        table = {
+            "system": [s.name for s in report.systems],
+            "role": [s.role for s in report.systems],
+            **{
+                m: [s.test.figure(m) for s in report.systems] for m in ("accuracy", "nll", "ece", *report.extra_metrics)
+            },
+            PARAMETERS: [s.parameters for s in report.systems],
+            LATENCY_P99: [s.latency_ms.p99 for s in report.systems],
+        }
+        self.client.log_table(self.run_id, table, "comparison.json")
+        self.client.log_text(self.run_id, markdown(report), "report.md")
+        self.client.log_text(self.run_id, as_json(report), "report.json")
+        for name, figure_ in plots.figures(report, histories).items():
+            self.client.log_figure(self.run_id, figure_, f"plots/{name}")
+
+    def _attempt(self, send: Callable[..., Any], *arguments: Any) -> None:
+        """Send; a failure after set-up is said once and costs the run nothing."""
+        try:
+            send(*arguments)
+        except Exception as error:  # whatever the tracker's client raises
+            if not self._warned:
+                logger.warning(
+                    "MLflow: %s. The run goes on; events.jsonl and the report keep all.",
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
+                self._warned = True
+
+
+def _epoch_metrics(epoch: Epoch) -> dict[str, float]:
+    return {
+        TRAIN_LOSS: epoch.train_loss,
+        VALIDATION_ACCURACY: epoch.validation_accuracy,
+        "validation_nll": epoch.validation_nll,
+        "epoch_seconds": epoch.seconds,
+    }
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside a SQLite file, absolute; a server knows its own place."""
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri() if uri.startswith(SQLITE) else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested keys as dotted ones, which MLflow can search and compare."""
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found += _flat(value, f"{prefix}{key}.")
+        elif key != "folder":
+            found.append((f"{prefix}{key}", value))
+    return found

@@ -1,0 +1,231 @@
+"""Who trains where: members as Ray tasks side by side, baseline and student in Ray Train.
+
+A trained system is known by the fingerprint of everything it follows from, written beside its weights when they are
+complete. One whose fingerprint is the asked one is not trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+from numpy.typing import NDArray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pydantic import BaseModel, ValidationError
+from ray.train.torch import TorchTrainer
+
+from orchestrator import cluster
+from orchestrator.cluster import Machines, Placement
+from workers import factories, storage
+from workers.data import Dataset
+from workers.jobs import train_member
+from workers.models import seed_of
+from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.student import HISTORY, WorkerJob
+from workers.student import train as train_on_worker
+from workers.teacher import Member
+from workers.train_loop import HARD_LABELS, Epoch
+
+WEIGHTS = "model.safetensors"
+RECORD = "training.json"
+
+
+class Record(BaseModel):
+    """What is written beside trained weights, after them."""
+
+    fingerprint: str
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained system, and whether an earlier run had trained it."""
+
+    member: Member
+    history: list[Epoch]
+    reused: bool
+
+
+def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> str:
+    """sha256 of everything that a trained network follows from, the file of its factory included."""
+    what = {
+        "code": factories.digest(model.factory, model.folder),
+        "model": model.model_dump(mode="json", exclude={"folder"}),
+        "training": training.model_dump(mode="json"),
+        "seed": seed,
+        **also,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def train_members(
+    folder: str,
+    model: ModelSpec,
+    training: TrainingSpec,
+    seed: int,
+    digests: dict[str, str],
+    data: ray.ObjectRef[Dataset],
+    placement: Placement,
+    heard: Any,
+) -> list[Trained]:
+    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes."""
+    found: dict[int, Trained] = {}
+    pending: dict[Any, tuple[int, Member, str]] = {}
+    for k in range(placement.size):
+        own_seed = seed_of(seed, "member", k)
+        member = Member(f"member-{k}", model, storage.join(folder, "members", str(k), WEIGHTS))
+        mark = fingerprint(model, training, own_seed, train=digests["train"], validation=digests["validation"])
+        record = _complete(member, mark)
+        if record is not None:
+            found[k] = Trained(member, record, reused=True)
+            continue
+        task = train_member.options(
+            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, name=f"train {member.name}"
+        ).remote(member, training, own_seed, data, placement.threads, heard)
+        pending[task] = (k, member, mark)
+    try:
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            k, member, mark = pending[done]
+            history = ray.get(done)
+            del pending[done]
+            _record(member, mark, history)
+            found[k] = Trained(member, history, reused=False)
+    except Exception as error:
+        raise cluster.as_run_error(f"training {member.name}", error) from error
+    finally:
+        for task in pending:
+            ray.cancel(task)
+    return [found[k] for k in range(placement.size)]
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """What Ray Train is to train: the student, or without soft targets the hard-label baseline."""
+
+    role: str
+    model: ModelSpec
+    training: TrainingSpec
+    seed: int
+    num_workers: int | tuple[int, int]
+    store: str = ""
+    """Fingerprint of the soft targets."""
+    soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
+    loss: DistillationSpec = HARD_LABELS
+
+
+def train_with_ray(
+    folder: str,
+    job: StudentJob,
+    digests: dict[str, str],
+    data: ray.ObjectRef[Dataset],
+    machines: Machines,
+    heard: Any,
+) -> Trained:
+    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there."""
+    place = storage.join(folder, job.role)
+    member = Member(job.role, job.model, storage.join(place, WEIGHTS))
+    mark = fingerprint(
+        job.model,
+        job.training,
+        job.seed,
+        digests=digests,
+        soft_targets=job.store,
+        loss=job.loss.model_dump(mode="json"),
+    )
+    history = _complete(member, mark)
+    if history is not None:
+        return Trained(member, history, reused=True)
+    scaling = _scaling(job.num_workers, machines)
+    work = WorkerJob(
+        role=job.role,
+        model=job.model,
+        training=job.training,
+        seed=job.seed,
+        data=data,
+        weights=member.weights,
+        threads=_threads(job.num_workers, machines),
+        heard=heard,
+        soft_targets=job.soft_targets,
+        loss=job.loss,
+    )
+    history = _fit(work, scaling, place, f"checkpoints-{mark[:12]}")
+    _record(member, mark, history)
+    return Trained(member, history, reused=False)
+
+
+def _most(num_workers: int | tuple[int, int]) -> int:
+    return num_workers if isinstance(num_workers, int) else num_workers[1]
+
+
+def _threads(num_workers: int | tuple[int, int], machines: Machines) -> int:
+    """A worker's share of the cores of its node."""
+    per_node = math.ceil(_most(num_workers) / machines.nodes)
+    return max(1, int(machines.cpus / machines.nodes / per_node))
+
+
+def _scaling(num_workers: int | tuple[int, int], machines: Machines) -> ray.train.ScalingConfig:
+    cpus = min(1.0, machines.cpus / (2 * _most(num_workers)))  # always schedulable, beside whatever else is up
+    gpu = {"GPU": 1.0} if machines.cuda else {}
+    return ray.train.ScalingConfig(
+        num_workers=num_workers,  # type: ignore[arg-type]  # a pair is elastic; the stub is of Train V1
+        use_gpu=machines.cuda,
+        resources_per_worker={"CPU": cpus, **gpu},
+    )
+
+
+def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: str) -> list[Epoch]:
+    """Train, and clear away what was only needed to resume."""
+    fs, path = storage.filesystem(folder)
+    remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"job": work},
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=remote,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=3),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        failures = getattr(error, "worker_failures", None)  # what went wrong, by rank
+        reason = next(iter(failures.values())) if failures else error
+        raise cluster.as_run_error(f"training the {work.role}", reason) from error
+    history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
+    storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, HISTORY))
+    return [Epoch(**epoch) for epoch in history]
+
+
+def _complete(member: Member, mark: str) -> list[Epoch] | None:
+    """The history of a system that was trained to the end from just this, else None."""
+    uri = _record_uri(member)
+    if not storage.exists(uri) or not storage.exists(member.weights):
+        return None
+    try:
+        record = Record.model_validate_json(storage.read_text(uri))
+    except ValidationError:
+        return None
+    if record.fingerprint != mark:
+        return None
+    return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in record.history]  # type: ignore[arg-type]
+
+
+def _record(member: Member, mark: str, history: list[Epoch]) -> None:
+    record = Record(fingerprint=mark, history=[vars(epoch) for epoch in history])
+    storage.write_text(_record_uri(member), record.model_dump_json() + "\n")
+
+
+def _record_uri(member: Member) -> str:
+    return storage.join(member.weights.rsplit("/", 1)[0], RECORD)

@@ -1,0 +1,32 @@
+"""One small Ray for all tests that need one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+
+
+@pytest.fixture(scope="session")
+def small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of four declared cores on loopback; a run inside finds it connected and leaves it so."""
+    from orchestrator import cluster
+
+    for key, value in cluster.ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=300 * 2**20,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,212 @@
+"""Whole runs on one small Ray: the contract of the folder, the report and MLflow, and what must not change a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+
+from orchestrator import RunConfig, run
+from orchestrator.cli import main
+from orchestrator.report import Report
+from tests.makers import write_config
+from workers import ensemble, models
+
+pytestmark = pytest.mark.usefixtures("small_ray")
+
+
+def go(folder: Path, **changes: Any) -> Report:
+    return run(RunConfig.load(str(write_config(folder, **changes))))
+
+
+def student(folder: Path) -> torch.Tensor:
+    return torch.cat([v.flatten() for v in safetensors.torch.load_file(folder / "student/model.safetensors").values()])
+
+
+def stores(folder: Path) -> list[Path]:
+    return sorted((folder / "runs/small/soft_targets").iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run with unlabelled data and a metric of its own; tests below read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_config(
+        folder,
+        data__unlabeled="more.npz",
+        evaluation__metrics=[{"factory": "metric:top2", "kwargs": {"scale": 1.0}}],
+        report={"accuracy": "hit rate", "paper": {"source": "a paper", "student": {"accuracy": 0.5}}},
+    )
+    (folder / "metric.py").write_text(
+        "import numpy as np\n"
+        "def top2(probabilities, labels, scale):\n"
+        "    best = np.argsort(-probabilities, 1)[:, :2]\n"
+        "    return {'top2_rate': scale * float((best == labels[:, None]).any(1).mean())}\n"
+    )
+    assert main(["run", str(path)]) == 0
+    return folder
+
+
+def test_the_report_keeps_its_contract(finished: Path) -> None:
+    found = json.loads((finished / "runs/small/report.json").read_text())
+    assert found["status"] == "complete" and found["name"] == "small"
+    roles = [system["role"] for system in found["systems"]]
+    assert roles == ["member"] * 3 + ["ensemble", "baseline", "student"]
+    for system in found["systems"]:
+        assert system["test"]["examples"] == 400 and 0 < system["test"]["accuracy"] < 1
+        assert system["test"]["nll"] > 0 and 0 <= system["test"]["ece"] <= 1
+        assert system["test"]["top2_rate"] > system["test"]["accuracy"]
+        assert 0 < system["latency_ms"]["p50"] <= system["latency_ms"]["p99"]
+    accuracy = {s["role"]: s["test"]["accuracy"] for s in found["systems"]}
+    gain = accuracy["ensemble"] - accuracy["baseline"]
+    if gain > 0:
+        expected = (accuracy["student"] - accuracy["baseline"]) / gain
+        assert found["gain_transferred"] == pytest.approx(expected)
+    else:
+        assert found["gain_transferred"] is None
+    parameters = {s["role"]: s["parameters"] for s in found["systems"]}
+    assert parameters["member"] == 8 * 24 + 24 + 24 * 3 + 3 and parameters["ensemble"] == 3 * parameters["member"]
+    assert [point["members"] for point in found["curve"]] == [1, 2, 3]
+    assert found["curve"][-1]["accuracy"] == pytest.approx(accuracy["ensemble"])
+    assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
+    assert found["bound_by"] in ("teacher", "driver", "student")
+    assert [s["name"] for s in found["stages"]] == ["members", "baseline", "soft targets", "student", "evaluation"]
+
+
+def test_the_folder_keeps_its_contract(finished: Path) -> None:
+    folder = finished / "runs/small"
+    for name in (
+        "config.yaml",
+        "report.md",
+        "events.jsonl",
+        "baseline/model.safetensors",
+        "members/2/model.safetensors",
+    ):
+        assert (folder / name).stat().st_size > 0
+    assert not list(folder.rglob("checkpoints-*")), "what was only needed to resume is cleared away"
+    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert events[0] == "run" and events[-1] == "complete" and events.count("epoch") == 3 * 2 + 2 + 2
+    assert "hit rate" in (folder / "report.md").read_text() and "a paper" in (folder / "report.md").read_text()
+
+
+def test_soft_targets_are_the_members_mean(finished: Path) -> None:
+    """Recomputed here from the members' files and the Parquet, with nothing of the run's own code but the model."""
+    folder = finished / "runs/small"
+    (store,) = (folder / "soft_targets").iterdir()
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["temperature"] == 2.0 and manifest["classes"] == 3
+    tables = [pq.read_table(store / part["path"]) for part in manifest["parts"]]
+    stored = np.concatenate([np.array(t.column("probabilities").to_pylist()) for t in tables])
+    config = RunConfig.load(str(finished / "config.yaml"))
+    x = np.concatenate([np.load(finished / "train.npz")["x"], np.load(finished / "more.npz")["x"]])
+    each = []
+    for k in range(3):
+        module = models.build(config.ensemble.model)
+        module.load_state_dict(safetensors.torch.load_file(folder / f"members/{k}/model.safetensors"))
+        each.append(torch.softmax(module(torch.from_numpy(x)).double() / 2.0, -1).detach())
+    np.testing.assert_allclose(stored, torch.stack(each).mean(0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(ensemble.average(each).numpy(), torch.stack(each).mean(0).numpy(), atol=1e-12)
+
+
+def test_mlflow_keeps_its_contract(finished: Path) -> None:
+    client = MlflowClient(f"sqlite:///{finished}/mlflow.db")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parent = next(r for r in found if r.data.tags["stillhouse.role"] == "run")
+    children = [r for r in found if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(r.data.tags["stillhouse.role"] for r in children) == ["baseline", "ensemble"] + ["member"] * 3 + [
+        "student"
+    ]
+    for child in children:
+        for name in ("test_accuracy", "test_nll", "test_ece", "parameters", "latency_ms_p50", "latency_ms_p99"):
+            assert name in child.data.metrics
+        if child.data.tags["stillhouse.role"] != "ensemble":
+            assert [m.step for m in client.get_metric_history(child.info.run_id, "train_loss")] == [1, 2]
+            assert len(client.get_metric_history(child.info.run_id, "validation_accuracy")) == 2
+    artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"config.yaml", "comparison.json", "report.md", "plots"} <= artifacts
+    assert {a.path for a in client.list_artifacts(parent.info.run_id, "plots")} == {
+        "plots/training_curves.png", "plots/accuracy_by_members.png", "plots/reliability.png"
+    }  # fmt: skip
+    assert parent.data.params["distillation.temperature"] == "2.0" and parent.info.status == "FINISHED"
+
+
+def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {p: p.stat().st_mtime_ns for p in (finished / "runs/small").rglob("*.safetensors")}
+    again = run(RunConfig.load(str(finished / "config.yaml")))
+    assert {s.name for s in again.stages if s.reused} == {"members", "baseline", "soft targets", "student"}
+    assert {p: p.stat().st_mtime_ns for p in (finished / "runs/small").rglob("*.safetensors")} == kept
+    assert main(["report", str(finished / "runs/small")]) == 0
+    assert "of the ensemble's gain" in (shown := capsys.readouterr().out) or "no gain to transfer" in shown
+    assert main(["report", str(finished / "runs/small"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["soft_targets"]["reused"] is True
+    assert main(["compare", str(finished / "runs/small"), str(finished / "runs/small")]) == 0
+    assert capsys.readouterr().out.count("small") == 2
+
+
+def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:
+    go(tmp_path)
+    other = go(tmp_path, distillation__temperature=4.0)
+    assert {s.name for s in other.stages if s.reused} == {"members", "baseline"}
+    assert len(stores(tmp_path)) == 2
+    (tmp_path / "models.py").write_text((tmp_path / "models.py").read_text() + "\n# changed\n")
+    changed = run(RunConfig.load(str(tmp_path / "config.yaml")))
+    assert not any(s.reused for s in changed.stages if s.name in ("members", "baseline"))
+
+
+def test_the_number_of_actors_changes_no_bit(tmp_path: Path) -> None:
+    parts = []
+    for actors in (1, 2, 3):
+        folder = tmp_path / str(actors)
+        go(folder, ensemble__num_actors=actors)
+        (store,) = stores(folder)
+        parts.append((store.name, [p.read_bytes() for p in sorted(store.glob("*.parquet"))]))
+    assert parts[0] == parts[1] == parts[2]
+
+
+def test_the_number_of_student_workers_changes_no_result(tmp_path: Path) -> None:
+    go(tmp_path / "one")
+    go(tmp_path / "two", student__num_workers=2)
+    torch.testing.assert_close(
+        student(tmp_path / "one/runs/small"), student(tmp_path / "two/runs/small"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_loaded_members_distil_as_trained_ones(tmp_path: Path) -> None:
+    go(tmp_path)
+    files = [str(tmp_path / f"runs/small/members/{k}/model.safetensors") for k in range(3)]
+    loaded = go(tmp_path, name="loaded", ensemble__training=None, ensemble__size=None, ensemble__checkpoints=files)
+    assert torch.equal(student(tmp_path / "runs/small"), student(tmp_path / "runs/loaded"))
+    assert len([s for s in loaded.systems if s.role == "member"]) == 3
+
+
+def test_fitted_weights_and_the_geometric_mean(tmp_path: Path) -> None:
+    found = go(tmp_path, ensemble__weights="validation", ensemble__combine="geometric")
+    (store,) = stores(tmp_path)
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["combine"] == found.soft_targets.combine == "geometric"
+    assert sum(manifest["weights"]) == pytest.approx(1.0) and len(set(manifest["weights"])) > 1
+
+
+def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, student__model__factory="broken:net", student__model__kwargs={})
+    (tmp_path / "broken.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise ValueError('tubes are clogged')\n"
+        "        return super().forward(x)\n"
+        "def net(): return Net(8, 3)\n"
+    )
+    assert main(["run", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "training the baseline failed: ValueError: tubes are clogged" in said and "Traceback" not in said
+    assert "resumes" in said

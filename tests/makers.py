@@ -1,0 +1,87 @@
+"""What tests are made of: small data with a known structure, models beside a configuration, and configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+MODELS = """
+import torch
+from torch import nn
+
+
+def mlp(hidden=16, inputs=8, classes=3, dropout=0.0):
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes))
+
+
+def raises():
+    raise RuntimeError("no such layer")
+
+
+def no_module():
+    return 42
+
+
+def of_nothing(**kwargs):
+    return {}
+"""
+
+
+def blobs(n: int, seed: int, inputs: int = 8, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """`n` examples of overlapping Gaussian classes whose centres are always the same: x [n, inputs], y [n]."""
+    centres = np.random.default_rng(7).normal(size=(classes, inputs))
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    y[:classes] = np.arange(classes)
+    x = centres[y] + rng.normal(scale=1.2, size=(n, inputs))
+    return x.astype(np.float32), y.astype(np.int64)
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The values of a small configuration in `folder`, with its data and models written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models.py").write_text(MODELS)
+    for name, n, seed in (("train", 600, 1), ("valid", 200, 2), ("test", 400, 3), ("more", 300, 4)):
+        x, y = blobs(n, seed)
+        np.savez(folder / f"{name}.npz", x=x, **({} if name == "more" else {"y": y}))
+    training = {"epochs": 2, "batch_size": 64, "learning_rate": 5.0e-3}
+    values: dict[str, Any] = {
+        "name": "small",
+        "seed": 0,
+        "storage": str(folder / "runs"),
+        "data": {"kind": "npz", "train": "train.npz", "validation": "valid.npz", "test": "test.npz"},
+        "ensemble": {
+            "size": 3,
+            "model": {"kind": "python", "factory": "models:mlp", "kwargs": {"hidden": 24}},
+            "training": training,
+            "resources_per_member": {"num_cpus": 0.5},
+        },
+        "distillation": {"temperature": 2.0, "soft_weight": 0.7, "hard_weight": 0.3},
+        "student": {
+            "model": {"kind": "python", "factory": "models:mlp", "kwargs": {"hidden": 6}},
+            "training": training,
+        },
+        "evaluation": {"latency_repeats": 5},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "tests"},
+    }
+    for key, value in changes.items():
+        place = values
+        *parents, last = key.split("__")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if value is None:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return values
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """`settings` as a file; keys of nested values are joined by two underscores."""
+    values = settings(folder, **changes)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path

@@ -1,0 +1,51 @@
+"""Weights: what goes in comes out, and nothing that could run code is opened."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from workers import checkpoints
+from workers.errors import RequestError
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    checkpoints.save(one.state_dict(), str(tmp_path / "a.safetensors"))
+    checkpoints.load(other, str(tmp_path / "a.safetensors"))
+    assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
+
+
+class Trap:
+    """A pickle that leaves a mark when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
+    mark, path = tmp_path / "executed", tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(RequestError, match="is a pickle"):
+        checkpoints.load(nn.Linear(1, 1), str(path))
+    torch.save({"weight": Trap(mark)}, path)
+    with pytest.raises(RequestError, match="is a pickle"):
+        checkpoints.load(nn.Linear(1, 1), str(path))
+    assert not mark.exists()
+
+
+def test_misfits_are_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.safetensors")
+    checkpoints.save(nn.Linear(3, 2).state_dict(), path)
+    with pytest.raises(RequestError, match=r"'weight' is \[2, 3\], the model's is \[2, 4\]"):
+        checkpoints.load(nn.Linear(4, 2), path)
+    with pytest.raises(RequestError, match=r"no '0\.bias', it has an unknown 'bias'"):
+        checkpoints.load(nn.Sequential(nn.Linear(3, 2)), path)
+    Path(path).write_bytes(b"neither")
+    with pytest.raises(RequestError, match="not a safetensors file"):
+        checkpoints.load(nn.Linear(3, 2), path)

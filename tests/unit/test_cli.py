@@ -1,0 +1,106 @@
+"""The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.cli import main
+from tests.makers import blobs, write_config
+from workers import checkpoints
+from workers.models import build
+from workers.specs import ModelSpec
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "run" in done.stdout
+    assert time.monotonic() - started < 5  # a loaded machine; alone it takes a fifth of a second
+    code = (
+        "import sys; from orchestrator.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "import orchestrator.config\n"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"sede": 1}, "did you mean 'seed'"),
+    "no data file": ({"data__train": "gone.npz"}, "gone.npz': no such file"),
+    "factory module": ({"student__model__factory": "nowhere:mlp"}, "no module 'nowhere'"),
+    "factory function": ({"student__model__factory": "models:cnn"}, "has no function 'cnn'. It has: mlp"),
+    "factory raises": ({"ensemble__model__factory": "models:raises", "ensemble__model__kwargs": {}}, "no such layer"),
+    "factory kwargs": ({"ensemble__model__kwargs": {"hiden": 3}}, "unexpected keyword argument 'hiden'"),
+    "no module": ({"student__model": {"factory": "models:no_module"}}, "returned int; expected a torch.nn.Module"),
+    "classes": ({"student__model__kwargs": {"classes": 7}}, r"returned \[2, 7\] .* expected logits \[2, 3\]"),
+    "inputs": ({"ensemble__model__kwargs": {"inputs": 5}}, "ensemble model 'models:mlp' failed on a batch"),
+    "no checkpoint": (
+        {"ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": ["gone.safetensors"]},
+        r"gone\.safetensors': no such file",
+    ),
+    "metric": ({"evaluation__metrics": [{"factory": "models:wer"}]}, "has no function 'wer'"),
+    "tracker down": ({"tracking__uri": "http://127.0.0.1:9"}, "no MLflow tracker at 'http://127.0.0.1:9'"),
+    "tracker folder": ({"tracking__uri": "sqlite:////nowhere/at/all.db"}, "there is no folder /nowhere/at"),
+    "storage": ({"storage": "/proc/runs"}, "storage '/proc/runs' cannot be written"),
+    "protocol": ({"storage": "xyz://runs"}, "no file system for this URI"),
+    "splits": ({"data": {"kind": "python", "factory": "models:of_nothing"}}, "returned no 'train' split"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_request_is_said_and_leaves_nothing(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    changes, message = BAD[case]
+    path = write_config(tmp_path, **changes)
+    before = sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts)
+    started = time.monotonic()
+    assert main(["run", str(path)]) == 2
+    assert time.monotonic() - started < 15
+    said = capsys.readouterr().err
+    assert re.search(message, said) and "Traceback" not in said and said.startswith("stillhouse: ")
+    assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, ensemble__training=None, ensemble__size=None, ensemble__checkpoints=["a.safetensors"])
+    spec = ModelSpec(factory="models:mlp", kwargs={"hidden": 5}, folder=str(tmp_path))
+    checkpoints.save(build(spec).state_dict(), str(tmp_path / "a.safetensors"))
+    assert main(["run", str(path)]) == 2
+    assert "does not fit the model: '0.weight' is [5, 8], the model's is [24, 8]" in capsys.readouterr().err
+    torch.save(build(spec).state_dict(), tmp_path / "a.safetensors")
+    assert main(["run", str(path)]) == 2
+    assert "is a pickle" in capsys.readouterr().err
+
+
+def test_nan_in_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path)
+    x, y = blobs(600, 1)
+    x[17, 3] = np.nan
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    assert main(["run", str(path)]) == 2
+    assert "data.train: x of example 17 holds NaN" in capsys.readouterr().err
+
+
+def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no report.json in it" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path)]) == 2
+
+
+def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(write_config(tmp_path))]) == 0
+    said = capsys.readouterr().out
+    assert "ray" in said and "can be written" in said and "reached" in said
+    assert main(["doctor", str(write_config(tmp_path, storage="/proc/runs"))]) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""Configurations: what is right loads, and what is wrong is named with its key and the fix."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.config import RunConfig
+from tests.makers import settings, write_config
+from workers.errors import RequestError
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"student__trainin": 1}, r"student\.trainin: unknown key; did you mean 'training'\?"),
+    "unknown top key": ({"distilation": {}}, "distilation: unknown key; did you mean 'distillation'"),
+    "unknown deep key": ({"ensemble__training__lr": 1}, r"ensemble\.training\.lr: unknown key; known here: epochs"),
+    "missing": ({"data": None}, "data: missing"),
+    "wrong type": ({"student__training__epochs": "many"}, r"student\.training\.epochs: found 'many'; expected"),
+    "temperature": ({"distillation__temperature": 0}, r"distillation\.temperature: found 0; expected greater than 0"),
+    "temperature below": ({"distillation__temperature": -2.0}, r"found -2\.0; expected greater than 0"),
+    "temperature infinite": ({"distillation__temperature": float("inf")}, "finite"),
+    "weights": ({"distillation__soft_weight": 0, "distillation__hard_weight": 0}, "distillation: .*both 0"),
+    "size": ({"ensemble__size": 0}, r"ensemble\.size: found 0; expected greater than or equal to 1 or 'auto'"),
+    "size word": ({"ensemble__size": "all"}, r"ensemble\.size: found 'all'"),
+    "name": ({"name": "../up"}, "name: found '../up'"),
+    "learning rate": ({"student__training__learning_rate": 0}, "greater than 0"),
+    "validation twice": ({"data__validation_share": 0.1}, "`validation` or `validation_share`, not both"),
+    "no test": ({"data__test": None}, "kind 'npz' needs `test`"),
+    "no factory": ({"data": {"kind": "python"}}, "kind 'python' needs `factory"),
+    "data kind": ({"data__kind": "csv"}, "data.kind: found 'csv'"),
+    "factory name": ({"student__model__factory": "models"}, r"student\.model\.factory: found 'models'"),
+    "two sources": ({"ensemble__checkpoints": ["a"]}, "`training` .* or `checkpoints`"),
+    "no source": ({"ensemble__training": None}, "`training` .* or `checkpoints`"),
+    "member weights": ({"ensemble__weights": [1, 2]}, "`weights` has 2 numbers for 3 members"),
+    "member weights 0": ({"ensemble__weights": [0, 0, 0]}, "all 0"),
+    "workers": ({"student__num_workers": [3, 1]}, "min <= max"),
+    "combine": ({"ensemble__combine": "median"}, r"ensemble\.combine: found 'median'; expected 'arithmetic' or"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_are_named(tmp_path: Path, case: str) -> None:
+    changes, message = WRONG[case]
+    with pytest.raises(RequestError, match=message):
+        RunConfig.load(str(write_config(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: [", "line 1, column 8: not YAML"),
+        ("- a\n- b", "found list; expected keys"),
+        ("", "found NoneType"),
+        ("name: \x00", "not YAML"),
+    ],
+)
+def test_what_is_no_configuration_is_said(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(RequestError, match=message):
+        RunConfig.load(str(path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"nowhere\.yaml': no such file"):
+        RunConfig.load(str(tmp_path / "nowhere.yaml"))
+
+
+def test_overrides_reach_any_depth(tmp_path: Path) -> None:
+    config = RunConfig.load(
+        str(write_config(tmp_path)),
+        ["seed=5", "ensemble.training.learning_rate=1e-2", "student.model.kwargs.hidden=9", "report.accuracy=hits"],
+    )
+    assert (config.seed, config.student.model.kwargs["hidden"], config.report.accuracy) == (5, 9, "hits")
+    assert config.ensemble.training is not None and config.ensemble.training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", ".a=1", "seed.x=1", "a..b=2", "seed=[1"])
+def test_wrong_overrides_are_named(tmp_path: Path, override: str) -> None:
+    with pytest.raises(RequestError):
+        RunConfig.load(str(write_config(tmp_path)), [override])
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_config(tmp_path / "place", storage="runs", tracking__uri="sqlite:///ml.db")
+    config = RunConfig.load(str(path))
+    assert config.storage == f"{tmp_path}/runs" and config.folder == f"{tmp_path}/runs/small"
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/ml.db"
+    assert config.data.root == config.student.model.folder == f"{tmp_path}/place"
+
+
+def test_a_resolved_configuration_loads_as_itself(tmp_path: Path) -> None:
+    config = RunConfig.load(str(write_config(tmp_path / "a")))
+    again = tmp_path / "elsewhere" / "config.yaml"
+    again.parent.mkdir()
+    again.write_text(config.to_yaml())
+    assert RunConfig.load(str(again)) == config
+
+
+def test_every_example_loads() -> None:
+    examples = sorted(Path(__file__).parents[2].glob("examples/*/config.yaml"))
+    assert examples
+    for path in examples:
+        assert RunConfig.load(str(path)).name == path.parent.name
+
+
+def test_values_are_not_changed_by_loading(tmp_path: Path) -> None:
+    values = settings(tmp_path)
+    before = yaml.safe_dump(values)
+    RunConfig.from_mapping(values, str(tmp_path))
+    assert yaml.safe_dump(values) == before

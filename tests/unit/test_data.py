@@ -1,0 +1,156 @@
+"""Every data kind gives the same data set, and every kind of wrong data is named."""
+
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.makers import blobs
+from workers import data
+from workers.errors import RequestError
+from workers.inputs import ContextWindows, Joined, Rows, digest
+from workers.specs import DataSpec
+
+
+def save(folder: Path, **splits: tuple[np.ndarray, np.ndarray]) -> None:
+    for name, (x, y) in splits.items():
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+
+
+def spec(folder: Path, kind: str = "npz", **more: Any) -> DataSpec:
+    files = {} if kind == "python" else {"train": f"train.{kind}", "test": f"test.{kind}"}
+    return DataSpec.model_validate({"kind": kind, "root": str(folder), "folder": str(folder), **files, **more})
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
+    train, test = blobs(50, 0), blobs(20, 1)
+    save(tmp_path, train=train, test=test)
+    for name, (x, y) in {"train": train, "test": test}.items():
+        pd.DataFrame({"x": list(x), "y": y}).to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom pathlib import Path\nhere = Path(__file__).parent\n"
+        "def splits():\n"
+        "    return {n: (f['x'], f['y']) for n in ('train', 'test') for f in [np.load(here / f'{n}.npz')]}\n"
+    )
+    found = [
+        data.load(spec(tmp_path), 0),
+        data.load(spec(tmp_path, "parquet"), 0),
+        data.load(spec(tmp_path, "python", factory="mine:splits"), 0),
+    ]
+    assert found[0].digests == found[1].digests == found[2].digests
+    assert found[0].classes == 3 and len(found[0].validation) == 5 and len(found[0].train) == 45
+
+
+def test_parquet_columns_by_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "id": [7, 8], "label": [0, 1]})
+    for name in ("train", "test", "valid"):
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    asked = spec(tmp_path, "parquet", label_column="label", feature_columns=("b", "a"), validation="valid.parquet")
+    np.testing.assert_array_equal(data.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("way", ["folder", "prefix", "images", "both"])
+def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) -> None:
+    images = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2)
+    labels = np.arange(10) % 3
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", images)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{ending}", labels)
+    named = {
+        "folder": {"train": ".", "test": "."},
+        "prefix": {"train": "train", "test": "t10k"},
+        "images": {split: f"{p}-images-idx3-ubyte{ending}" for split, p in (("train", "train"), ("test", "t10k"))},
+        "both": {
+            split: {"images": f"{p}-images-idx3-ubyte{ending}", "labels": f"{p}-labels-idx1-ubyte{ending}"}
+            for split, p in (("train", "train"), ("test", "t10k"))
+        },
+    }[way]
+    found = data.load(spec(tmp_path, "idx", **named), 0)
+    assert found.test.x.shape == (10, 2, 2)
+    np.testing.assert_allclose(found.test.x[:], images / 255, rtol=1e-6)
+    np.testing.assert_array_equal(found.test.y, labels)
+
+
+def test_unlabelled_examples_join_the_transfer_set(tmp_path: Path) -> None:
+    save(tmp_path, train=blobs(30, 0), test=blobs(10, 1), valid=blobs(10, 3))
+    np.savez(tmp_path / "more.npz", x=blobs(7, 2)[0])
+    found = data.load(spec(tmp_path, validation="valid.npz", unlabeled="more.npz"), 0)
+    assert len(found.transfer) == 37 and (found.transfer.y[30:] == -1).all()
+    np.testing.assert_array_equal(found.transfer.x[np.array([36, 0])], [blobs(7, 2)[0][6], found.train.x[0]])
+
+
+def test_the_validation_split_follows_the_seed(tmp_path: Path) -> None:
+    save(tmp_path, train=blobs(100, 0), test=blobs(10, 1))
+    drawn = [data.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+X, Y = blobs(20, 0)
+WRONG: dict[str, tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]] = {
+    "lengths": ({"train": (X, Y[:-1])}, "x has 20 examples and y has 19 labels"),
+    "label above": ({"test": (X, np.where(Y == 2, 9, Y))}, "label 9 of example .* outside the 3 classes"),
+    "label below": ({"train": (X, np.where(Y == 2, -2, Y))}, "label -2"),
+    "unlabelled test": ({"test": (X, np.full(20, -1))}, "data.test: label -1"),
+    "nothing labelled": ({"train": (X, np.full(20, -1))}, "no example has a label"),
+    "nan": ({"train": (np.where(X[3, 2] == X, np.nan, X), Y)}, "x of example 3 holds NaN"),
+    "infinity": ({"test": (np.where(X[3, 2] == X, np.inf, X), Y)}, "data.test: x of example 3"),
+    "empty train": ({"train": (X[:0], Y[:0])}, "data.train: no examples"),
+    "empty test": ({"test": (X[:0], Y[:0])}, "data.test: no examples"),
+    "shapes": ({"test": (X[:, :5], Y)}, r"examples of shape \[5\]; expected \[8\]"),
+    "one-hot": ({"train": (X, np.eye(3)[Y])}, r"y is float64 of shape \[20, 3\]"),
+    "fractions": ({"train": (X, Y + 0.5)}, "fractions"),
+    "words": ({"train": (X.astype(str), Y)}, "expected numbers"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arrays_are_named(tmp_path: Path, case: str) -> None:
+    changed, message = WRONG[case]
+    save(tmp_path, **{"train": (X, Y), "test": (X, Y), **changed})
+    with pytest.raises(RequestError, match=message):
+        data.load(spec(tmp_path), 0)
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    save(tmp_path, test=(X, Y))
+    with pytest.raises(RequestError, match=r"train\.npz': no such file"):
+        data.load(spec(tmp_path), 0)
+    (tmp_path / "train.npz").write_bytes(b"no archive")
+    with pytest.raises(RequestError, match="not a numpy archive"):
+        data.load(spec(tmp_path), 0)
+    np.savez(tmp_path / "train.npz", x=X)
+    with pytest.raises(RequestError, match="no array 'y'; found x"):
+        data.load(spec(tmp_path), 0)
+    np.savez(tmp_path / "train.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
+    with pytest.raises(RequestError, match="pickles"):
+        data.load(spec(tmp_path), 0)
+
+
+def test_context_windows_stop_at_the_utterance() -> None:
+    frames = np.arange(6, dtype=np.float32)[:, None]
+    starts, ends = np.array([0, 0, 0, 3, 3, 3]), np.array([3, 3, 3, 6, 6, 6])
+    windows = ContextWindows(frames, np.arange(6), starts, ends, context=1)
+    np.testing.assert_array_equal(windows[np.array([2, 3, 5])], [[1, 2, 2], [3, 3, 4], [4, 5, 5]])
+    assert windows.shape == (6, 3)
+
+
+def test_views_are_the_rows_they_stand_for() -> None:
+    x, z = blobs(10, 0)[0], blobs(5, 1)[0]
+    joined = Joined((x, z))
+    both = np.concatenate([x, z])
+    index = np.array([14, 0, 9, 10])
+    np.testing.assert_array_equal(joined[index], both[index])
+    np.testing.assert_array_equal(joined[3:12], both[3:12])
+    assert digest(joined) == digest(both) == digest(Rows(both, np.arange(15)))
+    assert digest(both) != digest(both[::-1])

@@ -1,0 +1,98 @@
+"""The pure decisions of the control plane: placement, lost teachers, the share of the gain, errors."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from orchestrator import comparison, failures, report
+from orchestrator.cluster import Machines, Placement, place
+from orchestrator.config import EnsembleSpec
+from orchestrator.failures import MAX_RESTARTS, Action, Loss
+from workers.errors import GateError, RequestError, RunError, StillhouseError
+
+
+def ensemble(**keys: object) -> EnsembleSpec:
+    model = {"kind": "python", "factory": "models:mlp"}
+    return EnsembleSpec.model_validate({"model": model, "training": {"epochs": 1}, **keys})
+
+
+def machines(cpus: float = 2, gpus: float = 0) -> Machines:
+    return Machines(cpus, gpus, cuda=False, nodes=1, logs="")
+
+
+@pytest.mark.parametrize(
+    ("keys", "has", "size", "actors", "num_gpus"),
+    [
+        ({"size": 10}, machines(2), 10, 2, 0),
+        ({"size": 10}, machines(16), 10, 10, 0),
+        ({"size": 10}, machines(16, 4), 10, 4, 1),
+        ({"size": 4}, machines(16, 8), 4, 4, 1),
+        ({"size": "auto"}, machines(16, 8), 8, 8, 1),
+        ({"size": "auto"}, machines(6), 6, 6, 0),
+        ({"size": 8, "resources_per_member": {"num_gpus": 0.5}}, machines(16, 4), 8, 8, 0.5),
+        ({"size": 3, "resources_per_member": {"num_cpus": 2}}, machines(4), 3, 2, 0),
+        ({"size": 6, "num_actors": 3}, machines(8), 6, 3, 0),
+    ],
+)
+def test_placement(keys: dict[str, object], has: Machines, size: int, actors: int, num_gpus: float) -> None:
+    found = place(ensemble(**keys), has)
+    assert (found.size, found.actors, found.num_gpus) == (size, actors, num_gpus)
+    assert [k for group in found.groups() for k in group] == list(range(size))
+    assert max(map(len, found.groups())) - min(map(len, found.groups())) <= 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"size": 10, "resources_per_member": {"num_gpus": 1}},
+            "asked for 1 for each of 10 members, 10 in all; .* has 4",
+        ),
+        ({"size": 1, "resources_per_member": {"num_cpus": 9}}, "asked for 9 a member; the cluster has 2"),
+        ({"size": 9, "num_actors": 9}, "asked for 9; the cluster holds 4"),
+    ],
+)
+def test_too_much_is_refused(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        place(ensemble(**keys), machines(2, 4))
+
+
+def test_threads_do_not_follow_the_number_of_actors() -> None:
+    assert {Placement(10, actors, 1.0, 0.0).threads for actors in (1, 2, 10)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("policy", "loss", "action"),
+    [
+        ("wait", Loss(restarts=0, survivors=0), Action.RESTART),
+        ("wait", Loss(restarts=MAX_RESTARTS, survivors=5), Action.FAIL),
+        ("reweight", Loss(restarts=0, survivors=1), Action.REWEIGHT),
+        ("reweight", Loss(restarts=0, survivors=0), Action.FAIL),
+        ("fail", Loss(restarts=0, survivors=9), Action.FAIL),
+    ],
+)
+def test_what_a_lost_teacher_leads_to(policy: str, loss: Loss, action: Action) -> None:
+    assert failures.decide(policy, loss) is action
+
+
+def test_the_share_of_the_gain() -> None:
+    assert report.gain_transferred(0.589, 0.611, 0.608) == pytest.approx(19 / 22)
+    assert report.gain_transferred(0.6, 0.6, 0.7) is None
+    assert report.gain_transferred(0.6, 0.7, 0.55) == pytest.approx(-0.5)
+
+
+def test_the_curve_counts_every_member_alike() -> None:
+    """Two members that are always right and one that is always wrong: a single one is right two times in three."""
+    labels = np.array([0, 1])
+    right = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)
+    points = comparison.curve([right, right, 1 - right], [1 / 3] * 3, "arithmetic", labels)
+    assert [p.members for p in points] == [1, 2, 3]
+    assert points[0].accuracy == pytest.approx(2 / 3) and points[2].accuracy == 1.0
+
+
+@pytest.mark.parametrize("kind", [StillhouseError, RunError, RequestError, GateError])
+def test_errors_cross_processes(kind: type[StillhouseError]) -> None:
+    found = pickle.loads(pickle.dumps(kind("what happened")))
+    assert type(found) is kind and str(found) == "what happened"
+    assert {RunError: 1, RequestError: 2, GateError: 3}.get(kind, 1) == found.exit_status

@@ -1,0 +1,81 @@
+"""The mean: right to rounding, and the same bits whatever the order and grouping of the members."""
+
+import itertools
+
+import pytest
+import torch
+
+from workers import ensemble
+from workers.ensemble import COMBINES, average, contribution, fit_weights, mean
+
+
+def predictions(members: int = 4, rows: int = 50, classes: int = 7, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.softmax(4 * torch.randn(members, rows, classes, generator=rng), -1)
+
+
+def test_arithmetic_is_the_weighted_mean() -> None:
+    p = predictions()
+    expected = (p.double() * torch.tensor([0.1, 0.2, 0.3, 0.4]).double()[:, None, None]).sum(0)
+    torch.testing.assert_close(average(p, [1, 2, 3, 4]).double(), expected, rtol=0, atol=1e-7)
+
+
+def test_geometric_is_the_renormalised_mean_of_logs() -> None:
+    p = predictions()
+    expected = torch.softmax(p.double().log().mean(0), -1)
+    torch.testing.assert_close(average(p, None, "geometric").double(), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_every_order_gives_the_same_bits(combine: str) -> None:
+    p, weights = predictions(), [0.3, 0.1, 0.25, 0.7]
+    reference = average(p, weights, combine)
+    for order in itertools.permutations(range(4)):
+        assert torch.equal(average(p[list(order)], [weights[k] for k in order], combine), reference)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_partial_sums_anywhere_give_the_same_bits(combine: str) -> None:
+    p = predictions()
+    parts = [contribution(member, 0.25, combine) for member in p]
+    one_by_one = mean(parts[0] + parts[1] + parts[2] + parts[3], combine)
+    assert torch.equal(mean((parts[2] + parts[0]) + (parts[3] + parts[1]), combine), one_by_one)
+    assert torch.equal(average(p, None, combine), one_by_one.float())
+
+
+def test_one_member_is_no_ensemble() -> None:
+    p = predictions(members=1)
+    torch.testing.assert_close(average(p), p[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(average(p, None, "geometric"), p[0], rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_each_example() -> None:
+    p = predictions(members=2, rows=2)
+    found = average(p, torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    torch.testing.assert_close(found, torch.stack([p[0, 0], p[1, 1]]), rtol=0, atol=1e-9)
+
+
+def test_a_zero_probability_survives_the_geometric_mean() -> None:
+    p = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]])
+    found = average(p, None, "geometric")
+    assert torch.isfinite(found).all() and found[0, 0] > 0.999
+
+
+def test_fitted_weights_leave_a_useless_member_out() -> None:
+    rng = torch.Generator().manual_seed(0)
+    good = 0.6 + 0.3 * torch.rand(500, generator=rng)
+    weights = fit_weights(torch.stack([good, torch.full((500,), 0.1)]))
+    assert weights[0] > 0.99 and sum(weights) == pytest.approx(1.0)
+
+
+def test_wrong_requests_are_named() -> None:
+    p = predictions()
+    with pytest.raises(ValueError, match="no member"):
+        average([])
+    with pytest.raises(ValueError, match="3 weights for 4 members"):
+        average(p, [1, 1, 1])
+    with pytest.raises(ValueError, match="not all 0"):
+        average(p, [0, 0, 0, 0])
+    with pytest.raises(ValueError, match="expected arithmetic or geometric"):
+        average(p, None, "harmonic")
+    assert ensemble.normalised([2, 2]) == [0.5, 0.5]

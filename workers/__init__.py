@@ -1,0 +1,1 @@
+"""The data plane: what computes. Usable without the orchestrator; the maths knows no Ray."""

@@ -1,0 +1,61 @@
+"""Weights in and out as safetensors: reading them runs no code.
+
+A pickle is refused by its first bytes and never opened.
+"""
+
+from __future__ import annotations
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from workers import storage
+from workers.errors import RequestError
+
+
+def save(weights: dict[str, Tensor], uri: str) -> None:
+    """Write a state dict to `uri`; it becomes visible when complete. Shared tensors are written once each name."""
+    storage.write_bytes(
+        uri,
+        safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}),
+    )
+
+
+def load(module: nn.Module, uri: str) -> None:
+    """Fill `module` with the weights at `uri`.
+
+    Raises: `RequestError` where the file is missing, is no safetensors file, or does not fit the module.
+    """
+    content = storage.read_bytes(uri)
+    if content[:1] == b"\x80" or content[:2] == b"PK":
+        raise RequestError(
+            f"checkpoint '{uri}' is a pickle (as torch.save writes), which could run code and was not "
+            "opened. Expected safetensors: safetensors.torch.save_file(model.state_dict(), path)."
+        )
+    try:
+        weights = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RequestError(f"checkpoint '{uri}' is not a safetensors file ({error}).") from error
+    misfit = _misfit(module.state_dict(), weights)
+    if misfit:
+        raise RequestError(
+            f"checkpoint '{uri}' does not fit the model: {misfit}. Expected the state dict of this very model."
+        )
+    module.load_state_dict(weights)
+
+
+def sha256(uri: str) -> str:
+    """sha256 of the file, as `sha256sum` prints it."""
+    return storage.sha256(storage.read_bytes(uri))
+
+
+def _misfit(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        parts = [("no ", missing), ("an unknown ", unexpected)]
+        return ", ".join(f"it has {word}'{names[0]}'" for word, names in parts if names)
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            return f"'{name}' is {list(found[name].shape)}, the model's is {list(tensor.shape)}"
+    return ""

@@ -1,0 +1,105 @@
+"""The mean of the members' predictions, exact to the last bit.
+
+Floating-point sums depend on their order, and so would the soft targets on which teacher answered first, on how many
+actors there are and on where partial sums are taken. Integer sums do not. So each member's weighted contribution is
+rounded once to 64-bit fixed point, contributions are added as integers in any order and grouping, and the total is
+turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. One code path makes
+the mean next to the teachers, on the driver, and in `average`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COMBINES = ("arithmetic", "geometric")
+
+# Fixed-point positions behind the binary point. A weighted probability is at most 1: 2^52 is finer than float32 at any
+# probability above 2^-28. A log-probability is at least LOG_FLOOR: with 2^44 a sum of them stays below 2^63.
+_FRACTION_BITS = {"arithmetic": 52, "geometric": 44}
+LOG_FLOOR = -104.0
+"""Smallest log-probability: that of the smallest positive float32."""
+
+
+def normalised(weights: Sequence[float]) -> list[float]:
+    """Member weights scaled to sum to 1.
+
+    Raises: ValueError where a weight is negative or not finite, or all are 0.
+    """
+    total = math.fsum(weights)  # exact, so that the order of the members cannot show
+    if not all(0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
+        raise ValueError(f"member weights are {list(weights)}; expected finite numbers >= 0, not all 0")
+    return [w / total for w in weights]
+
+
+def contribution(probabilities: Tensor, weight: float | Tensor, combine: str) -> Tensor:
+    """One member's part of the mean, in 64-bit fixed point.
+
+    probabilities: [N, K] float, softened. weight: a number, or [N] for a weight of each example; the weights of all
+    members sum to 1. Returns [N, K] int64, to be added to the other members'.
+    """
+    values = probabilities.to(torch.float64)
+    if combine == "geometric":
+        values = values.log().clamp_min(LOG_FLOOR)
+    elif combine != "arithmetic":
+        raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")
+    if isinstance(weight, Tensor):
+        weight = weight.to(torch.float64).unsqueeze(-1)
+    return (values * weight * 2.0 ** _FRACTION_BITS[combine]).round().to(torch.int64)
+
+
+def mean(total: Tensor, combine: str) -> Tensor:
+    """Probabilities [N, K] float64 from the sum of all members' contributions, [N, K] int64."""
+    values = total.to(torch.float64) * 2.0 ** -_FRACTION_BITS[combine]
+    return torch.softmax(values, dim=-1) if combine == "geometric" else values
+
+
+def average(
+    probabilities: Tensor | Sequence[Tensor],
+    weights: Sequence[float] | Tensor | None = None,
+    combine: str = "arithmetic",
+) -> Tensor:
+    """The ensemble's prediction: sum of w_k p_k, or the renormalised exp of the sum of w_k log p_k.
+
+    probabilities: [M, N, K] or M tensors [N, K], each row summing to 1. weights: None (uniform), [M], or [M, N] for
+    weights of each example; scaled to sum to 1 over the members. Returns [N, K] in the dtype of `probabilities`, the
+    same bits whatever the order of the members.
+
+    Raises: ValueError for no member, wrong weights, or an unknown `combine`.
+    """
+    members = list(probabilities)
+    if not members:
+        raise ValueError("no member to average; expected at least one")
+    if weights is None:
+        weights = [1.0] * len(members)
+    if len(weights) != len(members):
+        raise ValueError(f"{len(weights)} weights for {len(members)} members; expected one each")
+    each: Sequence[float | Tensor]
+    if isinstance(weights, Tensor) and weights.ndim == 2:
+        share = weights.to(torch.float64)
+        each = list(share / share.sort(dim=0).values.sum(dim=0))
+    else:
+        each = normalised([float(w) for w in weights])
+    total = sum(
+        (contribution(p, w, combine) for p, w in zip(members, each, strict=True)),
+        start=torch.zeros(members[0].shape, dtype=torch.int64, device=members[0].device),
+    )
+    return mean(total, combine).to(members[0].dtype)
+
+
+def fit_weights(label_probabilities: Tensor, steps: int = 100) -> list[float]:
+    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood.
+
+    label_probabilities: [M, N], what each member gives the true label of each held-out example. The likelihood of
+    a mixture is concave in its weights, and expectation-maximisation (Dempster, Laird and Rubin 1977) climbs it from
+    uniform without a step size. Returns M weights that sum to 1.
+    """
+    p = label_probabilities.to(torch.float64).clamp_min(torch.finfo(torch.float32).tiny)
+    weights = torch.full((len(p),), 1.0 / len(p), dtype=torch.float64)
+    for _ in range(steps):
+        responsibility = weights[:, None] * p
+        weights = (responsibility / responsibility.sum(dim=0)).mean(dim=1)
+    return [float(w) for w in weights / weights.sum()]

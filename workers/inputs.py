@@ -1,0 +1,148 @@
+"""Model inputs as arrays that need not lie in memory as they are read.
+
+Whatever has `shape`, `dtype`, a length and `x[rows] -> np.ndarray` can be an input: a numpy array is one. The
+classes here make rows out of other rows as they are asked for, so that a context window of 21 frames costs the
+memory of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+
+ROWS_AT_ONCE = 8192
+"""Rows that a pass over all rows holds at a time."""
+
+
+class Inputs(Protocol):
+    """The inputs of N examples, each of shape `shape[1:]`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """The rows of a slice or of an int64 index array, in its order."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of other inputs, in the order of `rows` [N] int64."""
+
+    of: Inputs
+    rows: Index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.of.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.of.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        return self.of[self.rows[rows]]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Inputs of one shape, one after another."""
+
+    parts: tuple[Inputs, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        found = np.empty((len(index), *self.shape[1:]), self.dtype)
+        start = 0
+        for part in self.parts:
+            here = (index >= start) & (index < start + len(part))
+            if here.any():
+                found[here] = part[index[here] - start]
+            start += len(part)
+        return found
+
+
+@dataclass(frozen=True)
+class ContextWindows:
+    """Each example a frame with its neighbours, as acoustic models see speech.
+
+    `frames` [F, C] float; `positions` [N] int64: the frame of each example; `starts`, `ends` [F] int64: the first
+    row and the row behind the last of the utterance that a frame belongs to. A row is frames position - context to
+    position + context, the utterance's edge frame repeated outside it, flattened to [(2 * context + 1) * C].
+    """
+
+    frames: NDArray[Any]
+    positions: Index
+    starts: Index
+    ends: Index
+    context: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.positions), (2 * self.context + 1) * self.frames.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.frames.dtype
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        at = self.positions[rows]
+        window = at[:, None] + np.arange(-self.context, self.context + 1)
+        window = np.clip(window, self.starts[at][:, None], self.ends[at][:, None] - 1)
+        return cast(NDArray[Any], self.frames[window].reshape(len(at), -1))
+
+
+def chunks(inputs: Inputs, size: int = ROWS_AT_ONCE) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """All rows in order, at most `size` at a time, each with its slice."""
+    for start in range(0, len(inputs), size):
+        rows = slice(start, min(start + size, len(inputs)))
+        yield rows, inputs[rows]
+
+
+def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
+    """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
+
+    Always a copy in torch's own memory: what Ray hands out is read-only, and matrix products on differently
+    aligned memory can differ in their last bit.
+    """
+    kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
+    tensor = torch.empty(rows.shape, dtype=kind)
+    np.copyto(tensor.numpy(), rows, casting="unsafe")
+    return tensor
+
+
+def digest(inputs: Inputs) -> str:
+    """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
+    found = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
+    for _, rows in chunks(inputs):
+        found.update(np.ascontiguousarray(rows).data)
+    return found.hexdigest()

@@ -1,0 +1,89 @@
+"""What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
+
+Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
+minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers import checkpoints, ensemble, evaluate, factories, models, teacher, train_loop
+from workers.data import Dataset
+from workers.inputs import as_tensor
+from workers.specs import FactorySpec, TrainingSpec
+from workers.teacher import Member
+from workers.train_loop import Epoch, Task
+
+
+@ray.remote
+def train_member(
+    member: Member, training: TrainingSpec, seed: int, data: Dataset, threads: int, heard: Any
+) -> list[Epoch]:
+    """Train one member on hard labels, write its weights, return its history.
+
+    `heard`: a `ray.util.queue.Queue` that gets `(member's name, epoch)` after each epoch.
+    """
+    torch.set_num_threads(threads)
+    module = models.build(member.model, seed).to(evaluate.device())
+    progress = train_loop.begin(module, training, len(data.train))
+    for epoch in train_loop.epochs(progress, Task(data.train, data.validation), training, seed):
+        heard.put((member.name, epoch))
+    checkpoints.save(progress.kept_weights(), member.weights)
+    return progress.history
+
+
+@ray.remote
+def predict(member: Member, data: Dataset, split: str, threads: int) -> NDArray[np.float32]:
+    """Probabilities of one system at T = 1 for a split: [N, K] float32."""
+    torch.set_num_threads(threads)
+    return evaluate.predict(teacher.load(member), getattr(data, split).x)
+
+
+@ray.remote
+def describe(
+    systems: dict[str, list[Member]], data: Dataset, combine: str, repeats: int
+) -> dict[str, tuple[int, dict[str, float]]]:
+    """Parameters and latency in ms of one example, for each system; an ensemble is several members and their mean.
+
+    In one process with one thread and one system at a time, so that the figures can be compared.
+    """
+    torch.set_num_threads(1)
+    place = evaluate.device()
+    example = as_tensor(data.test.x[:1]).to(place)
+    loaded: dict[str, nn.Module] = {m.name: teacher.load(m).to(place) for members in systems.values() for m in members}
+    found = {}
+    for name, members in systems.items():
+        modules = [loaded[member.name] for member in members]
+        found[name] = (
+            sum(models.parameters(module) for module in modules),
+            evaluate.latency_ms([_predictor(modules, combine)], example, repeats),
+        )
+    return found
+
+
+@ray.remote
+def custom_metrics(
+    specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """The metrics that the configuration adds, of one system's predictions."""
+    found: dict[str, float] = {}
+    for spec in specs:
+        metric = factories.load(spec.factory, spec.folder)
+        found.update({k: float(v) for k, v in metric(probabilities, labels, **spec.kwargs).items()})
+    return found
+
+
+def _predictor(modules: Sequence[nn.Module], combine: str) -> Callable[[Tensor], Tensor]:
+    def answer(x: Tensor) -> Tensor:
+        each = [torch.softmax(module(x).float(), dim=-1) for module in modules]
+        return each[0] if len(each) == 1 else ensemble.average(each, None, combine)
+
+    return answer

@@ -1,0 +1,135 @@
+"""What can be asked for: frozen descriptions of models, data and training.
+
+Plain pydantic and no torch, so that the control plane can read, check and pass them on without loading
+anything heavy. `orchestrator.config` composes these into the configuration of a run. A key that is not
+described here is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+FactoryName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FactorySpec(Spec):
+    """A function that somebody else wrote, and what it is called with."""
+
+    factory: FactoryName
+    """`module:function`, found beside the configuration file, else installed."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the call."""
+    folder: str = ""
+    """Where the module is looked for first. Filled in with the configuration's own folder."""
+
+
+class ModelSpec(FactorySpec):
+    """A model: `factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
+
+    kind: Literal["python"] = "python"
+
+
+class IdxFiles(Spec):
+    """One split of an idx data set, as its two files."""
+
+    images: str
+    labels: str
+
+
+class DataSpec(Spec):
+    """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
+
+    kind: Literal["npz", "parquet", "idx", "python"]
+    root: str = ""
+    """What relative paths below are relative to: a folder or an fsspec URI. Filled in with the
+    configuration's own folder."""
+    train: str | IdxFiles | None = None
+    test: str | IdxFiles | None = None
+    validation: str | IdxFiles | None = None
+    validation_share: Share | None = None
+    """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
+    unlabeled: str | None = None
+    """Inputs that join the transfer set and get soft targets only."""
+    classes: Count | None = None
+    """How many classes there are. Left out: one more than the largest label of the training set."""
+    label_column: str = "y"
+    """`kind: parquet`: the column of class ids."""
+    feature_columns: tuple[str, ...] | None = None
+    """`kind: parquet`: the columns of numbers, or the one column of equally long lists. Left out: all
+    but the label."""
+    factory: FactoryName | None = None
+    """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    folder: str = ""
+
+    @model_validator(mode="after")
+    def _kind_has_its_keys(self) -> DataSpec:
+        if self.kind == "python":
+            if self.factory is None:
+                raise ValueError("kind 'python' needs `factory: module:function`")
+            if self.train or self.test or self.validation or self.unlabeled:
+                raise ValueError("kind 'python' takes its splits from `factory`, not from file keys")
+        else:
+            if self.factory is not None or self.kwargs:
+                raise ValueError(f"`factory` and `kwargs` belong to kind 'python', not '{self.kind}'")
+            missing = [key for key in ("train", "test") if getattr(self, key) is None]
+            if missing:
+                raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI")
+            if self.kind != "idx" and (
+                isinstance(self.train, IdxFiles)
+                or isinstance(self.test, IdxFiles)
+                or isinstance(self.validation, IdxFiles)
+            ):
+                raise ValueError(f"`images` and `labels` belong to kind 'idx', not '{self.kind}'")
+        if self.validation is not None and self.validation_share is not None:
+            raise ValueError("give `validation` or `validation_share`, not both")
+        return self
+
+
+class TrainingSpec(Spec):
+    """How a network is trained: members, baseline and student alike."""
+
+    epochs: Count
+    batch_size: Count = 256
+    """Examples a step, over all workers together, so that the result does not depend on their number."""
+    learning_rate: Positive = 1.0e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """`adam` (AdamW once `weight_decay` is set) or `sgd` with `momentum`."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate goes from its start towards zero, step by step."""
+    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """The first share of all steps, in which the learning rate rises linearly from zero."""
+    gradient_clip: Positive | None = None
+    """Largest global norm of a step's gradient."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
+
+
+class DistillationSpec(Spec):
+    """soft_weight * T^2 * CE(p, softmax(z/T)) + hard_weight * CE(y, softmax(z)); Hinton et al. 2015."""
+
+    temperature: Positive = 2.0
+    soft_weight: NonNegative = 0.5
+    hard_weight: NonNegative = 0.5
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> DistillationSpec:
+        if self.soft_weight == 0.0 and self.hard_weight == 0.0:
+            raise ValueError(
+                "`soft_weight` and `hard_weight` are both 0, so there is nothing to learn from; set one of them above 0"
+            )
+        return self

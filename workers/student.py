@@ -1,0 +1,92 @@
+"""What Ray Train runs on each worker: the training loop, with Ray's checkpoints around it.
+
+Every epoch ends in one `ray.train.report` (it waits for the controller, so never each step), with a checkpoint that the
+loop goes on from after a fault as if nothing had happened. Rank 0 writes the trained weights at the end.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from numpy.typing import NDArray
+
+from workers import checkpoints, models, storage, train_loop
+from workers.data import Dataset
+from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.train_loop import Progress, Task
+
+STATE = "state.pt"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What a worker needs to train its cut of a network. Without soft targets it is the hard-label baseline."""
+
+    role: str
+    model: ModelSpec
+    training: TrainingSpec
+    seed: int
+    data: ray.ObjectRef[Dataset]
+    weights: str
+    """URI that the trained weights are written to."""
+    threads: int
+    heard: Any
+    """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
+    soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
+    loss: DistillationSpec = train_loop.HARD_LABELS
+
+
+def train(config: dict[str, Any]) -> None:
+    """The per-worker function; `config` is `{"job": WorkerJob}`."""
+    job: WorkerJob = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.threads)
+    task = _task(job)
+    model = ray.train.torch.prepare_model(models.build(job.model, job.seed))
+    progress = train_loop.begin(model, job.training, len(task.train))
+    _resume(progress)
+    for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
+        with tempfile.TemporaryDirectory() as folder:
+            saved = _save(progress, Path(folder)) if rank == 0 else None
+            ray.train.report(vars(epoch), checkpoint=saved)
+        if rank == 0:
+            job.heard.put((job.role, epoch))
+    if rank == 0:
+        checkpoints.save(progress.kept_weights(), job.weights)
+        history = json.dumps([vars(epoch) for epoch in progress.history])
+        storage.write_text(storage.join(job.weights.rsplit("/", 1)[0], HISTORY), history)
+
+
+def _task(job: WorkerJob) -> Task:
+    data = ray.get(job.data)
+    if job.soft_targets is None:
+        return Task(data.train, data.validation)
+    return Task(data.transfer, data.validation, ray.get(job.soft_targets), job.loss)
+
+
+def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:
+    buffer = io.BytesIO()
+    torch.save(progress.state(), buffer)
+    storage.write_bytes(str(folder / STATE), buffer.getvalue())
+    return ray.train.Checkpoint.from_directory(folder)
+
+
+def _resume(progress: Progress) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder, STATE), weights_only=True, map_location="cpu")
+    progress.restore(state)

@@ -1,0 +1,213 @@
+"""One training loop, for members, baseline and student: a member's training is the student's without soft targets.
+
+Pure torch; knows neither Ray nor storage. `epochs` is a generator: after each epoch it hands its caller what happened,
+and the caller reports, saves or stops. The order of examples is decided by the seed alone, and a batch is cut across
+workers after it is drawn, so that one worker and two take the same steps to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from workers.data import UNLABELLED, Split
+from workers.inputs import Index, as_tensor
+from workers.losses import distillation_loss
+from workers.models import seed_of
+from workers.specs import DistillationSpec, TrainingSpec
+
+HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
+"""The loss of members and baseline: cross entropy with the labels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt: examples, their soft targets [N, K] float32 at the loss's temperature (or None), and the loss."""
+
+    train: Split
+    validation: Split
+    soft_targets: NDArray[np.float32] | None = None
+    loss: DistillationSpec = HARD_LABELS
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss."""
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float
+    validation_nll: float
+    seconds: float
+    examples: int
+
+
+@dataclass
+class Progress:
+    """All that changes while training: what a checkpoint must hold for the rest to go as if never interrupted."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it."""
+        return {
+            "model": plain(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": [vars(epoch) for epoch in self.history],
+            "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        plain(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = state["best"]
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """The weights that the training is for: of the best epoch where that was asked, else the last."""
+        return self.best if self.best is not None else plain(self.model).state_dict()
+
+
+def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
+    """Optimizer and schedule for `model`, which may be wrapped for data-parallel training."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OPTIMIZERS[spec.optimizer](parameters, spec)
+    steps = spec.epochs * batches_in(examples, spec.batch_size)
+    return Progress(
+        model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
+    )
+
+
+def epochs(
+    progress: Progress, task: Task, spec: TrainingSpec, seed: int, *, rank: int = 0, world: int = 1
+) -> Iterator[Epoch]:
+    """Train until `spec.epochs` epochs are in `progress.history`, yielding each as it ends.
+
+    `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
+    """
+    device = next(plain(progress.model).parameters()).device
+    while len(progress.history) < spec.epochs:
+        number, started = len(progress.history), time.perf_counter()
+        torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
+        progress.model.train()
+        losses = torch.zeros((), dtype=torch.float64, device=device)
+        batches = draw_batches(len(task.train), spec.batch_size, seed, number)
+        for batch in batches:
+            mine = np.array_split(batch, world)[rank]
+            loss = _loss(progress.model, task, batch, mine, device)
+            progress.optimizer.zero_grad(set_to_none=True)
+            (loss * world).backward()  # DDP averages over workers; their parts sum to the batch's mean
+            if spec.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
+            progress.optimizer.step()
+            progress.schedule.step()
+            losses += loss.detach()
+        correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
+        epoch = Epoch(
+            number,
+            float(_over_workers(losses)) / len(batches),
+            correct / count,
+            nll / count,
+            time.perf_counter() - started,
+            len(task.train),
+        )
+        if spec.keep == "best" and epoch.validation_accuracy > max(
+            (e.validation_accuracy for e in progress.history), default=-1.0
+        ):
+            progress.best = copy.deepcopy(plain(progress.model).state_dict())
+        progress.history.append(epoch)
+        yield epoch
+
+
+def batches_in(examples: int, batch_size: int) -> int:
+    return -(-examples // batch_size)
+
+
+def draw_batches(examples: int, batch_size: int, seed: int, epoch: int) -> list[Index]:
+    """The epoch's order cut into batches of nearly one size: none is so small that a worker would be left out."""
+    order = np.random.default_rng([seed, epoch]).permutation(examples)
+    return np.array_split(order, batches_in(examples, batch_size))
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module itself, without the wrapper of data-parallel training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _loss(model: nn.Module, task: Task, batch: Index, mine: Index, device: torch.device) -> Tensor:
+    soft = None if task.soft_targets is None else torch.from_numpy(task.soft_targets[mine]).to(device)
+    return distillation_loss(
+        model(as_tensor(task.train.x[mine]).to(device)).float(),
+        soft,
+        torch.from_numpy(task.train.y[mine]).to(device),
+        temperature=task.loss.temperature,
+        soft_weight=task.loss.soft_weight,
+        hard_weight=task.loss.hard_weight,
+        rows=len(batch),
+        labelled_rows=int((task.train.y[batch] != UNLABELLED).sum()),
+    )
+
+
+@torch.no_grad()
+def _validate(
+    model: nn.Module, split: Split, device: torch.device, rank: int, world: int
+) -> tuple[float, float, float]:
+    """Right answers, summed nll and examples over all workers, each measuring its cut."""
+    module = plain(model).eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    mine = np.array_split(np.arange(len(split)), world)[rank]
+    for start in range(0, len(mine), 1024):
+        rows = mine[start : start + 1024]
+        logits = module(as_tensor(split.x[rows]).to(device)).float()
+        labels = torch.from_numpy(split.y[rows]).to(device)
+        sums[0] += (logits.argmax(-1) == labels).sum()
+        sums[1] += nn.functional.cross_entropy(logits, labels, reduction="sum")
+        sums[2] += len(rows)
+    correct, nll, count = _over_workers(sums).tolist()
+    return correct, nll, count
+
+
+def _over_workers(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
+    warmup = round(spec.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(steps - warmup, 1)
+    return SCHEDULES[spec.schedule](min(done, 1.0))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
+    "linear": lambda done: 1.0 - done,
+}
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSpec], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, spec: torch.optim.AdamW(
+        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    ),
+    "sgd": lambda parameters, spec: torch.optim.SGD(
+        parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+    ),
+}
