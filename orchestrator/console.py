@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -90,9 +91,12 @@ class Screen:
     def table(self, rows: Rows, title: str = "") -> None:
         """A table on stdout; the first column is text, the others figures."""
         header, *body = rows
-        table = Table(title=title or None, title_justify="left", header_style="bold")
+        if title:
+            self.out.print(f"\n{title}", style="bold", markup=False)
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
         for k, name in enumerate(header):
-            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0)
+            words = max(map(len, name.split()))
+            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0, min_width=words)
         for row in body:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)

@@ -34,7 +34,7 @@ def training_curves(report: Report, histories: Mapping[str, Sequence[Epoch]]) ->
         left.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
         right.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
     right.set(title="Baseline and student: validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
-    left.set(title="Training loss (soft and hard terms differ)", xlabel="epoch", ylabel="loss, nats")
+    left.set(title="Training loss (KL to the ensemble, and labels)", xlabel="epoch", ylabel="loss, nats", yscale="log")
     right.legend()
     return figure
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -157,30 +157,17 @@ Rows = list[list[str]]
 
 
 def comparison(report: Report) -> Rows:
-    """The header and a row for each system, members together in one."""
-    extra = report.extra_metrics
-    header = [
-        "system",
-        report.accuracy_name,
-        "errors",
-        *map(title, extra),
-        "nll",
-        "ece",
-        "parameters",
-        "p50 ms",
-        "p99 ms",
-    ]
+    """The header, then the members' mean and the best of them, and a row for every other system."""
     members = [s for s in report.systems if s.role == "member"]
-    rows = [header]
-    if members:
-        rows.append(_summary(members, extra))
-    rows += [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
-    return rows
+    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, report.extra_metrics)]
+    best = max(members, key=lambda system: system.test.accuracy)
+    rows.append(_row(f"best: {best.name}", best, report.extra_metrics))
+    return rows + [_row(s.name, s, report.extra_metrics) for s in report.systems if s.role != "member"]
 
 
 def each_member(report: Report) -> Rows:
-    extra = report.extra_metrics
-    return [comparison(report)[0]] + [_row(s.name, s, extra) for s in report.systems if s.role == "member"]
+    members = [s for s in report.systems if s.role == "member"]
+    return [_header(report)] + [_row(s.name, s, report.extra_metrics) for s in members]
 
 
 def beside_paper(report: Report) -> Rows:
@@ -208,39 +195,35 @@ def beside_paper(report: Report) -> Rows:
     return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
 
 
-def _summary(members: Sequence[System], extra: Sequence[str]) -> list[str]:
-    """Members in one row: the mean of each figure, and the best of those whose spread matters."""
-    best = max(members, key=lambda system: system.test.accuracy)
-    mean = {
-        name: sum(s.test.figure(name) or 0.0 for s in members) / len(members)
-        for name in ("accuracy", "errors", "nll", "ece", *extra)
-    }
+def _header(report: Report) -> list[str]:
+    extra = map(title, report.extra_metrics)
+    return ["system", report.accuracy_name, "errors", *extra, "nll", "ece", "size", "p50 ms", "p99 ms"]
+
+
+def _mean_row(name: str, systems: Sequence[System], extra: Sequence[str]) -> list[str]:
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(systems)
+
+    metrics = ("accuracy", "errors", *extra, "nll", "ece")
     return [
-        f"{len(members)} members, mean (best)" if len(members) > 1 else members[0].name,
-        f"{number('accuracy', mean['accuracy'])} ({number('accuracy', best.test.accuracy)})",
-        f"{mean['errors']:.0f} ({best.test.errors})",
-        *(number(name, mean[name]) for name in extra),
-        number("nll", mean["nll"]),
-        number("ece", mean["ece"]),
-        f"{members[0].parameters:,}",
-        f"{sum(s.latency_ms.p50 for s in members) / len(members):.2f}",
-        f"{sum(s.latency_ms.p99 for s in members) / len(members):.2f}",
+        name,
+        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in metrics),
+        short_count(round(mean(s.parameters for s in systems))),
+        f"{mean(s.latency_ms.p50 for s in systems):.2f}",
+        f"{mean(s.latency_ms.p99 for s in systems):.2f}",
     ]
 
 
 def _row(name: str, system: System, extra: Sequence[str]) -> list[str]:
-    test = system.test
-    return [
-        name,
-        number("accuracy", test.accuracy),
-        str(test.errors),
-        *(number(metric, test.figure(metric)) for metric in extra),
-        number("nll", test.nll),
-        number("ece", test.ece),
-        f"{system.parameters:,}",
-        f"{system.latency_ms.p50:.2f}",
-        f"{system.latency_ms.p99:.2f}",
-    ]
+    return _mean_row(name, [system], extra)
+
+
+def short_count(count: int) -> str:
+    """A number of parameters in four or five characters."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
 
 
 def title(metric: str) -> str:
@@ -302,7 +285,7 @@ def markdown(report: Report) -> str:
 
 def compare(reports: Sequence[Report]) -> Rows:
     """Several runs on one table, a row each."""
-    rows = [["run", "members", "baseline", "ensemble", "student", "gain transferred", "student parameters", "p99 ms"]]
+    rows = [["run", "members", "baseline", "ensemble", "student", "gain transferred", "student size", "p99 ms"]]
     for report in reports:
         student = report.system("student")
         rows.append(
@@ -311,7 +294,7 @@ def compare(reports: Sequence[Report]) -> Rows:
                 str(sum(s.role == "member" for s in report.systems)),
                 *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
                 percent(report.gain_transferred),
-                f"{student.parameters:,}",
+                short_count(student.parameters),
                 f"{student.latency_ms.p99:.2f}",
             ]
         )

