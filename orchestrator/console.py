@@ -33,7 +33,7 @@ class Line:
 
     def __init__(self, name: str, show: Progress | None, out: Console) -> None:
         self.reused = False
-        self._name, self._show, self._out = name, show, out
+        self.name, self._show, self._out = name, show, out
         self._task = show.add_task(name, total=None, said="") if show else None
         self._last_said = time.monotonic()
 
@@ -43,7 +43,7 @@ class Line:
             self._show.update(self._task, completed=done, total=total, said=escape(said))
         elif time.monotonic() - self._last_said > PLAIN_INTERVAL_S:
             self._last_said = time.monotonic()
-            self._out.print(f"  {self._name}: {said}", markup=False)
+            self._out.print(f"  {self.name}: {said}", markup=False)
 
 
 class Screen:

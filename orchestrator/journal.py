@@ -108,7 +108,7 @@ class Journal:
             line.update(
                 self._heard,
                 self._expected,
-                f"{system} epoch {epoch.epoch + 1}: loss {epoch.train_loss:.4f}, "
+                f"{'' if system == line.name else f'{system}, '}epoch {epoch.epoch + 1}: loss {epoch.train_loss:.4f}, "
                 f"validation {epoch.validation_accuracy:.2%}, {epoch.examples / epoch.seconds:,.0f} examples/s",
             )
 

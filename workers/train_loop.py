@@ -172,7 +172,8 @@ def _loss_floor(task: Task) -> NDArray[np.float64]:
         return np.zeros(len(task.train))
     p = np.maximum(task.soft_targets, np.finfo(np.float32).tiny)
     entropy = -np.einsum("nk,nk->n", p, np.log(p)).astype(np.float64)
-    return task.loss.soft_weight * task.loss.temperature**2 * entropy
+    floor: NDArray[np.float64] = task.loss.soft_weight * task.loss.temperature**2 * entropy
+    return floor
 
 
 @torch.no_grad()
