@@ -67,24 +67,16 @@ def compare_systems(
         combine,
         config.evaluation.latency_repeats,
     )
-    extra = (
-        {
-            name: jobs.custom_metrics.remote(config.evaluation.metrics, p, dataset.test.y)
-            for name, p in predicted.items()
-        }
-        if config.evaluation.metrics
-        else {}
-    )
     try:
-        sizes = ray.get(described)
-        metrics = {name: ray.get(ref) for name, ref in extra.items()}
+        sizes = ray.get(described)  # alone, since it measures time
+        metrics = _custom_metrics(config, predicted, dataset.test.y)
     except Exception as error:
         raise cluster.as_run_error("evaluation", error) from error
 
     roles: dict[str, Any] = {m.name: "member" for m in members}
     roles |= {"ensemble": "ensemble", "baseline": "baseline", "student": "student"}
     systems = [
-        _system(name, role, predicted[name], dataset.test.y, *sizes[name], metrics.get(name, {}))
+        _system(name, role, predicted[name], dataset.test.y, *sizes[name], metrics[name])
         for name, role in roles.items()
     ]
     return systems, curve(of_members, weights, combine, dataset.test.y)
@@ -130,6 +122,17 @@ def _predict(
         return list(ray.get(tasks))
     except Exception as error:
         raise cluster.as_run_error(f"predicting the {split} split", error) from error
+
+
+def _custom_metrics(
+    config: RunConfig, predicted: dict[str, Predictions], labels: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """What the configuration's own metrics say of each system, side by side; `{}` for each without any."""
+    asked = config.evaluation.metrics
+    if not asked:
+        return {name: {} for name in predicted}
+    tasks = {name: jobs.custom_metrics.remote(asked, p, labels) for name, p in predicted.items()}
+    return {name: ray.get(task) for name, task in tasks.items()}
 
 
 def _mean(predicted: Sequence[Predictions], weights: Sequence[float], combine: str) -> Predictions:

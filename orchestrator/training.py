@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster
 from orchestrator.cluster import Machines, Placement
-from workers import factories, storage
+from workers import checkpoints, factories, storage
 from workers.data import Dataset
 from workers.jobs import train_member
 from workers.models import seed_of
@@ -37,9 +37,10 @@ RECORD = "training.json"
 
 
 class Record(BaseModel):
-    """What is written beside trained weights, after them."""
+    """What is written beside trained weights, after them: what they follow from, and which file they are."""
 
     fingerprint: str
+    sha256: str
     history: list[dict[str, float]]
 
 
@@ -53,7 +54,7 @@ class Trained:
 
 
 def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> str:
-    """sha256 of everything that a trained network follows from, the file of its factory included."""
+    """sha256 of everything that a trained network follows from, the code of its factory included."""
     what = {
         "code": factories.digest(model.factory, model.folder),
         "model": model.model_dump(mode="json", exclude={"folder"}),
@@ -217,13 +218,15 @@ def _complete(member: Member, mark: str) -> list[Epoch] | None:
         record = Record.model_validate_json(storage.read_text(uri))
     except ValidationError:
         return None
-    if record.fingerprint != mark:
+    if record.fingerprint != mark or record.sha256 != checkpoints.sha256(member.weights):
         return None
     return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in record.history]  # type: ignore[arg-type]
 
 
 def _record(member: Member, mark: str, history: list[Epoch]) -> None:
-    record = Record(fingerprint=mark, history=[vars(epoch) for epoch in history])
+    record = Record(
+        fingerprint=mark, sha256=checkpoints.sha256(member.weights), history=[vars(epoch) for epoch in history]
+    )
     storage.write_text(_record_uri(member), record.model_dump_json() + "\n")
 
 

@@ -7,6 +7,7 @@ meet in one process, and its classes travel to other processes by value.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -53,9 +54,23 @@ def load(factory: str, folder: str) -> Any:
 
 
 def digest(factory: str, folder: str) -> str:
-    """sha256 of the file beside the configuration that `factory` lies in; empty for an installed one."""
-    path = _path(factory.partition(":")[0], folder)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+    """sha256 over the file beside the configuration that `factory` lies in and those beside it that it imports.
+
+    Of no file for an installed one, which its version stands for.
+    """
+    found: dict[Path, bytes] = {}
+    wanted = [factory.partition(":")[0]]
+    while wanted:
+        path = _path(wanted.pop(), folder)
+        if path is None or path in found:
+            continue
+        found[path] = path.read_bytes()
+        for node in ast.walk(ast.parse(found[path])):
+            if isinstance(node, ast.Import):
+                wanted += [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                wanted.append(node.module)
+    return hashlib.sha256(b"\0".join(found[path] for path in sorted(found))).hexdigest()
 
 
 def _path(module: str, folder: str) -> Path | None:
