@@ -120,7 +120,8 @@ def _doctor(asked: argparse.Namespace) -> None:
 
     config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
     findings = doctor.examine(config)
-    Screen().table([["what", "found"], *([f.name, f.found] for f in findings)])
+    for finding in findings:
+        Screen().out.print(f"{finding.name:<12} {finding.found}", markup=False, soft_wrap=True)
     wrong = [f for f in findings if not f.good]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))

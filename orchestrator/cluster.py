@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
+
+
+REACH_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,17 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
     ours = not ray.is_initialized()
     if ours:
-        joined = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+        address = os.environ.get("RAY_ADDRESS", "local")
         try:
+            reach(address)
             ray.init(
-                address="auto" if joined else "local",
+                address=address,
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
                 runtime_env={"env_vars": {key: os.environ[key] for key in ENVIRONMENT}},
-                include_dashboard=None if joined else False,
+                include_dashboard=False if address == "local" else None,
             )
-        except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS", "auto")
+        except (ConnectionError, TimeoutError) as error:
             raise RequestError(
                 f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run "
                 "on this machine alone."
@@ -99,6 +103,19 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def reach(address: str) -> None:
+    """Raise `ConnectionError` or `TimeoutError` unless something listens at a cluster's `host:port`.
+
+    Ray itself tries for more than a minute. `auto` and `local` name no place, and are left to it.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
 
 
 def survey() -> Machines:

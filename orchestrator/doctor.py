@@ -7,7 +7,7 @@ import os
 import platform
 from dataclasses import dataclass
 
-from orchestrator import tracking
+from orchestrator import cluster, tracking
 from orchestrator.config import RunConfig
 from workers import storage
 from workers.errors import RequestError
@@ -30,9 +30,7 @@ def examine(config: RunConfig | None) -> list[Finding]:
     findings += [
         Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
         Finding("GPUs", _gpus()),
-        Finding(
-            "Ray", f"cluster at {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "started in place"
-        ),
+        _cluster(),
     ]
     if config is not None:
         findings += [_storage(config), _tracker(config)]
@@ -44,6 +42,17 @@ def _version(name: str) -> Finding:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "not installed: pip install stillhouse", good=name == "stillhouse")
+
+
+def _cluster() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return Finding("cluster", "none in RAY_ADDRESS: a run starts Ray in place")
+    try:
+        cluster.reach(address)
+    except OSError as error:
+        return Finding("cluster", f"RAY_ADDRESS '{address}' does not answer ({error})", good=False)
+    return Finding("cluster", f"RAY_ADDRESS '{address}' reached")
 
 
 def _gpus() -> str:

@@ -1,5 +1,7 @@
 """The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
 
+import os
+import re
 import subprocess
 import sys
 import time
@@ -59,8 +61,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_wrong_request_is_said_and_leaves_nothing(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     changes, message = BAD[case]
     path = write_config(tmp_path, **changes)
     before = sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts)
@@ -90,6 +90,22 @@ def test_nan_in_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     np.savez(tmp_path / "train.npz", x=x, y=y)
     assert main(["run", str(path)]) == 2
     assert "data.train: x of example 17 holds NaN" in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    for command in ("run", "doctor"):  # apart from this process, which may be connected to a Ray of its own
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", command, str(path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        )
+        assert done.returncode == 2
+        assert (
+            re.search("RAY_ADDRESS '127.0.0.1:1' .*Connection refused", done.stderr) and "Traceback" not in done.stderr
+        )
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
 
 
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
