@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import environment
 from orchestrator.config import RunConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = ["RunConfig", "run"]
 
 def run(config: RunConfig, **options: Any) -> Report:
     """Run `config` to its report; see `orchestrator.pipeline.run`."""
+    environment.prepare()
     from orchestrator.pipeline import run as run_pipeline
 
     return run_pipeline(config, **options)

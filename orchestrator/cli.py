@@ -84,9 +84,8 @@ def _run(asked: argparse.Namespace) -> None:
     from orchestrator.config import RunConfig
 
     config = RunConfig.load(asked.config, asked.overrides)
-    from orchestrator import presentation
+    from orchestrator import presentation, run
     from orchestrator.console import Screen
-    from orchestrator.pipeline import run
 
     screen = Screen()
     report = run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator import environment
 from orchestrator.config import EnsembleSpec
 from workers import factories
 from workers.errors import RequestError, RunError
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     import ray
 
     from workers.data import Dataset
-
-# Read by Ray when it is imported or started, so set before. A value that the user has set is kept.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's poll, 2 s by default
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a Ray that is started in place listens on 127.0.0.1 alone
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-}
 
 
 REACH_TIMEOUT_S = 5.0
@@ -76,8 +68,6 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
 
     Only a Ray that was started here is shut down at the end.
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -90,7 +80,7 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
                 address=address,
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
-                runtime_env={"env_vars": {key: os.environ[key] for key in ENVIRONMENT}},
+                runtime_env={"env_vars": environment.EVERYWHERE},
                 include_dashboard=False if address == "local" else None,
             )
         except (ConnectionError, TimeoutError) as error:
@@ -138,6 +128,17 @@ def survey() -> Machines:
         nodes=len([node for node in ray.nodes() if node["Alive"]]),
         logs=_log_folder(),
     )
+
+
+def expected() -> Machines | None:
+    """What a Ray started in place will have at most, known without starting it; None where a run joins a cluster."""
+    import ray
+    import torch
+
+    if "RAY_ADDRESS" in os.environ or ray.is_initialized():
+        return None
+    gpus = torch.cuda.device_count()
+    return Machines(cpus=float(os.cpu_count() or 1), gpus=float(gpus), cuda=gpus > 0, nodes=1, logs="")
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:

@@ -1,12 +1,12 @@
 """Everything that can be found wrong before anything is started or written.
 
-In the order of cost: the data, the models on two examples of it, given checkpoints, metrics, storage, the tracker.
-What the cluster can hold is checked by `cluster.place` once it answers.
+In the order of cost: storage, what this machine can hold, the data, the models on two examples of it, given
+checkpoints, metrics, the tracker. What a cluster can hold is checked by `cluster.place` once it answers.
 """
 
 from __future__ import annotations
 
-from orchestrator import tracking
+from orchestrator import cluster, tracking
 from orchestrator.config import RunConfig
 from workers import checkpoints, factories, models, storage
 from workers import data as datasets
@@ -19,6 +19,9 @@ def check(config: RunConfig) -> Dataset:
     Raises: `RequestError`, naming the key or file.
     """
     storage.probe_writable(config.storage)
+    machine = cluster.expected()
+    if machine is not None:
+        cluster.place(config.ensemble, machine)
     dataset = datasets.load(config.data, config.seed)
     member = models.build(config.ensemble.model)
     models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")

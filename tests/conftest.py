@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator import environment
+
+environment.prepare()  # before anything imports Ray
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
 
@@ -14,10 +17,6 @@ os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
 @pytest.fixture(scope="session")
 def small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of four declared cores on loopback; a run inside finds it connected and leaves it so."""
-    from orchestrator import cluster
-
-    for key, value in cluster.ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
     import ray
 
     ray.init(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
@@ -194,6 +195,10 @@ def test_fitted_weights_and_the_geometric_mean(tmp_path: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["combine"] == found.soft_targets.combine == "geometric"
     assert sum(manifest["weights"]) == pytest.approx(1.0) and len(set(manifest["weights"])) > 1
+
+
+def test_ray_in_place_listens_on_loopback_alone() -> None:
+    assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
 
 
 def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "tracker folder": ({"tracking__uri": "sqlite:////nowhere/at/all.db"}, "there is no folder /nowhere/at"),
     "storage": ({"storage": "/proc/runs"}, "storage '/proc/runs' cannot be written"),
     "protocol": ({"storage": "xyz://runs"}, "no file system for this URI"),
+    "gpus": ({"ensemble__resources_per_member": {"num_gpus": 64}}, "asked for 64 for each of 3 members, 192 in all"),
+    "cpus": ({"ensemble__resources_per_member": {"num_cpus": 9999}}, "asked for 9999 a member"),
     "splits": ({"data": {"kind": "python", "factory": "models:of_nothing"}}, "returned no 'train' split"),
 }
 

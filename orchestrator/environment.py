@@ -1,0 +1,23 @@
+"""What Ray reads from the environment when it is imported, so set before anything imports it.
+
+A value that the user has set is kept.
+"""
+
+from __future__ import annotations
+
+import os
+
+EVERYWHERE = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's poll, 2 s by default
+}
+IN_PLACE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # named for where it is the default: one node, on 127.0.0.1 alone
+}
+
+
+def prepare() -> None:
+    """Set what is not set; for a Ray that is started in place also that it listens on loopback alone."""
+    wanted = EVERYWHERE if "RAY_ADDRESS" in os.environ else EVERYWHERE | IN_PLACE
+    for key, value in wanted.items():
+        os.environ.setdefault(key, value)
