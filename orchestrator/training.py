@@ -136,8 +136,9 @@ def train_with_ray(
         job.model,
         job.training,
         job.seed,
-        digests=digests,
-        soft_targets=job.store,
+        train=digests["train"],
+        validation=digests["validation"],
+        soft_targets=job.store,  # the transfer set is in it
         loss=job.loss.model_dump(mode="json"),
     )
     history = _complete(member, mark)
