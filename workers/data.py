@@ -17,10 +17,8 @@ from workers import inputs as inputs_
 from workers import readers
 from workers.errors import RequestError
 from workers.inputs import Index, Inputs, Joined, Rows
+from workers.losses import UNLABELLED
 from workers.specs import DataSpec
-
-UNLABELLED = -1
-"""The label of an example that has none."""
 
 DEFAULT_VALIDATION_SHARE = 0.1
 """Set aside where the configuration and the data name no validation split."""

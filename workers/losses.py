@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 UNLABELLED = -1
+"""The label of an example that has none."""
 
 
 def soft_cross_entropy_sum(logits: Tensor, soft_targets: Tensor, *, temperature: float) -> Tensor:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from workers.data import UNLABELLED, Split
+from workers.data import Split
 from workers.inputs import Index, as_tensor
-from workers.losses import distillation_loss
+from workers.losses import UNLABELLED, distillation_loss
 from workers.models import seed_of
 from workers.specs import DistillationSpec, TrainingSpec
 
