@@ -238,10 +238,10 @@ FORMATS = {"accuracy": "{:.2%}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:
 
 
 def number(metric: str, value: float | None) -> str:
-    """A figure as the tables print it; rates as percentages."""
+    """A figure as the tables print it; whatever is called a rate as a percentage."""
     if value is None:
         return "-"
-    return FORMATS.get(metric, "{:.2%}" if metric.endswith("rate") else "{:.4g}").format(value)
+    return FORMATS.get(metric, "{:.2%}" if "rate" in metric else "{:.4g}").format(value)
 
 
 def verdict(report: Report) -> str:
