@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 
 from workers.errors import RequestError, StillhouseError
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except StillhouseError as error:
         if asked.debug:
-            raise
+            traceback.print_exc()
         print(f"stillhouse: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if asked.debug:
-            raise
+            traceback.print_exc()
         print(
             f"stillhouse: {type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. "
             "--debug shows the traceback.",

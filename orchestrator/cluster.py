@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator import environment
-from orchestrator.config import EnsembleSpec
+from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories
 from workers.errors import RequestError, RunError
 
@@ -38,7 +38,6 @@ class Machines:
     gpus: float
     cuda: bool
     nodes: int
-    logs: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
     ours = not ray.is_initialized()
     if ours:
-        address = os.environ.get("RAY_ADDRESS", "local")
+        address = environment.ray_address()
         try:
             reach(address)
             ray.init(
@@ -126,7 +125,6 @@ def survey() -> Machines:
         gpus=gpus,
         cuda=bool(ray.get(sees_cuda.remote())) if gpus else False,
         nodes=len([node for node in ray.nodes() if node["Alive"]]),
-        logs=_log_folder(),
     )
 
 
@@ -135,10 +133,10 @@ def expected() -> Machines | None:
     import ray
     import torch
 
-    if "RAY_ADDRESS" in os.environ or ray.is_initialized():
+    if environment.ray_address() != "local" or ray.is_initialized():
         return None
     gpus = torch.cuda.device_count()
-    return Machines(cpus=float(os.cpu_count() or 1), gpus=float(gpus), cuda=gpus > 0, nodes=1, logs="")
+    return Machines(cpus=float(os.cpu_count() or 1), gpus=float(gpus), cuda=gpus > 0, nodes=1)
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
@@ -167,13 +165,18 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
     slots = int(machines.cpus // asked.num_cpus)
     if num_gpus:
-        slots = int(machines.gpus // num_gpus)
+        slots = min(slots, _gpu_slots(machines.gpus, num_gpus))
     size = _size(ensemble, max(slots, 1))
     if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
         raise RequestError(
             f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
             f"{num_gpus * size:g} in all; the cluster has {machines.gpus:g}. Set `num_gpus: auto` to let members share "
             "what there is, ask for fewer, or add nodes."
+        )
+    if isinstance(ensemble.weights, tuple) and len(ensemble.weights) != size:
+        raise RequestError(
+            f"ensemble.weights: {len(ensemble.weights)} numbers for {size} members; expected one each. Set "
+            "`ensemble.size`."
         )
     actors = min(size, max(slots, 1))
     if ensemble.num_actors != "auto":
@@ -184,6 +187,21 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
                 f"at most {slots}, or add nodes."
             )
     return Placement(size, actors, asked.num_cpus, num_gpus)
+
+
+def check_student(student: StudentSpec, machines: Machines) -> None:
+    """Raise `RequestError` where the student's workers would wait for GPUs that the cluster does not have."""
+    least = student.num_workers if isinstance(student.num_workers, int) else student.num_workers[0]
+    if machines.cuda and least > machines.gpus:
+        raise RequestError(
+            f"student.num_workers: asked for {least}, a GPU each; the cluster has {machines.gpus:g}. Ask for fewer, or "
+            "add nodes."
+        )
+
+
+def _gpu_slots(gpus: float, each: float) -> int:
+    """How many actors of `each` GPU fit: a share of a GPU is taken from one, so what is left of it may fit nobody."""
+    return int(gpus) * int(1 / each) if each < 1 else int(gpus // each)
 
 
 def _size(ensemble: EnsembleSpec, slots: int) -> int:

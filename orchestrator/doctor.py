@@ -25,7 +25,7 @@ class Finding:
 
 
 def examine(config: RunConfig | None) -> list[Finding]:
-    """Versions, cores, memory and GPUs of this machine; with a configuration, its storage and tracker too."""
+    """Versions, cores and GPUs of this machine; with a configuration, its storage and tracker too."""
     findings = [Finding("python", platform.python_version()), *(_version(name) for name in PACKAGES)]
     findings += [
         Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),

@@ -16,8 +16,13 @@ IN_PLACE = {
 }
 
 
+def ray_address() -> str:
+    """The cluster to join, `auto`, or `local` for a Ray that is started in place."""
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
 def prepare() -> None:
     """Set what is not set; for a Ray that is started in place also that it listens on loopback alone."""
-    wanted = EVERYWHERE if "RAY_ADDRESS" in os.environ else EVERYWHERE | IN_PLACE
+    wanted = EVERYWHERE if ray_address() != "local" else EVERYWHERE | IN_PLACE
     for key, value in wanted.items():
         os.environ.setdefault(key, value)

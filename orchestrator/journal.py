@@ -5,6 +5,7 @@ The pipeline says what happens once, here. Workers say how training goes through
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,21 +19,27 @@ from orchestrator.events import EventLog
 from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
 from orchestrator.training import Trained
+from workers import storage
 from workers.train_loop import Epoch
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
     """Open from the first stage of a run to its end."""
 
-    def __init__(self, config: RunConfig, screen: Screen) -> None:
+    def __init__(self, config: RunConfig, screen: Screen, *, fresh: bool = False) -> None:
         self.screen = screen
         self.stages: list[Stage] = []
         self.lost_members: list[str] = []
         self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
+        if fresh:
+            storage.remove(config.folder)
         self._events = EventLog(config.folder)
         self._line: Line | None = None
         self._expected = 0
         self._heard = 0
+        self._told: set[tuple[str, int]] = set()
         self._config = config
 
     def __enter__(self) -> Journal:
@@ -88,8 +95,6 @@ class Journal:
     def lost(self, action: str, members: Sequence[str]) -> None:
         """A teacher was lost, and what is done about it."""
         self._events.write("teacher lost", members=list(members), action=action)
-        if action == "reweight":
-            self.lost_members += members
         self.screen.say(f"teacher of {', '.join(members)} lost: {action}")
 
     def report(self, report: Report, histories: dict[str, list[Epoch]]) -> None:
@@ -97,9 +102,15 @@ class Journal:
 
     def _listen(self) -> None:
         while (heard := self.queue.get()) is not None:
-            self._hear(*heard)
+            try:
+                self._hear(*heard)
+            except OSError as error:  # a full disk is for the next write of the run itself to say
+                logger.warning("an epoch could not be written down: %s", error)
 
     def _hear(self, system: str, epoch: Epoch) -> None:
+        if (system, epoch.epoch) in self._told:  # a worker that was started again tells its last epochs twice
+            return
+        self._told.add((system, epoch.epoch))
         self._events.write("epoch", system=system, **vars(epoch))
         self._tracker.epoch(system, epoch)
         self._heard += 1

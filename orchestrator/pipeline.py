@@ -19,6 +19,7 @@ from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
 from orchestrator.training import Trained
 from workers import storage
 from workers.data import Dataset
+from workers.errors import RequestError, RunError
 from workers.models import seed_of
 from workers.teacher import Member
 
@@ -34,11 +35,14 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     dataset = preflight.check(config)
     with cluster.connect(verbose=verbose) as machines:
         placement = cluster.place(config.ensemble, machines)
-        if fresh:
-            storage.remove(config.folder)
-        with Journal(config, screen or Screen(quiet=True)) as journal:
+        cluster.check_student(config.student, machines)
+        with Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
+            reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), config.to_yaml())
-            return _stages(config, dataset, machines, placement, journal)
+            try:
+                return _stages(config, dataset, machines, placement, journal)
+            except RequestError as error:  # a file gone or a node without it: no longer the request's fault
+                raise RunError(str(error)) from error
 
 
 def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: Placement, journal: Journal) -> Report:
@@ -112,7 +116,7 @@ def _student(
         recipe,
         seed_of(config.seed, "student"),
         spec.num_workers,
-        *((made.fingerprint, made.values, config.distillation) if made is not None else ()),
+        *((made.content, made.values, config.distillation) if made is not None else ()),
     )
     journal.system(role, role)
     with journal.stage(role, epochs=recipe.epochs) as stage:

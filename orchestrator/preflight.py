@@ -6,11 +6,15 @@ checkpoints, metrics, the tracker. What a cluster can hold is checked by `cluste
 
 from __future__ import annotations
 
+import inspect
+
 from orchestrator import cluster, tracking
 from orchestrator.config import RunConfig
 from workers import checkpoints, factories, models, storage
 from workers import data as datasets
 from workers.data import Dataset
+from workers.errors import RequestError
+from workers.specs import FactorySpec
 
 
 def check(config: RunConfig) -> Dataset:
@@ -27,9 +31,21 @@ def check(config: RunConfig) -> Dataset:
     models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")
     for uri in config.ensemble.checkpoints or ():
         checkpoints.load(member, uri)
+        models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, f"checkpoint '{uri}':")
     student = models.build(config.student.model)
     models.check_output(student, config.student.model, dataset.train.x, dataset.classes, "student")
     for metric in config.evaluation.metrics:
-        factories.load(metric.factory, metric.folder)
+        _check_metric(metric)
     tracking.reach(config.tracking.uri)
     return dataset
+
+
+def _check_metric(spec: FactorySpec) -> None:
+    function = factories.load(spec.factory, spec.folder)
+    try:
+        inspect.signature(function).bind(None, None, **spec.kwargs)
+    except TypeError as error:
+        raise RequestError(
+            f"evaluation.metrics: '{spec.factory}' cannot be called with (probabilities, labels"
+            f"{''.join(f', {name}=...' for name in spec.kwargs)}): {error}."
+        ) from error

@@ -146,6 +146,12 @@ def write(report: Report, folder: str) -> None:
     storage.write_text(storage.join(folder, FILE), as_json(report))
 
 
+def remove(folder: str) -> None:
+    """Take away an earlier run's report: until this one is finished there is none."""
+    for name in ("report.md", FILE):
+        storage.remove(storage.join(folder, name))
+
+
 def as_json(report: Report) -> str:
     return json.dumps(report.model_dump(mode="json"), indent=2) + "\n"
 
@@ -305,7 +311,3 @@ def _table(rows: Rows) -> str:
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"
-
-
-def as_markdown_table(rows: Rows) -> str:
-    return _table(rows)

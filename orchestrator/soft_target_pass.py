@@ -16,7 +16,7 @@ from orchestrator.console import Line
 from orchestrator.journal import Journal
 from orchestrator.report import Bound, SoftTargets
 from orchestrator.teachers import TeacherPool
-from workers import checkpoints, storage
+from workers import checkpoints, factories, storage
 from workers import soft_targets as store
 from workers.data import Dataset
 from workers.soft_targets import Manifest, MemberRecord, Part
@@ -27,7 +27,8 @@ from workers.teacher import MICRO_BATCH, Member
 class SoftTargetPass:
     """Soft targets as the student takes them: [N, K] float32 in Ray's memory, N the transfer set."""
 
-    fingerprint: str
+    content: str
+    """sha256 over the parts: the student follows from these very numbers."""
     values: ray.ObjectRef[NDArray[np.float32]]
     summary: SoftTargets
     bound_by: Bound
@@ -49,6 +50,8 @@ def soft_targets(
         train=dataset.digests["train"],
         unlabeled=dataset.digests["unlabeled"],
         members=[record.sha256 for record in records],
+        model=config.ensemble.model.model_dump(mode="json", exclude={"folder"}),
+        code=factories.digest(config.ensemble.model.factory, config.ensemble.model.folder),
         weights=list(weights),
         temperature=config.distillation.temperature,
         combine=config.ensemble.combine,
@@ -57,6 +60,8 @@ def soft_targets(
     bound_by: Bound = "teacher"
     with journal.stage("soft targets") as stage:
         manifest = store.find(folder)
+        if manifest is not None and config.ensemble.on_member_loss != "reweight" and manifest.missing_members():
+            manifest = None  # made by survivors, which this run does not accept
         stage.reused = manifest is not None
         if manifest is None:
             pool = TeacherPool(members, weights, data, config.ensemble, placement, journal.lost)
@@ -76,6 +81,7 @@ def soft_targets(
             manifest = _compute(planned, folder, pool, len(dataset.transfer), stage)
             bound_by = pool.bound_by
         values = store.read(folder, manifest)
+        journal.lost_members = manifest.missing_members()
     summary = SoftTargets(
         examples=len(values),
         bytes=sum(storage.size(storage.join(folder, part.path)) for part in manifest.parts),
@@ -84,7 +90,7 @@ def soft_targets(
         seconds=manifest.seconds,
         reused=stage.reused,
     )
-    return SoftTargetPass(mark, ray.put(values), summary, bound_by)
+    return SoftTargetPass(manifest.content(), ray.put(values), summary, bound_by)
 
 
 def _compute(manifest: Manifest, folder: str, pool: TeacherPool, rows: int, stage: Line) -> Manifest:

@@ -94,6 +94,9 @@ class TeacherPool:
                 f"{self.placement.num_cpus:g} CPU and {self.placement.num_gpus:g} GPU; free now: "
                 f"{ray.available_resources()}."
             ) from error
+        except ray.exceptions.RayError as error:
+            self._release()
+            raise cluster.as_run_error("starting the teachers", error) from error
         except BaseException:
             self._release()
             raise
@@ -114,9 +117,10 @@ class TeacherPool:
                 try:
                     for seat in self.seats:
                         self._ask(seat, ahead, rows, temperature)
+                    for seat in self.seats:
                         self._take(seat, start)
                     break
-                except ray.exceptions.RayActorError as error:
+                except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                     self._lost(seat, error)
             asked = time.perf_counter()
             total = sum(
@@ -172,6 +176,7 @@ class TeacherPool:
         if action is Action.RESTART:
             seat.restarts += 1
             seat.answers.clear()
+            ray.kill(seat.actor)  # it may be alive, with its answers lost
             seat.actor = self._start(seat.members)
         elif action is Action.REWEIGHT:
             self.seats.remove(seat)

@@ -12,6 +12,7 @@ import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
 REACH_TIMEOUT_S = 5.0
+MAX_FAILURES = 3
+"""Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
 
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
@@ -53,7 +56,7 @@ def reach(uri: str) -> None:
             _reach_sqlite(Path(uri.removeprefix(SQLITE)))
         elif "://" not in uri:
             raise ValueError("not a URI")
-    except (OSError, ValueError, sqlite3.Error) as error:
+    except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
         raise RequestError(
             f"tracking.uri: no MLflow tracker at '{_without_secrets(uri)}' ({error}). Expected sqlite:///PATH in a "
             "folder that can be written, or the http(s) URL of a running server; start it, or set `tracking.uri`."
@@ -107,6 +110,7 @@ class Tracker:
             ) from error
         self._runs: dict[str, str] = {}
         self._warned = False
+        self._failures = 0
         self._attempt(self._describe, config)
 
     def system(self, name: str, role: str) -> None:
@@ -185,10 +189,14 @@ class Tracker:
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
 
     def _attempt(self, send: Callable[..., Any], *arguments: Any) -> None:
-        """Send; a failure after set-up is said once and costs the run nothing."""
+        """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone."""
+        if self._failures >= MAX_FAILURES:
+            return
         try:
             send(*arguments)
+            self._failures = 0
         except Exception as error:  # whatever the tracker's client raises
+            self._failures += 1
             if not self._warned:
                 logger.warning(
                     "MLflow: %s. The run goes on; events.jsonl and the report keep all.",

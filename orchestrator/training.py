@@ -116,7 +116,7 @@ class StudentJob:
     seed: int
     num_workers: int | tuple[int, int]
     store: str = ""
-    """Fingerprint of the soft targets."""
+    """sha256 of the soft targets."""
     soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
     loss: DistillationSpec = HARD_LABELS
 

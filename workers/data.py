@@ -93,9 +93,10 @@ def _labels(name: str, x: Inputs, y: NDArray[np.generic] | None) -> Index:
             f"data.{name}: y is {y.dtype} of shape {list(y.shape)}; expected class ids, an integer for each "
             "example, shape [N]."
         )
-    if len(x) != len(y):
+    if len(x.shape) == 0 or len(x) != len(y):
         raise RequestError(
-            f"data.{name}: x has {len(x)} examples and y has {len(y)} labels; expected as many of one as of the other."
+            f"data.{name}: x has {x.shape[0] if x.shape else 'no'} examples and y has {len(y)} labels; expected as "
+            "many of one as of the other."
         )
     if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
         raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
@@ -151,14 +152,15 @@ def _check_finite(name: str, x: Inputs) -> None:
 
 
 def _draw_validation(train: Split, share: float, seed: int) -> tuple[Split, Split]:
-    count = round(len(train) * share)
-    if count == 0 or count == len(train):
+    labelled = np.flatnonzero(train.y != UNLABELLED)
+    count = round(len(labelled) * share)
+    if count == 0 or count == len(labelled):
         raise RequestError(
-            f"data.validation_share: {share} of {len(train)} training examples is {count}; expected at "
+            f"data.validation_share: {share} of {len(labelled)} labelled training examples is {count}; expected at "
             "least one example on each side. Give a `validation` split or another share."
         )
-    order = np.random.default_rng([seed, 0x5E7A51DE]).permutation(len(train))
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    held = np.sort(np.random.default_rng([seed, 0x5E7A51DE]).permutation(labelled)[:count])
+    kept = np.setdiff1d(np.arange(len(train)), held)
     return _take(train, kept), _take(train, held)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
@@ -54,35 +55,56 @@ def load(factory: str, folder: str) -> Any:
 
 
 def digest(factory: str, folder: str) -> str:
-    """sha256 over the file beside the configuration that `factory` lies in and those beside it that it imports.
+    """sha256 over the code that `factory` follows from.
 
-    Of no file for an installed one, which its version stands for.
+    Beside the configuration: its file and those that it imports from there. Installed: its distribution's version.
     """
+    module = factory.partition(":")[0]
+    if _path(module, folder) is None:
+        owners = importlib.metadata.packages_distributions().get(module.split(".")[0], [])
+        versions = [f"{owner} {importlib.metadata.version(owner)}" for owner in sorted(set(owners))]
+        return hashlib.sha256("\n".join(versions).encode()).hexdigest()
     found: dict[Path, bytes] = {}
-    wanted = [factory.partition(":")[0]]
+    wanted = [module]
     while wanted:
         path = _path(wanted.pop(), folder)
-        if path is None or path in found:
-            continue
-        found[path] = path.read_bytes()
-        for node in ast.walk(ast.parse(found[path])):
-            if isinstance(node, ast.Import):
-                wanted += [name.name for name in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                wanted.append(node.module)
-    return hashlib.sha256(b"\0".join(found[path] for path in sorted(found))).hexdigest()
+        files = [] if path is None else sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+        for file in files:
+            if file not in found:
+                found[file] = file.read_bytes()
+                wanted += _imports(found[file])
+    return hashlib.sha256(b"\0".join(found[file] for file in sorted(found))).hexdigest()
+
+
+def _imports(source: bytes) -> list[str]:
+    """The modules that a file imports by absolute names; none of one that does not parse."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return names
 
 
 def _path(module: str, folder: str) -> Path | None:
-    path = Path(folder, *module.split(".")).with_suffix(".py")
-    return path if folder and path.is_file() else None
+    """The file of a module, or of a package, beside the configuration."""
+    place = Path(folder, *module.split("."))
+    for path in (place.with_suffix(".py"), place / "__init__.py"):
+        if folder and path.is_file():
+            return path
+    return None
 
 
 def _module(name: str, folder: str, factory: str) -> ModuleType:
     path = _path(name, folder)
     try:
         if path is not None:
-            return _beside(path, Path(folder))
+            return _beside(path, Path(folder).resolve(), digest(factory, folder))
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
@@ -101,18 +123,18 @@ def _broken(factory: str, name: str, error: BaseException) -> RequestError:
     return RequestError(f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: {error}).")
 
 
-def _beside(path: Path, folder: Path) -> ModuleType:
-    path = path.resolve()
-    # A changed file is another module: a long-lived process must not go on with the old one.
-    mark = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]
-    name = f"{BESIDE}{path.stem}_{mark}"
+def _beside(path: Path, folder: Path, code: str) -> ModuleType:
+    # Changed code is another module: a long-lived process must not go on with the old one.
+    name = f"{BESIDE}{path.stem}_{hashlib.sha256(f'{folder} {path} {code}'.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    known = set(sys.modules)
     sys.modules[name] = module
     sys.path.insert(0, str(folder))  # so that it can import its neighbours
+    importlib.invalidate_caches()
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -120,4 +142,16 @@ def _beside(path: Path, folder: Path) -> ModuleType:
         raise
     finally:
         sys.path.remove(str(folder))
+        _forget_neighbours(folder, known | {name})
     return module
+
+
+def _forget_neighbours(folder: Path, known: set[str]) -> None:
+    """Take the modules that came from `folder` out of Python's table.
+
+    Another configuration's neighbours may have the same names; and what has no entry there is pickled by value.
+    """
+    for name in set(sys.modules) - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).resolve().is_relative_to(folder):
+            del sys.modules[name]

@@ -18,7 +18,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
 
     Raises: `RequestError` where the factory is missing, raises, or returns anything but a module.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # not those of GPUs, which this would open
         torch.manual_seed(seed)
         module = factories.call(spec.factory, spec.kwargs, spec.folder)
     if not isinstance(module, nn.Module):
@@ -26,6 +26,8 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
             f"factory '{spec.factory}' returned {type(module).__name__}; expected a torch.nn.Module "
             "from a batch to logits."
         )
+    if not any(p.requires_grad for p in module.parameters()):
+        raise RequestError(f"factory '{spec.factory}' returned a module without parameters to train.")
     return module
 
 

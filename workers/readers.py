@@ -10,11 +10,13 @@ import io
 import posixpath
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -51,7 +53,9 @@ def read_idx(spec: DataSpec) -> Splits:
         labelled = name != "unlabeled"
         images, labels = _idx_files(spec, name, asked, labelled)
         # Bytes to the unit interval, the convention of every MNIST paper since LeCun et al. 1998.
-        pixels = (_idx_array(images).astype(np.float32)) / np.float32(255)
+        pixels = _idx_array(images)
+        if pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32) / np.float32(255)
         splits[name] = (pixels, _idx_array(labels) if labelled else None)
     return splits
 
@@ -119,7 +123,7 @@ def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
                     f"{' and '.join(wanted)}, as numpy.savez(path, x=..., y=...) writes them."
                 )
             return file["x"], file["y"] if labelled else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RequestError(
             f"'{uri}': not a numpy archive of plain arrays ({error}). Expected a .npz written by "
             "numpy.savez; arrays of objects (pickles) are not read."
@@ -129,7 +133,7 @@ def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
 def _parquet_arrays(uri: str, labelled: bool, spec: DataSpec) -> tuple[NDArray[Any], Labels]:
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise RequestError(f"'{uri}': not a Parquet file ({str(error).splitlines()[0]}).") from error
     label = spec.label_column
     if labelled and label not in table.column_names:
@@ -154,12 +158,10 @@ def _parquet_column(column: pa.ChunkedArray, name: str, uri: str) -> NDArray[Any
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         return _plain(column, name, uri)
     rows = column.combine_chunks()
-    values = _plain(rows.flatten(), name, uri)
-    lengths = {len(row) if row is not None else 0 for row in (rows[0], rows[-1])} if len(rows) else {0}
-    length = len(values) // max(len(rows), 1)
-    if lengths != {length} or length * len(rows) != len(values):
-        raise RequestError(f"'{uri}': column '{name}' has lists of different lengths; expected one length.")
-    return values.reshape(len(rows), length)
+    lengths = pc.unique(pc.list_value_length(rows)).to_pylist()
+    if len(lengths) != 1 or lengths[0] is None:
+        raise RequestError(f"'{uri}': column '{name}' has lists of different lengths or none; expected one length.")
+    return _plain(rows.flatten(), name, uri).reshape(len(rows), lengths[0])
 
 
 def _plain(column: Any, name: str, uri: str) -> NDArray[Any]:

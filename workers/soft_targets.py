@@ -1,9 +1,9 @@
 """The store of soft targets: Parquet parts, each with its checksum, and a manifest that is written last.
 
-A store is known by its fingerprint, a hash of everything the numbers follow from: transfer set, members,
-temperature, rule and weights. So a store that is complete is right for every run that asks for it, and one without a
-manifest is not there. Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of float32
-(softened, averaged, summing to 1).
+A store is known by its fingerprint, a hash of everything the numbers follow from: transfer set, members and their
+code, temperature, rule and weights. So a store that is complete is right for every run that asks for it, but for
+members that were lost on the way, which each part names; and one without a manifest is not there. Readable with plain
+pyarrow: `example_id` int64, `probabilities` fixed-size list of float32 (softened, averaged, summing to 1).
 """
 
 from __future__ import annotations
@@ -60,6 +60,14 @@ class Manifest(BaseModel):
     seconds: float
     """From the first chunk asked to the last part written, teachers already up."""
     complete: bool
+
+    def missing_members(self) -> list[str]:
+        """Members that some part was made without."""
+        return [m.name for m in self.members if any(m.name not in part.members for part in self.parts)]
+
+    def content(self) -> str:
+        """sha256 over the checksums of all parts."""
+        return storage.sha256("".join(part.sha256 for part in self.parts).encode())
 
 
 def fingerprint(**what: Any) -> str:

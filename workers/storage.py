@@ -10,6 +10,7 @@ import hashlib
 import os
 import posixpath
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def read_bytes(uri: str) -> bytes:
         raise RequestError(
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
         ) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, EOFError, ValueError, ImportError, zlib.error) as error:
         raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
 
 
@@ -132,6 +133,11 @@ def remove(uri: str) -> None:
 
 def probe_writable(uri: str) -> None:
     """Raise `RequestError` unless files can be written below `uri`; leaves no trace either way."""
+    if uri.startswith("memory://"):
+        raise RequestError(
+            f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
+            "folder or to an object store."
+        )
     _, path = filesystem(uri)
     made: list[Path] = []
     if is_local(uri):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, models
 from workers.data import Dataset
+from workers.errors import RunError
 from workers.inputs import as_tensor
 from workers.specs import ModelSpec
 
@@ -62,6 +63,8 @@ class Teacher:
             answer: Tensor | None = None
             for name, module in self.modules.items():
                 probabilities = torch.softmax(module(batch).float() / temperature, dim=-1)
+                if not torch.isfinite(probabilities).all():
+                    raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
                 part = ensemble.contribution(probabilities, weights[name], combine)
                 answer = part if answer is None else answer.add_(part)
             assert answer is not None, "a teacher hosts at least one member"

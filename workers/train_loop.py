@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from workers.data import Split
+from workers.errors import RunError
 from workers.inputs import Index, as_tensor
 from workers.losses import UNLABELLED, distillation_loss
 from workers.models import seed_of
@@ -120,6 +121,11 @@ def epochs(
             progress.optimizer.step()
             progress.schedule.step()
             losses += loss.detach()
+        if not torch.isfinite(losses):
+            raise RunError(
+                f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
+                "`gradient_clip`."
+            )
         correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
         epoch = Epoch(
             number,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
@@ -197,8 +199,49 @@ def test_fitted_weights_and_the_geometric_mean(tmp_path: Path) -> None:
     assert sum(manifest["weights"]) == pytest.approx(1.0) and len(set(manifest["weights"])) > 1
 
 
-def test_ray_in_place_listens_on_loopback_alone() -> None:
-    assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
+def test_alone_on_a_machine_ray_is_started_on_loopback_and_taken_down(tmp_path: Path) -> None:
+    """The command as a person runs it: its own Ray, two elastic workers, plain lines, nothing left running."""
+    path = write_config(tmp_path, student__num_workers=[1, 2], ensemble__size=2)
+    (tmp_path / "watch.py").write_text(
+        "import ray\n"
+        "def address(probabilities, labels):\n"
+        "    nodes = {node['NodeManagerAddress'] for node in ray.nodes()}\n"
+        "    return {'on_loopback': float(nodes == {'127.0.0.1'})}\n"
+    )
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
+    command += ["--set", 'evaluation.metrics=[{factory: "watch:address"}]']
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "STILLHOUSE_TEST": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "members ..." in done.stderr and "Ray" not in done.stderr and "mean of 2 members" in done.stdout
+    found = json.loads((tmp_path / "runs/small/report.json").read_text())
+    assert all(system["test"]["on_loopback"] == 1.0 for system in found["systems"])
+    left = [p for p in Path("/proc").glob("[0-9]*/environ") if _holds(p, f"STILLHOUSE_TEST={tmp_path}")]
+    assert not left
+
+
+def _holds(environ: Path, text: str) -> bool:
+    try:
+        return text.encode() in environ.read_bytes()
+    except OSError:  # ended meanwhile
+        return False
+
+
+def test_fresh_starts_over(finished: Path) -> None:
+    weights = finished / "runs/small/members/0/model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main(["run", str(finished / "config.yaml"), "--fresh"]) == 0
+    assert weights.stat().st_mtime_ns > before
+
+
+def test_loaded_members_are_known_by_their_code_too(tmp_path: Path) -> None:
+    go(tmp_path)
+    files = [str(tmp_path / f"runs/small/members/{k}/model.safetensors") for k in range(3)]
+    settings = {"name": "loaded", "ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": files}
+    go(tmp_path, **settings)
+    path = write_config(tmp_path, **settings)
+    (tmp_path / "models.py").write_text((tmp_path / "models.py").read_text().replace("nn.ReLU", "nn.Tanh"))
+    changed = run(RunConfig.load(str(path)))
+    assert not any(stage.reused for stage in changed.stages if stage.name in ("soft targets", "student"))
 
 
 def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"gone\.safetensors': no such file",
     ),
     "metric": ({"evaluation__metrics": [{"factory": "models:wer"}]}, "has no function 'wer'"),
+    "metric arguments": (
+        {"evaluation__metrics": [{"factory": "models:of_nothing", "kwargs": {"k": 1}}]},
+        r"'models:of_nothing' cannot be called with \(probabilities, labels, k=\.\.\.\)",
+    ),
+    "own memory": ({"storage": "memory://runs"}, "each process's own memory"),
     "tracker down": ({"tracking__uri": "http://127.0.0.1:9"}, "no MLflow tracker at 'http://127.0.0.1:9'"),
     "tracker folder": ({"tracking__uri": "sqlite:////nowhere/at/all.db"}, "there is no folder /nowhere/at"),
     "storage": ({"storage": "/proc/runs"}, "storage '/proc/runs' cannot be written"),
@@ -108,6 +113,12 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
             re.search("RAY_ADDRESS '127.0.0.1:1' .*Connection refused", done.stderr) and "Traceback" not in done.stderr
         )
     assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
+
+
+def test_debug_changes_no_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(write_config(tmp_path, sede=1)), "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "did you mean 'seed'" in said
 
 
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

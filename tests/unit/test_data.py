@@ -1,6 +1,7 @@
 """Every data kind gives the same data set, and every kind of wrong data is named."""
 
 import gzip
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,41 @@ def test_the_validation_split_follows_the_seed(tmp_path: Path) -> None:
     save(tmp_path, train=blobs(100, 0), test=blobs(10, 1))
     drawn = [data.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_drawn_validation_split_is_labelled(tmp_path: Path) -> None:
+    x, y = blobs(60, 0)
+    y[::2] = -1
+    save(tmp_path, train=(x, y), test=blobs(10, 1))
+    found = data.load(spec(tmp_path), 0)
+    assert len(found.validation) == 3 and (found.validation.y >= 0).all() and len(found.train) == 57
+
+
+def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0], [7.0, 8.0]], "y": [0, 1, 0, 1]})
+    for name in ("train", "test"):
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(RequestError, match="lists of different lengths"):
+        data.load(spec(tmp_path, "parquet"), 0)
+
+
+@pytest.mark.parametrize("damage", ["npy", "deflate", "gzip"])
+def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, train=(X, Y), test=(X, Y))
+    path = tmp_path / "train.npz"
+    if damage == "npy":
+        with path.open("wb") as file:
+            np.save(file, X)
+    elif damage == "deflate":
+        np.savez_compressed(path, x=X, y=Y)
+        content = bytearray(path.read_bytes())
+        content[200:260] = bytes(60)
+        path.write_bytes(bytes(content))
+    else:
+        path = tmp_path / "train.npz.gz"
+        path.write_bytes(gzip.compress(b"x" * 1000)[:-12])
+    with pytest.raises(RequestError, match=re.escape(str(path))):
+        data.load(spec(tmp_path, train=path.name), 0)
 
 
 X, Y = blobs(20, 0)

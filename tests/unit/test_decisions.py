@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from orchestrator import comparison, failures, report
-from orchestrator.cluster import Machines, Placement, place
-from orchestrator.config import EnsembleSpec
+from orchestrator.cluster import Machines, Placement, check_student, place
+from orchestrator.config import EnsembleSpec, StudentSpec
 from orchestrator.failures import MAX_RESTARTS, Action, Loss
 from workers.errors import GateError, RequestError, RunError, StillhouseError
 
@@ -18,7 +18,7 @@ def ensemble(**keys: object) -> EnsembleSpec:
 
 
 def machines(cpus: float = 2, gpus: float = 0) -> Machines:
-    return Machines(cpus, gpus, cuda=False, nodes=1, logs="")
+    return Machines(cpus, gpus, cuda=False, nodes=1)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ def machines(cpus: float = 2, gpus: float = 0) -> Machines:
         ({"size": "auto"}, machines(6), 6, 6, 0),
         ({"size": 8, "resources_per_member": {"num_gpus": 0.5}}, machines(16, 4), 8, 8, 0.5),
         ({"size": 3, "resources_per_member": {"num_cpus": 2}}, machines(4), 3, 2, 0),
+        ({"size": 8}, machines(4, 8), 8, 4, 1),
+        ({"size": 3, "resources_per_member": {"num_gpus": 0.6}}, machines(8, 2), 3, 2, 0.6),
         ({"size": 6, "num_actors": 3}, machines(8), 6, 3, 0),
     ],
 )
@@ -50,12 +52,21 @@ def test_placement(keys: dict[str, object], has: Machines, size: int, actors: in
             "asked for 1 for each of 10 members, 10 in all; .* has 4",
         ),
         ({"size": 1, "resources_per_member": {"num_cpus": 9}}, "asked for 9 a member; the cluster has 2"),
-        ({"size": 9, "num_actors": 9}, "asked for 9; the cluster holds 4"),
+        ({"size": 9, "num_actors": 9}, "asked for 9; the cluster holds 2"),
+        ({"size": "auto", "weights": [1, 2, 3]}, "3 numbers for 2 members"),
     ],
 )
 def test_too_much_is_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         place(ensemble(**keys), machines(2, 4))
+
+
+def test_a_student_is_not_left_waiting_for_gpus() -> None:
+    spec = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1}, "num_workers": [2, 4]}
+    has = Machines(8, 1, cuda=True, nodes=1)
+    with pytest.raises(RequestError, match="asked for 2, a GPU each; the cluster has 1"):
+        check_student(StudentSpec.model_validate(spec), has)
+    check_student(StudentSpec.model_validate(spec), machines(1))
 
 
 def test_threads_do_not_follow_the_number_of_actors() -> None:

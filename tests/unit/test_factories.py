@@ -1,8 +1,11 @@
 """Factories: found beside the configuration, apart from each other, and known by their code."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from workers import factories
 from workers.errors import RequestError
@@ -11,8 +14,8 @@ from workers.errors import RequestError
 def test_two_folders_do_not_meet(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "models.py").write_text(f"import helper_{name}\ndef make(): return helper_{name}.VALUE\n")
-        (tmp_path / name / f"helper_{name}.py").write_text(f"VALUE = {name!r}\n")
+        (tmp_path / name / "models.py").write_text("import helper\ndef make(): return helper.VALUE\n")
+        (tmp_path / name / "helper.py").write_text(f"VALUE = {name!r}\n")
     assert [factories.call("models:make", {}, str(tmp_path / name)) for name in ("a", "b")] == ["a", "b"]
 
 
@@ -29,8 +32,29 @@ def test_the_digest_follows_what_is_imported_from_beside(tmp_path: Path) -> None
     first = factories.digest("models:make", str(tmp_path))
     (tmp_path / "other.py").write_text("y = 2\n")
     assert factories.digest("models:make", str(tmp_path)) == first
-    (tmp_path / "layers.py").write_text("x = 2\n")
+    assert factories.call("models:make", {}, str(tmp_path)) == 1
+    (tmp_path / "layers.py").write_text("x = 22\n")
     assert factories.digest("models:make", str(tmp_path)) != first
+    assert factories.call("models:make", {}, str(tmp_path)) == 22
+
+
+def test_packages_beside_count_whole(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/__init__.py").write_text("from .core import make\n")
+    (tmp_path / "nets/core.py").write_text("def make(): return 'core'\n")
+    first = factories.digest("nets:make", str(tmp_path))
+    assert factories.call("nets:make", {}, str(tmp_path)) == "core"
+    (tmp_path / "nets/core.py").write_text("def make(): return 'other'\n")
+    assert factories.digest("nets:make", str(tmp_path)) != first
+
+
+def test_classes_of_neighbours_travel_by_value(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("from views import View\ndef make(): return View()\n")
+    (tmp_path / "views.py").write_text("class View:\n    value = 3\n")
+    pickled = ray.cloudpickle.dumps(factories.call("models:make", {}, str(tmp_path)))
+    code = "import sys, pickle; print(pickle.loads(sys.stdin.buffer.read()).value)"
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True)
+    assert done.stdout.strip() == b"3", done.stderr
 
 
 def test_installed_functions_are_found_and_broken_modules_named(tmp_path: Path) -> None:
