@@ -120,8 +120,9 @@ def _doctor(asked: argparse.Namespace) -> None:
 
     config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
     findings = doctor.examine(config)
+    screen = Screen()
     for finding in findings:
-        Screen().out.print(f"{finding.name:<12} {finding.found}", markup=False, soft_wrap=True)
+        screen.out.print(f"{finding.name:<12} {finding.found}", markup=False, soft_wrap=True)
     wrong = [f for f in findings if not f.good]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))

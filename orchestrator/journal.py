@@ -31,7 +31,6 @@ class Journal:
     def __init__(self, config: RunConfig, screen: Screen, *, fresh: bool = False) -> None:
         self.screen = screen
         self.stages: list[Stage] = []
-        self.lost_members: list[str] = []
         self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
         if fresh:
             storage.remove(config.folder)

@@ -67,7 +67,7 @@ def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: 
         soft_targets=made.summary,
         stages=journal.stages,
         bound_by=_bound_by(journal, made),
-        lost_members=journal.lost_members,
+        lost_members=made.lost_members,
         paper=config.report.paper,
     )
     journal.report(report, {t.member.name: t.history for t in (*members, baseline, student)})

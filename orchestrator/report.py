@@ -114,6 +114,10 @@ class Report(BaseModel):
         return next(system for system in self.systems if system.role == role)
 
     @property
+    def members(self) -> list[System]:
+        return [system for system in self.systems if system.role == "member"]
+
+    @property
     def extra_metrics(self) -> list[str]:
         return sorted({name for system in self.systems for name in system.test.model_extra or {}})
 
@@ -164,16 +168,15 @@ Rows = list[list[str]]
 
 def comparison(report: Report) -> Rows:
     """The header, then the members' mean and the best of them, and a row for every other system."""
-    members = [s for s in report.systems if s.role == "member"]
-    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, report.extra_metrics)]
+    members, extra = report.members, report.extra_metrics
+    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, extra)]
     best = max(members, key=lambda system: system.test.accuracy)
-    rows.append(_row(f"best: {best.name}", best, report.extra_metrics))
-    return rows + [_row(s.name, s, report.extra_metrics) for s in report.systems if s.role != "member"]
+    rows.append(_row(f"best: {best.name}", best, extra))
+    return rows + [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
 
 
 def each_member(report: Report) -> Rows:
-    members = [s for s in report.systems if s.role == "member"]
-    return [_header(report)] + [_row(s.name, s, report.extra_metrics) for s in members]
+    return [_header(report)] + [_row(s.name, s, report.extra_metrics) for s in report.members]
 
 
 def beside_paper(report: Report) -> Rows:
@@ -297,7 +300,7 @@ def compare(reports: Sequence[Report]) -> Rows:
         rows.append(
             [
                 report.name,
-                str(sum(s.role == "member" for s in report.systems)),
+                str(len(report.members)),
                 *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
                 percent(report.gain_transferred),
                 short_count(student.parameters),

@@ -32,6 +32,8 @@ class SoftTargetPass:
     values: ray.ObjectRef[NDArray[np.float32]]
     summary: SoftTargets
     bound_by: Bound
+    lost_members: list[str]
+    """Members that some part was made without, in this run or in the one that it is reused from."""
 
 
 def soft_targets(
@@ -81,7 +83,6 @@ def soft_targets(
             manifest = _compute(planned, folder, pool, len(dataset.transfer), stage)
             bound_by = pool.bound_by
         values = store.read(folder, manifest)
-        journal.lost_members = manifest.missing_members()
     summary = SoftTargets(
         examples=len(values),
         bytes=sum(storage.size(storage.join(folder, part.path)) for part in manifest.parts),
@@ -90,7 +91,7 @@ def soft_targets(
         seconds=manifest.seconds,
         reused=stage.reused,
     )
-    return SoftTargetPass(manifest.content(), ray.put(values), summary, bound_by)
+    return SoftTargetPass(manifest.content(), ray.put(values), summary, bound_by, manifest.missing_members())
 
 
 def _compute(manifest: Manifest, folder: str, pool: TeacherPool, rows: int, stage: Line) -> Manifest:
