@@ -191,7 +191,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
 
 def check_student(student: StudentSpec, machines: Machines) -> None:
     """Raise `RequestError` where the student's workers would wait for GPUs that the cluster does not have."""
-    least = student.num_workers if isinstance(student.num_workers, int) else student.num_workers[0]
+    least, _ = student.workers
     if machines.cuda and least > machines.gpus:
         raise RequestError(
             f"student.num_workers: asked for {least}, a GPU each; the cluster has {machines.gpus:g}. Ask for fewer, or "

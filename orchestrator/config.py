@@ -24,15 +24,17 @@ from workers.specs import (
     FactorySpec,
     ModelSpec,
     NonNegative,
+    Positive,
     Spec,
     TrainingSpec,
+    Whole,
 )
 
 
 class Resources(Spec):
     """What one member holds while it trains or teaches."""
 
-    num_cpus: Annotated[float, Field(gt=0.0)] = 1.0
+    num_cpus: Positive = 1.0
     """Cores; a member computes with as many threads (at least one)."""
     num_gpus: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU each where there are enough, else members share the ones there are; none on a cluster without."""
@@ -90,9 +92,21 @@ class StudentSpec(Spec):
 
     @model_validator(mode="after")
     def _ordered(self) -> StudentSpec:
-        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
-            raise ValueError(f"`num_workers` is {list(self.num_workers)}; expected [min, max] with min <= max")
+        least, most = self.workers
+        if least > most:
+            raise ValueError(f"`num_workers` is {[least, most]}; expected [min, max] with min <= max")
+        for training in (self.training, self.baseline_training or self.training):
+            if training.batch_size < most:
+                raise ValueError(
+                    f"`num_workers` is {most} and a batch has {training.batch_size} examples; expected at least one "
+                    "for each worker"
+                )
         return self
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The least and the most of them."""
+        return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
 
 
 class EvaluationSpec(Spec):
@@ -135,7 +149,7 @@ class RunConfig(Spec):
     """Everything that a run follows from."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 0
     storage: str = "runs"
     data: DataSpec
     ensemble: EnsembleSpec
@@ -168,6 +182,8 @@ class RunConfig(Spec):
         """The same from a mapping; `folder` is what data and factories are relative to."""
         try:
             return cls.model_validate(_located(values, folder))
+        except RecursionError:
+            raise RequestError("the configuration refers to itself (a YAML anchor inside what it names).") from None
         except ValidationError as error:
             raise RequestError(_explain(error)) from None
 

@@ -115,7 +115,7 @@ def _student(
         spec.model,
         recipe,
         seed_of(config.seed, "student"),
-        spec.num_workers,
+        spec.workers,
         *((made.content, made.values, config.distillation) if made is not None else ()),
     )
     journal.system(role, role)

@@ -1,7 +1,7 @@
 """Everything that can be found wrong before anything is started or written.
 
-In the order of cost: storage, what this machine can hold, the data, the models on two examples of it, given
-checkpoints, metrics, the tracker. What a cluster can hold is checked by `cluster.place` once it answers.
+In the order of cost: storage, the tracker, what this machine can hold, the data, the models on two examples of it,
+given checkpoints, metrics. What a cluster can hold is checked by `cluster.place` once it answers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ def check(config: RunConfig) -> Dataset:
     Raises: `RequestError`, naming the key or file.
     """
     storage.probe_writable(config.storage)
+    tracking.reach(config.tracking.uri)
     machine = cluster.expected()
     if machine is not None:
         cluster.place(config.ensemble, machine)
     dataset = datasets.load(config.data, config.seed)
     member = models.build(config.ensemble.model)
     models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")
+    if config.ensemble.training is not None:
+        models.check_trainable(member, config.ensemble.model, "ensemble")
     for uri in config.ensemble.checkpoints or ():
         checkpoints.load(member, uri)
         models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, f"checkpoint '{uri}':")
     student = models.build(config.student.model)
     models.check_output(student, config.student.model, dataset.train.x, dataset.classes, "student")
+    models.check_trainable(student, config.student.model, "student")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
-    tracking.reach(config.tracking.uri)
     return dataset
 
 

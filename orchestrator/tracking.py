@@ -6,8 +6,10 @@ on: `events.jsonl` and the report hold everything that would have been sent.
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import socket
 import sqlite3
 import time
 import urllib.request
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import yaml
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Databases that MLflow speaks to itself, and where they listen unless the URI says so."""
 REACH_TIMEOUT_S = 5.0
 MAX_FAILURES = 3
 """Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
@@ -48,19 +53,32 @@ ROLE = "stillhouse.role"
 def reach(uri: str) -> None:
     """Raise `RequestError` unless an MLflow tracker can be had at `uri`; leaves nothing behind."""
     try:
-        if uri.startswith(("http://", "https://")):
-            request = urllib.request.Request(uri.rstrip("/") + "/health")
-            with urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S):
-                return
-        if uri.startswith(SQLITE):
+        parts = urlsplit(uri)
+        database = parts.scheme.partition("+")[0]
+        if parts.scheme in ("http", "https"):
+            _reach_server(parts)
+        elif uri.startswith(SQLITE):
             _reach_sqlite(Path(uri.removeprefix(SQLITE)))
-        elif "://" not in uri:
-            raise ValueError("not a URI")
+        elif database in DATABASE_PORTS:
+            port = parts.port or DATABASE_PORTS[database]
+            socket.create_connection((parts.hostname or "localhost", port), timeout=REACH_TIMEOUT_S).close()
+        else:
+            raise ValueError("no kind of tracker")
     except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
         raise RequestError(
             f"tracking.uri: no MLflow tracker at '{_without_secrets(uri)}' ({error}). Expected sqlite:///PATH in a "
-            "folder that can be written, or the http(s) URL of a running server; start it, or set `tracking.uri`."
+            "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
+            "`tracking.uri`."
         ) from None
+
+
+def _reach_server(parts: SplitResult) -> None:
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
+    request = urllib.request.Request(urlunsplit(place))
+    if parts.username is not None:  # urllib takes no name and password in the URL
+        named = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(named.encode()).decode())
+    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
 
 
 def _reach_sqlite(path: Path) -> None:

@@ -114,7 +114,8 @@ class StudentJob:
     model: ModelSpec
     training: TrainingSpec
     seed: int
-    num_workers: int | tuple[int, int]
+    workers: tuple[int, int]
+    """The least and the most."""
     store: str = ""
     """sha256 of the soft targets."""
     soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
@@ -144,7 +145,7 @@ def train_with_ray(
     history = _complete(member, mark)
     if history is not None:
         return Trained(member, history, reused=True)
-    scaling = _scaling(job.num_workers, machines)
+    scaling = _scaling(*job.workers, machines)
     work = WorkerJob(
         role=job.role,
         model=job.model,
@@ -152,7 +153,7 @@ def train_with_ray(
         seed=job.seed,
         data=data,
         weights=member.weights,
-        threads=_threads(job.num_workers, machines),
+        threads=_threads(job.workers[1], machines),
         heard=heard,
         soft_targets=job.soft_targets,
         loss=job.loss,
@@ -162,21 +163,17 @@ def train_with_ray(
     return Trained(member, history, reused=False)
 
 
-def _most(num_workers: int | tuple[int, int]) -> int:
-    return num_workers if isinstance(num_workers, int) else num_workers[1]
-
-
-def _threads(num_workers: int | tuple[int, int], machines: Machines) -> int:
+def _threads(most: int, machines: Machines) -> int:
     """A worker's share of the cores of its node."""
-    per_node = math.ceil(_most(num_workers) / machines.nodes)
+    per_node = math.ceil(most / machines.nodes)
     return max(1, int(machines.cpus / machines.nodes / per_node))
 
 
-def _scaling(num_workers: int | tuple[int, int], machines: Machines) -> ray.train.ScalingConfig:
-    cpus = min(1.0, machines.cpus / (2 * _most(num_workers)))  # always schedulable, beside whatever else is up
+def _scaling(least: int, most: int, machines: Machines) -> ray.train.ScalingConfig:
+    cpus = min(1.0, machines.cpus / (2 * most))  # always schedulable, beside whatever else is up
     gpu = {"GPU": 1.0} if machines.cuda else {}
     return ray.train.ScalingConfig(
-        num_workers=num_workers,  # type: ignore[arg-type]  # a pair is elastic; the stub is of Train V1
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu=machines.cuda,
         resources_per_worker={"CPU": cpus, **gpu},
     )

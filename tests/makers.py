@@ -25,6 +25,10 @@ def no_module():
     return 42
 
 
+def frozen():
+    return nn.Sequential(nn.Linear(8, 3)).requires_grad_(False)
+
+
 def of_nothing(**kwargs):
     return {}
 """

@@ -91,7 +91,8 @@ def average(
 
 
 def fit_weights(label_probabilities: Tensor, steps: int = 100) -> list[float]:
-    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood.
+    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood (for a
+    geometric mean they serve as an estimate of who is worth how much).
 
     label_probabilities: [M, N], what each member gives the true label of each held-out example. The likelihood of
     a mixture is concave in its weights, and expectation-maximisation (Dempster, Laird and Rubin 1977) climbs it from

@@ -26,9 +26,16 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
             f"factory '{spec.factory}' returned {type(module).__name__}; expected a torch.nn.Module "
             "from a batch to logits."
         )
-    if not any(p.requires_grad for p in module.parameters()):
-        raise RequestError(f"factory '{spec.factory}' returned a module without parameters to train.")
     return module
+
+
+def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
+    """Raise `RequestError` where there is nothing in `module` that training could change."""
+    if not any(p.requires_grad for p in module.parameters()):
+        raise RequestError(
+            f"{role} model '{spec.factory}' has no parameters to train. Expected some with requires_grad; a member "
+            "that is complete as it is belongs in `ensemble.checkpoints`."
+        )
 
 
 def check_output(module: nn.Module, spec: ModelSpec, x: Inputs, classes: int, role: str) -> None:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+
+def _no_bool(value: Any) -> Any:
+    """YAML's `yes` and `true` are numbers to Python, and never what was meant by one."""
+    if isinstance(value, bool):
+        raise ValueError(f"found {str(value).lower()}; expected a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[Number, Field(gt=0.0)]
+NonNegative = Annotated[Number, Field(ge=0.0)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
 FactoryName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -107,11 +117,11 @@ class TrainingSpec(Spec):
     learning_rate: Positive = 1.0e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     """`adam` (AdamW once `weight_decay` is set) or `sgd` with `momentum`."""
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.9
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate goes from its start towards zero, step by step."""
-    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    warmup_share: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     """The first share of all steps, in which the learning rate rises linearly from zero."""
     gradient_clip: Positive | None = None
     """Largest global norm of a step's gradient."""

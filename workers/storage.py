@@ -35,7 +35,7 @@ def absolute(path: str, base: str = "") -> str:
     if is_uri(path):
         return path
     if is_uri(base) and not os.path.isabs(path):
-        return join(base, path)
+        return base if path == "." else join(base, path)
     return os.path.normpath(os.path.join(base or os.getcwd(), os.path.expanduser(path)))
 
 

@@ -52,6 +52,7 @@ def test_wrong_values_are_named(tmp_path: Path, case: str) -> None:
         ("- a\n- b", "found list; expected keys"),
         ("", "found NoneType"),
         ("name: \x00", "not YAML"),
+        ("data: &d {kind: npz, kwargs: {}, inner: *d}", "refers to itself"),
     ],
 )
 def test_what_is_no_configuration_is_said(tmp_path: Path, content: str, message: str) -> None:
