@@ -25,6 +25,7 @@ from workers.specs import (
     ModelSpec,
     NonNegative,
     Positive,
+    Precision,
     Spec,
     TrainingSpec,
     Whole,
@@ -56,6 +57,8 @@ class EnsembleSpec(Spec):
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
     """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
     resources_per_member: Resources = Resources()
+    precision: Precision = "auto"
+    """Of the teachers' matrix products. `auto`: bfloat16 on GPUs that have it, else float32."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
 

@@ -6,6 +6,7 @@ Progress goes to stderr and results to stdout, so that a pipe gets the results a
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ class Line:
             self._last_said = time.monotonic()
             self._out.print(f"  {self.name}: {said}", markup=False)
 
+    def remove(self) -> None:
+        """Take the line off the screen."""
+        if self._show is not None and self._task is not None:
+            self._show.remove_task(self._task)
+
 
 class Screen:
     """Where a run is shown. `quiet` shows nothing, as for callers from Python."""
@@ -53,6 +59,9 @@ class Screen:
         self.quiet = quiet
         self.err = console(sys.stderr)
         self.out = console(sys.stdout)
+        self._live: Progress | None = None
+        self._stages = 0
+        self._lock = threading.Lock()
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -60,33 +69,44 @@ class Screen:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Line]:
-        """A progress line for a block; at its end it becomes one plain line with the time."""
-        live = None
-        if not self.quiet and self.err.is_terminal:
-            live = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<14}"),
-                BarColumn(bar_width=28),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[said]}"),
-                console=self.err,
-                transient=True,
-            )
-            live.start()
-        elif not self.quiet:
-            self.err.print(f"{name} ...", markup=False)
-        line = Line(name, live, self.err if not self.quiet else Console(quiet=True))
+        """A progress line for a block, beside those of others; at its end it becomes one plain line with the time."""
+        line = self._open(name)
         started = time.monotonic()
         done = False
         try:
             yield line
             done = True
         finally:
-            if live is not None:
-                live.stop()
+            self._close(line)
             if done:
                 took = "reused" if line.reused else f"{time.monotonic() - started:.1f} s"
                 self.say(f"{name:<14} {took}")
+
+    def _open(self, name: str) -> Line:
+        with self._lock:
+            self._stages += 1
+            if not self.quiet and self.err.is_terminal and self._live is None:
+                self._live = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description:<14}"),
+                    BarColumn(bar_width=28),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[said]}"),
+                    console=self.err,
+                    transient=True,
+                )
+                self._live.start()
+            elif self._live is None:
+                self.say(f"{name} ...")
+            return Line(name, self._live, self.err if not self.quiet else Console(quiet=True))
+
+    def _close(self, line: Line) -> None:
+        with self._lock:
+            self._stages -= 1
+            line.remove()
+            if self._stages == 0 and self._live is not None:
+                self._live.stop()
+                self._live = None
 
     def table(self, rows: Rows, title: str = "") -> None:
         """A table on stdout; the first column is text, the others figures."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,15 @@ from workers.train_loop import Epoch
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _Training:
+    """The line of a stage that trains, and how many epochs were heard of."""
+
+    line: Line
+    expected: int
+    heard: int = 0
+
+
 class Journal:
     """Open from the first stage of a run to its end."""
 
@@ -35,9 +45,7 @@ class Journal:
         if fresh:
             storage.remove(config.folder)
         self._events = EventLog(config.folder)
-        self._line: Line | None = None
-        self._expected = 0
-        self._heard = 0
+        self._training: dict[str, _Training] = {}
         self._told: set[tuple[str, int]] = set()
         self._config = config
 
@@ -65,21 +73,23 @@ class Journal:
         self.queue.shutdown(force=True)
 
     @contextmanager
-    def stage(self, name: str, epochs: int = 0) -> Iterator[Line]:
-        """A stage of the run, timed; `epochs`: how many will be heard of while it lasts."""
+    def stage(self, name: str, systems: Sequence[str] = (), epochs: int = 0) -> Iterator[Line]:
+        """A stage of the run, timed. `systems`: which are trained in it, for `epochs` epochs each."""
         self._events.write("stage started", stage=name)
-        self._expected, self._heard = epochs, 0
         started = time.perf_counter()
         with self.screen.stage(name) as line:
-            self._line = line
-            try:
-                yield line
-            finally:
-                self._line = None
+            training = _Training(line, epochs * len(systems))
+            self._training |= dict.fromkeys(systems, training)
+            yield line
         seconds = time.perf_counter() - started
         self.stages.append(Stage(name=name, seconds=round(seconds, 3), reused=line.reused))
         self._events.write("stage finished", stage=name, seconds=seconds, reused=line.reused)
         self._events.flush()
+
+    def note(self, text: str) -> None:
+        """Something worth knowing happened."""
+        self._events.write("note", text=text)
+        self.screen.say(text)
 
     def system(self, name: str, role: str) -> None:
         """A member, the ensemble, the baseline or the student comes into being."""
@@ -112,14 +122,15 @@ class Journal:
         self._told.add((system, epoch.epoch))
         self._events.write("epoch", system=system, **vars(epoch))
         self._tracker.epoch(system, epoch)
-        self._heard += 1
-        line = self._line
-        if line is not None:
-            line.update(
-                self._heard,
-                self._expected,
-                f"{'' if system == line.name else f'{system}, '}epoch {epoch.epoch + 1}: loss {epoch.train_loss:.4f}, "
-                f"validation {epoch.validation_accuracy:.2%}, {epoch.examples / epoch.seconds:,.0f} examples/s",
+        training = self._training.get(system)
+        if training is not None:
+            training.heard += 1
+            training.line.update(
+                training.heard,
+                training.expected,
+                f"{'' if system == training.line.name else f'{system}, '}epoch {epoch.epoch + 1}: "
+                f"loss {epoch.train_loss:.4f}, validation {epoch.validation_accuracy:.2%}, "
+                f"{epoch.examples / epoch.seconds:,.0f} examples/s",
             )
 
     def _drain(self) -> None:

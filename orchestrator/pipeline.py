@@ -5,6 +5,8 @@ Each stage takes what the ones before made, and skips what an earlier run of the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ray
 
 from orchestrator import cluster, preflight, training
@@ -50,11 +52,12 @@ def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: 
     members = _members(config, dataset, data, placement, journal)
     baseline = _student("baseline", config, dataset, data, machines, journal)
     weights = member_weights(config.ensemble, [m.member for m in members], dataset, data, placement)
-    made = soft_targets(config, dataset, data, [m.member for m in members], weights, machines, placement, journal)
-    student = _student("student", config, dataset, data, machines, journal, made)
+    teachers = [m.member for m in members]
+    with soft_targets(config, dataset, data, teachers, weights, machines, placement, journal) as made:
+        student = _student("student", config, dataset, data, machines, journal, made)
     with journal.stage("evaluation"):
         systems, curve = compare_systems(
-            config, dataset, data, [m.member for m in members], weights, baseline.member, student.member, placement
+            config, dataset, data, teachers, weights, baseline.member, student.member, placement
         )
     accuracy = {system.role: system.test.accuracy for system in systems}
     report = Report(
@@ -64,10 +67,10 @@ def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: 
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         curve=curve,
-        soft_targets=made.summary,
+        soft_targets=made.summary(),
         stages=journal.stages,
-        bound_by=_bound_by(journal, made),
-        lost_members=made.lost_members,
+        bound_by=_bound_by(student, made),
+        lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
     journal.report(report, {t.member.name: t.history for t in (*members, baseline, student)})
@@ -88,7 +91,8 @@ def _members(
             Trained(Member(f"member-{k}", spec.model, uri), [], reused=True)
             for k, uri in enumerate(spec.checkpoints or ())
         ]
-    with journal.stage("members", epochs=placement.size * spec.training.epochs) as stage:
+    names = [f"member-{k}" for k in range(placement.size)]
+    with journal.stage("members", names, spec.training.epochs) as stage:
         members = training.train_members(
             config.folder, spec.model, spec.training, config.seed, dataset.digests, data, placement, journal.queue
         )
@@ -116,17 +120,24 @@ def _student(
         recipe,
         seed_of(config.seed, "student"),
         spec.workers,
-        *((made.content, made.values, config.distillation) if made is not None else ()),
     )
+    if made is not None:
+        job = replace(
+            job,
+            loss=config.distillation,
+            store=made.store,
+            store_mark=made.planned.fingerprint,
+            store_content=made.content,
+        )
     journal.system(role, role)
-    with journal.stage(role, epochs=recipe.epochs) as stage:
+    with journal.stage(role, [role], recipe.epochs) as stage:
         trained = training.train_with_ray(config.folder, job, dataset.digests, data, machines, journal.queue)
         stage.reused = trained.reused
     journal.trained(trained)
     return trained
 
 
-def _bound_by(journal: Journal, made: SoftTargetPass) -> Bound:
+def _bound_by(student: Trained, made: SoftTargetPass) -> Bound:
     """What the way from teachers to student mostly waited for."""
-    seconds = {stage.name: stage.seconds for stage in journal.stages}
-    return "student" if seconds.get("student", 0.0) > made.summary.seconds else made.bound_by
+    trained_s = sum(epoch.seconds - epoch.waited_s for epoch in student.history)
+    return "student" if trained_s > made.complete().seconds else made.bound_by

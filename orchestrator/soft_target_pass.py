@@ -1,14 +1,19 @@
-"""From teachers to the store: soft targets computed once for a transfer set, or found there already."""
+"""From teachers to the store: soft targets computed once for a transfer set, part by part.
+
+Parts that an earlier run had finished are read, compared with their checksums and kept; the rest is asked of the
+teachers. Where there is room for both, the pass goes on in a thread while the student trains on what is there.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 
 from orchestrator.cluster import Machines, Placement
 from orchestrator.config import RunConfig
@@ -18,24 +23,59 @@ from orchestrator.report import Bound, SoftTargets
 from orchestrator.teachers import TeacherPool
 from workers import checkpoints, factories, storage
 from workers import soft_targets as store
+from workers.board import Board
 from workers.data import Dataset
-from workers.soft_targets import Manifest, MemberRecord, Part
+from workers.order import Layout, part_rows
+from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
+from workers.student import Store
 from workers.teacher import MICRO_BATCH, Member
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
 class SoftTargetPass:
-    """Soft targets as the student takes them: [N, K] float32 in Ray's memory, N the transfer set."""
+    """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
-    content: str
-    """sha256 over the parts: the student follows from these very numbers."""
-    values: ray.ObjectRef[NDArray[np.float32]]
-    summary: SoftTargets
-    bound_by: Bound
-    lost_members: list[str]
-    """Members that some part was made without, in this run or in the one that it is reused from."""
+    store: Store
+    planned: Manifest
+    reused: bool = False
+    bound_by: Bound = "teacher"
+    manifest: Manifest | None = None
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def complete(self) -> Manifest:
+        """The manifest, once every part is there.
+
+        Raises: what ended the pass before its time.
+        """
+        if self.thread is not None:
+            self.thread.join()
+        if self.error is not None:
+            raise self.error
+        assert self.manifest is not None
+        return self.manifest
+
+    def content(self) -> str:
+        """sha256 over all soft targets, once they are there."""
+        return store.content(self.complete().parts)
+
+    def summary(self) -> SoftTargets:
+        """What the report says of them."""
+        manifest = self.complete()
+        return SoftTargets(
+            examples=sum(part.rows for part in manifest.parts),
+            bytes=sum(storage.size(storage.join(self.store.folder, part.path)) for part in manifest.parts),
+            temperature=manifest.temperature,
+            combine=manifest.combine,
+            seconds=manifest.seconds,
+            reused=self.reused,
+        )
 
 
+@contextmanager
 def soft_targets(
     config: RunConfig,
     dataset: Dataset,
@@ -45,64 +85,157 @@ def soft_targets(
     machines: Machines,
     placement: Placement,
     journal: Journal,
-) -> SoftTargetPass:
-    """The store of this transfer set, these members, temperature and rule; made where it is not there."""
+) -> Iterator[SoftTargetPass]:
+    """The store of this transfer set, these members, temperature and rule: there already, or under way.
+
+    The pass is over when the block is; before it begins where teachers and student have no room side by side.
+    """
+    planned = _planned(config, dataset, members, weights)
+    folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
+    layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
+    there = _kept(config, planned, store.salvage(folder))
+    missing = [number for number in range(layout.parts) if number not in there]
+    board = Board.remote() if missing else None  # type: ignore[attr-defined]
+    made = SoftTargetPass(Store(folder, layout, there, board), planned, reused=not missing)
+
+    def work() -> None:
+        try:
+            with journal.stage("soft targets") as stage:
+                stage.reused = made.reused
+                if missing:
+                    numerics = _numerics(config, machines, placement, there)
+                    pool = TeacherPool(
+                        members, weights, data, layout, numerics, config.ensemble, placement, journal.lost
+                    )
+                    _compute(made, dict(there), missing, pool, config, stage)
+                    journal.note("soft targets complete: teachers released")
+                elif made.manifest is None:
+                    made.manifest = _declare(made, there, 0.0)
+        except BaseException as error:  # said by whoever asks for what this was to make
+            made.error = error
+            if board is not None:
+                ray.get(board.close.remote())
+
+    before = store.manifest_at(folder)
+    if not missing and before is not None and before.parts == list(there.values()):
+        made.manifest = before
+    if missing and _side_by_side(config, machines, placement):
+        made.thread = threading.Thread(target=work, name="soft targets", daemon=True)
+        made.thread.start()
+    else:
+        work()
+        made.complete()
+    try:
+        yield made
+    except BaseException as error:
+        made.stop.set()
+        if made.thread is not None:
+            made.thread.join()
+        if made.error is not None and isinstance(error, Exception):
+            raise made.error from None  # the student only ended because its soft targets did
+        raise
+    made.complete()
+
+
+def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
+    """The manifest as it will be, without parts; its fingerprint is of everything that the numbers follow from."""
     records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
+    model, distillation = config.ensemble.model, config.distillation
     mark = store.fingerprint(
         train=dataset.digests["train"],
         unlabeled=dataset.digests["unlabeled"],
         members=[record.sha256 for record in records],
-        model=config.ensemble.model.model_dump(mode="json", exclude={"folder"}),
-        code=factories.digest(config.ensemble.model.factory, config.ensemble.model.folder),
+        model=model.model_dump(mode="json", exclude={"folder"}),
+        code=factories.digest(model.factory, model.folder),
         weights=list(weights),
-        temperature=config.distillation.temperature,
+        temperature=distillation.temperature,
         combine=config.ensemble.combine,
+        dtype=distillation.dtype,
+        precision=config.ensemble.precision,
     )
-    folder = storage.join(config.folder, "soft_targets", mark)
-    bound_by: Bound = "teacher"
-    with journal.stage("soft targets") as stage:
-        manifest = store.find(folder)
-        if manifest is not None and config.ensemble.on_member_loss != "reweight" and manifest.missing_members():
-            manifest = None  # made by survivors, which this run does not accept
-        stage.reused = manifest is not None
-        if manifest is None:
-            pool = TeacherPool(members, weights, data, config.ensemble, placement, journal.lost)
-            planned = Manifest(
-                fingerprint=mark,
-                temperature=config.distillation.temperature,
-                combine=config.ensemble.combine,
-                weights=list(weights),
-                classes=dataset.classes,
-                members=records,
-                parts=[],
-                micro_batch=MICRO_BATCH,
-                device=f"{'cuda' if machines.cuda and placement.num_gpus else 'cpu'}, {placement.threads} threads",
-                seconds=0.0,
-                complete=False,
-            )
-            manifest = _compute(planned, folder, pool, len(dataset.transfer), stage)
-            bound_by = pool.bound_by
-        values = store.read(folder, manifest)
-    summary = SoftTargets(
-        examples=len(values),
-        bytes=sum(storage.size(storage.join(folder, part.path)) for part in manifest.parts),
-        temperature=manifest.temperature,
-        combine=manifest.combine,
-        seconds=manifest.seconds,
-        reused=stage.reused,
+    return Manifest(
+        fingerprint=mark,
+        temperature=distillation.temperature,
+        combine=config.ensemble.combine,
+        weights=list(weights),
+        classes=dataset.classes,
+        dtype=distillation.dtype,
+        examples=len(dataset.transfer),
+        views=1,
+        members=records,
+        parts=[],
+        seconds=0.0,
+        complete=False,
     )
-    return SoftTargetPass(manifest.content(), ray.put(values), summary, bound_by, manifest.missing_members())
 
 
-def _compute(manifest: Manifest, folder: str, pool: TeacherPool, rows: int, stage: Line) -> Manifest:
-    """Every part as its chunk arrives, then the manifest."""
-    parts: list[Part] = []
+def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
+    """Of the parts that are there, those that this run accepts: made by all, unless it takes what survivors make."""
+    everybody = [record.name for record in planned.members]
+    survivors = config.ensemble.on_member_loss == "reweight"
+    return {number: part for number, part in sorted(found.items()) if survivors or part.members == everybody}
+
+
+def _numerics(config: RunConfig, machines: Machines, placement: Placement, there: dict[int, Part]) -> Numerics:
+    """How teachers compute: as the parts that are there were computed, where this device can."""
+    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
+    for part in there.values():
+        if part.numerics.device == device:
+            return part.numerics
+        logger.warning(
+            "soft targets made on %s are completed on %s: last bits may differ", part.numerics.device, device
+        )
+        break
+    return Numerics(
+        device=device, precision=config.ensemble.precision, threads=placement.threads, micro_batch=MICRO_BATCH
+    )
+
+
+def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
+    """Whether the student can train while the teachers are up: on GPUs of its own, or on cores, which are shared."""
+    if not config.distillation.stream:
+        return False
+    taken = placement.actors * placement.num_gpus
+    return not machines.cuda or machines.gpus - taken >= config.student.workers[0]
+
+
+def _compute(
+    made: SoftTargetPass,
+    parts: dict[int, Part],
+    missing: Sequence[int],
+    pool: TeacherPool,
+    config: RunConfig,
+    stage: Line,
+) -> None:
+    """Every missing part as it comes, then the manifest."""
+    planned, layout, board = made.planned, made.store.layout, made.store.board
+    done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         started = time.perf_counter()
-        for chunk in pool.stream(rows, manifest.temperature):
-            parts.append(store.write_part(folder, len(parts), chunk.start, chunk.probabilities, chunk.members))
+        for chunk in pool.stream(missing, planned.temperature):
+            part = store.write_part(
+                made.store.folder,
+                chunk.part,
+                layout.ids(chunk.part),
+                chunk.probabilities.astype(planned.dtype),
+                chunk.members,
+                pool.numerics,
+            )
+            parts[chunk.part] = part
+            board.post.remote({chunk.part: part})
+            done += part.rows
             seconds = time.perf_counter() - started
-            stage.update(chunk.stop, rows, f"{chunk.stop:,} of {rows:,}, {chunk.stop / seconds:,.0f} examples/s")
-    made = manifest.model_copy(update={"parts": parts, "seconds": round(seconds, 3), "complete": True})
-    store.write_manifest(folder, made)
-    return made
+            stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
+            if made.stop.is_set():
+                raise InterruptedError("the pass was stopped with its run")
+    made.bound_by = pool.bound_by
+    made.manifest = _declare(made, parts, seconds)
+
+
+def _declare(made: SoftTargetPass, parts: dict[int, Part], seconds: float) -> Manifest:
+    """Write the manifest of a store that has all its parts."""
+    manifest = made.planned.model_copy(
+        update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
+    )
+    store.write_manifest(made.store.folder, manifest)
+    return manifest

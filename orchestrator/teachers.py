@@ -1,7 +1,7 @@
 """The pool of teachers: start, ask, replace, release. Streams soft targets in the order of the transfer set.
 
-Every actor sees every chunk and answers with the sum of its members' contributions; the driver adds the actors'
-sums. A few chunks are in flight, so that no teacher waits for the driver, and no more, so that the driver's memory
+Every actor sees every part and answers with the sum of its members' contributions; the driver adds the actors'
+sums. A few parts are in flight, so that no teacher waits for the driver, and no more, so that the driver's memory
 stays flat.
 """
 
@@ -27,14 +27,14 @@ from orchestrator.report import Bound
 from workers import ensemble as ensembles
 from workers.data import Dataset
 from workers.errors import RunError
-from workers.teacher import MICRO_BATCH, Member, TeacherActor
+from workers.order import Layout
+from workers.soft_targets import Numerics
+from workers.teacher import Asked, Member, TeacherActor
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 8 * MICRO_BATCH
-"""Examples a call: enough that a call's own cost does not show."""
 IN_FLIGHT = 4
-"""Chunks that are asked for at once, and so the most that a teacher can be ahead of the driver."""
+"""Parts that are asked for at once, and so the most that a teacher can be ahead of the driver."""
 START_TIMEOUT_S = 300.0
 
 
@@ -46,15 +46,14 @@ class Seat:
     actor: Any
     restarts: int = 0
     answers: dict[int, Any] = field(default_factory=dict)
-    """Answers that were asked for and not yet taken, by the chunk's first row."""
+    """Answers that were asked for and not yet taken, by their part."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Soft targets [stop - start, K] float32 of the transfer set's rows, and the members that made them."""
+    """Soft targets [rows, K] float32 of one part, and the members that made them."""
 
-    start: int
-    stop: int
+    part: int
     probabilities: NDArray[np.float32]
     members: list[str]
 
@@ -67,6 +66,8 @@ class TeacherPool:
         members: Sequence[Member],
         weights: Sequence[float],
         data: ray.ObjectRef[Dataset],
+        layout: Layout,
+        numerics: Numerics,
         spec: EnsembleSpec,
         placement: Placement,
         on_loss: Callable[[str, Sequence[str]], None],
@@ -74,6 +75,8 @@ class TeacherPool:
         """`data` holds the transfer set. `on_loss(action, member names)` hears of every lost teacher."""
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
         self.data = data
+        self.layout = layout
+        self.numerics = numerics
         self.spec = spec
         self.placement = placement
         self.on_loss = on_loss
@@ -107,32 +110,27 @@ class TeacherPool:
     ) -> None:
         self._release()
 
-    def stream(self, rows: int, temperature: float) -> Iterator[Chunk]:
-        """The transfer set's soft targets, chunk by chunk in order; `rows` is its length."""
-        starts = list(range(0, rows, CHUNK))
-        for number, start in enumerate(starts):
+    def stream(self, parts: Sequence[int], temperature: float) -> Iterator[Chunk]:
+        """The soft targets of these parts, one after another in their order."""
+        for number, part in enumerate(parts):
             began = time.perf_counter()
             while True:
-                ahead = starts[number : number + IN_FLIGHT]
                 try:
                     for seat in self.seats:
-                        self._ask(seat, ahead, rows, temperature)
+                        self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
                     for seat in self.seats:
-                        self._take(seat, start)
+                        self._take(seat, part)
                     break
                 except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                     self._lost(seat, error)
-            asked = time.perf_counter()
-            total = sum(
-                (torch.from_numpy(seat.answers[start].copy()) for seat in self.seats[1:]),
-                start=torch.from_numpy(self.seats[0].answers[start].copy()),
-            )
-            probabilities = ensembles.mean(total, self.spec.combine).to(torch.float32).numpy()
-            for seat in self.seats:
-                del seat.answers[start]
-            self.wait_s += asked - began
-            yield Chunk(start, min(start + CHUNK, rows), probabilities, list(self._shares()))
-            self.work_s += time.perf_counter() - asked
+            taken = time.perf_counter()
+            first, *others = [torch.from_numpy(seat.answers.pop(part).copy()) for seat in self.seats]
+            for other in others:
+                first += other
+            probabilities = ensembles.mean(first, self.spec.combine).to(torch.float32).numpy()
+            self.wait_s += taken - began
+            yield Chunk(part, probabilities, list(self._shares()))
+            self.work_s += time.perf_counter() - taken
 
     @property
     def bound_by(self) -> Bound:
@@ -143,21 +141,20 @@ class TeacherPool:
         placement = self.placement
         return TeacherActor.options(  # type: ignore[attr-defined]
             num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
-        ).remote(members, self.data, placement.threads)
+        ).remote(members, self.data, self.layout, self.numerics, self.spec.precision)
 
-    def _ask(self, seat: Seat, starts: Sequence[int], rows: int, temperature: float) -> None:
+    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
         shares = self._shares()
         hosted = {member.name: shares[member.name] for member in seat.members}
-        for start in starts:
-            if start not in seat.answers:
-                seat.answers[start] = seat.actor.soften.remote(
-                    start, min(start + CHUNK, rows), temperature, hosted, self.spec.combine
-                )
+        asked = Asked(temperature, self.spec.combine, hosted)
+        for part in parts:
+            if part not in seat.answers:
+                seat.answers[part] = seat.actor.soften.remote(part, asked)
 
-    def _take(self, seat: Seat, start: int) -> None:
-        if isinstance(seat.answers[start], ray.ObjectRef):
+    def _take(self, seat: Seat, part: int) -> None:
+        if isinstance(seat.answers[part], ray.ObjectRef):
             try:
-                seat.answers[start] = ray.get(seat.answers[start])
+                seat.answers[part] = ray.get(seat.answers[part])
             except ray.exceptions.RayTaskError as error:
                 names = ", ".join(member.name for member in seat.members)
                 raise cluster.as_run_error(f"teacher of {names}", error) from error

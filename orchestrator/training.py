@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
-from numpy.typing import NDArray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pydantic import BaseModel, ValidationError
 from ray.train.torch import TorchTrainer
@@ -27,7 +26,7 @@ from workers.data import Dataset
 from workers.jobs import train_member
 from workers.models import seed_of
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.student import HISTORY, WorkerJob
+from workers.student import HISTORY, Store, WorkerJob
 from workers.student import train as train_on_worker
 from workers.teacher import Member
 from workers.train_loop import HARD_LABELS, Epoch
@@ -116,10 +115,13 @@ class StudentJob:
     seed: int
     workers: tuple[int, int]
     """The least and the most."""
-    store: str = ""
-    """sha256 of the soft targets."""
-    soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
     loss: DistillationSpec = HARD_LABELS
+    store: Store | None = None
+    """Soft targets, which may still be on their way."""
+    store_mark: str = ""
+    """What they follow from."""
+    store_content: Callable[[], str] = str
+    """sha256 over the soft targets themselves; waits until they are complete."""
 
 
 def train_with_ray(
@@ -133,18 +135,22 @@ def train_with_ray(
     """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there."""
     place = storage.join(folder, job.role)
     member = Member(job.role, job.model, storage.join(place, WEIGHTS))
-    mark = fingerprint(
-        job.model,
-        job.training,
-        job.seed,
-        train=digests["train"],
-        validation=digests["validation"],
-        soft_targets=job.store,  # the transfer set is in it
-        loss=job.loss.model_dump(mode="json"),
-    )
-    history = _complete(member, mark)
-    if history is not None:
-        return Trained(member, history, reused=True)
+
+    def mark(soft_targets: str) -> str:  # the transfer set is in it
+        return fingerprint(
+            job.model,
+            job.training,
+            job.seed,
+            train=digests["train"],
+            validation=digests["validation"],
+            soft_targets=soft_targets,
+            loss=job.loss.model_dump(mode="json", exclude={"stream"}),
+        )
+
+    if job.store is None or job.store.board is None:
+        history = _complete(member, mark(job.store_content()))
+        if history is not None:
+            return Trained(member, history, reused=True)
     scaling = _scaling(*job.workers, machines)
     work = WorkerJob(
         role=job.role,
@@ -155,11 +161,11 @@ def train_with_ray(
         weights=member.weights,
         threads=_threads(job.workers[1], machines),
         heard=heard,
-        soft_targets=job.soft_targets,
+        store=job.store,
         loss=job.loss,
     )
-    history = _fit(work, scaling, place, f"checkpoints-{mark[:12]}")
-    _record(member, mark, history)
+    history = _fit(work, scaling, place, f"checkpoints-{mark(job.store_mark)[:12]}")
+    _record(member, mark(job.store_content()), history)
     return Trained(member, history, reused=False)
 
 
@@ -170,12 +176,14 @@ def _threads(most: int, machines: Machines) -> int:
 
 
 def _scaling(least: int, most: int, machines: Machines) -> ray.train.ScalingConfig:
-    cpus = min(1.0, machines.cpus / (2 * most))  # always schedulable, beside whatever else is up
-    gpu = {"GPU": 1.0} if machines.cuda else {}
+    held = {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
+    if machines.cuda:
+        held = {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu=machines.cuda,
-        resources_per_worker={"CPU": cpus, **gpu},
+        resources_per_worker=held,
+        placement_strategy="PACK" if machines.cuda else "SPREAD",
     )
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from workers.data import Split
+from workers.feed import SoftLabels
+from workers.order import Layout
+from workers.soft_targets import Numerics, Part, write_part
+
+NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=8)
 
 MODELS = """
 import torch
@@ -89,3 +98,23 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def stored(folder: Path, probabilities: np.ndarray, rows: int = 10) -> tuple[Layout, dict[int, Part]]:
+    """Soft targets [N, K] as a store in `folder`: its layout and its parts."""
+    layout = Layout(len(probabilities), rows)
+    return layout, {
+        n: write_part(str(folder), n, layout.ids(n), probabilities[layout.ids(n)], ["member-0"], NUMERICS)
+        for n in range(layout.parts)
+    }
+
+
+def in_memory(split: Split, probabilities: np.ndarray, rows: int = 128) -> SoftLabels:
+    """The transfer set with soft targets [N, K], as a student is fed with it."""
+    folder = Path(tempfile.mkdtemp())
+    layout, parts = stored(folder, probabilities, rows)
+    feed = SoftLabels(split, str(folder), layout, parts.__getitem__)
+    for number in parts:
+        feed._read(number)
+    shutil.rmtree(folder)
+    return feed

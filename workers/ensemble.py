@@ -2,9 +2,9 @@
 
 Floating-point sums depend on their order, and so would the soft targets on which teacher answered first, on how many
 actors there are and on where partial sums are taken. Integer sums do not. So each member's weighted contribution is
-rounded once to 64-bit fixed point, contributions are added as integers in any order and grouping, and the total is
-turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. One code path makes
-the mean next to the teachers, on the driver, and in `average`.
+rounded once to fixed point, contributions are added as integers in any order and grouping, and the total is
+turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. 32 bits are finer than
+the float32 that teachers compute in, and are what travels; 64 bits serve those who average float64.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ import torch
 from torch import Tensor
 
 COMBINES = ("arithmetic", "geometric")
+TRAVELS = torch.int32
+"""What teachers answer in."""
 
-# Fixed-point positions behind the binary point. A weighted probability is at most 1: 2^52 is finer than float32 at any
-# probability above 2^-28. A log-probability is at least LOG_FLOOR: with 2^44 a sum of them stays below 2^63.
-_FRACTION_BITS = {"arithmetic": 52, "geometric": 44}
+# Fixed-point positions behind the binary point. A weighted probability is at most 1. A log-probability is at least
+# LOG_FLOOR, and a sum of them must not overflow.
+_FRACTION_BITS = {
+    torch.int32: {"arithmetic": 30, "geometric": 24},
+    torch.int64: {"arithmetic": 52, "geometric": 44},
+}
+_COMPUTED_IN = {torch.int32: torch.float32, torch.int64: torch.float64}
 LOG_FLOOR = -104.0
 """Smallest log-probability: that of the smallest positive float32."""
 
@@ -35,25 +41,27 @@ def normalised(weights: Sequence[float]) -> list[float]:
     return [w / total for w in weights]
 
 
-def contribution(probabilities: Tensor, weight: float | Tensor, combine: str) -> Tensor:
-    """One member's part of the mean, in 64-bit fixed point.
+def contribution(
+    probabilities: Tensor, weight: float | Tensor, combine: str, dtype: torch.dtype = torch.int64
+) -> Tensor:
+    """One member's part of the mean, in fixed point.
 
     probabilities: [N, K] float, softened. weight: a number, or [N] for a weight of each example; the weights of all
-    members sum to 1. Returns [N, K] int64, to be added to the other members'.
+    members sum to 1. Returns [N, K] of `dtype`, int32 or int64, to be added to the other members'.
     """
-    values = probabilities.to(torch.float64)
+    values = probabilities.to(_COMPUTED_IN[dtype])
     if combine == "geometric":
         values = values.log().clamp_min(LOG_FLOOR)
     elif combine != "arithmetic":
         raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")
     if isinstance(weight, Tensor):
-        weight = weight.to(torch.float64).unsqueeze(-1)
-    return (values * weight * 2.0 ** _FRACTION_BITS[combine]).round().to(torch.int64)
+        weight = weight.to(values.dtype).unsqueeze(-1)
+    return (values * (weight * 2.0 ** _FRACTION_BITS[dtype][combine])).round_().to(dtype)
 
 
 def mean(total: Tensor, combine: str) -> Tensor:
-    """Probabilities [N, K] float64 from the sum of all members' contributions, [N, K] int64."""
-    values = total.to(torch.float64) * 2.0 ** -_FRACTION_BITS[combine]
+    """Probabilities [N, K] float64 from the sum of all members' contributions, [N, K] int32 or int64."""
+    values = total.to(torch.float64) * 2.0 ** -_FRACTION_BITS[total.dtype][combine]
     return torch.softmax(values, dim=-1) if combine == "geometric" else values
 
 

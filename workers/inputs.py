@@ -140,6 +140,15 @@ def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
     return tensor
 
 
+def gather(inputs: Inputs, rows: Index) -> torch.Tensor:
+    """`as_tensor(inputs[rows])`, with one copy instead of two where the inputs lie in memory as models take them."""
+    if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
+        return as_tensor(inputs[rows])
+    tensor = torch.empty((len(rows), *inputs.shape[1:]))
+    np.take(inputs, rows, axis=0, out=tensor.numpy(), mode="clip")  # `raise` would copy once more
+    return tensor
+
+
 def digest(inputs: Inputs) -> str:
     """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
     found = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())

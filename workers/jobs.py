@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, factories, models, teacher, train_loop
 from workers.data import Dataset
+from workers.feed import HardLabels
 from workers.inputs import as_tensor
 from workers.specs import FactorySpec, TrainingSpec
 from workers.teacher import Member
@@ -34,7 +35,7 @@ def train_member(
     torch.set_num_threads(threads)
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
-    for epoch in train_loop.epochs(progress, Task(data.train, data.validation), training, seed):
+    for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
         heard.put((member.name, epoch))
     checkpoints.save(progress.kept_weights(), member.weights)
     return progress.history

@@ -1,9 +1,10 @@
-"""The store of soft targets: Parquet parts, each with its checksum, and a manifest that is written last.
+"""The store of soft targets: Parquet parts that carry their checksum in their names, and a manifest, written last.
 
 A store is known by its fingerprint, a hash of everything the numbers follow from: transfer set, members and their
-code, temperature, rule and weights. So a store that is complete is right for every run that asks for it, but for
-members that were lost on the way, which each part names; and one without a manifest is not there. Readable with plain
-pyarrow: `example_id` int64, `probabilities` fixed-size list of float32 (softened, averaged, summing to 1).
+code, temperature, rule and weights. So whatever is in its folder is right for every run that asks for it: a store
+with a manifest is complete, and one without goes on from the parts that are there. A part whose content is not what
+its name says is thrown away. Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of
+float32 or float16 (softened, averaged, summing to 1).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +26,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workers import storage
 from workers.errors import RunError
+from workers.inputs import Index
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
+MADE_BY = b"stillhouse.made_by"
 
 
 class MemberRecord(BaseModel):
@@ -33,13 +42,28 @@ class MemberRecord(BaseModel):
     sha256: str
 
 
+class Numerics(BaseModel):
+    """What the last bits depend on besides members and rule: kept when a run resumes, and on record for each part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    """`cpu` or `cuda`."""
+    precision: str
+    threads: int
+    """Of each actor."""
+    micro_batch: int
+    """Examples a forward pass."""
+
+
 class Part(BaseModel):
-    """One Parquet file: where, how many rows, its checksum, and the members that made it."""
+    """One Parquet file: where, how many rows, its checksum, the members that made it, and how."""
 
     path: str
     rows: int
     sha256: str
     members: list[str]
+    numerics: Numerics
 
 
 class Manifest(BaseModel):
@@ -52,11 +76,11 @@ class Manifest(BaseModel):
     combine: str
     weights: list[float]
     classes: int
+    dtype: str
+    examples: int
+    views: int
     members: list[MemberRecord]
     parts: list[Part]
-    micro_batch: int
-    device: str
-    """Kind of device and the threads each actor had: another kind may differ in last bits."""
     seconds: float
     """From the first chunk asked to the last part written, teachers already up."""
     complete: bool
@@ -65,9 +89,10 @@ class Manifest(BaseModel):
         """Members that some part was made without."""
         return [m.name for m in self.members if any(m.name not in part.members for part in self.parts)]
 
-    def content(self) -> str:
-        """sha256 over the checksums of all parts."""
-        return storage.sha256("".join(part.sha256 for part in self.parts).encode())
+
+def content(parts: Iterable[Part]) -> str:
+    """sha256 over the checksums of all parts."""
+    return storage.sha256("".join(part.sha256 for part in parts).encode())
 
 
 def fingerprint(**what: Any) -> str:
@@ -76,61 +101,113 @@ def fingerprint(**what: Any) -> str:
 
 
 def write_part(
-    folder: str, number: int, first_id: int, probabilities: NDArray[np.float32], members: Sequence[str]
+    folder: str, number: int, ids: Index, probabilities: NDArray[Any], members: Sequence[str], numerics: Numerics
 ) -> Part:
-    """Write rows [n, K] float32 of the examples `first_id` on; the file appears when it is complete."""
+    """Write the rows [n, K] of the examples `ids` [n]; the file appears when it is complete."""
     rows, classes = probabilities.shape
     table = pa.table(
         {
-            "example_id": pa.array(np.arange(first_id, first_id + rows, dtype=np.int64)),
+            "example_id": pa.array(ids),
             "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1)), classes),
         }
     )
+    made_by = {"members": list(members), "numerics": numerics.model_dump()}
+    table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
-    content = buffer.getvalue()
-    path = f"part-{number:05d}.parquet"
-    storage.write_bytes(storage.join(folder, path), content)
-    return Part(path=path, rows=rows, sha256=storage.sha256(content), members=list(members))
+    checksum = storage.sha256(buffer.getvalue())
+    path = f"part-{number:06d}-{checksum[:16]}.parquet"
+    storage.write_bytes(storage.join(folder, path), buffer.getvalue())
+    return Part(path=path, rows=rows, sha256=checksum, **made_by)  # type: ignore[arg-type]
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Declare the store complete. Nothing written before counts without this."""
+    """Declare the store complete. Nothing that is written before says so."""
     storage.write_text(storage.join(folder, MANIFEST), manifest.model_dump_json(indent=2) + "\n")
 
 
-def find(folder: str) -> Manifest | None:
-    """The manifest of a complete store whose every part is there with its checksum, else None."""
+def manifest_at(folder: str) -> Manifest | None:
+    """The manifest of a store; None where there is none that can be read."""
     uri = storage.join(folder, MANIFEST)
     if not storage.exists(uri):
         return None
     try:
-        manifest = Manifest.model_validate_json(storage.read_text(uri))
+        return Manifest.model_validate_json(storage.read_text(uri))
     except ValidationError:
         return None
-    whole = manifest.complete and all(_intact(folder, part) for part in manifest.parts)
-    return manifest if whole else None
 
 
-def read(folder: str, manifest: Manifest) -> NDArray[np.float32]:
-    """All soft targets in the order of their example ids: [N, K] float32.
+def salvage(folder: str) -> dict[int, Part]:
+    """The whole parts in a folder by their number, each read and its checksum compared.
 
-    Raises: `RunError` where a part is not the one that the manifest names.
+    What an interrupted writer left behind, and parts that are not what their names say, are removed; the latter are
+    named in the log.
     """
-    found = np.empty((sum(part.rows for part in manifest.parts), manifest.classes), np.float32)
-    for part in manifest.parts:
-        content = storage.read_bytes(storage.join(folder, part.path))
-        if storage.sha256(content) != part.sha256:
-            raise RunError(
-                f"soft targets '{storage.join(folder, part.path)}': the checksum is not the manifest's. "
-                "Remove the file and run again: what is missing is computed anew."
-            )
-        table = pq.read_table(io.BytesIO(content))
-        values = table.column("probabilities").combine_chunks().flatten().to_numpy()
-        found[table.column("example_id").to_numpy()] = values.reshape(part.rows, manifest.classes)
+    found: dict[int, Part] = {}
+    for name in storage.names(folder):
+        matched = PART_NAME.fullmatch(name)
+        uri = storage.join(folder, name)
+        if matched is None:
+            if name.endswith(".partial"):
+                storage.remove(uri)
+            continue
+        raw = storage.read_bytes(uri)
+        checksum = storage.sha256(raw)
+        if not checksum.startswith(matched[2]):
+            logger.warning("soft targets '%s' are not what was written; thrown away and computed again", uri)
+            storage.remove(uri)
+            continue
+        read = pq.ParquetFile(io.BytesIO(raw))
+        made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
+        part = Part(path=name, rows=read.metadata.num_rows, sha256=checksum, **made_by)
+        known = found.get(int(matched[1]))
+        if known is not None:  # one made by survivors, and one that was to take its place
+            known, part = sorted((known, part), key=lambda each: len(each.members))
+            storage.remove(storage.join(folder, known.path))
+        found[int(matched[1])] = part
     return found
 
 
-def _intact(folder: str, part: Part) -> bool:
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one part as they are read: `ids` [n] int64, `probabilities` [n, K], `entropy` [n] float32 in nats."""
+
+    ids: Index
+    probabilities: NDArray[Any]
+    entropy: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.ids.nbytes + self.probabilities.nbytes + self.entropy.nbytes)
+
+
+def read_part(folder: str, part: Part) -> Rows:
+    """One part, its checksum compared.
+
+    Raises: `RunError` where its content is not what was written.
+    """
     uri = storage.join(folder, part.path)
-    return storage.exists(uri) and storage.sha256(storage.read_bytes(uri)) == part.sha256
+    raw = storage.read_bytes(uri)
+    if storage.sha256(raw) != part.sha256:
+        raise RunError(
+            f"soft targets '{uri}': the checksum is not the one that was written. Run the same command again: the part "
+            "is thrown away and computed anew."
+        )
+    table = pq.read_table(io.BytesIO(raw))
+    values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
+    return Rows(table.column("example_id").to_numpy(), values, _entropy(values))
+
+
+def joined(several: Sequence[Rows]) -> Rows:
+    """Several parts as one, in their order."""
+    return Rows(
+        np.concatenate([rows.ids for rows in several]),
+        np.concatenate([rows.probabilities for rows in several]),
+        np.concatenate([rows.entropy for rows in several]),
+    )
+
+
+def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:
+    p = np.maximum(probabilities.astype(np.float32), np.finfo(np.float32).tiny)
+    entropy: NDArray[np.float32] = -np.einsum("nk,nk->n", p, np.log(p))
+    return entropy

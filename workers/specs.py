@@ -20,6 +20,7 @@ def _no_bool(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Precision = Literal["auto", "float32", "bfloat16"]
 Share = Annotated[Number, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[Number, Field(gt=0.0)]
 NonNegative = Annotated[Number, Field(ge=0.0)]
@@ -125,6 +126,13 @@ class TrainingSpec(Spec):
     """The first share of all steps, in which the learning rate rises linearly from zero."""
     gradient_clip: Positive | None = None
     """Largest global norm of a step's gradient."""
+    micro_batch_size: Count | None = None
+    """Examples of a forward and backward pass on one worker; gradients of a batch's pieces are added. Left out: all at
+    once."""
+    precision: Precision = "auto"
+    """Of matrix products. `auto`: bfloat16 on GPUs that have it, else float32."""
+    compile: bool = False
+    """Compile the network with `torch.compile`: slower to start, on a GPU often faster."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
@@ -135,6 +143,11 @@ class DistillationSpec(Spec):
     temperature: Positive = 2.0
     soft_weight: NonNegative = 0.5
     hard_weight: NonNegative = 0.5
+    dtype: Literal["float32", "float16"] = "float32"
+    """How soft targets are stored."""
+    stream: bool = True
+    """The student begins on soft targets as they come, where teachers and student have room side by side. Changes the
+    time, never the student."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> DistillationSpec:

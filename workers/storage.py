@@ -118,6 +118,15 @@ def write_with(uri: str, write: Callable[[Any], Any]) -> None:
         raise
 
 
+def names(folder: str) -> list[str]:
+    """The names of what is in a folder, sorted; none where there is no such folder."""
+    fs, path = filesystem(folder)
+    if not fs.isdir(path):
+        return []
+    fs.invalidate_cache(path)
+    return sorted(posixpath.basename(str(found).rstrip("/")) for found in fs.ls(path, detail=False))
+
+
 def size(uri: str) -> int:
     """Bytes of a file."""
     fs, path = filesystem(uri)

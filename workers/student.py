@@ -13,20 +13,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from numpy.typing import NDArray
 
 from workers import checkpoints, models, storage, train_loop
 from workers.data import Dataset
+from workers.feed import HardLabels, SoftLabels
+from workers.order import Layout
+from workers.soft_targets import Part
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.train_loop import Progress, Task
 
 STATE = "state.pt"
 HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a worker reads soft targets: parts that are there, and a `Board` that knows of others as they come."""
+
+    folder: str
+    layout: Layout
+    parts: dict[int, Part]
+    board: Any = None
+
+    def part(self, number: int) -> Part:
+        """Where a part is, once it is there.
+
+        Raises: `PassEnded` where it will never be.
+        """
+        known = self.parts.get(number)
+        if known is None and self.board is not None:
+            known = ray.get(self.board.part.remote(number))
+        if known is None:
+            raise PassEnded
+        return known
+
+
+class PassEnded(Exception):
+    """The teachers' pass ended before its time; the driver knows why, and says it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +70,7 @@ class WorkerJob:
     threads: int
     heard: Any
     """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
-    soft_targets: ray.ObjectRef[NDArray[np.float32]] | None = None
+    store: Store | None = None
     loss: DistillationSpec = train_loop.HARD_LABELS
 
 
@@ -57,12 +84,15 @@ def train(config: dict[str, Any]) -> None:
     model = ray.train.torch.prepare_model(models.build(job.model, job.seed))
     progress = train_loop.begin(model, job.training, len(task.train))
     _resume(progress)
-    for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
-        with tempfile.TemporaryDirectory() as folder:
-            saved = _save(progress, Path(folder)) if rank == 0 else None
-            ray.train.report(vars(epoch), checkpoint=saved)
-        if rank == 0:
-            job.heard.put((job.role, epoch))
+    try:
+        for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
+            with tempfile.TemporaryDirectory() as folder:
+                saved = _save(progress, Path(folder)) if rank == 0 else None
+                ray.train.report(vars(epoch), checkpoint=saved)
+            if rank == 0:
+                job.heard.put((job.role, epoch))
+    except PassEnded:  # starting this worker again would not help
+        return
     if rank == 0:
         checkpoints.save(progress.kept_weights(), job.weights)
         history = json.dumps([vars(epoch) for epoch in progress.history])
@@ -71,9 +101,10 @@ def train(config: dict[str, Any]) -> None:
 
 def _task(job: WorkerJob) -> Task:
     data = ray.get(job.data)
-    if job.soft_targets is None:
-        return Task(data.train, data.validation)
-    return Task(data.transfer, data.validation, ray.get(job.soft_targets), job.loss)
+    if job.store is None:
+        return Task(HardLabels(data.train), data.validation)
+    store = job.store
+    return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from workers import checkpoints, ensemble, evaluate, models
 from workers.data import Dataset
 from workers.errors import RunError
-from workers.inputs import as_tensor
-from workers.specs import ModelSpec
+from workers.inputs import gather
+from workers.order import Layout
+from workers.precision import autocast
+from workers.soft_targets import Numerics
+from workers.specs import ModelSpec, Precision
 
 MICRO_BATCH = 1024
-"""Examples a forward pass. Part of what the numbers depend on, so it is one figure and recorded with the store."""
+"""Examples a forward pass, where nothing else is on record."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ def load(member: Member) -> nn.Module:
 class Teacher:
     """Members on one device. `modules` maps a member's name to its module."""
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], precision: Precision = "auto", micro_batch: int = MICRO_BATCH
+    ) -> None:
         self.device = evaluate.device()
+        self.precision = precision
+        self.micro_batch = micro_batch
         self.modules = {name: module.to(self.device).eval() for name, module in modules.items()}
 
     @torch.no_grad()
@@ -54,43 +61,58 @@ class Teacher:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T).
 
         x: [N, ...] as the models take it. weights: each hosted member's, of weights that sum to 1 over all
-        members everywhere. Returns [N, K] int64 fixed point on the CPU; `ensemble.mean` of the sum of all
+        members everywhere. Returns [N, K] int32 fixed point on the CPU; `ensemble.mean` of the sum of all
         teachers' answers is the soft target.
         """
         answers = []
-        for rows in x.split(MICRO_BATCH):
+        finite = {name: torch.ones((), dtype=torch.bool, device=self.device) for name in self.modules}
+        for rows in x.split(self.micro_batch):
             batch = rows.to(self.device)
             answer: Tensor | None = None
             for name, module in self.modules.items():
-                probabilities = torch.softmax(module(batch).float() / temperature, dim=-1)
-                if not torch.isfinite(probabilities).all():
-                    raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
-                part = ensemble.contribution(probabilities, weights[name], combine)
+                with autocast(self.device, self.precision):
+                    logits = module(batch)
+                probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+                finite[name] &= torch.isfinite(probabilities).all()
+                part = ensemble.contribution(probabilities, weights[name], combine, ensemble.TRAVELS)
                 answer = part if answer is None else answer.add_(part)
             assert answer is not None, "a teacher hosts at least one member"
-            answers.append(answer.cpu())
-        return torch.cat(answers)
+            answers.append(answer)
+        for name, good in finite.items():  # only now, since asking a GPU waits for it
+            if not good:
+                raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+        return torch.cat([answer.cpu() for answer in answers])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a teacher is asked for: the rule of the mean, and the hosted members' shares of it."""
+
+    temperature: float
+    combine: str
+    weights: dict[str, float]
 
 
 @ray.remote
 class TeacherActor:
     """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
 
-    def __init__(self, members: list[Member], data: Dataset, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(
+        self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics, precision: Precision
+    ) -> None:
+        torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
-        self.teacher = Teacher({member.name: load(member) for member in members})
+        self.layout = layout
+        self.teacher = Teacher({member.name: load(member) for member in members}, precision, numerics.micro_batch)
 
     def ready(self) -> list[str]:
         """The names of the hosted members, once they are loaded."""
         return list(self.teacher.modules)
 
-    def soften(
-        self, start: int, stop: int, temperature: float, weights: dict[str, float], combine: str
-    ) -> NDArray[np.int64]:
-        """`Teacher.soften` of the transfer set's rows `start` to `stop`: [stop - start, K] int64."""
-        x = as_tensor(self.x[start:stop])
-        answer: NDArray[np.int64] = self.teacher.soften(
-            x, temperature=temperature, weights=weights, combine=combine
+    def soften(self, part: int, asked: Asked) -> NDArray[np.int32]:
+        """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32."""
+        x = gather(self.x, self.layout.ids(part))
+        answer: NDArray[np.int32] = self.teacher.soften(
+            x, temperature=asked.temperature, weights=asked.weights, combine=asked.combine
         ).numpy()
         return answer

@@ -1,8 +1,8 @@
 """One training loop, for members, baseline and student: a member's training is the student's without soft targets.
 
 Pure torch; knows neither Ray nor storage. `epochs` is a generator: after each epoch it hands its caller what happened,
-and the caller reports, saves or stops. The order of examples is decided by the seed alone, and a batch is cut across
-workers after it is drawn, so that one worker and two take the same steps to rounding.
+and the caller reports, saves or stops. Where the examples come from, and in which order, is `workers.feed`'s; a batch
+is cut across workers after it is drawn, so that one worker and two take the same steps to rounding.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from workers import feed
 from workers.data import Split
 from workers.errors import RunError
-from workers.inputs import Index, as_tensor
-from workers.losses import UNLABELLED, distillation_loss
+from workers.feed import Batch
+from workers.inputs import as_tensor
+from workers.losses import distillation_loss
 from workers.models import seed_of
+from workers.order import batch_sizes
+from workers.precision import autocast
 from workers.specs import DistillationSpec, TrainingSpec
 
 HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
@@ -33,11 +37,10 @@ HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt: examples, their soft targets [N, K] float32 at the loss's temperature (or None), and the loss."""
+    """What is learnt: examples with labels, soft targets at the loss's temperature or both, and the loss."""
 
-    train: Split
+    train: feed.Epochs
     validation: Split
-    soft_targets: NDArray[np.float32] | None = None
     loss: DistillationSpec = HARD_LABELS
 
 
@@ -52,6 +55,8 @@ class Epoch:
     validation_nll: float
     seconds: float
     examples: int
+    waited_s: float = 0.0
+    """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
 
 
 @dataclass
@@ -87,10 +92,13 @@ class Progress:
 
 
 def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
-    """Optimizer and schedule for `model`, which may be wrapped for data-parallel training."""
+    """Optimizer and schedule for `model`, which may be wrapped for data-parallel training.
+
+    examples: of an epoch.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[spec.optimizer](parameters, spec)
-    steps = spec.epochs * batches_in(examples, spec.batch_size)
+    steps = spec.epochs * len(batch_sizes(examples, spec.batch_size))
     return Progress(
         model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
     )
@@ -104,36 +112,43 @@ def epochs(
     `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
     """
     device = next(plain(progress.model).parameters()).device
-    floor = _loss_floor(task)
+    forward = torch.compile(progress.model) if spec.compile else progress.model
+    entropy_weight = task.loss.soft_weight * task.loss.temperature**2
     while len(progress.history) < spec.epochs:
-        number, started = len(progress.history), time.perf_counter()
+        number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
         torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
         progress.model.train()
         losses = torch.zeros((), dtype=torch.float64, device=device)
-        batches = draw_batches(len(task.train), spec.batch_size, seed, number)
-        for batch in batches:
-            mine = np.array_split(batch, world)[rank]
-            loss = _loss(progress.model, task, batch, mine, device)
+        floor, steps = 0.0, 0
+        for batch in feed.batches(task.train, number, spec.batch_size, seed, device, rank, world):
             progress.optimizer.zero_grad(set_to_none=True)
-            (loss * world).backward()  # DDP averages over workers; their parts sum to the batch's mean
+            for part, last in _parts(batch, spec.micro_batch_size):
+                with nullcontext() if last else _unsynchronised(progress.model):
+                    loss = _loss(forward, task, batch, part, spec)
+                    (loss * world).backward()  # DDP averages over workers; their parts sum to the batch's mean
+                losses += loss.detach()
+            floor += entropy_weight * batch.entropy / batch.rows
             if spec.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
             progress.optimizer.step()
             progress.schedule.step()
-            losses += loss.detach()
+            steps += 1
         if not torch.isfinite(losses):
             raise RunError(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
             )
+        # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
+        train_loss = float(_over_workers(losses - floor)) / steps
         correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
         epoch = Epoch(
-            number,
-            (float(_over_workers(losses)) - sum(float(floor[batch].mean()) for batch in batches)) / len(batches),
-            correct / count,
-            nll / count,
-            time.perf_counter() - started,
-            len(task.train),
+            epoch=number,
+            train_loss=train_loss,
+            validation_accuracy=correct / count,
+            validation_nll=nll / count,
+            seconds=time.perf_counter() - started,
+            examples=len(task.train),
+            waited_s=task.train.waited_s - waited,
         )
         if spec.keep == "best" and epoch.validation_accuracy > max(
             (e.validation_accuracy for e in progress.history), default=-1.0
@@ -143,43 +158,37 @@ def epochs(
         yield epoch
 
 
-def batches_in(examples: int, batch_size: int) -> int:
-    return -(-examples // batch_size)
-
-
-def draw_batches(examples: int, batch_size: int, seed: int, epoch: int) -> list[Index]:
-    """The epoch's order cut into batches of nearly one size: none is so small that a worker would be left out."""
-    order = np.random.default_rng([seed, epoch]).permutation(examples)
-    return np.array_split(order, batches_in(examples, batch_size))
-
-
 def plain(model: nn.Module) -> nn.Module:
     """The module itself, without the wrapper of data-parallel training."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def _loss(model: nn.Module, task: Task, batch: Index, mine: Index, device: torch.device) -> Tensor:
-    soft = None if task.soft_targets is None else torch.from_numpy(task.soft_targets[mine]).to(device)
+def _parts(batch: Batch, size: int | None) -> Iterator[tuple[slice, bool]]:
+    """A worker's cut of a batch in pieces of at most `size`, and whether each is the last."""
+    rows = len(batch.x)
+    step = min(size or rows, rows)
+    for start in range(0, rows, step):
+        yield slice(start, start + step), start + step >= rows
+
+
+def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
+    """Gradients are exchanged once a batch, with its last piece."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _loss(forward: Callable[[Tensor], Tensor], task: Task, batch: Batch, part: slice, spec: TrainingSpec) -> Tensor:
+    with autocast(batch.x.device, spec.precision):
+        logits = forward(batch.x[part])
     return distillation_loss(
-        model(as_tensor(task.train.x[mine]).to(device)).float(),
-        soft,
-        torch.from_numpy(task.train.y[mine]).to(device),
+        logits.float(),
+        None if batch.soft is None else batch.soft[part],
+        batch.y[part],
         temperature=task.loss.temperature,
         soft_weight=task.loss.soft_weight,
         hard_weight=task.loss.hard_weight,
-        rows=len(batch),
-        labelled_rows=int((task.train.y[batch] != UNLABELLED).sum()),
+        rows=batch.rows,
+        labelled_rows=batch.labelled_rows,
     )
-
-
-def _loss_floor(task: Task) -> NDArray[np.float64]:
-    """What the soft term's cross entropy cannot go below for each example: the teacher's entropy, weighted. [N]"""
-    if task.soft_targets is None:
-        return np.zeros(len(task.train))
-    p = np.maximum(task.soft_targets, np.finfo(np.float32).tiny)
-    entropy = -np.einsum("nk,nk->n", p, np.log(p)).astype(np.float64)
-    floor: NDArray[np.float64] = task.loss.soft_weight * task.loss.temperature**2 * entropy
-    return floor
 
 
 @torch.no_grad()

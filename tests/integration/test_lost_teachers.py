@@ -11,16 +11,18 @@ import torch
 
 from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.teachers import CHUNK, TeacherPool
-from tests.makers import MODELS, blobs
+from orchestrator.teachers import TeacherPool
+from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models
 from workers.data import Dataset, Split
 from workers.errors import RunError
+from workers.order import Layout
 from workers.specs import ModelSpec
 from workers.teacher import Member
 
 pytestmark = pytest.mark.usefixtures("small_ray")
-ROWS = 12 * CHUNK
+ROWS = 12 * 1024
+LAYOUT = Layout(ROWS, 1024)
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +59,24 @@ def collect(
         {"size": 3, "model": members[0].model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy}
     )
     heard: list[tuple[str, list[str]]] = []
-    found, made_by = [], []
+    found, made_by = np.empty((ROWS, 3), np.float32), []
     pool = TeacherPool(
         members,
         [1.0] * 3,
         data,
+        LAYOUT,
+        NUMERICS,
         spec,
         Placement(3, 3, 0.5, 0.0),
         lambda action, names: heard.append((action, list(names))),
     )
     with pool:
-        for number, chunk in enumerate(pool.stream(ROWS, 2.0)):
-            found.append(chunk.probabilities)
+        for number, chunk in enumerate(pool.stream(range(LAYOUT.parts), 2.0)):
+            found[LAYOUT.ids(chunk.part)] = chunk.probabilities
             made_by.append(chunk.members)
             if number in kills:
                 ray.kill(pool.seats[1].actor)
-    return np.concatenate(found), heard, made_by
+    return found, heard, made_by
 
 
 def test_waiting_restarts_and_changes_no_bit(members: list[Member], data: ray.ObjectRef[Dataset]) -> None:
@@ -89,8 +93,9 @@ def test_reweighting_goes_on_with_the_others_on_record(members: list[Member], da
     found, heard, made_by = collect(members, data, "reweight", kills=[1])
     assert heard == [("reweight", ["member-1"])]
     assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[-1] == ["member-0", "member-2"]
-    np.testing.assert_allclose(found[:CHUNK], mean_of(members, 2.0)[:CHUNK], atol=1e-6)
-    np.testing.assert_allclose(found[-CHUNK:], mean_of([members[0], members[2]], 2.0)[-CHUNK:], atol=1e-6)
+    first, last = LAYOUT.ids(0), LAYOUT.ids(LAYOUT.parts - 1)
+    np.testing.assert_allclose(found[first], mean_of(members, 2.0)[first], atol=1e-6)
+    np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
 
 
 def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset]) -> None:

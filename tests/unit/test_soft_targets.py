@@ -1,56 +1,90 @@
-"""The store: whole or not there, verified, and readable by plain pyarrow."""
+"""The store: content-addressed, verified, resumable, and readable by plain pyarrow."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.makers import NUMERICS, stored
 from workers import soft_targets
 from workers.errors import RunError
-from workers.soft_targets import Manifest, MemberRecord
+from workers.soft_targets import Manifest, MemberRecord, Part
+
+P = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
 
 
-def make(folder: Path) -> tuple[np.ndarray, Manifest]:
-    p = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
-    parts = [
-        soft_targets.write_part(str(folder), n, start, p[start : start + 10], ["member-0"])
-        for n, start in enumerate((0, 10, 20))
-    ]
-    manifest = Manifest(
-        fingerprint="f", temperature=2.0, combine="arithmetic", weights=[1.0], classes=4,
-        members=[MemberRecord(name="member-0", sha256="0")], parts=parts, micro_batch=8, device="cpu",
+def manifest(parts: dict[int, Part]) -> Manifest:
+    return Manifest(
+        fingerprint="f", temperature=2.0, combine="arithmetic", weights=[1.0], classes=4, dtype="float32",
+        examples=25, views=1, members=[MemberRecord(name="member-0", sha256="0")], parts=list(parts.values()),
         seconds=1.0, complete=True,
     )  # fmt: skip
-    return p, manifest
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    p, manifest = make(tmp_path)
-    assert soft_targets.find(str(tmp_path)) is None  # no manifest yet: there is no store
-    soft_targets.write_manifest(str(tmp_path), manifest)
-    assert soft_targets.find(str(tmp_path)) == manifest
-    np.testing.assert_array_equal(soft_targets.read(str(tmp_path), manifest), p)
-    table = pq.read_table(tmp_path / "part-00001.parquet")
-    assert table.column("example_id").to_pylist() == list(range(10, 20))
-    np.testing.assert_array_equal(np.array(table.column("probabilities").to_pylist(), np.float32), p[10:20])
+    layout, parts = stored(tmp_path, P)
+    assert [part.rows for part in parts.values()] == [10, 10, 5]
+    for number, part in parts.items():
+        rows = soft_targets.read_part(str(tmp_path), part)
+        np.testing.assert_array_equal(rows.ids, layout.ids(number))
+        np.testing.assert_array_equal(rows.probabilities, P[rows.ids])
+        np.testing.assert_allclose(rows.entropy, -(P * np.log(P)).sum(1)[rows.ids], rtol=1e-5)
+    assert soft_targets.manifest_at(str(tmp_path)) is None
+    soft_targets.write_manifest(str(tmp_path), manifest(parts))
+    assert soft_targets.manifest_at(str(tmp_path)) == manifest(parts)
     written = json.loads((tmp_path / "manifest.json").read_text())
     assert written["complete"] is True and written["parts"][0]["members"] == ["member-0"]
 
 
-def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
-    _, manifest = make(tmp_path)
-    soft_targets.write_manifest(str(tmp_path), manifest)
-    part = tmp_path / "part-00001.parquet"
-    content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 1
-    part.write_bytes(bytes(content))
-    assert soft_targets.find(str(tmp_path)) is None
-    with pytest.raises(RunError, match=r"part-00001\.parquet': the checksum"):
-        soft_targets.read(str(tmp_path), manifest)
+def test_plain_pyarrow_reads_it(tmp_path: Path) -> None:
+    _, parts = stored(tmp_path, P)
+    table = pq.read_table([tmp_path / part.path for part in parts.values()])
+    ids = table.column("example_id").to_numpy()
+    assert sorted(ids) == list(range(25))
+    np.testing.assert_array_equal(np.array(table.column("probabilities").to_pylist(), np.float32), P[ids])
+
+
+def test_half_precision_halves_the_bytes_and_sums_to_one(tmp_path: Path) -> None:
+    _, parts = stored(tmp_path, P.astype(np.float16))
+    rows = soft_targets.read_part(str(tmp_path), parts[0])
+    assert rows.probabilities.dtype == np.float16
+    np.testing.assert_allclose(rows.probabilities.astype(np.float64).sum(1), 1.0, atol=2e-3)
+
+
+def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, parts = stored(tmp_path, P)
+    assert soft_targets.salvage(str(tmp_path)) == parts
+    flip_a_byte(tmp_path / parts[1].path)
+    (tmp_path / "part-000002-0.parquet.abc.partial").write_bytes(b"half")
+    with pytest.raises(RunError, match=f"{parts[1].path}': the checksum is not"):
+        soft_targets.read_part(str(tmp_path), parts[1])
+    with caplog.at_level(logging.WARNING):
+        assert soft_targets.salvage(str(tmp_path)) == {0: parts[0], 2: parts[2]}
+    assert parts[1].path in caplog.text and "thrown away" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([parts[0].path, parts[2].path])
+    assert soft_targets.salvage(str(tmp_path / "nowhere")) == {}
+
+
+def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path) -> None:
+    ids = np.arange(5)
+    fewer = soft_targets.write_part(str(tmp_path), 0, ids, P[:5], ["member-0"], NUMERICS)
+    more = soft_targets.write_part(str(tmp_path), 0, ids, P[5:10], ["member-0", "member-1"], NUMERICS)
+    assert soft_targets.salvage(str(tmp_path)) == {0: more}
+    assert not (tmp_path / fewer.path).exists()
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
-    one, other = make(tmp_path / "a")[1], make(tmp_path / "b")[1]
-    assert [part.sha256 for part in one.parts] == [part.sha256 for part in other.parts]
+    one, other = stored(tmp_path / "a", P)[1], stored(tmp_path / "b", P)[1]
+    assert one == other
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()
+    }

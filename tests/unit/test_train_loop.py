@@ -4,30 +4,37 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from tests.makers import blobs
+from tests.makers import blobs, in_memory
 from workers import train_loop
 from workers.data import Split
+from workers.feed import HardLabels
 from workers.specs import DistillationSpec, TrainingSpec
 from workers.train_loop import Progress, Task
 
+NO_DROPOUT = TrainingSpec(epochs=2, batch_size=64, learning_rate=5e-3, optimizer="sgd")
 SPEC = TrainingSpec(epochs=4, batch_size=64, learning_rate=5e-3, schedule="cosine", warmup_share=0.1)
+
+
+SOFT_ALONE = DistillationSpec(temperature=2.0, soft_weight=1.0, hard_weight=0.0)
 
 
 def task(soft: bool = False) -> Task:
     train, validation = Split(*blobs(500, 1)), Split(*blobs(200, 2))
     if not soft:
-        return Task(train, validation)
+        return Task(HardLabels(train), validation)
     targets = np.full((500, 3), 0.1, np.float32)
     targets[np.arange(500), train.y] = 0.8
-    return Task(train, validation, targets, DistillationSpec(temperature=2.0, soft_weight=1.0, hard_weight=0.0))
+    return Task(in_memory(train, targets), validation, SOFT_ALONE)
 
 
 def start(spec: TrainingSpec = SPEC) -> Progress:
     torch.manual_seed(0)
-    return train_loop.begin(nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 3)), spec, 500)
+    dropout = nn.Dropout(0.0 if spec is NO_DROPOUT else 0.2)
+    return train_loop.begin(nn.Sequential(nn.Linear(8, 16), dropout, nn.ReLU(), nn.Linear(16, 3)), spec, 500)
 
 
 def finish(epochs: Iterator[object]) -> None:
@@ -72,21 +79,28 @@ def test_a_student_that_equals_its_teacher_has_no_soft_loss() -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 3)
     targets = torch.softmax(model(torch.from_numpy(x)).detach() / 2.0, -1).numpy()
-    loss = DistillationSpec(temperature=2.0, soft_weight=1.0, hard_weight=0.0)
     progress = train_loop.begin(model, spec, 500)
-    finish(train_loop.epochs(progress, Task(Split(x, y), Split(x, y), targets, loss), spec, seed=0))
+    split = Split(x, y)
+    finish(train_loop.epochs(progress, Task(in_memory(split, targets), split, SOFT_ALONE), spec, seed=0))
     assert abs(progress.history[0].train_loss) < 1e-5
 
 
-def test_the_seed_decides_the_order() -> None:
-    drawn = [np.concatenate(train_loop.draw_batches(100, 30, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    assert all((np.sort(order) == np.arange(100)).all() for order in drawn)
-    assert len({order.tobytes() for order in drawn}) == 3
+@pytest.mark.parametrize("soft", [False, True])
+def test_pieces_of_a_batch_make_the_whole_batchs_step(soft: bool) -> None:
+    whole, pieces = start(NO_DROPOUT), start(NO_DROPOUT)
+    finish(train_loop.epochs(whole, task(soft), NO_DROPOUT, seed=1))
+    small = NO_DROPOUT.model_copy(update={"micro_batch_size": 20})
+    finish(train_loop.epochs(pieces, task(soft), small, seed=1))
+    torch.testing.assert_close(weights(whole), weights(pieces), atol=1e-5, rtol=1e-4)
+    assert whole.history[-1].train_loss == pytest.approx(pieces.history[-1].train_loss, abs=1e-5)
 
 
-def test_no_batch_is_small() -> None:
-    sizes = [len(batch) for batch in train_loop.draw_batches(129, 64, 0, 0)]
-    assert sizes == [43, 43, 43]
+def test_bfloat16_learns_the_same_task() -> None:
+    spec = SPEC.model_copy(update={"epochs": 12, "precision": "bfloat16"})
+    progress = start(spec)
+    finish(train_loop.epochs(progress, task(soft=True), spec, seed=0))
+    assert progress.history[-1].validation_accuracy > 0.7
+    assert all(value.dtype == torch.float32 for value in progress.kept_weights().values())
 
 
 def test_the_best_epoch_is_kept_where_asked() -> None:

@@ -1,0 +1,110 @@
+"""The feed: every example once an epoch, in an order that the seed decides, with the soft targets that are its own."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from tests.makers import in_memory
+from workers import feed
+from workers.data import Split
+from workers.feed import HardLabels, SoftLabels
+from workers.order import WINDOW, Layout, batch_sizes, part_rows
+
+CPU = torch.device("cpu")
+N = 300
+
+
+def split() -> Split:
+    """Each example tells its own id."""
+    x = np.repeat(np.arange(N, dtype=np.float32)[:, None], 2, axis=1)
+    return Split(x, np.where(np.arange(N) % 3 == 0, -1, np.arange(N) % 5))
+
+
+def soft() -> SoftLabels:
+    p = np.stack([np.arange(N), N - np.arange(N)], axis=1).astype(np.float32) / N
+    return in_memory(split(), p, rows=7)
+
+
+@pytest.mark.parametrize("make", [lambda: HardLabels(split()), soft])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_every_example_once_with_what_belongs_to_it(make: Callable[[], feed.Epochs], epoch: int) -> None:
+    seen = []
+    for batch in feed.batches(make(), epoch, 32, 0, CPU):
+        ids = batch.x[:, 0].long()
+        seen.append(ids)
+        assert batch.rows == len(ids) and batch.labelled_rows == int((ids % 3 != 0).sum())
+        assert torch.equal(batch.y, torch.from_numpy(split().y)[ids])
+        if batch.soft is not None:
+            torch.testing.assert_close(batch.soft[:, 0], ids / N)
+            p = batch.soft.double().clamp_min(1e-38)
+            assert batch.entropy == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
+    assert torch.equal(torch.cat(seen).sort().values, torch.arange(N))
+    assert {len(ids) for ids in seen} == {30}
+
+
+@pytest.mark.parametrize("make", [lambda: HardLabels(split()), soft])
+def test_the_seed_and_the_epoch_decide_the_order(make: Callable[[], feed.Epochs]) -> None:
+    def order(epoch: int, seed: int) -> tuple[float, ...]:
+        return tuple(torch.cat([b.x[:, 0] for b in feed.batches(make(), epoch, 32, seed, CPU)]).tolist())
+
+    assert order(1, 0) == order(1, 0)
+    assert len({order(0, 0), order(1, 0), order(0, 1), order(1, 1)}) == 4
+
+
+@pytest.mark.parametrize("make", [lambda: HardLabels(split()), soft])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_workers_cut_the_same_batches(make: Callable[[], feed.Epochs], epoch: int) -> None:
+    whole = list(feed.batches(make(), epoch, 32, 0, CPU))
+    cuts = [list(feed.batches(make(), epoch, 32, 0, CPU, rank, 3)) for rank in range(3)]
+    for n, batch in enumerate(whole):
+        parts = [cut[n] for cut in cuts]
+        assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
+        assert torch.equal(torch.cat([part.y for part in parts]), batch.y)
+        assert {part.rows for part in parts} == {batch.rows}
+        assert {part.labelled_rows for part in parts} == {batch.labelled_rows}
+        assert sum(part.entropy for part in parts) == pytest.approx(batch.entropy, rel=1e-5)
+        if batch.soft is not None:
+            assert torch.equal(torch.cat([part.soft for part in parts if part.soft is not None]), batch.soft)
+
+
+def test_the_first_epoch_asks_for_parts_one_by_one_in_order() -> None:
+    labels, asked = soft(), []
+    inner = labels.part
+    labels._cache.clear()
+
+    def part(number: int) -> object:
+        asked.append(number)
+        return inner(number)
+
+    labels.part = part  # type: ignore[assignment]
+    with pytest.raises(Exception, match="no such file"):  # nothing is read ahead of the part that is needed
+        next(feed.batches(labels, 0, 32, 0, CPU))
+    assert asked == [0]
+
+
+def test_the_layout_is_a_partition_and_mixes() -> None:
+    layout = Layout(1000, 64)
+    assert sorted(np.concatenate([layout.ids(n) for n in range(layout.parts)])) == list(range(1000))
+    assert layout.ids(0).max() > 500  # a sample of all, not the first rows
+    assert [w for w in layout.windows(0, 5)] == [[n] for n in range(16)]
+    later = [list(layout.windows(e, 5)) for e in (1, 2)]
+    assert later[0] != later[1] and all(len(w) <= WINDOW for e in later for w in e)
+    assert sorted(n for w in later[0] for n in w) == list(range(16))
+
+
+def test_views_follow_one_another() -> None:
+    layout = Layout(100, 32, views=2)
+    assert layout.parts == 8 and sorted(np.concatenate([layout.ids(n) for n in range(4, 8)])) == list(range(100, 200))
+    assert [n for w in layout.windows(1, 0) for n in w] == [4, 5, 6, 7]
+    assert sorted(n for w in layout.windows(3, 0) for n in w) == [4, 5, 6, 7]
+
+
+def test_parts_hold_fewer_rows_of_more_classes() -> None:
+    assert [part_rows(k) for k in (2, 512, 1000, 150_000)] == [8192, 8192, 4096, 64]
+
+
+def test_no_batch_is_small() -> None:
+    assert batch_sizes(129, 64) == [43, 43, 43]
+    assert sum(batch_sizes(1001, 64)) == 1001
