@@ -41,6 +41,8 @@ class Record(BaseModel):
     fingerprint: str
     sha256: str
     history: list[dict[str, float]]
+    begun: str = ""
+    """The fingerprint that was known when it began: of what its soft targets follow from, not of themselves."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ def train_with_ray(
             loss=job.loss.model_dump(mode="json", exclude={"stream"}),
         )
 
-    if job.store is None or job.store.board is None:
+    on_its_way = job.store is not None and job.store.board is not None
+    begun = mark(job.store_mark)
+    if not on_its_way or _begun_as(member) == begun:  # what was trained then may still be right: worth the wait
         history = _complete(member, mark(job.store_content()))
         if history is not None:
             return Trained(member, history, reused=True)
@@ -164,8 +168,8 @@ def train_with_ray(
         store=job.store,
         loss=job.loss,
     )
-    history = _fit(work, scaling, place, f"checkpoints-{mark(job.store_mark)[:12]}")
-    _record(member, mark(job.store_content()), history)
+    history = _fit(work, scaling, place, f"checkpoints-{begun[:12]}")
+    _record(member, mark(job.store_content()), history, begun)
     return Trained(member, history, reused=False)
 
 
@@ -217,21 +221,35 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
 
 def _complete(member: Member, mark: str) -> list[Epoch] | None:
     """The history of a system that was trained to the end from just this, else None."""
-    uri = _record_uri(member)
-    if not storage.exists(uri) or not storage.exists(member.weights):
-        return None
-    try:
-        record = Record.model_validate_json(storage.read_text(uri))
-    except ValidationError:
+    record = _recorded(member)
+    if record is None or not storage.exists(member.weights):
         return None
     if record.fingerprint != mark or record.sha256 != checkpoints.sha256(member.weights):
         return None
     return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in record.history]  # type: ignore[arg-type]
 
 
-def _record(member: Member, mark: str, history: list[Epoch]) -> None:
+def _begun_as(member: Member) -> str | None:
+    record = _recorded(member)
+    return None if record is None else record.begun
+
+
+def _recorded(member: Member) -> Record | None:
+    uri = _record_uri(member)
+    if not storage.exists(uri):
+        return None
+    try:
+        return Record.model_validate_json(storage.read_text(uri))
+    except ValidationError:
+        return None
+
+
+def _record(member: Member, mark: str, history: list[Epoch], begun: str = "") -> None:
     record = Record(
-        fingerprint=mark, sha256=checkpoints.sha256(member.weights), history=[vars(epoch) for epoch in history]
+        fingerprint=mark,
+        sha256=checkpoints.sha256(member.weights),
+        history=[vars(epoch) for epoch in history],
+        begun=begun,
     )
     storage.write_text(_record_uri(member), record.model_dump_json() + "\n")
 

@@ -27,7 +27,7 @@ def load(module: nn.Module, uri: str) -> None:
     Raises: `RequestError` where the file is missing, is no safetensors file, or does not fit the module.
     """
     content = storage.read_bytes(uri)
-    if content[:1] == b"\x80" or content[:2] == b"PK":
+    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # a header's length may begin so too
         raise RequestError(
             f"checkpoint '{uri}' is a pickle (as torch.save writes), which could run code and was not "
             "opened. Expected safetensors: safetensors.torch.save_file(model.state_dict(), path)."

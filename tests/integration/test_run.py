@@ -106,7 +106,9 @@ def test_soft_targets_are_the_members_mean(finished: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["complete"] and manifest["temperature"] == 2.0 and manifest["classes"] == 3
     tables = [pq.read_table(store / part["path"]) for part in manifest["parts"]]
-    stored = np.concatenate([np.array(t.column("probabilities").to_pylist()) for t in tables])
+    ids = np.concatenate([t.column("example_id").to_numpy() for t in tables])
+    stored = np.empty((900, 3))
+    stored[ids] = np.concatenate([np.array(t.column("probabilities").to_pylist()) for t in tables])
     config = RunConfig.load(str(finished / "config.yaml"))
     x = np.concatenate([np.load(finished / "train.npz")["x"], np.load(finished / "more.npz")["x"]])
     each = []

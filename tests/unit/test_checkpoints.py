@@ -18,6 +18,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
 
 
+def test_a_header_that_begins_as_a_pickle_does_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoints.save(nn.Linear(8, 3).state_dict(), str(path))
+    assert path.read_bytes()[:1] == b"\x80"  # the length of its header is 128
+    checkpoints.load(nn.Linear(8, 3), str(path))
+
+
 class Trap:
     """A pickle that leaves a mark when it is opened."""
 

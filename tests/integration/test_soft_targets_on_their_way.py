@@ -1,0 +1,147 @@
+"""The pass from teachers to student: streamed or not, interrupted or not, the same bytes and the same student."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import RunConfig, run
+from orchestrator.report import Report
+from tests.makers import MODELS, blobs, write_config
+
+pytestmark = pytest.mark.usefixtures("small_ray")
+PARTS = 3
+SLOW = """
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(24)
+
+    def forward(self, x):
+        if not self.training and len(x) > 500:
+            import time
+            time.sleep(0.15)
+        return self.inner(x)
+
+
+def slow():
+    return Slow()
+"""
+
+
+def prepared(folder: Path, **changes: Any) -> Path:
+    """A run whose transfer set takes several parts."""
+    path = write_config(folder, **{"ensemble__size": 2, "student__training__batch_size": 500, **changes})
+    x, _ = blobs(20_000, 5)
+    np.savez(folder / "more.npz", x=x)
+    return path
+
+
+def go(folder: Path, **changes: Any) -> Report:
+    return run(RunConfig.load(str(prepared(folder, data__unlabeled="more.npz", **changes))))
+
+
+def store_of(folder: Path) -> Path:
+    (store,) = (folder / "runs/small/soft_targets").iterdir()
+    return store
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """The parts and the student: what must never differ."""
+    files = [*store_of(folder).glob("*.parquet"), folder / "runs/small/student/model.safetensors"]
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    go(folder)
+    return folder
+
+
+def test_a_streamed_and_a_cached_run_give_the_same_student(undisturbed: Path, tmp_path: Path) -> None:
+    go(tmp_path, distillation__stream=False)
+    assert len(bytes_of(undisturbed)) == PARTS + 1
+    assert bytes_of(tmp_path) == bytes_of(undisturbed)
+
+
+def test_what_is_damaged_or_gone_is_made_again_and_nothing_else(
+    undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, store = bytes_of(undisturbed), store_of(undisturbed)
+    whole, damaged, gone = sorted(store.glob("*.parquet"))
+    kept = whole.stat().st_mtime_ns
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"123456789")
+    gone.unlink()
+    again = run(RunConfig.load(str(undisturbed / "config.yaml")))
+    assert bytes_of(undisturbed) == before
+    assert whole.stat().st_mtime_ns == kept
+    assert damaged.name in caplog.text and "thrown away" in caplog.text
+    assert {s.name for s in again.stages if s.reused} == {"members", "baseline", "student"}
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["complete"] and [part["path"] for part in manifest["parts"]] == sorted(
+        p for p in before if p.startswith("part")
+    )
+
+
+def test_the_teachers_end_is_the_students_end(tmp_path: Path) -> None:
+    """A model that fails in the pass alone: its error is the run's, and the student waits for nothing."""
+    path = prepared(tmp_path, data__unlabeled="more.npz", ensemble__model={"factory": "moody:net"})
+    (tmp_path / "moody.py").write_text(
+        MODELS + "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        if len(x) > 1000: raise ValueError('too much')\n"
+        "        return super().forward(x)\n"
+        "def net(): return Net(8, 3)\n"
+    )
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r"teacher of member-[01].* failed: ValueError: too much"):
+        run(RunConfig.load(str(path)))
+    assert time.monotonic() - started < 120
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_pass_and_the_same_command(tmp_path: Path) -> None:
+    """The driver is killed with the first part written; what was finished is not made again, and no bit differs."""
+    changes = {"data__unlabeled": "more.npz", "ensemble__model": {"factory": "models:slow"}}
+    for name in ("killed", "whole"):
+        prepared(tmp_path / name, **changes)
+        (tmp_path / name / "models.py").write_text(MODELS + SLOW)
+    driver = start(tmp_path / "killed")
+    parts = tmp_path / "killed/runs/small/soft_targets"
+    try:
+        wait_for(lambda: len(list(parts.glob("*/part-*.parquet"))) >= 1, driver)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    first = {path: path.stat().st_mtime_ns for path in parts.glob("*/part-*.parquet")}
+    assert 1 <= len(first) < PARTS and not list(parts.glob("*/manifest.json"))
+    for name in ("killed", "whole"):
+        done = start(tmp_path / name)
+        _, said = done.communicate(timeout=300)
+        assert done.returncode == 0, said
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """The command, with a Ray of its own."""
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Any, driver: subprocess.Popen[str], timeout_s: float = 300) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert driver.poll() is None and time.monotonic() < until, driver.communicate()[1]
+        time.sleep(0.02)
