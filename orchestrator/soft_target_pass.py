@@ -20,7 +20,7 @@ from orchestrator.config import RunConfig
 from orchestrator.console import Line
 from orchestrator.journal import Journal
 from orchestrator.report import Bound, SoftTargets
-from orchestrator.teachers import TeacherPool
+from orchestrator.teachers import TeacherPool, starter
 from workers import checkpoints, factories, storage
 from workers import soft_targets as store
 from workers.board import Board
@@ -104,10 +104,9 @@ def soft_targets(
                 stage.reused = made.reused
                 if missing:
                     numerics = _numerics(config, machines, placement, there)
-                    pool = TeacherPool(
-                        members, weights, data, layout, numerics, config.ensemble, placement, journal.lost
-                    )
-                    _compute(made, dict(there), missing, pool, config, stage)
+                    start = starter(data, layout, numerics, placement)
+                    pool = TeacherPool(members, weights, start, config.ensemble, placement.groups(), journal.lost)
+                    _compute(made, dict(there), missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, there, 0.0)
@@ -204,7 +203,7 @@ def _compute(
     parts: dict[int, Part],
     missing: Sequence[int],
     pool: TeacherPool,
-    config: RunConfig,
+    numerics: Numerics,
     stage: Line,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
@@ -219,7 +218,7 @@ def _compute(
                 layout.ids(chunk.part),
                 chunk.probabilities.astype(planned.dtype),
                 chunk.members,
-                pool.numerics,
+                numerics,
             )
             parts[chunk.part] = part
             board.post.remote({chunk.part: part})

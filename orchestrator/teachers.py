@@ -29,7 +29,7 @@ from workers.data import Dataset
 from workers.errors import RunError
 from workers.order import Layout
 from workers.soft_targets import Numerics
-from workers.teacher import Asked, Member, TeacherActor
+from workers.teacher import Member, TeacherActor
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,19 @@ class Chunk:
     members: list[str]
 
 
+def starter(
+    data: ray.ObjectRef[Dataset], layout: Layout, numerics: Numerics, placement: Placement
+) -> Callable[[list[Member]], Any]:
+    """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
+
+    def start(members: list[Member]) -> Any:
+        return TeacherActor.options(  # type: ignore[attr-defined]
+            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
+        ).remote(members, data, layout, numerics)
+
+    return start
+
+
 class TeacherPool:
     """Teachers up and ready for as long as the `with` block lasts; their resources are given back at its end."""
 
@@ -65,36 +78,30 @@ class TeacherPool:
         self,
         members: Sequence[Member],
         weights: Sequence[float],
-        data: ray.ObjectRef[Dataset],
-        layout: Layout,
-        numerics: Numerics,
+        start: Callable[[list[Member]], Any],
         spec: EnsembleSpec,
-        placement: Placement,
+        groups: Sequence[range],
         on_loss: Callable[[str, Sequence[str]], None],
     ) -> None:
-        """`data` holds the transfer set. `on_loss(action, member names)` hears of every lost teacher."""
+        """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `on_loss(action, member
+        names)` hears of every lost teacher."""
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
-        self.data = data
-        self.layout = layout
-        self.numerics = numerics
+        self.start = start
         self.spec = spec
-        self.placement = placement
         self.on_loss = on_loss
         self.wait_s = 0.0
         self.work_s = 0.0
-        groups = [[members[k] for k in group] for group in placement.groups()]
-        self.seats = [Seat(group, None) for group in groups]
+        self.seats = [Seat([members[k] for k in group], None) for group in groups]
 
     def __enter__(self) -> TeacherPool:
         for seat in self.seats:
-            seat.actor = self._start(seat.members)
+            seat.actor = self.start(seat.members)
         try:
             ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_TIMEOUT_S)
         except ray.exceptions.GetTimeoutError as error:
             self._release()
             raise RunError(
-                f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors of "
-                f"{self.placement.num_cpus:g} CPU and {self.placement.num_gpus:g} GPU; free now: "
+                f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
                 f"{ray.available_resources()}."
             ) from error
         except ray.exceptions.RayError as error:
@@ -124,10 +131,10 @@ class TeacherPool:
                 except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                     self._lost(seat, error)
             taken = time.perf_counter()
-            first, *others = [torch.from_numpy(seat.answers.pop(part).copy()) for seat in self.seats]
-            for other in others:
-                first += other
-            probabilities = ensembles.mean(first, self.spec.combine).to(torch.float32).numpy()
+            total = self.seats[0].answers.pop(part).copy()
+            for seat in self.seats[1:]:
+                total += seat.answers.pop(part)
+            probabilities = ensembles.mean(torch.from_numpy(total), self.spec.combine).to(torch.float32).numpy()
             self.wait_s += taken - began
             yield Chunk(part, probabilities, list(self._shares()))
             self.work_s += time.perf_counter() - taken
@@ -137,19 +144,12 @@ class TeacherPool:
         """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
-    def _start(self, members: list[Member]) -> Any:
-        placement = self.placement
-        return TeacherActor.options(  # type: ignore[attr-defined]
-            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
-        ).remote(members, self.data, self.layout, self.numerics, self.spec.precision)
-
     def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
         shares = self._shares()
         hosted = {member.name: shares[member.name] for member in seat.members}
-        asked = Asked(temperature, self.spec.combine, hosted)
         for part in parts:
             if part not in seat.answers:
-                seat.answers[part] = seat.actor.soften.remote(part, asked)
+                seat.answers[part] = seat.actor.soften.remote(part, temperature, hosted, self.spec.combine)
 
     def _take(self, seat: Seat, part: int) -> None:
         if isinstance(seat.answers[part], ray.ObjectRef):
@@ -174,7 +174,7 @@ class TeacherPool:
             seat.restarts += 1
             seat.answers.clear()
             ray.kill(seat.actor)  # it may be alive, with its answers lost
-            seat.actor = self._start(seat.members)
+            seat.actor = self.start(seat.members)
         elif action is Action.REWEIGHT:
             self.seats.remove(seat)
             for other in self.seats:  # what is in flight was asked for with the old weights

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from workers import storage
 from workers.errors import RunError
 from workers.inputs import Index
+from workers.specs import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Numerics(BaseModel):
 
     device: str
     """`cpu` or `cuda`."""
-    precision: str
+    precision: Precision
     threads: int
     """Of each actor."""
     micro_batch: int

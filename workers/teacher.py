@@ -84,35 +84,26 @@ class Teacher:
         return torch.cat([answer.cpu() for answer in answers])
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a teacher is asked for: the rule of the mean, and the hosted members' shares of it."""
-
-    temperature: float
-    combine: str
-    weights: dict[str, float]
-
-
 @ray.remote
 class TeacherActor:
     """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
 
-    def __init__(
-        self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics, precision: Precision
-    ) -> None:
+    def __init__(self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics) -> None:
         torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
         self.layout = layout
-        self.teacher = Teacher({member.name: load(member) for member in members}, precision, numerics.micro_batch)
+        self.teacher = Teacher(
+            {member.name: load(member) for member in members}, numerics.precision, numerics.micro_batch
+        )
 
     def ready(self) -> list[str]:
         """The names of the hosted members, once they are loaded."""
         return list(self.teacher.modules)
 
-    def soften(self, part: int, asked: Asked) -> NDArray[np.int32]:
+    def soften(self, part: int, temperature: float, weights: dict[str, float], combine: str) -> NDArray[np.int32]:
         """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32."""
         x = gather(self.x, self.layout.ids(part))
         answer: NDArray[np.int32] = self.teacher.soften(
-            x, temperature=asked.temperature, weights=asked.weights, combine=asked.combine
+            x, temperature=temperature, weights=weights, combine=combine
         ).numpy()
         return answer

@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.teachers import TeacherPool
+from orchestrator.teachers import TeacherPool, starter
 from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models
 from workers.data import Dataset, Split
@@ -60,14 +60,13 @@ def collect(
     )
     heard: list[tuple[str, list[str]]] = []
     found, made_by = np.empty((ROWS, 3), np.float32), []
+    placement = Placement(3, 3, 0.5, 0.0)
     pool = TeacherPool(
         members,
         [1.0] * 3,
-        data,
-        LAYOUT,
-        NUMERICS,
+        starter(data, LAYOUT, NUMERICS, placement),
         spec,
-        Placement(3, 3, 0.5, 0.0),
+        placement.groups(),
         lambda action, names: heard.append((action, list(names))),
     )
     with pool:
