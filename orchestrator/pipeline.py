@@ -120,6 +120,7 @@ def _student(
         recipe,
         seed_of(config.seed, "student"),
         spec.workers,
+        augmentation=dataset.augmentation,
     )
     if made is not None:
         job = replace(

@@ -143,6 +143,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
     mark = store.fingerprint(
         train=dataset.digests["train"],
         unlabeled=dataset.digests["unlabeled"],
+        augment=dataset.augmentation,
         members=[record.sha256 for record in records],
         model=model.model_dump(mode="json", exclude={"folder"}),
         code=factories.digest(model.factory, model.folder),
@@ -160,7 +161,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         classes=dataset.classes,
         dtype=distillation.dtype,
         examples=len(dataset.transfer),
-        views=1,
+        views=dataset.views,
         members=records,
         parts=[],
         seconds=0.0,

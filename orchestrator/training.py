@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -120,6 +120,8 @@ class StudentJob:
     loss: DistillationSpec = HARD_LABELS
     store: Store | None = None
     """Soft targets, which may still be on their way."""
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    """What the augmentation of the examples follows from."""
     store_mark: str = ""
     """What they follow from."""
     store_content: Callable[[], str] = str
@@ -145,6 +147,7 @@ def train_with_ray(
             job.seed,
             train=digests["train"],
             validation=digests["validation"],
+            augmentation=job.augmentation,
             soft_targets=soft_targets,
             loss=job.loss.model_dump(mode="json", exclude={"stream"}),
         )

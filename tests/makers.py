@@ -100,19 +100,19 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def stored(folder: Path, probabilities: np.ndarray, rows: int = 10) -> tuple[Layout, dict[int, Part]]:
-    """Soft targets [N, K] as a store in `folder`: its layout and its parts."""
-    layout = Layout(len(probabilities), rows)
+def stored(folder: Path, probabilities: np.ndarray, rows: int = 10, views: int = 1) -> tuple[Layout, dict[int, Part]]:
+    """Soft targets [views * N, K] as a store in `folder`: its layout and its parts."""
+    layout = Layout(len(probabilities) // views, rows, views)
     return layout, {
         n: write_part(str(folder), n, layout.ids(n), probabilities[layout.ids(n)], ["member-0"], NUMERICS)
         for n in range(layout.parts)
     }
 
 
-def in_memory(split: Split, probabilities: np.ndarray, rows: int = 128) -> SoftLabels:
-    """The transfer set with soft targets [N, K], as a student is fed with it."""
+def in_memory(split: Split, probabilities: np.ndarray, rows: int = 128, views: int = 1) -> SoftLabels:
+    """The transfer set with soft targets [views * N, K], as a student is fed with it."""
     folder = Path(tempfile.mkdtemp())
-    layout, parts = stored(folder, probabilities, rows)
+    layout, parts = stored(folder, probabilities, rows, views)
     feed = SoftLabels(split, str(folder), layout, parts.__getitem__)
     for number in parts:
         feed._read(number)

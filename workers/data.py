@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers import factories, readers
 from workers import inputs as inputs_
-from workers import readers
+from workers.augment import augmented
 from workers.errors import RequestError
 from workers.inputs import Index, Inputs, Joined, Rows
 from workers.losses import UNLABELLED
-from workers.specs import DataSpec
+from workers.specs import AugmentSpec, DataSpec
 
 DEFAULT_VALIDATION_SHARE = 0.1
 """Set aside where the configuration and the data name no validation split."""
@@ -44,14 +46,37 @@ class Dataset:
     test: Split
     unlabeled: Inputs | None
     classes: int
+    augment: AugmentSpec | None = None
+    seed: int = 0
+
+    @property
+    def views(self) -> int:
+        """Versions of each example of the transfer set."""
+        return 1 if self.augment is None else self.augment.views
+
+    @cached_property
+    def augmentation(self) -> dict[str, Any]:
+        """What the augmentation follows from; empty without one."""
+        if self.augment is None:
+            return {}
+        code = factories.digest(self.augment.factory, self.augment.folder)
+        return {**self.augment.model_dump(mode="json", exclude={"folder"}), "code": code, "seed": self.seed}
 
     @cached_property
     def transfer(self) -> Split:
-        """What the teachers label: the training examples, then the unlabelled ones with label -1."""
-        if self.unlabeled is None:
-            return self.train
-        none = np.full(len(self.unlabeled), UNLABELLED, np.int64)
-        return Split(Joined((self.train.x, self.unlabeled)), np.concatenate([self.train.y, none]))
+        """What the teachers label: the training examples, then the unlabelled ones with label -1.
+
+        Where it has several views, `x` has them one after another and `y` is of each.
+        """
+        x, y = self.train.x, self.train.y
+        if self.unlabeled is not None:
+            x = Joined((x, self.unlabeled))
+            y = np.concatenate([y, np.full(len(self.unlabeled), UNLABELLED, np.int64)])
+        return Split(augmented(self.augment, x, self.seed, self.views), y)
+
+    def labelled(self, views: int) -> Split:
+        """What the hard-label baseline learns from: the training examples, varied as the student's are."""
+        return replace(self.train, x=augmented(self.augment, self.train.x, self.seed, views))
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -81,8 +106,9 @@ def load(spec: DataSpec, seed: int) -> Dataset:
         raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
     if "validation" not in splits:
         train, splits["validation"] = _draw_validation(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
-    dataset = Dataset(train, splits["validation"], splits["test"], unlabeled, classes)
+    dataset = Dataset(train, splits["validation"], splits["test"], unlabeled, classes, spec.augment, seed)
     _check(dataset, classes_declared=spec.classes is not None)
+    _ = dataset.transfer  # where the augmentation is tried
     return dataset
 
 

@@ -73,16 +73,18 @@ class Epochs(Protocol):
 
 @dataclass
 class HardLabels:
-    """Examples and their labels, all of them mixed in each epoch."""
+    """Examples and their labels, all of them mixed in each epoch; of `views` versions, each epoch sees the next."""
 
     split: Split
+    views: int = 1
     waited_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.split)
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
-        yield Run(np.random.default_rng([seed, epoch]).permutation(len(self.split)))
+        drawn = np.random.default_rng([seed, epoch]).permutation(len(self.split))
+        yield Run(drawn + epoch % self.views * len(self.split))
 
 
 @dataclass

@@ -59,6 +59,16 @@ class IdxFiles(Spec):
     labels: str
 
 
+class AugmentSpec(FactorySpec):
+    """How examples are varied for the student: `factory(x [B, ...], draws, **kwargs)` returns as many of one shape.
+
+    Each row follows from itself and from `draws` (`workers.augment.Draws`) alone.
+    """
+
+    views: Count = 1
+    """Versions of each example. The teachers label them all; epoch e of the student sees version e modulo `views`."""
+
+
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
@@ -73,6 +83,8 @@ class DataSpec(Spec):
     """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
     unlabeled: str | None = None
     """Inputs that join the transfer set and get soft targets only."""
+    augment: AugmentSpec | None = None
+    """How the examples vary that student and baseline learn from; members, validation and test see them as they are."""
     classes: Count | None = None
     """How many classes there are. Left out: one more than the largest label of the training set."""
     label_column: str = "y"

@@ -102,7 +102,8 @@ def train(config: dict[str, Any]) -> None:
 def _task(job: WorkerJob) -> Task:
     data = ray.get(job.data)
     if job.store is None:
-        return Task(HardLabels(data.train), data.validation)
+        views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
+        return Task(HardLabels(data.labelled(views), views), data.validation)
     store = job.store
     return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss)
 

@@ -1,0 +1,80 @@
+"""Augmentation: the same version of an example whoever asks, whatever is asked beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.makers import in_memory
+from workers import feed
+from workers.augment import Augmented, Draws, augmented
+from workers.data import Split
+from workers.errors import RequestError
+from workers.feed import HardLabels
+from workers.specs import AugmentSpec
+
+X = np.arange(60, dtype=np.float32).reshape(20, 3)
+KEYS = np.arange(100_000, dtype=np.uint64)
+
+
+def shaken(x: np.ndarray, draws: Draws, size: float) -> np.ndarray:
+    return x + size * draws.uniform(-1, 1, x.shape[1])
+
+
+def test_a_version_follows_from_example_view_and_seed() -> None:
+    views = Augmented(X, shaken, {"size": 0.5}, seed=3, views=2)
+    everything = views[np.arange(40)]
+    np.testing.assert_array_equal(views[np.array([25, 4])], everything[[25, 4]])
+    np.testing.assert_array_equal(views[5:9], everything[5:9])
+    assert views.shape == (40, 3) and len(views) == 40
+    assert not np.allclose(everything[:20], everything[20:]) and np.abs(everything[:20] - X).max() <= 0.5
+    assert not np.allclose(Augmented(X, shaken, {"size": 0.5}, seed=4)[np.arange(20)], everything[:20])
+
+
+def test_draws_are_spread_as_they_should() -> None:
+    draws = Draws(KEYS)
+    one, other = draws.uniform(-1, 3), draws.uniform(-1, 3)
+    assert -1 <= one.min() < -0.99 and 2.99 < one.max() < 3 and one.mean() == pytest.approx(1, abs=0.02)
+    assert abs(np.corrcoef(one[:, 0], other[:, 0])[0, 1]) < 0.02  # calls
+    assert abs(np.corrcoef(one[:-1, 0], one[1:, 0])[0, 1]) < 0.02  # neighbouring examples
+    counts = np.bincount(draws.integers(0, 5)[:, 0], minlength=5)
+    assert len(counts) == 5 and counts == pytest.approx(np.full(5, 20_000), rel=0.05)
+    normal = draws.normal()
+    assert normal.mean() == pytest.approx(0, abs=0.02) and normal.std() == pytest.approx(1, abs=0.02)
+    assert np.isfinite(normal).all()
+
+
+def test_the_student_sees_what_the_teachers_saw() -> None:
+    """Soft targets that tell the input: each batch's inputs must be the very ones, in every epoch."""
+    views = Augmented(X, shaken, {"size": 0.4}, views=2)
+    seen = views[np.arange(40)]
+    targets = np.stack([seen[:, 0], 100 - seen[:, 0]], axis=1) / 100
+    labels = in_memory(Split(views, np.arange(20) % 2), targets, rows=6, views=2)
+    sums = []
+    for epoch in range(4):
+        for batch in feed.batches(labels, epoch, 8, 0, torch.device("cpu")):
+            assert batch.soft is not None
+            torch.testing.assert_close(batch.soft[:, 0] * 100, batch.x[:, 0], atol=1e-4, rtol=1e-5)
+        sums.append(sum(float(b.x.sum()) for b in feed.batches(labels, epoch, 8, 0, torch.device("cpu"))))
+    assert sums[0] == pytest.approx(sums[2], rel=1e-6) and sums[0] != pytest.approx(sums[1], rel=1e-6)
+
+
+def test_the_baseline_sees_a_version_an_epoch() -> None:
+    labels = HardLabels(Split(Augmented(X, shaken, {"size": 0.4}, views=3), np.arange(20) % 2), views=3)
+
+    def total(epoch: int) -> float:
+        return sum(float(b.x.sum()) for b in feed.batches(labels, epoch, 8, 0, torch.device("cpu")))
+
+    assert len({round(total(epoch), 3) for epoch in range(3)}) == 3
+
+
+def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def centred(x, draws): return x - x.mean()\ndef cut(x, draws): return x[:, :1]\n"
+    )
+    for name, message in (("centred", "when others are beside it"), ("cut", "expected an array of the shape")):
+        with pytest.raises(RequestError, match=message):
+            augmented(AugmentSpec(factory=f"mine:{name}", folder=str(tmp_path)), X, 0, 1)
+    with pytest.raises(RequestError, match="raised TypeError"):
+        augmented(AugmentSpec(factory="mine:cut", kwargs={"k": 1}, folder=str(tmp_path)), X, 0, 1)
