@@ -38,6 +38,10 @@ def check(config: RunConfig) -> Dataset:
     student = models.build(config.student.model)
     models.check_output(student, config.student.model, dataset.train.x, dataset.classes, "student")
     models.check_trainable(student, config.student.model, "student")
+    if config.distillation.top_k is not None and config.distillation.top_k > dataset.classes:
+        raise RequestError(
+            f"distillation.top_k: {config.distillation.top_k} of {dataset.classes} classes; expected at most as many."
+        )
     for metric in config.evaluation.metrics:
         _check_metric(metric)
     return dataset

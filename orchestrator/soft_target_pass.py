@@ -151,6 +151,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         temperature=distillation.temperature,
         combine=config.ensemble.combine,
         dtype=distillation.dtype,
+        top_k=distillation.top_k,
         precision=config.ensemble.precision,
     )
     return Manifest(
@@ -160,6 +161,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         weights=list(weights),
         classes=dataset.classes,
         dtype=distillation.dtype,
+        top_k=distillation.top_k,
         examples=len(dataset.transfer),
         views=dataset.views,
         members=records,
@@ -217,7 +219,7 @@ def _compute(
                 made.store.folder,
                 chunk.part,
                 layout.ids(chunk.part),
-                chunk.probabilities.astype(planned.dtype),
+                store.compressed(chunk.probabilities, planned.dtype, planned.top_k),
                 chunk.members,
                 numerics,
             )

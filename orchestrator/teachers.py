@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 
 from orchestrator import cluster, failures
 from orchestrator.cluster import Placement
@@ -54,7 +52,7 @@ class Chunk:
     """Soft targets [rows, K] float32 of one part, and the members that made them."""
 
     part: int
-    probabilities: NDArray[np.float32]
+    probabilities: torch.Tensor
     members: list[str]
 
 
@@ -134,7 +132,7 @@ class TeacherPool:
             total = self.seats[0].answers.pop(part).copy()
             for seat in self.seats[1:]:
                 total += seat.answers.pop(part)
-            probabilities = ensembles.mean(torch.from_numpy(total), self.spec.combine).to(torch.float32).numpy()
+            probabilities = ensembles.mean(torch.from_numpy(total), self.spec.combine).to(torch.float32)
             self.wait_s += taken - began
             yield Chunk(part, probabilities, list(self._shares()))
             self.work_s += time.perf_counter() - taken

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from workers.data import Split
 from workers.feed import SoftLabels
 from workers.order import Layout
-from workers.soft_targets import Numerics, Part, write_part
+from workers.soft_targets import Numerics, Part, compressed, write_part
 
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=8)
 
@@ -100,19 +101,24 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def stored(folder: Path, probabilities: np.ndarray, rows: int = 10, views: int = 1) -> tuple[Layout, dict[int, Part]]:
+def stored(
+    folder: Path, probabilities: np.ndarray, rows: int = 10, views: int = 1, top_k: int | None = None
+) -> tuple[Layout, dict[int, Part]]:
     """Soft targets [views * N, K] as a store in `folder`: its layout and its parts."""
-    layout = Layout(len(probabilities) // views, rows, views)
-    return layout, {
-        n: write_part(str(folder), n, layout.ids(n), probabilities[layout.ids(n)], ["member-0"], NUMERICS)
-        for n in range(layout.parts)
-    }
+    layout, parts = Layout(len(probabilities) // views, rows, views), {}
+    for n in range(layout.parts):
+        mean = torch.from_numpy(probabilities[layout.ids(n)])
+        targets = compressed(mean, probabilities.dtype.name, top_k)
+        parts[n] = write_part(str(folder), n, layout.ids(n), targets, ["member-0"], NUMERICS)
+    return layout, parts
 
 
-def in_memory(split: Split, probabilities: np.ndarray, rows: int = 128, views: int = 1) -> SoftLabels:
+def in_memory(
+    split: Split, probabilities: np.ndarray, rows: int = 128, views: int = 1, top_k: int | None = None
+) -> SoftLabels:
     """The transfer set with soft targets [views * N, K], as a student is fed with it."""
     folder = Path(tempfile.mkdtemp())
-    layout, parts = stored(folder, probabilities, rows, views)
+    layout, parts = stored(folder, probabilities, rows, views, top_k)
     feed = SoftLabels(split, str(folder), layout, parts.__getitem__)
     for number in parts:
         feed._read(number)

@@ -47,7 +47,8 @@ class Draws:
     def normal(self, size: int = 1) -> NDArray[np.float32]:
         """[B, size] float32 of the standard normal distribution (Box and Muller 1958)."""
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(size=size)))
-        return (radius * np.cos(2.0 * np.pi * self.uniform(size=size))).astype(np.float32)
+        drawn: NDArray[np.float32] = (radius * np.cos(2.0 * np.pi * self.uniform(size=size))).astype(np.float32)
+        return drawn
 
 
 Transform = Callable[..., Rows]
@@ -113,7 +114,7 @@ def _check(spec: AugmentSpec, inputs: Augmented) -> None:
     if not np.array_equal(together, np.concatenate(alone)):
         raise RequestError(
             f"data.augment '{spec.factory}' makes something else of an example when others are beside it. Expected "
-            "each row to follow from itself and from `draws` alone, which the teachers' and the student's batches share."
+            "each row to follow from itself and from `draws` alone: teachers and student cut their batches differently."
         )
 
 

@@ -11,9 +11,10 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from workers.inputs import Index, gather
 from workers.losses import UNLABELLED
 from workers.order import Layout, batch_sizes
 from workers.soft_targets import Part, Rows
+from workers.top_k import TopK
 
 GATHERED = 4096
 """About how many examples are gathered at a time."""
@@ -37,13 +39,13 @@ CACHE_BYTES = 256 * 2**20
 class Batch:
     """One worker's cut of one batch, on its device.
 
-    x: [b, ...]. y: [b] int64. soft: [b, K] float probabilities at the loss's temperature, or None. rows,
+    x: [b, ...]. y: [b] int64. soft: of b rows at the loss's temperature, [b, K] or `TopK`, or None. rows,
     labelled_rows: of the whole batch, over all workers. entropy: in nats, summed over the cut's soft targets.
     """
 
     x: Tensor
     y: Tensor
-    soft: Tensor | None
+    soft: Tensor | TopK | None
     entropy: float
     rows: int
     labelled_rows: int
@@ -172,7 +174,7 @@ def _gather(
     x = _to(gather(split.x, ids[taken]), device).split(own)
     y = _to(torch.from_numpy(labels[taken]), device).split(own)
     soft, entropy = _soft(stretch, taken)
-    softs = [None] * len(sizes) if soft is None else _to(soft, device).split(own)
+    softs = [None] * len(sizes) if soft is None else _split(_to(soft, device), own)
     entropies = [0.0] * len(sizes) if entropy is None else [float(each.sum()) for each in entropy.split(own)]
     return [Batch(x[k], y[k], softs[k], entropies[k], size, int(labelled[k])) for k, size in enumerate(sizes)]
 
@@ -183,7 +185,7 @@ def _cut(edges: NDArray[np.int64], rank: int, world: int) -> list[tuple[int, int
     return list(zip(starts + sizes * rank // world, starts + sizes * (rank + 1) // world, strict=True))
 
 
-def _soft(stretch: list[Run], taken: slice | Index) -> tuple[Tensor | None, Tensor | None]:
+def _soft(stretch: list[Run], taken: slice | Index) -> tuple[Tensor | TopK | None, Tensor | None]:
     """The soft targets of some of a stretch's rows, and the entropy of each."""
     if stretch[0].stored is None:
         return None, None
@@ -193,14 +195,25 @@ def _soft(stretch: list[Run], taken: slice | Index) -> tuple[Tensor | None, Tens
         here = run.at
         if not isinstance(taken, slice):
             here = run.at[taken[(taken >= offset) & (taken < offset + len(run.at))] - offset]
-        values.append(gather(run.stored.probabilities, here))
+        values.append(soft_targets.taken(run.stored.targets, here))
         entropies.append(gather(run.stored.entropy, here))
         offset += len(run.at)
-    return (values[0], entropies[0]) if len(values) == 1 else (torch.cat(values), torch.cat(entropies))
+    if len(values) == 1:
+        return values[0], entropies[0]
+    return soft_targets.concatenated(values), torch.cat(entropies)
 
 
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _split(soft: Tensor | TopK, sizes: list[int]) -> Sequence[Tensor | TopK]:
+    if isinstance(soft, Tensor):
+        cut: tuple[Tensor, ...] = soft.split(sizes)
+        return cut
+    edges = np.cumsum([0, *sizes])
+    return [soft.rows(slice(start, stop)) for start, stop in pairwise(edges)]
+
+
+def _to(rows: Any, device: torch.device) -> Any:
+    """A tensor or `TopK` on the device; to a GPU from pinned memory, without waiting for it."""
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
 def _ahead(items: Iterator[list[Batch]], depth: int = 2) -> Iterator[list[Batch]]:

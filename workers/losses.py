@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from workers.top_k import TopK, top_k_cross_entropy_sum
+
 UNLABELLED = -1
 """The label of an example that has none."""
 
@@ -36,7 +38,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 def distillation_loss(
     logits: Tensor,
-    soft_targets: Tensor | None,
+    soft_targets: Tensor | TopK | None,
     labels: Tensor | None,
     *,
     temperature: float,
@@ -49,7 +51,8 @@ def distillation_loss(
 
     The mean over the batch; the hard term's over its labelled rows only, and 0 where there are none.
 
-    logits: [B, K] float. soft_targets: [B, K] probabilities softened at T, or None where soft_weight is 0.
+    logits: [B, K] float. soft_targets: [B, K] probabilities softened at T, or the largest of them and the rest's mass
+    (`workers.top_k`), or None where soft_weight is 0.
     labels: [B] int64 class ids, -1 for none, or None where hard_weight is 0.
     rows, labelled_rows: what to divide by where this batch is a part of a larger one (default: this batch's own
     counts), so that the sum over the parts is the mean over the whole. Returns a scalar.
@@ -61,10 +64,13 @@ def distillation_loss(
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
     total = logits.new_zeros(())
     if soft_weight:
-        if soft_targets is None or soft_targets.shape != logits.shape:
+        if isinstance(soft_targets, TopK):
+            soft = top_k_cross_entropy_sum(logits, soft_targets, temperature=temperature)
+        elif soft_targets is None or soft_targets.shape != logits.shape:
             found = None if soft_targets is None else list(soft_targets.shape)
             raise ValueError(f"soft targets of shape {found}; expected {list(logits.shape)} as the logits")
-        soft = soft_cross_entropy_sum(logits, soft_targets, temperature=temperature)
+        else:
+            soft = soft_cross_entropy_sum(logits, soft_targets, temperature=temperature)
         total = total + soft_weight * soft / max(len(logits) if rows is None else rows, 1)
     if hard_weight:
         if labels is None or labels.shape != logits.shape[:1]:

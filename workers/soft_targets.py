@@ -4,7 +4,8 @@ A store is known by its fingerprint, a hash of everything the numbers follow fro
 code, temperature, rule and weights. So whatever is in its folder is right for every run that asks for it: a store
 with a manifest is complete, and one without goes on from the parts that are there. A part whose content is not what
 its name says is thrown away. Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of
-float32 or float16 (softened, averaged, summing to 1).
+float32 or float16 (softened, averaged, summing to 1), or of a large vocabulary `top_ids`, `top_probabilities` and
+`tail` (`workers.top_k`).
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
-from workers import storage
+from workers import storage, top_k_columns
 from workers.errors import RunError
-from workers.inputs import Index
+from workers.inputs import Index, gather
 from workers.specs import Precision
+from workers.top_k import TopK, compress, entropy
 
 logger = logging.getLogger(__name__)
 
+SoftTargets = NDArray[Any] | TopK
+"""Of n examples as they are stored: probabilities [n, K], or the largest of them."""
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
 MANIFEST = "manifest.json"
 PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
 MADE_BY = b"stillhouse.made_by"
@@ -78,6 +85,7 @@ class Manifest(BaseModel):
     weights: list[float]
     classes: int
     dtype: str
+    top_k: int | None
     examples: int
     views: int
     members: list[MemberRecord]
@@ -101,25 +109,33 @@ def fingerprint(**what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def compressed(probabilities: Tensor, dtype: str, top_k: int | None) -> SoftTargets:
+    """Soft targets as they are stored, from the mean [n, K] float32: of `dtype`, all of them or the `top_k` largest."""
+    if top_k is None:
+        stored: NDArray[Any] = probabilities.numpy().astype(dtype)
+        return stored
+    return compress(probabilities, top_k, DTYPES[dtype])
+
+
 def write_part(
-    folder: str, number: int, ids: Index, probabilities: NDArray[Any], members: Sequence[str], numerics: Numerics
+    folder: str, number: int, ids: Index, targets: SoftTargets, members: Sequence[str], numerics: Numerics
 ) -> Part:
-    """Write the rows [n, K] of the examples `ids` [n]; the file appears when it is complete."""
-    rows, classes = probabilities.shape
-    table = pa.table(
-        {
-            "example_id": pa.array(ids),
-            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1)), classes),
-        }
-    )
+    """Write the soft targets of the examples `ids` [n]; the file appears when it is complete."""
+    if isinstance(targets, TopK):
+        columns, options = top_k_columns.columns(targets), top_k_columns.WRITE_OPTIONS
+    else:
+        values = pa.array(targets.reshape(-1))
+        columns = {"probabilities": pa.FixedSizeListArray.from_arrays(values, targets.shape[1])}
+        options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    table = pa.table({"example_id": pa.array(ids), **columns})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
+    pq.write_table(table, buffer, **options)
     checksum = storage.sha256(buffer.getvalue())
     path = f"part-{number:06d}-{checksum[:16]}.parquet"
     storage.write_bytes(storage.join(folder, path), buffer.getvalue())
-    return Part(path=path, rows=rows, sha256=checksum, **made_by)  # type: ignore[arg-type]
+    return Part(path=path, rows=len(ids), sha256=checksum, **made_by)  # type: ignore[arg-type]
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -171,15 +187,15 @@ def salvage(folder: str) -> dict[int, Part]:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part as they are read: `ids` [n] int64, `probabilities` [n, K], `entropy` [n] float32 in nats."""
+    """The rows of one part as they are read: `ids` [n] int64, their soft targets, `entropy` [n] float32 in nats."""
 
     ids: Index
-    probabilities: NDArray[Any]
+    targets: SoftTargets
     entropy: NDArray[np.float32]
 
     @property
     def nbytes(self) -> int:
-        return int(self.ids.nbytes + self.probabilities.nbytes + self.entropy.nbytes)
+        return int(self.ids.nbytes + self.targets.nbytes + self.entropy.nbytes)
 
 
 def read_part(folder: str, part: Part) -> Rows:
@@ -195,17 +211,33 @@ def read_part(folder: str, part: Part) -> Rows:
             "is thrown away and computed anew."
         )
     table = pq.read_table(io.BytesIO(raw))
+    ids = table.column("example_id").to_numpy()
+    if "top_ids" in table.column_names:
+        top = top_k_columns.from_table(table)
+        return Rows(ids, top, entropy(top).numpy())
     values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
-    return Rows(table.column("example_id").to_numpy(), values, _entropy(values))
+    return Rows(ids, values, _entropy(values))
 
 
 def joined(several: Sequence[Rows]) -> Rows:
     """Several parts as one, in their order."""
     return Rows(
         np.concatenate([rows.ids for rows in several]),
-        np.concatenate([rows.probabilities for rows in several]),
+        concatenated([rows.targets for rows in several]),
         np.concatenate([rows.entropy for rows in several]),
     )
+
+
+def concatenated(several: Sequence[Any]) -> Any:
+    """Soft targets of one kind, arrays or tensors or `TopK`, one after another."""
+    if isinstance(several[0], TopK):
+        return TopK(*(torch.cat([getattr(t, name) for t in several]) for name in TopK.__annotations__))
+    return torch.cat(list(several)) if isinstance(several[0], Tensor) else np.concatenate(several)
+
+
+def taken(targets: SoftTargets, rows: Index) -> Tensor | TopK:
+    """Some of the rows, as the loss takes them."""
+    return targets.rows(rows) if isinstance(targets, TopK) else gather(targets, rows)
 
 
 def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:

@@ -157,6 +157,8 @@ class DistillationSpec(Spec):
     hard_weight: NonNegative = 0.5
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
+    top_k: Count | None = None
+    """Of a large vocabulary, store the so many largest probabilities and the rest's mass as one bucket."""
     stream: bool = True
     """The student begins on soft targets as they come, where teachers and student have room side by side. Changes the
     time, never the student."""

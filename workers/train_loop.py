@@ -30,6 +30,7 @@ from workers.models import seed_of
 from workers.order import batch_sizes
 from workers.precision import autocast
 from workers.specs import DistillationSpec, TrainingSpec
+from workers.top_k import TopK
 
 HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
 """The loss of members and baseline: cross entropy with the labels."""
@@ -181,7 +182,7 @@ def _loss(forward: Callable[[Tensor], Tensor], task: Task, batch: Batch, part: s
         logits = forward(batch.x[part])
     return distillation_loss(
         logits.float(),
-        None if batch.soft is None else batch.soft[part],
+        batch.soft.rows(part) if isinstance(batch.soft, TopK) else None if batch.soft is None else batch.soft[part],
         batch.y[part],
         temperature=task.loss.temperature,
         soft_weight=task.loss.soft_weight,

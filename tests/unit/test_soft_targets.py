@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.makers import NUMERICS, stored
 from workers import soft_targets
 from workers.errors import RunError
 from workers.soft_targets import Manifest, MemberRecord, Part
+from workers.top_k import TopK
 
 P = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
 
 
 def manifest(parts: dict[int, Part]) -> Manifest:
     return Manifest(
-        fingerprint="f", temperature=2.0, combine="arithmetic", weights=[1.0], classes=4, dtype="float32",
+        fingerprint="f", temperature=2.0, combine="arithmetic", weights=[1.0], classes=4, dtype="float32", top_k=None,
         examples=25, views=1, members=[MemberRecord(name="member-0", sha256="0")], parts=list(parts.values()),
         seconds=1.0, complete=True,
     )  # fmt: skip
@@ -36,7 +38,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for number, part in parts.items():
         rows = soft_targets.read_part(str(tmp_path), part)
         np.testing.assert_array_equal(rows.ids, layout.ids(number))
-        np.testing.assert_array_equal(rows.probabilities, P[rows.ids])
+        assert isinstance(rows.targets, np.ndarray)
+        np.testing.assert_array_equal(rows.targets, P[rows.ids])
         np.testing.assert_allclose(rows.entropy, -(P * np.log(P)).sum(1)[rows.ids], rtol=1e-5)
     assert soft_targets.manifest_at(str(tmp_path)) is None
     soft_targets.write_manifest(str(tmp_path), manifest(parts))
@@ -56,8 +59,23 @@ def test_plain_pyarrow_reads_it(tmp_path: Path) -> None:
 def test_half_precision_halves_the_bytes_and_sums_to_one(tmp_path: Path) -> None:
     _, parts = stored(tmp_path, P.astype(np.float16))
     rows = soft_targets.read_part(str(tmp_path), parts[0])
-    assert rows.probabilities.dtype == np.float16
-    np.testing.assert_allclose(rows.probabilities.astype(np.float64).sum(1), 1.0, atol=2e-3)
+    assert isinstance(rows.targets, np.ndarray) and rows.targets.dtype == np.float16
+    np.testing.assert_allclose(rows.targets.astype(np.float64).sum(1), 1.0, atol=2e-3)
+
+
+def test_the_largest_and_the_rest(tmp_path: Path) -> None:
+    top = soft_targets.compressed(torch.from_numpy(P), "float16", 2)
+    part = soft_targets.write_part(str(tmp_path), 0, np.arange(25), top, ["member-0"], NUMERICS)
+    table = pq.read_table(tmp_path / part.path)
+    assert table.column_names == ["example_id", "top_ids", "top_probabilities", "tail"]
+    best = np.argsort(-P, axis=1)[:, :2]
+    np.testing.assert_array_equal(np.array(table.column("top_ids").to_pylist()), best)
+    rows = soft_targets.read_part(str(tmp_path), part)
+    assert isinstance(rows.targets, TopK) and isinstance(top, TopK)
+    for name in ("ids", "probabilities", "tail"):
+        assert torch.equal(getattr(rows.targets, name), getattr(top, name))
+    tail = 1 - np.take_along_axis(P, best, 1).sum(1)
+    np.testing.assert_allclose(rows.targets.tail.numpy(), tail, atol=1e-3)
 
 
 def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

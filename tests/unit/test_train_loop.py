@@ -95,6 +95,18 @@ def test_pieces_of_a_batch_make_the_whole_batchs_step(soft: bool) -> None:
     assert whole.history[-1].train_loss == pytest.approx(pieces.history[-1].train_loss, abs=1e-5)
 
 
+def test_all_of_the_classes_kept_are_the_whole_distribution() -> None:
+    whole, top = start(NO_DROPOUT), start(NO_DROPOUT)
+    finish(train_loop.epochs(whole, task(soft=True), NO_DROPOUT, seed=1))
+    train, validation = Split(*blobs(500, 1)), Split(*blobs(200, 2))
+    targets = np.full((500, 3), 0.1, np.float32)
+    targets[np.arange(500), train.y] = 0.8
+    kept = Task(in_memory(train, targets, top_k=3), validation, SOFT_ALONE)
+    finish(train_loop.epochs(top, kept, NO_DROPOUT, seed=1))
+    torch.testing.assert_close(weights(whole), weights(top), atol=1e-5, rtol=1e-4)
+    assert whole.history[-1].train_loss == pytest.approx(top.history[-1].train_loss, abs=1e-5)
+
+
 def test_bfloat16_learns_the_same_task() -> None:
     spec = SPEC.model_copy(update={"epochs": 12, "precision": "bfloat16"})
     progress = start(spec)
