@@ -224,10 +224,15 @@ def as_run_error(doing: str, error: BaseException) -> BaseException:
     inner = cause(error)
     if isinstance(inner, (RequestError, RunError)):
         return inner
-    text = str(inner).strip().splitlines()
+    return failed(doing, type(inner).__name__, str(inner))
+
+
+def failed(doing: str, kind: str, message: str) -> RunError:
+    """An error of somebody else's code as one sentence."""
+    text = message.strip().splitlines()
     return RunError(
-        f"{doing} failed: {type(inner).__name__}: {text[-1] if text else 'no message'}. What was complete is kept; "
-        "the same command resumes. --debug shows the traceback, and Ray's logs are in " + _log_folder() + "."
+        f"{doing} failed: {kind}: {text[-1] if text else 'no message'}. What was complete is kept; the same command "
+        "resumes. --debug shows the traceback, and Ray's logs are in " + _log_folder() + "."
     )
 
 

@@ -23,10 +23,11 @@ from orchestrator import cluster
 from orchestrator.cluster import Machines, Placement
 from workers import checkpoints, factories, storage
 from workers.data import Dataset
+from workers.errors import RunError
 from workers.jobs import train_member
 from workers.models import seed_of
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.student import HISTORY, Store, WorkerJob
+from workers.student import FAILURE, HISTORY, Store, WorkerJob
 from workers.student import train as train_on_worker
 from workers.teacher import Member
 from workers.train_loop import HARD_LABELS, Epoch
@@ -165,6 +166,7 @@ def train_with_ray(
         training=job.training,
         seed=job.seed,
         data=data,
+        folder=place,
         weights=member.weights,
         threads=_threads(job.workers[1], machines),
         heard=heard,
@@ -196,6 +198,8 @@ def _scaling(least: int, most: int, machines: Machines) -> ray.train.ScalingConf
 
 def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: str) -> list[Epoch]:
     """Train, and clear away what was only needed to resume."""
+    failure = storage.join(folder, FAILURE)
+    storage.remove(failure)
     fs, path = storage.filesystem(folder)
     remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
     trainer = TorchTrainer(
@@ -216,6 +220,14 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
         failures = getattr(error, "worker_failures", None)  # what went wrong, by rank
         reason = next(iter(failures.values())) if failures else error
         raise cluster.as_run_error(f"training the {work.role}", reason) from error
+    if storage.exists(failure):
+        said = json.loads(storage.read_text(failure))
+        storage.remove(failure)
+        raise (
+            RunError(said["message"])
+            if said["ours"]
+            else cluster.failed(f"training the {work.role}", said["kind"], said["message"])
+        )
     history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
     storage.remove(storage.join(folder, name))
     storage.remove(storage.join(folder, HISTORY))

@@ -36,7 +36,7 @@ def train_member(
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
     for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
-        heard.put((member.name, epoch))
+        heard.actor.put.remote((member.name, epoch))  # not `put`: a task that waits lends its cores to another
     checkpoints.save(progress.kept_weights(), member.weights)
     return progress.history
 

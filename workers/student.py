@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,18 @@ import torch
 
 from workers import checkpoints, models, storage, train_loop
 from workers.data import Dataset
+from workers.errors import StillhouseError
 from workers.feed import HardLabels, SoftLabels
 from workers.order import Layout
 from workers.soft_targets import Part
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.train_loop import Progress, Task
 
+logger = logging.getLogger(__name__)
+
 STATE = "state.pt"
 HISTORY = "history.json"
+FAILURE = "failure.json"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,9 @@ class WorkerJob:
     training: TrainingSpec
     seed: int
     data: ray.ObjectRef[Dataset]
+    folder: str
+    """URI of the folder that the trained weights, and what else the driver is to know, are written to."""
     weights: str
-    """URI that the trained weights are written to."""
     threads: int
     heard: Any
     """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
@@ -75,28 +81,42 @@ class WorkerJob:
 
 
 def train(config: dict[str, Any]) -> None:
-    """The per-worker function; `config` is `{"job": WorkerJob}`."""
+    """The per-worker function; `config` is `{"job": WorkerJob}`.
+
+    Ray Train starts workers again whatever ended them. What would end them again is therefore no error to it: it is
+    written down for the driver.
+    """
     job: WorkerJob = config["job"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    try:
+        _train(job, rank, world)
+    except PassEnded:
+        return
+    except Exception as error:
+        if world > 1 and isinstance(error, RuntimeError):  # as a peer's death shows in the others
+            raise
+        logger.exception("training the %s failed", job.role)
+        said = {"kind": type(error).__name__, "message": str(error), "ours": isinstance(error, StillhouseError)}
+        storage.write_text(storage.join(job.folder, FAILURE), json.dumps(said))
+
+
+def _train(job: WorkerJob, rank: int, world: int) -> None:
     torch.set_num_threads(job.threads)
     task = _task(job)
     model = ray.train.torch.prepare_model(models.build(job.model, job.seed))
     progress = train_loop.begin(model, job.training, len(task.train))
     _resume(progress)
-    try:
-        for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
-            with tempfile.TemporaryDirectory() as folder:
-                saved = _save(progress, Path(folder)) if rank == 0 else None
-                ray.train.report(vars(epoch), checkpoint=saved)
-            if rank == 0:
-                job.heard.put((job.role, epoch))
-    except PassEnded:  # starting this worker again would not help
-        return
+    for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
+        with tempfile.TemporaryDirectory() as folder:
+            saved = _save(progress, Path(folder)) if rank == 0 else None
+            ray.train.report(vars(epoch), checkpoint=saved)
+        if rank == 0:
+            job.heard.put((job.role, epoch))
     if rank == 0:
         checkpoints.save(progress.kept_weights(), job.weights)
         history = json.dumps([vars(epoch) for epoch in progress.history])
-        storage.write_text(storage.join(job.weights.rsplit("/", 1)[0], HISTORY), history)
+        storage.write_text(storage.join(job.folder, HISTORY), history)
 
 
 def _task(job: WorkerJob) -> Task:
