@@ -23,6 +23,7 @@ from orchestrator.report import Bound, SoftTargets
 from orchestrator.teachers import TeacherPool, starter
 from workers import checkpoints, factories, storage
 from workers import soft_targets as store
+from workers.assembly import Assembly
 from workers.board import Board
 from workers.data import Dataset
 from workers.order import Layout, part_rows
@@ -31,6 +32,9 @@ from workers.student import Store
 from workers.teacher import MICRO_BATCH, Member
 
 logger = logging.getLogger(__name__)
+
+NEAR_CLASSES = 4096
+"""From how many classes on answers are put together beside the teachers, and never come to the driver."""
 
 
 @dataclass
@@ -105,7 +109,9 @@ def soft_targets(
                 if missing:
                     numerics = _numerics(config, machines, placement, there)
                     start = starter(data, layout, numerics, placement)
-                    pool = TeacherPool(members, weights, start, config.ensemble, placement.groups(), journal.lost)
+                    pool = TeacherPool(
+                        members, weights, start, config.ensemble, placement.groups(), journal.lost, numerics.stacked
+                    )
                     _compute(made, dict(there), missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
@@ -213,18 +219,19 @@ def _compute(
     planned, layout, board = made.planned, made.store.layout, made.store.board
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
+        assembly = Assembly(
+            made.store.folder,
+            layout,
+            planned.combine,
+            planned.dtype,
+            planned.top_k,
+            numerics.model_copy(update={"stacked": pool.stacked}),
+        )
+        near = planned.classes >= NEAR_CLASSES
         started = time.perf_counter()
-        for chunk in pool.stream(missing, planned.temperature):
-            part = store.write_part(
-                made.store.folder,
-                chunk.part,
-                layout.ids(chunk.part),
-                store.compressed(chunk.probabilities, planned.dtype, planned.top_k),
-                chunk.members,
-                numerics,
-            )
-            parts[chunk.part] = part
-            board.post.remote({chunk.part: part})
+        for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
+            parts[number] = part
+            board.post.remote({number: part})
             done += part.rows
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")

@@ -1,8 +1,8 @@
 """The pool of teachers: start, ask, replace, release. Streams soft targets in the order of the transfer set.
 
-Every actor sees every part and answers with the sum of its members' contributions; the driver adds the actors'
-sums. A few parts are in flight, so that no teacher waits for the driver, and no more, so that the driver's memory
-stays flat.
+Every actor sees every part and answers with the sum of its members' contributions; the driver, or for large outputs a
+task beside the teachers, adds the actors' sums. A few parts are in flight, so that no teacher waits for the driver, and
+no more, so that the driver's memory stays flat.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 import ray
-import torch
 
 from orchestrator import cluster, failures
 from orchestrator.cluster import Placement
@@ -23,17 +22,35 @@ from orchestrator.config import EnsembleSpec
 from orchestrator.failures import Action, Loss
 from orchestrator.report import Bound
 from workers import ensemble as ensembles
+from workers.assembly import Assembly, part_beside_teachers
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.order import Layout
-from workers.soft_targets import Numerics
+from workers.soft_targets import Numerics, Part
 from workers.teacher import Member, TeacherActor
 
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 4
 """Parts that are asked for at once, and so the most that a teacher can be ahead of the driver."""
+LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 START_TIMEOUT_S = 300.0
+
+
+class _Gone(Exception):
+    """A teacher, or what it had answered, is no longer there."""
+
+    def __init__(self, seat: Seat, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.seat, self.error = seat, error
+
+
+@dataclass
+class Answer:
+    """What a teacher was asked for: references to how many rows it has and to their values, or the values."""
+
+    rows: Any
+    values: Any
 
 
 @dataclass
@@ -43,17 +60,8 @@ class Seat:
     members: list[Member]
     actor: Any
     restarts: int = 0
-    answers: dict[int, Any] = field(default_factory=dict)
-    """Answers that were asked for and not yet taken, by their part."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Soft targets [rows, K] float32 of one part, and the members that made them."""
-
-    part: int
-    probabilities: torch.Tensor
-    members: list[str]
+    answers: dict[int, Answer] = field(default_factory=dict)
+    """Answers that were asked for and not yet used, by their part."""
 
 
 def starter(
@@ -80,6 +88,7 @@ class TeacherPool:
         spec: EnsembleSpec,
         groups: Sequence[range],
         on_loss: Callable[[str, Sequence[str]], None],
+        stacked: bool | None = None,
     ) -> None:
         """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `on_loss(action, member
         names)` hears of every lost teacher."""
@@ -87,6 +96,7 @@ class TeacherPool:
         self.start = start
         self.spec = spec
         self.on_loss = on_loss
+        self.stacked = stacked
         self.wait_s = 0.0
         self.work_s = 0.0
         self.seats = [Seat([members[k] for k in group], None) for group in groups]
@@ -95,7 +105,7 @@ class TeacherPool:
         for seat in self.seats:
             seat.actor = self.start(seat.members)
         try:
-            ray.get([seat.actor.ready.remote() for seat in self.seats], timeout=START_TIMEOUT_S)
+            self.stacked = self._agree()
         except ray.exceptions.GetTimeoutError as error:
             self._release()
             raise RunError(
@@ -115,8 +125,11 @@ class TeacherPool:
     ) -> None:
         self._release()
 
-    def stream(self, parts: Sequence[int], temperature: float) -> Iterator[Chunk]:
-        """The soft targets of these parts, one after another in their order."""
+    def stream(self, parts: Sequence[int], temperature: float, assembly: Assembly, *, near: bool) -> Iterator[Part]:
+        """These parts of the store, one after another, as they are written.
+
+        near: answers stay where the teachers are, and parts are put together there.
+        """
         for number, part in enumerate(parts):
             began = time.perf_counter()
             while True:
@@ -124,17 +137,16 @@ class TeacherPool:
                     for seat in self.seats:
                         self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
                     for seat in self.seats:
-                        self._take(seat, part)
+                        self._take(seat, part, near)
+                    taken = time.perf_counter()
+                    made = self._assemble(part, assembly, near)
                     break
-                except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                    self._lost(seat, error)
-            taken = time.perf_counter()
-            total = self.seats[0].answers.pop(part).copy()
-            for seat in self.seats[1:]:
-                total += seat.answers.pop(part)
-            probabilities = ensembles.mean(torch.from_numpy(total), self.spec.combine).to(torch.float32)
+                except _Gone as gone:
+                    self._lost(gone.seat, gone.error)
+            for seat in self.seats:
+                del seat.answers[part]
             self.wait_s += taken - began
-            yield Chunk(part, probabilities, list(self._shares()))
+            yield made
             self.work_s += time.perf_counter() - taken
 
     @property
@@ -142,20 +154,53 @@ class TeacherPool:
         """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
+    def _agree(self) -> bool:
+        """All teachers up, and of one mind on whether members that share one are stacked."""
+
+        def asked(stacked: bool | None) -> list[bool]:
+            found: list[bool] = ray.get(
+                [seat.actor.ready.remote(stacked) for seat in self.seats], timeout=START_TIMEOUT_S
+            )
+            return found
+
+        choices = asked(self.stacked)
+        if len(set(choices)) > 1:
+            asked(False)
+        return all(choices)
+
     def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
         shares = self._shares()
         hosted = {member.name: shares[member.name] for member in seat.members}
         for part in parts:
             if part not in seat.answers:
-                seat.answers[part] = seat.actor.soften.remote(part, temperature, hosted, self.spec.combine)
+                seat.answers[part] = Answer(*seat.actor.soften.remote(part, temperature, hosted, self.spec.combine))
 
-    def _take(self, seat: Seat, part: int) -> None:
-        if isinstance(seat.answers[part], ray.ObjectRef):
-            try:
-                seat.answers[part] = ray.get(seat.answers[part])
-            except ray.exceptions.RayTaskError as error:
-                names = ", ".join(member.name for member in seat.members)
-                raise cluster.as_run_error(f"teacher of {names}", error) from error
+    def _take(self, seat: Seat, part: int, near: bool) -> None:
+        """Wait for an answer: for the answer itself, or only for the news that it is there."""
+        answer = seat.answers[part]
+        try:
+            if near:
+                ray.get(answer.rows)
+            elif isinstance(answer.values, ray.ObjectRef):
+                answer.values = ray.get(answer.values)
+        except LOST as error:
+            raise _Gone(seat, error) from error
+        except ray.exceptions.RayTaskError as error:
+            names = ", ".join(member.name for member in seat.members)
+            raise cluster.as_run_error(f"teacher of {names}", error) from error
+
+    def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
+        answers = [seat.answers[part].values for seat in self.seats]
+        names = list(self._shares())
+        if not near:
+            return assembly.part(part, names, *answers)
+        try:
+            made: Part = ray.get(part_beside_teachers.remote(assembly, part, names, *answers))
+        except LOST as error:
+            lost = getattr(error, "object_ref_hex", None)
+            whose = [seat for seat in self.seats if seat.answers[part].values.hex() == lost]
+            raise _Gone(whose[0] if whose else self.seats[-1], error) from error
+        return made
 
     def _shares(self) -> dict[str, float]:
         """The weights of the members that are still here, summing to 1."""
@@ -173,6 +218,7 @@ class TeacherPool:
             seat.answers.clear()
             ray.kill(seat.actor)  # it may be alive, with its answers lost
             seat.actor = self.start(seat.members)
+            seat.actor.ready.remote(self.stacked)  # before what it is asked next
         elif action is Action.REWEIGHT:
             self.seats.remove(seat)
             for other in self.seats:  # what is in flight was asked for with the old weights

@@ -62,6 +62,8 @@ class Numerics(BaseModel):
     """Of each actor."""
     micro_batch: int
     """Examples a forward pass."""
+    stacked: bool | None = None
+    """Whether members that share an actor are computed in one pass; None: not yet known."""
 
 
 class Part(BaseModel):

@@ -7,7 +7,7 @@ indices travel and examples do not. Answers are sums of the hosted members' cont
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from workers.order import Layout
 from workers.precision import autocast
 from workers.soft_targets import Numerics
 from workers.specs import ModelSpec, Precision
+from workers.stacking import Forward, one_by_one, stacked, worth_stacking
 
 MICRO_BATCH = 1024
 """Examples a forward pass, where nothing else is on record."""
@@ -54,7 +55,20 @@ class Teacher:
         self.device = evaluate.device()
         self.precision = precision
         self.micro_batch = micro_batch
-        self.modules = {name: module.to(self.device).eval() for name, module in modules.items()}
+        self.modules = {name: module.eval() for name, module in modules.items()}
+        self.resident = _fit(self.modules.values(), self.device)
+        if self.resident:
+            for module in self.modules.values():
+                module.to(self.device)
+        self._forward: Forward | None = None
+
+    def stack(self, choice: bool | None, x: Tensor) -> bool:
+        """Compute the members stacked or one by one; None: whichever is faster on `x`. Returns what was chosen."""
+        members = list(self.modules.values())
+        if choice is None:
+            choice = self.resident and worth_stacking(members, x[: self.micro_batch].to(self.device))
+        self._forward = stacked(members) if choice and self.resident and len(members) > 1 else None
+        return choice
 
     @torch.no_grad()
     def soften(self, x: Tensor, *, temperature: float, weights: Mapping[str, float], combine: str) -> Tensor:
@@ -64,24 +78,46 @@ class Teacher:
         members everywhere. Returns [N, K] int32 fixed point on the CPU; `ensemble.mean` of the sum of all
         teachers' answers is the soft target.
         """
-        answers = []
-        finite = {name: torch.ones((), dtype=torch.bool, device=self.device) for name in self.modules}
-        for rows in x.split(self.micro_batch):
-            batch = rows.to(self.device)
-            answer: Tensor | None = None
-            for name, module in self.modules.items():
+        total: list[Tensor] = []
+        batches = x.to(self.device, non_blocking=True).split(self.micro_batch)
+        for names, forward in self._forwards():
+            finite = torch.ones(len(names), dtype=torch.bool, device=self.device)
+            for number, batch in enumerate(batches):
                 with autocast(self.device, self.precision):
-                    logits = module(batch)
+                    logits = forward(batch)
                 probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-                finite[name] &= torch.isfinite(probabilities).all()
-                part = ensemble.contribution(probabilities, weights[name], combine, ensemble.TRAVELS)
-                answer = part if answer is None else answer.add_(part)
-            assert answer is not None, "a teacher hosts at least one member"
-            answers.append(answer)
-        for name, good in finite.items():  # only now, since asking a GPU waits for it
-            if not good:
-                raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
-        return torch.cat([answer.cpu() for answer in answers])
+                finite &= torch.isfinite(probabilities).flatten(1).all(dim=1)
+                for name, each in zip(names, probabilities, strict=True):
+                    part = ensemble.contribution(each, weights[name], combine, ensemble.TRAVELS)
+                    if number < len(total):
+                        total[number] += part
+                    else:
+                        total.append(part)
+            for name, good in zip(names, finite.tolist(), strict=True):  # only now, since asking a GPU waits for it
+                if not good:
+                    raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+        return torch.cat(total).cpu()
+
+    def _forwards(self) -> Iterator[tuple[list[str], Forward]]:
+        """The members that are computed together, wave after wave: all that are stacked, or each for itself.
+
+        Members that do not fit on the device all at once are there only while they compute.
+        """
+        if self._forward is not None:
+            yield list(self.modules), self._forward
+            return
+        for name, module in self.modules.items():
+            yield [name], one_by_one([module if self.resident else module.to(self.device)])
+            if not self.resident:
+                module.to("cpu")
+
+
+def _fit(modules: Iterable[nn.Module], device: torch.device) -> bool:
+    """Whether all the modules fit on the device, with half of what is free left for what they compute."""
+    if device.type != "cuda":
+        return True
+    needed = sum(t.numel() * t.element_size() for m in modules for t in (*m.parameters(), *m.buffers()))
+    return needed <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 @ray.remote
@@ -92,18 +128,20 @@ class TeacherActor:
         torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
         self.layout = layout
-        self.teacher = Teacher(
-            {member.name: load(member) for member in members}, numerics.precision, numerics.micro_batch
-        )
+        modules = {member.name: load(member) for member in members}
+        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch)
 
-    def ready(self) -> list[str]:
-        """The names of the hosted members, once they are loaded."""
-        return list(self.teacher.modules)
+    def ready(self, stack: bool | None) -> bool:
+        """Once the members are loaded: whether they are computed stacked, as asked or as is faster (None)."""
+        return self.teacher.stack(stack, gather(self.x, self.layout.ids(0)))
 
-    def soften(self, part: int, temperature: float, weights: dict[str, float], combine: str) -> NDArray[np.int32]:
-        """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32."""
+    @ray.method(num_returns=2)
+    def soften(
+        self, part: int, temperature: float, weights: dict[str, float], combine: str
+    ) -> tuple[int, NDArray[np.int32]]:
+        """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32, and before it the rows alone."""
         x = gather(self.x, self.layout.ids(part))
         answer: NDArray[np.int32] = self.teacher.soften(
             x, temperature=temperature, weights=weights, combine=combine
         ).numpy()
-        return answer
+        return len(answer), answer

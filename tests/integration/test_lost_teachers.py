@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from orchestrator.config import EnsembleSpec
 from orchestrator.teachers import TeacherPool, starter
 from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models
+from workers.assembly import Assembly
 from workers.data import Dataset, Split
 from workers.errors import RunError
 from workers.order import Layout
+from workers.soft_targets import read_part
 from workers.specs import ModelSpec
 from workers.teacher import Member
 
@@ -53,7 +56,12 @@ def mean_of(members: Sequence[Member], t: float) -> np.ndarray:
 
 
 def collect(
-    members: list[Member], data: ray.ObjectRef[Dataset], policy: str, kills: Sequence[int]
+    members: list[Member],
+    data: ray.ObjectRef[Dataset],
+    folder: Path,
+    policy: str,
+    kills: Sequence[int],
+    near: bool = False,
 ) -> tuple[np.ndarray, list[tuple[str, list[str]]], list[list[str]]]:
     spec = EnsembleSpec.model_validate(
         {"size": 3, "model": members[0].model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy}
@@ -70,26 +78,34 @@ def collect(
         lambda action, names: heard.append((action, list(names))),
     )
     with pool:
-        for number, chunk in enumerate(pool.stream(range(LAYOUT.parts), 2.0)):
-            found[LAYOUT.ids(chunk.part)] = chunk.probabilities
-            made_by.append(chunk.members)
+        assembly = Assembly(str(folder), LAYOUT, "arithmetic", "float32", None, NUMERICS)
+        for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
+            rows = read_part(str(folder), part)
+            found[rows.ids] = rows.targets
+            made_by.append(part.members)
             if number in kills:
                 ray.kill(pool.seats[1].actor)
     return found, heard, made_by
 
 
-def test_waiting_restarts_and_changes_no_bit(members: list[Member], data: ray.ObjectRef[Dataset]) -> None:
-    undisturbed, heard, _ = collect(members, data, "wait", kills=[])
+def test_waiting_restarts_and_changes_no_bit(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    undisturbed, heard, _ = collect(members, data, tmp_path / "undisturbed", "wait", kills=[])
     assert not heard
     np.testing.assert_allclose(undisturbed, mean_of(members, 2.0), atol=1e-6)
-    disturbed, heard, made_by = collect(members, data, "wait", kills=[1, 7])
+    disturbed, heard, made_by = collect(members, data, tmp_path / "disturbed", "wait", kills=[1, 7])
     assert [action for action, _ in heard] == ["restart", "restart"] and heard[0][1] == ["member-1"]
     assert disturbed.tobytes() == undisturbed.tobytes()
     assert all(len(names) == 3 for names in made_by)
+    near, heard, _ = collect(members, data, tmp_path / "near", "wait", kills=[2], near=True)
+    assert len(heard) == 1 and near.tobytes() == undisturbed.tobytes()
 
 
-def test_reweighting_goes_on_with_the_others_on_record(members: list[Member], data: ray.ObjectRef[Dataset]) -> None:
-    found, heard, made_by = collect(members, data, "reweight", kills=[1])
+def test_reweighting_goes_on_with_the_others_on_record(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    found, heard, made_by = collect(members, data, tmp_path, "reweight", kills=[1])
     assert heard == [("reweight", ["member-1"])]
     assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[-1] == ["member-0", "member-2"]
     first, last = LAYOUT.ids(0), LAYOUT.ids(LAYOUT.parts - 1)
@@ -97,6 +113,6 @@ def test_reweighting_goes_on_with_the_others_on_record(members: list[Member], da
     np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
 
 
-def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset]) -> None:
+def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"teacher of member-1 was lost .* `ensemble\.on_member_loss: fail`"):
-        collect(members, data, "fail", kills=[1])
+        collect(members, data, tmp_path, "fail", kills=[1])

@@ -1,0 +1,46 @@
+"""Teachers' answers -> a part of the store: the mean, its compression and the writing, wherever that is done.
+
+On the driver where answers are small; as a Ray task beside the teachers where they are large, so that the softmax of a
+large vocabulary never passes through the driver. One function, the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from workers import ensemble, soft_targets
+from workers.order import Layout
+from workers.soft_targets import Numerics, Part
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How parts are made: where they go, the rule of the mean, and what of it is kept."""
+
+    folder: str
+    layout: Layout
+    combine: str
+    dtype: str
+    top_k: int | None
+    numerics: Numerics
+
+    def part(self, number: int, members: Sequence[str], *answers: NDArray[np.int32]) -> Part:
+        """Add the teachers' answers, each [rows, K] int32 fixed point; write what they come to."""
+        total = answers[0].copy()
+        for answer in answers[1:]:
+            total += answer
+        mean = ensemble.mean(torch.from_numpy(total), self.combine).to(torch.float32)
+        targets = soft_targets.compressed(mean, self.dtype, self.top_k)
+        return soft_targets.write_part(self.folder, number, self.layout.ids(number), targets, members, self.numerics)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def part_beside_teachers(assembly: Assembly, number: int, members: Sequence[str], *answers: NDArray[np.int32]) -> Part:
+    """`Assembly.part` in a process of its own, which Ray places where the answers are."""
+    return assembly.part(number, members, *answers)

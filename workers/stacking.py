@@ -1,0 +1,75 @@
+"""Members of one architecture computed as one: their weights stacked, one forward pass for all (torch.func, vmap).
+
+Small members leave a GPU idle between kernels, and stacked ones less; large ones fill it alone and gain nothing. So
+both ways are timed on real examples and the faster is taken: never assumed. On a CPU only where it changes no bit,
+since there it must not matter which members share an actor; on a GPU other kernels may differ by rounding, and which
+way was taken is on record with every part.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+"""A batch [B, ...] to the logits of M members [M, B, K]."""
+
+REPEATS = 5
+WORTH = 1.1
+"""How many times as fast stacking must be."""
+AGREEMENT = 1e-6
+"""How far probabilities may be apart on a GPU."""
+
+
+def one_by_one(modules: Sequence[nn.Module]) -> Forward:
+    """Each member's own forward pass."""
+    first, *others = modules
+    return lambda x: torch.stack([first(x), *(module(x) for module in others)]) if others else first(x).unsqueeze(0)
+
+
+def stacked(modules: Sequence[nn.Module]) -> Forward:
+    """One forward pass for all; the modules must be of one architecture, in evaluation mode.
+
+    Raises: RuntimeError or ValueError where torch cannot stack them.
+    """
+    parameters, buffers = torch.func.stack_module_state(list(modules))
+    parameters = {name: value.detach() for name, value in parameters.items()}
+    skeleton = copy.deepcopy(modules[0]).to("meta")
+
+    def one(own: dict[str, Tensor], state: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(skeleton, (own, state), (x,))
+        return logits
+
+    return lambda x: torch.vmap(one, in_dims=(0, 0, None))(parameters, buffers, x)
+
+
+@torch.no_grad()
+def worth_stacking(modules: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether stacking is possible, right and faster on `x`, a batch of the size that teachers compute."""
+    if len(modules) < 2:
+        return False
+    single = one_by_one(modules)
+    try:
+        together = stacked(modules)
+        answers = [torch.softmax(forward(x).float(), dim=-1) for forward in (single, together)]
+    except Exception:  # whatever a network does that vmap does not
+        return False
+    apart = float((answers[0] - answers[1]).abs().max())
+    right = apart <= (AGREEMENT if x.is_cuda else 0.0)
+    return right and _seconds(single, x) >= WORTH * _seconds(together, x)
+
+
+def _seconds(forward: Forward, x: Tensor) -> float:
+    """The quickest of a few tries: what else the machine does only ever adds."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        forward(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found)
