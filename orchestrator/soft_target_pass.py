@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
@@ -26,6 +27,7 @@ from workers import soft_targets as store
 from workers.assembly import Assembly
 from workers.board import Board
 from workers.data import Dataset
+from workers.kept_logits import KeptLogits
 from workers.order import Layout, part_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
@@ -108,7 +110,8 @@ def soft_targets(
                 stage.reused = made.reused
                 if missing:
                     numerics = _numerics(config, machines, placement, there)
-                    start = starter(data, layout, numerics, placement)
+                    kept = _kept_logits(config, dataset, planned)
+                    start = starter(data, layout, numerics, placement, kept)
                     pool = TeacherPool(
                         members, weights, start, config.ensemble, placement.groups(), journal.lost, numerics.stacked
                     )
@@ -142,23 +145,40 @@ def soft_targets(
     made.complete()
 
 
+def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What any member's answers follow from, besides its weights."""
+    model = config.ensemble.model
+    return {
+        "train": dataset.digests["train"],
+        "unlabeled": dataset.digests["unlabeled"],
+        "augment": dataset.augmentation,
+        "model": model.model_dump(mode="json", exclude={"folder"}),
+        "code": factories.digest(model.factory, model.folder),
+        "precision": config.ensemble.precision,
+    }
+
+
+def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest) -> dict[str, KeptLogits]:
+    """Where each member's own answers are kept; nowhere unless the configuration says so."""
+    if config.distillation.keep == "mean":
+        return {}
+    what = _answers_follow_from(config, dataset)
+    marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
+    return {name: KeptLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+
+
 def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
     """The manifest as it will be, without parts; its fingerprint is of everything that the numbers follow from."""
     records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
-    model, distillation = config.ensemble.model, config.distillation
+    distillation = config.distillation
     mark = store.fingerprint(
-        train=dataset.digests["train"],
-        unlabeled=dataset.digests["unlabeled"],
-        augment=dataset.augmentation,
+        **_answers_follow_from(config, dataset),
         members=[record.sha256 for record in records],
-        model=model.model_dump(mode="json", exclude={"folder"}),
-        code=factories.digest(model.factory, model.folder),
         weights=list(weights),
         temperature=distillation.temperature,
         combine=config.ensemble.combine,
         dtype=distillation.dtype,
         top_k=distillation.top_k,
-        precision=config.ensemble.precision,
     )
     return Manifest(
         fingerprint=mark,

@@ -25,6 +25,7 @@ from workers import ensemble as ensembles
 from workers.assembly import Assembly, part_beside_teachers
 from workers.data import Dataset
 from workers.errors import RunError
+from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.soft_targets import Numerics, Part
 from workers.teacher import Member, TeacherActor
@@ -65,14 +66,18 @@ class Seat:
 
 
 def starter(
-    data: ray.ObjectRef[Dataset], layout: Layout, numerics: Numerics, placement: Placement
+    data: ray.ObjectRef[Dataset],
+    layout: Layout,
+    numerics: Numerics,
+    placement: Placement,
+    kept: dict[str, KeptLogits],
 ) -> Callable[[list[Member]], Any]:
     """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
 
     def start(members: list[Member]) -> Any:
         return TeacherActor.options(  # type: ignore[attr-defined]
             num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
-        ).remote(members, data, layout, numerics)
+        ).remote(members, data, layout, numerics, kept)
 
     return start
 

@@ -150,7 +150,7 @@ def train_with_ray(
             validation=digests["validation"],
             augmentation=job.augmentation,
             soft_targets=soft_targets,
-            loss=job.loss.model_dump(mode="json", exclude={"stream"}),
+            loss=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
         )
 
     on_its_way = job.store is not None and job.store.board is not None

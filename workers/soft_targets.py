@@ -128,16 +128,37 @@ def write_part(
     else:
         values = pa.array(targets.reshape(-1))
         columns = {"probabilities": pa.FixedSizeListArray.from_arrays(values, targets.shape[1])}
-        options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+        options = PLAIN
     table = pa.table({"example_id": pa.array(ids), **columns})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
+    path, checksum = write_file(folder, number, table, options)
+    return Part(path=path, rows=len(ids), sha256=checksum, **made_by)  # type: ignore[arg-type]
+
+
+PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+
+
+def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any] = PLAIN) -> tuple[str, str]:
+    """Write a Parquet file that carries its checksum in its name; returns the name and the sha256."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     checksum = storage.sha256(buffer.getvalue())
-    path = f"part-{number:06d}-{checksum[:16]}.parquet"
-    storage.write_bytes(storage.join(folder, path), buffer.getvalue())
-    return Part(path=path, rows=len(ids), sha256=checksum, **made_by)  # type: ignore[arg-type]
+    name = f"part-{number:06d}-{checksum[:16]}.parquet"
+    storage.write_bytes(storage.join(folder, name), buffer.getvalue())
+    return name, checksum
+
+
+def files(folder: str) -> list[tuple[int, str, str]]:
+    """Number, name and beginning of the checksum of each file that `write_file` made in a folder."""
+    matched = [PART_NAME.fullmatch(name) for name in storage.names(folder)]
+    return [(int(found[1]), found[0], found[2]) for found in matched if found]
+
+
+def is_whole(name: str, content: bytes) -> bool:
+    """Whether the content is what `write_file` named."""
+    matched = PART_NAME.fullmatch(name)
+    return matched is not None and storage.sha256(content).startswith(matched[2])
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -164,26 +185,24 @@ def salvage(folder: str) -> dict[int, Part]:
     """
     found: dict[int, Part] = {}
     for name in storage.names(folder):
-        matched = PART_NAME.fullmatch(name)
+        if name.endswith(".partial"):
+            storage.remove(storage.join(folder, name))
+    for number, name, beginning in files(folder):
         uri = storage.join(folder, name)
-        if matched is None:
-            if name.endswith(".partial"):
-                storage.remove(uri)
-            continue
         raw = storage.read_bytes(uri)
         checksum = storage.sha256(raw)
-        if not checksum.startswith(matched[2]):
+        if not checksum.startswith(beginning):
             logger.warning("soft targets '%s' are not what was written; thrown away and computed again", uri)
             storage.remove(uri)
             continue
         read = pq.ParquetFile(io.BytesIO(raw))
         made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
         part = Part(path=name, rows=read.metadata.num_rows, sha256=checksum, **made_by)
-        known = found.get(int(matched[1]))
+        known = found.get(number)
         if known is not None:  # one made by survivors, and one that was to take its place
             known, part = sorted((known, part), key=lambda each: len(each.members))
             storage.remove(storage.join(folder, known.path))
-        found[int(matched[1])] = part
+        found[number] = part
     return found
 
 

@@ -159,6 +159,9 @@ class DistillationSpec(Spec):
     """How soft targets are stored."""
     top_k: Count | None = None
     """Of a large vocabulary, store the so many largest probabilities and the rest's mass as one bucket."""
+    keep: Literal["mean", "members"] = "mean"
+    """What of the teachers' pass is kept: soft targets alone, or each member's logits too, from which any other T, rule
+    or choice of members is made without computing these members again."""
     stream: bool = True
     """The student begins on soft targets as they come, where teachers and student have room side by side. Changes the
     time, never the student."""

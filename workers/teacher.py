@@ -7,7 +7,7 @@ indices travel and examples do not. Answers are sums of the hosted members' cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from workers import checkpoints, ensemble, evaluate, models
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.inputs import gather
+from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.precision import autocast
 from workers.soft_targets import Numerics
@@ -71,21 +72,34 @@ class Teacher:
         return choice
 
     @torch.no_grad()
-    def soften(self, x: Tensor, *, temperature: float, weights: Mapping[str, float], combine: str) -> Tensor:
+    def soften(
+        self,
+        x: Tensor,
+        *,
+        temperature: float,
+        weights: Mapping[str, float],
+        combine: str,
+        known: Mapping[str, Tensor] = {},
+        keep: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T).
 
         x: [N, ...] as the models take it. weights: each hosted member's, of weights that sum to 1 over all
         members everywhere. Returns [N, K] int32 fixed point on the CPU; `ensemble.mean` of the sum of all
         teachers' answers is the soft target.
+
+        known: logits [N, K] float32 of members that need not be computed. keep(name, logits) gets those of the others.
         """
         total: list[Tensor] = []
         batches = x.to(self.device, non_blocking=True).split(self.micro_batch)
-        for names, forward in self._forwards():
+        for names, forward in self._forwards(known):
             finite = torch.ones(len(names), dtype=torch.bool, device=self.device)
+            said: list[Tensor] = []
             for number, batch in enumerate(batches):
-                with autocast(self.device, self.precision):
-                    logits = forward(batch)
-                probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+                logits = forward(number, batch)
+                if keep is not None and names[0] not in known:
+                    said.append(logits.cpu())
+                probabilities = torch.softmax(logits / temperature, dim=-1)
                 finite &= torch.isfinite(probabilities).flatten(1).all(dim=1)
                 for name, each in zip(names, probabilities, strict=True):
                     part = ensemble.contribution(each, weights[name], combine, ensemble.TRAVELS)
@@ -96,20 +110,40 @@ class Teacher:
             for name, good in zip(names, finite.tolist(), strict=True):  # only now, since asking a GPU waits for it
                 if not good:
                     raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+            if keep is not None and said:
+                for k, name in enumerate(names):
+                    keep(name, torch.cat([logits[k] for logits in said]))
         return torch.cat(total).cpu()
 
-    def _forwards(self) -> Iterator[tuple[list[str], Forward]]:
+    def _forwards(self, known: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Callable[[int, Tensor], Tensor]]]:
         """The members that are computed together, wave after wave: all that are stacked, or each for itself.
 
-        Members that do not fit on the device all at once are there only while they compute.
+        Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch, its number
+        first. Members that do not fit on the device all at once are there only while they compute.
         """
-        if self._forward is not None:
-            yield list(self.modules), self._forward
+
+        def computed(forward: Forward) -> Callable[[int, Tensor], Tensor]:
+            def answer(_: int, batch: Tensor) -> Tensor:
+                with autocast(self.device, self.precision):
+                    return forward(batch).float()
+
+            return answer
+
+        if self._forward is not None and not known:
+            yield list(self.modules), computed(self._forward)
             return
         for name, module in self.modules.items():
-            yield [name], one_by_one([module if self.resident else module.to(self.device)])
+            if name in known:
+                yield [name], self._read(known[name])
+                continue
+            yield [name], computed(one_by_one([module if self.resident else module.to(self.device)]))
             if not self.resident:
                 module.to("cpu")
+
+    def _read(self, logits: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Logits [N, K] that are known, as if they were computed."""
+        pieces = logits.to(self.device).split(self.micro_batch)
+        return lambda number, _: pieces[number].unsqueeze(0)
 
 
 def _fit(modules: Iterable[nn.Module], device: torch.device) -> bool:
@@ -124,10 +158,14 @@ def _fit(modules: Iterable[nn.Module], device: torch.device) -> bool:
 class TeacherActor:
     """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
 
-    def __init__(self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics) -> None:
+    def __init__(
+        self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics, kept: dict[str, KeptLogits]
+    ) -> None:
+        """`kept` says for each member where its logits are kept; empty where they are not."""
         torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
         self.layout = layout
+        self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
         modules = {member.name: load(member) for member in members}
         self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch)
 
@@ -140,8 +178,16 @@ class TeacherActor:
         self, part: int, temperature: float, weights: dict[str, float], combine: str
     ) -> tuple[int, NDArray[np.int32]]:
         """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32, and before it the rows alone."""
-        x = gather(self.x, self.layout.ids(part))
+        ids = self.layout.ids(part)
+        found = {name: self.kept[name].read(part) for name in self.kept}
+        known = {name: logits for name, logits in found.items() if logits is not None}
+        x = torch.empty(len(ids), 0) if len(known) == len(self.teacher.modules) else gather(self.x, ids)
         answer: NDArray[np.int32] = self.teacher.soften(
-            x, temperature=temperature, weights=weights, combine=combine
+            x,
+            temperature=temperature,
+            weights=weights,
+            combine=combine,
+            known=known,
+            keep=(lambda name, logits: self.kept[name].write(part, ids, logits)) if self.kept else None,
         ).numpy()
         return len(answer), answer

@@ -36,7 +36,7 @@ class TopK:
     """Rows of soft targets over k + 1 events: the k likeliest classes, and all others together.
 
     ids: [N, k] int32, class ids by falling probability, so that the first column is the argmax. By rising id instead
-    they would compress by a fortieth better (1.4 of 56 bytes at k = 16).
+    they would compress by a fortieth better (1.4 bytes of 56 at k = 16).
     probabilities: [N, k] float16 or float32, softened.
     tail: [N] float32, 1 - the sum of `probabilities` as they are stored, at least 0. Multiples of 2^-24 up to 1 are
     exact in float32, and so is the tail of float16 probabilities.
@@ -76,7 +76,7 @@ def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16) 
 
     probabilities: [N, K] float32 or float64, softened, each row summing to 1. The same input gives the same bits on
     any device: of equal probabilities the lower class id comes first, and is the one kept.
-    Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 10^-6 nats a token).
+    Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 3 * 10^-6 nats a token).
     With k = K nothing is left to be in the tail, and it is 0.
 
     Raises: ValueError for a k that is not in 1..K, another dtype, or probabilities that are not finite.
@@ -156,7 +156,7 @@ def entropy(targets: TopK) -> Tensor:
 def bytes_per_row(k: int, dtype: torch.dtype = torch.float16) -> int:
     """Bytes of a row in memory, its example id (8) included: 108 at k = 16 in float16.
 
-    In a file it is that and a few bits of list structure where nothing compresses; 56 at k = 16 was measured on a
+    In a file it is that and a few bits of list structure where nothing compresses; 55 at k = 16 was measured on a
     language model's output (`benchmarks/top_k.py`).
     """
     return k * (4 + dtype.itemsize) + 4 + 8

@@ -72,7 +72,7 @@ def collect(
     pool = TeacherPool(
         members,
         [1.0] * 3,
-        starter(data, LAYOUT, NUMERICS, placement),
+        starter(data, LAYOUT, NUMERICS, placement, {}),
         spec,
         placement.groups(),
         lambda action, names: heard.append((action, list(names))),

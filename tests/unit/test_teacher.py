@@ -61,5 +61,5 @@ def test_nan_is_named(stack: bool) -> None:
         next(broken["b"].parameters()).fill_(float("nan"))
     one = Teacher(broken)
     one.stack(stack, X)
-    with pytest.raises(RunError, match="^b answers NaN"):
+    with pytest.raises(RunError, match=r"^b answers NaN"):
         soften(one)
