@@ -136,11 +136,12 @@ def soft_targets(
     try:
         yield made
     except BaseException as error:
+        ended = made.error
         made.stop.set()
         if made.thread is not None:
             made.thread.join()
-        if made.error is not None and isinstance(error, Exception):
-            raise made.error from None  # the student only ended because its soft targets did
+        if ended is not None and isinstance(error, Exception):
+            raise ended from None  # the student only ended because its soft targets did
         raise
     made.complete()
 
@@ -220,11 +221,13 @@ def _numerics(config: RunConfig, machines: Machines, placement: Placement, there
 
 
 def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
-    """Whether the student can train while the teachers are up: on GPUs of its own, or on cores, which are shared."""
-    if not config.distillation.stream:
-        return False
-    taken = placement.actors * placement.num_gpus
-    return not machines.cuda or machines.gpus - taken >= config.student.workers[0]
+    """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
+    stream = config.distillation.stream
+    if machines.cuda:
+        return (
+            stream is not False and machines.gpus - placement.actors * placement.num_gpus >= config.student.workers[0]
+        )
+    return stream is True or (stream == "auto" and machines.cpus - placement.actors * placement.num_cpus >= 1)
 
 
 def _compute(

@@ -162,9 +162,10 @@ class DistillationSpec(Spec):
     keep: Literal["mean", "members"] = "mean"
     """What of the teachers' pass is kept: soft targets alone, or each member's logits too, from which any other T, rule
     or choice of members is made without computing these members again."""
-    stream: bool = True
-    """The student begins on soft targets as they come, where teachers and student have room side by side. Changes the
-    time, never the student."""
+    stream: Literal["auto"] | bool = "auto"
+    """The student begins on soft targets as they come. `auto`: where there is room for it beside the teachers, a GPU
+    for each of its workers or, without GPUs, a core; true: on cores that it shares with them, too. Changes the time,
+    never the student."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> DistillationSpec:

@@ -40,8 +40,9 @@ def slow():
 
 
 def prepared(folder: Path, **changes: Any) -> Path:
-    """A run whose transfer set takes several parts."""
-    path = write_config(folder, **{"ensemble__size": 2, "student__training__batch_size": 500, **changes})
+    """A run whose transfer set takes several parts, streamed."""
+    settings = {"ensemble__size": 2, "student__training__batch_size": 500, "distillation__stream": True}
+    path = write_config(folder, **{**settings, **changes})
     x, _ = blobs(20_000, 5)
     np.savez(folder / "more.npz", x=x)
     return path

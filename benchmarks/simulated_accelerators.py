@@ -1,0 +1,85 @@
+"""How near the pass comes to its teachers' own speed: 10 to 100 of them that only sleep, on this machine's cores.
+
+Each teacher takes 20 ms a batch of 256, as an accelerator would, and no CPU; together they could make 50 batches a
+second however many they are. What is less is what Ray, the mean on the driver and the writing of the store cost.
+Start-up is left out. The pool, the mean and the store are Stillhouse's own; only the actors are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+
+from benchmarks import common
+from orchestrator import environment
+
+environment.prepare()  # before Ray is imported
+
+import ray  # noqa: E402
+
+from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
+from orchestrator.config import EnsembleSpec  # noqa: E402
+from orchestrator.teachers import TeacherPool  # noqa: E402
+from workers.assembly import Assembly  # noqa: E402
+from workers.order import Layout, part_rows  # noqa: E402
+from workers.soft_targets import Numerics  # noqa: E402
+from workers.specs import ModelSpec  # noqa: E402
+from workers.teacher import Member  # noqa: E402
+
+BATCH, BATCH_S, CLASSES = 256, 0.020, 10
+MARKS = {10: 0.98, 40: 0.96, 100: 0.90}
+NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BATCH)
+
+
+def one_pass(teachers: int, examples: int) -> tuple[float, float]:
+    """Seconds of start-up and of a whole pass, the store written."""
+    layout = Layout(examples, part_rows(CLASSES))
+    sizes = [len(layout.ids(part)) for part in range(layout.parts)]
+    model = ModelSpec(factory="none:at_all")
+    members = [Member(f"member-{k}", model, "") for k in range(teachers)]
+    spec = EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}})
+    pool = TeacherPool(
+        members,
+        [1.0] * teachers,
+        lambda hosted: SleepingTeacher.remote(sizes, CLASSES, BATCH, BATCH_S),  # type: ignore[attr-defined]
+        spec,
+        [range(k, k + 1) for k in range(teachers)],
+        lambda action, names: sys.exit(f"teacher of {names} lost"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        with pool:
+            up = time.perf_counter()
+            assembly = Assembly(folder, layout, "arithmetic", "float32", None, NUMERICS)
+            for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
+                pass
+            done = time.perf_counter()
+    return up - begun, done - up
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--teachers", type=int, nargs="+", default=[10, 20, 40, 100])
+    asked = parser.parse_args()
+    examples = asked.examples or 48 * part_rows(CLASSES)
+    started = common.machine()
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    rows, marks = [], {}
+    for teachers in asked.teachers:
+        start_s, pass_s = one_pass(teachers, examples)
+        made, ideal = examples / BATCH / pass_s, 1 / BATCH_S
+        common.progress(f"{teachers} teachers: {made:.1f} of {ideal:.0f} batches/s")
+        rows.append(
+            {"teachers": teachers, "start_s": start_s, "pass_s": pass_s, "batches_s": made, "of_ideal": made / ideal}
+        )
+        if teachers in MARKS:
+            marks[f"{teachers} teachers"] = common.mark(made / ideal, MARKS[teachers])
+    ray.shutdown()
+    common.publish("simulated_accelerators", asked.results, started, rows, marks=marks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""A teacher on an accelerator that is not there: it answers after the time that the accelerator would take.
+
+Imports no torch, so that a hundred of them fit on a small machine.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+
+@ray.remote(num_cpus=0.01)
+class SleepingTeacher:
+    """Answers as `workers.teacher.TeacherActor` does, each class equally likely, `batch_s` after `batch` examples."""
+
+    def __init__(self, sizes: list[int], classes: int, batch: int, batch_s: float) -> None:
+        self.sizes, self.classes = sizes, classes
+        self.batch, self.batch_s = batch, batch_s
+
+    def ready(self, stack: bool | None) -> bool:
+        return False
+
+    @ray.method(num_returns=2)
+    def soften(
+        self, part: int, temperature: float, weights: dict[str, float], combine: str
+    ) -> tuple[int, NDArray[np.int32]]:
+        """[rows, classes] int32: this teacher's share in fixed point."""
+        rows = self.sizes[part]
+        time.sleep(rows / self.batch * self.batch_s)
+        share = sum(weights.values()) * 2.0**30 / self.classes
+        return rows, np.full((rows, self.classes), share, np.int32)

