@@ -75,10 +75,9 @@ class Epochs(Protocol):
 
 @dataclass
 class HardLabels:
-    """Examples and their labels, all of them mixed in each epoch; of `views` versions, each epoch sees the next."""
+    """Examples and their labels, all of them mixed in each epoch; where `x` has several views, each epoch the next."""
 
     split: Split
-    views: int = 1
     waited_s: float = 0.0
 
     def __len__(self) -> int:
@@ -86,7 +85,8 @@ class HardLabels:
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
         drawn = np.random.default_rng([seed, epoch]).permutation(len(self.split))
-        yield Run(drawn + epoch % self.views * len(self.split))
+        views = len(self.split.x) // len(self.split)
+        yield Run(drawn + epoch % views * len(self.split))
 
 
 @dataclass

@@ -144,6 +144,8 @@ def gather(inputs: Inputs, rows: Index) -> torch.Tensor:
     """`as_tensor(inputs[rows])`, with one copy instead of two where the inputs lie in memory as models take them."""
     if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
         return as_tensor(inputs[rows])
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(inputs):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(inputs)}")
     tensor = torch.empty((len(rows), *inputs.shape[1:]))
     np.take(inputs, rows, axis=0, out=tensor.numpy(), mode="clip")  # `raise` would copy once more
     return tensor

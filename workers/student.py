@@ -123,7 +123,7 @@ def _task(job: WorkerJob) -> Task:
     data = ray.get(job.data)
     if job.store is None:
         views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
-        return Task(HardLabels(data.labelled(views), views), data.validation)
+        return Task(HardLabels(data.labelled(views)), data.validation)
     store = job.store
     return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss)
 

@@ -9,9 +9,10 @@ import torch
 from tests.makers import in_memory
 from workers import feed
 from workers.augment import Augmented, Draws, augmented
-from workers.data import Split
+from workers.data import Dataset, Split
 from workers.errors import RequestError
 from workers.feed import HardLabels
+from workers.inputs import gather
 from workers.specs import AugmentSpec
 
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
@@ -61,12 +62,16 @@ def test_the_student_sees_what_the_teachers_saw() -> None:
 
 
 def test_the_baseline_sees_a_version_an_epoch() -> None:
-    labels = HardLabels(Split(Augmented(X, shaken, {"size": 0.4}, views=3), np.arange(20) % 2), views=3)
+    labels = HardLabels(Split(Augmented(X, shaken, {"size": 0.4}, views=3), np.arange(20) % 2))
 
     def total(epoch: int) -> float:
         return sum(float(b.x.sum()) for b in feed.batches(labels, epoch, 8, 0, torch.device("cpu")))
 
     assert len({round(total(epoch), 3) for epoch in range(3)}) == 3
+    plain = HardLabels(Dataset(Split(X, np.arange(20) % 2), *[Split(X, np.arange(20) % 2)] * 2, None, 2).labelled(5))
+    for epoch in range(3):  # without augmentation there is but one version, and each epoch sees all of it
+        seen = torch.cat([b.x for b in feed.batches(plain, epoch, 8, 0, torch.device("cpu"))])
+        assert sorted(seen[:, 0].tolist()) == X[:, 0].tolist()
 
 
 def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:
@@ -78,3 +83,8 @@ def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:
             augmented(AugmentSpec(factory=f"mine:{name}", folder=str(tmp_path)), X, 0, 1)
     with pytest.raises(RequestError, match="raised TypeError"):
         augmented(AugmentSpec(factory="mine:cut", kwargs={"k": 1}, folder=str(tmp_path)), X, 0, 1)
+
+
+def test_rows_that_are_not_there_are_an_error() -> None:
+    with pytest.raises(IndexError, match="rows 3 to 20 of 20"):
+        gather(X, np.array([3, 20]))
