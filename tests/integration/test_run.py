@@ -44,6 +44,7 @@ def finished(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_config(
         folder,
         data__unlabeled="more.npz",
+        student__training__learning_rate=0.05,
         evaluation__metrics=[{"factory": "metric:top2", "kwargs": {"scale": 1.0}}],
         report={"accuracy": "hit rate", "paper": {"source": "a paper", "student": {"accuracy": 0.5}}},
     )
