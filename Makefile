@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all check
+.PHONY: install demo test test-all bench check
 
 install: $(INSTALLED)
 
@@ -24,6 +24,12 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest
+
+# Side-by-side measurements, about a quarter of an hour; each writes benchmarks/results/<name>.json.
+bench: install
+	$(BIN)/python -m benchmarks.soft_target_pass
+	$(BIN)/python -m benchmarks.student_with_distillation
+	$(BIN)/python -m benchmarks.simulated_accelerators
 
 check: install
 	$(BIN)/ruff format --check .

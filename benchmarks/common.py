@@ -1,4 +1,4 @@
-"""What the tables share: the speech frames as arrays, one run of Stillhouse by its command, and how a result is kept."""
+"""What the tables share: the speech frames as arrays, a run of Stillhouse by its command, and how a result is kept."""
 
 from __future__ import annotations
 

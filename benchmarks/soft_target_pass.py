@@ -4,8 +4,8 @@ Stillhouse: `soft_targets.seconds` of `report.json`, from teachers that are up t
 Bare loop: the same members in one process with as many threads as there are cores, batches of 1,024, the mean in
 fp32, the result kept in RAM and nowhere else; once warm.
 
-Left out on both sides: starting, reading data, loading weights. The ratio is bare seconds over Stillhouse's, its median over
-turns of the two, so that a busy machine slows both. Weights are random: they cost as much.
+Left out on both sides: starting, reading data, loading weights. The ratio is bare seconds over Stillhouse's, its median
+over turns of the two, so that a busy machine slows both. Weights are random: they cost as much.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What distillation costs a 2x128 student, and what Stillhouse costs it: examples/s on the speech frames, batches of 256.
+"""What distillation costs a 2x128 student, and what Stillhouse costs it: examples/s on speech frames, batches of 256.
 
 Stillhouse: `examples` over `seconds` of the epoch events of one run, the student's (cached soft targets, soft and hard
 term) and its hard-label baseline's (no soft targets); the median without each one's first epoch, which may stream.
-Bare loop: a permuted tensor indexed by batch, forward, loss, backward, fused Adam; without and with soft targets in RAM.
+Bare loop: a permuted tensor indexed by batch, forward, loss, backward, fused Adam; without and with soft targets in
+RAM.
 
 An epoch event of Stillhouse includes its validation, which is of 256 frames here so that it does not matter.
 Left out: what lies between epochs, checkpoints and reports (`end_to_end` has it in). Two members are enough, since the

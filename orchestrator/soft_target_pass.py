@@ -153,6 +153,7 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
+        "part_rows": part_rows(dataset.classes),
         "model": model.model_dump(mode="json", exclude={"folder"}),
         "code": factories.digest(model.factory, model.folder),
         "precision": config.ensemble.precision,
