@@ -126,7 +126,7 @@ def _student(
         job = replace(
             job,
             loss=config.distillation,
-            store=made.store,
+            store=made.store(),
             store_mark=made.planned.fingerprint,
             store_content=made.content,
         )

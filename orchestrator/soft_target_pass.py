@@ -43,14 +43,23 @@ NEAR_CLASSES = 4096
 class SoftTargetPass:
     """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
-    store: Store
+    folder: str
+    layout: Layout
     planned: Manifest
+    parts: dict[int, Part]
+    """Those that are there, by their number; the pass adds to them."""
+    board: Any = None
+    """The `Board` that tells workers of parts as they come, where the student trains meanwhile."""
     reused: bool = False
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
     error: BaseException | None = None
     thread: threading.Thread | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def store(self) -> Store:
+        """Where a worker reads them: parts that are there by now, and who knows of the others."""
+        return Store(self.folder, self.layout, dict(self.parts), self.board)
 
     def complete(self) -> Manifest:
         """The manifest, once every part is there.
@@ -73,7 +82,7 @@ class SoftTargetPass:
         manifest = self.complete()
         return SoftTargets(
             examples=sum(part.rows for part in manifest.parts),
-            bytes=sum(storage.size(storage.join(self.store.folder, part.path)) for part in manifest.parts),
+            bytes=sum(storage.size(storage.join(self.folder, part.path)) for part in manifest.parts),
             temperature=manifest.temperature,
             combine=manifest.combine,
             seconds=manifest.seconds,
@@ -101,8 +110,9 @@ def soft_targets(
     layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
     there = _kept(config, planned, store.salvage(folder))
     missing = [number for number in range(layout.parts) if number not in there]
-    board = Board.remote() if missing else None  # type: ignore[attr-defined]
-    made = SoftTargetPass(Store(folder, layout, there, board), planned, reused=not missing)
+    streams = bool(missing) and _side_by_side(config, machines, placement)
+    board = Board.remote() if streams else None  # type: ignore[attr-defined]
+    made = SoftTargetPass(folder, layout, planned, there, board, reused=not missing)
 
     def work() -> None:
         try:
@@ -115,10 +125,10 @@ def soft_targets(
                     pool = TeacherPool(
                         members, weights, start, config.ensemble, placement.groups(), journal.lost, numerics.stacked
                     )
-                    _compute(made, dict(there), missing, pool, numerics, stage)
+                    _compute(made, missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
-                    made.manifest = _declare(made, there, 0.0)
+                    made.manifest = _declare(made, 0.0)
         except BaseException as error:  # said by whoever asks for what this was to make
             made.error = error
             if board is not None:
@@ -127,7 +137,7 @@ def soft_targets(
     before = store.manifest_at(folder)
     if not missing and before is not None and before.parts == list(there.values()):
         made.manifest = before
-    if missing and _side_by_side(config, machines, placement):
+    if streams:
         made.thread = threading.Thread(target=work, name="soft targets", daemon=True)
         made.thread.start()
     else:
@@ -233,18 +243,17 @@ def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -
 
 def _compute(
     made: SoftTargetPass,
-    parts: dict[int, Part],
     missing: Sequence[int],
     pool: TeacherPool,
     numerics: Numerics,
     stage: Line,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
-    planned, layout, board = made.planned, made.store.layout, made.store.board
+    planned, layout, board = made.planned, made.layout, made.board
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         assembly = Assembly(
-            made.store.folder,
+            made.folder,
             layout,
             planned.combine,
             planned.dtype,
@@ -254,21 +263,23 @@ def _compute(
         near = planned.classes >= NEAR_CLASSES
         started = time.perf_counter()
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
-            parts[number] = part
-            board.post.remote({number: part})
+            made.parts[number] = part
+            if board is not None:
+                board.post.remote({number: part})
             done += part.rows
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
             if made.stop.is_set():
                 raise InterruptedError("the pass was stopped with its run")
     made.bound_by = pool.bound_by
-    made.manifest = _declare(made, parts, seconds)
+    made.manifest = _declare(made, seconds)
 
 
-def _declare(made: SoftTargetPass, parts: dict[int, Part], seconds: float) -> Manifest:
+def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
     """Write the manifest of a store that has all its parts."""
+    parts = made.parts
     manifest = made.planned.model_copy(
         update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
     )
-    store.write_manifest(made.store.folder, manifest)
+    store.write_manifest(made.folder, manifest)
     return manifest

@@ -121,6 +121,6 @@ def in_memory(
     layout, parts = stored(folder, probabilities, rows, views, top_k)
     feed = SoftLabels(split, str(folder), layout, parts.__getitem__)
     for number in parts:
-        feed._read(number)
+        feed.read(number)
     shutil.rmtree(folder)
     return feed

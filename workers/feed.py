@@ -10,29 +10,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import soft_targets
 from workers.data import Split
 from workers.inputs import Index, gather
 from workers.losses import UNLABELLED
-from workers.order import Layout, batch_sizes
-from workers.soft_targets import Part, Rows
+from workers.order import WINDOW, Layout, batch_sizes
+from workers.shelf import Place, Shelf
+from workers.soft_targets import Part
 from workers.top_k import TopK
 
 GATHERED = 4096
 """About how many examples are gathered at a time."""
 CACHE_BYTES = 256 * 2**20
-"""Parts that a worker keeps in memory after reading them, in all."""
+"""Of parts that a worker keeps in memory after reading them, unless those it mixes are more."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of an epoch's order: the examples' ids [n], and where their soft targets are in `stored`."""
+    """A stretch of an epoch's order: the examples' ids [n], and the rows of `shelf` with their soft targets.
+
+    The rows hold until the next run is asked for.
+    """
 
     ids: Index
-    at: Index | None = None
-    stored: Rows | None = None
+    rows: Index | None = None
+    shelf: Shelf | None = None
+
+    def cut(self, start: int, stop: int) -> Run:
+        return Run(self.ids[start:stop], None if self.rows is None else self.rows[start:stop], self.shelf)
 
 
 class Epochs(Protocol):
@@ -98,33 +103,32 @@ class SoftLabels:
     layout: Layout
     part: Callable[[int], Part]
     waited_s: float = 0.0
-    _cache: OrderedDict[int, Rows] = field(default_factory=OrderedDict)
-    _cached_bytes: int = 0
+    shelf: Shelf | None = None
 
     def __len__(self) -> int:
         return self.layout.examples
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
         for window in self.layout.windows(epoch, seed):
-            found = [self._read(number) for number in window]
-            stored = found[0] if len(found) == 1 else soft_targets.joined(found)
-            at = np.random.default_rng([seed, epoch, window[0]]).permutation(len(stored.ids))
-            yield Run(stored.ids[at], at, stored)
+            found = [self.read(number) for number in window]
+            ids = np.concatenate([place.ids for place in found])
+            rows = np.concatenate([place.rows for place in found])
+            order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
+            yield Run(ids[order], rows[order], self.shelf)
 
-    def _read(self, number: int) -> Rows:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
+    def read(self, number: int) -> Place:
+        """A part in memory; read where it is not there yet."""
+        known = self.shelf and self.shelf.find(number)
+        if known:
+            return known
         started = time.perf_counter()
         part = self.part(number)
         self.waited_s += time.perf_counter() - started
         rows = soft_targets.read_part(self.folder, part)
-        self._cache[number] = rows
-        self._cached_bytes += rows.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= dropped.nbytes
-        return rows
+        if self.shelf is None:
+            room = CACHE_BYTES // (rows.nbytes // len(rows.ids) * self.layout.rows)
+            self.shelf = Shelf(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)
+        return self.shelf.put(number, rows)
 
 
 def batches(
@@ -134,73 +138,68 @@ def batches(
     sizes = batch_sizes(len(epochs), batch_size)
     together = max(1, GATHERED // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
-    gathered = (
-        _gather(epochs.split, stretch, group, device, rank, world)
-        for stretch, group in zip(_stretches(epochs.runs(epoch, seed), map(sum, groups)), groups, strict=True)
-    )
+    runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
+    gathered = (_gather(epochs.split, runs, group, device, rank, world) for group in groups)
     for ready in _ahead(gathered) if device.type == "cuda" else gathered:
         yield from ready
 
 
-def _stretches(runs: Iterator[Run], lengths: Iterator[int]) -> Iterator[list[Run]]:
-    """The same order, cut into stretches of the given lengths; each may span several runs."""
-    run, start = Run(np.empty(0, np.int64)), 0
-    for length in lengths:
-        stretch = []
-        while length:
-            if start == len(run.ids):
-                run, start = next(runs), 0
-            stop = min(start + length, len(run.ids))
-            at = None if run.at is None else run.at[start:stop]
-            stretch.append(Run(run.ids[start:stop], at, run.stored))
-            length -= stop - start
-            start = stop
-        yield stretch
+def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:
+    """The same order, cut also where the rows of one gathering end."""
+    done, following = 0, iter(ends)
+    end = next(following)
+    for run in runs:
+        start = 0
+        while start < len(run.ids):
+            stop = min(start + end - done, len(run.ids))
+            yield run.cut(start, stop)
+            done, start = done + stop - start, stop
+            if done == end:
+                end = next(following, end)
 
 
 def _gather(
-    split: Split, stretch: list[Run], sizes: list[int], device: torch.device, rank: int, world: int
+    split: Split, runs: Iterator[Run], sizes: list[int], device: torch.device, rank: int, world: int
 ) -> list[Batch]:
-    """The rows of several batches, gathered at once and cut."""
-    ids = stretch[0].ids if len(stretch) == 1 else np.concatenate([run.ids for run in stretch])
+    """The rows of several batches, gathered at once and cut: one worker's share of each, as even as it can be.
+
+    Takes as many of `runs` as it needs, and of each its soft targets before the next.
+    """
     edges = np.cumsum([0, *sizes])
-    labels = split.y[ids % len(split)]
-    labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1])
-    mine = _cut(edges, rank, world)
-    own = [stop - start for start, stop in mine]
-    taken: slice | Index = slice(None)
-    if world > 1:
-        taken = np.concatenate([np.arange(start, stop) for start, stop in mine])
-    x = _to(gather(split.x, ids[taken]), device).split(own)
-    y = _to(torch.from_numpy(labels[taken]), device).split(own)
-    soft, entropy = _soft(stretch, taken)
-    softs = [None] * len(sizes) if soft is None else _split(_to(soft, device), own)
-    entropies = [0.0] * len(sizes) if entropy is None else [float(each.sum()) for each in entropy.split(own)]
-    return [Batch(x[k], y[k], softs[k], entropies[k], size, int(labelled[k])) for k, size in enumerate(sizes)]
+    starts = edges[:-1] + np.array(sizes) * rank // world
+    stops = edges[:-1] + np.array(sizes) * (rank + 1) // world
+    own = (stops - starts).tolist()
+    mine = np.concatenate([np.arange(*share) for share in zip(starts, stops, strict=True)])
+    ids, soft, entropy, done = [], [], [np.zeros(1)], 0
+    while done < edges[-1]:
+        run = next(runs)
+        if run.shelf is not None and run.rows is not None:
+            first, behind = np.searchsorted(mine, [done, done + len(run.ids)])
+            rows = run.rows[mine[first:behind] - done]
+            soft.append(run.shelf.draw(rows))
+            entropy.append(run.shelf.entropy[rows])
+        ids.append(run.ids)
+        done += len(run.ids)
+    every = np.concatenate(ids)
+    labels = split.y[every % len(split)]
+    labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
+    x = _to(gather(split.x, every[mine]), device).split(own)
+    y = _to(torch.from_numpy(labels[mine]), device).split(own)
+    if not soft:
+        return [Batch(x[k], y[k], None, 0.0, size, labelled[k]) for k, size in enumerate(sizes)]
+    softs = _split(_to(_joined(soft), device), own)
+    sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *own])]).tolist()
+    return [Batch(x[k], y[k], softs[k], sums[k], size, labelled[k]) for k, size in enumerate(sizes)]
 
 
-def _cut(edges: NDArray[np.int64], rank: int, world: int) -> list[tuple[int, int]]:
-    """Where a worker's share of each batch begins and ends, as even as it can be."""
-    starts, sizes = edges[:-1], np.diff(edges)
-    return list(zip(starts + sizes * rank // world, starts + sizes * (rank + 1) // world, strict=True))
-
-
-def _soft(stretch: list[Run], taken: slice | Index) -> tuple[Tensor | TopK | None, Tensor | None]:
-    """The soft targets of some of a stretch's rows, and the entropy of each."""
-    if stretch[0].stored is None:
-        return None, None
-    values, entropies, offset = [], [], 0
-    for run in stretch:
-        assert run.at is not None and run.stored is not None
-        here = run.at
-        if not isinstance(taken, slice):
-            here = run.at[taken[(taken >= offset) & (taken < offset + len(run.at))] - offset]
-        values.append(soft_targets.taken(run.stored.targets, here))
-        entropies.append(gather(run.stored.entropy, here))
-        offset += len(run.at)
-    if len(values) == 1:
-        return values[0], entropies[0]
-    return soft_targets.concatenated(values), torch.cat(entropies)
+def _joined(several: Sequence[Any]) -> Tensor | TopK:
+    """Soft targets of one kind, one after another."""
+    first: Tensor | TopK = several[0]
+    if len(several) == 1:
+        return first
+    if isinstance(first, TopK):
+        return TopK(*(torch.cat([getattr(t, name) for t in several]) for name in TopK.__annotations__))
+    return torch.cat(list(several))
 
 
 def _split(soft: Tensor | TopK, sizes: list[int]) -> Sequence[Tensor | TopK]:

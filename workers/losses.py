@@ -25,7 +25,7 @@ def soft_cross_entropy_sum(logits: Tensor, soft_targets: Tensor, *, temperature:
     """
     log_probabilities = functional.log_softmax(logits / temperature, dim=-1)
     targets = soft_targets.to(log_probabilities.dtype)
-    return -(targets * log_probabilities).sum() * temperature**2
+    return (targets * log_probabilities).sum() * -(temperature**2)
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def distillation_loss(
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
-    total = logits.new_zeros(())
+    terms = []
     if soft_weight:
         if isinstance(soft_targets, TopK):
             soft = top_k_cross_entropy_sum(logits, soft_targets, temperature=temperature)
@@ -71,12 +71,12 @@ def distillation_loss(
             raise ValueError(f"soft targets of shape {found}; expected {list(logits.shape)} as the logits")
         else:
             soft = soft_cross_entropy_sum(logits, soft_targets, temperature=temperature)
-        total = total + soft_weight * soft / max(len(logits) if rows is None else rows, 1)
+        terms.append(soft * (soft_weight / max(len(logits) if rows is None else rows, 1)))
     if hard_weight:
         if labels is None or labels.shape != logits.shape[:1]:
             found = None if labels is None else list(labels.shape)
             raise ValueError(f"labels of shape {found}; expected {list(logits.shape[:1])}, one a row")
         if labelled_rows is None:
             labelled_rows = int((labels != UNLABELLED).sum())
-        total = total + hard_weight * cross_entropy_sum(logits, labels) / max(labelled_rows, 1)
-    return total
+        terms.append(cross_entropy_sum(logits, labels) * (hard_weight / max(labelled_rows, 1)))
+    return sum(terms[1:], start=terms[0]) if terms else logits.sum() * 0.0

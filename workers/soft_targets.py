@@ -29,7 +29,7 @@ from torch import Tensor
 
 from workers import storage, top_k_columns
 from workers.errors import RunError
-from workers.inputs import Index, gather
+from workers.inputs import Index
 from workers.specs import Precision
 from workers.top_k import TopK, compress, entropy
 
@@ -238,27 +238,6 @@ def read_part(folder: str, part: Part) -> Rows:
         return Rows(ids, top, entropy(top).numpy())
     values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
     return Rows(ids, values, _entropy(values))
-
-
-def joined(several: Sequence[Rows]) -> Rows:
-    """Several parts as one, in their order."""
-    return Rows(
-        np.concatenate([rows.ids for rows in several]),
-        concatenated([rows.targets for rows in several]),
-        np.concatenate([rows.entropy for rows in several]),
-    )
-
-
-def concatenated(several: Sequence[Any]) -> Any:
-    """Soft targets of one kind, arrays or tensors or `TopK`, one after another."""
-    if isinstance(several[0], TopK):
-        return TopK(*(torch.cat([getattr(t, name) for t in several]) for name in TopK.__annotations__))
-    return torch.cat(list(several)) if isinstance(several[0], Tensor) else np.concatenate(several)
-
-
-def taken(targets: SoftTargets, rows: Index) -> Tensor | TopK:
-    """Some of the rows, as the loss takes them."""
-    return targets.rows(rows) if isinstance(targets, TopK) else gather(targets, rows)
 
 
 def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:

@@ -22,7 +22,8 @@ from workers.errors import RunError
 from workers.inputs import gather
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
-from workers.precision import autocast
+from workers.packing import packed
+from workers.precision import autocast, computed_in
 from workers.soft_targets import Numerics
 from workers.specs import ModelSpec, Precision
 from workers.stacking import Forward, one_by_one, stacked, worth_stacking
@@ -63,8 +64,13 @@ class Teacher:
                 module.to(self.device)
         self._forward: Forward | None = None
 
-    def stack(self, choice: bool | None, x: Tensor) -> bool:
-        """Compute the members stacked or one by one; None: whichever is faster on `x`. Returns what was chosen."""
+    def prepare(self, choice: bool | None, x: Tensor) -> bool:
+        """Choose how members are computed, by trying it on `x` [N, ...]: on a CPU with packed layers (`packing`).
+
+        choice: stacked (True) or one by one (False); None: whichever is faster. Returns what was chosen.
+        """
+        if self.device.type == "cpu" and computed_in(self.device, self.precision) == "float32":
+            self.modules = {name: packed(module, x[: self.micro_batch]) for name, module in self.modules.items()}
         members = list(self.modules.values())
         if choice is None:
             choice = self.resident and worth_stacking(members, x[: self.micro_batch].to(self.device))
@@ -100,7 +106,7 @@ class Teacher:
                 if keep is not None and names[0] not in known:
                     said.append(logits.cpu())
                 probabilities = torch.softmax(logits / temperature, dim=-1)
-                finite &= torch.isfinite(probabilities).flatten(1).all(dim=1)
+                finite &= probabilities.flatten(1).sum(dim=1).isfinite()
                 for name, each in zip(names, probabilities, strict=True):
                     part = ensemble.contribution(each, weights[name], combine, ensemble.TRAVELS)
                     if number < len(total):
@@ -171,7 +177,7 @@ class TeacherActor:
 
     def ready(self, stack: bool | None) -> bool:
         """Once the members are loaded: whether they are computed stacked, as asked or as is faster (None)."""
-        return self.teacher.stack(stack, gather(self.x, self.layout.ids(0)))
+        return self.teacher.prepare(stack, gather(self.x, self.layout.ids(0)))
 
     @ray.method(num_returns=2)
     def soften(

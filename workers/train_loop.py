@@ -115,6 +115,7 @@ def epochs(
     device = next(plain(progress.model).parameters()).device
     forward = torch.compile(progress.model) if spec.compile else progress.model
     entropy_weight = task.loss.soft_weight * task.loss.temperature**2
+    workers = torch.tensor(float(world), device=device)
     while len(progress.history) < spec.epochs:
         number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
         torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
@@ -126,7 +127,7 @@ def epochs(
             for part, last in _parts(batch, spec.micro_batch_size):
                 with nullcontext() if last else _unsynchronised(progress.model):
                     loss = _loss(forward, task, batch, part, spec)
-                    (loss * world).backward()  # DDP averages over workers; their parts sum to the batch's mean
+                    loss.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
                 losses += loss.detach()
             floor += entropy_weight * batch.entropy / batch.rows
             if spec.gradient_clip is not None:

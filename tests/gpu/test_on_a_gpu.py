@@ -65,7 +65,7 @@ def test_bfloat16_is_what_auto_means_and_stays_near() -> None:
 def test_stacked_members_answer_as_single_ones() -> None:
     one = Teacher(modules(), "float32")
     alone = soften(one)
-    one.stack(True, torch.empty(0))
+    one.prepare(True, torch.empty(0))
     assert (soften(one) - alone).abs().max() / 2**30 < 1e-6
 
 

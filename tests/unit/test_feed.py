@@ -72,7 +72,7 @@ def test_workers_cut_the_same_batches(make: Callable[[], feed.Epochs], epoch: in
 def test_the_first_epoch_asks_for_parts_one_by_one_in_order() -> None:
     labels, asked = soft(), []
     inner = labels.part
-    labels._cache.clear()
+    labels.shelf = None
 
     def part(number: int) -> object:
         asked.append(number)

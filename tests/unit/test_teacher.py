@@ -41,17 +41,17 @@ def test_apart_or_together_or_in_waves_it_is_the_same(monkeypatch: pytest.Monkey
     assert torch.equal(together, apart)
     monkeypatch.setattr(teacher, "_fit", lambda modules, device: False)
     waves = Teacher(modules())
-    waves.stack(True, X)  # there is nothing to stack where members come and go
+    waves.prepare(True, X)  # there is nothing to stack where members come and go
     assert not waves.resident and torch.equal(soften(waves), together)
 
 
 def test_stacked_it_is_the_same_to_rounding() -> None:
     one = Teacher(modules())
     alone = soften(one)
-    assert one.stack(True, X) is True
+    assert one.prepare(True, X) is True
     apart = (soften(one) - alone).abs().max().item() / 2**30
     assert apart < 1e-6
-    assert one.stack(False, X) is False and torch.equal(soften(one), alone)
+    assert one.prepare(False, X) is False and torch.equal(soften(one), alone)
 
 
 @pytest.mark.parametrize("stack", [True, False])
@@ -60,6 +60,6 @@ def test_nan_is_named(stack: bool) -> None:
     with torch.no_grad():
         next(broken["b"].parameters()).fill_(float("nan"))
     one = Teacher(broken)
-    one.stack(stack, X)
+    one.prepare(stack, X)
     with pytest.raises(RunError, match=r"^b answers NaN"):
         soften(one)
