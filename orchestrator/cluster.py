@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import environment
 from orchestrator.config import EnsembleSpec, StudentSpec
-from workers import factories
+from workers import factories, mapped
 from workers.errors import RequestError, RunError
 
 if TYPE_CHECKING:
@@ -140,9 +140,17 @@ def expected() -> Machines | None:
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
-    """The data set in Ray's shared memory: one copy a node, which all processes there read in place."""
+    """The data set in Ray's shared memory: one copy a node, which all processes there read in place.
+
+    Where all processes are on this machine, what is mapped from a file is read from there.
+    """
+    import numpy as np
     import ray
 
+    if environment.ray_address() == "local" and len(ray.nodes()) == 1:
+        ray.util.register_serializer(np.memmap, serializer=mapped.place, deserializer=mapped.at)
+    else:
+        ray.util.deregister_serializer(np.memmap)
     for name, module in list(sys.modules.items()):
         if name.startswith(factories.BESIDE):  # a class from beside the configuration travels by value
             ray.cloudpickle.register_pickle_by_value(module)

@@ -191,5 +191,5 @@ def _draw_validation(train: Split, share: float, seed: int) -> tuple[Split, Spli
 
 
 def _take(split: Split, rows: Index) -> Split:
-    x = split.x[rows] if isinstance(split.x, np.ndarray) else Rows(split.x, rows)
+    x = split.x[rows] if type(split.x) is np.ndarray else Rows(split.x, rows)  # of what is mapped, no copy
     return replace(split, x=x, y=split.y[rows])

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from workers import factories, storage
+from workers import factories, mapped, storage
 from workers.errors import RequestError
 from workers.inputs import Inputs
 from workers.specs import DataSpec, IdxFiles
@@ -112,17 +112,19 @@ def _each_file(spec: DataSpec, arrays: Callable[[str, bool], tuple[NDArray[Any],
 
 
 def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
-    content = storage.read_bytes(uri)
+    large = storage.is_local(uri) and storage.exists(uri) and storage.size(uri) >= mapped.MAPPED_FROM
     wanted = ("x", "y") if labelled else ("x",)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        x = mapped.array_in_npz(storage.filesystem(uri)[1], "x") if large else None
+        source = storage.filesystem(uri)[1] if large else io.BytesIO(storage.read_bytes(uri))
+        with np.load(source, allow_pickle=False) as file:
             missing = [key for key in wanted if key not in file]
             if missing:
                 raise RequestError(
                     f"'{uri}': no array '{missing[0]}'; found {', '.join(file.files) or 'none'}. Expected "
                     f"{' and '.join(wanted)}, as numpy.savez(path, x=..., y=...) writes them."
                 )
-            return file["x"], file["y"] if labelled else None
+            return file["x"] if x is None else x, file["y"] if labelled else None
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RequestError(
             f"'{uri}': not a numpy archive of plain arrays ({error}). Expected a .npz written by "

@@ -1,0 +1,118 @@
+"""How much memory a run takes as its transfer set grows: peaks of driver, teachers and student, megabytes.
+
+Random numbers, 512 to an example, 512 classes, two small members, two epochs; x1 is 131,072 examples (268 MB of inputs,
+268 MB of soft targets), then 4 and 16 times as many. Of each process what it has of its own (`RssAnon`), sampled ten
+times a second; of files that are mapped the system keeps as much in memory as it has room for and gives it back when
+asked. Beside them what Ray's object store holds (`RssShmem` of the process that owns it).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import common
+from benchmarks.common import Row
+from benchmarks.loops import Loss
+from benchmarks.models import mlp
+
+SIZES = (1, 4, 16)
+FEATURES, CLASSES = 512, 512
+NET = {"hidden": 64, "layers": 1, "inputs": FEATURES, "classes": CLASSES}
+MARK = 0.8
+"""Of the peak at x1, over the peak at x16: what grows is 25 bytes an example of order and labels."""
+KINDS = {"stillhouse": "driver", "ray::TeacherActor": "teacher", "ray::RayTrainWorker": "student"}
+STORE = "object store"
+MARKER = "STILLHOUSE_BENCHMARK"
+
+
+def main() -> None:
+    asked = common.arguments(__doc__, base=131_072).parse_args()
+    started = common.machine()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
+        folder = Path(scratch)
+        members = []
+        for k in range(2):
+            torch.manual_seed(k)
+            members.append(folder / f"member-{k}.safetensors")
+            save_file(mlp(**NET).state_dict(), members[-1])
+        for size in SIZES:
+            write(folder, asked.base * size)
+            config = common.configuration(folder, members, Loss(), epochs=2, batch_size=1024)
+            config["data"]["classes"] = CLASSES
+            config["ensemble"]["model"]["kwargs"] = config["student"]["model"]["kwargs"] = NET
+            with peaks() as peak:
+                common.stillhouse(config)
+            found = {kind: round(peak.get(kind, 0) / 1e6) for kind in (*KINDS.values(), STORE)}
+            rows.append({"size": f"x{size}", "examples": asked.base * size, **found})
+            common.progress(common.table(rows[-1:]))
+    first, last = rows[0], rows[-1]
+    common.publish(
+        "memory",
+        asked.results,
+        started,
+        rows,
+        unit="MB",
+        marks={f"{kind}, x1 over x16": common.mark(first[kind] / last[kind], MARK) for kind in KINDS.values()},
+    )
+
+
+def write(folder: Path, examples: int) -> None:
+    """Splits of random numbers; an older train split is overwritten."""
+    draw = np.random.default_rng(0)
+    for name, count in {"train": examples, "validation": 256, "test": 256}.items():
+        x = draw.random((count, FEATURES), dtype=np.float32)
+        np.savez(folder / f"{name}.npz", x=x, y=draw.integers(0, CLASSES, count))
+
+
+@contextmanager
+def peaks() -> Iterator[dict[str, int]]:
+    """The most bytes that a process of each kind had meanwhile, of those that were started within the block."""
+    os.environ[MARKER] = mark = uuid.uuid4().hex
+    found: dict[str, int] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and process.name != str(os.getpid()):
+                    for kind, size in _sizes(process, mark):
+                        found[kind] = max(found.get(kind, 0), size)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
+        del os.environ[MARKER]
+
+
+def _sizes(process: Path, mark: str) -> list[tuple[str, int]]:
+    """What kind a process is, and its bytes; nothing of one that is not of this run."""
+    try:
+        name = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        kinds = [kind for beginning, kind in KINDS.items() if beginning in name]
+        raylet = "/raylet/raylet" in name
+        if not (kinds or raylet) or f"{MARKER}={mark}".encode() not in (process / "environ").read_bytes():
+            return []
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+        field, kind = ("RssShmem", STORE) if raylet else ("RssAnon", kinds[0])
+        return [(kind, int(status[field].split()[0]) * 1024)]
+    except (OSError, KeyError, IndexError):  # it has just ended
+        return []
+
+
+if __name__ == "__main__":
+    main()

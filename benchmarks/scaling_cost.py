@@ -1,0 +1,117 @@
+"""What an example costs the middle of the run as its ends grow: bytes moved, and CPU of the one process in between.
+
+- members, classes: teachers answer at once with what they computed before, so that the driver is all that works. Bytes
+  are what comes to the driver and what it writes; CPU is the driver's, all its threads. From 4,096 classes on, parts
+  are put together beside the teachers, and the driver hears only that they are there.
+- workers: one student worker's share of the second epoch, soft targets read from the store. Bytes are what all workers
+  read together; CPU is one worker's, for its own examples, without the student.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from orchestrator import environment
+
+environment.prepare()  # before Ray is imported
+
+import ray  # noqa: E402
+
+from benchmarks.common import Row  # noqa: E402
+from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
+from orchestrator.config import EnsembleSpec  # noqa: E402
+from orchestrator.soft_target_pass import NEAR_CLASSES  # noqa: E402
+from orchestrator.teachers import TeacherPool  # noqa: E402
+from workers import feed, soft_targets  # noqa: E402
+from workers.assembly import Assembly  # noqa: E402
+from workers.data import Split  # noqa: E402
+from workers.order import Layout, part_rows  # noqa: E402
+from workers.soft_targets import Numerics  # noqa: E402
+from workers.specs import ModelSpec  # noqa: E402
+from workers.teacher import Member  # noqa: E402
+
+NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=1024)
+MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
+BATCH_SIZE = 1024
+
+
+def driver_cost(members: int, classes: int, parts: int) -> Row:
+    """A pass of so many parts by teachers that answer at once."""
+    rows = part_rows(classes)
+    layout, sizes = Layout(parts * rows, rows), [rows] * parts
+    model = ModelSpec(factory="none:at_all")
+    pool = TeacherPool(
+        [Member(f"member-{k}", model, "") for k in range(members)],
+        [1.0] * members,
+        lambda hosted: SleepingTeacher.remote(sizes, classes, rows, 0.0),  # type: ignore[attr-defined]
+        EnsembleSpec.model_validate({"size": members, "model": model.model_dump(), "training": {"epochs": 1}}),
+        [range(k, k + 1) for k in range(members)],
+        lambda action, names: sys.exit(f"teacher of {names} lost"),
+    )
+    near = classes >= NEAR_CLASSES
+    with tempfile.TemporaryDirectory() as folder, pool:
+        assembly = Assembly(folder, layout, "arithmetic", "float32", None, NUMERICS)
+        began = time.process_time()
+        for _ in pool.stream(range(parts), 1.0, assembly, near=near):
+            pass
+        cpu = time.process_time() - began
+        written = sum(path.stat().st_size for path in Path(folder).iterdir())
+    moved = written if near else written + 4 * members * classes * layout.examples
+    return cost("driver", members, classes, 0, (0 if near else moved) / layout.examples, cpu / layout.examples)
+
+
+def worker_cost(workers: int, classes: int, parts: int) -> Row:
+    """An epoch of one worker's examples."""
+    rows = part_rows(classes)
+    layout = Layout(parts * rows, rows)
+    split = Split(np.zeros((layout.examples, 1), np.float32), np.zeros(layout.examples, np.int64))
+    random = torch.rand(rows, classes)
+    targets = soft_targets.compressed(random / random.sum(dim=1, keepdim=True), "float32", None)
+    with tempfile.TemporaryDirectory() as folder:
+        written = {
+            number: soft_targets.write_part(folder, number, layout.ids(number), targets, ["member-0"], NUMERICS)
+            for number in range(parts)
+        }
+        labels = feed.SoftLabels(split, folder, layout, written.__getitem__)
+        mine = 0
+        began = time.process_time()
+        for batch in feed.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), 0, workers):
+            mine += len(batch.x)
+        cpu = time.process_time() - began
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+    return cost("student worker", 0, classes, workers, workers * size / layout.examples, cpu / mine)
+
+
+def cost(who: str, members: int, classes: int, workers: int, moved: float, cpu_s: float) -> Row:
+    return {
+        "who": who,
+        "members": members or None,
+        "classes": classes,
+        "workers": workers or None,
+        "bytes an example": round(moved, 1),
+        "CPU us an example": round(cpu_s * 1e6, 3),
+    }
+
+
+def main() -> None:
+    asked = common.arguments(__doc__, parts=24).parse_args()
+    started = common.machine()
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    rows = [driver_cost(members, 100, asked.parts) for members in MEMBERS]
+    rows += [driver_cost(5, classes, asked.parts) for classes in CLASSES]
+    ray.shutdown()
+    rows += [worker_cost(workers, 100, asked.parts) for workers in WORKERS]
+    common.publish("scaling_cost", asked.results, started, rows, parts=asked.parts)
+
+
+if __name__ == "__main__":
+    main()
