@@ -25,11 +25,12 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest
 
-# Side-by-side measurements, about a quarter of an hour; each writes benchmarks/results/<name>.json.
+# Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
+BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
+
 bench: install
-	$(BIN)/python -m benchmarks.soft_target_pass
-	$(BIN)/python -m benchmarks.student_with_distillation
-	$(BIN)/python -m benchmarks.simulated_accelerators
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
 check: install
 	$(BIN)/ruff format --check .

@@ -1,8 +1,12 @@
-"""Side-by-side measurements. Each is a command; `make bench` runs those that need nothing more installed:
+"""Side-by-side measurements. Each is a command; `make bench` runs all but the last:
 
     python -m benchmarks.soft_target_pass             the pass over a bare torch loop
     python -m benchmarks.student_with_distillation    a student with soft targets over one without, and over a bare loop
     python -m benchmarks.simulated_accelerators       the pass with 10 to 100 teachers that only sleep
+    python -m benchmarks.scaling_cost                 bytes and CPU an example as members, classes and workers grow
+    python -m benchmarks.memory                       peaks of driver, teachers and student as the transfer set grows
+    python -m benchmarks.teacher_forward              teachers over bare models: on a GPU, with `workers/` alone
+    python -m benchmarks.end_to_end                   all of it against TextBrewer, loops by hand, and Ray Data
     python -m benchmarks.top_k                        bytes a token against KL error, on a language model's output
 
 A figure is a ratio of two times taken in one run, in turns, so that a slow or busy machine slows both. It is printed,

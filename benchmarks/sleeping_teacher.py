@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @ray.remote(num_cpus=0.01)
 class SleepingTeacher:
-    """Answers as `workers.teacher.TeacherActor` does, the same random numbers each time, `batch_s` a `batch`."""
+    """Answers as `workers.teacher_actor.TeacherActor` does, the same random numbers each time, `batch_s` a `batch`."""
 
     def __init__(self, sizes: list[int], classes: int, batch: int, batch_s: float) -> None:
         self.sizes, self.batch, self.batch_s = sizes, batch, batch_s

@@ -26,18 +26,35 @@ if TYPE_CHECKING:
 
     from workers.data import Dataset
 
+logger = logging.getLogger(__name__)
 
 REACH_TIMEOUT_S = 5.0
+FREE_TIMEOUT_S = 15.0
+"""After which a run says that it waits for others to leave a GPU."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: float
+    gpus: float
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What the cluster has in all. `cuda`: torch sees CUDA where Ray gives a GPU."""
+    """What the cluster has. `cuda`: torch sees CUDA where Ray gives a GPU."""
 
-    cpus: float
-    gpus: float
+    nodes: tuple[Node, ...]
     cuda: bool
-    nodes: int
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -111,8 +128,9 @@ def survey() -> Machines:
     """What the connected cluster has now."""
     import ray
 
-    resources = ray.cluster_resources()
-    gpus = float(resources.get("GPU", 0.0))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0))) for has in alive)
+    gpus = sum(node.gpus for node in nodes)
 
     @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
     def sees_cuda() -> bool:
@@ -120,12 +138,12 @@ def survey() -> Machines:
 
         return torch.cuda.is_available()
 
-    return Machines(
-        cpus=float(resources.get("CPU", 0.0)),
-        gpus=gpus,
-        cuda=bool(ray.get(sees_cuda.remote())) if gpus else False,
-        nodes=len([node for node in ray.nodes() if node["Alive"]]),
-    )
+    if not gpus:
+        return Machines(nodes, cuda=False)
+    answer = sees_cuda.remote()
+    if not ray.wait([answer], timeout=FREE_TIMEOUT_S)[0]:
+        logger.warning("waiting for a GPU: all %g of the cluster are in use", gpus)
+    return Machines(nodes, cuda=bool(ray.get(answer)))
 
 
 def expected() -> Machines | None:
@@ -136,7 +154,7 @@ def expected() -> Machines | None:
     if environment.ray_address() != "local" or ray.is_initialized():
         return None
     gpus = torch.cuda.device_count()
-    return Machines(cpus=float(os.cpu_count() or 1), gpus=float(gpus), cuda=gpus > 0, nodes=1)
+    return Machines((Node(float(os.cpu_count() or 1), float(gpus)),), cuda=gpus > 0)
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
@@ -160,21 +178,27 @@ def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
 def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
     """How many members and actors the cluster takes.
 
-    A GPU each where there are enough; else several members share an actor. Without GPUs no more actors than cores.
+    A GPU each where there are enough; else several members share an actor. Without GPUs no more actors than cores. An
+    actor lies on one node, so what is left over on each node is nobody's.
 
     Raises: `RequestError` where more is asked for than the cluster has.
     """
     asked = ensemble.resources_per_member
-    if asked.num_cpus > machines.cpus:
+    largest = max(node.cpus for node in machines.nodes)
+    if asked.num_cpus > largest:
         raise RequestError(
-            f"ensemble.resources_per_member.num_cpus: asked for {asked.num_cpus:g} a member; the cluster has "
-            f"{machines.cpus:g} in all. Ask for fewer, or add nodes."
+            f"ensemble.resources_per_member.num_cpus: asked for {asked.num_cpus:g} a member; the largest node has "
+            f"{largest:g}. Ask for fewer, or add larger nodes."
         )
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
-    slots = int(machines.cpus // asked.num_cpus)
-    if num_gpus:
-        slots = min(slots, _gpu_slots(machines.gpus, num_gpus))
-    size = _size(ensemble, max(slots, 1))
+    slots = sum(_slots(node, asked.num_cpus, num_gpus) for node in machines.nodes)
+    if not slots:
+        raise RequestError(
+            f"ensemble.resources_per_member: no node has {asked.num_cpus:g} cores and {num_gpus:g} GPUs for a member. "
+            "Found " + ", ".join(f"{node.cpus:g} and {node.gpus:g}" for node in machines.nodes) + ". Ask for less, or "
+            "add such nodes."
+        )
+    size = _size(ensemble, slots)
     if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
         raise RequestError(
             f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
@@ -186,7 +210,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
             f"ensemble.weights: {len(ensemble.weights)} numbers for {size} members; expected one each. Set "
             "`ensemble.size`."
         )
-    actors = min(size, max(slots, 1))
+    actors = min(size, slots)
     if ensemble.num_actors != "auto":
         actors = min(size, ensemble.num_actors)
         if actors > slots:
@@ -207,9 +231,12 @@ def check_student(student: StudentSpec, machines: Machines) -> None:
         )
 
 
-def _gpu_slots(gpus: float, each: float) -> int:
-    """How many actors of `each` GPU fit: a share of a GPU is taken from one, so what is left of it may fit nobody."""
-    return int(gpus) * int(1 / each) if each < 1 else int(gpus // each)
+def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
+    """How many actors fit on a node: a share of a GPU is taken from one, so what is left of it may fit nobody."""
+    by_cpu = int(node.cpus // num_cpus)
+    if not num_gpus:
+        return by_cpu
+    return min(by_cpu, int(node.gpus) * int(1 / num_gpus) if num_gpus < 1 else int(node.gpus // num_gpus))
 
 
 def _size(ensemble: EnsembleSpec, slots: int) -> int:

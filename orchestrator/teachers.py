@@ -28,7 +28,8 @@ from workers.errors import RunError
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.soft_targets import Numerics, Part
-from workers.teacher import Member, TeacherActor
+from workers.teacher import Member
+from workers.teacher_actor import TeacherActor
 
 logger = logging.getLogger(__name__)
 

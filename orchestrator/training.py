@@ -180,8 +180,8 @@ def train_with_ray(
 
 def _threads(most: int, machines: Machines) -> int:
     """A worker's share of the cores of its node."""
-    per_node = math.ceil(most / machines.nodes)
-    return max(1, int(machines.cpus / machines.nodes / per_node))
+    per_node = math.ceil(most / len(machines.nodes))
+    return max(1, int(machines.cpus / len(machines.nodes) / per_node))
 
 
 def _scaling(least: int, most: int, machines: Machines) -> ray.train.ScalingConfig:

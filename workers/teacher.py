@@ -1,8 +1,7 @@
 """A teacher: one or several trained members that answer with their weighted, softened probabilities.
 
-`Teacher` is plain and runs anywhere; `TeacherActor` puts it behind Ray and reads the transfer set there, so that
-indices travel and examples do not. Answers are sums of the hosted members' contributions in fixed point (see
-`workers.ensemble`), so it does not matter which members share an actor.
+Plain torch, for a GPU or none; `workers.teacher_actor` puts it behind Ray. Answers are sums of the hosted members'
+contributions in fixed point (see `workers.ensemble`), so it does not matter which members share a teacher.
 """
 
 from __future__ import annotations
@@ -10,21 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import ray
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, models
-from workers.data import Dataset
 from workers.errors import RunError
-from workers.inputs import gather
-from workers.kept_logits import KeptLogits
-from workers.order import Layout
 from workers.packing import packed
 from workers.precision import autocast, computed_in
-from workers.soft_targets import Numerics
 from workers.specs import ModelSpec, Precision
 from workers.stacking import Forward, one_by_one, stacked, worth_stacking
 
@@ -158,42 +149,3 @@ def _fit(modules: Iterable[nn.Module], device: torch.device) -> bool:
         return True
     needed = sum(t.numel() * t.element_size() for m in modules for t in (*m.parameters(), *m.buffers()))
     return needed <= torch.cuda.mem_get_info(device)[0] // 2
-
-
-@ray.remote
-class TeacherActor:
-    """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
-
-    def __init__(
-        self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics, kept: dict[str, KeptLogits]
-    ) -> None:
-        """`kept` says for each member where its logits are kept; empty where they are not."""
-        torch.set_num_threads(numerics.threads)
-        self.x = data.transfer.x
-        self.layout = layout
-        self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
-        modules = {member.name: load(member) for member in members}
-        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch)
-
-    def ready(self, stack: bool | None) -> bool:
-        """Once the members are loaded: whether they are computed stacked, as asked or as is faster (None)."""
-        return self.teacher.prepare(stack, gather(self.x, self.layout.ids(0)))
-
-    @ray.method(num_returns=2)
-    def soften(
-        self, part: int, temperature: float, weights: dict[str, float], combine: str
-    ) -> tuple[int, NDArray[np.int32]]:
-        """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32, and before it the rows alone."""
-        ids = self.layout.ids(part)
-        found = {name: self.kept[name].read(part) for name in self.kept}
-        known = {name: logits for name, logits in found.items() if logits is not None}
-        x = torch.empty(len(ids), 0) if len(known) == len(self.teacher.modules) else gather(self.x, ids)
-        answer: NDArray[np.int32] = self.teacher.soften(
-            x,
-            temperature=temperature,
-            weights=weights,
-            combine=combine,
-            known=known,
-            keep=(lambda name, logits: self.kept[name].write(part, ids, logits)) if self.kept else None,
-        ).numpy()
-        return len(answer), answer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator import comparison, failures, report
-from orchestrator.cluster import Machines, Placement, check_student, place
+from orchestrator.cluster import Machines, Node, Placement, check_student, place
 from orchestrator.config import EnsembleSpec, StudentSpec
 from orchestrator.failures import MAX_RESTARTS, Action, Loss
 from workers.errors import GateError, RequestError, RunError, StillhouseError
@@ -17,8 +17,9 @@ def ensemble(**keys: object) -> EnsembleSpec:
     return EnsembleSpec.model_validate({"model": model, "training": {"epochs": 1}, **keys})
 
 
-def machines(cpus: float = 2, gpus: float = 0) -> Machines:
-    return Machines(cpus, gpus, cuda=False, nodes=1)
+def machines(cpus: float = 2, gpus: float = 0, nodes: int = 1) -> Machines:
+    """So many nodes of so much each."""
+    return Machines((Node(cpus, gpus),) * nodes, cuda=False)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ def machines(cpus: float = 2, gpus: float = 0) -> Machines:
         ({"size": 8}, machines(4, 8), 8, 4, 1),
         ({"size": 3, "resources_per_member": {"num_gpus": 0.6}}, machines(8, 2), 3, 2, 0.6),
         ({"size": 6, "num_actors": 3}, machines(8), 6, 3, 0),
+        ({"size": 10}, machines(2, 1, nodes=5), 10, 5, 1),
+        ({"size": 9, "resources_per_member": {"num_cpus": 2}}, machines(3, nodes=2), 9, 2, 0),
+        ({"size": "auto", "resources_per_member": {"num_gpus": 2}}, machines(8, 3, nodes=3), 3, 3, 2),
     ],
 )
 def test_placement(keys: dict[str, object], has: Machines, size: int, actors: int, num_gpus: float) -> None:
@@ -51,9 +55,10 @@ def test_placement(keys: dict[str, object], has: Machines, size: int, actors: in
             {"size": 10, "resources_per_member": {"num_gpus": 1}},
             "asked for 1 for each of 10 members, 10 in all; .* has 4",
         ),
-        ({"size": 1, "resources_per_member": {"num_cpus": 9}}, "asked for 9 a member; the cluster has 2"),
+        ({"size": 1, "resources_per_member": {"num_cpus": 9}}, "asked for 9 a member; the largest node has 2"),
         ({"size": 9, "num_actors": 9}, "asked for 9; the cluster holds 2"),
         ({"size": "auto", "weights": [1, 2, 3]}, "3 numbers for 2 members"),
+        ({"size": 1, "resources_per_member": {"num_gpus": 5}}, "no node has 1 cores and 5 GPUs .* Found 2 and 4"),
     ],
 )
 def test_too_much_is_refused(keys: dict[str, object], message: str) -> None:
@@ -63,7 +68,7 @@ def test_too_much_is_refused(keys: dict[str, object], message: str) -> None:
 
 def test_a_student_is_not_left_waiting_for_gpus() -> None:
     spec = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1}, "num_workers": [2, 4]}
-    has = Machines(8, 1, cuda=True, nodes=1)
+    has = Machines((Node(8, 1),), cuda=True)
     with pytest.raises(RequestError, match="asked for 2, a GPU each; the cluster has 1"):
         check_student(StudentSpec.model_validate(spec), has)
     check_student(StudentSpec.model_validate(spec), machines(1))

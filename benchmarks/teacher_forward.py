@@ -1,0 +1,110 @@
+"""What a teacher's answers cost beside its bare forward passes, on the GPU where there is one: examples/s.
+
+Needs torch, numpy and `workers/` alone: no Ray, no network, random weights and inputs. For nets of three widths:
+
+- bare: forward pass and softmax of inputs that are on the device already, in the precision that `auto` means there.
+- teacher: `Teacher.soften` from inputs in main memory to the fixed-point answer in main memory, members one by one.
+- packed or stacked: the same as the teacher prepares itself, with packed layers on a CPU, on a GPU with its members
+  stacked by vmap; whether it would choose to is in `chosen`.
+- of peak: floating-point operations of the faster of the two over those of large matrix products, as measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from benchmarks import common
+from benchmarks.common import Row
+from benchmarks.models import mlp
+from workers.precision import autocast, computed_in
+from workers.teacher import Teacher
+
+WIDTHS = (128, 512, 4096)
+LAYERS, INPUTS, CLASSES, TEMPERATURE = 4, 840, 117, 2.0
+MARK = 0.8
+
+
+def main() -> None:
+    asked = common.arguments(__doc__, members=8, repeats=5, rows=16_384).parse_args()
+    torch.set_num_threads(asked.threads)
+    started = common.machine()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = peak_flops(device)
+    rows = [forward(width, asked.members, asked.rows, asked.repeats, device, peak) for width in WIDTHS]
+    common.publish(
+        f"teacher_forward_{device.type}",
+        asked.results,
+        started,
+        rows,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        precision=computed_in(device, "auto"),
+        members=asked.members,
+        measured_peak_tflops=round(peak / 1e12, 2),
+        marks={f"width {row['width']}, over bare": common.mark(row["over bare"], MARK) for row in rows},
+    )
+
+
+def forward(width: int, members: int, count: int, repeats: int, device: torch.device, peak: float) -> Row:
+    """One line of the table: the three ways in turns."""
+    nets = {}
+    for k in range(members):
+        torch.manual_seed(k)
+        nets[f"member-{k}"] = mlp(width, LAYERS, INPUTS, CLASSES)
+    x = torch.randn(count, INPUTS)
+    plain, prepared = (Teacher(nets) for _ in range(2))
+    chosen = prepared.prepare(None, x)
+    there = x.to(device)
+
+    @torch.no_grad()
+    def bare() -> None:
+        with autocast(device, "auto"):
+            for net in plain.modules.values():
+                for batch in there.split(plain.micro_batch):
+                    torch.softmax(net(batch).float() / TEMPERATURE, dim=-1)
+
+    def asked(teacher: Teacher) -> Callable[[], object]:
+        shares = dict.fromkeys(nets, 1 / members)
+        return lambda: teacher.soften(x, temperature=TEMPERATURE, weights=shares, combine="arithmetic")
+
+    ways = {"bare": bare, "teacher": asked(plain), "prepared": asked(prepared)}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            seconds = timed(way, device)
+            if turn:  # the first warms up
+                found[name].append(seconds)
+    rates = {name: count / median(seconds) for name, seconds in found.items()}
+    best = max(rates["teacher"], rates["prepared"])
+    operations = 2 * members * sum(p.numel() for p in nets["member-0"].parameters() if p.ndim == 2)
+    return {
+        "width": width,
+        **{f"{name}/s": rate for name, rate in rates.items()},
+        "chosen": "stacked" if chosen else "one by one",
+        "over bare": best / rates["bare"],
+        "of peak": best * operations / peak,
+    }
+
+
+def timed(way: Callable[[], object], device: torch.device) -> float:
+    """Seconds, the device's work included."""
+    started = time.perf_counter()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def peak_flops(device: torch.device) -> float:
+    """Floating-point operations a second of a large matrix product, in the precision that teachers compute in."""
+    size = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if computed_in(device, "auto") == "bfloat16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(5))
+
+
+if __name__ == "__main__":
+    main()
