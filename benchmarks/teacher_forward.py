@@ -6,7 +6,7 @@ Needs torch, numpy and `workers/` alone: no Ray, no network, random weights and 
 - teacher: `Teacher.soften` from inputs in main memory to the fixed-point answer in main memory, members one by one.
 - packed or stacked: the same as the teacher prepares itself, with packed layers on a CPU, on a GPU with its members
   stacked by vmap; whether it would choose to is in `chosen`.
-- of peak: floating-point operations of the faster of the two over those of large matrix products, as measured.
+- of peak, on a GPU: floating-point operations of the faster of the two over those of large matrix products.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.models import mlp
 from workers.precision import autocast, computed_in
 from workers.teacher import Teacher
 
-WIDTHS = (128, 512, 4096)
+WIDTHS = {"cpu": (128, 512), "cuda": (128, 512, 4096)}
 LAYERS, INPUTS, CLASSES, TEMPERATURE = 4, 840, 117, 2.0
 MARK = 0.8
 
@@ -33,8 +33,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     started = common.machine()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = peak_flops(device)
-    rows = [forward(width, asked.members, asked.rows, asked.repeats, device, peak) for width in WIDTHS]
+    peak = peak_flops(device) if device.type == "cuda" else None
+    rows = [forward(width, asked.members, asked.rows, asked.repeats, device, peak) for width in WIDTHS[device.type]]
     common.publish(
         f"teacher_forward_{device.type}",
         asked.results,
@@ -43,12 +43,12 @@ def main() -> None:
         device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         precision=computed_in(device, "auto"),
         members=asked.members,
-        measured_peak_tflops=round(peak / 1e12, 2),
+        measured_peak_tflops=peak and round(peak / 1e12, 2),
         marks={f"width {row['width']}, over bare": common.mark(row["over bare"], MARK) for row in rows},
     )
 
 
-def forward(width: int, members: int, count: int, repeats: int, device: torch.device, peak: float) -> Row:
+def forward(width: int, members: int, count: int, repeats: int, device: torch.device, peak: float | None) -> Row:
     """One line of the table: the three ways in turns."""
     nets = {}
     for k in range(members):
@@ -85,7 +85,7 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
         **{f"{name}/s": rate for name, rate in rates.items()},
         "chosen": "stacked" if chosen else "one by one",
         "over bare": best / rates["bare"],
-        "of peak": best * operations / peak,
+        "of peak": peak and best * operations / peak,
     }
 
 
@@ -100,7 +100,7 @@ def timed(way: Callable[[], object], device: torch.device) -> float:
 
 def peak_flops(device: torch.device) -> float:
     """Floating-point operations a second of a large matrix product, in the precision that teachers compute in."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192
     kind = torch.bfloat16 if computed_in(device, "auto") == "bfloat16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(5))

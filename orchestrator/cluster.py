@@ -192,18 +192,18 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
         )
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
     slots = sum(_slots(node, asked.num_cpus, num_gpus) for node in machines.nodes)
-    if not slots:
-        raise RequestError(
-            f"ensemble.resources_per_member: no node has {asked.num_cpus:g} cores and {num_gpus:g} GPUs for a member. "
-            "Found " + ", ".join(f"{node.cpus:g} and {node.gpus:g}" for node in machines.nodes) + ". Ask for less, or "
-            "add such nodes."
-        )
-    size = _size(ensemble, slots)
+    size = _size(ensemble, max(slots, 1))
     if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
         raise RequestError(
             f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
             f"{num_gpus * size:g} in all; the cluster has {machines.gpus:g}. Set `num_gpus: auto` to let members share "
             "what there is, ask for fewer, or add nodes."
+        )
+    if not slots:
+        raise RequestError(
+            f"ensemble.resources_per_member: no node has {asked.num_cpus:g} cores and {num_gpus:g} GPUs for a member. "
+            "Found " + ", ".join(f"{node.cpus:g} and {node.gpus:g}" for node in machines.nodes) + ". Ask for less, or "
+            "add such nodes."
         )
     if isinstance(ensemble.weights, tuple) and len(ensemble.weights) != size:
         raise RequestError(

@@ -127,7 +127,7 @@ def _student(
             job,
             loss=config.distillation,
             store=made.store(),
-            store_mark=made.planned.fingerprint,
+            store_mark=made.begun(),
             store_content=made.content,
         )
     journal.system(role, role)

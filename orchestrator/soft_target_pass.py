@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,8 @@ class SoftTargetPass:
     """Those that are there, by their number; the pass adds to them."""
     board: Any = None
     """The `Board` that tells workers of parts as they come, where the student trains meanwhile."""
+    survivors_too: bool = False
+    """Whether parts that not every member made are taken."""
     reused: bool = False
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
@@ -60,6 +62,11 @@ class SoftTargetPass:
     def store(self) -> Store:
         """Where a worker reads them: parts that are there by now, and who knows of the others."""
         return Store(self.folder, self.layout, dict(self.parts), self.board)
+
+    def begun(self) -> str:
+        """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
+        fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
+        return store.fingerprint(store=self.planned.fingerprint, survivors_too=self.survivors_too, fewer=fewer)
 
     def complete(self) -> Manifest:
         """The manifest, once every part is there.
@@ -108,22 +115,33 @@ def soft_targets(
     planned = _planned(config, dataset, members, weights)
     folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
     layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
-    there = _kept(config, planned, store.salvage(folder))
+    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
+    there = _kept(config, planned, store.salvage(folder), layout.parts, device)
     missing = [number for number in range(layout.parts) if number not in there]
     streams = bool(missing) and _side_by_side(config, machines, placement)
     board = Board.remote() if streams else None  # type: ignore[attr-defined]
-    made = SoftTargetPass(folder, layout, planned, there, board, reused=not missing)
+    if missing:
+        store.remove_manifest(folder)  # of parts that are gone
+    survivors_too = config.ensemble.on_member_loss == "reweight"
+    made = SoftTargetPass(folder, layout, planned, there, board, survivors_too, reused=not missing)
 
     def work() -> None:
         try:
             with journal.stage("soft targets") as stage:
                 stage.reused = made.reused
                 if missing:
-                    numerics = _numerics(config, machines, placement, there)
-                    kept = _kept_logits(config, dataset, planned)
+                    numerics = _numerics(config, device, placement, planned, tuple(there.values()))
+                    kept = _kept_logits(config, dataset, planned, device)
                     start = starter(data, layout, numerics, placement, kept)
                     pool = TeacherPool(
-                        members, weights, start, config.ensemble, placement.groups(), journal.lost, numerics.stacked
+                        members,
+                        weights,
+                        start,
+                        config.ensemble,
+                        placement.groups(),
+                        journal.lost,
+                        numerics.stacked,
+                        made.stop.is_set,
                     )
                     _compute(made, missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
@@ -170,11 +188,13 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest) -> dict[str, KeptLogits]:
+def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, KeptLogits]:
     """Where each member's own answers are kept; nowhere unless the configuration says so."""
     if config.distillation.keep == "mean":
         return {}
     what = _answers_follow_from(config, dataset)
+    if config.ensemble.precision == "auto":
+        what["device"] = device
     marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
     return {name: KeptLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
 
@@ -209,25 +229,38 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
     )
 
 
-def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
-    """Of the parts that are there, those that this run accepts: made by all, unless it takes what survivors make."""
-    everybody = [record.name for record in planned.members]
+def _everybody(planned: Manifest) -> list[str]:
+    return [record.name for record in planned.members]
+
+
+def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
+    """Of the parts that are there, those that this run accepts.
+
+    Made by all, unless it takes what survivors make. Where some of `parts` are missing, of one precision: what `auto`
+    means depends on the device.
+    """
     survivors = config.ensemble.on_member_loss == "reweight"
-    return {number: part for number, part in sorted(found.items()) if survivors or part.members == everybody}
+    kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _everybody(planned)}
+    if len(kept) < parts and config.ensemble.precision == "auto":
+        kept = {number: part for number, part in kept.items() if part.numerics.device == device}
+    return kept
 
 
-def _numerics(config: RunConfig, machines: Machines, placement: Placement, there: dict[int, Part]) -> Numerics:
+def _numerics(
+    config: RunConfig, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
+) -> Numerics:
     """How teachers compute: as the parts that are there were computed, where this device can."""
-    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
-    for part in there.values():
+    for part in there:
         if part.numerics.device == device:
             return part.numerics
-        logger.warning(
-            "soft targets made on %s are completed on %s: last bits may differ", part.numerics.device, device
-        )
-        break
+    if there:
+        logger.warning("soft targets of another device are completed on %s: last bits may differ", device)
     return Numerics(
-        device=device, precision=config.ensemble.precision, threads=placement.threads, micro_batch=MICRO_BATCH
+        device=device,
+        precision=config.ensemble.precision,
+        threads=placement.threads,
+        micro_batch=MICRO_BATCH,
+        bits=64 if planned.classes >= NEAR_CLASSES and planned.top_k is None else 32,
     )
 
 
@@ -236,7 +269,7 @@ def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -
     stream = config.distillation.stream
     if machines.cuda:
         return (
-            stream is not False and machines.gpus - placement.actors * placement.num_gpus >= config.student.workers[0]
+            stream is not False and machines.gpus - placement.actors * placement.num_gpus >= config.student.workers[1]
         )
     return stream is True or (stream == "auto" and machines.cpus - placement.actors * placement.num_cpus >= 1)
 
@@ -269,8 +302,6 @@ def _compute(
             done += part.rows
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
-            if made.stop.is_set():
-                raise InterruptedError("the pass was stopped with its run")
     made.bound_by = pool.bound_by
     made.manifest = _declare(made, seconds)
 

@@ -35,8 +35,14 @@ logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 4
 """Parts that are asked for at once, and so the most that a teacher can be ahead of the driver."""
-LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
+"""How Ray says that a teacher, or what it had answered, is no longer there."""
 START_TIMEOUT_S = 300.0
+POLL_S = 1.0
+HELD = 0.95
+"""Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
+place beside teachers that take all."""
 
 
 class _Gone(Exception):
@@ -62,6 +68,10 @@ class Seat:
     members: list[Member]
     actor: Any
     restarts: int = 0
+    up: Any = None
+    """Of an actor that was started again: a reference to the news that it is up, until it is."""
+    asked_s: float = 0.0
+    """When it was started again."""
     answers: dict[int, Answer] = field(default_factory=dict)
     """Answers that were asked for and not yet used, by their part."""
 
@@ -77,7 +87,7 @@ def starter(
 
     def start(members: list[Member]) -> Any:
         return TeacherActor.options(  # type: ignore[attr-defined]
-            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
+            num_cpus=HELD * placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
         ).remote(members, data, layout, numerics, kept)
 
     return start
@@ -95,14 +105,16 @@ class TeacherPool:
         groups: Sequence[range],
         on_loss: Callable[[str, Sequence[str]], None],
         stacked: bool | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `on_loss(action, member
-        names)` hears of every lost teacher."""
+        names)` hears of every lost teacher. Where `stopped()`, nothing is waited for any longer."""
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
         self.start = start
         self.spec = spec
         self.on_loss = on_loss
         self.stacked = stacked
+        self.stopped = stopped
         self.wait_s = 0.0
         self.work_s = 0.0
         self.seats = [Seat([members[k] for k in group], None) for group in groups]
@@ -112,12 +124,6 @@ class TeacherPool:
             seat.actor = self.start(seat.members)
         try:
             self.stacked = self._agree()
-        except ray.exceptions.GetTimeoutError as error:
-            self._release()
-            raise RunError(
-                f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
-                f"{ray.available_resources()}."
-            ) from error
         except ray.exceptions.RayError as error:
             self._release()
             raise cluster.as_run_error("starting the teachers", error) from error
@@ -164,9 +170,9 @@ class TeacherPool:
         """All teachers up, and of one mind on whether members that share one are stacked."""
 
         def asked(stacked: bool | None) -> list[bool]:
-            found: list[bool] = ray.get(
-                [seat.actor.ready.remote(stacked) for seat in self.seats], timeout=START_TIMEOUT_S
-            )
+            answers = [seat.actor.ready.remote(stacked) for seat in self.seats]
+            self._wait(answers)
+            found: list[bool] = ray.get(answers)
             return found
 
         choices = asked(self.stacked)
@@ -186,14 +192,40 @@ class TeacherPool:
         answer = seat.answers[part]
         try:
             if near:
+                self._wait([answer.rows], seat)
                 ray.get(answer.rows)
             elif isinstance(answer.values, ray.ObjectRef):
+                self._wait([answer.values], seat)
                 answer.values = ray.get(answer.values)
         except LOST as error:
             raise _Gone(seat, error) from error
         except ray.exceptions.RayTaskError as error:
             names = ", ".join(member.name for member in seat.members)
             raise cluster.as_run_error(f"teacher of {names}", error) from error
+
+    def _wait(self, references: Sequence[Any], seat: Seat | None = None) -> None:
+        """Until these are there, or failed.
+
+        seat: whose they are; without one, of actors that only just start.
+
+        Raises: `RunError` where an actor that was started does not come up; InterruptedError where the pass is stopped.
+        """
+        began = time.monotonic()
+        self._check_stopped()
+        while len(ray.wait(list(references), num_returns=len(references), timeout=POLL_S)[0]) < len(references):
+            self._check_stopped()
+            if seat is not None and (seat.up is None or ray.wait([seat.up], timeout=0)[0]):
+                seat.up = None
+                continue
+            if time.monotonic() - (began if seat is None else seat.asked_s) > START_TIMEOUT_S:
+                raise RunError(
+                    f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
+                    f"{ray.available_resources()}."
+                )
+
+    def _check_stopped(self) -> None:
+        if self.stopped():
+            raise InterruptedError("the pass was stopped with its run")
 
     def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
         answers = [seat.answers[part].values for seat in self.seats]
@@ -202,10 +234,12 @@ class TeacherPool:
             return assembly.part(part, names, *answers)
         try:
             made: Part = ray.get(part_beside_teachers.remote(assembly, part, names, *answers))
-        except LOST as error:
+        except GONE as error:
             lost = getattr(error, "object_ref_hex", None)
             whose = [seat for seat in self.seats if seat.answers[part].values.hex() == lost]
             raise _Gone(whose[0] if whose else self.seats[-1], error) from error
+        except ray.exceptions.RayError as error:
+            raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
         return made
 
     def _shares(self) -> dict[str, float]:
@@ -215,7 +249,8 @@ class TeacherPool:
 
     def _lost(self, seat: Seat, error: BaseException) -> None:
         names = [member.name for member in seat.members]
-        survivors = sum(len(other.members) for other in self.seats if other is not seat)
+        others = [member.name for other in self.seats if other is not seat for member in other.members]
+        survivors = sum(self.weights[name] > 0 for name in others)
         action = failures.decide(self.spec.on_member_loss, Loss(seat.restarts, survivors))
         logger.warning("teacher of %s lost (%s): %s", ", ".join(names), type(error).__name__, action.value)
         self.on_loss(action.value, names)
@@ -224,7 +259,10 @@ class TeacherPool:
             seat.answers.clear()
             ray.kill(seat.actor)  # it may be alive, with its answers lost
             seat.actor = self.start(seat.members)
-            seat.actor.ready.remote(self.stacked)  # before what it is asked next
+            seat.up, seat.asked_s = (
+                seat.actor.ready.remote(self.stacked),
+                time.monotonic(),
+            )  # before what it is asked next
         elif action is Action.REWEIGHT:
             self.seats.remove(seat)
             for other in self.seats:  # what is in flight was asked for with the old weights

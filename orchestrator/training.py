@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster
@@ -214,12 +217,12 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
             failure_config=ray.train.FailureConfig(max_failures=3),
         ),
     )
+    ended: Exception | None = None
     try:
-        trainer.fit()
+        with _own_interrupts():
+            trainer.fit()
     except Exception as error:
-        failures = getattr(error, "worker_failures", None)  # what went wrong, by rank
-        reason = next(iter(failures.values())) if failures else error
-        raise cluster.as_run_error(f"training the {work.role}", reason) from error
+        ended = error
     if storage.exists(failure):
         said = json.loads(storage.read_text(failure))
         storage.remove(failure)
@@ -228,10 +231,28 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
             if said["ours"]
             else cluster.failed(f"training the {work.role}", said["kind"], said["message"])
         )
+    if ended is not None:
+        failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
+        reason = next(iter(failures.values())) if failures else ended
+        raise cluster.as_run_error(f"training the {work.role}", reason) from ended
     history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
     storage.remove(storage.join(folder, name))
     storage.remove(storage.join(folder, HISTORY))
     return [Epoch(**epoch) for epoch in history]
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train handles Ctrl-C while it trains, and would afterwards: give it back, as the interruption that it is."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _complete(member: Member, mark: str) -> list[Epoch] | None:
@@ -255,7 +276,7 @@ def _recorded(member: Member) -> Record | None:
         return None
     try:
         return Record.model_validate_json(storage.read_text(uri))
-    except ValidationError:
+    except ValueError:  # not the record that was written, or no text at all
         return None
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
@@ -30,8 +30,8 @@ class Assembly:
     top_k: int | None
     numerics: Numerics
 
-    def part(self, number: int, members: Sequence[str], *answers: NDArray[np.int32]) -> Part:
-        """Add the teachers' answers, each [rows, K] int32 fixed point; write what they come to."""
+    def part(self, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
+        """Add the teachers' answers, each [rows, K] in fixed point; write what they come to."""
         total = answers[0].copy()
         for answer in answers[1:]:
             total += answer
@@ -40,7 +40,7 @@ class Assembly:
         return soft_targets.write_part(self.folder, number, self.layout.ids(number), targets, members, self.numerics)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def part_beside_teachers(assembly: Assembly, number: int, members: Sequence[str], *answers: NDArray[np.int32]) -> Part:
+@ray.remote(num_cpus=0, max_retries=3)
+def part_beside_teachers(assembly: Assembly, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
     """`Assembly.part` in a process of its own, which Ray places where the answers are."""
     return assembly.part(number, members, *answers)

@@ -3,8 +3,8 @@
 Floating-point sums depend on their order, and so would the soft targets on which teacher answered first, on how many
 actors there are and on where partial sums are taken. Integer sums do not. So each member's weighted contribution is
 rounded once to fixed point, contributions are added as integers in any order and grouping, and the total is
-turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. 32 bits are finer than
-the float32 that teachers compute in, and are what travels; 64 bits serve those who average float64.
+turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. 32 bits, in steps of
+10^-9, are what travels where classes are few; with 4,096 of them and more, all kept, each is small and takes 64.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 COMBINES = ("arithmetic", "geometric")
-TRAVELS = torch.int32
-"""What teachers answer in."""
+FIXED_POINT = {32: torch.int32, 64: torch.int64}
 
 # Fixed-point positions behind the binary point. A weighted probability is at most 1. A log-probability is at least
 # LOG_FLOOR, and a sum of them must not overflow.
@@ -104,11 +103,12 @@ def fit_weights(label_probabilities: Tensor, steps: int = 100) -> list[float]:
 
     label_probabilities: [M, N], what each member gives the true label of each held-out example. The likelihood of
     a mixture is concave in its weights, and expectation-maximisation (Dempster, Laird and Rubin 1977) climbs it from
-    uniform without a step size. Returns M weights that sum to 1.
+    uniform without a step size. Returns M weights that sum to 1, of six digits: what a fit on another machine moves by
+    rounding is no other ensemble.
     """
     p = label_probabilities.to(torch.float64).clamp_min(torch.finfo(torch.float32).tiny)
     weights = torch.full((len(p),), 1.0 / len(p), dtype=torch.float64)
     for _ in range(steps):
         responsibility = weights[:, None] * p
         weights = (responsibility / responsibility.sum(dim=0)).mean(dim=1)
-    return [float(w) for w in weights / weights.sum()]
+    return [round(float(w), 6) for w in weights / weights.sum()]

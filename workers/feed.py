@@ -7,6 +7,7 @@ is not held up by Python, and handed to the device while the step before is comp
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -28,8 +29,8 @@ from workers.shelf import Place, Shelf
 from workers.soft_targets import Part
 from workers.top_k import TopK
 
-GATHERED = 4096
-"""About how many examples are gathered at a time."""
+GATHERED, GATHERED_BYTES = 4096, 2**26
+"""About how many examples are gathered at a time, and the most bytes of them, unless one batch has more."""
 CACHE_BYTES = 256 * 2**20
 """Of parts that a worker keeps in memory after reading them, unless those it mixes are more."""
 
@@ -136,7 +137,8 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of one epoch as `rank` of `world` workers takes them, one after another."""
     sizes = batch_sizes(len(epochs), batch_size)
-    together = max(1, GATHERED // sizes[0])
+    wide = max(1, 4 * math.prod(epochs.split.x.shape[1:]))
+    together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
     gathered = (_gather(epochs.split, runs, group, device, rank, world) for group in groups)

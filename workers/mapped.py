@@ -8,19 +8,22 @@ place in the file; to other machines, which may not have the file, as its values
 from __future__ import annotations
 
 import mmap
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from workers.errors import RunError
+
 MAPPED_FROM = 2**28
 """Bytes of a file from which on it is mapped. Smaller ones are copied, so that whoever overwrites the file meanwhile
 does not change what a run sees."""
 _LOCAL_HEADER = 30
 
-Place = tuple[str, str, int, tuple[int, ...]]
-"""Path, dtype, offset in bytes and shape."""
+Place = tuple[str, str, int, tuple[int, ...], tuple[int, int]]
+"""Path, dtype, offset in bytes, shape, and the file's size in bytes and time of change in nanoseconds."""
 
 
 def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
@@ -48,15 +51,28 @@ def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
 
 
 def place(array: np.memmap[Any, Any]) -> Place | np.ndarray[Any, Any]:
-    """Where a mapped array lies; the values themselves of what is only a part of one, or of no file."""
-    if not isinstance(array.base, mmap.mmap) or array.filename is None:
+    """Where a mapped array lies; the values themselves of what the file does not hold as it is: a part of an array, one
+    in another order, one that was changed in memory."""
+    whole = isinstance(array.base, mmap.mmap) and array.flags.c_contiguous and array.mode != "c"
+    if not whole or array.filename is None:
         return np.array(array)
-    return str(Path(array.filename).absolute()), array.dtype.str, int(array.offset), array.shape
+    path = str(Path(array.filename).absolute())
+    return path, array.dtype.str, int(array.offset), array.shape, _state(path)
 
 
 def at(place: Place | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array at a place."""
+    """The array at a place.
+
+    Raises: `RunError` where the file is not the one that it was.
+    """
     if isinstance(place, np.ndarray):
         return place
-    path, dtype, offset, shape = place
+    path, dtype, offset, shape, state = place
+    if _state(path) != state:
+        raise RunError(f"'{path}' has changed since the run began. Run the same command again.")
     return np.memmap(path, dtype, "r", offset, shape)
+
+
+def _state(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns

@@ -76,6 +76,6 @@ def _permutation(examples: int) -> Index:
 
 
 def batch_sizes(examples: int, batch_size: int) -> list[int]:
-    """An epoch's batches, of nearly one size: none is so small that a worker would be left out."""
+    """An epoch's batches, of nearly one size: no small one is left at the end."""
     batches = -(-examples // batch_size)
     return [examples // batches + (k < examples % batches) for k in range(batches)]

@@ -40,6 +40,8 @@ def packed(module: nn.Module, x: Tensor) -> nn.Module:
     The module itself where that is not possible, or does not answer the same on `x`, a batch [B, ...]: a network may
     use a layer in ways that a packed one cannot stand for, and another torch may have no such operators.
     """
+    if not any(_worth_packing(layer) for layer in module.modules()):
+        return module
     try:
         other = _with_packed_layers(copy.deepcopy(module), len(x))
         apart = (torch.softmax(other(x).float(), dim=-1) - torch.softmax(module(x).float(), dim=-1)).abs().max()
@@ -48,8 +50,13 @@ def packed(module: nn.Module, x: Tensor) -> nn.Module:
     return other if float(apart) <= AGREEMENT else module
 
 
+def _worth_packing(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.numel() >= SMALLEST
+
+
 def _with_packed_layers(module: nn.Module, rows: int) -> nn.Module:
-    if type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.numel() >= SMALLEST:
+    if _worth_packing(module):
+        assert isinstance(module, nn.Linear)
         return PackedLinear(module, rows)
     for name, child in module.named_children():
         setattr(module, name, _with_packed_layers(child, rows))

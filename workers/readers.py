@@ -112,7 +112,8 @@ def _each_file(spec: DataSpec, arrays: Callable[[str, bool], tuple[NDArray[Any],
 
 
 def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
-    large = storage.is_local(uri) and storage.exists(uri) and storage.size(uri) >= mapped.MAPPED_FROM
+    plain = storage.is_local(uri) and uri.endswith(".npz") and storage.exists(uri)
+    large = plain and storage.size(uri) >= mapped.MAPPED_FROM
     wanted = ("x", "y") if labelled else ("x",)
     try:
         x = mapped.array_in_npz(storage.filesystem(uri)[1], "x") if large else None

@@ -17,14 +17,14 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from workers import storage, top_k_columns
@@ -62,6 +62,8 @@ class Numerics(BaseModel):
     """Of each actor."""
     micro_batch: int
     """Examples a forward pass."""
+    bits: Literal[32, 64] = 32
+    """Of the fixed point that members' contributions are added in (`ensemble`)."""
     stacked: bool | None = None
     """Whether members that share an actor are computed in one pass; None: not yet known."""
 
@@ -166,6 +168,11 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     storage.write_text(storage.join(folder, MANIFEST), manifest.model_dump_json(indent=2) + "\n")
 
 
+def remove_manifest(folder: str) -> None:
+    """Declare the store incomplete."""
+    storage.remove(storage.join(folder, MANIFEST))
+
+
 def manifest_at(folder: str) -> Manifest | None:
     """The manifest of a store; None where there is none that can be read."""
     uri = storage.join(folder, MANIFEST)
@@ -173,7 +180,7 @@ def manifest_at(folder: str) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate_json(storage.read_text(uri))
-    except ValidationError:
+    except ValueError:  # not the manifest that was written, or no text at all
         return None
 
 

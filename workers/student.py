@@ -83,10 +83,13 @@ class WorkerJob:
 def train(config: dict[str, Any]) -> None:
     """The per-worker function; `config` is `{"job": WorkerJob}`.
 
-    Ray Train starts workers again whatever ended them. What would end them again is therefore no error to it: it is
-    written down for the driver.
+    Ray Train starts workers again whatever ended them. What would end them again is written down for the driver, and
+    workers that find it so leave at once; the first tells Ray where there are others, which would wait for it.
     """
     job: WorkerJob = config["job"]
+    failure = storage.join(job.folder, FAILURE)
+    if storage.exists(failure):
+        return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     try:
@@ -98,7 +101,9 @@ def train(config: dict[str, Any]) -> None:
             raise
         logger.exception("training the %s failed", job.role)
         said = {"kind": type(error).__name__, "message": str(error), "ours": isinstance(error, StillhouseError)}
-        storage.write_text(storage.join(job.folder, FAILURE), json.dumps(said))
+        storage.write_text(failure, json.dumps(said))
+        if world > 1:
+            raise
 
 
 def _train(job: WorkerJob, rank: int, world: int) -> None:

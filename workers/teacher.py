@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from workers.stacking import Forward, one_by_one, stacked, worth_stacking
 
 MICRO_BATCH = 1024
 """Examples a forward pass, where nothing else is on record."""
+RESIDENT_BYTES = 2**28
+"""Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,17 @@ class Teacher:
     """Members on one device. `modules` maps a member's name to its module."""
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], precision: Precision = "auto", micro_batch: int = MICRO_BATCH
+        self,
+        modules: Mapping[str, nn.Module],
+        precision: Precision = "auto",
+        micro_batch: int = MICRO_BATCH,
+        bits: Literal[32, 64] = 32,
     ) -> None:
+        """micro_batch: examples a forward pass. bits: of the fixed point that it answers in."""
         self.device = evaluate.device()
         self.precision = precision
         self.micro_batch = micro_batch
+        self.fixed_point = ensemble.FIXED_POINT[bits]
         self.modules = {name: module.eval() for name, module in modules.items()}
         self.resident = _fit(self.modules.values(), self.device)
         if self.resident:
@@ -61,7 +70,10 @@ class Teacher:
         choice: stacked (True) or one by one (False); None: whichever is faster. Returns what was chosen.
         """
         if self.device.type == "cpu" and computed_in(self.device, self.precision) == "float32":
-            self.modules = {name: packed(module, x[: self.micro_batch]) for name, module in self.modules.items()}
+            for name, module in self.modules.items():  # one after another: each is there twice meanwhile
+                self.modules[name] = packed(module, x[: self.micro_batch])
+                if self.modules[name] is not module:
+                    choice = False  # packed weights are no parameters that could be stacked
         members = list(self.modules.values())
         if choice is None:
             choice = self.resident and worth_stacking(members, x[: self.micro_batch].to(self.device))
@@ -82,13 +94,14 @@ class Teacher:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T).
 
         x: [N, ...] as the models take it. weights: each hosted member's, of weights that sum to 1 over all
-        members everywhere. Returns [N, K] int32 fixed point on the CPU; `ensemble.mean` of the sum of all
+        members everywhere. Returns [N, K] int32 or int64 fixed point on the CPU; `ensemble.mean` of the sum of all
         teachers' answers is the soft target.
 
         known: logits [N, K] float32 of members that need not be computed. keep(name, logits) gets those of the others.
         """
         total: list[Tensor] = []
-        batches = x.to(self.device, non_blocking=True).split(self.micro_batch)
+        at_once = x.nbytes <= RESIDENT_BYTES
+        batches = (x.to(self.device, non_blocking=True) if at_once else x).split(self.micro_batch)
         for names, forward in self._forwards(known):
             finite = torch.ones(len(names), dtype=torch.bool, device=self.device)
             said: list[Tensor] = []
@@ -99,7 +112,7 @@ class Teacher:
                 probabilities = torch.softmax(logits / temperature, dim=-1)
                 finite &= probabilities.flatten(1).sum(dim=1).isfinite()
                 for name, each in zip(names, probabilities, strict=True):
-                    part = ensemble.contribution(each, weights[name], combine, ensemble.TRAVELS)
+                    part = ensemble.contribution(each, weights[name], combine, self.fixed_point)
                     if number < len(total):
                         total[number] += part
                     else:
@@ -122,7 +135,7 @@ class Teacher:
         def computed(forward: Forward) -> Callable[[int, Tensor], Tensor]:
             def answer(_: int, batch: Tensor) -> Tensor:
                 with autocast(self.device, self.precision):
-                    return forward(batch).float()
+                    return forward(batch.to(self.device, non_blocking=True)).float()
 
             return answer
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import ray
 import torch
 from numpy.typing import NDArray
@@ -28,22 +29,22 @@ class TeacherActor:
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
         modules = {member.name: load(member) for member in members}
-        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch)
+        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits)
 
     def ready(self, stack: bool | None) -> bool:
         """Once the members are loaded: whether they are computed stacked, as asked or as is faster (None)."""
-        return self.teacher.prepare(stack, gather(self.x, self.layout.ids(0)))
+        return self.teacher.prepare(stack, gather(self.x, self.layout.ids(0)[: self.teacher.micro_batch]))
 
     @ray.method(num_returns=2)
     def soften(
         self, part: int, temperature: float, weights: dict[str, float], combine: str
-    ) -> tuple[int, NDArray[np.int32]]:
-        """`Teacher.soften` of the examples of a part, in its order: [rows, K] int32, and before it the rows alone."""
+    ) -> tuple[int, NDArray[Any]]:
+        """`Teacher.soften` of a part's examples, in its order: [rows, K] fixed point, and before it the rows alone."""
         ids = self.layout.ids(part)
         found = {name: self.kept[name].read(part) for name in self.kept}
         known = {name: logits for name, logits in found.items() if logits is not None}
         x = torch.empty(len(ids), 0) if len(known) == len(self.teacher.modules) else gather(self.x, ids)
-        answer: NDArray[np.int32] = self.teacher.soften(
+        answer: NDArray[Any] = self.teacher.soften(
             x,
             temperature=temperature,
             weights=weights,

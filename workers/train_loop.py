@@ -8,6 +8,7 @@ is cut across workers after it is drawn, so that one worker and two take the sam
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -135,13 +136,13 @@ def epochs(
             progress.optimizer.step()
             progress.schedule.step()
             steps += 1
-        if not torch.isfinite(losses):
+        # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
+        train_loss = float(_over_workers(losses - floor)) / steps
+        if not math.isfinite(train_loss):
             raise RunError(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
             )
-        # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
-        train_loss = float(_over_workers(losses - floor)) / steps
         correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
         epoch = Epoch(
             epoch=number,
@@ -167,7 +168,7 @@ def plain(model: nn.Module) -> nn.Module:
 
 def _parts(batch: Batch, size: int | None) -> Iterator[tuple[slice, bool]]:
     """A worker's cut of a batch in pieces of at most `size`, and whether each is the last."""
-    rows = len(batch.x)
+    rows = max(len(batch.x), 1)  # with more workers than examples, a cut of none has its part in every exchange
     step = min(size or rows, rows)
     for start in range(0, rows, step):
         yield slice(start, start + step), start + step >= rows

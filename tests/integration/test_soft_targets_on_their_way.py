@@ -17,6 +17,7 @@ import pytest
 from orchestrator import RunConfig, run
 from orchestrator.report import Report
 from tests.makers import MODELS, blobs, write_config
+from workers.errors import RunError
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 PARTS = 3
@@ -133,6 +134,53 @@ def test_kill_9_in_the_pass_and_the_same_command(tmp_path: Path) -> None:
         assert done.returncode == 0, said
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [True, False])
+def test_ctrl_c_in_the_pass_stops_at_once(tmp_path: Path, stream: bool) -> None:
+    """Ray Train has handled Ctrl-C before, for the baseline."""
+    prepared(
+        tmp_path,
+        data__unlabeled="more.npz",
+        ensemble__model={"factory": "models:slow"},
+        distillation__stream=stream,
+    )
+    (tmp_path / "models.py").write_text(MODELS + SLOW)
+    driver = start(tmp_path)
+    wait_for(lambda: list((tmp_path / "runs/small/soft_targets").glob("*/part-*.parquet")), driver)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "the same command resumes" in said
+
+
+ODD = """
+class Odd(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(6)
+
+    def forward(self, x):
+        if self.training and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise ValueError("rank one is broken")
+        return self.inner(x)
+
+
+def odd():
+    return Odd()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_ray")
+def test_what_ends_one_worker_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    changes = {"student__model": {"factory": "models:odd"}, "student__num_workers": 2}
+    path = prepared(tmp_path, **changes)
+    (tmp_path / "models.py").write_text(MODELS + ODD)
+    started = time.monotonic()
+    with pytest.raises(RunError, match="training the baseline failed: ValueError: rank one is broken"):
+        run(RunConfig.load(str(path)))
+    assert time.monotonic() - started < 120
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

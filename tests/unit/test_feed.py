@@ -1,12 +1,13 @@
 """The feed: every example once an epoch, in an order that the seed decides, with the soft targets that are its own."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.makers import in_memory
+from tests.makers import in_memory, stored
 from workers import feed
 from workers.data import Split
 from workers.feed import HardLabels, SoftLabels
@@ -84,6 +85,20 @@ def test_the_first_epoch_asks_for_parts_one_by_one_in_order() -> None:
     assert asked == [0]
 
 
+@pytest.mark.parametrize("places", [0, 10**9])
+def test_rows_are_right_however_few_parts_there_is_room_for(
+    places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "CACHE_BYTES", places)
+    p = np.random.default_rng(0).random((N, 2), dtype=np.float32)
+    layout, parts = stored(tmp_path, p, rows=7)
+    labels = SoftLabels(split(), str(tmp_path), layout, parts.__getitem__)
+    for epoch in range(4):
+        for batch in feed.batches(labels, epoch, 100, 0, CPU):  # more than a window of sixteen parts holds at once
+            assert torch.equal(batch.soft, torch.from_numpy(p)[batch.x[:, 0].long()])
+    assert labels.shelf is not None and len(labels.shelf.places) == (WINDOW if not places else layout.parts)
+
+
 def test_the_layout_is_a_partition_and_mixes() -> None:
     layout = Layout(1000, 64)
     assert sorted(np.concatenate([layout.ids(n) for n in range(layout.parts)])) == list(range(1000))
@@ -103,6 +118,12 @@ def test_views_follow_one_another() -> None:
 
 def test_parts_hold_fewer_rows_of_more_classes() -> None:
     assert [part_rows(k) for k in (2, 512, 1000, 150_000)] == [8192, 8192, 4096, 64]
+
+
+def test_more_workers_than_examples_leave_some_without() -> None:
+    cuts = [list(feed.batches(soft(), 1, 2, 0, CPU, rank, 4)) for rank in range(4)]
+    assert [sum(len(cut[n].x) for cut in cuts) for n in range(N // 2)] == [2] * (N // 2)
+    assert min(len(batch.x) for cut in cuts for batch in cut) == 0
 
 
 def test_no_batch_is_small() -> None:

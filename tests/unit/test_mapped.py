@@ -1,5 +1,6 @@
 """Large files are mapped: the same rows, and within a machine only the place travels."""
 
+import gzip
 import mmap
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from workers import mapped
 from workers.data import Dataset, Split, load
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 from workers.inputs import digest, gather
 from workers.specs import DataSpec
 
@@ -90,3 +91,29 @@ def test_what_is_mapped_travels_as_its_place_within_a_machine_alone(
     assert x is not None
     split = Split(x, Y)
     assert ray.get(seen.remote(cluster.share(Dataset(split, split, split, None, 5)))) == (in_place, float(X.sum()))
+
+
+def test_what_the_file_does_not_hold_as_it_is_travels_as_its_values(tmp_path: Path) -> None:
+    np.save(tmp_path / "columns.npy", np.asfortranarray(X[:, :, 0]))
+    columns = np.load(tmp_path / "columns.npy", mmap_mode="r")
+    np.testing.assert_array_equal(mapped.at(mapped.place(columns)), X[:, :, 0])
+    np.save(tmp_path / "rows.npy", X)
+    changed = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    changed -= 1.0
+    np.testing.assert_array_equal(mapped.at(mapped.place(changed)), X - np.float32(1.0))
+
+
+def test_a_file_that_was_changed_since_is_not_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    place = mapped.place(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    np.save(tmp_path / "x.npy", X[:40])
+    with pytest.raises(RunError, match=r"x\.npy' has changed"):
+        mapped.at(place)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_a_compressed_archive_is_read_whole(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", x=X, y=Y)
+    (tmp_path / "train.npz.gz").write_bytes(gzip.compress((tmp_path / "test.npz").read_bytes()))
+    data = load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz.gz", test="test.npz"), 0)
+    assert len(data.train) + len(data.validation) == len(X)

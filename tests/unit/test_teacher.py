@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from workers import ensemble, teacher
 from workers.errors import RunError
+from workers.packing import PackedLinear
 from workers.teacher import Teacher
 
 X = torch.randn(50, 8)
@@ -52,6 +53,26 @@ def test_stacked_it_is_the_same_to_rounding() -> None:
     apart = (soften(one) - alone).abs().max().item() / 2**30
     assert apart < 1e-6
     assert one.prepare(False, X) is False and torch.equal(soften(one), alone)
+
+
+def test_packed_it_is_the_same_to_rounding_and_the_same_bits_in_any_company() -> None:
+    def prepared(*seeds: int) -> Tensor:
+        nets = {}
+        for seed in seeds:
+            torch.manual_seed(seed)
+            nets[f"member-{seed}"] = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.Linear(256, 4))
+        one = Teacher(nets)
+        plain = one.soften(X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
+        assert one.prepare(None, X) is False and any(isinstance(m, PackedLinear) for m in nets_of(one))
+        found = one.soften(X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
+        assert (found - plain).abs().max().item() / 2**30 < 1e-6
+        return found
+
+    assert torch.equal(prepared(0, 1), prepared(0) + prepared(1))
+
+
+def nets_of(one: Teacher) -> list[nn.Module]:
+    return [m for module in one.modules.values() for m in module.modules()]
 
 
 @pytest.mark.parametrize("stack", [True, False])
