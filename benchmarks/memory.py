@@ -3,7 +3,7 @@
 Random numbers, 512 to an example, 512 classes, two small members, two epochs; x1 is 131,072 examples (268 MB of inputs,
 268 MB of soft targets), then 4 and 16 times as many. Of each process what it has of its own (`RssAnon`), sampled ten
 times a second; of files that are mapped the system keeps as much in memory as it has room for and gives it back when
-asked. Beside them what Ray's object store holds (`RssShmem` of the process that owns it).
+asked. Not counted either is Ray's object store, which has a size of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ NET = {"hidden": 64, "layers": 1, "inputs": FEATURES, "classes": CLASSES}
 MARK = 0.8
 """Of the peak at x1, over the peak at x16: what grows is 25 bytes an example of order and labels."""
 KINDS = {"stillhouse": "driver", "ray::TeacherActor": "teacher", "ray::RayTrainWorker": "student"}
-STORE = "object store"
 MARKER = "STILLHOUSE_BENCHMARK"
 
 
@@ -53,7 +52,7 @@ def main() -> None:
             config["ensemble"]["model"]["kwargs"] = config["student"]["model"]["kwargs"] = NET
             with peaks() as peak:
                 common.stillhouse(config)
-            found = {kind: round(peak.get(kind, 0) / 1e6) for kind in (*KINDS.values(), STORE)}
+            found = {kind: round(peak.get(kind, 0) / 1e6) for kind in KINDS.values()}
             rows.append({"size": f"x{size}", "examples": asked.base * size, **found})
             common.progress(common.table(rows[-1:]))
     first, last = rows[0], rows[-1]
@@ -104,12 +103,10 @@ def _sizes(process: Path, mark: str) -> list[tuple[str, int]]:
     try:
         name = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
         kinds = [kind for beginning, kind in KINDS.items() if beginning in name]
-        raylet = "/raylet/raylet" in name
-        if not (kinds or raylet) or f"{MARKER}={mark}".encode() not in (process / "environ").read_bytes():
+        if not kinds or f"{MARKER}={mark}".encode() not in (process / "environ").read_bytes():
             return []
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
-        field, kind = ("RssShmem", STORE) if raylet else ("RssAnon", kinds[0])
-        return [(kind, int(status[field].split()[0]) * 1024)]
+        return [(kinds[0], int(status["RssAnon"].split()[0]) * 1024)]
     except (OSError, KeyError, IndexError):  # it has just ended
         return []
 
