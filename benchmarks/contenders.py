@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +179,6 @@ CONTENDERS: dict[str, tuple[Contender, bool]] = {
 }
 
 
-def member_files(folder: Path) -> Iterator[Path]:
-    """The teachers' weights, in their order."""
-    return iter(sorted(folder.glob("member-*.safetensors")))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(CONTENDERS))
@@ -195,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     contender, cached = CONTENDERS[asked.name]
-    members = list(member_files(asked.members))
+    members = sorted(asked.members.glob("member-*.safetensors"))
     work_s, student = contender(asked.data, members, asked.epochs, asked.threads, cached)
     accuracy = loops.accuracy(student, *common.read_speech(asked.data, "test"))
     print(json.dumps({"work_s": work_s, "accuracy": accuracy}))

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,36 +25,21 @@ environment.prepare()  # before Ray is imported
 import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
-from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
-from orchestrator.config import EnsembleSpec  # noqa: E402
+from benchmarks.simulated_accelerators import NUMERICS, sleeping_pool  # noqa: E402
 from orchestrator.soft_target_pass import NEAR_CLASSES  # noqa: E402
-from orchestrator.teachers import TeacherPool  # noqa: E402
 from workers import feed, soft_targets  # noqa: E402
 from workers.assembly import Assembly  # noqa: E402
 from workers.data import Split  # noqa: E402
 from workers.order import Layout, part_rows  # noqa: E402
-from workers.soft_targets import Numerics  # noqa: E402
-from workers.specs import ModelSpec  # noqa: E402
-from workers.teacher import Member  # noqa: E402
 
-NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=1024)
 MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
 BATCH_SIZE = 1024
 
 
 def driver_cost(members: int, classes: int, parts: int) -> Row:
     """A pass of so many parts by teachers that answer at once."""
-    rows = part_rows(classes)
-    layout, sizes = Layout(parts * rows, rows), [rows] * parts
-    model = ModelSpec(factory="none:at_all")
-    pool = TeacherPool(
-        [Member(f"member-{k}", model, "") for k in range(members)],
-        [1.0] * members,
-        lambda hosted: SleepingTeacher.remote(sizes, classes, rows, 0.0),  # type: ignore[attr-defined]
-        EnsembleSpec.model_validate({"size": members, "model": model.model_dump(), "training": {"epochs": 1}}),
-        [range(k, k + 1) for k in range(members)],
-        lambda action, names: sys.exit(f"teacher of {names} lost"),
-    )
+    layout = Layout(parts * part_rows(classes), part_rows(classes))
+    pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= NEAR_CLASSES
     with tempfile.TemporaryDirectory() as folder, pool:
         assembly = Assembly(folder, layout, "arithmetic", "float32", None, NUMERICS)
@@ -64,8 +48,8 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
             pass
         cpu = time.process_time() - began
         written = sum(path.stat().st_size for path in Path(folder).iterdir())
-    moved = written if near else written + 4 * members * classes * layout.examples
-    return cost("driver", members, classes, 0, (0 if near else moved) / layout.examples, cpu / layout.examples)
+    moved = 0 if near else written + 4 * members * classes * layout.examples
+    return cost("driver", members, classes, 0, moved / layout.examples, cpu / layout.examples)
 
 
 def worker_cost(workers: int, classes: int, parts: int) -> Row:

@@ -33,21 +33,24 @@ MARKS = {10: 0.98, 40: 0.96, 100: 0.90}
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BATCH)
 
 
-def one_pass(teachers: int, examples: int) -> tuple[float, float]:
-    """Seconds of start-up and of a whole pass, the store written."""
-    layout = Layout(examples, part_rows(CLASSES))
+def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -> TeacherPool:
+    """Stillhouse's pool, of teachers that take `batch_s` seconds a batch."""
     sizes = [len(layout.ids(part)) for part in range(layout.parts)]
     model = ModelSpec(factory="none:at_all")
-    members = [Member(f"member-{k}", model, "") for k in range(teachers)]
-    spec = EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}})
-    pool = TeacherPool(
-        members,
+    return TeacherPool(
+        [Member(f"member-{k}", model, "") for k in range(teachers)],
         [1.0] * teachers,
-        lambda hosted: SleepingTeacher.remote(sizes, CLASSES, BATCH, BATCH_S),  # type: ignore[attr-defined]
-        spec,
+        lambda hosted: SleepingTeacher.remote(sizes, classes, BATCH, batch_s),  # type: ignore[attr-defined]
+        EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}}),
         [range(k, k + 1) for k in range(teachers)],
         lambda action, names: sys.exit(f"teacher of {names} lost"),
     )
+
+
+def one_pass(teachers: int, examples: int) -> tuple[float, float]:
+    """Seconds of start-up and of a whole pass, the store written."""
+    layout = Layout(examples, part_rows(CLASSES))
+    pool = sleeping_pool(teachers, layout, CLASSES, BATCH_S)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         with pool:
