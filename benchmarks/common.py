@@ -72,6 +72,7 @@ def write_speech(folder: Path, examples: int = 0) -> Path:
         partial = folder / f"{name}.partial.npz"
         np.savez(partial, x=x[rows].astype(np.float32), y=y[rows])
         partial.replace(folder / f"{name}.npz")
+    os.sync()  # what is written back later would take its share of a core from whatever is measured first
     return folder
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 EVERYWHERE = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's poll, 2 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll, 2 s by default
 }
 IN_PLACE = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workers import soft_targets
 from workers.data import Split
-from workers.inputs import Index, gather
+from workers.inputs import Index, Room, gather
 from workers.losses import UNLABELLED
 from workers.order import WINDOW, Layout, batch_sizes
 from workers.shelf import Place, Shelf
@@ -135,14 +135,15 @@ class SoftLabels:
 def batches(
     epochs: Epochs, epoch: int, batch_size: int, seed: int, device: torch.device, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """The batches of one epoch as `rank` of `world` workers takes them, one after another."""
+    """The batches of one epoch as `rank` of `world` workers takes them, each good until the next is asked for."""
     sizes = batch_sizes(len(epochs), batch_size)
     wide = max(1, 4 * math.prod(epochs.split.x.shape[1:]))
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
-    gathered = (_gather(epochs.split, runs, group, device, rank, world) for group in groups)
-    for ready in _ahead(gathered) if device.type == "cuda" else gathered:
+    room = None if device.type == "cuda" else Room()  # what is made ahead needs memory of its own
+    gathered = (_gather(epochs.split, runs, group, device, rank, world, room) for group in groups)
+    for ready in gathered if room else _ahead(gathered):
         yield from ready
 
 
@@ -161,7 +162,7 @@ def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:
 
 
 def _gather(
-    split: Split, runs: Iterator[Run], sizes: list[int], device: torch.device, rank: int, world: int
+    split: Split, runs: Iterator[Run], sizes: list[int], device: torch.device, rank: int, world: int, room: Room | None
 ) -> list[Batch]:
     """The rows of several batches, gathered at once and cut: one worker's share of each, as even as it can be.
 
@@ -185,7 +186,7 @@ def _gather(
     every = np.concatenate(ids)
     labels = split.y[every % len(split)]
     labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
-    x = _to(gather(split.x, every[mine]), device).split(own)
+    x = _to(gather(split.x, every[mine], room), device).split(own)
     y = _to(torch.from_numpy(labels[mine]), device).split(own)
     if not soft:
         return [Batch(x[k], y[k], None, 0.0, size, labelled[k]) for k, size in enumerate(sizes)]

@@ -8,6 +8,7 @@ memory of one.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,26 +132,41 @@ def chunks(inputs: Inputs, size: int = ROWS_AT_ONCE) -> Iterator[tuple[slice, ND
         yield rows, inputs[rows]
 
 
-def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
+class Room:
+    """Memory for one batch after another: new memory costs more than the copy that fills it."""
+
+    def __init__(self) -> None:
+        self.held = torch.empty(0)
+
+    def take(self, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+        """A tensor without content, in place of the one that was taken before."""
+        needed = math.prod(shape)
+        if self.held.dtype != kind or len(self.held) < needed:
+            self.held = torch.empty(needed, dtype=kind)
+        return self.held[:needed].view(shape)
+
+
+def as_tensor(rows: NDArray[Any], room: Room | None = None) -> torch.Tensor:
     """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
 
-    Always a copy in torch's own memory: what Ray hands out is read-only, and matrix products on differently
-    aligned memory can differ in their last bit.
+    Always a copy in torch's own memory, or that of `room`: what Ray hands out is read-only, and matrix products on
+    differently aligned memory can differ in their last bit.
     """
     kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
-    tensor = torch.empty(rows.shape, dtype=kind)
+    tensor = (room or Room()).take(rows.shape, kind)
     np.copyto(tensor.numpy(), rows, casting="unsafe")
     return tensor
 
 
-def gather(inputs: Inputs, rows: Index) -> torch.Tensor:
-    """`as_tensor(inputs[rows])`, with one copy instead of two where the inputs lie in memory as models take them.
+def gather(inputs: Inputs, rows: Index, room: Room | None = None) -> torch.Tensor:
+    """`as_tensor(inputs[rows], room)`, with one copy instead of two where the inputs lie in memory as models take them.
 
     Raises: IndexError for rows that are not there.
     """
     if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
-        return as_tensor(inputs[rows])
-    return torch.from_numpy(inputs).index_select(0, torch.from_numpy(rows))
+        return as_tensor(inputs[rows], room)
+    found = (room or Room()).take((len(rows), *inputs.shape[1:]), torch.float32)
+    return torch.index_select(torch.from_numpy(inputs), 0, torch.from_numpy(rows), out=found)
 
 
 def digest(inputs: Inputs) -> str:
