@@ -2,6 +2,10 @@
 
 On the driver where answers are small; as a Ray task beside the teachers where they are large, so that the softmax of a
 large vocabulary never passes through the driver. One function, the same bytes.
+
+What teachers answer goes there by Ray's object store. Ray Direct Transport is three times as fast between processes
+(gloo, 120 MB a teacher), but Ray 2.60 kills both ends of a transfer that fails, so that a lost teacher would take
+healthy ones with it, against what `on_member_loss` promises.
 """
 
 from __future__ import annotations
