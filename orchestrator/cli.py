@@ -9,34 +9,37 @@ import traceback
 from collections.abc import Sequence
 
 from workers.errors import RequestError, StillhouseError
+from workers.secrets import HidingFormatter, hidden
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
     asked = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if asked.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(HidingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if asked.verbose else logging.WARNING, handlers=[handler])
     try:
         asked.command(asked)
         return 0
     except StillhouseError as error:
-        if asked.debug:
-            traceback.print_exc()
-        print(f"stillhouse: {error}", file=sys.stderr)
+        _say(str(error), asked.debug)
         return error.exit_status
     except KeyboardInterrupt:
         print("stillhouse: stopped. What was complete is kept; the same command resumes.", file=sys.stderr)
         return 130
     except Exception as error:
-        if asked.debug:
-            traceback.print_exc()
-        print(
-            f"stillhouse: {type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. "
-            "--debug shows the traceback.",
-            file=sys.stderr,
+        _say(
+            f"{type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. --debug shows the "
+            "traceback.",
+            asked.debug,
         )
         return 1
+
+
+def _say(error: str, debug: bool) -> None:
+    if debug:
+        print(hidden(traceback.format_exc()), file=sys.stderr)
+    print(f"stillhouse: {hidden(error)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", parents=[common], help="the report of a finished run")
     report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
     report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
+    report.add_argument("--push", action="store_true", help="send the tracker what it has not got, and print nothing")
+    report.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="as in run")
     report.set_defaults(command=_report)
 
     compare = commands.add_parser("compare", parents=[common], help="several runs on one table")
@@ -99,6 +104,11 @@ def _report(asked: argparse.Namespace) -> None:
     from orchestrator.console import Screen
 
     found = report.load(asked.run)
+    if asked.push:
+        from orchestrator import pushing
+
+        pushing.push(found, asked.run, asked.overrides)
+        return
     formats = {"markdown": report.markdown, "json": report.as_json}
     if asked.format is None:
         presentation.show(found, Screen())

@@ -176,8 +176,8 @@ class RunConfig(Spec):
         if storage.is_uri(path):
             raise RequestError(f"'{path}': a configuration is a local file, since its folder may hold code.")
         found = _parse(path)
-        for override in overrides:
-            _override(found, override)
+        for each in overrides:
+            override(found, each)
         return cls.from_mapping(found, str(Path(path).resolve().parent))
 
     @classmethod
@@ -186,7 +186,7 @@ class RunConfig(Spec):
         try:
             return cls.model_validate(_located(values, folder))
         except RecursionError:
-            raise RequestError("the configuration refers to itself (a YAML anchor inside what it names).") from None
+            raise RequestError(SELF_REFERENCE) from None
         except ValidationError as error:
             raise RequestError(_explain(error)) from None
 
@@ -195,8 +195,15 @@ class RunConfig(Spec):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
+SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
+MAX_BYTES, MAX_NODES = 2**20, 100_000
+"""Of a configuration: what is larger is something else, or meant to fill the memory."""
+
+
 def _parse(path: str) -> dict[str, Any]:
     try:
+        if Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES:
+            raise RequestError(f"'{path}': larger than {MAX_BYTES:,} bytes. Expected a configuration in YAML.")
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RequestError(f"'{path}': no such file. Expected a configuration in YAML.") from None
@@ -209,24 +216,45 @@ def _parse(path: str) -> dict[str, Any]:
         where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
         problem = getattr(error, "problem", None) or str(error)
         raise RequestError(f"'{path}'{where}: not YAML ({problem}).") from None
+    try:
+        too_large = _nodes(found) > MAX_NODES
+    except RecursionError:
+        raise RequestError(SELF_REFERENCE) from None
+    if too_large:
+        raise RequestError(f"'{path}': its anchors make more than {MAX_NODES:,} values of it.")
     if not isinstance(found, dict):
         raise RequestError(f"'{path}': found {type(found).__name__}; expected keys such as name, data, ensemble.")
     return found
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def _nodes(value: Any, limit: int = MAX_NODES) -> int:
+    """How many values there are with all that is inside; counts no further than a little over `limit`.
+
+    Raises: RecursionError where one is inside itself.
+    """
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    count = 1
+    for each in inner:
+        if count > limit:
+            break
+        count += _nodes(each, limit - count)
+    return count
+
+
+def override(values: dict[str, Any], assignment: str) -> None:
+    """Apply one KEY=VALUE with a dotted key. Raises: `RequestError` where it is none."""
+    key, equals, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise RequestError(f"--set '{override}': expected KEY=VALUE, such as ensemble.size=5.")
+        raise RequestError(f"--set '{assignment}': expected KEY=VALUE, such as ensemble.size=5.")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
-        raise RequestError(f"--set '{override}': the value is not YAML.") from None
+        raise RequestError(f"--set '{assignment}': the value is not YAML.") from None
     for part in parts[:-1]:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise RequestError(f"--set '{override}': '{part}' is {inner!r}, which has no keys inside.")
+            raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
         values = inner
     values[parts[-1]] = value
 

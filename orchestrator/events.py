@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers import storage
+from workers.secrets import hidden
 
 
 class EventLog:
@@ -24,7 +25,7 @@ class EventLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: the time in UTC, the event's name, and `fields`."""
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **fields})
+        line = hidden(json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **fields}))
         with self._lock:
             if self._local:
                 path = Path(storage.filesystem(self.uri)[1])

@@ -6,6 +6,7 @@ from orchestrator import report as reports
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.report import Report
+from workers.secrets import hidden
 
 
 def show(report: Report, screen: Screen) -> None:
@@ -21,7 +22,7 @@ def show(report: Report, screen: Screen) -> None:
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     """The commands and files that a person would want now."""
     uri = config.tracking.uri
-    look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else hidden(uri)
     screen.out.print(f"Report: {report.folder}/report.md", markup=False, soft_wrap=True)
     screen.out.print(f"MLflow: {look} (experiment '{config.tracking.experiment}')", markup=False, soft_wrap=True)
     screen.out.print(f"Again:  stillhouse report {report.folder}", markup=False, soft_wrap=True)

@@ -25,6 +25,7 @@ from orchestrator import plots
 from orchestrator.config import RunConfig
 from orchestrator.report import COMPARED, Report, as_json, markdown
 from workers.errors import RequestError
+from workers.secrets import hidden
 
 if TYPE_CHECKING:
     from workers.train_loop import Epoch
@@ -37,6 +38,7 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REACH_TIMEOUT_S = 5.0
 MAX_FAILURES = 3
 """Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
+LEFT_ALONE_S = 60.0
 
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
@@ -66,7 +68,7 @@ def reach(uri: str) -> None:
             raise ValueError("no kind of tracker")
     except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
         raise RequestError(
-            f"tracking.uri: no MLflow tracker at '{_without_secrets(uri)}' ({error}). Expected sqlite:///PATH in a "
+            f"tracking.uri: no MLflow tracker at '{hidden(uri)}' ({error}). Expected sqlite:///PATH in a "
             "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
             "`tracking.uri`."
         ) from None
@@ -93,17 +95,14 @@ def _reach_sqlite(path: Path) -> None:
         raise PermissionError(f"{path.parent} cannot be written")
 
 
-def _without_secrets(uri: str) -> str:
-    """The URI without a user's name and password."""
-    scheme, found, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else uri
-
-
 class Tracker:
     """The MLflow runs of one `stillhouse run`, open as long as it lasts."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Open the parent run. Raises: `RequestError` where the tracker refuses."""
+    def __init__(self, config: RunConfig, again: str | None = None) -> None:
+        """Open the parent run, or the one that is known as `again`, to send what it has not got.
+
+        Raises: `RequestError` where the tracker refuses.
+        """
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes on database tables are no news of a run
@@ -120,28 +119,48 @@ class Tracker:
                 if experiment
                 else self.client.create_experiment(config.tracking.experiment, artifact_location=_artifacts(uri))
             )
-            self.run_id = self._create(config.name, "run", parent=None)
+            self._runs: dict[str, str] = {}
+            self.run_id = self._find(again) or self._create(config.name, "run", parent=None)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
-                f"tracking: the tracker at '{_without_secrets(uri)}' refused experiment '{config.tracking.experiment}' "
-                f"({error})."
+                f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
             ) from error
-        self._runs: dict[str, str] = {}
-        self._warned = False
         self._failures = 0
+        self._left_alone_s = 0.0
+        self.missed: str | None = None
+        """Why something was not sent, the first time; None where all was."""
         self._attempt(self._describe, config)
 
     def system(self, name: str, role: str) -> None:
-        """Open the nested run of one system."""
+        """Open the nested run of one system, unless there is one."""
 
         def create() -> None:
-            self._runs[name] = self._create(name, role, parent=self.run_id)
+            if name not in self._runs:
+                self._runs[name] = self._create(name, role, parent=self.run_id)
 
         self._attempt(create)
 
     def epoch(self, name: str, epoch: Epoch) -> None:
         """Send one epoch of a system's training."""
         self._attempt(self._metrics, name, _epoch_metrics(epoch), epoch.epoch + 1)
+
+    def epochs(self, name: str, history: Sequence[Epoch]) -> None:
+        """Send those epochs of a system that the tracker has not got."""
+
+        def send() -> None:
+            there = {metric.step for metric in self.client.get_metric_history(self._runs[name], VALIDATION_ACCURACY)}
+            for epoch in history:
+                if epoch.epoch + 1 not in there:
+                    self._metrics(name, _epoch_metrics(epoch), epoch.epoch + 1)
+
+        self._attempt(send)
+
+    def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        """Send what the tracker has not got of the systems and their epochs."""
+        self.missed = None
+        for system in report.systems:
+            self.system(system.name, system.role)
+            self.epochs(system.name, histories.get(system.name, ()))
 
     def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send every figure of the report, its tables and its plots."""
@@ -163,6 +182,20 @@ class Tracker:
         for run_id in (*self._runs.values(), self.run_id):
             self._attempt(self.client.set_terminated, run_id, status)
 
+    def _find(self, run_id: str | None) -> str | None:
+        """The run that was opened as `run_id`, with its nested ones; None where the tracker has none."""
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            self.client.get_run(run_id)
+        except MlflowException:
+            return None
+        nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+        self._runs = {run.data.tags["mlflow.runName"]: run.info.run_id for run in nested}
+        return run_id
+
     def _create(self, name: str, role: str, parent: str | None) -> str:
         tags = {ROLE: role, "mlflow.runName": name}
         if parent is not None:
@@ -173,9 +206,10 @@ class Tracker:
     def _describe(self, config: RunConfig) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:500]) for key, value in _flat(yaml.safe_load(config.to_yaml()))]
+        text = hidden(config.to_yaml())
+        params = [Param(key, str(value)[:500]) for key, value in _flat(yaml.safe_load(text))]
         self.client.log_batch(self.run_id, params=params[:100])
-        self.client.log_text(self.run_id, config.to_yaml(), "config.yaml")
+        self.client.log_text(self.run_id, text, "config.yaml")
 
     def _metrics(self, name: str, figures: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -207,20 +241,22 @@ class Tracker:
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
 
     def _attempt(self, send: Callable[..., Any], *arguments: Any) -> None:
-        """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone."""
-        if self._failures >= MAX_FAILURES:
+        """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone for a while."""
+        if self._failures >= MAX_FAILURES and time.monotonic() < self._left_alone_s:
             return
         try:
             send(*arguments)
             self._failures = 0
         except Exception as error:  # whatever the tracker's client raises
             self._failures += 1
-            if not self._warned:
+            self._left_alone_s = time.monotonic() + LEFT_ALONE_S
+            if self.missed is None:
+                self.missed = str(error).splitlines()[0] if str(error) else type(error).__name__
                 logger.warning(
-                    "MLflow: %s. The run goes on; events.jsonl and the report keep all.",
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    "MLflow: %s. The run goes on; events.jsonl and the report keep all, and `stillhouse report RUN "
+                    "--push` sends it afterwards.",
+                    self.missed,
                 )
-                self._warned = True
 
 
 def _epoch_metrics(epoch: Epoch) -> dict[str, float]:

@@ -7,18 +7,28 @@ whether a place can be written without leaving anything there. A plain path is a
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import posixpath
+import time
 import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.core import url_to_fs
 
 from workers.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""How long to wait before a storage that is elsewhere is asked again."""
+PARTIAL = ".partial"
+"""How names of files end that are not complete."""
 
 
 def is_uri(path: str) -> bool:
@@ -41,6 +51,11 @@ def absolute(path: str, base: str = "") -> str:
 
 def join(base: str, *parts: str) -> str:
     return posixpath.join(base.rstrip("/") or "/", *parts)
+
+
+def parent(uri: str) -> str:
+    """The folder that a file is in."""
+    return uri.rsplit("/", 1)[0]
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -70,9 +85,13 @@ def read_bytes(uri: str) -> bytes:
 
     Raises: `RequestError` where there is no such file, naming it.
     """
-    try:
+
+    def read() -> bytes:
         with fsspec.open(uri, "rb", compression="infer") as file:
             return bytes(file.read())
+
+    try:
+        return read() if is_local(uri) else _patiently(read)
     except FileNotFoundError:
         raise RequestError(
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
@@ -102,11 +121,14 @@ def write_with(uri: str, write: Callable[[Any], Any]) -> None:
     """
     fs, path = filesystem(uri)
     if not is_local(uri):
-        with fs.open(path, "wb") as file:
-            write(file)
-        return
+
+        def upload() -> None:
+            with fs.open(path, "wb") as file:
+                write(file)
+
+        return _patiently(upload)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         with open(partial, "wb") as file:
             write(file)
@@ -116,6 +138,19 @@ def write_with(uri: str, write: Callable[[Any], Any]) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask a storage that is elsewhere, and again a little later where it does not do it: what asks is repeatable."""
+    for wait_s in BACK_OFF_S:
+        try:
+            return ask()
+        except (FileNotFoundError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
+            raise
+        except Exception as error:  # each storage has errors of its own
+            logger.warning("storage: %s; asked again in %g s", _brief(error), wait_s)
+            time.sleep(wait_s)
+    return ask()
 
 
 def names(folder: str) -> list[str]:
@@ -133,11 +168,38 @@ def size(uri: str) -> int:
     return int(fs.size(path))
 
 
-def remove(uri: str) -> None:
-    """Remove a file or a whole folder; nothing there is no error."""
+def remove(uri: str, all_but: str = "") -> None:
+    """Remove a file or a whole folder; nothing there is no error. all_but: a name in the folder that stays."""
+    if all_but:
+        for name in names(uri):
+            if name != all_but:
+                remove(join(uri, name))
+        return
     fs, path = filesystem(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+def sweep(folder: str) -> None:
+    """Remove what a writer that was killed left half-written anywhere below a folder; object stores keep none."""
+    if is_local(folder):
+        for partial in Path(filesystem(folder)[1]).rglob(f"*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
+
+def missing_folders(uri: str) -> list[Path]:
+    """The folder and those above it that writing into it would make, innermost first; an object store has none."""
+    if not is_local(uri):
+        return []
+    folder = Path(filesystem(uri)[1])
+    return [part for part in (folder, *folder.parents) if not part.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders that have nothing in them."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def probe_writable(uri: str) -> None:
@@ -147,11 +209,7 @@ def probe_writable(uri: str) -> None:
             f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
             "folder or to an object store."
         )
-    _, path = filesystem(uri)
-    made: list[Path] = []
-    if is_local(uri):
-        folder = Path(path)
-        made = [part for part in (folder, *folder.parents) if not part.exists()]
+    made = missing_folders(uri)
     name = join(uri, f".probe-{uuid.uuid4().hex}")
     try:
         write_bytes(name, b"probe")
@@ -162,9 +220,7 @@ def probe_writable(uri: str) -> None:
             "user may create files; set `storage` to one."
         ) from error
     finally:
-        for part in made:
-            if part.is_dir() and not any(part.iterdir()):
-                part.rmdir()
+        remove_empty(made)
 
 
 def sha256(content: bytes) -> str:

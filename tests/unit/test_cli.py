@@ -58,7 +58,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "own memory": ({"storage": "memory://runs"}, "each process's own memory"),
     "tracker down": ({"tracking__uri": "http://127.0.0.1:9"}, "no MLflow tracker at 'http://127.0.0.1:9'"),
-    "tracker database": ({"tracking__uri": "postgresql://me:pw@127.0.0.1:9/db"}, "'postgresql://127.0.0.1:9/db'"),
+    "tracker database": (
+        {"tracking__uri": "postgresql://me:pw@127.0.0.1:9/db"},
+        r"'postgresql://\*\*\*@127.0.0.1:9/db'",
+    ),
     "tracker kind": ({"tracking__uri": "ftp://127.0.0.1"}, "no kind of tracker"),
     "tracker folder": ({"tracking__uri": "sqlite:////nowhere/at/all.db"}, "there is no folder /nowhere/at"),
     "storage": ({"storage": "/proc/runs"}, "storage '/proc/runs' cannot be written"),

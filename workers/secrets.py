@@ -1,0 +1,37 @@
+"""Keeps what opens doors out of what is said: names and passwords in URIs, signatures and tokens in their queries.
+
+Used where text leaves the program: errors, log lines, events, what the tracker is told, the resolved configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+HIDDEN = "***"
+_USER = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_NAMED = re.compile(
+    r"(?i)\b([\w-]*(?:password|passwd|secret|token|signature|credential|api_?key|access_?key|account_?key)|sig)"
+    r"(['\"]?\s*[=:]\s*['\"]?)([^\s'\"&,;}\])]+)"
+)
+_TELLING = re.compile(r"(?i)password|passwd|secret|token|credential|api_?key|access_?key|account_?key")
+SHORTEST = 8
+"""Characters of an environment variable's value that is looked for wherever it turns up."""
+
+
+def hidden(text: str) -> str:
+    """`text` without secrets: `scheme://***@host`, `token=***`, and the values of variables that are named for one."""
+    text = _USER.sub(HIDDEN, text)
+    text = _NAMED.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}", text)
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and _TELLING.search(name) and not os.path.exists(value):
+            text = text.replace(value, HIDDEN)
+    return text
+
+
+class HidingFormatter(logging.Formatter):
+    """Log lines, and the tracebacks with them, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hidden(super().format(record))
