@@ -16,6 +16,7 @@ from orchestrator.comparison import compare_systems, member_weights
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.journal import Journal
+from orchestrator.lock import Lock
 from orchestrator.report import Bound, Report
 from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
 from orchestrator.training import Trained
@@ -23,6 +24,7 @@ from workers import storage
 from workers.data import Dataset
 from workers.errors import RequestError, RunError
 from workers.models import seed_of
+from workers.secrets import hidden
 from workers.teacher import Member
 
 
@@ -38,9 +40,10 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     with cluster.connect(verbose=verbose) as machines:
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)
-        with Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
+        with Lock(config.folder), Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
+            storage.sweep(config.folder)
             reports.remove(config.folder)
-            storage.write_text(storage.join(config.folder, "config.yaml"), config.to_yaml())
+            storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
             try:
                 return _stages(config, dataset, machines, placement, journal)
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
