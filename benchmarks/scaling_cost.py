@@ -42,7 +42,7 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= NEAR_CLASSES
     with tempfile.TemporaryDirectory() as folder, pool:
-        assembly = Assembly(folder, layout, "arithmetic", "float32", None, NUMERICS)
+        assembly = Assembly(folder, layout, classes, "arithmetic", "float32", None, NUMERICS)
         began = time.process_time()
         for _ in pool.stream(range(parts), 1.0, assembly, near=near):
             pass

@@ -43,7 +43,7 @@ def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -
         lambda hosted: SleepingTeacher.remote(sizes, classes, BATCH, batch_s),  # type: ignore[attr-defined]
         EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}}),
         [range(k, k + 1) for k in range(teachers)],
-        lambda action, names: sys.exit(f"teacher of {names} lost"),
+        lambda action, names, evidence: sys.exit(f"teacher of {names} lost"),
     )
 
 
@@ -55,7 +55,7 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         begun = time.perf_counter()
         with pool:
             up = time.perf_counter()
-            assembly = Assembly(folder, layout, "arithmetic", "float32", None, NUMERICS)
+            assembly = Assembly(folder, layout, CLASSES, "arithmetic", "float32", None, NUMERICS)
             for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
                 pass
             done = time.perf_counter()

@@ -5,7 +5,9 @@ Imports no torch, so that a hundred of them fit on a small machine.
 
 from __future__ import annotations
 
+import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import ray
@@ -21,8 +23,9 @@ class SleepingTeacher:
         drawn = np.random.default_rng(0).random((max(sizes), classes), np.float32)
         self.answers = drawn / drawn.sum(axis=1, keepdims=True) * 2.0**30
 
-    def ready(self, stack: bool | None) -> bool:
-        return False
+    def ready(self, stack: bool | None) -> SimpleNamespace:
+        node = ray.get_runtime_context().get_node_id()
+        return SimpleNamespace(stacked=False, pid=os.getpid(), node=node, part_s=1.0, probes={})
 
     @ray.method(num_returns=2)
     def soften(

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import ray
+
+from orchestrator import lock
 from orchestrator.config import RunConfig
 from orchestrator.console import Line, Screen
 from orchestrator.events import EventLog
@@ -24,6 +27,9 @@ from workers import storage
 from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
+
+HEARD_TIMEOUT_S = 2.0
+"""How long what a worker said of its last epoch may be on its way."""
 
 
 @dataclass
@@ -43,7 +49,7 @@ class Journal:
         self.stages: list[Stage] = []
         self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
         if fresh:
-            storage.remove(config.folder)
+            storage.remove(config.folder, all_but=lock.NAME)
         self._events = EventLog(config.folder)
         self._training: dict[str, _Training] = {}
         self._told: set[tuple[str, int]] = set()
@@ -52,7 +58,7 @@ class Journal:
     def __enter__(self) -> Journal:
         from ray.util.queue import Queue
 
-        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        self.queue: Any = Queue(actor_options={"num_cpus": 0, "max_restarts": -1})
         self._listener = threading.Thread(target=self._listen, name="journal", daemon=True)
         self._listener.start()
         self._events.write("run", name=self._config.name, mlflow_run=self._tracker.run_id)
@@ -67,10 +73,16 @@ class Journal:
         else:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             event = "failed"
-        self._events.write(event, error=None if error is None else f"{type(error).__name__}: {error}")
-        self._events.flush()
-        self._tracker.close(status)
-        self.queue.shutdown(force=True)
+        try:
+            self._events.write(event, error=None if error is None else f"{type(error).__name__}: {error}")
+            self._events.flush()
+        except OSError as unwritten:  # what ended the run, perhaps; that is what is said then
+            if error is None:
+                raise
+            logger.warning("events.jsonl could not be written: %s", unwritten)
+        finally:
+            self._tracker.close(status)
+            self.queue.shutdown(force=True)
 
     @contextmanager
     def stage(self, name: str, systems: Sequence[str] = (), epochs: int = 0) -> Iterator[Line]:
@@ -96,21 +108,46 @@ class Journal:
         self._tracker.system(name, role)
 
     def trained(self, trained: Trained) -> None:
-        """A reused system's epochs are told again, so that every tracked run is whole."""
-        if trained.reused:
-            for epoch in trained.history:
-                self._tracker.epoch(trained.member.name, epoch)
+        """Epochs of an earlier run, and any that were not heard, are told the tracker, so that its run is whole."""
+        name = trained.member.name
+        until = time.monotonic() + (0.0 if trained.reused else HEARD_TIMEOUT_S)
 
-    def lost(self, action: str, members: Sequence[str]) -> None:
-        """A teacher was lost, and what is done about it."""
-        self._events.write("teacher lost", members=list(members), action=action)
-        self.screen.say(f"teacher of {', '.join(members)} lost: {action}")
+        def unheard() -> list[Epoch]:
+            return [epoch for epoch in trained.history if (name, epoch.epoch) not in self._told]
+
+        while unheard() and time.monotonic() < until:
+            time.sleep(0.02)
+        for epoch in unheard():
+            self._told.add((name, epoch.epoch))
+            self._tracker.epoch(name, epoch)
+
+    def lost(self, action: str, members: Sequence[str], evidence: str) -> None:
+        """A teacher was lost, how that showed and what is done about it; or it is `back`."""
+        names = ", ".join(members)
+        if action == "back":
+            self._events.write("teacher back", members=list(members))
+            self.screen.say(f"teacher of {names} is back")
+        else:
+            self._events.write("teacher lost", members=list(members), action=action, evidence=evidence)
+            self.screen.say(f"teacher of {names} lost ({evidence}): {action}")
 
     def report(self, report: Report, histories: dict[str, list[Epoch]]) -> None:
+        """Tell the tracker the figures, and what it has missed on the way."""
+        if self._tracker.missed is not None:
+            self._tracker.catch_up(report, histories)
         self._tracker.report(report, histories)
 
     def _listen(self) -> None:
-        while (heard := self.queue.get()) is not None:
+        while True:
+            try:
+                heard = self.queue.get()
+            except ray.exceptions.ActorUnavailableError:  # it is being started again
+                time.sleep(0.2)
+                continue
+            except Exception:  # gone with Ray, in one of several ways
+                return
+            if heard is None:
+                return
             try:
                 self._hear(*heard)
             except OSError as error:  # a full disk is for the next write of the run itself to say

@@ -16,22 +16,25 @@ from typing import Any
 
 import ray
 
+from orchestrator import selftest
 from orchestrator.cluster import Machines, Placement
 from orchestrator.config import RunConfig
 from orchestrator.console import Line
 from orchestrator.journal import Journal
 from orchestrator.report import Bound, SoftTargets
-from orchestrator.teachers import TeacherPool, starter
+from orchestrator.seats import starter
+from orchestrator.teachers import TeacherPool
 from workers import checkpoints, factories, storage
 from workers import soft_targets as store
 from workers.assembly import Assembly
-from workers.board import Board
-from workers.data import Dataset
+from workers.data import Dataset, Split
+from workers.inputs import gather
 from workers.kept_logits import KeptLogits
 from workers.order import Layout, part_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
 from workers.teacher import MICRO_BATCH, Member
+from workers.teacher_actor import probe_rows
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +51,10 @@ class SoftTargetPass:
     planned: Manifest
     parts: dict[int, Part]
     """Those that are there, by their number; the pass adds to them."""
-    board: Any = None
-    """The `Board` that tells workers of parts as they come, where the student trains meanwhile."""
+    streams: bool = False
+    """Whether the student trains meanwhile."""
+    refused: frozenset[str] = frozenset()
+    """Files of parts that are made anew."""
     survivors_too: bool = False
     """Whether parts that not every member made are taken."""
     reused: bool = False
@@ -61,7 +66,7 @@ class SoftTargetPass:
 
     def store(self) -> Store:
         """Where a worker reads them: parts that are there by now, and who knows of the others."""
-        return Store(self.folder, self.layout, dict(self.parts), self.board)
+        return Store(self.folder, self.layout, dict(self.parts), self.streams, self.refused)
 
     def begun(self) -> str:
         """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
@@ -116,14 +121,16 @@ def soft_targets(
     folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
     layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
     device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
-    there = _kept(config, planned, store.salvage(folder), layout.parts, device)
+    found = store.salvage(folder)
+    there = _kept(config, planned, found, layout.parts, device)
+    refused = frozenset(part.path for number, part in found.items() if number not in there)
     missing = [number for number in range(layout.parts) if number not in there]
     streams = bool(missing) and _side_by_side(config, machines, placement)
-    board = Board.remote() if streams else None  # type: ignore[attr-defined]
     if missing:
         store.remove_manifest(folder)  # of parts that are gone
+        store.take_up(folder)
     survivors_too = config.ensemble.on_member_loss == "reweight"
-    made = SoftTargetPass(folder, layout, planned, there, board, survivors_too, reused=not missing)
+    made = SoftTargetPass(folder, layout, planned, there, streams, refused, survivors_too, reused=not missing)
 
     def work() -> None:
         try:
@@ -132,7 +139,7 @@ def soft_targets(
                 if missing:
                     numerics = _numerics(config, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
-                    start = starter(data, layout, numerics, placement, kept)
+                    start = starter(data, planned.classes, layout, numerics, placement, kept)
                     pool = TeacherPool(
                         members,
                         weights,
@@ -143,14 +150,14 @@ def soft_targets(
                         numerics.stacked,
                         made.stop.is_set,
                     )
-                    _compute(made, missing, pool, numerics, stage)
+                    _compute(made, dataset.transfer, members, missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, 0.0)
         except BaseException as error:  # said by whoever asks for what this was to make
             made.error = error
-            if board is not None:
-                ray.get(board.close.remote())
+            if streams:
+                _abandon(folder)
 
     before = store.manifest_at(folder)
     if not missing and before is not None and before.parts == list(there.values()):
@@ -172,6 +179,13 @@ def soft_targets(
             raise ended from None  # the student only ended because its soft targets did
         raise
     made.complete()
+
+
+def _abandon(folder: str) -> None:
+    try:
+        store.abandon(folder)
+    except OSError as error:  # the student will not be able to write either, and end by that
+        logger.warning("'%s' cannot be written: %s", folder, error)
 
 
 def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -276,18 +290,26 @@ def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -
 
 def _compute(
     made: SoftTargetPass,
+    transfer: Split,
+    members: Sequence[Member],
     missing: Sequence[int],
     pool: TeacherPool,
     numerics: Numerics,
     stage: Line,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
-    planned, layout, board = made.planned, made.layout, made.board
+    planned, layout = made.planned, made.layout
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
+        probes = pool.probes()
+        ids = layout.ids(0)[: probe_rows(planned.classes)]
+        selftest.check(probes, transfer.y[ids % len(transfer)], planned.classes)
+        if members[0].name in probes:
+            selftest.check_copy(probes[members[0].name], members[0], gather(transfer.x, ids), numerics.device)
         assembly = Assembly(
             made.folder,
             layout,
+            planned.classes,
             planned.combine,
             planned.dtype,
             planned.top_k,
@@ -297,8 +319,6 @@ def _compute(
         started = time.perf_counter()
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
             made.parts[number] = part
-            if board is not None:
-                board.post.remote({number: part})
             done += part.rows
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")

@@ -10,26 +10,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from orchestrator import cluster, failures
-from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.failures import Action, Loss
+from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
+from orchestrator.seats import Answer, Seat, Start
 from workers import ensemble as ensembles
 from workers.assembly import Assembly, part_beside_teachers
-from workers.data import Dataset
-from workers.errors import RunError
-from workers.kept_logits import KeptLogits
-from workers.order import Layout
-from workers.soft_targets import Numerics, Part
+from workers.errors import BadAnswer, RunError
+from workers.soft_targets import Part
 from workers.teacher import Member
-from workers.teacher_actor import TeacherActor
 
 logger = logging.getLogger(__name__)
 
@@ -40,57 +37,15 @@ LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedErro
 """How Ray says that a teacher, or what it had answered, is no longer there."""
 START_TIMEOUT_S = 300.0
 POLL_S = 1.0
-HELD = 0.95
-"""Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
-place beside teachers that take all."""
 
 
 class _Gone(Exception):
-    """A teacher, or what it had answered, is no longer there."""
+    """A teacher is lost; `members`: those of its members that are, where the others can go on."""
 
-    def __init__(self, seat: Seat, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.seat, self.error = seat, error
-
-
-@dataclass
-class Answer:
-    """What a teacher was asked for: references to how many rows it has and to their values, or the values."""
-
-    rows: Any
-    values: Any
-
-
-@dataclass
-class Seat:
-    """One actor's place in the pool, whoever sits in it now."""
-
-    members: list[Member]
-    actor: Any
-    restarts: int = 0
-    up: Any = None
-    """Of an actor that was started again: a reference to the news that it is up, until it is."""
-    asked_s: float = 0.0
-    """When it was started again."""
-    answers: dict[int, Answer] = field(default_factory=dict)
-    """Answers that were asked for and not yet used, by their part."""
-
-
-def starter(
-    data: ray.ObjectRef[Dataset],
-    layout: Layout,
-    numerics: Numerics,
-    placement: Placement,
-    kept: dict[str, KeptLogits],
-) -> Callable[[list[Member]], Any]:
-    """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
-
-    def start(members: list[Member]) -> Any:
-        return TeacherActor.options(  # type: ignore[attr-defined]
-            num_cpus=HELD * placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
-        ).remote(members, data, layout, numerics, kept)
-
-    return start
+    def __init__(self, seat: Seat, kind: Kind, evidence: str, members: Sequence[str] = ()) -> None:
+        super().__init__(evidence)
+        self.seat, self.kind, self.evidence = seat, kind, evidence
+        self.members = list(members) or seat.names
 
 
 class TeacherPool:
@@ -100,33 +55,29 @@ class TeacherPool:
         self,
         members: Sequence[Member],
         weights: Sequence[float],
-        start: Callable[[list[Member]], Any],
+        start: Start,
         spec: EnsembleSpec,
         groups: Sequence[range],
-        on_loss: Callable[[str, Sequence[str]], None],
+        heard: Callable[[str, Sequence[str], str], None],
         stacked: bool | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `on_loss(action, member
-        names)` hears of every lost teacher. Where `stopped()`, nothing is waited for any longer."""
+        """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `heard(what, member
+        names, evidence)` hears of teachers that are lost and that come back. Where `stopped()`, nothing is waited for.
+        """
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
         self.start = start
         self.spec = spec
-        self.on_loss = on_loss
+        self.heard = heard
         self.stacked = stacked
         self.stopped = stopped
         self.wait_s = 0.0
         self.work_s = 0.0
-        self.seats = [Seat([members[k] for k in group], None) for group in groups]
+        self.seats = [Seat([members[k] for k in group]) for group in groups]
 
     def __enter__(self) -> TeacherPool:
-        for seat in self.seats:
-            seat.actor = self.start(seat.members)
         try:
-            self.stacked = self._agree()
-        except ray.exceptions.RayError as error:
-            self._release()
-            raise cluster.as_run_error("starting the teachers", error) from error
+            self.stacked = self._open()
         except BaseException:
             self._release()
             raise
@@ -146,89 +97,147 @@ class TeacherPool:
             began = time.perf_counter()
             while True:
                 try:
-                    for seat in self.seats:
+                    self._welcome()
+                    for seat in self._present():
                         self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
-                    for seat in self.seats:
-                        self._take(seat, part, near)
+                    for seat in self._present():
+                        self._take(seat, part, assembly, near)
                     taken = time.perf_counter()
                     made = self._assemble(part, assembly, near)
                     break
                 except _Gone as gone:
-                    self._lost(gone.seat, gone.error)
-            for seat in self.seats:
+                    self._lost(gone)
+            for seat in self._present():
                 del seat.answers[part]
             self.wait_s += taken - began
             yield made
             self.work_s += time.perf_counter() - taken
+
+    def probes(self) -> dict[str, NDArray[np.float32]]:
+        """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
+        started = [seat.started for seat in self._present() if seat.started is not None]
+        return {name: said for each in started for name, said in each.probes.items()}
 
     @property
     def bound_by(self) -> Bound:
         """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
-    def _agree(self) -> bool:
+    def _present(self) -> list[Seat]:
+        return [seat for seat in self.seats if not seat.away]
+
+    def _open(self) -> bool:
         """All teachers up, and of one mind on whether members that share one are stacked."""
+        for seat in self.seats:
+            seat.start(self.start, self.stacked)
+        for seat in list(self.seats):
+            while not seat.away:
+                try:
+                    self._await_start(seat)
+                    break
+                except _Gone as gone:
+                    self._lost(gone)
+        choices = {seat.started.stacked for seat in self._present() if seat.started is not None}
+        if len(choices) > 1:
+            ray.get([seat.actor.ready.remote(False) for seat in self._present()])
+        return choices == {True}
 
-        def asked(stacked: bool | None) -> list[bool]:
-            answers = [seat.actor.ready.remote(stacked) for seat in self.seats]
-            self._wait(answers)
-            found: list[bool] = ray.get(answers)
-            return found
+    def _await_start(self, seat: Seat) -> None:
+        """Until the actor is up.
 
-        choices = asked(self.stacked)
-        if len(set(choices)) > 1:
-            asked(False)
-        return all(choices)
-
-    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
-        shares = self._shares()
-        hosted = {member.name: shares[member.name] for member in seat.members}
-        for part in parts:
-            if part not in seat.answers:
-                seat.answers[part] = Answer(*seat.actor.soften.remote(part, temperature, hosted, self.spec.combine))
-
-    def _take(self, seat: Seat, part: int, near: bool) -> None:
-        """Wait for an answer: for the answer itself, or only for the news that it is there."""
-        answer = seat.answers[part]
-        try:
-            if near:
-                self._wait([answer.rows], seat)
-                ray.get(answer.rows)
-            elif isinstance(answer.values, ray.ObjectRef):
-                self._wait([answer.values], seat)
-                answer.values = ray.get(answer.values)
-        except LOST as error:
-            raise _Gone(seat, error) from error
-        except ray.exceptions.RayTaskError as error:
-            names = ", ".join(member.name for member in seat.members)
-            raise cluster.as_run_error(f"teacher of {names}", error) from error
-
-    def _wait(self, references: Sequence[Any], seat: Seat | None = None) -> None:
-        """Until these are there, or failed.
-
-        seat: whose they are; without one, of actors that only just start.
-
-        Raises: `RunError` where an actor that was started does not come up; InterruptedError where the pass is stopped.
+        Raises: `RunError` where it takes too long, or what it is to host cannot be hosted.
         """
-        began = time.monotonic()
-        self._check_stopped()
-        while len(ray.wait(list(references), num_returns=len(references), timeout=POLL_S)[0]) < len(references):
+        while not self._up(seat):
             self._check_stopped()
-            if seat is not None and (seat.up is None or ray.wait([seat.up], timeout=0)[0]):
-                seat.up = None
-                continue
-            if time.monotonic() - (began if seat is None else seat.asked_s) > START_TIMEOUT_S:
+            if time.monotonic() - seat.asked_s > START_TIMEOUT_S:
                 raise RunError(
                     f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
                     f"{ray.available_resources()}."
                 )
+            ray.wait([seat.up], timeout=POLL_S)
+
+    def _up(self, seat: Seat) -> bool:
+        try:
+            return seat.is_up()
+        except LOST as error:
+            raise _Gone(seat, Kind.DIED, type(error).__name__) from error
+        except ray.exceptions.RayError as error:
+            raise cluster.as_run_error(f"starting the teacher of {', '.join(seat.names)}", error) from error
+
+    def _welcome(self) -> None:
+        """Take back whoever is up again."""
+        for seat in self.seats:
+            if seat.away and seat.up is not None and self._up(seat):
+                seat.away = False
+                self._ask_anew()
+                logger.warning("teacher of %s is back", ", ".join(seat.names))
+                self.heard("back", seat.names, "")
+
+    def _ask_anew(self) -> None:
+        """What is in flight was asked for with other weights."""
+        for seat in self._present():
+            seat.answers.clear()
+
+    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
+        shares = self._shares()
+        hosted = {name: shares[name] for name in seat.names}
+        for part in parts:
+            if part not in seat.answers:
+                seat.answers[part] = Answer(*seat.actor.soften.remote(part, temperature, hosted, self.spec.combine))
+
+    def _take(self, seat: Seat, part: int, assembly: Assembly, near: bool) -> None:
+        """Wait for an answer: for the answer itself, or only for the news that it is there."""
+        answer = seat.answers[part]
+        if not near and not isinstance(answer.values, ray.ObjectRef):
+            return
+        awaited = answer.rows if near else answer.values
+        try:
+            self._wait(awaited, seat)
+            found = ray.get(awaited)
+        except LOST as error:
+            raise _Gone(seat, Kind.DIED, type(error).__name__) from error
+        except ray.exceptions.RayTaskError as error:
+            inner = cluster.cause(error)
+            if isinstance(inner, BadAnswer):
+                raise _Gone(seat, Kind.WRONG, str(inner), [inner.member]) from error
+            raise cluster.as_run_error(f"teacher of {', '.join(seat.names)}", error) from error
+        seat.answered(part)
+        if not near:
+            self._check(seat, part, assembly, found)
+            answer.values = found
+
+    def _check(self, seat: Seat, part: int, assembly: Assembly, found: Any) -> None:
+        """Whether an answer can be the sum of weighted probabilities."""
+        expected = (len(assembly.layout.ids(part)), assembly.classes)
+        if np.shape(found) != expected:
+            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}")
+        if assembly.combine == "arithmetic":
+            shares = self._shares()
+            off = ensembles.off_by(found, sum(shares[name] for name in seat.names))
+            if off > ensembles.SUM_TOLERANCE:
+                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}")
+
+    def _wait(self, awaited: Any, seat: Seat) -> None:
+        """Until it is there, or failed.
+
+        Raises: `_Gone` where it takes too long; InterruptedError where the pass is stopped.
+        """
+        self._await_start(seat)
+        began = time.monotonic()
+        while not ray.wait([awaited], timeout=POLL_S)[0]:
+            self._check_stopped()
+            waited = time.monotonic() - began
+            if waited > seat.patience_s:
+                evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
+                raise _Gone(seat, Kind.HUNG, evidence)
 
     def _check_stopped(self) -> None:
         if self.stopped():
             raise InterruptedError("the pass was stopped with its run")
 
     def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
-        answers = [seat.answers[part].values for seat in self.seats]
+        present = self._present()
+        answers = [seat.answers[part].values for seat in present]
         names = list(self._shares())
         if not near:
             return assembly.part(part, names, *answers)
@@ -236,47 +245,42 @@ class TeacherPool:
             made: Part = ray.get(part_beside_teachers.remote(assembly, part, names, *answers))
         except GONE as error:
             lost = getattr(error, "object_ref_hex", None)
-            whose = [seat for seat in self.seats if seat.answers[part].values.hex() == lost]
-            raise _Gone(whose[0] if whose else self.seats[-1], error) from error
+            whose = [seat for seat in present if seat.answers[part].values.hex() == lost]
+            raise _Gone(whose[0] if whose else present[-1], Kind.DIED, type(error).__name__) from error
         except ray.exceptions.RayError as error:
             raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
         return made
 
     def _shares(self) -> dict[str, float]:
-        """The weights of the members that are still here, summing to 1."""
-        names = [member.name for seat in self.seats for member in seat.members]
+        """The weights of the members that are here, summing to 1."""
+        names = [name for seat in self._present() for name in seat.names]
         return dict(zip(names, ensembles.normalised([self.weights[name] for name in names]), strict=True))
 
-    def _lost(self, seat: Seat, error: BaseException) -> None:
-        names = [member.name for member in seat.members]
-        others = [member.name for other in self.seats if other is not seat for member in other.members]
-        survivors = sum(self.weights[name] > 0 for name in others)
-        action = failures.decide(self.spec.on_member_loss, Loss(seat.restarts, survivors))
-        logger.warning("teacher of %s lost (%s): %s", ", ".join(names), type(error).__name__, action.value)
-        self.on_loss(action.value, names)
-        if action is Action.RESTART:
-            seat.restarts += 1
-            seat.answers.clear()
-            ray.kill(seat.actor)  # it may be alive, with its answers lost
-            seat.actor = self.start(seat.members)
-            seat.up, seat.asked_s = (
-                seat.actor.ready.remote(self.stacked),
-                time.monotonic(),
-            )  # before what it is asked next
-        elif action is Action.REWEIGHT:
-            self.seats.remove(seat)
-            for other in self.seats:  # what is in flight was asked for with the old weights
-                other.answers.clear()
-        else:
+    def _lost(self, gone: _Gone) -> None:
+        seat, names = gone.seat, gone.members
+        here = [name for other in self._present() for name in other.names if name not in names]
+        apart = gone.kind is Kind.WRONG and len(names) < len(seat.names)
+        loss = Loss(gone.kind, seat.attempts, sum(self.weights[name] > 0 for name in here), apart)
+        action = failures.decide(self.spec.on_member_loss, loss)
+        logger.warning("teacher of %s %s (%s): %s", ", ".join(names), gone.kind.value, gone.evidence, action.value)
+        self.heard(action.value, names, gone.evidence)
+        if action is Action.FAIL:
             raise RunError(
-                f"the teacher of {', '.join(names)} was lost after {seat.restarts} restarts, and "
-                f"`ensemble.on_member_loss: {self.spec.on_member_loss}` ends the run. What was complete is kept; "
-                "the same command resumes."
-            ) from error
+                f"the teacher of {', '.join(names)} was lost after {seat.attempts} restarts in a row "
+                f"({gone.evidence}), and `ensemble.on_member_loss: {self.spec.on_member_loss}` ends the run. What was "
+                "complete is kept; the same command resumes."
+            ) from gone
+        if apart and action is Action.DROP:
+            seat.members = [member for member in seat.members if member.name not in names]
+        else:
+            seat.lose(hung=gone.kind is Kind.HUNG)
+            seat.away = action is not Action.RESTART
+        if action is not Action.DROP:
+            seat.attempts += 1
+            seat.start(self.start, self.stacked)
+        if action is not Action.RESTART:
+            self._ask_anew()
 
     def _release(self) -> None:
         for seat in self.seats:
-            seat.answers.clear()
-            if seat.actor is not None:
-                ray.kill(seat.actor)
-                seat.actor = None
+            seat.end()

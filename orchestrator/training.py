@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import signal
 import threading
@@ -35,8 +36,12 @@ from workers.student import train as train_on_worker
 from workers.teacher import Member
 from workers.train_loop import HARD_LABELS, Epoch
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"
+MAX_FAILURES = 3
+"""How often the workers of a student, or who leads them, are started again before the run gives up."""
 
 
 class Record(BaseModel):
@@ -47,6 +52,9 @@ class Record(BaseModel):
     history: list[dict[str, float]]
     begun: str = ""
     """The fingerprint that was known when it began: of what its soft targets follow from, not of themselves."""
+
+    def epochs(self) -> list[Epoch]:
+        return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in self.history]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def train_members(
             continue
         task = train_member.options(
             num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, name=f"train {member.name}"
-        ).remote(member, training, own_seed, data, placement.threads, heard)
+        ).remote(member, training, own_seed, mark, data, placement.threads, heard)
         pending[task] = (k, member, mark)
     try:
         while pending:
@@ -156,7 +164,7 @@ def train_with_ray(
             loss=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
         )
 
-    on_its_way = job.store is not None and job.store.board is not None
+    on_its_way = job.store is not None and job.store.coming
     begun = mark(job.store_mark)
     if not on_its_way or _begun_as(member) == begun:  # what was trained then may still be right: worth the wait
         history = _complete(member, mark(job.store_content()))
@@ -214,15 +222,22 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
             storage_path=path,
             storage_filesystem=remote,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=3),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
     ended: Exception | None = None
-    try:
-        with _own_interrupts():
-            trainer.fit()
-    except Exception as error:
-        ended = error
+    for _ in range(1 + MAX_FAILURES):
+        try:
+            with _own_interrupts():
+                trainer.fit()
+            ended = None
+        except ray.exceptions.RayActorError as error:  # Ray Train's own controller is gone; another goes on
+            logger.warning("training the %s: %s; begun again where it was", work.role, type(error).__name__)
+            ended = error
+            continue
+        except Exception as error:
+            ended = error
+        break
     if storage.exists(failure):
         said = json.loads(storage.read_text(failure))
         storage.remove(failure)
@@ -257,21 +272,22 @@ def _own_interrupts() -> Iterator[None]:
 
 def _complete(member: Member, mark: str) -> list[Epoch] | None:
     """The history of a system that was trained to the end from just this, else None."""
-    record = _recorded(member)
+    record = record_in(storage.parent(member.weights))
     if record is None or not storage.exists(member.weights):
         return None
     if record.fingerprint != mark or record.sha256 != checkpoints.sha256(member.weights):
         return None
-    return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in record.history]  # type: ignore[arg-type]
+    return record.epochs()
 
 
 def _begun_as(member: Member) -> str | None:
-    record = _recorded(member)
+    record = record_in(storage.parent(member.weights))
     return None if record is None else record.begun
 
 
-def _recorded(member: Member) -> Record | None:
-    uri = _record_uri(member)
+def record_in(folder: str) -> Record | None:
+    """What is written beside the weights in a system's folder; None where nothing was trained to the end there."""
+    uri = storage.join(folder, RECORD)
     if not storage.exists(uri):
         return None
     try:
@@ -287,8 +303,4 @@ def _record(member: Member, mark: str, history: list[Epoch], begun: str = "") ->
         history=[vars(epoch) for epoch in history],
         begun=begun,
     )
-    storage.write_text(_record_uri(member), record.model_dump_json() + "\n")
-
-
-def _record_uri(member: Member) -> str:
-    return storage.join(member.weights.rsplit("/", 1)[0], RECORD)
+    storage.write_text(storage.join(storage.parent(member.weights), RECORD), record.model_dump_json() + "\n")

@@ -29,6 +29,7 @@ class Assembly:
 
     folder: str
     layout: Layout
+    classes: int
     combine: str
     dtype: str
     top_k: int | None

@@ -1,16 +1,25 @@
 """Weights in and out as safetensors: reading them runs no code.
 
-A pickle is refused by its first bytes and never opened.
+A pickle is refused by its first bytes and never opened. What a run keeps for itself to go on from holds more than
+weights, and is read by `torch.load(weights_only=True)`, which runs none either.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import pickle
+from typing import Any
+
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers import storage
 from workers.errors import RequestError
+
+logger = logging.getLogger(__name__)
 
 
 def save(weights: dict[str, Tensor], uri: str) -> None:
@@ -42,6 +51,26 @@ def load(module: nn.Module, uri: str) -> None:
             f"checkpoint '{uri}' does not fit the model: {misfit}. Expected the state dict of this very model."
         )
     module.load_state_dict(weights)
+
+
+def save_state(state: dict[str, Any], uri: str, mark: str = "") -> None:
+    """Write what training goes on from: tensors and plain values, and what they follow from."""
+    buffer = io.BytesIO()
+    torch.save({"mark": mark, "state": state}, buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and follows from the same."""
+    if not storage.exists(uri):
+        return None
+    try:
+        found = torch.load(io.BytesIO(storage.read_bytes(uri)), weights_only=True, map_location="cpu")
+        state: dict[str, Any] = found["state"]
+        return state if found["mark"] == mark else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        logger.warning("'%s' is not what was written (%s); not used", uri, type(error).__name__)
+        return None
 
 
 def sha256(uri: str) -> str:

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 COMBINES = ("arithmetic", "geometric")
@@ -25,6 +28,8 @@ _FRACTION_BITS = {
     torch.int64: {"arithmetic": 52, "geometric": 44},
 }
 _COMPUTED_IN = {torch.int32: torch.float32, torch.int64: torch.float64}
+SUM_TOLERANCE = 1e-4
+"""How far a teacher's probabilities may be from summing to 1, which rounding explains."""
 LOG_FLOOR = -104.0
 """Smallest log-probability: that of the smallest positive float32."""
 
@@ -62,6 +67,13 @@ def mean(total: Tensor, combine: str) -> Tensor:
     """Probabilities [N, K] float64 from the sum of all members' contributions, [N, K] int32 or int64."""
     values = total.to(torch.float64) * 2.0 ** -_FRACTION_BITS[total.dtype][combine]
     return torch.softmax(values, dim=-1) if combine == "geometric" else values
+
+
+def off_by(total: NDArray[Any], share: float) -> float:
+    """How far some members' arithmetic contributions [N, K], int32 or int64, are from summing to their `share` of 1."""
+    one = 2.0 ** _FRACTION_BITS[FIXED_POINT[8 * total.dtype.itemsize]]["arithmetic"]
+    sums = total.sum(axis=1, dtype=np.int64) / one
+    return float(np.abs(sums - share).max(initial=0.0))
 
 
 def average(

@@ -18,6 +18,17 @@ class RunError(StillhouseError):
     exit_status = 1
 
 
+class BadAnswer(RunError):
+    """A member's answer that cannot be a probability's. `member`: its name."""
+
+    def __init__(self, message: str, member: str) -> None:
+        super().__init__(message, member)
+        self.member = member
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class RequestError(StillhouseError):
     """The request was wrong: arguments, configuration or data. Said before any training."""
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, factories, models, teacher, train_loop
+from workers import checkpoints, ensemble, evaluate, factories, models, storage, teacher, train_loop
 from workers.data import Dataset
 from workers.feed import HardLabels
 from workers.inputs import as_tensor
@@ -23,21 +23,32 @@ from workers.specs import FactorySpec, TrainingSpec
 from workers.teacher import Member
 from workers.train_loop import Epoch, Task
 
+STATE = "state.pt"
+"""Where a member's training goes on from, beside its weights, until they are there."""
+
 
 @ray.remote
 def train_member(
-    member: Member, training: TrainingSpec, seed: int, data: Dataset, threads: int, heard: Any
+    member: Member, training: TrainingSpec, seed: int, mark: str, data: Dataset, threads: int, heard: Any
 ) -> list[Epoch]:
     """Train one member on hard labels, write its weights, return its history.
 
-    `heard`: a `ray.util.queue.Queue` that gets `(member's name, epoch)` after each epoch.
+    Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard`: a
+    `ray.util.queue.Queue` that gets `(member's name, epoch)` after each epoch.
     """
     torch.set_num_threads(threads)
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
+    state = storage.join(storage.parent(member.weights), STATE)
+    known = checkpoints.load_state(state, mark)
+    if known is not None:
+        progress.restore(known)
     for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
         heard.actor.put.remote((member.name, epoch))  # not `put`: a task that waits lends its cores to another
+        if len(progress.history) < training.epochs:
+            checkpoints.save_state(progress.state(), state, mark)
     checkpoints.save(progress.kept_weights(), member.weights)
+    storage.remove(state)
     return progress.history
 
 

@@ -15,7 +15,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ SoftTargets = NDArray[Any] | TopK
 """Of n examples as they are stored: probabilities [n, K], or the largest of them."""
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 MANIFEST = "manifest.json"
+ABANDONED = "abandoned"
 PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
 MADE_BY = b"stillhouse.made_by"
 
@@ -184,27 +185,49 @@ def manifest_at(folder: str) -> Manifest | None:
         return None
 
 
+def abandon(folder: str) -> None:
+    """Say to whoever waits for a part that none will come any more."""
+    storage.write_text(storage.join(folder, ABANDONED), "")
+
+
+def take_up(folder: str) -> None:
+    """Parts come again: take back `abandon`."""
+    storage.remove(storage.join(folder, ABANDONED))
+
+
+def is_abandoned(folder: str) -> bool:
+    return storage.exists(storage.join(folder, ABANDONED))
+
+
+def find(folder: str, number: int, refused: Container[str] = ()) -> Part | None:
+    """The part of this number, where it is there and not one of the `refused` files."""
+    for found, name, _ in files(folder):
+        if found == number and name not in refused:
+            return _part(name, storage.read_bytes(storage.join(folder, name)))
+    return None
+
+
+def _part(name: str, raw: bytes) -> Part:
+    """What is known of a part from its file."""
+    read = pq.ParquetFile(io.BytesIO(raw))
+    made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
+    return Part(path=name, rows=read.metadata.num_rows, sha256=storage.sha256(raw), **made_by)
+
+
 def salvage(folder: str) -> dict[int, Part]:
     """The whole parts in a folder by their number, each read and its checksum compared.
 
-    What an interrupted writer left behind, and parts that are not what their names say, are removed; the latter are
-    named in the log.
+    Parts that are not what their names say are removed, and named in the log.
     """
     found: dict[int, Part] = {}
-    for name in storage.names(folder):
-        if name.endswith(".partial"):
-            storage.remove(storage.join(folder, name))
     for number, name, beginning in files(folder):
         uri = storage.join(folder, name)
         raw = storage.read_bytes(uri)
-        checksum = storage.sha256(raw)
-        if not checksum.startswith(beginning):
+        if not storage.sha256(raw).startswith(beginning):
             logger.warning("soft targets '%s' are not what was written; thrown away and computed again", uri)
             storage.remove(uri)
             continue
-        read = pq.ParquetFile(io.BytesIO(raw))
-        made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
-        part = Part(path=name, rows=read.metadata.num_rows, sha256=checksum, **made_by)
+        part = _part(name, raw)
         known = found.get(number)
         if known is not None:  # one made by survivors, and one that was to take its place
             known, part = sorted((known, part), key=lambda each: len(each.members))

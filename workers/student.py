@@ -6,10 +6,10 @@ loop goes on from after a fault as if nothing had happened. Rank 0 writes the tr
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,40 @@ import ray.train
 import ray.train.torch
 import torch
 
-from workers import checkpoints, models, storage, train_loop
+from workers import checkpoints, models, soft_targets, storage, train_loop
 from workers.data import Dataset
 from workers.errors import StillhouseError
 from workers.feed import HardLabels, SoftLabels
 from workers.order import Layout
 from workers.soft_targets import Part
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.train_loop import Progress, Task
+from workers.train_loop import Epoch, Progress, Task
 
 logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
 HISTORY = "history.json"
 FAILURE = "failure.json"
+TELL_TIMEOUT_S = 10.0
+POLL_S, REMOTE_POLL_S = 0.05, 1.0
+"""How often a worker looks for a part that is not there yet."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where a worker reads soft targets: parts that are there, and a `Board` that knows of others as they come."""
+    """Where a worker reads soft targets: parts that are there, and others as they come.
+
+    The folder itself says what is there, so a student that is slower than the teachers holds up nobody, one that is
+    faster waits here, and between the two there is nobody who could die.
+    """
 
     folder: str
     layout: Layout
     parts: dict[int, Part]
-    board: Any = None
+    coming: bool = False
+    """Whether teachers are at work on the other parts."""
+    refused: frozenset[str] = frozenset()
+    """Files that are there and that they make anew."""
 
     def part(self, number: int) -> Part:
         """Where a part is, once it is there.
@@ -50,10 +60,13 @@ class Store:
         Raises: `PassEnded` where it will never be.
         """
         known = self.parts.get(number)
-        if known is None and self.board is not None:
-            known = ray.get(self.board.part.remote(number))
-        if known is None:
-            raise PassEnded
+        while known is None:
+            ended = not self.coming or soft_targets.is_abandoned(self.folder)  # asked first: it may have come since
+            known = soft_targets.find(self.folder, number, self.refused)
+            if known is None and ended:
+                raise PassEnded
+            if known is None:
+                time.sleep(POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S)
         return known
 
 
@@ -117,11 +130,18 @@ def _train(job: WorkerJob, rank: int, world: int) -> None:
             saved = _save(progress, Path(folder)) if rank == 0 else None
             ray.train.report(vars(epoch), checkpoint=saved)
         if rank == 0:
-            job.heard.put((job.role, epoch))
+            _tell(job, epoch)
     if rank == 0:
         checkpoints.save(progress.kept_weights(), job.weights)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
+
+
+def _tell(job: WorkerJob, epoch: Epoch) -> None:
+    try:
+        ray.get(job.heard.actor.put.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
+    except ray.exceptions.RayError as error:  # who listens is gone or slow; training goes on
+        logger.warning("epoch %d of the %s was not heard: %s", epoch.epoch + 1, job.role, type(error).__name__)
 
 
 def _task(job: WorkerJob) -> Task:
@@ -134,9 +154,7 @@ def _task(job: WorkerJob) -> Task:
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:
-    buffer = io.BytesIO()
-    torch.save(progress.state(), buffer)
-    storage.write_bytes(str(folder / STATE), buffer.getvalue())
+    checkpoints.save_state(progress.state(), str(folder / STATE))
     return ray.train.Checkpoint.from_directory(folder)
 
 
@@ -145,5 +163,6 @@ def _resume(progress: Progress) -> None:
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder, STATE), weights_only=True, map_location="cpu")
-    progress.restore(state)
+        state = checkpoints.load_state(str(Path(folder, STATE)))
+    if state is not None:
+        progress.restore(state)

@@ -6,15 +6,17 @@ contributions in fixed point (see `workers.ensemble`), so it does not matter whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, models
-from workers.errors import RunError
+from workers.errors import BadAnswer
 from workers.packing import packed
 from workers.precision import autocast, computed_in
 from workers.specs import ModelSpec, Precision
@@ -51,8 +53,11 @@ class Teacher:
         precision: Precision = "auto",
         micro_batch: int = MICRO_BATCH,
         bits: Literal[32, 64] = 32,
+        classes: int = 0,
     ) -> None:
-        """micro_batch: examples a forward pass. bits: of the fixed point that it answers in."""
+        """micro_batch: examples a forward pass. bits: of the fixed point that it answers in. classes: as many as each
+        answer must have; 0: whatever it has."""
+        self.classes = classes
         self.device = evaluate.device()
         self.precision = precision
         self.micro_batch = micro_batch
@@ -81,6 +86,16 @@ class Teacher:
         return choice
 
     @torch.no_grad()
+    def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
+        """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
+        found = {}
+        for names, forward in self._forwards({}, self.modules):
+            answers = [forward(number, batch.to(self.device)) for number, batch in enumerate(x.split(self.micro_batch))]
+            for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
+                found[name] = said
+        return found
+
+    @torch.no_grad()
     def soften(
         self,
         x: Tensor,
@@ -93,39 +108,49 @@ class Teacher:
     ) -> Tensor:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T).
 
-        x: [N, ...] as the models take it. weights: each hosted member's, of weights that sum to 1 over all
-        members everywhere. Returns [N, K] int32 or int64 fixed point on the CPU; `ensemble.mean` of the sum of all
+        x: [N, ...] as the models take it. weights: of the hosted members that are asked, of weights that sum to 1 over
+        all members everywhere. Returns [N, K] int32 or int64 fixed point on the CPU; `ensemble.mean` of the sum of all
         teachers' answers is the soft target.
 
         known: logits [N, K] float32 of members that need not be computed. keep(name, logits) gets those of the others.
+
+        Raises: `BadAnswer` where a member's logits are not of so many classes, or their softmax is not finite.
         """
         total: list[Tensor] = []
         at_once = x.nbytes <= RESIDENT_BYTES
         batches = (x.to(self.device, non_blocking=True) if at_once else x).split(self.micro_batch)
-        for names, forward in self._forwards(known):
+        for names, forward in self._forwards(known, weights):
             finite = torch.ones(len(names), dtype=torch.bool, device=self.device)
             said: list[Tensor] = []
             for number, batch in enumerate(batches):
                 logits = forward(number, batch)
+                if logits.shape[1:] != (len(batch), self.classes or logits.shape[-1]):
+                    raise BadAnswer(
+                        f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
+                    )
                 if keep is not None and names[0] not in known:
                     said.append(logits.cpu())
                 probabilities = torch.softmax(logits / temperature, dim=-1)
                 finite &= probabilities.flatten(1).sum(dim=1).isfinite()
                 for name, each in zip(names, probabilities, strict=True):
+                    if name not in weights:
+                        continue
                     part = ensemble.contribution(each, weights[name], combine, self.fixed_point)
                     if number < len(total):
                         total[number] += part
                     else:
                         total.append(part)
             for name, good in zip(names, finite.tolist(), strict=True):  # only now, since asking a GPU waits for it
-                if not good:
-                    raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+                if not good and name in weights:
+                    raise BadAnswer(f"{name} answers NaN or infinity", name)
             if keep is not None and said:
                 for k, name in enumerate(names):
                     keep(name, torch.cat([logits[k] for logits in said]))
         return torch.cat(total).cpu()
 
-    def _forwards(self, known: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Callable[[int, Tensor], Tensor]]]:
+    def _forwards(
+        self, known: Mapping[str, Tensor], asked: Container[str]
+    ) -> Iterator[tuple[list[str], Callable[[int, Tensor], Tensor]]]:
         """The members that are computed together, wave after wave: all that are stacked, or each for itself.
 
         Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch, its number
@@ -143,6 +168,8 @@ class Teacher:
             yield list(self.modules), computed(self._forward)
             return
         for name, module in self.modules.items():
+            if name not in asked:
+                continue
             if name in known:
                 yield [name], self._read(known[name])
                 continue

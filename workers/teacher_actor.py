@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import time
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
 
 from workers.data import Dataset
+from workers.errors import RunError
 from workers.inputs import gather
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.soft_targets import Numerics
 from workers.teacher import Member, Teacher, load
+
+PROBE_VALUES = 2**18
+REPEATABLE = 1e-4
+"""How far probabilities of the same examples may be apart: kernels of a GPU may add in another order each time."""
+
+
+def probe_rows(classes: int) -> int:
+    """How many examples a teacher is tried on when it starts."""
+    return max(1, min(256, PROBE_VALUES // classes))
+
+
+@dataclass(frozen=True)
+class Started:
+    """A teacher that is up: how it computes, and which process of which node it is."""
+
+    stacked: bool
+    pid: int
+    node: str
+    part_s: float
+    """About how long a part takes it."""
+    probes: dict[str, NDArray[np.float32]]
+    """What each member says of the first examples of the first part: probabilities [n, K] at T = 1."""
 
 
 @ray.remote
@@ -21,7 +48,13 @@ class TeacherActor:
     """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
 
     def __init__(
-        self, members: list[Member], data: Dataset, layout: Layout, numerics: Numerics, kept: dict[str, KeptLogits]
+        self,
+        members: list[Member],
+        data: Dataset,
+        classes: int,
+        layout: Layout,
+        numerics: Numerics,
+        kept: dict[str, KeptLogits],
     ) -> None:
         """`kept` says for each member where its logits are kept; empty where they are not."""
         torch.set_num_threads(numerics.threads)
@@ -29,11 +62,27 @@ class TeacherActor:
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
         modules = {member.name: load(member) for member in members}
-        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits)
+        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, classes)
 
-    def ready(self, stack: bool | None) -> bool:
-        """Once the members are loaded: whether they are computed stacked, as asked or as is faster (None)."""
-        return self.teacher.prepare(stack, gather(self.x, self.layout.ids(0)[: self.teacher.micro_batch]))
+    def ready(self, stack: bool | None) -> Started:
+        """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
+        (None)."""
+        x = gather(self.x, self.layout.ids(0)[: self.teacher.micro_batch])
+        stacked = self.teacher.prepare(stack, x)
+        shown = x[: probe_rows(self.teacher.classes)]
+        first = self.teacher.probe(shown)
+        again = self.teacher.probe(shown)
+        for name, answer in first.items():
+            apart = float(np.abs(answer - again[name]).max())
+            if not apart <= REPEATABLE:
+                raise RunError(
+                    f"{name} answers the same examples differently each time, by up to {apart:.2g}. Expected a network "
+                    "that in evaluation mode draws nothing at random."
+                )
+        started = time.perf_counter()
+        self.teacher.probe(x)
+        part_s = (time.perf_counter() - started) * len(self.layout.ids(0)) / len(x)
+        return Started(stacked, os.getpid(), ray.get_runtime_context().get_node_id(), part_s, first)
 
     @ray.method(num_returns=2)
     def soften(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import torch
 
+from orchestrator import seats
 from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.teachers import TeacherPool, starter
+from orchestrator.seats import Seat, starter
+from orchestrator.teachers import TeacherPool
 from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models
 from workers.assembly import Assembly
@@ -60,59 +66,133 @@ def collect(
     data: ray.ObjectRef[Dataset],
     folder: Path,
     policy: str,
-    kills: Sequence[int],
+    disturb: Mapping[int, Callable[[TeacherPool], None]],
     near: bool = False,
+    actors: int = 3,
 ) -> tuple[np.ndarray, list[tuple[str, list[str]]], list[list[str]]]:
+    """Soft targets, what was heard, and who made each part; `disturb` says what happens after which part."""
     spec = EnsembleSpec.model_validate(
         {"size": 3, "model": members[0].model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy}
     )
     heard: list[tuple[str, list[str]]] = []
     found, made_by = np.empty((ROWS, 3), np.float32), []
-    placement = Placement(3, 3, 0.5, 0.0)
+    placement = Placement(3, actors, 0.5, 0.0)
     pool = TeacherPool(
         members,
         [1.0] * 3,
-        starter(data, LAYOUT, NUMERICS, placement, {}),
+        starter(data, 3, LAYOUT, NUMERICS, placement, {}),
         spec,
         placement.groups(),
-        lambda action, names: heard.append((action, list(names))),
+        lambda action, names, evidence: heard.append((action, list(names))),
     )
     with pool:
-        assembly = Assembly(str(folder), LAYOUT, "arithmetic", "float32", None, NUMERICS)
+        assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS)
         for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
             rows = read_part(str(folder), part)
             found[rows.ids] = rows.targets
             made_by.append(part.members)
-            if number in kills:
-                ray.kill(pool.seats[1].actor)
+            disturb.get(number, lambda pool: None)(pool)
     return found, heard, made_by
+
+
+def seat(pool: TeacherPool, k: int = 1) -> Seat:
+    found = pool.seats[k]
+    assert found.started is not None
+    return found
+
+
+def kill(pool: TeacherPool) -> None:
+    ray.kill(pool.seats[1].actor)
+
+
+def stop(pool: TeacherPool) -> None:
+    started = seat(pool).started
+    assert started is not None
+    os.kill(started.pid, signal.SIGSTOP)
+
+
+def say_nonsense(pool: TeacherPool) -> None:
+    """From here on the member in the middle answers NaN."""
+    ray.get(seat(pool).actor.__ray_call__.remote(lambda host: _spoil(host)))
+
+
+def _spoil(host: Any) -> None:
+    for parameter in host.teacher.modules["member-1"].parameters():
+        parameter.data.fill_(float("nan"))
 
 
 def test_waiting_restarts_and_changes_no_bit(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
-    undisturbed, heard, _ = collect(members, data, tmp_path / "undisturbed", "wait", kills=[])
+    undisturbed, heard, _ = collect(members, data, tmp_path / "undisturbed", "wait", {})
     assert not heard
     np.testing.assert_allclose(undisturbed, mean_of(members, 2.0), atol=1e-6)
-    disturbed, heard, made_by = collect(members, data, tmp_path / "disturbed", "wait", kills=[1, 7])
+    disturbed, heard, made_by = collect(members, data, tmp_path / "disturbed", "wait", {1: kill, 7: kill})
     assert [action for action, _ in heard] == ["restart", "restart"] and heard[0][1] == ["member-1"]
     assert disturbed.tobytes() == undisturbed.tobytes()
     assert all(len(names) == 3 for names in made_by)
-    near, heard, _ = collect(members, data, tmp_path / "near", "wait", kills=[2], near=True)
+    near, heard, _ = collect(members, data, tmp_path / "near", "wait", {2: kill}, near=True)
     assert len(heard) == 1 and near.tobytes() == undisturbed.tobytes()
 
 
 def test_reweighting_goes_on_with_the_others_on_record(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
-    found, heard, made_by = collect(members, data, tmp_path, "reweight", kills=[1])
-    assert heard == [("reweight", ["member-1"])]
-    assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[-1] == ["member-0", "member-2"]
-    first, last = LAYOUT.ids(0), LAYOUT.ids(LAYOUT.parts - 1)
+    found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill})
+    assert heard[0] == ("reweight", ["member-1"])
+    assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[2] == ["member-0", "member-2"]
+    first, third = LAYOUT.ids(0), LAYOUT.ids(2)
     np.testing.assert_allclose(found[first], mean_of(members, 2.0)[first], atol=1e-6)
-    np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
+    np.testing.assert_allclose(found[third], mean_of([members[0], members[2]], 2.0)[third], atol=1e-6)
+
+
+def test_a_teacher_that_comes_back_is_used(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
+    def until_back(pool: TeacherPool) -> None:
+        ray.wait([pool.seats[1].up])
+
+    found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 4: until_back})
+    assert heard == [("reweight", ["member-1"]), ("back", ["member-1"])]
+    assert made_by[3] == ["member-0", "member-2"] and made_by[5] == ["member-0", "member-1", "member-2"]
+    ids = LAYOUT.ids(5)
+    np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_teacher_that_hangs_is_lost(
+    near: bool, members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "PATIENCE_S", 2.0)
+    stopped: list[int] = []
+
+    def stop_and_tell(pool: TeacherPool) -> None:
+        stopped.append(seat(pool).started.pid)  # type: ignore[union-attr]
+        stop(pool)
+
+    found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, near)
+    assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
+    np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
+    until = time.monotonic() + 20
+    while Path(f"/proc/{stopped[0]}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{stopped[0]}").exists()  # and it holds nothing any more
+
+
+def test_nonsense_is_a_loss_and_its_neighbours_go_on(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    found, heard, made_by = collect(members, data, tmp_path / "alone", "wait", {1: say_nonsense})
+    assert heard == [("restart", ["member-1"])]  # read from its file again, it is sound
+    np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
+
+    def spoil_neighbour(pool: TeacherPool) -> None:
+        ray.get(seat(pool, 0).actor.__ray_call__.remote(lambda host: _spoil(host)))
+
+    found, heard, made_by = collect(members, data, tmp_path / "shared", "reweight", {1: spoil_neighbour}, actors=1)
+    assert heard == [("drop", ["member-1"])] and made_by[-1] == ["member-0", "member-2"]
+    ids = LAYOUT.ids(LAYOUT.parts - 1)
+    np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
 
 
 def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"teacher of member-1 was lost .* `ensemble\.on_member_loss: fail`"):
-        collect(members, data, tmp_path, "fail", kills=[1])
+        collect(members, data, tmp_path, "fail", {1: kill})

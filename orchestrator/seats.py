@@ -1,0 +1,145 @@
+"""One teacher's place in the pool: who sits there, what it was asked, and how long it may take to answer.
+
+A place outlives the actor that fills it. It may be empty for a while, with another actor on its way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.cluster import Placement
+from workers.data import Dataset
+from workers.kept_logits import KeptLogits
+from workers.order import Layout
+from workers.soft_targets import Numerics
+from workers.teacher import Member
+from workers.teacher_actor import Started, TeacherActor
+
+HELD = 0.95
+"""Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
+place beside teachers that take all."""
+PATIENCE_S, PATIENCE = 30.0, 10.0
+"""A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
+
+Start = Callable[[list[Member]], Any]
+"""Starts the actor that hosts these members."""
+
+
+@dataclass
+class Answer:
+    """What a teacher was asked for: references to how many rows it has and to their values, or the values."""
+
+    rows: Any
+    values: Any
+
+
+@dataclass
+class Seat:
+    """One actor's place: `members` are those that it is asked for."""
+
+    members: list[Member]
+    actor: Any = None
+    up: Any = None
+    """A reference to the news that the actor is up, until it is."""
+    started: Started | None = None
+    """Where it runs, once it is up."""
+    asked_s: float = 0.0
+    """When it was started."""
+    away: bool = False
+    """Whether the others go on without it."""
+    answers: dict[int, Answer] = field(default_factory=dict)
+    """Answers that were asked for and not yet used, by their part."""
+    attempts: int = 0
+    """How often in a row it was started again, without an answer to anything new since."""
+    stuck: int = -1
+    """The last part that it had been asked for when it was lost: what comes later is new."""
+    slowest_s: float = 0.0
+    """The longest that it took from one answer to the next; before the first, what it was tried on says."""
+    answered_s: float = 0.0
+
+    @property
+    def names(self) -> list[str]:
+        return [member.name for member in self.members]
+
+    def start(self, start: Start, stacked: bool | None) -> None:
+        """Begin to fill the seat; what it is asked meanwhile is answered once the actor is up."""
+        self.actor, self.asked_s, self.started = start(self.members), time.monotonic(), None
+        self.up = self.actor.ready.remote(stacked)  # before what it is asked next
+
+    def is_up(self) -> bool:
+        """Whether the actor is there.
+
+        Raises: what it raised when it started.
+        """
+        if self.up is not None:
+            if not ray.wait([self.up], timeout=0)[0]:
+                return False
+            self.started = ray.get(self.up)
+            self.up, self.answered_s, self.slowest_s = None, time.monotonic(), self.started.part_s
+        return True
+
+    def answered(self, part: int) -> None:
+        """An answer is there: take down how long it took."""
+        now = time.monotonic()
+        self.slowest_s = max(self.slowest_s, now - self.answered_s)
+        self.answered_s = now
+        if part > self.stuck:
+            self.attempts = 0
+
+    @property
+    def patience_s(self) -> float:
+        """How long the next answer may take."""
+        return max(PATIENCE_S, PATIENCE * self.slowest_s)
+
+    def lose(self, hung: bool) -> None:
+        """Whoever sits here is gone, or is made to go."""
+        self.stuck = max([self.stuck, *self.answers])
+        self.answers.clear()
+        self.end(hung)
+
+    def end(self, hung: bool = False) -> None:
+        """Give back what the actor holds. Where it is `hung` it may not hear Ray, and its node ends the process."""
+        self.answers.clear()
+        if self.actor is not None:
+            ray.kill(self.actor)
+        if hung and self.started is not None:
+            here = NodeAffinitySchedulingStrategy(self.started.node, soft=False)
+            _end_process.options(scheduling_strategy=here).remote(self.started.pid)
+        self.actor = self.up = self.started = None
+
+
+def starter(
+    data: ray.ObjectRef[Dataset],
+    classes: int,
+    layout: Layout,
+    numerics: Numerics,
+    placement: Placement,
+    kept: dict[str, KeptLogits],
+) -> Start:
+    """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
+
+    def start(members: list[Member]) -> Any:
+        return TeacherActor.options(  # type: ignore[attr-defined]
+            num_cpus=HELD * placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
+        ).remote(members, data, classes, layout, numerics, kept)
+
+    return start
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _end_process(pid: int) -> None:
+    """SIGKILL a teacher's process on this node; one that was stopped cannot end itself."""
+    try:
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::" + TeacherActor.__name__.encode()):
+            os.kill(pid, signal.SIGKILL)
+    except (OSError, ProcessLookupError):
+        pass
