@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all bench check
+.PHONY: install demo test test-all bench chaos check
 
 install: $(INSTALLED)
 
@@ -27,6 +27,10 @@ test-all: install
 
 # Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
 BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
+
+# Kills and stops what belongs to a run at random moments, 50 times over at least 10 runs, and compares what comes of it.
+chaos: install
+	$(BIN)/python -m tests.chaos.monkey --runs 10 --disturbances 50
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -1,0 +1,185 @@
+"""A seeded monkey: disturbs runs of `stillhouse` at random moments, and compares what comes of them.
+
+    python -m tests.chaos.monkey --runs 10 --disturbances 50
+
+Each run is begun again by the same command whenever its driver was killed, until it is complete. Then every part of
+its soft targets and its student must be, byte for byte, those of a run that nobody disturbed, and no process may be
+left. What it does to whom follows from the seed; when it comes there, and so what it meets, does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.makers import write_config
+
+MARK = "STILLHOUSE_MONKEY"
+DEADLINE_S = 600.0
+TARGETS = {
+    "teacher": (b"ray::TeacherActor", 8),
+    "student worker": (b"ray::RayTrainWorker", 4),
+    "member's training": (b"ray::train_member", 4),
+    "Ray Train's controller": (b"ray::TrainController", 1),
+    "queue": (b"ray::_QueueActor", 1),
+}
+"""How each is called by Ray, and how likely it is met where several are there; the driver counts 1."""
+ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+@dataclass
+class Monkey:
+    """Draws what to do to whom, and keeps count."""
+
+    seed: int
+    wanted: int
+    say: Callable[[str], None] = print
+    done: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.drawn = random.Random(self.seed)
+
+    def disturb(self, mark: str, driver: int) -> bool:
+        """One disturbance of a process of the run, the driver's among them; whether that was its end."""
+        there = {name: found for name, (title, _) in TARGETS.items() if (found := processes(mark, title))}
+        if not there and self.drawn.random() < 0.8:  # only just starting, or between two stages
+            return False
+        names = [*there, "driver"]
+        (target,) = self.drawn.choices(names, [TARGETS[name][1] if name in TARGETS else 1 for name in names])
+        action = self.drawn.choice(list(ACTIONS))
+        victim = self.drawn.choice(there.get(target, [driver]))
+        try:
+            os.kill(victim, ACTIONS[action])
+        except ProcessLookupError:
+            return False
+        self.done[f"{action} {target}"] += 1
+        self.say(f"  {action} {target} ({victim})")
+        if action == "stop":
+            time.sleep(self.drawn.uniform(0.5, 4.0))
+            with contextlib.suppress(ProcessLookupError):  # somebody took it for dead
+                os.kill(victim, signal.SIGCONT)
+        return target == "driver" and action == "kill"
+
+
+def processes(mark: str, beginning: bytes = b"") -> list[int]:
+    """Processes of the run that is marked so, and whose command line has `beginning` in it."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if not place.name.isdigit() or int(place.name) == os.getpid():
+            continue
+        try:
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            its = f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0")
+            if state != "Z" and its and beginning in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def run_until_complete(folder: Path, monkey: Monkey | None) -> None:
+    """The same command until it is done; raises AssertionError where it ends otherwise, or leaves a process."""
+    mark, began = uuid.uuid4().hex, time.monotonic()
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
+    starts = 0
+    while True:
+        starts += 1
+        with (folder / f"output-{starts}.txt").open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            killed = False
+            while process.poll() is None:
+                assert time.monotonic() - began < DEADLINE_S, f"not complete after {DEADLINE_S:g} s: {folder}"
+                time.sleep(monkey.drawn.uniform(0.5, 5.0) if monkey else 0.2)
+                if monkey and monkey.done.total() < monkey.wanted and process.poll() is None:
+                    killed |= monkey.disturb(mark, process.pid)
+        if process.returncode == 0:
+            break
+        said = (folder / f"output-{starts}.txt").read_text()
+        assert killed and process.returncode == -signal.SIGKILL, f"ended with {process.returncode}:\n{said[-3000:]}"
+    until = time.monotonic() + 30
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.5)
+    left = processes(mark)
+    assert not left, f"left behind: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}"
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """sha256 of every part of the store and of the student's weights, by name."""
+    run = folder / "runs" / "small"
+    files = [*run.glob("soft_targets/*/part-*.parquet"), run / "student" / "model.safetensors"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def prepare(folder: Path) -> Path:
+    """A configuration whose stages each last long enough to be met."""
+    training = {"epochs": 12, "batch_size": 16, "learning_rate": 2.0e-3}
+    write_config(
+        folder,
+        ensemble__training=training,
+        student__training=training,
+        ensemble__resources_per_member={"num_cpus": 1},
+        data={
+            "kind": "npz",
+            "train": "train.npz",
+            "validation": "valid.npz",
+            "test": "test.npz",
+            "augment": {"factory": "models:slowly", "views": 12},
+        },
+    )
+    with (folder / "models.py").open("a") as file:
+        file.write(
+            "\n\ndef slowly(x, draws):\n    import time\n    time.sleep(0.02)\n    return x + 0.1 * draws.normal()\n"
+        )
+    return folder
+
+
+def play(seed: int, runs: int, disturbances: int, scratch: Path, say: Callable[[str], None] = print) -> Counter[str]:
+    """So many disturbances, spread over at least so many runs; returns how often each was done."""
+    run_until_complete(prepare(scratch / "undisturbed"), None)
+    expected = outcome(scratch / "undisturbed")
+    done: Counter[str] = Counter()
+    number = 0
+    while number < runs or done.total() < disturbances:
+        left = disturbances - done.total()
+        monkey = Monkey(seed + number, max(1, -(-left // max(runs - number, 1))), say)
+        say(f"run {number}: up to {monkey.wanted} disturbances")
+        folder = prepare(scratch / f"run-{number}")
+        run_until_complete(folder, monkey)
+        found = outcome(folder)
+        assert found == expected, (
+            f"run {number} of seed {seed} differs: {sorted(set(found.items()) ^ set(expected.items()))}"
+        )
+        done += monkey.done
+        number += 1
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=int, default=10, help="at least")
+    parser.add_argument("--disturbances", type=int, default=50)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="stillhouse-monkey-") as scratch:
+        done = play(asked.seed, asked.runs, asked.disturbances, Path(scratch))
+    print(f"\n{done.total()} disturbances, every run byte for byte as undisturbed:")
+    for what, times in sorted(done.items()):
+        print(f"  {times:3d}  {what}")
+
+
+if __name__ == "__main__":
+    main()

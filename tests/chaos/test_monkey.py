@@ -1,0 +1,9 @@
+"""A short visit of the monkey; `make chaos` has the long one."""
+
+from pathlib import Path
+
+from tests.chaos import monkey
+
+
+def test_a_disturbed_run_comes_to_the_same(tmp_path: Path) -> None:
+    assert monkey.play(seed=1, runs=1, disturbances=6, scratch=tmp_path).total() >= 6
