@@ -7,6 +7,7 @@ loaded configuration means the same in every folder and process.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -320,6 +321,7 @@ def _explain(error: ValidationError) -> str:
             problems[name] = (None, ["missing; it is required"])
         else:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
             value = None if found["type"] == "value_error" else found["input"]
             problems.setdefault(name, (value, []))[1].append(message)
     lines = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,8 +28,8 @@ from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-HEARD_TIMEOUT_S = 2.0
-"""How long what a worker said of its last epoch may be on its way."""
+HEARD_TIMEOUT_S, OVERTAKEN_S = 10.0, 0.5
+"""How long what a worker said of its last epoch may be on its way, and then what it said before."""
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Journal:
         self._events = EventLog(config.folder)
         self._training: dict[str, _Training] = {}
         self._told: set[tuple[str, int]] = set()
+        self._tracked: set[tuple[str, int]] = set()
         self._config = config
 
     def __enter__(self) -> Journal:
@@ -110,15 +111,16 @@ class Journal:
     def trained(self, trained: Trained) -> None:
         """Epochs of an earlier run, and any that were not heard, are told the tracker, so that its run is whole."""
         name = trained.member.name
-        until = time.monotonic() + (0.0 if trained.reused else HEARD_TIMEOUT_S)
+        if not trained.reused:
+            _wait(lambda: (name, len(trained.history) - 1) in self._told, HEARD_TIMEOUT_S)
+            _wait(lambda: all((name, epoch.epoch) in self._told for epoch in trained.history), OVERTAKEN_S)
+        for epoch in trained.history:
+            self._track(name, epoch)
 
-        def unheard() -> list[Epoch]:
-            return [epoch for epoch in trained.history if (name, epoch.epoch) not in self._told]
-
-        while unheard() and time.monotonic() < until:
-            time.sleep(0.02)
-        for epoch in unheard():
-            self._told.add((name, epoch.epoch))
+    def _track(self, name: str, epoch: Epoch) -> None:
+        """Tell the tracker of an epoch, once."""
+        if (name, epoch.epoch) not in self._tracked:
+            self._tracked.add((name, epoch.epoch))
             self._tracker.epoch(name, epoch)
 
     def lost(self, action: str, members: Sequence[str], evidence: str) -> None:
@@ -158,7 +160,7 @@ class Journal:
             return
         self._told.add((system, epoch.epoch))
         self._events.write("epoch", system=system, **vars(epoch))
-        self._tracker.epoch(system, epoch)
+        self._track(system, epoch)
         training = self._training.get(system)
         if training is not None:
             training.heard += 1
@@ -177,3 +179,9 @@ class Journal:
         except Exception:  # the queue's actor died with Ray
             return
         self._listener.join(timeout=30)
+
+
+def _wait(there: Callable[[], bool], timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while not there() and time.monotonic() < until:
+        time.sleep(0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from orchestrator import environment
@@ -12,6 +13,11 @@ from orchestrator import environment
 environment.prepare()  # before anything imports Ray
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+
+
+# The same cases in every run, however loaded the machine, and no file of them.
+hypothesis.settings.register_profile("house", deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

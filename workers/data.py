@@ -104,6 +104,8 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     classes = spec.classes or int(train.y.max(initial=UNLABELLED)) + 1
     if classes < 1:
         raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
+    if classes == 1:
+        raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
     if "validation" not in splits:
         train, splits["validation"] = _draw_validation(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
     dataset = Dataset(train, splits["validation"], splits["test"], unlabeled, classes, spec.augment, seed)

@@ -33,7 +33,7 @@ def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
         return function(**kwargs)
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RequestError(
             f"factory '{factory}' raised {type(error).__name__}: {error}. "
             f"It was called with {kwargs or 'no arguments'}."
@@ -115,7 +115,7 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
         raise _broken(factory, name, error) from error
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script, perhaps, that ends when it is through
         raise _broken(factory, name, error) from error
 
 

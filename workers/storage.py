@@ -104,17 +104,19 @@ def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
 
-def write_bytes(uri: str, content: bytes) -> None:
+def write_bytes(uri: str, content: bytes, patient: bool = True) -> None:
     """Write so that a reader finds the whole content or none of it."""
-    write_with(uri, lambda file: file.write(content))
+    write_with(uri, lambda file: file.write(content), patient)
 
 
 def write_text(uri: str, content: str) -> None:
     write_bytes(uri, content.encode("utf-8"))
 
 
-def write_with(uri: str, write: Callable[[Any], Any]) -> None:
+def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> None:
     """Call `write(file)` on a binary file that appears at `uri` once it is complete.
+
+    patient: whether a storage that is elsewhere is asked again where it does not do it.
 
     A local file is written beside its place, flushed to the disk and moved; an object store shows an object only
     once it is uploaded, so there the writing itself is enough.
@@ -126,7 +128,7 @@ def write_with(uri: str, write: Callable[[Any], Any]) -> None:
             with fs.open(path, "wb") as file:
                 write(file)
 
-        return _patiently(upload)
+        return _patiently(upload) if patient else upload()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
     try:
@@ -212,7 +214,7 @@ def probe_writable(uri: str) -> None:
     made = missing_folders(uri)
     name = join(uri, f".probe-{uuid.uuid4().hex}")
     try:
-        write_bytes(name, b"probe")
+        write_bytes(name, b"probe", patient=False)
         remove(name)
     except Exception as error:  # each file system has errors of its own
         raise RequestError(
