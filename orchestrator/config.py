@@ -60,6 +60,9 @@ class EnsembleSpec(Spec):
     resources_per_member: Resources = Resources()
     precision: Precision = "auto"
     """Of the teachers' matrix products. `auto`: bfloat16 on GPUs that have it, else float32."""
+    micro_batch_size: Count | None = None
+    """Examples a forward pass of a teacher. Left out: 1,024, fewer of large examples. Parts that are there already
+    keep what they were computed with."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
 

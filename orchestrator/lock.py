@@ -25,9 +25,9 @@ from workers.errors import RequestError, RunError
 logger = logging.getLogger(__name__)
 
 NAME = "run.lock"
-BEAT_S = 2.0
+BEAT_S = 5.0
 """How often the owner counts."""
-STALE_S = 15.0
+STALE_S = 20.0
 """An owner elsewhere that has not counted for so long is dead."""
 SETTLE_S = 0.3
 """After taking a lock over, how long until it is sure that nobody else did the same."""

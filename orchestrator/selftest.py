@@ -20,7 +20,7 @@ from workers.teacher import Member
 
 Probabilities = NDArray[np.float32]
 
-AGREEMENT = {"cpu": 1e-4, "cuda": 0.05}
+AGREEMENT = {"cpu": 1e-4, "cuda": 0.25}
 """How far the driver's float32 on its CPU may be from a teacher's probabilities, computed there in bfloat16 perhaps."""
 SEEN = 5
 """Examples of a class, from how many on it says something about the order."""

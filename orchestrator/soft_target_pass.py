@@ -7,6 +7,7 @@ teachers. Where there is room for both, the pass goes on in a thread while the s
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from workers.kept_logits import KeptLogits
 from workers.order import Layout, part_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
-from workers.teacher import MICRO_BATCH, Member
+from workers.teacher import Member, micro_batch
 from workers.teacher_actor import probe_rows
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def soft_targets(
             with journal.stage("soft targets") as stage:
                 stage.reused = made.reused
                 if missing:
-                    numerics = _numerics(config, device, placement, planned, tuple(there.values()))
+                    values = math.prod(dataset.transfer.x.shape[1:])
+                    numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
                     start = starter(data, planned.classes, layout, numerics, placement, kept)
                     pool = TeacherPool(
@@ -261,9 +263,12 @@ def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: i
 
 
 def _numerics(
-    config: RunConfig, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
+    config: RunConfig, values: int, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
 ) -> Numerics:
-    """How teachers compute: as the parts that are there were computed, where this device can."""
+    """How teachers compute: as the parts that are there were computed, where this device can.
+
+    values: numbers an example.
+    """
     for part in there:
         if part.numerics.device == device:
             return part.numerics
@@ -273,7 +278,7 @@ def _numerics(
         device=device,
         precision=config.ensemble.precision,
         threads=placement.threads,
-        micro_batch=MICRO_BATCH,
+        micro_batch=config.ensemble.micro_batch_size or micro_batch(values),
         bits=64 if planned.classes >= NEAR_CLASSES and planned.top_k is None else 32,
     )
 

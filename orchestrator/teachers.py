@@ -160,7 +160,7 @@ class TeacherPool:
         try:
             return seat.is_up()
         except LOST as error:
-            raise _Gone(seat, Kind.DIED, type(error).__name__) from error
+            raise _Gone(seat, Kind.DIED, _evidence(error)) from error
         except ray.exceptions.RayError as error:
             raise cluster.as_run_error(f"starting the teacher of {', '.join(seat.names)}", error) from error
 
@@ -195,7 +195,7 @@ class TeacherPool:
             self._wait(awaited, seat)
             found = ray.get(awaited)
         except LOST as error:
-            raise _Gone(seat, Kind.DIED, type(error).__name__) from error
+            raise _Gone(seat, Kind.DIED, _evidence(error)) from error
         except ray.exceptions.RayTaskError as error:
             inner = cluster.cause(error)
             if isinstance(inner, BadAnswer):
@@ -246,7 +246,7 @@ class TeacherPool:
         except GONE as error:
             lost = getattr(error, "object_ref_hex", None)
             whose = [seat for seat in present if seat.answers[part].values.hex() == lost]
-            raise _Gone(whose[0] if whose else present[-1], Kind.DIED, type(error).__name__) from error
+            raise _Gone(whose[0] if whose else present[-1], Kind.DIED, _evidence(error)) from error
         except ray.exceptions.RayError as error:
             raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
         return made
@@ -284,3 +284,9 @@ class TeacherPool:
     def _release(self) -> None:
         for seat in self.seats:
             seat.end()
+
+
+def _evidence(error: BaseException) -> str:
+    """How a teacher ended, in a few words: what it raised where it could not even begin, else Ray's name for it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if "creation task" in str(error) else type(error).__name__

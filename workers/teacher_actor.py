@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from workers.data import Dataset
 from workers.errors import RunError
@@ -18,7 +21,7 @@ from workers.inputs import gather
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.soft_targets import Numerics
-from workers.teacher import Member, Teacher, load
+from workers.teacher import RESIDENT_BYTES, Member, Teacher, load
 
 PROBE_VALUES = 2**18
 REPEATABLE = 1e-4
@@ -92,13 +95,26 @@ class TeacherActor:
         ids = self.layout.ids(part)
         found = {name: self.kept[name].read(part) for name in self.kept}
         known = {name: logits for name, logits in found.items() if logits is not None}
-        x = torch.empty(len(ids), 0) if len(known) == len(self.teacher.modules) else gather(self.x, ids)
-        answer: NDArray[Any] = self.teacher.soften(
-            x,
-            temperature=temperature,
-            weights=weights,
-            combine=combine,
-            known=known,
-            keep=(lambda name, logits: self.kept[name].write(part, ids, logits)) if self.kept else None,
-        ).numpy()
+        nothing_to_compute = len(known) == len(self.teacher.modules)
+        said: dict[str, list[Tensor]] = defaultdict(list)
+        answers = [
+            self.teacher.soften(
+                torch.empty(rows.stop - rows.start, 0) if nothing_to_compute else gather(self.x, ids[rows]),
+                temperature=temperature,
+                weights=weights,
+                combine=combine,
+                known={name: logits[rows] for name, logits in known.items()},
+                keep=(lambda name, logits: said[name].append(logits)) if self.kept else None,
+            )
+            for rows in self._cuts(len(ids))
+        ]
+        for name, logits in said.items():
+            self.kept[name].write(part, ids, torch.cat(logits))
+        answer: NDArray[Any] = (answers[0] if len(answers) == 1 else torch.cat(answers)).numpy()
         return len(answer), answer
+
+    def _cuts(self, rows: int) -> list[slice]:
+        """A part's rows, so many at a time that their inputs stay small; whole micro-batches, so no bit changes."""
+        wide = 4 * math.prod(self.x.shape[1:])
+        step = max(1, RESIDENT_BYTES // max(wide, 1) // self.teacher.micro_batch) * self.teacher.micro_batch
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
