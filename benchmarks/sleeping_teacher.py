@@ -5,13 +5,14 @@ Imports no torch, so that a hundred of them fit on a small machine.
 
 from __future__ import annotations
 
-import os
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+
+from workers import processes
 
 
 @ray.remote(num_cpus=0.01)
@@ -24,8 +25,7 @@ class SleepingTeacher:
         self.answers = drawn / drawn.sum(axis=1, keepdims=True) * 2.0**30
 
     def ready(self, stack: bool | None) -> SimpleNamespace:
-        node = ray.get_runtime_context().get_node_id()
-        return SimpleNamespace(stacked=False, pid=os.getpid(), node=node, part_s=1.0, probes={})
+        return SimpleNamespace(stacked=False, where=processes.here(), part_s=1.0, probes={})
 
     @ray.method(num_returns=2)
     def soften(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 EVERYWHERE = {
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a worker that was stopped is taken for dead, 600 s by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll, 2 s by default
 }
 IN_PLACE = {

@@ -24,12 +24,25 @@ from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
 from orchestrator.training import Trained
 from workers import storage
+from workers.processes import Where
 from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
 
+SILENCE_S, SILENCE = 120.0, 10.0
+"""A member in training hangs once it was not heard of for so long, and for so many times its slowest epoch. Until its
+first epoch is there nobody knows how long one takes, so until then it is not taken for hung."""
 HEARD_TIMEOUT_S, OVERTAKEN_S = 10.0, 0.5
 """How long what a worker said of its last epoch may be on its way, and then what it said before."""
+
+
+@dataclass
+class _Pulse:
+    """Where a member is trained, when it was last heard of, and the longest that it was not."""
+
+    where: Where
+    heard_s: float
+    slowest_s: float = 0.0
 
 
 @dataclass
@@ -54,6 +67,7 @@ class Journal:
         self._training: dict[str, _Training] = {}
         self._told: set[tuple[str, int]] = set()
         self._tracked: set[tuple[str, int]] = set()
+        self._pulses: dict[str, _Pulse] = {}
         self._config = config
 
     def __enter__(self) -> Journal:
@@ -155,7 +169,27 @@ class Journal:
             except OSError as error:  # a full disk is for the next write of the run itself to say
                 logger.warning("an epoch could not be written down: %s", error)
 
-    def _hear(self, system: str, epoch: Epoch) -> None:
+    def hung(self, name: str) -> Where | None:
+        """Where a member is trained that should have been heard of again long ago; said once."""
+        pulse = self._pulses.get(name)
+        if (
+            pulse is None
+            or not pulse.slowest_s
+            or time.monotonic() - pulse.heard_s < max(SILENCE_S, SILENCE * pulse.slowest_s)
+        ):
+            return None
+        del self._pulses[name]
+        self.note(f"{name} was not heard of for {time.monotonic() - pulse.heard_s:.0f} s: its training is begun again")
+        return pulse.where
+
+    def _hear(self, system: str, epoch: Epoch | Where) -> None:
+        now = time.monotonic()
+        if isinstance(epoch, Where):
+            self._pulses[system] = _Pulse(epoch, now)
+            return
+        if system in self._pulses:
+            pulse = self._pulses[system]
+            pulse.slowest_s, pulse.heard_s = max(pulse.slowest_s, now - pulse.heard_s), now
         if (system, epoch.epoch) in self._told:  # a worker that was started again tells its last epochs twice
             return
         self._told.add((system, epoch.epoch))

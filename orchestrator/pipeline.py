@@ -97,7 +97,15 @@ def _members(
     names = [f"member-{k}" for k in range(placement.size)]
     with journal.stage("members", names, spec.training.epochs) as stage:
         members = training.train_members(
-            config.folder, spec.model, spec.training, config.seed, dataset.digests, data, placement, journal.queue
+            config.folder,
+            spec.model,
+            spec.training,
+            config.seed,
+            dataset.digests,
+            data,
+            placement,
+            journal.queue,
+            journal.hung,
         )
         stage.reused = all(member.reused for member in members)
     for member in members:

@@ -5,18 +5,15 @@ A place outlives the actor that fills it. It may be empty for a while, with anot
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster import Placement
+from workers import processes
 from workers.data import Dataset
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
@@ -112,8 +109,7 @@ class Seat:
         if self.actor is not None:
             ray.kill(self.actor)
         if hung and self.started is not None:
-            here = NodeAffinitySchedulingStrategy(self.started.node, soft=False)
-            _end_process.options(scheduling_strategy=here).remote(self.started.pid)
+            processes.end(self.started.where)
         self.actor = self.up = self.started = None
 
 
@@ -133,13 +129,3 @@ def starter(
         ).remote(members, data, classes, layout, numerics, kept)
 
     return start
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _end_process(pid: int) -> None:
-    """SIGKILL a teacher's process on this node; one that was stopped cannot end itself."""
-    try:
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::" + TeacherActor.__name__.encode()):
-            os.kill(pid, signal.SIGKILL)
-    except (OSError, ProcessLookupError):
-        pass

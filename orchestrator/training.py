@@ -25,11 +25,12 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster
 from orchestrator.cluster import Machines, Placement
-from workers import checkpoints, factories, storage
+from workers import checkpoints, factories, processes, storage
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.jobs import train_member
 from workers.models import seed_of
+from workers.processes import Where
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.student import FAILURE, HISTORY, Store, WorkerJob
 from workers.student import train as train_on_worker
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"
+POLL_S = 2.0
 MAX_FAILURES = 3
 """How often the workers of a student, or who leads them, are started again before the run gives up."""
 
@@ -87,8 +89,12 @@ def train_members(
     data: ray.ObjectRef[Dataset],
     placement: Placement,
     heard: Any,
+    hung: Callable[[str], Where | None],
 ) -> list[Trained]:
-    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes."""
+    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
+
+    `hung(name)` says where a member is trained that hangs: its process is ended, and Ray begins its task again.
+    """
     found: dict[int, Trained] = {}
     pending: dict[Any, tuple[int, Member, str]] = {}
     for k in range(placement.size):
@@ -105,7 +111,14 @@ def train_members(
         pending[task] = (k, member, mark)
     try:
         while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
+            for _, member, _ in pending.values():
+                where = hung(member.name)
+                if where is not None:
+                    processes.end(where)
+            if not ready:
+                continue
+            (done,) = ready
             k, member, mark = pending[done]
             history = ray.get(done)
             del pending[done]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, factories, models, storage, teacher, train_loop
+from workers import checkpoints, ensemble, evaluate, factories, models, processes, storage, teacher, train_loop
 from workers.data import Dataset
 from workers.feed import HardLabels
 from workers.inputs import as_tensor
@@ -34,8 +34,9 @@ def train_member(
     """Train one member on hard labels, write its weights, return its history.
 
     Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard`: a
-    `ray.util.queue.Queue` that gets `(member's name, epoch)` after each epoch.
+    `ray.util.queue.Queue` that gets `(member's name, where it is trained)`, then `(member's name, epoch)` after each.
     """
+    heard.actor.put_nowait.remote((member.name, processes.here()))
     torch.set_num_threads(threads)
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
@@ -44,7 +45,7 @@ def train_member(
     if known is not None:
         progress.restore(known)
     for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
-        heard.actor.put.remote((member.name, epoch))  # not `put`: a task that waits lends its cores to another
+        heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
         if len(progress.history) < training.epochs:
             checkpoints.save_state(progress.state(), state, mark)
     checkpoints.save(progress.kept_weights(), member.weights)

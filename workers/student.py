@@ -139,7 +139,7 @@ def _train(job: WorkerJob, rank: int, world: int) -> None:
 
 def _tell(job: WorkerJob, epoch: Epoch) -> None:
     try:
-        ray.get(job.heard.actor.put.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
+        ray.get(job.heard.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
     except ray.exceptions.RayError as error:  # who listens is gone or slow; training goes on
         logger.warning("epoch %d of the %s was not heard: %s", epoch.epoch + 1, job.role, type(error).__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers import processes
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.inputs import gather
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
+from workers.processes import Where
 from workers.soft_targets import Numerics
 from workers.teacher import RESIDENT_BYTES, Member, Teacher, load
 
@@ -38,8 +39,7 @@ class Started:
     """A teacher that is up: how it computes, and which process of which node it is."""
 
     stacked: bool
-    pid: int
-    node: str
+    where: Where
     part_s: float
     """About how long a part takes it."""
     probes: dict[str, NDArray[np.float32]]
@@ -85,7 +85,7 @@ class TeacherActor:
         started = time.perf_counter()
         self.teacher.probe(x)
         part_s = (time.perf_counter() - started) * len(self.layout.ids(0)) / len(x)
-        return Started(stacked, os.getpid(), ray.get_runtime_context().get_node_id(), part_s, first)
+        return Started(stacked, processes.here(), part_s, first)
 
     @ray.method(num_returns=2)
     def soften(

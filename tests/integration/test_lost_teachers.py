@@ -108,7 +108,7 @@ def kill(pool: TeacherPool) -> None:
 def stop(pool: TeacherPool) -> None:
     started = seat(pool).started
     assert started is not None
-    os.kill(started.pid, signal.SIGSTOP)
+    os.kill(started.where.pid, signal.SIGSTOP)
 
 
 def say_nonsense(pool: TeacherPool) -> None:
@@ -135,25 +135,40 @@ def test_waiting_restarts_and_changes_no_bit(
     assert len(heard) == 1 and near.tobytes() == undisturbed.tobytes()
 
 
+@pytest.fixture
+def kept_away(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """While `["kept"]`, whoever was started again does not come up."""
+    away, is_up = {"kept": False}, Seat.is_up
+    monkeypatch.setattr(Seat, "is_up", lambda self: not (self.away and away["kept"]) and is_up(self))
+    return away
+
+
 def test_reweighting_goes_on_with_the_others_on_record(
-    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, kept_away: dict[str, bool]
 ) -> None:
+    kept_away["kept"] = True
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill})
-    assert heard[0] == ("reweight", ["member-1"])
-    assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[2] == ["member-0", "member-2"]
-    first, third = LAYOUT.ids(0), LAYOUT.ids(2)
+    assert heard == [("reweight", ["member-1"])]
+    assert made_by[0] == ["member-0", "member-1", "member-2"] and made_by[-1] == ["member-0", "member-2"]
+    first, last = LAYOUT.ids(0), LAYOUT.ids(LAYOUT.parts - 1)
     np.testing.assert_allclose(found[first], mean_of(members, 2.0)[first], atol=1e-6)
-    np.testing.assert_allclose(found[third], mean_of([members[0], members[2]], 2.0)[third], atol=1e-6)
+    np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
 
 
-def test_a_teacher_that_comes_back_is_used(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
-    def until_back(pool: TeacherPool) -> None:
+def test_a_teacher_that_comes_back_is_used(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, kept_away: dict[str, bool]
+) -> None:
+    kept_away["kept"] = True
+
+    def come_back(pool: TeacherPool) -> None:
+        assert pool.seats[1].away
         ray.wait([pool.seats[1].up])
+        kept_away["kept"] = False
 
-    found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 4: until_back})
+    found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 8: come_back})
     assert heard == [("reweight", ["member-1"]), ("back", ["member-1"])]
-    assert made_by[3] == ["member-0", "member-2"] and made_by[5] == ["member-0", "member-1", "member-2"]
-    ids = LAYOUT.ids(5)
+    assert made_by[8] == ["member-0", "member-2"] and made_by[9] == ["member-0", "member-1", "member-2"]
+    ids = LAYOUT.ids(9)
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
 
 
@@ -165,7 +180,7 @@ def test_a_teacher_that_hangs_is_lost(
     stopped: list[int] = []
 
     def stop_and_tell(pool: TeacherPool) -> None:
-        stopped.append(seat(pool).started.pid)  # type: ignore[union-attr]
+        stopped.append(seat(pool).started.where.pid)  # type: ignore[union-attr]
         stop(pool)
 
     found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, near)

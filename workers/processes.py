@@ -1,0 +1,38 @@
+"""Where a process of ours runs, and how it is ended when it no longer hears anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+@dataclass(frozen=True)
+class Where:
+    """A worker process of Ray's, on which node."""
+
+    node: str
+    pid: int
+
+
+def here() -> Where:
+    """This process."""
+    return Where(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+def end(where: Where) -> None:
+    """SIGKILL a process on its node: one that was stopped, or hangs in a driver of its GPU, cannot end itself."""
+    strategy = NodeAffinitySchedulingStrategy(where.node, soft=False)
+    _end.options(scheduling_strategy=strategy).remote(where.pid)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _end(pid: int) -> None:
+    with contextlib.suppress(OSError):  # gone already
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):  # and nobody else by now
+            os.kill(pid, signal.SIGKILL)
