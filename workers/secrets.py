@@ -11,8 +11,9 @@ import re
 
 HIDDEN = "***"
 _USER = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
-_NAMED = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|secret|token|signature|credential|api_?key|access_?key|account_?key)|sig)"
+_NAMED = re.compile(  # `pad_token` and its like belong to language models
+    r"(?i)\b([\w-]*(?:password|passwd|secret|signature|credential|api_?key|access_?key|account_?key)|sig"
+    r"|(?:[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?)?token)"
     r"(['\"]?\s*[=:]\s*['\"]?)([^\s'\"&,;}\])]+)"
 )
 _TELLING = re.compile(r"(?i)password|passwd|secret|token|credential|api_?key|access_?key|account_?key")

@@ -16,6 +16,8 @@ from workers.secrets import HidingFormatter, hidden
         ("{'aws_secret_access_key': 'abc/def', 'key': 'x'}", "{'aws_secret_access_key': '***', 'key': 'x'}"),
         ("password: hunter2\nuser: me", "password: ***\nuser: me"),
         ("Authorization token=eyJhbGc.x-y_z, retry", "Authorization token=***, retry"),
+        ("pad_token: '[PAD]', eos_token: </s>", "pad_token: '[PAD]', eos_token: </s>"),
+        ("HF_TOKEN=hf_abc and x-amz-security-token=IQoJ", "HF_TOKEN=*** and x-amz-security-token=***"),
         ("max_tokens: 64, tokenizer: bert, secretary: me", "max_tokens: 64, tokenizer: bert, secretary: me"),
         ("sqlite:////home/me/mlflow.db and s3://bucket/key", "sqlite:////home/me/mlflow.db and s3://bucket/key"),
     ],
