@@ -6,6 +6,7 @@ The pipeline says what happens once, here. Workers say how training goes through
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
 
+SUSPECTED_S = 10.0
 SILENCE_S, SILENCE = 120.0, 10.0
 """A member in training hangs once it was not heard of for so long, and for so many times its slowest epoch. Until its
 first epoch is there nobody knows how long one takes, so until then it is not taken for hung."""
@@ -43,6 +45,7 @@ class _Pulse:
     where: Where
     heard_s: float
     slowest_s: float = 0.0
+    suspected_s: float | None = None
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Journal:
         self._told: set[tuple[str, int]] = set()
         self._tracked: set[tuple[str, int]] = set()
         self._pulses: dict[str, _Pulse] = {}
+        self._epochs: dict[str, int] = {}
+        self._inbox: queue.Queue[tuple[str, Epoch] | None] = queue.Queue()
         self._config = config
 
     def __enter__(self) -> Journal:
@@ -76,6 +81,8 @@ class Journal:
         self.queue: Any = Queue(actor_options={"num_cpus": 0, "max_restarts": -1})
         self._listener = threading.Thread(target=self._listen, name="journal", daemon=True)
         self._listener.start()
+        self._writer = threading.Thread(target=self._write_down, name="journal's writer", daemon=True)
+        self._writer.start()
         self._events.write("run", name=self._config.name, mlflow_run=self._tracker.run_id)
         return self
 
@@ -107,6 +114,7 @@ class Journal:
         with self.screen.stage(name) as line:
             training = _Training(line, epochs * len(systems))
             self._training |= dict.fromkeys(systems, training)
+            self._epochs |= dict.fromkeys(systems, epochs)
             yield line
         seconds = time.perf_counter() - started
         self.stages.append(Stage(name=name, seconds=round(seconds, 3), reused=line.reused))
@@ -164,37 +172,52 @@ class Journal:
                 return
             if heard is None:
                 return
+            self._feel(*heard)
+            if not isinstance(heard[1], Where):
+                self._inbox.put(heard)
+
+    def hung(self, name: str) -> Where | None:
+        """Where a member is trained that should have been heard of again long ago; said once."""
+        pulse = self._pulses.get(name)
+        if pulse is None or not pulse.slowest_s or not self._listener.is_alive():
+            return None
+        now = time.monotonic()
+        silent_s = now - pulse.heard_s
+        if silent_s < max(SILENCE_S, SILENCE * pulse.slowest_s):
+            return None
+        if pulse.suspected_s is None:  # this process itself may only just have been woken
+            pulse.suspected_s = now
+        if now - pulse.suspected_s < SUSPECTED_S:
+            return None
+        self._pulses.pop(name, None)
+        self.note(f"{name} was not heard of for {silent_s:.0f} s: its training is begun again")
+        return pulse.where
+
+    def _feel(self, system: str, news: Epoch | Where) -> None:
+        """Take down that a member in training is alive."""
+        now = time.monotonic()
+        pulse = self._pulses.get(system)
+        if isinstance(news, Where):
+            self._pulses[system] = _Pulse(news, now)
+        elif pulse is not None:
+            pulse.slowest_s, pulse.heard_s, pulse.suspected_s = max(pulse.slowest_s, now - pulse.heard_s), now, None
+            if news.epoch + 1 >= self._epochs.get(system, 0):  # what is left is to write its weights
+                self._pulses.pop(system, None)
+
+    def _write_down(self) -> None:
+        """Say what was heard, in a thread of its own: a tracker may take its time."""
+        while (heard := self._inbox.get()) is not None:
             try:
                 self._hear(*heard)
             except OSError as error:  # a full disk is for the next write of the run itself to say
                 logger.warning("an epoch could not be written down: %s", error)
 
-    def hung(self, name: str) -> Where | None:
-        """Where a member is trained that should have been heard of again long ago; said once."""
-        pulse = self._pulses.get(name)
-        if (
-            pulse is None
-            or not pulse.slowest_s
-            or time.monotonic() - pulse.heard_s < max(SILENCE_S, SILENCE * pulse.slowest_s)
-        ):
-            return None
-        del self._pulses[name]
-        self.note(f"{name} was not heard of for {time.monotonic() - pulse.heard_s:.0f} s: its training is begun again")
-        return pulse.where
-
-    def _hear(self, system: str, epoch: Epoch | Where) -> None:
-        now = time.monotonic()
-        if isinstance(epoch, Where):
-            self._pulses[system] = _Pulse(epoch, now)
-            return
-        if system in self._pulses:
-            pulse = self._pulses[system]
-            pulse.slowest_s, pulse.heard_s = max(pulse.slowest_s, now - pulse.heard_s), now
+    def _hear(self, system: str, epoch: Epoch) -> None:
         if (system, epoch.epoch) in self._told:  # a worker that was started again tells its last epochs twice
             return
-        self._told.add((system, epoch.epoch))
         self._events.write("epoch", system=system, **vars(epoch))
         self._track(system, epoch)
+        self._told.add((system, epoch.epoch))  # only now, so that nobody tells the tracker the next before this one
         training = self._training.get(system)
         if training is not None:
             training.heard += 1
@@ -210,9 +233,11 @@ class Journal:
         """Let the listener finish what has been said, unless Ray itself is gone."""
         try:
             self.queue.put(None, timeout=5)
+            self._listener.join(timeout=30)
         except Exception:  # the queue's actor died with Ray
-            return
-        self._listener.join(timeout=30)
+            pass
+        self._inbox.put(None)
+        self._writer.join(timeout=60)
 
 
 def _wait(there: Callable[[], bool], timeout_s: float) -> None:

@@ -72,21 +72,26 @@ class Lock:
         time.sleep(SETTLE_S)
         if self._is_another(self._read()):
             raise RequestError(f"'{self.folder}': another run took it at the same moment. Start one alone.")
-        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+        self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._beats.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._beats.join()
         if self.taken_over:
             raise RunError(
                 f"another run took '{self.folder}' over, since this one had not been heard of for "
                 f"{STALE_S:g} s. It goes on from what was complete."
             ) from error
-        if not self._is_another(self._read()):
-            storage.remove(self.uri)
-            storage.remove_empty(self._made)
+        try:
+            if not self._is_another(self._read()):
+                storage.remove(self.uri)
+                storage.remove_empty(self._made)
+        except Exception as unremoved:  # of a storage that ended the run, perhaps; it is found dead next time
+            logger.warning("'%s' could not be removed: %s", self.uri, unremoved)
 
     def _counts(self, owner: Owner) -> bool:
         """Whether an owner elsewhere is alive."""
@@ -123,7 +128,11 @@ class Lock:
     def _read(self) -> Owner | None:
         try:
             return Owner(**json.loads(storage.read_text(self.uri))) if storage.exists(self.uri) else None
-        except (ValueError, TypeError, RequestError):  # gone since, or no lock of ours
+        except (ValueError, TypeError):  # no lock of ours
+            return None
+        except RequestError:  # unless it is gone since
+            if storage.exists(self.uri):
+                raise
             return None
 
 

@@ -65,7 +65,7 @@ def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: 
     accuracy = {system.role: system.test.accuracy for system in systems}
     report = Report(
         name=config.name,
-        folder=config.folder,
+        folder=hidden(config.folder),
         accuracy_name=config.report.accuracy,
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),

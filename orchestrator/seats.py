@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from orchestrator.cluster import Placement
 from workers import processes
 from workers.data import Dataset
+from workers.errors import RunError
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.soft_targets import Numerics
@@ -24,6 +27,8 @@ from workers.teacher_actor import Started, TeacherActor
 HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
 place beside teachers that take all."""
+ROUGHLY = 0.25
+"""How far probabilities of one member on two machines may be apart."""
 PATIENCE_S, PATIENCE = 30.0, 10.0
 """A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
 
@@ -60,8 +65,9 @@ class Seat:
     stuck: int = -1
     """The last part that it had been asked for when it was lost: what comes later is new."""
     slowest_s: float = 0.0
-    """The longest that it took from one answer to the next; before the first, what it was tried on says."""
-    answered_s: float = 0.0
+    """The longest that an answer was waited for; before the first, what it was tried on says."""
+    probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """What its members said when they were first up."""
 
     @property
     def names(self) -> list[str]:
@@ -81,16 +87,26 @@ class Seat:
             if not ray.wait([self.up], timeout=0)[0]:
                 return False
             self.started = ray.get(self.up)
-            self.up, self.answered_s, self.slowest_s = None, time.monotonic(), self.started.part_s
+            self.up, self.slowest_s = None, max(self.slowest_s, self.started.part_s)
+            self._compare(self.started)
         return True
 
-    def answered(self, part: int) -> None:
-        """An answer is there: take down how long it took."""
-        now = time.monotonic()
-        self.slowest_s = max(self.slowest_s, now - self.answered_s)
-        self.answered_s = now
+    def answered(self, part: int, waited_s: float) -> None:
+        """An answer is there, after it alone was waited for so long."""
+        self.slowest_s = max(self.slowest_s, waited_s)
         if part > self.stuck:
             self.attempts = 0
+
+    def _compare(self, started: Started) -> None:
+        """Raise `RunError` where members that were started again, elsewhere perhaps, are not what they were."""
+        for name, said in started.probes.items():
+            first = self.probes.setdefault(name, said)
+            apart = float(np.abs(first - said).max())
+            if apart > ROUGHLY:
+                raise RunError(
+                    f"{name} answers differently since it was started again, by up to {apart:.2g}. Do all nodes have "
+                    "the same code and the same versions?"
+                )
 
     @property
     def patience_s(self) -> float:

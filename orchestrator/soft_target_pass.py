@@ -6,6 +6,7 @@ teachers. Where there is room for both, the pass goes on in a thread while the s
 
 from __future__ import annotations
 
+import _thread
 import logging
 import math
 import threading
@@ -177,17 +178,19 @@ def soft_targets(
         made.stop.set()
         if made.thread is not None:
             made.thread.join()
-        if ended is not None and isinstance(error, Exception):
+        if ended is not None and (isinstance(error, Exception) or not isinstance(ended, InterruptedError)):
             raise ended from None  # the student only ended because its soft targets did
         raise
     made.complete()
 
 
 def _abandon(folder: str) -> None:
+    """Say to the student that no further part will come."""
     try:
         store.abandon(folder)
-    except OSError as error:  # the student will not be able to write either, and end by that
+    except Exception as error:  # of any storage; then it can only be ended with whoever waits for it
         logger.warning("'%s' cannot be written: %s", folder, error)
+        _thread.interrupt_main()
 
 
 def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -307,10 +310,11 @@ def _compute(
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         probes = pool.probes()
-        ids = layout.ids(0)[: probe_rows(planned.classes)]
+        ids = layout.ids(0)[: min(numerics.micro_batch, probe_rows(planned.classes))]
         selftest.check(probes, transfer.y[ids % len(transfer)], planned.classes)
-        if members[0].name in probes:
-            selftest.check_copy(probes[members[0].name], members[0], gather(transfer.x, ids), numerics.device)
+        known = {member.name: member for member in members}
+        for name in pool.one_of_each_node():
+            selftest.check_copy(probes[name], known[name], gather(transfer.x, ids), numerics)
         assembly = Assembly(
             made.folder,
             layout,
@@ -338,4 +342,7 @@ def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
         update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
     )
     store.write_manifest(made.folder, manifest)
+    for _, name, _ in store.files(made.folder):
+        if name not in {part.path for part in manifest.parts}:  # made anew meanwhile
+            storage.remove(storage.join(made.folder, name))
     return manifest

@@ -118,6 +118,11 @@ class TeacherPool:
         started = [seat.started for seat in self._present() if seat.started is not None]
         return {name: said for each in started for name, said in each.probes.items()}
 
+    def one_of_each_node(self) -> list[str]:
+        """A member on every node that teachers are on."""
+        on = {s.started.where.node: s.names[0] for s in reversed(self._present()) if s.started is not None}
+        return list(on.values())
+
     @property
     def bound_by(self) -> Bound:
         """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
@@ -176,6 +181,8 @@ class TeacherPool:
     def _ask_anew(self) -> None:
         """What is in flight was asked for with other weights."""
         for seat in self._present():
+            for answer in seat.answers.values():
+                ray.cancel(answer.rows)  # what it has not begun need not hold up what it is asked next
             seat.answers.clear()
 
     def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
@@ -192,7 +199,7 @@ class TeacherPool:
             return
         awaited = answer.rows if near else answer.values
         try:
-            self._wait(awaited, seat)
+            waited_s = self._wait(awaited, seat)
             found = ray.get(awaited)
         except LOST as error:
             raise _Gone(seat, Kind.DIED, _evidence(error)) from error
@@ -201,7 +208,7 @@ class TeacherPool:
             if isinstance(inner, BadAnswer):
                 raise _Gone(seat, Kind.WRONG, str(inner), [inner.member]) from error
             raise cluster.as_run_error(f"teacher of {', '.join(seat.names)}", error) from error
-        seat.answered(part)
+        seat.answered(part, waited_s)
         if not near:
             self._check(seat, part, assembly, found)
             answer.values = found
@@ -217,8 +224,8 @@ class TeacherPool:
             if off > ensembles.SUM_TOLERANCE:
                 raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}")
 
-    def _wait(self, awaited: Any, seat: Seat) -> None:
-        """Until it is there, or failed.
+    def _wait(self, awaited: Any, seat: Seat) -> float:
+        """Until it is there, or failed: the seconds that this took.
 
         Raises: `_Gone` where it takes too long; InterruptedError where the pass is stopped.
         """
@@ -230,6 +237,7 @@ class TeacherPool:
             if waited > seat.patience_s:
                 evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
                 raise _Gone(seat, Kind.HUNG, evidence)
+        return time.monotonic() - began
 
     def _check_stopped(self) -> None:
         if self.stopped():
@@ -257,7 +265,7 @@ class TeacherPool:
         return dict(zip(names, ensembles.normalised([self.weights[name] for name in names]), strict=True))
 
     def _lost(self, gone: _Gone) -> None:
-        seat, names = gone.seat, gone.members
+        seat, names, was_here = gone.seat, gone.members, not gone.seat.away
         here = [name for other in self._present() for name in other.names if name not in names]
         apart = gone.kind is Kind.WRONG and len(names) < len(seat.names)
         loss = Loss(gone.kind, seat.attempts, sum(self.weights[name] > 0 for name in here), apart)
@@ -278,7 +286,7 @@ class TeacherPool:
         if action is not Action.DROP:
             seat.attempts += 1
             seat.start(self.start, self.stacked)
-        if action is not Action.RESTART:
+        if action is not Action.RESTART and was_here:
             self._ask_anew()
 
     def _release(self) -> None:

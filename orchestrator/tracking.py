@@ -120,11 +120,13 @@ class Tracker:
                 else self.client.create_experiment(config.tracking.experiment, artifact_location=_artifacts(uri))
             )
             self._runs: dict[str, str] = {}
+            self._roles: dict[str, str] = {}
             self.run_id = self._find(again) or self._create(config.name, "run", parent=None)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
                 f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
             ) from error
+        self._config = config
         self._failures = 0
         self._left_alone_s = 0.0
         self.missed: str | None = None
@@ -133,12 +135,8 @@ class Tracker:
 
     def system(self, name: str, role: str) -> None:
         """Open the nested run of one system, unless there is one."""
-
-        def create() -> None:
-            if name not in self._runs:
-                self._runs[name] = self._create(name, role, parent=self.run_id)
-
-        self._attempt(create)
+        self._roles[name] = role
+        self._attempt(self._run_of, name)
 
     def epoch(self, name: str, epoch: Epoch) -> None:
         """Send one epoch of a system's training."""
@@ -148,7 +146,7 @@ class Tracker:
         """Send those epochs of a system that the tracker has not got."""
 
         def send() -> None:
-            there = {metric.step for metric in self.client.get_metric_history(self._runs[name], VALIDATION_ACCURACY)}
+            there = {metric.step for metric in self.client.get_metric_history(self._run_of(name), VALIDATION_ACCURACY)}
             for epoch in history:
                 if epoch.epoch + 1 not in there:
                     self._metrics(name, _epoch_metrics(epoch), epoch.epoch + 1)
@@ -157,7 +155,8 @@ class Tracker:
 
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send what the tracker has not got of the systems and their epochs."""
-        self.missed = None
+        self._failures, self.missed = 0, None
+        self._attempt(self._describe, self._config)
         for system in report.systems:
             self.system(system.name, system.role)
             self.epochs(system.name, histories.get(system.name, ()))
@@ -179,6 +178,7 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """End all runs: FINISHED, FAILED or KILLED."""
+        self._failures = 0  # asked once more, whatever was before
         for run_id in (*self._runs.values(), self.run_id):
             self._attempt(self.client.set_terminated, run_id, status)
 
@@ -190,11 +190,19 @@ class Tracker:
             return None
         try:
             self.client.get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return None
         nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
         self._runs = {run.data.tags["mlflow.runName"]: run.info.run_id for run in nested}
         return run_id
+
+    def _run_of(self, name: str) -> str:
+        """A system's nested run; opened now where the tracker was down when it was to be."""
+        if name not in self._runs:
+            self._runs[name] = self._create(name, self._roles[name], parent=self.run_id)
+        return self._runs[name]
 
     def _create(self, name: str, role: str, parent: str | None) -> str:
         tags = {ROLE: role, "mlflow.runName": name}
@@ -216,7 +224,7 @@ class Tracker:
 
         now = int(time.time() * 1000)
         self.client.log_batch(
-            self._runs[name], metrics=[Metric(key, value, now, step) for key, value in figures.items()]
+            self._run_of(name), metrics=[Metric(key, value, now, step) for key, value in figures.items()]
         )
 
     def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 from typing import Any
 
 import safetensors.torch
@@ -20,6 +19,9 @@ from workers import storage
 from workers.errors import RequestError
 
 logger = logging.getLogger(__name__)
+
+CHECKSUM = 64
+"""Bytes of a sha256 in hexadecimal digits."""
 
 
 def save(weights: dict[str, Tensor], uri: str) -> None:
@@ -54,23 +56,25 @@ def load(module: nn.Module, uri: str) -> None:
 
 
 def save_state(state: dict[str, Any], uri: str, mark: str = "") -> None:
-    """Write what training goes on from: tensors and plain values, and what they follow from."""
+    """Write what training goes on from: tensors and plain values, and what they follow from; its sha256 first."""
     buffer = io.BytesIO()
     torch.save({"mark": mark, "state": state}, buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+    content = buffer.getvalue()
+    storage.write_bytes(uri, storage.sha256(content).encode() + content)
 
 
 def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
     """What `save_state` wrote, on the CPU; None where there is nothing that can be read and follows from the same."""
     if not storage.exists(uri):
         return None
-    try:
-        found = torch.load(io.BytesIO(storage.read_bytes(uri)), weights_only=True, map_location="cpu")
-        state: dict[str, Any] = found["state"]
-        return state if found["mark"] == mark else None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        logger.warning("'%s' is not what was written (%s); not used", uri, type(error).__name__)
+    raw = storage.read_bytes(uri)
+    checksum, content = raw[:CHECKSUM], raw[CHECKSUM:]
+    if storage.sha256(content).encode() != checksum:
+        logger.warning("'%s' is not what was written; not used", uri)
         return None
+    found = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    state: dict[str, Any] = found["state"]
+    return state if found["mark"] == mark else None
 
 
 def sha256(uri: str) -> str:

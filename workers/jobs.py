@@ -24,7 +24,7 @@ from workers.teacher import Member
 from workers.train_loop import Epoch, Task
 
 STATE = "state.pt"
-"""Where a member's training goes on from, beside its weights, until they are there."""
+"""Where a member's training goes on from, beside its weights, until it is on record that they are there."""
 
 
 @ray.remote
@@ -46,10 +46,8 @@ def train_member(
         progress.restore(known)
     for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
         heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
-        if len(progress.history) < training.epochs:
-            checkpoints.save_state(progress.state(), state, mark)
+        checkpoints.save_state(progress.state(), state, mark)
     checkpoints.save(progress.kept_weights(), member.weights)
-    storage.remove(state)
     return progress.history
 
 

@@ -10,11 +10,12 @@ import os
 import re
 
 HIDDEN = "***"
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_USER = re.compile(r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|[^/\s@'\"]+)(?=@)")
 _NAMED = re.compile(  # `pad_token` and its like belong to language models
-    r"(?i)\b([\w-]*(?:password|passwd|secret|signature|credential|api_?key|access_?key|account_?key)|sig"
-    r"|(?:[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?)?token)"
-    r"(['\"]?\s*[=:]\s*['\"]?)([^\s'\"&,;}\])]+)"
+    r"(?i)\b((?:[\w-]*(?:password|passwd|secret|signature|credential|api_?key|access_?key|account_?key|authorization)"
+    r"|[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?token)['\"]?\s*[=:]\s*"
+    r"|(?:\btoken|[?&]sig)=)"
+    r"(?:\"[^\"]*\"|'[^']*'|(?:(?:Basic|Bearer)\s+)?[^\s'\"&;}\])]*[^\s'\"&;}\]),])"
 )
 _TELLING = re.compile(r"(?i)password|passwd|secret|token|credential|api_?key|access_?key|account_?key")
 SHORTEST = 8
@@ -24,10 +25,10 @@ SHORTEST = 8
 def hidden(text: str) -> str:
     """`text` without secrets: `scheme://***@host`, `token=***`, and the values of variables that are named for one."""
     text = _USER.sub(HIDDEN, text)
-    text = _NAMED.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}", text)
+    text = _NAMED.sub(lambda found: f"{found[1]}{HIDDEN}", text)
     for name, value in os.environ.items():
         if len(value) >= SHORTEST and _TELLING.search(name) and not os.path.exists(value):
-            text = text.replace(value, HIDDEN)
+            text = re.sub(rf"(?<![\w-]){re.escape(value)}(?![\w-])", HIDDEN, text)
     return text
 
 
