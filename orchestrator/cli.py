@@ -46,16 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--verbose", action="store_true", help="show log lines, Ray's included")
-    parser = argparse.ArgumentParser(
-        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser(
-        "run", parents=[common], help="members, baseline, soft targets, student, evaluation, report"
-    )
-    run.add_argument("config", metavar="CONFIG", help="a YAML file")
-    run.add_argument(
+    overriding = argparse.ArgumentParser(add_help=False)
+    overriding.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
@@ -63,14 +55,22 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="override a key, such as ensemble.size=5; may be repeated",
     )
+    parser = argparse.ArgumentParser(
+        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", parents=[common, overriding], help="members, baseline, soft targets, student, evaluation, report"
+    )
+    run.add_argument("config", metavar="CONFIG", help="a YAML file")
     run.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
     run.set_defaults(command=_run)
 
-    report = commands.add_parser("report", parents=[common], help="the report of a finished run")
+    report = commands.add_parser("report", parents=[common, overriding], help="the report of a finished run")
     report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
     report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
     report.add_argument("--push", action="store_true", help="send the tracker what it has not got, and print nothing")
-    report.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="as in run")
     report.set_defaults(command=_report)
 
     compare = commands.add_parser("compare", parents=[common], help="several runs on one table")
@@ -78,10 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(command=_compare)
 
     doctor = commands.add_parser(
-        "doctor", parents=[common], help="versions, cores, GPUs; storage and tracker reached or not"
+        "doctor", parents=[common, overriding], help="versions, cores, GPUs; storage and tracker reached or not"
     )
     doctor.add_argument("config", metavar="CONFIG", nargs="?", help="check what this configuration needs")
-    doctor.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="as in run")
     doctor.set_defaults(command=_doctor)
     return parser
 

@@ -24,7 +24,7 @@ class Action(Enum):
     RESTART = "restart"
     """Start it again, and wait for it."""
     REWEIGHT = "reweight"
-    """Go on with the others, start it again meanwhile, and take it back when it is up."""
+    """Start it again; go on with the others meanwhile, or where nobody is left wait for whoever is up first."""
     DROP = "drop"
     """Go on with the others for good."""
     FAIL = "fail"
@@ -32,23 +32,23 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Loss:
-    """One lost teacher: how, how often in a row it had been started again, and how many members others still host.
+    """One lost teacher: how often in a row it had been started again.
 
-    apart: whether it hosts members besides those that were lost, which can go on without them.
+    others: members that are there or on their way and whose answers count. apart: whether some of them share its
+    process and can go on there without it.
     """
 
-    kind: Kind
     attempts: int
-    survivors: int
+    others: int
     apart: bool = False
 
 
 def decide(on_member_loss: str, loss: Loss) -> Action:
-    """`wait` starts it again, up to `MAX_ATTEMPTS` times; `reweight` goes on with the others, and waits only where
-    nobody is left; `fail` ends the run."""
+    """`wait` and `reweight` start it again, up to `MAX_ATTEMPTS` times; then `wait` gives up, and `reweight` only where
+    it was the last; `fail` ends the run."""
     again = loss.attempts < MAX_ATTEMPTS
-    if on_member_loss == "reweight" and loss.survivors > 0:
-        return Action.REWEIGHT if again and not loss.apart else Action.DROP
-    if on_member_loss in ("wait", "reweight") and again:
-        return Action.RESTART
-    return Action.FAIL
+    if on_member_loss == "reweight":
+        if again and not (loss.apart and loss.others):
+            return Action.REWEIGHT
+        return Action.DROP if loss.others else Action.FAIL
+    return Action.RESTART if on_member_loss == "wait" and again else Action.FAIL

@@ -34,8 +34,8 @@ SUSPECTED_S = 10.0
 SILENCE_S, SILENCE = 120.0, 10.0
 """A member in training hangs once it was not heard of for so long, and for so many times its slowest epoch. Until its
 first epoch is there nobody knows how long one takes, so until then it is not taken for hung."""
-HEARD_TIMEOUT_S, OVERTAKEN_S = 10.0, 0.5
-"""How long what a worker said of its last epoch may be on its way, and then what it said before."""
+HEARD_TIMEOUT_S = 10.0
+"""How long what a worker said of its last epoch may be on its way."""
 
 
 @dataclass
@@ -135,7 +135,6 @@ class Journal:
         name = trained.member.name
         if not trained.reused:
             _wait(lambda: (name, len(trained.history) - 1) in self._told, HEARD_TIMEOUT_S)
-            _wait(lambda: all((name, epoch.epoch) in self._told for epoch in trained.history), OVERTAKEN_S)
         for epoch in trained.history:
             self._track(name, epoch)
 
@@ -217,7 +216,7 @@ class Journal:
             return
         self._events.write("epoch", system=system, **vars(epoch))
         self._track(system, epoch)
-        self._told.add((system, epoch.epoch))  # only now, so that nobody tells the tracker the next before this one
+        self._told.add((system, epoch.epoch))
         training = self._training.get(system)
         if training is not None:
             training.heard += 1

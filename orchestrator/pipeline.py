@@ -40,6 +40,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     with cluster.connect(verbose=verbose) as machines:
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)
+        preflight.check_shared(config.storage)
         with Lock(config.folder), Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
             storage.sweep(config.folder)
             reports.remove(config.folder)

@@ -7,6 +7,7 @@ given checkpoints, metrics. What a cluster can hold is checked by `cluster.place
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 from orchestrator import cluster, tracking
 from orchestrator.config import RunConfig
@@ -15,6 +16,11 @@ from workers import data as datasets
 from workers.data import Dataset
 from workers.errors import RequestError
 from workers.specs import FactorySpec
+
+if TYPE_CHECKING:
+    import ray
+
+ANSWER_TIMEOUT_S = 60.0
 
 
 def check(config: RunConfig) -> Dataset:
@@ -45,6 +51,42 @@ def check(config: RunConfig) -> Dataset:
     for metric in config.evaluation.metrics:
         _check_metric(metric)
     return dataset
+
+
+def check_shared(uri: str) -> None:
+    """Raise `RequestError` where `uri` is a folder that not every node of the cluster sees; leaves nothing there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) == 1 or not storage.is_local(uri):
+        return
+
+    @ray.remote(num_cpus=0)
+    def sees(name: str) -> bool:
+        return storage.exists(name)
+
+    with storage.probed(uri) as name:
+        asked = {
+            sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(name): address
+            for node, address in nodes.items()
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
+        blind = sorted({asked[answer] for answer in answered if not _sees(answer)})
+    if blind:
+        raise RequestError(
+            f"storage '{uri}' is a folder that {', '.join(blind)} of the cluster's {len(nodes)} nodes cannot see. Set "
+            "`storage` to an object store, or to a folder that all nodes share."
+        )
+
+
+def _sees(answer: ray.ObjectRef[bool]) -> bool:
+    import ray
+
+    try:
+        return bool(ray.get(answer))
+    except ray.exceptions.RayError:  # a node that is gone meanwhile is no reason to refuse the others
+        return True
 
 
 def _check_metric(spec: FactorySpec) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from orchestrator import selftest
 from orchestrator.cluster import Placement
 from workers import processes
 from workers.data import Dataset
@@ -27,8 +28,6 @@ from workers.teacher_actor import Started, TeacherActor
 HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
 place beside teachers that take all."""
-ROUGHLY = 0.25
-"""How far probabilities of one member on two machines may be apart."""
 PATIENCE_S, PATIENCE = 30.0, 10.0
 """A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
 
@@ -55,7 +54,7 @@ class Seat:
     started: Started | None = None
     """Where it runs, once it is up."""
     asked_s: float = 0.0
-    """When it was started."""
+    """When it was started, or told anew how to compute."""
     away: bool = False
     """Whether the others go on without it."""
     answers: dict[int, Answer] = field(default_factory=dict)
@@ -75,8 +74,17 @@ class Seat:
 
     def start(self, start: Start, stacked: bool | None) -> None:
         """Begin to fill the seat; what it is asked meanwhile is answered once the actor is up."""
-        self.actor, self.asked_s, self.started = start(self.members), time.monotonic(), None
-        self.up = self.actor.ready.remote(stacked)  # before what it is asked next
+        self.actor, self.started = start(self.members), None
+        self.prepare(stacked)  # before what it is asked next
+
+    def prepare(self, stacked: bool | None) -> None:
+        """Let the actor decide, or tell it, whether members that share it are stacked; until then it is not up."""
+        self.asked_s, self.up = time.monotonic(), self.actor.ready.remote(stacked)
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether somebody sits here, or is on the way."""
+        return self.actor is not None
 
     def is_up(self) -> bool:
         """Whether the actor is there.
@@ -100,9 +108,8 @@ class Seat:
     def _compare(self, started: Started) -> None:
         """Raise `RunError` where members that were started again, elsewhere perhaps, are not what they were."""
         for name, said in started.probes.items():
-            first = self.probes.setdefault(name, said)
-            apart = float(np.abs(first - said).max())
-            if apart > ROUGHLY:
+            apart = selftest.apart(self.probes.setdefault(name, said), said)
+            if apart > selftest.ROUGH_AGREEMENT:
                 raise RunError(
                     f"{name} answers differently since it was started again, by up to {apart:.2g}. Do all nodes have "
                     "the same code and the same versions?"
@@ -116,7 +123,6 @@ class Seat:
     def lose(self, hung: bool) -> None:
         """Whoever sits here is gone, or is made to go."""
         self.stuck = max([self.stuck, *self.answers])
-        self.answers.clear()
         self.end(hung)
 
     def end(self, hung: bool = False) -> None:

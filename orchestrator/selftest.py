@@ -23,8 +23,7 @@ from workers.teacher import Member
 Probabilities = NDArray[np.float32]
 
 AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
-"""How far the driver's float32 on its CPU may be from a teacher's probabilities: computed alike, or on a GPU or in
-bfloat16."""
+"""How far two machines' probabilities of one member may be apart: computed alike, or one on a GPU or in bfloat16."""
 SEEN = 5
 """Examples of a class, from how many on it says something about the order."""
 
@@ -50,16 +49,21 @@ def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> N
         _check_order(name, answers[name], others, "the others say")
 
 
+def apart(one: Probabilities, other: Probabilities) -> float:
+    """The largest difference of two answers [n, K] to the same examples."""
+    return float(np.abs(one - other).max())
+
+
 def check_copy(said: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
     """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
     with torch.no_grad():
         own = torch.softmax(teacher.load(member)(x).float(), dim=-1).numpy()
-    apart = float(np.abs(said - own).max())
+    off = apart(said, own)
     alike = numerics.device == "cpu" and numerics.precision != "bfloat16"
     expected = AGREEMENT if alike else ROUGH_AGREEMENT
-    if not apart <= expected:
+    if not off <= expected:
         raise RunError(
-            f"{member.name} answers its teacher's process and the driver differently, by up to {apart:.2g} (expected "
+            f"{member.name} answers its teacher's process and the driver differently, by up to {off:.2g} (expected "
             f"{expected:g}). Do both nodes have the same code and the same versions of torch?"
         )
 

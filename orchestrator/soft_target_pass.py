@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,8 +152,9 @@ def soft_targets(
                         journal.lost,
                         numerics.stacked,
                         made.stop.is_set,
+                        _check(dataset.transfer, members, made, numerics),
                     )
-                    _compute(made, dataset.transfer, members, missing, pool, numerics, stage)
+                    _compute(made, missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, 0.0)
@@ -296,10 +297,24 @@ def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -
     return stream is True or (stream == "auto" and machines.cpus - placement.actors * placement.num_cpus >= 1)
 
 
+def _check(
+    transfer: Split, members: Sequence[Member], made: SoftTargetPass, numerics: Numerics
+) -> Callable[[TeacherPool], None]:
+    """What raises where teachers that are up do not answer as they should."""
+    classes, known = made.planned.classes, {member.name: member for member in members}
+    ids = made.layout.ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
+
+    def check(pool: TeacherPool) -> None:
+        probes = pool.probes()
+        selftest.check(probes, transfer.y[ids % len(transfer)], classes)
+        for name in pool.one_of_each_node():
+            selftest.check_copy(probes[name], known[name], gather(transfer.x, ids), numerics)
+
+    return check
+
+
 def _compute(
     made: SoftTargetPass,
-    transfer: Split,
-    members: Sequence[Member],
     missing: Sequence[int],
     pool: TeacherPool,
     numerics: Numerics,
@@ -309,12 +324,6 @@ def _compute(
     planned, layout = made.planned, made.layout
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
-        probes = pool.probes()
-        ids = layout.ids(0)[: min(numerics.micro_batch, probe_rows(planned.classes))]
-        selftest.check(probes, transfer.y[ids % len(transfer)], planned.classes)
-        known = {member.name: member for member in members}
-        for name in pool.one_of_each_node():
-            selftest.check_copy(probes[name], known[name], gather(transfer.x, ids), numerics)
         assembly = Assembly(
             made.folder,
             layout,
@@ -342,7 +351,8 @@ def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
         update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
     )
     store.write_manifest(made.folder, manifest)
+    kept = {part.path for part in manifest.parts}
     for _, name, _ in store.files(made.folder):
-        if name not in {part.path for part in manifest.parts}:  # made anew meanwhile
+        if name not in kept:  # made anew meanwhile
             storage.remove(storage.join(made.folder, name))
     return manifest

@@ -36,6 +36,8 @@ GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """How Ray says that a teacher, or what it had answered, is no longer there."""
 START_TIMEOUT_S = 300.0
+WRITE_TIMEOUT_S = 120.0
+"""After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
 
 
@@ -61,9 +63,11 @@ class TeacherPool:
         heard: Callable[[str, Sequence[str], str], None],
         stacked: bool | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        check: Callable[[TeacherPool], None] = lambda pool: None,
     ) -> None:
         """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `heard(what, member
         names, evidence)` hears of teachers that are lost and that come back. Where `stopped()`, nothing is waited for.
+        `check` raises where those that are up, at the start and whenever one is back, are not to be trusted.
         """
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
         self.start = start
@@ -71,6 +75,7 @@ class TeacherPool:
         self.heard = heard
         self.stacked = stacked
         self.stopped = stopped
+        self.check = check
         self.wait_s = 0.0
         self.work_s = 0.0
         self.seats = [Seat([members[k] for k in group]) for group in groups]
@@ -78,6 +83,7 @@ class TeacherPool:
     def __enter__(self) -> TeacherPool:
         try:
             self.stacked = self._open()
+            self.check(self)
         except BaseException:
             self._release()
             raise
@@ -98,6 +104,7 @@ class TeacherPool:
             while True:
                 try:
                     self._welcome()
+                    self._await_anybody()
                     for seat in self._present():
                         self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
                     for seat in self._present():
@@ -135,31 +142,39 @@ class TeacherPool:
         """All teachers up, and of one mind on whether members that share one are stacked."""
         for seat in self.seats:
             seat.start(self.start, self.stacked)
-        for seat in list(self.seats):
-            while not seat.away:
-                try:
-                    self._await_start(seat)
-                    break
-                except _Gone as gone:
-                    self._lost(gone)
-        choices = {seat.started.stacked for seat in self._present() if seat.started is not None}
-        if len(choices) > 1:
-            ray.get([seat.actor.ready.remote(False) for seat in self._present()])
-        return choices == {True}
+        while True:
+            try:
+                for seat in self._present():
+                    self._await_start([seat])
+                self._await_anybody()
+                choices = {seat.started.stacked for seat in self._present() if seat.started is not None}
+                if len(choices) == 1:
+                    return choices == {True}
+                self.stacked = False
+                for seat in self._present():
+                    seat.prepare(self.stacked)
+            except _Gone as gone:
+                self._lost(gone)
 
-    def _await_start(self, seat: Seat) -> None:
-        """Until the actor is up.
+    def _await_anybody(self) -> None:
+        """Until there is somebody whose answers count."""
+        while not any(self.weights[name] > 0 for seat in self._present() for name in seat.names):
+            self._await_start([seat for seat in self.seats if seat.is_expected and seat.away])
+            self._welcome()
+
+    def _await_start(self, seats: Sequence[Seat]) -> None:
+        """Until one of these actors is up.
 
         Raises: `RunError` where it takes too long, or what it is to host cannot be hosted.
         """
-        while not self._up(seat):
+        while not any([self._up(seat) for seat in seats]):
             self._check_stopped()
-            if time.monotonic() - seat.asked_s > START_TIMEOUT_S:
+            if time.monotonic() - max(seat.asked_s for seat in seats) > START_TIMEOUT_S:
                 raise RunError(
                     f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
                     f"{ray.available_resources()}."
                 )
-            ray.wait([seat.up], timeout=POLL_S)
+            ray.wait([seat.up for seat in seats], timeout=POLL_S)
 
     def _up(self, seat: Seat) -> bool:
         try:
@@ -172,8 +187,12 @@ class TeacherPool:
     def _welcome(self) -> None:
         """Take back whoever is up again."""
         for seat in self.seats:
-            if seat.away and seat.up is not None and self._up(seat):
+            if seat.away and seat.is_expected and self._up(seat):
+                if self.stacked is False and seat.started is not None and seat.started.stacked:
+                    seat.prepare(self.stacked)  # it had begun before the others knew
+                    continue
                 seat.away = False
+                self.check(self)
                 self._ask_anew()
                 logger.warning("teacher of %s is back", ", ".join(seat.names))
                 self.heard("back", seat.names, "")
@@ -229,7 +248,7 @@ class TeacherPool:
 
         Raises: `_Gone` where it takes too long; InterruptedError where the pass is stopped.
         """
-        self._await_start(seat)
+        self._await_start([seat])
         began = time.monotonic()
         while not ray.wait([awaited], timeout=POLL_S)[0]:
             self._check_stopped()
@@ -250,7 +269,7 @@ class TeacherPool:
         if not near:
             return assembly.part(part, names, *answers)
         try:
-            made: Part = ray.get(part_beside_teachers.remote(assembly, part, names, *answers))
+            made = self._written(lambda: part_beside_teachers.remote(assembly, part, names, *answers), part)
         except GONE as error:
             lost = getattr(error, "object_ref_hex", None)
             whose = [seat for seat in present if seat.answers[part].values.hex() == lost]
@@ -259,6 +278,21 @@ class TeacherPool:
             raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
         return made
 
+    def _written(self, ask: Callable[[], Any], part: int) -> Part:
+        while True:
+            asked, asked_s = ask(), time.monotonic()
+            while not ray.wait([asked], timeout=POLL_S)[0]:
+                self._check_stopped()
+                if time.monotonic() - asked_s > WRITE_TIMEOUT_S:
+                    logger.warning(
+                        "part %d was not written after %g s; another process is asked", part, WRITE_TIMEOUT_S
+                    )
+                    ray.cancel(asked, force=True)
+                    break
+            else:
+                made: Part = ray.get(asked)
+                return made
+
     def _shares(self) -> dict[str, float]:
         """The weights of the members that are here, summing to 1."""
         names = [name for seat in self._present() for name in seat.names]
@@ -266,9 +300,9 @@ class TeacherPool:
 
     def _lost(self, gone: _Gone) -> None:
         seat, names, was_here = gone.seat, gone.members, not gone.seat.away
-        here = [name for other in self._present() for name in other.names if name not in names]
+        others = [name for other in self.seats if other.is_expected for name in other.names if name not in names]
         apart = gone.kind is Kind.WRONG and len(names) < len(seat.names)
-        loss = Loss(gone.kind, seat.attempts, sum(self.weights[name] > 0 for name in here), apart)
+        loss = Loss(seat.attempts, sum(self.weights[name] > 0 for name in others), apart)
         action = failures.decide(self.spec.on_member_loss, loss)
         logger.warning("teacher of %s %s (%s): %s", ", ".join(names), gone.kind.value, gone.evidence, action.value)
         self.heard(action.value, names, gone.evidence)

@@ -140,7 +140,7 @@ class Tracker:
 
     def epoch(self, name: str, epoch: Epoch) -> None:
         """Send one epoch of a system's training."""
-        self._attempt(self._metrics, name, _epoch_metrics(epoch), epoch.epoch + 1)
+        self._attempt(self._send_epoch, name, epoch)
 
     def epochs(self, name: str, history: Sequence[Epoch]) -> None:
         """Send those epochs of a system that the tracker has not got."""
@@ -149,7 +149,7 @@ class Tracker:
             there = {metric.step for metric in self.client.get_metric_history(self._run_of(name), VALIDATION_ACCURACY)}
             for epoch in history:
                 if epoch.epoch + 1 not in there:
-                    self._metrics(name, _epoch_metrics(epoch), epoch.epoch + 1)
+                    self._send_epoch(name, epoch)
 
         self._attempt(send)
 
@@ -173,7 +173,7 @@ class Tracker:
                 LATENCY_P99: system.latency_ms.p99,
                 **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
             }
-            self._attempt(self._metrics, system.name, figures, 0)
+            self._attempt(self._metrics, system.name, figures, 0, time.time())
         self._attempt(self._summarise, report, histories)
 
     def close(self, status: str) -> None:
@@ -219,12 +219,22 @@ class Tracker:
         self.client.log_batch(self.run_id, params=params[:100])
         self.client.log_text(self.run_id, text, "config.yaml")
 
-    def _metrics(self, name: str, figures: Mapping[str, float], step: int) -> None:
+    def _send_epoch(self, name: str, epoch: Epoch) -> None:
+        """As of when it ended: MLflow orders by that, and epochs may be heard of late and out of order."""
+        figures = {
+            TRAIN_LOSS: epoch.train_loss,
+            VALIDATION_ACCURACY: epoch.validation_accuracy,
+            "validation_nll": epoch.validation_nll,
+            "epoch_seconds": epoch.seconds,
+        }
+        self._metrics(name, figures, epoch.epoch + 1, epoch.ended_s)
+
+    def _metrics(self, name: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        at_ms = int(at_s * 1000)
         self.client.log_batch(
-            self._run_of(name), metrics=[Metric(key, value, now, step) for key, value in figures.items()]
+            self._run_of(name), metrics=[Metric(key, value, at_ms, step) for key, value in figures.items()]
         )
 
     def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
@@ -265,15 +275,6 @@ class Tracker:
                     "--push` sends it afterwards.",
                     self.missed,
                 )
-
-
-def _epoch_metrics(epoch: Epoch) -> dict[str, float]:
-    return {
-        TRAIN_LOSS: epoch.train_loss,
-        VALIDATION_ACCURACY: epoch.validation_accuracy,
-        "validation_nll": epoch.validation_nll,
-        "epoch_seconds": epoch.seconds,
-    }
 
 
 def _artifacts(uri: str) -> str | None:

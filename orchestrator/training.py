@@ -28,7 +28,7 @@ from orchestrator.cluster import Machines, Placement
 from workers import checkpoints, factories, processes, storage
 from workers.data import Dataset
 from workers.errors import RunError
-from workers.jobs import STATE, train_member
+from workers.jobs import train_member
 from workers.models import seed_of
 from workers.processes import Where
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
@@ -123,7 +123,7 @@ def train_members(
             history = ray.get(done)
             del pending[done]
             _record(member, mark, history)
-            storage.remove(storage.join(storage.parent(member.weights), STATE))
+            storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
             found[k] = Trained(member, history, reused=False)
     except Exception as error:
         raise cluster.as_run_error(f"training {member.name}", error) from error

@@ -20,6 +20,8 @@ from workers.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+STATE = "state.pt"
+"""What the file is called that training goes on from."""
 CHECKSUM = 64
 """Bytes of a sha256 in hexadecimal digits."""
 

@@ -23,9 +23,6 @@ from workers.specs import FactorySpec, TrainingSpec
 from workers.teacher import Member
 from workers.train_loop import Epoch, Task
 
-STATE = "state.pt"
-"""Where a member's training goes on from, beside its weights, until it is on record that they are there."""
-
 
 @ray.remote
 def train_member(
@@ -40,7 +37,7 @@ def train_member(
     torch.set_num_threads(threads)
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
-    state = storage.join(storage.parent(member.weights), STATE)
+    state = storage.join(storage.parent(member.weights), checkpoints.STATE)
     known = checkpoints.load_state(state, mark)
     if known is not None:
         progress.restore(known)

@@ -13,7 +13,8 @@ import posixpath
 import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,12 +73,12 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    return bool(_patiently(uri, lambda: fs.exists(path)))
 
 
 def is_folder(uri: str) -> bool:
     fs, path = filesystem(uri)
-    return bool(fs.isdir(path))
+    return bool(_patiently(uri, lambda: fs.isdir(path)))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -91,7 +92,7 @@ def read_bytes(uri: str) -> bytes:
             return bytes(file.read())
 
     try:
-        return read() if is_local(uri) else _patiently(read)
+        return _patiently(uri, read)
     except FileNotFoundError:
         raise RequestError(
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
@@ -128,7 +129,7 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
             with fs.open(path, "wb") as file:
                 write(file)
 
-        return _patiently(upload) if patient else upload()
+        return _patiently(uri, upload) if patient else upload()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
     try:
@@ -142,9 +143,12 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
         raise
 
 
-def _patiently(ask: Callable[[], T]) -> T:
-    """Ask a storage that is elsewhere, and again a little later where it does not do it: what asks is repeatable."""
-    for wait_s in BACK_OFF_S:
+def _patiently(uri: str, ask: Callable[[], T]) -> T:
+    """Ask the storage of `uri`; one that is elsewhere again a little later where it does not do it.
+
+    What is asked can be asked twice.
+    """
+    for wait_s in () if is_local(uri) else BACK_OFF_S:
         try:
             return ask()
         except (FileNotFoundError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
@@ -158,16 +162,18 @@ def _patiently(ask: Callable[[], T]) -> T:
 def names(folder: str) -> list[str]:
     """The names of what is in a folder, sorted; none where there is no such folder."""
     fs, path = filesystem(folder)
-    if not fs.isdir(path):
-        return []
-    fs.invalidate_cache(path)
-    return sorted(posixpath.basename(str(found).rstrip("/")) for found in fs.ls(path, detail=False))
+
+    def list_it() -> list[Any]:
+        fs.invalidate_cache(path)
+        return list(fs.ls(path, detail=False)) if fs.isdir(path) else []
+
+    return sorted(posixpath.basename(str(found).rstrip("/")) for found in _patiently(folder, list_it))
 
 
 def size(uri: str) -> int:
     """Bytes of a file."""
     fs, path = filesystem(uri)
-    return int(fs.size(path))
+    return int(_patiently(uri, lambda: fs.size(path)))
 
 
 def remove(uri: str, all_but: str = "") -> None:
@@ -178,8 +184,12 @@ def remove(uri: str, all_but: str = "") -> None:
                 remove(join(uri, name))
         return
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+
+    def clear() -> None:
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+    _patiently(uri, clear)
 
 
 def sweep(folder: str) -> None:
@@ -211,16 +221,27 @@ def probe_writable(uri: str) -> None:
             f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
             "folder or to an object store."
         )
-    made = missing_folders(uri)
-    name = join(uri, f".probe-{uuid.uuid4().hex}")
     try:
-        write_bytes(name, b"probe", patient=False)
-        remove(name)
+        with probed(uri):
+            pass
     except Exception as error:  # each file system has errors of its own
         raise RequestError(
             f"storage '{uri}' cannot be written ({_brief(error)}). Expected a folder or URI where this "
             "user may create files; set `storage` to one."
         ) from error
+
+
+@contextmanager
+def probed(uri: str) -> Iterator[str]:
+    """A small file below `uri`, there as long as the `with` block lasts."""
+    made = missing_folders(uri)
+    name = join(uri, f".probe-{uuid.uuid4().hex}")
+    try:
+        write_bytes(name, b"probe", patient=False)
+        try:
+            yield name
+        finally:
+            remove(name)
     finally:
         remove_empty(made)
 

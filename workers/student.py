@@ -30,7 +30,6 @@ from workers.train_loop import Epoch, Progress, Task
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.pt"
 HISTORY = "history.json"
 FAILURE = "failure.json"
 TELL_TIMEOUT_S = 10.0
@@ -154,7 +153,7 @@ def _task(job: WorkerJob) -> Task:
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:
-    checkpoints.save_state(progress.state(), str(folder / STATE))
+    checkpoints.save_state(progress.state(), str(folder / checkpoints.STATE))
     return ray.train.Checkpoint.from_directory(folder)
 
 
@@ -163,6 +162,6 @@ def _resume(progress: Progress) -> None:
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
-        state = checkpoints.load_state(str(Path(folder, STATE)))
+        state = checkpoints.load_state(str(Path(folder, checkpoints.STATE)))
     if state is not None:
         progress.restore(state)

@@ -96,7 +96,7 @@ class Teacher:
         """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
         found = {}
         for names, forward in self._forwards({}, self.modules):
-            answers = [forward(number, batch.to(self.device)) for number, batch in enumerate(x.split(self.micro_batch))]
+            answers = [forward(number, batch) for number, batch in enumerate(x.split(self.micro_batch))]
             for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
                 found[name] = said
         return found
@@ -120,13 +120,13 @@ class Teacher:
 
         known: logits [N, K] float32 of members that need not be computed. keep(name, logits) gets those of the others.
 
-        Raises: `BadAnswer` where a member's logits are not of so many classes, or their softmax is not finite.
+        Raises: `BadAnswer` where a member's logits are not of so many classes, or their softmax does not sum to 1.
         """
         total: list[Tensor] = []
         at_once = x.nbytes <= RESIDENT_BYTES
         batches = (x.to(self.device, non_blocking=True) if at_once else x).split(self.micro_batch)
         for names, forward in self._forwards(known, weights):
-            finite = torch.ones(len(names), dtype=torch.bool, device=self.device)
+            off = torch.zeros(len(names), device=self.device)
             said: list[Tensor] = []
             for number, batch in enumerate(batches):
                 logits = forward(number, batch)
@@ -137,7 +137,7 @@ class Teacher:
                 if keep is not None and names[0] not in known:
                     said.append(logits.cpu())
                 probabilities = torch.softmax(logits / temperature, dim=-1)
-                finite &= probabilities.flatten(1).sum(dim=1).isfinite()
+                off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
                 for name, each in zip(names, probabilities, strict=True):
                     if name not in weights:
                         continue
@@ -146,9 +146,10 @@ class Teacher:
                         total[number] += part
                     else:
                         total.append(part)
-            for name, good in zip(names, finite.tolist(), strict=True):  # only now, since asking a GPU waits for it
-                if not good and name in weights:
-                    raise BadAnswer(f"{name} answers NaN or infinity", name)
+            for name, by in zip(names, off.tolist(), strict=True):  # only now, since asking a GPU waits for it
+                if name in weights and not by <= ensemble.SUM_TOLERANCE:
+                    what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
+                    raise BadAnswer(f"{name} answers {what}", name)
             if keep is not None and said:
                 for k, name in enumerate(names):
                     keep(name, torch.cat([logits[k] for logits in said]))

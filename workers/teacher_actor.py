@@ -42,7 +42,7 @@ class Started:
     stacked: bool
     where: Where
     part_s: float
-    """About how long a part takes it."""
+    """About how long a part takes it, at most: few examples take longer each."""
     probes: dict[str, NDArray[np.float32]]
     """What each member says of the first examples of the first part: probabilities [n, K] at T = 1."""
 
@@ -75,7 +75,9 @@ class TeacherActor:
         stacked = self.teacher.prepare(stack, x)
         shown = x[: probe_rows(self.teacher.classes)]
         first = self.teacher.probe(shown)
+        started = time.perf_counter()
         again = self.teacher.probe(shown)
+        part_s = (time.perf_counter() - started) * len(self.layout.ids(0)) / len(shown)
         for name, answer in first.items():
             apart = float(np.abs(answer - again[name]).max())
             if apart > (REPEATABLE if self.teacher.device.type == "cpu" else REPEATABLE_ON_GPU):  # not for NaN
@@ -83,9 +85,6 @@ class TeacherActor:
                     f"{name} answers the same examples differently each time, by up to {apart:.2g}. Expected a network "
                     "that in evaluation mode draws nothing at random."
                 )
-        started = time.perf_counter()
-        self.teacher.probe(x)
-        part_s = (time.perf_counter() - started) * len(self.layout.ids(0)) / len(x)
         return Started(stacked, processes.here(), part_s, first)
 
     @ray.method(num_returns=2)

@@ -57,6 +57,8 @@ class Epoch:
     validation_nll: float
     seconds: float
     examples: int
+    ended_s: float
+    """When it was over, in seconds since 1970."""
     waited_s: float = 0.0
     """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
 
@@ -151,6 +153,7 @@ def epochs(
             validation_nll=nll / count,
             seconds=time.perf_counter() - started,
             examples=len(task.train),
+            ended_s=time.time(),
             waited_s=task.train.waited_s - waited,
         )
         if spec.keep == "best" and epoch.validation_accuracy > max(

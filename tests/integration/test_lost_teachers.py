@@ -172,6 +172,24 @@ def test_a_teacher_that_comes_back_is_used(
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
 
 
+def test_where_nobody_is_left_whoever_is_up_first_goes_on(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_up = Seat.is_up
+    monkeypatch.setattr(Seat, "is_up", lambda self: not (self.away and self.names != ["member-2"]) and is_up(self))
+
+    def kill_all(pool: TeacherPool) -> None:
+        for each in pool.seats:
+            ray.kill(each.actor)
+
+    found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill_all})
+    assert sorted(heard[:3]) == [("reweight", [f"member-{k}"]) for k in range(3)]
+    assert heard[3:] == [("back", ["member-2"])]
+    assert made_by[1] == [f"member-{k}" for k in range(3)] and made_by[2:] == [["member-2"]] * (LAYOUT.parts - 2)
+    ids = LAYOUT.ids(LAYOUT.parts - 1)
+    np.testing.assert_allclose(found[ids], mean_of([members[2]], 2.0)[ids], atol=1e-6)
+
+
 @pytest.mark.parametrize("near", [False, True])
 def test_a_teacher_that_hangs_is_lost(
     near: bool, members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

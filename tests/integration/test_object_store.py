@@ -8,25 +8,47 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
+from moto.moto_server import threaded_moto_server
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from tests.makers import write_config
 
 SECRET = "a-secret-of-the-test"
+OUTAGE_S = 6.0
+
+
+class Failing(threaded_moto_server.DomainDispatcherApplication):
+    """From the first part of the soft targets on, it has a bad time, and answers nobody."""
+
+    until_s = 0.0
+    refused = 0
+
+    def __call__(self, request: dict[str, Any], start_response: Any) -> Any:
+        if request["REQUEST_METHOD"] == "PUT" and "/part-" in request["PATH_INFO"] and not self.until_s:
+            type(self).until_s = time.monotonic() + OUTAGE_S
+        if time.monotonic() < self.until_s:
+            type(self).refused += 1
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return [b""]
+        return super().__call__(request, start_response)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The URL of an S3 server with a bucket `shared`."""
+    """The URL of an S3 server that is out of order for a while."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threaded_moto_server, "DomainDispatcherApplication", Failing)
+        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        moto.start()
     host, port = moto.get_host_and_port()
     yield f"http://{host}:{port}"
     moto.stop()
@@ -59,6 +81,7 @@ def test_data_and_storage_on_an_object_store(server: str, tmp_path: Path) -> Non
 
     done = stillhouse(server, "run", str(path))
     assert done.returncode == 0, done.stderr
+    assert Failing.refused
     folder = "shared/runs/small"
     report = json.loads(s3.cat(f"{folder}/report.json"))
     assert report["status"] == "complete"

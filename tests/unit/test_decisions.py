@@ -8,7 +8,7 @@ import pytest
 from orchestrator import comparison, failures, report
 from orchestrator.cluster import Machines, Node, Placement, check_student, place
 from orchestrator.config import EnsembleSpec, StudentSpec
-from orchestrator.failures import MAX_ATTEMPTS, Action, Kind, Loss
+from orchestrator.failures import MAX_ATTEMPTS, Action, Loss
 from workers.errors import GateError, RequestError, RunError, StillhouseError
 
 
@@ -85,16 +85,17 @@ def test_threads_do_not_follow_the_number_of_actors() -> None:
 @pytest.mark.parametrize(
     ("policy", "loss", "action"),
     [
-        ("wait", Loss(Kind.DIED, 0, survivors=0), Action.RESTART),
-        ("wait", Loss(Kind.HUNG, MAX_ATTEMPTS - 1, survivors=5), Action.RESTART),
-        ("wait", Loss(Kind.WRONG, MAX_ATTEMPTS, survivors=5), Action.FAIL),
-        ("wait", Loss(Kind.WRONG, 0, survivors=5, apart=True), Action.RESTART),
-        ("reweight", Loss(Kind.DIED, 0, survivors=1), Action.REWEIGHT),
-        ("reweight", Loss(Kind.DIED, MAX_ATTEMPTS, survivors=1), Action.DROP),
-        ("reweight", Loss(Kind.WRONG, 0, survivors=1, apart=True), Action.DROP),
-        ("reweight", Loss(Kind.DIED, 0, survivors=0), Action.RESTART),
-        ("reweight", Loss(Kind.DIED, MAX_ATTEMPTS, survivors=0), Action.FAIL),
-        ("fail", Loss(Kind.HUNG, 0, survivors=9), Action.FAIL),
+        ("wait", Loss(0, others=0), Action.RESTART),
+        ("wait", Loss(MAX_ATTEMPTS - 1, others=5), Action.RESTART),
+        ("wait", Loss(MAX_ATTEMPTS, others=5), Action.FAIL),
+        ("wait", Loss(0, others=5, apart=True), Action.RESTART),
+        ("reweight", Loss(0, others=1), Action.REWEIGHT),
+        ("reweight", Loss(MAX_ATTEMPTS, others=1), Action.DROP),
+        ("reweight", Loss(0, others=1, apart=True), Action.DROP),
+        ("reweight", Loss(0, others=0), Action.REWEIGHT),
+        ("reweight", Loss(0, others=0, apart=True), Action.REWEIGHT),
+        ("reweight", Loss(MAX_ATTEMPTS, others=0), Action.FAIL),
+        ("fail", Loss(0, others=9), Action.FAIL),
     ],
 )
 def test_what_a_lost_teacher_leads_to(policy: str, loss: Loss, action: Action) -> None:
