@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all bench chaos check
+.PHONY: install demo test test-all bench chaos audit check
 
 install: $(INSTALLED)
 
@@ -28,13 +28,20 @@ test-all: install
 # Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
 BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
 
-# Kills and stops what belongs to a run at random moments, 50 times over at least 10 runs, and compares what comes of it.
+# Kills and stops what belongs to a run at random moments, 55 times over at least 11 runs, and compares what comes of it.
 chaos: install
-	$(BIN)/python -m tests.chaos.monkey --runs 10 --disturbances 50
+	$(BIN)/python -m tests.chaos.monkey --runs 8 --disturbances 40
+	$(BIN)/python -m tests.chaos.monkey --runs 3 --disturbances 15 --nodes 3
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
+
+# Known vulnerabilities in the pinned versions; needs PyPI itself, not a mirror of its files.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 check: install
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from orchestrator import interrupts
 from workers.errors import RequestError, StillhouseError
 from workers.secrets import HidingFormatter, hidden
 
@@ -19,14 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(HidingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if asked.verbose else logging.WARNING, handlers=[handler])
     try:
-        asked.command(asked)
+        with interrupts.counted():
+            asked.command(asked)
         return 0
     except StillhouseError as error:
         _say(str(error), asked.debug)
         return error.exit_status
     except KeyboardInterrupt:
         print("stillhouse: stopped. What was complete is kept; the same command resumes.", file=sys.stderr)
-        return 130
+        return interrupts.STATUS
     except Exception as error:
         _say(
             f"{type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. --debug shows the "

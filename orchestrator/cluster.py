@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator import environment
+from orchestrator import environment, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
@@ -99,6 +99,7 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
                 runtime_env={"env_vars": environment.EVERYWHERE},
                 include_dashboard=False if address == "local" else None,
             )
+            interrupts.heed_sigterm()
         except (ConnectionError, TimeoutError) as error:
             raise RequestError(
                 f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run "

@@ -1,6 +1,7 @@
 """A seeded monkey: disturbs runs of `stillhouse` at random moments, and compares what comes of them.
 
     python -m tests.chaos.monkey --runs 10 --disturbances 50
+    python -m tests.chaos.monkey --runs 3 --disturbances 15 --nodes 3
 
 Each run is begun again by the same command whenever its driver was killed, until it is complete. Then every part of
 its soft targets and its student must be, byte for byte, those of a run that nobody disturbed, and no process may be
@@ -25,18 +26,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.nodes import MARK, Nodes
 from tests.makers import write_config
 
-MARK = "STILLHOUSE_MONKEY"
 DEADLINE_S = 600.0
 TARGETS = {
     "teacher": (b"ray::TeacherActor", 8),
     "student worker": (b"ray::RayTrainWorker", 4),
-    "member's training": (b"ray::train_member", 4),
+    "member's training": (b"ray::train member", 4),
     "Ray Train's controller": (b"ray::TrainController", 1),
     "queue": (b"ray::_QueueActor", 1),
+    "prediction": (b"ray::predict", 2),
 }
 """How each is called by Ray, and how likely it is met where several are there; the driver counts 1."""
+NODE_SHARE = 0.4
+"""Where there are nodes, how often it is one of them."""
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
@@ -52,14 +56,19 @@ class Monkey:
     def __post_init__(self) -> None:
         self.drawn = random.Random(self.seed)
 
-    def disturb(self, mark: str, driver: int) -> bool:
-        """One disturbance of a process of the run, the driver's among them; whether that was its end."""
+    def disturb(self, mark: str, driver: int, nodes: Nodes | None) -> bool:
+        """One disturbance of a process of the run or of a node, or of the driver; whether that was the driver's end."""
         there = {name: found for name, (title, _) in TARGETS.items() if (found := processes(mark, title))}
         if not there and self.drawn.random() < 0.8:  # only just starting, or between two stages
             return False
         names = [*there, "driver"]
         (target,) = self.drawn.choices(names, [TARGETS[name][1] if name in TARGETS else 1 for name in names])
         action = self.drawn.choice(list(ACTIONS))
+        if nodes is not None and self.drawn.random() < NODE_SHARE:
+            victim = nodes.disturb(action, self.drawn)
+            self.done[f"{action} raylet"] += 1
+            self.say(f"  {action} raylet ({victim})")
+            return False
         victim = self.drawn.choice(there.get(target, [driver]))
         try:
             os.kill(victim, ACTIONS[action])
@@ -90,11 +99,13 @@ def processes(mark: str, beginning: bytes = b"") -> list[int]:
     return sorted(found)
 
 
-def run_until_complete(folder: Path, monkey: Monkey | None) -> None:
+def run_until_complete(folder: Path, monkey: Monkey | None, nodes: Nodes | None = None) -> None:
     """The same command until it is done; raises AssertionError where it ends otherwise, or leaves a process."""
-    mark, began = uuid.uuid4().hex, time.monotonic()
+    mark, began = nodes.mark if nodes else uuid.uuid4().hex, time.monotonic()
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
+    if nodes is not None:
+        environment["RAY_ADDRESS"] = nodes.address
     starts = 0
     while True:
         starts += 1
@@ -105,15 +116,15 @@ def run_until_complete(folder: Path, monkey: Monkey | None) -> None:
                 assert time.monotonic() - began < DEADLINE_S, f"not complete after {DEADLINE_S:g} s: {folder}"
                 time.sleep(monkey.drawn.uniform(0.5, 5.0) if monkey else 0.2)
                 if monkey and monkey.done.total() < monkey.wanted and process.poll() is None:
-                    killed |= monkey.disturb(mark, process.pid)
+                    killed |= monkey.disturb(mark, process.pid, nodes)
         if process.returncode == 0:
             break
         said = (folder / f"output-{starts}.txt").read_text()
         assert killed and process.returncode == -signal.SIGKILL, f"ended with {process.returncode}:\n{said[-3000:]}"
+    titles = [b""] if nodes is None else [title for title, _ in TARGETS.values()]  # a cluster's own live on
     until = time.monotonic() + 30
-    while processes(mark) and time.monotonic() < until:
+    while (left := sorted({pid for title in titles for pid in processes(mark, title)})) and time.monotonic() < until:
         time.sleep(0.5)
-    left = processes(mark)
     assert not left, f"left behind: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}"
 
 
@@ -147,8 +158,13 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def play(seed: int, runs: int, disturbances: int, scratch: Path, say: Callable[[str], None] = print) -> Counter[str]:
-    """So many disturbances, spread over at least so many runs; returns how often each was done."""
+def play(
+    seed: int, runs: int, disturbances: int, scratch: Path, say: Callable[[str], None] = print, nodes: int = 0
+) -> Counter[str]:
+    """So many disturbances, spread over at least so many runs; returns how often each was done.
+
+    nodes: each run on a cluster of so many; 0: on a Ray that it starts itself. What comes out is the same.
+    """
     run_until_complete(prepare(scratch / "undisturbed"), None)
     expected = outcome(scratch / "undisturbed")
     done: Counter[str] = Counter()
@@ -158,7 +174,8 @@ def play(seed: int, runs: int, disturbances: int, scratch: Path, say: Callable[[
         monkey = Monkey(seed + number, max(1, -(-left // max(runs - number, 1))), say)
         say(f"run {number}: up to {monkey.wanted} disturbances")
         folder = prepare(scratch / f"run-{number}")
-        run_until_complete(folder, monkey)
+        with Nodes(nodes) if nodes else contextlib.nullcontext() as cluster:
+            run_until_complete(folder, monkey, cluster)
         found = outcome(folder)
         assert found == expected, (
             f"run {number} of seed {seed} differs: {sorted(set(found.items()) ^ set(expected.items()))}"
@@ -173,9 +190,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=10, help="at least")
     parser.add_argument("--disturbances", type=int, default=50)
+    parser.add_argument("--nodes", type=int, default=0, help="run on a cluster of so many (default: started in place)")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stillhouse-monkey-") as scratch:
-        done = play(asked.seed, asked.runs, asked.disturbances, Path(scratch))
+        done = play(asked.seed, asked.runs, asked.disturbances, Path(scratch), nodes=asked.nodes)
     print(f"\n{done.total()} disturbances, every run byte for byte as undisturbed:")
     for what, times in sorted(done.items()):
         print(f"  {times:3d}  {what}")

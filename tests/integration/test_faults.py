@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +16,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import RunConfig, run
+from orchestrator import RunConfig, run, tracking
 from orchestrator.cli import main
 from orchestrator.lock import Lock
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
+from workers.errors import RequestError
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 
@@ -63,6 +69,67 @@ def test_a_tracker_that_goes_away_is_told_afterwards(
 
     assert main(["report", str(tmp_path / "runs" / "small"), "--push", "--set", "tracking.uri=http://127.0.0.1:9"]) == 2
     assert "no MLflow tracker at 'http://127.0.0.1:9'" in capsys.readouterr().err
+
+
+class Server:
+    """A real MLflow server on loopback, which can be ended and begun again with what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "server.txt").open("ab") as output:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        until = time.monotonic() + 120
+        while True:
+            try:
+                tracking.reach(self.uri)
+                return
+            except RequestError:
+                assert time.monotonic() < until, (self.folder / "server.txt").read_text()
+                time.sleep(0.5)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_the_middle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(tmp_path)
+    server.start()
+    path = write_config(tmp_path / "config", tracking={"uri": server.uri, "experiment": "tests"})
+    folder = tmp_path / "config" / "runs" / "small"
+
+    def kill_after_the_first_epoch() -> None:
+        while not (folder / "events.jsonl").exists() or '"epoch"' not in (folder / "events.jsonl").read_text():
+            time.sleep(0.05)
+        server.kill()
+
+    killer = threading.Thread(target=kill_after_the_first_epoch, daemon=True)
+    killer.start()
+    assert run(RunConfig.load(str(path))).status == "complete"
+    killer.join()
+    assert sum("The run goes on" in record.getMessage() for record in caplog.records) == 1
+    server.start()
+    try:
+        client = MlflowClient(server.uri)
+        trained = {f"member-{k}" for k in range(3)} | {"baseline", "student"}
+        assert not all(found == Counter([1, 2]) for found in steps(client).values())
+        assert main(["report", str(folder), "--push"]) == 0
+        there = steps(client)
+        assert all(there[name] == Counter([1, 2]) for name in trained)
+    finally:
+        server.kill()
 
 
 def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

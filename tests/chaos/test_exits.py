@@ -1,0 +1,72 @@
+"""However a run ends, it leaves no process, and the same command completes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.monkey import outcome, prepare, processes, run_until_complete
+from tests.chaos.nodes import MARK
+
+
+def begin(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """The command, in a group of its own, and the mark of its processes."""
+    mark = uuid.uuid4().hex
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ), mark
+
+
+def await_process(mark: str, title: bytes, driver: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 200
+    while not processes(mark, title):
+        assert driver.poll() is None and time.monotonic() < until, driver.communicate()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "signals", "status", "most_s"),
+    [
+        (b"gcs_server", [signal.SIGINT], 130, 60),
+        (b"ray::train member", [signal.SIGINT], 130, 30),
+        (b"ray::RayTrainWorker", [signal.SIGINT], 130, 30),
+        (b"ray::TeacherActor", [signal.SIGTERM], 130, 30),
+        (b"ray::RayTrainWorker", [signal.SIGTERM], 130, 30),
+        (b"ray::RayTrainWorker", [signal.SIGINT, signal.SIGINT], 130, 3),
+        (b"ray::train member", [signal.SIGKILL], -signal.SIGKILL, 3),
+    ],
+)
+def test_what_stops_a_run_leaves_nothing(
+    title: bytes, signals: list[signal.Signals], status: int, most_s: float, tmp_path: Path
+) -> None:
+    folder = prepare(tmp_path)
+    driver, mark = begin(folder)
+    await_process(mark, title, driver)
+    time.sleep(1.0)
+    for number, each in enumerate(signals):
+        time.sleep(0.5 if number else 0.0)
+        driver.send_signal(each)
+    pressed = time.monotonic()
+    _, said = driver.communicate(timeout=120)
+    took_s = time.monotonic() - pressed
+    assert driver.returncode == status, said
+    assert took_s < most_s
+    assert "Traceback" not in said and "Fatal" not in said, said
+    if status == 130:
+        assert "the same command resumes" in said.lower(), said
+    until = time.monotonic() + 30
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not processes(mark), "left behind"
+    run_until_complete(folder, None)
+    assert outcome(folder)
