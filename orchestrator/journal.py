@@ -24,7 +24,7 @@ from orchestrator.events import EventLog
 from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
 from orchestrator.training import Trained
-from workers import storage
+from workers import metrics, storage
 from workers.processes import Where
 from workers.train_loop import Epoch
 
@@ -215,6 +215,7 @@ class Journal:
         if (system, epoch.epoch) in self._told:  # a worker that was started again tells its last epochs twice
             return
         self._events.write("epoch", system=system, **vars(epoch))
+        metrics.count(metrics.EPOCHS, system=system)
         self._track(system, epoch)
         self._told.add((system, epoch.epoch))
         training = self._training.get(system)

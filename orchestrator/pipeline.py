@@ -20,7 +20,7 @@ from orchestrator.lock import Lock
 from orchestrator.report import Bound, Report
 from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
 from orchestrator.training import Trained
-from workers import storage
+from workers import metrics, storage
 from workers.data import Dataset
 from workers.errors import RequestError, RunError
 from workers.models import seed_of
@@ -38,6 +38,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     dataset = preflight.check(config)
     with cluster.connect(verbose=verbose) as machines:
+        metrics.label(config.name)
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)
         preflight.check_shared(config.storage)
@@ -133,6 +134,7 @@ def _student(
         seed_of(config.seed, "student"),
         spec.workers,
         augmentation=dataset.augmentation,
+        run=config.name,
     )
     if made is not None:
         job = replace(

@@ -142,12 +142,13 @@ def starter(
     numerics: Numerics,
     placement: Placement,
     kept: dict[str, KeptLogits],
+    run: str = "",
 ) -> Start:
     """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
 
     def start(members: list[Member]) -> Any:
         return TeacherActor.options(  # type: ignore[attr-defined]
             num_cpus=HELD * placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
-        ).remote(members, data, classes, layout, numerics, kept)
+        ).remote(members, data, classes, layout, numerics, kept, run)
 
     return start

@@ -26,7 +26,7 @@ from orchestrator.journal import Journal
 from orchestrator.report import Bound, SoftTargets
 from orchestrator.seats import starter
 from orchestrator.teachers import TeacherPool
-from workers import checkpoints, factories, storage
+from workers import checkpoints, factories, metrics, storage
 from workers import soft_targets as store
 from workers.assembly import Assembly
 from workers.data import Dataset, Split
@@ -142,7 +142,7 @@ def soft_targets(
                     values = math.prod(dataset.transfer.x.shape[1:])
                     numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
-                    start = starter(data, planned.classes, layout, numerics, placement, kept)
+                    start = starter(data, planned.classes, layout, numerics, placement, kept, config.name)
                     pool = TeacherPool(
                         members,
                         weights,
@@ -338,6 +338,8 @@ def _compute(
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
             made.parts[number] = part
             done += part.rows
+            metrics.count(metrics.SOFT_TARGET_EXAMPLES, part.rows)
+            metrics.count(metrics.SOFT_TARGET_BYTES, storage.size(storage.join(made.folder, part.path)))
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
     made.bound_by = pool.bound_by

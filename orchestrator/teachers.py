@@ -23,6 +23,7 @@ from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
 from orchestrator.seats import Answer, Seat, Start
 from workers import ensemble as ensembles
+from workers import metrics
 from workers.assembly import Assembly, part_beside_teachers
 from workers.errors import BadAnswer, RunError
 from workers.soft_targets import Part
@@ -84,6 +85,7 @@ class TeacherPool:
         try:
             self.stacked = self._open()
             self.check(self)
+            self._count()
         except BaseException:
             self._release()
             raise
@@ -116,6 +118,7 @@ class TeacherPool:
                     self._lost(gone)
             for seat in self._present():
                 del seat.answers[part]
+            self._count()
             self.wait_s += taken - began
             yield made
             self.work_s += time.perf_counter() - taken
@@ -320,12 +323,21 @@ class TeacherPool:
         if action is not Action.DROP:
             seat.attempts += 1
             seat.start(self.start, self.stacked)
+            for name in names:
+                metrics.count(metrics.MEMBER_RESTARTS, member=name)
+        self._count()
         if action is not Action.RESTART and was_here:
             self._ask_anew()
+
+    def _count(self) -> None:
+        up = [seat for seat in self._present() if seat.started is not None]
+        metrics.gauge(metrics.MEMBERS_LIVE, sum(len(seat.members) for seat in up))
+        metrics.gauge(metrics.PARTS_IN_FLIGHT, sum(len(seat.answers) for seat in self.seats))
 
     def _release(self) -> None:
         for seat in self.seats:
             seat.end()
+        self._count()
 
 
 def _evidence(error: BaseException) -> str:

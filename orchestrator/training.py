@@ -152,6 +152,8 @@ class StudentJob:
     """What they follow from."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
+    run: str = ""
+    """The name of the run that it is part of."""
 
 
 def train_with_ray(
@@ -197,6 +199,7 @@ def train_with_ray(
         heard=heard,
         store=job.store,
         loss=job.loss,
+        run=job.run,
     )
     history = _fit(work, scaling, place, f"checkpoints-{begun[:12]}")
     _record(member, mark(job.store_content()), history, begun)

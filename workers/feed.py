@@ -72,6 +72,8 @@ class Epochs(Protocol):
     split: Split
     waited_s: float
     """Seconds that were spent waiting for soft targets."""
+    given: int
+    """Examples that were handed out."""
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]: ...
 
@@ -85,6 +87,7 @@ class HardLabels:
 
     split: Split
     waited_s: float = 0.0
+    given: int = 0
 
     def __len__(self) -> int:
         return len(self.split)
@@ -104,6 +107,7 @@ class SoftLabels:
     layout: Layout
     part: Callable[[int], Part]
     waited_s: float = 0.0
+    given: int = 0
     shelf: Shelf | None = None
 
     def __len__(self) -> int:
@@ -144,6 +148,7 @@ def batches(
     room = None if device.type == "cuda" else Room()  # what is made ahead needs memory of its own
     gathered = (_gather(epochs.split, runs, group, device, rank, world, room) for group in groups)
     for ready in gathered if room else _ahead(gathered):
+        epochs.given += sum(len(batch.y) for batch in ready)
         yield from ready
 
 

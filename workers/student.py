@@ -19,7 +19,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from workers import checkpoints, models, soft_targets, storage, train_loop
+from workers import checkpoints, metrics, models, soft_targets, storage, train_loop
 from workers.data import Dataset
 from workers.errors import StillhouseError
 from workers.feed import HardLabels, SoftLabels
@@ -90,6 +90,7 @@ class WorkerJob:
     """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
     store: Store | None = None
     loss: DistillationSpec = train_loop.HARD_LABELS
+    run: str = ""
 
 
 def train(config: dict[str, Any]) -> None:
@@ -124,16 +125,23 @@ def _train(job: WorkerJob, rank: int, world: int) -> None:
     model = ray.train.torch.prepare_model(models.build(job.model, job.seed))
     progress = train_loop.begin(model, job.training, len(task.train))
     _resume(progress)
-    for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
-        with tempfile.TemporaryDirectory() as folder:
-            saved = _save(progress, Path(folder)) if rank == 0 else None
-            ray.train.report(vars(epoch), checkpoint=saved)
-        if rank == 0:
-            _tell(job, epoch)
+    if job.store is not None:
+        metrics.label(job.run)
+    with metrics.sampled(lambda: _given(task)):
+        for epoch in train_loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
+            with tempfile.TemporaryDirectory() as folder:
+                saved = _save(progress, Path(folder)) if rank == 0 else None
+                ray.train.report(vars(epoch), checkpoint=saved)
+            if rank == 0:
+                _tell(job, epoch)
     if rank == 0:
         checkpoints.save(progress.kept_weights(), job.weights)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
+
+
+def _given(task: Task) -> dict[str, float]:
+    return {metrics.STUDENT_EXAMPLES: task.train.given, metrics.STUDENT_WAIT_S: task.train.waited_s}
 
 
 def _tell(job: WorkerJob, epoch: Epoch) -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers import processes
+from workers import metrics, processes
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.inputs import gather
@@ -59,8 +59,10 @@ class TeacherActor:
         layout: Layout,
         numerics: Numerics,
         kept: dict[str, KeptLogits],
+        run: str = "",
     ) -> None:
-        """`kept` says for each member where its logits are kept; empty where they are not."""
+        """`kept` says for each member where its logits are kept; empty where they are not. run: its name."""
+        metrics.label(run)
         torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
         self.layout = layout
@@ -92,6 +94,7 @@ class TeacherActor:
         self, part: int, temperature: float, weights: dict[str, float], combine: str
     ) -> tuple[int, NDArray[Any]]:
         """`Teacher.soften` of a part's examples, in its order: [rows, K] fixed point, and before it the rows alone."""
+        began = time.perf_counter()
         ids = self.layout.ids(part)
         found = {name: self.kept[name].read(part) for name in self.kept}
         known = {name: logits for name, logits in found.items() if logits is not None}
@@ -111,6 +114,9 @@ class TeacherActor:
         for name, logits in said.items():
             self.kept[name].write(part, ids, torch.cat(logits))
         answer: NDArray[Any] = (answers[0] if len(answers) == 1 else torch.cat(answers)).numpy()
+        busy_s = time.perf_counter() - began
+        for name in weights:
+            metrics.count(metrics.TEACHER_BUSY_S, busy_s / len(weights), member=name)
         return len(answer), answer
 
     def _cuts(self, rows: int) -> list[slice]:

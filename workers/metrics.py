@@ -1,0 +1,93 @@
+"""What Prometheus sees of a run. Ray exports it from every process, with `ray_` in front of each name.
+
+A process first says which run it works for; one that does not (teachers or a loop used alone) exports nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SOFT_TARGET_EXAMPLES = "stillhouse_soft_target_examples_total"
+SOFT_TARGET_BYTES = "stillhouse_soft_target_bytes_total"
+PARTS_IN_FLIGHT = "stillhouse_parts_in_flight"
+TEACHER_BUSY_S = "stillhouse_teacher_busy_seconds_total"
+MEMBERS_LIVE = "stillhouse_members_live"
+MEMBER_RESTARTS = "stillhouse_member_restarts_total"
+STUDENT_EXAMPLES = "stillhouse_student_examples_total"
+STUDENT_WAIT_S = "stillhouse_student_wait_seconds_total"
+EPOCHS = "stillhouse_epochs_total"
+
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    SOFT_TARGET_EXAMPLES: ("Examples whose soft targets were written.", ()),
+    SOFT_TARGET_BYTES: ("Bytes of soft targets that were written.", ()),
+    TEACHER_BUSY_S: ("Seconds that a member was computed; members that share an actor share its time.", ("member",)),
+    MEMBER_RESTARTS: ("How often a member's teacher was started again.", ("member",)),
+    STUDENT_EXAMPLES: ("Examples that the student's workers were given to train on.", ()),
+    STUDENT_WAIT_S: ("Seconds that the student's workers waited for soft targets, summed over them.", ()),
+    EPOCHS: ("Epochs that a system was trained for.", ("system",)),
+}
+GAUGES = {
+    PARTS_IN_FLIGHT: "Answers that teachers were asked for and that were not used yet.",
+    MEMBERS_LIVE: "Members whose teachers are up.",
+}
+SAMPLE_S = 5.0
+"""How often what a loop counts is looked at."""
+
+_run = ""
+
+
+def label(run: str) -> None:
+    """This process works for `run`, from here on."""
+    global _run
+    _run = run
+
+
+def count(name: str, amount: float = 1.0, **tags: str) -> None:
+    """Add to a counter."""
+    if _run and amount:
+        _metric(name).inc(amount, {"run": _run, **tags})
+
+
+def gauge(name: str, value: float) -> None:
+    """Set a gauge."""
+    if _run:
+        _metric(name).set(value, {"run": _run})
+
+
+@contextmanager
+def sampled(totals: Callable[[], dict[str, float]]) -> Iterator[None]:
+    """While the block lasts, count what `totals()` grows by, so that a loop need not know who looks."""
+    ended, seen = threading.Event(), totals()
+
+    def look() -> None:
+        now = totals()
+        for name, total in now.items():
+            count(name, total - seen[name])
+        seen.update(now)
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE_S):
+            look()
+
+    watcher = threading.Thread(target=watch, name="metrics", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
+
+
+@functools.cache
+def _metric(name: str) -> Any:
+    from ray.util.metrics import Counter, Gauge
+
+    if name in GAUGES:
+        return Gauge(name, GAUGES[name], ("run",))
+    description, tags = COUNTERS[name]
+    return Counter(name, description, ("run", *tags))
