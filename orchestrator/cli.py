@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,8 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if asked.verbose else logging.WARNING, handlers=[handler])
     try:
         with interrupts.counted():
-            asked.command(asked)
-        return 0
+            return asked.command(asked) or 0
     except StillhouseError as error:
         _say(str(error), asked.debug)
         return error.exit_status
@@ -69,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
     run.set_defaults(command=_run)
 
+    submit = commands.add_parser(
+        "submit", parents=[common, overriding], help="`run` as a job of a Ray cluster; what it needs goes with it"
+    )
+    submit.add_argument("config", metavar="CONFIG", help="a YAML file; its folder goes with the job")
+    submit.add_argument(
+        "--address",
+        metavar="URL",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265",
+        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else %(default)s)",
+    )
+    submit.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
+    submit.add_argument("--follow", action="store_true", help="show what the job says, and end with its status")
+    submit.set_defaults(command=_submit)
+
     report = commands.add_parser("report", parents=[common, overriding], help="the report of a finished run")
     report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
     report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
@@ -98,6 +112,12 @@ def _run(asked: argparse.Namespace) -> None:
     report = run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
     presentation.show(report, screen)
     presentation.where_next(report, config, screen)
+
+
+def _submit(asked: argparse.Namespace) -> int:
+    from orchestrator import submission
+
+    return submission.submit(asked.config, asked.overrides, asked.address, fresh=asked.fresh, follow=asked.follow)
 
 
 def _report(asked: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ IN_PLACE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # named for where it is the default: one node, on 127.0.0.1 alone
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # so long Ray's agents outlive a driver that was killed, else 60 s
 }
+SUBMITTED_FROM = "STILLHOUSE_SUBMITTED_FROM"
+"""Set in a job that `stillhouse submit` handed in: its machine, a space, and the folder that it was called in."""
 
 
 def ray_address() -> str:

@@ -55,7 +55,7 @@ class Lock:
         self.folder, self.uri = folder, storage.join(folder, NAME)
         self._made = storage.missing_folders(folder)
         pid = os.getpid()
-        self.me = Owner(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _born(pid) or "")
+        self.me = Owner(uuid.uuid4().hex, socket.gethostname(), machine(), pid, _born(pid) or "")
         self.taken_over = False
         self._ended = threading.Event()
 
@@ -136,7 +136,7 @@ class Lock:
             return None
 
 
-def _machine() -> str:
+def machine() -> str:
     """This boot of this machine, and what it numbers processes in."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -7,10 +7,14 @@ given checkpoints, metrics. What a cluster can hold is checked by `cluster.place
 from __future__ import annotations
 
 import inspect
+import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import cluster, tracking
+from orchestrator import cluster, environment, tracking
 from orchestrator.config import RunConfig
+from orchestrator.lock import machine
 from workers import checkpoints, factories, models, storage
 from workers import data as datasets
 from workers.data import Dataset
@@ -20,7 +24,11 @@ from workers.specs import FactorySpec
 if TYPE_CHECKING:
     import ray
 
+logger = logging.getLogger(__name__)
+
 ANSWER_TIMEOUT_S = 60.0
+COPIES = "working_dir_files"
+"""What Ray calls the folder with the jobs' copies of their working folders."""
 
 
 def check(config: RunConfig) -> Dataset:
@@ -28,6 +36,7 @@ def check(config: RunConfig) -> Dataset:
 
     Raises: `RequestError`, naming the key or file.
     """
+    _check_found_again(config)
     storage.probe_writable(config.storage)
     tracking.reach(config.tracking.uri)
     machine = cluster.expected()
@@ -51,6 +60,26 @@ def check(config: RunConfig) -> Dataset:
     for metric in config.evaluation.metrics:
         _check_metric(metric)
     return dataset
+
+
+def _check_found_again(config: RunConfig) -> None:
+    """Raise `RequestError`, or warn, where a job would write to what its submitter does not see."""
+    places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(tracking.SQLITE)}
+    local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
+    submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
+    for key, place in local.items():
+        if submitted_from not in ("", machine()) and place.is_relative_to(folder):
+            raise RequestError(
+                f"{key}: '{place}' is a folder of the machine that submitted this job, and it runs on another. Set it "
+                "to what all nodes reach: an object store or a shared folder, and for the tracker a server."
+            )
+        if COPIES in place.parts:
+            logger.warning(
+                "%s: '%s' is in this job's copy of its working folder, and goes with it. Set it to an absolute path or "
+                "a URI, or use `stillhouse submit`.",
+                key,
+                place,
+            )
 
 
 def check_shared(uri: str) -> None:

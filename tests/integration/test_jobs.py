@@ -1,0 +1,252 @@
+"""Runs as jobs of a Ray cluster: handed in, followed, stopped, begun again; and what Prometheus sees of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from tests.makers import write_config
+
+DASHBOARDS = Path(__file__).parents[2] / "dashboards"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node on loopback: where jobs are handed in, and its temporary folder."""
+
+    address: str
+    folder: Path
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment() -> dict[str, str]:
+    own = {
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")} | own
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+        return True
+    except OSError:
+        return False
+
+
+def wait_until(condition: Any, timeout_s: float = 120) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="jobs-"))  # short: sockets are in it
+    port, dashboard = free_port(), free_port()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus", "4"]
+    command += ["--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", str(folder)]
+    command += ["--object-store-memory", str(300 * 2**20), "--dashboard-agent-listen-port", str(free_port())]
+    with (folder / "head.txt").open("wb") as output:
+        process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output, cwd=folder)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"))
+        yield Head(f"http://127.0.0.1:{dashboard}", folder)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin(head: Head, path: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "orchestrator.cli", "submit", str(path), "--address", head.address, *words]
+    code = {"PYTHONPATH": str(DASHBOARDS.parent)}
+    return subprocess.Popen(
+        command, env=environment() | code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
+    )
+
+
+def submit(head: Head, path: Path, *words: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    process = begin(head, path, *words, cwd=cwd)
+    out, err = process.communicate(timeout=400)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Prometheus with the shipped rules and scrape configuration, but for where the head is and how often it looks."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("there is no prometheus on this machine")
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (found,) = config["scrape_configs"][0]["file_sd_configs"]
+    found["files"] = [name.replace("/tmp/ray/", f"{head.folder}/") for name in found["files"]]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(DASHBOARDS / "alerts.yml", folder)
+    port = free_port()
+    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=output, stderr=output)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def query(prometheus: str, expression: str) -> list[dict[str, Any]]:
+    url = f"{prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        said = json.load(answer)
+    assert said["status"] == "success", said
+    return list(said["data"]["result"])
+
+
+def panels() -> dict[str, list[str]]:
+    """The queries of each panel, as Grafana would ask them."""
+    dashboard = json.loads((DASHBOARDS / "grafana.json").read_text())
+    values = {"$run": ".*", "$__rate_interval": "30s", "$__range": "5m", "$price_gpu_hour": "2", "$price_cpu_hour": "1"}
+    found = {}
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            found[panel["title"]] = [target["expr"] for target in panel["targets"]]
+            for key, value in values.items():
+                found[panel["title"]] = [e.replace(key, value) for e in found[panel["title"]]]
+    return found
+
+
+def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_path: Path) -> None:
+    path = write_config(
+        tmp_path / "config",
+        name="followed",
+        storage="runs",
+        tracking={"uri": "sqlite:///mlflow.db", "experiment": "jobs"},
+        student__training={"epochs": 40, "batch_size": 16, "learning_rate": 2.0e-3},
+    )
+    (tmp_path / "config" / "runs").mkdir()
+    (tmp_path / "config" / "runs" / "old").write_bytes(bytes(2**20))  # what is not to go with the job
+    status, out, err = submit(head, path, "--follow", "--set", "seed=3", cwd=tmp_path / "config")
+    assert status == 0, out + err
+    assert "Again:  stillhouse report" in out
+    folder = tmp_path / "config" / "runs" / "followed"
+    assert json.loads((folder / "report.json").read_text())["status"] == "complete"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
+    client = MlflowClient(f"sqlite:///{tmp_path}/config/mlflow.db")
+    experiment = client.get_experiment_by_name("jobs")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`stillhouse.role` = 'run'")
+    assert parent.info.status == "FINISHED" and "student_test_accuracy" in parent.data.metrics
+    uploads = [p for p in head.folder.rglob("working_dir_files/*/config.yaml")]
+    assert uploads and not any((upload.parent / "runs").exists() for upload in uploads)
+
+    expected = {
+        "stillhouse_soft_target_examples_total": 600.0,
+        "stillhouse_student_examples_total": 600.0 * 40,
+        "stillhouse_members_live": 0.0,
+    }
+    for name, value in expected.items():
+        wait_until(lambda n=name, v=value: _sum(prometheus, f'ray_{n}{{run="followed"}}') == v, 30)
+    busy = query(prometheus, 'sum by (member) (ray_stillhouse_teacher_busy_seconds_total{run="followed"})')
+    assert {each["metric"]["member"] for each in busy} == {f"member-{k}" for k in range(3)}
+    assert all(float(each["value"][1]) > 0 for each in busy)
+    for name in ("stillhouse_student_wait_seconds_total", "stillhouse_soft_target_bytes_total"):
+        assert _sum(prometheus, f'ray_{name}{{run="followed"}}') > 0
+    assert max(float(v) for _, v in _range(prometheus, 'sum(ray_stillhouse_members_live{run="followed"})')) <= 3.0
+    empty = {title: [e for e in asked if not query(prometheus, e)] for title, asked in panels().items()}
+    assert not any(empty.values()), {title: asked for title, asked in empty.items() if asked}
+
+
+def _sum(prometheus: str, expression: str) -> float:
+    return sum(float(each["value"][1]) for each in query(prometheus, expression))
+
+
+def _range(prometheus: str, expression: str) -> list[tuple[float, str]]:
+    now = time.time()
+    asked = {"query": expression, "start": now - 300, "end": now, "step": 1}
+    with urllib.request.urlopen(
+        f"{prometheus}/api/v1/query_range?" + urllib.parse.urlencode(asked), timeout=10
+    ) as said:
+        results = json.load(said)["data"]["result"]
+    return [tuple(point) for each in results for point in each["values"]]
+
+
+def test_a_wrong_request_comes_back_as_such(head: Head, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    (tmp_path / "train.npz").unlink()  # what only the job can see
+    status, out, err = submit(head, path, "--follow")
+    assert status == 2 and "train.npz': no such file" in out and "failed with exit code 2" in err
+    assert not (tmp_path / "runs").exists()
+    status, _, err = submit(head, path, "--set", "ensemble.size=0")
+    assert status == 2 and "ensemble.size: found 0" in err
+    status, _, err = submit(Head("http://127.0.0.1:9", head.folder), path)
+    assert status == 2 and "no Ray cluster takes jobs at 'http://127.0.0.1:9'" in err
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path: Path) -> None:
+    path = write_config(tmp_path, student__training={"epochs": 400, "batch_size": 16, "learning_rate": 2.0e-3})
+    first = begin(head, path, "--follow")
+    events = tmp_path / "runs" / "small" / "events.jsonl"
+    wait_until(lambda: events.exists() and '"stage": "student"' in events.read_text())
+    time.sleep(5)
+    (job,) = set(re.findall(r"small-[0-9a-f]{8}", _jobs(head, "small")))
+    stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--address", head.address, job]
+    subprocess.run(stop, env=environment(), check=True, capture_output=True)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 130 and "was stopped. The same command resumes" in err
+    said = [json.loads(line) for line in events.read_text().splitlines()]
+    assert said[-1]["event"] == "failed" and not (tmp_path / "runs" / "small" / "run.lock").exists()
+    seen = max(e["epoch"] for e in said if e["event"] == "epoch" and e["system"] == "student")
+    status, out, err = submit(head, path, "--follow")
+    assert status == 0, out + err
+    again = [json.loads(line) for line in events.read_text().splitlines()][len(said) :]
+    first_again = min(e["epoch"] for e in again if e["event"] == "epoch" and e["system"] == "student")
+    assert first_again >= seen - 1 and not any(e.get("system", "").startswith("member") for e in again)
+
+
+@pytest.mark.slow
+def test_several_at_once_share_the_cluster(head: Head, tmp_path: Path) -> None:
+    """Each wants all its cores for its teachers: they take turns, and neither waits for ever."""
+    running = []
+    for name in ("one", "two", "three"):
+        changes = {"name": name, "ensemble__resources_per_member": {"num_cpus": 1}, "ensemble__size": 4}
+        running.append(begin(head, write_config(tmp_path / name, **changes), "--follow"))
+    for process in running:
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, out + err
+
+
+def _jobs(head: Head, run: str) -> str:
+    with urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=10) as answer:
+        jobs = json.load(answer)
+    mine = [job for job in jobs if job["metadata"].get("stillhouse.run") == run and job["status"] == "RUNNING"]
+    return " ".join(job["submission_id"] for job in mine)
