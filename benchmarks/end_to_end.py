@@ -94,7 +94,7 @@ def ours(data: Path, members: list[Path], epochs: int) -> Row:
     return row("stillhouse", work, total - work - besides, student["test"]["accuracy"], besides)
 
 
-BESIDES = ("baseline", "evaluation")
+BESIDES = ("baseline", "predictions", "evaluation")
 
 
 def student_s(run: Run) -> float:

@@ -11,12 +11,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator import environment, interrupts
+from orchestrator import autoscaling, environment, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
@@ -30,7 +30,11 @@ logger = logging.getLogger(__name__)
 
 REACH_TIMEOUT_S = 5.0
 FREE_TIMEOUT_S = 15.0
-"""After which a run says that it waits for others to leave a GPU."""
+"""After which a run says that it waits for a GPU."""
+ROLES = ("teacher", "student")
+"""Resources by which a cluster's YAML says what its node types are for."""
+ROLE_SHARE = 0.001
+"""Of a node's role, what an actor or worker asks for: a node that has 1 of it takes any number."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,32 @@ class Node:
 
     cpus: float
     gpus: float
+    roles: frozenset[str] = frozenset()
+    """Who is at home here: those of `ROLES` that Ray calls a resource of the node."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What the cluster has. `cuda`: torch sees CUDA where Ray gives a GPU."""
+    """What the cluster has or may grow to. `cuda`: torch sees CUDA where Ray gives a GPU."""
 
     nodes: tuple[Node, ...]
     cuda: bool
+
+    def of(self, role: str) -> Machines:
+        """Where a teacher or a student's worker may be: the nodes of that role, or where there are none, all."""
+        return replace(self, nodes=tuple(node for node in self.nodes if role in node.roles) or self.nodes)
+
+    def asked(self, role: str) -> dict[str, float]:
+        """What it asks for besides cores and GPUs, so that it goes there."""
+        return {role: ROLE_SHARE} if any(role in node.roles for node in self.nodes) else {}
+
+    def left(self, placement: Placement) -> tuple[float, float]:
+        """The cores and GPUs that teachers leave where students may be."""
+        students = self.of("student")
+        elsewhere = replace(self, nodes=tuple(n for n in self.of("teacher").nodes if n not in students.nodes))
+        cpus = max(0.0, placement.actors * placement.num_cpus - elsewhere.cpus)
+        gpus = max(0.0, placement.actors * placement.num_gpus - elsewhere.gpus)
+        return students.cpus - cpus, students.gpus - gpus
 
     @property
     def cpus(self) -> float:
@@ -65,6 +87,8 @@ class Placement:
     actors: int
     num_cpus: float
     num_gpus: float
+    roles: Mapping[str, float] = field(default_factory=dict)
+    """What they ask for besides, so that they go to the nodes meant for them."""
 
     @property
     def threads(self) -> int:
@@ -126,11 +150,14 @@ def reach(address: str) -> None:
 
 
 def survey() -> Machines:
-    """What the connected cluster has now."""
+    """What the connected cluster has now, and what its autoscaler may add."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0))) for has in alive)
+    nodes = tuple(
+        Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)), frozenset(ROLES) & has.keys())
+        for has in autoscaling.possible(alive, autoscaling.configuration())
+    )
     gpus = sum(node.gpus for node in nodes)
 
     @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
@@ -143,7 +170,7 @@ def survey() -> Machines:
         return Machines(nodes, cuda=False)
     answer = sees_cuda.remote()
     if not ray.wait([answer], timeout=FREE_TIMEOUT_S)[0]:
-        logger.warning("waiting for a GPU: all %g of the cluster are in use", gpus)
+        logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
     return Machines(nodes, cuda=bool(ray.get(answer)))
 
 
@@ -185,6 +212,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
     Raises: `RequestError` where more is asked for than the cluster has.
     """
     asked = ensemble.resources_per_member
+    roles, machines = machines.asked("teacher"), machines.of("teacher")
     largest = max(node.cpus for node in machines.nodes)
     if asked.num_cpus > largest:
         raise RequestError(
@@ -219,16 +247,23 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
                 f"ensemble.num_actors: asked for {actors}; the cluster holds {slots} at once. Set it to `auto` or "
                 f"at most {slots}, or add nodes."
             )
-    return Placement(size, actors, asked.num_cpus, num_gpus)
+    return Placement(size, actors, asked.num_cpus, num_gpus, roles)
+
+
+def place_student(machines: Machines) -> Placement:
+    """Where a single process computes with a student."""
+    cpus = min([1.0, *(node.cpus for node in machines.of("student").nodes if node.cpus)])
+    return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"))
 
 
 def check_student(student: StudentSpec, machines: Machines) -> None:
     """Raise `RequestError` where the student's workers would wait for GPUs that the cluster does not have."""
     least, _ = student.workers
-    if machines.cuda and least > machines.gpus:
+    gpus = machines.of("student").gpus
+    if machines.cuda and least > gpus:
         raise RequestError(
-            f"student.num_workers: asked for {least}, a GPU each; the cluster has {machines.gpus:g}. Ask for fewer, or "
-            "add nodes."
+            f"student.num_workers: asked for {least}, a GPU each; the cluster has {gpus:g} for students. Ask for "
+            "fewer, or add nodes."
         )
 
 

@@ -39,7 +39,7 @@ def member_weights(
     if spec.weights != "validation":
         return ensembles.normalised(spec.weights)
     labels = dataset.validation.y
-    predicted = _predict(members, data, "validation", placement)
+    predicted = predict(members, data, "validation", placement)
     of_label = np.stack([p[np.arange(len(labels)), labels] for p in predicted])
     return ensembles.fit_weights(torch.from_numpy(of_label))
 
@@ -49,19 +49,23 @@ def compare_systems(
     dataset: Dataset,
     data: ray.ObjectRef[Dataset],
     members: Sequence[Member],
+    of_members: Sequence[Predictions],
     weights: Sequence[float],
     baseline: Member,
     student: Member,
     placement: Placement,
 ) -> tuple[list[System], list[CurvePoint]]:
-    """Each system's test figures, and what an ensemble of 1, 2, ... members is worth."""
+    """Each system's test figures, and what an ensemble of 1, 2, ... members is worth.
+
+    of_members: what the members predict for the test split. placement: of a student.
+    """
     combine = config.ensemble.combine
+    of_students = predict([baseline, student], data, "test", placement)
     single = [*members, baseline, student]
-    predicted = {m.name: p for m, p in zip(single, _predict(single, data, "test", placement), strict=True)}
-    of_members = [predicted[m.name] for m in members]
+    predicted = {m.name: p for m, p in zip(single, [*of_members, *of_students], strict=True)}
     predicted["ensemble"] = _mean(of_members, weights, combine)
 
-    described = jobs.describe.options(num_cpus=1, num_gpus=placement.num_gpus).remote(
+    described = jobs.describe.options(num_cpus=1, num_gpus=placement.num_gpus, resources=dict(placement.roles)).remote(
         {**{m.name: [m] for m in single}, "ensemble": list(members)},
         data,
         combine,
@@ -109,12 +113,16 @@ def curve(
     return points
 
 
-def _predict(
+def predict(
     systems: Sequence[Member], data: ray.ObjectRef[Dataset], split: str, placement: Placement
 ) -> list[Predictions]:
+    """What each system predicts for a split."""
     tasks = [
         jobs.predict.options(
-            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, name=f"predict {system.name}"
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
+            resources=dict(placement.roles),
+            name=f"predict {system.name}",
         ).remote(system, data, split, placement.threads)
         for system in systems
     ]

@@ -65,6 +65,8 @@ class EnsembleSpec(Spec):
     keep what they were computed with."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
+    start_timeout_s: Positive = 900.0
+    """How long members may wait for room on the cluster, whose autoscaler may have to start machines first."""
 
     @model_validator(mode="after")
     def _one_source(self) -> EnsembleSpec:

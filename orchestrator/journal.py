@@ -71,6 +71,7 @@ class Journal:
         self._told: set[tuple[str, int]] = set()
         self._tracked: set[tuple[str, int]] = set()
         self._pulses: dict[str, _Pulse] = {}
+        self._begun: set[str] = set()
         self._epochs: dict[str, int] = {}
         self._inbox: queue.Queue[tuple[str, Epoch] | None] = queue.Queue()
         self._config = config
@@ -175,6 +176,10 @@ class Journal:
             if not isinstance(heard[1], Where):
                 self._inbox.put(heard)
 
+    def begun(self, name: str) -> bool:
+        """Whether a member in training was heard of."""
+        return name in self._begun
+
     def hung(self, name: str) -> Where | None:
         """Where a member is trained that should have been heard of again long ago; said once."""
         pulse = self._pulses.get(name)
@@ -197,6 +202,7 @@ class Journal:
         now = time.monotonic()
         pulse = self._pulses.get(system)
         if isinstance(news, Where):
+            self._begun.add(system)
             self._pulses[system] = _Pulse(news, now)
         elif pulse is not None:
             pulse.slowest_s, pulse.heard_s, pulse.suspected_s = max(pulse.slowest_s, now - pulse.heard_s), now, None

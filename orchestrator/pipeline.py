@@ -12,7 +12,7 @@ import ray
 from orchestrator import cluster, preflight, training
 from orchestrator import report as reports
 from orchestrator.cluster import Machines, Placement
-from orchestrator.comparison import compare_systems, member_weights
+from orchestrator.comparison import compare_systems, member_weights, predict
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.journal import Journal
@@ -58,11 +58,21 @@ def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: 
     baseline = _student("baseline", config, dataset, data, machines, journal)
     weights = member_weights(config.ensemble, [m.member for m in members], dataset, data, placement)
     teachers = [m.member for m in members]
+    with journal.stage("predictions"):  # now, while there are machines for members
+        predicted = predict(teachers, data, "test", placement)
     with soft_targets(config, dataset, data, teachers, weights, machines, placement, journal) as made:
         student = _student("student", config, dataset, data, machines, journal, made)
     with journal.stage("evaluation"):
         systems, curve = compare_systems(
-            config, dataset, data, teachers, weights, baseline.member, student.member, placement
+            config,
+            dataset,
+            data,
+            teachers,
+            predicted,
+            weights,
+            baseline.member,
+            student.member,
+            cluster.place_student(machines),
         )
     accuracy = {system.role: system.test.accuracy for system in systems}
     report = Report(
@@ -107,7 +117,8 @@ def _members(
             data,
             placement,
             journal.queue,
-            journal.hung,
+            journal,
+            spec.start_timeout_s,
         )
         stage.reused = all(member.reused for member in members)
     for member in members:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator import selftest
+from orchestrator import room, selftest
 from orchestrator.cluster import Placement
 from workers import processes
 from workers.data import Dataset
@@ -25,14 +27,11 @@ from workers.soft_targets import Numerics
 from workers.teacher import Member
 from workers.teacher_actor import Started, TeacherActor
 
-HELD = 0.95
-"""Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
-place beside teachers that take all."""
 PATIENCE_S, PATIENCE = 30.0, 10.0
 """A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
 
-Start = Callable[[list[Member]], Any]
-"""Starts the actor that hosts these members."""
+Start = Callable[[list[Member], int], Any]
+"""Starts the actor that hosts these members, in its place of the room that is reserved."""
 
 
 @dataclass
@@ -48,6 +47,7 @@ class Seat:
     """One actor's place: `members` are those that it is asked for."""
 
     members: list[Member]
+    place: int
     actor: Any = None
     up: Any = None
     """A reference to the news that the actor is up, until it is."""
@@ -74,7 +74,7 @@ class Seat:
 
     def start(self, start: Start, stacked: bool | None) -> None:
         """Begin to fill the seat; what it is asked meanwhile is answered once the actor is up."""
-        self.actor, self.started = start(self.members), None
+        self.actor, self.started = start(self.members, self.place), None
         self.prepare(stacked)  # before what it is asked next
 
     def prepare(self, stacked: bool | None) -> None:
@@ -142,13 +142,19 @@ def starter(
     numerics: Numerics,
     placement: Placement,
     kept: dict[str, KeptLogits],
+    group: PlacementGroup,
     run: str = "",
 ) -> Start:
     """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
+    held = room.of_an_actor(placement)
 
-    def start(members: list[Member]) -> Any:
+    def start(members: list[Member], place: int) -> Any:
         return TeacherActor.options(  # type: ignore[attr-defined]
-            num_cpus=HELD * placement.num_cpus, num_gpus=placement.num_gpus, max_restarts=0
+            num_cpus=held["CPU"],
+            num_gpus=held.get("GPU", 0.0),
+            resources=dict(placement.roles),
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, place),
         ).remote(members, data, classes, layout, numerics, kept, run)
 
     return start

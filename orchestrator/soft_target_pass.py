@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from orchestrator import selftest
+from orchestrator import room, selftest
 from orchestrator.cluster import Machines, Placement
 from orchestrator.config import RunConfig
 from orchestrator.console import Line
@@ -87,6 +87,11 @@ class SoftTargetPass:
         assert self.manifest is not None
         return self.manifest
 
+    def check_stopped(self) -> None:
+        """Raise InterruptedError where the run is being ended."""
+        if self.stop.is_set():
+            raise InterruptedError("the pass was stopped with its run")
+
     def content(self) -> str:
         """sha256 over all soft targets, once they are there."""
         return store.content(self.complete().parts)
@@ -142,19 +147,22 @@ def soft_targets(
                     values = math.prod(dataset.transfer.x.shape[1:])
                     numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
-                    start = starter(data, planned.classes, layout, numerics, placement, kept, config.name)
-                    pool = TeacherPool(
-                        members,
-                        weights,
-                        start,
-                        config.ensemble,
-                        placement.groups(),
-                        journal.lost,
-                        numerics.stacked,
-                        made.stop.is_set,
-                        _check(dataset.transfer, members, made, numerics),
-                    )
-                    _compute(made, missing, pool, numerics, stage)
+                    with room.reserved(
+                        placement, config.ensemble.start_timeout_s, journal.note, made.check_stopped
+                    ) as group:
+                        start = starter(data, planned.classes, layout, numerics, placement, kept, group, config.name)
+                        pool = TeacherPool(
+                            members,
+                            weights,
+                            start,
+                            config.ensemble,
+                            placement.groups(),
+                            journal.lost,
+                            numerics.stacked,
+                            made.check_stopped,
+                            _check(dataset.transfer, members, made, numerics),
+                        )
+                        _compute(made, missing, pool, numerics, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, 0.0)
@@ -290,11 +298,10 @@ def _numerics(
 def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
     """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
     stream = config.distillation.stream
+    cpus, gpus = machines.left(placement)
     if machines.cuda:
-        return (
-            stream is not False and machines.gpus - placement.actors * placement.num_gpus >= config.student.workers[1]
-        )
-    return stream is True or (stream == "auto" and machines.cpus - placement.actors * placement.num_cpus >= 1)
+        return stream is not False and gpus >= config.student.workers[1]
+    return stream is True or (stream == "auto" and cpus >= 1)
 
 
 def _check(

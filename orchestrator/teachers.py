@@ -36,7 +36,6 @@ IN_FLIGHT = 4
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """How Ray says that a teacher, or what it had answered, is no longer there."""
-START_TIMEOUT_S = 300.0
 WRITE_TIMEOUT_S = 120.0
 """After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
@@ -63,23 +62,24 @@ class TeacherPool:
         groups: Sequence[range],
         heard: Callable[[str, Sequence[str], str], None],
         stacked: bool | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        check_stopped: Callable[[], None] = lambda: None,
         check: Callable[[TeacherPool], None] = lambda pool: None,
     ) -> None:
-        """`start(members)` starts the actor that hosts them, and `groups` says who shares one. `heard(what, member
-        names, evidence)` hears of teachers that are lost and that come back. Where `stopped()`, nothing is waited for.
-        `check` raises where those that are up, at the start and whenever one is back, are not to be trusted.
+        """`start(members, place)` starts the actor that hosts them, and `groups` says who shares one. `heard(what,
+        member names, evidence)` hears of teachers that are lost and that come back. `check_stopped` raises where
+        nothing is to be waited for any more, and `check` where those that are up, at the start and whenever one is
+        back, are not to be trusted.
         """
         self.weights = {member.name: weight for member, weight in zip(members, weights, strict=True)}
         self.start = start
         self.spec = spec
         self.heard = heard
         self.stacked = stacked
-        self.stopped = stopped
+        self._check_stopped = check_stopped
         self.check = check
         self.wait_s = 0.0
         self.work_s = 0.0
-        self.seats = [Seat([members[k] for k in group]) for group in groups]
+        self.seats = [Seat([members[k] for k in group], place) for place, group in enumerate(groups)]
 
     def __enter__(self) -> TeacherPool:
         try:
@@ -172,10 +172,10 @@ class TeacherPool:
         """
         while not any([self._up(seat) for seat in seats]):
             self._check_stopped()
-            if time.monotonic() - max(seat.asked_s for seat in seats) > START_TIMEOUT_S:
+            if time.monotonic() - max(seat.asked_s for seat in seats) > self.spec.start_timeout_s:
                 raise RunError(
-                    f"teachers were not up after {START_TIMEOUT_S:g} s: asked for {len(self.seats)} actors; free now: "
-                    f"{ray.available_resources()}."
+                    f"the teacher of {', '.join(seats[0].names)} was not up after `ensemble.start_timeout_s`, "
+                    f"{self.spec.start_timeout_s:g} s; free now: {ray.available_resources()}."
                 )
             ray.wait([seat.up for seat in seats], timeout=POLL_S)
 
@@ -249,7 +249,7 @@ class TeacherPool:
     def _wait(self, awaited: Any, seat: Seat) -> float:
         """Until it is there, or failed: the seconds that this took.
 
-        Raises: `_Gone` where it takes too long; InterruptedError where the pass is stopped.
+        Raises: `_Gone` where it takes too long.
         """
         self._await_start([seat])
         began = time.monotonic()
@@ -260,10 +260,6 @@ class TeacherPool:
                 evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
                 raise _Gone(seat, Kind.HUNG, evidence)
         return time.monotonic() - began
-
-    def _check_stopped(self) -> None:
-        if self.stopped():
-            raise InterruptedError("the pass was stopped with its run")
 
     def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
         present = self._present()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -25,6 +25,7 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster
 from orchestrator.cluster import Machines, Placement
+from orchestrator.room import Waiting
 from workers import checkpoints, factories, processes, storage
 from workers.data import Dataset
 from workers.errors import RunError
@@ -80,6 +81,19 @@ def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
+class Watch(Protocol):
+    """Who hears of members in training."""
+
+    def begun(self, name: str) -> bool:
+        """Whether it was heard of."""
+
+    def hung(self, name: str) -> Where | None:
+        """Where it is trained, if it should have been heard of again long ago; said once."""
+
+    def note(self, text: str) -> None:
+        """Tell the user."""
+
+
 def train_members(
     folder: str,
     model: ModelSpec,
@@ -89,11 +103,14 @@ def train_members(
     data: ray.ObjectRef[Dataset],
     placement: Placement,
     heard: Any,
-    hung: Callable[[str], Where | None],
+    watch: Watch,
+    start_timeout_s: float,
 ) -> list[Trained]:
     """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
 
-    `hung(name)` says where a member is trained that hangs: its process is ended, and Ray begins its task again.
+    Where one hangs its process is ended, and Ray begins its task again.
+
+    Raises: `RunError` where the cluster has no room for the first of them within `start_timeout_s`.
     """
     found: dict[int, Trained] = {}
     pending: dict[Any, tuple[int, Member, str]] = {}
@@ -106,14 +123,23 @@ def train_members(
             found[k] = Trained(member, record, reused=True)
             continue
         task = train_member.options(
-            num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, name=f"train {member.name}"
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
+            resources=dict(placement.roles),
+            name=f"train {member.name}",
         ).remote(member, training, own_seed, mark, data, placement.threads, heard)
         pending[task] = (k, member, mark)
+    held = {"CPU": placement.num_cpus, "GPU": placement.num_gpus, **placement.roles}
+    waiting = Waiting(f"{len(pending)} members in training, each with {held}", start_timeout_s, watch.note)
+    begun = False
     try:
         while pending:
+            begun = begun or any(watch.begun(member.name) for _, member, _ in pending.values())
+            if not begun:
+                waiting.check()
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
             for _, member, _ in pending.values():
-                where = hung(member.name)
+                where = watch.hung(member.name)
                 if where is not None:
                     processes.end(where)
             if not ready:
@@ -186,7 +212,7 @@ def train_with_ray(
         history = _complete(member, mark(job.store_content()))
         if history is not None:
             return Trained(member, history, reused=True)
-    scaling = _scaling(*job.workers, machines)
+    scaling = _scaling(*job.workers, machines.of("student"), machines.asked("student"))
     work = WorkerJob(
         role=job.role,
         model=job.model,
@@ -195,7 +221,7 @@ def train_with_ray(
         data=data,
         folder=place,
         weights=member.weights,
-        threads=_threads(job.workers[1], machines),
+        threads=_threads(job.workers[1], machines.of("student")),
         heard=heard,
         store=job.store,
         loss=job.loss,
@@ -212,14 +238,14 @@ def _threads(most: int, machines: Machines) -> int:
     return max(1, int(machines.cpus / len(machines.nodes) / per_node))
 
 
-def _scaling(least: int, most: int, machines: Machines) -> ray.train.ScalingConfig:
+def _scaling(least: int, most: int, machines: Machines, asked: dict[str, float]) -> ray.train.ScalingConfig:
     held = {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
     if machines.cuda:
         held = {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu=machines.cuda,
-        resources_per_worker=held,
+        resources_per_worker=held | asked,
         placement_strategy="PACK" if machines.cuda else "SPREAD",
     )
 

@@ -1,0 +1,103 @@
+"""What a cluster may grow to, read from where its autoscaler reads it: the cluster YAML, or a RayCluster of Kubernetes.
+
+So `max_workers` (there `maxReplicas`) of the node type with the resource `teacher` is the knob for the ensemble's size.
+A cluster without an autoscaler is what it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+logger = logging.getLogger(__name__)
+
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives to the head alone."""
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ASK_TIMEOUT_S = 30.0
+
+Resources = Mapping[str, float]
+
+
+def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> list[Resources]:
+    """The resources of each node that a cluster has or that its autoscaler may add, as `config` (its YAML) says.
+
+    Nodes that are there count against the `max_workers` of the type that has the same CPUs, GPUs and roles, and against
+    that of the whole cluster.
+    """
+    found = [*alive]
+    if config is None:
+        return found
+    types = dict(config.get("available_node_types") or {})
+    types.pop(config.get("head_node_type", ""), None)
+    most = int(config.get("max_workers", 0)) - sum(HEAD not in node for node in alive)
+    for kind in sorted(types.values(), key=lambda kind: "teacher" not in kind.get("resources", {})):
+        resources = {name: float(amount) for name, amount in (kind.get("resources") or {}).items()}
+        if not resources.get("CPU"):
+            continue
+        there = sum(_alike(node, resources) for node in alive if HEAD not in node)
+        added = max(0, min(int(kind.get("max_workers", most + there)) - there, most))
+        found += [resources] * added
+        most -= added
+    return found
+
+
+def configuration() -> Mapping[str, Any] | None:
+    """The autoscaler's configuration, as its head knows it; None where there is no autoscaler."""
+    import ray
+
+    if not any(HEAD in node["Resources"] for node in ray.nodes() if node["Alive"]):
+        return None
+
+    @ray.remote(num_cpus=0, resources={HEAD: 0.001})
+    def ask(gcs_address: str) -> Mapping[str, Any] | None:
+        return _on_kubernetes() or _of_monitor(gcs_address)
+
+    asked = ask.remote(ray.get_runtime_context().gcs_address)
+    try:
+        found: Mapping[str, Any] | None = ray.get(asked, timeout=ASK_TIMEOUT_S)
+        return found
+    except ray.exceptions.RayError as error:
+        logger.warning("how far the cluster may grow is not known (%s): what it has now is what counts", error)
+        return None
+
+
+def _alike(node: Resources, kind: Resources) -> bool:
+    return all(node.get(name, 0.0) == kind.get(name, 0.0) for name in ("CPU", "GPU", "teacher", "student"))
+
+
+def _of_monitor(gcs_address: str) -> Mapping[str, Any] | None:
+    """The file that `ray start --autoscaling-config` gave to the monitor of this cluster, which runs beside it."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = place.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has just ended
+            continue
+        options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        path = options.get("--autoscaling-config")
+        if path and options.get("--gcs-address") == gcs_address:
+            found: Mapping[str, Any] = yaml.safe_load(Path(path).expanduser().read_text())
+            return found
+    return None
+
+
+def _on_kubernetes() -> Mapping[str, Any] | None:
+    """The RayCluster, as KubeRay's autoscaler derives its configuration from it."""
+    import os
+
+    name = os.environ.get("RAY_CLUSTER_NAME")
+    if not name or not SERVICE_ACCOUNT.exists():
+        return None
+    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+
+    try:
+        namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
+        found: Mapping[str, Any] = AutoscalingConfigProducer(name, namespace)()
+        return found
+    except Exception as error:  # whatever its HTTP client raises: without an autoscaler it may not ask
+        logger.warning("the RayCluster '%s' cannot be read (%s): what the cluster has now is what counts", name, error)
+        return None
