@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +25,7 @@ import yaml
 from orchestrator import plots
 from orchestrator.config import RunConfig
 from orchestrator.report import COMPARED, Report, as_json, markdown
+from workers import storage
 from workers.errors import RequestError
 from workers.secrets import hidden
 
@@ -112,6 +114,8 @@ class Tracker:
 
         uri = config.tracking.uri
         try:
+            if uri.startswith(SQLITE):
+                _make_whole(Path(uri.removeprefix(SQLITE)))
             self.client = MlflowClient(uri)
             experiment = self.client.get_experiment_by_name(config.tracking.experiment)
             self.experiment_id = (
@@ -275,6 +279,26 @@ class Tracker:
                     "--push` sends it afterwards.",
                     self.missed,
                 )
+
+
+def _make_whole(path: Path) -> None:
+    """Let MLflow make its database beside its place and only then put it there: one that was half made when its process
+    was killed could never be opened again."""
+    if path.exists():
+        return
+    from mlflow import MlflowClient
+
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
+    try:
+        MlflowClient(f"{SQLITE}{partial}").search_experiments()
+        try:
+            os.link(partial, path)
+        except FileExistsError:  # another run was quicker
+            pass
+        except OSError:  # a file system without links
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _artifacts(uri: str) -> str | None:

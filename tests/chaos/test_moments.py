@@ -29,7 +29,11 @@ def replacing(source, target, **rest):
             os.kill(os.getpid(), signal.SIGKILL)
     return replace(source, target, **rest)
 
+def linking(source, target, **rest):
+    replacing(source, target, **rest)
+
 os.replace = replacing
+os.link = linking
 '''
 
 
@@ -46,6 +50,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     [
         ("run.lock", 1),
         ("config.yaml", 1),
+        ("mlflow.db", 1),
         ("state.pt", 5),
         ("model.safetensors", 2),
         ("training.json", 2),
