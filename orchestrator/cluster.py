@@ -102,11 +102,11 @@ class Placement:
 
 
 @contextmanager
-def connect(*, verbose: bool = False) -> Iterator[Machines]:
+def connect(timeout_s: float, *, verbose: bool = False) -> Iterator[Machines]:
     """Ray for the length of a run: the one already connected, the cluster of RAY_ADDRESS or of this job, else a new
     one.
 
-    Only a Ray that was started here is shut down at the end.
+    Only a Ray that was started here is shut down at the end. timeout_s: how long a GPU is waited for.
     """
     import ray
 
@@ -130,7 +130,7 @@ def connect(*, verbose: bool = False) -> Iterator[Machines]:
                 "on this machine alone."
             ) from error
     try:
-        yield survey()
+        yield survey(timeout_s)
     finally:
         if ours:
             ray.shutdown()
@@ -149,8 +149,11 @@ def reach(address: str) -> None:
             raise ConnectionError(str(error)) from error
 
 
-def survey() -> Machines:
-    """What the connected cluster has now, and what its autoscaler may add."""
+def survey(timeout_s: float) -> Machines:
+    """What the connected cluster has now, and what its autoscaler may add.
+
+    Raises: `RunError` where there should be GPUs and for `timeout_s` none is to be had.
+    """
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -169,8 +172,14 @@ def survey() -> Machines:
     if not gpus:
         return Machines(nodes, cuda=False)
     answer = sees_cuda.remote()
-    if not ray.wait([answer], timeout=FREE_TIMEOUT_S)[0]:
+    if not ray.wait([answer], timeout=min(FREE_TIMEOUT_S, timeout_s))[0]:
         logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
+        if not ray.wait([answer], timeout=timeout_s)[0]:
+            raise RunError(
+                f"none of the cluster's {gpus:g} GPUs was to be had within {timeout_s:g} s: all are in use, or the "
+                "autoscaler did not start their nodes (`ray status` says why). Free some, or let it wait longer by "
+                "`ensemble.start_timeout_s`."
+            )
     return Machines(nodes, cuda=bool(ray.get(answer)))
 
 

@@ -37,7 +37,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
     """
     dataset = preflight.check(config)
-    with cluster.connect(verbose=verbose) as machines:
+    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose) as machines:
         metrics.label(config.name)
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)

@@ -41,6 +41,8 @@ REACH_TIMEOUT_S = 5.0
 MAX_FAILURES = 3
 """Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
 LEFT_ALONE_S = 60.0
+ABANDONED_S = 600.0
+"""After which a database that is not whole yet is nobody's."""
 
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
@@ -185,6 +187,9 @@ class Tracker:
         self._failures = 0  # asked once more, whatever was before
         for run_id in (*self._runs.values(), self.run_id):
             self._attempt(self.client.set_terminated, run_id, status)
+        engine = getattr(self.client._tracking_client.store, "engine", None)
+        if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
+            engine.dispose()
 
     def _find(self, run_id: str | None) -> str | None:
         """The run that was opened as `run_id`, with its nested ones; None where the tracker has none."""
@@ -286,11 +291,15 @@ def _make_whole(path: Path) -> None:
     was killed could never be opened again."""
     if path.exists():
         return
-    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    for left in path.parent.glob(f"{path.name}.*{storage.PARTIAL}"):
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            left.unlink(missing_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
     try:
-        MlflowClient(f"{SQLITE}{partial}").search_experiments()
+        store = SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts(f"{SQLITE}{path}"))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
         try:
             os.link(partial, path)
         except FileExistsError:  # another run was quicker

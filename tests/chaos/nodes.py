@@ -6,6 +6,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from types import TracebackType
@@ -19,10 +21,10 @@ MARK = "STILLHOUSE_MONKEY"
 
 
 class Nodes:
-    """The head, which only hosts the driver and its data, and `count` nodes of two cores each."""
+    """The head, which only hosts the driver and its data, and `count` nodes: of two cores each, or what each `has`."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, **has: float) -> None:
+        self.count, self.has = count, has or {"num_cpus": 2}
         self.mark = uuid.uuid4().hex
 
     def __enter__(self) -> Nodes:
@@ -32,7 +34,7 @@ class Nodes:
         self._cluster: Any = Cluster()
         self._cluster.add_node(num_cpus=0, include_dashboard=False)
         for _ in range(self.count):
-            self._cluster.add_node(num_cpus=2)
+            self._cluster.add_node(**self.has)
         self.address: str = self._cluster.address
         return self
 
@@ -51,10 +53,21 @@ class Nodes:
             os.kill(pid, signal.SIGKILL)
             self._cluster.remove_node(node, allow_graceful=False)
             time.sleep(drawn.uniform(0.0, 3.0))
-            self._cluster.add_node(num_cpus=2)
+            self._cluster.add_node(**self.has)
         else:
             os.kill(pid, signal.SIGSTOP)
             time.sleep(drawn.uniform(0.5, 4.0))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         return pid
+
+
+def main() -> int:
+    """Run a command on such a cluster: `python -m tests.chaos.nodes COUNT CPUS GPUS COMMAND...`; returns its status."""
+    count, cpus, gpus, *command = sys.argv[1:]
+    with Nodes(int(count), num_cpus=float(cpus), num_gpus=float(gpus)) as nodes:
+        return subprocess.run(command, env=os.environ | {"RAY_ADDRESS": nodes.address}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

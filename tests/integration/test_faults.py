@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
-from orchestrator import RunConfig, run, tracking
+from orchestrator import RunConfig, room, run, tracking
 from orchestrator.cli import main
+from orchestrator.cluster import Placement
 from orchestrator.lock import Lock
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 
@@ -141,6 +143,38 @@ def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert f"'{folder}' is in use by another run (process {os.getpid()} on" in capsys.readouterr().err
         assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in p.parts] == before
     assert not folder.exists()
+
+
+@ray.remote(num_cpus=3.8)
+class Others:
+    """Somebody else's work, which leaves next to nothing of the small Ray."""
+
+    def here(self) -> None:
+        """Once this returns, it is."""
+
+
+def test_no_room_is_said_and_given_up_in_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE_S", 0.5)
+    others = Others.remote()
+    ray.get(others.here.remote())
+    changes = {"ensemble__start_timeout_s": 3, "ensemble__resources_per_member": {"num_cpus": 1}}
+    try:
+        with pytest.raises(
+            RunError, match=r"no room on the cluster after 3 s for 3 members in training.*4 CPU"
+        ) as said:
+            run(RunConfig.load(str(write_config(tmp_path, **changes))))
+        assert "`ensemble.start_timeout_s`" in str(said.value)
+        events = (tmp_path / "runs" / "small" / "events.jsonl").read_text()
+        assert events.count("waiting for room for 3 members in training") == 1
+        placement = Placement(size=3, actors=3, num_cpus=1.0, num_gpus=0.0)
+        with pytest.raises(RunError, match=r"teachers: 3 times 0.95 CPU"), room.reserved(placement, 2.0):
+            pass
+    finally:
+        ray.kill(others)
+    with room.reserved(placement, 30.0):
+        pass
 
 
 @pytest.fixture
