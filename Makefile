@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all bench chaos audit check
+.PHONY: install demo test test-all bench chaos audit check dashboards
 
 install: $(INSTALLED)
 
@@ -25,14 +25,18 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest
 
-# Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
-BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
-
 # Kills and stops what belongs to a run at random moments, 55 times over at least 11 runs, and compares what comes of it.
 chaos: install
 	$(BIN)/python -m tests.chaos.monkey --runs 8 --disturbances 40
 	$(BIN)/python -m tests.chaos.monkey --runs 3 --disturbances 15 --nodes 3
 
+# A Ray head, Prometheus with the shipped configuration, and a run beside them; Ctrl-C ends them.
+CONFIG ?= examples/mnist/config.yaml
+dashboards: install
+	dashboards/serve $(CONFIG)
+
+# Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
+BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done

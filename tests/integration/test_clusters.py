@@ -144,16 +144,26 @@ def test_storage_that_nodes_do_not_share_is_refused(tmp_path: Path) -> None:
         pytest.skip("a file system can only be mounted by root")
     path = write_config(tmp_path, storage=str(tmp_path / "mine" / "runs"))
     (tmp_path / "mine").mkdir()
+    node = """
+import sys, time
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+where = {"redis_address": sys.argv[1], "gcs_address": sys.argv[1], "node_manager_port": 0}
+has = {"num_cpus": 1, "object_store_memory": 150 * 2**20, "min_worker_port": 0, "max_worker_port": 0}
+started = Node(RayParams(**where, **has, include_log_monitor=False, dashboard_agent_listen_port=None), head=False)
+time.sleep(200)
+"""
+    (tmp_path / "node.py").write_text(node)
     script = f"""
 import os, subprocess, sys, time
 from tests.chaos.nodes import Nodes
 with Nodes(1) as nodes:
-    start = f"{sys.executable} -m ray.scripts.scripts start --block --num-cpus 1 --address {{nodes.address}}"
-    apart = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs {tmp_path}/mine && exec " + start]
-    node = subprocess.Popen(apart, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start = f"{sys.executable} {tmp_path}/node.py {{nodes.address}}"
+    node = subprocess.Popen(["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs {tmp_path}/mine && exec " + start])
     import ray
     ray.init(nodes.address, logging_level="ERROR")
-    while sum(each["Alive"] for each in ray.nodes()) < 3:
+    until = time.monotonic() + 60
+    while sum(each["Alive"] for each in ray.nodes()) < 3 and time.monotonic() < until:
         time.sleep(0.5)
     ray.shutdown()
     command = [sys.executable, "-m", "orchestrator.cli", "run", "{path}"]
