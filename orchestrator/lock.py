@@ -32,6 +32,9 @@ STALE_S = 20.0
 SETTLE_S = 0.3
 """After taking a lock over, how long until it is sure that nobody else did the same."""
 
+_held: set[str] = set()
+"""The tokens of this process's own locks."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -62,7 +65,7 @@ class Lock:
     def __enter__(self) -> Lock:
         owner = self._read()
         if owner is not None:
-            if _alive(owner) if owner.machine == self.me.machine else self._counts(owner):
+            if self._is_alive(owner):
                 raise RequestError(
                     f"'{self.folder}' is in use by another run (process {owner.pid} on {owner.host}). Wait for it or "
                     "stop it, or give this one another `name`."
@@ -72,6 +75,7 @@ class Lock:
         time.sleep(SETTLE_S)
         if self._is_another(self._read()):
             raise RequestError(f"'{self.folder}': another run took it at the same moment. Start one alone.")
+        _held.add(self.me.token)
         self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._beats.start()
         return self
@@ -81,6 +85,7 @@ class Lock:
     ) -> None:
         self._ended.set()
         self._beats.join()
+        _held.discard(self.me.token)
         if self.taken_over:
             raise RunError(
                 f"another run took '{self.folder}' over, since this one had not been heard of for "
@@ -92,6 +97,13 @@ class Lock:
                 storage.remove_empty(self._made)
         except Exception as unremoved:  # of a storage that ended the run, perhaps; it is found dead next time
             logger.warning("'%s' could not be removed: %s", self.uri, unremoved)
+
+    def _is_alive(self, owner: Owner) -> bool:
+        if owner.machine != self.me.machine:
+            return self._counts(owner)
+        if owner.pid == self.me.pid:  # a run of ours that could not take its lock away is over all the same
+            return owner.token in _held
+        return _alive(owner)
 
     def _counts(self, owner: Owner) -> bool:
         """Whether an owner elsewhere is alive."""

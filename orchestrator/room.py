@@ -50,7 +50,7 @@ def reserved(
     bundle = of_an_actor(placement)
     group = placement_group([dict(bundle) for _ in range(placement.actors)], strategy="PACK")
     try:
-        waiting = Waiting(f"teachers: {placement.actors} times {_amounts(bundle)}", timeout_s, say)
+        waiting = Waiting(f"teachers: {placement.actors} times {amounts(bundle)}", timeout_s, say)
         while not group.wait(POLL_S):
             check_stopped()
             waiting.check()
@@ -72,8 +72,8 @@ class Waiting:
         waited_s = time.monotonic() - self.began_s
         if waited_s > self.timeout_s:
             raise RunError(
-                f"no room on the cluster after {waited_s:.0f} s for {self.what}. It has {_has()}. Add nodes, ask for "
-                "less, or let it wait longer by `ensemble.start_timeout_s`. What was complete is kept; the same "
+                f"no room on the cluster after {self.timeout_s:g} s for {self.what}. It has {_has()}. Add nodes, ask "
+                "for less, or let it wait longer by `ensemble.start_timeout_s`. What was complete is kept; the same "
                 "command resumes."
             )
         if waited_s > PATIENCE_S and not self.said:
@@ -87,10 +87,11 @@ def _has() -> str:
     total, free = ray.cluster_resources(), ray.available_resources()
     names = ["CPU", *(name for name in ("GPU", "teacher", "student") if name in total)]
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    return f"{nodes} nodes; {_amounts({n: total.get(n, 0.0) for n in names})}; free now: " + _amounts(
+    return f"{nodes} nodes; {amounts({n: total.get(n, 0.0) for n in names})}; free now: " + amounts(
         {name: free.get(name, 0.0) for name in names}
     )
 
 
-def _amounts(resources: Mapping[str, float]) -> str:
+def amounts(resources: Mapping[str, float]) -> str:
+    """As people say it."""
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())

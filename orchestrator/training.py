@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster
 from orchestrator.cluster import Machines, Placement
-from orchestrator.room import Waiting
+from orchestrator.room import Waiting, amounts
 from workers import checkpoints, factories, processes, storage
 from workers.data import Dataset
 from workers.errors import RunError
@@ -129,8 +129,8 @@ def train_members(
             name=f"train {member.name}",
         ).remote(member, training, own_seed, mark, data, placement.threads, heard)
         pending[task] = (k, member, mark)
-    held = {"CPU": placement.num_cpus, "GPU": placement.num_gpus, **placement.roles}
-    waiting = Waiting(f"{len(pending)} members in training, each with {held}", start_timeout_s, watch.note)
+    each = amounts({"CPU": placement.num_cpus, "GPU": placement.num_gpus})
+    waiting = Waiting(f"{len(pending)} members in training, each with {each}", start_timeout_s, watch.note)
     begun = False
     try:
         while pending:

@@ -189,6 +189,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+def test_a_disk_that_may_not_be_written_any_more_ends_the_run_and_it_resumes(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    path = write_config(tmp_path / "config", storage=str(small_disk / "runs"))
+    folder = small_disk / "runs" / "small"
+
+    def forbid_after_the_first_member() -> None:
+        while not (folder / "members" / "0" / "training.json").exists():
+            time.sleep(0.01)
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    warden = threading.Thread(target=forbid_after_the_first_member, daemon=True)
+    warden.start()
+    assert main(["run", str(path)]) == 1
+    warden.join()
+    said = capsys.readouterr().err
+    assert "Read-only file system" in said and "the same command resumes" in said and "Traceback" not in said
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    kept = (folder / "members" / "0" / "model.safetensors").stat().st_mtime_ns
+    assert main(["run", str(path)]) == 0
+    assert (folder / "members" / "0" / "model.safetensors").stat().st_mtime_ns == kept
+
+
 def test_a_disk_that_is_full_ends_the_run_and_it_resumes(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
