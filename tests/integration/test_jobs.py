@@ -213,7 +213,8 @@ def test_a_wrong_request_comes_back_as_such(head: Head, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path: Path) -> None:
-    path = write_config(tmp_path, student__training={"epochs": 400, "batch_size": 16, "learning_rate": 2.0e-3})
+    recipe = {"epochs": 2, "batch_size": 16, "learning_rate": 2.0e-3}
+    path = write_config(tmp_path, student__training=recipe | {"epochs": 150}, student__baseline_training=recipe)
     first = begin(head, path, "--follow")
     events = tmp_path / "runs" / "small" / "events.jsonl"
     wait_until(lambda: events.exists() and '"stage": "student"' in events.read_text())
