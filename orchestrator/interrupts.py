@@ -43,8 +43,9 @@ def heed_sigterm() -> None:
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGINT)  # raising SIGINT instead would count as a second press
-    if callable(handler):
-        handler(signal.SIGINT, frame)
+    if not callable(handler):  # ignored, as a shell lets what it starts in the background
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
 
 
 def _count(heard: socket.socket) -> None:

@@ -55,11 +55,11 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: Placement, journal: Journal) -> Report:
     data = cluster.share(dataset)
     members = _members(config, dataset, data, placement, journal)
-    baseline = _student("baseline", config, dataset, data, machines, journal)
-    weights = member_weights(config.ensemble, [m.member for m in members], dataset, data, placement)
     teachers = [m.member for m in members]
     with journal.stage("predictions"):  # now, while there are machines for members
         predicted = predict(teachers, data, "test", placement)
+        weights = member_weights(config.ensemble, teachers, dataset, data, placement)
+    baseline = _student("baseline", config, dataset, data, machines, journal)
     with soft_targets(config, dataset, data, teachers, weights, machines, placement, journal) as made:
         student = _student("student", config, dataset, data, machines, journal, made)
     with journal.stage("evaluation"):

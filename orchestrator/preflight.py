@@ -68,7 +68,8 @@ def _check_found_again(config: RunConfig) -> None:
     local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
     submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
     for key, place in local.items():
-        if submitted_from not in ("", machine()) and place.is_relative_to(folder):
+        elsewhere = submitted_from not in ("", machine()) and not Path(folder).is_dir()
+        if elsewhere and place.is_relative_to(folder):
             raise RequestError(
                 f"{key}: '{place}' is a folder of the machine that submitted this job, and it runs on another. Set it "
                 "to what all nodes reach: an object store or a shared folder, and for the tracker a server."

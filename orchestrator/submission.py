@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 PACKAGES = ("orchestrator", "workers")
 LEFT_OUT = (
     ".git", ".venv*", "venv", "node_modules", "__pycache__", "*.pyc", ".*_cache", "runs", "mlruns", "mlflow.db*",
-    "run.lock", "*.partial",
+    "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key", "id_rsa*",
 )  # fmt: skip
-"""What a job does not need, in the notation of .gitignore; a `.rayignore` in the folder adds to it."""
+"""What a job does not need, or is not to have, as .gitignore says it; a `.rayignore` in the folder adds to it."""
 HAS_RAY = "$p -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""
 """Whether the cluster's `python` is Ray's. Where Ray was started from a virtual environment that is not active, it is
 not, and there may be one where the submitter has his."""
@@ -46,6 +46,9 @@ TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+STOP_S = 60
+"""How long a job that is stopped has to end by itself."""
+POLL_S = 2.0
 NOT_YET, READY_TIMEOUT_S = "No available agent", 60.0
 """What a cluster says that was only just started, and how long it may."""
 
@@ -59,7 +62,13 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
     """
     config = RunConfig.load(path, overrides)
     folder = Path(path).resolve().parent
-    as_here = [f"storage={config.storage}", f"tracking.uri={config.tracking.uri}"]  # its own working folder is a copy
+    for each in overrides:
+        if hidden(each) != each:
+            raise RequestError(
+                f"--set {hidden(each)}: a job's command is shown to everybody who sees the cluster. Give secrets to "
+                "its nodes, by environment variables for example, and name the place without them."
+            )
+    as_here = _as_here(config)
     words = ["run", Path(path).name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
     client = _client(address)
     job = _hand_in(
@@ -79,6 +88,12 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
         )
         return 0
     return _follow(client, job)
+
+
+def _as_here(config: RunConfig) -> list[str]:
+    """Overrides by which local places are those that they are here: a job's own working folder is a copy."""
+    found = [f"storage={config.storage}"] if storage.is_local(config.storage) else []
+    return found + ([f"tracking.uri={config.tracking.uri}"] if config.tracking.uri.startswith(SQLITE) else [])
 
 
 def _hand_in(client: JobSubmissionClient, **job: Any) -> str:
@@ -105,10 +120,18 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
 
     try:
         asyncio.run(tail())
+        while not (info := client.get_job_info(job)).status.is_terminal():  # its lines ended, or the connection did
+            time.sleep(POLL_S)
     except KeyboardInterrupt:
         print(f"stillhouse: job {job} goes on; `ray job stop` stops it.", file=sys.stderr)
         return interrupts.STATUS
-    info = client.get_job_info(job)
+    except (OSError, RuntimeError) as error:
+        print(
+            f"stillhouse: the cluster does not answer any more ({error}). Job {job} may go on; `ray job logs --follow "
+            f"{job}` follows it.",
+            file=sys.stderr,
+        )
+        return 1
     if info.status == JobStatus.SUCCEEDED:
         return 0
     if info.status == JobStatus.STOPPED:
@@ -151,7 +174,10 @@ def _environment(folder: Path, config: RunConfig) -> dict[str, Any]:
             left_out.append("/" + Path(place).relative_to(folder).as_posix())
     return {
         "working_dir": str(folder),
-        "env_vars": {environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}"},
+        "env_vars": {
+            environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),  # 3 s by default
+        },
         "excludes": left_out,
         "py_modules": [_folder_of(package) for package in PACKAGES],
     }

@@ -236,7 +236,7 @@ class Tracker:
             "validation_nll": epoch.validation_nll,
             "epoch_seconds": epoch.seconds,
         }
-        self._metrics(name, figures, epoch.epoch + 1, epoch.ended_s)
+        self._metrics(name, figures, epoch.epoch + 1, epoch.ended_s or time.time())
 
     def _metrics(self, name: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
         from mlflow.entities import Metric

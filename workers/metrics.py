@@ -24,7 +24,7 @@ EPOCHS = "stillhouse_epochs_total"
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     SOFT_TARGET_EXAMPLES: ("Examples whose soft targets were written.", ()),
     SOFT_TARGET_BYTES: ("Bytes of soft targets that were written.", ()),
-    TEACHER_BUSY_S: ("Seconds that a member was computed; members that share an actor share its time.", ("member",)),
+    TEACHER_BUSY_S: ("Seconds that a member's teacher was busy, with those that share it.", ("member",)),
     MEMBER_RESTARTS: ("How often a member's teacher was started again.", ("member",)),
     STUDENT_EXAMPLES: ("Examples that the student's workers were given to train on.", ()),
     STUDENT_WAIT_S: ("Seconds that the student's workers waited for soft targets, summed over them.", ()),

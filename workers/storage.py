@@ -173,7 +173,12 @@ def names(folder: str) -> list[str]:
 def size(uri: str) -> int:
     """Bytes of a file."""
     fs, path = filesystem(uri)
-    return int(_patiently(uri, lambda: fs.size(path)))
+
+    def ask() -> int:
+        fs.invalidate_cache(posixpath.dirname(path))  # another process may have written it
+        return int(fs.size(path))
+
+    return _patiently(uri, ask)
 
 
 def remove(uri: str, all_but: str = "") -> None:

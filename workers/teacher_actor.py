@@ -116,7 +116,7 @@ class TeacherActor:
         answer: NDArray[Any] = (answers[0] if len(answers) == 1 else torch.cat(answers)).numpy()
         busy_s = time.perf_counter() - began
         for name in weights:
-            metrics.count(metrics.TEACHER_BUSY_S, busy_s / len(weights), member=name)
+            metrics.count(metrics.TEACHER_BUSY_S, busy_s, member=name)
         return len(answer), answer
 
     def _cuts(self, rows: int) -> list[slice]:

@@ -57,8 +57,8 @@ class Epoch:
     validation_nll: float
     seconds: float
     examples: int
-    ended_s: float
-    """When it was over, in seconds since 1970."""
+    ended_s: float = 0.0
+    """When it was over, in seconds since 1970; 0 where that was not yet written down."""
     waited_s: float = 0.0
     """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
 

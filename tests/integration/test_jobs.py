@@ -217,8 +217,7 @@ def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path:
     path = write_config(tmp_path, student__training=recipe | {"epochs": 150}, student__baseline_training=recipe)
     first = begin(head, path, "--follow")
     events = tmp_path / "runs" / "small" / "events.jsonl"
-    wait_until(lambda: events.exists() and '"stage": "student"' in events.read_text())
-    time.sleep(5)
+    wait_until(lambda: events.exists() and '"event": "epoch", "system": "student"' in events.read_text(), 200)
     (job,) = set(re.findall(r"small-[0-9a-f]{8}", _jobs(head, "small")))
     stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--address", head.address, job]
     subprocess.run(stop, env=environment(), check=True, capture_output=True)

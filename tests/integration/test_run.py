@@ -82,7 +82,7 @@ def test_the_report_keeps_its_contract(finished: Path) -> None:
     assert found["curve"][-1]["accuracy"] == pytest.approx(accuracy["ensemble"])
     assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
     assert found["bound_by"] in ("teacher", "driver", "student")
-    stages = ["members", "baseline", "predictions", "soft targets", "student", "evaluation"]
+    stages = ["members", "predictions", "baseline", "soft targets", "student", "evaluation"]
     assert [s["name"] for s in found["stages"]] == stages
 
 
