@@ -111,6 +111,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes on database tables are no news of a run
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a try; what comes of them is said
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -136,7 +137,8 @@ class Tracker:
         self._failures = 0
         self._left_alone_s = 0.0
         self.missed: str | None = None
-        """Why something was not sent, the first time; None where all was."""
+        """Why something was not sent, the last time; None where all was."""
+        self._warned = False
         self._attempt(self._describe, config)
 
     def system(self, name: str, role: str) -> None:
@@ -277,8 +279,9 @@ class Tracker:
         except Exception as error:  # whatever the tracker's client raises
             self._failures += 1
             self._left_alone_s = time.monotonic() + LEFT_ALONE_S
-            if self.missed is None:
-                self.missed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.missed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not self._warned:
+                self._warned = True
                 logger.warning(
                     "MLflow: %s. The run goes on; events.jsonl and the report keep all, and `stillhouse report RUN "
                     "--push` sends it afterwards.",
