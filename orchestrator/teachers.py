@@ -83,6 +83,7 @@ class TeacherPool:
 
     def __enter__(self) -> TeacherPool:
         try:
+            self._count()
             self.stacked = self._open()
             self.check(self)
             self._count()
@@ -325,15 +326,16 @@ class TeacherPool:
         if action is not Action.RESTART and was_here:
             self._ask_anew()
 
-    def _count(self) -> None:
+    def _count(self, over: bool = False) -> None:
         up = [seat for seat in self._present() if seat.started is not None]
         metrics.gauge(metrics.MEMBERS_LIVE, sum(len(seat.members) for seat in up))
+        metrics.gauge(metrics.MEMBERS_EXPECTED, 0 if over else len(self.weights))
         metrics.gauge(metrics.PARTS_IN_FLIGHT, sum(len(seat.answers) for seat in self.seats))
 
     def _release(self) -> None:
         for seat in self.seats:
             seat.end()
-        self._count()
+        self._count(over=True)
 
 
 def _evidence(error: BaseException) -> str:

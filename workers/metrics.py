@@ -16,6 +16,7 @@ SOFT_TARGET_BYTES = "stillhouse_soft_target_bytes_total"
 PARTS_IN_FLIGHT = "stillhouse_parts_in_flight"
 TEACHER_BUSY_S = "stillhouse_teacher_busy_seconds_total"
 MEMBERS_LIVE = "stillhouse_members_live"
+MEMBERS_EXPECTED = "stillhouse_members_expected"
 MEMBER_RESTARTS = "stillhouse_member_restarts_total"
 STUDENT_EXAMPLES = "stillhouse_student_examples_total"
 STUDENT_WAIT_S = "stillhouse_student_wait_seconds_total"
@@ -33,6 +34,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 GAUGES = {
     PARTS_IN_FLIGHT: "Answers that teachers were asked for and that were not used yet.",
     MEMBERS_LIVE: "Members whose teachers are up.",
+    MEMBERS_EXPECTED: "Members whose teachers a pass needs; 0 where there is none.",
 }
 SAMPLE_S = 5.0
 """How often what a loop counts is looked at."""
