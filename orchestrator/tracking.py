@@ -303,6 +303,7 @@ def _make_whole(path: Path) -> None:
     try:
         store = SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts(f"{SQLITE}{path}"))  # type: ignore[no-untyped-call]
         store.engine.dispose()
+        getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{SQLITE}{partial}", None)  # it would keep it for ever
         try:
             os.link(partial, path)
         except FileExistsError:  # another run was quicker

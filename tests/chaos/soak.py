@@ -68,7 +68,11 @@ def soak(minutes: float, scratch: Path) -> list[dict[str, float]]:
     began = time.monotonic()
     with ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
         for number in itertools.count():
-            config = RunConfig.load(str(write_config(scratch / str(number - number % 3 // 2))), [f"seed={number}"])
+            path = write_config(
+                scratch / str(number - number % 3 // 2),
+                tracking={"uri": f"sqlite:///{scratch}/mlflow.db", "experiment": "soak"},  # MLflow keeps each for ever
+            )
+            config = RunConfig.load(str(path), [f"seed={number}"])
             run(config)
             time.sleep(2)  # for Ray to clear away what was used
             rows.append(held())
