@@ -7,6 +7,7 @@ A cluster without an autoscaler is what it is.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ HEAD = "node:__internal_head__"
 """A resource that Ray gives to the head alone."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ASK_TIMEOUT_S = 30.0
+ROLES = ("teacher", "student")
+"""Resources by which a cluster's YAML says what its node types are for."""
 
 Resources = Mapping[str, float]
 
@@ -67,7 +70,7 @@ def configuration() -> Mapping[str, Any] | None:
 
 
 def _alike(node: Resources, kind: Resources) -> bool:
-    return all(node.get(name, 0.0) == kind.get(name, 0.0) for name in ("CPU", "GPU", "teacher", "student"))
+    return all(node.get(name, 0.0) == kind.get(name, 0.0) for name in ("CPU", "GPU", *ROLES))
 
 
 def _of_monitor(gcs_address: str) -> Mapping[str, Any] | None:
@@ -87,8 +90,6 @@ def _of_monitor(gcs_address: str) -> Mapping[str, Any] | None:
 
 def _on_kubernetes() -> Mapping[str, Any] | None:
     """The RayCluster, as KubeRay's autoscaler derives its configuration from it."""
-    import os
-
     name = os.environ.get("RAY_CLUSTER_NAME")
     if not name or not SERVICE_ACCOUNT.exists():
         return None

@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 FREE_TIMEOUT_S = 15.0
 """After which a run says that it waits for a GPU."""
-ROLES = ("teacher", "student")
-"""Resources by which a cluster's YAML says what its node types are for."""
 ROLE_SHARE = 0.001
 """Of a node's role, what an actor or worker asks for: a node that has 1 of it takes any number."""
 
@@ -44,7 +42,7 @@ class Node:
     cpus: float
     gpus: float
     roles: frozenset[str] = frozenset()
-    """Who is at home here: those of `ROLES` that Ray calls a resource of the node."""
+    """Who is at home here: those of `autoscaling.ROLES` that Ray calls a resource of the node."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def survey(timeout_s: float) -> Machines:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = tuple(
-        Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)), frozenset(ROLES) & has.keys())
+        Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)), frozenset(autoscaling.ROLES) & has.keys())
         for has in autoscaling.possible(alive, autoscaling.configuration())
     )
     gpus = sum(node.gpus for node in nodes)

@@ -39,9 +39,9 @@ def check(config: RunConfig) -> Dataset:
     _check_found_again(config)
     storage.probe_writable(config.storage)
     tracking.reach(config.tracking.uri)
-    machine = cluster.expected()
-    if machine is not None:
-        cluster.place(config.ensemble, machine)
+    machines = cluster.expected()
+    if machines is not None:
+        cluster.place(config.ensemble, machines)
     dataset = datasets.load(config.data, config.seed)
     member = models.build(config.ensemble.model)
     models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")

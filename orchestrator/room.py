@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from orchestrator.autoscaling import ROLES
 from orchestrator.cluster import Placement
 from workers.errors import RunError
 
@@ -85,7 +86,7 @@ def _has() -> str:
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()
-    names = ["CPU", *(name for name in ("GPU", "teacher", "student") if name in total)]
+    names = ["CPU", *(name for name in ("GPU", *ROLES) if name in total)]
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
     return f"{nodes} nodes; {amounts({n: total.get(n, 0.0) for n in names})}; free now: " + amounts(
         {name: free.get(name, 0.0) for name in names}

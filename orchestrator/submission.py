@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from orchestrator import environment, interrupts
+from orchestrator import cluster, environment, interrupts
 from orchestrator.config import RunConfig
 from orchestrator.lock import machine
 from orchestrator.tracking import SQLITE
@@ -153,7 +152,7 @@ def _client(address: str) -> JobSubmissionClient:
         )
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=5).close()
+        cluster.reach(f"{parts.hostname}:{port}")
         client = JobSubmissionClient(address)
         for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)  # which set their own

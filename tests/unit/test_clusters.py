@@ -12,8 +12,8 @@ import yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.autoscaling import HEAD, possible
-from orchestrator.cluster import ROLES, Machines, Node, place
+from orchestrator.autoscaling import HEAD, ROLES, possible
+from orchestrator.cluster import Machines, Node, place
 from orchestrator.config import EnsembleSpec
 
 ROOT = Path(__file__).parents[2]
