@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import autoscaling, environment, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
@@ -87,6 +87,16 @@ class Placement:
     num_gpus: float
     roles: Mapping[str, float] = field(default_factory=dict)
     """What they ask for besides, so that they go to the nodes meant for them."""
+
+    @property
+    def held(self) -> dict[str, float]:
+        """What each task holds, as Ray names it."""
+        return {"CPU": self.num_cpus, **({"GPU": self.num_gpus} if self.num_gpus else {}), **self.roles}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as Ray's tasks are told it."""
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "resources": dict(self.roles)}
 
     @property
     def threads(self) -> int:

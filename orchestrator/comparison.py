@@ -5,85 +5,77 @@ The ensemble's prediction is the same mean that made the soft targets, at T = 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 
-from orchestrator import cluster
+from orchestrator import cluster, room
 from orchestrator.cluster import Placement
-from orchestrator.config import EnsembleSpec, RunConfig
+from orchestrator.context import Context
 from orchestrator.report import Calibration, CurvePoint, Latency, System, TestMetrics
+from workers import checkpoints, evaluate, factories, jobs, storage
 from workers import ensemble as ensembles
-from workers import evaluate, jobs
-from workers.data import Dataset
 from workers.evaluate import Sums
+from workers.soft_targets import fingerprint
 from workers.teacher import Member
 
 Predictions = NDArray[np.float32]
 
+KEPT_BYTES = 2**28
+"""The most that one system's predictions may take to be kept for the next run in this folder."""
 
-def member_weights(
-    spec: EnsembleSpec,
-    members: Sequence[Member],
-    dataset: Dataset,
-    data: ray.ObjectRef[Dataset],
-    placement: Placement,
-) -> list[float]:
+
+def member_weights(run: Context, members: Sequence[Member]) -> list[float]:
     """The members' weights, summing to 1: uniform, given, or fitted to the validation labels."""
+    spec = run.config.ensemble
     if spec.weights == "uniform":
         return ensembles.normalised([1.0] * len(members))
     if spec.weights != "validation":
         return ensembles.normalised(spec.weights)
-    labels = dataset.validation.y
-    predicted = predict(members, data, "validation", placement)
+    labels = run.dataset.validation.y
+    predicted = predict(run, members, "validation", run.placement)
     of_label = np.stack([p[np.arange(len(labels)), labels] for p in predicted])
     return ensembles.fit_weights(torch.from_numpy(of_label))
 
 
 def compare_systems(
-    config: RunConfig,
-    dataset: Dataset,
-    data: ray.ObjectRef[Dataset],
+    run: Context,
     members: Sequence[Member],
     of_members: Sequence[Predictions],
     weights: Sequence[float],
     baseline: Member,
     student: Member,
-    placement: Placement,
 ) -> tuple[list[System], list[CurvePoint]]:
     """Each system's test figures, and what an ensemble of 1, 2, ... members is worth.
 
-    of_members: what the members predict for the test split. placement: of a student.
+    of_members: what the members predict for the test split.
     """
-    combine = config.ensemble.combine
-    of_students = predict([baseline, student], data, "test", placement)
+    combine, labels = run.config.ensemble.combine, run.dataset.test.y
+    place = cluster.place_student(run.machines)
+    of_students = predict(run, [baseline, student], "test", place)
     single = [*members, baseline, student]
     predicted = {m.name: p for m, p in zip(single, [*of_members, *of_students], strict=True)}
     predicted["ensemble"] = _mean(of_members, weights, combine)
 
-    described = jobs.describe.options(num_cpus=1, num_gpus=placement.num_gpus, resources=dict(placement.roles)).remote(
-        {**{m.name: [m] for m in single}, "ensemble": list(members)},
-        data,
-        combine,
-        config.evaluation.latency_repeats,
-    )
-    try:
-        sizes = ray.get(described)  # alone, since it measures time
-        metrics = _custom_metrics(config, predicted, dataset.test.y)
-    except Exception as error:
-        raise cluster.as_run_error("evaluation", error) from error
+    everybody = {**{m.name: [m] for m in single}, "ensemble": list(members)}
+    repeats = run.config.evaluation.latency_repeats
+
+    (sizes,) = _asked(  # alone, since it measures time
+        run, "measuring latency", jobs.describe, {"of all": (everybody, run.data, combine, repeats)}, place
+    ).values()
+    asked = run.config.evaluation.metrics
+    measured = {name: (asked, p, labels) for name, p in predicted.items()} if asked else {}
+    metrics = _asked(run, "measuring", jobs.custom_metrics, measured, place)
 
     roles: dict[str, Any] = {m.name: "member" for m in members}
     roles |= {"ensemble": "ensemble", "baseline": "baseline", "student": "student"}
     systems = [
-        _system(name, role, predicted[name], dataset.test.y, *sizes[name], metrics[name])
-        for name, role in roles.items()
+        _system(name, role, predicted[name], labels, sizes[name], metrics.get(name, {})) for name, role in roles.items()
     ]
-    return systems, curve(of_members, weights, combine, dataset.test.y)
+    return systems, curve(of_members, weights, combine, labels)
 
 
 def curve(
@@ -113,34 +105,46 @@ def curve(
     return points
 
 
-def predict(
-    systems: Sequence[Member], data: ray.ObjectRef[Dataset], split: str, placement: Placement
-) -> list[Predictions]:
-    """What each system predicts for a split."""
-    tasks = [
-        jobs.predict.options(
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-            resources=dict(placement.roles),
-            name=f"predict {system.name}",
-        ).remote(system, data, split, placement.threads)
-        for system in systems
-    ]
+def predict(run: Context, systems: Sequence[Member], split: str, placement: Placement) -> list[Predictions]:
+    """What each system predicts for a split; kept, so that a run that is resumed needs no machines for it."""
+    known = {system.name: system for system in systems}
+    places = {name: storage.join(run.config.folder, "predictions", f"{name}-{split}.pt") for name in known}
+    marks = {name: _follows_from(run, system, split) for name, system in known.items()}
+    kept = {name: checkpoints.load_state(places[name], marks[name]) for name in known}
+    found = {name: state["probabilities"].numpy() for name, state in kept.items() if state is not None}
+    fits = 4 * len(getattr(run.dataset, split)) * run.dataset.classes <= KEPT_BYTES
+    missing = {
+        name: (system, run.data, split, placement.threads, (places[name], marks[name]) if fits else None)
+        for name, system in known.items()
+        if name not in found
+    }
+    found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
+    return [found[name] for name in known]
+
+
+def _follows_from(run: Context, system: Member, split: str) -> str:
+    """A name made from everything that a system's predictions for a split follow from."""
+    return fingerprint(
+        weights=checkpoints.sha256(system.weights),
+        model=system.model.model_dump(mode="json", exclude={"folder"}),
+        code=factories.digest(system.model.factory, system.model.folder),
+        split=run.dataset.digests[split],
+    )
+
+
+def _asked(
+    run: Context, doing: str, job: Any, of: Mapping[str, tuple[Any, ...]], placement: Placement
+) -> dict[str, Any]:
+    """What a job of `workers.jobs` returns for each of these arguments, by their names."""
+    tasks = {}
+    for name, arguments in of.items():
+        own = f"{doing}: {name}"
+        tasks[own] = job.options(**placement.options, name=own).remote(*arguments, own, run.journal.queue)
     try:
-        return list(ray.get(tasks))
+        found = room.results(doing, tasks, placement.held, run.config.ensemble.start_timeout_s, run.journal)
     except Exception as error:
-        raise cluster.as_run_error(f"predicting the {split} split", error) from error
-
-
-def _custom_metrics(
-    config: RunConfig, predicted: dict[str, Predictions], labels: NDArray[np.int64]
-) -> dict[str, dict[str, float]]:
-    """What the configuration's own metrics say of each system, side by side; `{}` for each without any."""
-    asked = config.evaluation.metrics
-    if not asked:
-        return {name: {} for name in predicted}
-    tasks = {name: jobs.custom_metrics.remote(asked, p, labels) for name, p in predicted.items()}
-    return {name: ray.get(task) for name, task in tasks.items()}
+        raise cluster.as_run_error(doing, error) from error
+    return dict(zip(of, found, strict=True))
 
 
 def _mean(predicted: Sequence[Predictions], weights: Sequence[float], combine: str) -> Predictions:
@@ -154,11 +158,11 @@ def _system(
     role: Any,
     predicted: Predictions,
     labels: NDArray[np.int64],
-    parameters: int,
-    latency: dict[str, float],
+    size: tuple[int, dict[str, float]],
     extra: dict[str, float],
 ) -> System:
     sums = evaluate.measure(predicted, labels)
+    parameters, latency = size
     return System(
         name=name,
         role=role,

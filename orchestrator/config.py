@@ -143,6 +143,9 @@ class ReportSpec(Spec):
     accuracy: str = "accuracy"
     """What accuracy is called in this field, such as `frame accuracy`."""
     paper: PaperSpec | None = None
+    core_hour_price: NonNegative = 0.0
+    gpu_hour_price: NonNegative = 0.0
+    """What an hour costs, in any currency; 0 for both: no price is worked out."""
 
 
 class TrackingSpec(Spec):
@@ -152,6 +155,9 @@ class TrackingSpec(Spec):
     """A relative SQLite path is relative to where the command runs."""
     experiment: str = ""
     """Left out: the run's name."""
+    registered_model: str | Literal[False] = ""
+    """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
+    experiment's name and `-student`; false: MLflow does not get the model."""
 
 
 class RunConfig(Spec):

@@ -7,7 +7,7 @@ import os
 import platform
 from dataclasses import dataclass
 
-from orchestrator import cluster, tracking
+from orchestrator import cluster, trackers
 from orchestrator.config import RunConfig
 from workers import storage
 from workers.errors import RequestError
@@ -73,7 +73,7 @@ def _storage(config: RunConfig) -> Finding:
 
 def _tracker(config: RunConfig) -> Finding:
     try:
-        tracking.reach(config.tracking.uri)
+        trackers.reach(config.tracking.uri)
     except RequestError as error:
         return Finding("tracker", str(error), good=False)
     return Finding("tracker", f"{config.tracking.uri} reached")

@@ -18,6 +18,10 @@ IN_PLACE = {
 }
 SUBMITTED_FROM = "STILLHOUSE_SUBMITTED_FROM"
 """Set in a job that `stillhouse submit` handed in: its machine, a space, and the folder that it was called in."""
+COMMIT = "STILLHOUSE_COMMIT"
+"""Set there too: git's name of what the submitter had checked out."""
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in a job."""
 
 
 def ray_address() -> str:

@@ -25,6 +25,8 @@ from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
 from orchestrator.training import Trained
 from workers import metrics, storage
+from workers.data import Dataset
+from workers.inputs import Inputs
 from workers.processes import Where
 from workers.train_loop import Epoch
 
@@ -71,7 +73,7 @@ class Journal:
         self._told: set[tuple[str, int]] = set()
         self._tracked: set[tuple[str, int]] = set()
         self._pulses: dict[str, _Pulse] = {}
-        self._begun: set[str] = set()
+        self._places: dict[str, Where] = {}
         self._epochs: dict[str, int] = {}
         self._inbox: queue.Queue[tuple[str, Epoch] | None] = queue.Queue()
         self._config = config
@@ -138,6 +140,7 @@ class Journal:
             _wait(lambda: (name, len(trained.history) - 1) in self._told, HEARD_TIMEOUT_S)
         for epoch in trained.history:
             self._track(name, epoch)
+        self._tracker.trained(name)
 
     def _track(self, name: str, epoch: Epoch) -> None:
         """Tell the tracker of an epoch, once."""
@@ -155,11 +158,21 @@ class Journal:
             self._events.write("teacher lost", members=list(members), action=action, evidence=evidence)
             self.screen.say(f"teacher of {names} lost ({evidence}): {action}")
 
-    def report(self, report: Report, histories: dict[str, list[Epoch]]) -> None:
-        """Tell the tracker the figures, and what it has missed on the way."""
+    @property
+    def page(self) -> str:
+        """Of the run in MLflow, behind the tracker's address."""
+        return self._tracker.page
+
+    def began(self, dataset: Dataset) -> None:
+        """Tell the tracker which data the run is about."""
+        self._tracker.data(dataset)
+
+    def report(self, report: Report, systems: Sequence[Trained], examples: Inputs) -> None:
+        """Tell the tracker what it has missed, the figures, and the student, which may be asked `examples`."""
+        histories = {system.member.name: system.history for system in systems}
         if self._tracker.missed is not None:
             self._tracker.catch_up(report, histories)
-        self._tracker.report(report, histories)
+        self._tracker.report(report, histories, {s.member.name: s.member for s in systems}, examples)
 
     def _listen(self) -> None:
         while True:
@@ -176,9 +189,9 @@ class Journal:
             if not isinstance(heard[1], Where):
                 self._inbox.put(heard)
 
-    def begun(self, name: str) -> bool:
-        """Whether a member in training was heard of."""
-        return name in self._begun
+    def where(self, name: str) -> Where | None:
+        """Where the task of that name last began; None where it was not heard of."""
+        return self._places.get(name)
 
     def hung(self, name: str) -> Where | None:
         """Where a member is trained that should have been heard of again long ago; said once."""
@@ -202,7 +215,7 @@ class Journal:
         now = time.monotonic()
         pulse = self._pulses.get(system)
         if isinstance(news, Where):
-            self._begun.add(system)
+            self._places[system] = news
             self._pulses[system] = _Pulse(news, now)
         elif pulse is not None:
             pulse.slowest_s, pulse.heard_s, pulse.suspected_s = max(pulse.slowest_s, now - pulse.heard_s), now, None

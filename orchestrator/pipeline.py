@@ -5,27 +5,28 @@ Each stage takes what the ones before made, and skips what an earlier run of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-import ray
 
 from orchestrator import cluster, preflight, training
 from orchestrator import report as reports
-from orchestrator.cluster import Machines, Placement
 from orchestrator.comparison import compare_systems, member_weights, predict
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
+from orchestrator.context import Context
 from orchestrator.journal import Journal
 from orchestrator.lock import Lock
-from orchestrator.report import Bound, Report
+from orchestrator.report import Bound, Report, Spent
 from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
 from orchestrator.training import Trained
 from workers import metrics, storage
-from workers.data import Dataset
 from workers.errors import RequestError, RunError
 from workers.models import seed_of
 from workers.secrets import hidden
 from workers.teacher import Member
+
+EXAMPLES = 2
+"""Of the test split, that go to MLflow with the student."""
 
 
 def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen: Screen | None = None) -> Report:
@@ -47,120 +48,116 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
             try:
-                return _stages(config, dataset, machines, placement, journal)
+                return _stages(Context(config, dataset, cluster.share(dataset), machines, placement, journal))
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
                 raise RunError(str(error)) from error
 
 
-def _stages(config: RunConfig, dataset: Dataset, machines: Machines, placement: Placement, journal: Journal) -> Report:
-    data = cluster.share(dataset)
-    members = _members(config, dataset, data, placement, journal)
+def _stages(run: Context) -> Report:
+    config, journal = run.config, run.journal
+    journal.began(run.dataset)
+    members = _members(run)
     teachers = [m.member for m in members]
     with journal.stage("predictions"):  # now, while there are machines for members
-        predicted = predict(teachers, data, "test", placement)
-        weights = member_weights(config.ensemble, teachers, dataset, data, placement)
-    baseline = _student("baseline", config, dataset, data, machines, journal)
-    with soft_targets(config, dataset, data, teachers, weights, machines, placement, journal) as made:
-        student = _student("student", config, dataset, data, machines, journal, made)
+        predicted = predict(run, teachers, "test", run.placement)
+        weights = member_weights(run, teachers)
+    baseline = _student("baseline", run)
+    with soft_targets(run, teachers, weights) as made:
+        student = _student("student", run, made)
     with journal.stage("evaluation"):
-        systems, curve = compare_systems(
-            config,
-            dataset,
-            data,
-            teachers,
-            predicted,
-            weights,
-            baseline.member,
-            student.member,
-            cluster.place_student(machines),
-        )
+        systems, curve = compare_systems(run, teachers, predicted, weights, baseline.member, student.member)
     accuracy = {system.role: system.test.accuracy for system in systems}
+    cost = _cost(run, members, baseline, student, made)
     report = Report(
         name=config.name,
         folder=hidden(config.folder),
+        page=journal.page,
         accuracy_name=config.report.accuracy,
+        classes=run.dataset.classes,
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         curve=curve,
         soft_targets=made.summary(),
         stages=journal.stages,
         bound_by=_bound_by(student, made),
+        cost=cost,
+        price=_price(config, cost),
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
-    journal.report(report, {t.member.name: t.history for t in (*members, baseline, student)})
+    journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
     reports.write(report, config.folder)
     return report
 
 
-def _members(
-    config: RunConfig, dataset: Dataset, data: ray.ObjectRef[Dataset], placement: Placement, journal: Journal
-) -> list[Trained]:
+def _members(run: Context) -> list[Trained]:
     """Trained here, or loaded from the checkpoints that the configuration names."""
-    spec = config.ensemble
-    for k in range(placement.size):
-        journal.system(f"member-{k}", "member")
+    spec, journal = run.config.ensemble, run.journal
+    names = [f"member-{k}" for k in range(run.placement.size)]
+    for name in names:
+        journal.system(name, "member")
     journal.system("ensemble", "ensemble")
     if spec.training is None:
         return [
-            Trained(Member(f"member-{k}", spec.model, uri), [], reused=True)
-            for k, uri in enumerate(spec.checkpoints or ())
+            Trained(Member(name, spec.model, uri), [], reused=True)
+            for name, uri in zip(names, spec.checkpoints or (), strict=True)
         ]
-    names = [f"member-{k}" for k in range(placement.size)]
     with journal.stage("members", names, spec.training.epochs) as stage:
-        members = training.train_members(
-            config.folder,
-            spec.model,
-            spec.training,
-            config.seed,
-            dataset.digests,
-            data,
-            placement,
-            journal.queue,
-            journal,
-            spec.start_timeout_s,
-        )
+        members = training.train_members(run, spec.training)
         stage.reused = all(member.reused for member in members)
     for member in members:
         journal.trained(member)
     return members
 
 
-def _student(
-    role: str,
-    config: RunConfig,
-    dataset: Dataset,
-    data: ray.ObjectRef[Dataset],
-    machines: Machines,
-    journal: Journal,
-    made: SoftTargetPass | None = None,
-) -> Trained:
+def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Trained:
     """The student on soft targets; without them, the hard-label baseline of its architecture."""
-    spec = config.student
+    spec, journal = run.config.student, run.journal
     recipe = spec.training if made is not None else spec.baseline_training or spec.training
-    job = training.StudentJob(
-        role,
-        spec.model,
-        recipe,
-        seed_of(config.seed, "student"),
-        spec.workers,
-        augmentation=dataset.augmentation,
-        run=config.name,
-    )
+    job = training.StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
     if made is not None:
         job = replace(
             job,
-            loss=config.distillation,
+            loss=run.config.distillation,
             store=made.store(),
             store_mark=made.begun(),
             store_content=made.content,
         )
     journal.system(role, role)
     with journal.stage(role, [role], recipe.epochs) as stage:
-        trained = training.train_with_ray(config.folder, job, dataset.digests, data, machines, journal.queue)
+        trained = training.train_with_ray(run, job)
         stage.reused = trained.reused
     journal.trained(trained)
     return trained
+
+
+def _cost(
+    run: Context, members: Sequence[Trained], baseline: Trained, student: Trained, made: SoftTargetPass
+) -> dict[str, Spent]:
+    """What everything cost that the student follows from, and its baseline."""
+    ensemble, place = run.placement, run.machines.of("student")
+    workers = run.config.student.workers[1]
+    cores = float(training.threads_of_a_worker(workers, place) * workers)
+
+    def spent(seconds: float, cores: float, gpus: float) -> Spent:
+        return Spent(core_hours=seconds * cores / 3600, gpu_hours=seconds * gpus / 3600)
+
+    def trained(systems: Sequence[Trained]) -> float:
+        return sum(epoch.seconds for system in systems for epoch in system.history)
+
+    return {
+        "members": spent(trained(members), ensemble.num_cpus, ensemble.num_gpus),
+        "soft targets": spent(
+            made.complete().seconds, ensemble.actors * ensemble.num_cpus, ensemble.actors * ensemble.num_gpus
+        ),
+        "baseline": spent(trained([baseline]), cores, workers * run.machines.cuda),
+        "student": spent(trained([student]), cores, workers * run.machines.cuda),
+    }
+
+
+def _price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
+    core, gpu = config.report.core_hour_price, config.report.gpu_hour_price
+    return sum(s.core_hours * core + s.gpu_hours * gpu for s in cost.values()) if core or gpu else None
 
 
 def _bound_by(student: Trained, made: SoftTargetPass) -> Bound:

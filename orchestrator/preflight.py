@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import cluster, environment, tracking
+from orchestrator import cluster, environment, trackers
 from orchestrator.config import RunConfig
 from orchestrator.lock import machine
 from workers import checkpoints, factories, models, storage
@@ -38,7 +38,7 @@ def check(config: RunConfig) -> Dataset:
     """
     _check_found_again(config)
     storage.probe_writable(config.storage)
-    tracking.reach(config.tracking.uri)
+    trackers.reach(config.tracking.uri)
     machines = cluster.expected()
     if machines is not None:
         cluster.place(config.ensemble, machines)
@@ -64,7 +64,7 @@ def check(config: RunConfig) -> Dataset:
 
 def _check_found_again(config: RunConfig) -> None:
     """Raise `RequestError`, or warn, where a job would write to what its submitter does not see."""
-    places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(tracking.SQLITE)}
+    places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(trackers.SQLITE)}
     local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
     submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
     for key, place in local.items():

@@ -22,7 +22,10 @@ def show(report: Report, screen: Screen) -> None:
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     """The commands and files that a person would want now."""
     uri = config.tracking.uri
-    look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else hidden(uri)
+    if uri.startswith("http"):
+        look = f"{hidden(uri).rstrip('/')}/{report.page}"
+    else:
+        look = f"mlflow ui --backend-store-uri {hidden(uri)}, then http://127.0.0.1:5000/{report.page}"
     screen.out.print(f"Report: {report.folder}/report.md", markup=False, soft_wrap=True)
-    screen.out.print(f"MLflow: {look} (experiment '{config.tracking.experiment}')", markup=False, soft_wrap=True)
+    screen.out.print(f"MLflow: {look}", markup=False, soft_wrap=True)
     screen.out.print(f"Again:  stillhouse report {report.folder}", markup=False, soft_wrap=True)

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import yaml
 
-from orchestrator import tracking, training
+from orchestrator import trackers, training
 from orchestrator.config import RunConfig, override
-from orchestrator.report import Report
+from orchestrator.pipeline import EXAMPLES
+from orchestrator.report import Report, System
 from orchestrator.tracking import Tracker
-from workers import storage
+from orchestrator.training import WEIGHTS
+from workers import data, storage
 from workers.errors import RunError
+from workers.teacher import Member
 from workers.train_loop import Epoch
 
 
@@ -27,11 +30,14 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
     for each in overrides:
         override(values, each)
     config = RunConfig.from_mapping(values, folder)
-    tracking.reach(config.tracking.uri)
+    trackers.reach(config.tracking.uri)
     tracker = Tracker(config, again=_opened(folder))
     histories = {system.name: _history(folder, system.name) for system in report.systems}
+    dataset = data.load(config.data, config.seed)
+    models = {system.name: _model(config, system) for system in report.systems if system.role != "ensemble"}
     tracker.catch_up(report, histories)
-    tracker.report(report, histories)
+    tracker.data(dataset)
+    tracker.report(report, histories, models, dataset.test.x[:EXAMPLES])
     tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
@@ -44,9 +50,22 @@ def _opened(folder: str) -> str | None:
     return known[-1] if known else None
 
 
+def _model(config: RunConfig, system: System) -> Member:
+    """A trained or loaded system."""
+    if system.role != "member":
+        return Member(system.name, config.student.model, storage.join(_place(config.folder, system.name), WEIGHTS))
+    trained = storage.join(_place(config.folder, system.name), WEIGHTS)
+    given = config.ensemble.checkpoints
+    weights = given[int(system.name.partition("-")[2])] if given else trained
+    return Member(system.name, config.ensemble.model, weights)
+
+
 def _history(folder: str, system: str) -> list[Epoch]:
     """A system's epochs; none where it was not trained in this run."""
-    kind, _, number = system.partition("-")
-    place = storage.join(folder, "members", number) if kind == "member" else storage.join(folder, system)
-    record = training.record_in(place)
+    record = training.record_in(_place(folder, system))
     return [] if record is None else record.epochs()
+
+
+def _place(folder: str, system: str) -> str:
+    kind, _, number = system.partition("-")
+    return storage.join(folder, "members", number) if kind == "member" else storage.join(folder, system)

@@ -85,6 +85,13 @@ class SoftTargets(BaseModel):
     reused: bool
 
 
+class Spent(BaseModel):
+    """What something cost when it was computed, in this run or an earlier one."""
+
+    core_hours: float
+    gpu_hours: float
+
+
 class Stage(BaseModel):
     name: str
     seconds: float
@@ -97,7 +104,10 @@ class Report(BaseModel):
     name: str
     status: Literal["complete"] = "complete"
     folder: str = ""
+    page: str = ""
+    """Of the run in MLflow, behind the tracker's address."""
     accuracy_name: str = "accuracy"
+    classes: int = 0
     systems: list[System]
     gain_transferred: float | None
     """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
@@ -106,6 +116,10 @@ class Report(BaseModel):
     soft_targets: SoftTargets
     stages: list[Stage]
     bound_by: Bound
+    cost: dict[str, Spent] = {}
+    """Of the members' training, the soft targets, baseline and student; of epochs and parts alone, not of waiting."""
+    price: float | None = None
+    """The same in money, where the configuration says what an hour costs."""
     lost_members: list[str] = []
     paper: PaperSpec | None = None
 
@@ -116,6 +130,13 @@ class Report(BaseModel):
     @property
     def members(self) -> list[System]:
         return [system for system in self.systems if system.role == "member"]
+
+    @property
+    def total_cost(self) -> Spent:
+        return Spent(
+            core_hours=sum(spent.core_hours for spent in self.cost.values()),
+            gpu_hours=sum(spent.gpu_hours for spent in self.cost.values()),
+        )
 
     @property
     def extra_metrics(self) -> list[str]:
@@ -265,28 +286,40 @@ def verdict(report: Report) -> str:
     return f"{said}: {percent(report.gain_transferred)} of the ensemble's gain reached the student."
 
 
+def cost(report: Report) -> str:
+    """In one sentence, reused work included."""
+    total = report.total_cost
+    price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
+    return f"All of it took {total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours{price}."
+
+
 def markdown(report: Report) -> str:
     lost = f"Members lost on the way: {', '.join(report.lost_members)}.\n\n" if report.lost_members else ""
-    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
+    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", table(comparison(report))]
     if report.paper is not None:
-        parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
-    parts += ["## Members\n", _table(each_member(report))]
+        parts += [f"## Beside {report.paper.source}\n", table(beside_paper(report))]
+    parts += ["## Members\n", table(each_member(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
         [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
     ]
     parts += [
         "## What each further member was worth\n",
         "Mean over as many choices of members as there are members (each run of neighbours in their ring).\n",
-        _table(curve),
+        table(curve),
     ]
     soft = report.soft_targets
     parts += [
-        "## How it went\n",
+        "## How it went and what it cost\n",
         f"{soft.examples:,} soft targets at T = {soft.temperature:g}, {soft.combine} mean, {soft.bytes / 1e6:.1f} MB, "
         f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
-        _table(
+        table(
             [["stage", "seconds", ""]]
             + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
+        ),
+        cost(report) + "\n",
+        table(
+            [["computed", "core hours", "GPU hours"]]
+            + [[name, f"{s.core_hours:.3g}", f"{s.gpu_hours:.3g}"] for name, s in report.cost.items()]
         ),
     ]
     return "\n".join(parts)
@@ -310,7 +343,7 @@ def compare(reports: Sequence[Report]) -> Rows:
     return rows
 
 
-def _table(rows: Rows) -> str:
+def table(rows: Rows) -> str:
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"

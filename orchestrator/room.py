@@ -1,25 +1,29 @@
-"""Room on the cluster for all teachers at once, or for none of them: Ray's placement groups.
+"""Room on the cluster: waited for no longer than was asked for, and taken for all teachers at once or for none.
 
-Two runs that each held half of the cores would wait for each other for ever. So the room is taken as a whole, which
-also tells an autoscaler at once what is needed.
+Two runs that each held half of the cores would wait for each other for ever. So the room of teachers is taken as a
+whole, by Ray's placement groups, which also tell an autoscaler at once what is needed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from orchestrator.autoscaling import ROLES
 from orchestrator.cluster import Placement
 from workers.errors import RunError
+from workers.processes import Where
 
 if TYPE_CHECKING:
+    import ray
     from ray.util.placement_group import PlacementGroup
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
@@ -31,33 +35,77 @@ PATIENCE_S = 15.0
 
 def of_an_actor(placement: Placement) -> dict[str, float]:
     """What each teacher's actor holds."""
-    held = {"CPU": HELD * placement.num_cpus, "GPU": placement.num_gpus, **placement.roles}
-    return {name: amount for name, amount in held.items() if amount}
+    return placement.held | {"CPU": HELD * placement.num_cpus}
 
 
 @contextmanager
 def reserved(
-    placement: Placement,
+    who: str,
+    bundle: Mapping[str, float],
+    count: int,
     timeout_s: float,
     say: Callable[[str], None] = logger.warning,
     check_stopped: Callable[[], None] = lambda: None,
 ) -> Iterator[PlacementGroup]:
-    """A placement group with a bundle for each of the ensemble's actors, given back at the end.
+    """A placement group of `count` such bundles, given back at the end.
 
     Raises: `RunError` where the cluster has no room for them within `timeout_s`; what `check_stopped` raises.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    bundle = of_an_actor(placement)
-    group = placement_group([dict(bundle) for _ in range(placement.actors)], strategy="PACK")
+    group = placement_group([dict(bundle) for _ in range(count)], strategy="PACK")
     try:
-        waiting = Waiting(f"teachers: {placement.actors} times {amounts(bundle)}", timeout_s, say)
+        waiting = Waiting(f"{who}: {count} times {amounts(bundle)}", timeout_s, say)
         while not group.wait(POLL_S):
             check_stopped()
             waiting.check()
         yield group
     finally:
         remove_placement_group(group)
+
+
+class Watch(Protocol):
+    """Who hears of tasks: `orchestrator.journal.Journal`."""
+
+    queue: Any
+
+    def where(self, name: str) -> Where | None:
+        """Where the task of that name last began; None where it was not heard of."""
+
+    def note(self, text: str) -> None:
+        """Tell the user."""
+
+
+def results(
+    who: str, tasks: Mapping[str, ray.ObjectRef[T]], each: Mapping[str, float], timeout_s: float, watch: Watch
+) -> list[T]:
+    """What Ray tasks return, in order, that tell `watch` by their names where they begin. each: what one holds.
+
+    Raises: `RunError` where for so long none of them is anywhere; what a task raises.
+    """
+    import ray
+
+    pending = {task: name for name, task in tasks.items()}
+    waiting = Waiting(f"{who}: {len(tasks)} times {amounts(each)}", timeout_s, watch.note)
+    try:
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
+            for task in done:
+                ray.get(task)  # raises now what it raised
+                del pending[task]
+            waiting.check(begun=bool(done) or is_any_alive(map(watch.where, pending.values())))
+        return list(ray.get(list(tasks.values())))
+    finally:
+        for task in pending:
+            ray.cancel(task)
+
+
+def is_any_alive(places: Iterable[Where | None]) -> bool:
+    """Whether one of these processes is on a node that is there."""
+    import ray
+
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return any(place is not None and place.node in alive for place in places)
 
 
 class Waiting:
@@ -68,18 +116,24 @@ class Waiting:
         self.began_s = time.monotonic()
         self.said = False
 
-    def check(self) -> None:
-        """Raise `RunError` where it was too long."""
+    def check(self, begun: bool = False) -> None:
+        """Raise `RunError` where it was too long since this was last asked with `begun`: somebody has room."""
+        if begun:
+            self.began_s, self.said = time.monotonic(), False
         waited_s = time.monotonic() - self.began_s
         if waited_s > self.timeout_s:
-            raise RunError(
-                f"no room on the cluster after {self.timeout_s:g} s for {self.what}. It has {_has()}. Add nodes, ask "
-                "for less, or let it wait longer by `ensemble.start_timeout_s`. What was complete is kept; the same "
-                "command resumes."
-            )
+            raise self.given_up()
         if waited_s > PATIENCE_S and not self.said:
             self.said = True
             self.say(f"waiting for room for {self.what}. The cluster has {_has()}")
+
+    def given_up(self) -> RunError:
+        """That there was no room, and what to do."""
+        return RunError(
+            f"no room on the cluster after {self.timeout_s:g} s for {self.what}. It has {_has()}. Add nodes, ask for "
+            "less, or let it wait longer by `ensemble.start_timeout_s`. What was complete is kept; the same command "
+            "resumes."
+        )
 
 
 def _has() -> str:

@@ -16,13 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from orchestrator import room, selftest
 from orchestrator.cluster import Machines, Placement
 from orchestrator.config import RunConfig
 from orchestrator.console import Line
-from orchestrator.journal import Journal
+from orchestrator.context import Context
 from orchestrator.report import Bound, SoftTargets
 from orchestrator.seats import starter
 from orchestrator.teachers import TeacherPool
@@ -110,20 +108,13 @@ class SoftTargetPass:
 
 
 @contextmanager
-def soft_targets(
-    config: RunConfig,
-    dataset: Dataset,
-    data: ray.ObjectRef[Dataset],
-    members: Sequence[Member],
-    weights: Sequence[float],
-    machines: Machines,
-    placement: Placement,
-    journal: Journal,
-) -> Iterator[SoftTargetPass]:
+def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Iterator[SoftTargetPass]:
     """The store of this transfer set, these members, temperature and rule: there already, or under way.
 
     The pass is over when the block is; before it begins where teachers and student have no room side by side.
     """
+    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
+    journal = run.journal
     planned = _planned(config, dataset, members, weights)
     folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
     layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
@@ -148,9 +139,16 @@ def soft_targets(
                     numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
                     with room.reserved(
-                        placement, config.ensemble.start_timeout_s, journal.note, made.check_stopped
+                        "teachers",
+                        room.of_an_actor(placement),
+                        placement.actors,
+                        config.ensemble.start_timeout_s,
+                        journal.note,
+                        made.check_stopped,
                     ) as group:
-                        start = starter(data, planned.classes, layout, numerics, placement, kept, group, config.name)
+                        start = starter(
+                            run.data, planned.classes, layout, numerics, placement, kept, group, config.name
+                        )
                         pool = TeacherPool(
                             members,
                             weights,

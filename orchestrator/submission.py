@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from orchestrator import cluster, environment, interrupts
 from orchestrator.config import RunConfig
 from orchestrator.lock import machine
-from orchestrator.tracking import SQLITE
+from orchestrator.trackers import SQLITE
 from workers import storage
 from workers.errors import RequestError
 from workers.secrets import hidden
@@ -166,6 +166,8 @@ def _client(address: str) -> JobSubmissionClient:
 
 def _environment(folder: Path, config: RunConfig) -> dict[str, Any]:
     """Ray's runtime environment: the configuration's folder, our packages, and what is to stay behind."""
+    from mlflow.utils.git_utils import get_git_commit
+
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data is often kept out of git
     left_out = [*LEFT_OUT]
     for place in (config.storage, config.tracking.uri.removeprefix(SQLITE)):
@@ -175,6 +177,7 @@ def _environment(folder: Path, config: RunConfig) -> dict[str, Any]:
         "working_dir": str(folder),
         "env_vars": {
             environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
+            environment.COMMIT: get_git_commit(str(folder)) or "",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),  # 3 s by default
         },
         "excludes": left_out,

@@ -6,43 +6,32 @@ on: `events.jsonl` and the report hold everything that would have been sent.
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
-import socket
-import sqlite3
 import time
-import urllib.request
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
-from orchestrator import plots
+from orchestrator import plots, registry, review, trackers
 from orchestrator.config import RunConfig
-from orchestrator.report import COMPARED, Report, as_json, markdown
-from workers import storage
+from orchestrator.report import COMPARED, Report, System, as_json, markdown
 from workers.errors import RequestError
 from workers.secrets import hidden
 
 if TYPE_CHECKING:
+    from workers.data import Dataset
+    from workers.inputs import Inputs
+    from workers.teacher import Member
     from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-SQLITE = "sqlite:///"
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Databases that MLflow speaks to itself, and where they listen unless the URI says so."""
-REACH_TIMEOUT_S = 5.0
 MAX_FAILURES = 3
 """Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
 LEFT_ALONE_S = 60.0
-ABANDONED_S = 600.0
-"""After which a database that is not whole yet is nobody's."""
+MOST_PARAMS = 100
+"""That MLflow takes at once."""
 
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
@@ -53,50 +42,14 @@ LATENCY_P99 = "latency_ms_p99"
 TRAIN_LOSS = "train_loss"
 VALIDATION_ACCURACY = "validation_accuracy"
 GAIN_TRANSFERRED = "gain_transferred"
+ACCURACY_BY_MEMBERS = "accuracy_by_members"
+"""A step is a number of members."""
 ROLE = "stillhouse.role"
-
-
-def reach(uri: str) -> None:
-    """Raise `RequestError` unless an MLflow tracker can be had at `uri`; leaves nothing behind."""
-    try:
-        parts = urlsplit(uri)
-        database = parts.scheme.partition("+")[0]
-        if parts.scheme in ("http", "https"):
-            _reach_server(parts)
-        elif uri.startswith(SQLITE):
-            _reach_sqlite(Path(uri.removeprefix(SQLITE)))
-        elif database in DATABASE_PORTS:
-            port = parts.port or DATABASE_PORTS[database]
-            socket.create_connection((parts.hostname or "localhost", port), timeout=REACH_TIMEOUT_S).close()
-        else:
-            raise ValueError("no kind of tracker")
-    except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
-        raise RequestError(
-            f"tracking.uri: no MLflow tracker at '{hidden(uri)}' ({error}). Expected sqlite:///PATH in a "
-            "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
-            "`tracking.uri`."
-        ) from None
-
-
-def _reach_server(parts: SplitResult) -> None:
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
-    request = urllib.request.Request(urlunsplit(place))
-    if parts.username is not None:  # urllib takes no name and password in the URL
-        named = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(named.encode()).decode())
-    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
-
-
-def _reach_sqlite(path: Path) -> None:
-    if path.exists():
-        with sqlite3.connect(path) as database:
-            database.execute("select count(*) from sqlite_master")
-        if not os.access(path, os.W_OK):
-            raise PermissionError(f"{path} cannot be written")
-    elif not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
-    elif not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent} cannot be written")
+RUN = "stillhouse.run"
+NOTE = "mlflow.note.content"
+T = TypeVar("T")
+QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
+"""What MLflow's parts say of each table and each try; what comes of them is said here."""
 
 
 class Tracker:
@@ -109,26 +62,30 @@ class Tracker:
         """
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its notes on database tables are no news of a run
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a try; what comes of them is said
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for name, level in QUIET.items():
+            logging.getLogger(name).setLevel(level)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         uri = config.tracking.uri
         try:
-            if uri.startswith(SQLITE):
-                _make_whole(Path(uri.removeprefix(SQLITE)))
+            if uri.startswith(trackers.SQLITE):
+                trackers.make_whole(Path(uri.removeprefix(trackers.SQLITE)))
             self.client = MlflowClient(uri)
             experiment = self.client.get_experiment_by_name(config.tracking.experiment)
             self.experiment_id = (
                 experiment.experiment_id
                 if experiment
-                else self.client.create_experiment(config.tracking.experiment, artifact_location=_artifacts(uri))
+                else self.client.create_experiment(
+                    config.tracking.experiment, artifact_location=trackers.artifacts(uri)
+                )
             )
             self._runs: dict[str, str] = {}
-            self._roles: dict[str, str] = {}
-            self.run_id = self._find(again) or self._create(config.name, "run", parent=None)
+            self._roles: dict[str, Any] = {}
+            self._ended: set[str] = set()
+            self.run_id = self._find(again) or self._create(config.name, "run", {})
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
                 f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
@@ -139,7 +96,19 @@ class Tracker:
         self.missed: str | None = None
         """Why something was not sent, the last time; None where all was."""
         self._warned = False
+        self._monitor: Any = None
         self._attempt(self._describe, config)
+        if again is None:
+            self._attempt(self._watch_the_machine)
+
+    @property
+    def page(self) -> str:
+        """Of the parent run in MLflow, behind the tracker's address; a new browser would show pages for prompts."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+
+    def data(self, dataset: Dataset) -> None:
+        """Say which data the run is about."""
+        self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=review.datasets(self._config, dataset)))
 
     def system(self, name: str, role: str) -> None:
         """Open the nested run of one system, unless there is one."""
@@ -161,6 +130,11 @@ class Tracker:
 
         self._attempt(send)
 
+    def trained(self, name: str) -> None:
+        """A system's training is over: figures may follow."""
+        self._attempt(lambda: self.client.set_terminated(self._run_of(name), "FINISHED"))
+        self._ended.add(name)
+
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send what the tracker has not got of the systems and their epochs."""
         self._failures, self.missed = 0, None
@@ -169,26 +143,28 @@ class Tracker:
             self.system(system.name, system.role)
             self.epochs(system.name, histories.get(system.name, ()))
 
-    def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
-        """Send every figure of the report, its tables and its plots."""
+    def report(
+        self, report: Report, histories: Mapping[str, Sequence[Epoch]], models: Mapping[str, Member], examples: Inputs
+    ) -> None:
+        """Send every figure of the report, its tables and plots, and the student itself.
+
+        models: those that were trained or loaded, by their system's name. examples: what the student may be asked.
+        """
+        student = report.system("student")
+        model_id = self._attempt(self._models, report, models, examples)
         for system in report.systems:
-            figures = {
-                TEST_ACCURACY: system.test.accuracy,
-                TEST_NLL: system.test.nll,
-                TEST_ECE: system.test.ece,
-                PARAMETERS: float(system.parameters),
-                LATENCY_P50: system.latency_ms.p50,
-                LATENCY_P99: system.latency_ms.p99,
-                **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
-            }
-            self._attempt(self._metrics, system.name, figures, 0, time.time())
+            self._attempt(self._figures, self._run_of, system, model_id if system is student else None)
+            self._attempt(self._note_of, system, report)
         self._attempt(self._summarise, report, histories)
 
     def close(self, status: str) -> None:
         """End all runs: FINISHED, FAILED or KILLED."""
         self._failures = 0  # asked once more, whatever was before
-        for run_id in (*self._runs.values(), self.run_id):
-            self._attempt(self.client.set_terminated, run_id, status)
+        if self._monitor is not None:
+            self._monitor.finish()
+        for name, run_id in [*self._runs.items(), ("", self.run_id)]:
+            if name not in self._ended:
+                self._attempt(self.client.set_terminated, run_id, status)
         engine = getattr(self.client._tracking_client.store, "engine", None)
         if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
             engine.dispose()
@@ -212,23 +188,75 @@ class Tracker:
     def _run_of(self, name: str) -> str:
         """A system's nested run; opened now where the tracker was down when it was to be."""
         if name not in self._runs:
-            self._runs[name] = self._create(name, self._roles[name], parent=self.run_id)
+            of_parent = {"mlflow.parentRunId": self.run_id, RUN: self._config.name}
+            self._runs[name] = self._create(name, self._roles[name], of_parent)
+            self._params(self._runs[name], review.params_of(self._roles[name], self._config))
         return self._runs[name]
 
-    def _create(self, name: str, role: str, parent: str | None) -> str:
-        tags = {ROLE: role, "mlflow.runName": name}
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
+    def _create(self, name: str, role: str, also: Mapping[str, str]) -> str:
+        tags = {ROLE: role, "mlflow.runName": name, **also}
         run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
         return run_id
 
     def _describe(self, config: RunConfig) -> None:
+        for key, value in review.code(config).items():
+            self.client.set_tag(self.run_id, key, value)
+        self._params(self.run_id, review.params(config))
+        self.client.log_text(self.run_id, hidden(config.to_yaml()), "config.yaml")
+
+    def _params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        text = hidden(config.to_yaml())
-        params = [Param(key, str(value)[:500]) for key, value in _flat(yaml.safe_load(text))]
-        self.client.log_batch(self.run_id, params=params[:100])
-        self.client.log_text(self.run_id, text, "config.yaml")
+        all_of_them = [Param(key, value) for key, value in params.items()]
+        for first in range(0, len(all_of_them), MOST_PARAMS):
+            self.client.log_batch(run_id, params=all_of_them[first : first + MOST_PARAMS])
+
+    def _watch_the_machine(self) -> None:
+        """MLflow's own system metrics of the driver's machine; Prometheus sees all nodes."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri = self._config.tracking.uri
+        self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=uri)  # type: ignore[no-untyped-call]
+        self._monitor.start()
+
+    def _models(self, report: Report, models: Mapping[str, Member], examples: Inputs) -> str | None:
+        """Members and student as models, each of its run: the student's identifier, where it is sent."""
+        name = self._config.tracking.registered_model
+        if name is False:
+            return None
+        student = report.system("student").name
+        run_id = self._run_of(student)
+        members = [models[member.name] for member in report.members]
+        registry.log_members(self.client, self.experiment_id, self._runs, members, run_id)
+        accuracies = {
+            f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
+        }
+        return registry.log_student(
+            self.client,
+            self.experiment_id,
+            run_id,
+            models[student],
+            examples,
+            report.classes,
+            name or f"{self._config.tracking.experiment}-student",
+            {RUN: report.name, **accuracies},
+        )
+
+    def _figures(self, run_of: Callable[[str], str], system: System, model_id: str | None) -> None:
+        figures = {
+            TEST_ACCURACY: system.test.accuracy,
+            TEST_NLL: system.test.nll,
+            TEST_ECE: system.test.ece,
+            PARAMETERS: float(system.parameters),
+            LATENCY_P50: system.latency_ms.p50,
+            LATENCY_P99: system.latency_ms.p99,
+            **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
+        }
+        self._metrics(run_of(system.name), figures, 0, time.time(), model_id)
+
+    def _note_of(self, system: System, report: Report) -> None:
+        text = review.note_of(system, report, self._runs, self.experiment_id, self.run_id)
+        self.client.set_tag(self._run_of(system.name), NOTE, text)
 
     def _send_epoch(self, name: str, epoch: Epoch) -> None:
         """As of when it ended: MLflow orders by that, and epochs may be heard of late and out of order."""
@@ -238,44 +266,54 @@ class Tracker:
             "validation_nll": epoch.validation_nll,
             "epoch_seconds": epoch.seconds,
         }
-        self._metrics(name, figures, epoch.epoch + 1, epoch.ended_s or time.time())
+        step, at_s = epoch.epoch + 1, epoch.ended_s or time.time()
+        self._metrics(self._run_of(name), figures, step, at_s)
+        if self._roles[name] in COMPARED:  # one chart of both, which grows while the run goes on
+            self._metrics(self.run_id, {f"{name}_{VALIDATION_ACCURACY}": epoch.validation_accuracy}, step, at_s)
 
-    def _metrics(self, name: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
+    def _metrics(
+        self, run_id: str, figures: Mapping[str, float], step: int, at_s: float, model_id: str | None = None
+    ) -> None:
         from mlflow.entities import Metric
 
         at_ms = int(at_s * 1000)
-        self.client.log_batch(
-            self._run_of(name), metrics=[Metric(key, value, at_ms, step) for key, value in figures.items()]
-        )
+        metrics = [Metric(key, value, at_ms, step, model_id=model_id) for key, value in figures.items()]
+        self.client.log_batch(run_id, metrics=metrics)
 
     def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
-        if report.gain_transferred is not None:
-            self.client.log_metric(self.run_id, GAIN_TRANSFERRED, report.gain_transferred)
-        for role in COMPARED:
-            figure = report.system(role).test.accuracy
-            self.client.log_metric(self.run_id, f"{role}_test_accuracy", figure)
+        cost = report.total_cost
+        figures = {f"{role}_{TEST_ACCURACY}": report.system(role).test.accuracy for role in COMPARED}
+        figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
+        figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
+        figures |= {} if report.price is None else {"price": report.price}
+        self._metrics(self.run_id, figures, 0, time.time())
+        self._figures(lambda _: self.run_id, report.system("student"), None)  # so runs compare by the same names
+        for point in report.curve:
+            self._metrics(self.run_id, {ACCURACY_BY_MEMBERS: point.accuracy}, point.members, time.time())
+        shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
         table = {
             "system": [s.name for s in report.systems],
-            "role": [s.role for s in report.systems],
-            **{
-                m: [s.test.figure(m) for s in report.systems] for m in ("accuracy", "nll", "ece", *report.extra_metrics)
-            },
+            **{m: [_short(s.test.figure(m)) for s in report.systems] for m in shown},
             PARAMETERS: [s.parameters for s in report.systems],
-            LATENCY_P99: [s.latency_ms.p99 for s in report.systems],
+            LATENCY_P99: [_short(s.latency_ms.p99) for s in report.systems],
+            "role": [s.role for s in report.systems],
         }
         self.client.log_table(self.run_id, table, "comparison.json")
         self.client.log_text(self.run_id, markdown(report), "report.md")
         self.client.log_text(self.run_id, as_json(report), "report.json")
         for name, figure_ in plots.figures(report, histories).items():
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
+        note = review.note(report, self._runs, self.experiment_id, self.run_id)
+        self.client.set_tag(self.run_id, NOTE, note)
 
-    def _attempt(self, send: Callable[..., Any], *arguments: Any) -> None:
+    def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
         """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone for a while."""
         if self._failures >= MAX_FAILURES and time.monotonic() < self._left_alone_s:
-            return
+            return None
         try:
-            send(*arguments)
+            sent = send(*arguments)
             self._failures = 0
+            return sent
         except Exception as error:  # whatever the tracker's client raises
             self._failures += 1
             self._left_alone_s = time.monotonic() + LEFT_ALONE_S
@@ -287,44 +325,9 @@ class Tracker:
                     "--push` sends it afterwards.",
                     self.missed,
                 )
+            return None
 
 
-def _make_whole(path: Path) -> None:
-    """Let MLflow make its database beside its place and only then put it there: one that was half made when its process
-    was killed could never be opened again."""
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    for left in path.parent.glob(f"{path.name}.*{storage.PARTIAL}"):
-        if time.time() - left.stat().st_mtime > ABANDONED_S:
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
-    try:
-        store = SqlAlchemyStore(f"{SQLITE}{partial}", _artifacts(f"{SQLITE}{path}"))  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-        getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{SQLITE}{partial}", None)  # it would keep it for ever
-        try:
-            os.link(partial, path)
-        except FileExistsError:  # another run was quicker
-            pass
-        except OSError:  # a file system without links
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _artifacts(uri: str) -> str | None:
-    """Beside a SQLite file, absolute; a server knows its own place."""
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri() if uri.startswith(SQLITE) else None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested keys as dotted ones, which MLflow can search and compare."""
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found += _flat(value, f"{prefix}{key}.")
-        elif key != "folder":
-            found.append((f"{prefix}{key}", value))
-    return found
+def _short(figure: float | None) -> float | None:
+    """As many digits as can be read in a table."""
+    return None if figure is None else float(f"{figure:.5g}")

@@ -14,8 +14,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -23,26 +23,29 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pydantic import BaseModel
 from ray.train.torch import TorchTrainer
 
-from orchestrator import cluster
-from orchestrator.cluster import Machines, Placement
-from orchestrator.room import Waiting, amounts
+from orchestrator import cluster, room
+from orchestrator.cluster import Machines
+from orchestrator.room import Waiting, amounts, is_any_alive
 from workers import checkpoints, factories, processes, storage
-from workers.data import Dataset
 from workers.errors import RunError
 from workers.jobs import train_member
 from workers.models import seed_of
-from workers.processes import Where
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.student import FAILURE, HISTORY, Store, WorkerJob
 from workers.student import train as train_on_worker
 from workers.teacher import Member
 from workers.train_loop import HARD_LABELS, Epoch
 
+if TYPE_CHECKING:
+    from orchestrator.context import Context
+
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"
 POLL_S = 2.0
+TRAIN_START_S = 60.0
+"""How long Ray Train waits for room before it counts that as a failure of its controller."""
 MAX_FAILURES = 3
 """How often the workers of a student, or who leads them, are started again before the run gives up."""
 
@@ -81,69 +84,42 @@ def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-class Watch(Protocol):
-    """Who hears of members in training."""
-
-    def begun(self, name: str) -> bool:
-        """Whether it was heard of."""
-
-    def hung(self, name: str) -> Where | None:
-        """Where it is trained, if it should have been heard of again long ago; said once."""
-
-    def note(self, text: str) -> None:
-        """Tell the user."""
-
-
-def train_members(
-    folder: str,
-    model: ModelSpec,
-    training: TrainingSpec,
-    seed: int,
-    digests: dict[str, str],
-    data: ray.ObjectRef[Dataset],
-    placement: Placement,
-    heard: Any,
-    watch: Watch,
-    start_timeout_s: float,
-) -> list[Trained]:
+def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
 
     Where one hangs its process is ended, and Ray begins its task again.
 
-    Raises: `RunError` where the cluster has no room for the first of them within `start_timeout_s`.
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them.
     """
+    model, seed, digests = run.config.ensemble.model, run.config.seed, run.dataset.digests
+    placement, journal = run.placement, run.journal
     found: dict[int, Trained] = {}
     pending: dict[Any, tuple[int, Member, str]] = {}
     for k in range(placement.size):
         own_seed = seed_of(seed, "member", k)
-        member = Member(f"member-{k}", model, storage.join(folder, "members", str(k), WEIGHTS))
+        member = Member(f"member-{k}", model, storage.join(run.config.folder, "members", str(k), WEIGHTS))
         mark = fingerprint(model, training, own_seed, train=digests["train"], validation=digests["validation"])
         record = _complete(member, mark)
         if record is not None:
             found[k] = Trained(member, record, reused=True)
             continue
-        task = train_member.options(
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-            resources=dict(placement.roles),
-            name=f"train {member.name}",
-        ).remote(member, training, own_seed, mark, data, placement.threads, heard)
+        task = train_member.options(**placement.options, name=f"train {member.name}").remote(
+            member, training, own_seed, mark, run.data, placement.threads, journal.queue
+        )
         pending[task] = (k, member, mark)
-    each = amounts({"CPU": placement.num_cpus, "GPU": placement.num_gpus})
-    waiting = Waiting(f"{len(pending)} members in training, each with {each}", start_timeout_s, watch.note)
-    begun = False
+    what = f"members in training: {len(pending)} times {amounts(placement.held)}"
+    waiting = Waiting(what, run.config.ensemble.start_timeout_s, journal.note)
     try:
         while pending:
-            begun = begun or any(watch.begun(member.name) for _, member, _ in pending.values())
-            if not begun:
-                waiting.check()
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
             for _, member, _ in pending.values():
-                where = watch.hung(member.name)
+                where = journal.hung(member.name)
                 if where is not None:
                     processes.end(where)
             if not ready:
+                waiting.check(is_any_alive(journal.where(member.name) for _, member, _ in pending.values()))
                 continue
+            waiting.check(begun=True)
             (done,) = ready
             k, member, mark = pending[done]
             history = ray.get(done)
@@ -172,26 +148,19 @@ class StudentJob:
     loss: DistillationSpec = HARD_LABELS
     store: Store | None = None
     """Soft targets, which may still be on their way."""
-    augmentation: dict[str, Any] = field(default_factory=dict)
-    """What the augmentation of the examples follows from."""
     store_mark: str = ""
     """What they follow from."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
-    run: str = ""
-    """The name of the run that it is part of."""
 
 
-def train_with_ray(
-    folder: str,
-    job: StudentJob,
-    digests: dict[str, str],
-    data: ray.ObjectRef[Dataset],
-    machines: Machines,
-    heard: Any,
-) -> Trained:
-    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there."""
-    place = storage.join(folder, job.role)
+def train_with_ray(run: Context, job: StudentJob) -> Trained:
+    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there.
+
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
+    """
+    machines, digests = run.machines, run.dataset.digests
+    place = storage.join(run.config.folder, job.role)
     member = Member(job.role, job.model, storage.join(place, WEIGHTS))
 
     def mark(soft_targets: str) -> str:  # the transfer set is in it
@@ -201,7 +170,7 @@ def train_with_ray(
             job.seed,
             train=digests["train"],
             validation=digests["validation"],
-            augmentation=job.augmentation,
+            augmentation=run.dataset.augmentation,
             soft_targets=soft_targets,
             loss=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
         )
@@ -212,46 +181,50 @@ def train_with_ray(
         history = _complete(member, mark(job.store_content()))
         if history is not None:
             return Trained(member, history, reused=True)
-    scaling = _scaling(*job.workers, machines.of("student"), machines.asked("student"))
+    held = _held_by_a_worker(job.workers[1], machines.of("student")) | machines.asked("student")
     work = WorkerJob(
         role=job.role,
         model=job.model,
         training=job.training,
         seed=job.seed,
-        data=data,
+        data=run.data,
         folder=place,
         weights=member.weights,
-        threads=_threads(job.workers[1], machines.of("student")),
-        heard=heard,
+        threads=threads_of_a_worker(job.workers[1], machines.of("student")),
+        heard=run.journal.queue,
         store=job.store,
         loss=job.loss,
-        run=job.run,
+        run=run.config.name,
     )
-    history = _fit(work, scaling, place, f"checkpoints-{begun[:12]}")
+    history = _fit(run, work, job.workers, held, f"checkpoints-{begun[:12]}")
     _record(member, mark(job.store_content()), history, begun)
     return Trained(member, history, reused=False)
 
 
-def _threads(most: int, machines: Machines) -> int:
+def threads_of_a_worker(most: int, machines: Machines) -> int:
     """A worker's share of the cores of its node."""
     per_node = math.ceil(most / len(machines.nodes))
     return max(1, int(machines.cpus / len(machines.nodes) / per_node))
 
 
-def _scaling(least: int, most: int, machines: Machines, asked: dict[str, float]) -> ray.train.ScalingConfig:
-    held = {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
+def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
     if machines.cuda:
-        held = {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
-    return ray.train.ScalingConfig(
-        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]  # the stub is of Train V1
-        use_gpu=machines.cuda,
-        resources_per_worker=held | asked,
-        placement_strategy="PACK" if machines.cuda else "SPREAD",
-    )
+        return {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
+    return {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
 
 
-def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: str) -> list[Epoch]:
+def _fit(run: Context, work: WorkerJob, workers: tuple[int, int], held: dict[str, float], name: str) -> list[Epoch]:
     """Train, and clear away what was only needed to resume."""
+    (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
+    who = f"workers of the {work.role}"
+    with room.reserved(who, held, least, timeout_s, run.journal.note):
+        pass  # room was there: Ray Train, which takes it again, says nothing while it waits
+    scaling = ray.train.ScalingConfig(
+        num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
+        use_gpu="GPU" in held,
+        resources_per_worker=held,
+        placement_strategy="PACK" if "GPU" in held else "SPREAD",
+    )
     failure = storage.join(folder, FAILURE)
     storage.remove(failure)
     fs, path = storage.filesystem(folder)
@@ -265,7 +238,9 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
             storage_path=path,
             storage_filesystem=remote,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # the stub is of Train V1
+                max_failures=MAX_FAILURES, controller_failure_limit=math.ceil(timeout_s / TRAIN_START_S)
+            ),
         ),
     )
     ended: Exception | None = None
@@ -292,6 +267,9 @@ def _fit(work: WorkerJob, scaling: ray.train.ScalingConfig, folder: str, name: s
     if ended is not None:
         failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
         reason = next(iter(failures.values())) if failures else ended
+        refused = getattr(ended, "controller_failure", None)
+        if type(refused).__name__ == "WorkerGroupStartupTimeoutError":  # again and again
+            raise Waiting(f"{who}: {least} times {amounts(held)}", timeout_s, run.journal.note).given_up() from ended
         raise cluster.as_run_error(f"training the {work.role}", reason) from ended
     history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
     storage.remove(storage.join(folder, name))

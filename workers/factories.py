@@ -59,13 +59,23 @@ def digest(factory: str, folder: str) -> str:
 
     Beside the configuration: its file and those that it imports from there. Installed: its distribution's version.
     """
-    module = factory.partition(":")[0]
-    if _path(module, folder) is None:
-        owners = importlib.metadata.packages_distributions().get(module.split(".")[0], [])
-        versions = [f"{owner} {importlib.metadata.version(owner)}" for owner in sorted(set(owners))]
+    found = files(factory, folder)
+    if not found:
+        versions = [f"{owner} {version}" for owner, version in distributions(factory).items()]
         return hashlib.sha256("\n".join(versions).encode()).hexdigest()
+    return hashlib.sha256(b"\0".join(found[file] for file in sorted(found))).hexdigest()
+
+
+def distributions(factory: str) -> dict[str, str]:
+    """The installed distributions that the module of `factory` belongs to, and their versions."""
+    owners = importlib.metadata.packages_distributions().get(factory.partition(":")[0].split(".")[0], [])
+    return {owner: importlib.metadata.version(owner) for owner in sorted(set(owners))}
+
+
+def files(factory: str, folder: str) -> dict[Path, bytes]:
+    """The files beside the configuration that `factory` follows from; none where it is installed."""
     found: dict[Path, bytes] = {}
-    wanted = [module]
+    wanted = [factory.partition(":")[0]]
     while wanted:
         path = _path(wanted.pop(), folder)
         files = [] if path is None else sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
@@ -73,7 +83,7 @@ def digest(factory: str, folder: str) -> str:
             if file not in found:
                 found[file] = file.read_bytes()
                 wanted += _imports(found[file])
-    return hashlib.sha256(b"\0".join(found[file] for file in sorted(found))).hexdigest()
+    return found
 
 
 def _imports(source: bytes) -> list[str]:

@@ -1,7 +1,7 @@
 """What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
 
 Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes.
+minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def train_member(
 ) -> list[Epoch]:
     """Train one member on hard labels, write its weights, return its history.
 
-    Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard`: a
-    `ray.util.queue.Queue` that gets `(member's name, where it is trained)`, then `(member's name, epoch)` after each.
+    Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard` also gets
+    `(member's name, epoch)` after each.
     """
-    heard.actor.put_nowait.remote((member.name, processes.here()))
+    _begun(member.name, heard)
     torch.set_num_threads(threads)
     module = models.build(member.model, seed).to(evaluate.device())
     progress = train_loop.begin(module, training, len(data.train))
@@ -49,28 +49,38 @@ def train_member(
 
 
 @ray.remote
-def predict(member: Member, data: Dataset, split: str, threads: int) -> NDArray[np.float32]:
-    """Probabilities of one system at T = 1 for a split: [N, K] float32."""
+def predict(
+    member: Member, data: Dataset, split: str, threads: int, kept: tuple[str, str] | None, name: str, heard: Any
+) -> NDArray[np.float32]:
+    """Probabilities of one system at T = 1 for a split: [N, K] float32.
+
+    kept: where they are written, and what they follow from.
+    """
+    _begun(name, heard)
     torch.set_num_threads(threads)
-    return evaluate.predict(teacher.load(member), getattr(data, split).x)
+    predicted = evaluate.predict(teacher.load(member), getattr(data, split).x)
+    if kept is not None:
+        checkpoints.save_state({"probabilities": torch.from_numpy(predicted)}, *kept)
+    return predicted
 
 
 @ray.remote
 def describe(
-    systems: dict[str, list[Member]], data: Dataset, combine: str, repeats: int
+    systems: dict[str, list[Member]], data: Dataset, combine: str, repeats: int, name: str, heard: Any
 ) -> dict[str, tuple[int, dict[str, float]]]:
     """Parameters and latency in ms of one example, for each system; an ensemble is several members and their mean.
 
     In one process with one thread and one system at a time, so that the figures can be compared.
     """
+    _begun(name, heard)
     torch.set_num_threads(1)
     place = evaluate.device()
     example = as_tensor(data.test.x[:1]).to(place)
     loaded: dict[str, nn.Module] = {m.name: teacher.load(m).to(place) for members in systems.values() for m in members}
     found = {}
-    for name, members in systems.items():
+    for system, members in systems.items():
         modules = [loaded[member.name] for member in members]
-        found[name] = (
+        found[system] = (
             sum(models.parameters(module) for module in modules),
             evaluate.latency_ms([_predictor(modules, combine)], example, repeats),
         )
@@ -79,14 +89,19 @@ def describe(
 
 @ray.remote
 def custom_metrics(
-    specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+    specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: NDArray[np.int64], name: str, heard: Any
 ) -> dict[str, float]:
     """The metrics that the configuration adds, of one system's predictions."""
+    _begun(name, heard)
     found: dict[str, float] = {}
     for spec in specs:
         metric = factories.load(spec.factory, spec.folder)
         found.update({k: float(v) for k, v in metric(probabilities, labels, **spec.kwargs).items()})
     return found
+
+
+def _begun(name: str, heard: Any) -> None:
+    heard.actor.put_nowait.remote((name, processes.here()))
 
 
 def _predictor(modules: Sequence[nn.Module], combine: str) -> Callable[[Tensor], Tensor]:

@@ -31,14 +31,17 @@ from tests.makers import write_config
 
 DEADLINE_S = 600.0
 TARGETS = {
-    "teacher": (b"ray::TeacherActor", 8),
+    "teacher": (b"ray::TeacherActor", 4),
     "student worker": (b"ray::RayTrainWorker", 4),
-    "member's training": (b"ray::train member", 4),
+    "member's training": (b"ray::train member", 2),
     "Ray Train's controller": (b"ray::TrainController", 1),
     "queue": (b"ray::_QueueActor", 1),
-    "prediction": (b"ray::predict", 2),
+    "prediction": (b"ray::predicting", 1),
+    "driver": (b"orchestrator.cli", 2),
 }
-"""How each is called by Ray, and how likely it is met where several are there; the driver counts 1."""
+"""How the processes of each are called, and how likely it is the next."""
+PATIENCE_S = 30.0
+"""How long the next is lain in wait for, before it is another."""
 NODE_SHARE = 0.4
 """Where there are nodes, how often it is one of them."""
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -55,21 +58,28 @@ class Monkey:
 
     def __post_init__(self) -> None:
         self.drawn = random.Random(self.seed)
+        self._choose()
+
+    def _choose(self) -> None:
+        (self.target,) = self.drawn.choices(list(TARGETS), [weight for _, weight in TARGETS.values()])
+        self.chosen_s = time.monotonic()
 
     def disturb(self, mark: str, driver: int, nodes: Nodes | None) -> bool:
-        """One disturbance of a process of the run or of a node, or of the driver; whether that was the driver's end."""
-        there = {name: found for name, (title, _) in TARGETS.items() if (found := processes(mark, title))}
-        if not there and self.drawn.random() < 0.8:  # only just starting, or between two stages
+        """What is next, if it is there: a process of the run, or a node; whether that was the driver's end."""
+        target = self.target
+        there = [driver] if target == "driver" else processes(mark, TARGETS[target][0])
+        if not there:
+            if time.monotonic() - self.chosen_s > PATIENCE_S:
+                self._choose()
             return False
-        names = [*there, "driver"]
-        (target,) = self.drawn.choices(names, [TARGETS[name][1] if name in TARGETS else 1 for name in names])
+        self._choose()
         action = self.drawn.choice(list(ACTIONS))
         if nodes is not None and self.drawn.random() < NODE_SHARE:
             victim = nodes.disturb(action, self.drawn)
             self.done[f"{action} raylet"] += 1
             self.say(f"  {action} raylet ({victim})")
             return False
-        victim = self.drawn.choice(there.get(target, [driver]))
+        victim = self.drawn.choice(there)
         try:
             os.kill(victim, ACTIONS[action])
         except ProcessLookupError:

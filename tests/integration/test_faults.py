@@ -17,13 +17,14 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from orchestrator import RunConfig, room, run, tracking
+from orchestrator import RunConfig, room, run, trackers
 from orchestrator.cli import main
 from orchestrator.cluster import Placement
 from orchestrator.lock import Lock
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
 from workers.errors import RequestError, RunError
+from workers.processes import Where
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 
@@ -94,7 +95,7 @@ class Server:
         until = time.monotonic() + 120
         while True:
             try:
-                tracking.reach(self.uri)
+                trackers.reach(self.uri)
                 return
             except RequestError:
                 assert time.monotonic() < until, (self.folder / "server.txt").read_text()
@@ -162,19 +163,39 @@ def test_no_room_is_said_and_given_up_in_the_end(
     changes = {"ensemble__start_timeout_s": 3, "ensemble__resources_per_member": {"num_cpus": 1}}
     try:
         with pytest.raises(
-            RunError, match=r"no room on the cluster after 3 s for 3 members in training.*4 CPU"
+            RunError, match=r"no room on the cluster after 3 s for members in training: 3 times 1 CPU\..*4 CPU"
         ) as said:
             run(RunConfig.load(str(write_config(tmp_path, **changes))))
         assert "`ensemble.start_timeout_s`" in str(said.value)
         events = (tmp_path / "runs" / "small" / "events.jsonl").read_text()
-        assert events.count("waiting for room for 3 members in training") == 1
-        placement = Placement(size=3, actors=3, num_cpus=1.0, num_gpus=0.0)
-        with pytest.raises(RunError, match=r"teachers: 3 times 0.95 CPU"), room.reserved(placement, 2.0):
+        assert events.count("waiting for room for members in training: 3 times") == 1
+        teachers = ("teachers", room.of_an_actor(Placement(3, 3, num_cpus=1.0, num_gpus=0.0)), 3)
+        with pytest.raises(RunError, match=r"teachers: 3 times 0.95 CPU"), room.reserved(*teachers, 2.0):
             pass
     finally:
         ray.kill(others)
-    with room.reserved(placement, 30.0):
+    with room.reserved(*teachers, 30.0):
         pass
+
+
+def test_tasks_that_lose_their_room_are_not_waited_for_without_end(small_ray: None) -> None:
+    """A node goes while they are on it, and none comes in its place: as long as they were there all was well."""
+
+    @ray.remote(resources={"nowhere": 1})
+    def nowhere() -> None: ...
+
+    class Heard:
+        queue = None
+
+        def where(self, name: str) -> Where | None:
+            return Where(here if time.monotonic() - began < 2 else "gone", 1)
+
+        def note(self, text: str) -> None: ...
+
+    began, here = time.monotonic(), ray.get_runtime_context().get_node_id()
+    with pytest.raises(RunError, match="no room on the cluster after 2 s for predictions: 1 times 1 nowhere"):
+        room.results("predictions", {"a": nowhere.remote()}, {"nowhere": 1.0}, 2.0, Heard())
+    assert 3.5 < time.monotonic() - began < 15
 
 
 @pytest.fixture

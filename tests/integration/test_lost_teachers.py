@@ -17,7 +17,7 @@ import torch
 from orchestrator import seats
 from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.room import reserved
+from orchestrator.room import of_an_actor, reserved
 from orchestrator.seats import Seat, starter
 from orchestrator.teachers import TeacherPool
 from tests.makers import MODELS, NUMERICS, blobs
@@ -82,7 +82,7 @@ def collect(
     def hear(action: str, names: Sequence[str], evidence: str) -> None:
         heard.append((action, list(names)))
 
-    with reserved(placement, 60.0) as group:
+    with reserved("teachers", of_an_actor(placement), placement.actors, 60.0) as group:
         start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
         with TeacherPool(members, [1.0] * 3, start, spec, placement.groups(), hear) as pool:
             assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS)

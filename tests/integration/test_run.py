@@ -148,16 +148,26 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
 
 
 def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = {p: p.stat().st_mtime_ns for p in (finished / "runs/small").rglob("*.safetensors")}
+    kinds = ("*.safetensors", "predictions/*.pt")
+    kept = {p: p.stat().st_mtime_ns for kind in kinds for p in (finished / "runs/small").rglob(kind)}
+    assert {p.stem for p in kept} >= {"model", "member-0-test", "student-test"}
     again = run(RunConfig.load(str(finished / "config.yaml")))
     assert {s.name for s in again.stages if s.reused} == {"members", "baseline", "soft targets", "student"}
-    assert {p: p.stat().st_mtime_ns for p in (finished / "runs/small").rglob("*.safetensors")} == kept
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert main(["report", str(finished / "runs/small")]) == 0
     assert "of the ensemble's gain" in (shown := capsys.readouterr().out) or "no gain to transfer" in shown
     assert main(["report", str(finished / "runs/small"), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["soft_targets"]["reused"] is True
     assert main(["compare", str(finished / "runs/small"), str(finished / "runs/small")]) == 0
     assert capsys.readouterr().out.count("small") == 2
+
+
+def test_damaged_predictions_are_made_again(finished: Path) -> None:
+    file = finished / "runs/small/predictions/member-1-test.pt"
+    before = file.read_bytes()
+    file.write_bytes(before[:200] + bytes(8) + before[208:])
+    run(RunConfig.load(str(finished / "config.yaml")))
+    assert file.read_bytes() == before
 
 
 def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""What a reviewer finds in MLflow besides figures: descriptions, parameters that compare well, data and code.
+
+MLflow shows about the first 120 pixels of a description until it is opened: so the verdict first, then the table.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import environment
+from orchestrator import report as reports
+from orchestrator.config import RunConfig
+from orchestrator.report import Report, Role, System
+from workers import factories, storage
+from workers.secrets import hidden
+from workers.specs import IdxFiles, ModelSpec
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+    from workers.data import Dataset
+
+NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report", "folder", "root")
+"""Keys of a configuration that say where, not what: runs side by side would differ by them first."""
+CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
+DIGEST = 36
+"""Characters that MLflow keeps of a data set's digest."""
+FIGURES = ("accuracy_by_members.png", "training_curves.png", "reliability.png")
+
+
+def params(config: RunConfig) -> dict[str, str]:
+    """What the run follows from, by dotted keys."""
+    return _flat(config.model_dump(mode="json", exclude_none=True))
+
+
+def params_of(role: Role, config: RunConfig) -> dict[str, str]:
+    """What one system follows from, under the same keys for all of them."""
+    ensemble, student = config.ensemble, config.student
+    recipes: dict[Role, dict[str, Any]] = {
+        "member": {"model": ensemble.model, "training": ensemble.training},
+        "ensemble": {"model": ensemble.model, "combine": ensemble.combine, "weights": ensemble.weights},
+        "baseline": {"model": student.model, "training": student.baseline_training or student.training},
+        "student": {"model": student.model, "training": student.training, "distillation": config.distillation},
+    }
+    found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
+             for key, value in recipes[role].items() if value is not None}  # fmt: skip
+    return _flat(found)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested keys as dotted ones, which MLflow can search and compare."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif key not in NOT_OF_THE_EXPERIMENT:
+            found[f"{prefix}{key}"] = hidden(str(value))[:500]
+    return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
+
+
+def code(config: RunConfig) -> dict[str, str]:
+    """Tags that say which code the run follows from."""
+    from importlib.metadata import version
+
+    from mlflow.utils.git_utils import get_git_commit
+
+    def digest(model: ModelSpec) -> str:
+        return factories.digest(model.factory, model.folder)
+
+    tags = {
+        "stillhouse.version": version("stillhouse"),
+        "stillhouse.code.ensemble": digest(config.ensemble.model),
+        "stillhouse.code.student": digest(config.student.model),
+        "mlflow.source.name": "stillhouse run",
+        "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
+        "mlflow.user": getpass.getuser(),
+    }
+    commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def datasets(config: RunConfig, dataset: Dataset) -> list[DatasetInput]:
+    """The splits of the data as MLflow's own data sets: where from, a digest over every example, sizes."""
+    from mlflow.entities import Dataset as Known
+    from mlflow.entities import DatasetInput, InputTag
+
+    found = []
+    for name, context in CONTEXTS.items():
+        split = getattr(dataset, name)
+        if split is None:
+            continue
+        x = split if name == "unlabeled" else split.x
+        kind, source = _source(config, name)
+        known = Known(
+            name=name,
+            digest=dataset.digests[name][:DIGEST],
+            source_type=kind,
+            source=json.dumps(source),
+            profile=json.dumps({"examples": len(x), "shape": list(x.shape[1:]), "classes": dataset.classes}),
+        )
+        found.append(DatasetInput(known, [InputTag("mlflow.data.context", context)]))
+    return found
+
+
+def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
+    """Where a split came from, as MLflow names kinds of sources."""
+    data = config.data
+    if data.factory is not None:
+        return "code", {"tags": {"factory": data.factory, "kwargs": hidden(json.dumps(data.kwargs))}}
+    file = getattr(data, split, None) or data.train or ""
+    uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
+    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}
+
+
+def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
+    """The description of a whole run, in Markdown: was the ensemble worth it, and did the student get it.
+
+    runs: each system's MLflow run, by its name.
+    """
+    base = f"#/experiments/{experiment}/runs"
+    shown = [report.system(role) for role in ("ensemble", "student", "baseline")]
+    shown.append(max(report.members, key=lambda member: member.test.accuracy))
+    rows = [["", report.accuracy_name, "errors", "nll", "size", "p99 ms"]]
+    for system in shown:
+        rows.append([_link(system, base, runs), *_figures(system)])
+    pictures = [f"![{name}](get-artifact?path=plots%2F{name}&run_uuid={parent})" for name in FIGURES]
+    lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
+    soft = report.soft_targets
+    return "\n\n".join(
+        [
+            f"{lost}**{reports.verdict(report)}**",
+            reports.table(rows).rstrip(),
+            *pictures,
+            f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
+            + ", ".join(_link(member, base, runs) for member in report.members)
+            + f". {reports.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
+        ]
+    )
+
+
+def note_of(system: System, report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
+    """The description of one system's run: what it learned from, with the way there."""
+    base = f"#/experiments/{experiment}/runs"
+    members = ", ".join(_link(member, base, runs) for member in report.members)
+    soft = report.soft_targets
+    of: dict[Role, str] = {
+        "member": "Learned from hard labels, from a seed of its own; one of the ensemble.",
+        "ensemble": f"The {soft.combine} mean of {members}.",
+        "baseline": "The student's architecture on hard labels alone.",
+        "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
+    }
+    return f"{of[system.role]} Part of [{report.name}]({base}/{parent})."
+
+
+def _link(system: System, base: str, runs: Mapping[str, str]) -> str:
+    return f"[{system.name}]({base}/{runs[system.name]})" if system.name in runs else system.name
+
+
+def _figures(system: System) -> list[str]:
+    test = system.test
+    figures = [reports.number(name, test.figure(name)) for name in ("accuracy", "errors", "nll")]
+    return [*figures, reports.short_count(system.parameters), f"{system.latency_ms.p99:.2f}"]
