@@ -149,11 +149,14 @@ class Journal:
             self._tracker.epoch(name, epoch)
 
     def lost(self, action: str, members: Sequence[str], evidence: str) -> None:
-        """A teacher was lost, how that showed and what is done about it; or it is `back`."""
+        """A teacher was lost, how that showed and what is done about it; or it is `back`, or `moves` in good time."""
         names = ", ".join(members)
         if action == "back":
             self._events.write("teacher back", members=list(members))
             self.screen.say(f"teacher of {names} is back")
+        elif action == "moves":
+            self._events.write("teacher moves", members=list(members), evidence=evidence)
+            self.screen.say(f"teacher of {names} moves to another node ({evidence})")
         else:
             self._events.write("teacher lost", members=list(members), action=action, evidence=evidence)
             self.screen.say(f"teacher of {names} lost ({evidence}): {action}")

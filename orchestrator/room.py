@@ -64,6 +64,13 @@ def reserved(
         remove_placement_group(group)
 
 
+def leaving() -> set[str]:
+    """The nodes that are about to go: preempted, or drained by somebody."""
+    from ray._private.state import state  # as Ray Train reads it; there is no public name for it
+
+    return set(state.get_draining_nodes())
+
+
 class Watch(Protocol):
     """Who hears of tasks: `orchestrator.journal.Journal`."""
 

@@ -30,8 +30,8 @@ from workers.teacher_actor import Started, TeacherActor
 PATIENCE_S, PATIENCE = 30.0, 10.0
 """A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
 
-Start = Callable[[list[Member], int], Any]
-"""Starts the actor that hosts these members, in its place of the room that is reserved."""
+Start = Callable[[list[Member], int | None], Any]
+"""Starts the actor that hosts these members, in its place of the room that is reserved; None: wherever one is free."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Seat:
     """One actor's place: `members` are those that it is asked for."""
 
     members: list[Member]
-    place: int
+    place: int | None
     actor: Any = None
     up: Any = None
     """A reference to the news that the actor is up, until it is."""
@@ -67,15 +67,33 @@ class Seat:
     """The longest that an answer was waited for; before the first, what it was tried on says."""
     probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """What its members said when they were first up."""
+    successor: Seat | None = None
+    """Who is on the way to take over, since the node is about to go."""
 
     @property
     def names(self) -> list[str]:
         return [member.name for member in self.members]
 
     def start(self, start: Start, stacked: bool | None) -> None:
-        """Begin to fill the seat; what it is asked meanwhile is answered once the actor is up."""
+        """Begin to fill the seat, unless somebody is on the way; what it is asked is answered once the actor is up."""
+        if self.successor is not None:
+            self.move()
+            return
         self.actor, self.started = start(self.members, self.place), None
         self.prepare(stacked)  # before what it is asked next
+
+    def begin_to_move(self, start: Start, stacked: bool | None) -> None:
+        """Fill another seat, on another node, while whoever sits here goes on."""
+        self.successor = Seat(self.members, None, probes=self.probes)
+        self.successor.start(start, stacked)
+
+    def move(self) -> None:
+        """Whoever is on the way sits here from now on; what was asked is to be asked anew."""
+        successor = self.successor
+        assert successor is not None
+        self._vacate()
+        self.actor, self.up, self.started = successor.actor, successor.up, successor.started
+        self.asked_s, self.place, self.successor = successor.asked_s, None, None
 
     def prepare(self, stacked: bool | None) -> None:
         """Let the actor decide, or tell it, whether members that share it are stacked; until then it is not up."""
@@ -123,10 +141,17 @@ class Seat:
     def lose(self, hung: bool) -> None:
         """Whoever sits here is gone, or is made to go."""
         self.stuck = max([self.stuck, *self.answers])
-        self.end(hung)
+        self._vacate(hung)
 
-    def end(self, hung: bool = False) -> None:
-        """Give back what the actor holds. Where it is `hung` it may not hear Ray, and its node ends the process."""
+    def end(self) -> None:
+        """Give back what is held here."""
+        self._vacate()
+        if self.successor is not None:
+            self.successor.end()
+            self.successor = None
+
+    def _vacate(self, hung: bool = False) -> None:
+        """The actor goes. Where it is `hung` it may not hear Ray, and its node ends the process."""
         self.answers.clear()
         if self.actor is not None:
             ray.kill(self.actor)
@@ -148,13 +173,14 @@ def starter(
     """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
     held = room.of_an_actor(placement)
 
-    def start(members: list[Member], place: int) -> Any:
+    def start(members: list[Member], place: int | None) -> Any:
+        reserved = PlacementGroupSchedulingStrategy(group, place) if place is not None else "DEFAULT"
         return TeacherActor.options(  # type: ignore[attr-defined]
             num_cpus=held["CPU"],
             num_gpus=held.get("GPU", 0.0),
             resources=dict(placement.roles),
             max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, place),
+            scheduling_strategy=reserved,
         ).remote(members, data, classes, layout, numerics, kept, run)
 
     return start

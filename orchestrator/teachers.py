@@ -17,7 +17,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from orchestrator import cluster, failures
+from orchestrator import cluster, failures, room
 from orchestrator.config import EnsembleSpec
 from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
@@ -107,6 +107,7 @@ class TeacherPool:
             while True:
                 try:
                     self._welcome()
+                    self._heed_notices()
                     self._await_anybody()
                     for seat in self._present():
                         self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
@@ -200,6 +201,22 @@ class TeacherPool:
                 self._ask_anew()
                 logger.warning("teacher of %s is back", ", ".join(seat.names))
                 self.heard("back", seat.names, "")
+
+    def _heed_notices(self) -> None:
+        """Where a node is about to go, its teacher goes on until another is up elsewhere, and takes its seat."""
+        leaving = room.leaving()
+        for seat in self._present():
+            if seat.successor is None and seat.started is not None and seat.started.where.node in leaving:
+                self.heard("moves", seat.names, "its node is about to go")
+                seat.begin_to_move(self.start, self.stacked)
+            elif seat.successor is not None:
+                try:
+                    if seat.successor.is_up():
+                        seat.move()
+                except ray.exceptions.RayError as error:  # gone before it came; another is sent for
+                    logger.warning("teacher of %s could not move: %s", ", ".join(seat.names), _evidence(error))
+                    seat.successor.end()
+                    seat.successor = None
 
     def _ask_anew(self) -> None:
         """What is in flight was asked for with other weights."""
@@ -317,6 +334,8 @@ class TeacherPool:
         else:
             seat.lose(hung=gone.kind is Kind.HUNG)
             seat.away = action is not Action.RESTART
+            if action is Action.DROP:
+                seat.end()
         if action is not Action.DROP:
             seat.attempts += 1
             seat.start(self.start, self.stacked)

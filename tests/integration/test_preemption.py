@@ -1,0 +1,69 @@
+"""A node that is about to be taken away, and says so: its teacher is elsewhere before it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.monkey import outcome, prepare, processes
+from tests.chaos.nodes import Nodes
+from tests.integration.test_jobs import wait_until
+
+pytestmark = pytest.mark.slow
+GRACE_S = 60
+
+
+def run(folder: Path, nodes: Nodes) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
+    command += ["--set=ensemble.size=2"]
+    own = os.environ | {"RAY_ADDRESS": nodes.address}
+    return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def notice(nodes: Nodes, node: Any) -> None:
+    """What a cloud's agent, or `ray drain-node`, tells the cluster."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    taken, why = GcsClient(address=nodes.address).drain_node(
+        node.node_id, reason, "spot", int(1000 * (time.time() + GRACE_S))
+    )
+    assert taken, why
+
+
+def test_a_teacher_leaves_its_node_in_good_time(tmp_path: Path) -> None:
+    """Three nodes for two teachers: the third is where one of them goes; what comes out is the same."""
+    with Nodes(3, num_cpus=1) as nodes:
+        undisturbed = run(prepare(tmp_path / "undisturbed"), nodes)
+        assert undisturbed.wait(timeout=300) == 0, undisturbed.communicate()[0]
+
+        folder = prepare(tmp_path / "disturbed")
+        running = run(folder, nodes)
+        wait_until(lambda: list(folder.glob("runs/small/soft_targets/*/part-*")), 300)
+        hosts = {parent(pid) for pid in processes(nodes.mark, b"ray::TeacherActor")}
+        node = next(n for n in nodes.workers if n.all_processes["raylet"][0].process.pid in hosts)
+        notice(nodes, node)
+        events = folder / "runs/small/events.jsonl"
+        wait_until(lambda: '"teacher moves"' in events.read_text(), 60)
+        raylet = node.all_processes["raylet"][0].process.pid
+        wait_until(lambda: raylet not in {parent(p) for p in processes(nodes.mark, b"ray::TeacherActor")}, 60)
+        os.kill(raylet, signal.SIGKILL)
+        said, _ = running.communicate(timeout=300)
+        assert running.returncode == 0, said
+    happened = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    assert happened.count("teacher moves") == 1 and "teacher lost" not in happened, said
+    assert "moves to another node (its node is about to go)" in said
+    assert outcome(folder) == outcome(tmp_path / "undisturbed")
