@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import environment
@@ -29,6 +29,7 @@ NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report", "folder", "roo
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
 DIGEST = 36
 """Characters that MLflow keeps of a data set's digest."""
+LINKED = 20
 FIGURES = ("accuracy_by_members.png", "training_curves.png", "reliability.png")
 
 
@@ -136,7 +137,7 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
             reports.table(rows).rstrip(),
             *pictures,
             f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
-            + ", ".join(_link(member, base, runs) for member in report.members)
+            + _links(report.members, base, runs)
             + f". {reports.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
         ]
     )
@@ -145,7 +146,7 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
 def note_of(system: System, report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
     """The description of one system's run: what it learned from, with the way there."""
     base = f"#/experiments/{experiment}/runs"
-    members = ", ".join(_link(member, base, runs) for member in report.members)
+    members = _links(report.members, base, runs)
     soft = report.soft_targets
     of: dict[Role, str] = {
         "member": "Learned from hard labels, from a seed of its own; one of the ensemble.",
@@ -154,6 +155,12 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
         "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
     }
     return f"{of[system.role]} Part of [{report.name}]({base}/{parent})."
+
+
+def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:
+    """The way to each; MLflow's descriptions have no room for more than `LINKED`."""
+    more = f" and {len(systems) - LINKED} more" if len(systems) > LINKED else ""
+    return ", ".join(_link(system, base, runs) for system in systems[:LINKED]) + more
 
 
 def _link(system: System, base: str, runs: Mapping[str, str]) -> str:

@@ -132,8 +132,12 @@ class Tracker:
 
     def trained(self, name: str) -> None:
         """A system's training is over: figures may follow."""
-        self._attempt(lambda: self.client.set_terminated(self._run_of(name), "FINISHED"))
-        self._ended.add(name)
+
+        def end() -> None:
+            self.client.set_terminated(self._run_of(name), "FINISHED")
+            self._ended.add(name)
+
+        self._attempt(end)
 
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send what the tracker has not got of the systems and their epochs."""
@@ -153,8 +157,7 @@ class Tracker:
         student = report.system("student")
         model_id = self._attempt(self._models, report, models, examples)
         for system in report.systems:
-            self._attempt(self._figures, self._run_of, system, model_id if system is student else None)
-            self._attempt(self._note_of, system, report)
+            self._attempt(self._system, system, report, model_id if system is student else None)
         self._attempt(self._summarise, report, histories)
 
     def close(self, status: str) -> None:
@@ -242,21 +245,12 @@ class Tracker:
             {RUN: report.name, **accuracies},
         )
 
-    def _figures(self, run_of: Callable[[str], str], system: System, model_id: str | None) -> None:
-        figures = {
-            TEST_ACCURACY: system.test.accuracy,
-            TEST_NLL: system.test.nll,
-            TEST_ECE: system.test.ece,
-            PARAMETERS: float(system.parameters),
-            LATENCY_P50: system.latency_ms.p50,
-            LATENCY_P99: system.latency_ms.p99,
-            **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
-        }
-        self._metrics(run_of(system.name), figures, 0, time.time(), model_id)
-
-    def _note_of(self, system: System, report: Report) -> None:
-        text = review.note_of(system, report, self._runs, self.experiment_id, self.run_id)
-        self.client.set_tag(self._run_of(system.name), NOTE, text)
+    def _system(self, system: System, report: Report, model_id: str | None) -> None:
+        """One system's figures, of its model too where there is one, and its description."""
+        run_id = self._run_of(system.name)
+        self._metrics(run_id, _figures(system), 0, time.time(), model_id)
+        note = review.note_of(system, report, self._runs, self.experiment_id, self.run_id)
+        self.client.set_tag(run_id, NOTE, note)
 
     def _send_epoch(self, name: str, epoch: Epoch) -> None:
         """As of when it ended: MLflow orders by that, and epochs may be heard of late and out of order."""
@@ -286,8 +280,8 @@ class Tracker:
         figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
         figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
         figures |= {} if report.price is None else {"price": report.price}
+        figures |= _figures(report.system("student"))  # so that runs compare by the same names as systems
         self._metrics(self.run_id, figures, 0, time.time())
-        self._figures(lambda _: self.run_id, report.system("student"), None)  # so runs compare by the same names
         for point in report.curve:
             self._metrics(self.run_id, {ACCURACY_BY_MEMBERS: point.accuracy}, point.members, time.time())
         shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
@@ -326,6 +320,18 @@ class Tracker:
                     self.missed,
                 )
             return None
+
+
+def _figures(system: System) -> dict[str, float]:
+    return {
+        TEST_ACCURACY: system.test.accuracy,
+        TEST_NLL: system.test.nll,
+        TEST_ECE: system.test.ece,
+        PARAMETERS: float(system.parameters),
+        LATENCY_P50: system.latency_ms.p50,
+        LATENCY_P99: system.latency_ms.p99,
+        **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
+    }
 
 
 def _short(figure: float | None) -> float | None:
