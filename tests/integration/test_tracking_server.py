@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +90,7 @@ def test_a_run_is_with_the_server_its_database_and_its_bucket(
     nested = nested_runs(client, parent)
     check_runs(client, parent, nested, report)
     check_artifacts(client, parent, bucket)
+    assert shown_in_a_browser(server, parent, "plots/reliability.png").startswith(PNG)
     assert stored_runs(database) == {parent.info.run_id, *(each.info.run_id for each in nested.values())}
 
 
@@ -131,6 +134,14 @@ def check_artifacts(client: MlflowClient, parent: Run, bucket: s3fs.S3FileSystem
     table = json.loads(bucket.cat(kept["comparison.json"]))
     place = table["columns"].index("system")
     assert {row[place] for row in table["data"]} == SYSTEMS
+
+
+def shown_in_a_browser(server: Server, run: Run, artifact: str) -> bytes:
+    """What MLflow's pages, and pictures in a run's description, ask for."""
+    query = urllib.parse.urlencode({"path": artifact, "run_uuid": run.info.run_id})
+    with urllib.request.urlopen(f"{server.uri}/get-artifact?{query}") as answer:
+        content: bytes = answer.read()
+        return content
 
 
 def stored_runs(database: str) -> set[str]:
