@@ -56,8 +56,8 @@ LEFT_OUT = {
     "mlflow.workflowType_v1": '"machine_learning"',  # or the pages of an experiment are about traces
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
     "mlflow.assistant.panelOpen_v1": "false",
-    "mlflow.telemetry.info.alert.dismissed": "true",
-    "_mlflow_model_registry_promo_modal_dismissed": "true",
+    "mlflow.telemetry.info.alert.dismissed_v1": "true",
+    "_mlflow_model_registry_promo_modal_dismissed_v1": "true",
 }
 """MLflow's interface as it is for somebody who has closed its introductions: keys of the browser's local storage."""
 
@@ -212,11 +212,13 @@ def take(shot: Shot, page: Page, url: str, out: Path) -> Path:
         _wait_for_text(page, shot.expected[:1])
         shot.prepare(page)
         _wait_for_text(page, shot.expected)
+        page.wait_for_function("() => !document.querySelector('[role=dialog]')")  # it would hide what is there
     except Error as error:
         shown = page.inner_text("body")
         missing = [text for text in shot.expected if text not in shown] or str(error).splitlines()[0]
+        behind = f"all, for a dialog is before it: {missing}" if page.get_by_role("dialog").count() else missing
         page.screenshot(path=out / f"{shot.name}.failed.png")
-        raise NotShownError(f"{shot.name}: {page.url} does not show {missing}") from error
+        raise NotShownError(f"{shot.name}: {page.url} does not show {behind}") from error
     path = out / f"{shot.name}.png"
     path.write_bytes(small(_settled(page)))
     return path

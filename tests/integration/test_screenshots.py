@@ -36,10 +36,13 @@ def test_each_page_shows_what_three_runs_sent(tmp_path: Path, monkeypatch: pytes
 
     out = tmp_path / "images"
     with screenshots.serving(tracking["uri"]) as url:
-        subject = screenshots.look_up(MlflowClient(url), "temperatures")
+        client = MlflowClient(url)
+        client.create_registered_model("a-student")
+        subject = screenshots.look_up(client, "temperatures")
         assert [each.info.run_name for each in subject.parents] == ["temperature-5", "temperature-2", "temperature-1"]
         wanted = screenshots.shots(subject)
-        assert {"experiment", "run", "metrics", "comparison", "plot", "student", "compare"} <= {w.name for w in wanted}
+        names = ["experiment", "run", "metrics", "comparison", "plot", "student", "compare", "models"]
+        assert [shot.name for shot in wanted] == names
         for shot in wanted:
             with screenshots.browsing(subject, CHROMIUM) as page:
                 picture = screenshots.take(shot, page, url, out).read_bytes()
@@ -48,11 +51,17 @@ def test_each_page_shows_what_three_runs_sent(tmp_path: Path, monkeypatch: pytes
             assert all(text in shown for text in shot.expected), shot.name
 
         monkeypatch.setattr(screenshots, "SHOWN_S", 5.0)
-        overview = next(shot for shot in wanted if shot.name == "run")
+        _, overview, *_, models = wanted
         asked_too_much = replace(overview, expected=[*overview.expected, "a figure that nobody sent"])
         with (
             screenshots.browsing(subject, CHROMIUM) as page,
             pytest.raises(screenshots.NotShownError, match=r"run: .* does not show \['a figure that nobody sent'\]"),
         ):
             screenshots.take(asked_too_much, page, url, out)
-    assert sorted(path.stem for path in out.iterdir()) == sorted([*(shot.name for shot in wanted), "run.failed"])
+        monkeypatch.delitem(screenshots.LEFT_OUT, "_mlflow_model_registry_promo_modal_dismissed_v1")
+        with (
+            screenshots.browsing(subject, CHROMIUM) as page,
+            pytest.raises(screenshots.NotShownError, match=r"models: .* does not show all, for a dialog is before it"),
+        ):
+            screenshots.take(models, page, url, out)
+    assert sorted(path.stem for path in out.iterdir()) == sorted([*names, "run.failed", "models.failed"])
