@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import environment
 from orchestrator import report as reports
 from orchestrator.config import RunConfig
-from orchestrator.report import Report, Role, System
+from orchestrator.report import COMPARED, Report, Role, Rows, System
 from workers import factories, storage
 from workers.secrets import hidden
 from workers.specs import IdxFiles, ModelSpec
@@ -123,19 +123,17 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
     runs: each system's MLflow run, by its name.
     """
     base = f"#/experiments/{experiment}/runs"
-    shown = [report.system(role) for role in ("ensemble", "student", "baseline")]
-    shown.append(max(report.members, key=lambda member: member.test.accuracy))
-    rows = [["", report.accuracy_name, "errors", "nll", "size", "p99 ms"]]
-    for system in shown:
-        rows.append([_link(system, base, runs), *_figures(system)])
+    rows = reports.comparison(report)
+    compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student are what is seen first
     pictures = [f"![{name}](get-artifact?path=plots%2F{name}&run_uuid={parent})" for name in FIGURES]
     lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
     soft = report.soft_targets
     return "\n\n".join(
         [
             f"{lost}**{reports.verdict(report)}**",
-            reports.table(rows).rstrip(),
+            "```\n" + _aligned(compared) + "\n```",
             *pictures,
+            " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
             f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
             + _links(report.members, base, runs)
             + f". {reports.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
@@ -167,7 +165,11 @@ def _link(system: System, base: str, runs: Mapping[str, str]) -> str:
     return f"[{system.name}]({base}/{runs[system.name]})" if system.name in runs else system.name
 
 
-def _figures(system: System) -> list[str]:
-    test = system.test
-    figures = [reports.number(name, test.figure(name)) for name in ("accuracy", "errors", "nll")]
-    return [*figures, reports.short_count(system.parameters), f"{system.latency_ms.p99:.2f}"]
+def _aligned(rows: Rows) -> str:
+    """A table of fixed-width letters: MLflow gives one in Markdown neither lines nor room between its columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first = widths[0]
+    return "\n".join(
+        row[0].ljust(first) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,13 +14,14 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from orchestrator import RunConfig, room, run, trackers
+from orchestrator import RunConfig, room, run
 from orchestrator.cli import main
 from orchestrator.cluster import Placement
 from orchestrator.lock import Lock
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
-from workers.errors import RequestError, RunError
+from tests.servers import Server
+from workers.errors import RunError
 from workers.processes import Where
 
 pytestmark = pytest.mark.usefixtures("small_ray")
@@ -72,38 +70,6 @@ def test_a_tracker_that_goes_away_is_told_afterwards(
 
     assert main(["report", str(tmp_path / "runs" / "small"), "--push", "--set", "tracking.uri=http://127.0.0.1:9"]) == 2
     assert "no MLflow tracker at 'http://127.0.0.1:9'" in capsys.readouterr().err
-
-
-class Server:
-    """A real MLflow server on loopback, which can be ended and begun again with what it had."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "server.txt").open("ab") as output:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, start_new_session=True
-            )
-        until = time.monotonic() + 120
-        while True:
-            try:
-                trackers.reach(self.uri)
-                return
-            except RequestError:
-                assert time.monotonic() < until, (self.folder / "server.txt").read_text()
-                time.sleep(0.5)
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.mark.slow
