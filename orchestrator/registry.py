@@ -80,7 +80,9 @@ def log_student(
         # Not `models:/ID`, which MLflow's registry in a database looks up at the tracker that is active here.
         tags[MODEL_TAG] = model_id
         client.create_model_version(name, model.artifact_location, run, tags, model_id=model_id)
-    client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
+    outputs = client.get_run(run).outputs
+    if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
+        client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
     return model_id
 
 

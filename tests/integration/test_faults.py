@@ -154,14 +154,14 @@ def test_tasks_that_lose_their_room_are_not_waited_for_without_end(small_ray: No
         queue = None
 
         def where(self, name: str) -> Where | None:
-            return Where(here if time.monotonic() - began < 2 else "gone", 1)
+            return Where(here if time.monotonic() - began < 4 else "gone", 1)
 
         def note(self, text: str) -> None: ...
 
     began, here = time.monotonic(), ray.get_runtime_context().get_node_id()
     with pytest.raises(RunError, match="no room on the cluster after 2 s for predictions: 1 times 1 nowhere"):
         room.results("predictions", {"a": nowhere.remote()}, {"nowhere": 1.0}, 2.0, Heard())
-    assert 3.5 < time.monotonic() - began < 15
+    assert 4.5 < time.monotonic() - began < 20
 
 
 @pytest.fixture
