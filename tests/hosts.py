@@ -31,15 +31,16 @@ ip link set lo up
 echo ready
 exec sleep infinity
 """
-"""What a host does first. Its disk is `$1`: everything else it can only read, so no file goes from one to another."""
+"""What a host does first. Its disk is `$1`; the rest of `/` it can only read, so no file goes from one to another."""
 
 
 def missing() -> str:
     """Why there can be no hosts here; empty where there can."""
-    if os.geteuid() != 0:
-        return "namespaces of the network can only be made by root"
-    tools = ("ip", "nsenter", "setpriv", "unshare")
-    return next((f"there is no `{name}` on this machine" for name in tools if not shutil.which(name)), "")
+    lacking = [name for name in ("ip", "nsenter", "setpriv", "unshare") if not shutil.which(name)]
+    if lacking:
+        return f"there is no `{lacking[0]}` on this machine"
+    tried = subprocess.run(["unshare", *NAMESPACES, "--fork", "true"], capture_output=True, text=True)
+    return f"namespaces cannot be made here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 class Host:
@@ -53,15 +54,18 @@ class Host:
         assert self._first.stdout is not None and self._first.stdout.readline() == "ready\n", f"no host {name}"
         first = self._first.pid
         self.pid = int(Path(f"/proc/{first}/task/{first}/children").read_text())
+        self._started: list[subprocess.Popen[Any]] = []
 
     def seen(self, path: Path | str) -> Path:
         """A path of this host's, from outside."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def start(self, *command: Any, cwd: Path | None = None, env: dict[str, str] | None = None, **how: Any) -> Any:
-        """A command on this host: its `Popen`. Ends with the host, not with what is returned."""
+        """A command on this host: its `Popen`. Ends with the host at the latest."""
         enter = ["nsenter", "--target", str(self.pid), *NAMESPACES, "sh", "-c", 'cd "$0" && exec "$@"']
-        return subprocess.Popen([*enter, cwd or self.disk, *command], env=self.environment() | (env or {}), **how)
+        words = [*enter, cwd or self.disk, *command]
+        self._started.append(subprocess.Popen(words, env=self.environment() | (env or {}), **how))
+        return self._started[-1]
 
     def run(self, *command: Any, timeout_s: float = 60, **how: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
@@ -81,6 +85,8 @@ class Host:
     def close(self) -> None:
         self._first.kill()
         self._first.communicate()
+        for process in self._started:
+            process.wait()
 
 
 class Hosts:
