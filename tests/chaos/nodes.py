@@ -8,8 +8,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,10 +23,13 @@ MARK = "STILLHOUSE_MONKEY"
 
 
 class Nodes:
-    """The head, which only hosts the driver and its data, and `count` nodes: of two cores each, or what each `has`."""
+    """The head, which only hosts the driver and its data, and `count` nodes: of two cores each, or what each `has`.
 
-    def __init__(self, count: int, **has: float) -> None:
-        self.count, self.has = count, has or {"num_cpus": 2}
+    jobs: whether it takes jobs, at the URL `dashboard`.
+    """
+
+    def __init__(self, count: int, *, jobs: bool = False, **has: float) -> None:
+        self.count, self.jobs, self.has = count, jobs, has or {"num_cpus": 2}
         self.mark = uuid.uuid4().hex
 
     def __enter__(self) -> Nodes:
@@ -32,34 +37,52 @@ class Nodes:
 
         os.environ[MARK] = self.mark  # for all that the cluster starts
         self._cluster: Any = Cluster()
-        self._cluster.add_node(num_cpus=0, include_dashboard=False)
-        for _ in range(self.count):
-            self._cluster.add_node(**self.has)
+        self._folder = tempfile.TemporaryDirectory(prefix="nodes-")  # short: sockets are in it
+        any_port = {"dashboard_port": None, "dashboard_agent_listen_port": None}
+        head = self._add(num_cpus=0, include_dashboard=self.jobs, **any_port)
         self.address: str = self._cluster.address
+        if self.jobs:  # as `ray start` does: else a job joins any cluster of this machine
+            Path(head.get_temp_dir_path(), "ray_current_cluster").write_text(self.address)
+        for _ in range(self.count):
+            self._add(**self.has)
+        self.dashboard = f"http://{self._cluster.webui_url}"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._cluster.shutdown()
+        self._folder.cleanup()
         del os.environ[MARK]
 
     def disturb(self, action: str, drawn: random.Random) -> int:
-        """Kill a node's raylet, and so the node, and put another in its place; or stop it for a while."""
-        node = drawn.choice(sorted(self._cluster.worker_nodes, key=lambda each: str(each.unique_id)))
-        (raylet,) = node.all_processes["raylet"]
-        pid: int = raylet.process.pid
+        """Kill a node and put another in its place; or stop its raylet for a while. Returns the raylet."""
+        pid = drawn.choice(sorted(self._raylets()))
         if action == "kill":
-            os.kill(pid, signal.SIGKILL)
-            self._cluster.remove_node(node, allow_graceful=False)
-            time.sleep(drawn.uniform(0.0, 3.0))
-            self._cluster.add_node(**self.has)
+            self.replace(pid, drawn.uniform(0.0, 3.0))
         else:
             os.kill(pid, signal.SIGSTOP)
             time.sleep(drawn.uniform(0.5, 4.0))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         return pid
+
+    def replace(self, raylet: int, after_s: float) -> None:
+        """Kill this raylet, and so its node, and a little later put another in its place."""
+        node = self._raylets()[raylet]
+        os.kill(raylet, signal.SIGKILL)
+        self._cluster.remove_node(node, allow_graceful=False)
+        time.sleep(after_s)
+        self._add(**self.has)
+
+    def _add(self, **what: Any) -> Any:
+        """A node in a folder of its own: Ray's nodes throw away copies of a job's folder that they find in theirs."""
+        own = {"temp_dir": tempfile.mkdtemp(dir=self._folder.name, prefix="")} if self.jobs else {}
+        return self._cluster.add_node(**what, **own)
+
+    def _raylets(self) -> dict[int, Any]:
+        """The nodes but for the head, by the process that each stands and falls with."""
+        return {node.all_processes["raylet"][0].process.pid: node for node in self._cluster.worker_nodes}
 
 
 def main() -> int:
