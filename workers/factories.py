@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -119,8 +120,8 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
             raise RequestError(
-                f"factory '{factory}': no module '{name}'. Expected {name}.py in '{folder}', beside the "
-                "configuration file, or an installed package."
+                f"factory '{factory}': no module '{name}' on the machine {platform.node()}. Expected {name}.py in "
+                f"'{folder}', beside the configuration file, or an installed package."
             ) from error
         raise _broken(factory, name, error) from error
     except RequestError:

@@ -57,7 +57,7 @@ class Nodes:
 
     def disturb(self, action: str, drawn: random.Random) -> int:
         """Kill a node and put another in its place; or stop its raylet for a while. Returns the raylet."""
-        pid = drawn.choice(sorted(self._raylets()))
+        pid = drawn.choice(sorted(self.raylets()))
         if action == "kill":
             self.replace(pid, drawn.uniform(0.0, 3.0))
         else:
@@ -69,7 +69,7 @@ class Nodes:
 
     def replace(self, raylet: int, after_s: float) -> None:
         """Kill this raylet, and so its node, and a little later put another in its place."""
-        node = self._raylets()[raylet]
+        node = self.raylets()[raylet]
         os.kill(raylet, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
         time.sleep(after_s)
@@ -80,7 +80,7 @@ class Nodes:
         own = {"temp_dir": tempfile.mkdtemp(dir=self._folder.name, prefix="")} if self.jobs else {}
         return self._cluster.add_node(**what, **own)
 
-    def _raylets(self) -> dict[int, Any]:
+    def raylets(self) -> dict[int, Any]:
         """The nodes but for the head, by the process that each stands and falls with."""
         return {node.all_processes["raylet"][0].process.pid: node for node in self._cluster.worker_nodes}
 

@@ -54,11 +54,10 @@ def test_a_teacher_leaves_its_node_in_good_time(tmp_path: Path) -> None:
         running = run(folder, nodes)
         wait_until(lambda: list(folder.glob("runs/small/soft_targets/*/part-*")), 300)
         hosts = {parent(pid) for pid in processes(nodes.mark, b"ray::TeacherActor")}
-        node = next(n for n in nodes.workers if n.all_processes["raylet"][0].process.pid in hosts)
+        raylet, node = next((pid, node) for pid, node in nodes.raylets().items() if pid in hosts)
         notice(nodes, node)
         events = folder / "runs/small/events.jsonl"
         wait_until(lambda: '"teacher moves"' in events.read_text(), 60)
-        raylet = node.all_processes["raylet"][0].process.pid
         wait_until(lambda: raylet not in {parent(p) for p in processes(nodes.mark, b"ray::TeacherActor")}, 60)
         os.kill(raylet, signal.SIGKILL)
         said, _ = running.communicate(timeout=300)
