@@ -158,7 +158,7 @@ def shots(subject: Subject) -> list[Shot]:
     newest, student = subject.newest, subject.system("student")
     runs = f"/experiments/{subject.experiment_id}/runs"
     run = f"{runs}/{newest.info.run_id}"
-    metrics = sorted(newest.data.metrics)
+    metrics = sorted(name for name in newest.data.metrics if not name.startswith("system/"))
     found = [
         Shot(
             "experiment",

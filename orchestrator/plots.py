@@ -13,35 +13,47 @@ if TYPE_CHECKING:
 
     from workers.train_loop import Epoch
 
+OVERVIEW = "overview.png"
+"""All of them side by side, as wide as a page."""
 COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
 
 
 def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[str, Figure]:
     """Each figure by its file name. `histories`: the epochs of each system that was trained here."""
+    curves, drawn = _subplots(2)
+    training_curves(drawn[0], drawn[1], report, histories)
+    members, drawn = _subplots(1)
+    accuracy_by_members(drawn[0], report)
+    reliable, drawn = _subplots(1)
+    reliability(drawn[0], report)
+    overview, drawn = _subplots(4, width=3.5, dpi=80)
+    accuracy_by_members(drawn[0], report)
+    training_curves(drawn[1], drawn[2], report, histories)
+    reliability(drawn[3], report)
     return {
-        "training_curves.png": training_curves(report, histories),
-        "accuracy_by_members.png": accuracy_by_members(report),
-        "reliability.png": reliability(report),
+        OVERVIEW: overview,
+        "training_curves.png": curves,
+        "accuracy_by_members.png": members,
+        "reliability.png": reliable,
     }
 
 
-def training_curves(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> Figure:
+def training_curves(right: Axes, left: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
     """Validation accuracy by epoch of baseline and student, and their training loss beside it."""
-    figure, (right, left) = _subplots(2)
     for role in ("baseline", "student"):
         history = histories[role]
         epochs = [epoch.epoch + 1 for epoch in history]
         left.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
         right.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
-    right.set(title="Baseline and student: validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
-    left.set(title="Training loss (KL to the ensemble, and labels)", xlabel="epoch", ylabel="loss, nats", yscale="log")
+    right.set(title="Validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
+    left.set(title="Training loss", xlabel="epoch", ylabel="loss, nats", yscale="log")
     right.legend()
-    return figure
+    for axes in (right, left):
+        _count_by_ones(axes)
 
 
-def accuracy_by_members(report: Report) -> Figure:
+def accuracy_by_members(axes: Axes, report: Report) -> None:
     """What each further member is worth, between the baseline and the student."""
-    figure, (axes,) = _subplots(1)
     axes.plot(
         [p.members for p in report.curve],
         [p.accuracy for p in report.curve],
@@ -54,21 +66,18 @@ def accuracy_by_members(report: Report) -> Figure:
         value = report.system(role).test.accuracy
         axes.axhline(value, color=COLOURS[role], ls="--", label=role)
     axes.set(title="Accuracy by number of members", xlabel="members", ylabel=f"test {report.accuracy_name}")
-    axes.set_xticks([p.members for p in report.curve])
+    _count_by_ones(axes)
     axes.legend()
-    return figure
 
 
-def reliability(report: Report) -> Figure:
+def reliability(axes: Axes, report: Report) -> None:
     """Accuracy against confidence: below the diagonal a system is surer than it is right (Guo et al. 2017)."""
-    figure, (axes,) = _subplots(1)
     axes.plot([0, 1], [0, 1], color="black", lw=0.8, label="calibrated")
     for role in ("ensemble", "baseline", "student"):
         system = report.system(role)
         _bins(axes, system)
     axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend()
-    return figure
 
 
 def _bins(axes: Axes, system: System) -> None:
@@ -84,10 +93,17 @@ def _bins(axes: Axes, system: System) -> None:
     )
 
 
-def _subplots(count: int) -> tuple[Figure, list[Axes]]:
+def _count_by_ones(axes: Axes) -> None:
+    """There is no epoch and a half."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _subplots(count: int, width: float = 5.2, dpi: int = 120) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * count, 3.8), layout="constrained", dpi=120)
+    figure = Figure(figsize=(width * count, 3.8), layout="constrained", dpi=dpi)
     axes = [figure.add_subplot(1, count, k + 1) for k in range(count)]
     for one in axes:
         one.grid(alpha=0.25)

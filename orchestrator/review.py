@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import environment
 from orchestrator import report as reports
 from orchestrator.config import RunConfig
+from orchestrator.plots import OVERVIEW
 from orchestrator.report import COMPARED, Report, Role, Rows, System
 from workers import factories, storage
 from workers.secrets import hidden
@@ -30,7 +31,6 @@ CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", 
 DIGEST = 36
 """Characters that MLflow keeps of a data set's digest."""
 LINKED = 20
-FIGURES = ("accuracy_by_members.png", "training_curves.png", "reliability.png")
 
 
 def params(config: RunConfig) -> dict[str, str]:
@@ -125,14 +125,13 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
     base = f"#/experiments/{experiment}/runs"
     rows = reports.comparison(report)
     compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student are what is seen first
-    pictures = [f"![{name}](get-artifact?path=plots%2F{name}&run_uuid={parent})" for name in FIGURES]
     lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
     soft = report.soft_targets
     return "\n\n".join(
         [
             f"{lost}**{reports.verdict(report)}**",
             "```\n" + _aligned(compared) + "\n```",
-            *pictures,
+            f"![the same in pictures](get-artifact?path=plots%2F{OVERVIEW}&run_uuid={parent})",
             " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
             f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
             + _links(report.members, base, runs)

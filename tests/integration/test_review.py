@@ -51,7 +51,7 @@ def test_the_page_of_a_run_answers(folder: Path) -> None:
     note = first["run"].data.tags["mlflow.note.content"]
     report = json.loads((folder / "runs/small/report.json").read_text())
     assert note.startswith("**The ensemble has ") and " errors " in note.split("```")[1]
-    assert "plots%2Faccuracy_by_members.png&run_uuid=" + first["run"].info.run_id in note
+    assert "plots%2Foverview.png&run_uuid=" + first["run"].info.run_id in note
     for system in report["systems"]:
         assert f"runs/{first[system['name']].info.run_id})" in note
     figures = first["run"].data.metrics

@@ -142,7 +142,7 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"config.yaml", "comparison.json", "report.md", "plots"} <= artifacts
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "plots")} == {
-        "plots/training_curves.png", "plots/accuracy_by_members.png", "plots/reliability.png"
+        f"plots/{name}.png" for name in ("overview", "training_curves", "accuracy_by_members", "reliability")
     }  # fmt: skip
     assert parent.data.params["distillation.temperature"] == "2.0" and parent.info.status == "FINISHED"
 
