@@ -38,7 +38,7 @@ dashboards: install
 # The documentation's pictures of MLflow, taken in a browser (chromium) of the three runs that they compare.
 screenshots: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[screenshots]'
-	rm -rf build/screenshots
+	rm -rf build/screenshots && mkdir -p build/screenshots
 	set -e; for t in 1 5 20; do $(BIN)/stillhouse run examples/mnist/config.yaml --set name=mnist-t$$t --set storage=build/screenshots \
 	    --set distillation.temperature=$$t --set tracking.uri=sqlite:///build/screenshots/mlflow.db --set tracking.experiment=mnist; done
 	$(BIN)/python docs/screenshots.py --uri sqlite:///build/screenshots/mlflow.db --experiment mnist

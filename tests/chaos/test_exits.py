@@ -21,9 +21,16 @@ def begin(folder: Path) -> tuple[subprocess.Popen[str], str]:
     mark = uuid.uuid4().hex
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ), mark
+    pipe = subprocess.PIPE
+    driver = subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c
+    )
+    return driver, mark
+
+
+def _hear_ctrl_c() -> None:
+    """Where these tests run in the background of a shell, it has told them not to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def await_process(mark: str, title: bytes, driver: subprocess.Popen[str]) -> None:
