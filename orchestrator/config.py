@@ -155,7 +155,7 @@ class TrackingSpec(Spec):
     """A relative SQLite path is relative to where the command runs."""
     experiment: str = ""
     """Left out: the run's name."""
-    registered_model: str | Literal[False] = ""
+    registered_model: Annotated[str, Field(pattern=r"^[^/:']*$")] | Literal[False] = ""
     """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
     experiment's name and `-student`; false: MLflow does not get the model."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from orchestrator import lock
+from orchestrator import lock, room
 from orchestrator.config import RunConfig
 from orchestrator.console import Line, Screen
 from orchestrator.events import EventLog
@@ -193,8 +193,8 @@ class Journal:
                 self._inbox.put(heard)
 
     def where(self, name: str) -> Where | None:
-        """Where the task of that name last began; None where it was not heard of."""
-        return self._places.get(name)
+        """Where the task of that name last began; None where it was not heard of, as long as there is who hears."""
+        return self._places.get(name) if self._listener.is_alive() else room.SOMEWHERE
 
     def hung(self, name: str) -> Where | None:
         """Where a member is trained that should have been heard of again long ago; said once."""
@@ -216,6 +216,7 @@ class Journal:
     def _feel(self, system: str, news: Epoch | Where) -> None:
         """Take down that a member in training is alive."""
         now = time.monotonic()
+        self._places.setdefault(system, room.SOMEWHERE)
         pulse = self._pulses.get(system)
         if isinstance(news, Where):
             self._places[system] = news

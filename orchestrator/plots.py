@@ -38,17 +38,17 @@ def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[st
     }
 
 
-def training_curves(right: Axes, left: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+def training_curves(validation: Axes, loss: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
     """Validation accuracy by epoch of baseline and student, and their training loss beside it."""
     for role in ("baseline", "student"):
         history = histories[role]
         epochs = [epoch.epoch + 1 for epoch in history]
-        left.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
-        right.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
-    right.set(title="Validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
-    left.set(title="Training loss", xlabel="epoch", ylabel="loss, nats", yscale="log")
-    right.legend()
-    for axes in (right, left):
+        loss.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+        validation.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+    validation.set(title="Validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
+    loss.set(title="Training loss", xlabel="epoch", ylabel="loss, nats", yscale="log")
+    validation.legend()
+    for axes in (validation, loss):
         _count_by_ones(axes)
 
 

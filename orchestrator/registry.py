@@ -10,13 +10,15 @@ import inspect
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workers import checkpoints, factories, storage
 from workers.secrets import hidden
+from workers.soft_targets import fingerprint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 NEEDED = ("mlflow", "torch", "numpy", "safetensors", "fsspec", "pydantic")
 """Distributions without which a student cannot answer, beside its factory's own."""
-WEIGHTS_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.model"
-"""Of a registered version: sha256 of the student's weights, and the model that it is, which MLflow does not say."""
+WEIGHTS_TAG, MARK_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.student", "stillhouse.model"
+"""Of a registered version: sha256 of the student's weights; what its answers follow from; and the model that it is,
+which MLflow does not say."""
+TIMEOUT, UPLOAD_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", 600
 
 
 def log_members(
@@ -43,6 +47,9 @@ def log_members(
         return
     known = []
     for member in members:
+        if there := _models_of(client, runs[member.name]):
+            known.append(LoggedModelInput(there[0]))
+            continue
         tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": hidden(member.weights)}
         model = client.create_logged_model(experiment, member.name, runs[member.name], tags, model_type="member")
         client.finalize_logged_model(model.model_id, "READY")
@@ -67,27 +74,60 @@ def log_student(
     """
     from mlflow.entities import LoggedModelOutput
 
-    sha256 = checkpoints.sha256(student.weights)
-    tags = {**tags, WEIGHTS_TAG: sha256}
-    model_id = _registered(client, name, sha256)
+    mark = _follows_from(student)
+    tags = {**tags, MARK_TAG: mark, WEIGHTS_TAG: checkpoints.sha256(student.weights)}
+    model_id = _registered(client, name, mark)
     if model_id is None:
         model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
-        with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as folder:
-            _save(Path(folder, "model"), student, examples, classes, run, model.model_id)
-            client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
+        try:
+            with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as folder, _time_to_upload():
+                _save(Path(folder, "model"), student, examples, classes, run, model.model_id)
+                client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
+        except BaseException:
+            client.finalize_logged_model(model.model_id, "FAILED")
+            raise
         client.finalize_logged_model(model.model_id, "READY")
         model_id = str(model.model_id)
         # Not `models:/ID`, which MLflow's registry in a database looks up at the tracker that is active here.
         tags[MODEL_TAG] = model_id
         client.create_model_version(name, model.artifact_location, run, tags, model_id=model_id)
-    outputs = client.get_run(run).outputs
-    if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
+    if model_id not in _models_of(client, run):
         client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
     return model_id
 
 
-def _registered(client: MlflowClient, name: str, sha256: str) -> str | None:
-    """The model of these weights, if it is registered; sees to it that there is something to register it under."""
+def _models_of(client: MlflowClient, run: str) -> list[str]:
+    """The models that a run made."""
+    outputs = client.get_run(run).outputs
+    return [] if outputs is None else [str(output.model_id) for output in outputs.model_outputs]
+
+
+def _follows_from(student: Member) -> str:
+    """A name made from all that its answers follow from."""
+    model = student.model
+    return fingerprint(
+        weights=checkpoints.sha256(student.weights),
+        model=model.model_dump(mode="json", exclude={"folder"}),
+        code=factories.digest(model.factory, model.folder),
+    )
+
+
+@contextmanager
+def _time_to_upload() -> Iterator[None]:
+    """A server may answer only once it has passed the weights on."""
+    before = os.environ.get(TIMEOUT)
+    os.environ[TIMEOUT] = str(max(UPLOAD_S, int(before or 0)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TIMEOUT]
+        else:
+            os.environ[TIMEOUT] = before
+
+
+def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
+    """The same student, if it is registered; sees to it that there is something to register it under."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -96,8 +136,11 @@ def _registered(client: MlflowClient, name: str, sha256: str) -> str | None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for found in client.search_model_versions(f"name = '{name}'"):
-        if found.tags.get(WEIGHTS_TAG) == sha256:
-            return str(found.tags[MODEL_TAG])
+        if found.tags.get(MARK_TAG) == mark:
+            try:
+                return str(client.get_logged_model(found.tags[MODEL_TAG]).model_id)
+            except MlflowException:  # it was deleted
+                continue
     return None
 
 
@@ -122,9 +165,10 @@ def _save(folder: Path, student: Member, examples: Inputs, classes: int, run: st
     Path(artifacts[served.WEIGHTS]).write_bytes(storage.read_bytes(student.weights))
     files = factories.files(student.model.factory, student.model.folder)
     for file, content in files.items():
-        place = beside / "code" / file.relative_to(student.model.folder)
+        place = beside / "code" / file.relative_to(Path(student.model.folder))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
+    if files:
         artifacts[served.CODE] = str(beside / "code")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the signature is given and not inferred, and the like
@@ -137,12 +181,10 @@ def _save(folder: Path, student: Member, examples: Inputs, classes: int, run: st
             code_paths=[os.path.dirname(inspect.getfile(workers))],
             signature=signature,
             input_example=example,
-            pip_requirements=_requirements(student.model, bool(files)),
+            pip_requirements=_requirements(student.model),
         )
 
 
-def _requirements(model: ModelSpec, brings_its_code: bool) -> list[str]:
-    needed: dict[str, Any] = {name: version(name) for name in NEEDED}
-    if not brings_its_code:
-        needed |= factories.distributions(model.factory)
+def _requirements(model: ModelSpec) -> list[str]:
+    needed = {name: version(name) for name in NEEDED} | factories.needs(model.factory, model.folder)
     return [f"{name}=={number.partition('+')[0]}" for name, number in needed.items()]

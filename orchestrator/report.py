@@ -86,7 +86,7 @@ class SoftTargets(BaseModel):
 
 
 class Spent(BaseModel):
-    """What something cost when it was computed, in this run or an earlier one."""
+    """Cores and GPUs that were held, times hours, while epochs or parts were computed: in this run or an earlier one."""
 
     core_hours: float
     gpu_hours: float
@@ -117,7 +117,7 @@ class Report(BaseModel):
     stages: list[Stage]
     bound_by: Bound
     cost: dict[str, Spent] = {}
-    """Of the members' training, the soft targets, baseline and student; of epochs and parts alone, not of waiting."""
+    """Of the members' training, the soft targets (of a resumed pass: what was left to do), baseline and student."""
     price: float | None = None
     """The same in money, where the configuration says what an hour costs."""
     lost_members: list[str] = []
@@ -290,7 +290,9 @@ def cost(report: Report) -> str:
     """In one sentence, reused work included."""
     total = report.total_cost
     price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
-    return f"All of it took {total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours{price}."
+    return (
+        f"Training and soft targets held {total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours{price}."
+    )
 
 
 def markdown(report: Report) -> str:

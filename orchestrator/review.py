@@ -11,13 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from orchestrator import environment
 from orchestrator import report as reports
 from orchestrator.config import RunConfig
 from orchestrator.plots import OVERVIEW
 from orchestrator.report import COMPARED, Report, Role, Rows, System
 from workers import factories, storage
-from workers.secrets import hidden
+from workers.secrets import HIDDEN, hidden
 from workers.specs import IdxFiles, ModelSpec
 
 if TYPE_CHECKING:
@@ -25,17 +27,20 @@ if TYPE_CHECKING:
 
     from workers.data import Dataset
 
-NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report", "folder", "root")
-"""Keys of a configuration that say where, not what: runs side by side would differ by them first."""
+NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
+"""Sections of a configuration that say where, not what: runs side by side would differ by them first."""
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
 DIGEST = 36
 """Characters that MLflow keeps of a data set's digest."""
 LINKED = 20
+MOST = 500
+"""Characters of a parameter's value."""
 
 
 def params(config: RunConfig) -> dict[str, str]:
     """What the run follows from, by dotted keys."""
-    return _flat(config.model_dump(mode="json", exclude_none=True))
+    found = _flat(_without_secrets(config.model_dump(mode="json", exclude_none=True)))
+    return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
 def params_of(role: Role, config: RunConfig) -> dict[str, str]:
@@ -49,7 +54,19 @@ def params_of(role: Role, config: RunConfig) -> dict[str, str]:
     }
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[role].items() if value is not None}  # fmt: skip
-    return _flat(found)
+    return _flat(_without_secrets(found))
+
+
+def has_secrets(values: Mapping[str, Any]) -> bool:
+    """Whether there is something in them that is not to be told, or was hidden before."""
+    text = yaml.safe_dump(dict(values))
+    return hidden(text) != text or HIDDEN in text
+
+
+def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """By what a value is called, too: so as the text that it is in a configuration."""
+    found: dict[str, Any] = yaml.safe_load(hidden(yaml.safe_dump(dict(values))))
+    return found
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -58,9 +75,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
-        elif key not in NOT_OF_THE_EXPERIMENT:
-            found[f"{prefix}{key}"] = hidden(str(value))[:500]
-    return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
+        elif "kwargs." in prefix or (key != "folder" and f"{prefix}{key}" != "data.root"):
+            found[f"{prefix}{key}"] = str(value)[:MOST]
+    return found
 
 
 def code(config: RunConfig) -> dict[str, str]:
@@ -78,10 +95,17 @@ def code(config: RunConfig) -> dict[str, str]:
         "stillhouse.code.student": digest(config.student.model),
         "mlflow.source.name": "stillhouse run",
         "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
     }
     commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        return str(os.getuid())
 
 
 def datasets(config: RunConfig, dataset: Dataset) -> list[DatasetInput]:
@@ -111,7 +135,7 @@ def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
     """Where a split came from, as MLflow names kinds of sources."""
     data = config.data
     if data.factory is not None:
-        return "code", {"tags": {"factory": data.factory, "kwargs": hidden(json.dumps(data.kwargs))}}
+        return "code", {"tags": {"factory": data.factory, "kwargs": str(_without_secrets(data.kwargs))}}
     file = getattr(data, split, None) or data.train or ""
     uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
     return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}

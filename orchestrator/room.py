@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from orchestrator.autoscaling import ROLES
 from orchestrator.cluster import Placement
@@ -28,6 +28,8 @@ T = TypeVar("T")
 HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
 place beside teachers that take all."""
+SOMEWHERE = Where("", 0)
+"""Of a task that was heard of, though not where it is."""
 POLL_S = 1.0
 PATIENCE_S = 15.0
 """How long nobody is told that there is no room yet."""
@@ -68,13 +70,15 @@ def leaving() -> set[str]:
     """The nodes that are about to go: preempted, or drained by somebody."""
     from ray._private.state import state  # as Ray Train reads it; there is no public name for it
 
-    return set(state.get_draining_nodes())
+    try:
+        return set(state.get_draining_nodes())
+    except Exception as error:  # without the notice a teacher is lost later, and started again then
+        logger.debug("no news of nodes that are about to go: %s", error)
+        return set()
 
 
 class Watch(Protocol):
     """Who hears of tasks: `orchestrator.journal.Journal`."""
-
-    queue: Any
 
     def where(self, name: str) -> Where | None:
         """Where the task of that name last began; None where it was not heard of."""
@@ -92,16 +96,16 @@ def results(
     """
     import ray
 
+    found: dict[str, T] = {}
     pending = {task: name for name, task in tasks.items()}
     waiting = Waiting(f"{who}: {len(tasks)} times {amounts(each)}", timeout_s, watch.note)
     try:
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
             for task in done:
-                ray.get(task)  # raises now what it raised
-                del pending[task]
+                found[pending.pop(task)] = ray.get(task)
             waiting.check(begun=bool(done) or is_any_alive(map(watch.where, pending.values())))
-        return list(ray.get(list(tasks.values())))
+        return [found[name] for name in tasks]
     finally:
         for task in pending:
             ray.cancel(task)
@@ -112,7 +116,7 @@ def is_any_alive(places: Iterable[Where | None]) -> bool:
     import ray
 
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return any(place is not None and place.node in alive for place in places)
+    return any(place is not None and (place.node in alive or place == SOMEWHERE) for place in places)
 
 
 class Waiting:

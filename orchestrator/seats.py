@@ -67,6 +67,8 @@ class Seat:
     """The longest that an answer was waited for; before the first, what it was tried on says."""
     probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """What its members said when they were first up."""
+    stays: bool = False
+    """Whether no other is sent for."""
     successor: Seat | None = None
     """Who is on the way to take over, since the node is about to go."""
 
@@ -75,10 +77,11 @@ class Seat:
         return [member.name for member in self.members]
 
     def start(self, start: Start, stacked: bool | None) -> None:
-        """Begin to fill the seat, unless somebody is on the way; what it is asked is answered once the actor is up."""
-        if self.successor is not None:
+        """Begin to fill the seat, or let whoever is there to take over; what it is asked is answered once one is up."""
+        if self.successor is not None and self.successor_is_up():
             self.move()
             return
+        self.refuse_successor()  # it may wait for just the room that is kept for this seat
         self.actor, self.started = start(self.members, self.place), None
         self.prepare(stacked)  # before what it is asked next
 
@@ -87,13 +90,27 @@ class Seat:
         self.successor = Seat(self.members, None, probes=self.probes)
         self.successor.start(start, stacked)
 
+    def successor_is_up(self) -> bool:
+        """Whether there is somebody to take over; who was lost on the way is nobody."""
+        try:
+            return self.successor is not None and self.successor.is_up()
+        except ray.exceptions.RayError:
+            self.refuse_successor()
+            return False
+
+    def refuse_successor(self) -> None:
+        """Nobody else is to come: it is not tried again, since whoever sits here is started again if need be."""
+        if self.successor is not None:
+            self.successor.end()
+            self.successor, self.stays = None, True
+
     def move(self) -> None:
-        """Whoever is on the way sits here from now on; what was asked is to be asked anew."""
+        """Whoever is there to take over sits here from now on; what was asked is to be asked anew."""
         successor = self.successor
         assert successor is not None
         self._vacate()
         self.actor, self.up, self.started = successor.actor, successor.up, successor.started
-        self.asked_s, self.place, self.successor = successor.asked_s, None, None
+        self.slowest_s, self.successor = max(self.slowest_s, successor.slowest_s), None
 
     def prepare(self, stacked: bool | None) -> None:
         """Let the actor decide, or tell it, whether members that share it are stacked; until then it is not up."""

@@ -206,17 +206,11 @@ class TeacherPool:
         """Where a node is about to go, its teacher goes on until another is up elsewhere, and takes its seat."""
         leaving = room.leaving()
         for seat in self._present():
-            if seat.successor is None and seat.started is not None and seat.started.where.node in leaving:
+            if seat.successor_is_up():
+                seat.move()
+            elif seat.successor is None and not seat.stays and seat.started and seat.started.where.node in leaving:
                 self.heard("moves", seat.names, "its node is about to go")
                 seat.begin_to_move(self.start, self.stacked)
-            elif seat.successor is not None:
-                try:
-                    if seat.successor.is_up():
-                        seat.move()
-                except ray.exceptions.RayError as error:  # gone before it came; another is sent for
-                    logger.warning("teacher of %s could not move: %s", ", ".join(seat.names), _evidence(error))
-                    seat.successor.end()
-                    seat.successor = None
 
     def _ask_anew(self) -> None:
         """What is in flight was asked for with other weights."""

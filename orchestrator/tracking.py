@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +86,7 @@ class Tracker:
             )
             self._runs: dict[str, str] = {}
             self._roles: dict[str, Any] = {}
-            self._ended: set[str] = set()
+            self._opening = threading.RLock()
             self.run_id = self._find(again) or self._create(config.name, "run", {})
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
@@ -97,8 +99,9 @@ class Tracker:
         """Why something was not sent, the last time; None where all was."""
         self._warned = False
         self._monitor: Any = None
-        self._attempt(self._describe, config)
-        if again is None:
+        self._dataset: Dataset | None = None
+        self._describe(config)
+        if self.run_id != again:
             self._attempt(self._watch_the_machine)
 
     @property
@@ -108,6 +111,7 @@ class Tracker:
 
     def data(self, dataset: Dataset) -> None:
         """Say which data the run is about."""
+        self._dataset = dataset
         self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=review.datasets(self._config, dataset)))
 
     def system(self, name: str, role: str) -> None:
@@ -132,30 +136,32 @@ class Tracker:
 
     def trained(self, name: str) -> None:
         """A system's training is over: figures may follow."""
-
-        def end() -> None:
-            self.client.set_terminated(self._run_of(name), "FINISHED")
-            self._ended.add(name)
-
-        self._attempt(end)
+        self._attempt(lambda: self._end(self._run_of(name), "FINISHED"))
 
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send what the tracker has not got of the systems and their epochs."""
         self._failures, self.missed = 0, None
-        self._attempt(self._describe, self._config)
+        self._describe(self._config)
+        if self._dataset is not None:
+            self.data(self._dataset)
         for system in report.systems:
             self.system(system.name, system.role)
             self.epochs(system.name, histories.get(system.name, ()))
 
     def report(
-        self, report: Report, histories: Mapping[str, Sequence[Epoch]], models: Mapping[str, Member], examples: Inputs
+        self,
+        report: Report,
+        histories: Mapping[str, Sequence[Epoch]],
+        models: Mapping[str, Member],
+        examples: Inputs | None,
     ) -> None:
         """Send every figure of the report, its tables and plots, and the student itself.
 
-        models: those that were trained or loaded, by their system's name. examples: what the student may be asked.
+        models: those that were trained or loaded, by their system's name. examples: what the student may be asked;
+        None: it is not sent.
         """
         student = report.system("student")
-        model_id = self._attempt(self._models, report, models, examples)
+        model_id = None if examples is None else self._attempt(self._models, report, models, examples)
         for system in report.systems:
             self._attempt(self._system, system, report, model_id if system is student else None)
         self._attempt(self._summarise, report, histories)
@@ -165,24 +171,30 @@ class Tracker:
         self._failures = 0  # asked once more, whatever was before
         if self._monitor is not None:
             self._monitor.finish()
-        for name, run_id in [*self._runs.items(), ("", self.run_id)]:
-            if name not in self._ended:
-                self._attempt(self.client.set_terminated, run_id, status)
+        for run_id in (*self._runs.values(), self.run_id):
+            self._attempt(self._end, run_id, status)
         engine = getattr(self.client._tracking_client.store, "engine", None)
         if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
             engine.dispose()
 
+    def _end(self, run_id: str, status: str) -> None:
+        """Unless it has ended before."""
+        if self.client.get_run(run_id).info.status == "RUNNING":
+            self.client.set_terminated(run_id, status)
+
     def _find(self, run_id: str | None) -> str | None:
-        """The run that was opened as `run_id`, with its nested ones; None where the tracker has none."""
+        """The run that was opened as `run_id`, with its nested ones; None where the experiment has none."""
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
             return None
         try:
-            self.client.get_run(run_id)
+            info = self.client.get_run(run_id).info
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+            return None
+        if info.experiment_id != self.experiment_id or info.lifecycle_stage != "active":
             return None
         nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
         self._runs = {run.data.tags["mlflow.runName"]: run.info.run_id for run in nested}
@@ -190,11 +202,12 @@ class Tracker:
 
     def _run_of(self, name: str) -> str:
         """A system's nested run; opened now where the tracker was down when it was to be."""
-        if name not in self._runs:
-            of_parent = {"mlflow.parentRunId": self.run_id, RUN: self._config.name}
-            self._runs[name] = self._create(name, self._roles[name], of_parent)
-            self._params(self._runs[name], review.params_of(self._roles[name], self._config))
-        return self._runs[name]
+        with self._opening:  # two threads ask
+            if name not in self._runs:
+                of_parent = {"mlflow.parentRunId": self.run_id, RUN: self._config.name}
+                self._runs[name] = self._create(name, self._roles[name], of_parent)
+                self._params(self._runs[name], review.params_of(self._roles[name], self._config))
+            return self._runs[name]
 
     def _create(self, name: str, role: str, also: Mapping[str, str]) -> str:
         tags = {ROLE: role, "mlflow.runName": name, **also}
@@ -202,10 +215,16 @@ class Tracker:
         return run_id
 
     def _describe(self, config: RunConfig) -> None:
+        self._attempt(self._code, config)
+        self._attempt(lambda: self._params(self.run_id, review.params(config)))
+        self._attempt(self.client.log_text, self.run_id, hidden(config.to_yaml()), "config.yaml")
+
+    def _code(self, config: RunConfig) -> None:
+        """As it was when the run began, not when it is told."""
+        known = self.client.get_run(self.run_id).data.tags
         for key, value in review.code(config).items():
-            self.client.set_tag(self.run_id, key, value)
-        self._params(self.run_id, review.params(config))
-        self.client.log_text(self.run_id, hidden(config.to_yaml()), "config.yaml")
+            if key not in known:
+                self.client.set_tag(self.run_id, key, value)
 
     def _params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -227,10 +246,14 @@ class Tracker:
         name = self._config.tracking.registered_model
         if name is False:
             return None
+        if review.has_secrets(self._config.student.model.kwargs):
+            logger.warning("MLflow does not get the student: student.model.kwargs has a secret in it")
+            return None
         student = report.system("student").name
         run_id = self._run_of(student)
         members = [models[member.name] for member in report.members]
-        registry.log_members(self.client, self.experiment_id, self._runs, members, run_id)
+        runs = {member.name: self._run_of(member.name) for member in members}
+        registry.log_members(self.client, self.experiment_id, runs, members, run_id)
         accuracies = {
             f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
         }
@@ -241,7 +264,7 @@ class Tracker:
             models[student],
             examples,
             report.classes,
-            name or f"{self._config.tracking.experiment}-student",
+            name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
             {RUN: report.name, **accuracies},
         )
 
@@ -282,7 +305,8 @@ class Tracker:
         figures |= {} if report.price is None else {"price": report.price}
         figures |= _figures(report.system("student"))  # so that runs compare by the same names as systems
         self._metrics(self.run_id, figures, 0, time.time())
-        for point in report.curve:
+        there = {metric.step for metric in self.client.get_metric_history(self.run_id, ACCURACY_BY_MEMBERS)}
+        for point in [point for point in report.curve if point.members not in there]:
             self._metrics(self.run_id, {ACCURACY_BY_MEMBERS: point.accuracy}, point.members, time.time())
         shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
         table = {

@@ -62,15 +62,19 @@ def digest(factory: str, folder: str) -> str:
     """
     found = files(factory, folder)
     if not found:
-        versions = [f"{owner} {version}" for owner, version in distributions(factory).items()]
+        versions = [f"{owner} {version}" for owner, version in needs(factory, folder).items()]
         return hashlib.sha256("\n".join(versions).encode()).hexdigest()
     return hashlib.sha256(b"\0".join(found[file] for file in sorted(found))).hexdigest()
 
 
-def distributions(factory: str) -> dict[str, str]:
-    """The installed distributions that the module of `factory` belongs to, and their versions."""
-    owners = importlib.metadata.packages_distributions().get(factory.partition(":")[0].split(".")[0], [])
-    return {owner: importlib.metadata.version(owner) for owner in sorted(set(owners))}
+def needs(factory: str, folder: str) -> dict[str, str]:
+    """Installed distributions, and their versions, that `factory` is in, or that its files beside the configuration
+    import."""
+    beside = files(factory, folder)
+    modules = [name for content in beside.values() for name in _imports(content)] or [factory.partition(":")[0]]
+    owners = importlib.metadata.packages_distributions()
+    found = {owner for module in modules for owner in owners.get(module.split(".")[0], [])}
+    return {owner: importlib.metadata.version(owner) for owner in sorted(found)}
 
 
 def files(factory: str, folder: str) -> dict[Path, bytes]:

@@ -6,6 +6,9 @@ minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where 
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +25,11 @@ from workers.inputs import as_tensor
 from workers.specs import FactorySpec, TrainingSpec
 from workers.teacher import Member
 from workers.train_loop import Epoch, Task
+
+logger = logging.getLogger(__name__)
+
+TRIES, PATIENCE_S = 10, 30.0
+"""How often, and for how long each time, a task tries to be heard."""
 
 
 @ray.remote
@@ -60,7 +68,10 @@ def predict(
     torch.set_num_threads(threads)
     predicted = evaluate.predict(teacher.load(member), getattr(data, split).x)
     if kept is not None:
-        checkpoints.save_state({"probabilities": torch.from_numpy(predicted)}, *kept)
+        try:
+            checkpoints.save_state({"probabilities": torch.from_numpy(predicted)}, *kept)
+        except Exception as error:  # of any storage; they are only kept to save time
+            logger.warning("predictions could not be kept: %s", error)
     return predicted
 
 
@@ -101,7 +112,19 @@ def custom_metrics(
 
 
 def _begun(name: str, heard: Any) -> None:
-    heard.actor.put_nowait.remote((name, processes.here()))
+    """Say so until it is heard: the queue may be on its way back from the dead. In a thread, since who waits for Ray in
+    a task lends its cores to others."""
+    told = (name, processes.here())
+
+    def tell() -> None:
+        for _ in range(TRIES):
+            try:
+                heard.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
+                return
+            except Exception:  # of Ray, in one of several ways
+                time.sleep(1.0)
+
+    threading.Thread(target=tell, name="begun", daemon=True).start()
 
 
 def _predictor(modules: Sequence[nn.Module], combine: str) -> Callable[[Tensor], Tensor]:
