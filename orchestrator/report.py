@@ -86,7 +86,7 @@ class SoftTargets(BaseModel):
 
 
 class Spent(BaseModel):
-    """Cores and GPUs that were held, times hours, while epochs or parts were computed: in this run or an earlier one."""
+    """Cores and GPUs held, times hours, while epochs or parts were computed: in this run or an earlier one."""
 
     core_hours: float
     gpu_hours: float
@@ -290,9 +290,8 @@ def cost(report: Report) -> str:
     """In one sentence, reused work included."""
     total = report.total_cost
     price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
-    return (
-        f"Training and soft targets held {total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours{price}."
-    )
+    hours = f"{total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours"
+    return f"Training and soft targets held {hours}{price}."
 
 
 def markdown(report: Report) -> str:
