@@ -39,6 +39,8 @@ SETTLED_S = 0.4
 MAX_BYTES = 150_000
 COLOURS = (256, 128, 64, 32, 16)
 COMPARED = 3
+IN_SIGHT = 5
+"""Of the metrics of runs that are compared, so many are drawn before one scrolls."""
 
 TABLE = "comparison.json"
 PLOT = "plots/accuracy_by_members.png"
@@ -177,7 +179,7 @@ def shots(subject: Subject) -> list[Shot]:
         compared = subject.parents[:COMPARED]
         ids = json.dumps([each.info.run_id for each in compared], separators=(",", ":"))
         place = f"/compare-runs?runs={ids}&experiments={json.dumps([subject.experiment_id])}"
-        expected = [f"Comparing {len(compared)} Runs", *_names(compared), *metrics]
+        expected = [f"Comparing {len(compared)} Runs", *_names(compared), *metrics[:IN_SIGHT]]
         found.append(Shot("compare", place, expected, _show_differences, height=1200))
     if subject.models:
         found.append(Shot("models", "/models", ["Registered Models", *subject.models[:5]]))

@@ -26,7 +26,7 @@ def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[st
     accuracy_by_members(drawn[0], report)
     reliable, drawn = _subplots(1)
     reliability(drawn[0], report)
-    overview, drawn = _subplots(4, width=3.5, dpi=80)
+    overview, drawn = _subplots(4, width=3.1, dpi=72)
     accuracy_by_members(drawn[0], report)
     training_curves(drawn[1], drawn[2], report, histories)
     reliability(drawn[3], report)

@@ -39,7 +39,7 @@ MOST = 500
 
 def params(config: RunConfig) -> dict[str, str]:
     """What the run follows from, by dotted keys."""
-    found = _flat(_without_secrets(config.model_dump(mode="json", exclude_none=True)))
+    found = _flat(config.model_dump(mode="json", exclude_none=True))
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
@@ -54,19 +54,13 @@ def params_of(role: Role, config: RunConfig) -> dict[str, str]:
     }
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[role].items() if value is not None}  # fmt: skip
-    return _flat(_without_secrets(found))
+    return _flat(found)
 
 
 def has_secrets(values: Mapping[str, Any]) -> bool:
     """Whether there is something in them that is not to be told, or was hidden before."""
     text = yaml.safe_dump(dict(values))
     return hidden(text) != text or HIDDEN in text
-
-
-def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
-    """By what a value is called, too: so as the text that it is in a configuration."""
-    found: dict[str, Any] = yaml.safe_load(hidden(yaml.safe_dump(dict(values))))
-    return found
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -76,8 +70,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
         elif "kwargs." in prefix or (key != "folder" and f"{prefix}{key}" != "data.root"):
-            found[f"{prefix}{key}"] = str(value)[:MOST]
+            found[f"{prefix}{key}"] = _told(key, str(value))[:MOST]
     return found
+
+
+def _told(key: str, value: str) -> str:
+    """Without secrets, which are known by what they are called, too."""
+    told = hidden(f"{key}={value}").removeprefix(f"{key}=")
+    return HIDDEN if told.startswith(HIDDEN) else told
 
 
 def code(config: RunConfig) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
     """Where a split came from, as MLflow names kinds of sources."""
     data = config.data
     if data.factory is not None:
-        return "code", {"tags": {"factory": data.factory, "kwargs": str(_without_secrets(data.kwargs))}}
+        return "code", {"tags": {"factory": data.factory, "kwargs": _flat(data.kwargs)}}
     file = getattr(data, split, None) or data.train or ""
     uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
     return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}

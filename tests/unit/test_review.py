@@ -9,12 +9,12 @@ from orchestrator.config import RunConfig
 from tests.makers import settings
 
 
-def config(folder: Path, **kwargs: object) -> RunConfig:
-    return RunConfig.from_mapping(settings(folder, student__model__kwargs=kwargs), str(folder))
+def config(place: Path, **kwargs: object) -> RunConfig:
+    return RunConfig.from_mapping(settings(place, student__model__kwargs=kwargs), str(place))
 
 
 def test_a_secret_is_known_by_its_key(tmp_path: Path) -> None:
-    asked = config(tmp_path, password="hunter22222", hidden=6)
+    asked = config(tmp_path, password="hunter2 22222", hidden=6)
     told = review.params(asked) | review.params_of("student", asked)
     assert told["student.model.kwargs.password"] == told["model.kwargs.password"] == "***"
     assert not any("hunter" in value for value in told.values())
