@@ -79,7 +79,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
             "training": training,
         },
         "evaluation": {"latency_repeats": 5},
-        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "tests"},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "tests", "registered_model": False},
     }
     for key, value in changes.items():
         place = values

@@ -89,7 +89,9 @@ def test_data_and_storage_on_an_object_store(server: str, tmp_path: Path) -> Non
     for part in json.loads(s3.cat(manifest))["parts"]:
         table = pq.read_table(io.BytesIO(s3.cat(manifest.replace("manifest.json", part["path"]))))
         assert table.num_rows == part["rows"]
-    kept = {name for name in s3.find(folder) if "checkpoints" in name or name.endswith((".lock", "state.pt", ".partial"))}
+    kept = {
+        name for name in s3.find(folder) if "checkpoints" in name or name.endswith((".lock", "state.pt", ".partial"))
+    }
     assert not kept, "what was only needed meanwhile is cleared away"
     events = [json.loads(line) for line in s3.cat(f"{folder}/events.jsonl").decode().splitlines()]
     assert events[-1]["event"] == "complete" and sum(e["event"] == "epoch" for e in events) == 10

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("small_ray")
 def folder(tmp_path_factory: pytest.TempPathFactory, small_ray: None) -> Path:
     """Of a run, and of the same once more."""
     folder = tmp_path_factory.mktemp("review")
-    config = RunConfig.load(str(write_config(folder, report={"core_hour_price": 3600.0})))
+    config = RunConfig.load(
+        str(write_config(folder, report={"core_hour_price": 3600.0}, tracking__registered_model=None))
+    )
     run(config)
     run(config)
     return folder
@@ -166,7 +168,7 @@ def test_figures_are_sent_though_the_data_is_gone(folder: Path, caplog: pytest.L
 
 
 def test_a_model_can_be_kept_from_it(tmp_path: Path) -> None:
-    path = write_config(tmp_path, tracking__registered_model=False)
+    path = write_config(tmp_path)
     run(RunConfig.load(str(path)))
     client, (only,) = runs(tmp_path)
     assert only["run"].data.metrics["test_accuracy"] and not client.search_registered_models()
