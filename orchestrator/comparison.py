@@ -16,7 +16,7 @@ from orchestrator import cluster, room
 from orchestrator.cluster import Placement
 from orchestrator.context import Context
 from orchestrator.report import Calibration, CurvePoint, Latency, System, TestMetrics
-from workers import checkpoints, evaluate, factories, jobs, storage
+from workers import checkpoints, evaluate, jobs, storage, teacher
 from workers import ensemble as ensembles
 from workers.evaluate import Sums
 from workers.soft_targets import fingerprint
@@ -109,7 +109,8 @@ def predict(run: Context, systems: Sequence[Member], split: str, placement: Plac
     """What each system predicts for a split; kept, so that a run that is resumed needs no machines for it."""
     known = {system.name: system for system in systems}
     places = {name: storage.join(run.config.folder, "predictions", f"{name}-{split}.pt") for name in known}
-    marks = {name: _follows_from(run, system, split) for name, system in known.items()}
+    digest = run.dataset.digests[split]
+    marks = {name: fingerprint(**teacher.follows_from(system), split=digest) for name, system in known.items()}
     kept = {name: checkpoints.load_state(places[name], marks[name]) for name in known}
     found = {name: state["probabilities"].numpy() for name, state in kept.items() if state is not None}
     fits = 4 * len(getattr(run.dataset, split)) * run.dataset.classes <= KEPT_BYTES
@@ -120,16 +121,6 @@ def predict(run: Context, systems: Sequence[Member], split: str, placement: Plac
     }
     found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
     return [found[name] for name in known]
-
-
-def _follows_from(run: Context, system: Member, split: str) -> str:
-    """A name made from everything that a system's predictions for a split follow from."""
-    return fingerprint(
-        weights=checkpoints.sha256(system.weights),
-        model=system.model.model_dump(mode="json", exclude={"folder"}),
-        code=factories.digest(system.model.factory, system.model.folder),
-        split=run.dataset.digests[split],
-    )
 
 
 def _asked(

@@ -63,9 +63,9 @@ def _opened(folder: str) -> str | None:
 
 def _model(config: RunConfig, system: System) -> Member:
     """A trained or loaded system."""
-    if system.role != "member":
-        return Member(system.name, config.student.model, storage.join(_place(config.folder, system.name), WEIGHTS))
     trained = storage.join(_place(config.folder, system.name), WEIGHTS)
+    if system.role != "member":
+        return Member(system.name, config.student.model, trained)
     given = config.ensemble.checkpoints
     weights = given[int(system.name.partition("-")[2])] if given else trained
     return Member(system.name, config.ensemble.model, weights)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers import checkpoints, factories, storage
+from workers import factories, storage, teacher
 from workers.secrets import hidden
 from workers.soft_targets import fingerprint
 
@@ -70,12 +70,13 @@ def log_student(
 ) -> str:
     """The student as a model of its run, and a version of the registered model `name`: its identifier.
 
-    One of the same weights that is registered already is that model. examples: what it may be asked, [n, ...].
+    One that is registered already is that model. examples: what it may be asked, [n, ...].
     """
     from mlflow.entities import LoggedModelOutput
 
-    mark = _follows_from(student)
-    tags = {**tags, MARK_TAG: mark, WEIGHTS_TAG: checkpoints.sha256(student.weights)}
+    follows_from = teacher.follows_from(student)
+    mark = fingerprint(**follows_from)
+    tags = {**tags, MARK_TAG: mark, WEIGHTS_TAG: follows_from["weights"]}
     model_id = _registered(client, name, mark)
     if model_id is None:
         model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
@@ -100,16 +101,6 @@ def _models_of(client: MlflowClient, run: str) -> list[str]:
     """The models that a run made."""
     outputs = client.get_run(run).outputs
     return [] if outputs is None else [str(output.model_id) for output in outputs.model_outputs]
-
-
-def _follows_from(student: Member) -> str:
-    """A name made from all that its answers follow from."""
-    model = student.model
-    return fingerprint(
-        weights=checkpoints.sha256(student.weights),
-        model=model.model_dump(mode="json", exclude={"folder"}),
-        code=factories.digest(model.factory, model.folder),
-    )
 
 
 @contextmanager

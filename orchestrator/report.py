@@ -296,29 +296,29 @@ def cost(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     lost = f"Members lost on the way: {', '.join(report.lost_members)}.\n\n" if report.lost_members else ""
-    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", table(comparison(report))]
+    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
     if report.paper is not None:
-        parts += [f"## Beside {report.paper.source}\n", table(beside_paper(report))]
-    parts += ["## Members\n", table(each_member(report))]
+        parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+    parts += ["## Members\n", _table(each_member(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
         [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
     ]
     parts += [
         "## What each further member was worth\n",
         "Mean over as many choices of members as there are members (each run of neighbours in their ring).\n",
-        table(curve),
+        _table(curve),
     ]
     soft = report.soft_targets
     parts += [
         "## How it went and what it cost\n",
         f"{soft.examples:,} soft targets at T = {soft.temperature:g}, {soft.combine} mean, {soft.bytes / 1e6:.1f} MB, "
         f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
-        table(
+        _table(
             [["stage", "seconds", ""]]
             + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
         ),
         cost(report) + "\n",
-        table(
+        _table(
             [["computed", "core hours", "GPU hours"]]
             + [[name, f"{s.core_hours:.3g}", f"{s.gpu_hours:.3g}"] for name, s in report.cost.items()]
         ),
@@ -344,7 +344,7 @@ def compare(reports: Sequence[Report]) -> Rows:
     return rows
 
 
-def table(rows: Rows) -> str:
+def _table(rows: Rows) -> str:
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"

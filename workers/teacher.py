@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, models
+from workers import checkpoints, ensemble, evaluate, factories, models
 from workers.errors import BadAnswer
 from workers.packing import packed
 from workers.precision import autocast, computed_in
@@ -41,6 +41,16 @@ class Member:
 def micro_batch(values: int) -> int:
     """How many examples of so many numbers each are computed at a time: a power of two."""
     return min(MICRO_BATCH, 1 << int(math.log2(max(MICRO_BATCH_VALUES // max(values, 1), 1))))
+
+
+def follows_from(member: Member) -> dict[str, Any]:
+    """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
+    model = member.model
+    return {
+        "weights": checkpoints.sha256(member.weights),
+        "model": model.model_dump(mode="json", exclude={"folder"}),
+        "code": factories.digest(model.factory, model.folder),
+    }
 
 
 def load(member: Member) -> nn.Module:
