@@ -10,6 +10,7 @@ import os
 EVERYWHERE = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a worker that was stopped is taken for dead, 600 s by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll, 2 s by default
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # what a lost teacher was still asked for fails without a traceback each
 }
 IN_PLACE = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -213,10 +213,12 @@ class TeacherPool:
                 seat.begin_to_move(self.start, self.stacked)
 
     def _ask_anew(self) -> None:
-        """What is in flight was asked for with other weights."""
+        """What is in flight was asked for with other weights.
+
+        It is computed all the same, a few parts: an actor of Ray 2.60 waits 30 s for the number of a call that was
+        cancelled before it was sent, and answers nothing meanwhile.
+        """
         for seat in self._present():
-            for answer in seat.answers.values():
-                ray.cancel(answer.rows)  # what it has not begun need not hold up what it is asked next
             seat.answers.clear()
 
     def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:

@@ -209,6 +209,21 @@ def test_a_teacher_that_hangs_is_lost(
     assert not Path(f"/proc/{stopped[0]}").exists()  # and it holds nothing any more
 
 
+def test_what_is_asked_anew_holds_nobody_up(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "PATIENCE_S", 3.0)
+
+    def ask_twice(pool: TeacherPool) -> None:
+        for seat in pool.seats:
+            pool._ask(seat, range(LAYOUT.parts), 2.0)
+        pool._ask_anew()
+
+    found, heard, _ = collect(members, data, tmp_path, "wait", dict.fromkeys(range(LAYOUT.parts), ask_twice))
+    assert not heard
+    np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
+
+
 def test_nonsense_is_a_loss_and_its_neighbours_go_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
