@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from datetime import UTC, datetime
@@ -10,6 +11,19 @@ from typing import Any
 
 from workers import storage
 from workers.secrets import hidden
+
+
+def last_opened(folder: str) -> str | None:
+    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
+    uri = storage.join(folder, "events.jsonl")
+    if not storage.exists(uri):
+        return None
+    opened = None
+    for line in storage.read_text(uri).splitlines():
+        with contextlib.suppress(ValueError):  # a line that was half written when its process was killed
+            event = json.loads(line)
+            opened = event["mlflow_run"] if event["event"] == "run" else opened
+    return opened
 
 
 class EventLog:

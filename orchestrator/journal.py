@@ -20,7 +20,7 @@ import ray
 from orchestrator import lock, room
 from orchestrator.config import RunConfig
 from orchestrator.console import Line, Screen
-from orchestrator.events import EventLog
+from orchestrator.events import EventLog, last_opened
 from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
 from orchestrator.training import Trained
@@ -66,6 +66,7 @@ class Journal:
         self.screen = screen
         self.stages: list[Stage] = []
         self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
+        self._tracker.end_earlier(last_opened(config.folder))
         if fresh:
             storage.remove(config.folder, all_but=lock.NAME)
         self._events = EventLog(config.folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator import cluster, preflight, training
+from orchestrator import cluster, preflight, ray_train, training
 from orchestrator import report as reports
 from orchestrator.comparison import compare_systems, member_weights, predict
 from orchestrator.config import RunConfig
@@ -137,7 +137,7 @@ def _cost(
     """What everything cost that the student follows from, and its baseline."""
     ensemble, place = run.placement, run.machines.of("student")
     workers = run.config.student.workers[1]
-    cores = float(training.threads_of_a_worker(workers, place) * workers)
+    cores = float(ray_train.threads_of_a_worker(workers, place) * workers)
 
     def spent(seconds: float, cores: float, gpus: float) -> Spent:
         return Spent(core_hours=seconds * cores / 3600, gpu_hours=seconds * gpus / 3600)

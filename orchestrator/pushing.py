@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import yaml
 
 from orchestrator import trackers, training
 from orchestrator.config import RunConfig, override
+from orchestrator.events import last_opened
 from orchestrator.pipeline import EXAMPLES
 from orchestrator.report import Report, System
 from orchestrator.tracking import Tracker
@@ -42,7 +42,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
     except RequestError as error:
         logger.warning("MLflow gets the figures, but neither data sets nor the student: %s", error)
         dataset = None
-    tracker = Tracker(config, again=_opened(folder))
+    tracker = Tracker(config, again=last_opened(folder))
     try:
         tracker.catch_up(report, histories)
         if dataset is not None:
@@ -52,13 +52,6 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
         tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
-
-
-def _opened(folder: str) -> str | None:
-    """The MLflow run that the last `stillhouse run` in this folder opened."""
-    lines = storage.read_text(storage.join(folder, "events.jsonl")).splitlines()
-    known = [event["mlflow_run"] for event in map(json.loads, lines) if event["event"] == "run"]
-    return known[-1] if known else None
 
 
 def _model(config: RunConfig, system: System) -> Member:

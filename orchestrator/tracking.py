@@ -48,6 +48,8 @@ ACCURACY_BY_MEMBERS = "accuracy_by_members"
 """A step is a number of members."""
 ROLE = "stillhouse.role"
 RUN = "stillhouse.run"
+OPENED_AS = "stillhouse.opened_as"
+"""Of a run that another tracker was sent: its identifier where it began."""
 NOTE = "mlflow.note.content"
 T = TypeVar("T")
 QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
@@ -87,7 +89,10 @@ class Tracker:
             self._runs: dict[str, str] = {}
             self._roles: dict[str, Any] = {}
             self._opening = threading.RLock()
-            self.run_id = self._find(again) or self._create(config.name, "run", {})
+            if again is None:
+                self.run_id = self._create(config.name, "run", {})
+            else:
+                self.run_id = self._find(again) or self._create(config.name, "run", {OPENED_AS: again})
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
                 f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
@@ -101,7 +106,7 @@ class Tracker:
         self._monitor: Any = None
         self._dataset: Dataset | None = None
         self._describe(config)
-        if self.run_id != again:
+        if again is None:
             self._attempt(self._watch_the_machine)
 
     @property
@@ -177,28 +182,31 @@ class Tracker:
         if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
             engine.dispose()
 
+    def end_earlier(self, run_id: str | None) -> None:
+        """End what an earlier process opened in the run's folder and, since it was killed, left as running."""
+
+        def end() -> None:
+            for which in (f"attributes.run_id = '{run_id}'", f"tags.`mlflow.parentRunId` = '{run_id}'"):
+                for run in self.client.search_runs([self.experiment_id], f"{which} and attributes.status = 'RUNNING'"):
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+
+        if run_id is not None:
+            self._attempt(end)
+
     def _end(self, run_id: str, status: str) -> None:
         """Unless it has ended before."""
         if self.client.get_run(run_id).info.status == "RUNNING":
             self.client.set_terminated(run_id, status)
 
-    def _find(self, run_id: str | None) -> str | None:
-        """The run that was opened as `run_id`, with its nested ones; None where the experiment has none."""
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            return None
-        try:
-            info = self.client.get_run(run_id).info
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        if info.experiment_id != self.experiment_id or info.lifecycle_stage != "active":
-            return None
-        nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
-        self._runs = {run.data.tags["mlflow.runName"]: run.info.run_id for run in nested}
-        return run_id
+    def _find(self, known: str) -> str | None:
+        """The run that was opened as `known`, here or by another tracker, with its nested ones; None: there is none."""
+        for it in (f"attributes.run_id = '{known}'", f"tags.`{OPENED_AS}` = '{known}'"):
+            for run in self.client.search_runs([self.experiment_id], it):
+                run_id: str = run.info.run_id
+                nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+                self._runs = {each.data.tags["mlflow.runName"]: each.info.run_id for each in nested}
+                return run_id
+        return None
 
     def _run_of(self, name: str) -> str:
         """A system's nested run; opened now where the tracker was down when it was to be."""

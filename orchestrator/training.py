@@ -9,30 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pydantic import BaseModel
-from ray.train.torch import TorchTrainer
 
-from orchestrator import cluster, room
-from orchestrator.cluster import Machines
+from orchestrator import cluster, ray_train
 from orchestrator.room import Waiting, amounts, is_any_alive
 from workers import checkpoints, factories, processes, storage
-from workers.errors import RunError
 from workers.jobs import train_member
 from workers.models import seed_of
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.student import FAILURE, HISTORY, Store, WorkerJob
-from workers.student import train as train_on_worker
+from workers.student import Store, WorkerJob
 from workers.teacher import Member
 from workers.train_loop import HARD_LABELS, Epoch
 
@@ -44,10 +34,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"
 POLL_S = 2.0
-TRAIN_START_S = 60.0
-"""How long Ray Train waits for room before it counts that as a failure of its controller."""
-MAX_FAILURES = 3
-"""How often the workers of a student, or who leads them, are started again before the run gives up."""
 
 
 class Record(BaseModel):
@@ -181,7 +167,6 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         history = _complete(member, mark(job.store_content()))
         if history is not None:
             return Trained(member, history, reused=True)
-    held = _held_by_a_worker(job.workers[1], machines.of("student")) | machines.asked("student")
     work = WorkerJob(
         role=job.role,
         model=job.model,
@@ -190,105 +175,15 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         data=run.data,
         folder=place,
         weights=member.weights,
-        threads=threads_of_a_worker(job.workers[1], machines.of("student")),
+        threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
         heard=run.journal.queue,
         store=job.store,
         loss=job.loss,
         run=run.config.name,
     )
-    history = _fit(run, work, job.workers, held, f"checkpoints-{begun[:12]}")
+    history = ray_train.fit(run, work, job.workers, f"checkpoints-{begun[:12]}")
     _record(member, mark(job.store_content()), history, begun)
     return Trained(member, history, reused=False)
-
-
-def threads_of_a_worker(most: int, machines: Machines) -> int:
-    """A worker's share of the cores of its node."""
-    per_node = math.ceil(most / len(machines.nodes))
-    return max(1, int(machines.cpus / len(machines.nodes) / per_node))
-
-
-def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
-    if machines.cuda:
-        return {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
-    return {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
-
-
-def _fit(run: Context, work: WorkerJob, workers: tuple[int, int], held: dict[str, float], name: str) -> list[Epoch]:
-    """Train, and clear away what was only needed to resume."""
-    (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
-    who = f"workers of the {work.role}"
-    with room.reserved(who, held, least, timeout_s, run.journal.note):
-        pass  # room was there: Ray Train, which takes it again, says nothing while it waits
-    scaling = ray.train.ScalingConfig(
-        num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
-        use_gpu="GPU" in held,
-        resources_per_worker=held,
-        placement_strategy="PACK" if "GPU" in held else "SPREAD",
-    )
-    failure = storage.join(folder, FAILURE)
-    storage.remove(failure)
-    fs, path = storage.filesystem(folder)
-    remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
-    trainer = TorchTrainer(
-        train_on_worker,
-        train_loop_config={"job": work},
-        scaling_config=scaling,
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=remote,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # the stub is of Train V1
-                max_failures=MAX_FAILURES, controller_failure_limit=math.ceil(timeout_s / TRAIN_START_S)
-            ),
-        ),
-    )
-    ended: Exception | None = None
-    for _ in range(1 + MAX_FAILURES):
-        try:
-            with _own_interrupts():
-                trainer.fit()
-            ended = None
-        except ray.exceptions.RayActorError as error:  # Ray Train's own controller is gone; another goes on
-            logger.warning("training the %s: %s; begun again where it was", work.role, type(error).__name__)
-            ended = error
-            continue
-        except Exception as error:
-            ended = error
-        break
-    if storage.exists(failure):
-        said = json.loads(storage.read_text(failure))
-        storage.remove(failure)
-        raise (
-            RunError(said["message"])
-            if said["ours"]
-            else cluster.failed(f"training the {work.role}", said["kind"], said["message"])
-        )
-    if ended is not None:
-        failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
-        reason = next(iter(failures.values())) if failures else ended
-        refused = getattr(ended, "controller_failure", None)
-        if type(refused).__name__ == "WorkerGroupStartupTimeoutError":  # again and again
-            raise Waiting(f"{who}: {least} times {amounts(held)}", timeout_s, run.journal.note).given_up() from ended
-        raise cluster.as_run_error(f"training the {work.role}", reason) from ended
-    history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
-    storage.remove(storage.join(folder, name))
-    storage.remove(storage.join(folder, HISTORY))
-    return [Epoch(**epoch) for epoch in history]
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Ray Train handles Ctrl-C while it trains, and would afterwards: give it back, as the interruption that it is."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _complete(member: Member, mark: str) -> list[Epoch] | None:

@@ -44,7 +44,7 @@ class Nodes:
         if self.jobs:  # as `ray start` does: else a job joins any cluster of this machine
             Path(head.get_temp_dir_path(), "ray_current_cluster").write_text(self.address)
         for _ in range(self.count):
-            self._add(**self.has)
+            self.add()
         self.dashboard = f"http://{self._cluster.webui_url}"
         return self
 
@@ -68,11 +68,19 @@ class Nodes:
         return pid
 
     def replace(self, raylet: int, after_s: float) -> None:
-        """Kill this raylet, and so its node, and a little later put another in its place."""
+        """Lose a node, and a little later put another in its place."""
+        self.lose(raylet)
+        time.sleep(after_s)
+        self.add()
+
+    def lose(self, raylet: int) -> None:
+        """Kill this raylet, and so its node."""
         node = self.raylets()[raylet]
         os.kill(raylet, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
-        time.sleep(after_s)
+
+    def add(self) -> None:
+        """A node like the others."""
         self._add(**self.has)
 
     def _add(self, **what: Any) -> Any:

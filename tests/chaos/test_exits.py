@@ -77,3 +77,22 @@ def test_what_stops_a_run_leaves_nothing(
     assert not processes(mark), "left behind"
     run_until_complete(folder, None)
     assert outcome(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vital", [b"raylet/raylet", b"gcs/gcs_server"])
+def test_a_ray_that_lost_what_it_stands_on_ends_the_run(vital: bytes, tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    driver, mark = begin(folder)
+    await_process(mark, b"ray::TeacherActor", driver)
+    (process,) = processes(mark, vital)
+    os.kill(process, signal.SIGKILL)
+    _, said = driver.communicate(timeout=10)
+    assert driver.returncode == 1, said
+    assert f"Ray's own process '{vital.decode().split('/')[1]}' is gone" in said and "the same command resumes" in said
+    until = time.monotonic() + 75
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not processes(mark), "left behind"
+    run_until_complete(folder, None)
+    assert outcome(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -17,6 +18,8 @@ from mlflow import MlflowClient
 from orchestrator import RunConfig, room, run
 from orchestrator.cli import main
 from orchestrator.cluster import Placement
+from orchestrator.console import Screen
+from orchestrator.journal import Journal
 from orchestrator.lock import Lock
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
@@ -70,6 +73,20 @@ def test_a_tracker_that_goes_away_is_told_afterwards(
 
     assert main(["report", str(tmp_path / "runs" / "small"), "--push", "--set", "tracking.uri=http://127.0.0.1:9"]) == 2
     assert "no MLflow tracker at 'http://127.0.0.1:9'" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_left_open_is_ended_by_the_next(tmp_path: Path) -> None:
+    config = RunConfig.load(str(write_config(tmp_path)))
+    with contextlib.ExitStack() as alive:
+        killed = alive.enter_context(Journal(config, Screen(quiet=True)))
+        killed.system("student", "student")
+        with Journal(config, Screen(quiet=True)):
+            pass
+        client = MlflowClient(config.tracking.uri)
+        experiment = client.get_experiment_by_name("tests")
+        assert experiment is not None
+        found = [run.info.status for run in client.search_runs([experiment.experiment_id])]
+    assert Counter(found) == {"KILLED": 2, "FINISHED": 1}
 
 
 @pytest.mark.slow

@@ -1,0 +1,175 @@
+"""A network trained by Ray Train: until it is trained, or cannot be, or nobody has room for its workers any more.
+
+Ray Train starts workers again that were lost, and waits for room without a word; what it is told to do, and what is
+said and ended meanwhile, is here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ray
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray._private import state  # `ray.util.state` asks the dashboard, which a Ray started in place has not
+from ray.train.torch import TorchTrainer
+
+from orchestrator import cluster
+from orchestrator.cluster import Machines
+from orchestrator.room import Waiting, amounts
+from workers import processes, storage
+from workers.errors import RunError
+from workers.processes import Where
+from workers.student import FAILURE, HISTORY, WorkerJob
+from workers.student import train as train_on_worker
+from workers.train_loop import Epoch
+
+if TYPE_CHECKING:
+    from orchestrator.context import Context
+
+logger = logging.getLogger(__name__)
+
+START_S = 60.0
+"""How long Ray Train waits for room before it counts that as a failure of its controller."""
+MAX_FAILURES = 3
+"""How often the workers, or who leads them, are started again before the run gives up."""
+POLL_S = 2.0
+LEADER, WORKER = "TrainController", "RayTrainWorker"
+"""What the actors of Ray Train are called, in Ray 2.60."""
+
+
+def threads_of_a_worker(most: int, machines: Machines) -> int:
+    """A worker's share of the cores of its node."""
+    per_node = math.ceil(most / len(machines.nodes))
+    return max(1, int(machines.cpus / len(machines.nodes) / per_node))
+
+
+def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
+    if machines.cuda:
+        return {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
+    return {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
+
+
+def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> list[Epoch]:
+    """Train with so many workers, at the least and the most; what is only kept to resume is at `name` in its folder.
+
+    Raises: `RunError` where it cannot be trained, and where for `ensemble.start_timeout_s` no worker is anywhere.
+    """
+    (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
+    held = _held_by_a_worker(most, run.machines.of("student")) | run.machines.asked("student")
+    waiting = Waiting(f"workers of the {work.role}: {least} times {amounts(held)}", timeout_s, run.journal.note)
+    scaling = ray.train.ScalingConfig(
+        num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
+        use_gpu="GPU" in held,
+        resources_per_worker=held,
+        placement_strategy="PACK" if "GPU" in held else "SPREAD",
+    )
+    failure = storage.join(folder, FAILURE)
+    storage.remove(failure)
+    fs, path = storage.filesystem(folder)
+    remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"job": work},
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=remote,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # the stub is of Train V1
+                max_failures=MAX_FAILURES, controller_failure_limit=1 + math.ceil(timeout_s / START_S)
+            ),
+        ),
+    )
+    ended: Exception | None = None
+    for _ in range(1 + MAX_FAILURES):
+        try:
+            with _own_interrupts(), _given_up_in_the_end(waiting):
+                trainer.fit()
+            ended = None
+        except ray.exceptions.RayActorError as error:  # Ray Train's own controller is gone; another goes on
+            logger.warning("training the %s: %s; begun again where it was", work.role, type(error).__name__)
+            ended = error
+            continue
+        except Exception as error:
+            ended = error
+        break
+    if storage.exists(failure):
+        said = json.loads(storage.read_text(failure))
+        storage.remove(failure)
+        raise (
+            RunError(said["message"])
+            if said["ours"]
+            else cluster.failed(f"training the {work.role}", said["kind"], said["message"])
+        )
+    if ended is not None:
+        failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
+        reason = next(iter(failures.values())) if failures else ended
+        raise cluster.as_run_error(f"training the {work.role}", reason) from ended
+    history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
+    storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, HISTORY))
+    return [Epoch(**epoch) for epoch in history]
+
+
+@contextmanager
+def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
+    """Ray Train waits for room without a word, and where its workers are elastic for ever: that is said, and ended."""
+    over = threading.Event()
+    refused: list[RunError] = []
+
+    def watch() -> None:
+        while not over.wait(POLL_S):
+            try:
+                waiting.check(begun=bool(_there(WORKER)))
+            except RunError as error:
+                refused.append(error)
+                for leader in _there(LEADER):
+                    processes.end(leader)
+            except Exception as error:  # nothing is known of a Ray that is gone
+                logger.debug("no news of workers: %s", error)
+
+    watcher = threading.Thread(target=watch, name="watcher of workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception:
+        if refused:
+            raise refused[0] from None
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _there(kind: str) -> list[Where]:
+    """The actors of this run's Ray Train that have a place on the cluster, up or about to be."""
+    job = ray.get_runtime_context().get_job_id()
+    actors = state.actors(job_id=ray.JobID.from_hex(job))
+    return [
+        Where(actor["Address"]["NodeID"], actor["Pid"])
+        for actor in actors.values()
+        if actor["ActorClassName"] == kind and actor["State"] != "DEAD"
+    ]
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train handles Ctrl-C while it trains, and would afterwards: give it back, as the interruption that it is."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)

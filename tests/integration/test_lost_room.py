@@ -1,0 +1,44 @@
+"""A student's workers lose their node, and none comes in its place: said, given up, and gone on with when one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.nodes import Nodes
+from tests.integration.test_jobs import wait_until
+from tests.integration.test_jobs_on_nodes import events, in_the_students_training, prepared
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("workers", ["1", "[1, 2]"])
+def test_a_student_that_nobody_has_room_for_any_more(tmp_path: Path, workers: str) -> None:
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(prepared(tmp_path))]
+    command += [f"--set=student.num_workers={workers}", "--set=ensemble.start_timeout_s=30"]
+
+    def begin(nodes: Nodes) -> subprocess.Popen[str]:
+        own = os.environ | {"RAY_ADDRESS": nodes.address}
+        return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with Nodes(1, num_cpus=4) as nodes:
+        running = begin(nodes)
+        wait_until(lambda: in_the_students_training(tmp_path), 300)
+        (raylet,) = nodes.raylets()
+        nodes.lose(raylet)
+        _, said = running.communicate(timeout=200)
+        assert running.returncode == 1, said
+        assert "no room on the cluster after 30 s for workers of the student: 1 times 0.01 CPU. It has 1 nodes" in said
+        notes = [event["text"] for event in events(tmp_path) if event["event"] == "note"]
+        assert sum(text.startswith("waiting for room for workers of the student") for text in notes) == 1
+
+        nodes.add()
+        again = begin(nodes)
+        _, said = again.communicate(timeout=300)
+        assert again.returncode == 0, said
+    epochs = [event["epoch"] for event in events(tmp_path) if event.get("system") == "student"]
+    assert epochs == sorted(epochs) and epochs.count(0) == 1  # gone on with, not begun anew
