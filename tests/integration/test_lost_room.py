@@ -11,9 +11,13 @@ import pytest
 
 from tests.chaos.nodes import Nodes
 from tests.integration.test_jobs import wait_until
-from tests.integration.test_jobs_on_nodes import events, in_the_students_training, prepared
+from tests.integration.test_jobs_on_nodes import events, prepared
 
 pytestmark = pytest.mark.slow
+
+
+def students_epochs(folder: Path) -> list[int]:
+    return [event["epoch"] for event in events(folder) if event.get("system") == "student"]
 
 
 @pytest.mark.parametrize("workers", ["1", "[1, 2]"])
@@ -27,7 +31,7 @@ def test_a_student_that_nobody_has_room_for_any_more(tmp_path: Path, workers: st
 
     with Nodes(1, num_cpus=4) as nodes:
         running = begin(nodes)
-        wait_until(lambda: in_the_students_training(tmp_path), 300)
+        wait_until(lambda: len(students_epochs(tmp_path)) > 2, 300)  # the last may not be kept yet
         (raylet,) = nodes.raylets()
         nodes.lose(raylet)
         _, said = running.communicate(timeout=200)
@@ -40,5 +44,4 @@ def test_a_student_that_nobody_has_room_for_any_more(tmp_path: Path, workers: st
         again = begin(nodes)
         _, said = again.communicate(timeout=300)
         assert again.returncode == 0, said
-    epochs = [event["epoch"] for event in events(tmp_path) if event.get("system") == "student"]
-    assert epochs == sorted(epochs) and epochs.count(0) == 1  # gone on with, not begun anew
+    assert students_epochs(tmp_path).count(0) == 1  # gone on with, not begun anew
