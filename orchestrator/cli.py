@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(error), asked.debug)
         return error.exit_status
     except KeyboardInterrupt:
-        print("stillhouse: stopped. What was complete is kept; the same command resumes.", file=sys.stderr)
+        print(f"stillhouse: {interrupts.STOPPED}", file=sys.stderr)
         return interrupts.STATUS
     except Exception as error:
         _say(

@@ -12,13 +12,12 @@ import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import autoscaling, environment, interrupts
+from orchestrator import autoscaling, environment, in_place, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
@@ -35,9 +34,6 @@ FREE_TIMEOUT_S = 15.0
 """After which a run says that it waits for a GPU."""
 ROLE_SHARE = 0.001
 """Of a node's role, what an actor or worker asks for: a node that has 1 of it takes any number."""
-WATCH_S = 1.0
-VITAL = frozenset({"gcs_server", "raylet"})
-"""What Ray calls those of its processes that it cannot do without."""
 
 
 @dataclass(frozen=True)
@@ -142,43 +138,11 @@ def connect(timeout_s: float, *, verbose: bool = False) -> Iterator[Machines]:
                 "on this machine alone."
             ) from error
     try:
-        with _over_with_ray() if ours and address == "local" else contextlib.nullcontext():
+        with in_place.watched() if ours and address == "local" else contextlib.nullcontext():
             yield survey(timeout_s)
     finally:
         if ours:
             ray.shutdown()
-
-
-@contextmanager
-def _over_with_ray() -> Iterator[None]:
-    """Where the Ray that was started here has lost what it stands on, say so and end.
-
-    Ray would end this process as well, seconds later and in words of its own; nothing can be asked of it meanwhile.
-    """
-    from ray._private import worker
-
-    node: Any = worker._global_node
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(WATCH_S):
-            lost = [name for name, _ in node.dead_processes() if name in VITAL]
-            if lost and not over.is_set():
-                print(
-                    f"stillhouse: Ray's own process '{lost[0]}' is gone: ended by somebody, or by the system for want "
-                    "of memory. What was complete is kept; the same command resumes.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                with contextlib.suppress(Exception):
-                    node.kill_all_processes(check_alive=False, allow_graceful=False)
-                os._exit(RunError.exit_status)
-
-    threading.Thread(target=watch, name="watcher of Ray", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def reach(address: str) -> None:

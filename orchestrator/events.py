@@ -19,10 +19,10 @@ def last_opened(folder: str) -> str | None:
     if not storage.exists(uri):
         return None
     opened = None
-    for line in storage.read_text(uri).splitlines():
-        with contextlib.suppress(ValueError):  # a line that was half written when its process was killed
+    for line in storage.read_bytes(uri).splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
             event = json.loads(line)
-            opened = event["mlflow_run"] if event["event"] == "run" else opened
+            opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
     return opened
 
 
@@ -34,8 +34,12 @@ class EventLog:
         self._local = storage.is_local(self.uri)
         self._lock = threading.Lock()
         self._lines: list[str] = []
-        if not self._local and storage.exists(self.uri):
-            self._lines = storage.read_text(self.uri).splitlines()
+        before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
+        if not self._local:
+            self._lines = before.decode(errors="replace").splitlines()
+        elif before and not before.endswith(b"\n"):  # half a line, of a process that was killed
+            with Path(storage.filesystem(self.uri)[1]).open("ab") as file:
+                file.write(b"\n")
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: the time in UTC, the event's name, and `fields`."""

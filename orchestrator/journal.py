@@ -66,10 +66,16 @@ class Journal:
         self.screen = screen
         self.stages: list[Stage] = []
         self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
-        self._tracker.end_earlier(last_opened(config.folder))
-        if fresh:
-            storage.remove(config.folder, all_but=lock.NAME)
-        self._events = EventLog(config.folder)
+        try:
+            self._tracker.end_earlier(last_opened(config.folder))
+            if fresh:
+                storage.remove(config.folder, all_but=lock.NAME)
+            self._events = EventLog(config.folder)
+            self._events.write("run", name=config.name, mlflow_run=self._tracker.run_id)
+            self._events.flush()
+        except BaseException:
+            self._tracker.close("FAILED")
+            raise
         self._training: dict[str, _Training] = {}
         self._told: set[tuple[str, int]] = set()
         self._tracked: set[tuple[str, int]] = set()
@@ -77,7 +83,6 @@ class Journal:
         self._places: dict[str, Where] = {}
         self._epochs: dict[str, int] = {}
         self._inbox: queue.Queue[tuple[str, Epoch] | None] = queue.Queue()
-        self._config = config
 
     def __enter__(self) -> Journal:
         from ray.util.queue import Queue
@@ -87,7 +92,6 @@ class Journal:
         self._listener.start()
         self._writer = threading.Thread(target=self._write_down, name="journal's writer", daemon=True)
         self._writer.start()
-        self._events.write("run", name=self._config.name, mlflow_run=self._tracker.run_id)
         return self
 
     def __exit__(
@@ -256,7 +260,7 @@ class Journal:
     def _drain(self) -> None:
         """Let the listener finish what has been said, unless Ray itself is gone."""
         try:
-            self.queue.put(None, timeout=5)
+            ray.get(self.queue.actor.put.remote(None, 5), timeout=10)
             self._listener.join(timeout=30)
         except Exception:  # the queue's actor died with Ray
             pass

@@ -11,6 +11,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray._private import state  # `ray.util.state` asks the dashboard, which a Ray started in place has not
 from ray.train.torch import TorchTrainer
 
-from orchestrator import cluster
+from orchestrator import cluster, interrupts
 from orchestrator.cluster import Machines
-from orchestrator.room import Waiting, amounts
+from orchestrator.room import Waiting, amounts, is_any_alive
 from workers import processes, storage
 from workers.errors import RunError
 from workers.processes import Where
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-START_S = 60.0
-"""How long Ray Train waits for room before it counts that as a failure of its controller."""
+START_S = 30.0
+"""How long Ray Train may take to start workers that it has room for."""
+HEED_S = 5.0
+"""How long it may take to heed Ctrl-C."""
 MAX_FAILURES = 3
 """How often the workers, or who leads them, are started again before the run gives up."""
 POLL_S = 2.0
+LITTLE = 0.0121
+"""Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
+DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
+"""How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
 LEADER, WORKER = "TrainController", "RayTrainWorker"
 """What the actors of Ray Train are called, in Ray 2.60."""
 
@@ -53,12 +60,13 @@ def threads_of_a_worker(most: int, machines: Machines) -> int:
 
 def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
     if machines.cuda:
-        return {"CPU": min(1.0, machines.cpus / (2 * most)), "GPU": 1.0}
-    return {"CPU": 0.01}  # of cores it takes what teachers leave, whatever those hold
+        return {"CPU": max(LITTLE, min(1.0, math.floor(16 * machines.cpus / (2 * most)) / 16)), "GPU": 1.0}
+    return {"CPU": LITTLE}  # of cores it takes what teachers leave, whatever those hold
 
 
 def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> list[Epoch]:
-    """Train with so many workers, at the least and the most; what is only kept to resume is at `name` in its folder.
+    """Train with so many workers, at the least and the most; what is kept to resume is at `name` in its folder until
+    `clear`.
 
     Raises: `RunError` where it cannot be trained, and where for `ensemble.start_timeout_s` no worker is anywhere.
     """
@@ -71,8 +79,9 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
         resources_per_worker=held,
         placement_strategy="PACK" if "GPU" in held else "SPREAD",
     )
-    failure = storage.join(folder, FAILURE)
-    storage.remove(failure)
+    failure, written = storage.join(folder, FAILURE), storage.join(folder, HISTORY)
+    for left in (failure, written):
+        storage.remove(left)
     fs, path = storage.filesystem(folder)
     remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
     trainer = TorchTrainer(
@@ -84,9 +93,7 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
             storage_path=path,
             storage_filesystem=remote,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]  # the stub is of Train V1
-                max_failures=MAX_FAILURES, controller_failure_limit=1 + math.ceil(timeout_s / START_S)
-            ),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
     ended: Exception | None = None
@@ -98,6 +105,9 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
         except ray.exceptions.RayActorError as error:  # Ray Train's own controller is gone; another goes on
             logger.warning("training the %s: %s; begun again where it was", work.role, type(error).__name__)
             ended = error
+            if any(sign in str(error) for sign in DAMAGED):
+                logger.warning("its checkpoints are not what was written: thrown away, and trained from the start")
+                storage.remove(storage.join(folder, name))
             continue
         except Exception as error:
             ended = error
@@ -114,26 +124,38 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
         failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
         reason = next(iter(failures.values())) if failures else ended
         raise cluster.as_run_error(f"training the {work.role}", reason) from ended
-    history = json.loads(storage.read_text(storage.join(folder, HISTORY)))
+    return [Epoch(**epoch) for epoch in json.loads(storage.read_text(written))]
+
+
+def clear(folder: str, name: str) -> None:
+    """Remove what was only needed to resume, once it is on record that the training is over."""
     storage.remove(storage.join(folder, name))
     storage.remove(storage.join(folder, HISTORY))
-    return [Epoch(**epoch) for epoch in history]
 
 
 @contextmanager
 def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
-    """Ray Train waits for room without a word, and where its workers are elastic for ever: that is said, and ended."""
+    """Ray Train waits for room without a word, deaf to Ctrl-C, perhaps for ever: it is said and ended here."""
     over = threading.Event()
     refused: list[RunError] = []
 
+    def look(seen_s: float) -> float:
+        if is_any_alive(_there(WORKER)):
+            seen_s = time.monotonic()
+        try:
+            waiting.check(begun=time.monotonic() - seen_s < START_S)
+        except RunError as error:
+            refused.append(error)
+        if refused or interrupts.pressed_for_s() > HEED_S:
+            for leader in _there(LEADER):
+                processes.end(leader)
+        return seen_s
+
     def watch() -> None:
+        seen_s = time.monotonic()
         while not over.wait(POLL_S):
             try:
-                waiting.check(begun=bool(_there(WORKER)))
-            except RunError as error:
-                refused.append(error)
-                for leader in _there(LEADER):
-                    processes.end(leader)
+                seen_s = look(seen_s)
             except Exception as error:  # nothing is known of a Ray that is gone
                 logger.debug("no news of workers: %s", error)
 
@@ -151,13 +173,13 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
 
 
 def _there(kind: str) -> list[Where]:
-    """The actors of this run's Ray Train that have a place on the cluster, up or about to be."""
+    """The actors of this run's Ray Train that have a process, up or about to be."""
     job = ray.get_runtime_context().get_job_id()
     actors = state.actors(job_id=ray.JobID.from_hex(job))
     return [
         Where(actor["Address"]["NodeID"], actor["Pid"])
         for actor in actors.values()
-        if actor["ActorClassName"] == kind and actor["State"] != "DEAD"
+        if actor["ActorClassName"] == kind and actor["State"] != "DEAD" and actor["Pid"]
     ]
 
 

@@ -59,6 +59,8 @@ class Seat:
     """Whether the others go on without it."""
     answers: dict[int, Answer] = field(default_factory=dict)
     """Answers that were asked for and not yet used, by their part."""
+    outdated: list[Any] = field(default_factory=list)
+    """References to what it was asked for, still computes and nobody wants any more."""
     attempts: int = 0
     """How often in a row it was started again, without an answer to anything new since."""
     stuck: int = -1
@@ -134,6 +136,21 @@ class Seat:
             self._compare(self.started)
         return True
 
+    def forget_answers(self) -> None:
+        """What it was asked for is to be asked otherwise.
+
+        It is computed all the same, a few parts: an actor of Ray 2.60 waits 30 s for the number of a call that was
+        cancelled before it was sent, and answers nothing meanwhile.
+        """
+        self.outdated += [answer.rows for answer in self.answers.values()]
+        self.answers.clear()
+
+    def behind(self) -> int:
+        """How much there is still to compute that nobody wants."""
+        if self.outdated:
+            _, self.outdated = ray.wait(self.outdated, num_returns=len(self.outdated), timeout=0)
+        return len(self.outdated)
+
     def answered(self, part: int, waited_s: float) -> None:
         """An answer is there, after it alone was waited for so long."""
         self.slowest_s = max(self.slowest_s, waited_s)
@@ -170,6 +187,7 @@ class Seat:
     def _vacate(self, hung: bool = False) -> None:
         """The actor goes. Where it is `hung` it may not hear Ray, and its node ends the process."""
         self.answers.clear()
+        self.outdated.clear()
         if self.actor is not None:
             ray.kill(self.actor)
         if hung and self.started is not None:

@@ -39,6 +39,7 @@ LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedErro
 WRITE_TIMEOUT_S = 120.0
 """After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
+WOKEN_S = 3.0
 
 
 class _Gone(Exception):
@@ -213,13 +214,9 @@ class TeacherPool:
                 seat.begin_to_move(self.start, self.stacked)
 
     def _ask_anew(self) -> None:
-        """What is in flight was asked for with other weights.
-
-        It is computed all the same, a few parts: an actor of Ray 2.60 waits 30 s for the number of a call that was
-        cancelled before it was sent, and answers nothing meanwhile.
-        """
+        """What is in flight was asked for with other weights."""
         for seat in self._present():
-            seat.answers.clear()
+            seat.forget_answers()
 
     def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
         shares = self._shares()
@@ -266,11 +263,14 @@ class TeacherPool:
         Raises: `_Gone` where it takes too long.
         """
         self._await_start([seat])
-        began = time.monotonic()
+        began, behind = time.monotonic(), seat.behind()
         while not ray.wait([awaited], timeout=POLL_S)[0]:
             self._check_stopped()
+            if behind and (left := seat.behind()) < behind:  # it is at work
+                began, behind = time.monotonic(), left
             waited = time.monotonic() - began
-            if waited > seat.patience_s:
+            # once more, since this process itself may only just have been woken
+            if waited > seat.patience_s and not ray.wait([awaited], timeout=WOKEN_S)[0]:
                 evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
                 raise _Gone(seat, Kind.HUNG, evidence)
         return time.monotonic() - began

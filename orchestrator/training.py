@@ -181,8 +181,10 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         loss=job.loss,
         run=run.config.name,
     )
-    history = ray_train.fit(run, work, job.workers, f"checkpoints-{begun[:12]}")
+    name = f"checkpoints-{begun[:12]}"
+    history = ray_train.fit(run, work, job.workers, name)
     _record(member, mark(job.store_content()), history, begun)
+    ray_train.clear(place, name)
     return Trained(member, history, reused=False)
 
 

@@ -200,10 +200,17 @@ def is_abandoned(folder: str) -> bool:
 
 
 def find(folder: str, number: int, refused: Container[str] = ()) -> Part | None:
-    """The part of this number, where it is there and not one of the `refused` files."""
+    """The part of this number, where it is there and not one of the `refused` files.
+
+    Raises: `RunError` where it is not what its name says.
+    """
     for found, name, _ in files(folder):
         if found == number and name not in refused:
-            return _part(name, storage.read_bytes(storage.join(folder, name)))
+            uri = storage.join(folder, name)
+            raw = storage.read_bytes(uri)
+            if not is_whole(name, raw):
+                raise _damaged(uri)
+            return _part(name, raw)
     return None
 
 
@@ -257,10 +264,7 @@ def read_part(folder: str, part: Part) -> Rows:
     uri = storage.join(folder, part.path)
     raw = storage.read_bytes(uri)
     if storage.sha256(raw) != part.sha256:
-        raise RunError(
-            f"soft targets '{uri}': the checksum is not the one that was written. Run the same command again: the part "
-            "is thrown away and computed anew."
-        )
+        raise _damaged(uri)
     table = pq.read_table(io.BytesIO(raw))
     ids = table.column("example_id").to_numpy()
     if "top_ids" in table.column_names:
@@ -268,6 +272,13 @@ def read_part(folder: str, part: Part) -> Rows:
         return Rows(ids, top, entropy(top).numpy())
     values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
     return Rows(ids, values, _entropy(values))
+
+
+def _damaged(uri: str) -> RunError:
+    return RunError(
+        f"soft targets '{uri}': the checksum is not the one that was written. Run the same command again: the part is "
+        "thrown away and computed anew."
+    )
 
 
 def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:

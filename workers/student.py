@@ -109,6 +109,8 @@ def train(config: dict[str, Any]) -> None:
         _train(job, rank, world)
     except PassEnded:
         return
+    except ray.exceptions.RayError:  # one of Ray Train's own is gone; it starts everybody again
+        raise
     except Exception as error:
         if world > 1 and isinstance(error, RuntimeError):  # as a peer's death shows in the others
             raise

@@ -23,12 +23,12 @@ def begin(folder: Path) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
     pipe = subprocess.PIPE
     driver = subprocess.Popen(
-        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
     )
     return driver, mark
 
 
-def _hear_ctrl_c() -> None:
+def hear_ctrl_c() -> None:
     """Where these tests run in the background of a shell, it has told them not to."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -77,6 +77,32 @@ def test_what_stops_a_run_leaves_nothing(
     assert not processes(mark), "left behind"
     run_until_complete(folder, None)
     assert outcome(folder)
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_of_its_group_stops_a_run(tmp_path: Path) -> None:
+    """As `timeout`, a shell's `kill %1` and a scheduler send it: Ray's own processes go at once."""
+    driver, mark = begin(prepare(tmp_path))
+    await_process(mark, b"ray::TeacherActor", driver)
+    os.killpg(driver.pid, signal.SIGTERM)
+    _, said = driver.communicate(timeout=30)
+    assert driver.returncode == 130 and "the same command resumes" in said.lower(), said
+    until = time.monotonic() + 75
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not processes(mark), "left behind"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [b"ray::TrainController", b"ray::_QueueActor", b"ray::train member"])
+def test_what_is_stopped_for_good_is_begun_again(who: bytes, tmp_path: Path) -> None:
+    driver, mark = begin(prepare(tmp_path))
+    await_process(mark, who, driver)
+    stopped = processes(mark, who)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    _, said = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    assert f"process {stopped} of Ray's was stopped for 60 s, and is ended" in said
 
 
 @pytest.mark.slow

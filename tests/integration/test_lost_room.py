@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.nodes import Nodes
+from tests.chaos.test_exits import hear_ctrl_c
 from tests.integration.test_jobs import wait_until
 from tests.integration.test_jobs_on_nodes import events, prepared
 
@@ -34,9 +37,11 @@ def test_a_student_that_nobody_has_room_for_any_more(tmp_path: Path, workers: st
         wait_until(lambda: len(students_epochs(tmp_path)) > 2, 300)  # the last may not be kept yet
         (raylet,) = nodes.raylets()
         nodes.lose(raylet)
-        _, said = running.communicate(timeout=200)
+        _, said = running.communicate(timeout=200)  # half a minute is Ray Train's to start others
         assert running.returncode == 1, said
-        assert "no room on the cluster after 30 s for workers of the student: 1 times 0.01 CPU. It has 1 nodes" in said
+        assert (
+            "no room on the cluster after 30 s for workers of the student: 1 times 0.0121 CPU. It has 1 nodes" in said
+        )
         notes = [event["text"] for event in events(tmp_path) if event["event"] == "note"]
         assert sum(text.startswith("waiting for room for workers of the student") for text in notes) == 1
 
@@ -45,3 +50,18 @@ def test_a_student_that_nobody_has_room_for_any_more(tmp_path: Path, workers: st
         _, said = again.communicate(timeout=300)
         assert again.returncode == 0, said
     assert students_epochs(tmp_path).count(0) == 1  # gone on with, not begun anew
+
+
+def test_who_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
+    """Ray Train hears nobody meanwhile."""
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(prepared(tmp_path))]
+    with Nodes(1, num_cpus=4) as nodes:
+        own = os.environ | {"RAY_ADDRESS": nodes.address}
+        running = subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
+        wait_until(lambda: bool(students_epochs(tmp_path)), 300)
+        (raylet,) = nodes.raylets()
+        nodes.lose(raylet)
+        time.sleep(20)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=40)
+        assert running.returncode == 130 and "the same command resumes" in said, said

@@ -170,6 +170,19 @@ def test_damaged_predictions_are_made_again(finished: Path) -> None:
     assert file.read_bytes() == before
 
 
+def test_checkpoints_that_are_damaged_are_not_gone_on_with(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a process leaves them that is killed while Ray Train writes its list of them."""
+    place = finished / "runs/small/baseline"
+    before, record = (place / "model.safetensors").read_bytes(), json.loads((place / "training.json").read_text())
+    checkpoints = place / f"checkpoints-{record['begun'][:12]}"
+    checkpoints.mkdir()
+    (checkpoints / "checkpoint_manager_snapshot.json").write_text('{"half": ')
+    (place / "training.json").unlink()
+    run(RunConfig.load(str(finished / "config.yaml")))
+    assert "its checkpoints are not what was written: thrown away" in caplog.text
+    assert (place / "model.safetensors").read_bytes() == before and not checkpoints.exists()
+
+
 def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:
     go(tmp_path)
     other = go(tmp_path, distillation__temperature=4.0)

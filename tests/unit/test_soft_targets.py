@@ -32,6 +32,14 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def test_who_waits_for_a_part_gets_no_damaged_one(tmp_path: Path) -> None:
+    _, parts = stored(tmp_path, P)
+    assert soft_targets.find(str(tmp_path), 1) == parts[1]
+    flip_a_byte(tmp_path / parts[1].path)
+    with pytest.raises(RunError, match="the checksum is not the one that was written"):
+        soft_targets.find(str(tmp_path), 1)
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     layout, parts = stored(tmp_path, P)
     assert [part.rows for part in parts.values()] == [10, 10, 5]

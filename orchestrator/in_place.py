@@ -1,0 +1,98 @@
+"""The Ray that a run started in place, watched for as long as it lasts: nobody else looks after it.
+
+What it stands on may be killed, which it says late and in words of its own. And its processes may be stopped, by
+SIGSTOP: to Ray one that is stopped is only slow, and may be waited for without an end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from orchestrator import interrupts
+from workers.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+LOOK = 5
+"""After how often it is looked for stopped ones, which takes longer where there are thousands of processes."""
+STOPPED_S = 60.0
+"""How long a process may be stopped. Only time in which this one is awake counts."""
+RAYLET = "raylet"
+VITAL = frozenset({RAYLET, "gcs_server"})
+"""What Ray calls those of its processes that it cannot do without."""
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """While the block lasts, stopped processes are ended as if they had died, and the run where they are vital."""
+    from ray._private import worker
+
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(worker._global_node, over), name="watcher of Ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(node: Any, over: threading.Event) -> None:
+    times: Counter[int] = Counter()
+    for watched in itertools.count():
+        if over.wait(WATCH_S):
+            return
+        vital = {process.pid: name for name, process in node.live_processes() if name in VITAL}
+        lost = [name for name, _ in node.dead_processes() if name in VITAL]
+        if watched % LOOK == 0:
+            times = Counter({pid: times[pid] + 1 for pid in _stopped(vital)})
+        for pid in [pid for pid, seen in times.items() if seen * LOOK * WATCH_S > STOPPED_S]:
+            del times[pid]
+            if pid in vital:
+                lost.append(vital[pid])
+                continue
+            logger.warning("process %d of Ray's was stopped for %g s, and is ended", pid, STOPPED_S)
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if lost and not over.is_set():
+            _end(node, lost[0])
+
+
+def _stopped(vital: dict[int, str]) -> list[int]:
+    """Those of Ray's vital processes and of its workers, which are children of the raylet, that are stopped."""
+    found = []
+    for pid, name in vital.items():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            for each in [process, *(process.children() if name == RAYLET else [])]:
+                with contextlib.suppress(psutil.Error):
+                    if each.status() == psutil.STATUS_STOPPED:
+                        found.append(each.pid)
+    return found
+
+
+def _end(node: Any, lost: str) -> None:
+    """End this process, which can ask nothing of Ray any more, and what is left of Ray."""
+    if interrupts.pressed_for_s():  # whoever ended this process ended those beside it
+        said, status = interrupts.STOPPED, interrupts.STATUS
+    else:
+        status = RunError.exit_status
+        said = (
+            f"Ray's own process '{lost}' is gone: ended by somebody, or by the system for want of memory. What was "
+            "complete is kept; the same command resumes."
+        )
+    print(f"stillhouse: {said}", file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    os._exit(status)
