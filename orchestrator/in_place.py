@@ -30,8 +30,9 @@ LOOK = 5
 """After how often it is looked for stopped ones, which takes longer where there are thousands of processes."""
 STOPPED_S = 60.0
 """How long a process may be stopped. Only time in which this one is awake counts."""
-RAYLET = "raylet"
-VITAL = frozenset({RAYLET, "gcs_server"})
+ANSWER_S = 2.0
+RAYLET, GCS = "raylet", "gcs_server"
+VITAL = frozenset({RAYLET, GCS})
 """What Ray calls those of its processes that it cannot do without."""
 
 
@@ -40,12 +41,15 @@ def watched() -> Iterator[None]:
     """While the block lasts, stopped processes are ended as if they had died, and the run where they are vital."""
     from ray._private import worker
 
+    node: Any = worker._global_node
     over = threading.Event()
-    threading.Thread(target=_watch, args=(worker._global_node, over), name="watcher of Ray", daemon=True).start()
+    threading.Thread(target=_watch, args=(node, over), name="watcher of Ray", daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        for lost in _lost(node):  # it could not be shut down either
+            _end(node, lost)
 
 
 def _watch(node: Any, over: threading.Event) -> None:
@@ -54,7 +58,9 @@ def _watch(node: Any, over: threading.Event) -> None:
         if over.wait(WATCH_S):
             return
         vital = {process.pid: name for name, process in node.live_processes() if name in VITAL}
-        lost = [name for name, _ in node.dead_processes() if name in VITAL]
+        lost = _lost(node)
+        if interrupts.pressed_for_s() and not _answers():  # told to end as well, it lingers and hears nobody
+            lost.append(GCS)
         if watched % LOOK == 0:
             times = Counter({pid: times[pid] + 1 for pid in _stopped(vital)})
         for pid in [pid for pid, seen in times.items() if seen * LOOK * WATCH_S > STOPPED_S]:
@@ -67,6 +73,23 @@ def _watch(node: Any, over: threading.Event) -> None:
                 os.kill(pid, signal.SIGKILL)
         if lost and not over.is_set():
             _end(node, lost[0])
+
+
+def _lost(node: Any) -> list[str]:
+    """What is vital and dead."""
+    return [name for name, _ in node.dead_processes() if name in VITAL]
+
+
+def _answers() -> bool:
+    """Whether the head still does; `ray.shutdown` would wait for it."""
+    from ray._private import worker
+
+    head: Any = worker.global_worker.gcs_client  # type: ignore[attr-defined]
+    try:
+        head.internal_kv_keys(b"any", namespace=None, timeout=ANSWER_S)
+    except Exception:  # in one of several ways
+        return False
+    return True
 
 
 def _stopped(vital: dict[int, str]) -> list[int]:
@@ -89,8 +112,8 @@ def _end(node: Any, lost: str) -> None:
     else:
         status = RunError.exit_status
         said = (
-            f"Ray's own process '{lost}' is gone: ended by somebody, or by the system for want of memory. What was "
-            "complete is kept; the same command resumes."
+            f"Ray's own process '{lost}' is gone, or was stopped: by somebody, or by the system for want of memory. "
+            "What was complete is kept; the same command resumes."
         )
     print(f"stillhouse: {said}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):

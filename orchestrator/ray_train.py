@@ -60,7 +60,8 @@ def threads_of_a_worker(most: int, machines: Machines) -> int:
 
 def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
     if machines.cuda:
-        return {"CPU": max(LITTLE, min(1.0, math.floor(16 * machines.cpus / (2 * most)) / 16)), "GPU": 1.0}
+        sixteenths = math.floor(16 * machines.cpus / (2 * most))  # of which sums are exact
+        return {"CPU": max(LITTLE, min(1.0, sixteenths / 16)), "GPU": 1.0}
     return {"CPU": LITTLE}  # of cores it takes what teachers leave, whatever those hold
 
 
