@@ -52,6 +52,8 @@ class Machines:
 
     nodes: tuple[Node, ...]
     cuda: bool
+    lent: bool = False
+    """Whether this Ray was there before the run in the same process, and outlives it."""
 
     def of(self, role: str) -> Machines:
         """Where a teacher or a student's worker may be: the nodes of that role, or where there are none, all."""
@@ -139,7 +141,7 @@ def connect(timeout_s: float, *, verbose: bool = False) -> Iterator[Machines]:
             ) from error
     try:
         with in_place.watched() if ours and address == "local" else contextlib.nullcontext():
-            yield survey(timeout_s)
+            yield replace(survey(timeout_s), lent=not ours)
     finally:
         if ours:
             ray.shutdown()

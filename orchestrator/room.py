@@ -99,16 +99,12 @@ def results(
     found: dict[str, T] = {}
     pending = {task: name for name, task in tasks.items()}
     waiting = Waiting(f"{who}: {len(tasks)} times {amounts(each)}", timeout_s, watch.note)
-    try:
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
-            for task in done:
-                found[pending.pop(task)] = ray.get(task)
-            waiting.check(begun=bool(done) or is_any_alive(map(watch.where, pending.values())))
-        return [found[name] for name in tasks]
-    finally:
-        for task in pending:
-            ray.cancel(task)
+    while pending:
+        done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
+        for task in done:
+            found[pending.pop(task)] = ray.get(task)
+        waiting.check(begun=bool(done) or is_any_alive(map(watch.where, pending.values())))
+    return [found[name] for name in tasks]
 
 
 def is_any_alive(places: Iterable[Where | None]) -> bool:

@@ -116,8 +116,9 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     except Exception as error:
         raise cluster.as_run_error(f"training {member.name}", error) from error
     finally:
-        for task in pending:
-            ray.cancel(task)
+        if run.machines.lent:  # else they end with this process; Ray 2.60 may crash where one ends as it is cancelled
+            for task in pending:
+                ray.cancel(task)
     return [found[k] for k in range(placement.size)]
 
 
