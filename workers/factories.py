@@ -146,8 +146,9 @@ def _beside(path: Path, folder: Path, code: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    known = set(sys.modules)
+    known, writes = set(sys.modules), sys.dont_write_bytecode
     sys.modules[name] = module
+    sys.dont_write_bytecode = True  # the folder is somebody else's
     sys.path.insert(0, str(folder))  # so that it can import its neighbours
     importlib.invalidate_caches()
     try:
@@ -156,6 +157,7 @@ def _beside(path: Path, folder: Path, code: str) -> ModuleType:
         del sys.modules[name]
         raise
     finally:
+        sys.dont_write_bytecode = writes
         sys.path.remove(str(folder))
         _forget_neighbours(folder, known | {name})
     return module

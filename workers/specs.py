@@ -152,7 +152,8 @@ class TrainingSpec(Spec):
 class DistillationSpec(Spec):
     """soft_weight * T^2 * CE(p, softmax(z/T)) + hard_weight * CE(y, softmax(z)); Hinton et al. 2015."""
 
-    temperature: Positive = 2.0
+    temperature: Annotated[Number, Field(ge=1.0e-3)] = 2.0
+    """T. Close to 0 all probability is on one class, and below the least that is taken logits overflow."""
     soft_weight: NonNegative = 0.5
     hard_weight: NonNegative = 0.5
     dtype: Literal["float32", "float16"] = "float32"

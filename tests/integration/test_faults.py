@@ -125,7 +125,7 @@ def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[s
         before = sorted(tmp_path.rglob("*"))
         assert main(["run", str(path)]) == 2
         assert f"'{folder}' is in use by another run (process {os.getpid()} on" in capsys.readouterr().err
-        assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in p.parts] == before
+        assert sorted(tmp_path.rglob("*")) == before
     assert not folder.exists()
 
 

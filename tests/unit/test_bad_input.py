@@ -120,7 +120,12 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "no actor": ({"ensemble__num_actors": 0}, None, "ensemble.num_actors: found 0"),
     "negative GPUs": ({"ensemble__resources_per_member": {"num_gpus": -1}}, None, "num_gpus: found -1"),
     "no core": ({"ensemble__resources_per_member": {"num_cpus": 0}}, None, "num_cpus: found 0; expected greater than"),
-    "cold": ({"distillation__temperature": 0}, None, "distillation.temperature: found 0; expected greater than 0"),
+    "cold": (
+        {"distillation__temperature": 0},
+        None,
+        "distillation.temperature: found 0; expected greater than or equal",
+    ),
+    "frozen": ({"distillation__temperature": 1e-300}, None, "expected greater than or equal to 0.001"),
     "colder": ({"distillation__temperature": -2}, None, "distillation.temperature: found -2"),
     "infinitely hot": ({"distillation__temperature": float("inf")}, None, "found inf; expected a finite number"),
     "nothing to learn": (
@@ -191,7 +196,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
 
 
 def everything(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return sorted(folder.rglob("*"))
 
 
 @pytest.mark.parametrize("case", CATALOGUE)
