@@ -7,6 +7,7 @@ costs seconds and not hours. The transfer set is the training examples followed 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -106,10 +107,10 @@ def load(spec: DataSpec, seed: int) -> Dataset:
         raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
     if classes == 1:
         raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
+    _check(splits, unlabeled, classes, declared=spec.classes is not None)  # as it was given: examples are named by it
     if "validation" not in splits:
         train, splits["validation"] = _draw_validation(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
     dataset = Dataset(train, splits["validation"], splits["test"], unlabeled, classes, spec.augment, seed)
-    _check(dataset, classes_declared=spec.classes is not None)
     _ = dataset.transfer  # where the augmentation is tried
     return dataset
 
@@ -135,15 +136,11 @@ def _empty(name: str) -> RequestError:
     return RequestError(f"data.{name}: no examples. Expected at least one; check how the split was made.")
 
 
-def _check(data: Dataset, classes_declared: bool) -> None:
-    shape = tuple(data.train.x.shape[1:])
-    every: list[tuple[str, Inputs]] = [
-        ("train", data.train.x),
-        ("validation", data.validation.x),
-        ("test", data.test.x),
-    ]
-    if data.unlabeled is not None:
-        every.append(("unlabeled", data.unlabeled))
+def _check(splits: Mapping[str, Split], unlabeled: Inputs | None, classes: int, declared: bool) -> None:
+    shape = tuple(splits["train"].x.shape[1:])
+    every = [(name, split.x) for name, split in splits.items()]
+    if unlabeled is not None:
+        every.append(("unlabeled", unlabeled))
     for name, x in every:
         if len(x) == 0:
             raise _empty(name)
@@ -153,14 +150,14 @@ def _check(data: Dataset, classes_declared: bool) -> None:
             )
         if x.dtype.kind not in "fiub":
             raise RequestError(f"data.{name}: x is of type {x.dtype}; expected numbers.")
-    for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+    for name, split in splits.items():
         lowest = UNLABELLED if name == "train" else 0
-        wrong = np.flatnonzero((split.y < lowest) | (split.y >= data.classes))
+        wrong = np.flatnonzero((split.y < lowest) | (split.y >= classes))
         if len(wrong):
-            source = "`data.classes`" if classes_declared else "one more than train's largest"
+            source = "`data.classes`" if declared else "one more than train's largest"
             raise RequestError(
                 f"data.{name}: label {split.y[wrong[0]]} of example {wrong[0]} is outside the "
-                f"{data.classes} classes 0 to {data.classes - 1} ({source}); {len(wrong)} such "
+                f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
                 f"{'label' if len(wrong) == 1 else 'labels'} in all."
             )
     for name, x in every:  # last, because it reads everything

@@ -190,3 +190,17 @@ def test_views_are_the_rows_they_stand_for() -> None:
     np.testing.assert_array_equal(joined[3:12], both[3:12])
     assert digest(joined) == digest(both) == digest(Rows(both, np.arange(15)))
     assert digest(both) != digest(both[::-1])
+
+
+@pytest.mark.parametrize(
+    ("row", "x", "y", "words"),
+    [(17, np.nan, 0, "data.train: x of example 17 holds NaN"), (5, 0.0, -7, "data.train: label -7 of example 5 is")],
+)
+def test_examples_are_named_as_they_were_given(tmp_path: Path, row: int, x: float, y: int, words: str) -> None:
+    """Whichever of them validation is drawn from."""
+    spoilt = blobs(100, 0)
+    spoilt[0][row], spoilt[1][row] = x, y
+    save(tmp_path, train=spoilt, test=blobs(20, 1))
+    for seed in range(3):
+        with pytest.raises(RequestError, match=words):
+            data.load(spec(tmp_path), seed)
