@@ -40,6 +40,13 @@ def await_process(mark: str, title: bytes, driver: subprocess.Popen[str]) -> Non
         time.sleep(0.1)
 
 
+def nothing_is_left(mark: str) -> None:
+    until = time.monotonic() + 75  # Ray's agents may wait a minute for a head that is gone
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not processes(mark), "left behind"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("title", "signals", "status", "most_s"),
@@ -71,10 +78,7 @@ def test_what_stops_a_run_leaves_nothing(
     assert "Traceback" not in said and "Fatal" not in said, said
     if status == 130:
         assert "the same command resumes" in said.lower(), said
-    until = time.monotonic() + 75  # Ray's agents may wait a minute for a head that is gone
-    while processes(mark) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not processes(mark), "left behind"
+    nothing_is_left(mark)
     run_until_complete(folder, None)
     assert outcome(folder)
 
@@ -87,10 +91,7 @@ def test_a_signal_to_all_of_its_group_stops_a_run(tmp_path: Path) -> None:
     os.killpg(driver.pid, signal.SIGTERM)
     _, said = driver.communicate(timeout=30)
     assert driver.returncode == 130 and "the same command resumes" in said.lower(), said
-    until = time.monotonic() + 75
-    while processes(mark) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not processes(mark), "left behind"
+    nothing_is_left(mark)
 
 
 @pytest.mark.slow
@@ -116,9 +117,6 @@ def test_a_ray_that_lost_what_it_stands_on_ends_the_run(vital: bytes, tmp_path: 
     _, said = driver.communicate(timeout=10)
     assert driver.returncode == 1, said
     assert f"Ray's own process '{vital.decode().split('/')[1]}' is gone" in said and "the same command resumes" in said
-    until = time.monotonic() + 75
-    while processes(mark) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not processes(mark), "left behind"
+    nothing_is_left(mark)
     run_until_complete(folder, None)
     assert outcome(folder)

@@ -153,6 +153,7 @@ def test_another_tracker_gets_the_same_afterwards(folder: Path) -> None:
         assert here.keys() == {k for k in first[name].data.metrics if "system/" not in k}
         assert each.data.params == first[name].data.params
     assert len(client.search_model_versions("name = 'tests-student'")) == 1
+    assert len(client.search_logged_models([pushed["run"].info.experiment_id])) == 4
     assert len(client.get_metric_history(pushed["student"].info.run_id, "validation_accuracy")) == 2
     assert len(pushed["student"].inputs.model_inputs) == 3 and len(pushed["run"].inputs.dataset_inputs) == 3
 

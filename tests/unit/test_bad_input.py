@@ -123,7 +123,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "cold": (
         {"distillation__temperature": 0},
         None,
-        "distillation.temperature: found 0; expected greater than or equal",
+        "distillation.temperature: found 0; expected greater than or equal to 0.001",
     ),
     "frozen": ({"distillation__temperature": 1e-300}, None, "expected greater than or equal to 0.001"),
     "colder": ({"distillation__temperature": -2}, None, "distillation.temperature: found -2"),

@@ -20,7 +20,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"distillation__temperature": 0},
         r"distillation\.temperature: found 0; expected greater than or equal to 0.001",
     ),
-    "temperature below": ({"distillation__temperature": -2.0}, r"found -2\.0; expected greater than"),
+    "temperature below": ({"distillation__temperature": -2.0}, r"found -2\.0; expected greater than or equal to 0.001"),
     "temperature infinite": ({"distillation__temperature": float("inf")}, "finite"),
     "weights": ({"distillation__soft_weight": 0, "distillation__hard_weight": 0}, "distillation: .*both 0"),
     "size": ({"ensemble__size": 0}, r"ensemble\.size: found 0; expected greater than or equal to 1 or 'auto'"),

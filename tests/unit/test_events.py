@@ -16,7 +16,7 @@ def test_a_line_follows_half_a_line(tmp_path: Path) -> None:
     assert json.loads(last)["mlflow_run"] == "second" == last_opened(str(tmp_path))
 
 
-def test_what_no_event_is_opened_nothing(tmp_path: Path) -> None:
+def test_what_is_no_event_opened_nothing(tmp_path: Path) -> None:
     assert last_opened(str(tmp_path)) is None
     EventLog(str(tmp_path)).write("run", mlflow_run="first")
     with (tmp_path / "events.jsonl").open("ab") as file:
