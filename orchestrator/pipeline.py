@@ -56,6 +56,8 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 def _stages(run: Context) -> Report:
     config, journal = run.config, run.journal
     journal.began(run.dataset)
+    for note in run.dataset.notes:
+        journal.note(note)
     members = _members(run)
     teachers = [m.member for m in members]
     with journal.stage("predictions"):  # now, while there are machines for members

@@ -24,7 +24,7 @@ from orchestrator.context import Context
 from orchestrator.report import Bound, SoftTargets
 from orchestrator.seats import starter
 from orchestrator.teachers import TeacherPool
-from workers import checkpoints, factories, metrics, storage
+from workers import checkpoints, metrics, provenance, storage
 from workers import soft_targets as store
 from workers.assembly import Assembly
 from workers.data import Dataset, Split
@@ -202,14 +202,12 @@ def _abandon(folder: str) -> None:
 
 def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """What any member's answers follow from, besides its weights."""
-    model = config.ensemble.model
     return {
+        **provenance.of_model(config.ensemble.model),
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
         "part_rows": part_rows(dataset.classes),
-        "model": model.model_dump(mode="json", exclude={"folder"}),
-        "code": factories.digest(model.factory, model.folder),
         "precision": config.ensemble.precision,
     }
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from orchestrator import cluster, ray_train
 from orchestrator.room import Waiting, amounts, is_any_alive
-from workers import checkpoints, factories, processes, storage
+from workers import checkpoints, processes, provenance, storage
 from workers.jobs import train_member
 from workers.models import seed_of
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
@@ -61,8 +61,7 @@ class Trained:
 def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> str:
     """sha256 of everything that a trained network follows from, the code of its factory included."""
     what = {
-        "code": factories.digest(model.factory, model.folder),
-        "model": model.model_dump(mode="json", exclude={"folder"}),
+        **provenance.of_model(model),
         "training": training.model_dump(mode="json"),
         "seed": seed,
         **also,

@@ -49,6 +49,8 @@ class Dataset:
     classes: int
     augment: AugmentSpec | None = None
     seed: int = 0
+    notes: tuple[str, ...] = ()
+    """What the user should know about the data or the request, though it is not wrong; one sentence each."""
 
     @property
     def views(self) -> int:

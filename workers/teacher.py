@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, factories, models
+from workers import checkpoints, ensemble, evaluate, models, provenance
 from workers.errors import BadAnswer
 from workers.packing import packed
 from workers.precision import autocast, computed_in
@@ -45,12 +45,7 @@ def micro_batch(values: int) -> int:
 
 def follows_from(member: Member) -> dict[str, Any]:
     """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
-    model = member.model
-    return {
-        "weights": checkpoints.sha256(member.weights),
-        "model": model.model_dump(mode="json", exclude={"folder"}),
-        "code": factories.digest(model.factory, model.folder),
-    }
+    return {"weights": checkpoints.sha256(member.weights), **provenance.of_model(member.model)}
 
 
 def load(member: Member) -> nn.Module:
