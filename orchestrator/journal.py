@@ -17,14 +17,14 @@ from typing import Any
 
 import ray
 
-from orchestrator import lock, room
+from orchestrator import room, run_folder
 from orchestrator.config import RunConfig
 from orchestrator.console import Line, Screen
 from orchestrator.events import EventLog, last_opened
 from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
-from orchestrator.training import Trained
-from workers import metrics, storage
+from orchestrator.trained import Trained
+from workers import metrics
 from workers.data import Dataset
 from workers.inputs import Inputs
 from workers.processes import Where
@@ -69,7 +69,7 @@ class Journal:
         try:
             self._tracker.end_earlier(last_opened(config.folder))
             if fresh:
-                storage.remove(config.folder, all_but=lock.NAME)
+                run_folder.clear(config.folder)
             self._events = EventLog(config.folder)
             self._events.write("run", name=config.name, mlflow_run=self._tracker.run_id)
             self._events.flush()

@@ -1,8 +1,9 @@
 """One run at a time in a run's folder, however its owner may end.
 
-The lock is a file in the folder, so it works wherever storage does. On the machine that wrote it, the owner's process
-says whether it still holds. Elsewhere only the file can: its owner counts up in it, and one that no longer counts is
-dead. Nothing here is exact to the second, and need not be: a folder's files are complete or absent whoever writes them.
+The lock is a file in the folder, so it works wherever storage does. It is created exclusively, so that of several runs
+one gets it. A lock whose owner is dead is replaced by the one run that creates a claim to it. On the machine that wrote
+the lock, the owner's process decides whether it still holds. Elsewhere the file does: its owner counts up in it, and
+an owner that no longer counts is dead.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ BEAT_S = 5.0
 STALE_S = 20.0
 """An owner elsewhere that has not counted for so long is dead."""
 SETTLE_S = 0.3
-"""After taking a lock over, how long until it is sure that nobody else did the same."""
+"""On a storage that may not create files exclusively: the wait until a second writer's lock would be visible."""
+TRIES = 10
+"""Attempts to get a lock that other runs release, claim or abandon meanwhile."""
 
 _held: set[str] = set()
 """The tokens of this process's own locks."""
@@ -48,6 +51,10 @@ class Owner:
     beat: int = 0
 
 
+UNKNOWN = Owner("", "an unknown host", "", 0, "")
+"""Of a lock that Stillhouse did not write, or that its disk lost: dead, unless it turns into a lock meanwhile."""
+
+
 class Lock:
     """The folder is this process's for as long as the `with` block lasts.
 
@@ -63,22 +70,62 @@ class Lock:
         self._ended = threading.Event()
 
     def __enter__(self) -> Lock:
-        owner = self._read()
-        if owner is not None:
-            if self._is_alive(owner):
-                raise RequestError(
-                    f"'{self.folder}' is in use by another run (process {owner.pid} on {owner.host}). Wait for it or "
-                    "stop it, or give this one another `name`."
-                )
-            logger.warning("the run that had '%s' is dead; going on from what it left", self.folder)
-        self._write()
-        time.sleep(SETTLE_S)
-        if self._is_another(self._read()):
-            raise RequestError(f"'{self.folder}': another run took it at the same moment. Start one alone.")
-        _held.add(self.me.token)
+        _held.add(self.me.token)  # before the file is there: another thread of this process may read it at once
+        try:
+            self._acquire()
+        except BaseException:
+            _held.discard(self.me.token)
+            raise
         self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._beats.start()
         return self
+
+    def _acquire(self) -> None:
+        for _ in range(TRIES):
+            if storage.create(self.uri, self._content()):
+                break
+            owner = self._read()
+            if owner is None:  # released meanwhile
+                continue
+            if self._is_alive(owner):
+                raise self._in_use(owner)
+            if self._take_over(owner):
+                break
+        else:
+            raise RequestError(f"'{self.folder}': other runs took and released it {TRIES} times. Start one alone.")
+        if not storage.is_local(self.uri):
+            time.sleep(SETTLE_S)
+        owner = self._read()
+        if owner is not None and self._is_another(owner):
+            raise self._in_use(owner)
+
+    def _in_use(self, owner: Owner) -> RequestError:
+        return RequestError(
+            f"'{self.folder}' is in use by another run (process {owner.pid} on {owner.host}). Wait for it or stop it, "
+            "or give this one another `name`."
+        )
+
+    def _take_over(self, dead: Owner) -> bool:
+        """Replace the lock of a dead owner, unless another run does or did.
+
+        Raises: `RequestError` where another run that is alive is about to.
+        """
+        claim = f"{self.uri}.{storage.sha256(dead.token.encode())[:16]}"
+        if not storage.create(claim, self._content()):
+            other = self._read(claim)
+            if other is not None and self._is_alive(other, claim):
+                raise self._in_use(other)
+            storage.remove(claim)
+            return False
+        try:
+            now = self._read()
+            if now is None or now.token != dead.token:  # another run was quicker, and is done with its claim
+                return False
+            logger.warning("the earlier run in '%s' is dead; this one continues from what is complete", self.folder)
+            self._write()
+            return True
+        finally:
+            storage.remove(claim)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -88,8 +135,8 @@ class Lock:
         _held.discard(self.me.token)
         if self.taken_over:
             raise RunError(
-                f"another run took '{self.folder}' over, since this one had not been heard of for "
-                f"{STALE_S:g} s. It goes on from what was complete."
+                f"another run took '{self.folder}' over, since this one did not write its lock for {STALE_S:g} s. The "
+                "other continues from what was complete."
             ) from error
         try:
             if not self._is_another(self._read()):
@@ -98,19 +145,24 @@ class Lock:
         except Exception as unremoved:  # of a storage that ended the run, perhaps; it is found dead next time
             logger.warning("'%s' could not be removed: %s", self.uri, unremoved)
 
-    def _is_alive(self, owner: Owner) -> bool:
+    def _is_alive(self, owner: Owner, uri: str = "") -> bool:
+        """Whether the run that wrote the lock, or the claim at `uri`, goes on."""
+        if owner == UNKNOWN:  # half written, where a storage creates files in two steps
+            time.sleep(SETTLE_S)
+            now = self._read(uri)
+            return now is not None and now != UNKNOWN and self._is_alive(now, uri)
         if owner.machine != self.me.machine:
-            return self._counts(owner)
+            return self._counts(owner, uri)
         if owner.pid == self.me.pid:  # a run of ours that could not take its lock away is over all the same
             return owner.token in _held
         return _alive(owner)
 
-    def _counts(self, owner: Owner) -> bool:
-        """Whether an owner elsewhere is alive."""
+    def _counts(self, owner: Owner, uri: str) -> bool:
+        """Whether an owner elsewhere is alive: it writes its lock anew every `BEAT_S`, and removes its claim."""
         until = time.monotonic() + STALE_S
         while time.monotonic() < until:
             time.sleep(min(BEAT_S, STALE_S) / 2)
-            now = self._read()
+            now = self._read(uri)
             if now is None:
                 return False
             if now != owner:
@@ -134,16 +186,21 @@ class Lock:
     def _is_another(self, owner: Owner | None) -> bool:
         return owner is not None and owner.token != self.me.token
 
-    def _write(self, beat: int = 0) -> None:
-        storage.write_text(self.uri, json.dumps(asdict(replace(self.me, beat=beat))) + "\n")
+    def _content(self, beat: int = 0) -> bytes:
+        return (json.dumps(asdict(replace(self.me, beat=beat))) + "\n").encode()
 
-    def _read(self) -> Owner | None:
+    def _write(self, beat: int = 0) -> None:
+        storage.write_bytes(self.uri, self._content(beat))
+
+    def _read(self, uri: str = "") -> Owner | None:
+        """The owner in a lock or claim (default: the lock); None where there is none, `UNKNOWN` where it is no lock."""
+        uri = uri or self.uri
         try:
-            return Owner(**json.loads(storage.read_text(self.uri))) if storage.exists(self.uri) else None
-        except (ValueError, TypeError):  # no lock of ours
-            return None
+            return Owner(**json.loads(storage.read_text(uri))) if storage.exists(uri) else None
+        except (ValueError, TypeError):
+            return UNKNOWN
         except RequestError:  # unless it is gone since
-            if storage.exists(self.uri):
+            if storage.exists(uri):
                 raise
             return None
 

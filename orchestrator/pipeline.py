@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator import cluster, preflight, ray_train, training
+from orchestrator import cluster, preflight, ray_train, run_folder, training
 from orchestrator import report as reports
 from orchestrator.comparison import compare_systems, member_weights, predict
 from orchestrator.config import RunConfig
@@ -18,7 +18,7 @@ from orchestrator.journal import Journal
 from orchestrator.lock import Lock
 from orchestrator.report import Bound, Report, Spent
 from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
-from orchestrator.training import Trained
+from orchestrator.trained import Trained
 from workers import metrics, storage
 from workers.errors import RequestError, RunError
 from workers.models import seed_of
@@ -37,6 +37,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 
     Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
     """
+    run_folder.check(config, fresh=fresh)
     dataset = preflight.check(config)
     with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose) as machines:
         metrics.label(config.name)
@@ -44,7 +45,8 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
         cluster.check_student(config.student, machines)
         preflight.check_shared(config.storage)
         with Lock(config.folder), Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
-            storage.sweep(config.folder)
+            run_folder.mark(config.folder)
+            run_folder.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
             try:

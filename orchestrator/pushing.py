@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import yaml
 
-from orchestrator import trackers, training
+from orchestrator import trackers, trained
 from orchestrator.config import RunConfig, override
 from orchestrator.events import last_opened
 from orchestrator.pipeline import EXAMPLES
 from orchestrator.report import Report, System
 from orchestrator.tracking import Tracker
-from orchestrator.training import WEIGHTS
+from orchestrator.trained import WEIGHTS
 from workers import checkpoints, data, storage
 from workers.errors import RequestError, RunError
 from workers.teacher import Member
@@ -56,17 +56,17 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
 
 def _model(config: RunConfig, system: System) -> Member:
     """A trained or loaded system."""
-    trained = storage.join(_place(config.folder, system.name), WEIGHTS)
+    weights = storage.join(_place(config.folder, system.name), WEIGHTS)
     if system.role != "member":
-        return Member(system.name, config.student.model, trained)
+        return Member(system.name, config.student.model, weights)
     given = config.ensemble.checkpoints
-    weights = given[int(system.name.partition("-")[2])] if given else trained
+    weights = given[int(system.name.partition("-")[2])] if given else weights
     return Member(system.name, config.ensemble.model, weights)
 
 
 def _history(folder: str, system: str) -> list[Epoch]:
     """A system's epochs; none where it was not trained in this run."""
-    record = training.record_in(_place(folder, system))
+    record = trained.record_in(_place(folder, system))
     return [] if record is None else record.epochs()
 
 

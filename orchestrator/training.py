@@ -1,72 +1,53 @@
-"""Who trains where: members as Ray tasks side by side, baseline and student in Ray Train.
+"""Training of every network: members as Ray tasks side by side, baseline and student by Ray Train.
 
-A trained system is known by the fingerprint of everything it follows from, written beside its weights when they are
-complete. One whose fingerprint is the asked one is not trained again.
+A trained network lies under its key, a digest of everything that it follows from, so another recipe never overwrites
+it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student` show the current ones.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from pydantic import BaseModel
 
-from orchestrator import cluster, ray_train
+from orchestrator import cluster, ray_train, run_folder, trained
 from orchestrator.room import Waiting, amounts, is_any_alive
+from orchestrator.trained import WEIGHTS, Record, Trained
 from workers import checkpoints, processes, provenance, storage
 from workers.jobs import train_member
 from workers.models import seed_of
+from workers.soft_targets import fingerprint
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.student import Store, WorkerJob
 from workers.teacher import Member
-from workers.train_loop import HARD_LABELS, Epoch
+from workers.train_loop import HARD_LABELS
 
 if TYPE_CHECKING:
     from orchestrator.context import Context
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
-RECORD = "training.json"
 POLL_S = 2.0
 
 
-class Record(BaseModel):
-    """What is written beside trained weights, after them: what they follow from, and which file they are."""
-
-    fingerprint: str
-    sha256: str
-    history: list[dict[str, float]]
-    begun: str = ""
-    """The fingerprint that was known when it began: of what its soft targets follow from, not of themselves."""
-
-    def epochs(self) -> list[Epoch]:
-        return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in self.history]  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained system, and whether an earlier run had trained it."""
-
-    member: Member
-    history: list[Epoch]
-    reused: bool
-
-
-def fingerprint(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> str:
-    """sha256 of everything that a trained network follows from, the code of its factory included."""
-    what = {
+def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> dict[str, Any]:
+    """Everything that a trained network follows from, the code of its factory included, as plain JSON values."""
+    return {
         **provenance.of_model(model),
         "training": training.model_dump(mode="json"),
         "seed": seed,
         **also,
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _of_member(run: Context, training: TrainingSpec, k: int) -> dict[str, Any]:
+    """What member k follows from."""
+    digests = run.dataset.digests
+    data = {name: digests[name] for name in ("train", "validation")}
+    return follows_from(run.config.ensemble.model, training, seed_of(run.config.seed, "member", k), data=data)
 
 
 def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
@@ -76,22 +57,25 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
 
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them.
     """
-    model, seed, digests = run.config.ensemble.model, run.config.seed, run.dataset.digests
     placement, journal = run.placement, run.journal
     found: dict[int, Trained] = {}
+    inputs = [_of_member(run, training, k) for k in range(placement.size)]
+    places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
+    changes: list[str] = []
     pending: dict[Any, tuple[int, Member, str]] = {}
-    for k in range(placement.size):
-        own_seed = seed_of(seed, "member", k)
-        member = Member(f"member-{k}", model, storage.join(run.config.folder, "members", str(k), WEIGHTS))
-        mark = fingerprint(model, training, own_seed, train=digests["train"], validation=digests["validation"])
-        record = _complete(member, mark)
+    for k, own in enumerate(inputs):
+        weights = storage.join(trained.folder_of(run.config.folder, own), WEIGHTS)
+        member, mark = Member(f"member-{k}", run.config.ensemble.model, weights), fingerprint(**own)
+        record = trained.complete(member, mark)
         if record is not None:
-            found[k] = Trained(member, record, reused=True)
+            found[k] = _reused(run, member, record, places[k])
             continue
+        changes.append(trained.changes(places[k], own))
         task = train_member.options(**placement.options, name=f"train {member.name}").remote(
-            member, training, own_seed, mark, run.data, placement.threads, journal.queue
+            member, training, own["seed"], mark, run.data, placement.threads, journal.queue
         )
         pending[task] = (k, member, mark)
+    _again(run, "members", changes)
     what = f"members in training: {len(pending)} times {amounts(placement.held)}"
     waiting = Waiting(what, run.config.ensemble.start_timeout_s, journal.note)
     try:
@@ -109,7 +93,8 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             k, member, mark = pending[done]
             history = ray.get(done)
             del pending[done]
-            _record(member, mark, history)
+            trained.record(member, mark, inputs[k], history)
+            trained.show(member, places[k])
             storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
             found[k] = Trained(member, history, reused=False)
     except Exception as error:
@@ -145,28 +130,21 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
 
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
     """
-    machines, digests = run.machines, run.dataset.digests
-    place = storage.join(run.config.folder, job.role)
-    member = Member(job.role, job.model, storage.join(place, WEIGHTS))
+    machines, place = run.machines, storage.join(run.config.folder, job.role)
+    inputs = _of_student(run, job)
+    weights = storage.join(trained.folder_of(run.config.folder, inputs), WEIGHTS)
+    member = Member(job.role, job.model, weights)
 
-    def mark(soft_targets: str) -> str:  # the transfer set is in it
-        return fingerprint(
-            job.model,
-            job.training,
-            job.seed,
-            train=digests["train"],
-            validation=digests["validation"],
-            augmentation=run.dataset.augmentation,
-            soft_targets=soft_targets,
-            loss=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
-        )
+    def mark() -> str:
+        """Of the content of the soft targets, too, once they are complete."""
+        return fingerprint(**inputs, content=job.store_content())
 
     on_its_way = job.store is not None and job.store.coming
-    begun = mark(job.store_mark)
-    if not on_its_way or _begun_as(member) == begun:  # what was trained then may still be right: worth the wait
-        history = _complete(member, mark(job.store_content()))
-        if history is not None:
-            return Trained(member, history, reused=True)
+    if not on_its_way or trained.record_in(storage.parent(weights)) is not None:  # it may still be right: worth a wait
+        record = trained.complete(member, mark())
+        if record is not None:
+            return _reused(run, member, record, place)
+    _again(run, f"the {job.role}", [trained.changes(place, inputs)])
     work = WorkerJob(
         role=job.role,
         model=job.model,
@@ -174,51 +152,51 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         seed=job.seed,
         data=run.data,
         folder=place,
-        weights=member.weights,
+        weights=weights,
         threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
         heard=run.journal.queue,
         store=job.store,
         loss=job.loss,
         run=run.config.name,
     )
-    name = f"checkpoints-{begun[:12]}"
+    name = f"checkpoints-{fingerprint(**inputs)}"
     history = ray_train.fit(run, work, job.workers, name)
-    _record(member, mark(job.store_content()), history, begun)
+    trained.record(member, mark(), inputs, history)
+    trained.show(member, place)
     ray_train.clear(place, name)
     return Trained(member, history, reused=False)
 
 
-def _complete(member: Member, mark: str) -> list[Epoch] | None:
-    """The history of a system that was trained to the end from just this, else None."""
-    record = record_in(storage.parent(member.weights))
-    if record is None or not storage.exists(member.weights):
-        return None
-    if record.fingerprint != mark or record.sha256 != checkpoints.sha256(member.weights):
-        return None
-    return record.epochs()
-
-
-def _begun_as(member: Member) -> str | None:
-    record = record_in(storage.parent(member.weights))
-    return None if record is None else record.begun
-
-
-def record_in(folder: str) -> Record | None:
-    """What is written beside the weights in a system's folder; None where nothing was trained to the end there."""
-    uri = storage.join(folder, RECORD)
-    if not storage.exists(uri):
-        return None
-    try:
-        return Record.model_validate_json(storage.read_text(uri))
-    except ValueError:  # not the record that was written, or no text at all
-        return None
-
-
-def _record(member: Member, mark: str, history: list[Epoch], begun: str = "") -> None:
-    record = Record(
-        fingerprint=mark,
-        sha256=checkpoints.sha256(member.weights),
-        history=[vars(epoch) for epoch in history],
-        begun=begun,
+def _of_student(run: Context, job: StudentJob) -> dict[str, Any]:
+    """What baseline or student follows from, as far as it is known before the soft targets are complete."""
+    digests = run.dataset.digests
+    return follows_from(
+        job.model,
+        job.training,
+        job.seed,
+        data={name: digests[name] for name in ("train", "validation")},  # the transfer set is in the soft targets
+        augmentation=run.dataset.augmentation,
+        soft_targets=job.store_mark,
+        distillation=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
     )
-    storage.write_text(storage.join(storage.parent(member.weights), RECORD), record.model_dump_json() + "\n")
+
+
+def _again(run: Context, name: str, changes: Sequence[str]) -> None:
+    """Tell the user which inputs changed, before a network that was complete is trained again."""
+    known = [change for change in changes if change]
+    if known:
+        several = f" ({len(known)} of {len(changes)})" if len(changes) > 1 else ""
+        verb = "are" if len(changes) > 1 else "is"
+        run.journal.note(
+            f"{name} {verb} trained again{several}: {known[0]}. The earlier weights stay in "
+            f"'{storage.join(run.config.folder, run_folder.TRAINED)}'."
+        )
+
+
+def _reused(run: Context, member: Member, found: Record, place: str) -> Trained:
+    """A network of an earlier run, shown at `place`."""
+    trained.show(member, place)
+    other = trained.other_versions(found)
+    if other:
+        run.journal.note(f"{member.name} is reused although versions differ: {other}. --fresh trains it anew.")
+    return Trained(member, found.epochs(), reused=True)

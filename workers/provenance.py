@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from workers import factories
 from workers.specs import ModelSpec
+
+
+def versions() -> dict[str, str]:
+    """Versions that may move the last bits of a trained network, recorded beside its weights."""
+    return {name: version(name) for name in ("torch", "numpy")}
 
 
 def of_model(model: ModelSpec) -> dict[str, Any]:

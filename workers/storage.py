@@ -13,8 +13,8 @@ import posixpath
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,6 +114,83 @@ def write_text(uri: str, content: str) -> None:
     write_bytes(uri, content.encode("utf-8"))
 
 
+def create(uri: str, content: bytes) -> bool:
+    """Write a file unless there is one; of several writers at once exactly one gets True.
+
+    Local files become visible by a hard link, and where the file system has none by exclusive creation. S3, GCS and
+    Azure decide by a conditional request. Other protocols of fsspec look first, so two writers may both get True.
+    """
+    fs, path = filesystem(uri)
+    if is_local(uri):
+        return _create_local(path, content)
+
+    def put() -> None:
+        fs.pipe_file(path, content, mode="create")
+
+    try:
+        _patiently(uri, put)
+        return True
+    except FileExistsError:
+        fs.invalidate_cache(path)
+        return read_bytes(uri) == content  # a request that was repeated after its answer was lost finds its own file
+
+
+def _create_local(path: str, content: bytes) -> bool:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with _written_beside(path, lambda file: file.write(content)) as partial:
+        try:
+            os.link(partial, path)
+            return True
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            pass
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+        return True
+    except FileExistsError:
+        return False
+
+
+@contextmanager
+def _written_beside(path: str, write: Callable[[Any], Any]) -> Iterator[str]:
+    """A complete file beside `path`, flushed to the disk; removed at the end unless the block moved it."""
+    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        yield partial
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def copy(source: str, target: str) -> None:
+    """The file `source` also at `target` of the same storage, complete or absent; a hard link where possible."""
+    if is_local(source):
+        source_path, path = filesystem(source)[1], filesystem(target)[1]
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
+        try:
+            os.link(source_path, partial)
+            os.replace(partial, path)
+            return
+        except OSError:  # a file system without hard links
+            pass
+        finally:
+            Path(partial).unlink(missing_ok=True)  # POSIX keeps it where both names were one file already
+        write_bytes(target, Path(source_path).read_bytes())
+        return
+    fs, path = filesystem(source)
+
+    def copy_it() -> None:
+        fs.cp_file(path, filesystem(target)[1])
+
+    _patiently(target, copy_it)
+
+
 def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> None:
     """Call `write(file)` on a binary file that appears at `uri` once it is complete.
 
@@ -131,16 +208,8 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
 
         return _patiently(uri, upload) if patient else upload()
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written_beside(path, write) as partial:
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _patiently(uri: str, ask: Callable[[], T]) -> T:
@@ -151,7 +220,7 @@ def _patiently(uri: str, ask: Callable[[], T]) -> T:
     for wait_s in () if is_local(uri) else BACK_OFF_S:
         try:
             return ask()
-        except (FileNotFoundError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
+        except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
             raise
         except Exception as error:  # each storage has errors of its own
             logger.warning("storage: %s; asked again in %g s", _brief(error), wait_s)
@@ -181,13 +250,8 @@ def size(uri: str) -> int:
     return _patiently(uri, ask)
 
 
-def remove(uri: str, all_but: str = "") -> None:
-    """Remove a file or a whole folder; nothing there is no error. all_but: a name in the folder that stays."""
-    if all_but:
-        for name in names(uri):
-            if name != all_but:
-                remove(join(uri, name))
-        return
+def remove(uri: str) -> None:
+    """Remove a file or a whole folder; nothing there is no error."""
     fs, path = filesystem(uri)
 
     def clear() -> None:
@@ -197,11 +261,34 @@ def remove(uri: str, all_but: str = "") -> None:
     _patiently(uri, clear)
 
 
-def sweep(folder: str) -> None:
-    """Remove what a writer that was killed left half-written anywhere below a folder; object stores keep none."""
+def files_below(folder: str) -> list[str]:
+    """Paths of all files below a folder, relative to it, sorted; links to folders are not followed."""
+    fs, path = filesystem(folder)
     if is_local(folder):
-        for partial in Path(filesystem(folder)[1]).rglob(f"*{PARTIAL}"):
-            partial.unlink(missing_ok=True)
+        found = [os.path.join(place, name) for place, _, files in os.walk(path) for name in files]
+    else:
+
+        def list_them() -> list[str]:
+            fs.invalidate_cache(path)
+            return [str(each) for each in fs.find(path)]
+
+        found = _patiently(folder, list_them)
+    return sorted(posixpath.relpath(each, path) for each in found)
+
+
+def remove_files(folder: str, paths: Sequence[str]) -> None:
+    """Remove these files below a folder, and the folders that they leave empty."""
+    fs, path = filesystem(folder)
+    if not is_local(folder):
+        if paths:
+            _patiently(folder, lambda: fs.rm([posixpath.join(path, each) for each in paths]))
+        return
+    for each in paths:
+        Path(path, each).unlink(missing_ok=True)
+    above = {parent for each in paths for parent in Path(each).parents if parent != Path(".")}
+    for place in sorted(above, key=lambda place: -len(place.parts)):
+        with suppress(OSError):  # something else is in it
+            Path(path, place).rmdir()
 
 
 def missing_folders(uri: str) -> list[Path]:

@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator import lock
 from orchestrator.lock import NAME, Lock, Owner
+from workers import storage
 from workers.errors import RequestError, RunError
 
 
@@ -93,3 +94,64 @@ def test_who_was_taken_over_ends(tmp_path: Path) -> None:
         held_by(tmp_path, elsewhere())
         time.sleep(5)  # interrupted, as by Ctrl-C
     assert json.loads((tmp_path / NAME).read_text())["token"] == "theirs"
+
+
+CONTENDER = """
+import os, sys, time
+from orchestrator import lock
+from workers.errors import RequestError
+fsync = os.fsync
+os.fsync = lambda file: (time.sleep(0.6), fsync(file))  # a slow disk
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.001)
+try:
+    with lock.Lock(sys.argv[1]):
+        print("got it", flush=True)
+        time.sleep(2)
+    print("and kept it", flush=True)
+except RequestError:
+    print("refused", flush=True)
+"""
+
+
+@pytest.mark.parametrize("left", ["no lock", "a dead owner's lock"])
+def test_of_several_at_once_one_gets_it(left: str, tmp_path: Path) -> None:
+    folder, start = tmp_path / "run", tmp_path / "start"
+    if left != "no lock":
+        held_by(folder, replace(Lock(str(folder)).me, token="theirs", born="7"))
+    command = [sys.executable, "-c", CONTENDER, str(folder), str(start)]
+    several = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    time.sleep(3)  # until each has imported what it needs
+    start.touch()
+    ended = sorted(process.communicate(timeout=60)[0] for process in several)
+    assert ended == ["got it\nand kept it\n", *["refused\n"] * 3]
+    assert not list(folder.glob("run.lock*"))
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    got: list[str] = []
+    barrier = threading.Barrier(4)
+
+    def take() -> None:
+        barrier.wait()
+        try:
+            with Lock(str(tmp_path / "run")):
+                got.append("got it")
+                time.sleep(0.5)
+        except RequestError:
+            got.append("refused")
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == ["got it", *["refused"] * 3]
+
+
+def test_a_claim_that_its_run_left_behind_is_removed(tmp_path: Path) -> None:
+    held_by(tmp_path, elsewhere())
+    claim = tmp_path / f"{NAME}.{storage.sha256(b'theirs')[:16]}"
+    claim.write_text(json.dumps(asdict(replace(elsewhere(), token="a third", host="node-9"))))
+    with Lock(str(tmp_path)):
+        assert not claim.exists()
