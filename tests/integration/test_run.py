@@ -173,11 +173,12 @@ def test_damaged_predictions_are_made_again(finished: Path) -> None:
 def test_checkpoints_that_are_damaged_are_not_gone_on_with(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As a process leaves them that is killed while Ray Train writes its list of them."""
     place = finished / "runs/small/baseline"
-    before, record = (place / "model.safetensors").read_bytes(), json.loads((place / "training.json").read_text())
-    checkpoints = place / f"checkpoints-{record['begun'][:12]}"
+    before, record = (place / "model.safetensors").read_bytes(), (place / "training.json").read_text()
+    (kept,) = [p for p in (finished / "runs/small/trained").glob("*/training.json") if p.read_text() == record]
+    checkpoints = place / f"checkpoints-{kept.parent.name}"
     checkpoints.mkdir()
     (checkpoints / "checkpoint_manager_snapshot.json").write_text('{"half": ')
-    (place / "training.json").unlink()
+    kept.unlink()
     run(RunConfig.load(str(finished / "config.yaml")))
     assert "its checkpoints are not what was written: thrown away" in caplog.text
     assert (place / "model.safetensors").read_bytes() == before and not checkpoints.exists()
@@ -188,9 +189,25 @@ def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:
     other = go(tmp_path, distillation__temperature=4.0)
     assert {s.name for s in other.stages if s.reused} == {"members", "baseline"}
     assert len(stores(tmp_path)) == 2
-    (tmp_path / "models.py").write_text((tmp_path / "models.py").read_text() + "\n# changed\n")
+    (tmp_path / "models.py").write_text((tmp_path / "models.py").read_text().replace("nn.ReLU", "nn.Tanh"))
     changed = run(RunConfig.load(str(tmp_path / "config.yaml")))
     assert not any(s.reused for s in changed.stages if s.name in ("members", "baseline"))
+
+
+def test_another_recipe_keeps_the_earlier_weights(tmp_path: Path) -> None:
+    """Members of the first recipe stay, the run names what changed, and the first recipe finds them again."""
+    first = go(tmp_path)
+    shown = tmp_path / "runs/small/members/0/model.safetensors"
+    before = shown.read_bytes()
+    go(tmp_path, ensemble__training={"epochs": 1, "batch_size": 64, "learning_rate": 5.0e-3})
+    assert shown.read_bytes() != before
+    assert before in [path.read_bytes() for path in (tmp_path / "runs/small/trained").glob("*/model.safetensors")]
+    notes = [json.loads(line).get("text", "") for line in (tmp_path / "runs/small/events.jsonl").open()]
+    assert any("members are trained again (3 of 3): training.epochs: 2 -> 1" in note for note in notes)
+    assert not any("baseline" in note for note in notes), "what changed is no input of the baseline"
+    again = go(tmp_path)
+    assert {s.name for s in again.stages if s.reused} == {"members", "baseline", "soft targets", "student"}
+    assert shown.read_bytes() == before and again.gain_transferred == first.gain_transferred
 
 
 def test_the_number_of_actors_changes_no_bit(tmp_path: Path) -> None:
@@ -256,9 +273,12 @@ def _holds(environ: Path, text: str) -> bool:
 
 def test_fresh_starts_over(finished: Path) -> None:
     weights = finished / "runs/small/members/0/model.safetensors"
-    before = weights.stat().st_mtime_ns
+    before, own = weights.stat().st_mtime_ns, ("notes.md", "members/0/notes.md", "soft_targets/notes.md", "a.partial")
+    for name in own:
+        (finished / "runs/small" / name).write_text("the user's")
     assert main(["run", str(finished / "config.yaml"), "--fresh"]) == 0
     assert weights.stat().st_mtime_ns > before
+    assert all((finished / "runs/small" / name).read_text() == "the user's" for name in own)
 
 
 def test_loaded_members_are_known_by_their_code_too(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What a run may overwrite and remove in its folder: what runs write, where the folder carries their mark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import run_folder
+from orchestrator.config import RunConfig
+from orchestrator.events import EventLog
+from tests.makers import write_config
+from workers.errors import RequestError
+
+WRITTEN = (
+    "config.yaml",
+    "report.json",
+    "report.md",
+    "events.jsonl",
+    "members/0/model.safetensors",
+    "members/11/training.json",
+    "trained/0123456789abcdef/model.safetensors",
+    "trained/0123456789abcdef/state.pt",
+    "baseline/history.json",
+    "student/checkpoints-0123456789abcdef/checkpoint_1/state.pt",
+    "student/failure.json",
+    "predictions/member-0-test.pt",
+    "soft_targets/0123456789abcdef/part-000001-0123456789abcdef.parquet",
+    "soft_targets/0123456789abcdef/manifest.json",
+    f"soft_targets/0123456789abcdef/manifest.json.{'ab' * 16}.partial",
+)
+FOREIGN = (
+    "train.npz", "notes.md", "members/notes.md", "members/0/old.safetensors", "members/best/model.safetensors",
+    "student/export.onnx", "soft_targets/mine.parquet", "trained/notes/model.safetensors", "models.py", "x.partial",
+    "config.yaml.bak", "backup/config.yaml",
+)  # fmt: skip
+
+
+def load(folder: Path, **changes: Any) -> RunConfig:
+    return RunConfig.load(str(write_config(folder, **changes)))
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    folder = Path(config.folder)
+    elsewhere = tmp_path / "elsewhere"
+    fill(folder, *WRITTEN, *FOREIGN)
+    fill(elsewhere, "0/model.safetensors")
+    (folder / "predictions" / "link").symlink_to(elsewhere)
+    run_folder.mark(config.folder)
+    run_folder.check(config, fresh=True)
+    run_folder.clear(config.folder)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {*FOREIGN, run_folder.MARK}
+    assert (elsewhere / "0/model.safetensors").exists()
+    assert not (folder / "baseline").exists(), "a folder that becomes empty goes too"
+
+
+@pytest.mark.parametrize("name", FOREIGN[:3])
+def test_fresh_is_refused_where_no_run_made_the_folder(name: str, tmp_path: Path) -> None:
+    config = load(tmp_path)
+    fill(Path(config.folder), name, "config.yaml")
+    with pytest.raises(RequestError, match=r"has no stillhouse.json.*Nothing was removed"):
+        run_folder.check(config, fresh=True)
+
+
+def test_a_folder_with_files_that_a_run_would_overwrite_is_refused(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    fill(Path(config.folder), "train.npz")
+    run_folder.check(config, fresh=False)
+    fill(Path(config.folder), "members/0/old.pt")
+    with pytest.raises(RequestError, match=r"would overwrite its 'members'"):
+        run_folder.check(config, fresh=False)
+
+
+def test_a_configuration_in_the_place_of_its_own_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = load(tmp_path / "small", storage=str(tmp_path))
+    with pytest.raises(RequestError, match=r"would overwrite its 'config.yaml'"):
+        run_folder.check(config, fresh=False)
+
+
+def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    EventLog(config.folder).write("run", mlflow_run="abc")
+    fill(Path(config.folder), "config.yaml", "members/0/model.safetensors")
+    run_folder.check(config, fresh=False)
+
+
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        ("data__train", "runs/small/train.npz"),
+        ("data__unlabeled", "runs/small/members/more.npz"),
+        ("ensemble__checkpoints", ["runs/small/members/0/model.safetensors"]),
+    ],
+)
+def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, tmp_path: Path) -> None:
+    changes = {key: values}
+    if key == "ensemble__checkpoints":
+        changes |= {"ensemble__training": None, "ensemble__size": None}
+    config = load(tmp_path, **changes)
+    run_folder.mark(config.folder)
+    run_folder.check(config, fresh=False)
+    with pytest.raises(RequestError, match=r"is an input of this configuration.*Nothing was removed"):
+        run_folder.check(config, fresh=True)
+
+
+def test_fresh_is_refused_where_the_code_lies_in_the_folder(tmp_path: Path) -> None:
+    config = load(tmp_path, name=tmp_path.name, storage=str(tmp_path.parent))
+    (tmp_path / run_folder.MARK).write_text('{"format": 1}')
+    with pytest.raises(RequestError, match=r"is an input of this configuration"):
+        run_folder.check(config, fresh=True)
+
+
+def test_the_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    fill(Path(config.folder), "notes.md")
+    (Path(config.folder) / run_folder.MARK).write_text('{"format": 99}')
+    for fresh in (False, True):
+        with pytest.raises(RequestError, match="has format 99"):
+            run_folder.check(config, fresh=fresh)
