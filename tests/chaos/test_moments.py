@@ -17,9 +17,15 @@ HOOK = '''
 import fnmatch, os, signal, sys
 
 os.environ.setdefault("TEST_DRIVER", str(os.getpid()))
-replace, times = os.replace, os.environ["TEST_TIMES"]
+times = os.environ["TEST_TIMES"]
 
-def replacing(source, target, **rest):
+def watched(real):
+    def act(source, target, **rest):
+        look(source, target)
+        return real(source, target, **rest)
+    return act
+
+def look(source, target):
     if fnmatch.fnmatch(os.path.basename(os.fspath(target)), os.environ["TEST_FILE"]):
         with open(times, "a") as file:
             file.write(".")
@@ -27,13 +33,9 @@ def replacing(source, target, **rest):
             os.truncate(source, os.path.getsize(source) // 2)
             os.kill(int(os.environ["TEST_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
-    return replace(source, target, **rest)
 
-def linking(source, target, **rest):
-    replacing(source, target, **rest)
-
-os.replace = replacing
-os.link = linking
+os.replace = watched(os.replace)
+os.link = watched(os.link)
 '''
 
 
