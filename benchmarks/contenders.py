@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import common, loops
 from benchmarks.loops import Loss
+from benchmarks.models import mlp
 
 BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
@@ -38,7 +40,7 @@ Student = nn.Module
 def bare(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
     """Tensors in memory, indexed by batch; soft targets before the first epoch, or in each."""
     x, y = common.read_speech(data, "train")
-    teachers, student = loops.load_members(members), loops.mlp(**loops.STUDENT)
+    teachers, student = loops.load_members(members), mlp(**loops.STUDENT)
     started = time.perf_counter()
     if cached:
         soft = loops.soft_target_pass(teachers, x, LOSS.temperature, COMBINE)
@@ -52,7 +54,7 @@ def bare(data: Path, members: list[Path], epochs: int, threads: int, cached: boo
 def by_hand(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
     """As torch's tutorials write it, with a `DataLoader`; soft targets before the first epoch, or in each."""
     x, y = common.read_speech(data, "train")
-    teachers, student = loops.load_members(members), loops.mlp(**loops.STUDENT)
+    teachers, student = loops.load_members(members), mlp(**loops.STUDENT)
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
     started = time.perf_counter()
     tensors = [x, y]
@@ -75,7 +77,7 @@ def textbrewer(data: Path, members: list[Path], epochs: int, threads: int, cache
     from textbrewer import DistillationConfig, MultiTeacherDistiller, TrainingConfig
 
     x, y = common.read_speech(data, "train")
-    student = loops.mlp(**loops.STUDENT)
+    student = mlp(**loops.STUDENT)
 
     class Labelled(nn.Module):
         """TextBrewer hands a model the whole batch."""
@@ -122,7 +124,7 @@ def ray_data(data: Path, members: list[Path], epochs: int, threads: int, cached:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     x, y = common.read_speech(data, "train")
 
     class Teachers:
@@ -140,7 +142,7 @@ def ray_data(data: Path, members: list[Path], epochs: int, threads: int, cached:
     def train(config: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
         shard = ray.train.get_dataset_shard("train")
-        student = loops.mlp(**loops.STUDENT)
+        student = mlp(**loops.STUDENT)
         optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
         started = time.perf_counter()
         for _ in range(epochs):
@@ -162,7 +164,7 @@ def ray_data(data: Path, members: list[Path], epochs: int, threads: int, cached:
         TorchTrainer(train, train_loop_config={"out": out}, datasets={"train": labelled}, run_config=run).fit()
         trained, state = torch.load(out, weights_only=True)
     ray.shutdown()
-    student = loops.mlp(**loops.STUDENT)
+    student = mlp(**loops.STUDENT)
     student.load_state_dict(state)
     return passed + trained, student
 

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from benchmarks import common, loops
 from benchmarks.common import Row, Run
 from benchmarks.contenders import BATCH_SIZE, COMBINE, CONTENDERS, LEARNING_RATE, LOSS
+from benchmarks.models import mlp
 
 MARKS = {"textbrewer": 5.0, "textbrewer, caching": 1.0, "by hand": 1.0, "by hand, caching": 1.0, "ray data": 1.0}
 MEMBER_EPOCHS = 3
@@ -76,7 +77,7 @@ def trained_members(folder: Path, count: int, data: Path) -> list[Path]:
         x, y = common.read_speech(data, "train")
     for k in missing:
         torch.manual_seed(k)
-        member = loops.mlp(**loops.MEMBER)
+        member = mlp(**loops.MEMBER)
         loops.train(member, x, y, loops.HARD, epochs=MEMBER_EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
         save_file(member.state_dict(), paths[k])
         common.progress(f"member {k + 1} of {count} trained")
@@ -110,7 +111,8 @@ def seconds_of(event: dict[str, Any]) -> float:
 def contender(name: str, data: Path, members: list[Path], epochs: int, threads: int) -> Row:
     """One of the others, in a process of its own."""
     environment = {**os.environ, "RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "disabled"}
-    command = [sys.executable, "-m", "benchmarks.contenders", name, "--data", data, "--members", members[0].parent]
+    command = [sys.executable, "-m", "benchmarks.contenders", name, "--data", str(data)]
+    command += ["--members", str(members[0].parent)]
     began = time.perf_counter()
     done = subprocess.run(
         [*command, "--epochs", str(epochs), "--threads", str(threads)],

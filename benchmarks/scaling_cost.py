@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -89,7 +90,7 @@ def main() -> None:
     asked = common.arguments(__doc__, parts=24).parse_args()
     started = common.machine()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     rows = [driver_cost(members, 100, asked.parts) for members in MEMBERS]
     rows += [driver_cost(5, classes, asked.parts) for classes in CLASSES]
     ray.shutdown()

@@ -7,10 +7,12 @@ Start-up is left out. The pool, the mean and the store are Stillhouse's own; onl
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import time
+from typing import Any
 
 from benchmarks import common
 from orchestrator import environment
@@ -36,11 +38,15 @@ NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BA
 def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -> TeacherPool:
     """Stillhouse's pool, of teachers that take `batch_s` seconds a batch."""
     sizes = [len(layout.ids(part)) for part in range(layout.parts)]
+
+    def start(hosted: list[Member], place: int | None) -> Any:
+        return SleepingTeacher.remote(sizes, classes, BATCH, batch_s)  # type: ignore[attr-defined]
+
     model = ModelSpec(factory="none:at_all")
     return TeacherPool(
         [Member(f"member-{k}", model, "") for k in range(teachers)],
         [1.0] * teachers,
-        lambda hosted: SleepingTeacher.remote(sizes, classes, BATCH, batch_s),  # type: ignore[attr-defined]
+        start,
         EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}}),
         [range(k, k + 1) for k in range(teachers)],
         lambda action, names, evidence: sys.exit(f"teacher of {names} lost"),
@@ -69,7 +75,7 @@ def main() -> None:
     examples = asked.examples or 48 * part_rows(CLASSES)
     started = common.machine()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     rows, marks = [], {}
     for teachers in asked.teachers:
         start_s, pass_s = one_pass(teachers, examples)

