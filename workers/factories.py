@@ -1,8 +1,9 @@
 """`module:function` -> what the function returns.
 
-The module is looked for beside the configuration file, else among what is installed. One found beside the
-configuration is loaded under a name made from its path, so that the `models.py` of two configurations do not
-meet in one process, and its classes travel to other processes by value.
+Where a module is looked for, first to last: beside the configuration (or in `folder:`, a key beside `factory:`, which is
+relative to the configuration); where Python itself finds modules (installed, or on PYTHONPATH); in the working
+directory of the command, which is settled when the configuration is loaded, since other processes have others.
+A module beside the configuration may have any name: see `workers.beside`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import ast
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
+import os
 import platform
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from workers import beside, observed
+from workers.beside import BESIDE as BESIDE
 from workers.errors import RequestError
-
-BESIDE = "stillhouse_beside_"
-"""What the names of modules from beside a configuration begin with."""
+from workers.origins import HOME, STILLHOUSE, distributions
 
 
 def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
@@ -31,18 +32,22 @@ def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
     """
     function = load(factory, folder)
     try:
-        return function(**kwargs)
+        with beside.running(folder):
+            return function(**kwargs)
     except RequestError:
         raise
     except (Exception, SystemExit) as error:
         raise RequestError(
-            f"factory '{factory}' raised {type(error).__name__}: {error}. "
+            f"factory '{factory}' raised {type(error).__name__}: {beside.plain(str(error))}. "
             f"It was called with {kwargs or 'no arguments'}."
         ) from error
 
 
 def load(factory: str, folder: str) -> Any:
-    """The function that `factory` names."""
+    """The function that `factory` names.
+
+    Raises: `RequestError` where the module or function is missing; the module is executed.
+    """
     module_name, _, function_name = factory.partition(":")
     module = _module(module_name, folder, factory)
     function = getattr(module, function_name, None)
@@ -50,17 +55,37 @@ def load(factory: str, folder: str) -> Any:
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise RequestError(
             f"factory '{factory}': module '{module_name}' ({module.__file__}) has no function "
-            f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}."
+            f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
         )
     return function
 
 
+def locate(factory: str, folder: str) -> str:
+    """The folder that `factory` is to be loaded from in every process: the working directory where only that has its
+    module, else `folder`. Executes nothing."""
+    here = os.getcwd()
+    return here if private_root(factory.partition(":")[0], folder) == here else folder
+
+
+def private_root(name: str, folder: str) -> str | None:
+    """The folder whose private package the module `name` is loaded in; None where Python's own import finds it."""
+    top, here = name.partition(".")[0], os.getcwd()
+    if beside.holds(folder, top):
+        return folder
+    if top in STILLHOUSE:  # Python's own import finds Stillhouse
+        places = [place for place in sys.path if Path(place or here).resolve() != HOME]
+        found = [] if name != top and _path(name, str(HOME)) else [p for p in places if _path(name, p or here)]
+        return found[0] or here if found else None
+    path = [place for place in sys.path if os.path.abspath(place or here) != here]
+    return here if beside.elsewhere(top, path) is None and beside.holds(here, top) else None
+
+
 def digest(factory: str, folder: str) -> str:
-    """sha256 over the code that `factory` follows from.
+    """sha256 over the source files of `factory`, as text: a label of its code that needs none of it executed.
 
     Beside the configuration: its file and those that it imports from there. Installed: its distribution's version.
     """
-    found = files(factory, folder)
+    found = _sources(factory, folder)
     if not found:
         versions = [f"{owner} {version}" for owner, version in needs(factory, folder).items()]
         return hashlib.sha256("\n".join(versions).encode()).hexdigest()
@@ -70,21 +95,45 @@ def digest(factory: str, folder: str) -> str:
 def needs(factory: str, folder: str) -> dict[str, str]:
     """Installed distributions, and their versions, that `factory` is in, or that its files beside the configuration
     import."""
-    beside = files(factory, folder)
-    modules = [name for content in beside.values() for name in _imports(content)] or [factory.partition(":")[0]]
-    owners = importlib.metadata.packages_distributions()
-    found = {owner for module in modules for owner in owners.get(module.split(".")[0], [])}
-    return {owner: importlib.metadata.version(owner) for owner in sorted(found)}
+    sources = _sources(factory, folder)
+    modules = [name for content in sources.values() for name in _imports(content)] or [factory.partition(":")[0]]
+    found: dict[str, str] = {}
+    for top in {module.partition(".")[0] for module in modules}:
+        if not beside.holds(folder, top):
+            found |= distributions(top)
+    return dict(sorted(found.items()))
 
 
 def files(factory: str, folder: str) -> dict[Path, bytes]:
-    """The files beside the configuration that `factory` follows from; none where it is installed."""
+    """The files beside the configuration that `factory` follows from: its code, and what that code was seen to read in
+    this process. None where it is installed. See `provenance.files_of` for one model's."""
+    found = _sources(factory, folder)
+    read = {path for file in found for path in observed.opened_by(os.path.abspath(file))}
+    for path in sorted(read):
+        place = within(path, folder)
+        if place is not None:
+            found.setdefault(Path(folder, place), path.read_bytes())
+    return found
+
+
+def within(path: Path, folder: str) -> Path | None:
+    """`path` relative to `folder`, whatever links lead there; None where it lies outside."""
+    for one, other in ((path, Path(os.path.abspath(folder))), (path.resolve(), Path(folder).resolve())):
+        if folder and one.is_relative_to(other):
+            return one.relative_to(other)
+    return None
+
+
+def _sources(factory: str, folder: str) -> dict[Path, bytes]:
+    """The Python files beside the configuration that `factory` is in, or imports from there; a package counts whole."""
     found: dict[Path, bytes] = {}
     wanted = [factory.partition(":")[0]]
     while wanted:
-        path = _path(wanted.pop(), folder)
-        files = [] if path is None else sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-        for file in files:
+        name = wanted.pop()
+        top = Path(folder, name.partition(".")[0])
+        path = _path(name, folder)
+        whole = folder and path is not None and (top / "__init__.py").is_file()
+        for file in sorted(top.rglob("*.py")) if whole else [path] if path is not None else []:
             if file not in found:
                 found[file] = file.read_bytes()
                 wanted += _imports(found[file])
@@ -109,24 +158,23 @@ def _imports(source: bytes) -> list[str]:
 def _path(module: str, folder: str) -> Path | None:
     """The file of a module, or of a package, beside the configuration."""
     place = Path(folder, *module.split("."))
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
+    for path in (place / "__init__.py", place.with_suffix(".py")):
         if folder and path.is_file():
             return path
     return None
 
 
 def _module(name: str, folder: str, factory: str) -> ModuleType:
-    path = _path(name, folder)
+    from workers.seeds import seeded
+
+    root = private_root(name, folder)
     try:
-        if path is not None:
-            return _beside(path, Path(folder).resolve(), digest(factory, folder))
-        return importlib.import_module(name)
+        with beside.running(root or folder), seeded(0):  # what a module draws is the same in every process
+            return importlib.import_module(name) if root is None else beside.load(name, root)
     except ModuleNotFoundError as error:
-        if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
-            raise RequestError(
-                f"factory '{factory}': no module '{name}' on the machine {platform.node()}. Expected {name}.py in "
-                f"'{folder}', beside the configuration file, or an installed package."
-            ) from error
+        missing = beside.plain(error.name or "")
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise RequestError(_nowhere(factory, name, folder)) from error
         raise _broken(factory, name, error) from error
     except RequestError:
         raise
@@ -134,41 +182,28 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
         raise _broken(factory, name, error) from error
 
 
+def _nowhere(factory: str, name: str, folder: str) -> str:
+    here = "" if os.path.abspath(folder or ".") == os.getcwd() else f", and in the working directory '{os.getcwd()}'"
+    return (
+        f"factory '{factory}': no module '{name}' on the machine {platform.node()}. Looked in '{folder}', beside the "
+        f"configuration file (or its `folder:`), among installed packages and on PYTHONPATH{here}. Put "
+        f"{name.replace('.', '/')}.py beside the configuration, or name its place by `folder:` beside `factory:`."
+        f"{_name_taken(name)}"
+    )
+
+
+def _name_taken(name: str) -> str:
+    top = name.partition(".")[0]
+    if top not in STILLHOUSE:
+        return ""
+    return (
+        f" '{top}' is a package of Stillhouse's own: yours of that name is found beside the configuration, in `folder:` "
+        "or on PYTHONPATH; rename it where it is installed otherwise."
+    )
+
+
 def _broken(factory: str, name: str, error: BaseException) -> RequestError:
-    return RequestError(f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: {error}).")
-
-
-def _beside(path: Path, folder: Path, code: str) -> ModuleType:
-    # Changed code is another module: a long-lived process must not go on with the old one.
-    name = f"{BESIDE}{path.stem}_{hashlib.sha256(f'{folder} {path} {code}'.encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    known, writes = set(sys.modules), sys.dont_write_bytecode
-    sys.modules[name] = module
-    sys.dont_write_bytecode = True  # the folder is somebody else's
-    sys.path.insert(0, str(folder))  # so that it can import its neighbours
-    importlib.invalidate_caches()
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.dont_write_bytecode = writes
-        sys.path.remove(str(folder))
-        _forget_neighbours(folder, known | {name})
-    return module
-
-
-def _forget_neighbours(folder: Path, known: set[str]) -> None:
-    """Take the modules that came from `folder` out of Python's table.
-
-    Another configuration's neighbours may have the same names; and what has no entry there is pickled by value.
-    """
-    for name in set(sys.modules) - known:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and Path(file).resolve().is_relative_to(folder):
-            del sys.modules[name]
+    return RequestError(
+        f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: "
+        f"{beside.plain(str(error))})."
+    )
