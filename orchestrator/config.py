@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from workers import storage
+from workers import factories, storage
 from workers.errors import RequestError
 from workers.specs import (
     Count,
@@ -280,8 +280,10 @@ def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             return value
         walked = {key: walk(item) if key != "kwargs" else item for key, item in value.items()}
-        if "factory" in walked and not walked.get("folder"):
-            walked["folder"] = folder
+        if "factory" in walked:
+            walked["folder"] = _folder_of(walked["factory"], walked.get("folder"), folder)
+        if "factory" in walked or value is values.get("data"):
+            walked["depends_on"] = _depends_on(walked.get("depends_on"), _section(values, "data"), folder)
         return walked
 
     found: dict[str, Any] = walk(values)
@@ -304,6 +306,22 @@ def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
     if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and found.get("name"):
         found["tracking"]["experiment"] = found["name"]
     return found
+
+
+def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
+    """Where a factory is loaded from: the folder that is asked for, relative to `folder`, or where it is found."""
+    if asked and not isinstance(asked, str):
+        return asked
+    place = storage.absolute(asked, folder) if asked else folder
+    return factories.locate(factory, place) if isinstance(factory, str) else place
+
+
+def _depends_on(own: Any, data: dict[str, Any], folder: str) -> Any:
+    """The files that a factory depends on: those of its own key and of `data`'s, as absolute paths."""
+    every = [own or [], data.get("depends_on") or []]
+    if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in every):
+        return own  # for pydantic to name
+    return list(dict.fromkeys(storage.absolute(path, folder) for paths in every for path in paths))
 
 
 def _section(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _save(folder: Path, student: Member, examples: Inputs, classes: int, run: st
             mlflow_model=Model(run_id=run, model_id=model_id),
             python_model=inspect.getfile(served),
             artifacts=artifacts,
-            model_config={served.MODEL: student.model.model_dump(mode="json", exclude={"folder"})},
+            model_config={served.MODEL: student.model.model_dump(mode="json", exclude={"folder", "depends_on"})},
             code_paths=[os.path.dirname(inspect.getfile(workers))],
             signature=signature,
             input_example=example,

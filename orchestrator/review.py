@@ -69,7 +69,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
-        elif "kwargs." in prefix or (key != "folder" and f"{prefix}{key}" != "data.root"):
+        elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):
             found[f"{prefix}{key}"] = _told(key, str(value))[:MOST]
     return found
 

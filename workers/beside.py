@@ -1,10 +1,10 @@
 """Modules that lie beside a configuration, as a private package of their folder.
 
-`models.py` is loaded as `stillhouse_beside_<folder>_<n>.models`, a true submodule of a package whose path is the folder, so
-that packages and relative imports work. Its code has an `__import__` of its own: an absolute name that exists beside
-the configuration is this package's, now and in functions that run later. So two configurations with modules of one
-name do not meet, and a `queue.py` of the user shadows nothing for torch, Ray or Stillhouse. Changed code is another
-package. No bytecode is written beside the user's files.
+`models.py` is loaded as `stillhouse_beside_<folder>_<n>.models`, a true submodule of a package whose path is the
+folder, so that packages and relative imports work. Its code has an `__import__` of its own: an absolute name that
+exists beside the configuration is this package's, now and in functions that run later. So two configurations with
+modules of one name do not meet, and a `queue.py` of the user shadows nothing for torch, Ray or Stillhouse. Changed code
+is another package. No bytecode is written beside the user's files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
@@ -58,7 +59,7 @@ class Package:
 
     def is_current(self) -> bool:
         """Whether the folder still has what this package was loaded from."""
-        return self.importable == _importable(self.folder) and all(
+        return self.importable == importable(self.folder) and all(
             stamp(path) == seen for path, seen in self.stamps.items()
         )
 
@@ -171,13 +172,10 @@ def stamp(path: Path) -> Stamp:
 
 def _new(folder: str) -> Package:
     name = f"{BESIDE}{hashlib.sha256(folder.encode()).hexdigest()[:12]}_{next(_count)}"
-    package = _packages[name] = Package(name, folder, _importable(folder))
+    package = _packages[name] = Package(name, folder, importable(folder))
     spec = ModuleSpec(name, None, is_package=True)
     spec.submodule_search_locations = [folder]
     sys.modules[name] = importlib.util.module_from_spec(spec)
-    for finder, place in ((_inside, 0), (_fallback, len(sys.meta_path) + 1)):
-        if finder not in sys.meta_path:
-            sys.meta_path.insert(place, finder)
     by_value(package.name)
     return package
 
@@ -189,7 +187,8 @@ def by_value(module: str) -> None:
         cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
-def _importable(folder: str) -> frozenset[str]:
+def importable(folder: str) -> frozenset[str]:
+    """The modules and packages that lie in a folder, as files are named."""
     try:
         return frozenset(
             entry.name
@@ -236,8 +235,9 @@ class _Importer:
         found = importlib.import_module(own)
         if fromlist:
             found = builtins.__import__(own, globals, locals, fromlist, 0)  # which submodules it may import as well
-        for module in (own, *(f"{own}.{each}" for each in fromlist or ())):
-            observed.imported(getattr(sys.modules.get(module), "__file__", None))
+        if not _is_at_import(sys._getframe(1)):  # a call, and not a statement
+            for module in (own, *(f"{own}.{each}" for each in fromlist or ())):
+                observed.imported(sys.modules.get(module, found))
         return found if fromlist else sys.modules[f"{self.package.name}.{name.partition('.')[0]}"]
 
 
@@ -255,7 +255,7 @@ class _Importlib(ModuleType):
         """`importlib.import_module`."""
         full = importlib.util.resolve_name(name, package) if name.startswith(".") else self._package.own(name) or name
         module = importlib.import_module(full)
-        observed.imported(getattr(module, "__file__", None))
+        observed.imported(module)
         return module
 
 
@@ -293,10 +293,7 @@ class _Fallback:
         return None if own is None else ModuleSpec(name, _Alias(own))
 
 
-_inside, _fallback = _Inside(), _Fallback()
-
-
-class _Alias:
+class _Alias(Loader):
     """Gives a module that has another name in a private package."""
 
     def __init__(self, own: str) -> None:
@@ -318,7 +315,7 @@ def _calling() -> Package | None:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and "importlib" in frame.f_code.co_filename:
         frame = frame.f_back
-    if frame is None or not is_users(frame.f_code.co_filename) and frame.f_code.co_code[frame.f_lasti] == IMPORT_NAME:
+    if frame is None or (_is_at_import(frame) and not is_users(frame.f_code.co_filename)):
         return None
     while frame is not None:
         name, file = frame.f_globals.get("__name__"), frame.f_globals.get("__file__")
@@ -331,6 +328,11 @@ def _calling() -> Package | None:
                 return of(str(Path(file).parents[depth - 1]))
         frame = frame.f_back
     return None
+
+
+def _is_at_import(frame: FrameType) -> bool:
+    """Whether what a frame executes is an import statement."""
+    return frame.f_code.co_code[frame.f_lasti] == IMPORT_NAME
 
 
 def _forget(folder: str, known: set[str]) -> None:
@@ -355,3 +357,7 @@ def _refresh_outside() -> None:
         sys.modules.pop(name, None)
     _outside.clear()
     _current.clear()
+
+
+sys.meta_path.insert(0, _Inside())
+sys.meta_path.append(_Fallback())  # here, since code that travelled by value comes before any package is made

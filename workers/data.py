@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers import factories, readers
 from workers import inputs as inputs_
+from workers import provenance, readers
 from workers.augment import augmented
 from workers.errors import RequestError
 from workers.inputs import Index, Inputs, Joined, Rows
 from workers.losses import UNLABELLED
+from workers.seeds import seeded
 from workers.specs import AugmentSpec, DataSpec
 
 DEFAULT_VALIDATION_SHARE = 0.1
@@ -62,8 +63,9 @@ class Dataset:
         """What the augmentation follows from; empty without one."""
         if self.augment is None:
             return {}
-        code = factories.digest(self.augment.factory, self.augment.folder)
-        return {**self.augment.model_dump(mode="json", exclude={"folder"}), "code": code, "seed": self.seed}
+        spec, few = self.augment, self.train.x[:2]
+        inputs = provenance.of_factory(spec, lambda: augmented(spec, few, self.seed, self.views)[:2])
+        return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
 
     @cached_property
     def transfer(self) -> Split:
@@ -94,11 +96,14 @@ class Dataset:
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
-    """Read what `spec` names and check it. `seed` draws the validation set where none is given.
+    """Read what `spec` names and check it. `seed` draws the validation set where none is given, and what a data
+    factory draws from the global generators.
 
     Raises: `RequestError`, naming the split, what was found and what was expected.
     """
-    found = readers.read(spec)
+    provenance.check_depends_on(spec.depends_on)
+    with seeded(seed):
+        found = readers.read(spec)
     splits = {name: Split(x, _labels(name, x, y)) for name, (x, y) in found.items() if name != "unlabeled"}
     unlabeled = found["unlabeled"][0] if "unlabeled" in found else None
     train = splits["train"]

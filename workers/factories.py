@@ -1,7 +1,7 @@
 """`module:function` -> what the function returns.
 
-Where a module is looked for, first to last: beside the configuration (or in `folder:`, a key beside `factory:`, which is
-relative to the configuration); where Python itself finds modules (installed, or on PYTHONPATH); in the working
+Where a module is looked for, first to last: beside the configuration (or in `folder:`, a key beside `factory:`, which
+is relative to the configuration); where Python itself finds modules (installed, or on PYTHONPATH); in the working
 directory of the command, which is settled when the configuration is loaded, since other processes have others.
 A module beside the configuration may have any name: see `workers.beside`.
 """
@@ -197,13 +197,12 @@ def _name_taken(name: str) -> str:
     if top not in STILLHOUSE:
         return ""
     return (
-        f" '{top}' is a package of Stillhouse's own: yours of that name is found beside the configuration, in `folder:` "
-        "or on PYTHONPATH; rename it where it is installed otherwise."
+        f" '{top}' is a package of Stillhouse's own: yours of that name is found beside the configuration, in "
+        "`folder:` or on PYTHONPATH; rename it where it is installed otherwise."
     )
 
 
 def _broken(factory: str, name: str, error: BaseException) -> RequestError:
     return RequestError(
-        f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: "
-        f"{beside.plain(str(error))})."
+        f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: {beside.plain(str(error))})."
     )

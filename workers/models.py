@@ -10,16 +10,16 @@ from torch import nn
 from workers import factories
 from workers.errors import RequestError
 from workers.inputs import Inputs, as_tensor
+from workers.seeds import seeded
 from workers.specs import ModelSpec
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
-    """The module that `spec` describes, its random weights drawn from `seed` alone.
+    """The module that `spec` describes, its random weights drawn from `seed` alone, by torch, numpy or `random`.
 
     Raises: `RequestError` where the factory is missing, raises, or returns anything but a module.
     """
-    with torch.random.fork_rng(devices=[]):  # not those of GPUs, which this would open
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = factories.call(spec.factory, spec.kwargs, spec.folder)
     if not isinstance(module, nn.Module):
         raise RequestError(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from workers.origins import is_users
@@ -26,6 +26,8 @@ class Record:
     """The user's files that one piece of user code opened, as absolute paths."""
 
     opened: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    """Of modules that were imported by a name that code made up, loaded already or not."""
     written: set[str] = field(default_factory=set)
 
     def read(self) -> set[Path]:
@@ -54,11 +56,12 @@ def recording() -> Iterator[Record]:
         _thread.records.pop()
 
 
-def imported(file: str | None) -> None:
-    """Note that user code imported the module of `file`, which raises no event where it is loaded already."""
-    if file is not None and is_users(file):
+def imported(module: ModuleType) -> None:
+    """Note that user code imported a module by a name that it made up."""
+    file = getattr(module, "__file__", None)
+    if isinstance(file, str) and is_users(file):
         for record in _thread.records:
-            record.opened.add(file)
+            record.named.add(file)
 
 
 def opened_by(source: str) -> set[Path]:

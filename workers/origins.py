@@ -10,7 +10,7 @@ import importlib.metadata
 import re
 import site
 import sysconfig
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 STILLHOUSE = frozenset({"workers", "orchestrator"})
@@ -21,7 +21,7 @@ SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_users(file: str) -> bool:
     """Whether a file is the user's own: code or data that no version stands for."""
     if file.startswith("<"):  # what Python calls code that is in no file

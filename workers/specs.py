@@ -39,11 +39,15 @@ class FactorySpec(Spec):
     """A function that somebody else wrote, and what it is called with."""
 
     factory: FactoryName
-    """`module:function`, found beside the configuration file, else installed."""
+    """`module:function`, found beside the configuration file, else installed, on PYTHONPATH, or in the working
+    directory."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
     folder: str = ""
-    """Where the module is looked for first. Filled in with the configuration's own folder."""
+    """Where the module is looked for first, relative to the configuration file. Filled in with the configuration's own
+    folder, or with the working directory where only that has the module."""
+    depends_on: tuple[str, ...] = ()
+    """Files that the results follow from, besides those that are seen to be read. Filled in with `data.depends_on`."""
 
 
 class ModelSpec(FactorySpec):
@@ -83,6 +87,9 @@ class DataSpec(Spec):
     """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
     unlabeled: str | None = None
     """Inputs that join the transfer set and get soft targets only."""
+    depends_on: tuple[str, ...] = ()
+    """Files or folders, relative to this configuration or any fsspec URI, that models or data read and no import or
+    `open` of Python shows: what is reused changes with their content."""
     augment: AugmentSpec | None = None
     """How the examples vary that student and baseline learn from; members, validation and test see them as they are."""
     classes: Count | None = None
