@@ -72,8 +72,8 @@ class _Thread(threading.local):
 _thread = _Thread()
 _packages: dict[str, Package] = {}
 _current: dict[str, Package] = {}
-_outside: dict[str, tuple[Path, Stamp]] = {}
-"""Modules of the user's that the ordinary import brought in for user code, with their files as they were."""
+_outside: dict[str, dict[Path, Stamp]] = {}
+"""Modules of the user's that the ordinary import brought in for user code, with the files that they were made of."""
 _count = itertools.count()
 _quiet, _quiet_lock = [0, False], threading.Lock()
 
@@ -116,7 +116,6 @@ def of(folder: str) -> Package:
     folder = os.path.abspath(folder)
     if folder in _thread.fresh:
         return _thread.fresh[folder]
-    _refresh_outside()
     package = _current.get(folder)
     if package is None or not package.is_current():
         package = _current[folder] = _new(folder)
@@ -140,6 +139,7 @@ def fresh(folder: str) -> Iterator[None]:
 def running(folder: str) -> Iterator[None]:
     """User code of `folder` runs: no bytecode is written, and afterwards Python's table has no module of the folder
     under a name that another configuration could use as well."""
+    _refresh_outside()
     known = set(sys.modules)
     with _quiet_lock:
         if not _quiet[0]:
@@ -339,19 +339,19 @@ def _forget(folder: str, known: set[str]) -> None:
     for name in set(sys.modules) - known:
         module = sys.modules[name]
         file = getattr(module, "__file__", None)
-        if name.startswith(BESIDE) or not isinstance(file, str) or not is_users(file):
+        if name.startswith((BESIDE, "__")) or not isinstance(file, str) or not is_users(file):
             continue
         if getattr(module, "__name__", name).startswith(BESIDE) or (
             folder and Path(file).is_relative_to(folder) and elsewhere(name.partition(".")[0]) is None
         ):
             del sys.modules[name]
         else:
-            _outside[name] = (Path(file), stamp(Path(file)))
+            _outside[name] = {path: stamp(path) for path in (Path(file), *observed.opened_by(file))}
 
 
 def _refresh_outside() -> None:
     """Let the user's modules on PYTHONPATH be imported anew where one has changed since user code imported it."""
-    if all(stamp(path) == seen for path, seen in _outside.values()):
+    if all(stamp(path) == seen for stamps in _outside.values() for path, seen in stamps.items()):
         return
     for name in _outside:
         sys.modules.pop(name, None)

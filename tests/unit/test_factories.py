@@ -168,9 +168,9 @@ def test_places_are_searched_in_order_and_named(tmp_path: Path, monkeypatch: pyt
 
 def test_changed_modules_on_the_path_are_loaded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path / "lib")
-    folder = written(tmp_path / "run", models="import apart\ndef make(): return apart.A\n")
+    folder = written(tmp_path / "run", models="import apart_from_it\ndef make(): return apart_from_it.A\n")
     for value in ("1", "'two'"):
-        written(tmp_path / "lib", apart=f"A = {value}\n")
+        written(tmp_path / "lib", apart_from_it=f"A = {value}\n")
         assert factories.call("models:make", {}, folder) == eval(value)
 
 
