@@ -111,7 +111,7 @@ def _mark_in(folder: str) -> dict[str, Any] | None:
 def _inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
-    found = [*(config.ensemble.checkpoints or ())]
+    found = [*(config.ensemble.checkpoints or ()), *data.depends_on]
     for split in (data.train, data.validation, data.test, data.unlabeled):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]

@@ -112,8 +112,9 @@ def changes(place: str, inputs: Mapping[str, Any]) -> str:
     if before.format != FORMAT or not before.inputs:
         return "an earlier version of Stillhouse trained the one that is there"
     old, new = before.inputs, flat(inputs)
-    found = [_change(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())
-             if old.get(key) != new.get(key)]  # fmt: skip
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    causes = [key for key in differing if not key.startswith("built.")]  # which is seldom the cause itself
+    found = [_change(key, old.get(key), new.get(key)) for key in causes or differing]
     more = f" and {len(found) - SHOWN_CHANGES} more" if len(found) > SHOWN_CHANGES else ""
     return ", ".join(found[:SHOWN_CHANGES]) + more
 

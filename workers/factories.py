@@ -63,8 +63,9 @@ def load(factory: str, folder: str) -> Any:
 def locate(factory: str, folder: str) -> str:
     """The folder that `factory` is to be loaded from in every process: the working directory where only that has its
     module, else `folder`. Executes nothing."""
-    here = os.getcwd()
-    return here if private_root(factory.partition(":")[0], folder) == here else folder
+    name, here = factory.partition(":")[0], os.getcwd()
+    is_name = all(part.isidentifier() for part in name.split("."))  # else the configuration is refused for it
+    return here if is_name and private_root(name, folder) == here else folder
 
 
 def private_root(name: str, folder: str) -> str | None:
