@@ -42,7 +42,9 @@ def test_the_mean_of_members_that_are_sure_and_wrong() -> None:
     assert nll(log_mean(list(p), [0.1] * 10, "geometric"), np.array([0])) == pytest.approx(34.5, rel=1e-7)
 
 
-@given(SEEDS, st.integers(1, 8), st.integers(2, 9), st.sampled_from([0.1, 3.0, 40.0, 1000.0]), st.sampled_from(COMBINES))
+@given(
+    SEEDS, st.integers(1, 8), st.integers(2, 9), st.sampled_from([0.1, 3.0, 40.0, 1000.0]), st.sampled_from(COMBINES)
+)
 def test_jensen(seed: int, members: int, classes: int, scale: float, combine: str) -> None:
     """A mean loses at most what its members lose on average, by the definition and as it is measured by chunks."""
     p = answers(seed, members, 20, classes, scale)
