@@ -1,31 +1,41 @@
 """Every system on the same held-out data: predictions in parallel, figures from one place.
 
-The ensemble's prediction is the same mean that made the soft targets, at T = 1.
+Predictions are log-probabilities at T = 1, [N, K] float32. The ensemble's are the members' mean by the rule that made
+the soft targets, in float64 (`workers.mixture`). The members are measured while there are machines for them; what
+they predicted is then let go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from orchestrator import cluster, room
 from orchestrator.cluster import Placement
 from orchestrator.context import Context
-from orchestrator.report import Calibration, CurvePoint, Latency, System, TestMetrics
-from workers import checkpoints, evaluate, jobs, storage, teacher
+from orchestrator.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from workers import checkpoints, evaluate, jobs, mixture, storage, teacher
 from workers import ensemble as ensembles
-from workers.evaluate import Sums
+from workers.evaluate import Inference, LogProbabilities, Sums
+from workers.jobs import ENSEMBLE, PREDICTED, Asked
 from workers.soft_targets import fingerprint
 from workers.teacher import Member
 
-Predictions = NDArray[np.float32]
-
 KEPT_BYTES = 2**28
 """The most that one system's predictions may take to be kept for the next run in this folder."""
+KEPT_AS = "log-probabilities 1"
+"""What kept predictions are, and the version of their format."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a system's predictions for the test split come to; `extra`: by the configuration's own metrics."""
+
+    sums: Sums
+    extra: dict[str, float]
 
 
 def member_weights(run: Context, members: Sequence[Member]) -> list[float]:
@@ -35,92 +45,98 @@ def member_weights(run: Context, members: Sequence[Member]) -> list[float]:
         return ensembles.normalised([1.0] * len(members))
     if spec.weights != "validation":
         return ensembles.normalised(spec.weights)
-    labels = run.dataset.validation.y
-    predicted = predict(run, members, "validation", run.placement)
-    of_label = np.stack([p[np.arange(len(labels)), labels] for p in predicted])
-    return ensembles.fit_weights(torch.from_numpy(of_label))
+    asked = [(member, _of_members(run)) for member in members]
+    return mixture.fit_weights(np.stack(_predict(run, asked, "validation", run.placement, of_labels=True)))
+
+
+def measure_ensemble(
+    run: Context, members: Sequence[Member], weights: Sequence[float]
+) -> tuple[dict[str, Measured], list[CurvePoint]]:
+    """Test figures of each member and of the ensemble, by name, and what an ensemble of 1, 2, ... members is worth."""
+    combine, labels = run.config.ensemble.combine, run.dataset.test.y
+    asked = [(member, _of_members(run)) for member in members]
+    of_members = _predict(run, asked, "test", run.placement)
+    predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}
+    sums = {name: evaluate.measure(p, labels) for name, p in predicted.items()}
+    sums[ENSEMBLE] = mixture.measure_mean(of_members, weights, combine, labels)
+    if run.config.evaluation.metrics:
+        mean = np.empty_like(of_members[0])
+        for rows, values in mixture.log_means(of_members, weights, combine):
+            mean[rows] = values
+        predicted[ENSEMBLE] = mean
+    points = [CurvePoint(**vars(point)) for point in mixture.curve(of_members, weights, combine, labels)]
+    return _measured(run, sums, predicted), points
 
 
 def compare_systems(
-    run: Context,
-    members: Sequence[Member],
-    of_members: Sequence[Predictions],
-    weights: Sequence[float],
-    baseline: Member,
-    student: Member,
-) -> tuple[list[System], list[CurvePoint]]:
-    """Each system's test figures, and what an ensemble of 1, 2, ... members is worth.
-
-    of_members: what the members predict for the test split.
-    """
-    combine, labels = run.config.ensemble.combine, run.dataset.test.y
+    run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
+) -> list[System]:
+    """Each system's test figures, size and latency. measured: members and ensemble."""
     place = cluster.place_student(run.machines)
-    of_students = predict(run, [baseline, student], "test", place)
-    single = [*members, baseline, student]
-    predicted = {m.name: p for m, p in zip(single, [*of_members, *of_students], strict=True)}
-    predicted["ensemble"] = _mean(of_members, weights, combine)
-
-    everybody = {**{m.name: [m] for m in single}, "ensemble": list(members)}
-    repeats = run.config.evaluation.latency_repeats
-
+    asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
+    predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place), strict=True))
+    sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
+    measured = {**measured, **_measured(run, sums, predicted)}
+    of_members = [(member, _of_members(run)) for member in members]
+    arguments = (of_members, asked, run.data, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
     (sizes,) = _asked(  # alone, since it measures time
-        run, "measuring latency", jobs.describe, {"of all": (everybody, run.data, combine, repeats)}, place
+        run, "measuring latency", jobs.describe, {"of all": arguments}, place
     ).values()
-    asked = run.config.evaluation.metrics
-    measured = {name: (asked, p, labels) for name, p in predicted.items()} if asked else {}
-    metrics = _asked(run, "measuring", jobs.custom_metrics, measured, place)
-
-    roles: dict[str, Any] = {m.name: "member" for m in members}
-    roles |= {"ensemble": "ensemble", "baseline": "baseline", "student": "student"}
-    systems = [
-        _system(name, role, predicted[name], labels, sizes[name], metrics.get(name, {})) for name, role in roles.items()
-    ]
-    return systems, curve(of_members, weights, combine, labels)
+    roles: dict[str, Role] = {m.name: "member" for m in members}
+    roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
+    return [_system(name, role, measured[name], sizes[name]) for name, role in roles.items()]
 
 
-def curve(
-    predicted: Sequence[Predictions], weights: Sequence[float], combine: str, labels: NDArray[np.int64]
-) -> list[CurvePoint]:
-    """Accuracy and likelihood by number of members.
-
-    One choice of k members would say as much of the choice as of k, so each point is the mean over every run of k
-    neighbours in the members' ring: each member appears equally often.
-    """
-    members = len(predicted)
-    points = []
-    for k in range(1, members + 1):
-        choices = [[(first + step) % members for step in range(k)] for first in range(members if k < members else 1)]
-        sums = [
-            evaluate.measure(_mean([predicted[m] for m in chosen], [weights[m] for m in chosen], combine), labels)
-            for chosen in choices
-            if sum(weights[m] for m in chosen) > 0
-        ]
-        points.append(
-            CurvePoint(
-                members=k,
-                accuracy=sum(s.accuracy for s in sums) / len(sums),
-                nll=sum(s.mean_nll for s in sums) / len(sums),
-            )
-        )
-    return points
+def _of_members(run: Context) -> Inference:
+    """How members answer: as in the teachers' pass."""
+    return Inference(run.config.ensemble.precision, run.config.ensemble.micro_batch_size)
 
 
-def predict(run: Context, systems: Sequence[Member], split: str, placement: Placement) -> list[Predictions]:
-    """What each system predicts for a split; kept, so that a run that is resumed needs no machines for it."""
-    known = {system.name: system for system in systems}
+def _of_student(run: Context, role: Role) -> Inference:
+    """How student and baseline answer: as they were trained."""
+    spec = run.config.student
+    recipe = spec.training if role == "student" else spec.baseline_training or spec.training
+    return Inference(recipe.precision, recipe.micro_batch_size)
+
+
+def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, LogProbabilities]) -> dict[str, Measured]:
+    """These sums, and what the configuration's own metrics say of the predictions."""
+    metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
+    arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, cluster.place_student(run.machines))
+    return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
+
+
+def _predict(
+    run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
+) -> list[LogProbabilities]:
+    """What each system predicts for a split, [N, K], or [N] for its labels alone; kept, so that a run that is resumed
+    needs no machines for it."""
+    known = {member.name: (member, how) for member, how in systems}
     places = {name: storage.join(run.config.folder, "predictions", f"{name}-{split}.pt") for name in known}
-    digest = run.dataset.digests[split]
-    marks = {name: fingerprint(**teacher.follows_from(system), split=digest) for name, system in known.items()}
+    marks = {name: _mark(run, asked, split, of_labels) for name, asked in known.items()}
     kept = {name: checkpoints.load_state(places[name], marks[name]) for name in known}
-    found = {name: state["probabilities"].numpy() for name, state in kept.items() if state is not None}
-    fits = 4 * len(getattr(run.dataset, split)) * run.dataset.classes <= KEPT_BYTES
+    found = {name: state[PREDICTED].numpy() for name, state in kept.items() if state is not None}
+    fits = 4 * len(getattr(run.dataset, split)) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
     missing = {
-        name: (system, run.data, split, placement.threads, (places[name], marks[name]) if fits else None)
-        for name, system in known.items()
+        name: (asked, run.data, split, of_labels, placement.threads, (places[name], marks[name]) if fits else None)
+        for name, asked in known.items()
         if name not in found
     }
     found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
     return [found[name] for name in known]
+
+
+def _mark(run: Context, asked: Asked, split: str, of_labels: bool) -> str:
+    """The fingerprint of a system's predictions."""
+    member, how = asked
+    return fingerprint(
+        **teacher.follows_from(member),
+        kept=KEPT_AS,
+        of_labels=of_labels,
+        precision=how.precision,
+        split=run.dataset.digests[split],
+    )
 
 
 def _asked(
@@ -138,27 +154,15 @@ def _asked(
     return dict(zip(of, found, strict=True))
 
 
-def _mean(predicted: Sequence[Predictions], weights: Sequence[float], combine: str) -> Predictions:
-    tensors = [torch.from_numpy(p.copy()) for p in predicted]
-    mean: Predictions = ensembles.average(tensors, list(weights), combine).numpy()
-    return mean
-
-
-def _system(
-    name: str,
-    role: Any,
-    predicted: Predictions,
-    labels: NDArray[np.int64],
-    size: tuple[int, dict[str, float]],
-    extra: dict[str, float],
-) -> System:
-    sums = evaluate.measure(predicted, labels)
-    parameters, latency = size
+def _system(name: str, role: Role, measured: Measured, size: tuple[int, dict[str, float]]) -> System:
+    sums, (parameters, latency) = measured.sums, size
     return System(
         name=name,
         role=role,
         parameters=parameters,
-        test=TestMetrics(examples=sums.examples, accuracy=sums.accuracy, nll=sums.mean_nll, ece=sums.ece, **extra),
+        test=TestMetrics(
+            examples=sums.examples, accuracy=sums.accuracy, nll=sums.mean_nll, ece=sums.ece, **measured.extra
+        ),
         latency_ms=Latency(**latency),
         calibration=_calibration(sums),
     )

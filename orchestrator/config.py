@@ -59,10 +59,11 @@ class EnsembleSpec(Spec):
     """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
     resources_per_member: Resources = Resources()
     precision: Precision = "auto"
-    """Of the teachers' matrix products. `auto`: bfloat16 on GPUs that have it, else float32."""
+    """Of the teachers' matrix products, and of the members' where they are measured. `auto`: bfloat16 on GPUs that have
+    it, else float32."""
     micro_batch_size: Count | None = None
-    """Examples a forward pass of a teacher. Left out: 1,024, fewer of large examples. Parts that are there already
-    keep what they were computed with."""
+    """Examples a forward pass of a teacher, and of a member that is measured. Left out: 1,024, fewer of large examples.
+    Parts that are there already keep what they were computed with."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
     start_timeout_s: Positive = 900.0

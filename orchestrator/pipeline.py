@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from orchestrator import cluster, preflight, ray_train, run_folder, training
 from orchestrator import report as reports
-from orchestrator.comparison import compare_systems, member_weights, predict
+from orchestrator.comparison import compare_systems, measure_ensemble, member_weights
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.context import Context
@@ -63,13 +63,13 @@ def _stages(run: Context) -> Report:
     members = _members(run)
     teachers = [m.member for m in members]
     with journal.stage("predictions"):  # now, while there are machines for members
-        predicted = predict(run, teachers, "test", run.placement)
         weights = member_weights(run, teachers)
+        measured, curve = measure_ensemble(run, teachers, weights)
     baseline = _student("baseline", run)
     with soft_targets(run, teachers, weights) as made:
         student = _student("student", run, made)
     with journal.stage("evaluation"):
-        systems, curve = compare_systems(run, teachers, predicted, weights, baseline.member, student.member)
+        systems = compare_systems(run, teachers, measured, baseline.member, student.member)
     accuracy = {system.role: system.test.accuracy for system in systems}
     cost = _cost(run, members, baseline, student, made)
     report = Report(

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator import verdict as verdicts
 from orchestrator.config import PaperSpec
+from orchestrator.verdict import Accuracies
 from workers import storage
 from workers.errors import RequestError
 
@@ -25,7 +26,8 @@ class TestMetrics(BaseModel):
     """Held-out figures; whatever the configuration's own metrics returned stands beside them."""
 
     __test__ = False  # pytest: not a test
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="strings")  # JSON has no number for them
+    __pydantic_extra__: dict[str, float] = Field(init=False)
 
     examples: int
     accuracy: float
@@ -70,6 +72,8 @@ class System(BaseModel):
 
 class CurvePoint(BaseModel):
     """What an ensemble of this many members is worth: the mean over as many choices as there are members."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     members: int
     accuracy: float
@@ -178,7 +182,7 @@ def remove(folder: str) -> None:
 
 
 def as_json(report: Report) -> str:
-    return json.dumps(report.model_dump(mode="json"), indent=2) + "\n"
+    return report.model_dump_json(indent=2) + "\n"
 
 
 # --- tables, as rows of text ------------------------------------------------------------------------------
@@ -191,9 +195,14 @@ def comparison(report: Report) -> Rows:
     """The header, then the members' mean and the best of them, and a row for every other system."""
     members, extra = report.members, report.extra_metrics
     rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, extra)]
-    best = max(members, key=lambda system: system.test.accuracy)
+    best = best_member(report)
     rows.append(_row(f"best: {best.name}", best, extra))
     return rows + [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
+
+
+def best_member(report: Report) -> System:
+    """The member of the highest accuracy; of several the first."""
+    return max(report.members, key=lambda system: system.test.accuracy)
 
 
 def each_member(report: Report) -> Rows:
@@ -221,7 +230,7 @@ def beside_paper(report: Report) -> Rows:
         here = report.system(role).test
         rows.append([role, *(number(m, value) for m in metrics for value in (figures.get(m), here.figure(m)))])
     width = len(rows[0])
-    gain = [percent(paper.gain_transferred), percent(report.gain_transferred)]
+    gain = [percent(paper.gain_transferred), verdicts.transferred(_accuracies(report))]
     return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
 
 
@@ -264,7 +273,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-FORMATS = {"accuracy": "{:.2%}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:.0f}"}
+FORMATS = {"accuracy": f"{{:.{verdicts.DIGITS}%}}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:.0f}"}
 
 
 def number(metric: str, value: float | None) -> str:
@@ -275,15 +284,14 @@ def number(metric: str, value: float | None) -> str:
 
 
 def verdict(report: Report) -> str:
-    """In one sentence: was the ensemble worth it, and did the student get it."""
-    baseline, ensemble, student = (report.system(role).test for role in COMPARED)
-    said = (
-        f"The ensemble has {number('accuracy', ensemble.accuracy)} {report.accuracy_name}, the hard-label baseline "
-        f"{number('accuracy', baseline.accuracy)}, the student {number('accuracy', student.accuracy)}"
-    )
-    if report.gain_transferred is None:
-        return f"{said}: the ensemble does not beat the baseline, so there was no gain to transfer."
-    return f"{said}: {percent(report.gain_transferred)} of the ensemble's gain reached the student."
+    """In words: was the ensemble worth it, and did the student get it."""
+    return verdicts.of(_accuracies(report), report.accuracy_name)
+
+
+def _accuracies(report: Report) -> Accuracies:
+    baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
+    members = tuple(system.test.accuracy for system in report.members)
+    return Accuracies(baseline, ensemble, student, members, best_member(report).name)
 
 
 def cost(report: Report) -> str:
@@ -336,7 +344,7 @@ def compare(reports: Sequence[Report]) -> Rows:
                 report.name,
                 str(len(report.members)),
                 *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
-                percent(report.gain_transferred),
+                verdicts.transferred(_accuracies(report)),
                 short_count(student.parameters),
                 f"{student.latency_ms.p99:.2f}",
             ]

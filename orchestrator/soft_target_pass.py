@@ -28,12 +28,12 @@ from workers import checkpoints, metrics, provenance, storage
 from workers import soft_targets as store
 from workers.assembly import Assembly
 from workers.data import Dataset, Split
-from workers.inputs import gather
+from workers.inputs import gather, micro_batch
 from workers.kept_logits import KeptLogits
 from workers.order import Layout, part_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
-from workers.teacher import Member, micro_batch
+from workers.teacher import Member
 from workers.teacher_actor import probe_rows
 
 logger = logging.getLogger(__name__)

@@ -107,20 +107,3 @@ def average(
         start=torch.zeros(members[0].shape, dtype=torch.int64, device=members[0].device),
     )
     return mean(total, combine).to(members[0].dtype)
-
-
-def fit_weights(label_probabilities: Tensor, steps: int = 100) -> list[float]:
-    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood (for a
-    geometric mean they serve as an estimate of who is worth how much).
-
-    label_probabilities: [M, N], what each member gives the true label of each held-out example. The likelihood of
-    a mixture is concave in its weights, and expectation-maximisation (Dempster, Laird and Rubin 1977) climbs it from
-    uniform without a step size. Returns M weights that sum to 1, of six digits: what a fit on another machine moves by
-    rounding is no other ensemble.
-    """
-    p = label_probabilities.to(torch.float64).clamp_min(torch.finfo(torch.float32).tiny)
-    weights = torch.full((len(p),), 1.0 / len(p), dtype=torch.float64)
-    for _ in range(steps):
-        responsibility = weights[:, None] * p
-        weights = (responsibility / responsibility.sum(dim=0)).mean(dim=1)
-    return [round(float(w), 6) for w in weights / weights.sum()]

@@ -132,6 +132,15 @@ def chunks(inputs: Inputs, size: int = ROWS_AT_ONCE) -> Iterator[tuple[slice, ND
         yield rows, inputs[rows]
 
 
+MICRO_BATCH, MICRO_BATCH_VALUES = 1024, 2**24
+"""Examples a forward pass, where nothing else is on record or asked for: fewer of larger ones."""
+
+
+def micro_batch(values: int) -> int:
+    """How many examples of so many numbers each are computed at a time: a power of two."""
+    return min(MICRO_BATCH, 1 << int(math.log2(max(MICRO_BATCH_VALUES // max(values, 1), 1))))
+
+
 class Room:
     """Memory for one batch after another: new memory costs more than the copy that fills it."""
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,23 @@ from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, factories, models, processes, storage, teacher, train_loop
 from workers.data import Dataset
+from workers.errors import RunError
+from workers.evaluate import Inference, LogProbabilities
 from workers.feed import HardLabels
 from workers.inputs import as_tensor
+from workers.precision import autocast
 from workers.specs import FactorySpec, TrainingSpec
 from workers.teacher import Member
 from workers.train_loop import Epoch, Task
 
 logger = logging.getLogger(__name__)
 
+Asked = tuple[Member, Inference]
+"""A system, and how it computes when it answers."""
+PREDICTED = "log_probabilities"
+"""What kept predictions are called in their file."""
+ENSEMBLE = "ensemble"
+"""The name of all members together."""
 TRIES, PATIENCE_S = 10, 30.0
 """How often, and for how long each time, a task tries to be heard."""
 
@@ -58,18 +68,34 @@ def train_member(
 
 @ray.remote
 def predict(
-    member: Member, data: Dataset, split: str, threads: int, kept: tuple[str, str] | None, name: str, heard: Any
-) -> NDArray[np.float32]:
-    """Probabilities of one system at T = 1 for a split: [N, K] float32.
+    asked: Asked,
+    data: Dataset,
+    split: str,
+    of_labels: bool,
+    threads: int,
+    kept: tuple[str, str] | None,
+    name: str,
+    heard: Any,
+) -> LogProbabilities:
+    """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] `of_labels` alone.
 
     kept: where they are written, and what they follow from.
+
+    Raises: `RunError` where an answer holds NaN.
     """
     _begun(name, heard)
     torch.set_num_threads(threads)
-    predicted = evaluate.predict(teacher.load(member), getattr(data, split).x)
+    (member, how), examples = asked, getattr(data, split)
+    predicted = evaluate.log_probabilities(teacher.load(member), examples.x, how, examples.y if of_labels else None)
+    wrong = np.flatnonzero(np.isnan(predicted).reshape(len(predicted), -1).any(axis=1))
+    if len(wrong):
+        raise RunError(
+            f"{member.name} answers NaN for example {wrong[0]} of the {split} split, and for {len(wrong)} in all; "
+            "expected finite logits. Check its weights, and what its model computes of this example."
+        )
     if kept is not None:
         try:
-            checkpoints.save_state({"probabilities": torch.from_numpy(predicted)}, *kept)
+            checkpoints.save_state({PREDICTED: torch.from_numpy(predicted)}, *kept)
         except Exception as error:  # of any storage; they are only kept to save time
             logger.warning("predictions could not be kept: %s", error)
     return predicted
@@ -77,33 +103,46 @@ def predict(
 
 @ray.remote
 def describe(
-    systems: dict[str, list[Member]], data: Dataset, combine: str, repeats: int, name: str, heard: Any
+    members: Sequence[Asked],
+    others: Sequence[Asked],
+    data: Dataset,
+    combine: str,
+    repeats: int,
+    name: str,
+    heard: Any,
 ) -> dict[str, tuple[int, dict[str, float]]]:
-    """Parameters and latency in ms of one example, for each system; an ensemble is several members and their mean.
+    """Parameters and latency in ms of one example: of each system by its name, and of the members' ensemble.
 
-    In one process with one thread and one system at a time, so that the figures can be compared.
+    One process with one thread holds one network at a time, so that the figures can be compared and memory does not
+    grow with the ensemble. The ensemble answers by its members in turn and then the mean of what they answered: the
+    n-th of its times is the sum of their n-th times, each taken with the other members' weights read in between.
     """
     _begun(name, heard)
     torch.set_num_threads(1)
     place = evaluate.device()
     example = as_tensor(data.test.x[:1]).to(place)
-    loaded: dict[str, nn.Module] = {m.name: teacher.load(m).to(place) for members in systems.values() for m in members}
-    found = {}
-    for system, members in systems.items():
-        modules = [loaded[member.name] for member in members]
-        found[system] = (
-            sum(models.parameters(module) for module in modules),
-            evaluate.latency_ms([_predictor(modules, combine)], example, repeats),
-        )
+    sizes = [storage.size(member.weights) for member, _ in members]
+    in_turn = [_timed(asked, example, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
+    of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)
+    if len(members) > 1:
+        answers = [each.answered for each in in_turn]
+        of_ensemble += evaluate.times_ms(lambda _: ensemble.average(answers, None, combine), example, repeats)
+    alone = in_turn + [_timed(asked, example, repeats, 0) for asked in others]
+    found = {
+        member.name: (timed.parameters, evaluate.percentiles(timed.alone))
+        for (member, _), timed in zip([*members, *others], alone, strict=True)
+    }
+    found[ENSEMBLE] = sum(each.parameters for each in in_turn), evaluate.percentiles(of_ensemble)
     return found
 
 
 @ray.remote
 def custom_metrics(
-    specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: NDArray[np.int64], name: str, heard: Any
+    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, heard: Any
 ) -> dict[str, float]:
-    """The metrics that the configuration adds, of one system's predictions."""
+    """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
     _begun(name, heard)
+    probabilities = np.exp(predicted)
     found: dict[str, float] = {}
     for spec in specs:
         metric = factories.load(spec.factory, spec.folder)
@@ -127,9 +166,33 @@ def _begun(name: str, heard: Any) -> None:
     threading.Thread(target=tell, name="begun", daemon=True).start()
 
 
-def _predictor(modules: Sequence[nn.Module], combine: str) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class _Timed:
+    """One network's latency: ms of each time, alone and in turn with others; and what it answered, [1, K]."""
+
+    parameters: int
+    alone: NDArray[np.float64]
+    in_turn: NDArray[np.float64]
+    answered: Tensor
+
+
+def _timed(asked: Asked, example: Tensor, repeats: int, others: int) -> _Timed:
+    """Load one network, time it, let it go. others: bytes of the networks that answer in turn with it."""
+    member, how = asked
+    module = teacher.load(member).to(example.device)
+    answer = _predictor(module, how)
+    alone = evaluate.times_ms(answer, example, repeats)
+    in_turn = evaluate.times_ms(answer, example, repeats, others) if others else alone
+    return _Timed(models.parameters(module), alone, in_turn, answer(example))
+
+
+def _predictor(module: nn.Module, how: Inference) -> Callable[[Tensor], Tensor]:
+    """What answers a batch with probabilities."""
+
+    @torch.no_grad()
     def answer(x: Tensor) -> Tensor:
-        each = [torch.softmax(module(x).float(), dim=-1) for module in modules]
-        return each[0] if len(each) == 1 else ensemble.average(each, None, combine)
+        with autocast(x.device, how.precision):
+            logits = module(x)
+        return torch.softmax(logits.float(), dim=-1)
 
     return answer

@@ -147,9 +147,10 @@ class TrainingSpec(Spec):
     """Largest global norm of a step's gradient."""
     micro_batch_size: Count | None = None
     """Examples of a forward and backward pass on one worker; gradients of a batch's pieces are added. Left out: all at
-    once."""
+    once. Validation and prediction take as many at a time; left out: 1,024, fewer of large examples."""
     precision: Precision = "auto"
-    """Of matrix products. `auto`: bfloat16 on GPUs that have it, else float32."""
+    """Of matrix products, in training, validation and prediction. `auto`: bfloat16 on GPUs that have it, else
+    float32."""
     compile: bool = False
     """Compile the network with `torch.compile`: slower to start, on a GPU often faster."""
     keep: Literal["last", "best"] = "last"

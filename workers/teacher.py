@@ -6,7 +6,6 @@ contributions in fixed point (see `workers.ensemble`), so it does not matter whi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +17,12 @@ from torch import Tensor, nn
 
 from workers import checkpoints, ensemble, evaluate, models, provenance
 from workers.errors import BadAnswer
+from workers.inputs import MICRO_BATCH
 from workers.packing import packed
 from workers.precision import autocast, computed_in
 from workers.specs import ModelSpec, Precision
 from workers.stacking import Forward, one_by_one, stacked, worth_stacking
 
-MICRO_BATCH, MICRO_BATCH_VALUES = 1024, 2**24
-"""Examples a forward pass, where nothing else is on record or asked for: fewer of larger ones."""
 RESIDENT_BYTES = 2**28
 """Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
 
@@ -36,11 +34,6 @@ class Member:
     name: str
     model: ModelSpec
     weights: str
-
-
-def micro_batch(values: int) -> int:
-    """How many examples of so many numbers each are computed at a time: a power of two."""
-    return min(MICRO_BATCH, 1 << int(math.log2(max(MICRO_BATCH_VALUES // max(values, 1), 1))))
 
 
 def follows_from(member: Member) -> dict[str, Any]:

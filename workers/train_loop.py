@@ -25,7 +25,7 @@ from workers import feed
 from workers.data import Split
 from workers.errors import RunError
 from workers.feed import Batch
-from workers.inputs import as_tensor
+from workers.inputs import as_tensor, micro_batch
 from workers.losses import distillation_loss
 from workers.models import seed_of
 from workers.order import batch_sizes
@@ -145,7 +145,7 @@ def epochs(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
             )
-        correct, nll, count = _validate(progress.model, task.validation, device, rank, world)
+        correct, nll, count = _validate(progress.model, task.validation, spec, device, rank, world)
         epoch = Epoch(
             epoch=number,
             train_loss=train_loss,
@@ -199,15 +199,18 @@ def _loss(forward: Callable[[Tensor], Tensor], task: Task, batch: Batch, part: s
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, split: Split, device: torch.device, rank: int, world: int
+    model: nn.Module, split: Split, spec: TrainingSpec, device: torch.device, rank: int, world: int
 ) -> tuple[float, float, float]:
-    """Right answers, summed nll and examples over all workers, each measuring its cut."""
+    """Right answers, summed nll and examples over all workers, each measuring its cut by the micro-batch."""
     module = plain(model).eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = np.array_split(np.arange(len(split)), world)[rank]
-    for start in range(0, len(mine), 1024):
-        rows = mine[start : start + 1024]
-        logits = module(as_tensor(split.x[rows]).to(device)).float()
+    size = spec.micro_batch_size or micro_batch(math.prod(split.x.shape[1:]))
+    for start in range(0, len(mine), size):
+        rows = mine[start : start + size]
+        with autocast(device, spec.precision):
+            logits = module(as_tensor(split.x[rows]).to(device))
+        logits = logits.float()
         labels = torch.from_numpy(split.y[rows]).to(device)
         sums[0] += (logits.argmax(-1) == labels).sum()
         sums[1] += nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -2,10 +2,9 @@
 
 import pickle
 
-import numpy as np
 import pytest
 
-from orchestrator import comparison, failures, report
+from orchestrator import failures, report
 from orchestrator.cluster import Machines, Node, Placement, check_student, place
 from orchestrator.config import EnsembleSpec, StudentSpec
 from orchestrator.failures import MAX_ATTEMPTS, Action, Loss
@@ -106,15 +105,6 @@ def test_the_share_of_the_gain() -> None:
     assert report.gain_transferred(0.589, 0.611, 0.608) == pytest.approx(19 / 22)
     assert report.gain_transferred(0.6, 0.6, 0.7) is None
     assert report.gain_transferred(0.6, 0.7, 0.55) == pytest.approx(-0.5)
-
-
-def test_the_curve_counts_every_member_alike() -> None:
-    """Two members that are always right and one that is always wrong: a single one is right two times in three."""
-    labels = np.array([0, 1])
-    right = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)
-    points = comparison.curve([right, right, 1 - right], [1 / 3] * 3, "arithmetic", labels)
-    assert [p.members for p in points] == [1, 2, 3]
-    assert points[0].accuracy == pytest.approx(2 / 3) and points[2].accuracy == 1.0
 
 
 @pytest.mark.parametrize("kind", [StillhouseError, RunError, RequestError, GateError])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workers import ensemble
-from workers.ensemble import COMBINES, average, contribution, fit_weights, mean
+from workers.ensemble import COMBINES, average, contribution, mean
 
 
 def predictions(members: int = 4, rows: int = 50, classes: int = 7, seed: int = 0) -> torch.Tensor:
@@ -59,13 +59,6 @@ def test_a_zero_probability_survives_the_geometric_mean() -> None:
     p = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]])
     found = average(p, None, "geometric")
     assert torch.isfinite(found).all() and found[0, 0] > 0.999
-
-
-def test_fitted_weights_leave_a_useless_member_out() -> None:
-    rng = torch.Generator().manual_seed(0)
-    good = 0.6 + 0.3 * torch.rand(500, generator=rng)
-    weights = fit_weights(torch.stack([good, torch.full((500,), 0.1)]))
-    assert weights[0] > 0.99 and sum(weights) == pytest.approx(1.0)
 
 
 def test_wrong_requests_are_named() -> None:

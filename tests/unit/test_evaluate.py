@@ -1,12 +1,19 @@
-"""Metrics with known answers, and parts that add up."""
+"""Metrics with known answers, and parts that add up; predictions in pieces; latency of networks that take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from workers import evaluate
+from workers.evaluate import Inference
 
-P = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32)
+P = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32))
 Y = np.array([0, 1, 1, 1])
 
 
@@ -24,12 +31,82 @@ def test_parts_add_up() -> None:
     assert parts.mean_nll == pytest.approx(whole.mean_nll) and parts.ece == pytest.approx(whole.ece)
 
 
-def test_a_certain_mistake_is_finite() -> None:
-    assert np.isfinite(evaluate.measure(np.array([[1.0, 0.0]], np.float32), np.array([1])).mean_nll)
+def test_a_sure_mistake_costs_what_it_is_sure_of() -> None:
+    module = nn.Linear(1, 2)
+    nn.init.zeros_(module.bias)
+    module.weight.data = torch.tensor([[1000.0], [-1000.0]])
+    found = evaluate.log_probabilities(module, np.ones((1, 1), np.float32), Inference())
+    assert evaluate.measure(found, np.array([1])).mean_nll == pytest.approx(2000.0)
+
+
+def test_a_label_that_is_ruled_out_has_no_likelihood() -> None:
+    found = evaluate.measure(np.array([[0.0, -np.inf]], np.float32), np.array([1]))
+    assert found.mean_nll == np.inf and found.accuracy == 0.0 and found.ece == 1.0
+
+
+class Notes(nn.Module):
+    """Notes how many rows come at a time, and whether its matrix product is rounded to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.rows: list[int] = []
+        self.dtypes: set[torch.dtype] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(x)
+        self.rows.append(len(x))
+        self.dtypes.add(found.dtype)
+        return found
+
+
+X = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
 
 
 def test_predictions_are_those_of_one_batch() -> None:
-    module = torch.nn.Linear(4, 3)
-    x = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
-    expected = torch.softmax(module(torch.from_numpy(x)), -1).detach().numpy()
-    np.testing.assert_allclose(evaluate.predict(module, x, batch_size=3), expected, rtol=1e-6)
+    module = Notes()
+    expected = torch.log_softmax(module.linear(torch.from_numpy(X)), -1).detach().numpy()
+    labels, how = np.arange(10) % 3, Inference("auto", 3)
+    np.testing.assert_allclose(evaluate.predict(module, X, how), np.exp(expected), rtol=1e-6)
+    np.testing.assert_allclose(evaluate.log_probabilities(module, X, how), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        evaluate.log_probabilities(module, X, how, labels), expected[np.arange(10), labels], rtol=1e-6
+    )
+    assert module.rows == 3 * [3, 3, 3, 1] and module.dtypes == {torch.float32}
+
+
+def test_predictions_keep_to_precision_and_to_the_size_of_examples() -> None:
+    module = Notes()
+    exact = evaluate.log_probabilities(module, X, Inference("float32"))
+    rounded = evaluate.log_probabilities(module, X, Inference("bfloat16"))
+    assert rounded.dtype == np.float32 and module.dtypes == {torch.float32, torch.bfloat16}
+    assert 0 < np.abs(rounded - exact).max() < 0.05
+    flat = nn.Sequential(nn.Flatten(1), nn.Flatten(1))
+    seen: list[int] = []
+    flat.register_forward_hook(lambda _, arguments, __: seen.append(len(arguments[0])))
+    evaluate.predict(flat, np.zeros((5, 2**21, 2), np.float32))
+    assert seen == [4, 1], "of 4 million numbers each, four at a time"
+
+
+def taking(milliseconds: float) -> Callable[[Tensor], Tensor]:
+    def answer(x: Tensor) -> Tensor:
+        ended = time.perf_counter() + milliseconds / 1e3
+        while time.perf_counter() < ended:
+            pass
+        return x
+
+    return answer
+
+
+def test_the_sum_of_times_is_the_time_of_all() -> None:
+    """Networks that are timed one after another take as long as when they are all there and answer in turn."""
+    answers, example = [taking(0.5), taking(1.0), taking(2.0)], torch.zeros(1, 4)
+
+    def all_of_them(x: Tensor) -> Tensor:
+        return torch.stack([answer(x) for answer in answers])
+
+    together = evaluate.percentiles(evaluate.times_ms(all_of_them, example, 40))
+    each = [evaluate.times_ms(answer, example, 40, 1000) for answer in answers]
+    assert [len(times) for times in each] == [40] * 3
+    apart = evaluate.percentiles(np.sum(each, axis=0))
+    assert apart["p50"] == pytest.approx(3.5, rel=0.2) and together["p50"] == pytest.approx(apart["p50"], rel=0.2)

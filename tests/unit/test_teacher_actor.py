@@ -12,10 +12,11 @@ from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models, teacher_actor
 from workers.data import Dataset, Split
 from workers.errors import RunError
+from workers.inputs import micro_batch
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
 from workers.specs import ModelSpec
-from workers.teacher import Member, micro_batch
+from workers.teacher import Member
 
 Host: Any = teacher_actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 ROWS = 50

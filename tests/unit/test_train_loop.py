@@ -115,6 +115,18 @@ def test_bfloat16_learns_the_same_task() -> None:
     assert all(value.dtype == torch.float32 for value in progress.kept_weights().values())
 
 
+@pytest.mark.parametrize(("micro_batch", "most"), [(30, 30), (None, 200)])
+def test_validation_keeps_to_micro_batch_and_precision(micro_batch: int | None, most: int) -> None:
+    spec = SPEC.model_copy(update={"epochs": 1, "micro_batch_size": micro_batch, "precision": "bfloat16"})
+    progress, seen = start(spec), []
+    progress.model.register_forward_hook(
+        lambda module, arguments, logits: None if module.training else seen.append((len(logits), logits.dtype))
+    )
+    finish(train_loop.epochs(progress, task(), spec, seed=0))
+    assert sum(rows for rows, _ in seen) == 200 and max(rows for rows, _ in seen) == most
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
 def test_the_best_epoch_is_kept_where_asked() -> None:
     spec = SPEC.model_copy(update={"keep": "best", "epochs": 6, "learning_rate": 0.5, "schedule": "constant"})
     progress = start(spec)

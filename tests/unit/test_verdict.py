@@ -1,0 +1,208 @@
+"""The verdict: a sentence for every order of the figures, which never contradicts the table beside it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import report as reports
+from orchestrator import review, verdict
+from orchestrator.report import Report
+from orchestrator.verdict import Accuracies
+
+
+def accuracies(ensemble: float, baseline: float, student: float, *members: float) -> Accuracies:
+    each = members or (0.0,)
+    return Accuracies(baseline, ensemble, student, each, f"member-{each.index(max(each))}")
+
+
+HAS = "The ensemble has {} accuracy, the hard-label baseline {}, the student {}: "
+CASES: list[tuple[tuple[float, float, float], str, str]] = [
+    ((0.96, 0.93, 0.95), "66.7% of the ensemble's gain reached the student.", "66.7%"),
+    ((0.96, 0.93, 0.96), "all of the ensemble's gain reached the student.", "all"),
+    (
+        (0.95, 0.90, 0.97),
+        "all of the ensemble's gain reached the student, which beats the ensemble: it gained 140.0% of what the "
+        "ensemble gained.",
+        "140.0% (above the ensemble)",
+    ),
+    (
+        (0.901, 0.90, 0.97),
+        "all of the ensemble's gain reached the student, which beats the ensemble: it gained 70 times what the "
+        "ensemble gained.",
+        "70 times (above the ensemble)",
+    ),
+    (
+        (0.96, 0.93, 0.93),
+        "none of the ensemble's gain reached the student, which is level with the baseline.",
+        "none",
+    ),
+    (
+        (0.95, 0.931, 0.918),
+        "none of the ensemble's gain reached the student, which is below the baseline.",
+        "none (below the baseline)",
+    ),
+    (
+        (0.93, 0.93, 0.94),
+        "the ensemble is level with the baseline, so there was no gain to transfer; the student is above both.",
+        "no gain",
+    ),
+    ((0.93, 0.93, 0.93), "all three are level, so there was no gain to transfer.", "no gain"),
+    (
+        (0.93, 0.93, 0.92),
+        "the ensemble is level with the baseline, so there was no gain to transfer; the student is below both.",
+        "no gain",
+    ),
+    (
+        (0.90, 0.93, 0.94),
+        "the ensemble is below the baseline, so there was no gain to transfer; the student is above both.",
+        "no gain",
+    ),
+    (
+        (0.90, 0.93, 0.93),
+        "the ensemble is below the baseline, so there was no gain to transfer; the student is level with the baseline.",
+        "no gain",
+    ),
+    (
+        (0.90, 0.93, 0.91),
+        "the ensemble is below the baseline, so there was no gain to transfer; the student is between the two.",
+        "no gain",
+    ),
+    (
+        (0.90, 0.93, 0.90),
+        "the ensemble is below the baseline, so there was no gain to transfer; the student is level with the ensemble.",
+        "no gain",
+    ),
+    (
+        (0.90, 0.93, 0.89),
+        "the ensemble is below the baseline, so there was no gain to transfer; the student is below both.",
+        "no gain",
+    ),
+]
+
+
+@pytest.mark.parametrize(("figures", "sentence", "cell"), CASES)
+def test_every_order_has_its_sentence(figures: tuple[float, float, float], sentence: str, cell: str) -> None:
+    found = accuracies(*figures)
+    assert verdict.of(found, "accuracy") == HAS.format(*map(verdict.shown, figures)) + sentence
+    assert verdict.transferred(found) == cell
+
+
+def test_no_order_is_left_out() -> None:
+    orders = {
+        tuple((a > b) - (a < b) for a, b in ((e, b), (s, b), (s, e)))
+        for e, b, s in itertools.product((1, 2, 3), repeat=3)
+    }
+    assert orders == verdict.TRANSFER.keys() and len(orders) == 13
+    assert len({verdict._signs(accuracies(*figures)) for figures, _, _ in CASES}) == 13
+
+
+@pytest.mark.parametrize(
+    ("figures", "end"),
+    [
+        ((0.95004, 0.95, 0.94), "is level with the baseline, so there was no gain to transfer; the student is below"),
+        ((0.95, 0.95004, 0.95002), "all three are level, so there was no gain to transfer."),
+        ((0.95, 0.90, 0.95004), ": all of the ensemble's gain reached the student."),
+        ((0.95, 0.90, 0.90001), "none of the ensemble's gain reached the student, which is level with the baseline."),
+        ((0.95, 0.20, 0.2002), ": less than 0.1% of the ensemble's gain reached the student."),
+        ((0.95, 0.20, 0.9498), ": more than 99.9% of the ensemble's gain reached the student."),
+        ((0.95, 0.20, 0.9502), "which beats the ensemble: it gained more than 100% of what the ensemble gained."),
+    ],
+)
+def test_figures_are_compared_as_they_are_printed(figures: tuple[float, float, float], end: str) -> None:
+    assert end in verdict.of(accuracies(*figures), "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "members", "sentence"),
+    [
+        (0.96, (0.94, 0.95), ""),
+        (
+            0.90,
+            (0.94, 0.96),
+            " The ensemble is below the mean of its members, 95.00%, and below the best of them, member-1 with 96.00%.",
+        ),
+        (
+            0.95,
+            (0.94, 0.96),
+            " The ensemble is level with the mean of its members, and below the best of them, member-1 with 96.00%.",
+        ),
+        (0.955, (0.96, 0.94), " The ensemble is below the best of its members, member-0 with 96.00%."),
+        (0.96, (0.96, 0.94), " The ensemble is level with the best of its members, member-0."),
+        (0.96, (0.96, 0.96), ""),
+        (0.96, (0.97,), ""),
+    ],
+)
+def test_the_ensemble_beside_its_members(ensemble: float, members: tuple[float, ...], sentence: str) -> None:
+    found = verdict.of(accuracies(ensemble, 0.5, 0.6, *members), "accuracy")
+    assert found.endswith("reached the student." + sentence)
+
+
+SHARES = st.integers(0, 400).map(lambda right: right / 400) | st.floats(0, 1)
+
+
+@given(SHARES, SHARES, SHARES, st.lists(SHARES, min_size=1, max_size=4))
+def test_no_share_of_a_gain_is_negative_or_above_all_without_words(
+    ensemble: float, baseline: float, student: float, members: list[float]
+) -> None:
+    found = accuracies(ensemble, baseline, student, *members)
+    sentence, cell = verdict.of(found, "accuracy"), verdict.transferred(found)
+    assert not re.search(r"(?<!member)-\d|nan|\{|inf", sentence + cell)
+    for text in (sentence, cell):
+        for percent in map(float, re.findall(r"([\d.]+)%", text)):
+            assert percent <= 100 or "above the ensemble" in text or "beats the ensemble" in text
+
+
+def report(ensemble: float, baseline: float, student: float, nll: float = 0.5) -> Report:
+    def system(name: str, role: str, accuracy: float) -> dict[str, Any]:
+        test = {"examples": 400, "accuracy": accuracy, "nll": nll, "ece": 0.1, "wer": nll}
+        calibration: dict[str, list[float]] = {"examples": [], "confidence": [], "accuracy": []}
+        latency = {"p50": 1.0, "p99": 2.0}
+        return {"name": name, "role": role, "parameters": 9, "test": test, "latency_ms": latency} | {
+            "calibration": calibration
+        }
+
+    systems = [system("member-0", "member", 0.94), system("member-1", "member", 0.96)]
+    systems += [system(r, r, a) for r, a in zip(reports.COMPARED, (baseline, ensemble, student), strict=True)]
+    soft = {"examples": 1, "bytes": 1, "temperature": 2.0, "combine": "arithmetic", "seconds": 1.0, "reused": False}
+    return Report.model_validate(
+        {
+            "name": "small",
+            "systems": systems,
+            "gain_transferred": reports.gain_transferred(baseline, ensemble, student),
+            "curve": [{"members": 1, "accuracy": 0.5, "nll": nll}],
+            "soft_targets": soft,
+            "stages": [],
+            "bound_by": "student",
+            "paper": {"source": "a paper", "student": {"accuracy": 0.9}, "gain_transferred": 0.9},
+        }
+    )
+
+
+def test_it_reads_the_same_wherever_it_is_printed() -> None:
+    found = report(0.95, 0.931, 0.918)
+    assert found.gain_transferred == pytest.approx(-0.013 / 0.019)
+    sentence = (
+        "The ensemble has 95.00% accuracy, the hard-label baseline 93.10%, the student 91.80%: none of the ensemble's "
+        "gain reached the student, which is below the baseline. The ensemble is level with the mean of its members, "
+        "and below the best of them, member-1 with 96.00%."
+    )
+    assert reports.verdict(found) == sentence
+    assert sentence in reports.markdown(found) and f"**{sentence}**" in review.note(found, {}, "1", "2")
+    assert "none (below the baseline)" in reports.compare([found])[1]
+    assert reports.beside_paper(found)[-1] == ["gain transferred", "90.0%", "none (below the baseline)"]
+    assert "-68" not in reports.markdown(found) + str(reports.compare([found]))
+
+
+def test_an_infinite_likelihood_is_still_json() -> None:
+    found = report(0.95, 0.931, 0.918, nll=float("inf"))
+    text = reports.as_json(found)
+    assert '"nll": "Infinity"' in text and "inf" in reports.markdown(found)
+    again = Report.model_validate_json(text)
+    assert again.system("student").test.nll == float("inf") and again.curve == found.curve
+    assert again.system("student").test.figure("wer") == float("inf")
