@@ -250,6 +250,11 @@ def _step(role: Role, progress: Progress, batch: Batch, classes: int, size: int)
     _check_gradients(role, module)
     if not all(torch.isfinite(loss) for loss in losses):
         raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
+    if not _finite(models.answers(module, role.model, _spread(role.examples.x, ROWS), classes, role.name)).all():
+        raise RequestError(
+            f"{role} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
+            "`gradient_clip`."
+        )
 
 
 def _check_gradients(role: Role, module: nn.Module) -> None:
@@ -266,7 +271,7 @@ def _check_gradients(role: Role, module: nn.Module) -> None:
     wrong = [name for name, gradient in learnt.items() if gradient is not None and not _finite(gradient).all()]
     if wrong:
         raise RequestError(
-            f"{role}: the gradient of {_some(wrong)} holds NaN or infinity in the first step of training, although the "
+            f"{role}: NaN or infinity in the gradient of {_some(wrong)} in the first step of training, although the "
             "logits are finite. Look for a root, a norm or a division at 0 in forward."
         )
 
@@ -318,11 +323,6 @@ def check_compiler() -> None:
 def _check_reloaded(role: Role, module: nn.Module, classes: int) -> None:
     """Save, load into a network that was built from another seed, as everything after training does, and compare."""
     batch = _spread(role.examples.x, ROWS)
-    if not _finite(models.answers(module, role.model, batch, classes, role.name)).all():
-        raise RequestError(
-            f"{role} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
-            "`gradient_clip`."
-        )
     try:
         content = checkpoints.packed(module.state_dict())
         loaded = models.build(role.model)
@@ -398,5 +398,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _brief(error: BaseException) -> str:
+    """The beginning of a message; compilers end theirs with advice of many lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"
+    return " ".join(lines)[:400] or "no message"
