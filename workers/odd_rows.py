@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class OddRow:
     split: str
     row: int
     oddity: str
-    x: NDArray[Any]
+    x: NDArray[Any] = field(repr=False)
 
     @property
     def trains(self) -> bool:
@@ -58,8 +58,8 @@ def _oddest(x: Inputs) -> list[tuple[int, int, str]]:
         for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
             row = int(rows[k])
             if row not in found or rank < found[row][0]:
-                zero = next((name for name in EXACT if measures[name][k] == 0), oddity)
-                found[row] = (rank, row, EXACT.get(zero, oddity))
+                exact = next((said for name, said in EXACT.items() if measures[name][k] == 0), oddity)
+                found[row] = (rank, row, exact)
     return list(found.values())
 
 

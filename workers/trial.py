@@ -36,6 +36,8 @@ from workers.train_loop import HARD_LABELS, Progress
 
 ROWS = 8
 """Rows of a forward pass, where the run computes as many or more."""
+ODD_ROWS = 256
+"""Odd rows of a forward pass, where so many are quick."""
 KEPT_ROWS = 32
 """Validation rows on which kept weights are compared."""
 AFFORDABLE_S = 2.0
@@ -80,11 +82,12 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool 
         models.check_trainable(module, role.model, role.name)
         x = role.examples.x
         notes = () if known else _check_answers(module, role.model, x, classes, odd, role.name)
-        rows = max(ROWS, int(ROWS * AFFORDABLE_S / _seconds_of_a_step(module, x)))
+        rows = _affordable(module, x)
         progress = train_loop.begin(module, role.training, len(role.examples))
         pieces = piece_sizes(len(role.examples), role.training, role.workers)
-        for size, unusual in dict.fromkeys([(pieces[0], False), (pieces[-1], True)]):
-            _try_piece(role, progress, size, rows, classes, [row.x for row in odd if row.trains] if unusual else [])
+        for size in {pieces[0], pieces[-1]}:
+            first = [row.x for row in odd if row.trains] if size == pieces[-1] else []
+            _try_piece(role, progress, size, rows, classes, first)
         if role.training.compile:
             _check_compiled(role, module, classes)
         if not known:
@@ -184,7 +187,7 @@ def _check_answers(
             "of its largest logit in evaluation mode. Expected each answer to follow from its own row, since batches "
             "are cut in several ways: keep running statistics instead of the batch's own."
         )
-    _check_odd(module, spec, odd, classes, role)
+    _check_odd(module, spec, odd, x, classes, role)
     if bool((first >= 0).all()) and bool(((first.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all()):
         return (
             f"The {role} model '{spec.factory}' returns probabilities (its rows sum to 1: a softmax at the end?). "
@@ -193,14 +196,14 @@ def _check_answers(
     return ()
 
 
-def _check_odd(module: nn.Module, spec: ModelSpec, odd: Sequence[OddRow], classes: int, role: str) -> None:
+def _check_odd(module: nn.Module, spec: ModelSpec, odd: Sequence[OddRow], x: Inputs, classes: int, role: str) -> None:
     """Raise `RequestError` where the answer for one of the odd rows is not finite; stops when it takes long."""
-    started = time.monotonic()
-    for start in range(0, len(odd), ROWS):
-        some = odd[start : start + ROWS]
-        together = _finite(models.answers(module, spec, as_tensor(np.stack([row.x for row in some])), classes, role))
-        for row, finite in zip(some, together.tolist(), strict=True):
-            if not finite:
+    started, at_once = time.monotonic(), min(ODD_ROWS, _affordable(module, x))
+    for start in range(0, len(odd), at_once):
+        some = odd[start : start + at_once]
+        finite = _finite(_answers_to(module, spec, some, classes, role)).tolist()
+        for row, sound in zip(some, finite, strict=True):
+            if not sound:
                 raise RequestError(
                     f"{role} model '{spec.factory}' returned NaN or infinity for {row}. Expected finite logits for "
                     "every example: guard divisions, logarithms and roots, for example by a small number in the "
@@ -208,6 +211,18 @@ def _check_odd(module: nn.Module, spec: ModelSpec, odd: Sequence[OddRow], classe
                 )
         if time.monotonic() - started > AFFORDABLE_S:
             return
+
+
+def _answers_to(module: nn.Module, spec: ModelSpec, some: Sequence[OddRow], classes: int, role: str) -> Tensor:
+    """Logits [n, K]. Raises: `RequestError`, which names the row where one row alone makes the network fail."""
+    try:
+        return models.answers(module, spec, as_tensor(np.stack([row.x for row in some])), classes, role)
+    except RequestError as error:
+        if len(some) == 1:
+            raise RequestError(f"{error}. That was {some[0]}.") from error
+        for row in some:
+            _answers_to(module, spec, [row], classes, role)
+        raise
 
 
 def _try_piece(
@@ -373,12 +388,13 @@ def _ids(examples: int, rows: int) -> Index:
     return np.linspace(0, examples - 1, rows).round().astype(np.int64)
 
 
-def _seconds_of_a_step(module: nn.Module, x: Inputs) -> float:
-    """About how long a forward and a backward pass of `ROWS` rows take."""
+def _affordable(module: nn.Module, x: Inputs) -> int:
+    """How many rows a forward and a backward pass may have to be quick; `ROWS` at least."""
     batch, started = _spread(x, ROWS), time.perf_counter()
     with torch.no_grad():
         module.eval()(batch)
-    return 3 * (time.perf_counter() - started) + 1e-6
+    seconds = 3 * (time.perf_counter() - started) / len(batch)
+    return max(ROWS, int(AFFORDABLE_S / max(seconds, 1e-9)))
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
