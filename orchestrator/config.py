@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from orchestrator import yaml_text
 from workers import factories, storage
 from workers.errors import RequestError
 from workers.specs import (
@@ -205,7 +206,7 @@ class RunConfig(Spec):
 
     def to_yaml(self) -> str:
         """The resolved configuration; loading it again gives the same one."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        return yaml_text.dump(self.model_dump(mode="json", exclude_none=True))
 
 
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
@@ -223,12 +224,11 @@ def _parse(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"'{path}': cannot be read as text ({error}). Expected a configuration in YAML.") from None
     try:
-        found = yaml.safe_load(text)
+        found = yaml_text.parse(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise RequestError(f"'{path}'{where}: not YAML ({problem}).") from None
+        raise RequestError(f"'{path}'{where}: not YAML ({_problem(error)}).") from None
     try:
         too_large = _nodes(found) > MAX_NODES
     except RecursionError:
@@ -238,6 +238,10 @@ def _parse(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RequestError(f"'{path}': found {type(found).__name__}; expected keys such as name, data, ensemble.")
     return found
+
+
+def _problem(error: Exception) -> str:
+    return getattr(error, "problem", None) or str(error)
 
 
 def _nodes(value: Any, limit: int = MAX_NODES) -> int:
@@ -261,9 +265,9 @@ def override(values: dict[str, Any], assignment: str) -> None:
     if not equals or not all(parts):
         raise RequestError(f"--set '{assignment}': expected KEY=VALUE, such as ensemble.size=5.")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise RequestError(f"--set '{assignment}': the value is not YAML.") from None
+        value = yaml_text.parse(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"--set '{assignment}': the value is not YAML ({_problem(error)}).") from None
     for part in parts[:-1]:
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -338,7 +342,7 @@ def _absolute_tracking(uri: str) -> str:
 
 def _explain(error: ValidationError) -> str:
     """Every problem as one line: the key, what was found, what was expected."""
-    problems: dict[str, tuple[Any, list[str]]] = {}
+    problems: dict[str, tuple[str, list[str]]] = {}
     for found in error.errors():
         keys, owner = _walk(found["loc"])
         name = ".".join(keys) or "the configuration"
@@ -346,19 +350,30 @@ def _explain(error: ValidationError) -> str:
             known = list(owner.model_fields) if owner else []
             near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
-            problems[name] = (None, [f"unknown key; {hint}"])
+            problems[name] = ("", [f"unknown key; {hint}"])
         elif found["type"] == "missing":
-            problems[name] = (None, ["missing; it is required"])
+            problems[name] = ("", ["missing; it is required"])
         else:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
-            value = None if found["type"] == "value_error" else found["input"]
-            problems.setdefault(name, (value, []))[1].append(message)
+            message = message.replace("Keys should be strings", "a text as the key")
+            value = found["input"]
+            if found["type"] in ("string_type", "invalid_key"):
+                message += _quoted(value)
+            shown = "" if found["type"] == "value_error" else "nothing" if value is None else repr(value)
+            problems.setdefault(name, (shown, []))[1].append(message)
     lines = []
     for name, (value, messages) in problems.items():
         text = " or ".join(dict.fromkeys(messages))
-        lines.append(f"{name}: found {value!r}; expected {text}" if value is not None else f"{name}: {text}")
+        lines.append(f"{name}: found {value}; expected {text}" if value else f"{name}: {text}")
     return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    """How to write a text that YAML reads as something else; nothing where it does not."""
+    if isinstance(value, bool):
+        return " in quotes (YAML reads yes, no, on and off as true or false)"
+    return " in quotes (YAML reads it as a number)" if isinstance(value, (int, float)) else ""
 
 
 def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:

@@ -1,7 +1,7 @@
 """Everything that can be found wrong before anything is started or written.
 
-In the order of cost: storage, the tracker, what this machine can hold, the data, the models on two examples of it,
-given checkpoints, metrics. What a cluster can hold is checked by `cluster.place` once it answers.
+In the order of cost: storage, the tracker, what this machine can hold, the data, given checkpoints, a step of each
+model's training, metrics on made-up predictions. What a cluster can hold is checked by `cluster.place` once it answers.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import cluster, environment, trackers
 from orchestrator.config import RunConfig
 from orchestrator.lock import machine
-from workers import checkpoints, factories, models, storage
+from workers import custom_metrics, factories, models, storage, trial
 from workers import data as datasets
 from workers.data import Dataset
 from workers.errors import RequestError
+from workers.odd_rows import odd_rows
 from workers.specs import FactorySpec
+from workers.trial import Role
 
 if TYPE_CHECKING:
     import ray
@@ -43,23 +47,52 @@ def check(config: RunConfig) -> Dataset:
     if machines is not None:
         cluster.place(config.ensemble, machines)
     dataset = datasets.load(config.data, config.seed)
-    member = models.build(config.ensemble.model)
-    models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")
-    if config.ensemble.training is not None:
-        models.check_trainable(member, config.ensemble.model, "ensemble")
-    for uri in config.ensemble.checkpoints or ():
-        checkpoints.load(member, uri)
-        models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, f"checkpoint '{uri}':")
-    student = models.build(config.student.model)
-    models.check_output(student, config.student.model, dataset.train.x, dataset.classes, "student")
-    models.check_trainable(student, config.student.model, "student")
-    if config.distillation.top_k is not None and config.distillation.top_k > dataset.classes:
-        raise RequestError(
-            f"distillation.top_k: {config.distillation.top_k} of {dataset.classes} classes; expected at most as many."
-        )
+    top_k = config.distillation.top_k
+    if top_k is not None and top_k > dataset.classes:
+        raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
-    return dataset
+    roles = _roles(config, dataset)
+    notes = _check_models(config, dataset, roles)
+    if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
+        trial.check_compiler()
+    notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
+    return replace(dataset, notes=(*dataset.notes, *notes))
+
+
+def _roles(config: RunConfig, dataset: Dataset) -> list[Role]:
+    """The networks that this run trains, as it will train them: the ensemble's first member, student and baseline."""
+    student, seed = config.student, models.seed_of(config.seed, "student")
+    recipe = student.baseline_training or student.training
+    labelled = dataset.labelled(recipe.epochs)
+    roles = [
+        Role("student", student.model, student.training, seed, dataset.transfer, config.distillation, student.workers),
+        Role("baseline", student.model, recipe, seed, labelled, workers=student.workers),
+    ]
+    if config.ensemble.training is not None:
+        own = models.seed_of(config.seed, "member", 0)
+        roles.insert(0, Role("ensemble", config.ensemble.model, config.ensemble.training, own, dataset.train))
+    return roles
+
+
+def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role]) -> tuple[str, ...]:
+    """Notes for the user, once every network has done what the run will ask of it."""
+    odd = odd_rows(dataset)
+    notes: list[str] = []
+    given = config.ensemble.checkpoints
+    if given:
+        notes += trial.check_loaded(config.ensemble.model, given, dataset.train.x, dataset.classes, odd)
+    for role in roles:
+        notes += trial.check_training(role, dataset.classes, odd, known=role.name == "baseline")
+        notes += _small(role)
+    return tuple(notes)
+
+
+def _small(role: Role) -> list[str]:
+    examples, batch = len(role.examples), role.training.batch_size
+    if examples >= batch:
+        return []
+    return [f"The {role.name}'s batch_size is {batch} and it has {examples} training examples: one step an epoch."]
 
 
 def _check_found_again(config: RunConfig) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import yaml
-
-from orchestrator import trackers, trained
+from orchestrator import trackers, trained, yaml_text
 from orchestrator.config import RunConfig, override
 from orchestrator.events import last_opened
 from orchestrator.pipeline import EXAMPLES
@@ -29,7 +27,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
     Raises: `RequestError` where there is no such run or tracker; `RunError` where sending fails.
     """
     folder = storage.absolute(run)
-    values = yaml.safe_load(storage.read_text(storage.join(folder, "config.yaml")))
+    values = yaml_text.parse(storage.read_text(storage.join(folder, "config.yaml")))
     for each in overrides:
         override(values, each)
     config = RunConfig.from_mapping(values, folder)

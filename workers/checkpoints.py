@@ -7,7 +7,10 @@ weights, and is read by `torch.load(weights_only=True)`, which runs none either.
 from __future__ import annotations
 
 import io
+import json
 import logging
+from collections import OrderedDict
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -24,37 +27,58 @@ STATE = "state.pt"
 """What the file is called that training goes on from."""
 CHECKSUM = 64
 """Bytes of a sha256 in hexadecimal digits."""
+VERSIONS = "module_versions"
+"""Of a safetensors file's metadata: what torch calls a state dict's `_metadata`, as JSON."""
+SAVE_CALL = "safetensors.torch.save_model(model, path)"
+"""What writes the weights of any model: tied ones, too, which `save_file` refuses."""
 
 
-def save(weights: dict[str, Tensor], uri: str) -> None:
-    """Write a state dict to `uri`; it becomes visible when complete. Shared tensors are written once each name."""
-    storage.write_bytes(
-        uri,
-        safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}),
-    )
+def save(weights: Mapping[str, Tensor], uri: str) -> None:
+    """Write a state dict to `uri`; it becomes visible when complete. Raises: as `packed`."""
+    storage.write_bytes(uri, packed(weights))
+
+
+def packed(weights: Mapping[str, Tensor]) -> bytes:
+    """A state dict as the content of a safetensors file. Shared tensors are written once for each name.
+
+    Raises: `RequestError` where an entry is no tensor that safetensors holds.
+    """
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise RequestError(
+                f"the state dict's '{name}' is {type(value).__name__}; weights are kept as safetensors, which holds "
+                "tensors alone. Return a tensor from get_extra_state, or keep such state in a buffer (register_buffer)."
+            )
+    try:
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+        return safetensors.torch.save(tensors, _versions(weights))
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
+        raise RequestError(
+            f"the state dict cannot be kept as safetensors ({error}). Expected dense tensors of a plain type."
+        ) from error
 
 
 def load(module: nn.Module, uri: str) -> None:
-    """Fill `module` with the weights at `uri`.
+    """Fill `module` with the weights at `uri`, as `load_state_dict` does, its load hooks included.
 
     Raises: `RequestError` where the file is missing, is no safetensors file, or does not fit the module.
     """
-    content = storage.read_bytes(uri)
-    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # a header's length may begin so too
-        raise RequestError(
-            f"checkpoint '{uri}' is a pickle (as torch.save writes), which could run code and was not "
-            "opened. Expected safetensors: safetensors.torch.save_file(model.state_dict(), path)."
-        )
+    fill(module, storage.read_bytes(uri), f"checkpoint '{uri}'")
+
+
+def fill(module: nn.Module, content: bytes, source: str) -> None:
+    """The same from the content of a file; `source` names it in errors."""
+    weights = _unpacked(content, source)
     try:
-        weights = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise RequestError(f"checkpoint '{uri}' is not a safetensors file ({error}).") from error
-    misfit = _misfit(module.state_dict(), weights)
+        missing, unexpected = module.load_state_dict(weights, strict=False)
+    except Exception as error:  # of torch, for shapes; of the module's own load hooks, anything
+        misfit = _misshapen(module.state_dict(), weights) or _first(str(error).splitlines()[1:] or [str(error)], str)
+        raise _unfit(source, misfit) from error
+    state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)}
+    missing = sorted(name for name in missing if not _filled(name, state, weights))
+    misfit = _misnamed(missing, sorted(unexpected)) or _differing(state, weights)
     if misfit:
-        raise RequestError(
-            f"checkpoint '{uri}' does not fit the model: {misfit}. Expected the state dict of this very model."
-        )
-    module.load_state_dict(weights)
+        raise _unfit(source, misfit)
 
 
 def save_state(state: dict[str, Any], uri: str, mark: str = "") -> None:
@@ -84,13 +108,79 @@ def sha256(uri: str) -> str:
     return storage.sha256(storage.read_bytes(uri))
 
 
-def _misfit(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        parts = [("no ", missing), ("an unknown ", unexpected)]
-        return ", ".join(f"it has {word}'{names[0]}'" for word, names in parts if names)
-    for name, tensor in expected.items():
-        if tensor.shape != found[name].shape:
-            return f"'{name}' is {list(found[name].shape)}, the model's is {list(tensor.shape)}"
+def _unpacked(content: bytes, source: str) -> dict[str, Tensor]:
+    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # a header's length may begin so too
+        raise RequestError(
+            f"{source} is a pickle (as torch.save writes), which could run code and was not opened. Expected "
+            f"safetensors: {SAVE_CALL}."
+        )
+    try:
+        weights: dict[str, Tensor] = OrderedDict(safetensors.torch.load(content))
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        versions = json.loads(header.get("__metadata__", {}).get(VERSIONS, "null"))
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise RequestError(f"{source} is not a safetensors file ({error}).") from error
+    if versions is not None:
+        weights._metadata = versions  # type: ignore[attr-defined]  # where torch looks for it
+    return weights
+
+
+def _versions(weights: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """The modules' versions that torch keeps beside a state dict, for their load hooks; None where all are 1."""
+    versions = getattr(weights, "_metadata", {})
+    if all(version == {"version": 1} for version in versions.values()):
+        return None
+    return {VERSIONS: json.dumps(versions, sort_keys=True)}
+
+
+def _filled(name: str, state: Mapping[str, Tensor], weights: Container[str]) -> bool:
+    """Whether the memory of `name` was filled under another name."""
+    if name not in state:
+        return False
+    place, start, stop = _memory(state[name])
+    others = (_memory(state[other]) for other in state if other != name and other in weights)
+    return any(other == place and first <= start and stop <= behind for other, first, behind in others)
+
+
+def _differing(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Two names in `weights` for one tensor of the module, with two values; empty where there are none."""
+    known: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        if name in weights and tensor.numel():
+            first = known.setdefault((*_memory(tensor), tensor.shape, tensor.stride()), name)
+            if not torch.equal(weights[name].to(tensor.dtype), weights[first].to(tensor.dtype)):
+                return f"its '{first}' and '{name}' differ, and the model shares them"
     return ""
+
+
+def _memory(tensor: Tensor) -> tuple[int, int, int]:
+    """Where a tensor lies that has no gaps: the storage, its first element there, and the one behind its last."""
+    start = int(tensor.storage_offset())
+    return tensor.untyped_storage().data_ptr(), start, start + tensor.numel()
+
+
+def _unfit(source: str, misfit: str) -> RequestError:
+    return RequestError(
+        f"{source} does not fit the model: {misfit}. Expected the weights of this very model: {SAVE_CALL}."
+    )
+
+
+def _misshapen(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    wrong = [name for name in expected if name in found and expected[name].shape != found[name].shape]
+    return _first(wrong, lambda name: f"'{name}' is {[*found[name].shape]}, the model's is {[*expected[name].shape]}")
+
+
+def _misnamed(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    prefix = unexpected[0].removesuffix(missing[0]) if missing and unexpected else ""
+    if prefix and [prefix + name for name in missing] == [*unexpected]:
+        return f"each of its names begins with '{prefix}', as where a wrapper of the model was saved"
+    found = [
+        f"it has {word} {_first(names, repr)}" for word, names in (("no", missing), ("an unknown", unexpected)) if names
+    ]
+    return ", ".join(found)
+
+
+def _first(what: Sequence[str], text: Callable[[str], str], most: int = 3) -> str:
+    """The first few, and how many others there are."""
+    more = f" and {len(what) - most} more" if len(what) > most else ""
+    return ", ".join(text(each).strip() for each in what[:most]) + more

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, factories, models, processes, storage, teacher, train_loop
+from workers import checkpoints, ensemble, evaluate, models, processes, storage, teacher, train_loop, trial
+from workers import custom_metrics as custom_metrics_
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.evaluate import Inference, LogProbabilities
@@ -59,10 +60,13 @@ def train_member(
     known = checkpoints.load_state(state, mark)
     if known is not None:
         progress.restore(known)
-    for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
+    task = Task(HardLabels(data.train), data.validation, system=member.name)
+    for epoch in train_loop.epochs(progress, task, training, seed):
         heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
         checkpoints.save_state(progress.state(), state, mark)
-    checkpoints.save(progress.kept_weights(), member.weights)
+    kept = progress.kept_weights()
+    checkpoints.save(kept, member.weights)
+    trial.check_kept(module, kept, member, data.validation.x)
     return progress.history
 
 
@@ -142,12 +146,7 @@ def custom_metrics(
 ) -> dict[str, float]:
     """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
     _begun(name, heard)
-    probabilities = np.exp(predicted)
-    found: dict[str, float] = {}
-    for spec in specs:
-        metric = factories.load(spec.factory, spec.folder)
-        found.update({k: float(v) for k, v in metric(probabilities, labels, **spec.kwargs).items()})
-    return found
+    return custom_metrics_.call(specs, np.exp(predicted), labels)
 
 
 def _begun(name: str, heard: Any) -> None:

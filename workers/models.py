@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workers import factories
 from workers.errors import RequestError
@@ -30,7 +30,13 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
 
 
 def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
-    """Raise `RequestError` where there is nothing in `module` that training could change."""
+    """Raise `RequestError` where there is nothing in `module` that training could change, or not yet."""
+    lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if nn.parameter.is_lazy(each)]
+    if lazy:
+        raise RequestError(
+            f"{role} model '{spec.factory}' has lazy layers: '{lazy[0]}' has no shape before the first batch. Give "
+            "the layer its size, or let the factory call the model once on a batch of zeros before it returns it."
+        )
     if not any(p.requires_grad for p in module.parameters()):
         raise RequestError(
             f"{role} model '{spec.factory}' has no parameters to train. Expected some with requires_grad; a member "
@@ -40,7 +46,16 @@ def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
 
 def check_output(module: nn.Module, spec: ModelSpec, x: Inputs, classes: int, role: str) -> None:
     """Raise `RequestError` unless `module` turns two examples into finite logits [2, `classes`]."""
-    batch = as_tensor(x[: min(2, len(x))])
+    logits = answers(module, spec, as_tensor(x[: min(2, len(x))]), classes, role)
+    if not torch.isfinite(logits).all():
+        raise RequestError(f"{role} model '{spec.factory}' returned NaN or infinity on two examples.")
+
+
+def answers(module: nn.Module, spec: ModelSpec, batch: Tensor, classes: int, role: str) -> Tensor:
+    """What `module` answers in evaluation mode: logits [B, `classes`]; leaves it in the mode that it was in.
+
+    batch: [B, ...] as `as_tensor` makes it. Raises: `RequestError` where it raises or returns anything else.
+    """
     was_training = module.training
     module.eval()
     try:
@@ -53,16 +68,23 @@ def check_output(module: nn.Module, spec: ModelSpec, x: Inputs, classes: int, ro
         ) from error
     finally:
         module.train(was_training)
+    return logits_of(logits, spec, batch, classes, role)
+
+
+def logits_of(returned: object, spec: ModelSpec, batch: Tensor, classes: int, role: str, when: str = "") -> Tensor:
+    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [B, `classes`].
+
+    when: the mode that it was in, for the message.
+    """
     expected = [len(batch), classes]
-    if not isinstance(logits, torch.Tensor) or list(logits.shape) != expected:
-        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise RequestError(
-            f"{role} model '{spec.factory}' returned {found} for a batch of {len(batch)}; expected logits "
-            f"{expected}, one for each of the {classes} classes of the data. Change the model's last layer, or set "
-            "`data.classes`."
-        )
-    if not torch.isfinite(logits).all():
-        raise RequestError(f"{role} model '{spec.factory}' returned NaN or infinity on two examples.")
+    if isinstance(returned, Tensor) and list(returned.shape) == expected:
+        return returned
+    found = list(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+    raise RequestError(
+        f"{role} model '{spec.factory}' returned {found} for a batch of {len(batch)}{when}; expected logits "
+        f"{expected}, one for each of the {classes} classes of the data, and nothing beside them. Change the model's "
+        "last layer or what it returns, or set `data.classes`."
+    )
 
 
 def parameters(module: nn.Module) -> int:

@@ -19,13 +19,14 @@ import ray.train
 import ray.train.torch
 import torch
 
-from workers import checkpoints, metrics, models, soft_targets, storage, train_loop
+from workers import checkpoints, metrics, models, soft_targets, storage, train_loop, trial
 from workers.data import Dataset
 from workers.errors import StillhouseError
 from workers.feed import HardLabels, SoftLabels
 from workers.order import Layout
 from workers.soft_targets import Part
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.teacher import Member
 from workers.train_loop import Epoch, Progress, Task
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,9 @@ def _train(job: WorkerJob, rank: int, world: int) -> None:
             if rank == 0:
                 _tell(job, epoch)
     if rank == 0:
-        checkpoints.save(progress.kept_weights(), job.weights)
+        kept = progress.kept_weights()
+        checkpoints.save(kept, job.weights)
+        trial.check_kept(train_loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
 
@@ -157,9 +160,9 @@ def _task(job: WorkerJob) -> Task:
     data = ray.get(job.data)
     if job.store is None:
         views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
-        return Task(HardLabels(data.labelled(views)), data.validation)
+        return Task(HardLabels(data.labelled(views)), data.validation, system=job.role)
     store = job.store
-    return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss)
+    return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss, job.role)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

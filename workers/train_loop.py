@@ -44,6 +44,8 @@ class Task:
     train: feed.Epochs
     validation: Split
     loss: DistillationSpec = HARD_LABELS
+    system: str = "the network"
+    """What learns, as errors name it."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,9 @@ def epochs(
         losses = torch.zeros((), dtype=torch.float64, device=device)
         floor, steps = 0.0, 0
         for batch in feed.batches(task.train, number, spec.batch_size, seed, device, rank, world):
-            progress.optimizer.zero_grad(set_to_none=True)
-            for part, last in _parts(batch, spec.micro_batch_size):
-                with nullcontext() if last else _unsynchronised(progress.model):
-                    loss = _loss(forward, task, batch, part, spec)
-                    loss.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
-                losses += loss.detach()
+            for loss in step(progress, forward, task.loss, batch, spec, workers):
+                losses += loss
             floor += entropy_weight * batch.entropy / batch.rows
-            if spec.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
-            progress.optimizer.step()
-            progress.schedule.step()
             steps += 1
         # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
         train_loss = float(_over_workers(losses - floor)) / steps
@@ -146,6 +140,8 @@ def epochs(
                 "`gradient_clip`."
             )
         correct, nll, count = _validate(progress.model, task.validation, spec, device, rank, world)
+        if not math.isfinite(nll):
+            raise _without_answer(progress.model, task, device)
         epoch = Epoch(
             epoch=number,
             train_loss=train_loss,
@@ -164,17 +160,45 @@ def epochs(
         yield epoch
 
 
+def step(
+    progress: Progress,
+    forward: Callable[[Tensor], Tensor],
+    loss: DistillationSpec,
+    batch: Batch,
+    spec: TrainingSpec,
+    workers: Tensor,
+) -> list[Tensor]:
+    """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
+    share of the batch's mean.
+
+    forward: `progress.model`, compiled or as it is. workers: [] float32, how many share the batch.
+    """
+    progress.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for part, last in _parts(batch, spec.micro_batch_size):
+        with nullcontext() if last else _unsynchronised(progress.model):
+            value = _loss(forward, loss, batch, part, spec)
+            value.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
+        losses.append(value.detach())
+    if spec.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
+    progress.optimizer.step()
+    progress.schedule.step()
+    return losses
+
+
 def plain(model: nn.Module) -> nn.Module:
     """The module itself, without the wrapper of data-parallel training."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _parts(batch: Batch, size: int | None) -> Iterator[tuple[slice, bool]]:
-    """A worker's cut of a batch in pieces of at most `size`, and whether each is the last."""
+    """A worker's cut of a batch in pieces of nearly one size, of at most `size`, and whether each is the last."""
     rows = max(len(batch.x), 1)  # with more workers than examples, a cut of none has its part in every exchange
-    step = min(size or rows, rows)
-    for start in range(0, rows, step):
-        yield slice(start, start + step), start + step >= rows
+    stop = 0
+    for piece in batch_sizes(rows, size or rows):
+        start, stop = stop, stop + piece
+        yield slice(start, stop), stop == rows
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
@@ -182,16 +206,18 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _loss(forward: Callable[[Tensor], Tensor], task: Task, batch: Batch, part: slice, spec: TrainingSpec) -> Tensor:
+def _loss(
+    forward: Callable[[Tensor], Tensor], loss: DistillationSpec, batch: Batch, part: slice, spec: TrainingSpec
+) -> Tensor:
     with autocast(batch.x.device, spec.precision):
         logits = forward(batch.x[part])
     return distillation_loss(
         logits.float(),
         batch.soft.rows(part) if isinstance(batch.soft, TopK) else None if batch.soft is None else batch.soft[part],
         batch.y[part],
-        temperature=task.loss.temperature,
-        soft_weight=task.loss.soft_weight,
-        hard_weight=task.loss.hard_weight,
+        temperature=loss.temperature,
+        soft_weight=loss.soft_weight,
+        hard_weight=loss.hard_weight,
         rows=batch.rows,
         labelled_rows=batch.labelled_rows,
     )
@@ -217,6 +243,21 @@ def _validate(
         sums[2] += len(rows)
     correct, nll, count = _over_workers(sums).tolist()
     return correct, nll, count
+
+
+@torch.no_grad()
+def _without_answer(model: nn.Module, task: Task, device: torch.device) -> RunError:
+    """The error that names the first validation example without a finite answer; the same on every worker."""
+    module, x, row = plain(model).eval(), task.validation.x, 0
+    for start in range(0, len(x), 1024):
+        wrong = ~torch.isfinite(module(as_tensor(x[start : start + 1024]).to(device))).all(dim=-1)
+        if wrong.any():
+            row = start + int(wrong.nonzero()[0])
+            break
+    return RunError(
+        f"{task.system} answers NaN or infinity for example {row} of the validation split. Expected finite logits for "
+        "every example: guard divisions, logarithms and roots in its model, or leave such examples out."
+    )
 
 
 def _over_workers(value: Tensor) -> Tensor:

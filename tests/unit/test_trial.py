@@ -1,0 +1,589 @@
+"""Networks that cannot be trained, kept or loaded as a run does it are refused before it starts; others are not."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator import preflight
+from orchestrator.cli import main
+from orchestrator.config import RunConfig
+from tests.makers import blobs, write_config
+from workers import checkpoints, models, train_loop, trial
+from workers.data import Dataset, Split
+from workers.errors import RequestError, RunError
+from workers.feed import HardLabels
+from workers.specs import ModelSpec, TrainingSpec
+from workers.teacher import Member
+from workers.train_loop import Task
+
+MODELS = '''
+import random
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+
+def mlp(hidden=16, dropout=0.0, norm=False):
+    """A sound network, and one with batch normalisation."""
+    layers = [nn.Linear(8, hidden)] + [nn.BatchNorm1d(hidden)] * norm
+    return nn.Sequential(*layers, nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 3))
+
+
+class Net(nn.Module):
+    """Sound unless a subclass is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Unused(Net):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(4, 4)
+
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+class NoGrad(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+class ExtraState(Net):
+    def get_extra_state(self):
+        return {"steps": 3}
+    def set_extra_state(self, state):
+        pass
+
+class ExtraTensor(Net):
+    def get_extra_state(self):
+        return torch.tensor([3])
+    def set_extra_state(self, state):
+        assert state.tolist() == [3]
+
+class NotPersistent(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16), persistent=False)
+    def forward(self, x):
+        hidden = self.body(x)
+        if self.training:
+            self.mean += 0.1 * (hidden.detach().mean(0) - self.mean)
+        return self.head(hidden - self.mean)
+
+class Features(Net):
+    def __init__(self):
+        super().__init__()
+        self.project = torch.randn(8, 8)
+    def forward(self, x):
+        return super().forward(torch.tanh(x @ self.project))
+
+class NumpyFeatures(Net):
+    def __init__(self):
+        super().__init__()
+        self.order = np.random.permutation(8)
+    def forward(self, x):
+        return super().forward(x[:, self.order])
+
+class Counter(Net):
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward(x) * (1 + self.steps)
+
+class InAList(Net):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(8, 8)]
+    def forward(self, x):
+        return super().forward(self.layers[0](x))
+
+class OfTrainingAlone(Net):
+    """State outside the state dict that no answer follows from."""
+    def __init__(self):
+        super().__init__()
+        self.noise = torch.randn(8)
+    def forward(self, x):
+        return super().forward(x + 0.1 * self.noise if self.training else x)
+
+class ZeroHead(Features):
+    """As Features, but answers nothing before its first step."""
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+class Lazy(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.LazyLinear(3)
+
+class InTraining(Net):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+    def forward(self, x):
+        logits = super().forward(x)
+        if not self.training:
+            return logits
+        if self.kind == "tuple":
+            return logits, x
+        if self.kind == "dict":
+            return {"logits": logits}
+        if self.kind == "shape":
+            return torch.cat([logits, logits])
+        if self.kind == "nan":
+            return logits / 0 * 0
+        if self.kind == "gradient":
+            return logits + torch.sqrt((0 * logits).sum()) * 0
+        raise RuntimeError("not while training")
+
+class AtRandom(Net):
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+    def forward(self, x):
+        if self.of == "torch":
+            x = functional.dropout(x)
+        elif self.of == "numpy":
+            x = x * float(np.random.rand())
+        elif self.of == "python":
+            x = x * random.random()
+        return super().forward(x)
+
+class BatchStatistics(Net):
+    def forward(self, x):
+        return super().forward((x - x.mean(0)) / (x.std(0, unbiased=False) + 1e-5))
+
+class UnitNorm(Net):
+    def forward(self, x):
+        return super().forward(x / x.norm(dim=1, keepdim=True))
+
+class Standardised(Net):
+    def forward(self, x):
+        return super().forward((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
+
+class Exponential(Net):
+    def forward(self, x):
+        return super().forward(torch.exp(x))
+
+class Recurrent(nn.Module):
+    def __init__(self, whole):
+        super().__init__()
+        self.lstm, self.head, self.whole = nn.LSTM(1, 16, batch_first=True), nn.Linear(16, 3), whole
+    def forward(self, x):
+        found, state = self.lstm(x[:, :, None])
+        logits = self.head(found[:, -1])
+        return (logits, state) if self.whole else logits
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention = nn.Linear(1, 16), nn.MultiheadAttention(16, 2, dropout=0.1, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+    def forward(self, x):
+        h = self.embed(x[:, :, None])
+        return self.head(self.norm(h + self.attention(h, h, h)[0]).mean(1))
+
+class Convolutions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.head = nn.Linear(8, 3)
+        self.to(memory_format=torch.channels_last)
+    def forward(self, x):
+        h = functional.relu(self.norms[0](self.first(x.view(-1, 1, 2, 4))))
+        h = h + self.norms[1](self.second(h))
+        return self.head(functional.dropout(h.mean((2, 3)), 0.2, self.training))
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.outer.weight = self.inner.weight
+    def forward(self, x):
+        return self.head(self.outer(torch.relu(self.inner(x))))
+
+def normed(of):
+    apply = {"weight": parametrizations.weight_norm, "spectral": parametrizations.spectral_norm,
+             "old weight": weight_norm, "old spectral": spectral_norm}[of]
+    return nn.Sequential(apply(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3))
+
+def softmaxed():
+    return nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1))
+
+def log_softmaxed():
+    return nn.Sequential(nn.Linear(8, 3), nn.LogSoftmax(-1))
+
+def not_compiled():
+    """Calls an operator that has no shape function."""
+    @torch.library.custom_op("stillhouse_tests::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    class Twice(Net):
+        def forward(self, x):
+            return super().forward(twice(x))
+
+    return Twice()
+
+def build(name, **kwargs):
+    return globals()[name](**kwargs)
+
+
+def accuracy(p, y): return {"accuracy": 1.0}
+def interval(p, y): return {"top5_interval": 1.0}
+def method(p, y): return {"copy": 1.0}
+def strange(p, y): return {"top@5": 1.0}
+def raises(p, y): raise KeyError("no such class")
+def exits(p, y): raise SystemExit(3)
+def nan(p, y): return {"f1": float("nan")}
+def text(p, y): return {"f1": "high"}
+def number(p, y): return 0.5
+def pairs(p, y): return [("f1", 0.5)]
+def in_place(p, y):
+    p /= p.sum(1, keepdims=True)
+    return {"mine": float(p.max())}
+def top2(p, y, k=2, name="top2"):
+    assert p.dtype == np.float32 and p.shape == (400, 3) and y.shape == (400,) and y.dtype == np.int64
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    return {name: np.float32((np.argsort(-p, 1)[:, :k] == y[:, None]).any(1).mean())}
+def slow(p, y):
+    import time
+    while True:
+        try:
+            time.sleep(0.05)
+        except Exception:
+            pass
+'''
+
+
+def write(folder: Path, student: str | None = None, kwargs: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A configuration whose student is one of `MODELS`, its members sound."""
+    sound = {
+        "ensemble__model": {"factory": "models:mlp", "kwargs": {}},
+        "student__model": {"factory": "models:build", "kwargs": {"name": student or "Net", **(kwargs or {})}},
+        "student__training": {"epochs": 2, "batch_size": 64},
+    }
+    path = write_config(folder, **{**sound, **changes})
+    (folder / "models.py").write_text(MODELS)
+    return path
+
+
+def checked(path: Path) -> Dataset:
+    return preflight.check(RunConfig.load(str(path)))
+
+
+RAGGED = {"student__training__batch_size": 2, "student__training__micro_batch_size": 1}
+TWO = {"student__num_workers": 2}
+NORM = {"name": "mlp", "norm": True}
+
+REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "a piece of one row": (
+        *("mlp", {"norm": True}, RAGGED),
+        r"failed in a step .*more than 1 value per channel.* micro_batch_size 1 leave a piece of one",
+    ),
+    "a batch of one row": (
+        "mlp",
+        {"norm": True},
+        {"student__training__batch_size": 1},
+        "batches of at most 1 leave a piece",
+    ),
+    "a worker's cut of one row": (
+        *("mlp", {"norm": True}, {"student__training__batch_size": 3, **TWO}),
+        "at most 3, 2 workers leave a piece of one example",
+    ),
+    "elastic workers": (
+        *("mlp", {"norm": True}, {"student__training__batch_size": 4, "student__num_workers": [1, 3]}),
+        "3 workers leave a piece of one example",
+    ),
+    "parameters unused by two workers": (
+        *("Unused", {}, TWO),
+        r"no gradient reaches 'spare\.weight', 'spare\.bias' in a step .* 2 workers exchange .*requires_grad_\(False\)",
+    ),
+    "detached": ("Detached", {}, {}, "returns logits without a gradient in training mode"),
+    "no_grad": ("NoGrad", {}, {}, "returns logits without a gradient in training mode"),
+    "extra state": ("ExtraState", {}, {}, r"cannot be saved and loaded: .*'_extra_state' is dict.*register_buffer"),
+    "a buffer that is not persistent": (
+        *("NotPersistent", {}, {}),
+        r"answers differently once .* 'mean \(a buffer with persistent=False\)'.*register_buffer",
+    ),
+    "random features": ("Features", {}, {}, r"'project \(a plain tensor attribute\)'"),
+    "random features behind zeros": ("ZeroHead", {}, {}, r"'project \(a plain tensor attribute\)'"),
+    "an order drawn with numpy": ("NumpyFeatures", {}, {}, r"'order \(a plain array attribute\)'"),
+    "a count": ("Counter", {}, {}, r"'steps \(a plain attribute\)'"),
+    "a module in a list": ("InAList", {}, {}, r"'layers\[0\]\.weight \(of a module in a plain list\)'"),
+    "lazy layers": ("Lazy", {}, {}, r"has lazy layers: 'head\.weight' has no shape"),
+    "a tuple in training": ("InTraining", {"kind": "tuple"}, {}, "returned tuple for a batch of .* in training mode"),
+    "a dictionary in training": (
+        "InTraining",
+        {"kind": "dict"},
+        {},
+        "returned dict for a batch of .* in training mode",
+    ),
+    "another shape in training": ("InTraining", {"kind": "shape"}, {}, r"returned \[\d+, 3\] .* in training mode"),
+    "NaN in training": ("InTraining", {"kind": "nan"}, {}, "returned NaN or infinity in training mode"),
+    "a gradient of NaN": ("InTraining", {"kind": "gradient"}, {}, r"NaN or infinity in the gradient of 'body"),
+    "raising in training": (
+        "InTraining",
+        {"kind": "else"},
+        {},
+        r"failed in a step .* RuntimeError: not while training\.",
+    ),
+    "functional dropout": ("AtRandom", {"of": "torch"}, {}, "student .* differently each time in evaluation mode"),
+    "random numbers of numpy": ("AtRandom", {"of": "numpy"}, {}, "differently each time in evaluation mode"),
+    "random numbers of Python": ("AtRandom", {"of": "python"}, {}, "differently each time in evaluation mode"),
+    "statistics of a batch": ("BatchStatistics", {}, {}, "answers an example differently where others are beside it"),
+    "a tuple always": ("Recurrent", {"whole": True}, {}, "returned tuple for a batch of 2; expected logits"),
+    "compile": ("not_compiled", {}, {"student__training__compile": True}, "cannot be compiled .*stillhouse_tests"),
+    "a first step too far": (
+        *("Net", {}, {"student__training__learning_rate": 1e38}),
+        "returned NaN or infinity after one step of training. Lower `learning_rate`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student, kwargs, changes, words = REFUSED[case]
+    path = write(tmp_path, student, kwargs, **changes)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and said.startswith("stillhouse: student model 'models:build'"), said
+    assert re.search(words, said), said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "unused parameters and one worker": ("Unused", {}, {}),
+    "batch normalisation": ("mlp", {"norm": True, "dropout": 0.5}, {}),
+    "a last piece that is cut evenly": ("mlp", {"norm": True}, {"student__training__micro_batch_size": 9}),
+    "convolutions": ("Convolutions", {}, TWO),
+    "attention": ("Attention", {}, TWO),
+    "a recurrent net": ("Recurrent", {"whole": False}, {}),
+    "tied weights": ("Tied", {}, TWO),
+    "weight_norm": ("normed", {"of": "weight"}, TWO),
+    "spectral_norm": ("normed", {"of": "spectral"}, {}),
+    "weight_norm of an older torch": ("normed", {"of": "old weight"}, {}),
+    "spectral_norm of an older torch": ("normed", {"of": "old spectral"}, {}),
+    "a tensor as extra state": ("ExtraTensor", {}, {}),
+    "state of training alone": ("OfTrainingAlone", {}, {}),
+    "bfloat16": ("Net", {}, {"student__training__precision": "bfloat16"}),
+    "the largest of the classes": ("Net", {}, {"distillation__top_k": 2, "distillation__dtype": "float16"}),
+    "soft targets alone, sgd, clipped": (
+        *("Net", {}),
+        {"distillation__hard_weight": 0, "student__training__optimizer": "sgd", "student__training__gradient_clip": 1},
+    ),
+    "more workers than examples of a batch": (
+        *("Net", {}),
+        {"student__num_workers": 60, "student__training__batch_size": 61},
+    ),
+    "log-probabilities": ("log_softmaxed", {}, {}),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_networks_pass_without_a_note(case: str, tmp_path: Path) -> None:
+    student, kwargs, changes = SOUND[case]
+    assert checked(write(tmp_path, student, kwargs, **changes)).notes == ()
+
+
+def test_members_and_baseline_are_tried_too(tmp_path: Path) -> None:
+    path = write(tmp_path, ensemble__model={"factory": "models:Features", "kwargs": {}})
+    with pytest.raises(RequestError, match="ensemble model 'models:Features' answers differently once"):
+        checked(path)
+    baseline = {"epochs": 1, "batch_size": 1}
+    path = write(tmp_path, "mlp", {"norm": True}, student__baseline_training=baseline)
+    with pytest.raises(RequestError, match="baseline model 'models:build' failed in a step"):
+        checked(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "row", "value", "oddity"),
+    [
+        ("UnitNorm", "train", 17, 0.0, "all zeros"),
+        ("UnitNorm", "test", 399, 0.0, "all zeros"),
+        ("Standardised", "valid", 3, 2.5, "one value throughout"),
+        ("Exponential", "test", 250, 200.0, "one value throughout"),
+    ],
+)
+def test_rows_without_a_finite_answer_are_named(
+    name: str, split: str, row: int, value: float, oddity: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, name)
+    found = dict(np.load(tmp_path / f"{split}.npz"))
+    found["x"][row] = value
+    np.savez(tmp_path / f"{split}.npz", **found)
+    shown = {"valid": "validation"}.get(split, split)
+    with pytest.raises(RequestError, match=rf"NaN or infinity for example {row} of the {shown} split \({oddity}\)"):
+        checked(path)
+
+
+def test_notes(tmp_path: Path) -> None:
+    path = write(tmp_path, "softmaxed", ensemble__training={"epochs": 1, "batch_size": 5000})
+    assert [note.split("(")[0] for note in checked(path).notes] == [
+        "The ensemble's batch_size is 5000 and it has 600 training examples: one step an epoch.",
+        "The student model 'models:build' returns probabilities ",
+    ]
+
+
+def test_members_that_are_loaded(tmp_path: Path) -> None:
+    def loaded(factory: str) -> Path:
+        spec = ModelSpec(factory=f"models:{factory}", folder=str(tmp_path))
+        for seed in (3, 4):
+            checkpoints.save(models.build(spec, seed).state_dict(), str(tmp_path / f"{seed}.safetensors"))
+        files = {"checkpoints": ["3.safetensors", "4.safetensors"]}
+        return write(tmp_path, ensemble={"model": {"factory": f"models:{factory}"}, **files})
+
+    write(tmp_path)
+    assert checked(loaded("Tied")).notes == ()
+    assert "model 'models:softmaxed' returns probabilities" in checked(loaded("softmaxed")).notes[0]
+    with pytest.raises(
+        RequestError, match=r"3\.safetensors': ensemble model 'models:Features' answers differently once"
+    ):
+        checked(loaded("Features"))
+    path = loaded("Net")
+    weights = models.build(ModelSpec(factory="models:Net", folder=str(tmp_path))).state_dict()
+    weights["head.bias"][1] = float("inf")
+    checkpoints.save(weights, str(tmp_path / "4.safetensors"))
+    with pytest.raises(RequestError, match=r"4\.safetensors': ensemble model 'models:Net' returned NaN or infinity"):
+        checked(path)
+
+
+METRICS = {
+    "accuracy": "returned the name 'accuracy', which every report has",
+    "interval": "returned the name 'top5_interval', which every report has",
+    "method": "returned the name 'copy', which every report has",
+    "strange": r"returned the name 'top@5'; expected a text of letters",
+    "raises": r"raised KeyError: 'no such class'\. It was called with probabilities \[400, 3\] float32",
+    "exits": "raised SystemExit: 3",
+    "nan": "returned nan for 'f1'; expected a finite number",
+    "text": "returned str for 'f1'; expected a number",
+    "number": "returned float; expected a dictionary",
+    "pairs": "returned list; expected a dictionary",
+    "in_place": "raised ValueError: .*read-only",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_wrong_metrics_are_refused(metric: str, tmp_path: Path) -> None:
+    path = write(tmp_path, evaluation={"metrics": [{"factory": "models:top2"}, {"factory": f"models:{metric}"}]})
+    with pytest.raises(RequestError, match=f"evaluation.metrics: 'models:{metric}' {METRICS[metric]}"):
+        checked(path)
+
+
+def test_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = [{"factory": "models:top2"}, {"factory": "models:top2", "kwargs": {"k": 1, "name": "top1"}}]
+    assert checked(write(tmp_path, evaluation={"metrics": twice})).notes == ()
+    twice[1]["kwargs"] = {"k": 1}
+    with pytest.raises(RequestError, match="returned the name 'top2', and so does another metric"):
+        checked(write(tmp_path, evaluation={"metrics": twice}))
+
+
+def test_a_slow_metric_is_left_to_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.custom_metrics.LIMIT_S", 0.3)
+    (note,) = checked(write(tmp_path, evaluation={"metrics": [{"factory": "models:slow"}]})).notes
+    assert note.startswith("evaluation.metrics: 'models:slow' takes more than 0.3 s")
+
+
+def test_names_of_the_report_are_reserved() -> None:
+    from orchestrator.report import TestMetrics
+    from workers import custom_metrics
+
+    own = {name for name in {*vars(TestMetrics), *TestMetrics.model_fields} if not name.startswith(("_", "model_"))}
+    assert own <= custom_metrics.BUILT_IN | {name for name in own if name.endswith(custom_metrics.INTERVAL)}
+
+
+def test_random_states_go_on_as_before(tmp_path: Path) -> None:
+    path = write(tmp_path, "AtRandom", {"of": "none"})
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    checked(path)
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == expected
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "micro", "workers", "expected"),
+    [
+        (600, 64, None, (1, 1), [60]),
+        (513, 256, None, (1, 1), [171]),
+        (600, 64, 40, (1, 1), [30]),
+        (257, 256, 100, (1, 1), [64, 65]),
+        (600, 64, None, (2, 4), [15, 20, 30]),
+        (5, 3, None, (3, 3), [0, 1]),
+    ],
+)
+def test_pieces_are_those_that_the_loop_cuts(
+    examples: int, batch: int, micro: int | None, workers: tuple[int, int], expected: list[int]
+) -> None:
+    spec = TrainingSpec(epochs=1, batch_size=batch, micro_batch_size=micro)
+    assert trial.piece_sizes(examples, spec, workers) == expected
+    seen: set[int] = set()
+
+    class Spy(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.update([len(x)] if self.training else [])
+            return super().forward(x)
+
+    split = Split(*blobs(examples, 1))
+    for world in range(workers[0], workers[1] + 1):
+        for rank in range(world):
+            progress = train_loop.begin(Spy(8, 3), spec, examples)
+            next(train_loop.epochs(progress, Task(HardLabels(split), split), spec, 0, rank=rank, world=world))
+    assert sorted(seen) == expected
+
+
+def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
+    write(tmp_path)
+    x = blobs(50, 1)[0]
+
+    def kept(name: str) -> None:
+        spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
+        module, member = models.build(spec, 7), Member("member-3", spec, str(tmp_path / "kept.safetensors"))
+        weights = {key: value.clone() for key, value in module.state_dict().items()}
+        with torch.no_grad():
+            next(module.parameters()).add_(1)  # a later epoch than the best, which is kept
+        checkpoints.save(weights, member.weights)
+        trial.check_kept(module, weights, member, x)
+
+    kept("Net")
+    with pytest.raises(RunError, match=r"member-3 answers differently .* 32 validation .*'project \(a plain tensor"):
+        kept("Features")
+
+
+def test_a_validation_row_without_an_answer_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    module = models.build(ModelSpec(factory="models:UnitNorm", folder=str(tmp_path)))
+    train, validation = Split(*blobs(100, 1)), Split(*blobs(50, 2))
+    validation.x[31] = 0  # type: ignore[index]
+    spec = TrainingSpec(epochs=1)
+    task = Task(HardLabels(train), validation, system="member-2")
+    with pytest.raises(RunError, match="member-2 answers NaN or infinity for example 31 of the validation split"):
+        next(train_loop.epochs(train_loop.begin(module, spec, 100), task, spec, 0))
+
+
+def test_a_compiler_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
+    with pytest.raises(RequestError, match=r"training.compile: this machine cannot compile .*C\+\+ compiler"):
+        trial.check_compiler()

@@ -1,0 +1,94 @@
+"""YAML as people write it: numbers are numbers, texts stay texts, and what could be read in two ways is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator import yaml_text
+from orchestrator.config import RunConfig
+from tests.makers import write_config
+from workers.errors import RequestError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-1", 0.1),
+        ("1E5", 1e5),
+        ("1.e-3", 1e-3),
+        (".5e2", 50.0),
+        ("1e+3", 1000.0),
+        ("-2e0", -2.0),
+        ("1_000", 1000),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("12e", "12e"),
+        ("1e1.5", "1e1.5"),
+        ("=", "="),
+        ("off", False),
+        ("~", None),
+        ("{on: 1, no: 2}", {"on": 1, "no": 2}),
+        ("{a: {<<: {b: 1, c: 2}, b: 3}}", {"a": {"b": 3, "c": 2}}),
+    ],
+)
+def test_plain_values(text: str, value: Any) -> None:
+    found = yaml_text.parse(text)
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("seed: 010", "'010' begins with a 0"), ("[08]", "'08' begins"), ("a: 1\nb: 2\na: 3", "key 'a' is there twice")],
+)
+def test_what_has_two_readings_is_refused(text: str, message: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=message):
+        yaml_text.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1e5", "010", "08", "1:30", "2024-01-01", "yes", "1_0", "0o7", "1.", "=", "~", ""])
+def test_what_is_written_is_read_again(text: str) -> None:
+    value = {"kwargs": {text: text}, "numbers": [1e-5, 1e20, 3, -0.0]}
+    assert yaml_text.parse(yaml_text.dump(value)) == value
+
+
+def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    text = path.read_text().replace("hidden: 24", "hidden: 24\n      dropout: 1e-1")
+    path.write_text(text)
+    config = RunConfig.load(str(path), ["student.model.kwargs.dropout=.5e-1", "student.training.learning_rate=1e-2"])
+    assert config.ensemble.model.kwargs["dropout"] == 0.1 and config.student.model.kwargs["dropout"] == 0.05
+    assert config.student.training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("name=2024", r"name: found 2024; expected a valid string in quotes \(YAML reads it as a number\)"),
+        ("name=1e5", "name: found 100000.0; expected a valid string in quotes"),
+        ("name=no", "name: found False; expected a valid string in quotes .*yes, no, on and off"),
+        ("name=", "name: found nothing; expected a valid string"),
+        ("seed=010", "'seed=010': the value is not YAML .*begins with a 0"),
+        ("seed=1:30", "seed: found '1:30'; expected a valid integer"),
+        ("student.training.epochs=yes", "found true; expected a number"),
+        ("student.model.kwargs={1: 2}", "kwargs.1: found 1; expected a valid string in quotes"),
+    ],
+)
+def test_what_yaml_makes_of_a_text_is_told(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        RunConfig.load(str(write_config(tmp_path)), [override])
+
+
+def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text() + "1: 2\n")
+    with pytest.raises(RequestError, match="1: found 1; expected a text as the key in quotes"):
+        RunConfig.load(str(path))
+    path.write_text(path.read_text().replace("1: 2\n", "seed: 2\n"))
+    with pytest.raises(RequestError, match=r"line \d+, column 1: not YAML \(the key 'seed' is there twice\)"):
+        RunConfig.load(str(path))
