@@ -37,13 +37,15 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 
     Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
     """
-    dataset = preflight.check(config)
-    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose) as machines:
+    screen = screen or Screen(quiet=True)
+    dataset = preflight.check(config, screen.wait_for)
+    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         metrics.label(config.name)
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)
         preflight.check_shared(config.storage)
-        with Lock(config.folder), Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
+        screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
+        with Lock(config.folder), Journal(config, screen, fresh=fresh) as journal:
             storage.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
@@ -87,7 +89,8 @@ def _stages(run: Context) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
-    journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
+    with journal.screen.stage("tracker"):
+        journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
     reports.write(report, config.folder)
     return report
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,18 +32,23 @@ COPIES = "working_dir_files"
 """What Ray calls the folder with the jobs' copies of their working folders."""
 
 
-def check(config: RunConfig) -> Dataset:
+def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
     """The data set, once all that the configuration asks for is known to be possible.
+
+    wait_for: is told what takes time.
 
     Raises: `RequestError`, naming the key or file.
     """
     _check_found_again(config)
+    wait_for("looking at storage and tracker")
     storage.probe_writable(config.storage)
     trackers.reach(config.tracking.uri)
     machines = cluster.expected()
     if machines is not None:
         cluster.place(config.ensemble, machines)
+    wait_for("reading the data")
     dataset = datasets.load(config.data, config.seed)
+    wait_for("trying the models")
     member = models.build(config.ensemble.model)
     models.check_output(member, config.ensemble.model, dataset.train.x, dataset.classes, "ensemble")
     if config.ensemble.training is not None:
