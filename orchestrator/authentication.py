@@ -67,7 +67,7 @@ def is_on() -> bool:
 
 
 def _settle(place: str, takes: Callable[[str], bool]) -> None:
-    """Set the mode that a cluster has. takes: whether it takes a request with that token; with an empty one, without."""
+    """Set the mode that a cluster has. takes: whether it takes a request with that token, an empty one for none."""
     if not is_on() and takes(""):
         os.environ.setdefault(MODE, "disabled")  # Ray turns it on for `auto` wherever a token is stored
         _read_again()
@@ -77,7 +77,8 @@ def _settle(place: str, takes: Callable[[str], bool]) -> None:
     if not token:
         raise RequestError(f"{wish}, and none is here. {_WHERE_FROM}")
     if not takes(token):
-        raise RequestError(f"{wish}, and the cluster at '{place}' refuses the one of {_source()}. {_WHERE_FROM}")
+        which = f"the one of {_source()} is refused" + ("" if place in wish else f" by the Ray cluster at '{place}'")
+        raise RequestError(f"{wish}, and {which}. {_WHERE_FROM}")
     os.environ[MODE] = "token"
     _read_again()
 
