@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 FREE_TIMEOUT_S = 15.0
 """After which a run says that it waits for a GPU."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 SETTLE = "workers.processes.settle"
 """What Ray calls in each worker process before any task."""
 ROLE_SHARE = 0.001
@@ -155,7 +156,7 @@ def _joined(address: str, verbose: bool) -> Iterator[None]:
         try:
             _init(verbose, address=found)
         except (ConnectionError, TimeoutError) as error:
-            raise _no_answer(address, error) from error
+            raise _no_answer(address, error, found) from error
         yield
 
 
@@ -167,22 +168,26 @@ def settled(address: str) -> Iterator[str]:
     Raises: `RequestError` where nothing answers, or a token is wanted that is not here.
     """
     with contextlib.ExitStack() as stack:
+        found = address
         try:
             reach(address)
             if not address.startswith("ray://"):  # Ray's own client, which has no such address
                 from ray._private import services
 
-                address = services.canonicalize_bootstrap_address_or_die(address)
-                stack.enter_context(authentication.of_cluster(address))
+                found = services.canonicalize_bootstrap_address_or_die(address)
+                stack.enter_context(authentication.of_cluster(found))
         except (ConnectionError, TimeoutError, ValueError) as error:
-            raise _no_answer(address, error) from error
-        yield address
+            raise _no_answer(address, error, found) from error
+        yield found
 
 
-def _no_answer(address: str, error: Exception) -> RequestError:
+def _no_answer(address: str, error: Exception, found: str) -> RequestError:
+    on_loopback = address.startswith(("127.", "localhost")) and found != address
     return RequestError(
         f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run on this "
         "machine alone."
+        + f" Ray looked at {found}: for a head that listens on 127.0.0.1 alone set {LOOPBACK}=0."
+        * on_loopback
     )
 
 

@@ -26,7 +26,8 @@ SAME_PRESS_S = 0.3
 
 _pressed_s: float | None = None
 """When the first press was."""
-_counting = False
+_counting = _ends_at_once = False
+_ending = threading.Lock()
 
 
 @contextmanager
@@ -57,14 +58,17 @@ def at_once() -> Iterator[None]:
     For imports and the start of Ray: nothing is to be cleaned up yet, and libraries lose an exception that comes in the
     middle of them, or turn it into another. Only where presses are counted, so not where a library calls a run.
     """
+    global _ends_at_once
     numbers = (signal.SIGINT, signal.SIGTERM) if _counting else ()
     before = {number: signal.getsignal(number) for number in numbers}
     heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
         for number in heeded:
             signal.signal(number, _end_at_once)
+        _ends_at_once = bool(heeded)
         yield
     finally:
+        _ends_at_once = False
         for number in heeded:
             signal.signal(number, before[number])
 
@@ -77,9 +81,10 @@ def last_words(said: str) -> None:
 
 
 def end(said: str, status: int) -> None:
-    """End this process from any thread, with one line."""
-    last_words(said)
-    os._exit(status)
+    """End this process from any thread, with one line. The first call decides."""
+    if _ending.acquire(blocking=False):
+        last_words(said)
+        os._exit(status)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
@@ -118,6 +123,8 @@ def _count(heard: socket.socket) -> None:
         while told := heard.recv(64):
             if not {signal.SIGINT, signal.SIGTERM} & set(told):
                 continue
+            if _ends_at_once:  # from here, since the main thread may be deep in Ray
+                end(STOPPED, STATUS)
             now = time.monotonic()
             if _pressed_s is None:
                 _pressed_s = now
