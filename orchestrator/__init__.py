@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import environment
-from orchestrator.config import RunConfig
-
 if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
     from orchestrator.report import Report
 
 __all__ = ["RunConfig", "run"]
 
 
+def __getattr__(name: str) -> Any:
+    if name == "RunConfig":
+        from orchestrator.config import RunConfig
+
+        return RunConfig
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 def run(config: RunConfig, **options: Any) -> Report:
     """Run `config` to its report; see `orchestrator.pipeline.run`."""
+    from orchestrator import environment
+
     environment.prepare()
     from orchestrator.pipeline import run as run_pipeline
 

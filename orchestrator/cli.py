@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from orchestrator import interrupts
 from workers.errors import RequestError, StillhouseError
-from workers.secrets import HidingFormatter, hidden
+from workers.secrets import hidden
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
     asked = _parser().parse_args(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(HidingFormatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO if asked.verbose else logging.WARNING, handlers=[handler])
     try:
-        with interrupts.counted():
+        with interrupts.counted(), _logged(logging.INFO if asked.verbose else logging.WARNING):
             return asked.command(asked) or 0
-    except StillhouseError as error:
-        _say(str(error), asked.debug)
-        return error.exit_status
     except KeyboardInterrupt:
-        print(f"stillhouse: {interrupts.STOPPED}", file=sys.stderr)
-        return interrupts.STATUS
+        return _stopped(asked.debug)
     except Exception as error:
-        _say(
-            f"{type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. --debug shows the "
-            "traceback.",
-            asked.debug,
-        )
-        return 1
+        return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    if isinstance(error, StillhouseError):
+        _say(str(error), debug)
+        return error.exit_status
+    _say(
+        f"{type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. --debug shows the "
+        "traceback.",
+        debug,
+    )
+    return 1
+
+
+def _stopped(debug: bool) -> int:
+    """Also where a library turned the interruption into an error of its own."""
+    _say(interrupts.STOPPED, debug)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a press while Python ends needs no traceback
+    return interrupts.STATUS
+
+
+@contextmanager
+def _logged(level: int) -> Iterator[None]:
+    """Log lines, and Python's warnings with them, in the style of the screen."""
+    with interrupts.at_once():
+        from orchestrator.console import LogLines
+    logging.basicConfig(level=level, handlers=[LogLines()])
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
 
 
 def _say(error: str, debug: bool) -> None:
@@ -102,16 +125,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    from orchestrator.config import RunConfig
-
-    config = RunConfig.load(asked.config, asked.overrides)
-    from orchestrator import presentation, run
     from orchestrator.console import Screen
 
-    screen = Screen()
-    report = run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
-    presentation.show(report, screen)
-    presentation.where_next(report, config, screen)
+    with Screen() as screen:
+        with interrupts.at_once():
+            screen.wait_for("reading the configuration")
+            from orchestrator.config import RunConfig
+
+            config = RunConfig.load(asked.config, asked.overrides)
+            screen.wait_for("loading torch, Ray and MLflow")
+            from orchestrator import environment
+
+            environment.prepare()
+            from orchestrator import pipeline, presentation
+        report = pipeline.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
+        presentation.show(report, screen)
+        presentation.where_next(report, config, screen)
 
 
 def _submit(asked: argparse.Namespace) -> int:
@@ -150,10 +179,13 @@ def _doctor(asked: argparse.Namespace) -> None:
     from orchestrator.console import Screen
 
     config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
-    findings = doctor.examine(config)
-    screen = Screen()
-    for finding in findings:
-        screen.out.print(f"{finding.name:<12} {finding.found}", markup=False, soft_wrap=True)
+    findings, out = [], Screen().out
+    for name, look in doctor.checks(config):
+        out.print(f"{name:<12} ", end="", markup=False)  # what is waited for
+        out.file.flush()
+        finding = look()
+        out.print(finding.found, markup=False, soft_wrap=True)
+        findings.append(finding)
     wrong = [f for f in findings if not f.good]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))

@@ -12,18 +12,19 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import autoscaling, environment, in_place, interrupts
+from orchestrator import authentication, autoscaling, environment, in_place, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     import ray
+    from ray.job_config import JobConfig
 
     from workers.data import Dataset
 
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 FREE_TIMEOUT_S = 15.0
 """After which a run says that it waits for a GPU."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+SETTLE = "workers.processes.settle"
+"""What Ray calls in each worker process before any task."""
 ROLE_SHARE = 0.001
 """Of a node's role, what an actor or worker asks for: a node that has 1 of it takes any number."""
 
@@ -113,38 +117,108 @@ class Placement:
 
 
 @contextmanager
-def connect(timeout_s: float, *, verbose: bool = False) -> Iterator[Machines]:
+def connect(
+    timeout_s: float, *, verbose: bool = False, wait_for: Callable[[str], None] = logger.debug
+) -> Iterator[Machines]:
     """Ray for the length of a run: the one already connected, the cluster of RAY_ADDRESS or of this job, else a new
     one.
 
-    Only a Ray that was started here is shut down at the end. timeout_s: how long a GPU is waited for.
+    Only a Ray that was started here is shut down at the end. timeout_s: how long a GPU is waited for. wait_for: is told
+    what takes time.
     """
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
-    ours, address = not ray.is_initialized(), environment.ray_address()
-    if ours:
+    if ray.is_initialized():
+        yield replace(survey(timeout_s), lent=True)
+        return
+    here = environment.ray_address() == "local"
+    wait_for("starting Ray on this machine" if here else f"joining the Ray cluster at {environment.ray_address()}")
+    with _started_in_place(verbose) if here else _joined(environment.ray_address(), verbose):
+        try:
+            with in_place.watched() if here else contextlib.nullcontext():
+                wait_for("looking at what the cluster has")
+                yield survey(timeout_s)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _started_in_place(verbose: bool) -> Iterator[None]:
+    with authentication.in_place(), in_place.temporary_folder() as folder:
+        _init(verbose, address="local", include_dashboard=False, _temp_dir=folder)
+        yield
+
+
+@contextmanager
+def _joined(address: str, verbose: bool) -> Iterator[None]:
+    with settled(address) as found:
+        try:
+            _init(verbose, address=found)
+        except (ConnectionError, TimeoutError) as error:
+            raise _no_answer(address, error, found) from error
+        yield
+
+
+@contextmanager
+def settled(address: str) -> Iterator[str]:
+    """The cluster of RAY_ADDRESS, reached, and with the token that it wants for as long as the block lasts: its
+    address, found where it is `auto`.
+
+    Raises: `RequestError` where nothing answers, or a token is wanted that is not here.
+    """
+    with contextlib.ExitStack() as stack:
+        found = address
         try:
             reach(address)
-            ray.init(
-                address=address,
-                log_to_driver=verbose,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-                runtime_env={"env_vars": environment.EVERYWHERE},
-                include_dashboard=False if address == "local" else None,
-            )
-            interrupts.heed_sigterm()
-        except (ConnectionError, TimeoutError) as error:
-            raise RequestError(
-                f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run "
-                "on this machine alone."
-            ) from error
-    try:
-        with in_place.watched() if ours and address == "local" else contextlib.nullcontext():
-            yield replace(survey(timeout_s), lent=not ours)
-    finally:
-        if ours:
-            ray.shutdown()
+            if not address.startswith("ray://"):  # Ray's own client, which has no such address
+                from ray._private import services
+
+                found = services.canonicalize_bootstrap_address_or_die(address)
+                stack.enter_context(authentication.of_cluster(found))
+        except (ConnectionError, TimeoutError, ValueError) as error:
+            raise _no_answer(address, error, found) from error
+        yield found
+
+
+def _no_answer(address: str, error: Exception, found: str) -> RequestError:
+    on_loopback = address.startswith(("127.", "localhost")) and found != address
+    return RequestError(
+        f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error}). Start one, or unset RAY_ADDRESS to run on this "
+        "machine alone."
+        + f" Ray looked at {found}: for a head that listens on 127.0.0.1 alone set {LOOPBACK}=0."
+        * on_loopback
+    )
+
+
+def _init(verbose: bool, **how: Any) -> None:
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    with interrupts.at_once():
+        ray.init(
+            log_to_driver=verbose,
+            logging_level=level,
+            job_config=_job_config(),
+            runtime_env={"env_vars": environment.EVERYWHERE, "worker_process_setup_hook": SETTLE},
+            **how,
+        )
+    interrupts.heed_sigterm()
+
+
+class _PathsOfDriver(list[str]):
+    """Takes only folders that the driver itself imports from."""
+
+    def extend(self, paths: Iterable[str]) -> None:
+        super().extend(path for path in paths if path in sys.path)
+
+
+def _job_config() -> JobConfig:
+    """Ray 2.60 puts the folder that the driver was started in before everything else that workers import from: a
+    `workers.py` there would be taken for Stillhouse's."""
+    from ray.job_config import JobConfig
+
+    return JobConfig(_py_driver_sys_path=_PathsOfDriver())
 
 
 def reach(address: str) -> None:
@@ -329,4 +403,4 @@ def failed(doing: str, kind: str, message: str) -> RunError:
 
 def _log_folder() -> str:
     worker = sys.modules["ray"]._private.worker.global_worker
-    return os.path.join(worker.node.get_session_dir_path(), "logs") if worker.node else ""
+    return os.path.join(os.path.realpath(worker.node.get_session_dir_path()), "logs") if worker.node else ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from orchestrator import cluster, trackers
+from orchestrator import authentication, environment, interrupts
 from orchestrator.config import RunConfig
-from workers import storage
 from workers.errors import RequestError
 
 PACKAGES = ("stillhouse", "ray", "torch", "mlflow", "fsspec", "numpy", "pyarrow", "safetensors")
@@ -24,17 +25,22 @@ class Finding:
     good: bool = True
 
 
-def examine(config: RunConfig | None) -> list[Finding]:
+Check = tuple[str, Callable[[], Finding]]
+"""What is looked at, and what finds it; some take seconds."""
+
+
+def checks(config: RunConfig | None) -> list[Check]:
     """Versions, cores and GPUs of this machine; with a configuration, its storage and tracker too."""
-    findings = [Finding("python", platform.python_version()), *(_version(name) for name in PACKAGES)]
-    findings += [
-        Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
-        Finding("GPUs", _gpus()),
-        _cluster(),
+    found: list[Check] = [
+        ("python", lambda: Finding("python", platform.python_version())),
+        *((name, partial(_version, name)) for name in PACKAGES),
+        ("cores", _cores),
+        ("GPUs", _gpus),
+        ("cluster", _cluster),
     ]
     if config is not None:
-        findings += [_storage(config), _tracker(config)]
-    return findings
+        found += [("storage", partial(_storage, config)), ("tracker", partial(_tracker, config))]
+    return found
 
 
 def _version(name: str) -> Finding:
@@ -44,26 +50,36 @@ def _version(name: str) -> Finding:
         return Finding(name, "not installed: pip install stillhouse", good=name == "stillhouse")
 
 
+def _cores() -> Finding:
+    return Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
+
+
 def _cluster() -> Finding:
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    address = environment.ray_address()
+    if address == "local":
         return Finding("cluster", "none in RAY_ADDRESS: a run starts Ray in place")
+    with interrupts.at_once():
+        from orchestrator import cluster
     try:
-        cluster.reach(address)
-    except OSError as error:
-        return Finding("cluster", f"RAY_ADDRESS '{address}' does not answer ({error})", good=False)
-    return Finding("cluster", f"RAY_ADDRESS '{address}' reached")
+        with cluster.settled(address):
+            token = "; it asks for a token, which is here" if authentication.is_on() else ""
+    except RequestError as error:
+        return Finding("cluster", str(error), good=False)
+    return Finding("cluster", f"RAY_ADDRESS '{address}' reached{token}")
 
 
-def _gpus() -> str:
-    import torch
+def _gpus() -> Finding:
+    with interrupts.at_once():
+        import torch
 
     if not torch.cuda.is_available():
-        return f"none that torch {torch.__version__} sees"
-    return ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+        return Finding("GPUs", f"none that torch {torch.__version__} sees")
+    return Finding("GPUs", ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())))
 
 
 def _storage(config: RunConfig) -> Finding:
+    from workers import storage
+
     try:
         storage.probe_writable(config.storage)
     except RequestError as error:
@@ -72,6 +88,9 @@ def _storage(config: RunConfig) -> Finding:
 
 
 def _tracker(config: RunConfig) -> Finding:
+    with interrupts.at_once():
+        from orchestrator import trackers
+
     try:
         trackers.reach(config.tracking.uri)
     except RequestError as error:

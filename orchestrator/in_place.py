@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Any
 import psutil
 
 from orchestrator import interrupts
-from workers.errors import RunError
+from workers.errors import RequestError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,61 @@ LOOK = 5
 STOPPED_S = 60.0
 """How long a process may be stopped. Only time in which this one is awake counts."""
 ANSWER_S = 2.0
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+DEEPEST = LONGEST_SOCKET - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
+"""Bytes that the path of Ray's temporary folder may have, so that those of its sockets are not too long."""
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 RAYLET, GCS = "raylet", "gcs_server"
 VITAL = frozenset({RAYLET, GCS})
 """What Ray calls those of its processes that it cannot do without."""
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str | None]:
+    """Ray's temporary folder, for a Ray that is started in the block; None: where Ray puts it by itself.
+
+    Ray's sockets lie in it, and a socket's path has a limit of about a hundred bytes. Where it is too deep, a short
+    link leads to it: what Ray writes lies where TMPDIR says all the same.
+
+    Raises: `RequestError`, naming the variable, where the folder cannot be used.
+    """
+    from ray._common import utils
+
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = os.path.abspath(utils.get_default_ray_temp_dir())
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"Ray's temporary folder '{folder}' cannot be written ({error.strerror}). "
+            f"{f'{named} names it' if named else 'Set TMPDIR to another'}: expected a folder that can be written."
+        ) from error
+    if len(os.fsencode(folder)) <= DEEPEST:
+        yield None
+        return
+    private = _short_folder(named)
+    link = os.path.join(private, "ray")
+    try:
+        os.symlink(folder, link)
+        yield link
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(link)
+            os.rmdir(private)
+
+
+def _short_folder(named: str | None) -> str:
+    """A new folder of this user alone (mode 0700) whose path is short."""
+    for place in SHORT_PLACES:
+        with contextlib.suppress(OSError):
+            return tempfile.mkdtemp(prefix="stillhouse-", dir=place)
+    raise RequestError(
+        f"{named}: '{os.environ.get(named or '')}' is too long a path for Ray's sockets, which have room for "
+        f"{DEEPEST - len('/ray')} characters of it, and none of {', '.join(SHORT_PLACES)} can be written for a link to "
+        "it. Set it to a shorter path."
+    )
 
 
 @contextmanager
@@ -115,7 +168,7 @@ def _end(node: Any, lost: str) -> None:
             f"Ray's own process '{lost}' is gone, or was stopped: by somebody, or by the system for want of memory. "
             "What was complete is kept; the same command resumes."
         )
-    print(f"stillhouse: {said}", file=sys.stderr, flush=True)
+    interrupts.last_words(said)
     with contextlib.suppress(Exception):
         node.kill_all_processes(check_alive=False, allow_graceful=False)
     os._exit(status)

@@ -5,6 +5,8 @@ Whoever handles signals meanwhile (Ray Train does, while it trains) need not kno
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
 import socket
@@ -18,31 +20,87 @@ from types import FrameType
 STATUS = 130
 """The exit status of a run that was stopped, as shells have it."""
 STOPPED = "stopped. What was complete is kept; the same command resumes."
+STDERR = 2
 SAME_PRESS_S = 0.3
 """Within which a second signal is the same press: `timeout` and terminals tell a process and its group."""
 
 _pressed_s: float | None = None
 """When the first press was."""
+_counting = _ends_at_once = False
+_ending = threading.Lock()
 
 
 @contextmanager
 def counted() -> Iterator[None]:
     """While the block lasts, the second press ends the process: as with SIGKILL, all that is complete is kept."""
-    global _pressed_s
-    _pressed_s = None
+    global _pressed_s, _counting
+    _pressed_s, _counting = None, True
     heard, told = socket.socketpair()
     told.setblocking(False)
     before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    lost, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    terminate = signal.signal(signal.SIGTERM, _as_interrupt)
     threading.Thread(target=_count, args=(heard,), name="interrupts", daemon=True).start()
     try:
         yield
     finally:
+        _counting = False
+        sys.unraisablehook = lost
+        signal.signal(signal.SIGTERM, terminate)
         signal.set_wakeup_fd(before)
         told.close()
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """In this block the first press ends the process, without an exception.
+
+    For imports and the start of Ray: nothing is to be cleaned up yet, and libraries lose an exception that comes in the
+    middle of them, or turn it into another. Only where presses are counted, so not where a library calls a run.
+    """
+    global _ends_at_once
+    numbers = (signal.SIGINT, signal.SIGTERM) if _counting else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in heeded:
+            signal.signal(number, _end_at_once)
+        _ends_at_once = bool(heeded)
+        yield
+    finally:
+        _ends_at_once = False
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def last_words(said: str) -> None:
+    """One line on stderr from any thread; what a terminal shows of progress is cleared."""
+    clear = "\x1b[?25h\r\x1b[K" if os.isatty(STDERR) else ""  # a progress line hides the cursor
+    with contextlib.suppress(OSError):
+        os.write(STDERR, f"{clear}stillhouse: {said}\n".encode())
+
+
+def end(said: str, status: int) -> None:
+    """End this process from any thread, with one line. The first call decides."""
+    if _ending.acquire(blocking=False):
+        last_words(said)
+        os._exit(status)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    end(STOPPED, STATUS)
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops an interruption that comes in a destructor or a callback: bring it back."""
+    if lost.exc_type is KeyboardInterrupt:
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def heed_sigterm() -> None:
-    """SIGTERM interrupts as Ctrl-C does; to be called after `ray.init`, which lets it end the process."""
+    """SIGTERM interrupts as Ctrl-C does; to be called after `ray.init`, which makes it end the process."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _as_interrupt)
 
@@ -65,9 +123,10 @@ def _count(heard: socket.socket) -> None:
         while told := heard.recv(64):
             if not {signal.SIGINT, signal.SIGTERM} & set(told):
                 continue
+            if _ends_at_once:  # from here, since the main thread may be deep in Ray
+                end(STOPPED, STATUS)
             now = time.monotonic()
             if _pressed_s is None:
                 _pressed_s = now
             elif now - _pressed_s > SAME_PRESS_S:
-                print("stillhouse: ended at once. The same command resumes.", file=sys.stderr, flush=True)
-                os._exit(STATUS)
+                end("ended at once. The same command resumes.", STATUS)

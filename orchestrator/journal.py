@@ -117,6 +117,7 @@ class Journal:
     @contextmanager
     def stage(self, name: str, systems: Sequence[str] = (), epochs: int = 0) -> Iterator[Line]:
         """A stage of the run, timed. `systems`: which are trained in it, for `epochs` epochs each."""
+        self.screen.started()
         self._events.write("stage started", stage=name)
         started = time.perf_counter()
         with self.screen.stage(name) as line:
@@ -232,20 +233,28 @@ class Journal:
                 self._pulses.pop(system, None)
 
     def _write_down(self) -> None:
-        """Say what was heard, in a thread of its own: a tracker may take its time."""
-        while (heard := self._inbox.get()) is not None:
-            try:
-                self._hear(*heard)
-            except OSError as error:  # a full disk is for the next write of the run itself to say
-                logger.warning("an epoch could not be written down: %s", error)
+        """Record the epochs that workers report, in a thread of its own: a tracker may take its time.
 
-    def _hear(self, system: str, epoch: Epoch) -> None:
-        if (system, epoch.epoch) in self._told:  # a worker that was started again tells its last epochs twice
-            return
+        An error of one observer (file, tracker, screen) is logged once and does not stop the others.
+        """
+        failed: set[str] = set()
+        while (heard := self._inbox.get()) is not None:
+            if (heard[0], heard[1].epoch) in self._told:  # a worker that was restarted reports its last epochs again
+                continue
+            for observer in (self._write_epoch, self._track, self._show_epoch):
+                try:
+                    observer(*heard)
+                except Exception as error:  # a full disk, for example: the next write of the run itself reports it
+                    if observer.__name__ not in failed:
+                        failed.add(observer.__name__)
+                        logger.warning("an epoch could not be recorded: %s: %s", type(error).__name__, error)
+            self._told.add((heard[0], heard[1].epoch))
+
+    def _write_epoch(self, system: str, epoch: Epoch) -> None:
         self._events.write("epoch", system=system, **vars(epoch))
         metrics.count(metrics.EPOCHS, system=system)
-        self._track(system, epoch)
-        self._told.add((system, epoch.epoch))
+
+    def _show_epoch(self, system: str, epoch: Epoch) -> None:
         training = self._training.get(system)
         if training is not None:
             training.heard += 1

@@ -37,14 +37,16 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 
     Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
     """
+    screen = screen or Screen(quiet=True)
     run_folder.check(config, fresh=fresh)
-    dataset = preflight.check(config)
-    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose) as machines:
+    dataset = preflight.check(config, screen.wait_for)
+    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         metrics.label(config.name)
         placement = cluster.place(config.ensemble, machines)
         cluster.check_student(config.student, machines)
         preflight.check_shared(config.storage)
-        with Lock(config.folder), Journal(config, screen or Screen(quiet=True), fresh=fresh) as journal:
+        screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
+        with Lock(config.folder), Journal(config, screen, fresh=fresh) as journal:
             run_folder.mark(config.folder)
             run_folder.sweep(config.folder)
             reports.remove(config.folder)
@@ -89,7 +91,8 @@ def _stages(run: Context) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
-    journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
+    with journal.screen.stage("tracker"):
+        journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
     reports.write(report, config.folder)
     return report
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,21 +35,26 @@ COPIES = "working_dir_files"
 """What Ray calls the folder with the jobs' copies of their working folders."""
 
 
-def check(config: RunConfig) -> Dataset:
+def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
     """The data set, once all that the configuration asks for is known to be possible.
+
+    wait_for: is told what takes time.
 
     Raises: `RequestError`, naming the key or file.
     """
     _check_found_again(config)
+    wait_for("looking at storage and tracker")
     storage.probe_writable(config.storage)
     trackers.reach(config.tracking.uri)
     machines = cluster.expected()
     if machines is not None:
         cluster.place(config.ensemble, machines)
+    wait_for("reading the data")
     dataset = datasets.load(config.data, config.seed)
     top_k = config.distillation.top_k
     if top_k is not None and top_k > dataset.classes:
         raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
+    wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
     roles = _roles(config, dataset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from orchestrator import report as reports
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
@@ -25,7 +27,7 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     if uri.startswith("http"):
         look = f"{hidden(uri).rstrip('/')}/{report.page}"
     else:
-        look = f"mlflow ui --backend-store-uri {hidden(uri)}, then http://127.0.0.1:5000/{report.page}"
+        look = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}, then http://127.0.0.1:5000/{report.page}"
     screen.out.print(f"Report: {report.folder}/report.md", markup=False, soft_wrap=True)
     screen.out.print(f"MLflow: {look}", markup=False, soft_wrap=True)
-    screen.out.print(f"Again:  stillhouse report {report.folder}", markup=False, soft_wrap=True)
+    screen.out.print(f"Again:  stillhouse report {shlex.quote(report.folder)}", markup=False, soft_wrap=True)

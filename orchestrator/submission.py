@@ -15,13 +15,15 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from orchestrator import cluster, environment, interrupts
+from orchestrator import authentication, environment, interrupts, job_folder
 from orchestrator.config import RunConfig
+from orchestrator.job_folder import JobFolder
 from orchestrator.lock import machine
 from orchestrator.trackers import SQLITE
 from workers import storage
@@ -37,7 +39,7 @@ LEFT_OUT = (
     "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key", "id_rsa*",
 )  # fmt: skip
 """What a job does not need, or is not to have, as .gitignore says it; a `.rayignore` in the folder adds to it."""
-HAS_RAY = "$p -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""
+HAS_RAY = "$p -P -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""
 """Whether the cluster's `python` is Ray's. Where Ray was started from a virtual environment that is not active, it is
 not, and there may be one where the submitter has his."""
 TALKATIVE = (
@@ -48,6 +50,7 @@ TALKATIVE = (
 STOP_S = 60
 """How long a job that is stopped has to end by itself."""
 POLL_S = 2.0
+TOO_LARGE = "status code 413"
 NOT_YET, READY_TIMEOUT_S = "No available agent", 60.0
 """What a cluster says that was only just started, and how long it may."""
 
@@ -69,24 +72,33 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
             )
     as_here = _as_here(config)
     words = ["run", Path(path).name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
-    client = _client(address)
-    job = _hand_in(
-        client,
-        entrypoint=f"p=python; {HAS_RAY} || p={shlex.quote(sys.executable)}; "
-        f"exec $p -m orchestrator.cli {shlex.join(words)}",
-        submission_id=f"{config.name}-{secrets.token_hex(4)}",
-        runtime_env=_environment(folder, config),
-        metadata={"stillhouse.run": config.name},
-    )
-    print(f"job {job} of {address}: the run '{hidden(storage.join(config.storage, config.name))}'", file=sys.stderr)
-    if not follow:
+    print(f"handing the run '{config.name}' to {hidden(address)} ...", file=sys.stderr, flush=True)
+    with _client(address) as client, job_folder.prepared(folder, LEFT_OUT, _local_places(config)) as sent:
         print(
-            f"follow it: ray job logs --address {address} --follow {job}\n"
-            f"stop it:   ray job stop --address {address} {job}    (the same command again resumes)",
+            f"sending '{folder}': {len(sent.sizes)} files, {sent.bytes / 1e6:,.1f} MB ...", file=sys.stderr, flush=True
+        )
+        job = _hand_in(
+            client,
+            sent,
+            folder,
+            entrypoint=f"cd {job_folder.NAME}; p=python; {HAS_RAY} || p={shlex.quote(sys.executable)}; "
+            f"exec $p -P -m orchestrator.cli {shlex.join(words)}",
+            submission_id=f"{config.name}-{secrets.token_hex(4)}",
+            runtime_env=_environment(folder, sent),
+            metadata={"stillhouse.run": config.name},
+        )
+        place = hidden(storage.join(config.storage, config.name))
+        print(f"job {job} of {hidden(address)}: the run '{place}'", file=sys.stderr)
+        if follow:
+            return _follow(client, job)
+        ray = f"{authentication.MODE}=token ray" if authentication.is_on() else "ray"
+        here = shlex.quote(address)
+        print(
+            f"follow it: {ray} job logs --address {here} --follow {job}\n"
+            f"stop it:   {ray} job stop --address {here} {job}    (the same command again resumes)",
             file=sys.stderr,
         )
         return 0
-    return _follow(client, job)
 
 
 def _as_here(config: RunConfig) -> list[str]:
@@ -95,7 +107,13 @@ def _as_here(config: RunConfig) -> list[str]:
     return found + ([f"tracking.uri={config.tracking.uri}"] if config.tracking.uri.startswith(SQLITE) else [])
 
 
-def _hand_in(client: JobSubmissionClient, **job: Any) -> str:
+def _local_places(config: RunConfig) -> list[Path]:
+    """What runs leave in folders of this machine."""
+    places = (config.storage, config.tracking.uri.removeprefix(SQLITE))
+    return [Path(place) for place in places if storage.is_local(place)]
+
+
+def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:
     """Submit it, as soon as the cluster takes jobs: one that has only just been started answers first and takes later.
 
     Raises: `RequestError` where it does not take this one.
@@ -105,6 +123,8 @@ def _hand_in(client: JobSubmissionClient, **job: Any) -> str:
         try:
             return str(client.submit_job(**job))
         except (RuntimeError, ValueError) as error:
+            if TOO_LARGE in str(error):  # for this cluster, or for a proxy before it
+                raise RequestError(job_folder.too_large(folder, sent)) from error
             if NOT_YET not in str(error) or time.monotonic() > until:
                 raise RequestError(f"the cluster did not take the job: {hidden(str(error)).strip()}") from error
             time.sleep(1.0)
@@ -142,45 +162,54 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     return status if status in (1, 2, 3) else 1
 
 
-def _client(address: str) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient
+@contextmanager
+def _client(address: str) -> Iterator[JobSubmissionClient]:
+    """Ray's client, with the token that the cluster asks for.
 
+    Raises: `RequestError` where no cluster takes jobs there, or it asks for a token that is not here.
+    """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(
             f"--address '{hidden(address)}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
         )
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        cluster.reach(f"{parts.hostname}:{port}")
-        client = JobSubmissionClient(address)
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)  # which set their own
-        return client
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RequestError(
-            f"no Ray cluster takes jobs at '{hidden(address)}' ({error}). Expected the URL of its dashboard; `ray "
-            "start --head` prints it, and `ray dashboard CLUSTER.yaml` or `kubectl port-forward` make it a local one."
-        ) from None
+    with ExitStack() as settled:
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            with interrupts.at_once():
+                from orchestrator import cluster
+
+                cluster.reach(f"{parts.hostname}:{port}")
+                settled.enter_context(authentication.of_dashboard(address))
+                from ray.job_submission import JobSubmissionClient
+            client = JobSubmissionClient(address)
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.WARNING)  # which set their own
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"no Ray cluster takes jobs at '{hidden(address)}' ({error}). Expected the URL of its dashboard; "
+                "`ray start --head` prints it, and `ray dashboard CLUSTER.yaml` or `kubectl port-forward` make it a "
+                "local one."
+            ) from None
+        yield client
 
 
-def _environment(folder: Path, config: RunConfig) -> dict[str, Any]:
+def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
     """Ray's runtime environment: the configuration's folder, our packages, and what is to stay behind."""
     from mlflow.utils.git_utils import get_git_commit
 
+    from workers.processes import JOB_FOLDER
+
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data is often kept out of git
-    left_out = [*LEFT_OUT]
-    for place in (config.storage, config.tracking.uri.removeprefix(SQLITE)):
-        if storage.is_local(place) and Path(place).is_relative_to(folder) and Path(place) != folder:
-            left_out.append("/" + Path(place).relative_to(folder).as_posix())
     return {
-        "working_dir": str(folder),
+        "working_dir": str(sent.root),
         "env_vars": {
             environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
             environment.COMMIT: get_git_commit(str(folder)) or "",
+            JOB_FOLDER: job_folder.NAME,
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),  # 3 s by default
         },
-        "excludes": left_out,
+        "excludes": sent.excludes,
         "py_modules": [_folder_of(package) for package in PACKAGES],
     }
 

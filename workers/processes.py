@@ -25,6 +25,22 @@ def here() -> Where:
     return Where(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
+JOB_FOLDER = "STILLHOUSE_JOB_FOLDER"
+"""Set in the processes of a job: where its configuration lies, within the job's working folder."""
+
+
+def settle() -> None:
+    """Ray calls this in each worker process of a run before any task.
+
+    Ray Train asks for actors at the address in RAY_ADDRESS; without one it asks any other Ray of this machine. And code
+    that runs in a job finds itself in the folder of the configuration, as in the driver.
+    """
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    folder = os.environ.get(JOB_FOLDER)
+    if folder and os.path.isdir(folder):
+        os.chdir(folder)
+
+
 def end(where: Where) -> None:
     """SIGKILL a process on its node: one that was stopped, or hangs in a driver of its GPU, cannot end itself."""
     strategy = NodeAffinitySchedulingStrategy(where.node, soft=False)

@@ -1,0 +1,174 @@
+"""Ray's token: which cluster asks for one, where this process finds one, and one for a Ray that is started in place.
+
+Ray 2.60 turns token authentication on for every Ray that `ray.init` starts, and for a `ray start --head` where a token
+is stored already. A client that is given an address never turns it on by itself, so it is settled here: the cluster is
+asked without a token, and only a cluster that refuses that gets the token.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from workers.errors import RequestError
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+STORED = "~/.ray/auth_token"
+_WHERE_FROM = (
+    f"`ray get-auth-token` on the cluster's head prints it: set {TOKEN} to it, or store it in {STORED} "
+    "(docs/CLUSTERS.md)."
+)
+TIMEOUT_S = 10.0
+
+
+@contextmanager
+def in_place() -> Iterator[None]:
+    """For a Ray that is started in the block: its token is in the environment of its own processes alone.
+
+    Without a token any user of this machine could run code as this one, by the open port. Ray would store a new token
+    in the home folder for good, and every later `ray start --head` would ask for it. A token or mode that the user has
+    is kept.
+    """
+    with _restored():
+        if (MODE not in os.environ or is_on()) and not _token():
+            os.environ[TOKEN] = secrets.token_hex(32)
+            _read_again()
+        yield
+
+
+@contextmanager
+def of_cluster(address: str) -> Iterator[None]:
+    """While the block lasts this process joins the cluster of that `host:port` as the cluster wants it.
+
+    Raises: `RequestError` where the cluster wants a token, and none is here or it is another.
+    """
+    with _restored():
+        _settle(address, lambda token: _gcs_takes(address, token))
+        yield
+
+
+@contextmanager
+def of_dashboard(url: str) -> Iterator[None]:
+    """The same for the HTTP interface of a cluster's dashboard."""
+    with _restored():
+        _settle(url, lambda token: _dashboard_takes(url, token))
+        yield
+
+
+def is_on() -> bool:
+    """Whether this process sends a token."""
+    return os.environ.get(MODE, "").lower() == "token"
+
+
+def _settle(place: str, takes: Callable[[str], bool]) -> None:
+    """Set the mode that a cluster has. takes: whether it takes a request with that token, an empty one for none."""
+    if not is_on() and takes(""):
+        os.environ.setdefault(MODE, "disabled")  # Ray turns it on for `auto` wherever a token is stored
+        _read_again()
+        return
+    wish = f"{MODE} is 'token'" if is_on() else f"the Ray cluster at '{place}' asks for a token"
+    token = _token()
+    if not token:
+        raise RequestError(f"{wish}, and none is here. {_WHERE_FROM}")
+    if not takes(token):
+        which = f"the one of {_source()} is refused" + ("" if place in wish else f" by the Ray cluster at '{place}'")
+        raise RequestError(f"{wish}, and {which}. {_WHERE_FROM}")
+    os.environ[MODE] = "token"
+    _read_again()
+
+
+def _source() -> str:
+    """Where Ray reads the token, by its own order."""
+    if os.environ.get(TOKEN):
+        return TOKEN
+    path = os.environ.get(TOKEN_PATH)
+    return f"{TOKEN_PATH} ('{path}')" if path else STORED
+
+
+def _token() -> str:
+    """The token that Ray would send; empty where there is none.
+
+    Raises: `RequestError` where RAY_AUTH_TOKEN_PATH names no readable file.
+    """
+    path = os.environ.get(TOKEN_PATH)
+    if path and not os.environ.get(TOKEN) and not os.access(path, os.R_OK):  # Ray would abort the process
+        raise RequestError(f"{TOKEN_PATH}: '{path}' cannot be read. Name the file with the token, or unset it.")
+    return str(_loader().get_raw_token(ignore_auth_mode=True))
+
+
+def _gcs_takes(address: str, token: str) -> bool:
+    """By the first call that every client makes; Ray's own client would print its refusal."""
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    request: Any = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]
+    metadata = (("authorization", f"Bearer {token}"),) if token else None
+    with _channel(address) as channel:
+        try:
+            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId(
+                request, timeout=TIMEOUT_S, metadata=metadata
+            )
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                return False
+            raise ConnectionError(f"{error.code().name}: {error.details()}") from error
+    return True
+
+
+def _channel(address: str) -> Any:
+    import grpc
+    from ray._common.tls_utils import load_certs_from_env
+
+    options = [("grpc.enable_http_proxy", 0)]
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return grpc.insecure_channel(address, options)
+    chain, key, authorities = load_certs_from_env()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, chain), options)
+
+
+def _dashboard_takes(url: str, token: str) -> bool:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Give the environment back afterwards as it was: another cluster may follow in this process."""
+    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Ray keeps what it once read from the environment."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    _loader().reset_cache()
+
+
+def _loader() -> Any:
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    return AuthenticationTokenLoader.instance()

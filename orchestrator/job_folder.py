@@ -1,0 +1,145 @@
+"""The folder of a configuration, as it goes with a job: under a folder of its own, less what stays behind.
+
+Ray puts the root of what it sends before everything else that the job's processes import from, the standard library
+included: a user's `queue.py` there ends every worker. So the configuration's folder goes one level down.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.errors import RequestError
+
+NAME = "stillhouse-job"
+"""No name that Python could import."""
+LARGEST = 5
+"""Files that a refusal names."""
+ENTRY_BYTES = 128
+"""About what a file's entry in a zip takes, besides twice its name."""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """What is sent: the root whose one entry leads to the configuration's folder, and what is left out of it."""
+
+    root: Path
+    excludes: list[str]
+    """Patterns as in .gitignore, anchored at the root."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of each file that goes, by its path in the configuration's folder."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+@contextmanager
+def prepared(folder: Path, left_out: Sequence[str], places: Sequence[Path]) -> Iterator[JobFolder]:
+    """The configuration's folder, ready to be sent as long as the block lasts.
+
+    left_out: patterns of what stays behind, at any depth; places: files and folders that do.
+
+    Raises: `RequestError` where a file cannot be read, or Ray does not take so many bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") as root:
+        link = Path(root, NAME)
+        link.symlink_to(folder, target_is_directory=True)
+        inside = [place for place in places if place.is_relative_to(folder) and place != folder]
+        patterns = [*left_out, *(_pattern(link / place.relative_to(folder), link.parent) for place in inside)]
+        found = _travel(JobFolder(link.parent, patterns))
+        limit = _limit()
+        if found.bytes >= limit:
+            raise RequestError(too_large(folder, found, limit))
+        yield found
+
+
+def too_large(folder: Path, found: JobFolder, limit: int | None = None) -> str:
+    """Which files make a folder too large, and what to do."""
+    largest = sorted(found.sizes, key=lambda name: -found.sizes[name])[:LARGEST]
+    names = ", ".join(f"{name} ({_mb(found.sizes[name])})" for name in largest)
+    takes = "less" if limit is None else f"at most {_mb(limit)}"
+    return (
+        f"'{folder}' goes with the job as it holds the configuration: {_mb(found.bytes)} in {len(found.sizes)} files, "
+        f"and the cluster takes {takes}. The largest: {names}. A file `.rayignore` in it names what stays behind, a "
+        "pattern a line as in .gitignore. Put data that the job reads where every node finds it, a shared folder or an "
+        "object store, and name it by an absolute path or URI."
+    )
+
+
+def _limit() -> int:
+    """Bytes of a package that Ray's dashboard and its head take."""
+    from ray._private import ray_constants
+    from ray._private.runtime_env import packaging
+
+    return int(min(ray_constants.DASHBOARD_CLIENT_MAX_SIZE, packaging.GCS_STORAGE_MAX_SIZE))
+
+
+def _travel(sent: JobFolder) -> JobFolder:
+    """By the rules by which Ray packs it, the files that go; what Ray would hang on is left out as well.
+
+    Raises: `RequestError` where a file or folder that goes cannot be read.
+    """
+    from ray._private import ray_constants
+    from ray._private.runtime_env import packaging
+
+    link = sent.root / NAME
+    odd: list[str] = []
+    rules = [*ray_constants.get_runtime_env_default_excludes(), *sent.excludes]
+    is_left_out = packaging._get_excludes(sent.root, rules)
+
+    def is_odd(path: Path) -> bool:
+        if path == sent.root or is_left_out(path) or not _hangs(path, link):
+            return False
+        odd.append(_pattern(path, sent.root))
+        return True
+
+    def count(path: Path) -> None:
+        if path.is_file():
+            name = path.relative_to(link).as_posix()
+            sent.sizes[name] = path.stat().st_size + ENTRY_BYTES + 2 * len(os.fsencode(name))
+        if not os.access(path, os.R_OK):
+            unreadable.append(path)
+
+    unreadable: list[Path] = []
+    try:
+        packaging._dir_travel(sent.root, [is_left_out, is_odd], count, include_gitignore=False)
+    except PermissionError as error:  # a folder
+        unreadable.append(Path(error.filename))
+    if unreadable:
+        raise RequestError(
+            f"'{unreadable[0].relative_to(link)}' beside the configuration cannot be read, and goes with the job. Make "
+            "it readable, or name it in a file `.rayignore` beside the configuration."
+        )
+    return JobFolder(sent.root, [*sent.excludes, *odd], sent.sizes)
+
+
+def _hangs(path: Path, link: Path) -> bool:
+    """Whether Ray would not come to an end with it: a pipe, a socket, a link that leads back to where it lies."""
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        return False
+    except OSError:  # a link to nothing, or to itself
+        return True
+    if not stat.S_ISDIR(mode):
+        return not stat.S_ISREG(mode)
+    target = path.resolve()
+    above = [parent.resolve() for parent in path.parents if parent.is_relative_to(link)]
+    return path != link and any(place.is_relative_to(target) for place in [*above, link.parent.resolve()])
+
+
+def _pattern(path: Path, root: Path) -> str:
+    """What matches just this path, as .gitignore has it."""
+    from ray._private.thirdparty.pathspec.patterns.gitwildmatch import GitWildMatchPattern
+
+    return f"/{GitWildMatchPattern.escape(path.relative_to(root).as_posix())}"
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e6:.2f} MB"
