@@ -54,8 +54,8 @@ def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
 
 def test_parquet_columns_by_name(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "id": [7, 8], "label": [0, 1]})
-    for name in ("train", "test", "valid"):
-        frame.to_parquet(tmp_path / f"{name}.parquet")
+    for k, name in enumerate(("train", "test", "valid")):
+        frame.assign(a=frame.a + k).to_parquet(tmp_path / f"{name}.parquet")
     asked = spec(tmp_path, "parquet", label_column="label", feature_columns=("b", "a"), validation="valid.parquet")
     np.testing.assert_array_equal(data.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
 
@@ -65,8 +65,8 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
 def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) -> None:
     images = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2)
     labels = np.arange(10) % 3
-    for prefix in ("train", "t10k"):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", images)
+    for prefix, flipped in (("train", images[::-1, ::-1]), ("t10k", images)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", flipped)
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{ending}", labels)
     named = {
         "folder": {"train": ".", "test": "."},

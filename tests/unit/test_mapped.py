@@ -11,7 +11,8 @@ import pytest
 from workers import mapped
 from workers.data import Dataset, Split, load
 from workers.errors import RequestError, RunError
-from workers.inputs import digest, gather
+from workers.inputs import Rows, digest, gather
+from workers.mapped import Watched
 from workers.specs import DataSpec
 
 X = np.random.default_rng(0).random((50, 3, 4), dtype=np.float32)
@@ -54,7 +55,8 @@ def test_data_are_the_same_mapped_or_not(tmp_path: Path, monkeypatch: pytest.Mon
     np.savez(tmp_path / "test.npz", x=X[:9], y=Y[:9])
     spec = DataSpec(kind="npz", root=str(tmp_path), train="train.npz", test="test.npz", classes=5)
     far = load(spec, 0)
-    assert isinstance(far.test.x, np.memmap) and not isinstance(far.train.x, np.ndarray)  # rows without those held out
+    assert isinstance(far.test.x, Watched) and isinstance(far.test.x.of, np.memmap)
+    assert isinstance(far.train.x, Rows)  # of the mapped array, without those held out
     monkeypatch.setattr(mapped, "MAPPED_FROM", 2**60)
     near = load(spec, 0)
     assert far.digests == near.digests and digest(far.test.x) == digest(near.test.x)
@@ -115,5 +117,6 @@ def test_a_file_that_was_changed_since_is_not_read(tmp_path: Path) -> None:
 def test_a_compressed_archive_is_read_whole(tmp_path: Path) -> None:
     np.savez(tmp_path / "test.npz", x=X, y=Y)
     (tmp_path / "train.npz.gz").write_bytes(gzip.compress((tmp_path / "test.npz").read_bytes()))
+    np.savez(tmp_path / "test.npz", x=X[:10], y=Y[:10])
     data = load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz.gz", test="test.npz"), 0)
     assert len(data.train) + len(data.validation) == len(X)
