@@ -59,7 +59,23 @@ def check(config: RunConfig) -> Dataset:
         )
     for metric in config.evaluation.metrics:
         _check_metric(metric)
-    return dataset
+    return dataset.noted(*_large_batches(config, dataset))
+
+
+def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
+    """Notes on batches that are larger than what they are drawn from."""
+    student, labelled = config.student, len(dataset.train)
+    recipes = {
+        "ensemble.training": (config.ensemble.training, labelled),
+        "student.training": (student.training, len(dataset.transfer)),
+        "student.baseline_training": (student.baseline_training, labelled),
+    }
+    return [
+        note
+        for key, (recipe, examples) in recipes.items()
+        if recipe is not None
+        for note in datasets.large_batch(key, recipe.batch_size, examples)
+    ]
 
 
 def _check_found_again(config: RunConfig) -> None:

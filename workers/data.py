@@ -113,6 +113,16 @@ class Dataset:
         return self.scanned.get(name) or inputs_.digest(x)
 
 
+def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
+    """A note where a batch that the configuration's `key` asks for holds all of a training set. key: `student.training`."""
+    if batch_size <= examples:
+        return []
+    return [
+        f"{key}.batch_size: {batch_size:,} is more than the {examples:,} examples, so an epoch is a single step; "
+        f"{max(1, examples // 10):,} or fewer would make ten or more."
+    ]
+
+
 def load(spec: DataSpec, seed: int) -> Dataset:
     """Read what `spec` names and check it. `seed` draws the validation set where none is given.
 
