@@ -114,7 +114,7 @@ class Dataset:
 
 
 def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
-    """A note where a batch that the configuration's `key` asks for holds all of a training set. key: `student.training`."""
+    """A note where the batch that `key` (such as `student.training`) asks for is larger than its training set."""
     if batch_size <= examples:
         return []
     return [
