@@ -134,7 +134,7 @@ def _try_rows(value: Any) -> None:
     for rows in (slice(0, last), np.arange(last)[::-1].copy()):
         found = value[rows]
         if not isinstance(found, np.ndarray) or found.shape != (last, *shape[1:]) or found.dtype.kind != dtype.kind:
-            seen = f"{type(found).__name__} {getattr(found, 'dtype', '')} {getattr(found, 'shape', '')}"
+            seen = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
             raise TypeError(f"x[{rows}] is {seen}; expected an array of {dtype} {(last, *shape[1:])}")
 
 

@@ -121,7 +121,8 @@ class _Part:
         self.low = float(np.minimum(self.low, block.min()))  # both are NaN where one value is
         self.high = float(np.maximum(self.high, block.max()))
         values = block.reshape(-1).astype(np.float32, copy=False)
-        self.squares += float(np.dot(values, values))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.squares += float(np.dot(values, values))
         self.whole = self.whole and (block.dtype.kind != "f" or bool((block == np.floor(block)).all()))
         hashes = hashing.of_rows(block)
         rows = np.arange(self.seen, self.seen + len(block))

@@ -136,13 +136,20 @@ def _check_columns(table: Table, names: Sequence[str], label: str, train: Table,
 
 
 def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
-    """The columns `names` side by side [N, ...], and the label column [N]."""
-    wanted = [*names, *([] if label is None else [label])]
-    _check_memory(table, wanted)
+    """The columns `names` side by side [N, ...], and the label column [N].
+
+    Raises: `RequestError` where the file does not hold such numbers.
+    """
     try:
-        read = table.file.read(columns=wanted)
+        return _read_arrays(table, names, label)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise table.error(f"cannot be read ({_first_line(error)}). Write the file anew.") from error
+
+
+def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
+    wanted = [*names, *([] if label is None else [label])]
+    _check_memory(table, wanted)
+    read = table.file.read(columns=wanted)
     columns = [_column(table, name, read.column(name)) for name in names]
     if len(columns) > 1 and max(column.ndim for column in columns) > 2:
         raise table.error(
