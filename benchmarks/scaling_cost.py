@@ -31,6 +31,7 @@ from orchestrator.soft_target_pass import NEAR_CLASSES  # noqa: E402
 from workers import feed, soft_targets  # noqa: E402
 from workers.assembly import Assembly  # noqa: E402
 from workers.data import Split  # noqa: E402
+from workers.numbering import Numbering  # noqa: E402
 from workers.order import Layout, part_rows  # noqa: E402
 
 MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
@@ -43,7 +44,9 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= NEAR_CLASSES
     with tempfile.TemporaryDirectory() as folder, pool:
-        assembly = Assembly(folder, layout, classes, "arithmetic", "float32", None, NUMERICS)
+        assembly = Assembly(
+            folder, layout, classes, "arithmetic", "float32", None, NUMERICS, Numbering(layout.examples)
+        )
         began = time.process_time()
         for _ in pool.stream(range(parts), 1.0, assembly, near=near):
             pass

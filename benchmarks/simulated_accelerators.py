@@ -25,6 +25,7 @@ from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
 from orchestrator.config import EnsembleSpec  # noqa: E402
 from orchestrator.teachers import TeacherPool  # noqa: E402
 from workers.assembly import Assembly  # noqa: E402
+from workers.numbering import Numbering  # noqa: E402
 from workers.order import Layout, part_rows  # noqa: E402
 from workers.soft_targets import Numerics  # noqa: E402
 from workers.specs import ModelSpec  # noqa: E402
@@ -61,7 +62,7 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         begun = time.perf_counter()
         with pool:
             up = time.perf_counter()
-            assembly = Assembly(folder, layout, CLASSES, "arithmetic", "float32", None, NUMERICS)
+            assembly = Assembly(folder, layout, CLASSES, "arithmetic", "float32", None, NUMERICS, Numbering(examples))
             for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
                 pass
             done = time.perf_counter()

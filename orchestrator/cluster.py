@@ -284,17 +284,20 @@ def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
 
     Where all processes are on this machine, what is mapped from a file is read from there.
     """
-    import numpy as np
     import ray
 
-    if environment.ray_address() == "local" and len(ray.nodes()) == 1:
-        ray.util.register_serializer(np.memmap, serializer=mapped.place, deserializer=mapped.at)
-    else:
-        ray.util.deregister_serializer(np.memmap)
+    one_machine = environment.ray_address() == "local" and len(ray.nodes()) == 1
+    for kind, (to_place, from_place) in mapped.SERIALIZERS.items():
+        if one_machine:
+            ray.util.register_serializer(kind, serializer=to_place, deserializer=from_place)
+        else:
+            ray.util.deregister_serializer(kind)
     for name, module in list(sys.modules.items()):
         if name.startswith(factories.BESIDE):  # a class from beside the configuration travels by value
             ray.cloudpickle.register_pickle_by_value(module)
-    return ray.put(dataset)
+    shared = ray.put(dataset)
+    mapped.check(dataset)  # values that were copied are those that were checked
+    return shared
 
 
 def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:

@@ -10,7 +10,6 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
         trial.check_compiler()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
-    return replace(dataset, notes=(*dataset.notes, *notes))
+    return dataset.noted(*_large_batches(config, dataset), *notes)
 
 
 def _roles(config: RunConfig, dataset: Dataset) -> list[Role]:
@@ -89,15 +88,23 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role]) ->
         notes += trial.check_loaded(config.ensemble.model, given, dataset.train.x, dataset.classes, odd)
     for role in roles:
         notes += trial.check_training(role, dataset.classes, odd, known=role.name == "baseline")
-        notes += _small(role)
     return tuple(notes)
 
 
-def _small(role: Role) -> list[str]:
-    examples, batch = len(role.examples), role.training.batch_size
-    if examples >= batch:
-        return []
-    return [f"The {role.name}'s batch_size is {batch} and it has {examples} training examples: one step an epoch."]
+def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
+    """Notes on batches that are larger than what they are drawn from."""
+    student, labelled = config.student, len(dataset.train)
+    recipes = {
+        "ensemble.training": (config.ensemble.training, labelled),
+        "student.training": (student.training, len(dataset.transfer)),
+        "student.baseline_training": (student.baseline_training, labelled),
+    }
+    return [
+        note
+        for key, (recipe, examples) in recipes.items()
+        if recipe is not None
+        for note in datasets.large_batch(key, recipe.batch_size, examples)
+    ]
 
 
 def _check_found_again(config: RunConfig) -> None:

@@ -30,6 +30,7 @@ from workers.assembly import Assembly
 from workers.data import Dataset, Split
 from workers.inputs import gather, micro_batch
 from workers.kept_logits import KeptLogits
+from workers.numbering import Numbering
 from workers.order import Layout, part_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
@@ -160,7 +161,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                             made.check_stopped,
                             _check(dataset.transfer, members, made, numerics),
                         )
-                        _compute(made, missing, pool, numerics, stage)
+                        _compute(made, missing, pool, numerics, dataset.numbering, stage)
                     journal.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, 0.0)
@@ -207,6 +208,7 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
+        "numbering": dataset.numbering.digest(),
         "part_rows": part_rows(dataset.classes),
         "precision": config.ensemble.precision,
     }
@@ -321,6 +323,7 @@ def _compute(
     missing: Sequence[int],
     pool: TeacherPool,
     numerics: Numerics,
+    numbering: Numbering,
     stage: Line,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
@@ -335,6 +338,7 @@ def _compute(
             planned.dtype,
             planned.top_k,
             numerics.model_copy(update={"stacked": pool.stacked}),
+            numbering,
         )
         near = planned.classes >= NEAR_CLASSES
         started = time.perf_counter()

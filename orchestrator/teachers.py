@@ -282,7 +282,7 @@ class TeacherPool:
         if not near:
             return assembly.part(part, names, *answers)
         try:
-            made = self._written(lambda: part_beside_teachers.remote(assembly, part, names, *answers), part)
+            made = self._written(lambda: part_beside_teachers.remote(assembly.task(part), names, *answers), part)
         except GONE as error:
             lost = getattr(error, "object_ref_hex", None)
             whose = [seat for seat in present if seat.answers[part].values.hex() == lost]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from workers import factories
 from workers.errors import RequestError
+from workers.hashing import GOLDEN, mixed
 from workers.inputs import Index, Inputs
 from workers.specs import AugmentSpec
 
@@ -36,7 +37,7 @@ class Draws:
         """[B, size] float32, evenly from low up to high."""
         counters = np.arange(self._drawn, self._drawn + size, dtype=np.uint64) + np.uint64(1)
         self._drawn += size
-        bits = _mixed(self.keys[:, None] + counters * _GOLDEN) >> np.uint64(40)
+        bits = mixed(self.keys[:, None] + counters * GOLDEN) >> np.uint64(40)
         drawn: NDArray[np.float32] = (low + (high - low) * (bits * 2.0**-24)).astype(np.float32)
         return drawn
 
@@ -78,7 +79,7 @@ class Augmented:
 
     def __getitem__(self, rows: Any, /) -> Rows:
         ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        draws = Draws(_mixed(ids.astype(np.uint64) + _mixed(np.array(self.seed, np.uint64) + _GOLDEN)))
+        draws = Draws(mixed(ids.astype(np.uint64) + mixed(np.array(self.seed, np.uint64) + GOLDEN)))
         return self.transform(self.of[ids % len(self.of)], draws, **self.kwargs)
 
 
@@ -116,14 +117,3 @@ def _check(spec: AugmentSpec, inputs: Augmented) -> None:
             f"data.augment '{spec.factory}' makes something else of an example when others are beside it. Expected "
             "each row to follow from itself and from `draws` alone: teachers and student cut their batches differently."
         )
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): neighbouring keys become unrelated numbers."""
-    with np.errstate(over="ignore"):
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))

@@ -7,20 +7,22 @@ costs seconds and not hours. The transfer set is the training examples followed 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workers import inputs as inputs_
-from workers import provenance, readers
+from workers import labels, mapped, overlap, provenance, readers, scan, values
 from workers.augment import augmented
 from workers.errors import RequestError
 from workers.inputs import Index, Inputs, Joined, Rows
 from workers.losses import UNLABELLED
+from workers.numbering import Numbering
+from workers.scan import Found
 from workers.seeds import seeded
 from workers.specs import AugmentSpec, DataSpec
 
@@ -52,6 +54,12 @@ class Dataset:
     seed: int = 0
     notes: tuple[str, ...] = ()
     """What the user should know about the data or the request, though it is not wrong; one sentence each."""
+    kept: Index | None = None
+    """The rows of `data.train`, as it was given, that train; None where all do."""
+    given: int = 0
+    """Rows of `data.train` as it was given, where validation is drawn from it."""
+    scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """`inputs.digest` of splits that have been read, by their names."""
 
     @property
     def views(self) -> int:
@@ -79,6 +87,15 @@ class Dataset:
             y = np.concatenate([y, np.full(len(self.unlabeled), UNLABELLED, np.int64)])
         return Split(augmented(self.augment, x, self.seed, self.views), y)
 
+    @property
+    def numbering(self) -> Numbering:
+        """How the examples of the transfer set are called in the data as they were given."""
+        return Numbering(len(self.transfer), self.views, self.kept, self.given)
+
+    def noted(self, *notes: str) -> Dataset:
+        """The same with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def labelled(self, views: int) -> Split:
         """What the hard-label baseline learns from: the training examples, varied as the student's are."""
         return replace(self.train, x=augmented(self.augment, self.train.x, self.seed, views))
@@ -88,11 +105,24 @@ class Dataset:
         """sha256 over every example of each split, by its name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         found = {
-            name: hashlib.sha256(inputs_.digest(split.x).encode() + split.y.tobytes()).hexdigest()
+            name: hashlib.sha256(self._digest(name, split.x).encode() + split.y.tobytes()).hexdigest()
             for name, split in splits.items()
         }
-        found["unlabeled"] = "" if self.unlabeled is None else inputs_.digest(self.unlabeled)
+        found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found
+
+    def _digest(self, name: str, x: Inputs) -> str:
+        return self.scanned.get(name) or inputs_.digest(x)
+
+
+def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
+    """A note where the batch that `key` (such as `student.training`) asks for is larger than its training set."""
+    if batch_size <= examples:
+        return []
+    return [
+        f"{key}.batch_size: {batch_size:,} is more than the {examples:,} examples, so an epoch is a single step; "
+        f"{max(1, examples // 10):,} or fewer would make ten or more."
+    ]
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
@@ -102,53 +132,64 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     Raises: `RequestError`, naming the split, what was found and what was expected.
     """
     provenance.check_depends_on(spec.depends_on)
+    try:
+        return _load(spec, seed)
+    except MemoryError as error:
+        raise RequestError(
+            f"data: reading it needs more memory than is available ({str(error) or 'MemoryError'}). Use a machine with "
+            "more, or fewer examples; a large uncompressed .npz (numpy.savez) is mapped instead of read."
+        ) from error
+
+
+def _load(spec: DataSpec, seed: int) -> Dataset:
+    notes: list[str] = []
     with seeded(seed):
-        found = readers.read(spec)
-    splits = {name: Split(x, _labels(name, x, y)) for name, (x, y) in found.items() if name != "unlabeled"}
-    unlabeled = found["unlabeled"][0] if "unlabeled" in found else None
-    train = splits["train"]
-    if len(train) == 0:
+        read = readers.read(spec, notes)
+    inputs = {name: mapped.watched(x) for name, (x, _) in read.items()}
+    y = {name: labels.class_ids(name, inputs[name], read[name][1]) for name in read if name != "unlabeled"}
+    if len(y["train"]) == 0:
         raise _empty("train")
-    classes = spec.classes or int(train.y.max(initial=UNLABELLED)) + 1
-    if classes < 1:
-        raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
-    if classes == 1:
-        raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
-    _check(splits, unlabeled, classes, declared=spec.classes is not None)  # as it was given: examples are named by it
-    if "validation" not in splits:
-        train, splits["validation"] = _draw_validation(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
-    dataset = Dataset(train, splits["validation"], splits["test"], unlabeled, classes, spec.augment, seed)
+    classes = labels.count(y["train"], spec.classes)
+    _check_shapes(inputs)
+    for name, ids in y.items():  # as it was given: examples are named by it
+        labels.check_range(name, ids, classes, declared=spec.classes is not None)
+    values.check_types(inputs)
+    train, held = Split(inputs["train"], y["train"]), None
+    kept = None
+    if "validation" not in y:
+        held = _draw(train.y, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
+        kept = np.setdiff1d(np.arange(len(train)), held)
+        y |= {"train": train.y[kept], "validation": train.y[held]}
+    every = scan.sampled_every(sum(len(x) for x in inputs.values()))
+    found = _scan(inputs, held, every)  # last of the checks, because it reads everything
+    notes += _shared(found, y, held is not None, every, spec.allow_overlap)
+    notes += values.check_ranges(found)
+    notes += values.pixels(train.x, found["train"])
+    notes += labels.notes(y, len(inputs.get("unlabeled", ())), classes)
+    dataset = Dataset(
+        train=train if kept is None else _take(train, kept),
+        validation=Split(inputs["validation"], y["validation"]) if held is None else _take(train, held),
+        test=Split(inputs["test"], y["test"]),
+        unlabeled=inputs.get("unlabeled"),
+        classes=classes,
+        augment=spec.augment,
+        seed=seed,
+        notes=tuple(notes),
+        kept=kept,
+        given=len(train),
+        scanned={name: of.digest for name, of in found.items()},
+    )
     _ = dataset.transfer  # where the augmentation is tried
     return dataset
-
-
-def _labels(name: str, x: Inputs, y: NDArray[np.generic] | None) -> Index:
-    assert y is not None, "only the unlabelled split has no labels"
-    if y.ndim != 1 or y.dtype.kind not in "iufb":
-        raise RequestError(
-            f"data.{name}: y is {y.dtype} of shape {list(y.shape)}; expected class ids, an integer for each "
-            "example, shape [N]."
-        )
-    if len(x.shape) == 0 or len(x) != len(y):
-        raise RequestError(
-            f"data.{name}: x has {x.shape[0] if x.shape else 'no'} examples and y has {len(y)} labels; expected as "
-            "many of one as of the other."
-        )
-    if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
-        raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
-    return y.astype(np.int64)
 
 
 def _empty(name: str) -> RequestError:
     return RequestError(f"data.{name}: no examples. Expected at least one; check how the split was made.")
 
 
-def _check(splits: Mapping[str, Split], unlabeled: Inputs | None, classes: int, declared: bool) -> None:
-    shape = tuple(splits["train"].x.shape[1:])
-    every = [(name, split.x) for name, split in splits.items()]
-    if unlabeled is not None:
-        every.append(("unlabeled", unlabeled))
-    for name, x in every:
+def _check_shapes(inputs: Mapping[str, Inputs]) -> None:
+    shape = tuple(inputs["train"].shape[1:])
+    for name, x in inputs.items():
         if len(x) == 0:
             raise _empty(name)
         if tuple(x.shape[1:]) != shape:
@@ -157,43 +198,40 @@ def _check(splits: Mapping[str, Split], unlabeled: Inputs | None, classes: int, 
             )
         if x.dtype.kind not in "fiub":
             raise RequestError(f"data.{name}: x is of type {x.dtype}; expected numbers.")
-    for name, split in splits.items():
-        lowest = UNLABELLED if name == "train" else 0
-        wrong = np.flatnonzero((split.y < lowest) | (split.y >= classes))
-        if len(wrong):
-            source = "`data.classes`" if declared else "one more than train's largest"
-            raise RequestError(
-                f"data.{name}: label {split.y[wrong[0]]} of example {wrong[0]} is outside the "
-                f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
-                f"{'label' if len(wrong) == 1 else 'labels'} in all."
-            )
-    for name, x in every:  # last, because it reads everything
-        if x.dtype.kind == "f":
-            _check_finite(name, x)
+    if math.prod(shape) == 0:
+        raise RequestError(f"data.train: examples of shape {list(shape)} hold no number; expected features.")
 
 
-def _check_finite(name: str, x: Inputs) -> None:
-    for rows, values in inputs_.chunks(x):
-        if not np.isfinite(values).all():
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            first = rows.start + int(np.flatnonzero(bad)[0])
-            raise RequestError(
-                f"data.{name}: x of example {first} holds NaN or infinity; expected finite features. "
-                "Clean the data or leave such examples out."
-            )
-
-
-def _draw_validation(train: Split, share: float, seed: int) -> tuple[Split, Split]:
-    labelled = np.flatnonzero(train.y != UNLABELLED)
+def _draw(y: Index, share: float, seed: int) -> Index:
+    """The labelled training examples that are held out for validation, ascending."""
+    labelled = np.flatnonzero(y != UNLABELLED)
     count = round(len(labelled) * share)
     if count == 0 or count == len(labelled):
         raise RequestError(
             f"data.validation_share: {share} of {len(labelled)} labelled training examples is {count}; expected at "
             "least one example on each side. Give a `validation` split or another share."
         )
-    held = np.sort(np.random.default_rng([seed, 0x5E7A51DE]).permutation(labelled)[:count])
-    kept = np.setdiff1d(np.arange(len(train)), held)
-    return _take(train, kept), _take(train, held)
+    return np.sort(np.random.default_rng([seed, 0x5E7A51DE]).permutation(labelled)[:count])
+
+
+def _scan(inputs: Mapping[str, Inputs], held: Index | None, every: int) -> dict[str, Found]:
+    """What each split's inputs are; `held` of the training examples are the validation split."""
+    found = {}
+    for name, x in inputs.items():
+        if name == "train" and held is not None:
+            found["train"], found["validation"] = scan.scan_apart(name, x, held, every)
+        else:
+            found[name] = scan.scan(name, x, every)
+    return found
+
+
+def _shared(found: Mapping[str, Found], y: Mapping[str, Index], drawn: bool, every: int, allowed: bool) -> list[str]:
+    """Notes on examples that are in several splits; `drawn`: whether validation is from the training examples."""
+    splits = {name: overlap.hashed(of, y.get(name)) for name, of in found.items()}
+    as_given = {**splits}
+    if drawn:
+        as_given["train"] = splits["train"].and_also(as_given.pop("validation"))
+    return overlap.check_same(as_given, allowed) + overlap.notes(splits, every)
 
 
 def _take(split: Split, rows: Index) -> Split:

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -129,7 +129,7 @@ class SoftLabels:
         started = time.perf_counter()
         part = self.part(number)
         self.waited_s += time.perf_counter() - started
-        rows = soft_targets.read_part(self.folder, part)
+        rows = replace(soft_targets.read_part(self.folder, part), ids=self.layout.ids(number))
         if self.shelf is None:
             room = CACHE_BYTES // (rows.nbytes // len(rows.ids) * self.layout.rows)
             self.shelf = Shelf(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.mapped import Watched
+
 Index = NDArray[np.int64]
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # Ray's arrays are not; `gather` only reads
 
-ROWS_AT_ONCE = 8192
-"""Rows that a pass over all rows holds at a time."""
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
+"""Rows that a pass over all rows holds at a time, and about the most bytes of them."""
 
 
 class Inputs(Protocol):
@@ -125,8 +127,11 @@ class ContextWindows:
         return cast(NDArray[Any], self.frames[window].reshape(len(at), -1))
 
 
-def chunks(inputs: Inputs, size: int = ROWS_AT_ONCE) -> Iterator[tuple[slice, NDArray[Any]]]:
+def chunks(inputs: Inputs, size: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
     """All rows in order, at most `size` at a time, each with its slice."""
+    if size is None:
+        row_bytes = math.prod(inputs.shape[1:]) * inputs.dtype.itemsize
+        size = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(row_bytes, 1)))
     for start in range(0, len(inputs), size):
         rows = slice(start, min(start + size, len(inputs)))
         yield rows, inputs[rows]
@@ -172,6 +177,10 @@ def gather(inputs: Inputs, rows: Index, room: Room | None = None) -> torch.Tenso
 
     Raises: IndexError for rows that are not there.
     """
+    if isinstance(inputs, Watched):
+        return inputs.read(lambda of: gather(of, rows, room))
+    if isinstance(inputs, Rows):
+        return gather(inputs.of, inputs.rows[rows], room)
     if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
         return as_tensor(inputs[rows], room)
     found = (room or Room()).take((len(rows), *inputs.shape[1:]), torch.float32)
@@ -180,7 +189,12 @@ def gather(inputs: Inputs, rows: Index, room: Room | None = None) -> torch.Tenso
 
 def digest(inputs: Inputs) -> str:
     """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
-    found = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
+    found = begin_digest(tuple(inputs.shape), inputs.dtype)
     for _, rows in chunks(inputs):
         found.update(np.ascontiguousarray(rows).data)
     return found.hexdigest()
+
+
+def begin_digest(shape: tuple[int, ...], dtype: np.dtype[Any]) -> hashlib._Hash:
+    """`digest` before the first value."""
+    return hashlib.sha256(f"{shape} {dtype}".encode())

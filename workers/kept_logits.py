@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import soft_targets, storage
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class KeptLogits:
-    """One member's logits, a Parquet file a part: `example_id` int64, `logits` fixed-size list of float32."""
+    """One member's logits, a Parquet file a part: `example_id` (and `view`) as in the store of soft targets, `logits`
+    fixed-size list of float32, in the order of the part."""
 
     folder: str
     _files: dict[int, str] | None = field(default=None, repr=False)
@@ -46,7 +48,7 @@ class KeptLogits:
         column = pq.read_table(io.BytesIO(raw)).column("logits").combine_chunks()
         return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
 
-    def write(self, part: int, ids: Index, logits: Tensor) -> None:
-        """Keep the logits [rows, K] of a part's examples."""
+    def write(self, part: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
+        """Keep the logits [rows, K] of a part's examples `ids` [rows] as they were given, in `views` where several."""
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
-        soft_targets.write_file(self.folder, part, pa.table({"example_id": pa.array(ids), "logits": values}))
+        soft_targets.write_file(self.folder, part, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))

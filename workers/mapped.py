@@ -3,6 +3,9 @@
 An uncompressed .npz holds its arrays byte for byte as they are in memory, so a process can map one and read the rows
 that it is asked for. A mapped array (`np.memmap`, also one that a data factory returns) travels within a machine as its
 place in the file; to other machines, which may not have the file, as its values.
+
+A mapped file can change while a run lives, and touching a page that was cut off ends the process with SIGBUS. So
+`Watched` compares size, time and inode of each file before rows are read from it and afterwards.
 """
 
 from __future__ import annotations
@@ -10,20 +13,32 @@ from __future__ import annotations
 import mmap
 import os
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from workers.errors import RunError
 
+if TYPE_CHECKING:
+    from workers.inputs import Inputs
+
+T = TypeVar("T")
+
 MAPPED_FROM = 2**28
 """Bytes of a file from which on it is mapped. Smaller ones are copied, so that whoever overwrites the file meanwhile
 does not change what a run sees."""
+LOOKED_AT = 1000
+"""Elements of a list in which mapped arrays are looked for."""
 _LOCAL_HEADER = 30
 
-Place = tuple[str, str, int, tuple[int, ...], tuple[int, int]]
-"""Path, dtype, offset in bytes, shape, and the file's size in bytes and time of change in nanoseconds."""
+State = tuple[int, int, int]
+"""A file's size in bytes, time of change in nanoseconds, and inode."""
+Place = tuple[str, str, int, tuple[int, ...], State]
+"""Path, dtype, offset in bytes, shape, and the file's state."""
 
 
 def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
@@ -42,12 +57,21 @@ def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
         header = file.read(_LOCAL_HEADER)
         lengths = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")  # name and extra
         file.seek(entry.header_offset + _LOCAL_HEADER + sum(lengths))
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = read_header(file)
         if fortran or dtype.hasobject:
             return None
         return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype of the .npy that `file` begins with, which is then at its values.
+
+    Raises: ValueError where it is no .npy.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype
 
 
 def place(array: np.memmap[Any, Any]) -> Place | np.ndarray[Any, Any]:
@@ -68,11 +92,135 @@ def at(place: Place | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if isinstance(place, np.ndarray):
         return place
     path, dtype, offset, shape, state = place
-    if _state(path) != state:
-        raise RunError(f"'{path}' has changed since the run began. Run the same command again.")
+    File(path, state).check()
     return np.memmap(path, dtype, "r", offset, shape)
 
 
-def _state(path: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class File:
+    """A mapped file as it was when the run began."""
+
+    path: str
+    state: State
+
+    def check(self) -> None:
+        """Raise `RunError` where the file is not as it was."""
+        try:
+            state = _state(self.path)
+        except OSError:
+            state = None
+        if state == self.state:
+            return
+        if state is None:
+            found = "is gone"
+        elif state[0] != self.state[0]:
+            found = f"has changed ({self.state[0]:,} bytes before, {state[0]:,} now)"
+        else:
+            found = "has changed (it was written to or replaced)"
+        raise RunError(
+            f"data file '{self.path}' {found} since this run began to read it. Run the same command again: it computes "
+            "anew what follows from the file. Or put the file back first, to resume."
+        )
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Inputs that read mapped files, which must stay as they were.
+
+    Pickled it is the inputs alone, with values instead of mapped arrays, as other machines need it. Within a machine
+    `SERIALIZERS` keep the places.
+    """
+
+    of: Inputs
+    files: tuple[File, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.of.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.of.dtype
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray[Any, Any]:
+        """The rows in memory of their own, since a view would be read later, unchecked."""
+        return self.read(lambda of: np.array(of[rows]) if isinstance(rows, slice) else np.asarray(of[rows]))
+
+    def read(self, take: Callable[[Inputs], T]) -> T:
+        """What `take` copies out of the inputs, unless a file changed before or meanwhile.
+
+        Raises: `RunError` naming the file.
+        """
+        self.check()
+        taken = take(self.of)
+        self.check()
+        return taken
+
+    def check(self) -> None:
+        for file in self.files:
+            file.check()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.check()
+        return _unwatched, (np.asarray(self.of) if isinstance(self.of, np.ndarray) else self.of,)
+
+
+def watched(inputs: Inputs) -> Inputs:
+    """The inputs, `Watched` where they read mapped files: a mapped array, a part of one, or an object that has some."""
+    files = {}
+    for array in _inside(inputs):
+        if isinstance(array, np.memmap) and array.filename is not None:
+            array.flush()  # what its maker wrote itself is no change
+            path = str(Path(str(array.filename)).absolute())
+            if os.path.exists(path):  # one without a name cannot be changed by it
+                files[path] = File(path, _state(path))
+    return Watched(inputs, tuple(files.values())) if files else inputs
+
+
+def check(value: object) -> None:
+    """Raise `RunError` where a file has changed that `value`, or what it holds, reads."""
+    for each in _inside(value):
+        if isinstance(each, Watched):
+            each.check()
+
+
+def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
+    """`value`, the arrays that it is a view of, and what it holds in its attributes, `depth` levels down."""
+    yield value
+    if depth == 0 or isinstance(value, type | FunctionType | ModuleType):
+        return
+    if isinstance(value, np.ndarray):
+        inner: Iterable[Any] = () if value.base is None else (value.base,)
+    elif isinstance(value, tuple | list):
+        inner = value[:LOOKED_AT]
+    else:
+        inner = list(getattr(value, "__dict__", {}).values())
+    for each in inner:
+        yield from _inside(each, depth - 1)
+
+
+def _unwatched(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def _apart(inputs: Watched) -> tuple[Inputs, tuple[File, ...]]:
+    return inputs.of, inputs.files
+
+
+def _together(parts: tuple[Inputs, tuple[File, ...]]) -> Watched:
+    return Watched(*parts)
+
+
+SERIALIZERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    np.memmap: (place, at),
+    Watched: (_apart, _together),
+}
+"""How mapped inputs travel within a machine: to their places and back, for each class."""
+
+
+def _state(path: str) -> State:
     found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ino

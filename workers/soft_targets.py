@@ -5,7 +5,10 @@ code, temperature, rule and weights. So whatever is in its folder is right for e
 with a manifest is complete, and one without goes on from the parts that are there. A part whose content is not what
 its name says is thrown away. Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of
 float32 or float16 (softened, averaged, summing to 1), or of a large vocabulary `top_ids`, `top_probabilities` and
-`tail` (`workers.top_k`).
+`tail` (`workers.top_k`). `example_id` is the row as the user gave it (`workers.numbering`), and `view` int16 beside it
+where there are several. The order of a part's rows is that of `Layout.ids`, by which readers in a run know them.
+
+Every fingerprint includes `FORMAT`. So a store of an older or newer format is another store, never taken for this one.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
 PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
 MADE_BY = b"stillhouse.made_by"
+FORMAT = 2
+"""Version of what files in a store mean. 1: `example_id` counted the transfer set, after validation was drawn."""
 
 
 class MemberRecord(BaseModel):
@@ -84,6 +89,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    format: int = FORMAT
     fingerprint: str
     temperature: float
     combine: str
@@ -110,8 +116,8 @@ def content(parts: Iterable[Part]) -> str:
 
 
 def fingerprint(**what: Any) -> str:
-    """A name made from everything the soft targets follow from: 16 hex digits of a sha256."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    """A name made from the format and everything the soft targets follow from: 16 hex digits of a sha256."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **what}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def compressed(probabilities: Tensor, dtype: str, top_k: int | None) -> SoftTargets:
@@ -123,20 +129,34 @@ def compressed(probabilities: Tensor, dtype: str, top_k: int | None) -> SoftTarg
 
 
 def write_part(
-    folder: str, number: int, ids: Index, targets: SoftTargets, members: Sequence[str], numerics: Numerics
+    folder: str,
+    number: int,
+    ids: Index,
+    targets: SoftTargets,
+    members: Sequence[str],
+    numerics: Numerics,
+    views: NDArray[np.int16] | None = None,
 ) -> Part:
-    """Write the soft targets of the examples `ids` [n]; the file appears when it is complete."""
+    """Write the soft targets of the examples `ids` [n] as they were given, in `views` [n] where there are several.
+
+    The file appears when it is complete.
+    """
     if isinstance(targets, TopK):
         columns, options = top_k_columns.columns(targets), top_k_columns.WRITE_OPTIONS
     else:
         values = pa.array(targets.reshape(-1))
         columns = {"probabilities": pa.FixedSizeListArray.from_arrays(values, targets.shape[1])}
         options = PLAIN
-    table = pa.table({"example_id": pa.array(ids), **columns})
+    table = pa.table({**id_columns(ids, views), **columns})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
     path, checksum = write_file(folder, number, table, options)
     return Part(path=path, rows=len(ids), sha256=checksum, **made_by)  # type: ignore[arg-type]
+
+
+def id_columns(ids: Index, views: NDArray[np.int16] | None) -> dict[str, pa.Array]:
+    """The columns that say which example, as it was given, and which view of it a row is of."""
+    return {"example_id": pa.array(ids), **({} if views is None else {"view": pa.array(views)})}
 
 
 PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
@@ -175,13 +195,14 @@ def remove_manifest(folder: str) -> None:
 
 
 def manifest_at(folder: str) -> Manifest | None:
-    """The manifest of a store; None where there is none that can be read."""
+    """The manifest of a store; None where there is none of this format that can be read."""
     uri = storage.join(folder, MANIFEST)
     if not storage.exists(uri):
         return None
     try:
-        return Manifest.model_validate_json(storage.read_text(uri))
-    except ValueError:  # not the manifest that was written, or no text at all
+        written = json.loads(storage.read_text(uri))
+        return Manifest.model_validate(written) if written["format"] == FORMAT else None
+    except (ValueError, LookupError, TypeError):  # not the manifest that was written, or no text at all
         return None
 
 
@@ -245,7 +266,10 @@ def salvage(folder: str) -> dict[int, Part]:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part as they are read: `ids` [n] int64, their soft targets, `entropy` [n] float32 in nats."""
+    """The rows of one part as they are read: `ids` [n] int64, their soft targets, `entropy` [n] float32 in nats.
+
+    From a file `ids` are its `example_id`. A student's feed puts those of the transfer set in their place.
+    """
 
     ids: Index
     targets: SoftTargets

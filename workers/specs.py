@@ -69,7 +69,7 @@ class AugmentSpec(FactorySpec):
     Each row follows from itself and from `draws` (`workers.augment.Draws`) alone.
     """
 
-    views: Count = 1
+    views: Annotated[Count, Field(le=2**15 - 1)] = 1
     """Versions of each example. The teachers label them all; epoch e of the student sees version e modulo `views`."""
 
 
@@ -94,6 +94,8 @@ class DataSpec(Spec):
     """How the examples vary that student and baseline learn from; members, validation and test see them as they are."""
     classes: Count | None = None
     """How many classes there are. Left out: one more than the largest label of the training set."""
+    allow_overlap: bool = False
+    """Accept splits that are the same examples, as a trial of a set-up may want; otherwise they are refused."""
     label_column: str = "y"
     """`kind: parquet`: the column of class ids."""
     feature_columns: tuple[str, ...] | None = None

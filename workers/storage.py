@@ -86,13 +86,22 @@ def read_bytes(uri: str) -> bytes:
 
     Raises: `RequestError` where there is no such file, naming it.
     """
+    return read_with(uri, lambda file: bytes(file.read()))
 
-    def read() -> bytes:
+
+def read_with(uri: str, read: Callable[[Any], T]) -> T:
+    """What `read(file)` makes of a file, which is decompressed where its name ends in a compression that fsspec knows.
+
+    It may be called again where the storage fails meanwhile. Raises: `RequestError` where there is no such file, naming
+    it.
+    """
+
+    def ask() -> T:
         with fsspec.open(uri, "rb", compression="infer") as file:
-            return bytes(file.read())
+            return read(file)
 
     try:
-        return _patiently(uri, read)
+        return _patiently(uri, ask)
     except FileNotFoundError:
         raise RequestError(
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."

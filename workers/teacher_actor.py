@@ -65,6 +65,7 @@ class TeacherActor:
         metrics.label(run)
         torch.set_num_threads(numerics.threads)
         self.x = data.transfer.x
+        self.numbering = data.numbering
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
         modules = {member.name: load(member) for member in members}
@@ -112,7 +113,7 @@ class TeacherActor:
             for rows in self._cuts(len(ids))
         ]
         for name, logits in said.items():
-            self.kept[name].write(part, ids, torch.cat(logits))
+            self.kept[name].write(part, self.numbering.example_ids(ids), torch.cat(logits), self.numbering.view_of(ids))
         answer: NDArray[Any] = (answers[0] if len(answers) == 1 else torch.cat(answers)).numpy()
         busy_s = time.perf_counter() - began
         for name in weights:

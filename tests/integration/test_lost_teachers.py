@@ -25,6 +25,7 @@ from workers import checkpoints, models
 from workers.assembly import Assembly
 from workers.data import Dataset, Split
 from workers.errors import RunError
+from workers.numbering import Numbering
 from workers.order import Layout
 from workers.soft_targets import read_part
 from workers.specs import ModelSpec
@@ -85,7 +86,7 @@ def collect(
     with reserved("teachers", of_an_actor(placement), placement.actors, 60.0) as group:
         start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
         with TeacherPool(members, [1.0] * 3, start, spec, placement.groups(), hear) as pool:
-            assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS)
+            assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
             for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
                 rows = read_part(str(folder), part)
                 found[rows.ids] = rows.targets

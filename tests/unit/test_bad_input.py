@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,15 @@ def npz(name: str = "train.npz", **arrays: Any) -> Prepare:
 
 def parquet(**columns: Any) -> Prepare:
     return lambda folder: pq.write_table(pa.table(columns), folder / "train.parquet")
+
+
+def huge(folder: Path) -> None:
+    """530 bytes that announce 10^10 numbers."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**10,)})
+    with zipfile.ZipFile(folder / "train.npz", "w") as archive:
+        archive.writestr("x.npy", head.getvalue())
+        archive.writestr("y.npy", head.getvalue())
 
 
 def raw(name: str, content: bytes) -> Prepare:
@@ -189,6 +200,32 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "not safetensors": (LOADED, raw("a.safetensors", b"junkjunkjunk"), "is not a safetensors file"),
     "a header without end": (LOADED, raw("a.safetensors", b"\xff" * 7 + b"\x7f{}"), "is not a safetensors file"),
     "a folder for a checkpoint": (LOADED, lambda folder: (folder / "a.safetensors").mkdir(), "cannot be read"),
+    "labels of an SVM": ({}, npz(x=X, y=2 * (Y > 0) - 1), r"data\.train: the labels are -1 and \+1"),
+    "labels from one": ({}, npz(x=X, y=Y + 1), "Do labels start at 1"),
+    "another type of number": ({}, npz("test.npz", x=X.astype(np.int32), y=Y), r"data\.test: x is int32 .*float32"),
+    "bytes beside floats": (
+        {},
+        npz(x=(99 * abs(X)).astype(np.uint8), y=Y),
+        r"data\.validation: x is float32 .*data\.train uint8",
+    ),
+    "test of train": ({}, npz("test.npz", x=X, y=Y), r"data\.train and data\.test are the same examples"),
+    "a header that asks for 37 GiB": ({}, huge, r"header of 'x' says float32 \[10000000000\], .*; found 0"),
+    "columns of another order and name": (
+        {"data": {"kind": "parquet", "train": "train.parquet", "test": "test.parquet"}},
+        lambda folder: [
+            pq.write_table(pa.table({name: X[:, 0], "y": Y}), folder / f"{split}.parquet")
+            for split, name in (("train", "age"), ("test", "Age"))
+        ],
+        r"test\.parquet': data\.test has no column age, which train has and the column Age",
+    ),
+    "a sparse matrix": (
+        {"data": {"kind": "python", "factory": "models:splits"}},
+        models(
+            "import scipy.sparse as s\n\ndef splits():\n    x = s.random(9, 8, format='csr')\n"
+            "    return {'train': (x, [0] * 9), 'test': (x, [0] * 9)}\n"
+        ),
+        r"split 'train': x is csr_matrix, a sparse matrix; .*x\.toarray\(\)",
+    ),
     # --- places
     "storage in a file": ({"storage": __file__ + "/runs"}, None, "cannot be written .*Not a directory"),
     "storage without a protocol": ({"storage": "xyz://runs"}, None, "no file system for this URI"),

@@ -54,8 +54,8 @@ def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
 
 def test_parquet_columns_by_name(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "id": [7, 8], "label": [0, 1]})
-    for name in ("train", "test", "valid"):
-        frame.to_parquet(tmp_path / f"{name}.parquet")
+    for k, name in enumerate(("train", "test", "valid")):
+        frame.assign(a=frame.a + k).to_parquet(tmp_path / f"{name}.parquet")
     asked = spec(tmp_path, "parquet", label_column="label", feature_columns=("b", "a"), validation="valid.parquet")
     np.testing.assert_array_equal(data.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
 
@@ -65,8 +65,8 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
 def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) -> None:
     images = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2)
     labels = np.arange(10) % 3
-    for prefix in ("train", "t10k"):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", images)
+    for prefix, flipped in (("train", images[::-1, ::-1]), ("t10k", images)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", flipped)
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{ending}", labels)
     named = {
         "folder": {"train": ".", "test": "."},
@@ -204,3 +204,58 @@ def test_examples_are_named_as_they_were_given(tmp_path: Path, row: int, x: floa
     for seed in range(3):
         with pytest.raises(RequestError, match=words):
             data.load(spec(tmp_path), seed)
+
+
+NO_ARRAYS = {
+    "csr_matrix": ("scipy.sparse.csr_matrix(x)", r"x is csr_matrix, a sparse matrix; .*Return x\.toarray\(\)"),
+    "coo_array": ("scipy.sparse.coo_array(x)", r"x is coo_array, a sparse matrix; .*Return x\.toarray\(\)"),
+    "a table": ("pandas.DataFrame(x)", r"x is DataFrame, a table; .*Return x\.to_numpy\(\)"),
+    "a sparse tensor": ("torch.tensor(x).to_sparse()", "x is Tensor, which is no array of examples"),
+    "a tensor with gradient": (
+        "torch.tensor(x, requires_grad=True)",
+        r"x is Tensor, which is no array of examples .*detach\(\)",
+    ),
+    "masked": ("numpy.ma.masked_less(x, 0)", r"x is a masked array; .*Return x\.filled"),
+    "a list": ("x.tolist()", "x is list, which is no array of examples"),
+    "without a length": ("Odd(x, length=None)", "x is Odd, which is no array of examples .TypeError"),
+    "of another length": ("Odd(x, length=7)", "x is Odd, .*its length is 7 and its shape"),
+    "rows in order alone": ("Odd(x, ordered=True)", "x is Odd, .*ValueError: only in increasing order"),
+    "other rows": ("Odd(x, answer=lambda rows: [1])", r"x is Odd, .* is list; expected an array of float32 \(2, 8\)"),
+}
+
+ODD = """
+import numpy, pandas, scipy.sparse, torch
+
+class Odd:
+    def __init__(self, x, length=0, ordered=False, answer=None):
+        self.x, self.length, self.ordered, self.answer = x, length, ordered, answer
+        self.shape, self.dtype = x.shape, x.dtype
+    def __len__(self):
+        return len(self.x) if self.length == 0 else self.length
+    def __getitem__(self, rows):
+        if self.ordered and not isinstance(rows, slice) and (numpy.diff(rows) <= 0).any():
+            raise ValueError("only in increasing order")
+        return self.x[rows] if self.answer is None else self.answer(rows)
+
+def splits():
+    x = numpy.random.default_rng(0).normal(size=(60, 8)).astype("float32")
+    y = numpy.arange(60) % 3
+    return {"train": (x + 1, y), "test": (x, y), "SPLIT": VALUE}
+"""
+
+
+@pytest.mark.parametrize("split", ["train", "unlabeled"])
+@pytest.mark.parametrize("case", NO_ARRAYS)
+def test_what_is_no_array_of_examples_is_named(tmp_path: Path, case: str, split: str) -> None:
+    value, words = NO_ARRAYS[case]
+    pair = value if split == "unlabeled" else f"({value}, y)"
+    (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", split).replace("VALUE", pair))
+    with pytest.raises(RequestError, match=f"split '{split}': {words}"):
+        data.load(spec(tmp_path, "python", factory="mine:splits"), 0)
+
+
+def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(Odd(x + 1), torch.tensor(y))"))
+    (tmp_path / "tensor.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(torch.tensor(x + 1), y)"))
+    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in ("mine", "tensor")]
+    assert found[0].digests == found[1].digests and found[0].train.x.shape == (54, 8)

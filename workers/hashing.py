@@ -1,0 +1,59 @@
+"""64-bit hashes without secrets: of counters, for random numbers, and of rows, to find equal ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_STEPS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+
+
+def mixed(bits: Hashes) -> Hashes:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): neighbouring keys become unrelated numbers."""
+    found = np.array(bits, np.uint64)
+    mix(found, np.empty_like(found))
+    return found
+
+
+def mix(bits: Hashes, room: Hashes) -> None:
+    """`mixed` in place. room: of the same shape, overwritten."""
+    with np.errstate(over="ignore"):
+        for shift, factor in _STEPS:
+            np.right_shift(bits, shift, out=room)
+            np.bitwise_xor(bits, room, out=bits)
+            np.multiply(bits, factor, out=bits)
+        np.right_shift(bits, np.uint64(31), out=room)
+        np.bitwise_xor(bits, room, out=bits)
+
+
+def of_rows(rows: NDArray[Any]) -> Hashes:
+    """A hash [N] of each row's bytes; rows: [N, ...].
+
+    The sum of every word's own hash, which depends on where in the row the word stands. Two different rows have the
+    same hash with a probability of about 2^-64.
+    """
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    words = -(-flat.shape[1] // 8)
+    if flat.shape[1] % 8:
+        padded = np.zeros((len(flat), 8 * words), np.uint8)
+        padded[:, : flat.shape[1]] = flat
+        flat = padded
+    bits = flat.view(np.uint64) + _places(words)
+    mix(bits, np.empty_like(bits))
+    found: Hashes = bits.sum(axis=1, dtype=np.uint64)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _places(words: int) -> Hashes:
+    """A key for each word of a row."""
+    return mixed(np.arange(1, words + 1, dtype=np.uint64) * GOLDEN)
