@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from orchestrator import cluster, environment, trackers
 from orchestrator.config import RunConfig
 from orchestrator.lock import machine
-from workers import custom_metrics, factories, models, storage, trial
+from workers import compiling, custom_metrics, factories, models, storage, trial
 from workers import data as datasets
 from workers.data import Dataset
 from workers.errors import RequestError
@@ -59,7 +59,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     roles = _roles(config, dataset)
     notes = _check_models(config, dataset, roles)
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
-        trial.check_compiler()
+        compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     return dataset.noted(*_large_batches(config, dataset), *notes)
 

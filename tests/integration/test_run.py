@@ -297,8 +297,10 @@ def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pyte
     (tmp_path / "broken.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Linear):\n"
+        "    steps = 0\n"
         "    def forward(self, x):\n"
-        "        if self.training: raise ValueError('tubes are clogged')\n"
+        "        self.steps += self.training\n"
+        "        if self.steps > 5: raise ValueError('tubes are clogged')\n"  # later than what is tried beforehand
         "        return super().forward(x)\n"
         "def net(): return Net(8, 3)\n"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from orchestrator import preflight
 from orchestrator.cli import main
 from orchestrator.config import RunConfig
 from tests.makers import blobs, write_config
-from workers import checkpoints, models, train_loop, trial
+from workers import checkpoints, compiling, jobs, models, student, train_loop, trial
 from workers.data import Dataset, Split
 from workers.errors import RequestError, RunError
 from workers.feed import HardLabels
 from workers.specs import ModelSpec, TrainingSpec
+from workers.student import WorkerJob
 from workers.teacher import Member
 from workers.train_loop import Task
 
@@ -129,6 +131,27 @@ class ZeroHead(Features):
         super().__init__()
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+class Skips(Net):
+    """Leaves a layer out at random while training."""
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+    def forward(self, x):
+        h = self.body(x)
+        for layer in self.layers:
+            if not self.training or float(torch.rand(())) > 0.3:
+                h = h + layer(h)
+        return self.head(h)
+
+class Late(Net):
+    """Has state that is not saved, and that changes behind the first steps."""
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward(x) * (1 + max(0, self.steps - 10))
 
 class Lazy(Net):
     def __init__(self):
@@ -319,6 +342,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         *("Unused", {}, TWO),
         r"no gradient reaches 'spare\.weight', 'spare\.bias' in a step .* 2 workers exchange .*requires_grad_\(False\)",
     ),
+    "layers skipped at random by two workers": ("Skips", {}, TWO, r"no gradient reaches 'layers\.\d\.weight'"),
     "detached": ("Detached", {}, {}, "returns logits without a gradient in training mode"),
     "no_grad": ("NoGrad", {}, {}, "returns logits without a gradient in training mode"),
     "extra state": ("ExtraState", {}, {}, r"cannot be saved and loaded: .*'_extra_state' is dict.*register_buffer"),
@@ -375,6 +399,7 @@ def test_it_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "unused parameters and one worker": ("Unused", {}, {}),
+    "layers skipped at random by one worker": ("Skips", {}, {}),
     "batch normalisation": ("mlp", {"norm": True, "dropout": 0.5}, {}),
     "a last piece that is cut evenly": ("mlp", {"norm": True}, {"student__training__micro_batch_size": 9}),
     "convolutions": ("Convolutions", {}, TWO),
@@ -405,6 +430,21 @@ SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_sound_networks_pass_without_a_note(case: str, tmp_path: Path) -> None:
     student, kwargs, changes = SOUND[case]
     assert checked(write(tmp_path, student, kwargs, **changes)).notes == ()
+
+
+def test_a_slow_network_computes_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.asked.AFFORDABLE_S", 1e-9)
+    rows: list[int] = []
+    compute = torch.nn.Linear.forward
+
+    def forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return compute(self, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    checked(write(tmp_path))
+    layers = 2
+    assert max(rows) == 2 and sum(rows) / layers < 60  # of members, student and baseline together
 
 
 def test_members_and_baseline_are_tried_too(tmp_path: Path) -> None:
@@ -438,12 +478,9 @@ def test_rows_without_a_finite_answer_are_named(
         checked(path)
 
 
-def test_notes(tmp_path: Path) -> None:
-    path = write(tmp_path, "softmaxed", ensemble__training={"epochs": 1, "batch_size": 5000})
-    assert [note.split("(")[0] for note in checked(path).notes] == [
-        "The ensemble's batch_size is 5000 and it has 600 training examples: one step an epoch.",
-        "The student model 'models:build' returns probabilities ",
-    ]
+def test_probabilities_are_noted(tmp_path: Path) -> None:
+    (note,) = checked(write(tmp_path, "softmaxed")).notes
+    assert note.startswith("The student model 'models:build' returns probabilities (its rows sum to 1")
 
 
 def test_members_that_are_loaded(tmp_path: Path) -> None:
@@ -492,9 +529,12 @@ def test_wrong_metrics_are_refused(metric: str, tmp_path: Path) -> None:
 
 
 def test_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
-    twice = [{"factory": "models:top2"}, {"factory": "models:top2", "kwargs": {"k": 1, "name": "top1"}}]
+    twice: list[dict[str, Any]] = [
+        {"factory": "models:top2"},
+        {"factory": "models:top2", "kwargs": {"k": 1, "name": "top1"}},
+    ]
     assert checked(write(tmp_path, evaluation={"metrics": twice})).notes == ()
-    twice[1]["kwargs"] = {"k": 1}
+    twice[1] = {"factory": "models:top2", "kwargs": {"k": 1}}
     with pytest.raises(RequestError, match="returned the name 'top2', and so does another metric"):
         checked(write(tmp_path, evaluation={"metrics": twice}))
 
@@ -571,6 +611,41 @@ def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
         kept("Features")
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_ends_where_what_it_kept_answers_differently(
+    keep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checked(write(tmp_path, "Late")).notes == ()  # nothing to be seen in the first steps
+    data = Dataset(Split(*blobs(300, 1)), Split(*blobs(100, 2)), Split(*blobs(100, 3)), None, 3)
+    training = TrainingSpec(epochs=3, batch_size=50, keep=keep)  # type: ignore[arg-type]
+
+    def of(factory: str, name: str) -> Member:
+        spec = ModelSpec(factory=f"models:{factory}", folder=str(tmp_path))
+        return Member(name, spec, str(tmp_path / name / factory / "model.safetensors"))
+
+    def member(factory: str) -> Any:
+        return cast(Any, jobs.train_member)._function(of(factory, "member-1"), training, 5, "", data, 1, MagicMock())
+
+    def student_(factory: str) -> None:
+        own = of(factory, "student")
+        folder, reference = str(tmp_path / "student"), cast(Any, data)
+        job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
+        student._train(job, rank=0, world=1)
+
+    assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
+    with pytest.raises(RunError, match=r"member-1 answers differently .* 'steps \(a plain attribute\)'"):
+        member("Late")
+    monkeypatch.setattr("ray.get", lambda each, **_: each)
+    for name, fake in (("report", MagicMock()), ("get_checkpoint", lambda: None), ("torch.prepare_model", lambda m: m)):
+        monkeypatch.setattr(f"ray.train.{name}", fake)
+    student_("Net")
+    assert (tmp_path / "student" / student.HISTORY).exists()
+    (tmp_path / "student" / student.HISTORY).unlink()
+    with pytest.raises(RunError, match=r"student answers differently .* 'steps \(a plain attribute\)'"):
+        student_("Late")
+    assert not (tmp_path / "student" / student.HISTORY).exists()
+
+
 def test_a_validation_row_without_an_answer_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     module = models.build(ModelSpec(factory="models:UnitNorm", folder=str(tmp_path)))
@@ -586,4 +661,4 @@ def test_a_compiler_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
     with pytest.raises(RequestError, match=r"training.compile: this machine cannot compile .*C\+\+ compiler"):
-        trial.check_compiler()
+        compiling.check_machine()

@@ -1,0 +1,40 @@
+"""Whether `torch.compile` will do, found out in seconds: the network is traced, a tiny function really compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from workers.errors import RequestError
+from workers.seeds import seeded
+
+
+def check_network(module: nn.Module, batch: Tensor, name: str) -> None:
+    """Raise `RequestError` where `module` cannot be traced forwards and backwards; generates no code."""
+    try:
+        torch.compile(module.train(), backend="aot_eager")(batch).float().sum().backward()
+    except Exception as error:  # of the compiler or the model
+        raise RequestError(f"{name} cannot be compiled ({_brief(error)}). Set `compile: false` for it.") from error
+    finally:
+        torch._dynamo.reset()
+        module.zero_grad(set_to_none=True)
+
+
+def check_machine() -> None:
+    """Raise `RequestError` where this machine cannot compile for its CPU."""
+    try:
+        with seeded(0), torch.no_grad():
+            torch.compile(lambda x: (x * 2).relu())(torch.ones(8))
+    except Exception as error:  # of the compiler
+        raise RequestError(
+            f"training.compile: this machine cannot compile ({_brief(error)}). Expected a C++ compiler and Python's "
+            "headers, such as the packages g++ and python3-dev; or set `compile: false`."
+        ) from error
+    finally:
+        torch._dynamo.reset()
+
+
+def _brief(error: BaseException) -> str:
+    """The beginning of a message; compilers end theirs with advice of many lines."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:400]}"
