@@ -5,7 +5,6 @@ Whoever handles signals meanwhile (Ray Train does, while it trains) need not kno
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 import signal
@@ -20,6 +19,7 @@ from types import FrameType
 STATUS = 130
 """The exit status of a run that was stopped, as shells have it."""
 STOPPED = "stopped. What was complete is kept; the same command resumes."
+AGAIN_S = 0.02
 STDERR = 2
 SAME_PRESS_S = 0.3
 """Within which a second signal is the same press: `timeout` and terminals tell a process and its group."""
@@ -40,7 +40,8 @@ def counted() -> Iterator[None]:
     before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
     lost, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     terminate = signal.signal(signal.SIGTERM, _as_interrupt)
-    threading.Thread(target=_count, args=(heard,), name="interrupts", daemon=True).start()
+    counter = threading.Thread(target=_count, args=(heard,), name="interrupts", daemon=True)
+    counter.start()
     try:
         yield
     finally:
@@ -49,6 +50,7 @@ def counted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, terminate)
         signal.set_wakeup_fd(before)
         told.close()
+        counter.join(timeout=1.0)  # it knows of every press now
 
 
 @contextmanager
@@ -94,7 +96,11 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
     """Python drops an interruption that comes in a destructor or a callback: bring it back."""
     if lost.exc_type is KeyboardInterrupt:
-        _thread.interrupt_main()
+        main = threading.main_thread().ident
+        assert main is not None
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM))  # now it would come in here
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(lost)
 

@@ -76,7 +76,6 @@ class Host:
         own = {
             "HOME": str(self.disk),
             "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "TMPDIR": f"{self.disk}/tmp",
         }

@@ -1,4 +1,7 @@
-"""Runs as jobs of a Ray cluster: handed in, followed, stopped, begun again; and what Prometheus sees of them."""
+"""Runs as jobs of a Ray cluster: handed in, followed, stopped, begun again; and what Prometheus sees of them.
+
+The cluster is as Ray starts it in the home of somebody who used Ray before: it asks for a token.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,16 @@ DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node on loopback: where jobs are handed in, and its temporary folder."""
+    """A cluster of one node on loopback: where jobs are handed in and runs join, and its temporary folder."""
 
     address: str
     folder: Path
+    gcs: str = ""
+
+    @property
+    def home(self) -> Path:
+        """Of who started it, and hands in jobs."""
+        return self.folder / "home"
 
 
 def free_port() -> int:
@@ -41,15 +50,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def environment() -> dict[str, str]:
+def environment(home: Path | None = None) -> dict[str, str]:
+    """With Ray's defaults; `home`: another one than ours."""
+    if home is not None:
+        home.mkdir(exist_ok=True)
     own = {
+        **({} if home is None else {"HOME": str(home)}),
+        "PYTHONPATH": str(DASHBOARDS.parent),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_metrics_report_interval_ms": "1000",
-        "RAY_AUTH_MODE": "disabled",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    return {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")} | own
+    others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(others)} | own
 
 
 def answers(url: str) -> bool:
@@ -71,30 +85,41 @@ def wait_until(condition: Any, timeout_s: float = 120) -> None:
 def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="jobs-"))  # short: sockets are in it
     port, dashboard = free_port(), free_port()
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus", "4"]
+    found = Head(f"http://127.0.0.1:{dashboard}", folder, f"127.0.0.1:{port}")
+    ray = str(Path(sys.executable).with_name("ray"))
+    # What any `ray.init` leaves in a home, and every later `ray start --head` asks for.
+    subprocess.run([ray, "get-auth-token", "--generate"], env=environment(found.home), check=True, capture_output=True)
+    command = [ray, "start", "--head", "--block", "--num-cpus", "4"]
     command += ["--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", str(folder)]
     command += ["--object-store-memory", str(300 * 2**20), "--dashboard-agent-listen-port", str(free_port())]
+    command += ["--ray-client-server-port", str(free_port())]
     with (folder / "head.txt").open("wb") as output:
-        process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output, cwd=folder)
+        process = subprocess.Popen(command, env=environment(found.home), stdout=output, stderr=output, cwd=folder)
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version"))
-        yield Head(f"http://127.0.0.1:{dashboard}", folder)
+        wait_until(lambda: answers(f"{found.address}/api/authentication_mode"))
+        yield found
     finally:
         process.terminate()
         process.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def begin(head: Head, path: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "orchestrator.cli", "submit", str(path), "--address", head.address, *words]
-    code = {"PYTHONPATH": str(DASHBOARDS.parent)}
+def begin(
+    head: Head, path: Path, *words: str, cwd: Path | None = None, home: Path | None = None, **variables: str
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "orchestrator.cli", "submit", str(path), "--address", head.address, *words]
     return subprocess.Popen(
-        command, env=environment() | code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
+        command,
+        env=environment(home or head.home) | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
     )
 
 
-def submit(head: Head, path: Path, *words: str, cwd: Path | None = None) -> tuple[int, str, str]:
-    process = begin(head, path, *words, cwd=cwd)
+def submit(head: Head, path: Path, *words: str, **how: Any) -> tuple[int, str, str]:
+    process = begin(head, path, *words, **how)
     out, err = process.communicate(timeout=400)
     return process.returncode, out, err
 
@@ -144,6 +169,13 @@ def panels() -> dict[str, list[str]]:
     return found
 
 
+def shadow(folder: Path) -> None:
+    """Files named as modules of the standard library, of Ray's needs and of Stillhouse; to import one is an error."""
+    (folder / "orchestrator").mkdir()
+    for name in ("queue", "logging", "types", "csv", "ray", "workers", "orchestrator/__init__"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the user was imported')\n")
+
+
 def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_path: Path) -> None:
     path = write_config(
         tmp_path / "config",
@@ -154,6 +186,7 @@ def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_p
     )
     (tmp_path / "config" / "runs").mkdir()
     (tmp_path / "config" / "runs" / "old").write_bytes(bytes(2**20))  # what is not to go with the job
+    shadow(tmp_path / "config")
     status, out, err = submit(head, path, "--follow", "--set", "seed=3", cwd=tmp_path / "config")
     assert status == 0, out + err
     assert "Again:  stillhouse report" in out
@@ -165,7 +198,7 @@ def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_p
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`stillhouse.role` = 'run'")
     assert parent.info.status == "FINISHED" and "student_test_accuracy" in parent.data.metrics
-    uploads = [p for p in head.folder.rglob("working_dir_files/*/config.yaml")]
+    uploads = [p for p in head.folder.rglob("working_dir_files/*/*/config.yaml")]
     assert uploads and not any((upload.parent / "runs").exists() for upload in uploads)
 
     expected = {
@@ -212,16 +245,79 @@ def test_a_wrong_request_comes_back_as_such(head: Head, tmp_path: Path) -> None:
     assert status == 2 and "no Ray cluster takes jobs at 'http://127.0.0.1:9'" in err
 
 
+def test_without_its_token_a_cluster_is_not_joined(head: Head, tmp_path: Path) -> None:
+    path, home = write_config(tmp_path), tmp_path / "home"
+    status, _, err = submit(head, path, home=home)
+    assert status == 2 and f"the Ray cluster at '{head.address}' asks for a token, and none is here" in err
+    status, _, err = submit(head, path, home=home, RAY_AUTH_TOKEN="0123456789abcdef")
+    assert status == 2 and "the one of RAY_AUTH_TOKEN is refused" in err and "0123456789abcdef" not in err
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
+    joining = environment(home) | {"RAY_ADDRESS": head.gcs}
+    done = subprocess.run(command, env=joining, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"the Ray cluster at '{head.gcs}' asks for a token, and none is here" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_commands_that_submit_prints_work(head: Head, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "my experiment", data__train="gone.npz")
+    shadow(path.parent)
+    status, _, err = submit(head, path)
+    assert status == 0
+    (follow,) = re.findall("^follow it: (.*)$", err, re.MULTILINE)
+    path_of_ray = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = environment(head.home) | {"PATH": path_of_ray}
+    done = subprocess.run(follow, shell=True, env=own, capture_output=True, text=True, timeout=120)
+    assert "gone.npz': no such file" in done.stdout + done.stderr
+
+
+def test_a_folder_that_is_too_large_is_not_sent(head: Head, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    with (tmp_path / "videos.bin").open("wb") as file:
+        file.truncate(600_000_000)
+    status, _, err = submit(head, path)
+    assert status == 2 and "The largest: videos.bin (600 MB)" in err and "`.rayignore`" in err
+
+
+@pytest.mark.slow
+def test_a_laptop_first_and_then_a_cluster(head: Head, tmp_path: Path) -> None:
+    """A run beside another Ray, in a folder of misleading names, with a deep TMPDIR; then one that joins that Ray."""
+    path = write_config(tmp_path / "my runs", ensemble__size=2)
+    shadow(path.parent)
+    temporary = tmp_path / ("t" * max(1, 57 - len(str(tmp_path))))
+    (temporary / "ray").mkdir(parents=True)
+    (temporary / "ray" / "ray_current_cluster").write_text(head.gcs)
+    home = tmp_path / "home"
+    alone = environment(home) | {"TMPDIR": str(temporary)}
+    command = [sys.executable, "-P", "-m", "orchestrator.cli", "run", "config.yaml"]
+    done = subprocess.run(command, env=alone, cwd=path.parent, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "(raylet)" not in done.stderr and "Traceback" not in done.stderr
+    cleaners = [log for log in temporary.glob("ray/session_2*/logs/worker-*.err") if "Cleaner" in log.read_text()]
+    assert cleaners and not any("Connecting to latest cluster" in log.read_text() for log in cleaners)
+    assert not (home / ".ray").exists(), "Ray in place left a token"
+    assert answers(f"{head.address}/api/authentication_mode")
+
+    joining = environment(head.home) | {"RAY_ADDRESS": head.gcs}
+    command += ["--set", "name=joined"]
+    done = subprocess.run(command, env=joining, cwd=path.parent, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    runs = path.parent / "runs"
+    weights = [(runs / name / "student" / "model.safetensors").read_bytes() for name in ("small", "joined")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.slow
 def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path: Path) -> None:
     recipe = {"epochs": 2, "batch_size": 16, "learning_rate": 2.0e-3}
     path = write_config(tmp_path, student__training=recipe | {"epochs": 150}, student__baseline_training=recipe)
+    shadow(tmp_path)
     first = begin(head, path, "--follow")
     events = tmp_path / "runs" / "small" / "events.jsonl"
     wait_until(lambda: events.exists() and '"event": "epoch", "system": "student"' in events.read_text(), 200)
     (job,) = set(re.findall(r"small-[0-9a-f]{8}", _jobs(head, "small")))
     stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--address", head.address, job]
-    subprocess.run(stop, env=environment(), check=True, capture_output=True)
+    own = environment(head.home) | {"RAY_AUTH_MODE": "token"}
+    subprocess.run(stop, env=own, check=True, capture_output=True)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 130 and "was stopped. The same command resumes" in err
     said = [json.loads(line) for line in events.read_text().splitlines()]
@@ -247,7 +343,9 @@ def test_several_at_once_share_the_cluster(head: Head, tmp_path: Path) -> None:
 
 
 def _jobs(head: Head, run: str) -> str:
-    with urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=10) as answer:
+    token = {"Authorization": f"Bearer {(head.home / '.ray' / 'auth_token').read_text()}"}
+    asked = urllib.request.Request(f"{head.address}/api/jobs/", headers=token)
+    with urllib.request.urlopen(asked, timeout=10) as answer:
         jobs = json.load(answer)
     mine = [job for job in jobs if job["metadata"].get("stillhouse.run") == run and job["status"] == "RUNNING"]
     return " ".join(job["submission_id"] for job in mine)

@@ -2,17 +2,21 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from orchestrator import RunConfig, presentation
 from orchestrator.cli import main
+from orchestrator.console import Screen
 from tests.makers import blobs, write_config
 from workers import checkpoints
 from workers.models import build
@@ -32,6 +36,43 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_the_first_line_comes_before_what_is_heavy(command: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from orchestrator import cli, console\n"
+        "class Stop(BaseException): pass\n"
+        "def written(self, text, *a, **k):\n"
+        "    print(text.strip(), [m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])\n"
+        "    raise Stop\n"
+        "console.Console.print = written\n"
+        f"cli.main(['{command}', '{write_config(tmp_path)}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] in ("start-up: reading the configuration []", "python []")
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_the_first_line_comes_at_once(command: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    words = [sys.executable, "-m", "orchestrator.cli", command, str(write_config(tmp_path))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None and process.stdout.read(1)
+        assert time.monotonic() - started < 5  # a loaded machine; alone it takes a third of a second
+        process.terminate()
+
+
+def test_commands_are_printed_as_a_shell_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = RunConfig.load(str(write_config(tmp_path / "my runs; $HOME")))
+    folder = config.folder
+    report = SimpleNamespace(folder=folder, page="#/runs/1")
+    presentation.where_next(report, config, Screen())  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    (again,) = re.findall("^Again: +(.*)$", said, re.MULTILINE)
+    (look,) = re.findall("^MLflow: +(.*), then", said, re.MULTILINE)
+    assert shlex.split(again) == ["stillhouse", "report", folder]
+    assert shlex.split(look) == ["mlflow", "ui", "--backend-store-uri", config.tracking.uri]
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -82,9 +123,10 @@ def test_a_wrong_request_is_said_and_leaves_nothing(
     started = time.monotonic()
     assert main(["run", str(path)]) == 2
     assert time.monotonic() - started < 15
-    lines = capsys.readouterr().err.splitlines(True)
-    said = "".join(line for line in lines if not line.startswith("  start-up: "))
-    assert re.search(message, said) and "Traceback" not in said and said.startswith("stillhouse: ")
+    said = capsys.readouterr().err
+    *progress, error = re.split(r"^(?=stillhouse: )", said, flags=re.MULTILINE)
+    assert re.search(message, error) and "Traceback" not in said
+    assert all(line.startswith("  start-up: ") for line in "".join(progress).splitlines())
     assert sorted(tmp_path.rglob("*")) == before
 
 

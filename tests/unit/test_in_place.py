@@ -1,0 +1,70 @@
+"""Where a Ray that is started in place keeps its sockets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from orchestrator import in_place
+from workers.errors import RequestError
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+
+
+def deep(tmp_path: Path, length: int) -> Path:
+    place = tmp_path / ("x" * max(1, length - len(str(tmp_path)) - 1))
+    place.mkdir()
+    return place
+
+
+def test_a_short_folder_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    with in_place.temporary_folder() as folder:
+        assert folder is None
+
+
+@pytest.mark.parametrize("length", [90, 200])
+def test_a_deep_one_is_reached_by_a_short_link(length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = deep(tmp_path, length)
+    monkeypatch.setenv("TMPDIR", str(place))
+    with in_place.temporary_folder() as folder:
+        assert folder is not None and len(folder) <= in_place.DEEPEST
+        assert Path(folder).resolve() == place / "ray"
+        private = Path(folder).parent
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert not private.exists() and (place / "ray").is_dir()
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
+    with (
+        pytest.raises(RequestError, match=r"file/ray' cannot be written .* TMPDIR names it"),
+        in_place.temporary_folder(),
+    ):
+        pass
+
+
+def test_no_place_for_a_short_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(deep(tmp_path, 90)))
+    monkeypatch.setattr(in_place, "SHORT_PLACES", ("/proc",))
+    with (
+        pytest.raises(RequestError, match=r"RAY_TMPDIR: '.*x' is too long a path .* none of /proc can be written"),
+        in_place.temporary_folder(),
+    ):
+        pass
+
+
+def test_the_longest_socket_of_ray_fits() -> None:
+    """As Ray names them: a session by its time and process, two sockets in it."""
+    from ray._private.utils import validate_socket_filepath
+
+    session = "session_2026-11-28_01-55-21_316000_4194304"  # the largest process number on Linux
+    for socket in ("plasma_store", "plasma_store.1", "raylet", "raylet.1"):
+        validate_socket_filepath(os.path.join("/" + "x" * (in_place.DEEPEST - 1), session, "sockets", socket))
