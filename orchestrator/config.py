@@ -315,10 +315,9 @@ def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
     """Where a factory is loaded from: the folder that is asked for, relative to `folder`, or where it is found."""
-    if asked and not isinstance(asked, str):
-        return asked
-    place = storage.absolute(asked, folder) if asked else folder
-    return factories.locate(factory, place) if isinstance(factory, str) else place
+    if asked:
+        return storage.absolute(asked, folder) if isinstance(asked, str) else asked
+    return factories.locate(factory, folder) if isinstance(factory, str) else folder
 
 
 def _depends_on(own: Any, data: dict[str, Any], folder: str) -> Any:

@@ -144,4 +144,4 @@ def flat(inputs: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _change(key: str, old: str | None, new: str | None) -> str:
     if old is None or new is None:
         return f"{key} is {'new' if old is None else 'gone'}"
-    return f"{key} changed" if _DIGEST.fullmatch(old) else f"{key}: {old} -> {new}"
+    return f"{key} changed" if _DIGEST.fullmatch(old) or _DIGEST.fullmatch(new) else f"{key}: {old} -> {new}"

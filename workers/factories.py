@@ -74,9 +74,10 @@ def private_root(name: str, folder: str) -> str | None:
     if beside.holds(folder, top):
         return folder
     if top in STILLHOUSE:  # Python's own import finds Stillhouse
-        places = [place for place in sys.path if Path(place or here).resolve() != HOME]
-        found = [] if name != top and _path(name, str(HOME)) else [p for p in places if _path(name, p or here)]
-        return found[0] or here if found else None
+        if name != top and _path(name, str(HOME)):
+            return None
+        places = [place or here for place in (*sys.path, here) if Path(place or here).resolve() != HOME]
+        return next((place for place in places if _path(name, place)), None)
     path = [place for place in sys.path if os.path.abspath(place or here) != here]
     return here if beside.elsewhere(top, path) is None and beside.holds(here, top) else None
 
@@ -199,7 +200,7 @@ def _name_taken(name: str) -> str:
         return ""
     return (
         f" '{top}' is a package of Stillhouse's own: yours of that name is found beside the configuration, in "
-        "`folder:` or on PYTHONPATH; rename it where it is installed otherwise."
+        "`folder:`, on PYTHONPATH or in the working directory; rename it where it is installed otherwise."
     )
 
 

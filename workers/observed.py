@@ -74,10 +74,10 @@ def _install() -> None:
     sys.addaudithook(_hear)  # for the life of the process: a hook cannot be taken away
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _thread.records:
+def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> None:  # globals end before the hook
+    if event != "open" or not thread.records:
         return
-    records, _thread.records = _thread.records, []  # what follows may open files itself
+    records, thread.records = thread.records, []  # what follows may open files itself
     try:
         path, writes = _file(*arguments)
         if path is None or not is_users(path):
@@ -92,7 +92,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
             if writes:
                 record.written.add(path)
     finally:
-        _thread.records = records
+        thread.records = records
 
 
 def _file(path: Any, mode: Any, flags: Any) -> tuple[str | None, bool]:

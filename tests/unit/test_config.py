@@ -114,3 +114,37 @@ def test_values_are_not_changed_by_loading(tmp_path: Path) -> None:
     before = yaml.safe_dump(values)
     RunConfig.from_mapping(values, str(tmp_path))
     assert yaml.safe_dump(values) == before
+
+
+def test_a_factory_has_the_folder_that_is_asked_for_or_where_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("run", "lib", "here"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "here/only_here.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    model = {"kind": "python", "factory": "only_here:make"}
+    changes = {"ensemble__model": model, "student__model": {**model, "folder": "../lib"}}
+    config = RunConfig.load(str(write_config(tmp_path / "run", **changes)))
+    assert config.ensemble.model.folder == str(tmp_path / "here")
+    assert config.student.model.folder == str(tmp_path / "lib")
+    (tmp_path / "run/only_here.py").touch()
+    again = RunConfig.load(str(tmp_path / "run/config.yaml"))
+    assert again.ensemble.model.folder == str(tmp_path / "run")
+
+
+def test_files_that_are_depended_on_go_with_every_factory(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "data__depends_on": ["vocab.txt", "s3://bucket/a"],
+        "data__augment": {"factory": "models:mlp"},
+        "student__model__depends_on": ["own.bin"],
+    }
+    config = RunConfig.load(str(write_config(tmp_path, **changes)))
+    shared = (str(tmp_path / "vocab.txt"), "s3://bucket/a")
+    assert config.data.augment is not None
+    assert config.data.depends_on == config.ensemble.model.depends_on == config.data.augment.depends_on == shared
+    assert config.student.model.depends_on == (str(tmp_path / "own.bin"), *shared)
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    for wrong in ("vocab.txt", [1]):
+        with pytest.raises(RequestError, match=r"data\.depends_on"):
+            RunConfig.load(str(write_config(tmp_path, data__depends_on=wrong)))

@@ -142,6 +142,9 @@ def test_a_package_of_stillhouses_name_is_found_on_the_path(tmp_path: Path, monk
     (tmp_path / "lib/workers/__init__.py").touch()
     with pytest.raises(RequestError, match="'workers' is a package of Stillhouse's own"):
         factories.call("workers.nets:make", {}, str(tmp_path))
+    monkeypatch.chdir(tmp_path / "lib")
+    assert factories.locate("workers.nets:make", str(tmp_path)) == str(tmp_path / "lib")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "lib")
     assert factories.call("workers.nets:make", {}, str(tmp_path)) == 4
     assert factories.call("workers.models:seed_of", {"seed": 1}, str(tmp_path)) > 0  # Stillhouse's own
