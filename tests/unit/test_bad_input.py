@@ -203,7 +203,11 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "labels of an SVM": ({}, npz(x=X, y=2 * (Y > 0) - 1), r"data\.train: the labels are -1 and \+1"),
     "labels from one": ({}, npz(x=X, y=Y + 1), "Do labels start at 1"),
     "another type of number": ({}, npz("test.npz", x=X.astype(np.int32), y=Y), r"data\.test: x is int32 .*float32"),
-    "bytes beside floats": ({}, npz(x=(99 * abs(X)).astype(np.uint8), y=Y), r"data\.validation: x is float32 .*data\.train uint8"),
+    "bytes beside floats": (
+        {},
+        npz(x=(99 * abs(X)).astype(np.uint8), y=Y),
+        r"data\.validation: x is float32 with values from .*, and x of data\.train uint8 with values from",
+    ),
     "test of train": ({}, npz("test.npz", x=X, y=Y), r"data\.train and data\.test are the same examples"),
     "a header that asks for 37 GiB": ({}, huge, r"header of 'x' says float32 \[10000000000\], .*; found 0"),
     "columns of another order and name": (
