@@ -206,7 +206,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "bytes beside floats": (
         {},
         npz(x=(99 * abs(X)).astype(np.uint8), y=Y),
-        r"data\.validation: x is float32 .*data\.train uint8",
+        r"data\.validation: x is float32 with values from .*, and x of data\.train uint8 with values from",
     ),
     "test of train": ({}, npz("test.npz", x=X, y=Y), r"data\.train and data\.test are the same examples"),
     "a header that asks for 37 GiB": ({}, huge, r"header of 'x' says float32 \[10000000000\], .*; found 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.makers import MODELS, NUMERICS, blobs
-from workers import checkpoints, models, teacher_actor
+from workers import checkpoints, mapped, models, teacher_actor
 from workers.data import Dataset, Split
 from workers.errors import RunError
 from workers.inputs import micro_batch
@@ -75,3 +76,15 @@ def test_when_it_starts_it_answers_twice(tmp_path: Path) -> None:
 
 def test_larger_examples_come_fewer_at_a_time() -> None:
     assert [micro_batch(values) for values in (1, 840, 16384, 150_528, 10**9)] == [1024, 1024, 1024, 64, 1]
+
+
+def test_no_part_is_made_of_rows_that_changed(tmp_path: Path) -> None:
+    x, _ = blobs(ROWS, 0)
+    np.save(tmp_path / "x.npy", x)
+    one = host(tmp_path / "models")
+    one.x = mapped.watched(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    whole = one.soften(0, 2.0, SHARES, "arithmetic")[1]
+    assert whole.tobytes() == host(tmp_path / "models").soften(0, 2.0, SHARES, "arithmetic")[1].tobytes()
+    os.truncate(tmp_path / "x.npy", 200)
+    with pytest.raises(RunError, match=r"data file '.*x\.npy' has changed"):
+        one.soften(0, 2.0, SHARES, "arithmetic")
