@@ -3,7 +3,7 @@
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import safetensors.torch
@@ -130,9 +130,9 @@ class Second(nn.Linear):
 def test_a_modules_version_is_kept_for_its_load_hook() -> None:
     one, other, third = (nn.Sequential(Second(3, 2)) for _ in range(3))
     checkpoints.fill(other, checkpoints.packed(one.state_dict()), "it")
-    assert torch.equal(one[0].weight, other[0].weight)
+    assert torch.equal(cast(Any, one[0]).weight, cast(Any, other[0]).weight)
     checkpoints.fill(third, safetensors.torch.save(dict(one.state_dict())), "it")
-    assert torch.equal(one[0].weight * 2, third[0].weight)
+    assert torch.equal(cast(Any, one[0]).weight * 2, cast(Any, third[0]).weight)
 
 
 def test_what_safetensors_cannot_hold_is_named() -> None:
