@@ -124,8 +124,8 @@ class EvaluationSpec(Spec):
     """What is measured besides accuracy, likelihood, calibration and latency."""
 
     metrics: tuple[FactorySpec, ...] = ()
-    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. Each is
-    tried on made-up predictions before anything is started."""
+    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. Each
+    is tried on made-up predictions before anything is started."""
     latency_repeats: Count = 200
     """Single examples timed for each system."""
 
