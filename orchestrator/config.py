@@ -157,7 +157,7 @@ class TrackingSpec(Spec):
     uri: str = "sqlite:///mlflow.db"
     """A relative SQLite path is relative to where the command runs."""
     experiment: str = ""
-    """Left out: the run's name."""
+    """Left out: the `name` in the configuration file, so that runs which differ by `--set name=` stay side by side."""
     registered_model: Annotated[str, Field(pattern=r"^[^/:']*$")] | Literal[False] = ""
     """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
     experiment's name and `-student`; false: MLflow does not get the model."""
@@ -191,15 +191,19 @@ class RunConfig(Spec):
         if storage.is_uri(path):
             raise RequestError(f"'{path}': a configuration is a local file, since its folder may hold code.")
         found = _parse(path)
+        written = found.get("name")
         for each in overrides:
             override(found, each)
-        return cls.from_mapping(found, str(Path(path).resolve().parent))
+        return cls.from_mapping(found, str(Path(path).resolve().parent), experiment=written)
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any], folder: str) -> RunConfig:
-        """The same from a mapping; `folder` is what data and factories are relative to."""
+    def from_mapping(cls, values: dict[str, Any], folder: str, experiment: Any = None) -> RunConfig:
+        """The same from a mapping; `folder` is what data and factories are relative to.
+
+        experiment: the MLflow experiment unless `values` names one; default: the run's name.
+        """
         try:
-            return cls.model_validate(_located(values, folder))
+            return cls.model_validate(_located(values, folder, experiment))
         except RecursionError:
             raise RequestError(SELF_REFERENCE) from None
         except ValidationError as error:
@@ -224,6 +228,11 @@ def _parse(path: str) -> dict[str, Any]:
         raise RequestError(f"'{path}': no such file. Expected a configuration in YAML.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"'{path}': cannot be read as text ({error}). Expected a configuration in YAML.") from None
+    return parsed(text, path)
+
+
+def parsed(text: str, path: str) -> dict[str, Any]:
+    """The keys of a configuration in YAML. `path` is what errors call it. Raises: `RequestError` where it is none."""
     try:
         found = yaml_text.parse(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -277,8 +286,8 @@ def override(values: dict[str, Any], assignment: str) -> None:
     values[parts[-1]] = value
 
 
-def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The same values with every path made absolute and every factory told its folder."""
+def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, Any]:
+    """The same values with every path made absolute, every factory told its folder, and an MLflow experiment."""
 
     def walk(value: Any) -> Any:
         if isinstance(value, list):
@@ -309,8 +318,9 @@ def _located(values: dict[str, Any], folder: str) -> dict[str, Any]:
             if "tracking" not in found or isinstance(found["tracking"], dict)
             else found["tracking"]
         )
-    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and found.get("name"):
-        found["tracking"]["experiment"] = found["name"]
+    default = experiment if isinstance(experiment, str) and experiment else found.get("name")
+    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and default:
+        found["tracking"]["experiment"] = default
     return found
 
 

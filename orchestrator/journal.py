@@ -23,10 +23,9 @@ from orchestrator.console import Line, Screen
 from orchestrator.events import EventLog, last_opened
 from orchestrator.report import Report, Stage
 from orchestrator.tracking import Tracker
+from orchestrator.tracking_record import TrackingRecord
 from orchestrator.trained import Trained
 from workers import metrics
-from workers.data import Dataset
-from workers.inputs import Inputs
 from workers.processes import Where
 from workers.train_loop import Epoch
 
@@ -62,12 +61,15 @@ class _Training:
 class Journal:
     """Open from the first stage of a run to its end."""
 
-    def __init__(self, config: RunConfig, screen: Screen, *, fresh: bool = False) -> None:
+    def __init__(
+        self, config: RunConfig, screen: Screen, record: TrackingRecord | None = None, *, fresh: bool = False
+    ) -> None:
+        """record: what the tracker is told of code and data. fresh: the run starts over."""
         self.screen = screen
         self.stages: list[Stage] = []
-        self._tracker = Tracker(config)  # first: a tracker that refuses leaves no folder behind
+        # First: a tracker that refuses leaves no folder behind.
+        self._tracker = Tracker(config, record, earlier=last_opened(config.folder), fresh=fresh)
         try:
-            self._tracker.end_earlier(last_opened(config.folder))
             if fresh:
                 run_folder.clear(config.folder)
             self._events = EventLog(config.folder)
@@ -172,16 +174,12 @@ class Journal:
         """Of the run in MLflow, behind the tracker's address."""
         return self._tracker.page
 
-    def began(self, dataset: Dataset) -> None:
-        """Tell the tracker which data the run is about."""
-        self._tracker.data(dataset)
-
-    def report(self, report: Report, systems: Sequence[Trained], examples: Inputs) -> None:
-        """Tell the tracker what it has missed, the figures, and the student, which may be asked `examples`."""
+    def report(self, report: Report, systems: Sequence[Trained], folder: str) -> None:
+        """Tell the tracker what it has missed, the figures, and the models in the run's folder."""
         histories = {system.member.name: system.history for system in systems}
         if self._tracker.missed is not None:
             self._tracker.catch_up(report, histories)
-        self._tracker.report(report, histories, {s.member.name: s.member for s in systems}, examples)
+        self._tracker.report(report, histories, folder)
 
     def _listen(self) -> None:
         while True:

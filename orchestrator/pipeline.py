@@ -5,10 +5,13 @@ Each stage takes what the ones before made, and skips what an earlier run of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator import cluster, preflight, ray_train, run_folder, training
+import numpy as np
+
+from orchestrator import cluster, preflight, ray_train, run_folder, student_model, tracking_record, training
 from orchestrator import report as reports
 from orchestrator.comparison import compare_systems, measure_ensemble, member_weights
 from orchestrator.config import RunConfig
@@ -24,6 +27,8 @@ from workers.errors import RequestError, RunError
 from workers.models import seed_of
 from workers.secrets import hidden
 from workers.teacher import Member
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = 2
 """Of the test split, that go to MLflow with the student."""
@@ -46,11 +51,13 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
         cluster.check_student(config.student, machines)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
-        with Lock(config.folder), Journal(config, screen, fresh=fresh) as journal:
+        record = tracking_record.of(config, dataset)
+        with Lock(config.folder), Journal(config, screen, record, fresh=fresh) as journal:
             run_folder.mark(config.folder)
             run_folder.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
+            tracking_record.write(record, config.folder)
             try:
                 return _stages(Context(config, dataset, cluster.share(dataset), machines, placement, journal))
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
@@ -59,7 +66,6 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 
 def _stages(run: Context) -> Report:
     config, journal = run.config, run.journal
-    journal.began(run.dataset)
     for note in run.dataset.notes:
         journal.note(note)
     members = _members(run)
@@ -91,10 +97,23 @@ def _stages(run: Context) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
-    with journal.screen.stage("tracker"):
-        journal.report(report, [*members, baseline, student], run.dataset.test.x[:EXAMPLES])
+    with journal.screen.stage("the student's model"):
+        _keep_student(run, student)
     reports.write(report, config.folder)
+    with journal.screen.stage("tracker"):
+        journal.report(report, [*members, baseline, student], config.folder)
     return report
+
+
+def _keep_student(run: Context, student: Trained) -> None:
+    """Write the student's model for MLflow into the run's folder, or say why there is none."""
+    if run.config.tracking.registered_model is False:
+        return
+    examples = np.asarray(run.dataset.test.x[:EXAMPLES])
+    place = storage.join(run.config.folder, "student")
+    problem = student_model.write(student.member, examples, run.dataset.classes, place)
+    if problem is not None:
+        logger.warning("MLflow does not get the student as a model: %s. The run goes on without it.", problem)
 
 
 def _members(run: Context) -> list[Trained]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 
 from orchestrator import report as reports
+from orchestrator import snippets
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.report import Report
+from orchestrator.trained import WEIGHTS
+from workers import storage
 from workers.secrets import hidden
 
 
@@ -27,7 +30,15 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     if uri.startswith("http"):
         look = f"{hidden(uri).rstrip('/')}/{report.page}"
     else:
-        look = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}, then http://127.0.0.1:5000/{report.page}"
-    screen.out.print(f"Report: {report.folder}/report.md", markup=False, soft_wrap=True)
-    screen.out.print(f"MLflow: {look}", markup=False, soft_wrap=True)
-    screen.out.print(f"Again:  stillhouse report {shlex.quote(report.folder)}", markup=False, soft_wrap=True)
+        command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
+        look = f"{command}, then http://127.0.0.1:5000/{report.page}"
+    weights = storage.join(config.folder, "student", WEIGHTS)
+    student = snippets.load_in_torch(config.student.model, weights)
+    for line in (
+        f"Report: {report.folder}/report.md",
+        f"MLflow: {look}",
+        f"Again:  stillhouse report {shlex.quote(report.folder)}",
+        f"Student: {weights}, in plain torch:",
+        *student.splitlines(),
+    ):
+        screen.out.print(hidden(line), markup=False, soft_wrap=True)

@@ -1,73 +1,91 @@
-"""`stillhouse report RUN --push`: what a tracker has not got of a finished run, because it was down meanwhile."""
+"""`stillhouse report RUN --push`: what a tracker has not got of a finished run, because it was down meanwhile.
+
+All of it comes from the run's folder, wherever that lies by now. No module is imported, no factory called and no data
+set read: a folder may come from somebody else.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from orchestrator import trackers, trained, yaml_text
-from orchestrator.config import RunConfig, override
+from orchestrator import model_folder, trackers, tracking_record, trained
+from orchestrator.config import RunConfig, override, parsed
 from orchestrator.events import last_opened
-from orchestrator.pipeline import EXAMPLES
-from orchestrator.report import Report, System
+from orchestrator.report import Report
 from orchestrator.tracking import Tracker
-from orchestrator.trained import WEIGHTS
-from workers import checkpoints, data, storage
+from workers import storage
 from workers.errors import RequestError, RunError
-from workers.teacher import Member
 from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
+
+SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student")
 
 
 def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
     """Send the report of the run whose folder is at `run`, and every epoch of its systems, to the tracker that its
     configuration names; `overrides` may name another, or one with a password, which is not kept.
 
-    Raises: `RequestError` where there is no such run or tracker; `RunError` where sending fails.
+    Raises: `RequestError` where there is no such run or tracker, or its folder is not as a run wrote it; `RunError`
+    where sending fails.
     """
     folder = storage.absolute(run)
-    values = yaml_text.parse(storage.read_text(storage.join(folder, "config.yaml")))
-    for each in overrides:
-        override(values, each)
-    config = RunConfig.from_mapping(values, folder)
+    config = _config(folder, overrides)
     trackers.reach(config.tracking.uri)
     histories = {system.name: _history(folder, system.name) for system in report.systems}
-    models = {system.name: _model(config, system) for system in report.systems if system.role != "ensemble"}
-    try:
-        dataset = data.load(config.data, config.seed)
-        checkpoints.sha256(models["student"].weights)
-    except RequestError as error:
-        logger.warning("MLflow gets the figures, but neither data sets nor the student: %s", error)
-        dataset = None
-    tracker = Tracker(config, again=last_opened(folder))
+    record = tracking_record.read(folder)
+    if record is None:
+        logger.warning(
+            "MLflow gets neither data sets nor code: '%s' has no %s. The same `stillhouse run` writes it.",
+            folder,
+            tracking_record.FILE,
+        )
+    _check_model(config, folder)
+    tracker = Tracker(config, record, again=last_opened(folder))
     try:
         tracker.catch_up(report, histories)
-        if dataset is not None:
-            tracker.data(dataset)
-        tracker.report(report, histories, models, None if dataset is None else dataset.test.x[:EXAMPLES])
+        tracker.report(report, histories, folder)
     finally:
         tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
 
 
-def _model(config: RunConfig, system: System) -> Member:
-    """A trained or loaded system."""
-    weights = storage.join(_place(config.folder, system.name), WEIGHTS)
-    if system.role != "member":
-        return Member(system.name, config.student.model, weights)
-    given = config.ensemble.checkpoints
-    weights = given[int(system.name.partition("-")[2])] if given else weights
-    return Member(system.name, config.ensemble.model, weights)
+def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
+    """The configuration that the folder's run resolved; nothing that it names is opened."""
+    uri = storage.join(folder, "config.yaml")
+    values = parsed(storage.read_text(uri), uri)
+    for each in overrides:
+        override(values, each)
+    return RunConfig.from_mapping(values, folder)
+
+
+def _check_model(config: RunConfig, folder: str) -> None:
+    """Raise `RequestError` unless the student's model is as a run wrote it; warn where there is none."""
+    if config.tracking.registered_model is False:
+        return
+    place = storage.join(folder, "student")
+    found = model_folder.read(place)
+    if found is None:
+        logger.warning(
+            "MLflow does not get the student: '%s' has no model of it. The same `stillhouse run` writes it, or says "
+            "why it cannot.",
+            place,
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
+        model_folder.fetch(place, found, Path(scratch))
 
 
 def _history(folder: str, system: str) -> list[Epoch]:
     """A system's epochs; none where it was not trained in this run."""
-    record = trained.record_in(_place(folder, system))
+    named = SYSTEM.fullmatch(system)
+    if named is None:  # it becomes part of a path
+        raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected one of {SYSTEM.pattern}.")
+    place = storage.join(folder, "members", named[1]) if named[1] else storage.join(folder, system)
+    record = trained.record_in(place)
     return [] if record is None else record.epochs()
-
-
-def _place(folder: str, system: str) -> str:
-    kind, _, number = system.partition("-")
-    return storage.join(folder, "members", number) if kind == "member" else storage.join(folder, system)

@@ -1,37 +1,23 @@
-"""What a reviewer finds in MLflow besides figures: descriptions, parameters that compare well, data and code.
+"""What a reviewer finds in MLflow besides figures: descriptions, and parameters that compare well.
 
 MLflow shows about the first 120 pixels of a description until it is opened: so the verdict first, then the table.
 """
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from orchestrator import environment
 from orchestrator import report as reports
 from orchestrator.config import RunConfig
 from orchestrator.plots import OVERVIEW
 from orchestrator.report import COMPARED, Report, Role, Rows, System
-from workers import factories, storage
 from workers.secrets import HIDDEN, hidden
-from workers.specs import IdxFiles, ModelSpec
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
-
-    from workers.data import Dataset
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
 """Sections of a configuration that say where, not what: runs side by side would differ by them first."""
-CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
-DIGEST = 36
-"""Characters that MLflow keeps of a data set's digest."""
 LINKED = 20
 MOST = 500
 """Characters of a parameter's value."""
@@ -39,7 +25,7 @@ MOST = 500
 
 def params(config: RunConfig) -> dict[str, str]:
     """What the run follows from, by dotted keys."""
-    found = _flat(config.model_dump(mode="json", exclude_none=True))
+    found = flat(config.model_dump(mode="json", exclude_none=True))
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
@@ -54,7 +40,7 @@ def params_of(role: Role, config: RunConfig) -> dict[str, str]:
     }
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[role].items() if value is not None}  # fmt: skip
-    return _flat(found)
+    return flat(found)
 
 
 def has_secrets(values: Mapping[str, Any]) -> bool:
@@ -63,12 +49,12 @@ def has_secrets(values: Mapping[str, Any]) -> bool:
     return hidden(text) != text or HIDDEN in text
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested keys as dotted ones, which MLflow can search and compare."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):
             found[f"{prefix}{key}"] = _told(key, str(value))[:MOST]
     return found
@@ -78,67 +64,6 @@ def _told(key: str, value: str) -> str:
     """Without secrets, which are known by what they are called, too."""
     told = hidden(f"{key}={value}").removeprefix(f"{key}=")
     return HIDDEN if told.startswith(HIDDEN) else told
-
-
-def code(config: RunConfig) -> dict[str, str]:
-    """Tags that say which code the run follows from."""
-    from importlib.metadata import version
-
-    from mlflow.utils.git_utils import get_git_commit
-
-    def digest(model: ModelSpec) -> str:
-        return factories.digest(model.factory, model.folder)
-
-    tags = {
-        "stillhouse.version": version("stillhouse"),
-        "stillhouse.code.ensemble": digest(config.ensemble.model),
-        "stillhouse.code.student": digest(config.student.model),
-        "mlflow.source.name": "stillhouse run",
-        "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
-        "mlflow.user": _user(),
-    }
-    commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
-    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user needs no name
-        return str(os.getuid())
-
-
-def datasets(config: RunConfig, dataset: Dataset) -> list[DatasetInput]:
-    """The splits of the data as MLflow's own data sets: where from, a digest over every example, sizes."""
-    from mlflow.entities import Dataset as Known
-    from mlflow.entities import DatasetInput, InputTag
-
-    found = []
-    for name, context in CONTEXTS.items():
-        split = getattr(dataset, name)
-        if split is None:
-            continue
-        x = split if name == "unlabeled" else split.x
-        kind, source = _source(config, name)
-        known = Known(
-            name=name,
-            digest=dataset.digests[name][:DIGEST],
-            source_type=kind,
-            source=json.dumps(source),
-            profile=json.dumps({"examples": len(x), "shape": list(x.shape[1:]), "classes": dataset.classes}),
-        )
-        found.append(DatasetInput(known, [InputTag("mlflow.data.context", context)]))
-    return found
-
-
-def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
-    """Where a split came from, as MLflow names kinds of sources."""
-    data = config.data
-    if data.factory is not None:
-        return "code", {"tags": {"factory": data.factory, "kwargs": _flat(data.kwargs)}}
-    file = getattr(data, split, None) or data.train or ""
-    uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
-    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}
 
 
 def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:

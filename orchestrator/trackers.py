@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import socket
 import sqlite3
@@ -23,6 +24,26 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REACH_TIMEOUT_S = 5.0
 ABANDONED_S = 600.0
 """After which a database that is not whole yet is nobody's."""
+
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the results go
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # as Ray's; and its threads compete for an environment variable
+}
+"""Environment variables that MLflow reads when it is imported; a value that the user has set is kept."""
+QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
+"""MLflow's parts log each table and each try; `tracking` reports what comes of them."""
+
+
+def prepare() -> None:
+    """Set what is not set; to be called before anything imports MLflow."""
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def reach(uri: str) -> None:

@@ -6,8 +6,8 @@ on: `events.jsonl` and the report hold everything that would have been sent.
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import re
 import threading
 import time
@@ -15,16 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator import plots, registry, review, trackers
+from orchestrator import mlflow_runs, model_folder, plots, registry, review, trackers, trained
 from orchestrator.config import RunConfig
+from orchestrator.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.report import COMPARED, Report, System, as_json, markdown
+from orchestrator.run_folder import TRAINED
+from orchestrator.tracking_record import CONTEXTS, TrackingRecord
+from orchestrator.trained import WEIGHTS
+from workers import storage
 from workers.errors import RequestError
 from workers.secrets import hidden
 
 if TYPE_CHECKING:
-    from workers.data import Dataset
-    from workers.inputs import Inputs
-    from workers.teacher import Member
+    from mlflow.entities import DatasetInput, Run
+
     from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)
@@ -46,66 +50,59 @@ VALIDATION_ACCURACY = "validation_accuracy"
 GAIN_TRANSFERRED = "gain_transferred"
 ACCURACY_BY_MEMBERS = "accuracy_by_members"
 """A step is a number of members."""
-ROLE = "stillhouse.role"
-RUN = "stillhouse.run"
-OPENED_AS = "stillhouse.opened_as"
-"""Of a run that another tracker was sent: its identifier where it began."""
+TABLE = "comparison.json"
 NOTE = "mlflow.note.content"
 T = TypeVar("T")
-QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
-"""What MLflow's parts say of each table and each try; what comes of them is said here."""
 
 
 class Tracker:
     """The MLflow runs of one `stillhouse run`, open as long as it lasts."""
 
-    def __init__(self, config: RunConfig, again: str | None = None) -> None:
-        """Open the parent run, or the one that is known as `again`, to send what it has not got.
+    def __init__(
+        self,
+        config: RunConfig,
+        record: TrackingRecord | None = None,
+        *,
+        earlier: str | None = None,
+        fresh: bool = False,
+        again: str | None = None,
+    ) -> None:
+        """Open the parent run and describe it.
+
+        record: what it is told of code and data. earlier: the run that the last process in this folder opened. It is
+        continued where it did not finish and answers the same request, unless `fresh`; else it is ended. again: the
+        run, as it was known where it began, that is to get what it has not got.
 
         Raises: `RequestError` where the tracker refuses.
         """
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for name, level in QUIET.items():
-            logging.getLogger(name).setLevel(level)
+        trackers.prepare()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         uri = config.tracking.uri
+        self._config, self._record = config, record
+        self._runs: dict[str, str] = {}
+        self._roles: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], set[int]] = {}
+        """The steps of a run's metric that the tracker has, where they were asked for."""
+        self._opening = threading.RLock()
         try:
             if uri.startswith(trackers.SQLITE):
                 trackers.make_whole(Path(uri.removeprefix(trackers.SQLITE)))
             self.client = MlflowClient(uri)
-            experiment = self.client.get_experiment_by_name(config.tracking.experiment)
-            self.experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self.client.create_experiment(
-                    config.tracking.experiment, artifact_location=trackers.artifacts(uri)
-                )
-            )
-            self._runs: dict[str, str] = {}
-            self._roles: dict[str, Any] = {}
-            self._opening = threading.RLock()
-            if again is None:
-                self.run_id = self._create(config.name, "run", {})
-            else:
-                self.run_id = self._find(again) or self._create(config.name, "run", {OPENED_AS: again})
+            self.experiment_id = mlflow_runs.experiment(self.client, config.tracking.experiment, uri)
+            self._open(earlier, fresh, again)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
                 f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
             ) from error
-        self._config = config
         self._failures = 0
         self._left_alone_s = 0.0
         self.missed: str | None = None
         """Why something was not sent, the last time; None where all was."""
         self._warned = False
         self._monitor: Any = None
-        self._dataset: Dataset | None = None
-        self._describe(config)
+        self._describe()
         if again is None:
             self._attempt(self._watch_the_machine)
 
@@ -113,11 +110,6 @@ class Tracker:
     def page(self) -> str:
         """Of the parent run in MLflow, behind the tracker's address; a new browser would show pages for prompts."""
         return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
-
-    def data(self, dataset: Dataset) -> None:
-        """Say which data the run is about."""
-        self._dataset = dataset
-        self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=review.datasets(self._config, dataset)))
 
     def system(self, name: str, role: str) -> None:
         """Open the nested run of one system, unless there is one."""
@@ -130,43 +122,28 @@ class Tracker:
 
     def epochs(self, name: str, history: Sequence[Epoch]) -> None:
         """Send those epochs of a system that the tracker has not got."""
-
-        def send() -> None:
-            there = {metric.step for metric in self.client.get_metric_history(self._run_of(name), VALIDATION_ACCURACY)}
-            for epoch in history:
-                if epoch.epoch + 1 not in there:
-                    self._send_epoch(name, epoch)
-
-        self._attempt(send)
+        for epoch in history:
+            self.epoch(name, epoch)
 
     def trained(self, name: str) -> None:
         """A system's training is over: figures may follow."""
-        self._attempt(lambda: self._end(self._run_of(name), "FINISHED"))
+        self._attempt(lambda: mlflow_runs.end(self.client, self._run_of(name), "FINISHED"))
 
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         """Send what the tracker has not got of the systems and their epochs."""
         self._failures, self.missed = 0, None
-        self._describe(self._config)
-        if self._dataset is not None:
-            self.data(self._dataset)
+        self._describe()
         for system in report.systems:
             self.system(system.name, system.role)
             self.epochs(system.name, histories.get(system.name, ()))
 
-    def report(
-        self,
-        report: Report,
-        histories: Mapping[str, Sequence[Epoch]],
-        models: Mapping[str, Member],
-        examples: Inputs | None,
-    ) -> None:
-        """Send every figure of the report, its tables and plots, and the student itself.
+    def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]], folder: str) -> None:
+        """Send every figure of the report, its tables and plots, and the models of the run's folder.
 
-        models: those that were trained or loaded, by their system's name. examples: what the student may be asked;
-        None: it is not sent.
+        folder: holds the members' weights and the student's model, where there is one.
         """
         student = report.system("student")
-        model_id = None if examples is None else self._attempt(self._models, report, models, examples)
+        model_id = self._attempt(self._models, report, folder)
         for system in report.systems:
             self._attempt(self._system, system, report, model_id if system is student else None)
         self._attempt(self._summarise, report, histories)
@@ -177,60 +154,65 @@ class Tracker:
         if self._monitor is not None:
             self._monitor.finish()
         for run_id in (*self._runs.values(), self.run_id):
-            self._attempt(self._end, run_id, status)
+            self._attempt(mlflow_runs.end, self.client, run_id, status)
         engine = getattr(self.client._tracking_client.store, "engine", None)
         if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
             engine.dispose()
 
-    def end_earlier(self, run_id: str | None) -> None:
-        """End what an earlier process opened in the run's folder and, since it was killed, left as running."""
+    def _open(self, earlier: str | None, fresh: bool, again: str | None) -> None:
+        """Continue the parent run and those nested in it, or begin a new one.
 
-        def end() -> None:
-            for which in (f"attributes.run_id = '{run_id}'", f"tags.`mlflow.parentRunId` = '{run_id}'"):
-                for run in self.client.search_runs([self.experiment_id], f"{which} and attributes.status = 'RUNNING'"):
-                    self.client.set_terminated(run.info.run_id, "KILLED")
+        MLflow's parameters cannot be changed, so a request that differs in anything is another run. A run that finished
+        is opened again by `again` alone.
+        """
+        client, config = self.client, self._config
+        if again is not None:
+            found = mlflow_runs.find(client, self.experiment_id, again)
+        else:
+            found = None if earlier is None else mlflow_runs.opened(client, earlier)
+            if found is not None and (fresh or not self._is_this_one(found)):
+                if found.data.tags.get(FOLDER) in (None, hidden(config.folder)):  # not the original of a copied folder
+                    mlflow_runs.abandon(client, found)
+                found = None
+        self._resumed = found is not None
+        if found is None:
+            tags = {FOLDER: hidden(config.folder)} | ({} if again is None else {OPENED_AS: again})
+            tags |= {} if self._record is None else {REQUEST: self._record.request}
+            self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
+            return
+        self.run_id = found.info.run_id
+        self._runs = mlflow_runs.nested(client, self.experiment_id, self.run_id)
+        for run_id in (self.run_id, *self._runs.values()):
+            mlflow_runs.reopen(client, run_id)
 
-        if run_id is not None:
-            self._attempt(end)
-
-    def _end(self, run_id: str, status: str) -> None:
-        """Unless it has ended before."""
-        if self.client.get_run(run_id).info.status == "RUNNING":
-            self.client.set_terminated(run_id, status)
-
-    def _find(self, known: str) -> str | None:
-        """The run that was opened as `known`, here or by another tracker, with its nested ones; None: there is none."""
-        for it in (f"attributes.run_id = '{known}'", f"tags.`{OPENED_AS}` = '{known}'"):
-            for run in self.client.search_runs([self.experiment_id], it):
-                run_id: str = run.info.run_id
-                nested = self.client.search_runs([self.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
-                self._runs = {each.data.tags["mlflow.runName"]: each.info.run_id for each in nested}
-                return run_id
-        return None
+    def _is_this_one(self, run: Run) -> bool:
+        """Whether an earlier run did not finish and answers the same request."""
+        if self._record is None or run.info.experiment_id != self.experiment_id or run.info.status == "FINISHED":
+            return False
+        return run.data.tags.get(REQUEST) == self._record.request
 
     def _run_of(self, name: str) -> str:
         """A system's nested run; opened now where the tracker was down when it was to be."""
         with self._opening:  # two threads ask
             if name not in self._runs:
-                of_parent = {"mlflow.parentRunId": self.run_id, RUN: self._config.name}
-                self._runs[name] = self._create(name, self._roles[name], of_parent)
+                of_parent = {PARENT: self.run_id, RUN: self._config.name}
+                role = self._roles[name]
+                self._runs[name] = mlflow_runs.create(self.client, self.experiment_id, name, role, of_parent)
                 self._params(self._runs[name], review.params_of(self._roles[name], self._config))
             return self._runs[name]
 
-    def _create(self, name: str, role: str, also: Mapping[str, str]) -> str:
-        tags = {ROLE: role, "mlflow.runName": name, **also}
-        run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-        return run_id
-
-    def _describe(self, config: RunConfig) -> None:
-        self._attempt(self._code, config)
+    def _describe(self) -> None:
+        config, record = self._config, self._record
+        if record is not None:
+            self._attempt(self._tags, record.tags)
+            self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=_datasets(record)))
         self._attempt(lambda: self._params(self.run_id, review.params(config)))
         self._attempt(self.client.log_text, self.run_id, hidden(config.to_yaml()), "config.yaml")
 
-    def _code(self, config: RunConfig) -> None:
-        """As it was when the run began, not when it is told."""
+    def _tags(self, tags: Mapping[str, str]) -> None:
+        """As they were when the run began: those that it has stay."""
         known = self.client.get_run(self.run_id).data.tags
-        for key, value in review.code(config).items():
+        for key, value in tags.items():
             if key not in known:
                 self.client.set_tag(self.run_id, key, value)
 
@@ -246,22 +228,24 @@ class Tracker:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         uri = self._config.tracking.uri
-        self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=uri)  # type: ignore[no-untyped-call]
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            self.run_id, resume_logging=self._resumed, tracking_uri=uri
+        )
         self._monitor.start()
 
-    def _models(self, report: Report, models: Mapping[str, Member], examples: Inputs) -> str | None:
+    def _models(self, report: Report, folder: str) -> str | None:
         """Members and student as models, each of its run: the student's identifier, where it is sent."""
         name = self._config.tracking.registered_model
         if name is False:
             return None
-        if review.has_secrets(self._config.student.model.kwargs):
-            logger.warning("MLflow does not get the student: student.model.kwargs has a secret in it")
+        run_id = self._run_of(report.system("student").name)
+        weights = weights_of([member.name for member in report.members], self._config, folder)
+        runs = {member: self._run_of(member) for member in weights}
+        registry.log_members(self.client, self.experiment_id, runs, weights, run_id)
+        place = storage.join(folder, report.system("student").name)
+        record = model_folder.read(place)
+        if record is None:  # it was said why when it was to be written
             return None
-        student = report.system("student").name
-        run_id = self._run_of(student)
-        members = [models[member.name] for member in report.members]
-        runs = {member.name: self._run_of(member.name) for member in members}
-        registry.log_members(self.client, self.experiment_id, runs, members, run_id)
         accuracies = {
             f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
         }
@@ -269,9 +253,8 @@ class Tracker:
             self.client,
             self.experiment_id,
             run_id,
-            models[student],
-            examples,
-            report.classes,
+            place,
+            record,
             name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
             {RUN: report.name, **accuracies},
         )
@@ -279,7 +262,7 @@ class Tracker:
     def _system(self, system: System, report: Report, model_id: str | None) -> None:
         """One system's figures, of its model too where there is one, and its description."""
         run_id = self._run_of(system.name)
-        self._metrics(run_id, _figures(system), 0, time.time(), model_id)
+        self._figures(run_id, _figures(system), model_id)
         note = review.note_of(system, report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(run_id, NOTE, note)
 
@@ -291,10 +274,30 @@ class Tracker:
             "validation_nll": epoch.validation_nll,
             "epoch_seconds": epoch.seconds,
         }
-        step, at_s = epoch.epoch + 1, epoch.ended_s or time.time()
-        self._metrics(self._run_of(name), figures, step, at_s)
+        run_id, step, at_s = self._run_of(name), epoch.epoch + 1, epoch.ended_s or time.time()
+        self._once(run_id, VALIDATION_ACCURACY, figures, step, at_s)
         if self._roles[name] in COMPARED:  # one chart of both, which grows while the run goes on
-            self._metrics(self.run_id, {f"{name}_{VALIDATION_ACCURACY}": epoch.validation_accuracy}, step, at_s)
+            key = f"{name}_{VALIDATION_ACCURACY}"
+            self._once(self.run_id, key, {key: epoch.validation_accuracy}, step, at_s)
+
+    def _once(self, run_id: str, key: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
+        """Send the figures of a step unless the run has it; `key` is the metric that tells."""
+        with self._opening:
+            if (run_id, key) not in self._known:
+                self._known[run_id, key] = {metric.step for metric in self.client.get_metric_history(run_id, key)}
+            known = self._known[run_id, key]
+            if step not in known:
+                self._metrics(run_id, figures, step, at_s)
+                known.add(step)
+
+    def _figures(self, run_id: str, figures: Mapping[str, float], model_id: str | None = None) -> None:
+        """Send what has one value in a run, where the run, or the model, does not have that value."""
+        of_run = self.client.get_run(run_id).data.metrics
+        has = {key for key, value in figures.items() if of_run.get(key) == value}
+        if model_id is not None:
+            of_model = {metric.key for metric in self.client.get_logged_model(model_id).metrics or ()}
+            has &= of_model
+        self._metrics(run_id, {k: v for k, v in figures.items() if k not in has}, 0, time.time(), model_id)
 
     def _metrics(
         self, run_id: str, figures: Mapping[str, float], step: int, at_s: float, model_id: str | None = None
@@ -303,7 +306,8 @@ class Tracker:
 
         at_ms = int(at_s * 1000)
         metrics = [Metric(key, value, at_ms, step, model_id=model_id) for key, value in figures.items()]
-        self.client.log_batch(run_id, metrics=metrics)
+        if metrics:
+            self.client.log_batch(run_id, metrics=metrics)
 
     def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
         cost = report.total_cost
@@ -312,25 +316,33 @@ class Tracker:
         figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
         figures |= {} if report.price is None else {"price": report.price}
         figures |= _figures(report.system("student"))  # so that runs compare by the same names as systems
-        self._metrics(self.run_id, figures, 0, time.time())
-        there = {metric.step for metric in self.client.get_metric_history(self.run_id, ACCURACY_BY_MEMBERS)}
-        for point in [point for point in report.curve if point.members not in there]:
-            self._metrics(self.run_id, {ACCURACY_BY_MEMBERS: point.accuracy}, point.members, time.time())
+        self._figures(self.run_id, figures)
+        for point in report.curve:
+            key = ACCURACY_BY_MEMBERS
+            self._once(self.run_id, key, {key: point.accuracy}, point.members, time.time())
         shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
-        table = {
+        table: dict[str, list[Any]] = {
             "system": [s.name for s in report.systems],
             **{m: [_short(s.test.figure(m)) for s in report.systems] for m in shown},
             PARAMETERS: [s.parameters for s in report.systems],
             LATENCY_P99: [_short(s.latency_ms.p99) for s in report.systems],
             "role": [s.role for s in report.systems],
         }
-        self.client.log_table(self.run_id, table, "comparison.json")
+        self._table(table)
         self.client.log_text(self.run_id, markdown(report), "report.md")
         self.client.log_text(self.run_id, as_json(report), "report.json")
         for name, figure_ in plots.figures(report, histories).items():
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
         note = review.note(report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(self.run_id, NOTE, note)
+
+    def _table(self, table: dict[str, list[Any]]) -> None:
+        """MLflow's own table; it would append to one that is there, so that one is written over."""
+        if all(item.path != TABLE for item in self.client.list_artifacts(self.run_id)):
+            self.client.log_table(self.run_id, table, TABLE)
+            return
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        self.client.log_text(self.run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
 
     def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
         """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone for a while."""
@@ -364,6 +376,44 @@ def _figures(system: System) -> dict[str, float]:
         LATENCY_P99: system.latency_ms.p99,
         **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
     }
+
+
+def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[str, str]:
+    """URI of each member's weights, by its name: given by the configuration, else in the run's folder.
+
+    There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
+    """
+    given = config.ensemble.checkpoints
+    numbers = {member: member.partition("-")[2] for member in members}
+    if given:
+        return {member: given[int(number)] for member, number in numbers.items()}
+    places = [storage.join(folder, TRAINED, key) for key in storage.names(storage.join(folder, TRAINED))]
+    keyed = {found.fingerprint: place for place in places if (found := trained.record_in(place)) is not None}
+    shown = {member: storage.join(folder, "members", number) for member, number in numbers.items()}
+    records = {member: trained.record_in(place) for member, place in shown.items()}
+    return {
+        member: storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), WEIGHTS)
+        for member, found in records.items()
+    }
+
+
+def _datasets(record: TrackingRecord) -> list[DatasetInput]:
+    """The splits of a record as MLflow's own data sets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=split.name,
+                digest=split.digest,
+                source_type=split.source_type,
+                source=split.source,
+                profile=split.profile,
+            ),
+            [InputTag("mlflow.data.context", CONTEXTS[split.name])],
+        )
+        for split in record.datasets
+    ]
 
 
 def _short(figure: float | None) -> float | None:

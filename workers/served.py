@@ -13,25 +13,32 @@ import numpy as np
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from workers import evaluate, teacher
+from workers import evaluate, served_inputs, teacher
 from workers.specs import ModelSpec
 from workers.teacher import Member
 
 WEIGHTS, CODE, MODEL = "weights", "code", "model"
 """What the artifacts are called, and the key of its configuration under which the model's spec is."""
+SHAPE, DTYPE, CLASSES = "shape", "dtype", "classes"
+"""Further keys: of one example of the run's data, and how many probabilities an answer has."""
 
 
 class Student(PythonModel):
-    """x [N, ...] as the run's data has it -> probabilities [N, K] float32 at T = 1."""
+    """Examples as `served_inputs.examples` takes them -> probabilities [N, K] float32 at T = 1."""
 
     def load_context(self, context: PythonModelContext) -> None:
         spec = ModelSpec(**context.model_config[MODEL], folder=context.artifacts.get(CODE, ""))
         self.module = teacher.load(Member("student", spec, context.artifacts[WEIGHTS]))
 
+    # Lists and data frames come here too. MLflow enforces other annotations as a schema, and warns where there is none.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
-        return evaluate.predict(self.module, model_input)
+        asked = context.model_config
+        x = served_inputs.examples(model_input, asked[SHAPE], asked[DTYPE])
+        if len(x) == 0:
+            return np.empty((0, asked[CLASSES]), np.float32)
+        return evaluate.predict(self.module, x)
 
 
 mlflow.models.set_model(Student())

@@ -110,6 +110,12 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
         raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
 
 
+def read_raw(uri: str) -> bytes:
+    """The whole file as it is stored, whatever its name ends in. Raises: FileNotFoundError."""
+    fs, path = filesystem(uri)
+    return _patiently(uri, lambda: bytes(fs.cat_file(path)))
+
+
 def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
@@ -198,6 +204,18 @@ def copy(source: str, target: str) -> None:
         fs.cp_file(path, filesystem(target)[1])
 
     _patiently(target, copy_it)
+
+
+def write_folder(uri: str, source: Path) -> None:
+    """Write the files of the local folder `source` below `uri`; each becomes visible when it is complete."""
+    fs, path = filesystem(uri)
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    if is_local(uri):
+        for file in files:
+            write_bytes(join(uri, file.relative_to(source).as_posix()), file.read_bytes())
+        return
+    targets = [posixpath.join(path, file.relative_to(source).as_posix()) for file in files]
+    _patiently(uri, lambda: fs.put([str(file) for file in files], targets))
 
 
 def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> None:

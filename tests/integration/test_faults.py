@@ -215,6 +215,12 @@ def test_a_disk_that_may_not_be_written_any_more_ends_the_run_and_it_resumes(
     kept = (folder / "members" / "0" / "model.safetensors").stat().st_mtime_ns
     assert main(["run", str(path)]) == 0
     assert (folder / "members" / "0" / "model.safetensors").stat().st_mtime_ns == kept
+    client = MlflowClient(f"sqlite:///{tmp_path}/config/mlflow.db")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert [each.info.status for each in found] == ["FINISHED"] * 7, "the run that failed is the one that finished"
+    assert all(count == Counter([1, 2]) for name, count in steps(client).items() if name != "ensemble")
 
 
 def test_a_disk_that_is_full_ends_the_run_and_it_resumes(

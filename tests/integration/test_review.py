@@ -159,19 +159,6 @@ def test_another_tracker_gets_the_same_afterwards(folder: Path) -> None:
     assert len(pushed["student"].inputs.model_inputs) == 3 and len(pushed["run"].inputs.dataset_inputs) == 3
 
 
-def test_figures_are_sent_though_the_data_is_gone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "train.npz").rename(folder / "elsewhere.npz")
-    try:
-        command = ["report", str(folder / "runs/small"), "--push", "--set", f"tracking.uri=sqlite:///{folder}/3.db"]
-        assert main(command) == 0
-    finally:
-        (folder / "elsewhere.npz").rename(folder / "train.npz")
-    client, (pushed,) = runs(folder, "3.db")
-    assert "neither data sets nor the student" in caplog.text
-    assert pushed["run"].data.metrics["test_accuracy"] and pushed["run"].info.status == "FINISHED"
-    assert not client.search_registered_models() and not pushed["run"].inputs.dataset_inputs
-
-
 def test_a_model_can_be_kept_from_it(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     run(RunConfig.load(str(path)))

@@ -94,6 +94,27 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert config.data.root == config.student.model.folder == f"{tmp_path}/place"
 
 
+def test_runs_of_one_file_share_an_experiment(tmp_path: Path) -> None:
+    path = str(write_config(tmp_path, name="digits", tracking__experiment=None))
+    for overrides, experiment in (
+        ([], "digits"),
+        (["name=digits-t4", "distillation.temperature=4"], "digits"),
+        (["name=other", "tracking.experiment=mine"], "mine"),
+        (["name=other", 'tracking.experiment=""'], "digits"),
+        (["tracking={}", "name=other"], "digits"),
+    ):
+        assert RunConfig.load(path, overrides).tracking.experiment == experiment
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(RunConfig.load(path, ["name=digits-t4"]).to_yaml())
+    assert RunConfig.load(str(resolved), ["name=again"]).tracking.experiment == "digits"
+
+
+def test_a_name_from_an_override_alone_is_the_experiment(tmp_path: Path) -> None:
+    path = str(write_config(tmp_path, name=None, tracking__experiment=None))
+    assert RunConfig.load(path, ["name=mine"]).tracking.experiment == "mine"
+    assert RunConfig.from_mapping(settings(tmp_path, tracking=None), str(tmp_path)).tracking.experiment == "small"
+
+
 def test_a_resolved_configuration_loads_as_itself(tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path / "a")))
     again = tmp_path / "elsewhere" / "config.yaml"

@@ -1,0 +1,88 @@
+"""What a served student is asked -> an array as the run's data has it.
+
+Callers of `mlflow.pyfunc` have float64, lists, data frames and single examples, where the run had one type and a
+dimension of examples. MLflow's own schema enforcement refuses all of these, so the student's signature declares no
+input and this module converts instead. Plain numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IDS = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
+
+
+def examples(asked: Any, shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """`asked` as examples [N, *shape]: float32 where the run's data were floats or bytes, int64 where they were ids.
+
+    asked: an array of any numeric type, a list, a data frame or series of pandas, a sparse matrix or a tensor, of
+    shape [N, *shape]; one example [*shape] counts as N = 1. A data frame may hold each example flattened over its
+    columns, or as a list in its only column. dtype: of the run's data.
+
+    Raises: ValueError, with what was found and what was expected.
+    """
+    expected = tuple(shape)
+    found = _array(asked, expected)
+    if found.shape == expected:
+        found = found[np.newaxis]
+    if found.shape[1:] != expected or found.ndim != len(expected) + 1:
+        raise ValueError(
+            f"the student was asked an array of shape {list(found.shape)}; expected {_wanted(expected, dtype)}, or one "
+            f"example {list(expected)}."
+        )
+    return _as_trained(found, expected, dtype)
+
+
+def described(shape: Sequence[int], dtype: str) -> str:
+    """The inputs of a student in words, such as `float32 [N, 8]`."""
+    return f"{dtype} [{', '.join(['N', *map(str, shape)])}]"
+
+
+def _wanted(shape: Sequence[int], dtype: str) -> str:
+    return f"{described(shape, dtype)} (any numeric type that holds the same values)"
+
+
+def _array(asked: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    if hasattr(asked, "toarray"):  # a sparse matrix of scipy
+        asked = asked.toarray()
+    if hasattr(asked, "columns") and hasattr(asked, "to_numpy"):  # a data frame; MLflow has pandas, callers need not
+        return _from_frame(asked.to_numpy(), shape)
+    try:
+        return np.asarray(asked)
+    except ValueError as error:
+        raise ValueError(
+            f"the student was asked rows of different lengths ({error}); expected {list(shape)} each."
+        ) from error
+
+
+def _from_frame(cells: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Cells [N, columns]: a column for each number of an example, or one column of whole examples."""
+    if cells.shape[1] == 1 and cells.dtype == object and len(cells) and np.ndim(cells[0, 0]):
+        try:
+            cells = np.stack([np.asarray(cell) for cell in cells[:, 0]])
+        except ValueError as error:
+            raise ValueError(f"the data frame's column holds rows of different shapes ({error}).") from error
+        cells = cells.reshape(len(cells), -1)
+    return cells.reshape(len(cells), *shape) if cells.shape[1] == math.prod(shape) else cells
+
+
+def _as_trained(found: NDArray[Any], shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    kind = np.dtype(dtype)
+    if found.dtype == object:  # a data frame with columns of different types
+        try:
+            found = found.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the student was asked values that are no numbers ({error}).") from error
+    if found.dtype.kind not in "iufb":
+        raise ValueError(f"the student was asked {found.dtype}; expected {_wanted(shape, dtype)}.")
+    if kind.kind == "f" or kind == np.uint8:  # as `inputs.as_tensor` decides
+        return found.astype(np.float32)
+    whole = found.dtype.kind != "f" or bool((np.isfinite(found) & (found == np.floor(found))).all())
+    if not whole or (found.size and not IDS[0] <= found.min() <= found.max() <= IDS[1]):
+        raise ValueError(f"the student was asked fractions or numbers too large; expected {_wanted(shape, dtype)}.")
+    return found.astype(np.int64)
