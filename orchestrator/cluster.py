@@ -21,6 +21,7 @@ from orchestrator import autoscaling, environment, in_place, interrupts
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
+from workers.faults import Fault, fault
 
 if TYPE_CHECKING:
     import ray
@@ -315,15 +316,14 @@ def as_run_error(doing: str, error: BaseException) -> BaseException:
     inner = cause(error)
     if isinstance(inner, (RequestError, RunError)):
         return inner
-    return failed(doing, type(inner).__name__, str(inner))
+    return failed(doing, inner if isinstance(inner, Fault) else fault(inner))
 
 
-def failed(doing: str, kind: str, message: str) -> RunError:
-    """An error of somebody else's code as one sentence."""
-    text = message.strip().splitlines()
+def failed(doing: str, raised: Fault) -> RunError:
+    """An exception of a model, a device or storage in its own words, and what was being done."""
     return RunError(
-        f"{doing} failed: {kind}: {text[-1] if text else 'no message'}. What was complete is kept; the same command "
-        "resumes. --debug shows the traceback, and Ray's logs are in " + _log_folder() + "."
+        f"{doing} failed: {str(raised).rstrip('.')}. What was complete is kept; the same command resumes. --debug "
+        f"shows the traceback, and Ray's logs are in {_log_folder()}."
     )
 
 
