@@ -319,11 +319,12 @@ def as_run_error(doing: str, error: BaseException) -> BaseException:
     return failed(doing, inner if isinstance(inner, Fault) else fault(inner))
 
 
-def failed(doing: str, raised: Fault) -> RunError:
-    """An exception of a model, a device or storage in its own words, and what was being done."""
+def failed(doing: str, raised: Fault, often: str = "") -> RunError:
+    """An exception of a model, a device or storage in its own words, what was being done, and how often it was tried
+    (`failures.often`)."""
     return RunError(
-        f"{doing} failed: {str(raised).rstrip('.')}. What was complete is kept; the same command resumes. --debug "
-        f"shows the traceback, and Ray's logs are in {_log_folder()}."
+        f"{doing} failed{often}: {str(raised).rstrip('.')}. What was complete is kept; the same command resumes. "
+        f"--debug shows the traceback, and Ray's logs are in {_log_folder()}."
     )
 
 

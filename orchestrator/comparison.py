@@ -6,16 +6,19 @@ The ensemble's prediction is the same mean that made the soft targets, at T = 1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator import cluster, room
+from orchestrator import cluster
 from orchestrator.cluster import Placement
 from orchestrator.context import Context
 from orchestrator.report import Calibration, CurvePoint, Latency, System, TestMetrics
+from orchestrator.room import Need, Waiting
+from orchestrator.tasks import Task, completed
 from workers import checkpoints, evaluate, jobs, storage, teacher
 from workers import ensemble as ensembles
 from workers.evaluate import Sums
@@ -130,12 +133,12 @@ def _asked(
     tasks = {}
     for name, arguments in of.items():
         own = f"{doing}: {name}"
-        tasks[own] = job.options(**placement.options, name=own).remote(*arguments, own, run.journal.queue)
-    try:
-        found = room.results(doing, tasks, placement.held, run.config.ensemble.start_timeout_s, run.journal)
-    except Exception as error:
-        raise cluster.as_run_error(doing, error) from error
-    return dict(zip(of, found, strict=True))
+        tasks[own] = Task(own, job, (*arguments, own, run.journal.queue), placement)
+    need = Need(doing, len(tasks), placement.held, placement.held)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.journal.note, least=1)
+    with closing(completed(list(tasks.values()), waiting, run.journal)) as ended:
+        found = {task.name: result for task, result in ended}
+    return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 
 
 def _mean(predicted: Sequence[Predictions], weights: Sequence[float], combine: str) -> Predictions:

@@ -58,6 +58,13 @@ def may_restart(attempts: int, repeated: bool) -> bool:
     return attempts < MAX_ATTEMPTS and not repeated
 
 
+def often(attempts: int, repeated: bool) -> str:
+    """How often a component was tried that is given up, to be put behind the verb; empty where only once."""
+    if repeated:
+        return " again in a fresh process"
+    return f" after {attempts} restarts in a row" if attempts else ""
+
+
 def decide(on_member_loss: str, loss: Loss) -> Action:
     """`wait` and `reweight` start it again, as `may_restart` allows; then `wait` gives up, and `reweight` only where it
     was the last; `fail` ends the run."""

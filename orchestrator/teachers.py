@@ -379,13 +379,11 @@ class TeacherPool:
 
     def _given_up(self, gone: _Gone) -> RunError:
         seat, policy = gone.seat, self.spec.on_member_loss
-        again = gone.at is not None and gone.at == seat.failed_at
-        when = {None: "", faults.START: " while it started"}.get(gone.at, f" at part {gone.at} of the soft targets")
-        often = ", as it was in the process before" if again else f" after {seat.attempts} restarts in a row"
+        often = failures.often(seat.attempts, gone.at is not None and gone.at == seat.failed_at)
+        when = {None: "", faults.START: " as it started"}.get(gone.at, f" at part {gone.at} of the soft targets")
         return RunError(
-            f"the teacher of {', '.join(gone.members)} was lost{when}{often if seat.attempts else ''}: "
-            f"{gone.told.rstrip('.')}. `ensemble.on_member_loss: {policy}` ends the run. What was complete is kept; "
-            "the same command resumes."
+            f"the teacher of {', '.join(gone.members)} was lost{often}{when}: {gone.told.rstrip('.')}. "
+            f"`ensemble.on_member_loss: {policy}` ends the run. What was complete is kept; the same command resumes."
         )
 
     def _count(self, over: bool = False) -> None:

@@ -6,11 +6,16 @@ a `Fault` in its place, which says what failed and where; the driver decides whe
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from workers.errors import RunError, StillhouseError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 START = -1
 """Where a component is that has not reached its first part or epoch."""
@@ -67,6 +72,17 @@ def caught(
         if isinstance(error, (RunError, Fault, *but)):
             raise
         raise fault(error, of, at()) from None  # its traceback is noted
+
+
+def raises_faults(function: Callable[P, T]) -> Callable[P, T]:
+    """`function` within `caught`."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        with caught():
+            return function(*args, **kwargs)
+
+    return guarded
 
 
 def is_by_peer(error: BaseException) -> bool:

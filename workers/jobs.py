@@ -1,7 +1,7 @@
 """What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
 
 Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is.
+minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is. Exceptions leave it as a `Fault`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, factories, models, processes, storage, teacher, train_loop
+from workers import checkpoints, ensemble, evaluate, factories, faults, models, processes, storage, teacher, train_loop
 from workers.data import Dataset
 from workers.feed import HardLabels
 from workers.inputs import as_tensor
@@ -43,20 +43,23 @@ def train_member(
     """
     _begun(member.name, heard)
     torch.set_num_threads(threads)
-    module = models.build(member.model, seed).to(evaluate.device())
-    progress = train_loop.begin(module, training, len(data.train))
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
-    known = checkpoints.load_state(state, mark)
-    if known is not None:
-        progress.restore(known)
-    for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
-        heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
-        checkpoints.save_state(progress.state(), state, mark)
-    checkpoints.save(progress.kept_weights(), member.weights)
+    with faults.caught(member.name):
+        module = models.build(member.model, seed).to(evaluate.device())
+        progress = train_loop.begin(module, training, len(data.train))
+        known = checkpoints.load_state(state, mark)
+        if known is not None:
+            progress.restore(known)
+    with faults.caught(member.name, at=lambda: len(progress.history)):
+        for epoch in train_loop.epochs(progress, Task(HardLabels(data.train), data.validation), training, seed):
+            heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
+            checkpoints.save_state(progress.state(), state, mark)
+        checkpoints.save(progress.kept_weights(), member.weights)
     return progress.history
 
 
 @ray.remote
+@faults.raises_faults
 def predict(
     member: Member, data: Dataset, split: str, threads: int, kept: tuple[str, str] | None, name: str, heard: Any
 ) -> NDArray[np.float32]:
@@ -76,6 +79,7 @@ def predict(
 
 
 @ray.remote
+@faults.raises_faults
 def describe(
     systems: dict[str, list[Member]], data: Dataset, combine: str, repeats: int, name: str, heard: Any
 ) -> dict[str, tuple[int, dict[str, float]]]:
@@ -99,6 +103,7 @@ def describe(
 
 
 @ray.remote
+@faults.raises_faults
 def custom_metrics(
     specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: NDArray[np.int64], name: str, heard: Any
 ) -> dict[str, float]:

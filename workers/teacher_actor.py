@@ -72,7 +72,7 @@ class TeacherActor:
         self.x = data.transfer.x
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
-        self.members, self.numerics, self.classes = members, numerics, classes
+        self.members, self.numerics, self.class_count = members, numerics, classes
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -82,9 +82,9 @@ class TeacherActor:
             with faults.caught(member.name):
                 modules[member.name] = load(member)
         numerics = self.numerics
-        return Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, self.classes)
+        return Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count)
 
-    @faults.caught()
+    @faults.raises_faults
     def ready(self, stack: bool | None) -> Started:
         """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
         (None)."""
@@ -105,7 +105,7 @@ class TeacherActor:
         return Started(stacked, processes.here(), part_s, first)
 
     @ray.method(num_returns=2)
-    @faults.caught()
+    @faults.raises_faults
     def soften(
         self, part: int, temperature: float, weights: dict[str, float], combine: str
     ) -> tuple[int, NDArray[Any]]:
