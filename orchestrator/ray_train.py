@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 import ray.train
@@ -149,7 +149,8 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         if is_any_alive(_there(WORKER)):
             seen_s = time.monotonic()
         try:
-            waiting.check(begun=time.monotonic() - seen_s < START_S)
+            # Ray Train asks for workers once it has room for all of them.
+            waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(_actors(WORKER)))
         except RunError as error:
             refused.append(error)
         if refused or interrupts.pressed_for_s() > HEED_S:
@@ -180,13 +181,14 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
 
 def _there(kind: str) -> list[Where]:
     """The actors of this run's Ray Train that have a process, up or about to be."""
+    return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in _actors(kind) if actor["Pid"]]
+
+
+def _actors(kind: str) -> list[dict[str, Any]]:
+    """The actors of this run's Ray Train that were asked for and are not dead."""
     job = ray.get_runtime_context().get_job_id()
     actors = state.actors(job_id=ray.JobID.from_hex(job))
-    return [
-        Where(actor["Address"]["NodeID"], actor["Pid"])
-        for actor in actors.values()
-        if actor["ActorClassName"] == kind and actor["State"] != "DEAD" and actor["Pid"]
-    ]
+    return [actor for actor in actors.values() if actor["ActorClassName"] == kind and actor["State"] != "DEAD"]
 
 
 @contextmanager

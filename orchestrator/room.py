@@ -135,25 +135,31 @@ class Waiting:
         self.began_s = time.monotonic()
         self.said: set[bool] = set()
 
-    def check(self, begun: bool = False) -> None:
-        """Raise `RunError` where it was too long since this was last asked with `begun`: somebody has room."""
+    def check(self, begun: bool = False, granted: Callable[[], bool] = lambda: False) -> None:
+        """Raise `RunError` where it was too long since this was last asked with `begun`: one of them runs.
+
+        granted: whether Ray has given room to one, whose process is still to come; asked only where it is told.
+        """
         if begun:
             self.began_s, self.said = time.monotonic(), set()
         waited_s = time.monotonic() - self.began_s
         if waited_s > self.timeout_s:
-            raise self.given_up()
-        if waited_s > PATIENCE_S and len(self.said) < 2 and (fits := self._fits()) not in self.said:
-            self.said.add(fits)
-            self.say(
-                f"Ray is starting {self.need}; the cluster has room for them"
-                if fits
-                else f"waiting for room for {self.need}. The cluster has {_has()}"
-            )
+            raise self.given_up(granted())
+        if waited_s > PATIENCE_S and len(self.said) < 2:
+            has_room = granted() or self._fits()
+            if has_room not in self.said:
+                self.said.add(has_room)
+                self.say(self._told(has_room))
 
-    def given_up(self) -> RunError:
+    def _told(self, has_room: bool) -> str:
+        if has_room:
+            return f"Ray is starting {self.need}; the cluster has room for them"
+        return f"waiting for room for {self.need}. The cluster has {_has()}"
+
+    def given_up(self, granted: bool) -> RunError:
         """That there was no room, or that Ray did not use it, and what to do."""
         kept = "What was complete is kept; the same command resumes."
-        if self._fits():
+        if granted or self._fits():
             return RunError(
                 f"Ray did not start {self.need} within {self.timeout_s:g} s, though the cluster has room: it has "
                 f"{_has()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. {kept}"
@@ -165,6 +171,20 @@ class Waiting:
 
     def _fits(self) -> bool:
         return self.need.fits(_free_by_node(), self.least)
+
+
+def demanded(each: Mapping[str, float]) -> float:
+    """How many tasks that hold so much Ray has no room for; infinity where it does not say."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        asked = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands.ray_task_actor_demand
+        alike = (bundle for demand in asked for bundle in demand.bundles_by_count)
+        return sum(bundle.count for bundle in alike if bundle.bundle == {k: v for k, v in each.items() if v})
+    except Exception as error:  # of a Ray of another version
+        logger.debug("no news of what waits for room: %s", error)
+        return math.inf
 
 
 def _free_by_node() -> list[Mapping[str, float]]:
@@ -186,12 +206,9 @@ def _has() -> str:
 def amounts(resources: Mapping[str, float]) -> str:
     """What each of several is to have, for people: a share of a role only says on which nodes."""
     roles = [f"on a node for the role '{name}'" for name in ROLES if resources.get(name)]
-    return ", ".join([*_pairs({name: amount for name, amount in resources.items() if name not in ROLES}), *roles])
+    return ", ".join([*(f"{amount:g} {name}" for name, amount in resources.items() if name not in ROLES), *roles])
 
 
 def _listed(resources: Mapping[str, float]) -> str:
-    return ", ".join(_pairs(resources))
-
-
-def _pairs(resources: Mapping[str, float]) -> list[str]:
-    return [f"{round(amount, 1):g} {name}" for name, amount in resources.items()]
+    """Rounded, since a worker that holds a hundredth of a core leaves as good as all of it."""
+    return ", ".join(f"{round(amount, 1):g} {name}" for name, amount in resources.items())

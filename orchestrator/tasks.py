@@ -16,7 +16,7 @@ import ray
 from orchestrator import cluster
 from orchestrator.cluster import Placement
 from orchestrator.failures import Failures, often
-from orchestrator.room import Waiting, Watch, is_any_alive
+from orchestrator.room import Waiting, Watch, demanded, is_any_alive
 from workers import faults
 from workers.errors import RunError
 from workers.faults import Fault
@@ -80,7 +80,8 @@ def completed(
                     pending[task.start()] = task
                 else:
                     yield task, result
-            waiting.check(begun=bool(done) or is_any_alive(watch.where(task.name) for task in pending.values()))
+            runs = bool(done) or is_any_alive(watch.where(task.name) for task in pending.values())
+            waiting.check(runs, granted=lambda: demanded(waiting.need.each) < len(pending))
     finally:
         for ref in pending if cancel else ():
             ray.cancel(ref)
