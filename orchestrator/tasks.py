@@ -23,7 +23,7 @@ from workers.faults import Fault
 
 ATTEMPT = "STILLHOUSE_ATTEMPT"
 """Set in the process of another attempt. Ray gives work to a process of the same environment, so it is a fresh one."""
-POLL_S = 2.0
+POLL_S = 1.0
 
 
 @dataclass

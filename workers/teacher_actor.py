@@ -6,7 +6,6 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,16 +72,19 @@ class TeacherActor:
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
         self.members, self.numerics, self.class_count = members, numerics, classes
+        self._teacher: Teacher | None = None
 
-    @cached_property
+    @property
     def teacher(self) -> Teacher:
         """The members, loaded."""
-        modules = {}
-        for member in self.members:
-            with faults.caught(member.name):
-                modules[member.name] = load(member)
-        numerics = self.numerics
-        return Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count)
+        if self._teacher is None:
+            modules = {}
+            for member in self.members:
+                with faults.caught(member.name):
+                    modules[member.name] = load(member)
+            numerics = self.numerics
+            self._teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count)
+        return self._teacher
 
     @faults.raises_faults
     def ready(self, stack: bool | None) -> Started:
