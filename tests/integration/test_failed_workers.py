@@ -1,4 +1,4 @@
-"""A student's workers raise: once and the run goes on, again in the same epoch and it ends in the worker's own words."""
+"""A student's workers raise: once and the run goes on, again in the same epoch and it ends in their own words."""
 
 from __future__ import annotations
 
