@@ -21,6 +21,7 @@ from orchestrator import authentication, autoscaling, environment, in_place, int
 from orchestrator.config import EnsembleSpec, StudentSpec
 from workers import factories, mapped
 from workers.errors import RequestError, RunError
+from workers.faults import Fault, fault
 
 if TYPE_CHECKING:
     import ray
@@ -392,15 +393,15 @@ def as_run_error(doing: str, error: BaseException) -> BaseException:
     inner = cause(error)
     if isinstance(inner, (RequestError, RunError)):
         return inner
-    return failed(doing, type(inner).__name__, str(inner))
+    return failed(doing, inner if isinstance(inner, Fault) else fault(inner))
 
 
-def failed(doing: str, kind: str, message: str) -> RunError:
-    """An error of somebody else's code as one sentence."""
-    text = message.strip().splitlines()
+def failed(doing: str, raised: Fault, often: str = "") -> RunError:
+    """An exception of a model, a device or storage in its own words, what was being done, and how often it was tried
+    (`failures.often`)."""
     return RunError(
-        f"{doing} failed: {kind}: {text[-1] if text else 'no message'}. What was complete is kept; the same command "
-        "resumes. --debug shows the traceback, and Ray's logs are in " + _log_folder() + "."
+        f"{doing} failed{often}: {str(raised).rstrip('.')}. What was complete is kept; the same command resumes. "
+        f"--debug shows the traceback, and Ray's logs are in {_log_folder()}."
     )
 
 

@@ -8,15 +8,18 @@ they predicted is then let go.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from orchestrator import cluster, room
+from orchestrator import cluster
 from orchestrator.cluster import Placement
 from orchestrator.context import Context
 from orchestrator.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.room import Need, Waiting
+from orchestrator.tasks import Task, completed
 from workers import checkpoints, evaluate, jobs, mixture, storage, teacher
 from workers import ensemble as ensembles
 from workers.evaluate import Inference, LogProbabilities, Sums
@@ -146,12 +149,12 @@ def _asked(
     tasks = {}
     for name, arguments in of.items():
         own = f"{doing}: {name}"
-        tasks[own] = job.options(**placement.options, name=own).remote(*arguments, own, run.journal.queue)
-    try:
-        found = room.results(doing, tasks, placement.held, run.config.ensemble.start_timeout_s, run.journal)
-    except Exception as error:
-        raise cluster.as_run_error(doing, error) from error
-    return dict(zip(of, found, strict=True))
+        tasks[own] = Task(own, job, (*arguments, own, run.journal.queue), placement)
+    need = Need(doing, len(tasks), placement.held, placement.held)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.journal.note, least=1)
+    with closing(completed(list(tasks.values()), waiting, run.journal)) as ended:
+        found = {task.name: result for task, result in ended}
+    return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 
 
 def _system(name: str, role: Role, measured: Measured, size: tuple[int, dict[str, float]]) -> System:

@@ -192,6 +192,9 @@ class Journal:
                 return
             if heard is None:
                 return
+            if isinstance(heard[1], str):
+                self.note(heard[1])
+                continue
             self._feel(*heard)
             if not isinstance(heard[1], Where):
                 self._inbox.put(heard)

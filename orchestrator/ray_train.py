@@ -1,7 +1,7 @@
 """A network trained by Ray Train: until it is trained, or cannot be, or nobody has room for its workers any more.
 
-Ray Train starts workers again that were lost, and waits for room without a word; what it is told to do, and what is
-said and ended meanwhile, is here.
+Ray Train runs the workers, keeps their checkpoints and starts them again, as `worker_failures` decides. It waits for
+room in silence: how long, and what the user is told meanwhile, is here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 import ray.train
@@ -24,11 +24,14 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator import cluster, interrupts
 from orchestrator.cluster import Machines
-from orchestrator.room import Waiting, amounts, is_any_alive
+from orchestrator.failures import Failures, often
+from orchestrator.room import Need, Waiting, is_any_alive
+from orchestrator.worker_failures import GivenUp, Restarts, place
 from workers import processes, storage
-from workers.errors import RunError
+from workers.errors import RunError, StillhouseError
+from workers.faults import Fault
 from workers.processes import Where
-from workers.student import FAILURE, HISTORY, WorkerJob
+from workers.student import HISTORY, WorkerJob
 from workers.student import train as train_on_worker
 from workers.train_loop import Epoch
 
@@ -41,8 +44,6 @@ START_S = 30.0
 """How long Ray Train may take to start workers that it has room for."""
 HEED_S = 5.0
 """How long it may take to heed Ctrl-C."""
-MAX_FAILURES = 3
-"""How often the workers, or who leads them, are started again before the run gives up."""
 POLL_S = 2.0
 LITTLE = 0.0121
 """Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
@@ -73,16 +74,16 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
     """
     (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
     held = _held_by_a_worker(most, run.machines.of("student")) | run.machines.asked("student")
-    waiting = Waiting(f"workers of the {work.role}: {least} times {amounts(held)}", timeout_s, run.journal.note)
+    shown = {what: amount for what, amount in held.items() if what != "CPU"}
+    waiting = Waiting(Need(f"workers of the {work.role}", least, held, shown), timeout_s, run.journal.note)
     scaling = ray.train.ScalingConfig(
         num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu="GPU" in held,
         resources_per_worker=held,
         placement_strategy="PACK" if "GPU" in held else "SPREAD",
     )
-    failure, written = storage.join(folder, FAILURE), storage.join(folder, HISTORY)
-    for left in (failure, written):
-        storage.remove(left)
+    written = storage.join(folder, HISTORY)
+    storage.remove(written)
     fs, path = storage.filesystem(folder)
     remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
     trainer = TorchTrainer(
@@ -94,38 +95,42 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
             storage_path=path,
             storage_filesystem=remote,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=-1),  # `Restarts` decides
+            callbacks=[Restarts(work.role, run.journal.queue)],  # type: ignore[list-item]  # the stub is of Train V1
         ),
     )
-    ended: Exception | None = None
-    for _ in range(1 + MAX_FAILURES):
-        try:
-            with _own_interrupts(), _given_up_in_the_end(waiting):
-                trainer.fit()
-            ended = None
-        except ray.exceptions.RayActorError as error:  # Ray Train's own controller is gone; another goes on
-            logger.warning("training the %s: %s; begun again where it was", work.role, type(error).__name__)
-            ended = error
-            if any(sign in str(error) for sign in DAMAGED):
-                logger.warning("its checkpoints are not what was written: thrown away, and trained from the start")
-                storage.remove(storage.join(folder, name))
-            continue
-        except Exception as error:
-            ended = error
-        break
-    if storage.exists(failure):
-        said = json.loads(storage.read_text(failure))
-        storage.remove(failure)
-        raise (
-            RunError(said["message"])
-            if said["ours"]
-            else cluster.failed(f"training the {work.role}", said["kind"], said["message"])
-        )
-    if ended is not None:
-        failures = getattr(ended, "worker_failures", None)  # what went wrong, by rank
-        reason = next(iter(failures.values())) if failures else ended
-        raise cluster.as_run_error(f"training the {work.role}", reason) from ended
+    lost = Failures()
+    while (ended := _ended(trainer, waiting)) is not None:
+        if not isinstance(ended, ray.exceptions.RayActorError) or not lost.may_restart(None):
+            _fail(f"training the {work.role}", ended)
+        run.journal.note(f"training the {work.role}: Ray Train's controller died; another goes on from the checkpoint")
+        if any(sign in str(ended) for sign in DAMAGED):
+            logger.warning("its checkpoints are not what was written: thrown away, and trained from the start")
+            storage.remove(storage.join(folder, name))
     return [Epoch(**epoch) for epoch in json.loads(storage.read_text(written))]
+
+
+def _ended(trainer: TorchTrainer, waiting: Waiting) -> Exception | None:
+    """What ended Ray Train before the workers were done; None where they are done."""
+    try:
+        with _own_interrupts(), _given_up_in_the_end(waiting):
+            trainer.fit()
+    except StillhouseError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _fail(doing: str, ended: Exception) -> NoReturn:
+    """Raise `RunError` with the cause of what ended Ray Train."""
+    given_up = getattr(ended, "controller_failure", None)
+    if not isinstance(given_up, GivenUp):
+        raise cluster.as_run_error(doing, ended) from ended
+    raised = given_up.raised
+    if not isinstance(raised, Fault):
+        raise raised
+    raise cluster.failed(doing + place(raised), raised, often(given_up.attempts, given_up.repeated)) from raised
 
 
 def clear(folder: str, name: str) -> None:
@@ -144,7 +149,8 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         if is_any_alive(_there(WORKER)):
             seen_s = time.monotonic()
         try:
-            waiting.check(begun=time.monotonic() - seen_s < START_S)
+            # Ray Train asks for workers once it has room for all of them.
+            waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(_actors(WORKER)))
         except RunError as error:
             refused.append(error)
         if refused or interrupts.pressed_for_s() > HEED_S:
@@ -175,13 +181,14 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
 
 def _there(kind: str) -> list[Where]:
     """The actors of this run's Ray Train that have a process, up or about to be."""
+    return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in _actors(kind) if actor["Pid"]]
+
+
+def _actors(kind: str) -> list[dict[str, Any]]:
+    """The actors of this run's Ray Train that were asked for and are not dead."""
     job = ray.get_runtime_context().get_job_id()
     actors = state.actors(job_id=ray.JobID.from_hex(job))
-    return [
-        Where(actor["Address"]["NodeID"], actor["Pid"])
-        for actor in actors.values()
-        if actor["ActorClassName"] == kind and actor["State"] != "DEAD" and actor["Pid"]
-    ]
+    return [actor for actor in actors.values() if actor["ActorClassName"] == kind and actor["State"] != "DEAD"]
 
 
 @contextmanager

@@ -7,10 +7,12 @@ whole, by Ray's placement groups, which also tell an autoscaler at once what is 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.autoscaling import ROLES
 from orchestrator.cluster import Placement
@@ -18,18 +20,17 @@ from workers.errors import RunError
 from workers.processes import Where
 
 if TYPE_CHECKING:
-    import ray
     from ray.util.placement_group import PlacementGroup
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
 place beside teachers that take all."""
 SOMEWHERE = Where("", 0)
 """Of a task that was heard of, though not where it is."""
+ROUNDING = 1e-6
+"""Of a quotient of amounts, which Ray keeps to the ten-thousandth."""
 POLL_S = 1.0
 PATIENCE_S = 15.0
 """How long nobody is told that there is no room yet."""
@@ -40,24 +41,27 @@ def of_an_actor(placement: Placement) -> dict[str, float]:
     return placement.held | {"CPU": HELD * placement.num_cpus}
 
 
+def of_teachers(placement: Placement) -> Need:
+    """What all the teachers need at once."""
+    return Need("teachers", placement.actors, of_an_actor(placement), placement.held)
+
+
 @contextmanager
 def reserved(
-    who: str,
-    bundle: Mapping[str, float],
-    count: int,
+    need: Need,
     timeout_s: float,
     say: Callable[[str], None] = logger.warning,
     check_stopped: Callable[[], None] = lambda: None,
 ) -> Iterator[PlacementGroup]:
-    """A placement group of `count` such bundles, given back at the end.
+    """A placement group with a bundle for each, given back at the end.
 
     Raises: `RunError` where the cluster has no room for them within `timeout_s`; what `check_stopped` raises.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([dict(bundle) for _ in range(count)], strategy="PACK")
+    group = placement_group([dict(need.each) for _ in range(need.count)], strategy="PACK")
     try:
-        waiting = Waiting(f"{who}: {count} times {amounts(bundle)}", timeout_s, say)
+        waiting = Waiting(need, timeout_s, say)
         while not group.wait(POLL_S):
             check_stopped()
             waiting.check()
@@ -87,26 +91,6 @@ class Watch(Protocol):
         """Tell the user."""
 
 
-def results(
-    who: str, tasks: Mapping[str, ray.ObjectRef[T]], each: Mapping[str, float], timeout_s: float, watch: Watch
-) -> list[T]:
-    """What Ray tasks return, in order, that tell `watch` by their names where they begin. each: what one holds.
-
-    Raises: `RunError` where for so long none of them is anywhere; what a task raises.
-    """
-    import ray
-
-    found: dict[str, T] = {}
-    pending = {task: name for name, task in tasks.items()}
-    waiting = Waiting(f"{who}: {len(tasks)} times {amounts(each)}", timeout_s, watch.note)
-    while pending:
-        done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
-        for task in done:
-            found[pending.pop(task)] = ray.get(task)
-        waiting.check(begun=bool(done) or is_any_alive(map(watch.where, pending.values())))
-    return [found[name] for name in tasks]
-
-
 def is_any_alive(places: Iterable[Where | None]) -> bool:
     """Whether one of these processes is on a node that is there."""
     import ray
@@ -115,32 +99,98 @@ def is_any_alive(places: Iterable[Where | None]) -> bool:
     return any(place is not None and (place.node in alive or place == SOMEWHERE) for place in places)
 
 
+@dataclass(frozen=True)
+class Need:
+    """What is waited for: `count` pieces, each of which holds `each` on one node, in Ray's terms.
+
+    who: what they are, in the plural. shown: what to tell people that each asks for; nothing of a share of a core that
+    a worker holds only to be counted.
+    """
+
+    who: str
+    count: int
+    each: Mapping[str, float]
+    shown: Mapping[str, float]
+
+    def __str__(self) -> str:
+        each = amounts(self.shown)
+        return f"{self.who} ({self.count}" + (f", {each} each)" if each else ")")
+
+    def fits(self, free: Iterable[Mapping[str, float]], count: int | None = None) -> bool:
+        """Whether nodes with these free resources have room for `count` of them (default: all)."""
+        return sum(self._fit(node) for node in free) >= (self.count if count is None else count)
+
+    def _fit(self, node: Mapping[str, float]) -> float:
+        asked = {name: amount for name, amount in self.each.items() if amount > 0}
+        return min((int(node.get(name, 0.0) / amount + ROUNDING) for name, amount in asked.items()), default=math.inf)
+
+
 class Waiting:
     """For room on the cluster: says after a while what is missing, and in the end gives up."""
 
-    def __init__(self, what: str, timeout_s: float, say: Callable[[str], None]) -> None:
-        self.what, self.timeout_s, self.say = what, timeout_s, say
+    def __init__(self, need: Need, timeout_s: float, say: Callable[[str], None], least: int | None = None) -> None:
+        """least: of how many it is enough to have room for one after another (default: for all at once)."""
+        self.need, self.timeout_s, self.say = need, timeout_s, say
+        self.least = need.count if least is None else least
         self.began_s = time.monotonic()
-        self.said = False
+        self.said: set[bool] = set()
 
-    def check(self, begun: bool = False) -> None:
-        """Raise `RunError` where it was too long since this was last asked with `begun`: somebody has room."""
+    def check(self, begun: bool = False, granted: Callable[[], bool] = lambda: False) -> None:
+        """Raise `RunError` where it was too long since this was last asked with `begun`: one of them runs.
+
+        granted: whether Ray has given room to one, whose process is still to come; asked only where it is told.
+        """
         if begun:
-            self.began_s, self.said = time.monotonic(), False
+            self.began_s, self.said = time.monotonic(), set()
         waited_s = time.monotonic() - self.began_s
         if waited_s > self.timeout_s:
-            raise self.given_up()
-        if waited_s > PATIENCE_S and not self.said:
-            self.said = True
-            self.say(f"waiting for room for {self.what}. The cluster has {_has()}")
+            raise self.given_up(granted())
+        if waited_s > PATIENCE_S and len(self.said) < 2:
+            has_room = granted() or self._fits()
+            if has_room not in self.said:
+                self.said.add(has_room)
+                self.say(self._told(has_room))
 
-    def given_up(self) -> RunError:
-        """That there was no room, and what to do."""
+    def _told(self, has_room: bool) -> str:
+        if has_room:
+            return f"Ray is starting {self.need}; the cluster has room for them"
+        return f"waiting for room for {self.need}. The cluster has {_has()}"
+
+    def given_up(self, granted: bool) -> RunError:
+        """That there was no room, or that Ray did not use it, and what to do."""
+        kept = "What was complete is kept; the same command resumes."
+        if granted or self._fits():
+            return RunError(
+                f"Ray did not start {self.need} within {self.timeout_s:g} s, though the cluster has room: it has "
+                f"{_has()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. {kept}"
+            )
         return RunError(
-            f"no room on the cluster after {self.timeout_s:g} s for {self.what}. It has {_has()}. Add nodes, ask for "
-            "less, or let it wait longer by `ensemble.start_timeout_s`. What was complete is kept; the same command "
-            "resumes."
+            f"no room on the cluster after {self.timeout_s:g} s for {self.need}. It has {_has()}. Add nodes, ask for "
+            f"less, or let it wait longer by `ensemble.start_timeout_s`. {kept}"
         )
+
+    def _fits(self) -> bool:
+        return self.need.fits(_free_by_node(), self.least)
+
+
+def demanded(each: Mapping[str, float]) -> float:
+    """How many tasks that hold so much Ray has no room for; infinity where it does not say."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        asked = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands.ray_task_actor_demand
+        alike = (bundle for demand in asked for bundle in demand.bundles_by_count)
+        return sum(bundle.count for bundle in alike if bundle.bundle == {k: v for k, v in each.items() if v})
+    except Exception as error:  # of a Ray of another version
+        logger.debug("no news of what waits for room: %s", error)
+        return math.inf
+
+
+def _free_by_node() -> list[Mapping[str, float]]:
+    from ray._private.state import state  # its public wrapper is `ray.available_resources`, of all nodes together
+
+    return list(state.available_resources_per_node().values())
 
 
 def _has() -> str:
@@ -149,11 +199,16 @@ def _has() -> str:
     total, free = ray.cluster_resources(), ray.available_resources()
     names = ["CPU", *(name for name in ("GPU", *ROLES) if name in total)]
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    return f"{nodes} nodes; {amounts({n: total.get(n, 0.0) for n in names})}; free now: " + amounts(
-        {name: free.get(name, 0.0) for name in names}
-    )
+    has, left = ({name: of.get(name, 0.0) for name in names} for of in (total, free))
+    return f"{nodes} node{'s' * (nodes != 1)}; {_listed(has)}; free now: {_listed(left)}"
 
 
 def amounts(resources: Mapping[str, float]) -> str:
-    """As people say it."""
-    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+    """What each of several is to have, for people: a share of a role only says on which nodes."""
+    roles = [f"on a node for the role '{name}'" for name in ROLES if resources.get(name)]
+    return ", ".join([*(f"{amount:g} {name}" for name, amount in resources.items() if name not in ROLES), *roles])
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    """Rounded, since a worker that holds a hundredth of a core leaves as good as all of it."""
+    return ", ".join(f"{round(amount, 1):g} {name}" for name, amount in resources.items())

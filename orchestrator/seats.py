@@ -6,7 +6,7 @@ A place outlives the actor that fills it. It may be empty for a while, with anot
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,9 @@ class Seat:
     attempts: int = 0
     """How often in a row it was started again, without an answer to anything new since."""
     stuck: int = -1
-    """The last part that it had been asked for when it was lost: what comes later is new."""
+    """The part that it failed at when it was lost, or the last that it had been asked for: what comes later is new."""
+    failed_at: int | None = None
+    """The part at which it raised an exception or answered nonsense when it was last lost, or `faults.START`."""
     slowest_s: float = 0.0
     """The longest that an answer was waited for; before the first, what it was tried on says."""
     probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -154,6 +156,8 @@ class Seat:
     def answered(self, part: int, waited_s: float) -> None:
         """An answer is there, after it alone was waited for so long."""
         self.slowest_s = max(self.slowest_s, waited_s)
+        if self.failed_at is not None and part >= self.failed_at:
+            self.failed_at = None
         if part > self.stuck:
             self.attempts = 0
 
@@ -172,10 +176,16 @@ class Seat:
         """How long the next answer may take."""
         return max(PATIENCE_S, PATIENCE * self.slowest_s)
 
-    def lose(self, hung: bool) -> None:
-        """Whoever sits here is gone, or is made to go."""
-        self.stuck = max([self.stuck, *self.answers])
+    def lose(self, hung: bool = False, at: int | None = None) -> None:
+        """End the actor that is lost. at: the part that it failed at; None where any that it was asked may have it."""
+        self.stuck = max(self.stuck, at) if at is not None else max([self.stuck, *self.answers])
+        self.failed_at = self.failed_at if at is None else at
         self._vacate(hung)
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Go on without these members; what they had failed at says nothing of the others."""
+        self.members = [member for member in self.members if member.name not in names]
+        self.attempts, self.failed_at = 0, None
 
     def end(self) -> None:
         """Give back what is held here."""

@@ -140,9 +140,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                     numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
                     kept = _kept_logits(config, dataset, planned, device)
                     with room.reserved(
-                        "teachers",
-                        room.of_an_actor(placement),
-                        placement.actors,
+                        room.of_teachers(placement),
                         config.ensemble.start_timeout_s,
                         journal.note,
                         made.check_stopped,

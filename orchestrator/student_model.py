@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from orchestrator import loaded_alone, model_folder, review
 from orchestrator.model_folder import ModelRecord
-from workers import factories, served_inputs, storage, teacher
+from workers import factories, provenance, served_inputs, storage, teacher
 from workers.inputs import as_tensor
 from workers.secrets import hidden
 from workers.soft_targets import fingerprint
@@ -177,7 +177,7 @@ def _files(model: ModelSpec) -> dict[str, bytes]:
     Raises: `Unusable` where one lies outside of it.
     """
     found = {}
-    for file, content in factories.files(model.factory, model.folder).items():
+    for file, content in provenance.files_of(model).items():
         try:
             found[_below(Path(file), Path(model.folder)).as_posix()] = content
         except ValueError:

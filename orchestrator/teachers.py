@@ -23,9 +23,10 @@ from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
 from orchestrator.seats import Answer, Seat, Start
 from workers import ensemble as ensembles
-from workers import metrics
+from workers import faults, metrics
 from workers.assembly import Assembly, part_beside_teachers
 from workers.errors import BadAnswer, RunError
+from workers.faults import Fault
 from workers.soft_targets import Part
 from workers.teacher import Member
 
@@ -36,6 +37,8 @@ IN_FLIGHT = 4
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """How Ray says that a teacher, or what it had answered, is no longer there."""
+WRITES = 2
+"""How often in all a part is written, where that raises an exception, before the run ends."""
 WRITE_TIMEOUT_S = 120.0
 """After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
@@ -43,12 +46,30 @@ WOKEN_S = 3.0
 
 
 class _Gone(Exception):
-    """A teacher is lost; `members`: those of its members that are, where the others can go on."""
+    """A teacher is lost.
 
-    def __init__(self, seat: Seat, kind: Kind, evidence: str, members: Sequence[str] = ()) -> None:
+    members: those of its members that the evidence is about; all where it names none. at: the part at which it failed,
+    or `faults.START`; None where that is unknown. told: the evidence in full.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        kind: Kind,
+        evidence: str,
+        members: Sequence[str] = (),
+        at: int | None = None,
+        told: str = "",
+    ) -> None:
         super().__init__(evidence)
-        self.seat, self.kind, self.evidence = seat, kind, evidence
-        self.members = list(members) or seat.names
+        self.seat, self.kind, self.evidence, self.told = seat, kind, evidence, told or evidence
+        self.members = [name for name in members if name in seat.names] or seat.names
+        self.at = at
+
+    @property
+    def is_of_some(self) -> bool:
+        """Whether other members in its process had no part in it."""
+        return len(self.members) < len(self.seat.names)
 
 
 class TeacherPool:
@@ -185,10 +206,8 @@ class TeacherPool:
     def _up(self, seat: Seat) -> bool:
         try:
             return seat.is_up()
-        except LOST as error:
-            raise _Gone(seat, Kind.DIED, _evidence(error)) from error
         except ray.exceptions.RayError as error:
-            raise cluster.as_run_error(f"starting the teacher of {', '.join(seat.names)}", error) from error
+            raise _lost_by(seat, error, faults.START) from cluster.cause(error)
 
     def _welcome(self) -> None:
         """Take back whoever is up again."""
@@ -234,13 +253,8 @@ class TeacherPool:
         try:
             waited_s = self._wait(awaited, seat)
             found = ray.get(awaited)
-        except LOST as error:
-            raise _Gone(seat, Kind.DIED, _evidence(error)) from error
-        except ray.exceptions.RayTaskError as error:
-            inner = cluster.cause(error)
-            if isinstance(inner, BadAnswer):
-                raise _Gone(seat, Kind.WRONG, str(inner), [inner.member]) from error
-            raise cluster.as_run_error(f"teacher of {', '.join(seat.names)}", error) from error
+        except ray.exceptions.RayError as error:
+            raise _lost_by(seat, error, part) from cluster.cause(error)
         seat.answered(part, waited_s)
         if not near:
             self._check(seat, part, assembly, found)
@@ -250,12 +264,12 @@ class TeacherPool:
         """Whether an answer can be the sum of weighted probabilities."""
         expected = (len(assembly.layout.ids(part)), assembly.classes)
         if np.shape(found) != expected:
-            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}")
+            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}", at=part)
         if assembly.combine == "arithmetic":
             shares = self._shares()
             off = ensembles.off_by(found, sum(shares[name] for name in seat.names))
             if off > ensembles.SUM_TOLERANCE:
-                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}")
+                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}", at=part)
 
     def _wait(self, awaited: Any, seat: Seat) -> float:
         """Until it is there, or failed: the seconds that this took.
@@ -280,16 +294,19 @@ class TeacherPool:
         answers = [seat.answers[part].values for seat in present]
         names = list(self._shares())
         if not near:
-            return assembly.part(part, names, *answers)
+            return _written_twice(lambda: assembly.part(part, names, *answers), part)
+
+        def write() -> Part:
+            return self._written(lambda: part_beside_teachers.remote(assembly.task(part), names, *answers), part)
+
         try:
-            made = self._written(lambda: part_beside_teachers.remote(assembly.task(part), names, *answers), part)
+            return _written_twice(write, part)
         except GONE as error:
-            lost = getattr(error, "object_ref_hex", None)
-            whose = [seat for seat in present if seat.answers[part].values.hex() == lost]
-            raise _Gone(whose[0] if whose else present[-1], Kind.DIED, _evidence(error)) from error
-        except ray.exceptions.RayError as error:
+            lost = {getattr(error, "object_ref_hex", None), getattr(error, "actor_id", None)}
+            for seat in present:
+                if lost & {seat.answers[part].values.hex(), seat.actor._actor_id.hex()}:
+                    raise _Gone(seat, Kind.DIED, _evidence(error)) from error
             raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
-        return made
 
     def _written(self, ask: Callable[[], Any], part: int) -> Part:
         while True:
@@ -312,34 +329,62 @@ class TeacherPool:
         return dict(zip(names, ensembles.normalised([self.weights[name] for name in names]), strict=True))
 
     def _lost(self, gone: _Gone) -> None:
-        seat, names, was_here = gone.seat, gone.members, not gone.seat.away
-        others = [name for other in self.seats if other.is_expected for name in other.names if name not in names]
-        apart = gone.kind is Kind.WRONG and len(names) < len(seat.names)
-        loss = Loss(seat.attempts, sum(self.weights[name] > 0 for name in others), apart)
-        action = failures.decide(self.spec.on_member_loss, loss)
+        seat, was_here = gone.seat, not gone.seat.away
+        action = self._decide(gone)
+        names = gone.members if action in (Action.DROP, Action.FAIL) or gone.kind is Kind.WRONG else seat.names
         logger.warning("teacher of %s %s (%s): %s", ", ".join(names), gone.kind.value, gone.evidence, action.value)
         self.heard(action.value, names, gone.evidence)
         if action is Action.FAIL:
-            raise RunError(
-                f"the teacher of {', '.join(names)} was lost after {seat.attempts} restarts in a row "
-                f"({gone.evidence}), and `ensemble.on_member_loss: {self.spec.on_member_loss}` ends the run. What was "
-                "complete is kept; the same command resumes."
-            ) from gone
-        if apart and action is Action.DROP:
-            seat.members = [member for member in seat.members if member.name not in names]
+            raise self._given_up(gone) from gone.__cause__
+        if action is Action.DROP:
+            self._drop(gone)
         else:
-            seat.lose(hung=gone.kind is Kind.HUNG)
-            seat.away = action is not Action.RESTART
-            if action is Action.DROP:
-                seat.end()
-        if action is not Action.DROP:
+            seat.lose(hung=gone.kind is Kind.HUNG, at=gone.at)
+            seat.away = action is Action.REWEIGHT
             seat.attempts += 1
-            seat.start(self.start, self.stacked)
-            for name in names:
-                metrics.count(metrics.MEMBER_RESTARTS, member=name)
+            self._start_again(seat)
         self._count()
         if action is not Action.RESTART and was_here:
             self._ask_anew()
+
+    def _decide(self, gone: _Gone) -> Action:
+        seat = gone.seat
+        mates = [name for other in self.seats if other.is_expected for name in other.names if name not in gone.members]
+        loss = Loss(
+            seat.attempts,
+            others=sum(self.weights[name] > 0 for name in mates),
+            apart=gone.kind is Kind.WRONG and gone.is_of_some,
+            repeated=gone.at is not None and gone.at == seat.failed_at,
+        )
+        return failures.decide(self.spec.on_member_loss, loss)
+
+    def _drop(self, gone: _Gone) -> None:
+        """Go on without the members that are lost; those that shared a failed process come back in another."""
+        seat = gone.seat
+        if not gone.is_of_some:
+            seat.lose(hung=gone.kind is Kind.HUNG)
+            seat.away = True
+            seat.end()
+            return
+        seat.leave_out(gone.members)
+        if gone.kind is not Kind.WRONG:
+            seat.lose(hung=gone.kind is Kind.HUNG)
+            seat.away = True
+            self._start_again(seat)
+
+    def _start_again(self, seat: Seat) -> None:
+        seat.start(self.start, self.stacked)
+        for name in seat.names:
+            metrics.count(metrics.MEMBER_RESTARTS, member=name)
+
+    def _given_up(self, gone: _Gone) -> RunError:
+        seat, policy = gone.seat, self.spec.on_member_loss
+        often = failures.often(seat.attempts, gone.at is not None and gone.at == seat.failed_at)
+        when = {None: "", faults.START: " as it started"}.get(gone.at, f" at part {gone.at} of the soft targets")
+        return RunError(
+            f"the teacher of {', '.join(gone.members)} was lost{often}{when}: {gone.told.rstrip('.')}. "
+            f"`ensemble.on_member_loss: {policy}` ends the run. What was complete is kept; the same command resumes."
+        )
 
     def _count(self, over: bool = False) -> None:
         up = [seat for seat in self._present() if seat.started is not None]
@@ -351,6 +396,46 @@ class TeacherPool:
         for seat in self.seats:
             seat.end()
         self._count(over=True)
+
+
+def _written_twice(write: Callable[[], Part], part: int) -> Part:
+    """Write a part; again where that raises, which is storage's doing and no teacher's.
+
+    Raises: GONE where answers of a teacher are lost; `RunError` where it fails again.
+    """
+    for left in reversed(range(WRITES)):
+        try:
+            return write()
+        except (*GONE, RunError):
+            raise
+        except Exception as error:
+            raised = faults.fault(cluster.cause(error))
+            if not left:
+                raise cluster.failed(f"writing part {part} of the soft targets", raised) from raised
+            logger.warning("writing part %d of the soft targets failed (%s); tried again", part, raised.headline)
+    raise AssertionError("unreachable")
+
+
+def _lost_by(seat: Seat, error: ray.exceptions.RayError, at: int) -> BaseException:
+    """What a call of a teacher that raised `error` means: its loss, or an error about the run itself.
+
+    at: the part that was asked for, or `faults.START`.
+    """
+    inner = cluster.cause(error)
+    if isinstance(inner, BadAnswer):
+        return _Gone(seat, Kind.WRONG, str(inner), [inner.member], at)
+    if isinstance(inner, RunError):
+        return inner
+    if getattr(error, "actor_init_failed", False):
+        return _Gone(seat, Kind.FAILED, _evidence(error), at=faults.START)
+    if isinstance(error, LOST):
+        return _Gone(seat, Kind.DIED, _evidence(error))
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raised = inner if isinstance(inner, Fault) else faults.fault(inner)
+        who = [raised.of] if len(seat.names) > 1 and raised.of else []
+        where = ", ".join([*who, "as it started" if at == faults.START else f"part {at}"])
+        return _Gone(seat, Kind.FAILED, f"{where}: {raised.headline}", who, at, str(raised))
+    return cluster.as_run_error(f"the teacher of {', '.join(seat.names)}", error)
 
 
 def _evidence(error: BaseException) -> str:

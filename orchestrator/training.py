@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from orchestrator import cluster, ray_train, run_folder, trained
-from orchestrator.room import Waiting, amounts, is_any_alive
+from orchestrator.room import Need, Waiting
+from orchestrator.tasks import Task, completed
 from orchestrator.trained import WEIGHTS, Record, Trained
 from workers import checkpoints, processes, provenance, storage
 from workers.jobs import train_member
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from orchestrator.context import Context
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 2.0
 
 
 def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> dict[str, Any]:
@@ -53,16 +51,19 @@ def _of_member(run: Context, training: TrainingSpec, k: int) -> dict[str, Any]:
 def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
 
-    Where one hangs its process is ended, and Ray begins its task again.
+    Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
+    in a fresh process.
 
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them.
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
+    raises in the same epoch again.
     """
     placement, journal = run.placement, run.journal
     found: dict[int, Trained] = {}
     inputs = [_of_member(run, training, k) for k in range(placement.size)]
     places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
     changes: list[str] = []
-    pending: dict[Any, tuple[int, Member, str]] = {}
+    missing: dict[str, tuple[int, Member, str]] = {}
+    tasks: list[Task] = []
     for k, own in enumerate(inputs):
         weights = storage.join(trained.folder_of(run.config.folder, own), WEIGHTS)
         member, mark = Member(f"member-{k}", run.config.ensemble.model, weights), fingerprint(**own)
@@ -71,38 +72,30 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             found[k] = _reused(run, member, record, places[k])
             continue
         changes.append(trained.changes(places[k], own))
-        task = train_member.options(**placement.options, name=f"train {member.name}").remote(
-            member, training, own["seed"], mark, run.data, placement.threads, journal.queue
-        )
-        pending[task] = (k, member, mark)
+        arguments = (member, training, own["seed"], mark, run.data, placement.threads, journal.queue)
+        doing, title = f"training {member.name}", f"train {member.name}"
+        tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
+        missing[member.name] = k, member, mark
     _again(run, "members", changes)
-    what = f"members in training: {len(pending)} times {amounts(placement.held)}"
-    waiting = Waiting(what, run.config.ensemble.start_timeout_s, journal.note)
-    try:
-        while pending:
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
-            for _, member, _ in pending.values():
-                where = journal.hung(member.name)
-                if where is not None:
-                    processes.end(where)
-            if not ready:
-                waiting.check(is_any_alive(journal.where(member.name) for _, member, _ in pending.values()))
-                continue
-            waiting.check(begun=True)
-            (done,) = ready
-            k, member, mark = pending[done]
-            history = ray.get(done)
-            del pending[done]
-            trained.record(member, mark, inputs[k], history)
-            trained.show(member, places[k])
-            storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
+    need = Need("members in training", len(tasks), placement.held, placement.held)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, journal.note, least=1)
+
+    def end_hung(task: Task) -> None:
+        where = journal.hung(task.name)
+        if where is not None:
+            processes.end(where)
+
+    # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
+    with closing(completed(tasks, waiting, journal, end_hung, cancel=run.machines.lent)) as ended:
+        for task, history in ended:
+            k, member, mark = missing[task.name]
+            try:
+                trained.record(member, mark, inputs[k], history)
+                trained.show(member, places[k])
+                storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
+            except Exception as error:  # of any storage
+                raise cluster.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
-    except Exception as error:
-        raise cluster.as_run_error(f"training {member.name}", error) from error
-    finally:
-        if run.machines.lent:  # else they end with this process; Ray 2.60 may crash where one ends as it is cancelled
-            for task in pending:
-                ray.cancel(task)
     return [found[k] for k in range(placement.size)]
 
 

@@ -1,7 +1,7 @@
 """What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
 
 Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is.
+minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is. Exceptions leave it as a `Fault`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, models, processes, storage, teacher, train_loop, trial
+from workers import checkpoints, ensemble, evaluate, faults, models, processes, storage, teacher, train_loop, trial
 from workers import custom_metrics as custom_metrics_
 from workers.data import Dataset
 from workers.errors import RunError
@@ -54,23 +54,26 @@ def train_member(
     """
     _begun(member.name, heard)
     torch.set_num_threads(threads)
-    module = models.build(member.model, seed).to(evaluate.device())
-    progress = train_loop.begin(module, training, len(data.train))
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
-    known = checkpoints.load_state(state, mark)
-    if known is not None:
-        progress.restore(known)
+    with faults.caught(member.name):
+        module = models.build(member.model, seed).to(evaluate.device())
+        progress = train_loop.begin(module, training, len(data.train))
+        known = checkpoints.load_state(state, mark)
+        if known is not None:
+            progress.restore(known)
     task = Task(HardLabels(data.train), data.validation, system=member.name)
-    for epoch in train_loop.epochs(progress, task, training, seed):
-        heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
-        checkpoints.save_state(progress.state(), state, mark)
-    kept = progress.kept_weights()
-    checkpoints.save(kept, member.weights)
-    trial.check_kept(module, kept, member, data.validation.x)
+    with faults.caught(member.name, at=lambda: len(progress.history)):
+        for epoch in train_loop.epochs(progress, task, training, seed):
+            heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
+            checkpoints.save_state(progress.state(), state, mark)
+        kept = progress.kept_weights()
+        checkpoints.save(kept, member.weights)
+        trial.check_kept(module, kept, member, data.validation.x)
     return progress.history
 
 
 @ray.remote
+@faults.raises_faults
 def predict(
     asked: Asked,
     data: Dataset,
@@ -106,6 +109,7 @@ def predict(
 
 
 @ray.remote
+@faults.raises_faults
 def describe(
     members: Sequence[Asked],
     others: Sequence[Asked],
@@ -141,6 +145,7 @@ def describe(
 
 
 @ray.remote
+@faults.raises_faults
 def custom_metrics(
     specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, heard: Any
 ) -> dict[str, float]:

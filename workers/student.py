@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ import ray.train
 import ray.train.torch
 import torch
 
-from workers import checkpoints, metrics, models, soft_targets, storage, train_loop, trial
+from workers import checkpoints, faults, metrics, models, soft_targets, storage, train_loop, trial
 from workers.data import Dataset
-from workers.errors import StillhouseError
 from workers.feed import HardLabels, SoftLabels
 from workers.order import Layout
 from workers.soft_targets import Part
@@ -32,7 +32,6 @@ from workers.train_loop import Epoch, Progress, Task
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
-FAILURE = "failure.json"
 TELL_TIMEOUT_S = 10.0
 POLL_S, REMOTE_POLL_S = 0.05, 1.0
 """How often a worker looks for a part that is not there yet."""
@@ -97,37 +96,35 @@ class WorkerJob:
 def train(config: dict[str, Any]) -> None:
     """The per-worker function; `config` is `{"job": WorkerJob}`.
 
-    Ray Train starts workers again whatever ended them. What would end them again is written down for the driver, and
-    workers that find it so leave at once; the first tells Ray where there are others, which would wait for it.
+    What it raises leaves it as a `Fault` with the worker's rank and the epoch, and the driver decides whether workers
+    are started again. Errors of Ray, which say that one of Ray Train's own is gone, leave it as they are.
     """
     job: WorkerJob = config["job"]
-    failure = storage.join(job.folder, FAILURE)
-    if storage.exists(failure):
-        return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    try:
-        _train(job, rank, world)
-    except PassEnded:
-        return
-    except ray.exceptions.RayError:  # one of Ray Train's own is gone; it starts everybody again
-        raise
-    except Exception as error:
-        if world > 1 and isinstance(error, RuntimeError):  # as a peer's death shows in the others
-            raise
-        logger.exception("training the %s failed", job.role)
-        said = {"kind": type(error).__name__, "message": str(error), "ours": isinstance(error, StillhouseError)}
-        storage.write_text(failure, json.dumps(said))
-        if world > 1:
+    progress: list[Progress] = []
+
+    def epoch() -> int:
+        return len(progress[0].history) if progress else faults.START
+
+    with faults.caught(f"rank {rank} of {world}" if world > 1 else "", at=epoch, but=(ray.exceptions.RayError,)):
+        try:
+            _train(job, rank, world, progress.append)
+        except PassEnded:
+            return
+        except Exception:
+            logger.exception("training the %s failed", job.role)
             raise
 
 
-def _train(job: WorkerJob, rank: int, world: int) -> None:
+def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], None]) -> None:
+    """`begun` gets the progress once the first epoch is about to begin."""
     torch.set_num_threads(job.threads)
     task = _task(job)
     model = ray.train.torch.prepare_model(models.build(job.model, job.seed))
     progress = train_loop.begin(model, job.training, len(task.train))
     _resume(progress)
+    begun(progress)
     if job.store is not None:
         metrics.label(job.run)
     with metrics.sampled(lambda: _given(task)):

@@ -6,7 +6,7 @@ contributions in fixed point (see `workers.ensemble`), so it does not matter whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import checkpoints, ensemble, evaluate, models, provenance
+from workers import checkpoints, ensemble, evaluate, faults, models, provenance
 from workers.errors import BadAnswer
 from workers.inputs import MICRO_BATCH
 from workers.packing import packed
@@ -162,15 +162,15 @@ class Teacher:
         first. Members that do not fit on the device all at once are there only while they compute.
         """
 
-        def computed(forward: Forward) -> Callable[[int, Tensor], Tensor]:
+        def computed(forward: Forward, names: Sequence[str]) -> Callable[[int, Tensor], Tensor]:
             def answer(_: int, batch: Tensor) -> Tensor:
-                with autocast(self.device, self.precision):
+                with faults.caught(names[0] if len(names) == 1 else ""), autocast(self.device, self.precision):
                     return forward(batch.to(self.device, non_blocking=True)).float()
 
             return answer
 
         if self._forward is not None and not known:
-            yield list(self.modules), computed(self._forward)
+            yield list(self.modules), computed(self._forward, list(self.modules))
             return
         for name, module in self.modules.items():
             if name not in asked:
@@ -178,7 +178,7 @@ class Teacher:
             if name in known:
                 yield [name], self._read(known[name])
                 continue
-            yield [name], computed(one_by_one([module if self.resident else module.to(self.device)]))
+            yield [name], computed(one_by_one([module if self.resident else module.to(self.device)]), [name])
             if not self.resident:
                 module.to("cpu")
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers import metrics, processes
+from workers import faults, metrics, processes
 from workers.data import Dataset
 from workers.errors import RunError
 from workers.inputs import gather
@@ -49,7 +49,11 @@ class Started:
 
 @ray.remote
 class TeacherActor:
-    """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads."""
+    """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads.
+
+    Exceptions leave its methods as a `Fault`. Members are loaded by the first method, since of an exception of
+    `__init__` Ray hands on nothing but text.
+    """
 
     def __init__(
         self,
@@ -68,9 +72,22 @@ class TeacherActor:
         self.numbering = data.numbering
         self.layout = layout
         self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
-        modules = {member.name: load(member) for member in members}
-        self.teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, classes)
+        self.members, self.numerics, self.class_count = members, numerics, classes
+        self._teacher: Teacher | None = None
 
+    @property
+    def teacher(self) -> Teacher:
+        """The members, loaded."""
+        if self._teacher is None:
+            modules = {}
+            for member in self.members:
+                with faults.caught(member.name):
+                    modules[member.name] = load(member)
+            numerics = self.numerics
+            self._teacher = Teacher(modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count)
+        return self._teacher
+
+    @faults.raises_faults
     def ready(self, stack: bool | None) -> Started:
         """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
         (None)."""
@@ -91,14 +108,19 @@ class TeacherActor:
         return Started(stacked, processes.here(), part_s, first)
 
     @ray.method(num_returns=2)
+    @faults.raises_faults
     def soften(
         self, part: int, temperature: float, weights: dict[str, float], combine: str
     ) -> tuple[int, NDArray[Any]]:
         """`Teacher.soften` of a part's examples, in its order: [rows, K] fixed point, and before it the rows alone."""
         began = time.perf_counter()
         ids = self.layout.ids(part)
-        found = {name: self.kept[name].read(part) for name in self.kept}
-        known = {name: logits for name, logits in found.items() if logits is not None}
+        known: dict[str, Tensor] = {}
+        for name, kept in self.kept.items():
+            with faults.caught(name):
+                logits = kept.read(part)
+            if logits is not None:
+                known[name] = logits
         nothing_to_compute = len(known) == len(self.teacher.modules)
         said: dict[str, list[Tensor]] = defaultdict(list)
         answers = [
@@ -112,8 +134,10 @@ class TeacherActor:
             )
             for rows in self._cuts(len(ids))
         ]
-        for name, logits in said.items():
-            self.kept[name].write(part, self.numbering.example_ids(ids), torch.cat(logits), self.numbering.view_of(ids))
+        for name, computed in said.items():
+            with faults.caught(name):
+                logits = torch.cat(computed)
+                self.kept[name].write(part, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
         answer: NDArray[Any] = (answers[0] if len(answers) == 1 else torch.cat(answers)).numpy()
         busy_s = time.perf_counter() - began
         for name in weights:

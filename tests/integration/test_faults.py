@@ -21,6 +21,8 @@ from orchestrator.cluster import Placement
 from orchestrator.console import Screen
 from orchestrator.journal import Journal
 from orchestrator.lock import Lock
+from orchestrator.room import Need, Waiting
+from orchestrator.tasks import Task, completed
 from orchestrator.tracking import Tracker
 from tests.makers import write_config
 from tests.servers import Server
@@ -146,25 +148,25 @@ def test_no_room_is_said_and_given_up_in_the_end(
     changes = {"ensemble__start_timeout_s": 3, "ensemble__resources_per_member": {"num_cpus": 1}}
     try:
         with pytest.raises(
-            RunError, match=r"no room on the cluster after 3 s for members in training: 3 times 1 CPU\..*4 CPU"
+            RunError, match=r"no room on the cluster after 3 s for members in training \(3, 1 CPU each\)\..*4 CPU"
         ) as said:
             run(RunConfig.load(str(write_config(tmp_path, **changes))))
         assert "`ensemble.start_timeout_s`" in str(said.value)
         events = (tmp_path / "runs" / "small" / "events.jsonl").read_text()
-        assert events.count("waiting for room for members in training: 3 times") == 1
-        teachers = ("teachers", room.of_an_actor(Placement(3, 3, num_cpus=1.0, num_gpus=0.0)), 3)
-        with pytest.raises(RunError, match=r"teachers: 3 times 0.95 CPU"), room.reserved(*teachers, 2.0):
+        assert events.count("waiting for room for members in training (3, 1 CPU each)") == 1
+        teachers = room.of_teachers(Placement(3, 3, num_cpus=1.0, num_gpus=0.0))
+        with pytest.raises(RunError, match=r"teachers \(3, 1 CPU each\)"), room.reserved(teachers, 2.0):
             pass
     finally:
         ray.kill(others)
-    with room.reserved(*teachers, 30.0):
+    with room.reserved(teachers, 30.0):
         pass
 
 
 def test_tasks_that_lose_their_room_are_not_waited_for_without_end(small_ray: None) -> None:
     """A node goes while they are on it, and none comes in its place: as long as they were there all was well."""
 
-    @ray.remote(resources={"nowhere": 1})
+    @ray.remote
     def nowhere() -> None: ...
 
     class Heard:
@@ -176,8 +178,10 @@ def test_tasks_that_lose_their_room_are_not_waited_for_without_end(small_ray: No
         def note(self, text: str) -> None: ...
 
     began, here = time.monotonic(), ray.get_runtime_context().get_node_id()
-    with pytest.raises(RunError, match="no room on the cluster after 2 s for predictions: 1 times 1 nowhere"):
-        room.results("predictions", {"a": nowhere.remote()}, {"nowhere": 1.0}, 2.0, Heard())
+    with pytest.raises(RunError, match=r"no room on the cluster after 2 s for predictions \(1, 1 nowhere each\)"):
+        task = Task("a", nowhere, (), Placement(1, 1, 0.0, 0.0, {"nowhere": 1.0}))
+        need = Need("predictions", 1, task.placement.held, {"nowhere": 1.0})
+        list(completed([task], Waiting(need, 2.0, print, least=1), Heard()))
     assert 4.5 < time.monotonic() - began < 20
 
 

@@ -1,4 +1,4 @@
-"""A teacher dies in the middle of a pass: restarted without a trace, left out on record, or the end of the run."""
+"""A teacher dies, hangs or raises in a pass: restarted without a trace, left out on record, or the end of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from orchestrator import seats
 from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
-from orchestrator.room import of_an_actor, reserved
+from orchestrator.room import of_teachers, reserved
 from orchestrator.seats import Seat, starter
 from orchestrator.teachers import TeacherPool
 from tests.makers import MODELS, NUMERICS, blobs
@@ -71,19 +71,20 @@ def collect(
     disturb: Mapping[int, Callable[[TeacherPool], None]],
     near: bool = False,
     actors: int = 3,
+    heard: list[tuple[str, list[str]]] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, list[str]]], list[list[str]]]:
     """Soft targets, what was heard, and who made each part; `disturb` says what happens after which part."""
     spec = EnsembleSpec.model_validate(
         {"size": 3, "model": members[0].model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy}
     )
-    heard: list[tuple[str, list[str]]] = []
+    heard: list[tuple[str, list[str]]] = [] if heard is None else heard
     found, made_by = np.empty((ROWS, 3), np.float32), []
     placement = Placement(3, actors, 0.5, 0.0)
 
     def hear(action: str, names: Sequence[str], evidence: str) -> None:
         heard.append((action, list(names)))
 
-    with reserved("teachers", of_an_actor(placement), placement.actors, 60.0) as group:
+    with reserved(of_teachers(placement), 60.0) as group:
         start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
         with TeacherPool(members, [1.0] * 3, start, spec, placement.groups(), hear) as pool:
             assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
@@ -244,3 +245,131 @@ def test_nonsense_is_a_loss_and_its_neighbours_go_on(
 def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"teacher of member-1 was lost .* `ensemble\.on_member_loss: fail`"):
         collect(members, data, tmp_path, "fail", {1: kill})
+
+
+FAULTY = """
+import os
+import torch
+from torch import nn
+
+
+class Faulty(nn.Linear):
+    \"\"\"Raises while the folder of its faults has a file `once`, which it removes, and for the row in `row.pt`.\"\"\"
+
+    def __init__(self, faults):
+        super().__init__(8, 3)
+        self.faults = faults
+        if os.path.exists(faults + "/start"):
+            raise OSError("no device\\nunder this name")
+
+    def forward(self, x):
+        if os.path.exists(self.faults + "/once"):
+            os.remove(self.faults + "/once")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nGPU 0 has 79 GiB.")
+        if os.path.exists(self.faults + "/row.pt") and (x == torch.load(self.faults + "/row.pt")).all(1).any():
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\\nCompile with DSA.")
+        return super().forward(x)
+
+
+def faulty(faults):
+    return Faulty(faults)
+"""
+
+
+@pytest.fixture
+def one_faulty(members: list[Member], tmp_path: Path) -> tuple[list[Member], Path]:
+    """Three members of which the one in the middle has faults, and the folder that says which."""
+    folder, faults = tmp_path / "code", tmp_path / "faults"
+    folder.mkdir()
+    faults.mkdir()
+    (folder / "faulty.py").write_text(FAULTY)
+    spec = ModelSpec(factory="faulty:faulty", folder=str(folder), kwargs={"faults": str(faults)})
+    faulty = Member("member-1", spec, str(folder / "1.safetensors"))
+    checkpoints.save(models.build(spec, seed=1).state_dict(), faulty.weights)
+    return [members[0], faulty, members[2]], faults
+
+
+def give_up_on_a_row(faults: Path, part: int) -> None:
+    """From here on the faulty member raises for a row of this part."""
+    torch.save(torch.from_numpy(blobs(ROWS, 0)[0][LAYOUT.ids(part)[700]]), faults / "row.pt")
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_one_that_raises_once_is_restarted_and_changes_no_bit(
+    near: bool, one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    members, faults = one_faulty
+    was: list[int] = []
+
+    def raise_once(pool: TeacherPool) -> None:
+        was.append(seat(pool).started.where.pid)  # type: ignore[union-attr]
+        (faults / "once").touch()
+
+    def look(pool: TeacherPool) -> None:
+        assert seat(pool).started.where.pid not in was  # type: ignore[union-attr]
+
+    found, heard, made_by = collect(members, data, tmp_path / "store", "wait", {1: raise_once, 10: look}, near)
+    assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
+    np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
+
+
+def test_one_that_raises_for_the_same_part_again_ends_the_run_in_its_own_words(
+    one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    members, faults = one_faulty
+    give_up_on_a_row(faults, part=5)
+    heard: list[tuple[str, list[str]]] = []
+    with pytest.raises(RunError) as found:
+        collect(members, data, tmp_path / "store", "wait", {}, heard=heard)
+    assert heard == [("restart", ["member-1"]), ("fail", ["member-1"])]
+    assert str(found.value).startswith(
+        "the teacher of member-1 was lost again in a fresh process at part 5 of the soft targets: RuntimeError: CUDA "
+        "error: uncorrectable ECC error encountered\nCompile with DSA. `ensemble.on_member_loss: wait` ends the run."
+    )
+    assert "in forward" in "".join(found.value.__cause__.__notes__)  # for --debug
+
+
+def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are_not(
+    one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    members, faults = one_faulty
+    give_up_on_a_row(faults, part=5)
+    found, heard, made_by = collect(members, data, tmp_path / "store", "reweight", {}, actors=1)
+    everybody, others = ["member-0", "member-1", "member-2"], ["member-0", "member-2"]
+    assert heard == [("reweight", everybody), ("back", everybody), ("drop", ["member-1"]), ("back", others)]
+    assert made_by == [everybody] * 5 + [others] * 7
+    ids = LAYOUT.ids(5)
+    np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
+
+
+def test_one_that_cannot_start_again_is_given_up(
+    one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    members, faults = one_faulty
+
+    def break_down(pool: TeacherPool) -> None:
+        (faults / "start").touch()
+        ray.kill(pool.seats[1].actor)
+
+    heard: list[tuple[str, list[str]]] = []
+    with pytest.raises(
+        RunError, match=r"(?s)lost again in a fresh process as it started: .*no device\nunder this name"
+    ):
+        collect(members, data, tmp_path / "wait", "wait", {1: break_down}, heard=heard)
+    assert [action for action, _ in heard] == ["restart", "restart", "fail"]
+    said = r"(?s)the teacher of member-1 was lost as it started: .*`ensemble\.on_member_loss: fail` ends the run"
+    with pytest.raises(RunError, match=said):
+        collect(members, data, tmp_path / "fail", "fail", {})
+
+
+def test_what_cannot_be_written_is_no_teachers_loss(
+    members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    heard: list[tuple[str, list[str]]] = []
+    for near in (False, True):
+        with pytest.raises(
+            RunError, match=r"writing part 0 of the soft targets failed: (NotADirectory|FileExists)Error"
+        ):
+            collect(members, data, tmp_path / "file" / "store", "wait", {}, near, heard=heard)
+    assert not heard

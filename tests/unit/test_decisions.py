@@ -7,8 +7,9 @@ import pytest
 from orchestrator import failures, report
 from orchestrator.cluster import Machines, Node, Placement, check_student, place
 from orchestrator.config import EnsembleSpec, StudentSpec
-from orchestrator.failures import MAX_ATTEMPTS, Action, Loss
+from orchestrator.failures import MAX_ATTEMPTS, Action, Failures, Loss, often
 from workers.errors import GateError, RequestError, RunError, StillhouseError
+from workers.faults import START
 
 
 def ensemble(**keys: object) -> EnsembleSpec:
@@ -95,10 +96,40 @@ def test_threads_do_not_follow_the_number_of_actors() -> None:
         ("reweight", Loss(0, others=0, apart=True), Action.REWEIGHT),
         ("reweight", Loss(MAX_ATTEMPTS, others=0), Action.FAIL),
         ("fail", Loss(0, others=9), Action.FAIL),
+        ("wait", Loss(1, others=5, repeated=True), Action.FAIL),
+        ("reweight", Loss(1, others=1, repeated=True), Action.DROP),
+        ("reweight", Loss(1, others=1, apart=True, repeated=True), Action.DROP),
+        ("reweight", Loss(1, others=0, repeated=True), Action.FAIL),
+        ("fail", Loss(0, others=9, repeated=True), Action.FAIL),
     ],
 )
 def test_what_a_lost_teacher_leads_to(policy: str, loss: Loss, action: Action) -> None:
     assert failures.decide(policy, loss) is action
+
+
+DEATH = None
+
+
+@pytest.mark.parametrize(
+    ("failures", "restarted", "how"),
+    [
+        ([(0, 0), (0, 0)], [True, False], " again in a fresh process"),
+        ([(START, 0), (START, 0)], [True, False], " again in a fresh process"),
+        ([(2, 2), (3, 3), (5, 5), (6, 6), (9, 9)], [True] * 5, " after 1 restarts in a row"),
+        ([(2, 2), (DEATH, 2), (2, 2)], [True, True, False], " again in a fresh process"),
+        ([(DEATH, 1)] * 4, [True, True, True, False], " after 3 restarts in a row"),
+        ([(DEATH, 1), (DEATH, 1), (DEATH, 1), (DEATH, 2)], [True] * 4, " after 1 restarts in a row"),
+        ([(3, 2), (2, 2), (1, 2), (0, 2)], [True, True, True, False], " after 3 restarts in a row"),
+        ([(3, 2), (3, 3)], [True, False], " again in a fresh process"),  # from an older checkpoint to the same epoch
+    ],
+)
+def test_what_a_failure_of_training_leads_to(
+    failures: list[tuple[int | None, int]], restarted: list[bool], how: str
+) -> None:
+    """Each failure is the epoch of an exception, or a death, and how many epochs were complete."""
+    found = Failures()
+    assert [found.may_restart(at, reached) for at, reached in failures] == restarted
+    assert often(found.attempts, found.repeated) == how
 
 
 def test_the_share_of_the_gain() -> None:
