@@ -1,8 +1,8 @@
 """The pool of teachers: start, ask, replace, release. Streams soft targets in the order of the transfer set.
 
-Every actor sees every part and answers with the sum of its members' contributions; the driver, or for large outputs a
-task beside the teachers, adds the actors' sums. A few parts are in flight, so that no teacher waits for the driver, and
-no more, so that the driver's memory stays flat.
+Every actor sees every piece of a part and answers with the sum of its members' contributions; the driver, or for large
+outputs tasks beside the teachers, add the actors' sums (`orchestrator.assembling`). A few pieces are in flight, so that
+no teacher waits for the driver, and no more, so that memory stays flat.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ import ray
 from numpy.typing import NDArray
 
 from orchestrator import cluster, failures, room
+from orchestrator.assembling import Assembler, Unmade
 from orchestrator.config import EnsembleSpec
 from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
 from orchestrator.seats import Answer, Seat, Start
 from workers import ensemble as ensembles
 from workers import metrics
-from workers.assembly import Assembly, part_beside_teachers
+from workers.assembly import Assembly
 from workers.errors import BadAnswer, RunError
 from workers.soft_targets import Part
 from workers.teacher import Member
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 4
-"""Parts that are asked for at once, and so the most that a teacher can be ahead of the driver."""
+IN_FLIGHT = 6
+"""Pieces that are asked for and not yet reduced, and so the most that a teacher can be ahead of the driver."""
+AT_ONCE = 3
+"""Pieces that are reduced, and parts that are written, at a time; on fewer cores no more than those."""
+AHEAD = 16
+"""Pieces behind those that are asked for of which a teacher is told, since it may compute several together."""
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """How Ray says that a teacher, or what it had answered, is no longer there."""
-WRITE_TIMEOUT_S = 120.0
-"""After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
 WOKEN_S = 3.0
 
@@ -103,28 +106,63 @@ class TeacherPool:
 
         near: answers stay where the teachers are, and parts are put together there.
         """
-        for number, part in enumerate(parts):
-            began = time.perf_counter()
-            while True:
+        at_once = max(1, min(AT_ONCE, int(ray.cluster_resources().get("CPU", 1))))
+        with Assembler(assembly, parts, near, at_once) as work:
+            while work.unanswered(1) or work.parts:
+                began = time.perf_counter()
                 try:
                     self._welcome()
                     self._heed_notices()
                     self._await_anybody()
-                    for seat in self._present():
-                        self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
-                    for seat in self._present():
-                        self._take(seat, part, assembly, near)
-                    taken = time.perf_counter()
-                    made = self._assemble(part, assembly, near)
-                    break
+                    if work.unanswered(1) and not work.is_full:
+                        self._answer(work, temperature)
+                        self.wait_s += time.perf_counter() - began
+                        began = time.perf_counter()
+                    else:
+                        self._check_stopped()
+                        work.wait(POLL_S)
+                    self._collect(work)
                 except _Gone as gone:
                     self._lost(gone)
-            for seat in self._present():
-                del seat.answers[part]
-            self._count()
-            self.wait_s += taken - began
-            yield made
-            self.work_s += time.perf_counter() - taken
+                self._count()
+                yield from work.finished()
+                self.work_s += time.perf_counter() - began
+
+    def _answer(self, work: Assembler, temperature: float) -> None:
+        """Wait for all answers to the next piece, and let it be reduced."""
+        pieces = work.unanswered(IN_FLIGHT + AHEAD)
+        asked = pieces[: max(1, IN_FLIGHT - work.reducing)]
+        for seat in self._present():
+            self._ask(seat, asked, temperature, pieces)
+        for seat in self._present():
+            self._take(seat, pieces[0], work.assembly, work.near)
+        answers = {place: seat.answers[pieces[0]].values for place, seat in enumerate(self.seats) if not seat.away}
+        work.begin(pieces[0], list(self._shares()), answers)
+
+    def _collect(self, work: Assembler) -> None:
+        """Take what has been made of answers, and forget those."""
+
+        def forget(piece: int) -> None:
+            for seat in self.seats:
+                seat.answers.pop(piece, None)
+
+        try:
+            work.collect(forget)
+        except Unmade as unmade:
+            self._heed(unmade)
+
+    def _heed(self, unmade: Unmade) -> None:
+        """What was reduced beside the teachers failed: whose answer is lost? The piece is asked for once more."""
+        if not isinstance(unmade.error, GONE):
+            doing = f"writing piece {unmade.piece} of the soft targets"
+            raise cluster.as_run_error(doing, unmade.error) from unmade.error
+        held = {place: self.seats[place].answers.get(unmade.piece) for place in unmade.answers}
+        if any(now is None or now.values is not unmade.answers[place] for place, now in held.items()):
+            return  # the pool has heard of it meanwhile
+        lost = getattr(unmade.error, "object_ref_hex", None)
+        whose = [self.seats[place] for place, values in unmade.answers.items() if values.hex() == lost]
+        blamed = whose[0] if whose else self._present()[-1]
+        raise _Gone(blamed, Kind.DIED, _evidence(unmade.error)) from unmade.error
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
         """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
@@ -218,12 +256,15 @@ class TeacherPool:
         for seat in self._present():
             seat.forget_answers()
 
-    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
+    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float, ahead: Sequence[int] = ()) -> None:
+        """Ask for these pieces, and tell which others will be asked for next (`ahead`)."""
         shares = self._shares()
         hosted = {name: shares[name] for name in seat.names}
         for part in parts:
             if part not in seat.answers:
-                seat.answers[part] = Answer(*seat.actor.soften.remote(part, temperature, hosted, self.spec.combine))
+                next_ones = [piece for piece in ahead if piece > part]
+                asked = seat.actor.soften.remote(part, temperature, hosted, self.spec.combine, next_ones)
+                seat.answers[part] = Answer(*asked)
 
     def _take(self, seat: Seat, part: int, assembly: Assembly, near: bool) -> None:
         """Wait for an answer: for the answer itself, or only for the news that it is there."""
@@ -248,7 +289,7 @@ class TeacherPool:
 
     def _check(self, seat: Seat, part: int, assembly: Assembly, found: Any) -> None:
         """Whether an answer can be the sum of weighted probabilities."""
-        expected = (len(assembly.layout.ids(part)), assembly.classes)
+        expected = (len(assembly.layout.piece_ids(part)), assembly.classes)
         if np.shape(found) != expected:
             raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}")
         if assembly.combine == "arithmetic":
@@ -274,37 +315,6 @@ class TeacherPool:
                 evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
                 raise _Gone(seat, Kind.HUNG, evidence)
         return time.monotonic() - began
-
-    def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
-        present = self._present()
-        answers = [seat.answers[part].values for seat in present]
-        names = list(self._shares())
-        if not near:
-            return assembly.part(part, names, *answers)
-        try:
-            made = self._written(lambda: part_beside_teachers.remote(assembly, part, names, *answers), part)
-        except GONE as error:
-            lost = getattr(error, "object_ref_hex", None)
-            whose = [seat for seat in present if seat.answers[part].values.hex() == lost]
-            raise _Gone(whose[0] if whose else present[-1], Kind.DIED, _evidence(error)) from error
-        except ray.exceptions.RayError as error:
-            raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
-        return made
-
-    def _written(self, ask: Callable[[], Any], part: int) -> Part:
-        while True:
-            asked, asked_s = ask(), time.monotonic()
-            while not ray.wait([asked], timeout=POLL_S)[0]:
-                self._check_stopped()
-                if time.monotonic() - asked_s > WRITE_TIMEOUT_S:
-                    logger.warning(
-                        "part %d was not written after %g s; another process is asked", part, WRITE_TIMEOUT_S
-                    )
-                    ray.cancel(asked, force=True)
-                    break
-            else:
-                made: Part = ray.get(asked)
-                return made
 
     def _shares(self) -> dict[str, float]:
         """The weights of the members that are here, summing to 1."""

@@ -1,7 +1,8 @@
 """Teachers' answers -> a part of the store: the mean, its compression and the writing, wherever that is done.
 
-On the driver where answers are small; as a Ray task beside the teachers where they are large, so that the softmax of a
-large vocabulary never passes through the driver. One function, the same bytes.
+On the driver where answers are small; as Ray tasks beside the teachers where they are large, so that the softmax of a
+large vocabulary never passes through the driver. A part of compressed rows is made of many pieces: each is reduced to
+its largest probabilities where its answers are, and only those travel on. The same functions, so the same bytes.
 
 What teachers answer goes there by Ray's object store. Ray Direct Transport is three times as fast between processes
 (gloo, 120 MB a teacher), but Ray 2.60 kills both ends of a transfer that fails, so that a lost teacher would take
@@ -14,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
 
 from workers import ensemble, soft_targets
 from workers.order import Layout
-from workers.soft_targets import Numerics, Part
+from workers.soft_targets import Numerics, Part, SoftTargets
+from workers.top_k import TopK
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,42 @@ class Assembly:
     top_k: int | None
     numerics: Numerics
 
-    def part(self, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
-        """Add the teachers' answers, each [rows, K] in fixed point; write what they come to."""
+    def reduce(self, *answers: NDArray[Any]) -> SoftTargets:
+        """Add the teachers' answers to a piece, each [rows, K] in fixed point: its soft targets as they are stored."""
         total = answers[0].copy()
         for answer in answers[1:]:
             total += answer
-        mean = ensemble.mean(torch.from_numpy(total), self.combine).to(torch.float32)
-        targets = soft_targets.compressed(mean, self.dtype, self.top_k)
-        return soft_targets.write_part(self.folder, number, self.layout.ids(number), targets, members, self.numerics)
+        mean = ensemble.mean32(torch.from_numpy(total), self.combine)
+        return soft_targets.compressed(mean, self.dtype, self.top_k)
+
+    def write(self, number: int, members: Sequence[str], pieces: Sequence[SoftTargets]) -> Part:
+        """Write a part of the store from the soft targets of all its pieces, in their order."""
+        ids = np.concatenate([self.layout.piece_ids(piece) for piece in self.layout.pieces(number)])
+        order = np.argsort(ids)
+        targets = pieces[0] if len(pieces) == 1 else _joined(pieces, order)
+        return soft_targets.write_part(self.folder, number, ids[order], targets, members, self.numerics)
+
+    def part(self, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
+        """A part of a single piece, from the teachers' answers to it."""
+        return self.write(number, members, [self.reduce(*answers)])
+
+
+def _joined(pieces: Sequence[SoftTargets], order: NDArray[np.int64]) -> SoftTargets:
+    """The rows of all pieces in another order."""
+    tops = [piece for piece in pieces if isinstance(piece, TopK)]
+    if not tops:
+        return np.concatenate([piece for piece in pieces if not isinstance(piece, TopK)])[order]
+    whole = TopK(*(torch.cat([getattr(piece, name) for piece in tops]) for name in TopK.__annotations__))
+    return whole.rows(order)
 
 
 @ray.remote(num_cpus=0, max_retries=3)
 def part_beside_teachers(assembly: Assembly, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
     """`Assembly.part` in a process of its own, which Ray places where the answers are."""
     return assembly.part(number, members, *answers)
+
+
+@ray.remote(num_cpus=0, max_retries=3)
+def reduced_beside_teachers(assembly: Assembly, *answers: NDArray[Any]) -> SoftTargets:
+    """`Assembly.reduce` in a process of its own, which Ray places where the answers are."""
+    return assembly.reduce(*answers)

@@ -40,7 +40,8 @@ SoftTargets = NDArray[Any] | TopK
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
-PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
+PART_NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")
+"""Six digits at least: the number, and the beginning of the sha256."""
 MADE_BY = b"stillhouse.made_by"
 
 

@@ -12,7 +12,8 @@ from tests.makers import in_memory, stored
 from workers import feed
 from workers.data import Split
 from workers.feed import HardLabels, SoftLabels
-from workers.order import WINDOW, Layout, batch_sizes, part_rows
+from workers.order import WINDOW, Layout, batch_sizes, part_rows, piece_rows
+from workers.top_k import bytes_per_row
 
 CPU = torch.device("cpu")
 N = 300
@@ -122,8 +123,11 @@ def test_views_follow_one_another() -> None:
     assert sorted(n for w in layout.windows(3, 0) for n in w) == [4, 5, 6, 7]
 
 
-def test_parts_hold_fewer_rows_of_more_classes() -> None:
+def test_parts_have_rows_by_what_is_stored_and_pieces_by_what_is_sent() -> None:
     assert [part_rows(k) for k in (2, 512, 1000, 150_000)] == [8192, 8192, 4096, 64]
+    assert [piece_rows(k) for k in (2, 512, 1000, 49_152, 150_000)] == [8192, 8192, 4096, 64, 64]
+    assert [part_rows(k, bytes_per_row(16)) for k in (20, 1000, 49_152, 150_000)] == [8192] * 4
+    assert [part_rows(49_152, bytes_per_row(k)) for k in (64, 512, 49_152)] == [8192, 4096, 64]
 
 
 def test_more_workers_than_examples_leave_some_without() -> None:

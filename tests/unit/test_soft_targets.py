@@ -113,3 +113,13 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()
     }
+
+
+def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> None:
+    made = {
+        n: soft_targets.write_part(str(tmp_path), n, np.arange(5), P[:5], ["member-0"], NUMERICS)
+        for n in (7, 999_999, 1_000_000, 12_345_678)
+    }
+    assert [part.path.split("-")[1] for part in made.values()] == ["000007", "999999", "1000000", "12345678"]
+    assert {number for number, _, _ in soft_targets.files(str(tmp_path))} == set(made)
+    assert soft_targets.salvage(str(tmp_path)) == made
