@@ -100,7 +100,7 @@ class SoftTargetPass:
         manifest = self.complete()
         return SoftTargets(
             examples=sum(part.rows for part in manifest.parts),
-            bytes=sum(storage.size(storage.join(self.folder, part.path)) for part in manifest.parts),
+            bytes=sum(part.size for part in manifest.parts),
             temperature=manifest.temperature,
             combine=manifest.combine,
             seconds=manifest.seconds,
@@ -354,7 +354,7 @@ def _compute(
             made.parts[number] = part
             done += part.rows
             metrics.count(metrics.SOFT_TARGET_EXAMPLES, part.rows)
-            metrics.count(metrics.SOFT_TARGET_BYTES, storage.size(storage.join(made.folder, part.path)))
+            metrics.count(metrics.SOFT_TARGET_BYTES, part.size)
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
     made.bound_by = pool.bound_by

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -80,7 +81,18 @@ def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
 
 
 def sha256(uri: str) -> str:
-    """sha256 of the file, as `sha256sum` prints it."""
+    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
+
+    Raises: `RequestError` where there is no such file.
+    """
+    try:
+        return _sha256(uri, storage.identity(uri))
+    except FileNotFoundError:
+        return storage.sha256(storage.read_bytes(uri))  # which says so
+
+
+@lru_cache(maxsize=4096)
+def _sha256(uri: str, identity: str) -> str:
     return storage.sha256(storage.read_bytes(uri))
 
 

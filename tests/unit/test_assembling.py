@@ -118,7 +118,7 @@ class Task:
 
 def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(N, 32, piece=8)
-    lost = ray.exceptions.ObjectLostError("00" * 28, "", "")
+    lost = ray.exceptions.ObjectLostError("00" * 28, b"", "")
     task = Task(lambda assembly, *values: assembly.reduce(*values), {2: lost})
     monkeypatch.setattr(assembling, "reduced_beside_teachers", task)
     with Assembler(made_of(tmp_path / "near", layout), range(4), near=True, at_once=2) as work:

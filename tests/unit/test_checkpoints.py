@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from workers import checkpoints
+from workers import checkpoints, storage
 from workers.errors import RequestError
 
 
@@ -56,3 +56,16 @@ def test_misfits_are_named(tmp_path: Path) -> None:
     Path(path).write_bytes(b"neither")
     with pytest.raises(RequestError, match="not a safetensors file"):
         checkpoints.load(nn.Linear(3, 2), path)
+
+
+def test_a_file_is_hashed_once_until_it_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, read = str(tmp_path / "weights"), []
+    read_bytes = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: (read.append(uri), read_bytes(uri))[1])  # type: ignore[func-returns-value]
+    for content in (b"first", b"other"):  # of one size
+        storage.write_bytes(uri, content)
+        for _ in range(3):
+            assert checkpoints.sha256(uri) == storage.sha256(content)
+    assert len(read) == 2
+    with pytest.raises(RequestError, match="no such file"):
+        checkpoints.sha256(str(tmp_path / "nothing"))
