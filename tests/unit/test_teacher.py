@@ -2,12 +2,14 @@
 
 from contextlib import AbstractContextManager
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from workers import ensemble, teacher
 from workers.errors import RunError
+from workers.inputs import as_tensor, gather, widened
 from workers.packing import PackedLinear
 from workers.teacher import Asked, Teacher
 
@@ -158,3 +160,48 @@ def test_on_a_cpu_no_bit_follows_from_which_members_share_a_teacher(
     assert torch.equal(made_by(*([name] for name in names)), together)
     assert torch.equal(made_by(names[:13], names[13:]), together)
     assert torch.equal(made_by(names[::2], names[1::2]), together)
+
+
+def test_in_bfloat16_a_teachers_answers_keep_their_digits() -> None:
+    torch.manual_seed(0)
+    nets: dict[str, nn.Module] = {"a": nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 500))}
+    x = torch.randn(5000, 8)
+
+    def ties(one: Teacher) -> float:
+        total = one.soften(x, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+        top = total.topk(2, dim=-1).values
+        return float((top[:, 0] == top[:, 1]).double().mean())
+
+    cpu = torch.device("cpu")
+    one = Teacher(nets, "bfloat16", device=cpu)
+    assert ties(one) > 0.01
+    one.prepare(None, x)
+    assert ties(one) < 1e-4 and not one._whole
+
+
+def test_a_member_whose_last_product_cannot_be_told_apart_is_computed_in_float32() -> None:
+    class Script(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.jit.script(nn.Linear(8, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x)
+            return y
+
+    nets: dict[str, nn.Module] = {"a": Script()}
+    one = Teacher(nets, "bfloat16", device=torch.device("cpu"))
+    one.prepare(None, X)
+    found = one.soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    whole = Teacher(nets, "float32").soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"])
+def test_what_is_sent_narrow_is_what_models_take(kind: str) -> None:
+    rows = np.arange(12).reshape(3, 4).astype(kind)
+    narrow, wide = as_tensor(rows, narrow=True), as_tensor(rows)
+    assert torch.equal(widened(narrow), wide) and widened(narrow).dtype == wide.dtype
+    assert narrow.nbytes <= max(rows.nbytes, 12) or kind in ("float64", "bool")
+    assert torch.equal(gather(rows, np.array([2, 0]), narrow=True), narrow[[2, 0]])
+    assert widened(wide) is wide  # on a CPU nothing is copied once more
