@@ -166,7 +166,7 @@ def test_a_teacher_that_comes_back_is_used(
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 8: come_back})
     assert heard == [("reweight", ["member-1"]), ("back", ["member-1"])]
-    fewer, back = ["member-0", "member-2"], 9 + AT_ONCE  # what was answered by then and is being written stays
+    fewer, back = ["member-0", "member-2"], 9 + 2 * AT_ONCE  # what had been answered by then stays
     assert made_by[8] == fewer and all(names == ["member-0", "member-1", "member-2"] for names in made_by[back:])
     ids = LAYOUT.ids(back)
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
