@@ -38,7 +38,7 @@ NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BA
 
 def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -> TeacherPool:
     """Stillhouse's pool, of teachers that take `batch_s` seconds a batch."""
-    sizes = [len(layout.ids(part)) for part in range(layout.parts)]
+    sizes = [len(layout.piece_ids(piece)) for part in range(layout.parts) for piece in layout.pieces(part)]
 
     def start(hosted: list[Member], place: int | None) -> Any:
         return SleepingTeacher.remote(sizes, classes, BATCH, batch_s)  # type: ignore[attr-defined]

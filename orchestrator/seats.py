@@ -64,9 +64,9 @@ class Seat:
     attempts: int = 0
     """How often in a row it was started again, without an answer to anything new since."""
     stuck: int = -1
-    """The part that it failed at when it was lost, or the last that it had been asked for: what comes later is new."""
+    """The piece that it failed at when it was lost, or the last that it had been asked for: what comes later is new."""
     failed_at: int | None = None
-    """The part at which it raised an exception or answered nonsense when it was last lost, or `faults.START`."""
+    """The piece at which it raised an exception or answered nonsense when it was last lost, or `faults.START`."""
     slowest_s: float = 0.0
     """The longest that an answer was waited for; before the first, what it was tried on says."""
     probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -153,12 +153,12 @@ class Seat:
             _, self.outdated = ray.wait(self.outdated, num_returns=len(self.outdated), timeout=0)
         return len(self.outdated)
 
-    def answered(self, part: int, waited_s: float) -> None:
+    def answered(self, piece: int, waited_s: float) -> None:
         """An answer is there, after it alone was waited for so long."""
         self.slowest_s = max(self.slowest_s, waited_s)
-        if self.failed_at is not None and part >= self.failed_at:
+        if self.failed_at is not None and piece >= self.failed_at:
             self.failed_at = None
-        if part > self.stuck:
+        if piece > self.stuck:
             self.attempts = 0
 
     def _compare(self, started: Started) -> None:
@@ -177,7 +177,7 @@ class Seat:
         return max(PATIENCE_S, PATIENCE * self.slowest_s)
 
     def lose(self, hung: bool = False, at: int | None = None) -> None:
-        """End the actor that is lost. at: the part that it failed at; None where any that it was asked may have it."""
+        """End the actor that is lost. at: the piece that it failed at; None where any that it was asked may have it."""
         self.stuck = max(self.stuck, at) if at is not None else max([self.stuck, *self.answers])
         self.failed_at = self.failed_at if at is None else at
         self._vacate(hung)

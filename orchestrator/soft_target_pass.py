@@ -31,11 +31,12 @@ from workers.data import Dataset, Split
 from workers.inputs import gather, micro_batch
 from workers.kept_logits import KeptLogits
 from workers.numbering import Numbering
-from workers.order import Layout, part_rows
+from workers.order import Layout, part_rows, piece_rows
 from workers.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.student import Store
 from workers.teacher import Member
 from workers.teacher_actor import probe_rows
+from workers.top_k import bytes_per_row
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class SoftTargetPass:
         manifest = self.complete()
         return SoftTargets(
             examples=sum(part.rows for part in manifest.parts),
-            bytes=sum(storage.size(storage.join(self.folder, part.path)) for part in manifest.parts),
+            bytes=sum(part.size for part in manifest.parts),
             temperature=manifest.temperature,
             combine=manifest.combine,
             seconds=manifest.seconds,
@@ -118,7 +119,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
     journal = run.journal
     planned = _planned(config, dataset, members, weights)
     folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
-    layout = Layout(planned.examples, part_rows(planned.classes), planned.views)
+    layout = _layout(planned)
     device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
     found = store.salvage(folder)
     there = _kept(config, planned, found, layout.parts, device)
@@ -207,7 +208,7 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
         "numbering": dataset.numbering.digest(),
-        "part_rows": part_rows(dataset.classes),
+        "piece_rows": piece_rows(dataset.classes),
         "precision": config.ensemble.precision,
     }
 
@@ -235,6 +236,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         combine=config.ensemble.combine,
         dtype=distillation.dtype,
         top_k=distillation.top_k,
+        part_rows=_part_rows(dataset.classes, distillation.top_k, distillation.dtype),
     )
     return Manifest(
         fingerprint=mark,
@@ -251,6 +253,16 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         seconds=0.0,
         complete=False,
     )
+
+
+def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
+    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, store.DTYPES[dtype]))
+
+
+def _layout(planned: Manifest) -> Layout:
+    """How the store is cut: parts by what is stored, pieces by what teachers send."""
+    rows = _part_rows(planned.classes, planned.top_k, planned.dtype)
+    return Layout(planned.examples, rows, planned.views, piece_rows(planned.classes))
 
 
 def _everybody(planned: Manifest) -> list[str]:
@@ -305,7 +317,7 @@ def _check(
 ) -> Callable[[TeacherPool], None]:
     """What raises where teachers that are up do not answer as they should."""
     classes, known = made.planned.classes, {member.name: member for member in members}
-    ids = made.layout.ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
+    ids = made.layout.piece_ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
 
     def check(pool: TeacherPool) -> None:
         probes = pool.probes()
@@ -344,7 +356,7 @@ def _compute(
             made.parts[number] = part
             done += part.rows
             metrics.count(metrics.SOFT_TARGET_EXAMPLES, part.rows)
-            metrics.count(metrics.SOFT_TARGET_BYTES, storage.size(storage.join(made.folder, part.path)))
+            metrics.count(metrics.SOFT_TARGET_BYTES, part.size)
             seconds = time.perf_counter() - started
             stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
     made.bound_by = pool.bound_by

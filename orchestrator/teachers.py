@@ -1,8 +1,8 @@
 """The pool of teachers: start, ask, replace, release. Streams soft targets in the order of the transfer set.
 
-Every actor sees every part and answers with the sum of its members' contributions; the driver, or for large outputs a
-task beside the teachers, adds the actors' sums. A few parts are in flight, so that no teacher waits for the driver, and
-no more, so that the driver's memory stays flat.
+Every actor sees every piece of a part and answers with the sum of its members' contributions; the driver, or for large
+outputs tasks beside the teachers, add the actors' sums (`orchestrator.assembling`). A few pieces are in flight, so that
+no teacher waits for the driver, and no more, so that memory stays flat.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import ray
 from numpy.typing import NDArray
 
 from orchestrator import cluster, failures, room
+from orchestrator.assembling import GONE, Assembler, Unmade
 from orchestrator.config import EnsembleSpec
 from orchestrator.failures import Action, Kind, Loss
 from orchestrator.report import Bound
 from orchestrator.seats import Answer, Seat, Start
 from workers import ensemble as ensembles
 from workers import faults, metrics
-from workers.assembly import Assembly, part_beside_teachers
+from workers.assembly import Assembly
 from workers.errors import BadAnswer, RunError
 from workers.faults import Fault
 from workers.soft_targets import Part
@@ -32,15 +33,14 @@ from workers.teacher import Member
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 4
-"""Parts that are asked for at once, and so the most that a teacher can be ahead of the driver."""
-GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+IN_FLIGHT = 6
+"""Pieces that are asked for and not yet reduced, and so the most that a teacher can be ahead of the driver."""
+AT_ONCE = 3
+"""Pieces that are reduced, and parts that are written, at a time; on fewer cores no more than those."""
+AHEAD = 16
+"""Pieces behind those that are asked for of which a teacher is told, since it may compute several together."""
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 """How Ray says that a teacher, or what it had answered, is no longer there."""
-WRITES = 2
-"""How often in all a part is written, where that raises an exception, before the run ends."""
-WRITE_TIMEOUT_S = 120.0
-"""After which a part that is put together beside the teachers is given to another process."""
 POLL_S = 1.0
 WOKEN_S = 3.0
 
@@ -48,7 +48,7 @@ WOKEN_S = 3.0
 class _Gone(Exception):
     """A teacher is lost.
 
-    members: those of its members that the evidence is about; all where it names none. at: the part at which it failed,
+    members: those of its members that the evidence is about; all where it names none. at: the piece at which it failed,
     or `faults.START`; None where that is unknown. told: the evidence in full.
     """
 
@@ -99,6 +99,7 @@ class TeacherPool:
         self.stacked = stacked
         self._check_stopped = check_stopped
         self.check = check
+        self._part_of: Callable[[int], int] = lambda piece: piece
         self.wait_s = 0.0
         self.work_s = 0.0
         self.seats = [Seat([members[k] for k in group], place) for place, group in enumerate(groups)]
@@ -124,28 +125,65 @@ class TeacherPool:
 
         near: answers stay where the teachers are, and parts are put together there.
         """
-        for number, part in enumerate(parts):
-            began = time.perf_counter()
-            while True:
+        at_once = max(1, min(AT_ONCE, int(ray.cluster_resources().get("CPU", 1))))
+        self._part_of = assembly.layout.part_of
+        with Assembler(assembly, parts, near, at_once) as work:
+            while work.unanswered(1) or work.parts:
+                began = time.perf_counter()
                 try:
                     self._welcome()
                     self._heed_notices()
                     self._await_anybody()
-                    for seat in self._present():
-                        self._ask(seat, parts[number : number + IN_FLIGHT], temperature)
-                    for seat in self._present():
-                        self._take(seat, part, assembly, near)
-                    taken = time.perf_counter()
-                    made = self._assemble(part, assembly, near)
-                    break
+                    if work.unanswered(1) and not work.is_full:
+                        self._answer(work, temperature)
+                        self.wait_s += time.perf_counter() - began
+                        began = time.perf_counter()
+                    else:
+                        self._check_stopped()
+                        work.wait(POLL_S)
+                    self._collect(work)
                 except _Gone as gone:
                     self._lost(gone)
-            for seat in self._present():
-                del seat.answers[part]
-            self._count()
-            self.wait_s += taken - began
-            yield made
-            self.work_s += time.perf_counter() - taken
+                self._count()
+                yield from work.finished()
+                self.work_s += time.perf_counter() - began
+
+    def _answer(self, work: Assembler, temperature: float) -> None:
+        """Wait for all answers to the next piece, and let it be reduced."""
+        pieces = work.unanswered(IN_FLIGHT + AHEAD)
+        asked = pieces[: max(1, IN_FLIGHT - work.reducing)]
+        for seat in self._present():
+            self._ask(seat, asked, temperature, pieces)
+        for seat in self._present():
+            self._take(seat, pieces[0], work.assembly, work.near)
+        answers = {place: seat.answers[pieces[0]].values for place, seat in enumerate(self.seats) if not seat.away}
+        work.begin(pieces[0], list(self._shares()), answers)
+
+    def _collect(self, work: Assembler) -> None:
+        """Take what has been made of answers, and forget those."""
+
+        def forget(piece: int) -> None:
+            for seat in self.seats:
+                seat.answers.pop(piece, None)
+
+        try:
+            work.collect(forget)
+        except Unmade as unmade:
+            self._heed(unmade)
+
+    def _heed(self, unmade: Unmade) -> None:
+        """An answer is lost: whose? Where the pool has heard of it meanwhile, the piece is only asked for once more."""
+        lost = {getattr(unmade.error, "object_ref_hex", None), getattr(unmade.error, "actor_id", None)}
+        heard = False
+        for place, values in unmade.answers.items():
+            seat, held = self.seats[place], self.seats[place].answers.get(unmade.piece)
+            if held is None or held.values is not values:
+                heard = True  # since then somebody else sits there, or was asked otherwise
+            elif lost & {values.hex(), seat.actor._actor_id.hex()}:
+                raise _Gone(seat, Kind.DIED, _evidence(unmade.error)) from unmade.error
+        if not heard:
+            doing = f"writing part {self._part_of(unmade.piece)} of the soft targets"
+            raise cluster.as_run_error(doing, unmade.error) from unmade.error
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
         """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
@@ -207,7 +245,7 @@ class TeacherPool:
         try:
             return seat.is_up()
         except ray.exceptions.RayError as error:
-            raise _lost_by(seat, error, faults.START) from cluster.cause(error)
+            raise _lost_by(seat, error, faults.START, "as it started") from cluster.cause(error)
 
     def _welcome(self) -> None:
         """Take back whoever is up again."""
@@ -237,16 +275,19 @@ class TeacherPool:
         for seat in self._present():
             seat.forget_answers()
 
-    def _ask(self, seat: Seat, parts: Sequence[int], temperature: float) -> None:
+    def _ask(self, seat: Seat, pieces: Sequence[int], temperature: float, ahead: Sequence[int] = ()) -> None:
+        """Ask for these pieces, and tell which others will be asked for next (`ahead`)."""
         shares = self._shares()
         hosted = {name: shares[name] for name in seat.names}
-        for part in parts:
-            if part not in seat.answers:
-                seat.answers[part] = Answer(*seat.actor.soften.remote(part, temperature, hosted, self.spec.combine))
+        for piece in pieces:
+            if piece not in seat.answers:
+                next_ones = [other for other in ahead if other > piece]
+                asked = seat.actor.soften.remote(piece, temperature, hosted, self.spec.combine, next_ones)
+                seat.answers[piece] = Answer(*asked)
 
-    def _take(self, seat: Seat, part: int, assembly: Assembly, near: bool) -> None:
+    def _take(self, seat: Seat, piece: int, assembly: Assembly, near: bool) -> None:
         """Wait for an answer: for the answer itself, or only for the news that it is there."""
-        answer = seat.answers[part]
+        answer = seat.answers[piece]
         if not near and not isinstance(answer.values, ray.ObjectRef):
             return
         awaited = answer.rows if near else answer.values
@@ -254,22 +295,22 @@ class TeacherPool:
             waited_s = self._wait(awaited, seat)
             found = ray.get(awaited)
         except ray.exceptions.RayError as error:
-            raise _lost_by(seat, error, part) from cluster.cause(error)
-        seat.answered(part, waited_s)
+            raise _lost_by(seat, error, piece, f"part {self._part_of(piece)}") from cluster.cause(error)
+        seat.answered(piece, waited_s)
         if not near:
-            self._check(seat, part, assembly, found)
+            self._check(seat, piece, assembly, found)
             answer.values = found
 
-    def _check(self, seat: Seat, part: int, assembly: Assembly, found: Any) -> None:
+    def _check(self, seat: Seat, piece: int, assembly: Assembly, found: Any) -> None:
         """Whether an answer can be the sum of weighted probabilities."""
-        expected = (len(assembly.layout.ids(part)), assembly.classes)
+        expected, part = (len(assembly.layout.piece_ids(piece)), assembly.classes), self._part_of(piece)
         if np.shape(found) != expected:
-            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}", at=part)
+            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}", at=piece)
         if assembly.combine == "arithmetic":
             shares = self._shares()
             off = ensembles.off_by(found, sum(shares[name] for name in seat.names))
             if off > ensembles.SUM_TOLERANCE:
-                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}", at=part)
+                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}", at=piece)
 
     def _wait(self, awaited: Any, seat: Seat) -> float:
         """Until it is there, or failed: the seconds that this took.
@@ -288,40 +329,6 @@ class TeacherPool:
                 evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
                 raise _Gone(seat, Kind.HUNG, evidence)
         return time.monotonic() - began
-
-    def _assemble(self, part: int, assembly: Assembly, near: bool) -> Part:
-        present = self._present()
-        answers = [seat.answers[part].values for seat in present]
-        names = list(self._shares())
-        if not near:
-            return _written_twice(lambda: assembly.part(part, names, *answers), part)
-
-        def write() -> Part:
-            return self._written(lambda: part_beside_teachers.remote(assembly.task(part), names, *answers), part)
-
-        try:
-            return _written_twice(write, part)
-        except GONE as error:
-            lost = {getattr(error, "object_ref_hex", None), getattr(error, "actor_id", None)}
-            for seat in present:
-                if lost & {seat.answers[part].values.hex(), seat.actor._actor_id.hex()}:
-                    raise _Gone(seat, Kind.DIED, _evidence(error)) from error
-            raise cluster.as_run_error(f"writing part {part} of the soft targets", error) from error
-
-    def _written(self, ask: Callable[[], Any], part: int) -> Part:
-        while True:
-            asked, asked_s = ask(), time.monotonic()
-            while not ray.wait([asked], timeout=POLL_S)[0]:
-                self._check_stopped()
-                if time.monotonic() - asked_s > WRITE_TIMEOUT_S:
-                    logger.warning(
-                        "part %d was not written after %g s; another process is asked", part, WRITE_TIMEOUT_S
-                    )
-                    ray.cancel(asked, force=True)
-                    break
-            else:
-                made: Part = ray.get(asked)
-                return made
 
     def _shares(self) -> dict[str, float]:
         """The weights of the members that are here, summing to 1."""
@@ -380,7 +387,8 @@ class TeacherPool:
     def _given_up(self, gone: _Gone) -> RunError:
         seat, policy = gone.seat, self.spec.on_member_loss
         often = failures.often(seat.attempts, gone.at is not None and gone.at == seat.failed_at)
-        when = {None: "", faults.START: " as it started"}.get(gone.at, f" at part {gone.at} of the soft targets")
+        when = "" if gone.at is None else f" at part {self._part_of(gone.at)} of the soft targets"
+        when = " as it started" if gone.at == faults.START else when
         return RunError(
             f"the teacher of {', '.join(gone.members)} was lost{often}{when}: {gone.told.rstrip('.')}. "
             f"`ensemble.on_member_loss: {policy}` ends the run. What was complete is kept; the same command resumes."
@@ -398,28 +406,10 @@ class TeacherPool:
         self._count(over=True)
 
 
-def _written_twice(write: Callable[[], Part], part: int) -> Part:
-    """Write a part; again where that raises, which is storage's doing and no teacher's.
-
-    Raises: GONE where answers of a teacher are lost; `RunError` where it fails again.
-    """
-    for left in reversed(range(WRITES)):
-        try:
-            return write()
-        except (*GONE, RunError):
-            raise
-        except Exception as error:
-            raised = faults.fault(cluster.cause(error))
-            if not left:
-                raise cluster.failed(f"writing part {part} of the soft targets", raised) from raised
-            logger.warning("writing part %d of the soft targets failed (%s); tried again", part, raised.headline)
-    raise AssertionError("unreachable")
-
-
-def _lost_by(seat: Seat, error: ray.exceptions.RayError, at: int) -> BaseException:
+def _lost_by(seat: Seat, error: ray.exceptions.RayError, at: int, where: str) -> BaseException:
     """What a call of a teacher that raised `error` means: its loss, or an error about the run itself.
 
-    at: the part that was asked for, or `faults.START`.
+    at: the piece that was asked for, or `faults.START`. where: the same in words.
     """
     inner = cluster.cause(error)
     if isinstance(inner, BadAnswer):
@@ -433,8 +423,7 @@ def _lost_by(seat: Seat, error: ray.exceptions.RayError, at: int) -> BaseExcepti
     if isinstance(error, ray.exceptions.RayTaskError):
         raised = inner if isinstance(inner, Fault) else faults.fault(inner)
         who = [raised.of] if len(seat.names) > 1 and raised.of else []
-        where = ", ".join([*who, "as it started" if at == faults.START else f"part {at}"])
-        return _Gone(seat, Kind.FAILED, f"{where}: {raised.headline}", who, at, str(raised))
+        return _Gone(seat, Kind.FAILED, f"{', '.join([*who, where])}: {raised.headline}", who, at, str(raised))
     return cluster.as_run_error(f"the teacher of {', '.join(seat.names)}", error)
 
 

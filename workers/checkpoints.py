@@ -11,6 +11,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -104,7 +105,18 @@ def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
 
 
 def sha256(uri: str) -> str:
-    """sha256 of the file, as `sha256sum` prints it."""
+    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
+
+    Raises: `RequestError` where there is no such file.
+    """
+    try:
+        return _sha256(uri, storage.identity(uri))
+    except FileNotFoundError:
+        return storage.sha256(storage.read_bytes(uri))  # which says so
+
+
+@lru_cache(maxsize=4096)
+def _sha256(uri: str, identity: str) -> str:
     return storage.sha256(storage.read_bytes(uri))
 
 

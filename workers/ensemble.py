@@ -69,6 +69,13 @@ def mean(total: Tensor, combine: str) -> Tensor:
     return torch.softmax(values, dim=-1) if combine == "geometric" else values
 
 
+def mean32(total: Tensor, combine: str) -> Tensor:
+    """`mean` in float32 [N, K]: from 32 bits one rounding gives the same as two, and at a quarter of the time."""
+    if total.dtype == torch.int32 and combine == "arithmetic":
+        return total.to(torch.float32) * 2.0 ** -_FRACTION_BITS[total.dtype][combine]
+    return mean(total, combine).to(torch.float32)
+
+
 def off_by(total: NDArray[Any], share: float) -> float:
     """How far some members' arithmetic contributions [N, K], int32 or int64, are from summing to their `share` of 1."""
     one = 2.0 ** _FRACTION_BITS[FIXED_POINT[8 * total.dtype.itemsize]]["arithmetic"]

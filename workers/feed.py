@@ -11,10 +11,12 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +24,21 @@ from torch import Tensor
 
 from workers import soft_targets
 from workers.data import Split
-from workers.inputs import Index, Room, gather
+from workers.inputs import Index, Room, gather, widened
 from workers.losses import UNLABELLED
 from workers.order import WINDOW, Layout, batch_sizes
 from workers.shelf import Place, Shelf
-from workers.soft_targets import Part
+from workers.soft_targets import DamagedPart, Part, PartFile, Rows
 from workers.top_k import TopK
+
+T = TypeVar("T")
 
 GATHERED, GATHERED_BYTES = 4096, 2**26
 """About how many examples are gathered at a time, and the most bytes of them, unless one batch has more."""
 CACHE_BYTES = 256 * 2**20
 """Of parts that a worker keeps in memory after reading them, unless those it mixes are more."""
+AHEAD = 4
+"""Parts that are read, or waited for, before they are needed."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class SoftLabels:
     split: Split
     folder: str
     layout: Layout
-    part: Callable[[int], Part]
+    part: Callable[[int], Part | PartFile]
     waited_s: float = 0.0
     given: int = 0
     shelf: Shelf | None = None
@@ -114,22 +120,50 @@ class SoftLabels:
         return self.layout.examples
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
-        for window in self.layout.windows(epoch, seed):
-            found = [self.read(number) for number in window]
-            ids = np.concatenate([place.ids for place in found])
-            rows = np.concatenate([place.rows for place in found])
-            order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
-            yield Run(ids[order], rows[order], self.shelf)
+        windows = list(self.layout.windows(epoch, seed))
+        numbers = [number for window in windows for number in window]
+        missing = list(numbers if self.shelf is None else self.shelf.missing(numbers))
+        with ThreadPoolExecutor(AHEAD) as threads, closing(self._ahead(missing, threads)) as read:
+            for window in windows:
+                found = [self._found(number, read) for number in window]
+                ids = np.concatenate([place.ids for place in found])
+                rows = np.concatenate([place.rows for place in found])
+                order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
+                yield Run(ids[order], rows[order], self.shelf)
 
     def read(self, number: int) -> Place:
         """A part in memory; read where it is not there yet."""
+        return (self.shelf and self.shelf.find(number)) or self._put(number, self._read(self.part(number)))
+
+    def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
+        """These parts as they are read, a few ahead of who needs them, each with the time when it was there."""
+
+        def begun() -> Iterator[tuple[float, Future[Rows]]]:
+            for number in numbers:
+                part = self.part(number)
+                yield time.perf_counter(), threads.submit(self._read, part)
+
+        return _ahead(begun(), AHEAD)
+
+    def _found(self, number: int, read: Iterator[tuple[float, Future[Rows]]]) -> Place:
+        """A part's place: where it is, or where the next that was read is put."""
         known = self.shelf and self.shelf.find(number)
         if known:
             return known
         started = time.perf_counter()
-        part = self.part(number)
-        self.waited_s += time.perf_counter() - started
-        rows = replace(soft_targets.read_part(self.folder, part), ids=self.layout.ids(number))
+        there_s, rows = next(read)
+        self.waited_s += max(0.0, there_s - started)
+        return self._put(number, rows.result())
+
+    def _read(self, part: Part | PartFile) -> Rows:
+        try:
+            return soft_targets.read_part(self.folder, part)
+        except DamagedPart:
+            soft_targets.remove_manifest(self.folder)  # which vouched for it: the next run reads all that is there
+            raise
+
+    def _put(self, number: int, rows: Rows) -> Place:
+        rows = replace(rows, ids=self.layout.ids(number))  # not as examples are called in the file
         if self.shelf is None:
             room = CACHE_BYTES // (rows.nbytes // len(rows.ids) * self.layout.rows)
             self.shelf = Shelf(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)
@@ -191,7 +225,8 @@ def _gather(
     every = np.concatenate(ids)
     labels = split.y[every % len(split)]
     labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
-    x = _to(gather(split.x, every[mine], room), device).split(own)
+    narrow = device.type == "cuda"
+    x = widened(_to(gather(split.x, every[mine], room, narrow=narrow), device)).split(own)
     y = _to(torch.from_numpy(labels[mine]), device).split(own)
     if not soft:
         return [Batch(x[k], y[k], None, 0.0, size, labelled[k]) for k, size in enumerate(sizes)]
@@ -223,12 +258,12 @@ def _to(rows: Any, device: torch.device) -> Any:
     return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
-def _ahead(items: Iterator[list[Batch]], depth: int = 2) -> Iterator[list[Batch]]:
+def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T]:
     """The same items, made in a thread that is at most `depth` ahead; its errors come out here."""
-    ready: queue.Queue[list[Batch] | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     gone = threading.Event()
 
-    def put(item: list[Batch] | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not gone.is_set():
             try:
                 return ready.put(item, timeout=0.1)

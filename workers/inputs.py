@@ -24,6 +24,9 @@ Index = NDArray[np.int64]
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # Ray's arrays are not; `gather` only reads
 
+NARROW = {np.dtype(kind): getattr(torch, kind) for kind in ("uint8", "int8", "int16", "int32", "float16")}
+"""Numbers that take fewer bytes than models take them in, and what torch calls them."""
+
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
 """Rows that a pass over all rows holds at a time, and about the most bytes of them."""
 
@@ -160,29 +163,38 @@ class Room:
         return self.held[:needed].view(shape)
 
 
-def as_tensor(rows: NDArray[Any], room: Room | None = None) -> torch.Tensor:
+def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
     """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
+
+    narrow: as they are where that takes fewer bytes, to be `widened` on the device that they are sent to.
 
     Always a copy in torch's own memory, or that of `room`: what Ray hands out is read-only, and matrix products on
     differently aligned memory can differ in their last bit.
     """
     kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
+    if narrow:
+        kind = NARROW.get(rows.dtype, kind)
     tensor = (room or Room()).take(rows.shape, kind)
     np.copyto(tensor.numpy(), rows, casting="unsafe")
     return tensor
 
 
-def gather(inputs: Inputs, rows: Index, room: Room | None = None) -> torch.Tensor:
+def widened(batch: torch.Tensor) -> torch.Tensor:
+    """A batch as models take it, from what `as_tensor` made of it: float32 or int64, where it is."""
+    return batch.float() if batch.is_floating_point() or batch.dtype == torch.uint8 else batch.long()
+
+
+def gather(inputs: Inputs, rows: Index, room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
     """`as_tensor(inputs[rows], room)`, with one copy instead of two where the inputs lie in memory as models take them.
 
     Raises: IndexError for rows that are not there.
     """
     if isinstance(inputs, Watched):
-        return inputs.read(lambda of: gather(of, rows, room))
+        return inputs.read(lambda of: gather(of, rows, room, narrow=narrow))
     if isinstance(inputs, Rows):
-        return gather(inputs.of, inputs.rows[rows], room)
+        return gather(inputs.of, inputs.rows[rows], room, narrow=narrow)
     if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
-        return as_tensor(inputs[rows], room)
+        return as_tensor(inputs[rows], room, narrow=narrow)
     found = (room or Room()).take((len(rows), *inputs.shape[1:]), torch.float32)
     return torch.index_select(torch.from_numpy(inputs), 0, torch.from_numpy(rows), out=found)
 

@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class KeptLogits:
-    """One member's logits, a Parquet file a part: `example_id` (and `view`) as in the store of soft targets, `logits`
-    fixed-size list of float32, in the order of the part."""
+    """One member's logits, a Parquet file a piece of the layout: `example_id` (and `view`) as in the store of soft
+    targets, `logits` fixed-size list of float32, in the order of the piece."""
 
     folder: str
     _files: dict[int, str] | None = field(default=None, repr=False)
 
-    def read(self, part: int) -> Tensor | None:
-        """[rows, K] float32 in the order of the part; None where they are not kept or not what was written."""
+    def read(self, piece: int) -> Tensor | None:
+        """[rows, K] float32 in the order of the piece; None where they are not kept or not what was written."""
         if self._files is None:
             self._files = {number: name for number, name, _ in soft_targets.files(self.folder)}
-        name = self._files.get(part)
+        name = self._files.get(piece)
         if name is None:
             return None
         uri = storage.join(self.folder, name)
@@ -48,7 +48,7 @@ class KeptLogits:
         column = pq.read_table(io.BytesIO(raw)).column("logits").combine_chunks()
         return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
 
-    def write(self, part: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
-        """Keep the logits [rows, K] of a part's examples `ids` [rows] as they were given, in `views` where several."""
+    def write(self, piece: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
+        """Keep the logits [rows, K] of a piece's examples `ids` [rows] as they were given, in `views` where several."""
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
-        soft_targets.write_file(self.folder, part, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))
+        soft_targets.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))

@@ -19,15 +19,31 @@ from workers.inputs import Index
 
 LARGEST_PART = 8192
 SMALLEST_PART = 64
-PART_VALUES = 2**22
-"""About how many probabilities a part holds, so that one with many classes has fewer rows."""
+PIECE_VALUES = 2**22
+"""About how many probabilities a teacher answers with at a time."""
+PART_BYTES = 2**24
+"""About how many bytes a part of compressed rows takes in memory."""
 WINDOW = 16
 """Parts that are mixed at a time after the first epoch."""
 
 
-def part_rows(classes: int) -> int:
-    """Rows of a part: a power of two."""
-    return max(SMALLEST_PART, min(LARGEST_PART, 1 << int(math.log2(max(PART_VALUES // classes, 1)))))
+def piece_rows(classes: int) -> int:
+    """Rows of a piece, a power of two: they follow from what teachers send, a number for each class."""
+    return _rows(PIECE_VALUES // classes)
+
+
+def part_rows(classes: int, row_bytes: int | None = None) -> int:
+    """Rows of a part, a power of two and a multiple of `piece_rows`: they follow from what is stored.
+
+    row_bytes: bytes of a row in memory where the store keeps the largest probabilities alone; None: it keeps all, and
+    a part is one piece.
+    """
+    piece = piece_rows(classes)
+    return piece if row_bytes is None else max(piece, _rows(PART_BYTES // row_bytes))
+
+
+def _rows(fit: int) -> int:
+    return max(SMALLEST_PART, min(LARGEST_PART, 1 << int(math.log2(max(fit, 1)))))
 
 
 @dataclass(frozen=True)
@@ -35,11 +51,21 @@ class Layout:
     """How `views` passes over `examples` examples are cut into parts of `rows` rows, the last of each view shorter.
 
     Row r of view v has the id v * examples + r. With one view, ids are rows of the transfer set.
+
+    Teachers answer by the piece: a part is made of consecutive pieces of `piece` rows, by default of one. Pieces are
+    numbered through all parts and views. What is in a piece does not depend on the rows of a part, so that logits
+    that are kept by the piece serve stores of other parts.
     """
 
     examples: int
     rows: int
     views: int = 1
+    piece: int = 0
+    """Rows of a piece; `rows` is a multiple of them. 0: as many as a part has."""
+
+    def __post_init__(self) -> None:
+        if self.piece and self.rows % self.piece:
+            raise ValueError(f"parts of {self.rows} rows in pieces of {self.piece}; expected a multiple")
 
     @property
     def parts_per_view(self) -> int:
@@ -51,9 +77,30 @@ class Layout:
 
     def ids(self, part: int) -> Index:
         """The ids in a part, ascending: [rows] int64."""
+        return self._cut(part, self.rows, self.parts_per_view)
+
+    def pieces(self, part: int) -> range:
+        """The pieces that make a part."""
         view, number = divmod(part, self.parts_per_view)
-        here = _permutation(self.examples)[number * self.rows : (number + 1) * self.rows]
-        return np.sort(here) + view * self.examples
+        each, of_view = self.rows // self._piece, -(-self.examples // self._piece)
+        return range(view * of_view + number * each, view * of_view + min((number + 1) * each, of_view))
+
+    def part_of(self, piece: int) -> int:
+        """The part that a piece belongs to."""
+        view, number = divmod(piece, -(-self.examples // self._piece))
+        return view * self.parts_per_view + number * self._piece // self.rows
+
+    def piece_ids(self, piece: int) -> Index:
+        """The ids in a piece, ascending: [rows] int64."""
+        return self._cut(piece, self._piece, -(-self.examples // self._piece))
+
+    @property
+    def _piece(self) -> int:
+        return self.piece or self.rows
+
+    def _cut(self, number: int, rows: int, per_view: int) -> Index:
+        view, number = divmod(number, per_view)
+        return np.sort(_permutation(self.examples)[number * rows : (number + 1) * rows]) + view * self.examples
 
     def windows(self, epoch: int, seed: int) -> Iterator[list[int]]:
         """The parts that an epoch goes through, those that are mixed together at a time.

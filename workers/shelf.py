@@ -7,6 +7,7 @@ together first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,19 @@ class Shelf:
         if number in self.places:
             self.places.move_to_end(number)
         return self.places.get(number)
+
+    def missing(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Those of the parts that will not be here when it is their turn, where each is found or else put in order."""
+        room = len(self.free) + len(self.places)
+        held = OrderedDict.fromkeys(self.places)
+        for number in numbers:
+            if number in held:
+                held.move_to_end(number)
+                continue
+            if len(held) == room:
+                held.popitem(last=False)
+            held[number] = None
+            yield number
 
     def put(self, number: int, part: Rows) -> Place:
         """Copy a part to a place of its own, in which others may have been before."""

@@ -18,9 +18,10 @@ import io
 import json
 import logging
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,10 +44,19 @@ SoftTargets = NDArray[Any] | TopK
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
-PART_NAME = re.compile(r"part-(\d{6})-([0-9a-f]{16})\.parquet")
+PART_NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")
+"""Six digits at least: the number, and the beginning of the sha256."""
 MADE_BY = b"stillhouse.made_by"
 FORMAT = 2
 """Version of what files in a store mean. 1: `example_id` counted the transfer set, after validation was drawn."""
+
+
+READ_AT_ONCE = 8
+"""Parts that are read at a time where all are to be compared with their checksums."""
+
+
+class DamagedPart(RunError):
+    """A part is not what was written."""
 
 
 class MemberRecord(BaseModel):
@@ -80,8 +90,17 @@ class Part(BaseModel):
     path: str
     rows: int
     sha256: str
+    size: int = 0
+    """Bytes of the file."""
     members: list[str]
     numerics: Numerics
+
+
+class PartFile(NamedTuple):
+    """A part as its name shows it: `sha256` is the beginning of the checksum."""
+
+    path: str
+    sha256: str
 
 
 class Manifest(BaseModel):
@@ -150,8 +169,8 @@ def write_part(
     table = pa.table({**id_columns(ids, views), **columns})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
-    path, checksum = write_file(folder, number, table, options)
-    return Part(path=path, rows=len(ids), sha256=checksum, **made_by)  # type: ignore[arg-type]
+    path, checksum, size = write_file(folder, number, table, options)
+    return Part(path=path, rows=len(ids), sha256=checksum, size=size, **made_by)  # type: ignore[arg-type]
 
 
 def id_columns(ids: Index, views: NDArray[np.int16] | None) -> dict[str, pa.Array]:
@@ -162,19 +181,24 @@ def id_columns(ids: Index, views: NDArray[np.int16] | None) -> dict[str, pa.Arra
 PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
-def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any] = PLAIN) -> tuple[str, str]:
-    """Write a Parquet file that carries its checksum in its name; returns the name and the sha256."""
+def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any] = PLAIN) -> tuple[str, str, int]:
+    """Write a Parquet file that carries its checksum in its name; returns the name, the sha256 and the bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     checksum = storage.sha256(buffer.getvalue())
     name = f"part-{number:06d}-{checksum[:16]}.parquet"
     storage.write_bytes(storage.join(folder, name), buffer.getvalue())
-    return name, checksum
+    return name, checksum, buffer.tell()
 
 
 def files(folder: str) -> list[tuple[int, str, str]]:
     """Number, name and beginning of the checksum of each file that `write_file` made in a folder."""
-    matched = [PART_NAME.fullmatch(name) for name in storage.names(folder)]
+    return named(storage.names(folder))
+
+
+def named(names: Iterable[str]) -> list[tuple[int, str, str]]:
+    """The same of those of the names that `write_file` gave."""
+    matched = [PART_NAME.fullmatch(name) for name in names]
     return [(int(found[1]), found[0], found[2]) for found in matched if found]
 
 
@@ -216,52 +240,74 @@ def take_up(folder: str) -> None:
     storage.remove(storage.join(folder, ABANDONED))
 
 
-def is_abandoned(folder: str) -> bool:
-    return storage.exists(storage.join(folder, ABANDONED))
+def there(folder: str, refused: Container[str] = ()) -> tuple[dict[int, PartFile], bool]:
+    """The parts that are in a folder by now, but for the `refused` files, and whether it is abandoned; none is read.
 
-
-def find(folder: str, number: int, refused: Container[str] = ()) -> Part | None:
-    """The part of this number, where it is there and not one of the `refused` files.
-
-    Raises: `RunError` where it is not what its name says.
+    One call to the storage.
     """
-    for found, name, _ in files(folder):
-        if found == number and name not in refused:
-            uri = storage.join(folder, name)
-            raw = storage.read_bytes(uri)
-            if not is_whole(name, raw):
-                raise _damaged(uri)
-            return _part(name, raw)
-    return None
+    found = storage.names(folder)
+    parts = {number: PartFile(name, beginning) for number, name, beginning in named(found) if name not in refused}
+    return parts, ABANDONED in found
 
 
 def _part(name: str, raw: bytes) -> Part:
     """What is known of a part from its file."""
     read = pq.ParquetFile(io.BytesIO(raw))
     made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
-    return Part(path=name, rows=read.metadata.num_rows, sha256=storage.sha256(raw), **made_by)
+    checksum = storage.sha256(raw)
+    return Part(path=name, rows=read.metadata.num_rows, sha256=checksum, size=len(raw), **made_by)
 
 
 def salvage(folder: str) -> dict[int, Part]:
-    """The whole parts in a folder by their number, each read and its checksum compared.
+    """The whole parts in a folder by their number.
 
-    Parts that are not what their names say are removed, and named in the log.
+    What a complete manifest vouches for is not read here, and compared with its checksum where it is read: files of
+    the size that was written, not changed since the manifest was. Others are read, several at a time. Parts that are
+    not what their names say are removed, and named in the log.
     """
+    listed = {entry.name: entry for entry in storage.entries(folder)}
+    vouched = _vouched(folder, listed)
+    numbers = {name: number for number, name, _ in named(listed)}
+    unread = [name for name in numbers if name not in vouched]
+    with ThreadPoolExecutor(READ_AT_ONCE) as threads:
+        read = dict(zip(unread, threads.map(lambda name: _verified(folder, name), unread), strict=True))
     found: dict[int, Part] = {}
-    for number, name, beginning in files(folder):
-        uri = storage.join(folder, name)
-        raw = storage.read_bytes(uri)
-        if not storage.sha256(raw).startswith(beginning):
-            logger.warning("soft targets '%s' are not what was written; thrown away and computed again", uri)
-            storage.remove(uri)
-            continue
-        part = _part(name, raw)
+    for name, number in numbers.items():
+        part = vouched[name] if name in vouched else read[name]
         known = found.get(number)
-        if known is not None:  # one made by survivors, and one that was to take its place
+        if part is not None and known is not None:  # one made by survivors, and one that was to take its place
             known, part = sorted((known, part), key=lambda each: len(each.members))
             storage.remove(storage.join(folder, known.path))
-        found[number] = part
+        if part is not None:
+            found[number] = part
     return found
+
+
+def _vouched(folder: str, listed: Mapping[str, storage.Entry]) -> dict[str, Part]:
+    """The parts of a complete manifest whose files are as they were when it was written, as far as a listing shows."""
+    manifest = manifest_at(folder) if MANIFEST in listed else None
+    if manifest is None or not manifest.complete:
+        return {}
+    sealed = listed[MANIFEST].changed
+
+    def is_as_it_was(part: Part) -> bool:
+        entry = listed.get(part.path)
+        if entry is None or entry.size != part.size:
+            return False
+        return sealed is None or entry.changed is None or entry.changed <= sealed
+
+    return {part.path: part for part in manifest.parts if is_as_it_was(part)}
+
+
+def _verified(folder: str, name: str) -> Part | None:
+    """A part that is read and compared with its name; None where it had to be removed."""
+    uri = storage.join(folder, name)
+    raw = storage.read_bytes(uri)
+    if is_whole(name, raw):
+        return _part(name, raw)
+    logger.warning("soft targets '%s' are not what was written; thrown away and computed again", uri)
+    storage.remove(uri)
+    return None
 
 
 @dataclass(frozen=True)
@@ -280,29 +326,25 @@ class Rows:
         return int(self.ids.nbytes + self.targets.nbytes + self.entropy.nbytes)
 
 
-def read_part(folder: str, part: Part) -> Rows:
+def read_part(folder: str, part: Part | PartFile) -> Rows:
     """One part, its checksum compared.
 
-    Raises: `RunError` where its content is not what was written.
+    Raises: `DamagedPart` where its content is not what was written.
     """
     uri = storage.join(folder, part.path)
     raw = storage.read_bytes(uri)
-    if storage.sha256(raw) != part.sha256:
-        raise _damaged(uri)
+    if not storage.sha256(raw).startswith(part.sha256):
+        raise DamagedPart(
+            f"soft targets '{uri}': the checksum is not the one that was written. Run the same command again: the part "
+            "is thrown away and computed anew."
+        )
     table = pq.read_table(io.BytesIO(raw))
     ids = table.column("example_id").to_numpy()
     if "top_ids" in table.column_names:
         top = top_k_columns.from_table(table)
         return Rows(ids, top, entropy(top).numpy())
-    values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(part.rows, -1)
+    values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
     return Rows(ids, values, _entropy(values))
-
-
-def _damaged(uri: str) -> RunError:
-    return RunError(
-        f"soft targets '{uri}': the checksum is not the one that was written. Run the same command again: the part is "
-        "thrown away and computed anew."
-    )
 
 
 def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,9 +1,10 @@
 """Members of one architecture computed as one: their weights stacked, one forward pass for all (torch.func, vmap).
 
 Small members leave a GPU idle between kernels, and stacked ones less; large ones fill it alone and gain nothing. So
-both ways are timed on real examples and the faster is taken: never assumed. On a CPU only where it changes no bit,
-since there it must not matter which members share an actor; on a GPU other kernels may differ by rounding, and which
-way was taken is on record with every part.
+both ways are timed there on real examples, in the precision of the pass, and the faster is taken. Other kernels may
+differ by rounding; which way was taken is on record with every part. On a CPU members are never stacked: kernels there
+depend on the number of rows and members, a last micro-batch has fewer rows, and no bit may follow from which members
+share an actor.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ REPEATS = 5
 WORTH = 1.1
 """How many times as fast stacking must be."""
 AGREEMENT = 1e-6
-"""How far probabilities may be apart on a GPU."""
+"""How far probabilities may be apart in float32."""
+ROUNDING = 2.0
+"""In bfloat16: how many times as far from the answers in float32 as those of single members."""
 
 
 def one_by_one(modules: Sequence[nn.Module]) -> Forward:
@@ -49,17 +52,29 @@ def stacked(modules: Sequence[nn.Module]) -> Forward:
 
 @torch.no_grad()
 def worth_stacking(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether stacking is possible, right and faster on `x`, a batch of the size that teachers compute."""
+    """Whether stacking is possible, right and faster on `x`, a batch of the size that teachers compute.
+
+    To be called inside the autocast that they compute under.
+    """
     if len(modules) < 2:
         return False
     single = one_by_one(modules)
     try:
         together = stacked(modules)
-        apart = max(_apart(single(rows), together(rows)) for rows in (x, x[:1]))  # a part may end in a single row
+        right = all(_is_right(single, together, rows) for rows in (x, x[:1]))  # a part may end in a single row
     except Exception:  # whatever a network does that vmap does not
         return False
-    right = apart <= (AGREEMENT if x.is_cuda else 0.0)
     return right and _seconds(single, x) >= WORTH * _seconds(together, x)
+
+
+def _is_right(single: Forward, together: Forward, x: Tensor) -> bool:
+    """Whether stacked members answer `x` as single ones, but for rounding in the precision of the pass."""
+    one, other = single(x), together(x)
+    if not torch.is_autocast_enabled(x.device.type):
+        return _apart(one, other) <= AGREEMENT
+    with torch.autocast(x.device.type, enabled=False):
+        exact = single(x)
+    return _apart(other, exact) <= ROUNDING * _apart(one, exact) + AGREEMENT
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

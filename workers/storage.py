@@ -13,8 +13,10 @@ import posixpath
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,14 +258,65 @@ def _patiently(uri: str, ask: Callable[[], T]) -> T:
 
 
 def names(folder: str) -> list[str]:
-    """The names of what is in a folder, sorted; none where there is no such folder."""
+    """The names of what is in a folder, sorted; none where there is no such folder. One call to the storage."""
     fs, path = filesystem(folder)
+    found = [str(each).rstrip("/") for each in _patiently(folder, lambda: _listed(fs, path, detail=False))]
+    return sorted(posixpath.basename(each) for each in found if each != path.rstrip("/"))
 
-    def list_it() -> list[Any]:
-        fs.invalidate_cache(path)
-        return list(fs.ls(path, detail=False)) if fs.isdir(path) else []
 
-    return sorted(posixpath.basename(str(found).rstrip("/")) for found in _patiently(folder, list_it))
+@dataclass(frozen=True)
+class Entry:
+    """A file as a listing shows it. `changed`: when its content was last written, in seconds since 1970; None where
+    the storage does not say."""
+
+    name: str
+    size: int
+    changed: float | None
+
+
+def entries(folder: str) -> list[Entry]:
+    """The files in a folder by name; none where there is no such folder. One call to the storage."""
+    fs, path = filesystem(folder)
+    found = [
+        Entry(posixpath.basename(str(each["name"])), int(each["size"]), _changed(each))
+        for each in _patiently(folder, lambda: _listed(fs, path, detail=True))
+        if each["type"] == "file" and str(each["name"]) != path
+    ]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _listed(fs: Any, path: str, detail: bool) -> list[Any]:
+    fs.invalidate_cache(path)  # another process may have written there
+    try:
+        return list(fs.ls(path, detail=detail))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+CHANGED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What file systems of fsspec call the time of the last write."""
+
+
+def _changed(info: Mapping[str, Any]) -> float | None:
+    found = next((info[name] for name in CHANGED if info.get(name) is not None), None)
+    try:
+        found = datetime.fromisoformat(found) if isinstance(found, str) else found
+    except ValueError:
+        return None
+    if isinstance(found, datetime):
+        return found.timestamp()
+    return float(found) if isinstance(found, int | float) else None
+
+
+def identity(uri: str) -> str:
+    """What differs once a file is written anew: its size, time, ETag or whatever its storage knows of it."""
+    fs, path = filesystem(uri)
+
+    def ask() -> str:
+        fs.invalidate_cache(posixpath.dirname(path))
+        return str(fs.ukey(path))
+
+    return _patiently(uri, ask)
 
 
 def size(uri: str) -> int:

@@ -11,7 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from workers import checkpoints, faults, metrics, models, soft_targets, storage,
 from workers.data import Dataset
 from workers.feed import HardLabels, SoftLabels
 from workers.order import Layout
-from workers.soft_targets import Part
+from workers.soft_targets import Part, PartFile
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.teacher import Member
 from workers.train_loop import Epoch, Progress, Task
@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
 TELL_TIMEOUT_S = 10.0
-POLL_S, REMOTE_POLL_S = 0.05, 1.0
-"""How often a worker looks for a part that is not there yet."""
+POLL_S, REMOTE_POLL_S = (0.05, 0.5), (1.0, 4.0)
+"""How long a worker waits before it looks once more for a part that is not there yet: first, and at most."""
+POLL_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,24 @@ class Store:
     """Whether teachers are at work on the other parts."""
     refused: frozenset[str] = frozenset()
     """Files that are there and that they make anew."""
+    seen: dict[int, PartFile] = field(default_factory=dict)
+    """Parts that a look into the folder showed."""
 
-    def part(self, number: int) -> Part:
-        """Where a part is, once it is there.
+    def part(self, number: int) -> Part | PartFile:
+        """Where a part is, once it is there. Each look into the folder is one call to the storage, and shows all parts.
 
         Raises: `PassEnded` where it will never be.
         """
-        known = self.parts.get(number)
-        while known is None:
-            ended = not self.coming or soft_targets.is_abandoned(self.folder)  # asked first: it may have come since
-            known = soft_targets.find(self.folder, number, self.refused)
-            if known is None and ended:
-                raise PassEnded
-            if known is None:
-                time.sleep(POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S)
-        return known
+        wait_s, most_s = POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S
+        while number not in self.parts and number not in self.seen:
+            found, abandoned = soft_targets.there(self.folder, self.refused)
+            self.seen.update(found)
+            if number not in found:
+                if abandoned or not self.coming:
+                    raise PassEnded
+                time.sleep(wait_s)
+                wait_s = min(POLL_GROWTH * wait_s, most_s)
+        return self.parts.get(number) or self.seen[number]
 
 
 class PassEnded(Exception):

@@ -19,7 +19,7 @@ from orchestrator.cluster import Placement
 from orchestrator.config import EnsembleSpec
 from orchestrator.room import of_teachers, reserved
 from orchestrator.seats import Seat, starter
-from orchestrator.teachers import TeacherPool
+from orchestrator.teachers import AT_ONCE, TeacherPool
 from tests.makers import MODELS, NUMERICS, blobs
 from workers import checkpoints, models
 from workers.assembly import Assembly
@@ -32,7 +32,7 @@ from workers.specs import ModelSpec
 from workers.teacher import Member
 
 pytestmark = pytest.mark.usefixtures("small_ray")
-ROWS = 12 * 1024
+ROWS = 24 * 1024
 LAYOUT = Layout(ROWS, 1024)
 
 
@@ -168,8 +168,9 @@ def test_a_teacher_that_comes_back_is_used(
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 8: come_back})
     assert heard == [("reweight", ["member-1"]), ("back", ["member-1"])]
-    assert made_by[8] == ["member-0", "member-2"] and made_by[9] == ["member-0", "member-1", "member-2"]
-    ids = LAYOUT.ids(9)
+    fewer, back = ["member-0", "member-2"], 9 + 2 * AT_ONCE  # what had been answered by then stays
+    assert made_by[8] == fewer and all(names == ["member-0", "member-1", "member-2"] for names in made_by[back:])
+    ids = LAYOUT.ids(back)
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
 
 
@@ -265,7 +266,7 @@ class Faulty(nn.Linear):
     def forward(self, x):
         if os.path.exists(self.faults + "/once"):
             os.remove(self.faults + "/once")
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\\nGPU 0 has 79 GiB.")
+            raise RuntimeError("CUDA error: unspecified launch failure\\nCompile with DSA.")
         if os.path.exists(self.faults + "/row.pt") and (x == torch.load(self.faults + "/row.pt")).all(1).any():
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered\\nCompile with DSA.")
         return super().forward(x)
@@ -337,7 +338,7 @@ def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are
     found, heard, made_by = collect(members, data, tmp_path / "store", "reweight", {}, actors=1)
     everybody, others = ["member-0", "member-1", "member-2"], ["member-0", "member-2"]
     assert heard == [("reweight", everybody), ("back", everybody), ("drop", ["member-1"]), ("back", others)]
-    assert made_by == [everybody] * 5 + [others] * 7
+    assert made_by == [everybody] * 5 + [others] * (LAYOUT.parts - 5)
     ids = LAYOUT.ids(5)
     np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
 
@@ -369,7 +370,7 @@ def test_what_cannot_be_written_is_no_teachers_loss(
     heard: list[tuple[str, list[str]]] = []
     for near in (False, True):
         with pytest.raises(
-            RunError, match=r"writing part 0 of the soft targets failed: (NotADirectory|FileExists)Error"
+            RunError, match=r"writing part \d of the soft targets failed: (NotADirectory|FileExists)Error"
         ):
             collect(members, data, tmp_path / "file" / "store", "wait", {}, near, heard=heard)
     assert not heard

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from workers import checkpoints
+from workers import checkpoints, storage
 from workers.errors import RequestError
 
 
@@ -161,3 +161,16 @@ def test_the_recommended_call_writes_what_is_loaded(tmp_path: Path) -> None:
         {"safetensors": safetensors, "model": Tied(), "path": str(tmp_path / "b")},
     )
     checkpoints.load(Tied(), str(tmp_path / "b"))
+
+
+def test_a_file_is_hashed_once_until_it_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, read = str(tmp_path / "weights"), []
+    read_bytes = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: (read.append(uri), read_bytes(uri))[1])  # type: ignore[func-returns-value]
+    for content in (b"first", b"other"):  # of one size
+        storage.write_bytes(uri, content)
+        for _ in range(3):
+            assert checkpoints.sha256(uri) == storage.sha256(content)
+    assert len(read) == 2
+    with pytest.raises(RequestError, match="no such file"):
+        checkpoints.sha256(str(tmp_path / "nothing"))

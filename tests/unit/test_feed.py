@@ -1,5 +1,6 @@
 """The feed: every example once an epoch, in an order that the seed decides, with the soft targets that are its own."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,12 @@ import torch
 from tests.makers import in_memory, stored
 from workers import feed
 from workers.data import Split
+from workers.errors import RunError
 from workers.feed import HardLabels, SoftLabels
-from workers.order import WINDOW, Layout, batch_sizes, part_rows
+from workers.order import WINDOW, Layout, batch_sizes, part_rows, piece_rows
+from workers.shelf import Shelf
+from workers.soft_targets import Part, Rows
+from workers.top_k import bytes_per_row
 
 CPU = torch.device("cpu")
 N = 300
@@ -76,19 +81,70 @@ def test_workers_cut_the_same_batches(make: Callable[[], feed.Epochs], epoch: in
             assert torch.equal(torch.cat([part.soft for part in parts if part.soft is not None]), batch.soft)
 
 
-def test_the_first_epoch_asks_for_parts_one_by_one_in_order() -> None:
-    labels, asked = soft(), []
-    inner = labels.part
-    labels.shelf = None
+def test_parts_are_read_ahead_in_order_and_fail_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = np.random.default_rng(0).random((N, 2), dtype=np.float32)
+    layout, parts = stored(tmp_path, p, rows=30)
+    asked: list[int] = []
 
-    def part(number: int) -> object:
+    def part(number: int) -> Part:
         asked.append(number)
-        return inner(number)
+        if number == 3:
+            raise RuntimeError("gone")
+        return parts[number]
 
-    labels.part = part  # type: ignore[assignment]
-    with pytest.raises(Exception, match="no such file"):  # nothing is read ahead of the part that is needed
-        next(feed.batches(labels, 0, 32, 0, CPU))
-    assert asked == [0]
+    labels, runs = SoftLabels(split(), str(tmp_path), layout, part), []
+    with pytest.raises(RuntimeError, match="gone"):
+        for run in labels.runs(0, 0):
+            runs.append(sorted(run.ids))
+            until = time.monotonic() + 10
+            while len(asked) < 4 and time.monotonic() < until:
+                time.sleep(0.01)
+    assert runs == [layout.ids(number).tolist() for number in range(3)] and asked == [0, 1, 2, 3]
+
+
+def test_only_what_is_waited_for_counts_as_waited(tmp_path: Path) -> None:
+    p = np.random.default_rng(0).random((N, 2), dtype=np.float32)
+    layout, parts = stored(tmp_path, p, rows=100)
+
+    def part(number: int) -> Part:
+        time.sleep(0.2)
+        return parts[number]
+
+    labels = SoftLabels(split(), str(tmp_path), layout, part)
+    for number, _ in enumerate(labels.runs(0, 0)):
+        if number == 0:
+            assert 0.15 < labels.waited_s < 5
+            time.sleep(1.0)  # the others come meanwhile
+            waited_s = labels.waited_s
+    assert labels.waited_s - waited_s < 0.1
+
+
+def test_a_damaged_part_is_not_vouched_for_any_more(tmp_path: Path) -> None:
+    p = np.random.default_rng(0).random((N, 2), dtype=np.float32)
+    layout, parts = stored(tmp_path, p, rows=100)
+    (tmp_path / "manifest.json").write_text("{}")
+    damaged = tmp_path / parts[1].path
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    labels = SoftLabels(split(), str(tmp_path), layout, parts.__getitem__)
+    with pytest.raises(RunError, match=f"{parts[1].path}': the checksum is not .* the same command again"):
+        list(labels.runs(0, 0))
+    assert not (tmp_path / "manifest.json").exists() and damaged.exists()
+
+
+@pytest.mark.parametrize("places", [1, 3, 8])
+def test_what_will_be_missing_from_a_shelf_is_foreseen(places: int) -> None:
+    rows = Rows(np.arange(5), np.zeros((5, 2), np.float32), np.zeros(5, np.float32))
+    shelf, rng = Shelf(places, 5, rows), np.random.default_rng(0)
+    for _ in range(20):
+        numbers = rng.permutation(8)[:6].tolist()
+        foreseen, missing = list(shelf.missing(numbers)), []
+        for number in numbers:
+            if shelf.find(number) is None:
+                missing.append(number)
+                shelf.put(number, rows)
+        assert missing == foreseen
 
 
 @pytest.mark.parametrize("places", [0, 10**9])
@@ -122,8 +178,11 @@ def test_views_follow_one_another() -> None:
     assert sorted(n for w in layout.windows(3, 0) for n in w) == [4, 5, 6, 7]
 
 
-def test_parts_hold_fewer_rows_of_more_classes() -> None:
+def test_parts_have_rows_by_what_is_stored_and_pieces_by_what_is_sent() -> None:
     assert [part_rows(k) for k in (2, 512, 1000, 150_000)] == [8192, 8192, 4096, 64]
+    assert [piece_rows(k) for k in (2, 512, 1000, 49_152, 150_000)] == [8192, 8192, 4096, 64, 64]
+    assert [part_rows(k, bytes_per_row(16)) for k in (20, 1000, 49_152, 150_000)] == [8192] * 4
+    assert [part_rows(49_152, bytes_per_row(k)) for k in (64, 512, 49_152)] == [8192, 4096, 64]
 
 
 def test_more_workers_than_examples_leave_some_without() -> None:

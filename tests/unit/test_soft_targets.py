@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from tests.makers import NUMERICS, stored
-from workers import soft_targets
+from workers import soft_targets, storage
 from workers.errors import RunError
 from workers.soft_targets import Manifest, MemberRecord, Part
 from workers.top_k import TopK
@@ -32,12 +34,56 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_who_waits_for_a_part_gets_no_damaged_one(tmp_path: Path) -> None:
+def test_what_is_there_is_known_by_name_and_verified_where_it_is_read(tmp_path: Path) -> None:
     _, parts = stored(tmp_path, P)
-    assert soft_targets.find(str(tmp_path), 1) == parts[1]
+    found, abandoned = soft_targets.there(str(tmp_path), refused={parts[2].path})
+    assert set(found) == {0, 1} and not abandoned
+    for number in found:
+        one, other = (soft_targets.read_part(str(tmp_path), part) for part in (found[number], parts[number]))
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.targets, other.targets)
+    soft_targets.abandon(str(tmp_path))
+    assert soft_targets.there(str(tmp_path))[1]
     flip_a_byte(tmp_path / parts[1].path)
     with pytest.raises(RunError, match="the checksum is not the one that was written"):
-        soft_targets.find(str(tmp_path), 1)
+        soft_targets.read_part(str(tmp_path), found[1])
+
+
+def read_meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the parts that are read from here on."""
+    read: list[str] = []
+    read_bytes = storage.read_bytes
+
+    def noted(uri: str) -> bytes:
+        if uri.endswith(".parquet"):
+            read.append(uri.rsplit("/", 1)[1])
+        return read_bytes(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", noted)
+    return read
+
+
+def test_what_a_manifest_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, parts = stored(tmp_path, P)
+    read = read_meanwhile(monkeypatch)
+    assert soft_targets.salvage(str(tmp_path)) == parts and len(read) == len(parts)  # nothing vouches for them
+    soft_targets.write_manifest(str(tmp_path), manifest(parts))
+    read.clear()
+    assert soft_targets.salvage(str(tmp_path)) == parts and not read
+    soft_targets.write_manifest(str(tmp_path), manifest(parts).model_copy(update={"complete": False}))
+    assert soft_targets.salvage(str(tmp_path)) == parts and len(read) == len(parts)
+
+
+def test_what_was_changed_since_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, parts = stored(tmp_path, P)
+    soft_targets.write_manifest(str(tmp_path), manifest(parts))
+    read = read_meanwhile(monkeypatch)
+    time.sleep(0.05)  # file systems tell moments apart by some milliseconds
+    flip_a_byte(tmp_path / parts[1].path)
+    (tmp_path / parts[2].path).write_bytes((tmp_path / parts[2].path).read_bytes()[:-1])
+    os.utime(tmp_path / parts[2].path, (0, 0))  # of another size, though it looks old
+    assert soft_targets.salvage(str(tmp_path)) == {0: parts[0]}
+    assert sorted(read) == sorted([parts[1].path, parts[2].path])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -113,3 +159,13 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()
     }
+
+
+def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> None:
+    made = {
+        n: soft_targets.write_part(str(tmp_path), n, np.arange(5), P[:5], ["member-0"], NUMERICS)
+        for n in (7, 999_999, 1_000_000, 12_345_678)
+    }
+    assert [part.path.split("-")[1] for part in made.values()] == ["000007", "999999", "1000000", "12345678"]
+    assert {number for number, _, _ in soft_targets.files(str(tmp_path))} == set(made)
+    assert soft_targets.salvage(str(tmp_path)) == made

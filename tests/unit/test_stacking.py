@@ -61,3 +61,20 @@ def test_only_what_is_faster_and_right_is_stacked(monkeypatch: pytest.MonkeyPatc
     takes(2.0, 1.0)
     monkeypatch.setattr(stacking, "stacked", lambda modules: lambda x: one_by_one(modules)(x) + torch.randn(3, 16, 8))
     assert not worth_stacking(same, x)
+
+
+@torch.no_grad()
+def test_in_the_precision_of_the_pass_it_is_timed_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding apart is no reason against it, and what is timed runs under the pass's autocast."""
+    x, seen = torch.randn(64, 8), []
+
+    def seconds(forward: stacking.Forward, x: Tensor) -> float:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return 3.0 - len(seen)
+
+    monkeypatch.setattr(stacking, "_seconds", seconds)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert worth_stacking(members(), x)
+        assert seen == [True] * 2
+        monkeypatch.setattr(stacking, "stacked", lambda modules: lambda x: one_by_one(modules)(x) * 1.5)
+        assert not worth_stacking(members(), x)

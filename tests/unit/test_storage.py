@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
@@ -39,6 +42,10 @@ class Flaky(MemoryFileSystem):
         self._may_fail()
         return bool(super().isdir(path))
 
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        self._may_fail()
+        return super().ls(path, detail=detail, **kwargs)
+
     def _open(self, path: str, *arguments: Any, **kwargs: Any) -> Any:
         self._may_fail()
         return super()._open(path, *arguments, **kwargs)
@@ -61,6 +68,7 @@ OPERATIONS: list[tuple[Callable[[], Any], Any]] = [
     (lambda: storage.exists(f"{BASE}/file"), True),
     (lambda: storage.is_folder(BASE), True),
     (lambda: storage.names(BASE), ["file"]),
+    (lambda: [(entry.name, entry.size) for entry in storage.entries(BASE)], [("file", 7)]),
     (lambda: storage.size(f"{BASE}/file"), 7),
     (lambda: storage.remove(f"{BASE}/file"), None),
 ]
@@ -84,3 +92,23 @@ def test_what_is_forbidden_is_asked_once() -> None:
     with pytest.raises(PermissionError):
         storage.exists(f"{BASE}/file")
     assert Flaky.failures == 99
+
+
+def test_a_listing_says_what_a_file_is_and_when_it_was_written(tmp_path: Path) -> None:
+    for folder in (BASE, str(tmp_path)):
+        began_s = time.time()
+        storage.write_text(f"{folder}/file", "content")
+        storage.write_text(f"{folder}/below/other", "")
+        (entry,) = storage.entries(folder)
+        assert (entry.name, entry.size) == ("file", 7)
+        assert entry.changed is not None and abs(entry.changed - began_s) < 60
+        assert storage.names(folder) == ["below", "file"]
+        for nothing in ("nowhere", "file"):
+            assert storage.entries(f"{folder}/{nothing}") == storage.names(f"{folder}/{nothing}") == []
+
+
+def test_times_are_understood_as_each_storage_writes_them() -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    for info in ({"LastModified": moment}, {"updated": "2026-01-02T03:04:05.000Z"}, {"mtime": moment.timestamp()}):
+        assert storage._changed(info) == moment.timestamp()
+    assert storage._changed({"updated": "yesterday"}) is None and storage._changed({}) is None

@@ -1,20 +1,25 @@
 """A teacher: the same sum however its members are laid out, and no answer that is no number."""
 
+from contextlib import AbstractContextManager
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from workers import ensemble, teacher
 from workers.errors import RunError
+from workers.faults import Fault
+from workers.inputs import as_tensor, gather, widened
 from workers.packing import PackedLinear
-from workers.teacher import Teacher
+from workers.teacher import Asked, Teacher
 
 X = torch.randn(50, 8)
 WEIGHTS = {"a": 0.2, "b": 0.3, "c": 0.5}
 
 
 def modules() -> dict[str, nn.Module]:
-    made = {}
+    made: dict[str, nn.Module] = {}
     for seed, name in enumerate(WEIGHTS):
         torch.manual_seed(seed)
         made[name] = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -40,19 +45,79 @@ def test_apart_or_together_or_in_waves_it_is_the_same(monkeypatch: pytest.Monkey
     for name, module in modules().items():
         apart += soften(Teacher({name: module}))
     assert torch.equal(together, apart)
-    monkeypatch.setattr(teacher, "_fit", lambda modules, device: False)
+    monkeypatch.setattr(teacher, "_staying", lambda modules, device: frozenset({"b"}))
     waves = Teacher(modules())
     waves.prepare(True, X)  # there is nothing to stack where members come and go
-    assert not waves.resident and torch.equal(soften(waves), together)
+    assert waves.takes_turns and torch.equal(soften(waves), together)
 
 
-def test_stacked_it_is_the_same_to_rounding() -> None:
-    one = Teacher(modules())
-    alone = soften(one)
-    assert one.prepare(True, X) is True
-    apart = (soften(one) - alone).abs().max().item() / 2**30
-    assert apart < 1e-6
-    assert one.prepare(False, X) is False and torch.equal(soften(one), alone)
+def test_members_that_take_turns_go_once_for_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    lent: list[nn.Module] = []
+    lend = teacher.lent
+
+    def lent_and_counted(module: nn.Module, device: torch.device) -> AbstractContextManager[None]:
+        lent.append(module)
+        return lend(module, device)
+
+    monkeypatch.setattr(teacher, "lent", lent_and_counted)
+    monkeypatch.setattr(teacher, "_staying", lambda modules, device: frozenset({"b"}))
+    waves, resident = Teacher(modules(), micro_batch=8), modules()
+    pieces = [X[:20], X[20:40], X[40:]]
+    found = waves.soften_all([Asked(x) for x in pieces], temperature=2.0, weights=WEIGHTS, combine="arithmetic")
+    assert len(lent) == 2 and all(p.device.type == "cpu" for module in lent for p in module.parameters())
+    monkeypatch.undo()
+    for x, total in zip(pieces, found, strict=True):
+        expected = Teacher(resident, micro_batch=8).soften(x, temperature=2.0, weights=WEIGHTS, combine="arithmetic")
+        assert torch.equal(total, expected)
+
+
+def test_as_many_members_stay_on_the_device_as_fit_beside_a_place_for_the_others() -> None:
+    sizes = {"a": 4, "b": 4, "c": 4, "d": 2}
+    assert teacher._fitting(sizes, 14) == {"a", "b", "c", "d"}
+    assert teacher._fitting(sizes, 13) == {"a", "b"}
+    assert teacher._fitting(sizes, 10) == {"a", "d"}
+    assert teacher._fitting(sizes, 3) == frozenset()
+
+
+def test_where_memory_does_not_suffice_members_take_turns_and_no_bit_changes() -> None:
+    class Hungry(nn.Linear):
+        full = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            if Hungry.full:
+                Hungry.full = False
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            return super().forward(x)
+
+    nets = {**modules(), "b": Hungry(8, 4)}
+    Hungry.full = False
+    expected = soften(Teacher(nets))
+    Hungry.full, one = True, Teacher(nets)
+    assert torch.equal(soften(one), expected) and one.takes_turns
+
+
+class Raises(nn.Linear):
+    """Raises what it is told."""
+
+    error: Exception
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise Raises.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), torch.OutOfMemoryError("a fault")])
+def test_what_a_member_raises_names_it(error: Exception) -> None:
+    Raises.error = error
+    with pytest.raises(Fault, match=f"^{type(error).__name__}: a fault") as raised:
+        soften(Teacher({**modules(), "b": Raises(8, 4)}))
+    assert raised.value.of == "b"
+
+
+def test_a_gpu_that_torch_does_not_see_is_no_gpu_to_compute_on() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(RunError, match=r"torch sees no CUDA on .*num_gpus: 0"):
+        Teacher(modules(), device=torch.device("cuda"))
 
 
 def test_packed_it_is_the_same_to_rounding_and_the_same_bits_in_any_company() -> None:
@@ -84,3 +149,77 @@ def test_nan_is_named(stack: bool) -> None:
     one.prepare(stack, X)
     with pytest.raises(RunError, match=r"^b answers NaN"):
         soften(one)
+
+
+@pytest.mark.parametrize("choice", [None, True])
+@pytest.mark.parametrize("width", [24, 64, 300])
+def test_on_a_cpu_no_bit_follows_from_which_members_share_a_teacher(
+    width: int, choice: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last micro-batch of 69 rows has five; whatever a timing says must not matter either."""
+    monkeypatch.setattr(teacher, "worth_stacking", lambda *_: True)
+    x, names = torch.randn(69, 20, generator=torch.Generator().manual_seed(0)), [f"member-{k}" for k in range(20)]
+
+    def made_by(*actors: list[str]) -> Tensor:
+        total = torch.zeros(69, 4, dtype=torch.int32)
+        for hosted in actors:
+            nets = {}
+            for name in hosted:
+                torch.manual_seed(names.index(name))
+                nets[name] = nn.Sequential(
+                    nn.Linear(20, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+                )
+            one = Teacher(nets, micro_batch=64)
+            assert one.prepare(choice, x) is False
+            total += one.soften(x, temperature=2.0, weights=dict.fromkeys(hosted, 0.05), combine="arithmetic")
+        return total
+
+    together = made_by(names)
+    assert torch.equal(made_by(*([name] for name in names)), together)
+    assert torch.equal(made_by(names[:13], names[13:]), together)
+    assert torch.equal(made_by(names[::2], names[1::2]), together)
+
+
+def test_in_bfloat16_a_teachers_answers_keep_their_digits() -> None:
+    torch.manual_seed(0)
+    nets: dict[str, nn.Module] = {"a": nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 500))}
+    x = torch.randn(5000, 8)
+
+    def ties(one: Teacher) -> float:
+        total = one.soften(x, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+        top = total.topk(2, dim=-1).values
+        return float((top[:, 0] == top[:, 1]).double().mean())
+
+    cpu = torch.device("cpu")
+    one = Teacher(nets, "bfloat16", device=cpu)
+    assert ties(one) > 0.01
+    one.prepare(None, x)
+    assert ties(one) < 1e-4 and not one._whole
+
+
+def test_a_member_whose_last_product_cannot_be_told_apart_is_computed_in_float32() -> None:
+    class Script(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.jit.script(nn.Linear(8, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x)
+            return y
+
+    nets: dict[str, nn.Module] = {"a": Script()}
+    one = Teacher(nets, "bfloat16", device=torch.device("cpu"))
+    one.prepare(None, X)
+    found = one.soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    whole = Teacher(nets, "float32").soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"])
+def test_what_is_sent_narrow_is_what_models_take(kind: str) -> None:
+    rows = np.arange(12).reshape(3, 4).astype(kind)
+    narrow, wide = as_tensor(rows, narrow=True), as_tensor(rows)
+    assert torch.equal(widened(narrow), wide) and widened(narrow).dtype == wide.dtype
+    assert narrow.nbytes <= max(rows.nbytes, 12) or kind in ("float64", "bool")
+    assert torch.equal(gather(rows, np.array([2, 0]), narrow=True), narrow[[2, 0]])
+    assert widened(wide) is wide  # on a CPU nothing is copied once more

@@ -1,0 +1,145 @@
+"""A network under autocast whose last product is computed in float32, so that its logits are not rounded to bfloat16.
+
+bfloat16 has 8 significant bits: logits rounded to it tie for the first place in 1.6 to 6% of rows. What comes before
+may be rounded, since products average it out; the logits' own digits come from the last product.
+
+Which product is the last is found by one forward pass that counts them, whatever they are called by: a linear layer, a
+convolution, a product with the embedding's weights. The module that computes it gets a class that does the same and
+leaves autocast for that product alone. A network whose products cannot be seen (a scripted one) stays as it is, and is
+left to be computed in float32 as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+PRODUCTS = {
+    *("linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "chain_matmul"),
+    *("addmm", "addmv", "addbmm", "baddbmm", "einsum", "tensordot", "convolution"),
+    *(f"conv{transposed}{dimensions}d" for transposed in ("", "_transpose") for dimensions in (1, 2, 3)),
+}
+"""The functions of torch that autocast computes in bfloat16, by their names."""
+ROUNDED = 0.5
+"""Of a few logits, the share that bfloat16 could hold from which on all of them count as rounded."""
+
+
+class _Counting(TorchFunctionMode):
+    """Calls `seen` before each product."""
+
+    def __init__(self, seen: Callable[[], None]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in PRODUCTS:
+            self.seen()
+        return function(*args, **(kwargs or {}))
+
+
+class _OneInFloat32(TorchFunctionMode):
+    """Computes the product of this number in float32, counted from 1."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in PRODUCTS:
+            self.left -= 1
+            if self.left == 0:
+                device = next((t.device.type for t in args if isinstance(t, Tensor)), "cpu")
+                with torch.autocast(device, enabled=False):
+                    return function(*_widened(args), **_widened(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+class _LastProduct:
+    """Mixed into the class of the module that computes the last product; `last_product` is its number there."""
+
+    last_product: int
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _OneInFloat32(self.last_product):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+@cache
+def _with_last_product(kind: Any) -> Any:
+    """One class for all modules of a kind, since members of one class can be stacked."""
+    return type(kind.__name__, (_LastProduct, kind), {})
+
+
+@torch.no_grad()
+def in_float32(module: nn.Module, x: Tensor) -> bool:
+    """Let the module compute its last product in float32; whether its logits keep their digits then.
+
+    To be called inside the autocast that it computes under. x: a few examples [B, ...].
+    """
+    try:
+        holder, number = _last_product(module, x)
+        if not isinstance(holder, _LastProduct):
+            kind: Any = type(holder)
+            holder.__class__ = _with_last_product(kind)
+            holder.last_product = number  # type: ignore[assignment]
+        return not is_rounded(module(x))
+    except Exception:  # whatever a network does that cannot be looked into
+        return False
+
+
+def is_rounded(logits: Tensor) -> bool:
+    """Whether logits have no more digits than bfloat16."""
+    values = logits.float()
+    exact = values.to(torch.bfloat16).float() == values
+    return bool(exact.float().mean() > ROUNDED)
+
+
+def _last_product(module: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
+    """The innermost module in whose forward pass the last product is computed, and its number there.
+
+    Raises: ValueError where no product is seen.
+    """
+    inside: list[list[Any]] = []
+    last: list[Any] = []
+
+    def enter(entered: nn.Module, _: Any) -> None:
+        inside.append([entered, 0])
+
+    def leave(*_: Any) -> None:
+        inside.pop()
+
+    def seen() -> None:
+        for each in inside:
+            each[1] += 1
+        last[:] = inside[-1]
+
+    hooks = [hook for m in module.modules() for hook in _hooked(m, enter, leave)]
+    try:
+        with _Counting(seen):
+            module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not last:
+        raise ValueError("no product was seen")
+    return last[0], last[1]
+
+
+def _hooked(module: nn.Module, enter: Any, leave: Any) -> Sequence[Any]:
+    return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
+
+
+def _widened(value: Any) -> Any:
+    """The same arguments, their numbers of fewer bits in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() and value.element_size() < 4 else value
+    if isinstance(value, Mapping):
+        return {name: _widened(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_widened(each) for each in value)
+    return value
