@@ -630,7 +630,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         own = of(factory, "student")
         folder, reference = str(tmp_path / "student"), cast(Any, data)
         job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
-        student._train(job, rank=0, world=1)
+        student._train(job, rank=0, world=1, begun=lambda progress: None)
 
     monkeypatch.setattr(jobs, "_begun", MagicMock())  # there is no Ray
     assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
