@@ -107,8 +107,8 @@ class TeacherActor:
                 )
         return Started(stacked, processes.here(), part_s, first)
 
-    @ray.method(num_returns=2)
     @faults.raises_faults
+    @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
     def soften(
         self, part: int, temperature: float, weights: dict[str, float], combine: str
     ) -> tuple[int, NDArray[Any]]:
