@@ -105,8 +105,9 @@ def test_the_sum_of_times_is_the_time_of_all() -> None:
     def all_of_them(x: Tensor) -> Tensor:
         return torch.stack([answer(x) for answer in answers])
 
-    together = evaluate.percentiles(evaluate.times_ms(all_of_them, example, 40))
+    together = evaluate.times_ms(all_of_them, example, 40)
     each = [evaluate.times_ms(answer, example, 40, 1000) for answer in answers]
     assert [len(times) for times in each] == [40] * 3
-    apart = evaluate.percentiles(np.sum(each, axis=0))
-    assert apart["p50"] == pytest.approx(3.5, rel=0.2) and together["p50"] == pytest.approx(apart["p50"], rel=0.2)
+    apart = np.sum([np.sort(times) for times in each], axis=0)
+    # The quickest, since other work on the machine only adds time.
+    assert min(apart) == pytest.approx(3.5, rel=0.2) and min(together) == pytest.approx(min(apart), rel=0.2)
