@@ -80,6 +80,9 @@ def test_the_report_keeps_its_contract(finished: Path) -> None:
     assert parameters["member"] == 8 * 24 + 24 + 24 * 3 + 3 and parameters["ensemble"] == 3 * parameters["member"]
     assert [point["members"] for point in found["curve"]] == [1, 2, 3]
     assert found["curve"][-1]["accuracy"] == pytest.approx(accuracy["ensemble"])
+    nll = {s["name"]: s["test"]["nll"] for s in found["systems"]}
+    assert nll["ensemble"] <= np.mean([nll[f"member-{k}"] for k in range(3)]), "as Jensen has it"
+    assert found["curve"][-1]["nll"] == pytest.approx(nll["ensemble"])
     assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
     assert found["bound_by"] in ("teacher", "driver", "student")
     stages = ["members", "predictions", "baseline", "soft targets", "student", "evaluation"]
