@@ -129,7 +129,7 @@ def _run(asked: argparse.Namespace) -> None:
 
     with Screen() as screen:
         with interrupts.at_once():
-            screen.wait_for("reading the configuration")
+            screen.wait_for("reading the configuration", brief=True)
             from orchestrator.config import RunConfig
 
             config = RunConfig.load(asked.config, asked.overrides)

@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 PIPE_WIDTH = 160
 PLAIN_INTERVAL_S = 5.0
-QUICK_S = 0.5
-"""How long start-up shows nothing in plain lines."""
 START = "start-up"
 """What the screen calls the time before the first stage."""
 OURS = ("orchestrator", "workers", "__main__")
@@ -71,7 +69,6 @@ class Screen:
         self._live: Progress | None = None
         self._open_lines: list[Line] = []
         self._start: tuple[Line, float] | None = None
-        self._awaited = ""
         self._lock = threading.RLock()
 
     def __enter__(self) -> Screen:
@@ -80,9 +77,6 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._start is not None:
-            self._start = None
-            self._late.cancel()
         for line in [*self._open_lines]:
             self._close(line)
 
@@ -90,32 +84,24 @@ class Screen:
         """One plain line, above the progress."""
         self._show(lambda: self.err.print(text, markup=False, soft_wrap=True))
 
-    def wait_for(self, what: str) -> None:
-        """Show what the run waits for before its first stage; `started` ends it."""
-        with self._lock:
-            if self._start is None:
-                self._start = (self._open(START), time.monotonic())
-                self._late = threading.Timer(QUICK_S, self._tell)
-                self._late.daemon = True
-                self._late.start()
-            self._awaited = what
-            if self._live is not None or not self._late.is_alive():
-                self._tell()
+    def wait_for(self, what: str, *, brief: bool = False) -> None:
+        """Show what the run waits for before its first stage; `started` ends it.
 
-    def _tell(self) -> None:
-        """Show what is awaited; in plain lines after `QUICK_S`, so that a request refused at once is one message."""
-        with self._lock:
-            if self._start is not None:
-                line, _ = self._start
-                line.last_said_s = 0.0  # each is news
-                self.progress(line, 0, None, self._awaited)
+        brief: plain lines omit it, so that a configuration that is refused at once is a single message.
+        """
+        if self._start is None:
+            self._start = (self._open(START), time.monotonic())
+        line, _ = self._start
+        if brief and self._live is None:
+            return
+        line.last_said_s = 0.0  # each is news
+        self.progress(line, 0, None, what)
 
     def started(self) -> None:
         """All that comes before the first stage is done."""
         if self._start is not None:
             line, began_s = self._start
             self._start = None
-            self._late.cancel()
             self._close(line)
             self.say(f"{line.name:<14} {time.monotonic() - began_s:.1f} s")
 

@@ -1,4 +1,4 @@
-"""The MLflow runs of one `stillhouse run`: made once, found again by whoever continues them, ended once.
+"""The MLflow runs of one `stillhouse run`: made once, found again by the run that continues them, ended once.
 
 Everything here goes through MLflow's client alone, and nothing knows what is logged to a run. Several processes may
 begin at the same moment: what another one has just made is used.

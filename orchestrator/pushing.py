@@ -1,7 +1,7 @@
 """`stillhouse report RUN --push`: what a tracker has not got of a finished run, because it was down meanwhile.
 
 All of it comes from the run's folder, wherever that lies by now. No module is imported, no factory called and no data
-set read: a folder may come from somebody else.
+set read: a folder may have another origin.
 """
 
 from __future__ import annotations

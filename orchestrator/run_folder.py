@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from orchestrator import lock
 from orchestrator.config import RunConfig
 from orchestrator.events import last_opened
 from workers import factories, storage
@@ -47,7 +48,7 @@ def check(config: RunConfig, *, fresh: bool) -> None:
     fresh: the run is to remove the results of earlier ones first.
     """
     folder = config.folder
-    mark, present = _mark_in(folder), [name for name in storage.names(folder) if not name.startswith("run.lock")]
+    mark, present = _mark_in(folder), [name for name in storage.names(folder) if not name.startswith(lock.NAME)]
     if mark is None:
         if fresh and present:
             raise RequestError(
@@ -81,7 +82,7 @@ def mark(folder: str) -> None:
 
 def clear(folder: str) -> None:
     """Remove what earlier runs wrote, and nothing else; the mark and the lock stay."""
-    kept = (MARK, "run.lock")
+    kept = (MARK, lock.NAME)
     ours = [path for path in storage.files_below(folder) if path not in kept and _is_written(path)]
     storage.remove_files(folder, ours)
 

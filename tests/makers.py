@@ -124,3 +124,8 @@ def in_memory(
         feed.read(number)
     shutil.rmtree(folder)
     return feed
+
+
+def message(shown: str) -> str:
+    """What stderr shows after the lines of a start-up that takes longer."""
+    return "".join(line for line in shown.splitlines(True) if not line.startswith("  start-up: "))

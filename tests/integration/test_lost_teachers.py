@@ -244,7 +244,8 @@ def test_nonsense_is_a_loss_and_its_neighbours_go_on(
 
 
 def test_failing_names_the_member(members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"teacher of member-1 was lost .* `ensemble\.on_member_loss: fail`"):
+    expected = r"teacher of member-1 was lost: ActorDiedError\. `ensemble\.on_member_loss: fail`"
+    with pytest.raises(RunError, match=expected):
         collect(members, data, tmp_path, "fail", {1: kill})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,9 @@ def test_the_report_keeps_its_contract(finished: Path) -> None:
     assert parameters["member"] == 8 * 24 + 24 + 24 * 3 + 3 and parameters["ensemble"] == 3 * parameters["member"]
     assert [point["members"] for point in found["curve"]] == [1, 2, 3]
     assert found["curve"][-1]["accuracy"] == pytest.approx(accuracy["ensemble"])
+    nll = {s["name"]: s["test"]["nll"] for s in found["systems"]}
+    assert nll["ensemble"] <= np.mean([nll[f"member-{k}"] for k in range(3)]), "as Jensen has it"
+    assert found["curve"][-1]["nll"] == pytest.approx(nll["ensemble"])
     assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
     assert found["bound_by"] in ("teacher", "driver", "student")
     stages = ["members", "predictions", "baseline", "soft targets", "student", "evaluation"]
@@ -250,6 +254,8 @@ def test_alone_on_a_machine_ray_is_started_on_loopback_and_taken_down(tmp_path: 
     (tmp_path / "watch.py").write_text(
         "import ray\n"
         "def address(probabilities, labels):\n"
+        "    if not ray.is_initialized():\n"
+        "        return {'on_loopback': 1.0}  # tried before Ray is there\n"
         "    nodes = {node['NodeManagerAddress'] for node in ray.nodes()}\n"
         "    return {'on_loopback': float(nodes == {'127.0.0.1'})}\n"
     )
@@ -257,7 +263,8 @@ def test_alone_on_a_machine_ray_is_started_on_loopback_and_taken_down(tmp_path: 
     command += ["--set", 'evaluation.metrics=[{factory: "watch:address"}]']
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "STILLHOUSE_TEST": str(tmp_path)})
     assert done.returncode == 0, done.stderr
-    assert "members ..." in done.stderr and "Ray" not in done.stderr and "mean of 2 members" in done.stdout
+    assert "members ..." in done.stderr and "mean of 2 members" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if "Ray" in line and not line.startswith("  start-up: ")]
     found = json.loads((tmp_path / "runs/small/report.json").read_text())
     assert all(system["test"]["on_loopback"] == 1.0 for system in found["systems"])
     left = [p for p in Path("/proc").glob("[0-9]*/environ") if _holds(p, f"STILLHOUSE_TEST={tmp_path}")]
@@ -306,5 +313,6 @@ def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pyte
     )
     assert main(["run", str(path)]) == 1
     said = capsys.readouterr().err
-    assert "training the baseline failed: ValueError: tubes are clogged" in said and "Traceback" not in said
+    assert re.search(r"training the baseline .*failed again in a fresh process: ValueError: tubes are clogged", said)
+    assert "Traceback" not in said
     assert "resumes" in said

@@ -107,7 +107,9 @@ def test_the_teachers_end_is_the_students_end(tmp_path: Path) -> None:
         "def net(): return Net(8, 3)\n"
     )
     started = time.monotonic()
-    with pytest.raises(Exception, match=r"teacher of member-[01].* failed: ValueError: too much"):
+    with pytest.raises(
+        Exception, match=r"teacher of member-[01] was lost again in a fresh process at part 0 .*: ValueError: too much"
+    ):
         run(RunConfig.load(str(path)))
     assert time.monotonic() - started < 120
 
@@ -178,7 +180,7 @@ def test_what_ends_one_worker_ends_the_run_and_is_named(tmp_path: Path) -> None:
     path = prepared(tmp_path, **changes)
     (tmp_path / "models.py").write_text(MODELS + ODD)
     started = time.monotonic()
-    with pytest.raises(RunError, match="training the baseline failed: ValueError: rank one is broken"):
+    with pytest.raises(RunError, match=r"training the baseline .*failed.*: ValueError: rank one is broken"):
         run(RunConfig.load(str(path)))
     assert time.monotonic() - started < 120
 

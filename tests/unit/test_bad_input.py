@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.cli import main
-from tests.makers import blobs, write_config
+from tests.makers import blobs, message, write_config
 
 X, Y = blobs(600, 1)
 Prepare = Callable[[Path], object]
@@ -234,11 +234,6 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
 
 def everything(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
-
-
-def message(shown: str) -> str:
-    """What stderr shows after the lines of a start-up that takes longer."""
-    return "".join(line for line in shown.splitlines(True) if not line.startswith("  start-up: "))
 
 
 @pytest.mark.parametrize("case", CATALOGUE)

@@ -50,7 +50,7 @@ def test_the_first_line_comes_before_what_is_heavy(command: str, tmp_path: Path)
         f"cli.main(['{command}', '{write_config(tmp_path)}'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] in ("start-up: reading the configuration []", "python []")
+    assert done.stdout.splitlines()[0] in ("start-up: loading torch, Ray and MLflow []", "python []")
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])

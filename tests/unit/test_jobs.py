@@ -89,7 +89,7 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
         example = torch.from_numpy(data().test.x[:1])
         together = evaluate.percentiles(evaluate.times_ms(all_of_them, example, 40))
         ratios.append(apart["p50"] / together["p50"])
-    assert 0.6 < np.median(ratios) < 1.6
+    assert 0.5 < np.median(ratios) < 2.0
 
 
 def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:

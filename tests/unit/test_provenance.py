@@ -368,7 +368,14 @@ def test_augmentations_follow_from_what_they_reach_and_read(folder: Path) -> Non
     np.savez(folder / "a.npz", x=np.ones((6, 2), np.float32), y=np.array([0, 1] * 3))
     (folder / "aug.py").write_text(AUGMENT)
     (folder / "noise.txt").write_text("0.5")
-    values = {"kind": "npz", "train": "a.npz", "test": "a.npz", "validation": "a.npz", "root": str(folder)}
+    values: dict[str, Any] = {
+        "kind": "npz",
+        "train": "a.npz",
+        "test": "a.npz",
+        "validation": "a.npz",
+        "root": str(folder),
+    }
+    values["allow_overlap"] = True
     spec = DataSpec(**values, augment={"factory": "aug:shift", "folder": str(folder)})
     before = data.load(spec, 0).augmentation
     assert before["code"].keys() == {"aug.py", "shapes.py"} and before["files"].keys() == {"noise.txt"}

@@ -15,7 +15,7 @@ import torch
 from orchestrator import preflight
 from orchestrator.cli import main
 from orchestrator.config import RunConfig
-from tests.makers import blobs, write_config
+from tests.makers import blobs, message, write_config
 from workers import checkpoints, compiling, jobs, models, student, train_loop, trial
 from workers.data import Dataset, Split
 from workers.errors import RequestError, RunError
@@ -391,7 +391,7 @@ def test_it_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     path = write(tmp_path, student, kwargs, **changes)
     before = sorted(tmp_path.rglob("*"))
     assert main(["run", str(path)]) == 2
-    said = capsys.readouterr().err
+    said = message(capsys.readouterr().err)
     assert "Traceback" not in said and said.startswith("stillhouse: student model 'models:build'"), said
     assert re.search(words, said), said
     assert sorted(tmp_path.rglob("*")) == before
@@ -630,7 +630,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         own = of(factory, "student")
         folder, reference = str(tmp_path / "student"), cast(Any, data)
         job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
-        student._train(job, rank=0, world=1)
+        student._train(job, rank=0, world=1, begun=lambda progress: None)
 
     monkeypatch.setattr(jobs, "_begun", MagicMock())  # there is no Ray
     assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
