@@ -13,6 +13,7 @@ from orchestrator import environment
 
 environment.prepare()  # before anything imports Ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home of who runs tests
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a unit test that reaches Ray fails, instead of starting one
 os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
 
 

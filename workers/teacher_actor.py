@@ -117,7 +117,7 @@ class TeacherActor:
                 )
         return Started(stacked, processes.here(), part_s, first)
 
-    @faults.raises_faults  # type: ignore[arg-type]  # of Ray's stub, which hides the function
+    @faults.raises_faults
     @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
     def soften(
         self, piece: int, temperature: float, weights: dict[str, float], combine: str, ahead: Sequence[int] = ()

@@ -19,7 +19,7 @@ from orchestrator import assembling
 from orchestrator.assembling import Assembler, Unmade
 from tests.makers import NUMERICS
 from workers import ensemble, soft_targets
-from workers.assembly import Assembly, Rule
+from workers.assembly import Assembly, PartTask, Rule
 from workers.errors import RunError
 from workers.numbering import Numbering
 from workers.order import Layout
@@ -139,11 +139,18 @@ class Task:
         return future
 
 
+def beside_teachers(
+    monkeypatch: pytest.MonkeyPatch, reduce: Any = Rule.reduce, fail: Mapping[int, Exception] | None = None
+) -> None:
+    """No Ray task is started: a part of a single piece, as the last one, is written in this process too."""
+    monkeypatch.setattr(assembling, "reduced_beside_teachers", Task(reduce, fail or {}))
+    monkeypatch.setattr(assembling, "part_beside_teachers", Task(PartTask.part, {}))
+
+
 def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(N, 32, piece=8)
     lost = ray.exceptions.ObjectLostError("00" * 28, b"", "")
-    task = Task(lambda rule, *values: rule.reduce(*values), {2: lost})
-    monkeypatch.setattr(assembling, "reduced_beside_teachers", task)
+    beside_teachers(monkeypatch, fail={2: lost})
     with Assembler(made_of(tmp_path / "near", layout), range(4), near=True, at_once=2) as work:
         with pytest.raises(Unmade) as unmade:
             go_on(work, ["a", "b"])
@@ -171,7 +178,7 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
         return call_or_fail
 
     if near:
-        monkeypatch.setattr(assembling, "reduced_beside_teachers", Task(failing(Rule.reduce), {}))
+        beside_teachers(monkeypatch, failing(Rule.reduce))
     else:
         monkeypatch.setattr(Assembly, what, failing(getattr(Assembly, what)))
     with Assembler(made_of(tmp_path / "once", layout), range(4), near=near, at_once=1) as work:

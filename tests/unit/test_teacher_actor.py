@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tests.makers import MODELS, NUMERICS, blobs
-from workers import checkpoints, mapped, models, teacher_actor
+from workers import checkpoints, mapped, models, processes, teacher_actor
 from workers.data import Dataset, Split
 from workers.errors import RunError
 from workers.inputs import micro_batch
 from workers.kept_logits import KeptLogits
 from workers.order import Layout
+from workers.processes import Where
 from workers.specs import ModelSpec
 from workers.teacher import Member
 
@@ -59,7 +60,8 @@ def test_members_that_are_not_asked_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(each[0] + each[1], both)
 
 
-def test_when_it_starts_it_answers_twice(tmp_path: Path) -> None:
+def test_when_it_starts_it_answers_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "here", lambda: Where("node", os.getpid()))
     started = host(tmp_path / "sound").ready(None)
     assert set(started.probes) == set(SHARES) and started.part_s > 0
     for said in started.probes.values():
