@@ -41,24 +41,37 @@ class Measured:
     extra: dict[str, float]
 
 
-def member_weights(run: Context, members: Sequence[Member]) -> list[float]:
-    """The members' weights, summing to 1: uniform, given, or fitted to the validation labels."""
-    spec = run.config.ensemble
+@dataclass(frozen=True)
+class MeasuredEnsemble:
+    """The members' weights, the test figures of each member and of the ensemble by name, and what an ensemble of 1, 2,
+    ... members is worth. reused: no member had to predict anything."""
+
+    weights: list[float]
+    measured: dict[str, Measured]
+    curve: list[CurvePoint]
+    reused: bool
+
+
+def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
+    """Weigh the members as the configuration asks, and measure them and their mean on the test split."""
+    asked = [(member, _of_members(run)) for member in members]
+    predicted = _predict(run, asked, "test", run.placement)
+    spec, reused = run.config.ensemble, predicted.reused
     if spec.weights == "uniform":
-        return ensembles.normalised([1.0] * len(members))
-    if spec.weights != "validation":
-        return ensembles.normalised(spec.weights)
-    asked = [(member, _of_members(run)) for member in members]
-    return mixture.fit_weights(np.stack(_predict(run, asked, "validation", run.placement, of_labels=True)))
+        weights = ensembles.normalised([1.0] * len(members))
+    elif spec.weights == "validation":
+        of_labels = _predict(run, asked, "validation", run.placement, of_labels=True)
+        weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
+    else:
+        weights = ensembles.normalised(spec.weights)
+    measured, curve = _measure_members(run, members, predicted.of_each, weights)
+    return MeasuredEnsemble(weights, measured, curve, reused and not run.config.evaluation.metrics)
 
 
-def measure_ensemble(
-    run: Context, members: Sequence[Member], weights: Sequence[float]
+def _measure_members(
+    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: Sequence[float]
 ) -> tuple[dict[str, Measured], list[CurvePoint]]:
-    """Test figures of each member and of the ensemble, by name, and what an ensemble of 1, 2, ... members is worth."""
     combine, labels = run.config.ensemble.combine, run.dataset.test.y
-    asked = [(member, _of_members(run)) for member in members]
-    of_members = _predict(run, asked, "test", run.placement)
     predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}
     sums = {name: evaluate.measure(p, labels) for name, p in predicted.items()}
     sums[ENSEMBLE] = mixture.measure_mean(of_members, weights, combine, labels)
@@ -77,7 +90,7 @@ def compare_systems(
     """Each system's test figures, size and latency. measured: members and ensemble."""
     place = cluster.place_student(run.machines)
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
-    predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place), strict=True))
+    predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
     sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
     measured = {**measured, **_measured(run, sums, predicted)}
     of_members = [(member, _of_members(run)) for member in members]
@@ -110,9 +123,16 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
     return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
 
 
+@dataclass(frozen=True)
+class _Predicted:
+    of_each: list[LogProbabilities]
+    reused: bool
+    """Whether an earlier run had kept them all."""
+
+
 def _predict(
     run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
-) -> list[LogProbabilities]:
+) -> _Predicted:
     """What each system predicts for a split, [N, K], or [N] for its labels alone; kept, so that a run that is resumed
     needs no machines for it."""
     known = {member.name: (member, how) for member, how in systems}
@@ -127,7 +147,7 @@ def _predict(
         if name not in found
     }
     found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
-    return [found[name] for name in known]
+    return _Predicted([found[name] for name in known], reused=not missing)
 
 
 def _mark(run: Context, asked: Asked, split: str, of_labels: bool) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from orchestrator import cluster, preflight, ray_train, run_folder, student_model, tracking_record, training
 from orchestrator import report as reports
-from orchestrator.comparison import compare_systems, measure_ensemble, member_weights
+from orchestrator.comparison import compare_systems, measure_ensemble
 from orchestrator.config import RunConfig
 from orchestrator.console import Screen
 from orchestrator.context import Context
@@ -70,14 +70,14 @@ def _stages(run: Context) -> Report:
         journal.note(note)
     members = _members(run)
     teachers = [m.member for m in members]
-    with journal.stage("predictions"):  # now, while there are machines for members
-        weights = member_weights(run, teachers)
-        measured, curve = measure_ensemble(run, teachers, weights)
+    with journal.stage("predictions") as stage:  # now, while there are machines for members
+        ensemble = measure_ensemble(run, teachers)
+        stage.reused = ensemble.reused
     baseline = _student("baseline", run)
-    with soft_targets(run, teachers, weights) as made:
+    with soft_targets(run, teachers, ensemble.weights) as made:
         student = _student("student", run, made)
     with journal.stage("evaluation"):
-        systems = compare_systems(run, teachers, measured, baseline.member, student.member)
+        systems = compare_systems(run, teachers, ensemble.measured, baseline.member, student.member)
     accuracy = {system.role: system.test.accuracy for system in systems}
     cost = _cost(run, members, baseline, student, made)
     report = Report(
@@ -88,7 +88,7 @@ def _stages(run: Context) -> Report:
         classes=run.dataset.classes,
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
-        curve=curve,
+        curve=ensemble.curve,
         soft_targets=made.summary(),
         stages=journal.stages,
         bound_by=_bound_by(student, made),

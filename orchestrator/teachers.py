@@ -7,7 +7,6 @@ no teacher waits for the driver, and no more, so that memory stays flat.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -30,8 +29,6 @@ from workers.errors import BadAnswer, RunError
 from workers.faults import Fault
 from workers.soft_targets import Part
 from workers.teacher import Member
-
-logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 6
 """Pieces that are asked for and not yet reduced, and so the most that a teacher can be ahead of the driver."""
@@ -257,7 +254,6 @@ class TeacherPool:
                 seat.away = False
                 self.check(self)
                 self._ask_anew()
-                logger.warning("teacher of %s is back", ", ".join(seat.names))
                 self.heard("back", seat.names, "")
 
     def _heed_notices(self) -> None:
@@ -339,7 +335,6 @@ class TeacherPool:
         seat, was_here = gone.seat, not gone.seat.away
         action = self._decide(gone)
         names = gone.members if action in (Action.DROP, Action.FAIL) or gone.kind is Kind.WRONG else seat.names
-        logger.warning("teacher of %s %s (%s): %s", ", ".join(names), gone.kind.value, gone.evidence, action.value)
         self.heard(action.value, names, gone.evidence)
         if action is Action.FAIL:
             raise self._given_up(gone) from gone.__cause__
