@@ -22,30 +22,29 @@ def main() -> None:
 
     asked = json.loads(sys.stdin.readline())
     torch.set_num_threads(1)
-    hide(place["folder"], [*sys.path, sys.prefix, sys.base_prefix, asked["model"], os.getcwd()])
+    hide(place["hidden"], [*sys.path, sys.prefix, sys.base_prefix, asked["model"], os.getcwd()])
     model = mlflow.pyfunc.load_model(asked["model"])
     answers = model.predict(np.load(asked["example"], allow_pickle=False))
     np.save(asked["answers"], answers, allow_pickle=False)
 
 
-def hide(folder: str, all_but: list[str]) -> None:
-    """Make Python refuse to open files in `folder`, as it would on a machine that has none of them.
+def hide(paths: list[str], all_but: list[str]) -> None:
+    """Make Python refuse to open these files, and files in these folders, as on a machine that has none of them.
 
-    Hidden folders inside it, such as caches and environments, and the paths `all_but` stay.
+    Hidden folders inside them, such as caches and environments, and the paths `all_but` stay.
     """
-    if not folder:
-        return
-    inside = os.path.realpath(folder) + os.sep
+    hidden = [os.path.realpath(path) for path in paths if path]
     kept = tuple(os.path.realpath(path) + os.sep for path in all_but)
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event != "open" or not isinstance(arguments[0], str | bytes):
             return
         path = os.path.realpath(os.fsdecode(arguments[0]))
-        if not path.startswith(inside) or path.startswith(kept):
+        inside = next((each for each in hidden if path == each or path.startswith(each + os.sep)), None)
+        if inside is None or path.startswith(kept):
             return
         if not any(part.startswith(".") for part in path.removeprefix(inside).split(os.sep)):
-            raise FileNotFoundError(2, "it lies beside the configuration and not in the model", path)
+            raise FileNotFoundError(2, "it is on this machine and not in the model", path)
 
     sys.addaudithook(refuse)
 

@@ -78,7 +78,8 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
         storage.remove(folder)
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
             made = Path(scratch, "model")
-            with _process(student.model.folder, Path(scratch)) as process:
+            hidden = [student.model.folder, *map(str, provenance.files_outside(student.model))]
+            with _process(hidden, Path(scratch)) as process:
                 _save(made, student, examples, classes)
                 _check_answers(process, made, student, examples, Path(scratch))
             record = ModelRecord(
@@ -130,9 +131,9 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
     artifacts = {served.WEIGHTS: str(beside / Path(model_folder.WEIGHTS).name)}
     beside.mkdir()
     Path(artifacts[served.WEIGHTS]).write_bytes(storage.read_bytes(student.weights))
-    files = _files(student.model)
+    files = provenance.files_of(student.model)
     for path, content in files.items():
-        place = beside / Path(model_folder.CODE).name / path
+        place = beside / Path(model_folder.CODE).name / path.relative_to(student.model.folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
     if files:
@@ -171,31 +172,6 @@ def _refer_to_itself(folder: Path, has_code: bool) -> None:
     place.write_text(yaml.safe_dump(model, sort_keys=False))
 
 
-def _files(model: ModelSpec) -> dict[str, bytes]:
-    """The files beside the configuration that the student's factory needs, by their paths in that folder.
-
-    Raises: `Unusable` where one lies outside of it.
-    """
-    found = {}
-    for file, content in provenance.files_of(model).items():
-        try:
-            found[_below(Path(file), Path(model.folder)).as_posix()] = content
-        except ValueError:
-            raise Unusable(
-                f"its factory '{model.factory}' needs '{file}', outside the configuration's folder '{model.folder}'. "
-                "Move the file there"
-            ) from None
-    return found
-
-
-def _below(file: Path, folder: Path) -> Path:
-    """The path of `file` in `folder`, whether it was reached through links or not. Raises: ValueError."""
-    try:
-        return file.relative_to(folder)
-    except ValueError:
-        return file.resolve().relative_to(folder.resolve())
-
-
 def _requirements(model: ModelSpec) -> list[str]:
     needed = {name: version(name) for name in NEEDED} | factories.needs(model.factory, model.folder)
     return [f"{name}=={number.partition('+')[0]}" for name, number in needed.items()]
@@ -210,8 +186,8 @@ def _package_digest() -> str:
 
 
 @contextmanager
-def _process(folder: str, scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that is about to load a model: in an empty folder, without the configuration's, importing already."""
+def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is about to load a model: in an empty folder, without the paths `hidden`, importing already."""
     empty = scratch / "empty"
     empty.mkdir()
     process = subprocess.Popen(
@@ -226,7 +202,7 @@ def _process(folder: str, scratch: Path) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         assert process.stdin is not None
-        process.stdin.write(json.dumps({"installed": _installed(), "folder": folder}) + "\n")
+        process.stdin.write(json.dumps({"installed": _installed(), "hidden": hidden}) + "\n")
         process.stdin.flush()
         yield process
     finally:

@@ -87,6 +87,16 @@ def files_of(model: ModelSpec) -> dict[Path, bytes]:
     return found
 
 
+def files_outside(model: ModelSpec) -> list[Path]:
+    """The user's other files that `model` is built from: those that a copy of its folder leaves behind.
+
+    Caches, in folders that are hidden, are left out: what filled them fills them elsewhere too.
+    """
+    found = _found(model, lambda: models.build(model, SEED)).paths.values()
+    outside = {path for path in found if factories.within(path, model.folder) is None}
+    return sorted(path for path in outside if not any(part.startswith(".") for part in path.parts))
+
+
 def versions() -> dict[str, str]:
     """Versions that results may depend on and that decide nothing: of python, torch, numpy and stillhouse."""
     found = {"python": platform.python_version()}

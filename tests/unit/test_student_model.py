@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from orchestrator import loaded_alone, model_folder, student_model
-from workers import checkpoints, evaluate, factories, models, teacher
+from workers import checkpoints, evaluate, factories, models, provenance, teacher
 from workers.errors import RequestError
 from workers.specs import ModelSpec
 from workers.teacher import Member
@@ -110,7 +110,7 @@ def test_one_that_only_its_own_machine_can_load_is_no_model(place: Path) -> None
     member = student(place, path=str(place / "tables" / "sizes.json"))
     problem = write(member)
     assert problem is not None and "a process of its own, in an empty folder, could not load it" in problem
-    assert "sizes.json" in problem and "beside the configuration and not in the model" in problem
+    assert "sizes.json" in problem and "on this machine and not in the model" in problem
     assert not Path(member.weights).with_name("mlflow").exists()
 
 
@@ -136,13 +136,20 @@ def test_what_does_not_answer_as_the_student_is_no_model(
     assert not Path(member.weights).with_name("mlflow").exists()
 
 
-def test_a_file_outside_the_folder_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_file_outside_the_folder_is_named(place: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     outside.write_text('{"hidden": 5}')
-    found = factories.files
-    monkeypatch.setattr(factories, "files", lambda *asked: found(*asked) | {outside: outside.read_bytes()})
     problem = write(student(place, path=str(outside)))
-    assert problem is not None and f"needs '{outside}', outside the configuration's folder '{place}'" in problem
+    assert problem is not None and f"on this machine and not in the model: '{outside}'" in problem
+
+
+def test_files_outside_the_folder_are_hidden(place: Path, tmp_path: Path) -> None:
+    for name in ("outside.json", ".cache/outside.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"hidden": 5}')
+        found = provenance.files_outside(student(place, path=str(tmp_path / name)).model)
+        assert found == ([] if name.startswith(".") else [tmp_path / name])
 
 
 def test_a_secret_stays_at_home(place: Path) -> None:
@@ -167,25 +174,27 @@ def test_the_folder_of_the_configuration_is_hidden(tmp_path: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     (tmp_path / "config.json").write_text("x")
+    (tmp_path / "outside.json").write_text("x")
     (tmp_path / "link").symlink_to(folder)
     script = """
 import json, sys
 from orchestrator.loaded_alone import hide
-hide(sys.argv[1], [sys.argv[1] + "/model"])
+hide(sys.argv[1:3], [sys.argv[1] + "/model"])
 found = {}
-for path in sys.argv[2:]:
+for path in sys.argv[3:]:
     try:
         found[path] = open(path).read()
     except FileNotFoundError as error:
         found[path] = str(error)
 print(json.dumps(found))
 """
-    asked = ["config/data.json", "link/data.json", "config/.venv/lib.py", "config/model/MLmodel", "config.json"]
-    command = [sys.executable, "-c", script, str(folder), *asked]
+    inside = ["config/data.json", "link/data.json", "config/.venv/lib.py", "config/model/MLmodel"]
+    asked = [*inside, "config.json", "outside.json"]
+    command = [sys.executable, "-c", script, str(folder), str(tmp_path / "outside.json"), *asked]
     environment = os.environ | {"PYTHONPATH": str(Path(loaded_alone.__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert [found[path] == "x" for path in asked] == [False, False, True, True, True]
+    assert [found[path] == "x" for path in asked] == [False, False, True, True, True, False]
 
 
 @pytest.fixture(scope="module")
