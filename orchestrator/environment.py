@@ -15,6 +15,7 @@ EVERYWHERE = {
 IN_PLACE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # named for where it is the default: one node, on 127.0.0.1 alone
+    "RAY_worker_niceness": "0",  # at Ray's 15 its idle processes hold up a step whose threads wait for one another
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # so long Ray's agents outlive a driver that was killed, else 60 s
 }
 SUBMITTED_FROM = "STILLHOUSE_SUBMITTED_FROM"

@@ -17,19 +17,20 @@ from workers.errors import RequestError
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def settings_are_read_again() -> Any:
+    """Last of all, once the environment is as before: the Ray of other tests in this process needs its own token."""
+    yield
+    authentication._read_again()
+
+
+@pytest.fixture(autouse=True)
+def home(settings_are_read_again: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without a token, and Ray's defaults."""
     for name in (authentication.MODE, authentication.TOKEN, authentication.TOKEN_PATH):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     authentication._read_again()
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def settings_are_read_again() -> Any:
-    yield
-    authentication._read_again()
 
 
 def settings() -> tuple[str | None, str | None]:
