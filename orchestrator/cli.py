@@ -18,7 +18,7 @@ from workers.secrets import hidden
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
+    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong)."""
     asked = _parser().parse_args(arguments)
     try:
         with interrupts.counted(), _logged(logging.INFO if asked.verbose else logging.WARNING):

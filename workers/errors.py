@@ -1,6 +1,6 @@
 """The errors that a user can meet, by what they ask of the user.
 
-One base and three leaves, one for each exit status of the command. Messages are whole sentences that name
+One base and two leaves, one for each exit status of the command that fails. Messages are whole sentences that name
 which key or file, what was found, what was expected and what to do; they are built where the fact is known.
 They cross process borders, so each carries nothing but its message and pickles as it is.
 """
@@ -33,9 +33,3 @@ class RequestError(StillhouseError):
     """The request was wrong: arguments, configuration or data. Said before any training."""
 
     exit_status = 2
-
-
-class GateError(StillhouseError):
-    """The run is complete and a gate (a demanded share or latency) was not met."""
-
-    exit_status = 3

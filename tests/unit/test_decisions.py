@@ -8,7 +8,7 @@ from orchestrator import failures, report
 from orchestrator.cluster import Machines, Node, Placement, check_student, place
 from orchestrator.config import EnsembleSpec, StudentSpec
 from orchestrator.failures import MAX_ATTEMPTS, Action, Failures, Loss, often
-from workers.errors import GateError, RequestError, RunError, StillhouseError
+from workers.errors import RequestError, RunError, StillhouseError
 from workers.faults import START
 
 
@@ -138,8 +138,8 @@ def test_the_share_of_the_gain() -> None:
     assert report.gain_transferred(0.6, 0.7, 0.55) == pytest.approx(-0.5)
 
 
-@pytest.mark.parametrize("kind", [StillhouseError, RunError, RequestError, GateError])
+@pytest.mark.parametrize("kind", [StillhouseError, RunError, RequestError])
 def test_errors_cross_processes(kind: type[StillhouseError]) -> None:
     found = pickle.loads(pickle.dumps(kind("what happened")))
     assert type(found) is kind and str(found) == "what happened"
-    assert {RunError: 1, RequestError: 2, GateError: 3}.get(kind, 1) == found.exit_status
+    assert {RunError: 1, RequestError: 2}.get(kind, 1) == found.exit_status
