@@ -1,7 +1,7 @@
 """Side-by-side measurements. Each is a command; `make bench` runs all but the last:
 
     python -m benchmarks.soft_target_pass             the pass over a bare torch loop
-    python -m benchmarks.student_with_distillation    a student with soft targets over one without, and over a bare loop
+    python -m benchmarks.student_with_distillation    a student with soft targets over one without, and over bare loops
     python -m benchmarks.simulated_accelerators       the pass with 10 to 100 teachers that only sleep
     python -m benchmarks.scaling_cost                 bytes and CPU an example as members, classes and workers grow
     python -m benchmarks.memory                       peaks of driver, teachers and student as the transfer set grows

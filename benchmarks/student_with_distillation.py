@@ -1,27 +1,30 @@
-"""What distillation costs a student, and what Stillhouse costs it: examples/s on speech frames, batches of 256.
+"""What distillation costs a student, and what Stillhouse and Ray cost it: examples/s on speech frames, batches of 256.
 
-Two students: 2x128, whose step takes little more than a millisecond, and 2x512, whose step takes more than five.
+Two students: 2x128, whose step takes little more than a millisecond, and 2x512, whose step takes more than five. Each
+is trained by five loops in turns, an epoch each, so that a slow or busy machine slows all of them:
 
-- stillhouse: `examples` over `seconds` of the epoch events of one run, the student's (cached soft targets, soft and
-  hard term) and its hard-label baseline's (no soft targets); the quickest epoch after the first, which may stream.
-- bare loop: a permuted tensor indexed by batch, forward, loss, backward, fused Adam; with soft targets in RAM and
-  without; its quickest epoch too. The quickest, since other work on the machine only ever adds time.
-- bare in Ray: the bare loop without soft targets, in a worker of Ray Train as Stillhouse starts Ray.
+- with, without: Stillhouse's own loop (`workers.train_loop`) with cached soft targets, soft and hard term, and without
+  soft targets; in a worker of Ray Train, with Ray as Stillhouse starts it.
+- bare with, bare without: a permuted tensor indexed by batch, forward, loss, backward, fused Adam, soft targets in RAM;
+  in the same worker.
+- outside: the bare loop without soft targets in another process, which Ray did not start.
 
-An epoch event of Stillhouse includes its validation, which is of 256 frames here so that it does not matter. Left out:
-checkpoints and reports between epochs (`end_to_end` includes them). Two members are enough, since the student only
-sees their mean. Ratios are medians over turns.
+An epoch of Stillhouse includes its validation, of 256 frames here so that it does not matter. Left out: checkpoints and
+reports between epochs (`end_to_end` includes them). Ratios are medians over turns; the first turn is dropped.
 
-Marks: Stillhouse over the bare loop with the same loss, with and without soft targets; and with over without soft
-targets for the larger student. For the small one the loss itself is a large part of a step: a bare loop with soft and
-hard loss reaches 0.92 to 0.94 of one with hard labels alone, also with the loss and its gradient fused.
+Marks: Stillhouse over the bare loop with the same loss, with and without soft targets; with over without soft targets
+for the larger student. For the small one the loss itself is a large part of a step: a bare loop with soft and hard loss
+reaches 0.92 to 0.94 of one with hard labels alone, also with the loss and its gradient fused.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
-from argparse import Namespace
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,45 +40,48 @@ import ray.train  # noqa: E402
 from ray.train.torch import TorchTrainer  # noqa: E402
 
 from benchmarks import common, loops  # noqa: E402
-from benchmarks.common import Row, Run  # noqa: E402
+from benchmarks.common import Row  # noqa: E402
 from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
+from workers import soft_targets, train_loop  # noqa: E402
+from workers.data import Split  # noqa: E402
+from workers.feed import HardLabels, SoftLabels  # noqa: E402
+from workers.order import Layout, part_rows  # noqa: E402
+from workers.soft_targets import Numerics, Part  # noqa: E402
+from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
 
 MARK = 0.97
 BATCH_SIZE = 256
 LOSS = Loss()
 STUDENTS: dict[str, dict[str, int]] = {"2x128": loops.STUDENT, "2x512": {"hidden": 512, "layers": 2}}
 LARGER = "2x512"
-WITH, WITHOUT, BARE_WITH, BARE_WITHOUT = "with", "without", "bare with", "bare without"
-IN_RAY = "bare in Ray"
+WITH, WITHOUT, BARE_WITH, BARE_WITHOUT, OUTSIDE = "with", "without", "bare with", "bare without", "outside"
+POLL_S, TIMEOUT_S = 0.005, 600.0
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, epochs=5, repeats=3)
+    parser = common.arguments(__doc__, turns=8)
     parser.add_argument("--students", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
     options = parser.parse_args()
-    if options.epochs < 2:
-        raise SystemExit(f"--epochs is {options.epochs}; expected at least 2, since the first is dropped")
     torch.set_num_threads(options.threads)
     started = common.machine()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
-        data = common.write_speech(Path(scratch), options.examples)
-        weights = common.write_untrained_members(Path(scratch), 2)
-        x, y = common.read_speech(data, "train")
-        soft = loops.soft_target_pass(loops.load_members(weights), x, LOSS.temperature)
-        for turn in range(1, options.repeats + 1):
+        folder = Path(scratch)
+        common.write_speech(folder, options.examples)
+        parts = write_soft_targets(folder)
+        with ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR):
             for student in options.students:
-                rows.append(measure(turn, student, data, weights, (x, y, soft), options))
-                common.progress(common.table(rows[-1:]))
+                rows += measure(student, folder, parts, options.turns, options.threads)
+                common.progress(common.table([row for row in rows if row["student"] == student]))
+        examples = sum(part.rows for part in parts)
     common.publish(
         "student_with_distillation",
         options.results,
         started,
         rows,
         unit="examples/s",
-        examples=len(x),
-        epochs=options.epochs,
+        examples=examples,
         batch_size=BATCH_SIZE,
         loss=vars(LOSS),
         threads=options.threads,
@@ -84,29 +90,108 @@ def main() -> None:
     )
 
 
-def measure(
-    turn: int, student: str, data: Path, weights: list[Path], tensors: tuple[Tensor, Tensor, Tensor], options: Namespace
-) -> Row:
-    """One turn of one student: a run of Stillhouse, then the bare loops. tensors: x, y and soft targets."""
-    x, y, soft = tensors
-    config = common.configuration(data, weights, LOSS, epochs=options.epochs, batch_size=BATCH_SIZE)
-    config["student"]["model"]["kwargs"] = STUDENTS[student]
-    run = common.stillhouse(config)
-    return {
-        "turn": turn,
-        "student": student,
-        WITH: rate(run, "student"),
-        WITHOUT: rate(run, "baseline"),
-        BARE_WITH: bare_rate(student, x, y, soft, options.epochs),
-        BARE_WITHOUT: bare_rate(student, x, y, None, options.epochs),
-        IN_RAY: rate_in_ray(student, data, options.epochs, options.threads),
+def write_soft_targets(folder: Path) -> list[Part]:
+    """A store of the mean of two members that were not trained, which cost as much."""
+    x, y = common.read_speech(folder, "train")
+    members = loops.load_members(common.write_untrained_members(folder, 2))
+    soft = loops.soft_target_pass(members, x, LOSS.temperature)
+    numerics = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BATCH_SIZE)
+    layout = layout_of(y)
+    found = []
+    for number in range(layout.parts):
+        ids = layout.ids(number)
+        stored = soft_targets.compressed(soft[torch.from_numpy(ids)], "float16", None)
+        found.append(soft_targets.write_part(str(folder / "store"), number, ids, stored, ["mean"], numerics))
+    return found
+
+
+def layout_of(y: Tensor) -> Layout:
+    return Layout(len(y), part_rows(common.CLASSES))
+
+
+def measure(student: str, folder: Path, parts: list[Part], turns: int, threads: int) -> list[Row]:
+    """The rows of one student: in each turn an epoch of each loop, those in Ray first."""
+    exchange = Path(tempfile.mkdtemp(dir=folder))
+
+    def work(_: dict[str, Any]) -> None:
+        torch.set_num_threads(threads)
+        inside = loops_in_ray(student, folder, parts, turns)
+        for turn in range(turns + 1):
+            done = exchange / f"{turn}.partial"
+            done.write_text(json.dumps({name: next(loop) for name, loop in inside.items()}))
+            done.rename(exchange / f"{turn}.json")
+            await_file(exchange / f"{turn}.outside")
+
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={},
+        scaling_config=ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.01}),
+        run_config=ray.train.RunConfig(storage_path=str(exchange / "ray")),
+    )
+    x, y = common.read_speech(folder, "train")
+    outside, rows = bare(student, x, y, None), []
+    training = threading.Thread(target=trainer.fit, daemon=True)
+    training.start()
+    for turn in range(turns + 1):
+        rates = json.loads(await_file(exchange / f"{turn}.json", training).read_text())
+        rates[OUTSIDE] = next(outside)
+        (exchange / f"{turn}.outside").touch()
+        rows.append({"turn": turn, "student": student, **{name: len(x) / s for name, s in rates.items()}})
+    training.join()
+    return rows[1:]
+
+
+def await_file(path: Path, made_by: threading.Thread | None = None) -> Path:
+    """`path`, once it exists."""
+    began = time.monotonic()
+    while not path.exists():
+        if time.monotonic() - began > TIMEOUT_S or (made_by is not None and not made_by.is_alive()):
+            raise SystemExit(f"the loops in Ray did not write {path.name}")
+        time.sleep(POLL_S)
+    return path
+
+
+def loops_in_ray(student: str, folder: Path, parts: list[Part], turns: int) -> dict[str, Iterator[float]]:
+    """Of each loop the seconds of its next epoch."""
+    x, y = common.read_speech(folder, "train")
+    members = loops.load_members([folder / f"member-{k}.safetensors" for k in range(2)])
+    soft = loops.soft_target_pass(members, x, LOSS.temperature)
+    examples, layout = Split(x.numpy(), y.numpy()), layout_of(y)
+    validation = Split(*(tensor.numpy() for tensor in common.read_speech(folder, "validation")))
+    stored = SoftLabels(examples, str(folder / "store"), layout, parts.__getitem__)
+    tasks = {
+        WITH: train_loop.Task(stored, validation, DistillationSpec.model_validate(vars(LOSS))),
+        WITHOUT: train_loop.Task(HardLabels(examples), validation),
     }
+    return {
+        WITH: stillhouse(student, tasks[WITH], turns),
+        BARE_WITH: bare(student, x, y, soft),
+        WITHOUT: stillhouse(student, tasks[WITHOUT], turns),
+        BARE_WITHOUT: bare(student, x, y, None),
+    }
+
+
+def stillhouse(student: str, task: train_loop.Task, turns: int) -> Iterator[float]:
+    spec = TrainingSpec(epochs=turns + 1, batch_size=BATCH_SIZE, learning_rate=1e-3, optimizer="adam")
+    torch.manual_seed(0)
+    progress = train_loop.begin(mlp(**STUDENTS[student]), spec, len(task.train))
+    for epoch in train_loop.epochs(progress, task, spec, seed=0):
+        yield epoch.seconds
+
+
+def bare(student: str, x: Tensor, y: Tensor, soft: Tensor | None) -> Iterator[float]:
+    """soft: soft targets [N, K] in RAM, or none."""
+    torch.manual_seed(0)
+    model, loss = mlp(**STUDENTS[student]), HARD if soft is None else LOSS
+    teach = None if soft is None else lambda rows, _: soft[rows]
+    while True:
+        yield from loops.train(model, x, y, loss, teach, epochs=1, batch_size=BATCH_SIZE)
 
 
 def ratios(rows: list[Row], student: str) -> dict[str, float]:
     """What is divided by what, of one student."""
-    pairs = ((WITH, WITHOUT), (WITH, BARE_WITH), (WITHOUT, BARE_WITHOUT), (BARE_WITH, BARE_WITHOUT),
-             (IN_RAY, BARE_WITHOUT), (WITHOUT, IN_RAY))  # fmt: skip
+    pairs = ((WITH, BARE_WITH), (WITHOUT, BARE_WITHOUT), (WITH, WITHOUT), (BARE_WITH, BARE_WITHOUT),
+             (BARE_WITHOUT, OUTSIDE))  # fmt: skip
     return {f"{above} / {below}": round(ratio(rows, student, above, below), 4) for above, below in pairs}
 
 
@@ -116,48 +201,12 @@ def marks(rows: list[Row], students: list[str]) -> dict[str, Row]:
     for student in students:
         for above, below in ((WITH, BARE_WITH), (WITHOUT, BARE_WITHOUT)):
             found[f"{student}, {above} over {below}"] = common.mark(ratio(rows, student, above, below), MARK)
+        found[f"{student}, {BARE_WITHOUT} in Ray over {OUTSIDE}"] = common.mark(
+            ratio(rows, student, BARE_WITHOUT, OUTSIDE), MARK
+        )
     if LARGER in students:
         found[f"{LARGER}, {WITH} over {WITHOUT}"] = common.mark(ratio(rows, LARGER, WITH, WITHOUT), MARK)
     return found
-
-
-def rate(run: Run, system: str) -> float:
-    """Examples/s of the quickest epoch after the first."""
-    return max(float(epoch["examples"]) / float(epoch["seconds"]) for epoch in run.epochs(system)[1:])
-
-
-def bare_rate(student: str, x: Tensor, y: Tensor, soft: Tensor | None, epochs: int) -> float:
-    """The same of the bare loop, with soft targets [N, K] in RAM or without."""
-    torch.manual_seed(0)
-    seconds = loops.train(
-        mlp(**STUDENTS[student]),
-        x,
-        y,
-        HARD if soft is None else LOSS,
-        None if soft is None else lambda rows, _: soft[rows],
-        epochs=epochs,
-        batch_size=BATCH_SIZE,
-    )
-    return len(x) / min(seconds[1:])
-
-
-def rate_in_ray(student: str, data: Path, epochs: int, threads: int) -> float:
-    """The same without soft targets, in a worker that Ray Train starts."""
-    with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
-        found = Path(scratch) / "rate"
-
-        def work(_: dict[str, Any]) -> None:
-            torch.set_num_threads(threads)
-            found.write_text(str(bare_rate(student, *common.read_speech(data, "train"), None, epochs)))
-
-        with ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR):
-            TorchTrainer(
-                work,
-                train_loop_config={},
-                scaling_config=ray.train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.01}),
-                run_config=ray.train.RunConfig(storage_path=str(Path(scratch) / "ray")),
-            ).fit()
-        return float(found.read_text())
 
 
 def ratio(rows: list[Row], student: str, above: str, below: str) -> float:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("simulated_accelerators --teachers 10 --examples 4096", "teacher_forward --members 2 --rows 256 --repeats 1")
 SLOW = (
     "soft_target_pass --examples 2000 --members 2 --repeats 1",
-    "student_with_distillation --examples 2000 --epochs 2 --repeats 1",
+    "student_with_distillation --examples 2000 --turns 2",
     "scaling_cost --parts 1",
     "memory --base 2048",
     "end_to_end --examples 2000 --members 2 --epochs 1 --only bare\\ loop --cache {folder}",
