@@ -10,6 +10,6 @@
     python -m benchmarks.top_k                        bytes a token against KL error, on a language model's output
 
 A figure is a ratio of two times taken in one run, in turns, so that a slow or busy machine slows both. It is printed,
-and written to `results/<name>.json` with a description of the machine. Stillhouse is used as its users do: by its
-command, `report.json` and `events.jsonl`. `--help` tells how to run each on less.
+and written to `results/<name>.json` with a description of the machine. Where a whole run is measured, it is started as
+users start it: by the command, and read from `report.json` and `events.jsonl`. `--help` tells how to run each on less.
 """
