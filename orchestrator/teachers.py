@@ -169,16 +169,16 @@ class TeacherPool:
             self._heed(unmade)
 
     def _heed(self, unmade: Unmade) -> None:
-        """An answer is lost: whose? Where the pool has heard of it meanwhile, the piece is only asked for once more."""
+        """Find the teacher whose answer is lost. Where an answer was replaced meanwhile, ask for the piece again."""
         lost = {getattr(unmade.error, "object_ref_hex", None), getattr(unmade.error, "actor_id", None)}
-        heard = False
+        replaced = False
         for place, values in unmade.answers.items():
             seat, held = self.seats[place], self.seats[place].answers.get(unmade.piece)
             if held is None or held.values is not values:
-                heard = True  # since then somebody else sits there, or was asked otherwise
+                replaced = True  # the seat has another actor, or the mixture weights have changed
             elif lost & {values.hex(), seat.actor._actor_id.hex()}:
                 raise _Gone(seat, Kind.DIED, _evidence(unmade.error)) from unmade.error
-        if not heard:
+        if not replaced:
             doing = f"writing part {self._part_of(unmade.piece)} of the soft targets"
             raise cluster.as_run_error(doing, unmade.error) from unmade.error
 

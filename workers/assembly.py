@@ -69,10 +69,6 @@ class Assembly:
         """Write a part of the store from the soft targets of all its pieces, in their order."""
         return self.task(number).write(members, pieces)
 
-    def part(self, number: int, members: Sequence[str], *answers: NDArray[Any]) -> Part:
-        """A part of a single piece, from the teachers' answers to it."""
-        return self.task(number).part(members, *answers)
-
 
 @dataclass(frozen=True)
 class Rule:

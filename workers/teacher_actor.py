@@ -77,7 +77,7 @@ class TeacherActor:
         self.members, self.numerics, self.class_count = members, numerics, classes
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
-        """Answers to pieces that nobody has asked for yet, since several are computed together."""
+        """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
         self.answered_for: tuple[Any, ...] = ()
         """The temperature, weights and rule that they are for."""
 

@@ -337,9 +337,9 @@ def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are
     members, faults = one_faulty
     give_up_on_a_row(faults, part=5)
     found, heard, made_by = collect(members, data, tmp_path / "store", "reweight", {}, actors=1)
-    everybody, others = ["member-0", "member-1", "member-2"], ["member-0", "member-2"]
-    assert heard == [("reweight", everybody), ("back", everybody), ("drop", ["member-1"]), ("back", others)]
-    assert made_by == [everybody] * 5 + [others] * (LAYOUT.parts - 5)
+    all_members, others = ["member-0", "member-1", "member-2"], ["member-0", "member-2"]
+    assert heard == [("reweight", all_members), ("back", all_members), ("drop", ["member-1"]), ("back", others)]
+    assert made_by == [all_members] * 5 + [others] * (LAYOUT.parts - 5)
     ids = LAYOUT.ids(5)
     np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
 

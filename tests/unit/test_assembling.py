@@ -103,8 +103,8 @@ def test_a_part_is_made_by_one_set_of_members(tmp_path: Path) -> None:
     assert [part.members for part in rest] == [["b"]] * 3
     assert soft_targets.read_part(str(tmp_path), rest[0]).ids.tolist() == layout.ids(1).tolist()
     alone = Layout(N, 32)
-    expected = made_of(tmp_path / "expected", alone).part
-    assert rest[0] == expected(1, ["b"], *answers(alone, 1, ["b"]).values())
+    expected = made_of(tmp_path / "expected", alone).task(1).part
+    assert rest[0] == expected(["b"], *answers(alone, 1, ["b"]).values())
 
 
 @pytest.mark.parametrize("top_k", [4, None])
