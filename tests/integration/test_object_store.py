@@ -109,7 +109,7 @@ def test_data_and_storage_on_an_object_store(server: str, tmp_path: Path) -> Non
         "baseline": True,
         "soft targets": False,
         "student": True,
-        "predictions": False,
+        "predictions": True,
         "evaluation": False,
     }
     assert stillhouse(server, "report", f"s3://{folder}").returncode == 0

@@ -61,7 +61,7 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     host = Host([member], dataset, 3, layout, NUMERICS, kept)
     store = Assembly(str(folder / "store"), layout, 3, "arithmetic", "float32", None, NUMERICS, dataset.numbering)
     parts = {
-        number: store.part(number, ["member-0"], host.soften(number, T, {"member-0": 1.0}, "arithmetic")[1])
+        number: store.task(number).part(["member-0"], host.soften(number, T, {"member-0": 1.0}, "arithmetic")[1])
         for number in range(layout.parts)
     }
     return SoftLabels(dataset.transfer, str(folder / "store"), layout, parts.__getitem__)
