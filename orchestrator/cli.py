@@ -157,7 +157,8 @@ def _report(asked: argparse.Namespace) -> None:
     if asked.push:
         from orchestrator import pushing
 
-        pushing.push(found, asked.run, asked.overrides)
+        tracker = pushing.push(found, asked.run, asked.overrides)
+        print(f"'{found.name}' is complete in the tracker {tracker}", file=sys.stderr)
         return
     formats = {"markdown": report.markdown, "json": report.as_json}
     if asked.format is None:

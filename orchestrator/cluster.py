@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REACH_TIMEOUT_S = 5.0
+NOT_READY = "timed out during startup"
 FREE_TIMEOUT_S = 15.0
 """After which a run says that it waits for a GPU."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -147,7 +148,15 @@ def connect(
 @contextmanager
 def _started_in_place(verbose: bool) -> Iterator[None]:
     with authentication.in_place(), in_place.temporary_folder() as folder:
-        _init(verbose, address="local", include_dashboard=False, _temp_dir=folder)
+        try:
+            _init(verbose, address="local", include_dashboard=False, _temp_dir=folder)
+        except Exception as error:  # Ray 2.60 raises a plain one where its processes are slow to start
+            if NOT_READY not in str(error):
+                raise
+            raise RunError(
+                "Ray's processes were not ready on this machine within 30 s. Other work takes its cores or its memory: "
+                "run the same command again when there is less of it. --debug shows Ray's own message."
+            ) from error
         yield
 
 

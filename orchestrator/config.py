@@ -20,6 +20,7 @@ from orchestrator import yaml_text
 from workers import factories, storage
 from workers.errors import RequestError
 from workers.specs import (
+    FACTORY,
     Count,
     DataSpec,
     DistillationSpec,
@@ -32,6 +33,22 @@ from workers.specs import (
     TrainingSpec,
     Whole,
 )
+
+NAME, MODEL_NAME = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$"
+PATTERNS = {
+    FACTORY: "`module:function`, for example models:mlp",
+    NAME: "lower-case letters, digits, '.', '_' and '-', of which the first is a letter or digit",
+    MODEL_NAME: "a name without '/', ':' and quotes",
+}
+"""What texts have to be, by the pattern that decides it."""
+IN_WORDS = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+}
+"""What is expected, by pydantic's name of the error."""
 
 
 class Resources(Spec):
@@ -158,7 +175,7 @@ class TrackingSpec(Spec):
     """A relative SQLite path is relative to where the command runs."""
     experiment: str = ""
     """Left out: the `name` in the configuration file, so that runs which differ by `--set name=` stay side by side."""
-    registered_model: Annotated[str, Field(pattern=r"^[^/:']*$")] | Literal[False] = ""
+    registered_model: Annotated[str, Field(pattern=MODEL_NAME)] | Literal[False] = ""
     """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
     experiment's name and `-student`; false: MLflow does not get the model."""
 
@@ -166,7 +183,7 @@ class TrackingSpec(Spec):
 class RunConfig(Spec):
     """Everything that a run follows from."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=NAME, max_length=100)]
     seed: Whole = 0
     storage: str = "runs"
     data: DataSpec
@@ -367,6 +384,10 @@ def _explain(error: ValidationError) -> str:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
             message = message.replace("Keys should be strings", "a text as the key")
+            if found["type"] in IN_WORDS:
+                message = IN_WORDS[found["type"]]
+            elif found["type"] == "string_pattern_mismatch":
+                message = PATTERNS.get(found["ctx"]["pattern"], message)
             value = found["input"]
             if found["type"] in ("string_type", "invalid_key"):
                 message += _quoted(value)

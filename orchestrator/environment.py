@@ -20,6 +20,8 @@ IN_PLACE = {
 }
 SUBMITTED_FROM = "STILLHOUSE_SUBMITTED_FROM"
 """Set in a job that `stillhouse submit` handed in: its machine, a space, and the folder that it was called in."""
+SENT_FROM = "STILLHOUSE_SENT_FROM"
+"""Set there too: the folder of the configuration, of which the job has a copy."""
 COMMIT = "STILLHOUSE_COMMIT"
 """Set there too: git's name of what the submitter had checked out."""
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -6,6 +6,7 @@ Whoever handles signals meanwhile (Ray Train does, while it trains) need not kno
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -16,9 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+logger = logging.getLogger(__name__)
+
 STATUS = 130
 """The exit status of a run that was stopped, as shells have it."""
 STOPPED = "stopped. What was complete is kept; the same command resumes."
+STOPPING = "stopping; press Ctrl-C once more to end at once"
+TELL_S = 0.5
 AGAIN_S = 0.02
 STDERR = 2
 SAME_PRESS_S = 0.3
@@ -123,10 +128,20 @@ def pressed_for_s() -> float:
     return 0.0 if _pressed_s is None else time.monotonic() - _pressed_s
 
 
+def _received(heard: socket.socket) -> bytes:
+    """The signals that came; says once that the run is stopping, where that takes longer than `TELL_S`."""
+    try:
+        return heard.recv(64)
+    except TimeoutError:
+        heard.settimeout(None)
+        logger.warning(STOPPING)
+        return heard.recv(64)
+
+
 def _count(heard: socket.socket) -> None:
     global _pressed_s
     with heard:
-        while told := heard.recv(64):
+        while told := _received(heard):
             if not {signal.SIGINT, signal.SIGTERM} & set(told):
                 continue
             if _ends_at_once:  # from here, since the main thread may be deep in Ray
@@ -134,5 +149,6 @@ def _count(heard: socket.socket) -> None:
             now = time.monotonic()
             if _pressed_s is None:
                 _pressed_s = now
+                heard.settimeout(TELL_S)
             elif now - _pressed_s > SAME_PRESS_S:
                 end("ended at once. The same command resumes.", STATUS)

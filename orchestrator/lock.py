@@ -205,6 +205,17 @@ class Lock:
             return None
 
 
+def check_free(folder: str) -> None:
+    """Raise `RequestError` where another run on this machine that is alive has the folder.
+
+    Costs one read, so that the refusal comes before Ray starts; an owner elsewhere is found when the lock is taken.
+    """
+    lock = Lock(folder)
+    owner = lock._read()
+    if owner is not None and owner.machine == lock.me.machine and lock._is_alive(owner):
+        raise lock._in_use(owner)
+
+
 def machine() -> str:
     """This boot of this machine, and what it numbers processes in."""
     try:

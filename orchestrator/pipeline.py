@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator import cluster, preflight, ray_train, run_folder, student_model, tracking_record, training
+from orchestrator import cluster, lock, preflight, ray_train, run_folder, student_model, tracking_record, training
 from orchestrator import report as reports
 from orchestrator.comparison import compare_systems, measure_ensemble
 from orchestrator.config import RunConfig
@@ -43,6 +43,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
+    lock.check_free(config.folder)
     run_folder.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
     with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:

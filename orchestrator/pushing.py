@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student")
 
 
-def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
+def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     """Send the report of the run whose folder is at `run`, and every epoch of its systems, to the tracker that its
-    configuration names; `overrides` may name another, or one with a password, which is not kept.
+    configuration names; `overrides` may name another, or one with a password, which is not kept. Returns the tracker's
+    URI without credentials.
 
     Raises: `RequestError` where there is no such run or tracker, or its folder is not as a run wrote it; `RunError`
     where sending fails.
@@ -53,6 +54,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> None:
         tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
+    return hidden(config.tracking.uri)
 
 
 def _config(folder: str, overrides: Sequence[str]) -> RunConfig:

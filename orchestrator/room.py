@@ -153,7 +153,7 @@ class Waiting:
 
     def _told(self, has_room: bool) -> str:
         if has_room:
-            return f"Ray is starting {self.need}; the cluster has room for them"
+            return f"the cluster has room for {self.need}; waiting for Ray to start the processes"
         return f"waiting for room for {self.need}. The cluster has {_has()}"
 
     def given_up(self, granted: bool) -> RunError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import keyword
+import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator import environment, job_folder
 from orchestrator.preflight import COPIES
 from workers import storage
 from workers.specs import ModelSpec
@@ -17,21 +19,31 @@ def load_in_torch(model: ModelSpec, weights: str) -> str:
     weights: URI of its safetensors file; one that is not local is opened by fsspec.
     """
     module, _, function = model.factory.partition(":")
-    found = [f"import sys, safetensors.torch{'' if storage.is_local(weights) else ', fsspec'}"]
-    if _is_beside(module, model.folder):
-        found[0] += f"; sys.path.insert(0, {model.folder!r})"
-    found += [
+    beside = _beside(module, model.folder)
+    names = [*(["sys"] if beside else []), "safetensors.torch", *([] if storage.is_local(weights) else ["fsspec"])]
+    found = [
+        f"import {', '.join(names)}" + f"; sys.path.insert(0, {beside!r})" * bool(beside),
         f"from {module} import {function}; student = {function}({_arguments(model.kwargs)})",
         f"student.load_state_dict({_state(weights)}); student.eval()",
     ]
     return "\n".join(found)
 
 
-def _is_beside(module: str, folder: str) -> bool:
-    """Whether Python needs to be told the folder; a job's copy of it is gone by the time that a person tries."""
+def _beside(module: str, folder: str) -> str:
+    """The folder that Python has to import the module from; empty where the module is installed.
+
+    A job's copy of the folder is gone by the time that a person tries, so the folder that was submitted stands for it.
+    """
     place = Path(folder, *module.split("."))
-    there = place.with_suffix(".py").is_file() or place.is_dir()
-    return bool(folder) and there and COPIES not in place.parts
+    if not folder or not (place.with_suffix(".py").is_file() or place.is_dir()):
+        return ""
+    parts = Path(folder).parts
+    if COPIES not in parts:
+        return folder
+    origin = os.environ.get(environment.SENT_FROM)
+    if not origin or job_folder.NAME not in parts:
+        return ""
+    return str(Path(origin, *parts[parts.index(job_folder.NAME) + 1 :]))
 
 
 def _arguments(kwargs: dict[str, Any]) -> str:

@@ -205,6 +205,7 @@ def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
         "working_dir": str(sent.root),
         "env_vars": {
             environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
+            environment.SENT_FROM: str(folder),
             environment.COMMIT: get_git_commit(str(folder)) or "",
             JOB_FOLDER: job_folder.NAME,
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),  # 3 s by default

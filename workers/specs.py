@@ -26,7 +26,8 @@ Positive = Annotated[Number, Field(gt=0.0)]
 NonNegative = Annotated[Number, Field(ge=0.0)]
 Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
-FactoryName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+FactoryName = Annotated[str, Field(pattern=FACTORY)]
 
 
 class Spec(BaseModel):

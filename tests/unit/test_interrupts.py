@@ -81,3 +81,13 @@ def test_a_callers_own_handlers_are_kept() -> None:
         with interrupts.at_once():
             assert signal.getsignal(signal.SIGINT) is not before
         assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stop_that_takes_longer_is_told() -> None:
+    body = """print('ready', flush=True)
+    try: time.sleep(30)
+    finally: time.sleep(2 * interrupts.TELL_S + 0.5)"""
+    assert interrupted(COMMAND.format(body)) == (
+        interrupts.STATUS,
+        f"warning: {interrupts.STOPPING}\n{STOPPED}",
+    )

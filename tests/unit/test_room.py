@@ -41,7 +41,7 @@ def test_only_missing_room_is_told_as_missing(
     for _ in range(3):
         waiting.check()
     assert len(told) == 1 and told[0].startswith(
-        f"Ray is starting {need}" if has_room else f"waiting for room for {need}"
+        f"the cluster has room for {need}" if has_room else f"waiting for room for {need}"
     )
     assert "0.0121" not in told[0] and "0.95" not in told[0]
     waiting.check(granted=lambda: True)
@@ -65,4 +65,6 @@ def test_tasks_wait_for_room_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     members = Need("members in training", 8, {"CPU": 1.0}, {"CPU": 1.0})
     Waiting(members, 60.0, told.append, least=1).check()
-    assert told == ["Ray is starting members in training (8, 1 CPU each); the cluster has room for them"]
+    assert told == [
+        "the cluster has room for members in training (8, 1 CPU each); waiting for Ray to start the processes"
+    ]

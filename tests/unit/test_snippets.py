@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator import RunConfig, presentation, snippets
+from orchestrator import RunConfig, environment, job_folder, presentation, snippets
 from orchestrator.console import Screen
+from orchestrator.preflight import COPIES
 from orchestrator.report import Report
 from tests.makers import write_config
 from workers import checkpoints, models
@@ -75,3 +76,14 @@ def test_weights_elsewhere_are_loaded_too(tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     exec(snippets.load_in_torch(model, "memory://snippets/model.safetensors"), found)
     assert torch.equal(found["student"].weight, module.state_dict()["weight"]) and not found["student"].training
+
+
+def test_a_job_names_the_folder_that_was_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / COPIES / "_ray_pkg_0" / job_folder.NAME / "nets"
+    copy.mkdir(parents=True)
+    (copy / "small.py").touch()
+    model = ModelSpec(factory="small:mlp", folder=str(copy))
+    assert "sys" not in snippets.load_in_torch(model, "/runs/digits/student/model.safetensors")
+    monkeypatch.setenv(environment.SENT_FROM, "/home/ada/digits")
+    text = snippets.load_in_torch(model, "/runs/digits/student/model.safetensors")
+    assert text.startswith("import sys, safetensors.torch; sys.path.insert(0, '/home/ada/digits/nets')\n")

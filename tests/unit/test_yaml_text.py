@@ -74,7 +74,7 @@ def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None
         ("name=no", "name: found False; expected a valid string in quotes .*yes, no, on and off"),
         ("name=", "name: found nothing; expected a valid string"),
         ("seed=010", "'seed=010': the value is not YAML .*begins with a 0"),
-        ("seed=1:30", "seed: found '1:30'; expected a valid integer"),
+        ("seed=1:30", "seed: found '1:30'; expected a whole number"),
         ("student.training.epochs=yes", "found true; expected a number"),
         ("student.model.kwargs={1: 2}", "kwargs.1: found 1; expected a valid string in quotes"),
     ],
