@@ -257,5 +257,7 @@ def test_what_is_no_array_of_examples_is_named(tmp_path: Path, case: str, split:
 def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(Odd(x + 1), torch.tensor(y))"))
     (tmp_path / "tensor.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(torch.tensor(x + 1), y)"))
-    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in ("mine", "tensor")]
-    assert found[0].digests == found[1].digests and found[0].train.x.shape == (54, 8)
+    (tmp_path / "matrix.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(numpy.matrix(x + 1), y)"))
+    modules = ("mine", "tensor", "matrix")
+    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
+    assert found[0].digests == found[1].digests == found[2].digests and found[0].train.x.shape == (54, 8)
