@@ -145,6 +145,10 @@ WRONG: dict[str, tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]] = {
     "empty test": ({"test": (X[:0], Y[:0])}, "data.test: no examples"),
     "shapes": ({"test": (X[:, :5], Y)}, r"examples of shape \[5\]; expected \[8\]"),
     "one-hot": ({"train": (X, np.eye(3)[Y])}, r"y is float64 of shape \[20, 3\]"),
+    "ids that wrap around": (
+        {"train": (X, np.where(Y == 1, 2**64 - 1, Y).astype(np.uint64))},
+        "y holds 18446744073709551615",
+    ),
     "fractions": ({"train": (X, Y + 0.5)}, "fractions"),
     "words": ({"train": (X.astype(str), Y)}, "expected numbers"),
 }
