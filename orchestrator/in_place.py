@@ -88,8 +88,8 @@ def _short_folder(named: str | None) -> str:
             return tempfile.mkdtemp(prefix="stillhouse-", dir=place)
     raise RequestError(
         f"{named}: '{os.environ.get(named or '')}' is no path for Ray's sockets, which have room for "
-        f"{DEEPEST - len('/ray')} plain characters of it, and none of {', '.join(SHORT_PLACES)} can be written for a link to "
-        "it. Set it to a shorter path without spaces."
+        f"{DEEPEST - len('/ray')} plain characters of it, and none of {', '.join(SHORT_PLACES)} can be written for a "
+        "link to it. Set it to a shorter path without spaces."
     )
 
 
