@@ -25,11 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asked.command(asked) or 0
     except KeyboardInterrupt:
         return _stopped(asked.debug)
-    except Exception as error:
+    except BaseException as error:  # a model that calls sys.exit() does not decide the status
         return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
 
 
-def _failed(error: Exception, debug: bool) -> int:
+def _failed(error: BaseException, debug: bool) -> int:
     if isinstance(error, StillhouseError):
         _say(str(error), debug)
         return error.exit_status

@@ -336,7 +336,7 @@ def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, 
             else found["tracking"]
         )
     default = experiment if isinstance(experiment, str) and experiment else found.get("name")
-    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and default:
+    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and isinstance(default, str):
         found["tracking"]["experiment"] = default
     return found
 

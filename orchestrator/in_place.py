@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -35,6 +36,8 @@ ANSWER_S = 2.0
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 DEEPEST = LONGEST_SOCKET - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 """Bytes that the path of Ray's temporary folder may have, so that those of its sockets are not too long."""
+PLAIN = re.compile(r"[\w/.,:=+@-]*", re.ASCII)
+"""Paths that Ray takes: it splits commands at spaces, and encodes paths as ASCII."""
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 RAYLET, GCS = "raylet", "gcs_server"
 VITAL = frozenset({RAYLET, GCS})
@@ -45,8 +48,9 @@ VITAL = frozenset({RAYLET, GCS})
 def temporary_folder() -> Iterator[str | None]:
     """Ray's temporary folder, for a Ray that is started in the block; None: where Ray puts it by itself.
 
-    Ray's sockets lie in it, and a socket's path has a limit of about a hundred bytes. Where it is too deep, a short
-    link leads to it: what Ray writes lies where TMPDIR says all the same.
+    Ray's sockets lie in it, and a socket's path has a limit of about a hundred bytes. Where it is too deep, or has
+    spaces or other characters that Ray does not take, a short link leads to it: what Ray writes lies where TMPDIR says
+    all the same.
 
     Raises: `RequestError`, naming the variable, where the folder cannot be used.
     """
@@ -63,7 +67,7 @@ def temporary_folder() -> Iterator[str | None]:
             f"Ray's temporary folder '{folder}' cannot be written ({error.strerror}). "
             f"{f'{named} names it' if named else 'Set TMPDIR to another'}: expected a folder that can be written."
         ) from error
-    if len(os.fsencode(folder)) <= DEEPEST:
+    if len(os.fsencode(folder)) <= DEEPEST and PLAIN.fullmatch(folder):
         yield None
         return
     private = _short_folder(named)
@@ -83,9 +87,9 @@ def _short_folder(named: str | None) -> str:
         with contextlib.suppress(OSError):
             return tempfile.mkdtemp(prefix="stillhouse-", dir=place)
     raise RequestError(
-        f"{named}: '{os.environ.get(named or '')}' is too long a path for Ray's sockets, which have room for "
-        f"{DEEPEST - len('/ray')} characters of it, and none of {', '.join(SHORT_PLACES)} can be written for a link to "
-        "it. Set it to a shorter path."
+        f"{named}: '{os.environ.get(named or '')}' is no path for Ray's sockets, which have room for "
+        f"{DEEPEST - len('/ray')} plain characters of it, and none of {', '.join(SHORT_PLACES)} can be written for a "
+        "link to it. Set it to a shorter path without spaces."
     )
 
 

@@ -10,6 +10,7 @@ import math
 import re
 import signal
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +28,8 @@ BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "errors", "figure"})
 """Names that the report has for every system."""
 INTERVAL = "_interval"
 """What the names of its intervals end with."""
-NAME = re.compile(r"[\w][\w./ -]{0,99}")
-"""Names that MLflow takes."""
+NAME = re.compile(r"(?=.{1,100}$)\w[\w. -]*(?:/\w[\w. -]*)*")
+"""Names that MLflow takes: like a path, each part of it a name."""
 LIMIT_S = 5.0
 """How long a metric is tried."""
 
@@ -57,10 +58,16 @@ def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int
         array.flags.writeable = False  # as what Ray hands out
     found: dict[str, float] = {}
     notes = []
+    given = _checksums(probabilities, labels)
     for spec in specs:
         try:
             with _limited(LIMIT_S):
                 found.update(_call(spec, probabilities, labels, found))
+            if _checksums(probabilities, labels) != given:  # through torch.from_numpy, perhaps
+                raise RequestError(
+                    f"evaluation.metrics: '{spec.factory}' changed its arguments, which other metrics get as well. "
+                    "Expected it to leave them as they are: let it work on a copy, such as probabilities.copy()."
+                )
         except _TooLong:
             notes.append(
                 f"evaluation.metrics: '{spec.factory}' takes more than {LIMIT_S:g} s for the test split, so what it "
@@ -107,15 +114,23 @@ def _check_name(key: object, metric: str, known: Mapping[str, float]) -> None:
 
 def _number(value: Any, key: str, metric: str) -> float:
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{metric} returned {type(value).__name__} for '{key}'; expected a number.") from error
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise RequestError(
             f"{metric} returned {number} for '{key}'; expected a finite number whatever the predictions are, for "
             "example 0 where a class is never predicted."
         )
     return number
+
+
+def _checksums(*arrays: NDArray[Any]) -> list[int]:
+    return [zlib.crc32(array.data) for array in arrays]
 
 
 def _drawn(rows: int, classes: int, seed: int) -> NDArray[np.float32]:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 START = -1
 """Where a component is that has not reached its first part or epoch."""
 MOST_CHARACTERS, HEADLINE_CHARACTERS = 4000, 200
+OF_RAY = "ray_terminate_msg"
+"""Attribute of the SystemExit by which Ray ends a process."""
 PEER_ERRORS = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError"})
 PEER_SIGNS = ("gloo/transport", "connection closed by peer", "connection reset", "broken pipe")
 """How torch.distributed shows the end of another worker: by these classes, or a `RuntimeError` with such words."""
@@ -68,8 +70,8 @@ def caught(
     """
     try:
         yield
-    except Exception as error:
-        if isinstance(error, (RunError, Fault, *but)):
+    except (Exception, SystemExit) as error:  # of sys.exit() in a model, too
+        if isinstance(error, (RunError, Fault, *but)) or hasattr(error, OF_RAY):
             raise
         raise fault(error, of, at()) from None  # its traceback is noted
 

@@ -37,6 +37,10 @@ def class_ids(name: str, x: Inputs, y: NDArray[np.generic] | None) -> Index:
         )
     if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
         raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
+    if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # would wrap around to -1, which is no label
+        raise RequestError(
+            f"data.{name}: y holds {y.max()}; expected class ids from 0, and -1 where there is no label."
+        )
     ids = y.astype(np.int64)
     if len(ids) and ids.min() == -1 and ids.max() == 1 and not (ids == 0).any():
         raise RequestError(

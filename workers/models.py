@@ -61,7 +61,7 @@ def answers(module: nn.Module, spec: ModelSpec, batch: Tensor, classes: int, rol
     try:
         with torch.no_grad():
             logits = module(batch)
-    except Exception as error:  # the user's own code: anything can come
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
         raise RequestError(
             f"{role} model '{spec.factory}' failed on a batch of {batch.dtype} {list(batch.shape)}: "
             f"{type(error).__name__}: {error}"
@@ -77,9 +77,13 @@ def logits_of(returned: object, spec: ModelSpec, batch: Tensor, classes: int, ro
     when: the mode that it was in, for the message.
     """
     expected = [len(batch), classes]
-    if isinstance(returned, Tensor) and list(returned.shape) == expected:
-        return returned
-    found = list(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+    found: object = type(returned).__name__
+    if isinstance(returned, Tensor):
+        found = list(returned.shape)
+        if found == expected and returned.layout == torch.strided and not returned.is_complex():
+            return returned.as_subclass(Tensor)
+        if found == expected:
+            found = f"{returned.dtype} {found} ({returned.layout})"
     raise RequestError(
         f"{role} model '{spec.factory}' returned {found} for a batch of {len(batch)}{when}; expected logits "
         f"{expected}, one for each of the {classes} classes (`data.classes`, or else one more than the largest label of "

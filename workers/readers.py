@@ -105,6 +105,8 @@ def _as_inputs(value: Any, where: str) -> Inputs:
             )
     if isinstance(value, np.ma.MaskedArray):
         raise RequestError(f"{where}: x is a masked array; expected values for all. Return x.filled(...).")
+    if isinstance(value, np.matrix):  # its rows are matrices
+        value = np.asarray(value)
     try:
         if type(value).__module__.startswith("torch"):
             value = np.asarray(value)

@@ -282,7 +282,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSpec], torch.optim.Optimizer]] = {
     "adam": lambda parameters, spec: torch.optim.AdamW(
-        parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        parameters,
+        lr=spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        fused=all(parameter.is_floating_point() for parameter in parameters),  # not of complex ones
     ),
     "sgd": lambda parameters, spec: torch.optim.SGD(
         parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay

@@ -179,7 +179,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
         losses = train_loop.step(progress, forward, role.loss, batch, spec, torch.tensor(1.0))
     except RequestError:
         raise
-    except Exception as error:  # the user's own code: anything can come
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
         raise RequestError(
             f"{role} failed in a step of training on {rows} examples ({batch.x.dtype} {list(batch.x.shape)}): "
             f"{type(error).__name__}: {error}{_why_so_few(role, rows)}"
@@ -236,13 +236,28 @@ def _check_reloaded(network: Network) -> None:
             f"{network} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
             "`gradient_clip`."
         )
+    loaded = models.build(network.spec)
+    _check_grown(network, loaded)
     try:
         content = checkpoints.packed(network.module.state_dict())
-        loaded = models.build(network.spec)
         checkpoints.fill(loaded, content, "what was saved of it")
     except RequestError as error:
         raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
     asked.check_same(network, loaded)
+
+
+def _check_grown(network: Network, built: nn.Module) -> None:
+    """Raise `RequestError` where a step of training gave the network weights or buffers that a new one has not."""
+    now, first = (
+        {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
+        for module in (network.module, built)
+    )
+    changed = [name for name in now if name not in first or now[name] != first[name]]
+    if changed:
+        raise RequestError(
+            f"{network} has {some(changed)} only once it has run, or of another shape then, so its weights cannot be "
+            "loaded into a new one. Expected the factory to make all layers and buffers, in their final shape."
+        )
 
 
 def _batch(role: Role, rows: int, classes: int, first: Sequence[np.ndarray]) -> Batch:

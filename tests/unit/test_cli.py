@@ -172,6 +172,15 @@ def test_debug_changes_no_status(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "Traceback" in said and "did you mean 'seed'" in said
 
 
+def test_no_exception_of_a_model_ends_the_command_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, student__model={"factory": "models:odd"})
+    (tmp_path / "models.py").write_text(
+        (tmp_path / "models.py").read_text() + "\n\ndef odd():\n    raise GeneratorExit\n"
+    )
+    assert main(["run", str(path)]) == 1
+    assert "stillhouse: GeneratorExit" in capsys.readouterr().err
+
+
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "no report.json in it" in capsys.readouterr().err

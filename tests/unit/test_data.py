@@ -145,6 +145,10 @@ WRONG: dict[str, tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]] = {
     "empty test": ({"test": (X[:0], Y[:0])}, "data.test: no examples"),
     "shapes": ({"test": (X[:, :5], Y)}, r"examples of shape \[5\]; expected \[8\]"),
     "one-hot": ({"train": (X, np.eye(3)[Y])}, r"y is float64 of shape \[20, 3\]"),
+    "ids that wrap around": (
+        {"train": (X, np.where(Y == 1, 2**64 - 1, Y).astype(np.uint64))},
+        "y holds 18446744073709551615",
+    ),
     "fractions": ({"train": (X, Y + 0.5)}, "fractions"),
     "words": ({"train": (X.astype(str), Y)}, "expected numbers"),
 }
@@ -257,5 +261,7 @@ def test_what_is_no_array_of_examples_is_named(tmp_path: Path, case: str, split:
 def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(Odd(x + 1), torch.tensor(y))"))
     (tmp_path / "tensor.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(torch.tensor(x + 1), y)"))
-    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in ("mine", "tensor")]
-    assert found[0].digests == found[1].digests and found[0].train.x.shape == (54, 8)
+    (tmp_path / "matrix.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(numpy.matrix(x + 1), y)"))
+    modules = ("mine", "tensor", "matrix")
+    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
+    assert found[0].digests == found[1].digests == found[2].digests and found[0].train.x.shape == (54, 8)

@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 import torch
+from ray._raylet import raise_sys_exit_with_custom_error_message
 
 from workers import faults
 from workers.errors import BadAnswer, RequestError, RunError
@@ -20,7 +21,7 @@ class Unpicklable(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def raised(error: Exception, **about: object) -> Fault:
+def raised(error: BaseException, **about: object) -> Fault:
     with pytest.raises(Fault) as found, faults.caught(**about):  # type: ignore[arg-type]
         raise error
     return found.value
@@ -41,6 +42,12 @@ def test_errors_about_the_run_stay_as_they_are(error: Exception) -> None:
     assert found.value is error
     with pytest.raises(ZeroDivisionError), faults.caught(but=(ArithmeticError,)):
         _ = 1 / 0
+
+
+def test_a_model_that_calls_sys_exit_is_a_fault_and_ray_that_ends_a_process_is_not() -> None:
+    assert str(raised(SystemExit(0), of="member-1")) == "SystemExit: 0"
+    with pytest.raises(SystemExit), faults.caught("member-1"):
+        raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.")
 
 
 def test_what_it_says() -> None:

@@ -245,6 +245,44 @@ class Tied(nn.Module):
     def forward(self, x):
         return self.head(self.outer(torch.relu(self.inner(x))))
 
+class Grows(Net):
+    """Keeps its rows in a buffer."""
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0, 8))
+    def forward(self, x):
+        if self.training:
+            self.seen = torch.cat([self.seen, x.detach()])
+        return super().forward(x)
+
+class MakesLate(Net):
+    """Makes a layer in its first forward pass."""
+    def forward(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(3, 3)
+        return self.late(super().forward(x))
+
+class Complex(Net):
+    def __init__(self, returned=False):
+        super().__init__()
+        self.phase, self.returned = nn.Parameter(torch.randn(3, 3, dtype=torch.cfloat)), returned
+    def forward(self, x):
+        logits = super().forward(x).to(torch.cfloat) @ self.phase
+        return logits if self.returned else logits.abs()
+
+class Sparse(Net):
+    def forward(self, x):
+        return super().forward(x).to_sparse()
+
+class Exits(Net):
+    def __init__(self, always):
+        super().__init__()
+        self.always = always
+    def forward(self, x):
+        if self.always or self.training:
+            raise SystemExit(0)
+        return super().forward(x)
+
 def normed(of):
     apply = {"weight": parametrizations.weight_norm, "spectral": parametrizations.spectral_norm,
              "old weight": weight_norm, "old spectral": spectral_norm}[of]
@@ -285,6 +323,12 @@ def pairs(p, y): return [("f1", 0.5)]
 def in_place(p, y):
     p /= p.sum(1, keepdims=True)
     return {"mine": float(p.max())}
+def behind_its_back(p, y):
+    torch.from_numpy(p).zero_()
+    return {"mine": 1.0}
+def digits(p, y): return {"mine": "0.5"}
+def too_large(p, y): return {"mine": 10**400}
+def no_path(p, y): return {"a//b": 1.0}
 def top2(p, y, k=2, name="top2"):
     assert p.dtype == np.float32 and p.shape == (400, 3) and y.shape == (400,) and y.dtype == np.int64
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
@@ -377,6 +421,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "random numbers of Python": ("AtRandom", {"of": "python"}, {}, "differently each time in evaluation mode"),
     "statistics of a batch": ("BatchStatistics", {}, {}, "answers an example differently where others are beside it"),
     "a tuple always": ("Recurrent", {"whole": True}, {}, "returned tuple for a batch of 2; expected logits"),
+    "a buffer that grows": ("Grows", {}, {}, "model 'models:build' has 'seen' only once it has run"),
+    "a layer made in forward": ("MakesLate", {}, {}, r"has 'late\.weight', 'late\.bias' only once it has run"),
+    "complex logits": ("Complex", {"returned": True}, {}, r"returned torch\.complex64 \[2, 3\]"),
+    "sparse logits": ("Sparse", {}, {}, r"returned torch\.float32 \[2, 3\] \(torch\.sparse_coo\)"),
+    "sys.exit": ("Exits", {"always": True}, {}, "failed on a batch .* SystemExit: 0"),
+    "sys.exit in training": ("Exits", {"always": False}, {}, "failed in a step .* SystemExit: 0"),
     "compile": ("not_compiled", {}, {"student__training__compile": True}, "cannot be compiled .*stillhouse_tests"),
     "a first step too far": (
         *("Net", {}, {"student__training__learning_rate": 1e38}),
@@ -412,6 +462,7 @@ SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "spectral_norm of an older torch": ("normed", {"of": "old spectral"}, {}),
     "a tensor as extra state": ("ExtraTensor", {}, {}),
     "state of training alone": ("OfTrainingAlone", {}, {}),
+    "complex parameters": ("Complex", {}, {}),
     "bfloat16": ("Net", {}, {"student__training__precision": "bfloat16"}),
     "the largest of the classes": ("Net", {}, {"distillation__top_k": 2, "distillation__dtype": "float16"}),
     "soft targets alone, sgd, clipped": (
@@ -517,6 +568,10 @@ METRICS = {
     "text": "returned str for 'f1'; expected a number",
     "number": "returned float; expected a dictionary",
     "pairs": "returned list; expected a dictionary",
+    "behind_its_back": "changed its arguments, which other metrics get as well",
+    "digits": "returned str for 'mine'; expected a number",
+    "too_large": "returned inf for 'mine'; expected a finite number",
+    "no_path": "returned the name 'a//b'; expected",
     "in_place": "raised ValueError: .*read-only",
 }
 
