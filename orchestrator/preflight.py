@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from workers import data as datasets
 from workers.data import Dataset
 from workers.errors import RequestError
 from workers.odd_rows import odd_rows
-from workers.specs import FactorySpec
+from workers.specs import FactorySpec, TrainingSpec
 from workers.trial import Role
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 60.0
+SHORT = 3
+"""Times as many steps of the student as of its baseline, from which on they are hardly comparable."""
 COPIES = "working_dir_files"
 """What Ray calls the folder with the jobs' copies of their working folders."""
 
@@ -61,6 +64,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
+    if config.student.baseline_training is None:
+        notes += tuple(short_baseline(config.student.training, len(dataset.train), len(dataset.transfer)))
     return dataset.noted(*_large_batches(config, dataset), *notes)
 
 
@@ -104,6 +109,20 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
         for key, (recipe, examples) in recipes.items()
         if recipe is not None
         for note in datasets.large_batch(key, recipe.batch_size, examples)
+    ]
+
+
+def short_baseline(recipe: TrainingSpec, labelled: int, transfer: int) -> list[str]:
+    """A note where the baseline, by the student's recipe, takes far fewer steps on its `labelled` examples than the
+    student on the `transfer` set, which has unlabelled ones as well."""
+    of_student, of_baseline = (recipe.epochs * math.ceil(n / recipe.batch_size) for n in (transfer, labelled))
+    if of_student < SHORT * of_baseline:
+        return []
+    return [
+        f"student.baseline_training: not given, so the baseline takes {of_baseline:,} steps on {labelled:,} labelled "
+        f"examples, and the student {of_student:,} on {transfer:,}. Give the baseline about as many, by "
+        f"`epochs: {round(recipe.epochs * of_student / of_baseline)}` there; else the gain over it is in part that of "
+        "longer training."
     ]
 
 

@@ -19,6 +19,7 @@ from orchestrator.report import Report
 from orchestrator.tracking import Tracker
 from workers import storage
 from workers.errors import RequestError, RunError
+from workers.secrets import hidden
 from workers.train_loop import Epoch
 
 logger = logging.getLogger(__name__)

@@ -86,9 +86,9 @@ def logits_of(returned: object, spec: ModelSpec, batch: Tensor, classes: int, ro
             found = f"{returned.dtype} {found} ({returned.layout})"
     raise RequestError(
         f"{role} model '{spec.factory}' returned {found} for a batch of {len(batch)}{when}; expected logits "
-        f"{expected}, one for each of the {classes} classes (`data.classes`, or else one more than the largest label of "
-        "data.train), and nothing beside them. Change the model's last layer or what it returns, correct the label, or "
-        "set `data.classes`."
+        f"{expected}, one for each of the {classes} classes (`data.classes`, else one more than the largest label of "
+        "data.train), and nothing beside them. Change the model's last layer or what it returns, correct the "
+        "label, or set `data.classes`."
     )
 
 

@@ -255,8 +255,9 @@ def _check_grown(network: Network, built: nn.Module) -> None:
     changed = [name for name in now if name not in first or now[name] != first[name]]
     if changed:
         raise RequestError(
-            f"{network} has {some(changed)} only once it has run, or of another shape then, so its weights cannot be "
-            "loaded into a new one. Expected the factory to make all layers and buffers, in their final shape."
+            f"{network} has {some(changed)} after a step of training, and a network built anew has not, or of another "
+            "shape, so its weights cannot be loaded. Expected the factory to make the same layers and buffers whatever "
+            "the seed, all of them and in their final shape before the first batch."
         )
 
 

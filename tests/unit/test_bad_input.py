@@ -101,8 +101,8 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "bytes": ({}, raw("config.yaml", bytes(range(256))), "cannot be read as text"),
     "much too large": ({}, raw("config.yaml", b"#" * (2**20 + 1)), "larger than 1,048,576 bytes"),
     # --- keys and values
-    "name with a path": ({"name": "../../etc"}, None, r"name: found '../../etc'; expected it to match"),
-    "name in capitals": ({"name": "Digits"}, None, "name: found 'Digits'; expected it to match"),
+    "name with a path": ({"name": "../../etc"}, None, r"name: found '../../etc'; expected lower-case letters, digits"),
+    "name in capitals": ({"name": "Digits"}, None, "name: found 'Digits'; expected lower-case letters, digits"),
     "empty name": ({"name": ""}, None, "name: found ''; expected"),
     "long name": ({"name": "a" * 101}, None, "it to have at most 100 characters"),
     "no name": ({"name": None}, None, "name: missing; it is required"),
@@ -159,9 +159,9 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "tracking in a list": ({"tracking": ["x"]}, None, r"tracking: found \['x'\]"),
     "no view": ({"data__augment": {"factory": "models:mlp", "views": 0}}, None, "data.augment.views: found 0"),
     # --- code
-    "factory without a colon": ({"student__model__factory": "models.mlp"}, None, "found 'models.mlp'; expected it to"),
-    "factory in another folder": ({"student__model__factory": "../x:mlp"}, None, "found '../x:mlp'; expected it to"),
-    "factory at a URI": ({"student__model__factory": "http://x/y:mlp"}, None, "found 'http://x/y:mlp'; expected it to"),
+    "factory without a colon": ({"student__model__factory": "models.mlp"}, None, "found 'models.mlp'; expected `module:function`"),
+    "factory in another folder": ({"student__model__factory": "../x:mlp"}, None, "found '../x:mlp'; expected `module:function`"),
+    "factory at a URI": ({"student__model__factory": "http://x/y:mlp"}, None, "found 'http://x/y:mlp'; expected `module:function`"),
     "kind of model": ({"student__model__kind": "onnx"}, None, "student.model.kind: found 'onnx'"),
     "syntax": ({}, models("def mlp(:\n"), r"cannot be imported \(SyntaxError"),
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator import preflight
 from tests.makers import blobs
 from workers import data, scan
 from workers.errors import RequestError
 from workers.inputs import digest
-from workers.specs import DataSpec
+from workers.specs import DataSpec, TrainingSpec
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -112,6 +113,14 @@ def test_a_batch_of_more_than_all_is_said() -> None:
     assert data.large_batch("student.training", 200, 200) == []
     (note,) = data.large_batch("student.training", 4096, 200)
     assert note.startswith("student.training.batch_size: 4,096 is more than the 200 examples") and "20 or fewer" in note
+
+
+def test_a_baseline_of_few_steps_is_said() -> None:
+    recipe = TrainingSpec(epochs=3, batch_size=512)
+    assert preflight.short_baseline(recipe, 5000, 12_000) == []
+    (note,) = preflight.short_baseline(recipe, 1200, 201_200)
+    assert "the baseline takes 9 steps on 1,200 labelled examples, and the student 1,179 on 201,200" in note
+    assert "`epochs: 393`" in note
 
 
 # --- types and ranges
