@@ -228,7 +228,9 @@ def _job_config() -> JobConfig:
     `workers.py` there would be taken for Stillhouse's."""
     from ray.job_config import JobConfig
 
-    return JobConfig(_py_driver_sys_path=_PathsOfDriver())
+    config = JobConfig()
+    config._py_driver_sys_path = _PathsOfDriver()  # its constructor replaces an empty list by one of its own
+    return config
 
 
 def reach(address: str) -> None:

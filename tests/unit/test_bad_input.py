@@ -159,9 +159,21 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "tracking in a list": ({"tracking": ["x"]}, None, r"tracking: found \['x'\]"),
     "no view": ({"data__augment": {"factory": "models:mlp", "views": 0}}, None, "data.augment.views: found 0"),
     # --- code
-    "factory without a colon": ({"student__model__factory": "models.mlp"}, None, "found 'models.mlp'; expected `module:function`"),
-    "factory in another folder": ({"student__model__factory": "../x:mlp"}, None, "found '../x:mlp'; expected `module:function`"),
-    "factory at a URI": ({"student__model__factory": "http://x/y:mlp"}, None, "found 'http://x/y:mlp'; expected `module:function`"),
+    "factory without a colon": (
+        {"student__model__factory": "models.mlp"},
+        None,
+        "found 'models.mlp'; expected `module:function`",
+    ),
+    "factory in another folder": (
+        {"student__model__factory": "../x:mlp"},
+        None,
+        "found '../x:mlp'; expected `module:function`",
+    ),
+    "factory at a URI": (
+        {"student__model__factory": "http://x/y:mlp"},
+        None,
+        "found 'http://x/y:mlp'; expected `module:function`",
+    ),
     "kind of model": ({"student__model__kind": "onnx"}, None, "student.model.kind: found 'onnx'"),
     "syntax": ({}, models("def mlp(:\n"), r"cannot be imported \(SyntaxError"),
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),

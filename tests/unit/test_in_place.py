@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import in_place
+from orchestrator import cluster, in_place
 from workers.errors import RequestError
 
 
@@ -71,3 +71,12 @@ def test_the_longest_socket_of_ray_fits() -> None:
     session = "session_2026-11-28_01-55-21_316000_4194304"  # the largest process number on Linux
     for socket in ("plasma_store", "plasma_store.1", "raylet", "raylet.1"):
         validate_socket_filepath(os.path.join("/" + "x" * (in_place.DEEPEST - 1), session, "sockets", socket))
+
+
+def test_workers_import_from_where_the_driver_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ray.init` does with the folder that the driver was started in."""
+    known = str(tmp_path / "known")
+    monkeypatch.syspath_prepend(known)
+    config = cluster._job_config()
+    config._py_driver_sys_path.extend([known, str(tmp_path)])
+    assert list(config._get_proto_job_config().py_driver_sys_path) == [known]
