@@ -26,6 +26,8 @@ EXAMPLE, SERVING = "input_example.json", "serving_input_example.json"
 ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 FILES = {MLMODEL, SERVED, WEIGHTS, EXAMPLE, SERVING, "requirements.txt", *ENVIRONMENT.values()}
 FOLDERS = ("code/workers", CODE)
+PATTERN = "|".join([*map(re.escape, sorted({*FILES, RECORD})), *(rf"{folder}/.+" for folder in FOLDERS)])
+"""Of the paths that a run writes in `FOLDER`."""
 LOADER = "mlflow.pyfunc.loaders.code_model"
 """Loads the Python file that the model names, and no pickle."""
 OF_THE_FLAVOR = {"config", "cloudpickle_version", "python_version"}
@@ -99,6 +101,12 @@ def fetch(place: str, record: ModelRecord, target: Path) -> None:
     if (target / WEIGHTS).read_bytes()[8:9] != b"{":
         raise _refused(storage.join(folder, WEIGHTS), "it is no safetensors file")
     check(load(target / MLMODEL), has_code=any(path.startswith(CODE + "/") for path in record.files))
+
+
+def remove(place: str) -> None:
+    """Remove the model in the folder `place` of a run's student, and no file beside it that no run wrote."""
+    folder = storage.join(place, FOLDER)
+    storage.remove_files(folder, [path for path in storage.files_below(folder) if re.fullmatch(PATTERN, path)])
 
 
 def load(path: Path) -> dict[str, Any]:

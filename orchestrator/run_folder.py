@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from orchestrator import lock
+from orchestrator import lock, model_folder
 from orchestrator.config import RunConfig
 from orchestrator.events import last_opened
 from workers import factories, storage
@@ -25,17 +25,18 @@ TRAINED = "trained"
 """Holds every trained network under its key; `members/<i>`, `baseline` and `student` show the current ones."""
 
 _PARTIAL = rf"(\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)})?"
-_HEX = "[0-9a-f]+"
-_NETWORK = r"(model\.safetensors|training\.json|state\.pt|history\.json|failure[\w.-]*\.json)"
+_HEX = "[0-9a-f]{16}"
+"""What `soft_targets.fingerprint` returns."""
+_NETWORK = r"(model\.safetensors|training\.json|state\.pt|history\.json|failure\.json)"
 WRITTEN = tuple(
     re.compile(pattern + _PARTIAL)
     for pattern in (
-        r"(stillhouse|report|tracking)\.json|report\.(md|html)|config\.yaml|events\.jsonl|run\.lock[\w.]*",
+        r"(stillhouse|report|tracking)\.json|report\.md|config\.yaml|events\.jsonl|run\.lock[\w.]*",
         rf"(members/\d+|baseline|student|{TRAINED}/{_HEX})/{_NETWORK}",
         rf"(baseline|student)/checkpoints-{_HEX}/.+",
-        r"student/mlflow/.+",
-        rf"(soft_targets|logits)/{_HEX}/(part-\d+-{_HEX}\.parquet|manifest\.json|abandoned)",
-        r"predictions/[^/]+\.pt",
+        rf"student/{model_folder.FOLDER}/({model_folder.PATTERN})",
+        rf"(soft_targets|logits)/{_HEX}/(part-\d+-[0-9a-f]+\.parquet|manifest\.json|abandoned)",
+        r"predictions/(member-\d+|ensemble|baseline|student)-(train|validation|test)\.pt",
     )
 )
 """What runs write, as patterns of whole paths relative to the folder."""
@@ -121,6 +122,8 @@ def _inputs(config: RunConfig) -> list[str]:
     asked = [(each.factory, each.folder) for each in code]
     asked += [(data.factory, data.folder)] if data.factory is not None else []
     found += [str(path) for factory, folder in asked for path in factories.files(factory, folder)]
+    named = factories.texts([data.kwargs, *(each.kwargs for each in code)])
+    found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
     return found
 
 

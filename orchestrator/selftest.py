@@ -64,7 +64,8 @@ def check_copy(said: Probabilities, member: Member, x: Tensor, numerics: Numeric
     if not off <= expected:
         raise RunError(
             f"{member.name} answers its teacher's process and the driver differently, by up to {off:.2g} (expected "
-            f"{expected:g}). Do both nodes have the same code and the same versions of torch?"
+            f"{expected:g}). Do both nodes have the same code and the same versions of torch? Or does the model follow "
+            "from its process: the order of a set, hash(), a process id, the time?"
         )
 
 

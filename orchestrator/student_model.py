@@ -75,7 +75,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
         )  # fmt: skip
         if is_there(place, key):
             return None
-        storage.remove(folder)
+        model_folder.remove(place)
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
             made = Path(scratch, "model")
             hidden = [student.model.folder, *map(str, provenance.files_outside(student.model))]
@@ -100,7 +100,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
     except (
         Exception
     ) as error:  # of the user's factory, of MLflow, of the storage; the run is complete without the model
-        storage.remove(folder)
+        model_folder.remove(place)
         return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from workers import inputs as inputs_
-from workers import labels, mapped, overlap, provenance, readers, scan, values
+from workers import labels, mapped, observed, overlap, provenance, readers, scan, values
 from workers.augment import augmented
 from workers.errors import RequestError
 from workers.inputs import Index, Inputs, Joined, Rows
@@ -143,9 +143,10 @@ def load(spec: DataSpec, seed: int) -> Dataset:
 
 def _load(spec: DataSpec, seed: int) -> Dataset:
     notes: list[str] = []
-    with seeded(seed):
+    with seeded(seed), observed.recording() as record:
         read = readers.read(spec, notes)
-    inputs = {name: mapped.watched(x) for name, (x, _) in read.items()}
+    opened = record.read()
+    inputs = {name: mapped.watched(x, opened) for name, (x, _) in read.items()}
     y = {name: labels.class_ids(name, inputs[name], read[name][1]) for name in read if name != "unlabeled"}
     if len(y["train"]) == 0:
         raise _empty("train")

@@ -24,6 +24,9 @@ from workers.beside import BESIDE as BESIDE
 from workers.errors import RequestError
 from workers.origins import HOME, STILLHOUSE, distributions
 
+LONGEST_NAME = 256
+"""Characters of a text that may name a file."""
+
 
 def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
     """Call `factory` (`module:function`) with `kwargs`.
@@ -124,6 +127,15 @@ def within(path: Path, folder: str) -> Path | None:
         if folder and one.is_relative_to(other):
             return one.relative_to(other)
     return None
+
+
+def texts(value: Any) -> list[str]:
+    """The texts in a factory's arguments that may be names of files."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in texts(each)]
+    if isinstance(value, (list, tuple)):
+        return [text for each in value for text in texts(each)]
+    return [value] if isinstance(value, str) and 0 < len(value) < LONGEST_NAME and value.isprintable() else []
 
 
 def _sources(factory: str, folder: str) -> dict[Path, bytes]:

@@ -78,8 +78,14 @@ def check_range(name: str, y: Index, classes: int, declared: bool) -> None:
         raise RequestError(
             f"data.{name}: label {y[wrong[0]]} of example {wrong[0]} is outside the "
             f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
-            f"{'label' if len(wrong) == 1 else 'labels'} in all."
+            f"{'label' if len(wrong) == 1 else 'labels'} in all.{_minus_one(name, y[wrong])}"
         )
+
+
+def _minus_one(name: str, wrong: Index) -> str:
+    if name == "train" or not (wrong == UNLABELLED).all():
+        return ""
+    return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
 
 
 def notes(labels: Mapping[str, Index], unlabeled: int, classes: int) -> list[str]:

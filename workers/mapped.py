@@ -13,8 +13,9 @@ from __future__ import annotations
 import mmap
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -168,9 +169,13 @@ class Watched:
         return _unwatched, (np.asarray(self.of) if isinstance(self.of, np.ndarray) else self.of,)
 
 
-def watched(inputs: Inputs) -> Inputs:
-    """The inputs, `Watched` where they read mapped files: a mapped array, a part of one, or an object that has some."""
-    files = {}
+def watched(inputs: Inputs, opened: Collection[Path] = ()) -> Inputs:
+    """The inputs, `Watched` where they read mapped files: a mapped array, a part of one, or an object that has some.
+
+    opened: the files that their maker opened to read. An object that is no array may read them again.
+    """
+    lazy = not isinstance(inputs, np.ndarray) and len(opened) <= LOOKED_AT
+    files = {str(path): File(str(path), _state(str(path))) for path in opened if lazy and path.suffix != ".py"}
     for array in _inside(inputs):
         if isinstance(array, np.memmap) and array.filename is not None:
             array.flush()  # what its maker wrote itself is no change
@@ -196,6 +201,8 @@ def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
         inner: Iterable[Any] = () if value.base is None else (value.base,)
     elif isinstance(value, tuple | list):
         inner = value[:LOOKED_AT]
+    elif isinstance(value, dict):
+        inner = islice(value.values(), LOOKED_AT)
     else:
         inner = list(getattr(value, "__dict__", {}).values())
     for each in inner:

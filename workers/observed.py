@@ -75,11 +75,11 @@ def _install() -> None:
 
 
 def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> None:  # globals end before the hook
-    if event != "open" or not thread.records:
+    if event not in ("open", "sqlite3.connect") or not thread.records:
         return
     records, thread.records = thread.records, []  # what follows may open files itself
     try:
-        path, writes = _file(*arguments)
+        path, writes = _file(*arguments) if event == "open" else _file(arguments[0], "r", 0)
         if path is None or not is_users(path):
             return
         source = _on_behalf_of(sys._getframe(1))

@@ -13,7 +13,10 @@ from workers.inputs import Index
 from workers.losses import UNLABELLED
 from workers.scan import Found
 
-PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"), ("unlabeled", "test"))
+PAIRS = (
+    ("train", "validation"), ("train", "test"), ("validation", "test"),
+    ("unlabeled", "validation"), ("unlabeled", "test"), ("train", "unlabeled"),
+)  # fmt: skip
 """Of splits that are compared: what is shared is counted in the second."""
 MANY = 0.05
 """Share of training examples that repeat an earlier one, from which on it is worth a sentence."""
@@ -77,9 +80,10 @@ def notes(splits: Mapping[str, Hashed], every: int) -> list[str]:
         theirs, mine = splits[one], splits[other]
         shared = int(np.isin(mine.x, theirs.x).sum())
         if shared:
+            so = "The student sees them twice" if other == "unlabeled" else "Figures on them say little"
             found.append(
                 f"data.{other}: {shared:,} of {len(mine.x):,} examples{of_sample} are also in data.{one}, value for "
-                f"value{_relabelled(mine, theirs.labelled())}. Figures on them say little; leave them out of one."
+                f"value{_relabelled(mine.labelled(), theirs.labelled())}. {so}; leave them out of one."
             )
     train = splits["train"]
     repeated = len(train.x) - len(np.unique(train.x))

@@ -2,7 +2,8 @@
 
 They are found by building the model, watched (`workers.observed`), in modules that are loaded anew for it
 (`workers.beside`), and by following the code that its factory reaches (`workers.reach`). A file that is read without
-Python's `open`, such as a safetensors file, shows in what is built, or is named by `data.depends_on`.
+Python's `open`, such as a safetensors file, counts where a constant of that code names it; else it shows in what is
+built, or is named by `data.depends_on`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class _Found:
 
 
 _known: dict[str, _Found] = {}
+_read_in_use: dict[str, set[Path]] = {}
+"""By `_key`: data files that networks opened while they answered."""
 
 
 def of_model(model: ModelSpec) -> dict[str, Any]:
@@ -114,8 +117,23 @@ def check_depends_on(uris: Iterable[str]) -> None:
         _stamp(uri)
 
 
+@contextmanager
+def in_use(spec: FactorySpec) -> Iterator[None]:
+    """Count the files that are opened during the block, such as tables that a forward pass looks up, among `spec`'s."""
+    with observed.recording() as record:
+        yield
+    read = {path for path in record.read() if path.suffix != ".py"}
+    if not read <= _read_in_use.setdefault(_key(spec), set()):
+        _read_in_use[_key(spec)] |= read
+        _known.pop(_key(spec), None)
+
+
+def _key(spec: FactorySpec) -> str:
+    return json.dumps([type(spec).__name__, os.getcwd(), spec.model_dump(mode="json")], sort_keys=True)
+
+
 def _found(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
-    key = json.dumps([type(spec).__name__, os.getcwd(), spec.model_dump(mode="json")], sort_keys=True)
+    key = _key(spec)
     known = _known.get(key)
     if known is None or known.state != _state(known.state):
         known = _known[key] = _look(spec, call)
@@ -156,6 +174,7 @@ def _watch(
             read |= observed.opened_by(str(source.file))
     code = {source.file: source.content() for source in reach.reached()}
     code |= {path: whole_file(path) for path in reach.whole_files | reach.binaries if path not in code}
+    read |= {path for path in _read_in_use.get(_key(spec), ()) if path.is_file()} | _named_files(reach, spec)
     data = {str(path): path for path in read if path.suffix != ".py"}
     labels = _labels([*code, *data.values()], root or spec.folder)
     inputs: dict[str, Any] = {
@@ -177,6 +196,20 @@ def _watch(
         "folder": {root or "": None},
     }
     return _Found(inputs, paths, _state(wanted))
+
+
+def _named_files(reach: Reach, spec: FactorySpec) -> set[Path]:
+    """Data files that constants of the reached code name, beside it or beside the configuration, or in a folder there
+    that another constant names, and those that `kwargs` name: what reads them may not be Python."""
+    found = {
+        path for text in factories.texts(spec.kwargs) if (path := Path(os.path.abspath(spec.folder), text)).is_file()
+    }
+    for file in {file for file, _ in reach.texts}:
+        texts = [text for other, text in reach.texts if other == file]
+        places = [file.parent, Path(os.path.abspath(spec.folder))]
+        places += [place / text for place in places for text in texts if text.strip("./") and (place / text).is_dir()]
+        found |= {Path(os.path.abspath(place / text)) for place in places for text in texts if (place / text).is_file()}
+    return {path for path in found if path.suffix != ".py" and origins.is_users(str(path))}
 
 
 def _state(wanted: Mapping[str, Any]) -> dict[str, Any]:

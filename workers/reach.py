@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from workers import observed
+from workers import factories, observed
 from workers.beside import BESIDE, Package, plain
 from workers.origins import STILLHOUSE, is_users
 
@@ -85,6 +85,8 @@ class Reach:
         """Top-level modules that are imported from elsewhere."""
         self.environment: set[str] = set()
         """Variables that reached code names."""
+        self.texts: set[tuple[Path, str]] = set()
+        """Constants of reached code, each with its file: some name data files."""
         self.whole_files: set[Path] = set()
         """Files that may be executed, though nothing names them."""
         self.looks_up = False
@@ -167,7 +169,8 @@ class Reach:
             if _has_effects(statement, source):
                 self._statement(source, n)
         for name in _only_imported(source):
-            self._reference(source, (name,), {})
+            if any(self._source(self._full(target.module, source)) for target in source.imports[name]):
+                self._reference(source, (name,), {})
         return source
 
     def _loads(self, target: Target, source: Source) -> Source | None:
@@ -252,6 +255,7 @@ class Reach:
             if chain[0] in used or chain[0] in local:
                 self._reference(source, chain, local)
         self.environment |= set(_environment(statement, source))
+        self.texts |= {(source.file, text) for text in _texts(statement)}
         if not source.module.startswith(BESIDE) and any(not LOADS.isdisjoint(chain) for chain in chains):
             self._all_around(source)
 
@@ -449,15 +453,20 @@ def _only_imported(source: Source) -> list[str]:
 
 def _environment(statement: ast.stmt, source: Source) -> Iterator[str]:
     """The environment variables that a statement names as constants."""
+
+    def is_called(node: ast.AST, name: str) -> bool:
+        targets = source.imports.get(node.id, ()) if isinstance(node, ast.Name) else ()
+        return _ends(node, name) or any(target.attribute == name for target in targets)
+
     for node in ast.walk(statement):
         key: ast.AST | None = None
-        if isinstance(node, ast.Subscript) and _ends(node.value, "environ"):
+        if isinstance(node, ast.Subscript) and is_called(node.value, "environ"):
             key = node.slice
-        elif isinstance(node, ast.Compare) and any(_ends(other, "environ") for other in node.comparators):
+        elif isinstance(node, ast.Compare) and any(is_called(other, "environ") for other in node.comparators):
             key = node.left
         elif isinstance(node, ast.Call) and node.args:
             method = node.func.value if isinstance(node.func, ast.Attribute) else None
-            if _ends(node.func, "getenv") or (method is not None and _ends(method, "environ")):
+            if is_called(node.func, "getenv") or (method is not None and is_called(method, "environ")):
                 key = node.args[0]
         yield from _constants(key, source)
 
@@ -471,6 +480,11 @@ def _constants(key: ast.AST | None, source: Source) -> list[str]:
     assigned = [source.statements[n] for n in source.bound.get(key.id, ())]
     values = [each.value for each in assigned if isinstance(each, (ast.Assign, ast.AnnAssign))]
     return [each.value for each in values if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+
+
+def _texts(statement: ast.stmt) -> set[str]:
+    """The constants in a statement that may be names of files."""
+    return set(factories.texts([node.value for node in ast.walk(statement) if isinstance(node, ast.Constant)]))
 
 
 def _ends(node: ast.AST, name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,10 +24,12 @@ from workers.errors import RequestError
 
 Array = NDArray[Any]
 
-PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-"""What pandas calls an index without a name; also where another program wrote the file anew, without the metadata."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
+"""What pandas calls an index without a name; also where another program wrote the file anew, without the metadata. The
+second: one that went through a CSV file."""
 ROW_NUMBERS_FROM = 20
-"""Rows from which on a column of different whole numbers, none much larger than there are rows, may be an index."""
+"""Rows from which on a column of different whole numbers may be an index, of this table or a larger one: so many drawn
+at random from a range of less than a twentieth of their square would hardly differ all."""
 NAMED, LISTED = 5, 20
 """Values, and columns, that a sentence names."""
 VALUE_BYTES = 8
@@ -48,14 +50,16 @@ class Table:
 
     @cached_property
     def index(self) -> set[str]:
-        """Columns that are pandas' index and no data."""
+        """What pandas calls its index, which is no data: columns, or row numbers that were not written."""
         metadata = (self.file.schema_arrow.metadata or {}).get(b"pandas", b"{}")
         try:
             listed = json.loads(metadata).get("index_columns", [])
         except (ValueError, AttributeError):  # not what pandas writes
             listed = []
-        by_pandas = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
-        return {name for name in self.columns if name in by_pandas or PANDAS_INDEX.fullmatch(name)}
+        entries = listed if isinstance(listed, list) else []
+        by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]
+        by_name = {name for name in self.columns if PANDAS_INDEX.fullmatch(name)}
+        return by_name | {name for name in by_pandas if isinstance(name, str)}
 
     def error(self, found: str) -> RequestError:
         return RequestError(f"'{self.uri}': {found}")
@@ -69,16 +73,18 @@ def read(
     label, features: names of columns; without `features` they are all of train's but the label and pandas' index.
     """
     tables = {split: _open(split, uri) for split, uri in uris.items()}
-    names = _features(tables["train"], label, features)
+    index = {name for table in tables.values() for name in table.index if name != label}
+    index = {name for name in index if any(name in table.columns for table in tables.values())}
+    names = _features(tables["train"], label, features, index)
     found = {}
     for split, table in tables.items():
         labelled = split != "unlabeled"
         if labelled:
             _check_label(table, label)
-        _check_columns(table, names, label, tables["train"], chosen=features is not None)
+        _check_columns(table, names, {label, *index}, tables["train"], chosen=features is not None)
         found[split] = _arrays(table, names, label if labelled else None)
     if features is None:
-        notes += _left_out(tables, names, label) + _row_numbers(names, found["train"][0])
+        notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
     return found
 
 
@@ -95,7 +101,8 @@ def _open(split: str, uri: str) -> Table:
     return table
 
 
-def _features(train: Table, label: str, chosen: Sequence[str] | None) -> list[str]:
+def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Collection[str]) -> list[str]:
+    """The names of the feature columns. index: the columns that are an index in one of the splits, and so in all."""
     _check_label(train, label)
     if chosen is not None:
         if label in chosen:
@@ -103,11 +110,11 @@ def _features(train: Table, label: str, chosen: Sequence[str] | None) -> list[st
                 f"data.feature_columns: '{label}' is the label column (`data.label_column`); expected features alone."
             )
         return list(chosen)
-    names = [name for name in train.columns if name != label and name not in train.index]
+    names = [name for name in train.columns if name != label and name not in index]
     if not names:
         raise train.error(
             f"no feature column; found {_listed(train.columns)}, of which '{label}' is the label"
-            + (f" and {_listed(sorted(train.index))} pandas' index" if train.index else "")
+            + (f" and {_listed(sorted(index))} pandas' index" if index else "")
             + ". Write columns of numbers, or one of equally long lists, beside it."
         )
     return names
@@ -118,13 +125,13 @@ def _check_label(table: Table, label: str) -> None:
         raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. Set `data.label_column`.")
 
 
-def _check_columns(table: Table, names: Sequence[str], label: str, train: Table, chosen: bool) -> None:
+def _check_columns(table: Table, names: Sequence[str], others: Collection[str], train: Table, chosen: bool) -> None:
     missing = [name for name in names if name not in table.columns]
     if missing and (chosen or table is train):
         raise table.error(
             f"no feature column {_listed(missing)}; found {_listed(table.columns)}. Set `data.feature_columns`."
         )
-    known = {*names, label, *table.index}
+    known = {*names, *others}
     more = [] if chosen else [name for name in table.columns if name not in known]
     if missing or more:
         differences = [f"no column {_listed(missing)}, which train has"] if missing else []
@@ -248,10 +255,9 @@ def _finite(table: Table, name: str, values: Array, each: int) -> Array:
     return values
 
 
-def _left_out(tables: Mapping[str, Table], names: Sequence[str], label: str) -> list[str]:
+def _left_out(tables: Mapping[str, Table], index: Sequence[str], label: str) -> list[str]:
     """Notes on columns that are there and no features."""
     notes = []
-    index = sorted({name for table in tables.values() for name in table.index} - {*names, label})
     if index:
         notes.append(
             f"data: pandas' index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
@@ -280,9 +286,10 @@ def _row_numbers(names: Sequence[str], features: Array) -> list[str]:
 
 def _numbers_rows(values: Array) -> bool:
     rows = len(values)
-    if values.min() < 0 or values.max() >= 3 * rows or not (values == np.floor(values)).all():
+    largest = max(3 * rows, rows * rows // ROW_NUMBERS_FROM)
+    if values.min() < 0 or values.max() >= largest or not (values == np.floor(values)).all():
         return False
-    return int(np.bincount(values.astype(np.int64)).max()) == 1
+    return len(np.unique(values)) == rows
 
 
 def _listed(names: Sequence[str]) -> str:

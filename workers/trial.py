@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import asked, checkpoints, compiling, models, teacher, train_loop
+from workers import asked, checkpoints, compiling, models, provenance, teacher, train_loop
 from workers.asked import AFFORDABLE_S, SAME, Network, finite, some, spread
 from workers.data import Split
 from workers.errors import RequestError, RunError
@@ -65,7 +65,7 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool 
     odd: rows on which it must give finite answers. known: another role has this network; this one only trains it.
     Returns notes for the user. Raises: `RequestError`.
     """
-    with seeded(models.seed_of(role.seed, "trial")):
+    with seeded(models.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = models.build(role.model, role.seed)
         models.check_trainable(module, role.model, role.name)
         models.check_output(module, role.model, role.examples.x, classes, role.name)
@@ -85,7 +85,7 @@ def check_loaded(
     """The same of members that are loaded: each file fits, answers every row, and holds all that the answers follow
     from. Returns notes for the user. Raises: `RequestError`."""
     notes: tuple[str, ...] = ()
-    with seeded(0):
+    with seeded(0), provenance.in_use(spec):
         module, other = models.build(spec), models.build(spec, seed=1)
         models.check_output(module, spec, x, classes, "ensemble")  # before a file is blamed
         for number, uri in enumerate(uris):

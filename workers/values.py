@@ -13,6 +13,8 @@ from workers.scan import Found
 
 GROSS = 10.0
 """Ratio of two splits' root mean squares from which on they are hardly scaled alike."""
+BELOW = -0.25
+"""What scaling to [0, 1] hardly makes of another split of the same data."""
 PIXELS = 16
 """Numbers an example from which on whole floats may be an image."""
 
@@ -54,6 +56,9 @@ def check_ranges(found: Mapping[str, Found]) -> list[str]:
                 f"data.{name} has {ranges}: one is in bytes and the other in [0, 1]. Expected all splits scaled alike; "
                 "divide the one by 255."
             )
+        if (_is_unit(first) and other.low < BELOW) or (_is_unit(other) and first.low < BELOW):
+            notes.append(f"data.{name} has {ranges}: one is in [0, 1]. Check that all splits are scaled alike.")
+            continue
         ratio = max(first.rms, other.rms) / max(min(first.rms, other.rms), math.ulp(0.0))
         if ratio >= GROSS and first.rms > 0 and other.rms > 0:
             notes.append(

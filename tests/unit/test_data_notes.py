@@ -58,6 +58,12 @@ def test_labels_of_a_support_vector_machine_are_refused(tmp_path: Path, kind: ty
         loaded(tmp_path, classes=2, **changed)
 
 
+def test_a_class_of_minus_one_is_refused(tmp_path: Path) -> None:
+    moods = {name: (x, y - 1) for name, (x, y) in splits().items()}
+    with pytest.raises(RequestError, match=r"data\.validation: label -1 .* all labels start at 0: y = y \+ 1"):
+        loaded(tmp_path, **moods)
+
+
 @pytest.mark.parametrize("first", [1, 7])
 def test_labels_from_one_are_refused(tmp_path: Path, first: int) -> None:
     x, y = blobs(200, 0)
@@ -204,6 +210,12 @@ def test_another_scale_is_said(tmp_path: Path) -> None:
     given["test"] = (given["test"][0] * 1000, given["test"][1])
     (note,) = loaded(tmp_path, **given).notes
     assert re.match(r"data\.test has values from .*, and data\.train from .*times apart", note)
+
+
+def test_the_unit_interval_beside_negative_numbers_is_said(tmp_path: Path) -> None:
+    unit, x = each(lambda n, seed: np.random.default_rng(seed).random((n, 4))), splits()["test"][1]
+    unit["test"] = (unit["test"][0] * 2 - 1, unit["test"][1])
+    assert "data.test has values from -0.9" in said(loaded(tmp_path, **unit)) and len(x)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])

@@ -200,6 +200,39 @@ def test_what_reads_a_mapped_file_is_watched(tmp_path: Path) -> None:
         assert mapped.watched(plain) is plain
 
 
+READERS = """
+import numpy as np
+class Mine:
+    def __init__(self, path):
+        frames = np.load(path, mmap_mode="r")
+        self.path, self.shape, self.dtype = path, frames.shape, frames.dtype
+    def __len__(self):
+        return self.shape[0]
+    def __getitem__(self, rows):
+        return np.asarray(np.load(self.path, mmap_mode="r")[rows])
+def splits(path):
+    x, y = Mine(path), np.arange(len(Mine(path))) % 2
+    return {"train": (x, y), "test": (np.load(path) + 0.5, y)}
+"""
+
+
+def test_files_that_a_factory_opens_are_watched_where_it_may_read_them_later(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "reads.py").write_text(READERS)
+    spec = DataSpec(
+        kind="python", factory="reads:splits", kwargs={"path": str(tmp_path / "x.npy")}, folder=str(tmp_path)
+    )
+    dataset = load(spec, 0)
+    assert type(dataset.test.x) is np.ndarray
+    mapped.check(dataset)
+    np.save(tmp_path / "x.npy", X[:10])
+    with pytest.raises(RunError, match=r"x\.npy' has changed"):
+        mapped.check(dataset)
+    held = Mine(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    held.__dict__["inside"] = {0: held.inside[0]}
+    assert isinstance(mapped.watched(held), Watched)
+
+
 def test_what_a_factory_wrote_itself_is_no_change(tmp_path: Path) -> None:
     made = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, X.shape)
     made[:] = X

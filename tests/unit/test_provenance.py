@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from workers import data, models, provenance
@@ -126,6 +128,7 @@ def replace(path: Path, old: str, new: str) -> None:
         ("models.py", "STUDENT_SIZE = 2", "STUDENT_SIZE = 3", ""),
         ("models.py", "return StudentHead(", "return  StudentHead(1 * ", ""),
         ("models.py", "from torch import nn\n", "from torch import nn, optim\n", ""),
+        ("models.py", "import json\n", "import json\nimport math\n", ""),
         ("models.py", "hidden=8", "hidden=9", "code/models.py"),
         ("models.py", "read_text()", "read_text().strip()", "code/models.py"),
         ("models.py", "REGISTRY = {}", "torch.set_flush_denormal(False)\nREGISTRY = {}", "code/models.py"),
@@ -239,6 +242,61 @@ def test_modules_on_the_path_count_as_the_users_own(
         (lib / "n.txt").write_text("1" + old[0])
         assert changed(before, of(folder, factory)) == {"files/.../apart/n.txt"}
         assert of(folder, factory)["built"]["tensors"]["bias"] == f"float32 [1{old[0]}]"
+
+
+LOOKS = """
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from os import environ as variables
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import load_file
+from torch import nn
+HERE = Path(__file__).parent
+class Net(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * np.load(HERE / NAMES["late"])[0]
+NAMES = {"late": "late" + ".npy"}
+def make(path):
+    with ThreadPoolExecutor(1) as pool:
+        threads = list(pool.map(lambda name: (HERE / name).read_text(), ["thread.txt"]))
+    rust = load_file(HERE / "tables" / "rust.safetensors"), load_file(path)
+    sqlite3.connect(HERE / ("my" + ".db")).close()
+    return Net(5, 3)
+def gain(): return variables.get("LOOKS_GAIN")
+def with_gain(path): return make(path) if gain() else make(path)
+"""
+
+
+def test_files_that_are_read_late_or_not_by_python_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "looks.py").write_text(LOOKS)
+    (folder / "tables").mkdir()
+    files = [folder / name for name in ("late.npy", "thread.txt", "tables/rust.safetensors", "more.safetensors")]
+
+    def write(path: Path, value: int) -> None:
+        if path.suffix == ".npy":
+            np.save(path, np.full(2, value))
+        elif path.suffix == ".txt":
+            path.write_text(str(value))
+        else:
+            safetensors.numpy.save_file({"x": np.full(2, value)}, path)
+
+    for path in files:
+        write(path, 1)
+    sqlite3.connect(folder / "my.db").close()
+    (folder / "my.db").touch()
+    spec = ModelSpec(factory="looks:with_gain", folder=str(folder), kwargs={"path": str(folder / "more.safetensors")})
+    with provenance.in_use(spec):
+        models.build(spec)(torch.zeros(1, 5))
+    before = provenance.of_model(spec)
+    assert before["files"].keys() == {str(path.relative_to(folder)) for path in (*files, folder / "my.db")}
+    for path in files:
+        write(path, 2)
+        after = provenance.of_model(spec)
+        assert changed(before, after) == {f"files/{path.relative_to(folder)}"}
+        before = after
+    monkeypatch.setenv("LOOKS_GAIN", "2")
+    assert changed(before, provenance.of_model(spec)) == {"environment/LOOKS_GAIN"}
 
 
 def test_environment_variables_count_as_digests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ WRITTEN = (
 FOREIGN = (
     "train.npz", "notes.md", "members/notes.md", "members/0/old.safetensors", "members/best/model.safetensors",
     "student/export.onnx", "soft_targets/mine.parquet", "trained/notes/model.safetensors", "models.py", "x.partial",
-    "config.yaml.bak", "backup/config.yaml",
+    "config.yaml.bak", "backup/config.yaml", "predictions/submission.pt", "student/mlflow/notes.ipynb", "report.html",
+    "student/checkpoints-abc/best.pt", "trained/cafe/model.safetensors", "members/0/failure-analysis.json",
 )  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
     [
         ("data__train", "runs/small/train.npz"),
         ("data__unlabeled", "runs/small/members/more.npz"),
+        ("student__model__kwargs", {"tables": ["runs/small/student/model.safetensors"]}),
         ("ensemble__checkpoints", ["runs/small/members/0/model.safetensors"]),
     ],
 )
@@ -107,6 +109,7 @@ def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, 
     if key == "ensemble__checkpoints":
         changes |= {"ensemble__training": None, "ensemble__size": None}
     config = load(tmp_path, **changes)
+    fill(tmp_path, "runs/small/student/model.safetensors")
     run_folder.mark(config.folder)
     run_folder.check(config, fresh=False)
     with pytest.raises(RequestError, match=r"is an input of this configuration.*Nothing was removed"):

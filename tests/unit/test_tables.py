@@ -209,9 +209,22 @@ def test_names_for_labels_are_to_be_numbered(tmp_path: Path, category: bool) -> 
 
 
 def test_row_numbers_are_said(tmp_path: Path) -> None:
-    numbered = {name: table.reset_index(names="Unnamed: 0") for name, table in frames().items()}
+    numbered = {name: table.reset_index(names="row") for name, table in frames().items()}
     (note, *_) = load(tmp_path, numbered).notes
-    assert note.startswith("data.train: Unnamed: 0 has another whole number in each row, as an index does")
+    assert note.startswith("data.train: row has another whole number in each row, as an index does")
+    sample = {name: table.assign(row=table.row * 5) for name, table in numbered.items()}  # of a larger table
+    assert load(tmp_path, sample).notes[0].startswith("data.train: row has another whole number in each row")
+
+
+def test_an_index_of_one_split_is_none_in_another(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        tables = {name: table.rename_axis("id") for name, table in frames().items()}
+        plain = tables[split].reset_index()
+        found = load(tmp_path, {**tables, split: plain})
+        assert found.train.x.shape == load(tmp_path, frames()).train.x.shape
+        assert found.notes[0].startswith("data: pandas' index (id) is no feature and is left out")
+    through_csv = {name: table.reset_index(names="Unnamed: 0") for name, table in frames().items()}
+    assert load(tmp_path, through_csv).notes[0].startswith("data: pandas' index (Unnamed: 0) is no feature")
 
 
 def test_names_with_dots_and_no_rows(tmp_path: Path) -> None:
