@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", parents=[common, overriding], help="the report of a finished run")
     report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
     report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
-    report.add_argument("--push", action="store_true", help="send the tracker what it has not got, and print nothing")
+    report.add_argument("--push", action="store_true", help="send the tracker what it has not got, instead of printing")
     report.set_defaults(command=_report)
 
     compare = commands.add_parser("compare", parents=[common], help="several runs on one table")
