@@ -27,7 +27,7 @@ TRAINED = "trained"
 _PARTIAL = rf"(\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)})?"
 _HEX = "[0-9a-f]{16}"
 """What `soft_targets.fingerprint` returns."""
-_NETWORK = r"(model\.safetensors|training\.json|state\.pt|history\.json|failure\.json)"
+_NETWORK = r"(model\.safetensors|training\.json|(state|answers)\.pt|history\.json|failure\.json)"
 WRITTEN = tuple(
     re.compile(pattern + _PARTIAL)
     for pattern in (

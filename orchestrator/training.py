@@ -16,7 +16,7 @@ from orchestrator import cluster, ray_train, run_folder, trained
 from orchestrator.room import Need, Waiting
 from orchestrator.tasks import Task, completed
 from orchestrator.trained import WEIGHTS, Record, Trained
-from workers import checkpoints, processes, provenance, storage
+from workers import checkpoints, processes, provenance, storage, trial
 from workers.jobs import train_member
 from workers.models import seed_of
 from workers.soft_targets import fingerprint
@@ -90,6 +90,7 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
         for task, history in ended:
             k, member, mark = missing[task.name]
             try:
+                trial.check_elsewhere(member, run.dataset.validation.x)
                 trained.record(member, mark, inputs[k], history)
                 trained.show(member, places[k])
                 storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
@@ -154,6 +155,7 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
     )
     name = f"checkpoints-{fingerprint(**inputs)}"
     history = ray_train.fit(run, work, job.workers, name)
+    trial.check_elsewhere(member, run.dataset.validation.x)
     trained.record(member, mark(), inputs, history)
     trained.show(member, place)
     ray_train.clear(place, name)

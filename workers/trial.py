@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import asked, checkpoints, compiling, models, provenance, teacher, train_loop
+from workers import asked, checkpoints, compiling, models, provenance, storage, teacher, train_loop
 from workers.asked import AFFORDABLE_S, SAME, Network, finite, some, spread
 from workers.data import Split
 from workers.errors import RequestError, RunError
@@ -37,6 +37,8 @@ KEPT_ROWS = 32
 """Validation rows on which kept weights are compared."""
 SAME_ON_GPU = 1e-2
 """`SAME` where kernels may add in another order each time, and products are rounded further."""
+ANSWERS, LOGITS = "answers.pt", "logits"
+"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
 STEPS = 4
 """Steps where workers exchange gradients, if they are quick: a layer may be skipped at random."""
 
@@ -103,7 +105,8 @@ def check_loaded(
 def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
     """Load `member` as everything after its training does, and compare it with the trained `module`.
 
-    kept: the state dict that was saved, which `module` then has. x: rows to compare on.
+    kept: the state dict that was saved, which `module` then has. x: rows to compare on. The answers stay beside the
+    weights for `check_elsewhere`.
 
     Raises: `RunError` where their answers differ.
     """
@@ -111,11 +114,35 @@ def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x:
         module.load_state_dict(kept)
         device = next(module.parameters()).device
         loaded, batch = teacher.load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
-        by = asked.apart(module.eval()(batch), loaded(batch))
+        answers = module.eval()(batch)
+        by = asked.apart(answers, loaded(batch))
     if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
         raise RunError(
             f"{member.name} answers differently once its weights are saved and loaded, by {by:.2g} of its largest "
             f"logit on {len(batch)} validation examples. {asked.lost(module, loaded)} Train it again afterwards."
+        )
+    checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
+
+
+def check_elsewhere(member: Member, x: Inputs) -> None:
+    """Compare what kept weights answer in this process with what they answered in the one that trained them.
+
+    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
+    """
+    uri = storage.join(storage.parent(member.weights), ANSWERS)
+    there = checkpoints.load_state(uri)
+    if there is None:
+        return
+    with seeded(0), torch.no_grad():
+        logits = there[LOGITS]
+        by = asked.apart(logits, teacher.load(member)(gather(x, spread(len(x), len(logits)))))
+    storage.remove(uri)
+    if not by <= asked.ALONE:
+        raise RunError(
+            f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
+            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
+            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
+            "instead, and train it again."
         )
 
 

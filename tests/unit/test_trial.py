@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import MagicMock
@@ -664,6 +667,38 @@ def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
     kept("Net")
     with pytest.raises(RunError, match=r"member-3 answers differently .* 32 validation .*'project \(a plain tensor"):
         kept("Features")
+
+
+def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(
+        "import os\nimport torch\n\n"
+        "class Net(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x) * SIGN\n\n"
+        "SIGN = 1 if os.getpid() == {} else -1\n\ndef same():\n    return torch.nn.Linear(8, 3)\n\n"
+        "def other():\n    return Net(8, 3)\n".replace("{}", str(os.getpid()))
+    )
+    x = blobs(50, 1)[0]
+    code = (
+        "import sys\nfrom tests.makers import blobs\nfrom workers import checkpoints, models, trial\n"
+        "from workers.specs import ModelSpec\nfrom workers.teacher import Member\nname, folder = sys.argv[1:]\n"
+        "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = models.build(spec, 7)\n"
+        "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"
+        "kept = module.state_dict()\ncheckpoints.save(kept, member.weights)\n"
+        "trial.check_kept(module, kept, member, blobs(50, 1)[0])\n"
+    )
+    for name in ("same", "other"):
+        subprocess.run([sys.executable, "-c", code, name, str(tmp_path)], check=True)
+        spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
+        member, answers = (
+            Member("student", spec, str(tmp_path / name / "model.safetensors")),
+            tmp_path / name / trial.ANSWERS,
+        )
+        assert answers.exists()
+        if name == "same":
+            trial.check_elsewhere(member, x)
+        else:
+            with pytest.raises(RunError, match=r"student answers differently in another process, .* by 2 of .* sorted"):
+                trial.check_elsewhere(member, x)
+        assert not answers.exists()
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
