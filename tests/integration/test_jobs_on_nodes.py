@@ -121,6 +121,6 @@ def test_the_driver_is_lost_after_a_node(who: bytes, nodes: Nodes, undisturbed: 
     assert again.returncode == 0, out + err
     assert outcome(tmp_path) == undisturbed
     report = json.loads((tmp_path / "runs" / "small" / "report.json").read_text())
-    assert {stage["name"] for stage in report["stages"] if stage["reused"]} == {"members", "baseline"}
+    assert {stage["name"] for stage in report["stages"] if stage["reused"]} == {"members", "predictions", "baseline"}
     trained = {event["system"] for event in events(tmp_path)[before:] if event["event"] == "epoch"}
     assert trained == {"student"}
