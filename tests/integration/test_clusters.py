@@ -37,6 +37,13 @@ def members(folder: Path) -> int:
     return sum(system["role"] == "member" for system in report["systems"])
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's defaults in a home without a token, so that neither the head nor those that join it want one."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+
+
 @pytest.fixture
 def autoscaled() -> Iterator[Callable[[int], str]]:
     """Starts a cluster whose autoscaler adds up to so many nodes for teachers; returns its address."""
