@@ -74,13 +74,17 @@ def test_in_the_background_of_a_shell_it_is_ignored() -> None:
 
 def test_a_callers_own_handlers_are_kept() -> None:
     """A run that is called from Python, where nobody counts presses, ends nobody's process."""
-    before = signal.getsignal(signal.SIGINT)
-    with interrupts.at_once():
-        assert signal.getsignal(signal.SIGINT) is before
-    with interrupts.counted():
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started this behind itself
+    try:
+        before = signal.getsignal(signal.SIGINT)
         with interrupts.at_once():
-            assert signal.getsignal(signal.SIGINT) is not before
-        assert signal.getsignal(signal.SIGINT) is before
+            assert signal.getsignal(signal.SIGINT) is before
+        with interrupts.counted():
+            with interrupts.at_once():
+                assert signal.getsignal(signal.SIGINT) is not before
+            assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def test_a_stop_that_takes_longer_is_told() -> None:
