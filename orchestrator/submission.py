@@ -198,7 +198,7 @@ def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
     """Ray's runtime environment: the configuration's folder, our packages, and what is to stay behind."""
     from mlflow.utils.git_utils import get_git_commit
 
-    from workers.processes import JOB_FOLDER
+    from workers.factories import JOB_FOLDER
 
     os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data is often kept out of git
     return {

@@ -24,6 +24,8 @@ from workers.beside import BESIDE as BESIDE
 from workers.errors import RequestError
 from workers.origins import HOME, STILLHOUSE, distributions
 
+JOB_FOLDER = "STILLHOUSE_JOB_FOLDER"
+"""Set in the processes of a job: where its configuration lies, within the job's working folder; absolute once found."""
 LONGEST_NAME = 256
 """Characters of a text that may name a file."""
 
@@ -63,17 +65,24 @@ def load(factory: str, folder: str) -> Any:
     return function
 
 
+def working_folder() -> str:
+    """The folder that this process was started for: in a job's processes that of the configuration, which
+    `processes.settle` found. Ray Train changes the working directory of its workers."""
+    folder = os.environ.get(JOB_FOLDER, "")
+    return folder if os.path.isabs(folder) else os.getcwd()
+
+
 def locate(factory: str, folder: str) -> str:
     """The folder that `factory` is to be loaded from in every process: the working directory where only that has its
     module, else `folder`. Executes nothing."""
-    name, here = factory.partition(":")[0], os.getcwd()
+    name, here = factory.partition(":")[0], working_folder()
     is_name = all(part.isidentifier() for part in name.split("."))  # else the configuration is refused for it
     return here if is_name and private_root(name, folder) == here else folder
 
 
 def private_root(name: str, folder: str) -> str | None:
     """The folder whose private package the module `name` is loaded in; None where Python's own import finds it."""
-    top, here = name.partition(".")[0], os.getcwd()
+    top, here = name.partition(".")[0], working_folder()
     if beside.holds(folder, top):
         return folder
     if top in STILLHOUSE:  # Python's own import finds Stillhouse
@@ -197,7 +206,8 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
 
 
 def _nowhere(factory: str, name: str, folder: str) -> str:
-    here = "" if os.path.abspath(folder or ".") == os.getcwd() else f", and in the working directory '{os.getcwd()}'"
+    working = working_folder()
+    here = "" if os.path.abspath(folder or ".") == working else f", and in the working directory '{working}'"
     return (
         f"factory '{factory}': no module '{name}' on the machine {platform.node()}. Looked in '{folder}', beside the "
         f"configuration file (or its `folder:`), among installed packages and on PYTHONPATH{here}. Put "

@@ -11,6 +11,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from workers.factories import JOB_FOLDER
+
 
 @dataclass(frozen=True)
 class Where:
@@ -25,10 +27,6 @@ def here() -> Where:
     return Where(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
-JOB_FOLDER = "STILLHOUSE_JOB_FOLDER"
-"""Set in the processes of a job: where its configuration lies, within the job's working folder."""
-
-
 def settle() -> None:
     """Ray calls this in each worker process of a run before any task.
 
@@ -39,6 +37,7 @@ def settle() -> None:
     folder = os.environ.get(JOB_FOLDER)
     if folder and os.path.isdir(folder):
         os.chdir(folder)
+        os.environ[JOB_FOLDER] = os.getcwd()
 
 
 def end(where: Where) -> None:

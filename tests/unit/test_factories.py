@@ -204,3 +204,16 @@ def test_files_are_code_and_what_it_reads(tmp_path: Path) -> None:
     assert factories.call("models:make", {}, folder) == 3
     names = {str(path.relative_to(tmp_path)) for path in factories.files("models:make", folder)}
     assert names == {"models.py", "nets/__init__.py", "nets/core.py", "sizes.json"}
+
+
+def test_a_jobs_folder_is_searched_wherever_its_process_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has another path on each node, and Ray Train changes the working directory of its workers."""
+    for name in ("job", "artifacts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "job" / "nets_of_job.py").write_text("def net():\n    return 7\n")
+    monkeypatch.chdir(tmp_path / "artifacts")
+    monkeypatch.setenv(factories.JOB_FOLDER, "stillhouse-job")  # as the job sets it, before a process has found it
+    with pytest.raises(RequestError, match="no module 'nets_of_job'"):
+        factories.call("nets_of_job:net", {}, "/on/another/node")
+    monkeypatch.setenv(factories.JOB_FOLDER, str(tmp_path / "job"))
+    assert factories.call("nets_of_job:net", {}, "/on/another/node") == 7
