@@ -123,9 +123,11 @@ def in_use(spec: FactorySpec) -> Iterator[None]:
     with observed.recording() as record:
         yield
     read = {path for path in record.read() if path.suffix != ".py"}
-    if not read <= _read_in_use.setdefault(_key(spec), set()):
-        _read_in_use[_key(spec)] |= read
-        _known.pop(_key(spec), None)
+    key = _key(spec)
+    known = _read_in_use.setdefault(key, set())
+    if not read <= known:
+        known |= read
+        _known.pop(key, None)
 
 
 def _key(spec: FactorySpec) -> str:
