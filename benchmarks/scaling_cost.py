@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before Ray is imported
 
@@ -27,12 +27,13 @@ import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
 from benchmarks.simulated_accelerators import NUMERICS, sleeping_pool  # noqa: E402
-from orchestrator.soft_target_pass import NEAR_CLASSES  # noqa: E402
-from workers import feed, soft_targets  # noqa: E402
-from workers.assembly import Assembly  # noqa: E402
-from workers.data import Split  # noqa: E402
-from workers.numbering import Numbering  # noqa: E402
-from workers.order import Layout, part_rows  # noqa: E402
+from orchestrator.stages.soft_targets import NEAR_CLASSES  # noqa: E402
+from workers.data.dataset import Split  # noqa: E402
+from workers.data.numbering import Numbering  # noqa: E402
+from workers.inference.reduce import Assembly  # noqa: E402
+from workers.targets import soft_targets  # noqa: E402
+from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.training import loader  # noqa: E402
 
 MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
 BATCH_SIZE = 1024
@@ -68,10 +69,10 @@ def worker_cost(workers: int, classes: int, parts: int) -> Row:
             number: soft_targets.write_part(folder, number, layout.ids(number), targets, ["member-0"], NUMERICS)
             for number in range(parts)
         }
-        labels = feed.SoftLabels(split, folder, layout, written.__getitem__)
+        labels = loader.SoftLabels(split, folder, layout, written.__getitem__)
         mine = 0
         began = time.process_time()
-        for batch in feed.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), 0, workers):
+        for batch in loader.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), 0, workers):
             mine += len(batch.x)
         cpu = time.process_time() - began
         size = sum(path.stat().st_size for path in Path(folder).iterdir())

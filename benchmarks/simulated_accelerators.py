@@ -15,21 +15,21 @@ import time
 from typing import Any
 
 from benchmarks import common
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before Ray is imported
 
 import ray  # noqa: E402
 
 from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
-from orchestrator.config import EnsembleSpec  # noqa: E402
-from orchestrator.teachers import TeacherPool  # noqa: E402
-from workers.assembly import Assembly  # noqa: E402
-from workers.numbering import Numbering  # noqa: E402
-from workers.order import Layout, part_rows  # noqa: E402
-from workers.soft_targets import Numerics  # noqa: E402
+from orchestrator.config.run_config import EnsembleSpec  # noqa: E402
+from orchestrator.teachers.pool import TeacherPool  # noqa: E402
+from workers.data.numbering import Numbering  # noqa: E402
+from workers.inference.reduce import Assembly  # noqa: E402
+from workers.inference.teacher import Member  # noqa: E402
 from workers.specs import ModelSpec  # noqa: E402
-from workers.teacher import Member  # noqa: E402
+from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.targets.soft_targets import Numerics  # noqa: E402
 
 BATCH, BATCH_S, CLASSES = 256, 0.020, 10
 MARKS = {10: 0.98, 40: 0.96, 100: 0.90}

@@ -17,7 +17,7 @@ from workers import processes
 
 @ray.remote(num_cpus=0.01)
 class SleepingTeacher:
-    """Answers as `workers.teacher_actor.TeacherActor` does, the same random numbers each time, `batch_s` a `batch`."""
+    """Answers as `workers.inference.actor.TeacherActor` does, always the same random numbers, `batch_s` a `batch`."""
 
     def __init__(self, sizes: list[int], classes: int, batch: int, batch_s: float) -> None:
         self.sizes, self.batch, self.batch_s = sizes, batch, batch_s

@@ -3,8 +3,8 @@
 Two students: 2x128, whose step takes little more than a millisecond, and 2x512, whose step takes more than five. Each
 is trained by five loops in turns, an epoch each, so that a slow or busy machine slows all of them:
 
-- with, without: Stillhouse's own loop (`workers.train_loop`) with cached soft targets, soft and hard term, and without
-  soft targets; in a worker of Ray Train, with Ray as Stillhouse starts it.
+- with, without: Stillhouse's own loop (`workers.training.loop`) with cached soft targets, soft and hard term, and
+  without soft targets; in a worker of Ray Train, with Ray as Stillhouse starts it.
 - bare with, bare without: a permuted tensor indexed by batch, forward, loss, backward, fused Adam, soft targets in RAM;
   in the same worker.
 - outside: the bare loop without soft targets in another process, which Ray did not start.
@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before Ray is imported
 
@@ -43,12 +43,13 @@ from benchmarks import common, loops  # noqa: E402
 from benchmarks.common import Row  # noqa: E402
 from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
-from workers import soft_targets, train_loop  # noqa: E402
-from workers.data import Split  # noqa: E402
-from workers.feed import HardLabels, SoftLabels  # noqa: E402
-from workers.order import Layout, part_rows  # noqa: E402
-from workers.soft_targets import Numerics, Part  # noqa: E402
+from workers.data.dataset import Split  # noqa: E402
 from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
+from workers.targets import soft_targets  # noqa: E402
+from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.targets.soft_targets import Numerics, Part  # noqa: E402
+from workers.training import loop as train_loop  # noqa: E402
+from workers.training.loader import HardLabels, SoftLabels  # noqa: E402
 
 MARK = 0.97
 BATCH_SIZE = 256

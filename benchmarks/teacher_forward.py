@@ -20,8 +20,8 @@ import torch
 from benchmarks import common
 from benchmarks.common import Row
 from benchmarks.models import mlp
-from workers.precision import autocast, computed_in
-from workers.teacher import Teacher
+from workers.inference.teacher import Teacher
+from workers.models.precision import autocast, computed_in
 
 WIDTHS = {"cpu": (128, 512), "cuda": (128, 512, 4096)}
 LAYERS, INPUTS, CLASSES, TEMPERATURE = 4, 840, 117, 2.0

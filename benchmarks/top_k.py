@@ -45,8 +45,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from workers.top_k import TopK, compress, entropy, top_k_cross_entropy_sum
-from workers.top_k_columns import WRITE_OPTIONS, columns
+from workers.targets.top_k import TopK, compress, entropy, top_k_cross_entropy_sum
+from workers.targets.top_k_columns import WRITE_OPTIONS, columns
 
 KS = (4, 8, 16, 32, 50, 64, 128)
 TEMPERATURES = (1.0, 2.0)

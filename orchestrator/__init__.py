@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.config import RunConfig
-    from orchestrator.report import Report
+    from orchestrator.config.run_config import RunConfig
+    from orchestrator.reporting.report import Report
 
 __all__ = ["RunConfig", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "RunConfig":
-        from orchestrator.config import RunConfig
+        from orchestrator.config.run_config import RunConfig
 
         return RunConfig
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
 def run(config: RunConfig, **options: Any) -> Report:
     """Run `config` to its report; see `orchestrator.pipeline.run`."""
-    from orchestrator import environment
+    from orchestrator.cluster import environment
 
     environment.prepare()
     from orchestrator.pipeline import run as run_pipeline

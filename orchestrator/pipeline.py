@@ -11,22 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator import cluster, lock, preflight, ray_train, run_folder, student_model, tracking_record, training
-from orchestrator import report as reports
-from orchestrator.comparison import compare_systems, measure_ensemble
-from orchestrator.config import RunConfig
-from orchestrator.console import Screen
-from orchestrator.context import Context
-from orchestrator.journal import Journal
-from orchestrator.lock import Lock
-from orchestrator.report import Bound, Report, Spent
-from orchestrator.soft_target_pass import SoftTargetPass, soft_targets
-from orchestrator.trained import Trained
-from workers import metrics, storage
+from orchestrator.cluster import connection
+from orchestrator.config.run_config import RunConfig
+from orchestrator.export import student_model
+from orchestrator.observers import tracking_record
+from orchestrator.observers.journal import Journal
+from orchestrator.observers.terminal import Screen
+from orchestrator.reporting import report as reports
+from orchestrator.reporting.report import Bound, Report, Spent
+from orchestrator.run_folder import lock, paths
+from orchestrator.run_folder.lock import Lock
+from orchestrator.stages import preflight, ray_train, training
+from orchestrator.stages.context import Context
+from orchestrator.stages.evaluation import compare_systems, measure_ensemble
+from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
+from orchestrator.stages.trained import Trained
+from workers import storage, telemetry
 from workers.errors import RequestError, RunError
-from workers.models import seed_of
-from workers.secrets import hidden
-from workers.teacher import Member
+from workers.inference.teacher import Member
+from workers.models.torch_module import seed_of
+from workers.redact import hidden
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +48,23 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     screen = screen or Screen(quiet=True)
     lock.check_free(config.folder)
-    run_folder.check(config, fresh=fresh)
+    paths.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
-    with cluster.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
-        metrics.label(config.name)
-        placement = cluster.place(config.ensemble, machines)
-        cluster.check_student(config.student, machines)
+    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+        telemetry.label(config.name)
+        placement = connection.place(config.ensemble, machines)
+        connection.check_student(config.student, machines)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
         with Lock(config.folder), Journal(config, screen, record, fresh=fresh) as journal:
-            run_folder.mark(config.folder)
-            run_folder.sweep(config.folder)
+            paths.mark(config.folder)
+            paths.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
-                return _stages(Context(config, dataset, cluster.share(dataset), machines, placement, journal))
+                return _stages(Context(config, dataset, connection.share(dataset), machines, placement, journal))
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
                 raise RunError(str(error)) from error
 

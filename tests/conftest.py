@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before anything imports Ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home of who runs tests

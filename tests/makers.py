@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import yaml
 
-from workers.data import Split
-from workers.feed import SoftLabels
-from workers.order import Layout
-from workers.soft_targets import Numerics, Part, compressed, write_part
+from workers.data.dataset import Split
+from workers.targets.layout import Layout
+from workers.targets.soft_targets import Numerics, Part, compressed, write_part
+from workers.training.loader import SoftLabels
 
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=8)
 

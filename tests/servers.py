@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator import trackers
+from orchestrator.observers import mlflow_uri
 from workers.errors import RequestError
 
 START_S = 120.0
@@ -56,7 +56,7 @@ class Server:
         until = time.monotonic() + START_S
         while True:
             try:
-                trackers.reach(self.uri)
+                mlflow_uri.reach(self.uri)
                 return
             except RequestError:
                 alive = self.process.poll() is None

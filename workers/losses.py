@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from workers.top_k import TopK, top_k_cross_entropy_sum
+from workers.targets.top_k import TopK, top_k_cross_entropy_sum
 
 UNLABELLED = -1
 """The label of an example that has none."""
@@ -52,7 +52,7 @@ def distillation_loss(
     The mean over the batch; the hard term's over its labelled rows only, and 0 where there are none.
 
     logits: [B, K] float. soft_targets: [B, K] probabilities softened at T, or the largest of them and the rest's mass
-    (`workers.top_k`), or None where soft_weight is 0.
+    (`workers.targets.top_k`), or None where soft_weight is 0.
     labels: [B] int64 class ids, -1 for none, or None where hard_weight is 0.
     rows, labelled_rows: what to divide by where this batch is a part of a larger one (default: this batch's own
     counts), so that the sum over the parts is the mean over the whole. Returns a scalar.

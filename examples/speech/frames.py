@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.inputs import ContextWindows
+from workers.data.arrays import ContextWindows
 
 CHANNELS = 40
 SPLITS = ("train", "validation", "test")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before Ray is imported
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from orchestrator import environment
+from orchestrator.cluster import environment
 
 environment.prepare()  # before Ray is imported
 

@@ -19,15 +19,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.makers import MODELS, NUMERICS, blobs, in_memory
-from workers import checkpoints, ensemble, models, stacking, teacher, teacher_actor, train_loop
-from workers.data import Dataset, Split
+from workers import ensemble
+from workers.data.dataset import Dataset, Split
 from workers.faults import Fault
-from workers.feed import HardLabels, batches
-from workers.order import Layout
-from workers.precision import computed_in
+from workers.inference import actor, teacher
+from workers.inference.teacher import Asked, Member, Teacher
+from workers.models import checkpoints, stacking, torch_module
+from workers.models.precision import computed_in
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.teacher import Asked, Member, Teacher
-from workers.train_loop import Progress, Task
+from workers.targets.layout import Layout
+from workers.training import loop
+from workers.training.loader import HardLabels, batches
+from workers.training.loop import Progress, Task
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -202,10 +205,10 @@ def test_the_device_is_the_recorded_one_and_bytes_are_sent_as_bytes(device: str,
     (tmp_path / "models.py").write_text(MODELS)
     spec = ModelSpec(factory="models:mlp", folder=str(tmp_path))
     member = Member("member-0", spec, str(tmp_path / "0.safetensors"))
-    checkpoints.save(models.build(spec, seed=0).state_dict(), member.weights)
+    checkpoints.save(torch_module.build(spec, seed=0).state_dict(), member.weights)
     x, y = blobs(50, 0)
     split = Split((np.abs(x) * 50).astype(kind), y)
-    host: Any = teacher_actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     numerics = NUMERICS.model_copy(update={"device": device})
     one = host([member], Dataset(split, split, split, None, 3), 3, Layout(50, 64), numerics, {})
     assert one.teacher.device.type == device == numerics.device
@@ -237,8 +240,8 @@ def trained(spec: TrainingSpec, soft: bool, device: str, wrap: bool = False) -> 
         task = Task(in_memory(train, targets), validation, DistillationSpec(soft_weight=1.0, hard_weight=0.0))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)).to(device)
-    progress = train_loop.begin(DistributedDataParallel(model) if wrap else model, spec, 500)
-    for _ in train_loop.epochs(progress, task, spec, seed=0):
+    progress = loop.begin(DistributedDataParallel(model) if wrap else model, spec, 500)
+    for _ in loop.epochs(progress, task, spec, seed=0):
         pass
     return progress
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import top_k
-from workers.top_k import compress
+from workers.targets.top_k import compress
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("simulated_accelerators --teachers 10 --examples 4096", "teacher_forward --members 2 --rows 256 --repeats 1")

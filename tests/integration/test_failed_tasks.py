@@ -12,16 +12,17 @@ import pytest
 import ray
 from ray.util.queue import Queue
 
-from orchestrator.cluster import Placement
-from orchestrator.room import Need, Waiting
-from orchestrator.tasks import Task, completed
+from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.tasks import Task, completed
 from tests.makers import MODELS, blobs
-from workers import faults, jobs
-from workers.data import Dataset, Split
+from workers import faults
+from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
+from workers.evaluation import tasks
+from workers.inference.teacher import Member
 from workers.processes import Where
 from workers.specs import ModelSpec, TrainingSpec
-from workers.teacher import Member
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 PLACEMENT = Placement(1, 1, 0.5, 0.0)
@@ -138,7 +139,7 @@ def training_of(folder: Path, at: int, once: bool, heard: Any) -> Task:
     split = Split(*blobs(100, 0))
     training = TrainingSpec(epochs=4, batch_size=10)
     arguments = (member, training, 0, "mark", Dataset(split, split, split, None, 3), 1, heard)
-    return Task("member-1", jobs.train_member, arguments, PLACEMENT, "training member-1", "train member-1")
+    return Task("member-1", tasks.train_member, arguments, PLACEMENT, "training member-1", "train member-1")
 
 
 def test_a_members_training_goes_on_behind_its_last_epoch(tmp_path: Path, heard: Any) -> None:

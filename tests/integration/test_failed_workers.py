@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.command import main
 from tests.integration.test_jobs_on_nodes import events
 from tests.makers import MODELS, write_config
 

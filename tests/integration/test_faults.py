@@ -15,15 +15,16 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from orchestrator import RunConfig, room, run
-from orchestrator.cli import main
-from orchestrator.cluster import Placement
-from orchestrator.console import Screen
-from orchestrator.journal import Journal
-from orchestrator.lock import Lock
-from orchestrator.room import Need, Waiting
-from orchestrator.tasks import Task, completed
-from orchestrator.tracking import Tracker
+from orchestrator import RunConfig, run
+from orchestrator.cli.command import main
+from orchestrator.cluster import reservation
+from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.tasks import Task, completed
+from orchestrator.observers.journal import Journal
+from orchestrator.observers.mlflow_tracker import Tracker
+from orchestrator.observers.terminal import Screen
+from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
 from tests.servers import Server
 from workers.errors import RunError
@@ -142,7 +143,7 @@ class Others:
 def test_no_room_is_said_and_given_up_in_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(reservation, "PATIENCE_S", 0.5)
     others = Others.remote()
     ray.get(others.here.remote())
     changes = {"ensemble__start_timeout_s": 3, "ensemble__resources_per_member": {"num_cpus": 1}}
@@ -154,12 +155,12 @@ def test_no_room_is_said_and_given_up_in_the_end(
         assert "`ensemble.start_timeout_s`" in str(said.value)
         events = (tmp_path / "runs" / "small" / "events.jsonl").read_text()
         assert events.count("waiting for room for members in training (3, 1 CPU each)") == 1
-        teachers = room.of_teachers(Placement(3, 3, num_cpus=1.0, num_gpus=0.0))
-        with pytest.raises(RunError, match=r"teachers \(3, 1 CPU each\)"), room.reserved(teachers, 2.0):
+        teachers = reservation.of_teachers(Placement(3, 3, num_cpus=1.0, num_gpus=0.0))
+        with pytest.raises(RunError, match=r"teachers \(3, 1 CPU each\)"), reservation.reserved(teachers, 2.0):
             pass
     finally:
         ray.kill(others)
-    with room.reserved(teachers, 30.0):
+    with reservation.reserved(teachers, 30.0):
         pass
 
 

@@ -14,22 +14,22 @@ import pytest
 import ray
 import torch
 
-from orchestrator import seats
-from orchestrator.cluster import Placement
-from orchestrator.config import EnsembleSpec
-from orchestrator.room import of_teachers, reserved
-from orchestrator.seats import Seat, starter
-from orchestrator.teachers import AT_ONCE, TeacherPool
+from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.reservation import of_teachers, reserved
+from orchestrator.config.run_config import EnsembleSpec
+from orchestrator.teachers import slot
+from orchestrator.teachers.pool import AT_ONCE, TeacherPool
+from orchestrator.teachers.slot import Seat, starter
 from tests.makers import MODELS, NUMERICS, blobs
-from workers import checkpoints, models
-from workers.assembly import Assembly
-from workers.data import Dataset, Split
+from workers.data.dataset import Dataset, Split
+from workers.data.numbering import Numbering
 from workers.errors import RunError
-from workers.numbering import Numbering
-from workers.order import Layout
-from workers.soft_targets import read_part
+from workers.inference.reduce import Assembly
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
-from workers.teacher import Member
+from workers.targets.layout import Layout
+from workers.targets.soft_targets import read_part
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 ROWS = 24 * 1024
@@ -43,7 +43,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
     spec = ModelSpec(factory="models:mlp", folder=str(folder))
     made = [Member(f"member-{k}", spec, str(folder / f"{k}.safetensors")) for k in range(3)]
     for k, member in enumerate(made):
-        checkpoints.save(models.build(spec, seed=k).state_dict(), member.weights)
+        checkpoints.save(torch_module.build(spec, seed=k).state_dict(), member.weights)
     return made
 
 
@@ -57,7 +57,7 @@ def mean_of(members: Sequence[Member], t: float) -> np.ndarray:
     x = torch.from_numpy(blobs(ROWS, 0)[0])
     answers = []
     for member in members:
-        module = models.build(member.model)
+        module = torch_module.build(member.model)
         checkpoints.load(module, member.weights)
         answers.append(torch.softmax(module(x).detach() / t, -1))
     return torch.stack(answers).mean(0).numpy()
@@ -196,7 +196,7 @@ def test_where_nobody_is_left_whoever_is_up_first_goes_on(
 def test_a_teacher_that_hangs_is_lost(
     near: bool, members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seats, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(slot, "PATIENCE_S", 2.0)
     stopped: list[int] = []
 
     def stop_and_tell(pool: TeacherPool) -> None:
@@ -215,7 +215,7 @@ def test_a_teacher_that_hangs_is_lost(
 def test_what_is_asked_anew_holds_nobody_up(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seats, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(slot, "PATIENCE_S", 3.0)
 
     def ask_twice(pool: TeacherPool) -> None:
         for seat in pool.seats:
@@ -287,7 +287,7 @@ def one_faulty(members: list[Member], tmp_path: Path) -> tuple[list[Member], Pat
     (folder / "faulty.py").write_text(FAULTY)
     spec = ModelSpec(factory="faulty:faulty", folder=str(folder), kwargs={"faults": str(faults)})
     faulty = Member("member-1", spec, str(folder / "1.safetensors"))
-    checkpoints.save(models.build(spec, seed=1).state_dict(), faulty.weights)
+    checkpoints.save(torch_module.build(spec, seed=1).state_dict(), faulty.weights)
     return [members[0], faulty, members[2]], faults
 
 

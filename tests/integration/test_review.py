@@ -14,10 +14,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator import RunConfig, run
-from orchestrator.cli import main
+from orchestrator.cli.command import main
 from tests.makers import write_config
-from workers import evaluate, teacher
-from workers.teacher import Member
+from workers.evaluation import metrics
+from workers.inference import teacher
+from workers.inference.teacher import Member
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 
@@ -130,7 +131,7 @@ assert "ray" not in sys.modules and "orchestrator" not in sys.modules
     assert done.returncode == 0, done.stderr
     spec = RunConfig.load(str(folder / "config.yaml")).student.model
     student = teacher.load(Member("student", spec, str(folder / "runs/small/student/model.safetensors")))
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), evaluate.predict(student, examples))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), metrics.predict(student, examples))
 
 
 def test_members_are_what_the_student_learned_from(folder: Path) -> None:

@@ -18,10 +18,11 @@ import torch
 from mlflow import MlflowClient
 
 from orchestrator import RunConfig, run
-from orchestrator.cli import main
-from orchestrator.report import Report
+from orchestrator.cli.command import main
+from orchestrator.reporting.report import Report
 from tests.makers import write_config
-from workers import ensemble, models
+from workers import ensemble
+from workers.models import torch_module
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 
@@ -120,7 +121,7 @@ def test_soft_targets_are_the_members_mean(finished: Path) -> None:
     x = np.concatenate([np.load(finished / "train.npz")["x"], np.load(finished / "more.npz")["x"]])
     each = []
     for k in range(3):
-        module = models.build(config.ensemble.model)
+        module = torch_module.build(config.ensemble.model)
         module.load_state_dict(safetensors.torch.load_file(folder / f"members/{k}/model.safetensors"))
         each.append(torch.softmax(module(torch.from_numpy(x)).double() / 2.0, -1).detach())
     np.testing.assert_allclose(stored, torch.stack(each).mean(0).numpy(), atol=1e-6)

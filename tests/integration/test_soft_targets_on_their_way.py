@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from orchestrator import RunConfig, run
-from orchestrator.report import Report
+from orchestrator.reporting.report import Report
 from tests.makers import MODELS, blobs, write_config
 from workers.errors import RunError
 

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from orchestrator import RunConfig, run
-from orchestrator.report import Report
+from orchestrator.reporting.report import Report
 from tests.makers import write_config
 from tests.servers import Postgres, Server, postgres_programs
 

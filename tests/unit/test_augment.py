@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.makers import in_memory
-from workers import feed
-from workers.augment import Augmented, Draws, augmented
-from workers.data import Dataset, Split
+from workers.data.arrays import gather
+from workers.data.augment import Augmented, Draws, augmented
+from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
-from workers.feed import HardLabels
-from workers.inputs import gather
 from workers.specs import AugmentSpec
+from workers.training import loader
+from workers.training.loader import HardLabels
 
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 KEYS = np.arange(100_000, dtype=np.uint64)
@@ -54,10 +54,10 @@ def test_the_student_sees_what_the_teachers_saw() -> None:
     labels = in_memory(Split(views, np.arange(20) % 2), targets, rows=6, views=2)
     sums = []
     for epoch in range(4):
-        for batch in feed.batches(labels, epoch, 8, 0, torch.device("cpu")):
+        for batch in loader.batches(labels, epoch, 8, 0, torch.device("cpu")):
             assert batch.soft is not None
             torch.testing.assert_close(batch.soft[:, 0] * 100, batch.x[:, 0], atol=1e-4, rtol=1e-5)
-        sums.append(sum(float(b.x.sum()) for b in feed.batches(labels, epoch, 8, 0, torch.device("cpu"))))
+        sums.append(sum(float(b.x.sum()) for b in loader.batches(labels, epoch, 8, 0, torch.device("cpu"))))
     assert sums[0] == pytest.approx(sums[2], rel=1e-6) and sums[0] != pytest.approx(sums[1], rel=1e-6)
 
 
@@ -65,12 +65,12 @@ def test_the_baseline_sees_a_version_an_epoch() -> None:
     labels = HardLabels(Split(Augmented(X, shaken, {"size": 0.4}, views=3), np.arange(20) % 2))
 
     def total(epoch: int) -> float:
-        return sum(float(b.x.sum()) for b in feed.batches(labels, epoch, 8, 0, torch.device("cpu")))
+        return sum(float(b.x.sum()) for b in loader.batches(labels, epoch, 8, 0, torch.device("cpu")))
 
     assert len({round(total(epoch), 3) for epoch in range(3)}) == 3
     plain = HardLabels(Dataset(Split(X, np.arange(20) % 2), *[Split(X, np.arange(20) % 2)] * 2, None, 2).labelled(5))
     for epoch in range(3):  # without augmentation there is but one version, and each epoch sees all of it
-        seen = torch.cat([b.x for b in feed.batches(plain, epoch, 8, 0, torch.device("cpu"))])
+        seen = torch.cat([b.x for b in loader.batches(plain, epoch, 8, 0, torch.device("cpu"))])
         assert sorted(seen[:, 0].tolist()) == X[:, 0].tolist()
 
 

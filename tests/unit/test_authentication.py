@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import authentication
+from orchestrator.cluster import authentication
 from workers.errors import RequestError
 
 

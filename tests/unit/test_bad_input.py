@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.command import main
 from tests.makers import blobs, message, write_config
 
 X, Y = blobs(600, 1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from workers import checkpoints, storage
+from workers import storage
 from workers.errors import RequestError
+from workers.models import checkpoints
 
 
 def test_round_trip(tmp_path: Path) -> None:

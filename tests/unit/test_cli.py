@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import RunConfig, presentation
-from orchestrator.cli import main
-from orchestrator.console import Screen
+from orchestrator import RunConfig
+from orchestrator.cli.command import main
+from orchestrator.observers.terminal import Screen
+from orchestrator.reporting import presentation
 from tests.makers import blobs, write_config
-from workers import checkpoints
-from workers.models import build
+from workers.models import checkpoints
+from workers.models.torch_module import build
 from workers.specs import ModelSpec
 
 
@@ -29,9 +30,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.returncode == 0 and "run" in done.stdout
     assert time.monotonic() - started < 5  # a loaded machine; alone it takes a fifth of a second
     code = (
-        "import sys; from orchestrator.cli import main\n"
+        "import sys; from orchestrator.cli.command import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "import orchestrator.config\n"
+        "import orchestrator.config.run_config\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -41,7 +42,8 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("command", ["run", "doctor"])
 def test_the_first_line_comes_before_what_is_heavy(command: str, tmp_path: Path) -> None:
     code = (
-        "import sys, time; from orchestrator import cli, console\n"
+        "import sys, time; from orchestrator.cli import command as cli\n"
+        "from orchestrator.observers import terminal as console\n"
         "class Stop(BaseException): pass\n"
         "def written(self, text, *a, **k):\n"
         "    print(text.strip(), [m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])\n"

@@ -12,9 +12,9 @@ import yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.autoscaling import HEAD, ROLES, possible
-from orchestrator.cluster import Machines, Node, place
-from orchestrator.config import EnsembleSpec
+from orchestrator.cluster.autoscaler import HEAD, ROLES, possible
+from orchestrator.cluster.connection import Machines, Node, place
+from orchestrator.config.run_config import EnsembleSpec
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "clusters"

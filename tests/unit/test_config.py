@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from tests.makers import settings, write_config
 from workers.errors import RequestError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from workers import metrics
+from workers import telemetry
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = ROOT / "dashboards"
@@ -38,7 +38,7 @@ def test_every_panel_asks_something_of_the_chosen_source() -> None:
 @pytest.mark.parametrize("file", ["grafana.json", "alerts.yml"])
 def test_only_metrics_that_there_are(file: str) -> None:
     named = set(re.findall(r"ray_(stillhouse_\w+)", (DASHBOARDS / file).read_text()))
-    assert named and named <= {*metrics.COUNTERS, *metrics.GAUGES}
+    assert named and named <= {*telemetry.COUNTERS, *telemetry.GAUGES}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool on this machine")

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs
-from workers import data
+from workers.data import dataset
+from workers.data.arrays import ContextWindows, Joined, Rows, digest
 from workers.errors import RequestError
-from workers.inputs import ContextWindows, Joined, Rows, digest
 from workers.specs import DataSpec
 
 
@@ -44,9 +44,9 @@ def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
         "    return {n: (f['x'], f['y']) for n in ('train', 'test') for f in [np.load(here / f'{n}.npz')]}\n"
     )
     found = [
-        data.load(spec(tmp_path), 0),
-        data.load(spec(tmp_path, "parquet"), 0),
-        data.load(spec(tmp_path, "python", factory="mine:splits"), 0),
+        dataset.load(spec(tmp_path), 0),
+        dataset.load(spec(tmp_path, "parquet"), 0),
+        dataset.load(spec(tmp_path, "python", factory="mine:splits"), 0),
     ]
     assert found[0].digests == found[1].digests == found[2].digests
     assert found[0].classes == 3 and len(found[0].validation) == 5 and len(found[0].train) == 45
@@ -57,7 +57,7 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
     for k, name in enumerate(("train", "test", "valid")):
         frame.assign(a=frame.a + k).to_parquet(tmp_path / f"{name}.parquet")
     asked = spec(tmp_path, "parquet", label_column="label", feature_columns=("b", "a"), validation="valid.parquet")
-    np.testing.assert_array_equal(data.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
+    np.testing.assert_array_equal(dataset.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -77,7 +77,7 @@ def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) ->
             for split, p in (("train", "train"), ("test", "t10k"))
         },
     }[way]
-    found = data.load(spec(tmp_path, "idx", **named), 0)
+    found = dataset.load(spec(tmp_path, "idx", **named), 0)
     assert found.test.x.shape == (10, 2, 2)
     np.testing.assert_allclose(found.test.x[:], images / 255, rtol=1e-6)
     np.testing.assert_array_equal(found.test.y, labels)
@@ -86,14 +86,14 @@ def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) ->
 def test_unlabelled_examples_join_the_transfer_set(tmp_path: Path) -> None:
     save(tmp_path, train=blobs(30, 0), test=blobs(10, 1), valid=blobs(10, 3))
     np.savez(tmp_path / "more.npz", x=blobs(7, 2)[0])
-    found = data.load(spec(tmp_path, validation="valid.npz", unlabeled="more.npz"), 0)
+    found = dataset.load(spec(tmp_path, validation="valid.npz", unlabeled="more.npz"), 0)
     assert len(found.transfer) == 37 and (found.transfer.y[30:] == -1).all()
     np.testing.assert_array_equal(found.transfer.x[np.array([36, 0])], [blobs(7, 2)[0][6], found.train.x[0]])
 
 
 def test_the_validation_split_follows_the_seed(tmp_path: Path) -> None:
     save(tmp_path, train=blobs(100, 0), test=blobs(10, 1))
-    drawn = [data.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
+    drawn = [dataset.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -101,7 +101,7 @@ def test_a_drawn_validation_split_is_labelled(tmp_path: Path) -> None:
     x, y = blobs(60, 0)
     y[::2] = -1
     save(tmp_path, train=(x, y), test=blobs(10, 1))
-    found = data.load(spec(tmp_path), 0)
+    found = dataset.load(spec(tmp_path), 0)
     assert len(found.validation) == 3 and (found.validation.y >= 0).all() and len(found.train) == 57
 
 
@@ -110,7 +110,7 @@ def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
     for name in ("train", "test"):
         frame.to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(RequestError, match="lists of different lengths"):
-        data.load(spec(tmp_path, "parquet"), 0)
+        dataset.load(spec(tmp_path, "parquet"), 0)
 
 
 @pytest.mark.parametrize("damage", ["npy", "deflate", "gzip"])
@@ -129,7 +129,7 @@ def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
         path = tmp_path / "train.npz.gz"
         path.write_bytes(gzip.compress(b"x" * 1000)[:-12])
     with pytest.raises(RequestError, match=re.escape(str(path))):
-        data.load(spec(tmp_path, train=path.name), 0)
+        dataset.load(spec(tmp_path, train=path.name), 0)
 
 
 X, Y = blobs(20, 0)
@@ -159,22 +159,22 @@ def test_wrong_arrays_are_named(tmp_path: Path, case: str) -> None:
     changed, message = WRONG[case]
     save(tmp_path, **{"train": (X, Y), "test": (X, Y), **changed})
     with pytest.raises(RequestError, match=message):
-        data.load(spec(tmp_path), 0)
+        dataset.load(spec(tmp_path), 0)
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     save(tmp_path, test=(X, Y))
     with pytest.raises(RequestError, match=r"train\.npz': no such file"):
-        data.load(spec(tmp_path), 0)
+        dataset.load(spec(tmp_path), 0)
     (tmp_path / "train.npz").write_bytes(b"no archive")
     with pytest.raises(RequestError, match="not a numpy archive"):
-        data.load(spec(tmp_path), 0)
+        dataset.load(spec(tmp_path), 0)
     np.savez(tmp_path / "train.npz", x=X)
     with pytest.raises(RequestError, match="no array 'y'; found x"):
-        data.load(spec(tmp_path), 0)
+        dataset.load(spec(tmp_path), 0)
     np.savez(tmp_path / "train.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
     with pytest.raises(RequestError, match="pickles"):
-        data.load(spec(tmp_path), 0)
+        dataset.load(spec(tmp_path), 0)
 
 
 def test_context_windows_stop_at_the_utterance() -> None:
@@ -207,7 +207,7 @@ def test_examples_are_named_as_they_were_given(tmp_path: Path, row: int, x: floa
     save(tmp_path, train=spoilt, test=blobs(20, 1))
     for seed in range(3):
         with pytest.raises(RequestError, match=words):
-            data.load(spec(tmp_path), seed)
+            dataset.load(spec(tmp_path), seed)
 
 
 NO_ARRAYS = {
@@ -255,7 +255,7 @@ def test_what_is_no_array_of_examples_is_named(tmp_path: Path, case: str, split:
     pair = value if split == "unlabeled" else f"({value}, y)"
     (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", split).replace("VALUE", pair))
     with pytest.raises(RequestError, match=f"split '{split}': {words}"):
-        data.load(spec(tmp_path, "python", factory="mine:splits"), 0)
+        dataset.load(spec(tmp_path, "python", factory="mine:splits"), 0)
 
 
 def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
@@ -263,5 +263,5 @@ def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
     (tmp_path / "tensor.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(torch.tensor(x + 1), y)"))
     (tmp_path / "matrix.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(numpy.matrix(x + 1), y)"))
     modules = ("mine", "tensor", "matrix")
-    found = [data.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
+    found = [dataset.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
     assert found[0].digests == found[1].digests == found[2].digests and found[0].train.x.shape == (54, 8)

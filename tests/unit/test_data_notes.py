@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import preflight
+from orchestrator.stages import preflight
 from tests.makers import blobs
-from workers import data, scan
+from workers.data import dataset as data
+from workers.data import scan
+from workers.data.arrays import digest
 from workers.errors import RequestError
-from workers.inputs import digest
 from workers.specs import DataSpec, TrainingSpec
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers import factories
+from workers.user_code import factories
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

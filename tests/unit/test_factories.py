@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from workers import factories
 from workers.errors import RequestError
+from workers.user_code import factories
 
 
 def test_two_folders_do_not_meet(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_package_of_stillhouses_name_is_found_on_the_path(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "lib")
     assert factories.call("workers.nets:make", {}, str(tmp_path)) == 4
-    assert factories.call("workers.models:seed_of", {"seed": 1}, str(tmp_path)) > 0  # Stillhouse's own
+    assert factories.call("workers.models.torch_module:seed_of", {"seed": 1}, str(tmp_path)) > 0  # Stillhouse's own
 
 
 def test_places_are_searched_in_order_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_methods_that_travelled_by_value_import_their_neighbours(tmp_path: Path)
     )
     folder = written(tmp_path, models=body, blocks="A = 6\n")
     pickled = ray.cloudpickle.dumps(factories.call("models:make", {}, folder))
-    code = "import sys, pickle, workers.factories; print(pickle.loads(sys.stdin.buffer.read()).size())"
+    code = "import sys, pickle, workers.user_code.factories; print(pickle.loads(sys.stdin.buffer.read()).size())"
     done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True)
     assert done.stdout.strip() == b"6", done.stderr
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import blobs
-from workers import data, memory
+from workers.data import dataset, memory
 from workers.errors import RequestError
 from workers.specs import DataSpec
 
@@ -160,12 +160,12 @@ def test_what_agrees_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "train.npz", x=np.asfortranarray(X), y=Y)
     np.savez(tmp_path / "test.npz", x=X[::2] + 1, y=Y[::2])
     files = {"train": "train.npz", "test": "test.npz"}
-    assert data.load(DataSpec(kind="npz", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
+    assert dataset.load(DataSpec(kind="npz", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
     table = pa.table({"x": pa.array(X.tolist()), "y": Y})
     pq.write_table(table, tmp_path / "train.parquet", row_group_size=7)
     pq.write_table(table.slice(3, 20), tmp_path / "test.parquet")
     files = {"train": "train.parquet", "test": "test.parquet"}
-    assert data.load(DataSpec(kind="parquet", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
+    assert dataset.load(DataSpec(kind="parquet", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
 
 
 def test_a_sparse_archive_is_named(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_sparse_archive_is_named(tmp_path: Path) -> None:
     scipy.sparse.save_npz(tmp_path / "train.npz", scipy.sparse.csr_matrix(X))
     np.savez(tmp_path / "test.npz", x=X, y=Y)
     with pytest.raises(RequestError, match=r"no array 'x'.*scipy sparse matrix: save its \.toarray\(\)"):
-        data.load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz", test="test.npz"), 0)
+        dataset.load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz", test="test.npz"), 0)
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "idx"])
@@ -198,7 +198,7 @@ def test_whatever_is_damaged_is_a_request(tmp_path: Path, kind: str) -> None:
             content[rng.choice(where) % len(content)] = rng.randrange(256)
         path.write_bytes(bytes(content))
         try:
-            data.load(spec, 0)
+            dataset.load(spec, 0)
         except RequestError:
             refused += 1
     assert refused > 20

@@ -9,14 +9,17 @@ import time
 
 import pytest
 
-from orchestrator import interrupts
+from orchestrator.cluster import interrupts
 
 STOPPED = f"stillhouse: {interrupts.STOPPED}\n"
 
 
 def interrupted(code: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
     """Run code that says `ready`, send it a signal; its status and what it wrote to stderr."""
-    head = "import sys, time\nfrom orchestrator import cli, interrupts\nfrom workers.errors import RunError\n"
+    head = (
+        "import sys, time\nfrom orchestrator.cli import command as cli\n"
+        "from orchestrator.cluster import interrupts\nfrom workers.errors import RunError\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", head + code],
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import job_folder
+from orchestrator.cli import job_folder
 from workers.errors import RequestError
 
 

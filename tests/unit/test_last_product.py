@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.last_product import in_float32, is_rounded
-from workers.stacking import stacked
+from workers.models.last_product import in_float32, is_rounded
+from workers.models.stacking import stacked
 
 CLASSES = 500
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import lock
-from orchestrator.lock import NAME, Lock, Owner
+from orchestrator.run_folder import lock
+from orchestrator.run_folder.lock import NAME, Lock, Owner
 from workers import storage
 from workers.errors import RequestError, RunError
 

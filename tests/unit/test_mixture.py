@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers import ensemble, evaluate, mixture
+from workers import ensemble
 from workers.ensemble import COMBINES, normalised
-from workers.mixture import WEIGHT_TOLERANCE, fit_weights, log_mean
+from workers.evaluation import metrics, mixture
+from workers.evaluation.mixture import WEIGHT_TOLERANCE, fit_weights, log_mean
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -28,7 +29,7 @@ def answers(seed: int, members: int, rows: int, classes: int, scale: float) -> N
 
 
 def nll(log_probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    return evaluate.measure(log_probabilities, labels).mean_nll
+    return metrics.measure(log_probabilities, labels).mean_nll
 
 
 def test_the_mean_of_members_that_are_sure_and_wrong() -> None:
@@ -86,7 +87,7 @@ def directly(
     for k in range(1, members + 1):
         choices = [[(first + step) % members for step in range(k)] for first in range(members if k < members else 1)]
         each = [
-            evaluate.measure(log_mean([p[m] for m in chosen], [weights[m] for m in chosen], combine), labels)
+            metrics.measure(log_mean([p[m] for m in chosen], [weights[m] for m in chosen], combine), labels)
             for chosen in choices
             if sum(weights[m] for m in chosen) > 0
         ]

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from tests.makers import MODELS, NUMERICS, blobs
-from workers import checkpoints, data, models, soft_targets
-from workers.assembly import Assembly
-from workers.feed import SoftLabels, batches
-from workers.kept_logits import KeptLogits
-from workers.numbering import Numbering
-from workers.order import Layout
+from workers.data import dataset as data
+from workers.data.numbering import Numbering
+from workers.inference.actor import TeacherActor
+from workers.inference.reduce import Assembly
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
 from workers.specs import DataSpec, ModelSpec
-from workers.teacher import Member
-from workers.teacher_actor import TeacherActor
+from workers.targets import soft_targets
+from workers.targets.layout import Layout
+from workers.targets.member_logits import KeptLogits
+from workers.training.loader import SoftLabels, batches
 
 Host: Any = TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 N, MORE, VIEWS, T = 90, 25, 2, 2.0
@@ -49,7 +51,7 @@ def answers(folder: Path, x: np.ndarray) -> np.ndarray:
 
 
 def model(folder: Path) -> torch.nn.Module:
-    return models.build(ModelSpec(factory="models:mlp", folder=str(folder)), seed=7)
+    return torch_module.build(ModelSpec(factory="models:mlp", folder=str(folder)), seed=7)
 
 
 def written(dataset: data.Dataset, folder: Path) -> SoftLabels:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.packing import PackedLinear, packed
+from workers.models.packing import PackedLinear, packed
 
 X = torch.randn(64, 200, generator=torch.Generator().manual_seed(0))
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config import RunConfig
+from orchestrator.config.run_config import RunConfig
 from tests import makers
 from workers.ensemble import average, contribution, mean, normalised
 from workers.errors import RequestError

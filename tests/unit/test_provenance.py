@@ -14,10 +14,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from workers import data, models, provenance
+from workers.data import dataset
 from workers.errors import RequestError
+from workers.models import torch_module
 from workers.seeds import seeded
 from workers.specs import DataSpec, ModelSpec
+from workers.user_code import provenance
 
 MODELS = '''
 import json
@@ -287,7 +289,7 @@ def test_files_that_are_read_late_or_not_by_python_count(folder: Path, monkeypat
     (folder / "my.db").touch()
     spec = ModelSpec(factory="looks:with_gain", folder=str(folder), kwargs={"path": str(folder / "more.safetensors")})
     with provenance.in_use(spec):
-        models.build(spec)(torch.zeros(1, 5))
+        torch_module.build(spec)(torch.zeros(1, 5))
     before = provenance.of_model(spec)
     assert before["files"].keys() == {str(path.relative_to(folder)) for path in (*files, folder / "my.db")}
     for path in files:
@@ -366,7 +368,7 @@ def test_files_that_are_declared_count(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tables/b.bin").write_text("2")
     assert changed(after, provenance.of_model(spec)) == {f"files/.../{tmp_path.name}/tables"}
     with pytest.raises(RequestError, match=r"data.depends_on: 'memory://no/such.txt'"):
-        data.load(DataSpec(kind="npz", train="a", test="b", depends_on=("memory://no/such.txt",)), 0)
+        dataset.load(DataSpec(kind="npz", train="a", test="b", depends_on=("memory://no/such.txt",)), 0)
 
 
 def test_code_that_can_be_executed_only_once(folder: Path) -> None:
@@ -407,8 +409,8 @@ def test_files_of_a_model_build_it_elsewhere(folder: Path, tmp_path: Path) -> No
         place.write_bytes(content)
     copied = {str(path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*") if path.is_file()}
     assert copied == FILES.keys() - {"other.json"} | {"vocab.txt"}
-    there = models.build(ModelSpec(factory="models:mlp", folder=str(tmp_path / "copy")), 1)
-    assert torch.equal(there[0].weight, models.build(spec, 1)[0].weight)
+    there = torch_module.build(ModelSpec(factory="models:mlp", folder=str(tmp_path / "copy")), 1)
+    assert torch.equal(there[0].weight, torch_module.build(spec, 1)[0].weight)
 
 
 AUGMENT = """
@@ -435,12 +437,12 @@ def test_augmentations_follow_from_what_they_reach_and_read(folder: Path) -> Non
     }
     values["allow_overlap"] = True
     spec = DataSpec(**values, augment={"factory": "aug:shift", "folder": str(folder)})
-    before = data.load(spec, 0).augmentation
+    before = dataset.load(spec, 0).augmentation
     assert before["code"].keys() == {"aug.py", "shapes.py"} and before["files"].keys() == {"noise.txt"}
     replace(folder / "aug.py", "return x\n", "return -x  # else\n")
-    assert data.load(spec, 0).augmentation == before
+    assert dataset.load(spec, 0).augmentation == before
     (folder / "noise.txt").write_text("0.7")
-    assert changed(before, data.load(spec, 0).augmentation) == {"files/noise.txt"}
+    assert changed(before, dataset.load(spec, 0).augmentation) == {"files/noise.txt"}
 
 
 DRAWS = """
@@ -468,7 +470,7 @@ def states() -> tuple[Any, ...]:
 
 def test_every_generator_is_seeded_and_restored(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(DRAWS)
-    weights: Callable[..., torch.Tensor] = lambda seed: models.build(  # noqa: E731
+    weights: Callable[..., torch.Tensor] = lambda seed: torch_module.build(  # noqa: E731
         ModelSpec(factory="models:make", folder=str(tmp_path)), seed
     ).weight.detach()
     before = states()
@@ -478,7 +480,7 @@ def test_every_generator_is_seeded_and_restored(tmp_path: Path) -> None:
     assert torch.equal(first, weights(3)) and not torch.equal(first[0], weights(4)[0])
     assert len(set(first[0].tolist())) == 3
     with pytest.raises(RequestError):
-        models.build(ModelSpec(factory="models:make", folder=str(tmp_path), kwargs={"fails": True}), 3)
+        torch_module.build(ModelSpec(factory="models:make", folder=str(tmp_path), kwargs={"fails": True}), 3)
     assert states() == before
     with seeded(2**40):
         assert states() != before
@@ -488,5 +490,5 @@ def test_data_factories_draw_from_the_seed(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(DRAWS)
     spec = DataSpec(kind="python", factory="models:splits", folder=str(tmp_path))
     before = states()
-    one, other, apart = (data.load(spec, seed).digests["train"] for seed in (1, 1, 2))
+    one, other, apart = (dataset.load(spec, seed).digests["train"] for seed in (1, 1, 2))
     assert states() == before and one == other != apart

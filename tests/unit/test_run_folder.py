@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import run_folder
-from orchestrator.config import RunConfig
-from orchestrator.events import EventLog
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.events import EventLog
+from orchestrator.run_folder import paths
 from tests.makers import write_config
 from workers.errors import RequestError
 
@@ -56,11 +56,11 @@ def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
     fill(folder, *WRITTEN, *FOREIGN)
     fill(elsewhere, "0/model.safetensors")
     (folder / "predictions" / "link").symlink_to(elsewhere)
-    run_folder.mark(config.folder)
-    run_folder.check(config, fresh=True)
-    run_folder.clear(config.folder)
+    paths.mark(config.folder)
+    paths.check(config, fresh=True)
+    paths.clear(config.folder)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert left == {*FOREIGN, run_folder.MARK}
+    assert left == {*FOREIGN, paths.MARK}
     assert (elsewhere / "0/model.safetensors").exists()
     assert not (folder / "baseline").exists(), "a folder that becomes empty goes too"
 
@@ -70,29 +70,29 @@ def test_fresh_is_refused_where_no_run_made_the_folder(name: str, tmp_path: Path
     config = load(tmp_path)
     fill(Path(config.folder), name, "config.yaml")
     with pytest.raises(RequestError, match=r"has no stillhouse.json.*Nothing was removed"):
-        run_folder.check(config, fresh=True)
+        paths.check(config, fresh=True)
 
 
 def test_a_folder_with_files_that_a_run_would_overwrite_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path)
     fill(Path(config.folder), "train.npz")
-    run_folder.check(config, fresh=False)
+    paths.check(config, fresh=False)
     fill(Path(config.folder), "members/0/old.pt")
     with pytest.raises(RequestError, match=r"would overwrite its 'members'"):
-        run_folder.check(config, fresh=False)
+        paths.check(config, fresh=False)
 
 
 def test_a_configuration_in_the_place_of_its_own_run_is_not_overwritten(tmp_path: Path) -> None:
     config = load(tmp_path / "small", storage=str(tmp_path))
     with pytest.raises(RequestError, match=r"would overwrite its 'config.yaml'"):
-        run_folder.check(config, fresh=False)
+        paths.check(config, fresh=False)
 
 
 def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
     config = load(tmp_path)
     EventLog(config.folder).write("run", mlflow_run="abc")
     fill(Path(config.folder), "config.yaml", "members/0/model.safetensors")
-    run_folder.check(config, fresh=False)
+    paths.check(config, fresh=False)
 
 
 @pytest.mark.parametrize(
@@ -110,23 +110,23 @@ def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, 
         changes |= {"ensemble__training": None, "ensemble__size": None}
     config = load(tmp_path, **changes)
     fill(tmp_path, "runs/small/student/model.safetensors")
-    run_folder.mark(config.folder)
-    run_folder.check(config, fresh=False)
+    paths.mark(config.folder)
+    paths.check(config, fresh=False)
     with pytest.raises(RequestError, match=r"is an input of this configuration.*Nothing was removed"):
-        run_folder.check(config, fresh=True)
+        paths.check(config, fresh=True)
 
 
 def test_fresh_is_refused_where_the_code_lies_in_the_folder(tmp_path: Path) -> None:
     config = load(tmp_path, name=tmp_path.name, storage=str(tmp_path.parent))
-    (tmp_path / run_folder.MARK).write_text('{"format": 1}')
+    (tmp_path / paths.MARK).write_text('{"format": 1}')
     with pytest.raises(RequestError, match=r"is an input of this configuration"):
-        run_folder.check(config, fresh=True)
+        paths.check(config, fresh=True)
 
 
 def test_the_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path)
     fill(Path(config.folder), "notes.md")
-    (Path(config.folder) / run_folder.MARK).write_text('{"format": 99}')
+    (Path(config.folder) / paths.MARK).write_text('{"format": 99}')
     for fresh in (False, True):
         with pytest.raises(RequestError, match="has format 99"):
-            run_folder.check(config, fresh=fresh)
+            paths.check(config, fresh=fresh)

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator import RunConfig, environment, job_folder, presentation, snippets
-from orchestrator.console import Screen
-from orchestrator.preflight import COPIES
-from orchestrator.report import Report
+from orchestrator import RunConfig
+from orchestrator.cli import job_folder
+from orchestrator.cluster import environment
+from orchestrator.observers.terminal import Screen
+from orchestrator.reporting import presentation, snippets
+from orchestrator.reporting.report import Report
+from orchestrator.stages.preflight import COPIES
 from tests.makers import write_config
-from workers import checkpoints, models
+from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
 
 ADD = "\nimport sys, torch\nassert 'workers' not in sys.modules\ntorch.save(student(torch.ones(2, 8)), sys.argv[1])\n"
@@ -34,7 +37,7 @@ def test_the_printed_lines_load_the_student_in_plain_torch(tmp_path: Path, capsy
     place = tmp_path / "it's a folder"
     uri = f"sqlite:///{place}/ml flow.db"
     config = RunConfig.load(str(write_config(place, name="digits", tracking={"uri": uri})))
-    student = models.build(config.student.model, seed=5).eval()
+    student = torch_module.build(config.student.model, seed=5).eval()
     weights = f"{config.folder}/student/model.safetensors"
     checkpoints.save(student.state_dict(), weights)
     lines = shown(config, capsys)
@@ -71,7 +74,7 @@ def test_the_factory_is_called_as_the_configuration_does(kwargs: dict[str, Any],
 
 def test_weights_elsewhere_are_loaded_too(tmp_path: Path) -> None:
     model = ModelSpec(factory="torch.nn:Linear", kwargs={"in_features": 8, "out_features": 3})
-    module = models.build(model, seed=1)
+    module = torch_module.build(model, seed=1)
     checkpoints.save(module.state_dict(), "memory://snippets/model.safetensors")
     found: dict[str, Any] = {}
     exec(snippets.load_in_torch(model, "memory://snippets/model.safetensors"), found)

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tests.makers import NUMERICS, stored
-from workers import soft_targets, storage
+from workers import storage
 from workers.errors import RunError
-from workers.soft_targets import Manifest, MemberRecord, Part
-from workers.top_k import TopK
+from workers.targets import soft_targets
+from workers.targets.soft_targets import Manifest, MemberRecord, Part
+from workers.targets.top_k import TopK
 
 P = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers import stacking
-from workers.stacking import one_by_one, stacked, worth_stacking
+from workers.models import stacking
+from workers.models.stacking import one_by_one, stacked, worth_stacking
 
 
 def members(count: int = 4) -> list[nn.Module]:

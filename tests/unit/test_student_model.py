@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import yaml
 
-from orchestrator import loaded_alone, model_folder, student_model
-from workers import checkpoints, evaluate, factories, models, provenance, teacher
+from orchestrator.export import loaded_alone, model_folder, student_model
 from workers.errors import RequestError
+from workers.evaluation import metrics
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
-from workers.teacher import Member
+from workers.user_code import factories, provenance
 
 X = np.random.default_rng(3).normal(size=(2, 8)).astype(np.float32)
 FACTORY = """
@@ -51,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def student(place: Path, **kwargs: Any) -> Member:
     spec = ModelSpec(factory="nets:net", kwargs=kwargs, folder=str(place))
     weights = str(place / "run" / "student" / "model.safetensors")
-    checkpoints.save(models.build(spec, seed=4).state_dict(), weights)
+    checkpoints.save(torch_module.build(spec, seed=4).state_dict(), weights)
     return Member("student", spec, weights)
 
 
@@ -84,7 +87,7 @@ def test_a_student_that_reads_a_file_answers_where_only_its_model_is(
     assert {"artifacts/code/nets.py", "artifacts/code/tables/sizes.json"} <= record.files.keys()
     assert str(tmp_path) not in (made / "MLmodel").read_text()
 
-    expected = evaluate.predict(teacher.load(member), X)
+    expected = metrics.predict(teacher.load(member), X)
     with monkeypatch.context() as changed:  # nothing has changed: neither written nor tried again
         changed.setattr(student_model, "_save", None)
         assert write(member) is None
@@ -253,13 +256,13 @@ def linked(name: str) -> Callable[[Path], None]:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a link to a file": (linked("served.py"), "it is a link"),
+    "a link to a file": (linked("pyfunc.py"), "it is a link"),
     "a link to a folder": (linked("code"), "lies in a folder that is one"),
     "a damaged file": (
-        lambda f: (f / "mlflow/served.py").write_text("import os"),
+        lambda f: (f / "mlflow/pyfunc.py").write_text("import os"),
         "its sha256 is not the one on record",
     ),
-    "a missing file": (lambda f: (f / "mlflow/served.py").unlink(), "it is missing"),
+    "a missing file": (lambda f: (f / "mlflow/pyfunc.py").unlink(), "it is missing"),
     "a pickle": (lambda f: declared(f, "python_model.pkl", pickle.dumps(1)), "lists 'python_model.pkl'"),
     "a pickle as weights": (lambda f: declared(f, "artifacts/model.safetensors", pickle.dumps(1)), "no safetensors"),
     "a way out": (lambda f: declared(f, "code/workers/../../../../x", b"x"), "which no student's model has"),
@@ -267,7 +270,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pickled model": (flavor(python_model="artifacts/model.safetensors"), "python_model is"),
     "an artifact elsewhere": (flavor(artifacts={"weights": {"path": "../../secret", "uri": "x"}}), "artifacts is"),
     "an absolute artifact": (flavor(artifacts={"weights": {"path": "/etc/passwd", "uri": "x"}}), "artifacts is"),
-    "other code": (flavor(model_code_path="/tmp/evil.py"), "model_code_path is '/tmp/evil.py'; expected 'served.py'"),
+    "other code": (flavor(model_code_path="/tmp/evil.py"), "model_code_path is '/tmp/evil.py'; expected 'pyfunc.py'"),
     "another loader": (flavor(loader_module="antigravity"), "loader_module is 'antigravity'"),
     "code on the path": (flavor(code="../.."), "code is"),
     "another flavor": (changed_mlmodel(lambda m: m["flavors"].update(sklearn={"pickled_model": "x"})), "alone"),

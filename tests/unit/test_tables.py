@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import blobs
-from workers import data
+from workers.data import dataset
 from workers.errors import RequestError
 from workers.specs import DataSpec
 
@@ -30,14 +30,14 @@ def frames() -> dict[str, pd.DataFrame]:
     return {name: frame(n, k) for k, (name, n) in enumerate((("train", 120), ("validation", 40), ("test", 40)))}
 
 
-def load(folder: Path, tables: dict[str, Any], **more: Any) -> data.Dataset:
+def load(folder: Path, tables: dict[str, Any], **more: Any) -> dataset.Dataset:
     for name, table in tables.items():
         if isinstance(table, pd.DataFrame):
             table.to_parquet(folder / f"{name}.parquet")
         else:
             pq.write_table(table, folder / f"{name}.parquet")
     files = {name: f"{name}.parquet" for name in tables}
-    return data.load(DataSpec.model_validate({"kind": "parquet", "root": str(folder), **files, **more}), 0)
+    return dataset.load(DataSpec.model_validate({"kind": "parquet", "root": str(folder), **files, **more}), 0)
 
 
 def changed(split: str, table: Any) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers import ensemble, teacher
+from workers import ensemble
+from workers.data.arrays import as_tensor, gather, widened
 from workers.errors import RunError
 from workers.faults import Fault
-from workers.inputs import as_tensor, gather, widened
-from workers.packing import PackedLinear
-from workers.teacher import Asked, Teacher
+from workers.inference import teacher
+from workers.inference.teacher import Asked, Teacher
+from workers.models.packing import PackedLinear
 
 X = torch.randn(50, 8)
 WEIGHTS = {"a": 0.2, "b": 0.3, "c": 0.5}

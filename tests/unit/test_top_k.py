@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers import top_k
 from workers.losses import soft_cross_entropy_sum
-from workers.top_k import TopK, bytes_per_row, compress, entropy, top_k_cross_entropy_sum
+from workers.targets import top_k
+from workers.targets.top_k import TopK, bytes_per_row, compress, entropy, top_k_cross_entropy_sum
 
 LOOSE = {"rtol": 1e-3, "atol": 3e-4}
 """What float16 leaves of a probability, or of the tail beside sixteen of them."""

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from workers.top_k import TopK, compress
-from workers.top_k_columns import WRITE_OPTIONS, columns, from_table
+from workers.targets.top_k import TopK, compress
+from workers.targets.top_k_columns import WRITE_OPTIONS, columns, from_table
 
 
 def written(targets: TopK) -> bytes:

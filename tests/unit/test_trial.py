@@ -15,18 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import preflight
-from orchestrator.cli import main
-from orchestrator.config import RunConfig
+from orchestrator.cli.command import main
+from orchestrator.config.run_config import RunConfig
+from orchestrator.stages import preflight
 from tests.makers import blobs, message, write_config
-from workers import checkpoints, compiling, jobs, models, student, train_loop, trial
-from workers.data import Dataset, Split
+from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError, RunError
-from workers.feed import HardLabels
+from workers.evaluation import tasks
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec, TrainingSpec
-from workers.student import WorkerJob
-from workers.teacher import Member
-from workers.train_loop import Task
+from workers.training import loop
+from workers.training import ray_worker as student
+from workers.training.loader import HardLabels
+from workers.training.loop import Task
+from workers.training.ray_worker import WorkerJob
+from workers.trial import compiling, trial
 
 MODELS = '''
 import random
@@ -487,7 +491,7 @@ def test_sound_networks_pass_without_a_note(case: str, tmp_path: Path) -> None:
 
 
 def test_a_slow_network_computes_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.asked.AFFORDABLE_S", 1e-9)
+    monkeypatch.setattr("workers.trial.answers.AFFORDABLE_S", 1e-9)
     rows: list[int] = []
     compute = torch.nn.Linear.forward
 
@@ -541,7 +545,7 @@ def test_members_that_are_loaded(tmp_path: Path) -> None:
     def loaded(factory: str) -> Path:
         spec = ModelSpec(factory=f"models:{factory}", folder=str(tmp_path))
         for seed in (3, 4):
-            checkpoints.save(models.build(spec, seed).state_dict(), str(tmp_path / f"{seed}.safetensors"))
+            checkpoints.save(torch_module.build(spec, seed).state_dict(), str(tmp_path / f"{seed}.safetensors"))
         files = {"checkpoints": ["3.safetensors", "4.safetensors"]}
         return write(tmp_path, ensemble={"model": {"factory": f"models:{factory}"}, **files})
 
@@ -553,7 +557,7 @@ def test_members_that_are_loaded(tmp_path: Path) -> None:
     ):
         checked(loaded("Features"))
     path = loaded("Net")
-    weights = models.build(ModelSpec(factory="models:Net", folder=str(tmp_path))).state_dict()
+    weights = torch_module.build(ModelSpec(factory="models:Net", folder=str(tmp_path))).state_dict()
     weights["head.bias"][1] = float("inf")
     checkpoints.save(weights, str(tmp_path / "4.safetensors"))
     with pytest.raises(RequestError, match=r"4\.safetensors': ensemble model 'models:Net' returned NaN or infinity"):
@@ -598,14 +602,14 @@ def test_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_slow_metric_is_left_to_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.custom_metrics.LIMIT_S", 0.3)
+    monkeypatch.setattr("workers.evaluation.custom_metrics.LIMIT_S", 0.3)
     (note,) = checked(write(tmp_path, evaluation={"metrics": [{"factory": "models:slow"}]})).notes
     assert note.startswith("evaluation.metrics: 'models:slow' takes more than 0.3 s")
 
 
 def test_names_of_the_report_are_reserved() -> None:
-    from orchestrator.report import TestMetrics
-    from workers import custom_metrics
+    from orchestrator.reporting.report import TestMetrics
+    from workers.evaluation import custom_metrics
 
     own = {name for name in {*vars(TestMetrics), *TestMetrics.model_fields} if not name.startswith(("_", "model_"))}
     assert own <= custom_metrics.BUILT_IN | {name for name in own if name.endswith(custom_metrics.INTERVAL)}
@@ -646,8 +650,8 @@ def test_pieces_are_those_that_the_loop_cuts(
     split = Split(*blobs(examples, 1))
     for world in range(workers[0], workers[1] + 1):
         for rank in range(world):
-            progress = train_loop.begin(Spy(8, 3), spec, examples)
-            next(train_loop.epochs(progress, Task(HardLabels(split), split), spec, 0, rank=rank, world=world))
+            progress = loop.begin(Spy(8, 3), spec, examples)
+            next(loop.epochs(progress, Task(HardLabels(split), split), spec, 0, rank=rank, world=world))
     assert sorted(seen) == expected
 
 
@@ -657,7 +661,7 @@ def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
 
     def kept(name: str) -> None:
         spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
-        module, member = models.build(spec, 7), Member("member-3", spec, str(tmp_path / "kept.safetensors"))
+        module, member = torch_module.build(spec, 7), Member("member-3", spec, str(tmp_path / "kept.safetensors"))
         weights = {key: value.clone() for key, value in module.state_dict().items()}
         with torch.no_grad():
             next(module.parameters()).add_(1)  # a later epoch than the best, which is kept
@@ -678,9 +682,10 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
     )
     x = blobs(50, 1)[0]
     code = (
-        "import sys\nfrom tests.makers import blobs\nfrom workers import checkpoints, models, trial\n"
-        "from workers.specs import ModelSpec\nfrom workers.teacher import Member\nname, folder = sys.argv[1:]\n"
-        "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = models.build(spec, 7)\n"
+        "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module, trial\n"
+        "from workers.inference.teacher import Member\nfrom workers.specs import ModelSpec\n"
+        "name, folder = sys.argv[1:]\n"
+        "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = torch_module.build(spec, 7)\n"
         "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"
         "kept = module.state_dict()\ncheckpoints.save(kept, member.weights)\n"
         "trial.check_kept(module, kept, member, blobs(50, 1)[0])\n"
@@ -714,7 +719,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         return Member(name, spec, str(tmp_path / name / factory / "model.safetensors"))
 
     def member(factory: str) -> Any:
-        return cast(Any, jobs.train_member)._function(of(factory, "member-1"), training, 5, "", data, 1, MagicMock())
+        return cast(Any, tasks.train_member)._function(of(factory, "member-1"), training, 5, "", data, 1, MagicMock())
 
     def student_(factory: str) -> None:
         own = of(factory, "student")
@@ -722,7 +727,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
         student._train(job, rank=0, world=1, begun=lambda progress: None)
 
-    monkeypatch.setattr(jobs, "_begun", MagicMock())  # there is no Ray
+    monkeypatch.setattr(tasks, "_begun", MagicMock())  # there is no Ray
     assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
     with pytest.raises(RunError, match=r"member-1 answers differently .* 'steps \(a plain attribute\)'"):
         member("Late")
@@ -739,13 +744,13 @@ def test_training_ends_where_what_it_kept_answers_differently(
 
 def test_a_validation_row_without_an_answer_is_named(tmp_path: Path) -> None:
     write(tmp_path)
-    module = models.build(ModelSpec(factory="models:UnitNorm", folder=str(tmp_path)))
+    module = torch_module.build(ModelSpec(factory="models:UnitNorm", folder=str(tmp_path)))
     train, validation = Split(*blobs(100, 1)), Split(*blobs(50, 2))
     validation.x[31] = 0  # type: ignore[index]
     spec = TrainingSpec(epochs=1)
     task = Task(HardLabels(train), validation, system="member-2")
     with pytest.raises(RunError, match="member-2 answers NaN or infinity for example 31 of the validation split"):
-        next(train_loop.epochs(train_loop.begin(module, spec, 100), task, spec, 0))
+        next(loop.epochs(loop.begin(module, spec, 100), task, spec, 0))
 
 
 def test_a_compiler_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

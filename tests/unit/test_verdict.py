@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import report as reports
-from orchestrator import review, verdict
-from orchestrator.report import Report
-from orchestrator.verdict import Accuracies
+from orchestrator.observers import mlflow_descriptions
+from orchestrator.reporting import report as reports
+from orchestrator.reporting import verdict
+from orchestrator.reporting.report import Report
+from orchestrator.reporting.verdict import Accuracies
 
 
 def accuracies(ensemble: float, baseline: float, student: float, *members: float) -> Accuracies:
@@ -193,7 +194,7 @@ def test_it_reads_the_same_wherever_it_is_printed() -> None:
         "and below the best of them, member-1 with 96.00%."
     )
     assert reports.verdict(found) == sentence
-    assert sentence in reports.markdown(found) and f"**{sentence}**" in review.note(found, {}, "1", "2")
+    assert sentence in reports.markdown(found) and f"**{sentence}**" in mlflow_descriptions.note(found, {}, "1", "2")
     assert "none (below the baseline)" in reports.compare([found])[1]
     assert reports.beside_paper(found)[-1] == ["gain transferred", "90.0%", "none (below the baseline)"]
     assert "-68" not in reports.markdown(found) + str(reports.compare([found]))

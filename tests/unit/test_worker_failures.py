@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from orchestrator.worker_failures import GivenUp, Restarts, cause, place, told
+from orchestrator.stages.worker_failures import GivenUp, Restarts, cause, place, told
 from workers.errors import RunError
 from workers.faults import START, Fault
 

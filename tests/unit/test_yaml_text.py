@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import yaml_text
-from orchestrator.config import RunConfig
+from orchestrator.config import yaml_text
+from orchestrator.config.run_config import RunConfig
 from tests.makers import write_config
 from workers.errors import RequestError
 

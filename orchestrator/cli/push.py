@@ -1,0 +1,96 @@
+"""`stillhouse report RUN --push`: what a tracker has not got of a finished run, because it was down meanwhile.
+
+All of it comes from the run's folder, wherever that lies by now. No module is imported, no factory called and no data
+set read: a folder may have another origin.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.config.run_config import RunConfig, override, parsed
+from orchestrator.export import model_folder
+from orchestrator.observers import mlflow_uri, tracking_record
+from orchestrator.observers.events import last_opened
+from orchestrator.observers.mlflow_tracker import Tracker
+from orchestrator.reporting.report import Report
+from orchestrator.stages import trained
+from workers import storage
+from workers.errors import RequestError, RunError
+from workers.redact import hidden
+from workers.training.loop import Epoch
+
+logger = logging.getLogger(__name__)
+
+SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student")
+
+
+def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
+    """Send the report of the run whose folder is at `run`, and every epoch of its systems, to the tracker that its
+    configuration names; `overrides` may name another, or one with a password, which is not kept. Returns the tracker's
+    URI without credentials.
+
+    Raises: `RequestError` where there is no such run or tracker, or its folder is not as a run wrote it; `RunError`
+    where sending fails.
+    """
+    folder = storage.absolute(run)
+    config = _config(folder, overrides)
+    mlflow_uri.reach(config.tracking.uri)
+    histories = {system.name: _history(folder, system.name) for system in report.systems}
+    record = tracking_record.read(folder)
+    if record is None:
+        logger.warning(
+            "MLflow gets neither data sets nor code: '%s' has no %s. The same `stillhouse run` writes it.",
+            folder,
+            tracking_record.FILE,
+        )
+    _check_model(config, folder)
+    tracker = Tracker(config, record, again=last_opened(folder))
+    try:
+        tracker.catch_up(report, histories)
+        tracker.report(report, histories, folder)
+    finally:
+        tracker.close("FINISHED")
+    if tracker.missed is not None:
+        raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
+    return hidden(config.tracking.uri)
+
+
+def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
+    """The configuration that the folder's run resolved; nothing that it names is opened."""
+    uri = storage.join(folder, "config.yaml")
+    values = parsed(storage.read_text(uri), uri)
+    for each in overrides:
+        override(values, each)
+    return RunConfig.from_mapping(values, folder)
+
+
+def _check_model(config: RunConfig, folder: str) -> None:
+    """Raise `RequestError` unless the student's model is as a run wrote it; warn where there is none."""
+    if config.tracking.registered_model is False:
+        return
+    place = storage.join(folder, "student")
+    found = model_folder.read(place)
+    if found is None:
+        logger.warning(
+            "MLflow does not get the student: '%s' has no model of it. The same `stillhouse run` writes it, or says "
+            "why it cannot.",
+            place,
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
+        model_folder.fetch(place, found, Path(scratch))
+
+
+def _history(folder: str, system: str) -> list[Epoch]:
+    """A system's epochs; none where it was not trained in this run."""
+    named = SYSTEM.fullmatch(system)
+    if named is None:  # it becomes part of a path
+        raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected one of {SYSTEM.pattern}.")
+    place = storage.join(folder, "members", named[1]) if named[1] else storage.join(folder, system)
+    record = trained.record_in(place)
+    return [] if record is None else record.epochs()

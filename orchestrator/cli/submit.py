@@ -1,0 +1,222 @@
+"""`stillhouse submit`: a run as a job of a Ray cluster, by Ray's own job client.
+
+The job gets the folder that the configuration lies in, less what runs leave there, and this very version of
+Stillhouse, so its nodes need only what Stillhouse depends on. Places that are relative to the working folder are taken
+relative to the submitter's, if the job finds itself on that machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from orchestrator.cli import job_folder
+from orchestrator.cli.job_folder import JobFolder
+from orchestrator.cluster import authentication, environment, interrupts
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.mlflow_uri import SQLITE
+from orchestrator.run_folder.lock import machine
+from workers import storage
+from workers.errors import RequestError
+from workers.redact import hidden
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PACKAGES = ("orchestrator", "workers")
+LEFT_OUT = (
+    ".git", ".venv*", "venv", "node_modules", "__pycache__", "*.pyc", ".*_cache", "runs", "mlruns", "mlflow.db*",
+    "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key", "id_rsa*",
+)  # fmt: skip
+"""What a job does not need, or is not to have, as .gitignore says it; a `.rayignore` in the folder adds to it."""
+HAS_RAY = "$p -P -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""
+"""Whether the cluster's `python` is Ray's. Where Ray was started from a virtual environment that is not active, it is
+not, and there may be one where the submitter has his."""
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+STOP_S = 60
+"""How long a job that is stopped has to end by itself."""
+POLL_S = 2.0
+TOO_LARGE = "status code 413"
+NOT_YET, READY_TIMEOUT_S = "No available agent", 60.0
+"""What a cluster says that was only just started, and how long it may."""
+
+
+def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, follow: bool) -> int:
+    """Hand a run to the cluster whose dashboard is at `address`; returns an exit status.
+
+    follow: show what the job says until it is over, and return its own status.
+
+    Raises: `RequestError` where the configuration is wrong or the cluster does not answer.
+    """
+    config = RunConfig.load(path, overrides)
+    folder = Path(path).resolve().parent
+    for each in overrides:
+        if hidden(each) != each:
+            raise RequestError(
+                f"--set {hidden(each)}: a job's command is shown to everybody who sees the cluster. Give secrets to "
+                "its nodes, by environment variables for example, and name the place without them."
+            )
+    as_here = _as_here(config)
+    words = ["run", Path(path).name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
+    print(f"handing the run '{config.name}' to {hidden(address)} ...", file=sys.stderr, flush=True)
+    with _client(address) as client, job_folder.prepared(folder, LEFT_OUT, _local_places(config)) as sent:
+        print(
+            f"sending '{folder}': {len(sent.sizes)} files, {sent.bytes / 1e6:,.1f} MB ...", file=sys.stderr, flush=True
+        )
+        job = _hand_in(
+            client,
+            sent,
+            folder,
+            entrypoint=f"cd {job_folder.NAME}; p=python; {HAS_RAY} || p={shlex.quote(sys.executable)}; "
+            f"exec $p -P -m orchestrator.cli {shlex.join(words)}",
+            submission_id=f"{config.name}-{secrets.token_hex(4)}",
+            runtime_env=_environment(folder, sent),
+            metadata={"stillhouse.run": config.name},
+        )
+        place = hidden(storage.join(config.storage, config.name))
+        print(f"job {job} of {hidden(address)}: the run '{place}'", file=sys.stderr)
+        if follow:
+            return _follow(client, job)
+        ray = f"{authentication.MODE}=token ray" if authentication.is_on() else "ray"
+        here = shlex.quote(address)
+        print(
+            f"follow it: {ray} job logs --address {here} --follow {job}\n"
+            f"stop it:   {ray} job stop --address {here} {job}    (the same command again resumes)",
+            file=sys.stderr,
+        )
+        return 0
+
+
+def _as_here(config: RunConfig) -> list[str]:
+    """Overrides by which local places are those that they are here: a job's own working folder is a copy."""
+    found = [f"storage={config.storage}"] if storage.is_local(config.storage) else []
+    return found + ([f"tracking.uri={config.tracking.uri}"] if config.tracking.uri.startswith(SQLITE) else [])
+
+
+def _local_places(config: RunConfig) -> list[Path]:
+    """What runs leave in folders of this machine."""
+    places = (config.storage, config.tracking.uri.removeprefix(SQLITE))
+    return [Path(place) for place in places if storage.is_local(place)]
+
+
+def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:
+    """Submit it, as soon as the cluster takes jobs: one that has only just been started answers first and takes later.
+
+    Raises: `RequestError` where it does not take this one.
+    """
+    until = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except (RuntimeError, ValueError) as error:
+            if TOO_LARGE in str(error):  # for this cluster, or for a proxy before it
+                raise RequestError(job_folder.too_large(folder, sent)) from error
+            if NOT_YET not in str(error) or time.monotonic() > until:
+                raise RequestError(f"the cluster did not take the job: {hidden(str(error)).strip()}") from error
+            time.sleep(1.0)
+
+
+def _follow(client: JobSubmissionClient, job: str) -> int:
+    from ray.job_submission import JobStatus
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    try:
+        asyncio.run(tail())
+        while not (info := client.get_job_info(job)).status.is_terminal():  # its lines ended, or the connection did
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        print(f"stillhouse: job {job} goes on; `ray job stop` stops it.", file=sys.stderr)
+        return interrupts.STATUS
+    except (OSError, RuntimeError) as error:
+        print(
+            f"stillhouse: the cluster does not answer any more ({error}). Job {job} may go on; `ray job logs --follow "
+            f"{job}` follows it.",
+            file=sys.stderr,
+        )
+        return 1
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    if info.status == JobStatus.STOPPED:
+        print(f"stillhouse: job {job} was stopped. The same command resumes.", file=sys.stderr)
+        return interrupts.STATUS
+    reason = hidden(str(info.message)).strip().partition(", last available logs")[0]
+    print(f"stillhouse: job {job} failed: {reason}", file=sys.stderr)
+    status = info.driver_exit_code
+    return status if status in (1, 2, 3) else 1
+
+
+@contextmanager
+def _client(address: str) -> Iterator[JobSubmissionClient]:
+    """Ray's client, with the token that the cluster asks for.
+
+    Raises: `RequestError` where no cluster takes jobs there, or it asks for a token that is not here.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(
+            f"--address '{hidden(address)}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
+        )
+    with ExitStack() as settled:
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            with interrupts.at_once():
+                from orchestrator.cluster import connection
+
+                connection.reach(f"{parts.hostname}:{port}")
+                settled.enter_context(authentication.of_dashboard(address))
+                from ray.job_submission import JobSubmissionClient
+            client = JobSubmissionClient(address)
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.WARNING)  # which set their own
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"no Ray cluster takes jobs at '{hidden(address)}' ({error}). Expected the URL of its dashboard; "
+                "`ray start --head` prints it, and `ray dashboard CLUSTER.yaml` or `kubectl port-forward` make it a "
+                "local one."
+            ) from None
+        yield client
+
+
+def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
+    """Ray's runtime environment: the configuration's folder, our packages, and what is to stay behind."""
+    from mlflow.utils.git_utils import get_git_commit
+
+    from workers.user_code.factories import JOB_FOLDER
+
+    os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")  # data is often kept out of git
+    return {
+        "working_dir": str(sent.root),
+        "env_vars": {
+            environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
+            environment.SENT_FROM: str(folder),
+            environment.COMMIT: get_git_commit(str(folder)) or "",
+            JOB_FOLDER: job_folder.NAME,
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),  # 3 s by default
+        },
+        "excludes": sent.excludes,
+        "py_modules": [_folder_of(package) for package in PACKAGES],
+    }
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    return next(iter(spec.submodule_search_locations))

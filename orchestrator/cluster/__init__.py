@@ -1,0 +1,1 @@
+"""The Ray cluster: joined or started, surveyed, reserved, and its tasks."""

@@ -1,0 +1,174 @@
+"""The student's MLflow model as it lies in a run's folder: which files it may have, and what its MLmodel may say.
+
+Who pushes a folder may not have made it. So a model is taken only as Stillhouse writes it: files of known names whose
+digests are on record, no links, an MLmodel that refers to nothing outside, and no pickle that MLflow would load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workers import storage
+from workers.errors import RequestError
+
+FOLDER = "mlflow"
+"""Below the student's folder."""
+RECORD = "stillhouse.json"
+MLMODEL, SERVED, WEIGHTS, CODE = "MLmodel", "pyfunc.py", "artifacts/model.safetensors", "artifacts/code"
+EXAMPLE, SERVING = "input_example.json", "serving_input_example.json"
+ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
+FILES = {MLMODEL, SERVED, WEIGHTS, EXAMPLE, SERVING, "requirements.txt", *ENVIRONMENT.values()}
+FOLDERS = ("code/workers", CODE)
+PATTERN = "|".join([*map(re.escape, sorted({*FILES, RECORD})), *(rf"{folder}/.+" for folder in FOLDERS)])
+"""Of the paths that a run writes in `FOLDER`."""
+LOADER = "mlflow.pyfunc.loaders.code_model"
+"""Loads the Python file that the model names, and no pickle."""
+OF_THE_FLAVOR = {"config", "cloudpickle_version", "python_version"}
+OF_THE_MODEL = {
+    "flavors", "is_signature_from_type_hint", "mlflow_version", "model_id", "model_size_bytes", "model_uuid",
+    "prompts", "run_id", "saved_input_example_info", "signature", "type_hint_from_example", "utc_time_created",
+}  # fmt: skip
+"""Keys with plain values, which MLflow may leave out."""
+MOST_BYTES = 2**20
+"""Of an MLmodel."""
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
+
+
+class ModelRecord(BaseModel):
+    """Written after the model's files: what they follow from, and their digests."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: Digest
+    """Of everything that the files follow from."""
+    student: Digest
+    """Of what the student's answers follow from."""
+    weights: Digest
+    inputs: str
+    """What the student is asked, such as `float32 [N, 8]`."""
+    classes: int
+    files: dict[str, Digest]
+    """sha256 by path in the folder."""
+
+
+def read(place: str) -> ModelRecord | None:
+    """The record of the student's model in the folder `place` of a run's student; None where there is no model.
+
+    Raises: `RequestError` where it is not what a run wrote.
+    """
+    uri = storage.join(place, FOLDER, RECORD)
+    if not storage.exists(uri):
+        return None
+    try:
+        record = ModelRecord.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise _refused(uri, str(error.errors()[0]["msg"])) from None
+    for path in record.files:
+        if not _is_known(path):
+            raise _refused(uri, f"it lists '{path}', which no student's model has")
+    return record
+
+
+def fetch(place: str, record: ModelRecord, target: Path) -> None:
+    """Copy the files on record to the empty folder `target`, once they are known to be what a run wrote.
+
+    Raises: `RequestError`, naming the file.
+    """
+    folder = storage.join(place, FOLDER)
+    for path, digest in record.files.items():
+        uri = storage.join(folder, path)
+        if storage.is_local(uri):
+            _check_no_link(Path(storage.filesystem(folder)[1]), path, uri)
+        try:
+            content = storage.read_raw(uri)
+        except FileNotFoundError:
+            raise _refused(uri, "it is missing") from None
+        if storage.sha256(content) != digest:
+            raise _refused(uri, "its sha256 is not the one on record")
+        copy = target / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    for needed in (MLMODEL, SERVED, WEIGHTS):
+        if needed not in record.files:
+            raise _refused(folder, f"it has no {needed}")
+    if (target / WEIGHTS).read_bytes()[8:9] != b"{":
+        raise _refused(storage.join(folder, WEIGHTS), "it is no safetensors file")
+    check(load(target / MLMODEL), has_code=any(path.startswith(CODE + "/") for path in record.files))
+
+
+def remove(place: str) -> None:
+    """Remove the model in the folder `place` of a run's student, and no file beside it that no run wrote."""
+    folder = storage.join(place, FOLDER)
+    storage.remove_files(folder, [path for path in storage.files_below(folder) if re.fullmatch(PATTERN, path)])
+
+
+def load(path: Path) -> dict[str, Any]:
+    """An MLmodel as plain values."""
+    text = path.read_bytes()
+    found = None
+    if len(text) <= MOST_BYTES:
+        with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):
+            found = yaml.safe_load(text)
+    if not isinstance(found, dict):
+        raise _refused(str(path), "it is no MLmodel in YAML")
+    return found
+
+
+def check(model: dict[str, Any], *, has_code: bool) -> None:
+    """Raise `RequestError` unless an MLmodel refers to the files of its own folder alone, and loads no pickle."""
+    flavor = model.get("flavors", {}).get("python_function") if isinstance(model.get("flavors"), dict) else None
+    if not isinstance(flavor, dict) or set(model["flavors"]) != {"python_function"}:
+        raise _refused(MLMODEL, "expected the flavor python_function alone")
+    for key, found in model.items():
+        if key not in OF_THE_MODEL:
+            raise _refused(MLMODEL, f"it has a key '{key}' that no student's model has")
+        expected = {"artifact_path": EXAMPLE, "serving_input_path": SERVING, "type": "ndarray"}
+        if key == "saved_input_example_info" and found != expected:
+            raise _refused(MLMODEL, f"{key} is {found!r}; expected {expected!r}")
+    expected_flavor = flavor_of(has_code)
+    for key in flavor.keys() | expected_flavor.keys():
+        if key not in OF_THE_FLAVOR and flavor.get(key) != expected_flavor.get(key):
+            raise _refused(MLMODEL, f"{key} is {flavor.get(key)!r}; expected {expected_flavor.get(key)!r}")
+
+
+def flavor_of(has_code: bool) -> dict[str, Any]:
+    """What MLmodel says of where its parts are: paths in its own folder, and Stillhouse's loader."""
+    paths = {"weights": WEIGHTS, **({"code": CODE} if has_code else {})}
+    return {
+        "artifacts": {name: {"path": path, "uri": path} for name, path in paths.items()},
+        "code": "code",
+        "env": ENVIRONMENT,
+        "loader_module": LOADER,
+        "model_code_path": SERVED,
+        "streamable": False,
+    }
+
+
+def _is_known(path: str) -> bool:
+    """Whether a student's model may have a file of this path, which stays inside its folder."""
+    plain = posixpath.normpath(path) == path and not path.startswith(("/", "..")) and not re.search(r"[\\\x00]", path)
+    return plain and (path in FILES or path.startswith(tuple(f"{folder}/" for folder in FOLDERS)))
+
+
+def _check_no_link(folder: Path, path: str, uri: str) -> None:
+    parts = [
+        folder.parent,
+        folder,
+        *(folder.joinpath(*Path(path).parts[: n + 1]) for n in range(len(Path(path).parts))),
+    ]
+    if any(part.is_symlink() for part in parts):
+        raise _refused(uri, "it is a link, or lies in a folder that is one")
+
+
+def _refused(what: str, why: str) -> RequestError:
+    return RequestError(
+        f"the student's model for MLflow: '{what}' is not what a run wrote: {why}. Nothing was sent. The same "
+        "`stillhouse run` writes it again; `--set tracking.registered_model=false` sends the rest without it."
+    )

@@ -1,0 +1,253 @@
+"""The trained student as a model for MLflow, in the run's folder: written once, tried once where nothing else is.
+
+A factory may read files and import modules that only its own machine has. So before the model counts, a process of its
+own loads it from an empty folder and must answer as the run's student does. `registry` then copies the files only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from orchestrator.export import loaded_alone, model_folder
+from orchestrator.export.model_folder import ModelRecord
+from orchestrator.observers import mlflow_descriptions
+from workers import pyfunc_inputs, storage
+from workers.data.arrays import as_tensor
+from workers.inference import teacher
+from workers.redact import hidden
+from workers.targets.soft_targets import fingerprint
+from workers.user_code import factories, provenance
+
+if TYPE_CHECKING:
+    from workers.inference.teacher import Member
+    from workers.specs import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+NEEDED = ("mlflow", "torch", "numpy", "safetensors", "fsspec", "pydantic")
+"""Distributions without which a student cannot answer, beside its factory's own."""
+LOAD_TIMEOUT_S = 600.0
+TOLERANCE = 1e-4
+"""By which two processes' probabilities may differ."""
+KEPT_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|(LD|DYLD|OMP|MKL|CUDA|NVIDIA|HF|HUGGINGFACE"
+    r"|TORCH|TRANSFORMERS|XDG|SSL|CURL|REQUESTS)_\w+|\w+_(?i:proxy)"
+)
+"""Environment variables of machines rather than of a run: what the process that tries a model gets of them."""
+
+
+class Unusable(Exception):
+    """The student cannot be loaded elsewhere, and why."""
+
+
+def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> str | None:
+    """Write the student's model below `place`, its folder of the run; what is there already is kept if it fits.
+
+    examples: what the student may be asked [n, ...], as the run's data has it; they go with the model.
+
+    Returns why there is no model, None where there is one.
+    """
+    folder = storage.join(place, model_folder.FOLDER)
+    try:
+        if mlflow_descriptions.has_secrets(student.model.kwargs):
+            raise Unusable("student.model.kwargs has a secret in it")
+        follows_from = teacher.follows_from(student)
+        mark = fingerprint(**follows_from)
+        key = fingerprint(
+            student=mark, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
+            dtype=str(examples.dtype), examples=hashlib.sha256(examples.tobytes()).hexdigest(), shape=examples.shape,
+        )  # fmt: skip
+        if is_there(place, key):
+            return None
+        model_folder.remove(place)
+        with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
+            made = Path(scratch, "model")
+            hidden = [student.model.folder, *map(str, provenance.files_outside(student.model))]
+            with _process(hidden, Path(scratch)) as process:
+                _save(made, student, examples, classes)
+                _check_answers(process, made, student, examples, Path(scratch))
+            record = ModelRecord(
+                key=key,
+                student=mark,
+                weights=follows_from["weights"],
+                inputs=pyfunc_inputs.described(examples.shape[1:], str(examples.dtype)),
+                classes=classes,
+                files={
+                    file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
+                    for file in sorted(made.rglob("*"))
+                    if file.is_file()
+                },
+            )
+            storage.write_folder(folder, made)
+            storage.write_text(storage.join(folder, model_folder.RECORD), record.model_dump_json(indent=1) + "\n")
+        return None
+    except (
+        Exception
+    ) as error:  # of the user's factory, of MLflow, of the storage; the run is complete without the model
+        model_folder.remove(place)
+        return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+
+
+def is_there(place: str, key: str) -> bool:
+    """Whether the model that follows from `key` is below `place`, complete."""
+    try:
+        record = model_folder.read(place)
+        if record is None or record.key != key:
+            return False
+        with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
+            model_folder.fetch(place, record, Path(scratch))
+        return True
+    except Exception as error:  # damaged, or not readable: it is written again
+        logger.info("the student's model is written again: %s", error)
+        return False
+
+
+def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -> None:
+    """MLflow's own format of a model, in `folder`."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    import workers
+    from workers import pyfunc
+
+    beside = folder.with_name("parts")
+    artifacts = {pyfunc.WEIGHTS: str(beside / Path(model_folder.WEIGHTS).name)}
+    beside.mkdir()
+    Path(artifacts[pyfunc.WEIGHTS]).write_bytes(storage.read_bytes(student.weights))
+    files = provenance.files_of(student.model)
+    for path, content in files.items():
+        place = beside / Path(model_folder.CODE).name / path.relative_to(student.model.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    if files:
+        artifacts[pyfunc.CODE] = str(beside / Path(model_folder.CODE).name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the signature is given and not inferred, and the like
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=inspect.getfile(pyfunc),
+            artifacts=artifacts,
+            model_config={
+                pyfunc.MODEL: student.model.model_dump(mode="json", exclude={"folder", "depends_on"}),
+                pyfunc.SHAPE: list(examples.shape[1:]),
+                pyfunc.DTYPE: str(examples.dtype),
+                pyfunc.CLASSES: classes,
+            },
+            code_paths=[os.path.dirname(inspect.getfile(workers))],
+            # No input: MLflow would refuse float64 where the run had float32, and a single example.
+            signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))])),
+            input_example=examples,
+            pip_requirements=_requirements(student.model),
+        )
+    _refer_to_itself(folder, bool(files))
+
+
+def _refer_to_itself(folder: Path, has_code: bool) -> None:
+    """Take paths of this machine, and bytecode, out of a model that MLflow has written."""
+    for cache in list(folder.rglob("__pycache__")):
+        for file in cache.iterdir():
+            file.unlink()
+        cache.rmdir()
+    place = folder / model_folder.MLMODEL
+    model = model_folder.load(place)
+    model["flavors"]["python_function"] |= model_folder.flavor_of(has_code)
+    model_folder.check(model, has_code=has_code)
+    place.write_text(yaml.safe_dump(model, sort_keys=False))
+
+
+def _requirements(model: ModelSpec) -> list[str]:
+    needed = {name: version(name) for name in NEEDED} | factories.needs(model.factory, model.folder)
+    return [f"{name}=={number.partition('+')[0]}" for name, number in needed.items()]
+
+
+def _package_digest() -> str:
+    """Of the package `workers`, which goes with the model."""
+    import workers
+
+    files = sorted(Path(inspect.getfile(workers)).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@contextmanager
+def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is about to load a model: in an empty folder, without the paths `hidden`, importing already."""
+    empty = scratch / "empty"
+    empty.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", inspect.getfile(loaded_alone)],
+        cwd=empty,
+        env=_environment(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # an interrupt is for the run, which ends it
+    )
+    try:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"installed": _installed(), "hidden": hidden}) + "\n")
+        process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Without what only this run has, GPUs included: the answers are compared with those of a CPU."""
+    kept = {key: value for key, value in variables.items() if KEPT_VARIABLES.fullmatch(key)}
+    return kept | {"CUDA_VISIBLE_DEVICES": "", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+
+
+def _installed() -> list[str]:
+    """Folders of installed distributions; not those of projects that are installed to be edited, or on PYTHONPATH."""
+    names = ("site-packages", "dist-packages")
+    found = (Path(place) for place in sys.path if place)
+    return [str(place) for place in found if place.name in names or any(place.glob("*.dist-info"))]
+
+
+def _check_answers(
+    process: subprocess.Popen[str], model: Path, student: Member, examples: NDArray[Any], scratch: Path
+) -> None:
+    """Raise `Unusable` unless `process` loads `model` and it answers as `student` does."""
+    example, answers = scratch / "example.npy", scratch / "answers.npy"
+    np.save(example, examples, allow_pickle=False)
+    asked = {"model": str(model), "example": str(example), "answers": str(answers)}
+    module = teacher.load(student)
+    with torch.no_grad():
+        expected = torch.softmax(module(as_tensor(examples)).float(), -1).numpy()
+    try:
+        _, said = process.communicate(json.dumps(asked) + "\n", timeout=LOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise Unusable(f"a process of its own did not load it within {LOAD_TIMEOUT_S:g} s") from None
+    if process.returncode != 0 or not answers.exists():
+        raise Unusable(f"a process of its own, in an empty folder, could not load it: {_last_line(said)}")
+    found = np.load(answers, allow_pickle=False)
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=TOLERANCE):
+        off = f" (by up to {np.abs(found - expected).max():.2g})" if found.shape == expected.shape else ""
+        raise Unusable(f"loaded by a process of its own it gives other probabilities{off}")
+
+
+def _last_line(said: str) -> str:
+    lines = [line for line in said.splitlines() if line.strip()]
+    return hidden(lines[-1].strip()) if lines else "it ended without a word"

@@ -1,0 +1,1 @@
+"""What is told of a run while it goes on: terminal, events.jsonl, MLflow."""

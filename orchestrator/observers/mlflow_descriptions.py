@@ -1,0 +1,123 @@
+"""What a reviewer finds in MLflow besides figures: descriptions, and parameters that compare well.
+
+MLflow shows about the first 120 pixels of a description until it is opened: so the verdict first, then the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.reporting import report as reports
+from orchestrator.reporting.plots import OVERVIEW
+from orchestrator.reporting.report import COMPARED, Report, Role, Rows, System
+from workers.redact import HIDDEN, hidden
+
+NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
+"""Sections of a configuration that say where, not what: runs side by side would differ by them first."""
+LINKED = 20
+MOST = 500
+"""Characters of a parameter's value."""
+
+
+def params(config: RunConfig) -> dict[str, str]:
+    """What the run follows from, by dotted keys."""
+    found = flat(config.model_dump(mode="json", exclude_none=True))
+    return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
+
+
+def params_of(role: Role, config: RunConfig) -> dict[str, str]:
+    """What one system follows from, under the same keys for all of them."""
+    ensemble, student = config.ensemble, config.student
+    recipes: dict[Role, dict[str, Any]] = {
+        "member": {"model": ensemble.model, "training": ensemble.training},
+        "ensemble": {"model": ensemble.model, "combine": ensemble.combine, "weights": ensemble.weights},
+        "baseline": {"model": student.model, "training": student.baseline_training or student.training},
+        "student": {"model": student.model, "training": student.training, "distillation": config.distillation},
+    }
+    found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
+             for key, value in recipes[role].items() if value is not None}  # fmt: skip
+    return flat(found)
+
+
+def has_secrets(values: Mapping[str, Any]) -> bool:
+    """Whether there is something in them that is not to be told, or was hidden before."""
+    text = yaml.safe_dump(dict(values))
+    return hidden(text) != text or HIDDEN in text
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested keys as dotted ones, which MLflow can search and compare."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):
+            found[f"{prefix}{key}"] = _told(key, str(value))[:MOST]
+    return found
+
+
+def _told(key: str, value: str) -> str:
+    """Without secrets, which are known by what they are called, too."""
+    told = hidden(f"{key}={value}").removeprefix(f"{key}=")
+    return HIDDEN if told.startswith(HIDDEN) else told
+
+
+def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
+    """The description of a whole run, in Markdown: was the ensemble worth it, and did the student get it.
+
+    runs: each system's MLflow run, by its name.
+    """
+    base = f"#/experiments/{experiment}/runs"
+    rows = reports.comparison(report)
+    compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student are what is seen first
+    lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
+    soft = report.soft_targets
+    return "\n\n".join(
+        [
+            f"{lost}**{reports.verdict(report)}**",
+            "```\n" + _aligned(compared) + "\n```",
+            f"![the same in pictures](get-artifact?path=plots%2F{OVERVIEW}&run_uuid={parent})",
+            " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
+            f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
+            + _links(report.members, base, runs)
+            + f". {reports.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
+        ]
+    )
+
+
+def note_of(system: System, report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
+    """The description of one system's run: what it learned from, with the way there."""
+    base = f"#/experiments/{experiment}/runs"
+    members = _links(report.members, base, runs)
+    soft = report.soft_targets
+    of: dict[Role, str] = {
+        "member": "Learned from hard labels, from a seed of its own; one of the ensemble.",
+        "ensemble": f"The {soft.combine} mean of {members}.",
+        "baseline": "The student's architecture on hard labels alone.",
+        "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
+    }
+    return f"{of[system.role]} Part of [{report.name}]({base}/{parent})."
+
+
+def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:
+    """The way to each; MLflow's descriptions have no room for more than `LINKED`."""
+    more = f" and {len(systems) - LINKED} more" if len(systems) > LINKED else ""
+    return ", ".join(_link(system, base, runs) for system in systems[:LINKED]) + more
+
+
+def _link(system: System, base: str, runs: Mapping[str, str]) -> str:
+    return f"[{system.name}]({base}/{runs[system.name]})" if system.name in runs else system.name
+
+
+def _aligned(rows: Rows) -> str:
+    """A table of fixed-width letters: MLflow gives one in Markdown neither lines nor room between its columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first = widths[0]
+    return "\n".join(
+        row[0].ljust(first) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )

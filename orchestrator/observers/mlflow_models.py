@@ -1,0 +1,135 @@
+"""Models in MLflow: the student, loadable with `mlflow.pyfunc.load_model` and registered, its members beside it.
+
+All by MLflow's client alone, so that whoever calls `run` from Python keeps the tracker that is active there. Members
+are models without files of their own: their weights stay in the run's folder, where their tags point.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from orchestrator.export import model_folder
+from orchestrator.export.model_folder import ModelRecord
+from workers.redact import hidden
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+WEIGHTS_TAG, MARK_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.student", "stillhouse.model"
+"""Of a registered version: sha256 of the student's weights; what its answers follow from; and the model that it is,
+which MLflow does not say."""
+INPUTS_TAG = "stillhouse.inputs"
+"""What the student is asked, such as `float32 [N, 8]`."""
+TIMEOUT, UPLOAD_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", 600
+
+
+def log_members(
+    client: MlflowClient, experiment: str, runs: Mapping[str, str], weights: Mapping[str, str], student: str
+) -> None:
+    """Each member as a model of its own run, which the run `student` learned from.
+
+    runs, weights: the MLflow run and the URI of the weights of each member, by its name.
+    """
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+    inputs = client.get_run(student).inputs
+    if inputs is not None and inputs.model_inputs:  # sent before
+        return
+    known = []
+    for member, uri in weights.items():
+        if there := _models_of(client, runs[member]):
+            known.append(LoggedModelInput(there[0]))
+            continue
+        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": hidden(uri)}
+        model = client.create_logged_model(experiment, member, runs[member], tags, model_type="member")
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(runs[member], [LoggedModelOutput(model.model_id, 0)])
+        known.append(LoggedModelInput(model.model_id))
+    client.log_inputs(student, models=known)
+
+
+def log_student(
+    client: MlflowClient, experiment: str, run: str, place: str, record: ModelRecord, name: str, tags: Mapping[str, str]
+) -> str:
+    """The student as a model of its run, and a version of the registered model `name`: its identifier.
+
+    One that is registered already is that model. place: the student's folder in the run's, whose model `record` lists;
+    its files are copied to the tracker, and nothing in them is run.
+
+    Raises: `RequestError` where they are not what a run wrote.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    tags = {**tags, MARK_TAG: record.student, WEIGHTS_TAG: record.weights, INPUTS_TAG: record.inputs}
+    model_id = _registered(client, name, record.student)
+    if model_id is None:
+        with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as folder:
+            model_folder.fetch(place, record, Path(folder))
+            model_id = _upload(client, experiment, run, Path(folder), name, tags)
+    if model_id not in _models_of(client, run):
+        client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
+    return model_id
+
+
+def _upload(client: MlflowClient, experiment: str, run: str, folder: Path, name: str, tags: Mapping[str, str]) -> str:
+    """The model in the local `folder`, checked before, as a new model of `run` and a new version of `name`."""
+    model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
+    try:
+        own = model_folder.load(folder / model_folder.MLMODEL) | {"run_id": run, "model_id": model.model_id}
+        (folder / model_folder.MLMODEL).write_text(yaml.safe_dump(own, sort_keys=False))
+        with _time_to_upload():
+            client.log_model_artifacts(model.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    model_id = str(model.model_id)
+    # Not `models:/ID`, which MLflow's registry in a database looks up at the tracker that is active here.
+    client.create_model_version(name, model.artifact_location, run, {**tags, MODEL_TAG: model_id}, model_id=model_id)
+    return model_id
+
+
+def _models_of(client: MlflowClient, run: str) -> list[str]:
+    """The models that a run made."""
+    outputs = client.get_run(run).outputs
+    return [] if outputs is None else [str(output.model_id) for output in outputs.model_outputs]
+
+
+@contextmanager
+def _time_to_upload() -> Iterator[None]:
+    """A server may answer only once it has passed the weights on."""
+    before = os.environ.get(TIMEOUT)
+    os.environ[TIMEOUT] = str(max(UPLOAD_S, int(before or 0)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TIMEOUT]
+        else:
+            os.environ[TIMEOUT] = before
+
+
+def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
+    """The same student, if it is registered; sees to it that there is something to register it under."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Students that Stillhouse distilled.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for found in client.search_model_versions(f"name = '{name}'"):
+        if found.tags.get(MARK_TAG) == mark:
+            try:
+                return str(client.get_logged_model(found.tags[MODEL_TAG]).model_id)
+            except MlflowException:  # it was deleted
+                continue
+    return None

@@ -1,0 +1,111 @@
+"""The MLflow runs of one `stillhouse run`: made once, found again by the run that continues them, ended once.
+
+Everything here goes through MLflow's client alone, and nothing knows what is logged to a run. Several processes may
+begin at the same moment: what another one has just made is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from orchestrator.observers import mlflow_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ROLE = "stillhouse.role"
+RUN = "stillhouse.run"
+OPENED_AS = "stillhouse.opened_as"
+"""Of a run that `report --push` sent to another tracker: its identifier where it began."""
+REQUEST = "stillhouse.request"
+"""Digest of the request that a run answers; only the same request in the same folder continues it."""
+FOLDER = "stillhouse.folder"
+"""The run's folder, as it was when the run began."""
+NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+
+
+def experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """The identifier of the experiment of that name; made where there is none.
+
+    uri: of the tracker. Raises: MlflowException where the tracker refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=mlflow_uri.artifacts(uri)))
+        except MlflowException as error:
+            if error.error_code != EXISTS:
+                raise
+            found = client.get_experiment_by_name(name)  # another process made it meanwhile
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def create(client: MlflowClient, experiment_id: str, name: str, role: str, tags: Mapping[str, str]) -> str:
+    """A new run, in state RUNNING; its identifier."""
+    made = client.create_run(experiment_id, tags={ROLE: role, NAME: name, **tags}, run_name=name)
+    return str(made.info.run_id)
+
+
+def find(client: MlflowClient, experiment_id: str, known: str) -> Run | None:
+    """The run that was opened as `known`, by this tracker or by another; None where there is none or it was deleted."""
+    if not re.fullmatch(r"[\w-]+", known):  # it becomes part of a query
+        return None
+    for query in (f"attributes.run_id = '{known}'", f"tags.`{OPENED_AS}` = '{known}'"):
+        for run in client.search_runs([experiment_id], query):
+            return run
+    return None
+
+
+def opened(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of that identifier, in whichever experiment; None where there is none or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such run, no identifier
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def nested(client: MlflowClient, experiment_id: str, parent: str) -> dict[str, str]:
+    """The runs nested in `parent`: their identifiers by name."""
+    return {run.data.tags[NAME]: run.info.run_id for run in _nested(client, experiment_id, parent)}
+
+
+def reopen(client: MlflowClient, run_id: str) -> None:
+    """Set a run that ended without being finished to RUNNING again."""
+    if client.get_run(run_id).info.status not in ("RUNNING", "FINISHED"):
+        client.update_run(run_id, status="RUNNING")
+
+
+def end(client: MlflowClient, run_id: str, status: str) -> None:
+    """Set the status of a run, unless it has ended before."""
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status)
+
+
+def abandon(client: MlflowClient, parent: Run) -> None:
+    """End a run and those nested in it as KILLED, where they are still RUNNING: their process was killed."""
+    inner = _nested(client, parent.info.experiment_id, parent.info.run_id)
+    for run_id in (parent.info.run_id, *(run.info.run_id for run in inner)):
+        end(client, run_id, "KILLED")
+
+
+def _nested(client: MlflowClient, experiment_id: str, parent: str) -> Iterator[Run]:
+    query, token = f"tags.`{PARENT}` = '{parent}'", None
+    while True:
+        page = client.search_runs([experiment_id], query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

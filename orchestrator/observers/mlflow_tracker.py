@@ -1,0 +1,424 @@
+"""MLflow: one parent run for a `stillhouse run`, a nested run for each system.
+
+A tracker that cannot be reached ends the request before anything starts. Later failures warn, once, and the run goes
+on: `events.jsonl` and the report hold everything that would have been sent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.export import model_folder
+from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_uri
+from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
+from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
+from orchestrator.reporting import plots
+from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
+from orchestrator.run_folder.paths import TRAINED
+from orchestrator.stages import trained
+from orchestrator.stages.trained import WEIGHTS
+from workers import storage
+from workers.errors import RequestError
+from workers.redact import hidden
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
+
+    from workers.training.loop import Epoch
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
+LEFT_ALONE_S = 60.0
+MOST_PARAMS = 100
+"""That MLflow takes at once."""
+
+TEST_ACCURACY = "test_accuracy"
+TEST_NLL = "test_nll"
+TEST_ECE = "test_ece"
+PARAMETERS = "parameters"
+LATENCY_P50 = "latency_ms_p50"
+LATENCY_P99 = "latency_ms_p99"
+TRAIN_LOSS = "train_loss"
+VALIDATION_ACCURACY = "validation_accuracy"
+GAIN_TRANSFERRED = "gain_transferred"
+ACCURACY_BY_MEMBERS = "accuracy_by_members"
+"""A step is a number of members."""
+TABLE = "comparison.json"
+NOTE = "mlflow.note.content"
+T = TypeVar("T")
+
+
+class Tracker:
+    """The MLflow runs of one `stillhouse run`, open as long as it lasts."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        record: TrackingRecord | None = None,
+        *,
+        earlier: str | None = None,
+        fresh: bool = False,
+        again: str | None = None,
+    ) -> None:
+        """Open the parent run and describe it.
+
+        record: what it is told of code and data. earlier: the run that the last process in this folder opened. It is
+        continued where it did not finish and answers the same request, unless `fresh`; else it is ended. again: the
+        run, as it was known where it began, that is to get what it has not got.
+
+        Raises: `RequestError` where the tracker refuses.
+        """
+        mlflow_uri.prepare()
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        uri = config.tracking.uri
+        self._config, self._record = config, record
+        self._runs: dict[str, str] = {}
+        self._roles: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], set[int]] = {}
+        """The steps of a run's metric that the tracker has, where they were asked for."""
+        self._opening = threading.RLock()
+        try:
+            if uri.startswith(mlflow_uri.SQLITE):
+                mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
+            self.client = MlflowClient(uri)
+            self.experiment_id = mlflow_runs.experiment(self.client, config.tracking.experiment, uri)
+            self._open(earlier, fresh, again)
+        except (MlflowException, OSError, ValueError) as error:
+            raise RequestError(
+                f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
+            ) from error
+        self._failures = 0
+        self._left_alone_s = 0.0
+        self.missed: str | None = None
+        """Why something was not sent, the last time; None where all was."""
+        self._warned = False
+        self._monitor: Any = None
+        self._describe()
+        if again is None:
+            self._attempt(self._watch_the_machine)
+
+    @property
+    def page(self) -> str:
+        """Of the parent run in MLflow, behind the tracker's address; a new browser would show pages for prompts."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+
+    def system(self, name: str, role: str) -> None:
+        """Open the nested run of one system, unless there is one."""
+        self._roles[name] = role
+        self._attempt(self._run_of, name)
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        """Send one epoch of a system's training."""
+        self._attempt(self._send_epoch, name, epoch)
+
+    def epochs(self, name: str, history: Sequence[Epoch]) -> None:
+        """Send those epochs of a system that the tracker has not got."""
+        for epoch in history:
+            self.epoch(name, epoch)
+
+    def trained(self, name: str) -> None:
+        """A system's training is over: figures may follow."""
+        self._attempt(lambda: mlflow_runs.end(self.client, self._run_of(name), "FINISHED"))
+
+    def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        """Send what the tracker has not got of the systems and their epochs."""
+        self._failures, self.missed = 0, None
+        self._describe()
+        for system in report.systems:
+            self.system(system.name, system.role)
+            self.epochs(system.name, histories.get(system.name, ()))
+
+    def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]], folder: str) -> None:
+        """Send every figure of the report, its tables and plots, and the models of the run's folder.
+
+        folder: holds the members' weights and the student's model, where there is one.
+        """
+        student = report.system("student")
+        model_id = self._attempt(self._models, report, folder)
+        for system in report.systems:
+            self._attempt(self._system, system, report, model_id if system is student else None)
+        self._attempt(self._summarise, report, histories)
+
+    def close(self, status: str) -> None:
+        """End all runs: FINISHED, FAILED or KILLED."""
+        self._failures = 0  # asked once more, whatever was before
+        if self._monitor is not None:
+            self._monitor.finish()
+        for run_id in (*self._runs.values(), self.run_id):
+            self._attempt(mlflow_runs.end, self.client, run_id, status)
+        engine = getattr(self.client._tracking_client.store, "engine", None)
+        if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
+            engine.dispose()
+
+    def _open(self, earlier: str | None, fresh: bool, again: str | None) -> None:
+        """Continue the parent run and those nested in it, or begin a new one.
+
+        MLflow's parameters cannot be changed, so a request that differs in anything is another run. A run that finished
+        is opened again by `again` alone.
+        """
+        client, config = self.client, self._config
+        if again is not None:
+            found = mlflow_runs.find(client, self.experiment_id, again)
+        else:
+            found = None if earlier is None else mlflow_runs.opened(client, earlier)
+            if found is not None and (fresh or not self._is_this_one(found)):
+                if found.data.tags.get(FOLDER) in (None, hidden(config.folder)):  # not the original of a copied folder
+                    mlflow_runs.abandon(client, found)
+                found = None
+        self._resumed = found is not None
+        if found is None:
+            tags = {FOLDER: hidden(config.folder)} | ({} if again is None else {OPENED_AS: again})
+            tags |= {} if self._record is None else {REQUEST: self._record.request}
+            self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
+            return
+        self.run_id = found.info.run_id
+        self._runs = mlflow_runs.nested(client, self.experiment_id, self.run_id)
+        for run_id in (self.run_id, *self._runs.values()):
+            mlflow_runs.reopen(client, run_id)
+
+    def _is_this_one(self, run: Run) -> bool:
+        """Whether an earlier run did not finish and answers the same request."""
+        if self._record is None or run.info.experiment_id != self.experiment_id or run.info.status == "FINISHED":
+            return False
+        return run.data.tags.get(REQUEST) == self._record.request
+
+    def _run_of(self, name: str) -> str:
+        """A system's nested run; opened now where the tracker was down when it was to be."""
+        with self._opening:  # two threads ask
+            if name not in self._runs:
+                of_parent = {PARENT: self.run_id, RUN: self._config.name}
+                role = self._roles[name]
+                self._runs[name] = mlflow_runs.create(self.client, self.experiment_id, name, role, of_parent)
+                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config))
+            return self._runs[name]
+
+    def _describe(self) -> None:
+        config, record = self._config, self._record
+        if record is not None:
+            self._attempt(self._tags, record.tags)
+            self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=_datasets(record)))
+        self._attempt(lambda: self._params(self.run_id, mlflow_descriptions.params(config)))
+        self._attempt(self.client.log_text, self.run_id, hidden(config.to_yaml()), "config.yaml")
+
+    def _tags(self, tags: Mapping[str, str]) -> None:
+        """As they were when the run began: those that it has stay."""
+        known = self.client.get_run(self.run_id).data.tags
+        for key, value in tags.items():
+            if key not in known:
+                self.client.set_tag(self.run_id, key, value)
+
+    def _params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        all_of_them = [Param(key, value) for key, value in params.items()]
+        for first in range(0, len(all_of_them), MOST_PARAMS):
+            self.client.log_batch(run_id, params=all_of_them[first : first + MOST_PARAMS])
+
+    def _watch_the_machine(self) -> None:
+        """MLflow's own system metrics of the driver's machine; Prometheus sees all nodes."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri = self._config.tracking.uri
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            self.run_id, resume_logging=self._resumed, tracking_uri=uri
+        )
+        self._monitor.start()
+
+    def _models(self, report: Report, folder: str) -> str | None:
+        """Members and student as models, each of its run: the student's identifier, where it is sent."""
+        name = self._config.tracking.registered_model
+        if name is False:
+            return None
+        run_id = self._run_of(report.system("student").name)
+        weights = weights_of([member.name for member in report.members], self._config, folder)
+        runs = {member: self._run_of(member) for member in weights}
+        mlflow_models.log_members(self.client, self.experiment_id, runs, weights, run_id)
+        place = storage.join(folder, report.system("student").name)
+        record = model_folder.read(place)
+        if record is None:  # it was said why when it was to be written
+            return None
+        accuracies = {
+            f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
+        }
+        return mlflow_models.log_student(
+            self.client,
+            self.experiment_id,
+            run_id,
+            place,
+            record,
+            name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
+            {RUN: report.name, **accuracies},
+        )
+
+    def _system(self, system: System, report: Report, model_id: str | None) -> None:
+        """One system's figures, of its model too where there is one, and its description."""
+        run_id = self._run_of(system.name)
+        self._figures(run_id, _figures(system), model_id)
+        note = mlflow_descriptions.note_of(system, report, self._runs, self.experiment_id, self.run_id)
+        self.client.set_tag(run_id, NOTE, note)
+
+    def _send_epoch(self, name: str, epoch: Epoch) -> None:
+        """As of when it ended: MLflow orders by that, and epochs may be heard of late and out of order."""
+        figures = {
+            TRAIN_LOSS: epoch.train_loss,
+            VALIDATION_ACCURACY: epoch.validation_accuracy,
+            "validation_nll": epoch.validation_nll,
+            "epoch_seconds": epoch.seconds,
+        }
+        run_id, step, at_s = self._run_of(name), epoch.epoch + 1, epoch.ended_s or time.time()
+        self._once(run_id, VALIDATION_ACCURACY, figures, step, at_s)
+        if self._roles[name] in COMPARED:  # one chart of both, which grows while the run goes on
+            key = f"{name}_{VALIDATION_ACCURACY}"
+            self._once(self.run_id, key, {key: epoch.validation_accuracy}, step, at_s)
+
+    def _once(self, run_id: str, key: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
+        """Send the figures of a step unless the run has it; `key` is the metric that tells."""
+        with self._opening:
+            if (run_id, key) not in self._known:
+                self._known[run_id, key] = {metric.step for metric in self.client.get_metric_history(run_id, key)}
+            known = self._known[run_id, key]
+            if step not in known:
+                self._metrics(run_id, figures, step, at_s)
+                known.add(step)
+
+    def _figures(self, run_id: str, figures: Mapping[str, float], model_id: str | None = None) -> None:
+        """Send what has one value in a run, where the run, or the model, does not have that value."""
+        of_run = self.client.get_run(run_id).data.metrics
+        has = {key for key, value in figures.items() if of_run.get(key) == value}
+        if model_id is not None:
+            of_model = {metric.key for metric in self.client.get_logged_model(model_id).metrics or ()}
+            has &= of_model
+        self._metrics(run_id, {k: v for k, v in figures.items() if k not in has}, 0, time.time(), model_id)
+
+    def _metrics(
+        self, run_id: str, figures: Mapping[str, float], step: int, at_s: float, model_id: str | None = None
+    ) -> None:
+        from mlflow.entities import Metric
+
+        at_ms = int(at_s * 1000)
+        metrics = [Metric(key, value, at_ms, step, model_id=model_id) for key, value in figures.items()]
+        if metrics:
+            self.client.log_batch(run_id, metrics=metrics)
+
+    def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        cost = report.total_cost
+        figures = {f"{role}_{TEST_ACCURACY}": report.system(role).test.accuracy for role in COMPARED}
+        figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
+        figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
+        figures |= {} if report.price is None else {"price": report.price}
+        figures |= _figures(report.system("student"))  # so that runs compare by the same names as systems
+        self._figures(self.run_id, figures)
+        for point in report.curve:
+            key = ACCURACY_BY_MEMBERS
+            self._once(self.run_id, key, {key: point.accuracy}, point.members, time.time())
+        shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
+        table: dict[str, list[Any]] = {
+            "system": [s.name for s in report.systems],
+            **{m: [_short(s.test.figure(m)) for s in report.systems] for m in shown},
+            PARAMETERS: [s.parameters for s in report.systems],
+            LATENCY_P99: [_short(s.latency_ms.p99) for s in report.systems],
+            "role": [s.role for s in report.systems],
+        }
+        self._table(table)
+        self.client.log_text(self.run_id, markdown(report), "report.md")
+        self.client.log_text(self.run_id, as_json(report), "report.json")
+        for name, figure_ in plots.figures(report, histories).items():
+            self.client.log_figure(self.run_id, figure_, f"plots/{name}")
+        note = mlflow_descriptions.note(report, self._runs, self.experiment_id, self.run_id)
+        self.client.set_tag(self.run_id, NOTE, note)
+
+    def _table(self, table: dict[str, list[Any]]) -> None:
+        """MLflow's own table; it would append to one that is there, so that one is written over."""
+        if all(item.path != TABLE for item in self.client.list_artifacts(self.run_id)):
+            self.client.log_table(self.run_id, table, TABLE)
+            return
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        self.client.log_text(self.run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
+
+    def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
+        """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone for a while."""
+        if self._failures >= MAX_FAILURES and time.monotonic() < self._left_alone_s:
+            return None
+        try:
+            sent = send(*arguments)
+            self._failures = 0
+            return sent
+        except Exception as error:  # whatever the tracker's client raises
+            self._failures += 1
+            self._left_alone_s = time.monotonic() + LEFT_ALONE_S
+            self.missed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "MLflow: %s. The run goes on; events.jsonl and the report keep all, and `stillhouse report RUN "
+                    "--push` sends it afterwards.",
+                    self.missed,
+                )
+            return None
+
+
+def _figures(system: System) -> dict[str, float]:
+    return {
+        TEST_ACCURACY: system.test.accuracy,
+        TEST_NLL: system.test.nll,
+        TEST_ECE: system.test.ece,
+        PARAMETERS: float(system.parameters),
+        LATENCY_P50: system.latency_ms.p50,
+        LATENCY_P99: system.latency_ms.p99,
+        **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
+    }
+
+
+def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[str, str]:
+    """URI of each member's weights, by its name: given by the configuration, else in the run's folder.
+
+    There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
+    """
+    given = config.ensemble.checkpoints
+    numbers = {member: member.partition("-")[2] for member in members}
+    if given:
+        return {member: given[int(number)] for member, number in numbers.items()}
+    places = [storage.join(folder, TRAINED, key) for key in storage.names(storage.join(folder, TRAINED))]
+    keyed = {found.fingerprint: place for place in places if (found := trained.record_in(place)) is not None}
+    shown = {member: storage.join(folder, "members", number) for member, number in numbers.items()}
+    records = {member: trained.record_in(place) for member, place in shown.items()}
+    return {
+        member: storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), WEIGHTS)
+        for member, found in records.items()
+    }
+
+
+def _datasets(record: TrackingRecord) -> list[DatasetInput]:
+    """The splits of a record as MLflow's own data sets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=split.name,
+                digest=split.digest,
+                source_type=split.source_type,
+                source=split.source,
+                profile=split.profile,
+            ),
+            [InputTag("mlflow.data.context", CONTEXTS[split.name])],
+        )
+        for split in record.datasets
+    ]
+
+
+def _short(figure: float | None) -> float | None:
+    """As many digits as can be read in a table."""
+    return None if figure is None else float(f"{figure:.5g}")

@@ -1,0 +1,119 @@
+"""Where runs are kept: which trackers MLflow can write to, and whether one can be had."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import socket
+import sqlite3
+import time
+import urllib.request
+import uuid
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from workers import storage
+from workers.errors import RequestError
+from workers.redact import hidden
+
+SQLITE = "sqlite:///"
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Databases that MLflow speaks to itself, and where they listen unless the URI says so."""
+REACH_TIMEOUT_S = 5.0
+ABANDONED_S = 600.0
+"""After which a database that is not whole yet is nobody's."""
+
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the results go
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # as Ray's; and its threads compete for an environment variable
+}
+"""Environment variables that MLflow reads when it is imported; a value that the user has set is kept."""
+QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
+"""MLflow's parts log each table and each try; `tracking` reports what comes of them."""
+
+
+def prepare() -> None:
+    """Set what is not set; to be called before anything imports MLflow."""
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def reach(uri: str) -> None:
+    """Raise `RequestError` unless an MLflow tracker can be had at `uri`; leaves nothing behind."""
+    try:
+        parts = urlsplit(uri)
+        database = parts.scheme.partition("+")[0]
+        if parts.scheme in ("http", "https"):
+            _reach_server(parts)
+        elif uri.startswith(SQLITE):
+            _reach_sqlite(Path(uri.removeprefix(SQLITE)))
+        elif database in DATABASE_PORTS:
+            port = parts.port or DATABASE_PORTS[database]
+            socket.create_connection((parts.hostname or "localhost", port), timeout=REACH_TIMEOUT_S).close()
+        else:
+            raise ValueError("no kind of tracker")
+    except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
+        raise RequestError(
+            f"tracking.uri: no MLflow tracker at '{hidden(uri)}' ({error}). Expected sqlite:///PATH in a "
+            "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
+            "`tracking.uri`."
+        ) from None
+
+
+def _reach_server(parts: SplitResult) -> None:
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
+    request = urllib.request.Request(urlunsplit(place))
+    if parts.username is not None:  # urllib takes no name and password in the URL
+        named = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(named.encode()).decode())
+    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
+
+
+def _reach_sqlite(path: Path) -> None:
+    if path.exists():
+        with sqlite3.connect(path) as database:
+            database.execute("select count(*) from sqlite_master")
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written")
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    elif not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} cannot be written")
+
+
+def make_whole(path: Path) -> None:
+    """Let MLflow make its database beside its place and only then put it there: one that was half made when its process
+    was killed could never be opened again."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in path.parent.glob(f"{path.name}.*{storage.PARTIAL}"):
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
+    try:
+        store = SqlAlchemyStore(f"{SQLITE}{partial}", artifacts(f"{SQLITE}{path}"))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{SQLITE}{partial}", None)  # it would keep it for ever
+        try:
+            os.link(partial, path)
+        except FileExistsError:  # another run was quicker
+            pass
+        except OSError:  # a file system without links
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def artifacts(uri: str) -> str | None:
+    """Beside a SQLite file, absolute; a server knows its own place."""
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri() if uri.startswith(SQLITE) else None

@@ -1,0 +1,227 @@
+"""What a person sees: one progress line a stage in a terminal, plain lines in a pipe, tables at the end.
+
+Progress goes to stderr and results to stdout, so that a pipe gets the results alone. Several threads report progress;
+one lock guards the state of the screen, and a screen that fails is switched off: the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from workers.redact import HidingFormatter
+
+if TYPE_CHECKING:
+    from orchestrator.reporting.report import Rows
+
+logger = logging.getLogger(__name__)
+
+PIPE_WIDTH = 160
+PLAIN_INTERVAL_S = 5.0
+START = "start-up"
+"""What the screen calls the time before the first stage."""
+OURS = ("orchestrator", "workers", "__main__")
+
+
+def console(file: TextIO) -> Console:
+    """A rich console for `file`; wide where it is no terminal, so that tables are not cut."""
+    return Console(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+
+
+class Line:
+    """The progress of one stage: how far it is, and a few words. Once the stage is over, updates change nothing."""
+
+    def __init__(self, name: str, screen: Screen) -> None:
+        self.reused = False
+        self.name, self._screen = name, screen
+        self.task: TaskID | None = None
+        self.over = False
+        self.last_said_s = time.monotonic()
+
+    def update(self, done: float, total: float, said: str) -> None:
+        """`done` of `total` is there; `said` is shown beside the bar. From any thread."""
+        self._screen.progress(self, done, total, said)
+
+
+class Screen:
+    """Where a run is shown. Its block's end clears what is left of the progress.
+
+    quiet: shows nothing, as for callers from Python.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.err = console(sys.stderr)
+        self.out = console(sys.stdout)
+        self._live: Progress | None = None
+        self._open_lines: list[Line] = []
+        self._start: tuple[Line, float] | None = None
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for line in [*self._open_lines]:
+            self._close(line)
+
+    def say(self, text: str) -> None:
+        """One plain line, above the progress."""
+        self._show(lambda: self.err.print(text, markup=False, soft_wrap=True))
+
+    def wait_for(self, what: str, *, brief: bool = False) -> None:
+        """Show what the run waits for before its first stage; `started` ends it.
+
+        brief: plain lines omit it, so that a configuration that is refused at once is a single message.
+        """
+        if self._start is None:
+            self._start = (self._open(START), time.monotonic())
+        line, _ = self._start
+        if brief and self._live is None:
+            return
+        line.last_said_s = 0.0  # each is news
+        self.progress(line, 0, None, what)
+
+    def started(self) -> None:
+        """All that comes before the first stage is done."""
+        if self._start is not None:
+            line, began_s = self._start
+            self._start = None
+            self._close(line)
+            self.say(f"{line.name:<14} {time.monotonic() - began_s:.1f} s")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Line]:
+        """A progress line for a block, beside those of others; at its end it becomes one plain line with the time."""
+        line = self._open(name)
+        started = time.monotonic()
+        done = False
+        try:
+            yield line
+            done = True
+        finally:
+            self._close(line)
+            if done:
+                took = "reused" if line.reused else f"{time.monotonic() - started:.1f} s"
+                self.say(f"{name:<14} {took}")
+
+    def progress(self, line: Line, done: float, total: float | None, said: str) -> None:
+        """Show how far a stage is; nothing where it is over."""
+        with self._lock:
+            if line.over:
+                return
+            if self._live is not None and line.task is not None:
+                live, task = self._live, line.task
+                self._show(lambda: live.update(task, completed=done, total=total, said=escape(said)))
+            elif time.monotonic() - line.last_said_s > PLAIN_INTERVAL_S:
+                line.last_said_s = time.monotonic()
+                self.say(f"  {line.name}: {said}")
+
+    def _open(self, name: str) -> Line:
+        line = Line(name, self)
+        with self._lock:
+            self._open_lines.append(line)
+            if self.quiet:
+                return line
+            if self.err.is_terminal and not self.err.is_dumb_terminal:
+                self._show(lambda: self._add_to_live(line))
+            elif name != START:
+                self.say(f"{name} ...")
+        return line
+
+    def _add_to_live(self, line: Line) -> None:
+        if self._live is None:
+            self._live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description:<14}"),
+                BarColumn(bar_width=28),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[said]}"),
+                console=self.err,
+                transient=True,
+            )
+            self._live.start()
+        line.task = self._live.add_task(line.name, total=None, said="")
+
+    def _close(self, line: Line) -> None:
+        with self._lock:
+            if line.over:
+                return
+            line.over = True
+            self._open_lines.remove(line)
+            live = self._live
+            if live is None:
+                return
+            if line.task is not None:
+                task = line.task
+                self._show(lambda: live.remove_task(task))
+            if not self._open_lines:
+                self._live = None
+                self._show(live.stop)
+
+    def _show(self, action: Callable[[], None]) -> None:
+        """Do something with the terminal. Where that fails, nothing more is shown: the run does not depend on it."""
+        with self._lock:
+            if self.quiet:
+                return
+            try:
+                action()
+            except Exception as error:  # of the terminal, which may be gone, or of rich
+                self.quiet, live, self._live = True, self._live, None
+                if live is not None:
+                    with suppress(Exception):
+                        live.stop()
+                logger.warning("progress is not shown any more: %s: %s", type(error).__name__, error)
+
+    def table(self, rows: Rows, title: str = "") -> None:
+        """A table on stdout; the first column is text, the others figures."""
+        header, *body = rows
+        if title:
+            self.out.print(f"\n{title}", style="bold", markup=False)
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+        for k, name in enumerate(header):
+            words = max(map(len, name.split()))
+            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0, min_width=words)
+        for row in body:
+            table.add_row(*(escape(cell) for cell in row))
+        self.out.print(table)
+
+
+class LineFormatter(HidingFormatter):
+    """Log lines in the style of the screen's own: plain text, `warning:` before it, and the logger where it is not
+    ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.name == "py.warnings":  # FILE:LINE: CATEGORY: TEXT, and the line of code below it
+            text = re.sub(r"^.*?:\d+: ", "", text.splitlines()[0])
+        elif record.name.partition(".")[0] not in OURS:
+            text = f"{record.name}: {text}"
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+class LogLines(logging.StreamHandler[TextIO]):
+    """Writes log lines to what stderr is at that moment, so that they appear above a progress line."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(LineFormatter("%(message)s"))
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr

@@ -1,0 +1,151 @@
+"""`tracking.json` in a run's folder: what MLflow is told of a run that needs its code or its data to be known.
+
+A run writes it as it begins, while both are at hand, and sends what is in it. `report --push` sends the same later,
+from wherever the folder lies by then, without importing a module or reading a data set.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.cluster import environment
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import mlflow_descriptions, mlflow_uri
+from workers import storage
+from workers.errors import RequestError
+from workers.redact import hidden
+from workers.specs import IdxFiles, ModelSpec
+from workers.targets.soft_targets import fingerprint
+from workers.user_code import factories
+
+if TYPE_CHECKING:
+    from workers.data.dataset import Dataset
+
+FILE = "tracking.json"
+CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
+"""What MLflow calls the use of each split."""
+DIGEST = 36
+"""Characters that MLflow keeps of a data set's digest."""
+CODE = "stillhouse.code."
+"""Begins the tags with the digests of the models' code."""
+
+
+class SplitRecord(BaseModel):
+    """One split as MLflow's data sets have it: its source and profile are JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(pattern="^(train|validation|test|unlabeled)$")]
+    digest: Annotated[str, Field(pattern=r"^\w*$", max_length=DIGEST)]
+    source_type: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    source: str
+    profile: str
+
+
+class TrackingRecord(BaseModel):
+    """What follows from code and data."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
+    """Digest of all that the run's results and parameters follow from, and of its folder."""
+    tags: dict[Annotated[str, Field(pattern=r"^(stillhouse\.(version|code\.\w+)|mlflow\.(source\.[\w.]+|user))$")], str]
+    datasets: list[SplitRecord]
+
+
+def of(config: RunConfig, dataset: Dataset) -> TrackingRecord:
+    """The record of a run that is about to begin."""
+    tags = _tags(config)
+    follows = {key: value for key, value in tags.items() if key.startswith(CODE) or key == "stillhouse.version"}
+    request = fingerprint(
+        folder=config.folder, params=mlflow_descriptions.params(config), code=follows, data=dataset.digests
+    )
+    return TrackingRecord(request=request, tags=tags, datasets=_splits(config, dataset))
+
+
+def write(record: TrackingRecord, folder: str) -> None:
+    storage.write_text(storage.join(folder, FILE), record.model_dump_json(indent=1) + "\n")
+
+
+def read(folder: str) -> TrackingRecord | None:
+    """The record in a run's folder; None where an earlier version of Stillhouse wrote the folder.
+
+    Raises: `RequestError` where the file is not such a record.
+    """
+    uri = storage.join(folder, FILE)
+    if not storage.exists(uri):
+        return None
+    try:
+        return TrackingRecord.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RequestError(
+            f"'{uri}': not what a run wrote ({where}: {error.errors()[0]['msg']}). The same `stillhouse run` writes it "
+            "again."
+        ) from None
+
+
+def _tags(config: RunConfig) -> dict[str, str]:
+    """Which code the run follows from, and its user."""
+    from importlib.metadata import version
+
+    mlflow_uri.prepare()
+    from mlflow.utils.git_utils import get_git_commit
+
+    def digest(model: ModelSpec) -> str:
+        return factories.digest(model.factory, model.folder)
+
+    tags = {
+        "stillhouse.version": version("stillhouse"),
+        f"{CODE}ensemble": digest(config.ensemble.model),
+        f"{CODE}student": digest(config.student.model),
+        "mlflow.source.name": "stillhouse run",
+        "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
+        "mlflow.user": _user(),
+    }
+    commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        return str(os.getuid())
+
+
+def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
+    """The splits of the data: where from, a digest over every example, sizes."""
+    found = []
+    for name in CONTEXTS:
+        split = getattr(dataset, name)
+        if split is None:
+            continue
+        x = split if name == "unlabeled" else split.x
+        kind, source = _source(config, name)
+        profile = {"examples": len(x), "shape": list(x.shape[1:]), "classes": dataset.classes}
+        found.append(
+            SplitRecord(
+                name=name,
+                digest=dataset.digests[name][:DIGEST],
+                source_type=kind,
+                source=json.dumps(source),
+                profile=json.dumps(profile),
+            )
+        )
+    return found
+
+
+def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
+    """Where a split came from, as MLflow names kinds of sources."""
+    data = config.data
+    if data.factory is not None:
+        return "code", {"tags": {"factory": data.factory, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
+    file = getattr(data, split, None) or data.train or ""
+    uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
+    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}

@@ -1,0 +1,111 @@
+"""The report's figures: training curves, accuracy by number of members, reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.reporting.report import Report, System
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from workers.training.loop import Epoch
+
+OVERVIEW = "overview.png"
+"""All of them side by side, as wide as a page."""
+COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
+
+
+def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[str, Figure]:
+    """Each figure by its file name. `histories`: the epochs of each system that was trained here."""
+    curves, drawn = _subplots(2)
+    training_curves(drawn[0], drawn[1], report, histories)
+    members, drawn = _subplots(1)
+    accuracy_by_members(drawn[0], report)
+    reliable, drawn = _subplots(1)
+    reliability(drawn[0], report)
+    overview, drawn = _subplots(4, width=3.1, dpi=72)
+    accuracy_by_members(drawn[0], report)
+    training_curves(drawn[1], drawn[2], report, histories)
+    reliability(drawn[3], report)
+    return {
+        OVERVIEW: overview,
+        "training_curves.png": curves,
+        "accuracy_by_members.png": members,
+        "reliability.png": reliable,
+    }
+
+
+def training_curves(validation: Axes, loss: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+    """Validation accuracy by epoch of baseline and student, and their training loss beside it."""
+    for role in ("baseline", "student"):
+        history = histories[role]
+        epochs = [epoch.epoch + 1 for epoch in history]
+        loss.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+        validation.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+    validation.set(title="Validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
+    loss.set(title="Training loss", xlabel="epoch", ylabel="loss, nats", yscale="log")
+    validation.legend()
+    for axes in (validation, loss):
+        _count_by_ones(axes)
+
+
+def accuracy_by_members(axes: Axes, report: Report) -> None:
+    """What each further member is worth, between the baseline and the student."""
+    axes.plot(
+        [p.members for p in report.curve],
+        [p.accuracy for p in report.curve],
+        "-o",
+        ms=4,
+        color=COLOURS["ensemble"],
+        label="ensemble",
+    )
+    for role in ("baseline", "student"):
+        value = report.system(role).test.accuracy
+        axes.axhline(value, color=COLOURS[role], ls="--", label=role)
+    axes.set(title="Accuracy by number of members", xlabel="members", ylabel=f"test {report.accuracy_name}")
+    _count_by_ones(axes)
+    axes.legend()
+
+
+def reliability(axes: Axes, report: Report) -> None:
+    """Accuracy against confidence: below the diagonal a system is surer than it is right (Guo et al. 2017)."""
+    axes.plot([0, 1], [0, 1], color="black", lw=0.8, label="calibrated")
+    for role in ("ensemble", "baseline", "student"):
+        system = report.system(role)
+        _bins(axes, system)
+    axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+
+
+def _bins(axes: Axes, system: System) -> None:
+    seen = system.calibration
+    points = [(c, a) for c, a, n in zip(seen.confidence, seen.accuracy, seen.examples, strict=True) if n]
+    axes.plot(
+        [c for c, _ in points],
+        [a for _, a in points],
+        "-o",
+        ms=4,
+        color=COLOURS[system.role],
+        label=f"{system.name}, ECE {system.test.ece:.3f}",
+    )
+
+
+def _count_by_ones(axes: Axes) -> None:
+    """There is no epoch and a half."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _subplots(count: int, width: float = 5.2, dpi: int = 120) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, 3.8), layout="constrained", dpi=dpi)
+    axes = [figure.add_subplot(1, count, k + 1) for k in range(count)]
+    for one in axes:
+        one.grid(alpha=0.25)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,44 @@
+"""A finished run in the terminal: the tables, the verdict, and where to look next."""
+
+from __future__ import annotations
+
+import shlex
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.terminal import Screen
+from orchestrator.reporting import report as reports
+from orchestrator.reporting import snippets
+from orchestrator.reporting.report import Report
+from orchestrator.stages.trained import WEIGHTS
+from workers import storage
+from workers.redact import hidden
+
+
+def show(report: Report, screen: Screen) -> None:
+    """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
+    screen.table(reports.comparison(report), report.name)
+    if report.paper is not None:
+        screen.table(reports.beside_paper(report), f"beside {report.paper.source}")
+    if report.lost_members:
+        screen.out.print(f"Members lost on the way: {', '.join(report.lost_members)}.", markup=False)
+    screen.out.print(reports.verdict(report), markup=False)
+
+
+def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
+    """The commands and files that a person would want now."""
+    uri = config.tracking.uri
+    if uri.startswith("http"):
+        look = f"{hidden(uri).rstrip('/')}/{report.page}"
+    else:
+        command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
+        look = f"{command}, then http://127.0.0.1:5000/{report.page}"
+    weights = storage.join(config.folder, "student", WEIGHTS)
+    student = snippets.load_in_torch(config.student.model, weights)
+    for line in (
+        f"Report: {report.folder}/report.md",
+        f"MLflow: {look}",
+        f"Again:  stillhouse report {shlex.quote(report.folder)}",
+        f"Student: {weights}, in plain torch:",
+        *student.splitlines(),
+    ):
+        screen.out.print(hidden(line), markup=False, soft_wrap=True)

@@ -1,0 +1,358 @@
+"""The comparison: members, ensemble, baseline and student on one table, and what of the gain reached the student.
+
+`Report` is the contract of `report.json`. It is rendered as Markdown here and as a terminal table by the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.config.run_config import PaperSpec
+from orchestrator.reporting import verdict as verdicts
+from orchestrator.reporting.verdict import Accuracies
+from workers import storage
+from workers.errors import RequestError
+
+Role = Literal["member", "ensemble", "baseline", "student"]
+Bound = Literal["teacher", "driver", "student"]
+COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
+FILE = "report.json"
+
+
+class TestMetrics(BaseModel):
+    """Held-out figures; whatever the configuration's own metrics returned stands beside them."""
+
+    __test__ = False  # pytest: not a test
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="strings")  # JSON has no number for them
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    examples: int
+    accuracy: float
+    nll: float
+    ece: float
+
+    @property
+    def errors(self) -> int:
+        return round(self.examples * (1 - self.accuracy))
+
+    def figure(self, name: str) -> float | None:
+        """A metric by its name in the report, `errors` included; None where this system has none."""
+        found = getattr(self, name, None)
+        return None if found is None else float(found)
+
+
+class Latency(BaseModel):
+    """Milliseconds to answer one example."""
+
+    p50: float
+    p99: float
+
+
+class Calibration(BaseModel):
+    """A reliability diagram: by bin of confidence, how many examples, mean confidence, share right."""
+
+    examples: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+class System(BaseModel):
+    """One network, or the ensemble of all members."""
+
+    name: str
+    role: Role
+    parameters: int
+    test: TestMetrics
+    latency_ms: Latency
+    calibration: Calibration
+
+
+class CurvePoint(BaseModel):
+    """What an ensemble of this many members is worth: the mean over as many choices as there are members."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    members: int
+    accuracy: float
+    nll: float
+
+
+class SoftTargets(BaseModel):
+    examples: int
+    bytes: int
+    temperature: float
+    combine: str
+    seconds: float
+    reused: bool
+
+
+class Spent(BaseModel):
+    """Cores and GPUs held, times hours, while epochs or parts were computed: in this run or an earlier one."""
+
+    core_hours: float
+    gpu_hours: float
+
+
+class Stage(BaseModel):
+    name: str
+    seconds: float
+    reused: bool
+
+
+class Report(BaseModel):
+    """A finished run."""
+
+    name: str
+    status: Literal["complete"] = "complete"
+    folder: str = ""
+    page: str = ""
+    """Of the run in MLflow, behind the tracker's address."""
+    accuracy_name: str = "accuracy"
+    classes: int = 0
+    systems: list[System]
+    gain_transferred: float | None
+    """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
+    baseline."""
+    curve: list[CurvePoint]
+    soft_targets: SoftTargets
+    stages: list[Stage]
+    bound_by: Bound
+    cost: dict[str, Spent] = {}
+    """Of the members' training, the soft targets (of a resumed pass: what was left to do), baseline and student."""
+    price: float | None = None
+    """The same in money, where the configuration says what an hour costs."""
+    lost_members: list[str] = []
+    paper: PaperSpec | None = None
+
+    def system(self, role: Role) -> System:
+        """The first system of a role."""
+        return next(system for system in self.systems if system.role == role)
+
+    @property
+    def members(self) -> list[System]:
+        return [system for system in self.systems if system.role == "member"]
+
+    @property
+    def total_cost(self) -> Spent:
+        return Spent(
+            core_hours=sum(spent.core_hours for spent in self.cost.values()),
+            gpu_hours=sum(spent.gpu_hours for spent in self.cost.values()),
+        )
+
+    @property
+    def extra_metrics(self) -> list[str]:
+        return sorted({name for system in self.systems for name in system.test.model_extra or {}})
+
+
+def gain_transferred(baseline: float, ensemble: float, student: float) -> float | None:
+    """The share of the ensemble's gain in accuracy that the student has; None where there is no gain to share."""
+    return (student - baseline) / (ensemble - baseline) if ensemble > baseline else None
+
+
+def load(run: str) -> Report:
+    """The report of the run whose folder is at `run`, a path or URI.
+
+    Raises: `RequestError` where there is none.
+    """
+    folder = storage.absolute(run)
+    uri = storage.join(folder, FILE)
+    if not storage.exists(uri):
+        raise RequestError(
+            f"'{run}': no {FILE} in it. Expected the folder of a finished run, <storage>/<name>; a run that was "
+            "interrupted has none until the same command has finished it."
+        )
+    try:
+        return Report.model_validate_json(storage.read_text(uri))
+    except ValidationError as error:
+        raise RequestError(f"'{uri}': not a report ({error.error_count()} wrong fields).") from error
+
+
+def write(report: Report, folder: str) -> None:
+    storage.write_text(storage.join(folder, "report.md"), markdown(report))
+    storage.write_text(storage.join(folder, FILE), as_json(report))
+
+
+def remove(folder: str) -> None:
+    """Take away an earlier run's report: until this one is finished there is none."""
+    for name in ("report.md", FILE):
+        storage.remove(storage.join(folder, name))
+
+
+def as_json(report: Report) -> str:
+    return report.model_dump_json(indent=2) + "\n"
+
+
+# --- tables, as rows of text ------------------------------------------------------------------------------
+
+
+Rows = list[list[str]]
+
+
+def comparison(report: Report) -> Rows:
+    """The header, then the members' mean and the best of them, and a row for every other system."""
+    members, extra = report.members, report.extra_metrics
+    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, extra)]
+    best = best_member(report)
+    rows.append(_row(f"best: {best.name}", best, extra))
+    return rows + [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
+
+
+def best_member(report: Report) -> System:
+    """The member of the highest accuracy; of several the first."""
+    return max(report.members, key=lambda system: system.test.accuracy)
+
+
+def each_member(report: Report) -> Rows:
+    return [_header(report)] + [_row(s.name, s, report.extra_metrics) for s in report.members]
+
+
+def beside_paper(report: Report) -> Rows:
+    """Measured figures beside the paper's, for the systems and metrics that the paper gives; no rows without one."""
+    paper = report.paper
+    if paper is None:
+        return []
+    metrics = list(dict.fromkeys(m for figures in (paper.baseline, paper.ensemble, paper.student) for m in figures))
+    rows = [
+        [
+            "system",
+            *(
+                f"{report.accuracy_name if m == 'accuracy' else title(m)}{end}"
+                for m in metrics
+                for end in (", paper", ", here")
+            ),
+        ]
+    ]
+    for role in COMPARED:
+        figures: dict[str, float] = getattr(paper, role)
+        here = report.system(role).test
+        rows.append([role, *(number(m, value) for m in metrics for value in (figures.get(m), here.figure(m)))])
+    width = len(rows[0])
+    gain = [percent(paper.gain_transferred), verdicts.transferred(_accuracies(report))]
+    return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
+
+
+def _header(report: Report) -> list[str]:
+    extra = map(title, report.extra_metrics)
+    return ["system", report.accuracy_name, "errors", *extra, "nll", "ece", "size", "p50 ms", "p99 ms"]
+
+
+def _mean_row(name: str, systems: Sequence[System], extra: Sequence[str]) -> list[str]:
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(systems)
+
+    metrics = ("accuracy", "errors", *extra, "nll", "ece")
+    return [
+        name,
+        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in metrics),
+        short_count(round(mean(s.parameters for s in systems))),
+        f"{mean(s.latency_ms.p50 for s in systems):.2f}",
+        f"{mean(s.latency_ms.p99 for s in systems):.2f}",
+    ]
+
+
+def _row(name: str, system: System, extra: Sequence[str]) -> list[str]:
+    return _mean_row(name, [system], extra)
+
+
+def short_count(count: int) -> str:
+    """A number of parameters in four or five characters."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def title(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+FORMATS = {"accuracy": f"{{:.{verdicts.DIGITS}%}}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:.0f}"}
+
+
+def number(metric: str, value: float | None) -> str:
+    """A figure as the tables print it; whatever is called a rate as a percentage."""
+    if value is None:
+        return "-"
+    return FORMATS.get(metric, "{:.2%}" if "rate" in metric else "{:.4g}").format(value)
+
+
+def verdict(report: Report) -> str:
+    """In words: was the ensemble worth it, and did the student get it."""
+    return verdicts.of(_accuracies(report), report.accuracy_name)
+
+
+def _accuracies(report: Report) -> Accuracies:
+    baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
+    members = tuple(system.test.accuracy for system in report.members)
+    return Accuracies(baseline, ensemble, student, members, best_member(report).name)
+
+
+def cost(report: Report) -> str:
+    """In one sentence, reused work included."""
+    total = report.total_cost
+    price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
+    hours = f"{total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours"
+    return f"Training and soft targets held {hours}{price}."
+
+
+def markdown(report: Report) -> str:
+    lost = f"Members lost on the way: {', '.join(report.lost_members)}.\n\n" if report.lost_members else ""
+    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
+    if report.paper is not None:
+        parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+    parts += ["## Members\n", _table(each_member(report))]
+    curve = [["members", report.accuracy_name, "nll"]] + [
+        [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
+    ]
+    parts += [
+        "## What each further member was worth\n",
+        "Mean over as many choices of members as there are members (each run of neighbours in their ring).\n",
+        _table(curve),
+    ]
+    soft = report.soft_targets
+    parts += [
+        "## How it went and what it cost\n",
+        f"{soft.examples:,} soft targets at T = {soft.temperature:g}, {soft.combine} mean, {soft.bytes / 1e6:.1f} MB, "
+        f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
+        _table(
+            [["stage", "seconds", ""]]
+            + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
+        ),
+        cost(report) + "\n",
+        _table(
+            [["computed", "core hours", "GPU hours"]]
+            + [[name, f"{s.core_hours:.3g}", f"{s.gpu_hours:.3g}"] for name, s in report.cost.items()]
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def compare(reports: Sequence[Report]) -> Rows:
+    """Several runs on one table, a row each."""
+    rows = [["run", "members", "baseline", "ensemble", "student", "gain transferred", "student size", "p99 ms"]]
+    for report in reports:
+        student = report.system("student")
+        rows.append(
+            [
+                report.name,
+                str(len(report.members)),
+                *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
+                verdicts.transferred(_accuracies(report)),
+                short_count(student.parameters),
+                f"{student.latency_ms.p99:.2f}",
+            ]
+        )
+    return rows
+
+
+def _table(rows: Rows) -> str:
+    header, *body = rows
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"

@@ -1,0 +1,1 @@
+"""What a run does, stage by stage, from preflight to evaluation."""

@@ -1,0 +1,205 @@
+"""Every system on the same held-out data: predictions in parallel, figures from one place.
+
+Predictions are log-probabilities at T = 1, [N, K] float32. The ensemble's are the members' mean by the rule that made
+the soft targets, in float64 (`workers.evaluation.mixture`). The members are measured while there are machines for
+them; what they predicted is then let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.cluster import connection
+from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.tasks import Task, completed
+from orchestrator.reporting.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.stages.context import Context
+from workers import ensemble as ensembles
+from workers import storage
+from workers.evaluation import metrics as evaluate
+from workers.evaluation import mixture
+from workers.evaluation import tasks as jobs
+from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.models import checkpoints
+from workers.targets.soft_targets import fingerprint
+
+KEPT_BYTES = 2**28
+"""The most that one system's predictions may take to be kept for the next run in this folder."""
+KEPT_AS = "log-probabilities 1"
+"""What kept predictions are, and the version of their format."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a system's predictions for the test split come to; `extra`: by the configuration's own metrics."""
+
+    sums: Sums
+    extra: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MeasuredEnsemble:
+    """The members' weights, the test figures of each member and of the ensemble by name, and what an ensemble of 1, 2,
+    ... members is worth. reused: no member had to predict anything."""
+
+    weights: list[float]
+    measured: dict[str, Measured]
+    curve: list[CurvePoint]
+    reused: bool
+
+
+def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
+    """Weigh the members as the configuration asks, and measure them and their mean on the test split."""
+    asked = [(member, _of_members(run)) for member in members]
+    predicted = _predict(run, asked, "test", run.placement)
+    spec, reused = run.config.ensemble, predicted.reused
+    if spec.weights == "uniform":
+        weights = ensembles.normalised([1.0] * len(members))
+    elif spec.weights == "validation":
+        of_labels = _predict(run, asked, "validation", run.placement, of_labels=True)
+        weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
+    else:
+        weights = ensembles.normalised(spec.weights)
+    measured, curve = _measure_members(run, members, predicted.of_each, weights)
+    return MeasuredEnsemble(weights, measured, curve, reused and not run.config.evaluation.metrics)
+
+
+def _measure_members(
+    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: Sequence[float]
+) -> tuple[dict[str, Measured], list[CurvePoint]]:
+    combine, labels = run.config.ensemble.combine, run.dataset.test.y
+    predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}
+    sums = {name: evaluate.measure(p, labels) for name, p in predicted.items()}
+    sums[ENSEMBLE] = mixture.measure_mean(of_members, weights, combine, labels)
+    if run.config.evaluation.metrics:
+        mean = np.empty_like(of_members[0])
+        for rows, values in mixture.log_means(of_members, weights, combine):
+            mean[rows] = values
+        predicted[ENSEMBLE] = mean
+    points = [CurvePoint(**vars(point)) for point in mixture.curve(of_members, weights, combine, labels)]
+    return _measured(run, sums, predicted), points
+
+
+def compare_systems(
+    run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
+) -> list[System]:
+    """Each system's test figures, size and latency. measured: members and ensemble."""
+    place = connection.place_student(run.machines)
+    asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
+    predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
+    sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
+    measured = {**measured, **_measured(run, sums, predicted)}
+    of_members = [(member, _of_members(run)) for member in members]
+    arguments = (of_members, asked, run.data, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
+    (sizes,) = _asked(  # alone, since it measures time
+        run, "measuring latency", jobs.describe, {"of all": arguments}, place
+    ).values()
+    roles: dict[str, Role] = {m.name: "member" for m in members}
+    roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
+    return [_system(name, role, measured[name], sizes[name]) for name, role in roles.items()]
+
+
+def _of_members(run: Context) -> Inference:
+    """How members answer: as in the teachers' pass."""
+    return Inference(run.config.ensemble.precision, run.config.ensemble.micro_batch_size)
+
+
+def _of_student(run: Context, role: Role) -> Inference:
+    """How student and baseline answer: as they were trained."""
+    spec = run.config.student
+    recipe = spec.training if role == "student" else spec.baseline_training or spec.training
+    return Inference(recipe.precision, recipe.micro_batch_size)
+
+
+def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, LogProbabilities]) -> dict[str, Measured]:
+    """These sums, and what the configuration's own metrics say of the predictions."""
+    metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
+    arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, connection.place_student(run.machines))
+    return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    of_each: list[LogProbabilities]
+    reused: bool
+    """Whether an earlier run had kept them all."""
+
+
+def _predict(
+    run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
+) -> _Predicted:
+    """What each system predicts for a split, [N, K], or [N] for its labels alone; kept, so that a run that is resumed
+    needs no machines for it."""
+    known = {member.name: (member, how) for member, how in systems}
+    places = {name: storage.join(run.config.folder, "predictions", f"{name}-{split}.pt") for name in known}
+    marks = {name: _mark(run, asked, split, of_labels) for name, asked in known.items()}
+    kept = {name: checkpoints.load_state(places[name], marks[name]) for name in known}
+    found = {name: state[PREDICTED].numpy() for name, state in kept.items() if state is not None}
+    fits = 4 * len(getattr(run.dataset, split)) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
+    missing = {
+        name: (asked, run.data, split, of_labels, placement.threads, (places[name], marks[name]) if fits else None)
+        for name, asked in known.items()
+        if name not in found
+    }
+    found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
+    return _Predicted([found[name] for name in known], reused=not missing)
+
+
+def _mark(run: Context, asked: Asked, split: str, of_labels: bool) -> str:
+    """The fingerprint of a system's predictions."""
+    member, how = asked
+    return fingerprint(
+        **teacher.follows_from(member),
+        kept=KEPT_AS,
+        of_labels=of_labels,
+        precision=how.precision,
+        split=run.dataset.digests[split],
+    )
+
+
+def _asked(
+    run: Context, doing: str, job: Any, of: Mapping[str, tuple[Any, ...]], placement: Placement
+) -> dict[str, Any]:
+    """What a job of `workers.evaluation.tasks` returns for each of these arguments, by their names."""
+    tasks = {}
+    for name, arguments in of.items():
+        own = f"{doing}: {name}"
+        tasks[own] = Task(own, job, (*arguments, own, run.journal.queue), placement)
+    need = Need(doing, len(tasks), placement.held, placement.held)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.journal.note, least=1)
+    with closing(completed(list(tasks.values()), waiting, run.journal)) as ended:
+        found = {task.name: result for task, result in ended}
+    return {name: found[own] for name, own in zip(of, tasks, strict=True)}
+
+
+def _system(name: str, role: Role, measured: Measured, size: tuple[int, dict[str, float]]) -> System:
+    sums, (parameters, latency) = measured.sums, size
+    return System(
+        name=name,
+        role=role,
+        parameters=parameters,
+        test=TestMetrics(
+            examples=sums.examples, accuracy=sums.accuracy, nll=sums.mean_nll, ece=sums.ece, **measured.extra
+        ),
+        latency_ms=Latency(**latency),
+        calibration=_calibration(sums),
+    )
+
+
+def _calibration(sums: Sums) -> Calibration:
+    count = np.maximum(sums.bin_examples, 1)
+    return Calibration(
+        examples=[int(n) for n in sums.bin_examples],
+        confidence=[float(v) for v in sums.bin_confidence / count],
+        accuracy=[float(v) for v in sums.bin_correct / count],
+    )

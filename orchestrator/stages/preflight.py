@@ -1,0 +1,199 @@
+"""Everything that can be found wrong before anything is started or written.
+
+In the order of cost: storage, the tracker, what this machine can hold, the data, given checkpoints, a step of each
+model's training, metrics on made-up predictions. What a cluster can hold is checked by `cluster.place` once it answers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import connection, environment
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import mlflow_uri
+from orchestrator.run_folder.lock import machine
+from workers import storage
+from workers.data import dataset as datasets
+from workers.data.dataset import Dataset
+from workers.errors import RequestError
+from workers.evaluation import custom_metrics
+from workers.models import torch_module
+from workers.specs import FactorySpec, TrainingSpec
+from workers.trial import compiling, trial
+from workers.trial.odd_rows import odd_rows
+from workers.trial.trial import Role
+from workers.user_code import factories
+
+if TYPE_CHECKING:
+    import ray
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 60.0
+SHORT = 3
+"""Times as many steps of the student as of its baseline, from which on they are hardly comparable."""
+COPIES = "working_dir_files"
+"""What Ray calls the folder with the jobs' copies of their working folders."""
+
+
+def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
+    """The data set, once all that the configuration asks for is known to be possible.
+
+    wait_for: is told what takes time.
+
+    Raises: `RequestError`, naming the key or file.
+    """
+    _check_found_again(config)
+    wait_for("looking at storage and tracker")
+    storage.probe_writable(config.storage)
+    mlflow_uri.reach(config.tracking.uri)
+    machines = connection.expected()
+    if machines is not None:
+        connection.place(config.ensemble, machines)
+    wait_for("reading the data")
+    dataset = datasets.load(config.data, config.seed)
+    top_k = config.distillation.top_k
+    if top_k is not None and top_k > dataset.classes:
+        raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
+    wait_for("trying the models")
+    for metric in config.evaluation.metrics:
+        _check_metric(metric)
+    roles = _roles(config, dataset)
+    notes = _check_models(config, dataset, roles)
+    if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
+        compiling.check_machine()
+    notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
+    if config.student.baseline_training is None:
+        notes += tuple(short_baseline(config.student.training, len(dataset.train), len(dataset.transfer)))
+    return dataset.noted(*_large_batches(config, dataset), *notes)
+
+
+def _roles(config: RunConfig, dataset: Dataset) -> list[Role]:
+    """The networks that this run trains, as it will train them: the ensemble's first member, student and baseline."""
+    student, seed = config.student, torch_module.seed_of(config.seed, "student")
+    recipe = student.baseline_training or student.training
+    labelled = dataset.labelled(recipe.epochs)
+    roles = [
+        Role("student", student.model, student.training, seed, dataset.transfer, config.distillation, student.workers),
+        Role("baseline", student.model, recipe, seed, labelled, workers=student.workers),
+    ]
+    if config.ensemble.training is not None:
+        own = torch_module.seed_of(config.seed, "member", 0)
+        roles.insert(0, Role("ensemble", config.ensemble.model, config.ensemble.training, own, dataset.train))
+    return roles
+
+
+def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role]) -> tuple[str, ...]:
+    """Notes for the user, once every network has done what the run will ask of it."""
+    odd = odd_rows(dataset)
+    notes: list[str] = []
+    given = config.ensemble.checkpoints
+    if given:
+        notes += trial.check_loaded(config.ensemble.model, given, dataset.train.x, dataset.classes, odd)
+    for role in roles:
+        notes += trial.check_training(role, dataset.classes, odd, known=role.name == "baseline")
+    return tuple(notes)
+
+
+def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
+    """Notes on batches that are larger than what they are drawn from."""
+    student, labelled = config.student, len(dataset.train)
+    recipes = {
+        "ensemble.training": (config.ensemble.training, labelled),
+        "student.training": (student.training, len(dataset.transfer)),
+        "student.baseline_training": (student.baseline_training, labelled),
+    }
+    return [
+        note
+        for key, (recipe, examples) in recipes.items()
+        if recipe is not None
+        for note in datasets.large_batch(key, recipe.batch_size, examples)
+    ]
+
+
+def short_baseline(recipe: TrainingSpec, labelled: int, transfer: int) -> list[str]:
+    """A note where the baseline, by the student's recipe, takes far fewer steps on its `labelled` examples than the
+    student on the `transfer` set, which has unlabelled ones as well."""
+    of_student, of_baseline = (recipe.epochs * math.ceil(n / recipe.batch_size) for n in (transfer, labelled))
+    if of_student < SHORT * of_baseline:
+        return []
+    return [
+        f"student.baseline_training: not given, so the baseline takes {of_baseline:,} steps on {labelled:,} labelled "
+        f"examples, and the student {of_student:,} on {transfer:,}. Give the baseline about as many, by "
+        f"`epochs: {round(recipe.epochs * of_student / of_baseline)}` there; else the gain over it is in part that of "
+        "longer training."
+    ]
+
+
+def _check_found_again(config: RunConfig) -> None:
+    """Raise `RequestError`, or warn, where a job would write to what its submitter does not see."""
+    places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(mlflow_uri.SQLITE)}
+    local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
+    submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
+    for key, place in local.items():
+        elsewhere = submitted_from not in ("", machine()) and not Path(folder).is_dir()
+        if elsewhere and place.is_relative_to(folder):
+            raise RequestError(
+                f"{key}: '{place}' is a folder of the machine that submitted this job, and it runs on another. Set it "
+                "to what all nodes reach: an object store or a shared folder, and for the tracker a server."
+            )
+        if COPIES in place.parts:
+            logger.warning(
+                "%s: '%s' is in this job's copy of its working folder, and goes with it. Set it to an absolute path or "
+                "a URI, or use `stillhouse submit`.",
+                key,
+                place,
+            )
+
+
+def check_shared(uri: str) -> None:
+    """Raise `RequestError` where `uri` is a folder that not every node of the cluster sees; leaves nothing there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) == 1 or not storage.is_local(uri):
+        return
+
+    @ray.remote(num_cpus=0)
+    def sees(name: str) -> bool:
+        return storage.exists(name)
+
+    with storage.probed(uri) as name:
+        asked = {
+            sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(name): address
+            for node, address in nodes.items()
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
+        blind = sorted({asked[answer] for answer in answered if not _sees(answer)})
+    if blind:
+        raise RequestError(
+            f"storage '{uri}' is a folder that {', '.join(blind)} of the cluster's {len(nodes)} nodes cannot see. Set "
+            "`storage` to an object store, or to a folder that all nodes share."
+        )
+
+
+def _sees(answer: ray.ObjectRef[bool]) -> bool:
+    import ray
+
+    try:
+        return bool(ray.get(answer))
+    except ray.exceptions.RayError:  # a node that is gone meanwhile is no reason to refuse the others
+        return True
+
+
+def _check_metric(spec: FactorySpec) -> None:
+    function = factories.load(spec.factory, spec.folder)
+    try:
+        inspect.signature(function).bind(None, None, **spec.kwargs)
+    except TypeError as error:
+        raise RequestError(
+            f"evaluation.metrics: '{spec.factory}' cannot be called with (probabilities, labels"
+            f"{''.join(f', {name}=...' for name in spec.kwargs)}): {error}."
+        ) from error

@@ -1,0 +1,205 @@
+"""A network trained by Ray Train: until it is trained, or cannot be, or nobody has room for its workers any more.
+
+Ray Train runs the workers, keeps their checkpoints and starts them again, as `worker_failures` decides. It waits for
+room in silence: how long, and what the user is told meanwhile, is here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import ray
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray._private import state  # `ray.util.state` asks the dashboard, which a Ray started in place has not
+from ray.train.torch import TorchTrainer
+
+from orchestrator.cluster import connection, interrupts
+from orchestrator.cluster.connection import Machines
+from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
+from orchestrator.stages.worker_failures import GivenUp, Restarts, place
+from orchestrator.teachers.policy import Failures, often
+from workers import processes, storage
+from workers.errors import RunError, StillhouseError
+from workers.faults import Fault
+from workers.processes import Where
+from workers.training.loop import Epoch
+from workers.training.ray_worker import HISTORY, WorkerJob
+from workers.training.ray_worker import train as train_on_worker
+
+if TYPE_CHECKING:
+    from orchestrator.stages.context import Context
+
+logger = logging.getLogger(__name__)
+
+START_S = 30.0
+"""How long Ray Train may take to start workers that it has room for."""
+HEED_S = 5.0
+"""How long it may take to heed Ctrl-C."""
+POLL_S = 2.0
+LITTLE = 0.0121
+"""Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
+DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
+"""How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
+LEADER, WORKER = "TrainController", "RayTrainWorker"
+"""What the actors of Ray Train are called, in Ray 2.60."""
+
+
+def threads_of_a_worker(most: int, machines: Machines) -> int:
+    """A worker's share of the cores of its node."""
+    per_node = math.ceil(most / len(machines.nodes))
+    return max(1, int(machines.cpus / len(machines.nodes) / per_node))
+
+
+def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
+    if machines.cuda:
+        sixteenths = math.floor(16 * machines.cpus / (2 * most))  # of which sums are exact
+        return {"CPU": max(LITTLE, min(1.0, sixteenths / 16)), "GPU": 1.0}
+    return {"CPU": LITTLE}  # of cores it takes what teachers leave, whatever those hold
+
+
+def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> list[Epoch]:
+    """Train with so many workers, at the least and the most; what is kept to resume is at `name` in its folder until
+    `clear`.
+
+    Raises: `RunError` where it cannot be trained, and where for `ensemble.start_timeout_s` no worker is anywhere.
+    """
+    (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
+    held = _held_by_a_worker(most, run.machines.of("student")) | run.machines.asked("student")
+    shown = {what: amount for what, amount in held.items() if what != "CPU"}
+    waiting = Waiting(Need(f"workers of the {work.role}", least, held, shown), timeout_s, run.journal.note)
+    scaling = ray.train.ScalingConfig(
+        num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
+        use_gpu="GPU" in held,
+        resources_per_worker=held,
+        placement_strategy="PACK" if "GPU" in held else "SPREAD",
+    )
+    written = storage.join(folder, HISTORY)
+    storage.remove(written)
+    fs, path = storage.filesystem(folder)
+    remote = None if storage.is_local(folder) else PyFileSystem(FSSpecHandler(fs))
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"job": work},
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=remote,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=-1),  # `Restarts` decides
+            callbacks=[Restarts(work.role, run.journal.queue)],  # type: ignore[list-item]  # the stub is of Train V1
+        ),
+    )
+    lost = Failures()
+    while (ended := _ended(trainer, waiting)) is not None:
+        if not isinstance(ended, ray.exceptions.RayActorError) or not lost.may_restart(None):
+            _fail(f"training the {work.role}", ended)
+        run.journal.note(f"training the {work.role}: Ray Train's controller died; another goes on from the checkpoint")
+        if any(sign in str(ended) for sign in DAMAGED):
+            logger.warning("its checkpoints are not what was written: thrown away, and trained from the start")
+            storage.remove(storage.join(folder, name))
+    return [Epoch(**epoch) for epoch in json.loads(storage.read_text(written))]
+
+
+def _ended(trainer: TorchTrainer, waiting: Waiting) -> Exception | None:
+    """What ended Ray Train before the workers were done; None where they are done."""
+    try:
+        with _own_interrupts(), _given_up_in_the_end(waiting):
+            trainer.fit()
+    except StillhouseError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _fail(doing: str, ended: Exception) -> NoReturn:
+    """Raise `RunError` with the cause of what ended Ray Train."""
+    given_up = getattr(ended, "controller_failure", None)
+    if not isinstance(given_up, GivenUp):
+        raise connection.as_run_error(doing, ended) from ended
+    raised = given_up.raised
+    if not isinstance(raised, Fault):
+        raise raised
+    raise connection.failed(doing + place(raised), raised, often(given_up.attempts, given_up.repeated)) from raised
+
+
+def clear(folder: str, name: str) -> None:
+    """Remove what was only needed to resume, once it is on record that the training is over."""
+    storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, HISTORY))
+
+
+@contextmanager
+def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
+    """Ray Train waits for room without a word, deaf to Ctrl-C, perhaps for ever: it is said and ended here."""
+    over = threading.Event()
+    refused: list[RunError] = []
+
+    def look(seen_s: float) -> float:
+        if is_any_alive(_there(WORKER)):
+            seen_s = time.monotonic()
+        try:
+            # Ray Train asks for workers once it has room for all of them.
+            waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(_actors(WORKER)))
+        except RunError as error:
+            refused.append(error)
+        if refused or interrupts.pressed_for_s() > HEED_S:
+            for leader in _there(LEADER):
+                processes.end(leader)
+        return seen_s
+
+    def watch() -> None:
+        seen_s = time.monotonic()
+        while not over.wait(POLL_S):
+            try:
+                seen_s = look(seen_s)
+            except Exception as error:  # nothing is known of a Ray that is gone
+                logger.debug("no news of workers: %s", error)
+
+    watcher = threading.Thread(target=watch, name="watcher of workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception:
+        if refused:
+            raise refused[0] from None
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _there(kind: str) -> list[Where]:
+    """The actors of this run's Ray Train that have a process, up or about to be."""
+    return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in _actors(kind) if actor["Pid"]]
+
+
+def _actors(kind: str) -> list[dict[str, Any]]:
+    """The actors of this run's Ray Train that were asked for and are not dead."""
+    job = ray.get_runtime_context().get_job_id()
+    actors = state.actors(job_id=ray.JobID.from_hex(job))
+    return [actor for actor in actors.values() if actor["ActorClassName"] == kind and actor["State"] != "DEAD"]
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train handles Ctrl-C while it trains, and would afterwards: give it back, as the interruption that it is."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,380 @@
+"""From teachers to the store: soft targets computed once for a transfer set, part by part.
+
+Parts that an earlier run had finished are read, compared with their checksums and kept; the rest is asked of the
+teachers. Where there is room for both, the pass goes on in a thread while the student trains on what is there.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.cluster import reservation
+from orchestrator.cluster.connection import Machines, Placement
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.terminal import Line
+from orchestrator.reporting.report import Bound, SoftTargets
+from orchestrator.stages.context import Context
+from orchestrator.teachers import checks
+from orchestrator.teachers.pool import TeacherPool
+from orchestrator.teachers.slot import starter
+from workers import storage, telemetry
+from workers.data.arrays import gather, micro_batch
+from workers.data.dataset import Dataset, Split
+from workers.data.numbering import Numbering
+from workers.inference.actor import probe_rows
+from workers.inference.reduce import Assembly
+from workers.inference.teacher import Member
+from workers.models import checkpoints
+from workers.targets import soft_targets as store
+from workers.targets.layout import Layout, part_rows, piece_rows
+from workers.targets.member_logits import KeptLogits
+from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
+from workers.targets.top_k import bytes_per_row
+from workers.training.ray_worker import Store
+from workers.user_code import provenance
+
+logger = logging.getLogger(__name__)
+
+NEAR_CLASSES = 4096
+"""From how many classes on answers are put together beside the teachers, and never come to the driver."""
+
+
+@dataclass
+class SoftTargetPass:
+    """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
+
+    folder: str
+    layout: Layout
+    planned: Manifest
+    parts: dict[int, Part]
+    """Those that are there, by their number; the pass adds to them."""
+    streams: bool = False
+    """Whether the student trains meanwhile."""
+    refused: frozenset[str] = frozenset()
+    """Files of parts that are made anew."""
+    survivors_too: bool = False
+    """Whether parts that not every member made are taken."""
+    reused: bool = False
+    bound_by: Bound = "teacher"
+    manifest: Manifest | None = None
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def store(self) -> Store:
+        """Where a worker reads them: parts that are there by now, and who knows of the others."""
+        return Store(self.folder, self.layout, dict(self.parts), self.streams, self.refused)
+
+    def begun(self) -> str:
+        """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
+        fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
+        return store.fingerprint(store=self.planned.fingerprint, survivors_too=self.survivors_too, fewer=fewer)
+
+    def complete(self) -> Manifest:
+        """The manifest, once every part is there.
+
+        Raises: what ended the pass before its time.
+        """
+        if self.thread is not None:
+            self.thread.join()
+        if self.error is not None:
+            raise self.error
+        assert self.manifest is not None
+        return self.manifest
+
+    def check_stopped(self) -> None:
+        """Raise InterruptedError where the run is being ended."""
+        if self.stop.is_set():
+            raise InterruptedError("the pass was stopped with its run")
+
+    def content(self) -> str:
+        """sha256 over all soft targets, once they are there."""
+        return store.content(self.complete().parts)
+
+    def summary(self) -> SoftTargets:
+        """What the report says of them."""
+        manifest = self.complete()
+        return SoftTargets(
+            examples=sum(part.rows for part in manifest.parts),
+            bytes=sum(part.size for part in manifest.parts),
+            temperature=manifest.temperature,
+            combine=manifest.combine,
+            seconds=manifest.seconds,
+            reused=self.reused,
+        )
+
+
+@contextmanager
+def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Iterator[SoftTargetPass]:
+    """The store of this transfer set, these members, temperature and rule: there already, or under way.
+
+    The pass is over when the block is; before it begins where teachers and student have no room side by side.
+    """
+    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
+    journal = run.journal
+    planned = _planned(config, dataset, members, weights)
+    folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
+    layout = _layout(planned)
+    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
+    found = store.salvage(folder)
+    there = _kept(config, planned, found, layout.parts, device)
+    refused = frozenset(part.path for number, part in found.items() if number not in there)
+    missing = [number for number in range(layout.parts) if number not in there]
+    streams = bool(missing) and _side_by_side(config, machines, placement)
+    if missing:
+        store.remove_manifest(folder)  # of parts that are gone
+        store.take_up(folder)
+    survivors_too = config.ensemble.on_member_loss == "reweight"
+    made = SoftTargetPass(folder, layout, planned, there, streams, refused, survivors_too, reused=not missing)
+
+    def work() -> None:
+        try:
+            with journal.stage("soft targets") as stage:
+                stage.reused = made.reused
+                if missing:
+                    values = math.prod(dataset.transfer.x.shape[1:])
+                    numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
+                    kept = _kept_logits(config, dataset, planned, device)
+                    with reservation.reserved(
+                        reservation.of_teachers(placement),
+                        config.ensemble.start_timeout_s,
+                        journal.note,
+                        made.check_stopped,
+                    ) as group:
+                        start = starter(
+                            run.data, planned.classes, layout, numerics, placement, kept, group, config.name
+                        )
+                        pool = TeacherPool(
+                            members,
+                            weights,
+                            start,
+                            config.ensemble,
+                            placement.groups(),
+                            journal.lost,
+                            numerics.stacked,
+                            made.check_stopped,
+                            _check(dataset.transfer, members, made, numerics),
+                        )
+                        _compute(made, missing, pool, numerics, dataset.numbering, stage)
+                    journal.note("soft targets complete: teachers released")
+                elif made.manifest is None:
+                    made.manifest = _declare(made, 0.0)
+        except BaseException as error:  # said by whoever asks for what this was to make
+            made.error = error
+            if streams:
+                _abandon(folder)
+
+    before = store.manifest_at(folder)
+    if not missing and before is not None and before.parts == list(there.values()):
+        made.manifest = before
+    if streams:
+        made.thread = threading.Thread(target=work, name="soft targets", daemon=True)
+        made.thread.start()
+    else:
+        work()
+        made.complete()
+    try:
+        yield made
+    except BaseException as error:
+        ended = made.error
+        made.stop.set()
+        if made.thread is not None:
+            made.thread.join()
+        if ended is not None and (isinstance(error, Exception) or not isinstance(ended, InterruptedError)):
+            raise ended from None  # the student only ended because its soft targets did
+        raise
+    made.complete()
+
+
+def _abandon(folder: str) -> None:
+    """Say to the student that no further part will come."""
+    try:
+        store.abandon(folder)
+    except Exception as error:  # of any storage; then it can only be ended with whoever waits for it
+        logger.warning("'%s' cannot be written: %s", folder, error)
+        _thread.interrupt_main()
+
+
+def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What any member's answers follow from, besides its weights."""
+    return {
+        **provenance.of_model(config.ensemble.model),
+        "train": dataset.digests["train"],
+        "unlabeled": dataset.digests["unlabeled"],
+        "augment": dataset.augmentation,
+        "numbering": dataset.numbering.digest(),
+        "piece_rows": piece_rows(dataset.classes),
+        "precision": config.ensemble.precision,
+    }
+
+
+def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, KeptLogits]:
+    """Where each member's own answers are kept; nowhere unless the configuration says so."""
+    if config.distillation.keep == "mean":
+        return {}
+    what = _answers_follow_from(config, dataset)
+    if config.ensemble.precision == "auto":
+        what["device"] = device
+    marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
+    return {name: KeptLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+
+
+def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
+    """The manifest as it will be, without parts; its fingerprint is of everything that the numbers follow from."""
+    records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
+    distillation = config.distillation
+    mark = store.fingerprint(
+        **_answers_follow_from(config, dataset),
+        members=[record.sha256 for record in records],
+        weights=list(weights),
+        temperature=distillation.temperature,
+        combine=config.ensemble.combine,
+        dtype=distillation.dtype,
+        top_k=distillation.top_k,
+        part_rows=_part_rows(dataset.classes, distillation.top_k, distillation.dtype),
+    )
+    return Manifest(
+        fingerprint=mark,
+        temperature=distillation.temperature,
+        combine=config.ensemble.combine,
+        weights=list(weights),
+        classes=dataset.classes,
+        dtype=distillation.dtype,
+        top_k=distillation.top_k,
+        examples=len(dataset.transfer),
+        views=dataset.views,
+        members=records,
+        parts=[],
+        seconds=0.0,
+        complete=False,
+    )
+
+
+def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
+    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, store.DTYPES[dtype]))
+
+
+def _layout(planned: Manifest) -> Layout:
+    """How the store is cut: parts by what is stored, pieces by what teachers send."""
+    rows = _part_rows(planned.classes, planned.top_k, planned.dtype)
+    return Layout(planned.examples, rows, planned.views, piece_rows(planned.classes))
+
+
+def _everybody(planned: Manifest) -> list[str]:
+    return [record.name for record in planned.members]
+
+
+def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
+    """Of the parts that are there, those that this run accepts.
+
+    Made by all, unless it takes what survivors make. Where some of `parts` are missing, of one precision: what `auto`
+    means depends on the device.
+    """
+    survivors = config.ensemble.on_member_loss == "reweight"
+    kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _everybody(planned)}
+    if len(kept) < parts and config.ensemble.precision == "auto":
+        kept = {number: part for number, part in kept.items() if part.numerics.device == device}
+    return kept
+
+
+def _numerics(
+    config: RunConfig, values: int, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
+) -> Numerics:
+    """How teachers compute: as the parts that are there were computed, where this device can.
+
+    values: numbers an example.
+    """
+    for part in there:
+        if part.numerics.device == device:
+            return part.numerics
+    if there:
+        logger.warning("soft targets of another device are completed on %s: last bits may differ", device)
+    return Numerics(
+        device=device,
+        precision=config.ensemble.precision,
+        threads=placement.threads,
+        micro_batch=config.ensemble.micro_batch_size or micro_batch(values),
+        bits=64 if planned.classes >= NEAR_CLASSES and planned.top_k is None else 32,
+    )
+
+
+def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
+    """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
+    stream = config.distillation.stream
+    cpus, gpus = machines.left(placement)
+    if machines.cuda:
+        return stream is not False and gpus >= config.student.workers[1]
+    return stream is True or (stream == "auto" and cpus >= 1)
+
+
+def _check(
+    transfer: Split, members: Sequence[Member], made: SoftTargetPass, numerics: Numerics
+) -> Callable[[TeacherPool], None]:
+    """What raises where teachers that are up do not answer as they should."""
+    classes, known = made.planned.classes, {member.name: member for member in members}
+    ids = made.layout.piece_ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
+
+    def check(pool: TeacherPool) -> None:
+        probes = pool.probes()
+        checks.check(probes, transfer.y[ids % len(transfer)], classes)
+        for name in pool.one_of_each_node():
+            checks.check_copy(probes[name], known[name], gather(transfer.x, ids), numerics)
+
+    return check
+
+
+def _compute(
+    made: SoftTargetPass,
+    missing: Sequence[int],
+    pool: TeacherPool,
+    numerics: Numerics,
+    numbering: Numbering,
+    stage: Line,
+) -> None:
+    """Every missing part as it comes, then the manifest."""
+    planned, layout = made.planned, made.layout
+    done, rows = 0, sum(len(layout.ids(number)) for number in missing)
+    with pool:
+        assembly = Assembly(
+            made.folder,
+            layout,
+            planned.classes,
+            planned.combine,
+            planned.dtype,
+            planned.top_k,
+            numerics.model_copy(update={"stacked": pool.stacked}),
+            numbering,
+        )
+        near = planned.classes >= NEAR_CLASSES
+        started = time.perf_counter()
+        for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
+            made.parts[number] = part
+            done += part.rows
+            telemetry.count(telemetry.SOFT_TARGET_EXAMPLES, part.rows)
+            telemetry.count(telemetry.SOFT_TARGET_BYTES, part.size)
+            seconds = time.perf_counter() - started
+            stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
+    made.bound_by = pool.bound_by
+    made.manifest = _declare(made, seconds)
+
+
+def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
+    """Write the manifest of a store that has all its parts."""
+    parts = made.parts
+    manifest = made.planned.model_copy(
+        update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
+    )
+    store.write_manifest(made.folder, manifest)
+    kept = {part.path for part in manifest.parts}
+    for _, name, _ in store.files(made.folder):
+        if name not in kept:  # made anew meanwhile
+            storage.remove(storage.join(made.folder, name))
+    return manifest

@@ -1,0 +1,202 @@
+"""Training of every network: members as Ray tasks side by side, baseline and student by Ray Train.
+
+A trained network lies under its key, a digest of everything that it follows from, so another recipe never overwrites
+it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student` show the current ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cluster import connection
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.tasks import Task, completed
+from orchestrator.run_folder import paths
+from orchestrator.stages import ray_train, trained
+from orchestrator.stages.trained import WEIGHTS, Record, Trained
+from workers import processes, storage
+from workers.evaluation.tasks import train_member
+from workers.inference.teacher import Member
+from workers.models import checkpoints
+from workers.models.torch_module import seed_of
+from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.targets.soft_targets import fingerprint
+from workers.training.loop import HARD_LABELS
+from workers.training.ray_worker import Store, WorkerJob
+from workers.trial import trial
+from workers.user_code import provenance
+
+if TYPE_CHECKING:
+    from orchestrator.stages.context import Context
+
+logger = logging.getLogger(__name__)
+
+
+def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> dict[str, Any]:
+    """Everything that a trained network follows from, the code of its factory included, as plain JSON values."""
+    return {
+        **provenance.of_model(model),
+        "training": training.model_dump(mode="json"),
+        "seed": seed,
+        **also,
+    }
+
+
+def _of_member(run: Context, training: TrainingSpec, k: int) -> dict[str, Any]:
+    """What member k follows from."""
+    digests = run.dataset.digests
+    data = {name: digests[name] for name in ("train", "validation")}
+    return follows_from(run.config.ensemble.model, training, seed_of(run.config.seed, "member", k), data=data)
+
+
+def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
+    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
+
+    Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
+    in a fresh process.
+
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
+    raises in the same epoch again.
+    """
+    placement, journal = run.placement, run.journal
+    found: dict[int, Trained] = {}
+    inputs = [_of_member(run, training, k) for k in range(placement.size)]
+    places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
+    changes: list[str] = []
+    missing: dict[str, tuple[int, Member, str]] = {}
+    tasks: list[Task] = []
+    for k, own in enumerate(inputs):
+        weights = storage.join(trained.folder_of(run.config.folder, own), WEIGHTS)
+        member, mark = Member(f"member-{k}", run.config.ensemble.model, weights), fingerprint(**own)
+        record = trained.complete(member, mark)
+        if record is not None:
+            found[k] = _reused(run, member, record, places[k])
+            continue
+        changes.append(trained.changes(places[k], own))
+        arguments = (member, training, own["seed"], mark, run.data, placement.threads, journal.queue)
+        doing, title = f"training {member.name}", f"train {member.name}"
+        tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
+        missing[member.name] = k, member, mark
+    _again(run, "members", changes)
+    need = Need("members in training", len(tasks), placement.held, placement.held)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, journal.note, least=1)
+
+    def end_hung(task: Task) -> None:
+        where = journal.hung(task.name)
+        if where is not None:
+            processes.end(where)
+
+    # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
+    with closing(completed(tasks, waiting, journal, end_hung, cancel=run.machines.lent)) as ended:
+        for task, history in ended:
+            k, member, mark = missing[task.name]
+            try:
+                trial.check_elsewhere(member, run.dataset.validation.x)
+                trained.record(member, mark, inputs[k], history)
+                trained.show(member, places[k])
+                storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
+            except Exception as error:  # of any storage
+                raise connection.as_run_error(task.doing, error) from error
+            found[k] = Trained(member, history, reused=False)
+    return [found[k] for k in range(placement.size)]
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """What Ray Train is to train: the student, or without soft targets the hard-label baseline."""
+
+    role: str
+    model: ModelSpec
+    training: TrainingSpec
+    seed: int
+    workers: tuple[int, int]
+    """The least and the most."""
+    loss: DistillationSpec = HARD_LABELS
+    store: Store | None = None
+    """Soft targets, which may still be on their way."""
+    store_mark: str = ""
+    """What they follow from."""
+    store_content: Callable[[], str] = str
+    """sha256 over the soft targets themselves; waits until they are complete."""
+
+
+def train_with_ray(run: Context, job: StudentJob) -> Trained:
+    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there.
+
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
+    """
+    machines, place = run.machines, storage.join(run.config.folder, job.role)
+    inputs = _of_student(run, job)
+    weights = storage.join(trained.folder_of(run.config.folder, inputs), WEIGHTS)
+    member = Member(job.role, job.model, weights)
+
+    def mark() -> str:
+        """Of the content of the soft targets, too, once they are complete."""
+        return fingerprint(**inputs, content=job.store_content())
+
+    on_its_way = job.store is not None and job.store.coming
+    if not on_its_way or trained.record_in(storage.parent(weights)) is not None:  # it may still be right: worth a wait
+        record = trained.complete(member, mark())
+        if record is not None:
+            return _reused(run, member, record, place)
+    _again(run, f"the {job.role}", [trained.changes(place, inputs)])
+    work = WorkerJob(
+        role=job.role,
+        model=job.model,
+        training=job.training,
+        seed=job.seed,
+        data=run.data,
+        folder=place,
+        weights=weights,
+        threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
+        heard=run.journal.queue,
+        store=job.store,
+        loss=job.loss,
+        run=run.config.name,
+    )
+    name = f"checkpoints-{fingerprint(**inputs)}"
+    history = ray_train.fit(run, work, job.workers, name)
+    trial.check_elsewhere(member, run.dataset.validation.x)
+    trained.record(member, mark(), inputs, history)
+    trained.show(member, place)
+    ray_train.clear(place, name)
+    return Trained(member, history, reused=False)
+
+
+def _of_student(run: Context, job: StudentJob) -> dict[str, Any]:
+    """What baseline or student follows from, as far as it is known before the soft targets are complete."""
+    digests = run.dataset.digests
+    return follows_from(
+        job.model,
+        job.training,
+        job.seed,
+        data={name: digests[name] for name in ("train", "validation")},  # the transfer set is in the soft targets
+        augmentation=run.dataset.augmentation,
+        soft_targets=job.store_mark,
+        distillation=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
+    )
+
+
+def _again(run: Context, name: str, changes: Sequence[str]) -> None:
+    """Tell the user which inputs changed, before a network that was complete is trained again."""
+    known = [change for change in changes if change]
+    if known:
+        several = f" ({len(known)} of {len(changes)})" if len(changes) > 1 else ""
+        verb = "are" if len(changes) > 1 else "is"
+        run.journal.note(
+            f"{name} {verb} trained again{several}: {known[0]}. The earlier weights stay in "
+            f"'{storage.join(run.config.folder, paths.TRAINED)}'."
+        )
+
+
+def _reused(run: Context, member: Member, found: Record, place: str) -> Trained:
+    """A network of an earlier run, shown at `place`."""
+    trained.show(member, place)
+    other = trained.other_versions(found)
+    if other:
+        run.journal.note(f"{member.name} is reused although versions differ: {other}. --fresh trains it anew.")
+    return Trained(member, found.epochs(), reused=True)

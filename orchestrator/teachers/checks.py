@@ -1,0 +1,91 @@
+"""Before a pass begins: do the teachers that answer compute what they should?
+
+Each has answered the same few examples twice when it started (`workers.inference.actor`). Here their answers are looked
+at together: as many classes as the data has, finite, in the same order as the labels and as each other's, and for one
+member equal to what the driver's own copy of it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.data.arrays import Index
+from workers.errors import RunError
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.targets.soft_targets import Numerics
+
+Probabilities = NDArray[np.float32]
+
+AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
+"""How far two machines' probabilities of one member may be apart: computed alike, or one on a GPU or in bfloat16."""
+SEEN = 5
+"""Examples of a class, from how many on it says something about the order."""
+
+
+def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> None:
+    """Raise `RunError` where the `probes`, probabilities [n, K] of each member, cannot be right.
+
+    labels: [n] of the examples, -1 where there is none.
+    """
+    for name, said in probes.items():
+        if said.shape != (len(labels), classes):
+            raise RunError(f"{name} answers {list(said.shape)} for {len(labels)} examples of {classes} classes.")
+        if not np.isfinite(said).all():
+            raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+    answers = {name: said.argmax(axis=1) for name, said in probes.items()}
+    known = labels >= 0
+    everybody = np.mean(list(probes.values()), axis=0).argmax(axis=1)
+    _check_order("the ensemble", everybody[known], labels[known], "the labels say")
+    if len(probes) < 3:
+        return
+    for name in probes:
+        others = np.mean([said for other, said in probes.items() if other != name], axis=0).argmax(axis=1)
+        _check_order(name, answers[name], others, "the others say")
+
+
+def apart(one: Probabilities, other: Probabilities) -> float:
+    """The largest difference of two answers [n, K] to the same examples."""
+    return float(np.abs(one - other).max())
+
+
+def check_copy(said: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
+    """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
+    with torch.no_grad():
+        own = torch.softmax(teacher.load(member)(x).float(), dim=-1).numpy()
+    off = apart(said, own)
+    alike = numerics.device == "cpu" and numerics.precision != "bfloat16"
+    expected = AGREEMENT if alike else ROUGH_AGREEMENT
+    if not off <= expected:
+        raise RunError(
+            f"{member.name} answers its teacher's process and the driver differently, by up to {off:.2g} (expected "
+            f"{expected:g}). Do both nodes have the same code and the same versions of torch? Or does the model follow "
+            "from its process: the order of a set, hash(), a process id, the time?"
+        )
+
+
+def _check_order(who: str, said: Index, reference: Index, whose: str) -> None:
+    """Whether `said` follows `reference` under other names: most examples of a class get the same wrong one."""
+    swapped: dict[int, int] = {}
+    right = moved = 0
+    for label in np.unique(reference):
+        found = np.bincount(said[reference == label])
+        if found.sum() < SEEN:
+            continue
+        most = int(found.argmax())
+        right += int(found[label]) if label < len(found) else 0
+        moved += int(found[most])
+        swapped[int(label)] = most
+    total = sum(int((reference == label).sum()) for label in swapped)
+    one_to_one = len(set(swapped.values())) == len(swapped)
+    if len(swapped) > 1 and one_to_one and moved > 0.7 * total and right < 0.5 * moved:
+        pairs = ", ".join(f"{a} it calls {b}" for a, b in swapped.items() if a != b)
+        raise RunError(
+            f"{who} seems to have its classes in another order: what {whose} is {pairs} ({moved} of {total} examples). "
+            "Expected logits in the order of the data's class ids."
+        )

@@ -1,0 +1,37 @@
+"""What MLflow is told of a configuration: what was asked for, and no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import mlflow_descriptions
+from tests.makers import settings
+
+
+def config(place: Path, **kwargs: object) -> RunConfig:
+    return RunConfig.from_mapping(settings(place, student__model__kwargs=kwargs), str(place))
+
+
+def test_a_secret_is_known_by_its_key(tmp_path: Path) -> None:
+    asked = config(tmp_path, password="hunter2 22222", hidden=6)
+    told = mlflow_descriptions.params(asked) | mlflow_descriptions.params_of("student", asked)
+    assert told["student.model.kwargs.password"] == told["model.kwargs.password"] == "***"
+    assert not any("hunter" in value for value in told.values())
+    assert mlflow_descriptions.has_secrets(asked.student.model.kwargs)
+    assert mlflow_descriptions.has_secrets({"password": "***"}) and not mlflow_descriptions.has_secrets(
+        {"hidden": 6, "name": "resnet"}
+    )
+
+
+def test_kwargs_are_told_whatever_they_are_called(tmp_path: Path) -> None:
+    told = mlflow_descriptions.params(config(tmp_path, name="resnet", folder="weights", storage=3))
+    assert {told[f"student.model.kwargs.{key}"] for key in ("name", "folder", "storage")} == {"resnet", "weights", "3"}
+    assert not {"name", "storage", "data.root", "student.model.folder", "tracking.uri"} & told.keys()
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    assert (
+        len(mlflow_descriptions.params(config(tmp_path, words="a" * 2000))["student.model.kwargs.words"])
+        == mlflow_descriptions.MOST
+    )

@@ -1,0 +1,133 @@
+"""What runs as a Ray task, called without Ray: predictions, latency of one network at a time, metrics of one's own."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import makers
+from workers import ensemble
+from workers.data.dataset import Dataset, Split
+from workers.errors import RunError
+from workers.evaluation import metrics, tasks
+from workers.evaluation.metrics import Inference
+from workers.evaluation.tasks import Asked
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
+from workers.specs import FactorySpec, ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_begun", lambda name, heard: None)
+
+
+def call(job: Any, *arguments: Any) -> Any:
+    """What the task computes, in this process."""
+    threads = torch.get_num_threads()
+    try:
+        return job._function(*arguments, "task", None)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def data() -> Dataset:
+    split = Split(*makers.blobs(40, 3))
+    return Dataset(split, split, split, None, 3)
+
+
+def members(folder: Path, count: int, hidden: int = 24) -> list[Asked]:
+    (folder / "models.py").write_text(makers.MODELS)
+    spec = ModelSpec(factory="models:mlp", kwargs={"hidden": hidden}, folder=str(folder))
+    found = []
+    for k in range(count):
+        weights = str(folder / f"{k}.safetensors")
+        checkpoints.save(torch_module.build(spec, seed=k).state_dict(), weights)
+        found.append((Member(f"member-{k}", spec, weights), Inference()))
+    return found
+
+
+def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    alive: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+    most = 0
+    load = teacher.load
+
+    def counted(member: Member) -> torch.nn.Module:
+        nonlocal most
+        module = load(member)
+        gc.collect()
+        loaded.append(member.name)
+        alive.add(module)
+        most = max(most, len(alive))
+        return module
+
+    monkeypatch.setattr(teacher, "load", counted)
+    *of_ensemble, baseline, student = members(tmp_path, 5)
+    found = call(tasks.describe, of_ensemble, [baseline, student], data(), "arithmetic", 3)
+    assert loaded == [f"member-{k}" for k in range(5)] and most == 1
+    assert found.keys() == {*loaded, "ensemble"}
+    parameters = 8 * 24 + 24 + 24 * 3 + 3
+    assert found["member-0"][0] == parameters and found["ensemble"][0] == 3 * parameters
+    assert 0 < found["member-0"][1]["p50"] < found["ensemble"][1]["p50"] <= found["ensemble"][1]["p99"]
+
+
+def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Path) -> None:
+    asked = members(tmp_path, 6, hidden=4000)
+    loaded = [teacher.load(member) for member, _ in asked]
+
+    def all_of_them(x: torch.Tensor) -> torch.Tensor:
+        return ensemble.average([torch.softmax(module(x).float(), -1) for module in loaded])
+
+    ratios = []
+    for _ in range(5):  # other processes disturb some of them
+        _, apart = call(tasks.describe, asked, [], data(), "arithmetic", 40)["ensemble"]
+        example = torch.from_numpy(data().test.x[:1])
+        together = metrics.percentiles(metrics.times_ms(all_of_them, example, 40))
+        ratios.append(apart["p50"] / together["p50"])
+    assert 0.5 < np.median(ratios) < 2.0
+
+
+def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
+    found = call(tasks.describe, members(tmp_path, 1), [], data(), "geometric", 3)
+    assert found["ensemble"] == found["member-0"]
+
+
+def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
+    (asked,) = members(tmp_path, 1)
+    place = str(tmp_path / "kept.pt")
+    found = call(tasks.predict, asked, data(), "test", False, 1, (place, "mark"))
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
+    state = checkpoints.load_state(place, "mark")
+    assert state is not None and np.array_equal(state[tasks.PREDICTED].numpy(), found)
+    of_labels = call(tasks.predict, asked, data(), "validation", True, 1, None)
+    np.testing.assert_array_equal(of_labels, found[np.arange(40), data().test.y])
+
+
+@pytest.mark.parametrize("of_labels", [True, False])
+def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -> None:
+    ((member, how),) = members(tmp_path, 1)
+    weights = teacher.load(member).state_dict()
+    weights["0.weight"][:] = float("inf")
+    checkpoints.save(weights, member.weights)
+    with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):
+        call(tasks.predict, (member, how), data(), "test", of_labels, 1, None)
+
+
+def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def of(probabilities, labels, least):\n"
+        "    assert str(probabilities.dtype) == 'float32' and (probabilities >= least).all()\n"
+        "    return {'mass': probabilities.sum(), 'first': probabilities[0, labels[0]]}\n"
+    )
+    predicted = np.log(np.array([[0.25, 0.75]], np.float32))
+    spec = FactorySpec(factory="own:of", kwargs={"least": 0.0}, folder=str(tmp_path))
+    found = call(tasks.custom_metrics, [spec], predicted, np.array([1]))
+    assert found == {"mass": pytest.approx(1.0), "first": pytest.approx(0.75)}

@@ -1,0 +1,249 @@
+"""What a terminal and a pipe show: late news harms nothing, and a run does not depend on its screen."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.observers.events import EventLog
+from orchestrator.observers.journal import Journal
+from orchestrator.observers.terminal import LineFormatter, LogLines, Screen
+from workers.training.loop import Epoch
+
+
+class Terminal:
+    """A pseudo-terminal as stderr, and what was written to it."""
+
+    def __init__(self) -> None:
+        self._master, slave = pty.openpty()
+        self.file = os.fdopen(slave, "w", buffering=1)
+        self._shown = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self._shown += os.read(self._master, 4096)
+            except OSError:
+                return
+
+    def shown(self) -> str:
+        """All of it, once it is closed."""
+        self.file.close()
+        self._reader.join(timeout=5)
+        return self._shown.decode()
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Called in a test and no fixture: pytest sets stderr after fixtures."""
+    found = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", found.file)
+    return found
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(
+        epoch=number,
+        train_loss=0.5,
+        validation_accuracy=0.9,
+        validation_nll=0.4,
+        examples=100,
+        seconds=1.0,
+        waited_s=0.0,
+    )
+
+
+@contextmanager
+def writing(folder: Path, screen: Screen) -> Iterator[Any]:
+    """A journal without Ray and MLflow: its events, its screen, and the thread that records epochs."""
+    journal: Any = Journal.__new__(Journal)
+    journal.screen, journal.stages = screen, []
+    journal._events, journal._tracker = EventLog(str(folder)), SimpleNamespace(epoch=lambda name, epoch: None)
+    journal._training, journal._told, journal._tracked, journal._epochs = {}, set(), set(), {}
+    journal._inbox = queue.Queue()
+    writer = threading.Thread(target=journal._write_down)
+    writer.start()
+    try:
+        yield journal
+    finally:
+        journal._inbox.put(None)
+        writer.join(timeout=10)
+        assert not writer.is_alive()
+
+
+def epochs_in(folder: Path) -> int:
+    return (folder / "events.jsonl").read_text().count('"event": "epoch"')
+
+
+def test_epochs_after_their_stage_are_recorded_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    with writing(tmp_path, Screen()) as journal:
+        with journal.stage("members", ["member-0"], epochs=3):
+            journal._inbox.put(("member-0", epoch(0)))
+            time.sleep(0.1)
+        journal._inbox.put(("member-0", epoch(1)))  # the line is closed
+        with journal.stage("baseline", ["baseline"], epochs=1):
+            journal._inbox.put(("member-0", epoch(2)))  # and another has taken its place
+            time.sleep(0.1)
+    assert epochs_in(tmp_path) == 3 and not caplog.records
+    shown = terminal.shown()
+    assert "members        0." in shown and "baseline       0." in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize("broken", ["_show_epoch", "_track"])
+def test_an_observer_that_fails_is_logged_once_and_stops_no_other(
+    broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(system: str, epoch: Epoch) -> None:
+        raise KeyError(7)
+
+    fails.__name__ = broken
+    with writing(tmp_path, Screen(quiet=True)) as journal:
+        setattr(journal, broken, fails)
+        for number in range(3):
+            journal._inbox.put(("member-0", epoch(number)))
+        journal._inbox.put(("member-0", epoch(2)))  # told twice by a worker that was restarted
+    assert epochs_in(tmp_path) == 3
+    assert [record.getMessage() for record in caplog.records] == ["an epoch could not be recorded: KeyError: 7"]
+
+
+def test_many_threads_share_one_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages open and close in one thread, while others report on lines that may be gone."""
+    terminal = on_a_terminal(monkeypatch)
+    screen, failed = Screen(), []
+    lines: list[Any] = []
+    over = threading.Event()
+
+    def report(number: int) -> None:
+        try:
+            while not over.is_set():
+                for line in [*lines]:
+                    line.update(number, 10, f"[{number}")
+                screen.say(f"note {number}")
+                time.sleep(0.001)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=report, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        with screen.stage(f"outer {number}") as outer, screen.stage("inner") as inner:
+            lines += [outer, inner]
+            time.sleep(0.005)
+    over.set()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert not failed and not screen.quiet and "outer 19" in terminal.shown()
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    screen = Screen()
+    with screen.stage("members") as line:
+        terminal.file.close()
+        for _ in range(3):
+            line.update(1, 2, "epoch 1")
+            screen.say("a note")
+    with screen.stage("baseline") as line:
+        line.update(1, 2, "epoch 1")
+    assert screen.quiet and len([r for r in caplog.records if "not shown any more" in r.getMessage()]) == 1
+
+
+def test_start_up_in_a_terminal_is_one_line_and_then_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    with Screen() as screen:
+        screen.wait_for("loading torch")
+        time.sleep(0.3)
+        screen.wait_for("starting Ray")
+        time.sleep(0.3)
+        screen.started()
+        screen.started()
+        with screen.stage("members"):
+            pass
+    shown = terminal.shown()
+    assert "loading torch" in shown and "starting Ray" in shown and shown.count("start-up       0.6 s") == 1
+
+
+def test_a_start_that_fails_leaves_a_clean_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+
+    def start() -> None:
+        with Screen() as screen:
+            screen.wait_for("reading the data")
+            raise ValueError("no data")
+
+    with pytest.raises(ValueError, match="no data"):
+        start()
+    assert terminal.shown().rpartition("\x1b[2K")[2] == "\x1b[?25h\r", "the line is gone and the cursor back"
+
+
+def test_a_pipe_gets_a_plain_line_for_each_thing_that_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        for what in ("loading torch", "reading the data"):
+            screen.wait_for(what)
+        screen.started()
+        with screen.stage("members") as line:
+            line.reused = True
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["  start-up: loading torch", "  start-up: reading the data"]
+    assert said[2].startswith("start-up       0.") and said[3:] == ["members ...", "members        reused"]
+
+
+def test_a_screen_for_python_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen(quiet=True) as screen:
+        screen.wait_for("loading torch")
+        screen.started()
+        with screen.stage("members") as line:
+            line.update(1, 2, "epoch 1")
+        screen.say("a note")
+    assert capsys.readouterr() == ("", "")
+
+
+def record(name: str, level: int, text: str) -> logging.LogRecord:
+    return logging.LogRecord(name, level, "file.py", 1, text, (), None)
+
+
+def warn_of_python(text: str) -> logging.LogRecord:
+    shown = warnings.formatwarning(text, UserWarning, "/a/file.py", 12, "x = 1")
+    return record("py.warnings", logging.WARNING, shown)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (record("orchestrator.run_folder.lock", logging.WARNING, "the run is dead"), "warning: the run is dead"),
+        (record("workers.storage", logging.INFO, "asked again"), "asked again"),
+        (record("ray.train", logging.INFO, "started"), "ray.train: started"),
+        (record("mlflow.store", logging.ERROR, "gone: token=abc"), "error: mlflow.store: gone: token=***"),
+        (warn_of_python("not writable"), "warning: UserWarning: not writable"),
+    ],
+)
+def test_log_lines_have_one_style(said: logging.LogRecord, line: str) -> None:
+    assert LineFormatter("%(message)s").format(said) == line
+
+
+def test_log_lines_appear_above_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    handler = LogLines()
+    with Screen() as screen, screen.stage("members"):
+        handler.emit(record("orchestrator.run_folder.lock", logging.WARNING, "the run is dead"))
+    shown: Callable[[], str] = terminal.shown
+    assert "warning: the run is dead\r\n" in shown()

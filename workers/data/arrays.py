@@ -1,0 +1,212 @@
+"""Model inputs as arrays that need not lie in memory as they are read.
+
+Whatever has `shape`, `dtype`, a length and `x[rows] -> np.ndarray` can be an input: a numpy array is one. The
+classes here make rows out of other rows as they are asked for, so that a context window of 21 frames costs the
+memory of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from workers.data.memmap import Watched
+
+Index = NDArray[np.int64]
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # Ray's arrays are not; `gather` only reads
+
+NARROW = {np.dtype(kind): getattr(torch, kind) for kind in ("uint8", "int8", "int16", "int32", "float16")}
+"""Numbers that take fewer bytes than models take them in, and what torch calls them."""
+
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
+"""Rows that a pass over all rows holds at a time, and about the most bytes of them."""
+
+
+class Inputs(Protocol):
+    """The inputs of N examples, each of shape `shape[1:]`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """The rows of a slice or of an int64 index array, in its order."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of other inputs, in the order of `rows` [N] int64."""
+
+    of: Inputs
+    rows: Index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.of.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.of.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        return self.of[self.rows[rows]]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Inputs of one shape, one after another."""
+
+    parts: tuple[Inputs, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        found = np.empty((len(index), *self.shape[1:]), self.dtype)
+        start = 0
+        for part in self.parts:
+            here = (index >= start) & (index < start + len(part))
+            if here.any():
+                found[here] = part[index[here] - start]
+            start += len(part)
+        return found
+
+
+@dataclass(frozen=True)
+class ContextWindows:
+    """Each example a frame with its neighbours, as acoustic models see speech.
+
+    `frames` [F, C] float; `positions` [N] int64: the frame of each example; `starts`, `ends` [F] int64: the first
+    row and the row behind the last of the utterance that a frame belongs to. A row is frames position - context to
+    position + context, the utterance's edge frame repeated outside it, flattened to [(2 * context + 1) * C].
+    """
+
+    frames: NDArray[Any]
+    positions: Index
+    starts: Index
+    ends: Index
+    context: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.positions), (2 * self.context + 1) * self.frames.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.frames.dtype
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        at = self.positions[rows]
+        window = at[:, None] + np.arange(-self.context, self.context + 1)
+        window = np.clip(window, self.starts[at][:, None], self.ends[at][:, None] - 1)
+        return cast(NDArray[Any], self.frames[window].reshape(len(at), -1))
+
+
+def chunks(inputs: Inputs, size: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """All rows in order, at most `size` at a time, each with its slice."""
+    if size is None:
+        row_bytes = math.prod(inputs.shape[1:]) * inputs.dtype.itemsize
+        size = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(row_bytes, 1)))
+    for start in range(0, len(inputs), size):
+        rows = slice(start, min(start + size, len(inputs)))
+        yield rows, inputs[rows]
+
+
+MICRO_BATCH, MICRO_BATCH_VALUES = 1024, 2**24
+"""Examples a forward pass, where nothing else is on record or asked for: fewer of larger ones."""
+
+
+def micro_batch(values: int) -> int:
+    """How many examples of so many numbers each are computed at a time: a power of two."""
+    return min(MICRO_BATCH, 1 << int(math.log2(max(MICRO_BATCH_VALUES // max(values, 1), 1))))
+
+
+class Room:
+    """Memory for one batch after another: new memory costs more than the copy that fills it."""
+
+    def __init__(self) -> None:
+        self.held = torch.empty(0)
+
+    def take(self, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+        """A tensor without content, in place of the one that was taken before."""
+        needed = math.prod(shape)
+        if self.held.dtype != kind or len(self.held) < needed:
+            self.held = torch.empty(needed, dtype=kind)
+        return self.held[:needed].view(shape)
+
+
+def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
+    """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
+
+    narrow: as they are where that takes fewer bytes, to be `widened` on the device that they are sent to.
+
+    Always a copy in torch's own memory, or that of `room`: what Ray hands out is read-only, and matrix products on
+    differently aligned memory can differ in their last bit.
+    """
+    kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
+    if narrow:
+        kind = NARROW.get(rows.dtype, kind)
+    tensor = (room or Room()).take(rows.shape, kind)
+    np.copyto(tensor.numpy(), rows, casting="unsafe")
+    return tensor
+
+
+def widened(batch: torch.Tensor) -> torch.Tensor:
+    """A batch as models take it, from what `as_tensor` made of it: float32 or int64, where it is."""
+    return batch.float() if batch.is_floating_point() or batch.dtype == torch.uint8 else batch.long()
+
+
+def gather(inputs: Inputs, rows: Index, room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
+    """`as_tensor(inputs[rows], room)`, with one copy instead of two where the inputs lie in memory as models take them.
+
+    Raises: IndexError for rows that are not there.
+    """
+    if isinstance(inputs, Watched):
+        return inputs.read(lambda of: gather(of, rows, room, narrow=narrow))
+    if isinstance(inputs, Rows):
+        return gather(inputs.of, inputs.rows[rows], room, narrow=narrow)
+    if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
+        return as_tensor(inputs[rows], room, narrow=narrow)
+    found = (room or Room()).take((len(rows), *inputs.shape[1:]), torch.float32)
+    return torch.index_select(torch.from_numpy(inputs), 0, torch.from_numpy(rows), out=found)
+
+
+def digest(inputs: Inputs) -> str:
+    """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
+    found = begin_digest(tuple(inputs.shape), inputs.dtype)
+    for _, rows in chunks(inputs):
+        found.update(np.ascontiguousarray(rows).data)
+    return found.hexdigest()
+
+
+def begin_digest(shape: tuple[int, ...], dtype: np.dtype[Any]) -> hashlib._Hash:
+    """`digest` before the first value."""
+    return hashlib.sha256(f"{shape} {dtype}".encode())

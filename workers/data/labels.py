@@ -1,0 +1,153 @@
+"""Class ids: what is refused of them, and what a user should know about them before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.arrays import Index, Inputs
+from workers.errors import RequestError
+from workers.losses import UNLABELLED
+
+FEW = 5
+"""Labelled examples of a class, below which it is hardly learnt."""
+MOSTLY = 0.97
+"""Share of one class, from which on accuracy says little."""
+NAMED = 5
+"""Classes that a sentence names."""
+
+
+def class_ids(name: str, x: Inputs, y: NDArray[np.generic] | None) -> Index:
+    """The labels [N] int64 of the examples `x` of a split, -1 where there is none.
+
+    Raises: `RequestError` where `y` is no class id for each example.
+    """
+    assert y is not None, "only the unlabelled split has no labels"
+    if y.ndim != 1 or y.dtype.kind not in "iufb":
+        raise RequestError(
+            f"data.{name}: y is {y.dtype} of shape {list(y.shape)}; expected class ids, an integer for each "
+            "example, shape [N]."
+        )
+    if len(x.shape) == 0 or len(x) != len(y):
+        raise RequestError(
+            f"data.{name}: x has {x.shape[0] if x.shape else 'no'} examples and y has {len(y)} labels; expected as "
+            "many of one as of the other."
+        )
+    if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
+        raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
+    if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # would wrap around to -1, which is no label
+        raise RequestError(
+            f"data.{name}: y holds {y.max()}; expected class ids from 0, and -1 where there is no label."
+        )
+    ids = y.astype(np.int64)
+    if len(ids) and ids.min() == -1 and ids.max() == 1 and not (ids == 0).any():
+        raise RequestError(
+            f"data.{name}: the labels are -1 and +1. Expected class ids from 0, and -1 only for examples without a "
+            "label: write 0 and 1 instead, y = (y + 1) // 2."
+        )
+    return ids
+
+
+def count(train: Index, declared: int | None) -> int:
+    """How many classes there are: as declared, else one more than the largest label of the training set.
+
+    Raises: `RequestError` where the labels cannot be class ids from 0.
+    """
+    largest = int(train.max(initial=UNLABELLED))
+    if declared is None and largest < 0:
+        raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
+    if (declared or largest + 1) == 1:
+        raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
+    if declared is None and not (train == 0).any():
+        least = int(train[train >= 0].min())
+        raise RequestError(
+            f"data.train: labels go from {least} to {largest}, and no example is of class 0; expected class ids from "
+            f"0. Do labels start at {least}? Then subtract {least}. Where class 0 is left out on purpose, set "
+            f"`data.classes: {largest + 1}`."
+        )
+    return declared or largest + 1
+
+
+def check_range(name: str, y: Index, classes: int, declared: bool) -> None:
+    """Raise `RequestError` where a label of a split is none of the classes; -1 stands for no label in train alone."""
+    wrong = np.flatnonzero((y < (UNLABELLED if name == "train" else 0)) | (y >= classes))
+    if len(wrong):
+        source = "`data.classes`" if declared else "one more than train's largest"
+        raise RequestError(
+            f"data.{name}: label {y[wrong[0]]} of example {wrong[0]} is outside the "
+            f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
+            f"{'label' if len(wrong) == 1 else 'labels'} in all.{_minus_one(name, y[wrong])}"
+        )
+
+
+def _minus_one(name: str, wrong: Index) -> str:
+    if name == "train" or not (wrong == UNLABELLED).all():
+        return ""
+    return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
+
+
+def notes(labels: Mapping[str, Index], unlabeled: int, classes: int) -> list[str]:
+    """What the labels [N] of train, validation and test show; a sentence each. unlabeled: inputs without labels."""
+    found = [_counts(labels, unlabeled)] if (labels["train"] == UNLABELLED).any() else []
+    counted = {name: np.unique(y[y >= 0], return_counts=True) for name, y in labels.items()}
+    ids, examples = counted["train"]
+    missing = _missing(ids, classes)
+    if missing:
+        found.append(
+            f"data.train: no labelled example of {missing} ({classes} classes in all), so only soft targets can teach "
+            "it. If that is not meant, check the labels or `data.classes`."
+        )
+    few = ids[examples < FEW]
+    if len(few):
+        listed = [f"{k} ({n})" for k, n in zip(few[:NAMED], examples[examples < FEW], strict=False)]
+        found.append(
+            f"data.train: fewer than {FEW} labelled examples of {_named(listed, len(few))}; hardly enough to learn "
+            "from. Add examples, or join rare classes."
+        )
+    for name in ("validation", "test"):
+        unseen = np.setdiff1d(ids, counted[name][0])
+        if len(unseen) and len(labels[name]) >= classes:
+            found.append(
+                f"data.{name}: no example of {_named([str(k) for k in unseen[:NAMED]], len(unseen))}, which train has; "
+                "no figure says how well it is learnt. Draw the split from all classes."
+            )
+    return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name])]
+
+
+def _counts(labels: Mapping[str, Index], unlabeled: int) -> str:
+    train = labels["train"]
+    without = int((train == UNLABELLED).sum())
+    others = [f"{name} {len(labels[name]):,}, all labelled" for name in ("validation", "test")]
+    others += [f"unlabeled {unlabeled:,}"] if unlabeled else []
+    return (
+        f"data.train: {len(train) - without:,} of {len(train):,} examples have a label and {without:,} have none (-1): "
+        f"these get soft targets only. {'; '.join(others).capitalize()}."
+    )
+
+
+def _mostly_one(name: str, ids: Index, examples: Index) -> list[str]:
+    share = examples.max(initial=0) / max(examples.sum(), 1)
+    if share < MOSTLY:
+        return []
+    return [
+        f"data.{name}: {share:.1%} of the labelled examples are of class {ids[examples.argmax()]}, and an answer that "
+        "never changes is right as often; compare accuracy with that, or look at NLL."
+    ]
+
+
+def _missing(ids: Index, classes: int) -> str:
+    """The classes that are not among `ids` [n], ascending; empty where all are."""
+    edges = np.concatenate([[-1], ids, [classes]])
+    first: list[str] = []
+    for gap in np.flatnonzero(np.diff(edges) > 1)[:NAMED]:
+        stop = min(edges[gap + 1], edges[gap] + 1 + NAMED)
+        first += [str(k) for k in range(edges[gap] + 1, stop)]
+    return _named(first[:NAMED], classes - len(ids)) if first else ""
+
+
+def _named(first: Sequence[str], total: int) -> str:
+    """`class 3`, `classes 3, 4`, `classes 3, 4, 5, 6, 7 and 12 more`."""
+    more = f" and {total - len(first):,} more" if total > len(first) else ""
+    return f"class{'' if total == 1 else 'es'} {', '.join(first)}{more}"

@@ -1,0 +1,279 @@
+"""Files of each kind -> arrays. One function a kind, found in `READERS`; none checks what the values mean.
+
+A reader takes the data's spec and gives each split as (inputs, labels). It adds to `notes` what the user should know, a
+sentence each. Nothing in a file is executed: numpy archives are read without pickle. What a file declares is compared
+with what it holds, and with the memory that is available, before any is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import posixpath
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers import storage
+from workers.data import memmap, memory, tables
+from workers.data.arrays import Inputs
+from workers.errors import RequestError
+from workers.specs import DataSpec, IdxFiles
+from workers.user_code import factories
+
+Labels = NDArray[Any] | None
+Splits = dict[str, tuple[Inputs, Labels]]
+
+SPLITS = ("train", "validation", "test", "unlabeled")
+
+
+def read(spec: DataSpec, notes: list[str] | None = None) -> Splits:
+    """The splits that `spec` names: `{"train": (x [N, ...], y [N]), ...}`; `unlabeled` has no labels."""
+    return READERS[spec.kind](spec, [] if notes is None else notes)
+
+
+def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
+    return {name: _npz_arrays(uri, name != "unlabeled") for name, uri in _uris(spec).items()}
+
+
+def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
+    found: Splits = {}
+    found.update(tables.read(_uris(spec), spec.label_column, spec.feature_columns, notes))
+    return found
+
+
+def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
+    splits: Splits = {}
+    for name in SPLITS:
+        asked = getattr(spec, name)
+        if asked is None:
+            continue
+        labelled = name != "unlabeled"
+        images, labels = _idx_files(spec, name, asked, labelled)
+        # Bytes to the unit interval, the convention of every MNIST paper since LeCun et al. 1998.
+        pixels = _idx_array(images, as_floats=True)
+        if pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32)
+            pixels /= np.float32(255)
+        splits[name] = (pixels, _idx_array(labels) if labelled else None)
+    return splits
+
+
+def read_python(spec: DataSpec, notes: list[str]) -> Splits:
+    assert spec.factory is not None, "checked by DataSpec"
+    returned = factories.call(spec.factory, spec.kwargs, spec.folder)
+    where = f"data.factory '{spec.factory}'"
+    if not isinstance(returned, dict):
+        raise RequestError(
+            f"{where} returned {type(returned).__name__}; expected a dict "
+            '{"train": (x, y), "test": (x, y), "validation": (x, y), "unlabeled": x}.'
+        )
+    splits: Splits = {}
+    for name, value in returned.items():
+        if name not in SPLITS:
+            raise RequestError(f"{where} returned an unknown split '{name}'; expected {', '.join(SPLITS)}.")
+        if name == "unlabeled":
+            if value is not None:
+                splits[name] = (_as_inputs(value, f"{where}, split '{name}'"), None)
+        elif isinstance(value, tuple) and len(value) == 2:
+            splits[name] = (_as_inputs(value[0], f"{where}, split '{name}'"), np.asarray(value[1]))
+        else:
+            raise RequestError(f"{where} returned {type(value).__name__} for '{name}'; expected a pair (x, y).")
+    for name in ("train", "test"):
+        if name not in splits:
+            raise RequestError(f"{where} returned no '{name}' split; expected at least train and test.")
+    return splits
+
+
+READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
+    "npz": read_npz,
+    "parquet": read_parquet,
+    "idx": read_idx,
+    "python": read_python,
+}
+
+
+def _as_inputs(value: Any, where: str) -> Inputs:
+    """What a factory returned as x, once it is known to answer as inputs do."""
+    for method, what in CONVERSIONS.items():
+        if hasattr(value, method) and not isinstance(value, np.ndarray):
+            raise RequestError(
+                f"{where}: x is {type(value).__name__}, {what}; expected a dense numpy array. Return x.{method}()."
+            )
+    if isinstance(value, np.ma.MaskedArray):
+        raise RequestError(f"{where}: x is a masked array; expected values for all. Return x.filled(...).")
+    if isinstance(value, np.matrix):  # its rows are matrices
+        value = np.asarray(value)
+    try:
+        if type(value).__module__.startswith("torch"):
+            value = np.asarray(value)
+        _try_rows(value)
+    except Exception as error:  # of any class of the user's
+        raise RequestError(
+            f"{where}: x is {type(value).__name__}, which is no array of examples ({type(error).__name__}: {error}). "
+            "Expected a numpy array, or an object with shape, dtype, a length, and x[rows] for a slice and for an "
+            "array of rows in any order."
+        ) from error
+    inputs: Inputs = value
+    return inputs
+
+
+CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
+"""Methods that make an array of what is none, and what has them."""
+
+
+def _try_rows(value: Any) -> None:
+    """Raise where `value` does not answer as `Inputs`."""
+    shape, dtype = tuple(int(size) for size in value.shape), np.dtype(value.dtype)
+    if not shape:
+        return  # said with the labels
+    if len(value) != shape[0]:
+        raise TypeError(f"its length is {len(value)} and its shape {shape}")
+    last = min(len(value), 2)
+    for rows in (slice(0, last), np.arange(last)[::-1].copy()):
+        found = value[rows]
+        if not isinstance(found, np.ndarray) or found.shape != (last, *shape[1:]) or found.dtype.kind != dtype.kind:
+            seen = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise TypeError(f"x[{rows}] is {seen}; expected an array of {dtype} {(last, *shape[1:])}")
+
+
+def _uris(spec: DataSpec) -> dict[str, str]:
+    """Each split's file."""
+    return {name: storage.absolute(path, spec.root) for name in SPLITS if (path := getattr(spec, name)) is not None}
+
+
+def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
+    plain = storage.is_local(uri) and uri.endswith(".npz") and storage.exists(uri)
+    large = plain and storage.size(uri) >= memmap.MAPPED_FROM
+    wanted = ("x", "y") if labelled else ("x",)
+    try:
+        source = storage.filesystem(uri)[1] if large else memory.read_whole(uri)
+        declared = _npz_bytes(uri, source, wanted)
+        x = memmap.array_in_npz(str(source), "x") if large else None
+        memory.require(sum(declared[name] for name in wanted if name != "x" or x is None), f"'{uri}'")
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        with np.load(source, allow_pickle=False) as file:
+            return file["x"] if x is None else x, file["y"] if labelled else None
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        OverflowError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise RequestError(
+            f"'{uri}': not a numpy archive of plain arrays ({error}). Expected a .npz written by "
+            "numpy.savez; arrays of objects (pickles) are not read."
+        ) from error
+
+
+def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: tuple[str, ...]) -> dict[str, int]:
+    """How many bytes the values of each array take, by headers that agree with the archive's own sizes."""
+    found = {}
+    with zipfile.ZipFile(source) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        missing = [key for key in wanted if key not in names]
+        if missing:
+            sparse = " This is a scipy sparse matrix: save its .toarray()." if {"indptr", "data"} <= set(names) else ""
+            raise RequestError(
+                f"'{uri}': no array '{missing[0]}'; found {', '.join(names) or 'none'}. Expected "
+                f"{' and '.join(wanted)}, as numpy.savez(path, x=..., y=...) writes them.{sparse}"
+            )
+        for name in wanted:
+            entry = archive.getinfo(f"{name}.npy")
+            with archive.open(entry) as file:
+                shape, _, dtype = memmap.read_header(file)
+                held = entry.file_size - file.tell()
+            found[name] = math.prod(shape) * dtype.itemsize
+            most = DEFLATE_RATIO * entry.compress_size if entry.compress_type == zipfile.ZIP_DEFLATED else held
+            if not dtype.hasobject and (found[name] != held or min(shape, default=0) < 0 or held > most):
+                raise RequestError(
+                    f"'{uri}': the header of '{name}' says {dtype} {list(shape)}, {found[name]:,} bytes; found "
+                    f"{min(held, most):,} at most. Expected as many; write the file anew."
+                )
+    return found
+
+
+DEFLATE_RATIO = 1032
+"""Bytes that a compressed one can stand for, at most."""
+
+
+def _idx_files(spec: DataSpec, split: str, asked: str | IdxFiles, labelled: bool) -> tuple[str, str]:
+    """The files of images and labels of a split.
+
+    Asked for as both, as the folder of the four files under their usual names, as the images' file (the labels'
+    name follows from it), or as what the two names begin with (`mnist/train`).
+    """
+    if isinstance(asked, IdxFiles):
+        return storage.absolute(asked.images, spec.root), storage.absolute(asked.labels, spec.root)
+    place = storage.absolute(asked, spec.root)
+    if "images" in posixpath.basename(place):
+        folder, name = posixpath.split(place)
+        return place, storage.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
+    if storage.is_folder(place):
+        prefixes = {"train": ["train"], "test": ["t10k", "test"]}.get(split, [split])
+    else:
+        folder, name = posixpath.split(place)
+        place, prefixes = folder, [name]
+    tried = []
+    for prefix in prefixes:
+        for ending in ("", ".gz"):
+            images = storage.join(place, f"{prefix}-images-idx3-ubyte{ending}")
+            labels = storage.join(place, f"{prefix}-labels-idx1-ubyte{ending}")
+            if storage.exists(images) and (not labelled or storage.exists(labels)):
+                return images, labels
+            tried.append(images)
+    raise RequestError(
+        f"data.{split}: no idx files for '{asked}'. Looked for {tried[0]} (and .gz) with its labels; "
+        "name the two files as {images: ..., labels: ...} if they are called otherwise."
+    )
+
+
+IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def _idx_array(uri: str, as_floats: bool = False) -> NDArray[Any]:
+    """LeCun's idx format: two zero bytes, a type, the number of dimensions, each size, the values.
+
+    as_floats: whether bytes are to become float32, which takes memory beside them.
+    """
+
+    def read(file: Any) -> NDArray[Any]:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in IDX_TYPES:
+            raise RequestError(f"'{uri}': not an idx file (it begins with {start.hex() or 'nothing'}).")
+        kind, sizes = np.dtype(IDX_TYPES[start[2]]), file.read(4 * start[3])
+        if len(sizes) < 4 * start[3]:
+            raise RequestError(f"'{uri}': an idx file cut off inside its header.")
+        shape = struct.unpack(f">{start[3]}I", sizes)
+        expected = math.prod(shape) * kind.itemsize
+        says = f"'{uri}': its header says {shape}, {expected:,} bytes"
+        whole = getattr(file, "size", None)  # of a compressed file none is known
+        if whole is not None and whole - len(start) - len(sizes) != expected:
+            raise RequestError(f"{says}; found {whole - len(start) - len(sizes):,}.")
+        memory.require(expected * (5 if as_floats and kind.itemsize == 1 else 1), f"{says}, which")
+        content = np.empty(expected, np.uint8)
+        found = _read_into(file, content.data)
+        if found != expected or file.read(1):
+            raise RequestError(f"{says}; found {'more' if found == expected else f'{found:,}'}.")
+        return content.view(kind).reshape(shape).astype(kind.newbyteorder("="), copy=False)
+
+    return storage.read_with(uri, read)
+
+
+def _read_into(file: Any, room: memoryview) -> int:
+    """Bytes that were read, until `room` is full or the file ends."""
+    done = 0
+    while done < len(room) and (piece := file.read(min(memory.PIECE_BYTES, len(room) - done))):
+        room[done : done + len(piece)] = piece
+        done += len(piece)
+    return done

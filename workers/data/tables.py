@@ -1,0 +1,300 @@
+"""Parquet files -> arrays. What a column means goes by its name, in every split.
+
+The features are train's columns in train's order, or those that the configuration names; other splits are read by these
+names, in whatever order they have them. Index columns of pandas are no features.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from workers.data import memory
+from workers.errors import RequestError
+
+Array = NDArray[Any]
+
+PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
+"""What pandas calls an index without a name; also where another program wrote the file anew, without the metadata. The
+second: one that went through a CSV file."""
+ROW_NUMBERS_FROM = 20
+"""Rows from which on a column of different whole numbers may be an index, of this table or a larger one: so many drawn
+at random from a range of less than a twentieth of their square would hardly differ all."""
+NAMED, LISTED = 5, 20
+"""Values, and columns, that a sentence names."""
+VALUE_BYTES = 8
+"""Of a number as it is read, at most."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A split's file, of which only the footer has been read."""
+
+    split: str
+    uri: str
+    file: pq.ParquetFile
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return list(self.file.schema_arrow.names)
+
+    @cached_property
+    def index(self) -> set[str]:
+        """What pandas calls its index, which is no data: columns, or row numbers that were not written."""
+        metadata = (self.file.schema_arrow.metadata or {}).get(b"pandas", b"{}")
+        try:
+            listed = json.loads(metadata).get("index_columns", [])
+        except (ValueError, AttributeError):  # not what pandas writes
+            listed = []
+        entries = listed if isinstance(listed, list) else []
+        by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]
+        by_name = {name for name in self.columns if PANDAS_INDEX.fullmatch(name)}
+        return by_name | {name for name in by_pandas if isinstance(name, str)}
+
+    def error(self, found: str) -> RequestError:
+        return RequestError(f"'{self.uri}': {found}")
+
+
+def read(
+    uris: Mapping[str, str], label: str, features: Sequence[str] | None, notes: list[str]
+) -> dict[str, tuple[Array, Array | None]]:
+    """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels.
+
+    label, features: names of columns; without `features` they are all of train's but the label and pandas' index.
+    """
+    tables = {split: _open(split, uri) for split, uri in uris.items()}
+    index = {name for table in tables.values() for name in table.index if name != label}
+    index = {name for name in index if any(name in table.columns for table in tables.values())}
+    names = _features(tables["train"], label, features, index)
+    found = {}
+    for split, table in tables.items():
+        labelled = split != "unlabeled"
+        if labelled:
+            _check_label(table, label)
+        _check_columns(table, names, {label, *index}, tables["train"], chosen=features is not None)
+        found[split] = _arrays(table, names, label if labelled else None)
+    if features is None:
+        notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
+    return found
+
+
+def _open(split: str, uri: str) -> Table:
+    content = memory.read_whole(uri)
+    try:
+        table = Table(split, uri, pq.ParquetFile(pa.BufferReader(content.getbuffer())))
+        columns = table.columns
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RequestError(f"'{uri}': not a Parquet file ({_first_line(error)}).") from error
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise table.error(f"several columns are called {_listed(twice)}. Expected each name once; rename them.")
+    return table
+
+
+def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Collection[str]) -> list[str]:
+    """The names of the feature columns. index: the columns that are an index in one of the splits, and so in all."""
+    _check_label(train, label)
+    if chosen is not None:
+        if label in chosen:
+            raise RequestError(
+                f"data.feature_columns: '{label}' is the label column (`data.label_column`); expected features alone."
+            )
+        return list(chosen)
+    names = [name for name in train.columns if name != label and name not in index]
+    if not names:
+        raise train.error(
+            f"no feature column; found {_listed(train.columns)}, of which '{label}' is the label"
+            + (f" and {_listed(sorted(index))} pandas' index" if index else "")
+            + ". Write columns of numbers, or one of equally long lists, beside it."
+        )
+    return names
+
+
+def _check_label(table: Table, label: str) -> None:
+    if label not in table.columns:
+        raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. Set `data.label_column`.")
+
+
+def _check_columns(table: Table, names: Sequence[str], others: Collection[str], train: Table, chosen: bool) -> None:
+    missing = [name for name in names if name not in table.columns]
+    if missing and (chosen or table is train):
+        raise table.error(
+            f"no feature column {_listed(missing)}; found {_listed(table.columns)}. Set `data.feature_columns`."
+        )
+    known = {*names, *others}
+    more = [] if chosen else [name for name in table.columns if name not in known]
+    if missing or more:
+        differences = [f"no column {_listed(missing)}, which train has"] if missing else []
+        differences += [f"the column {_listed(more)}, which train has not"] if more else []
+        raise table.error(
+            f"data.{table.split} has {' and '.join(differences)} ('{train.uri}'). Expected the same columns in every "
+            "split, in any order; write them so, or name those to use in `data.feature_columns`."
+        )
+
+
+def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
+    """The columns `names` side by side [N, ...], and the label column [N].
+
+    Raises: `RequestError` where the file does not hold such numbers.
+    """
+    try:
+        return _read_arrays(table, names, label)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise table.error(f"cannot be read ({_first_line(error)}). Write the file anew.") from error
+
+
+def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
+    wanted = [*names, *([] if label is None else [label])]
+    _check_memory(table, wanted)
+    read = table.file.read(columns=wanted)
+    columns = [_column(table, name, read.column(name)) for name in names]
+    if len(columns) > 1 and max(column.ndim for column in columns) > 2:
+        raise table.error(
+            f"several feature columns, of which one has lists of lists ({_listed(names)}); expected columns of numbers "
+            "and of lists, or one of lists of lists alone. Set `data.feature_columns`."
+        )
+    features = columns[0] if len(columns) == 1 and columns[0].ndim > 1 else np.column_stack(columns)
+    return features, None if label is None else _labels(table, label, read.column(label))
+
+
+def _check_memory(table: Table, wanted: Sequence[str]) -> None:
+    """Raise `RequestError` where the footer announces more values than there are rows, or than memory holds."""
+    metadata, needed = table.file.metadata, 0
+    for group in (metadata.row_group(k) for k in range(metadata.num_row_groups)):
+        for chunk in (group.column(k) for k in range(metadata.num_columns)):
+            path = chunk.path_in_schema
+            if path in wanted and chunk.num_values != group.num_rows:
+                raise table.error(
+                    f"its footer says {group.num_rows:,} rows and {chunk.num_values:,} values of '{path}'; expected as "
+                    "many. Write the file anew."
+                )
+            if path in wanted or path.split(".")[0] in wanted:
+                needed += max(VALUE_BYTES * chunk.num_values, chunk.total_uncompressed_size)
+    memory.require(needed, f"'{table.uri}': {metadata.num_rows:,} rows of {len(wanted)} columns")
+
+
+def _column(table: Table, name: str, column: pa.ChunkedArray, each: int = 1) -> Array:
+    """A feature column of numbers as [N]; one of lists, all of one length, as [N, length]; of lists of lists alike.
+
+    each: entries of `column` a row of the table.
+    """
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        _check_no_nulls(table, f"column '{name}'", column, "a number", each)
+        return _finite(table, name, _numbers(table, f"column '{name}'", column, FEATURES), each)
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) > 1 or None in lengths:
+        seen = ", ".join("none" if length is None else str(length) for length in lengths[:NAMED])
+        raise table.error(f"column '{name}' has lists of different lengths or none ({seen}); expected one length.")
+    length = lengths[0] if lengths else 0
+    flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], type=kind.value_type)
+    inner = _column(table, name, flat, each * max(length, 1))
+    return inner.reshape(len(column), length, *inner.shape[1:])
+
+
+def _labels(table: Table, name: str, column: pa.ChunkedArray) -> Array:
+    """The label column as numbers [N]."""
+    where = f"label column '{name}'"
+    _check_no_nulls(table, where, column, "a class id, -1 for no label,", 1)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        values = sorted(pc.unique(column.cast(pa.string())).to_pylist())
+        numbered = ", ".join(f"{value!r}: {k}" for k, value in enumerate(values[:NAMED]))
+        raise table.error(
+            f"{where} holds {len(values)} different strings; expected class ids from 0. Number the names, the same in "
+            f"every split: {{{numbered}{', ...' if len(values) > NAMED else ''}}}."
+        )
+    return _numbers(table, where, column, "class ids from 0")
+
+
+FEATURES = "numbers; encode it as such, or leave it out by `data.feature_columns`"
+
+
+def _numbers(table: Table, where: str, column: pa.ChunkedArray, expected: str) -> Array:
+    """A column without nulls as an array [N]: categories by their values, decimals as float64, booleans as 0 and 1."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _numbers(table, where, column.cast(kind.value_type), expected)
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise table.error(f"{where} is of type {kind}; expected {expected}.")
+    found: Array = column.to_numpy()
+    return found
+
+
+def _check_no_nulls(table: Table, where: str, column: pa.ChunkedArray, expected: str, each: int) -> None:
+    if column.null_count:
+        first = int(np.flatnonzero(column.is_null().to_numpy())[0]) // each
+        raise table.error(
+            f"{where} has {column.null_count:,} empty values (null), the first in row {first}; expected {expected} in "
+            "every row. Fill them in, or leave such rows or the column out."
+        )
+
+
+def _finite(table: Table, name: str, values: Array, each: int) -> Array:
+    if values.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise table.error(
+                f"column '{name}' has {len(bad):,} values that are NaN or infinite, the first in row {bad[0] // each}; "
+                "expected finite features. Fill them in, or leave such rows or the column out."
+            )
+    return values
+
+
+def _left_out(tables: Mapping[str, Table], index: Sequence[str], label: str) -> list[str]:
+    """Notes on columns that are there and no features."""
+    notes = []
+    if index:
+        notes.append(
+            f"data: pandas' index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
+            "`data.feature_columns`."
+        )
+    unlabeled = tables.get("unlabeled")
+    if unlabeled is not None and label in unlabeled.columns:
+        notes.append(
+            f"data.unlabeled: its label column '{label}' is not used; put labelled examples into `data.train`."
+        )
+    return notes
+
+
+def _row_numbers(names: Sequence[str], features: Array) -> list[str]:
+    """A note on columns that seem to number the rows."""
+    if features.shape != (len(features), len(names)) or len(features) < ROW_NUMBERS_FROM:
+        return []
+    found = [name for name, values in zip(names, features.T, strict=True) if _numbers_rows(values)]
+    if not found:
+        return []
+    return [
+        f"data.train: {_listed(found)} has another whole number in each row, as an index does; if it is one, name the "
+        "other columns in `data.feature_columns`."
+    ]
+
+
+def _numbers_rows(values: Array) -> bool:
+    rows = len(values)
+    largest = max(3 * rows, rows * rows // ROW_NUMBERS_FROM)
+    if values.min() < 0 or values.max() >= largest or not (values == np.floor(values)).all():
+        return False
+    return len(np.unique(values)) == rows
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""Metrics of predictions, of networks and of their mixture."""

@@ -1,0 +1,168 @@
+"""The metrics that a configuration adds: functions of predictions, called and checked.
+
+`try_out` calls them before a run begins, on made-up predictions, so that one that raises or returns something else
+costs seconds and not the run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from workers.data.arrays import ROWS_AT_ONCE, Index
+from workers.errors import RequestError
+from workers.specs import FactorySpec
+from workers.user_code import factories
+
+BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "errors", "figure"})
+"""Names that the report has for every system."""
+INTERVAL = "_interval"
+"""What the names of its intervals end with."""
+NAME = re.compile(r"(?=.{1,100}$)\w[\w. -]*(?:/\w[\w. -]*)*")
+"""Names that MLflow takes: like a path, each part of it a name."""
+LIMIT_S = 5.0
+"""How long a metric is tried."""
+
+
+def call(specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: Index) -> dict[str, float]:
+    """All metrics of one system's predictions. probabilities: [N, K]. labels: [N] int64.
+
+    Raises: `RequestError` where a metric raises, or returns anything but new names for finite numbers.
+    """
+    found: dict[str, float] = {}
+    for spec in specs:
+        found.update(_call(spec, probabilities, labels, found))
+    return found
+
+
+def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int) -> tuple[str, ...]:
+    """Call every metric on probabilities that are drawn from `seed`, each for `LIMIT_S` at most.
+
+    labels: [N] int64, of the whole test split, since a metric may know its examples. Returns notes for the user: which
+    metrics take longer. Raises: as `call`.
+    """
+    if not specs:
+        return ()
+    probabilities, labels = _drawn(len(labels), classes, seed), labels.copy()
+    for array in (probabilities, labels):
+        array.flags.writeable = False  # as what Ray hands out
+    found: dict[str, float] = {}
+    notes = []
+    given = _checksums(probabilities, labels)
+    for spec in specs:
+        try:
+            with _limited(LIMIT_S):
+                found.update(_call(spec, probabilities, labels, found))
+            if _checksums(probabilities, labels) != given:  # through torch.from_numpy, perhaps
+                raise RequestError(
+                    f"evaluation.metrics: '{spec.factory}' changed its arguments, which other metrics get as well. "
+                    "Expected it to leave them as they are: let it work on a copy, such as probabilities.copy()."
+                )
+        except _TooLong:
+            notes.append(
+                f"evaluation.metrics: '{spec.factory}' takes more than {LIMIT_S:g} s for the test split, so what it "
+                "returns is first seen in the evaluation."
+            )
+    return tuple(notes)
+
+
+def _call(
+    spec: FactorySpec, probabilities: NDArray[np.float32], labels: Index, known: Mapping[str, float]
+) -> dict[str, float]:
+    metric = factories.load(spec.factory, spec.folder)
+    name = f"evaluation.metrics: '{spec.factory}'"
+    try:
+        returned = metric(probabilities, labels, **spec.kwargs)
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
+        raise RequestError(
+            f"{name} raised {type(error).__name__}: {error}. It was called with probabilities "
+            f"{list(probabilities.shape)} float32 and labels {list(labels.shape)} int64, both read-only"
+            f"{''.join(f', {key}={value!r}' for key, value in spec.kwargs.items())}."
+        ) from error
+    if not isinstance(returned, Mapping):
+        raise RequestError(f"{name} returned {type(returned).__name__}; expected a dictionary of names and numbers.")
+    for key in returned:
+        _check_name(key, name, known)
+    return {key: _number(value, key, name) for key, value in returned.items()}
+
+
+def _check_name(key: object, metric: str, known: Mapping[str, float]) -> None:
+    if not isinstance(key, str) or NAME.fullmatch(key) is None:
+        raise RequestError(
+            f"{metric} returned the name {key!r}; expected a text of letters, digits, '_', '-', '.', '/' and spaces."
+        )
+    if key in BUILT_IN or key.endswith(INTERVAL) or hasattr(BaseModel, key):
+        raise RequestError(f"{metric} returned the name '{key}', which every report has already. Choose another.")
+    if key in known:
+        raise RequestError(
+            f"{metric} returned the name '{key}', and so does another metric. Expected a name of its own for each, "
+            "for example by a keyword argument."
+        )
+
+
+def _number(value: Any, key: str, metric: str) -> float:
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{metric} returned {type(value).__name__} for '{key}'; expected a number.") from error
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RequestError(
+            f"{metric} returned {number} for '{key}'; expected a finite number whatever the predictions are, for "
+            "example 0 where a class is never predicted."
+        )
+    return number
+
+
+def _checksums(*arrays: NDArray[Any]) -> list[int]:
+    return [zlib.crc32(array.data) for array in arrays]
+
+
+def _drawn(rows: int, classes: int, seed: int) -> NDArray[np.float32]:
+    """softmax of noise: [rows, classes] float32, made a stretch at a time, so that it exists once."""
+    rng = np.random.default_rng(seed)
+    found = np.empty((rows, classes), np.float32)
+    for start in range(0, rows, ROWS_AT_ONCE):
+        some = found[start : start + ROWS_AT_ONCE]
+        rng.standard_normal(out=some, dtype=np.float32)
+        np.exp(some, out=some)
+        some /= some.sum(axis=1, keepdims=True)
+    return found
+
+
+class _TooLong(BaseException):
+    """A metric is tried for too long; no Exception, which the metric itself might catch."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise `_TooLong` in the block after so many seconds; outside the main thread there is no limit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,159 @@
+"""Metrics of predictions, as sums and counts: parts of a data set add up to the whole's figures.
+
+Works on log-probabilities at T = 1, so that members, an ensemble's mean and a student are measured alike, and a label
+of probability 10^-60 counts as what it is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers.data.arrays import Index, Inputs, as_tensor, chunks, micro_batch
+from workers.models.precision import autocast
+from workers.specs import Precision
+
+BINS = 15
+"""Equal bins of confidence for the calibration error, as in Guo et al. 2017."""
+
+Probabilities = NDArray[np.float32]
+LogProbabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a network computes when it answers: the precision of its matrix products, and examples a forward pass."""
+
+    precision: Precision = "auto"
+    micro_batch: int | None = None
+    """None: by the size of an example."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What predictions come to: counts of examples and right ones, summed loss, and the same by confidence.
+
+    bin_examples, bin_confidence, bin_correct: [BINS] float64.
+    """
+
+    examples: int
+    correct: int
+    nll: float
+    bin_examples: NDArray[np.float64]
+    bin_confidence: NDArray[np.float64]
+    bin_correct: NDArray[np.float64]
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__annotations__))
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples
+
+    @property
+    def mean_nll(self) -> float:
+        """Negative log-likelihood of the true label, nats an example; infinite where one label is ruled out."""
+        return self.nll / self.examples
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: |confidence - accuracy|, averaged over the bins by their examples."""
+        return float(np.abs(self.bin_confidence - self.bin_correct).sum() / self.examples)
+
+
+def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
+    """log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids.
+
+    Nothing is clamped: a label of log-probability -inf, which logits of -inf give, makes the NLL infinite.
+    """
+    rows, best = np.arange(len(labels)), log_probabilities.argmax(axis=1)
+    confidence = np.exp(log_probabilities[rows, best].astype(np.float64))
+    right = best == labels
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    return Sums(
+        examples=len(labels),
+        correct=int(right.sum()),
+        nll=float(-log_probabilities[rows, labels].sum(dtype=np.float64)),
+        bin_examples=np.bincount(bins, minlength=BINS).astype(np.float64),
+        bin_confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
+        bin_correct=np.bincount(bins, weights=right, minlength=BINS).astype(np.float64),
+    )
+
+
+def device() -> torch.device:
+    """CUDA where torch sees it, never because a scheduler declared a GPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def predict(module: nn.Module, x: Inputs, how: Inference = Inference("float32")) -> Probabilities:
+    """softmax(module(x)) at T = 1: [N, K] float32."""
+    return torch.cat([torch.softmax(logits, -1).cpu() for logits in _logits(module, x, how)]).numpy()
+
+
+def log_probabilities(module: nn.Module, x: Inputs, how: Inference, labels: Index | None = None) -> LogProbabilities:
+    """log_softmax(module(x)) at T = 1, in float32: [N, K], or [N] where only those of `labels` [N] int64 are asked."""
+    found, start = [], 0
+    for logits in _logits(module, x, how):
+        rows = torch.log_softmax(logits, -1).cpu()
+        if labels is not None:
+            rows = rows[torch.arange(len(rows)), torch.from_numpy(labels[start : start + len(rows)])]
+        found.append(rows)
+        start += len(rows)
+    return torch.cat(found).numpy()
+
+
+@torch.no_grad()
+def _logits(module: nn.Module, x: Inputs, how: Inference) -> Iterator[Tensor]:
+    """Logits [n, K] float32 of one micro-batch after another, on the device."""
+    place = device()
+    module = module.to(place).eval()
+    for _, rows in chunks(x, how.micro_batch or micro_batch(math.prod(x.shape[1:]))):
+        with autocast(place, how.precision):
+            logits = module(as_tensor(rows).to(place))
+        yield logits.float()
+
+
+@torch.no_grad()
+def times_ms(
+    answer: Callable[[Tensor], Tensor], example: Tensor, repeats: int, displaced: int = 0
+) -> NDArray[np.float64]:
+    """Milliseconds that `answer` takes for one example, each of so many times: [repeats].
+
+    example: [1, ...], on the device of what answers. Warmed up first; on a GPU the answer is waited for. displaced:
+    bytes that are read between two answers, at most `CACHES`: as other networks would displace this one's weights from
+    caches if they answered in turn with it.
+    """
+    between = torch.ones(min(displaced, CACHES) // 4, device=example.device)  # not zeros, which may share one page
+    warm_up, times = repeats // 5 + 1, []
+    for _ in range(warm_up + repeats):
+        if displaced:
+            between.sum()
+            _wait_for(example.device)
+        started = time.perf_counter()
+        answer(example)
+        _wait_for(example.device)
+        times.append((time.perf_counter() - started) * 1e3)
+    return np.array(times[warm_up:])
+
+
+CACHES = 2**27
+"""Bytes whose reading displaces all else from the caches of a core or GPU."""
+
+
+def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
+    """The 50th and 99th percentile."""
+    p50, p99 = np.percentile(times, [50, 99])
+    return {"p50": float(p50), "p99": float(p99)}
+
+
+def _wait_for(place: torch.device) -> None:
+    if place.type == "cuda":
+        torch.cuda.synchronize()

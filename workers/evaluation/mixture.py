@@ -1,0 +1,222 @@
+"""The ensemble as a mixture of its members: its prediction for evaluation, by number of members, and fitted weights.
+
+All of it works on log-probabilities in float64. Soft targets are averaged in fixed point (`workers.ensemble`), whose
+steps of 10^-9 suffice to learn from; a likelihood needs the logarithm of probabilities far below them. The members
+have a fixed order, so sums are the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.arrays import Index
+from workers.ensemble import COMBINES, normalised
+from workers.evaluation.metrics import LogProbabilities, Sums, measure
+
+Float64 = NDArray[np.float64]
+
+CHUNK_VALUES = 2**18
+"""Numbers [members, rows, classes] that a chunk of rows holds at a time: its float64 arrays fit a cache."""
+WEIGHT_TOLERANCE = 1e-6
+"""Nats an example by which the likelihood under `fit_weights` may be below the largest there is."""
+_GAP = 1e-9
+_MOST_STEPS = 200
+_NEGLIGIBLE = 1e-8
+_ROUNDING = 1e-14
+
+
+def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: Sequence[float], combine: str) -> Float64:
+    """The ensemble's prediction: log of sum_m w_m p_m, or the normalised sum_m w_m log p_m.
+
+    log_probabilities: M arrays [N, K]. weights: [M], scaled to sum to 1; members of weight 0 do not count. Returns
+    log-probabilities [N, K] float64. A class has -inf where all members rule it out (`arithmetic`) or one of them does
+    (`geometric`); a geometric mean of members that between them rule out every class is -inf throughout.
+
+    Raises: ValueError for wrong weights or an unknown `combine`.
+    """
+    held = [(p, w) for p, w in zip(log_probabilities, _shares(weights, combine), strict=True) if w > 0]
+    if combine == "arithmetic":
+        return _log_sum_exp(np.stack([p.astype(np.float64) + np.log(w) for p, w in held]), axis=0)
+    total: Float64 = np.sum([np.multiply(p, w, dtype=np.float64) for p, w in held], axis=0)
+    return total - _finite(_log_sum_exp(total, axis=1))[:, None]
+
+
+def log_means(
+    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str
+) -> Iterator[tuple[slice, Float64]]:
+    """`log_mean` by chunks of rows, each with its slice, so that memory does not grow with N or M."""
+    for rows in _chunks(log_probabilities):
+        yield rows, log_mean([p[rows] for p in log_probabilities], weights, combine)
+
+
+def measure_mean(
+    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str, labels: Index
+) -> Sums:
+    """`evaluate.measure` of the ensemble's prediction. labels: [N] int64."""
+    each = [measure(mean, labels[rows]) for rows, mean in log_means(log_probabilities, weights, combine)]
+    return sum(each[1:], start=each[0])
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an ensemble of `members` members is worth: accuracy, and NLL in nats an example."""
+
+    members: int
+    accuracy: float
+    nll: float
+
+
+def curve(
+    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str, labels: Index
+) -> list[Point]:
+    """Accuracy and likelihood by number of members.
+
+    One choice of k members would say as much of the choice as of k, so each point is the mean over every run of k
+    neighbours in the members' ring: each member appears equally often. Choices of weight 0 are left out.
+
+    log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
+    start plus one member: M^2 N K additions, in chunks of rows.
+    """
+    members, shares = len(log_probabilities), np.array(_shares(weights, combine))
+    right, nll = np.zeros((members, members)), np.zeros((members, members))  # [neighbours - 1, first]
+    for rows in _chunks(log_probabilities):
+        each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
+        found = _ring(each, shares, combine, labels[rows])
+        right += found[0]
+        nll += found[1]
+    points = []
+    for k, mass in enumerate(_masses(shares)):
+        counted = mass > 0 if k + 1 < members else np.arange(members) == 0  # there is one choice of all members
+        points.append(Point(k + 1, *(float(sums[k][counted].mean()) / len(labels) for sums in (right, nll))))
+    return points
+
+
+def _ring(each: Float64, shares: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
+    """Right answers and summed NLL of every run of neighbours over some rows: [M, M] each, neighbours - 1 and first.
+
+    each: [M, n, K] log-probabilities, overwritten. shares: [M].
+    """
+    members, rows = len(each), np.arange(len(labels))
+    right, nll = np.zeros((members, members)), np.zeros((members, members))
+    with np.errstate(divide="ignore", invalid="ignore"):  # choices of weight 0 are NaN
+        of_label = each[:, rows, labels] + np.log(shares)[:, None]
+        terms = np.exp(each, out=each) if combine == "arithmetic" else each
+        terms *= shares[:, None, None]
+        terms[shares == 0] = 0.0  # also where 0 was multiplied by -inf
+        sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
+        for k, mass in enumerate(_masses(shares)):
+            _add_rolled(sums, terms, k)
+            right[k] = (sums.argmax(axis=2) == labels).sum(axis=1)
+            if combine == "arithmetic":
+                np.logaddexp(of_sums, np.roll(of_label, -k, axis=0), out=of_sums)
+                found = of_sums - np.log(mass)[:, None]
+            else:
+                means = sums / mass[:, None, None]
+                found = means[:, rows, labels] - _finite(_log_sum_exp(means, axis=2))
+            nll[k] = -found.sum(axis=1)
+    return right, nll
+
+
+def _masses(shares: Float64) -> Float64:
+    """The summed shares of every run of neighbours: [M, M], neighbours - 1 and first."""
+    return np.stack([np.roll(shares, -k) for k in range(len(shares))]).cumsum(axis=0)
+
+
+def _add_rolled(sums: Float64, terms: Float64, by: int) -> None:
+    """sums[m] += terms[(m + by) % M] for each m, in place."""
+    cut = len(sums) - by
+    sums[:cut] += terms[by:]
+    sums[cut:] += terms[:by]
+
+
+def fit_weights(label_log_probabilities: NDArray[Any]) -> list[float]:
+    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood (for a
+    geometric mean they serve as an estimate of what each member is worth).
+
+    label_log_probabilities: [M, N], what each member gives the true label of each held-out example. Returns M weights
+    that sum to 1, for which the mean log-likelihood is at most `WEIGHT_TOLERANCE` nats an example below its maximum.
+    Eight digits of each count, so that rounding on another machine gives the same ensemble. Examples whose label every
+    member rules out have no likelihood under any weights, and are left out; without any other the weights are uniform.
+
+    The likelihood is concave in the weights. Each step is Newton's, with the weights kept at or above 0 by
+    non-negative least squares (Kim, Carbonetto, Stephens and Anitescu 2020, "A fast algorithm for maximum likelihood
+    estimation of mixture proportions using sequential quadratic programming"); where rounding stops it, one of
+    expectation-maximisation (Dempster, Laird and Rubin 1977). The duality gap max_m mean_n p_mn / mix_n - 1 bounds
+    what is missing to the maximum.
+    """
+    logs = np.asarray(label_log_probabilities, dtype=np.float64)
+    members = len(logs)
+    weights = np.full(members, 1.0 / members)
+    possible = np.isfinite(logs.max(axis=0))
+    relative = np.exp(logs[:, possible] - logs[:, possible].max(axis=0))  # a factor of an example moves no weight
+    for _ in range(_MOST_STEPS if possible.any() else 0):
+        responsibility = relative / (weights @ relative)
+        if responsibility.mean(axis=1).max() - 1 <= _GAP:
+            break
+        weights = _towards(relative, weights, responsibility)
+    return normalised([float(f"{w:.8g}") if w > _NEGLIGIBLE else 0.0 for w in weights])
+
+
+def _towards(relative: Float64, weights: Float64, responsibility: Float64) -> Float64:
+    """Weights of a higher likelihood. relative: [M, N], probabilities up to a factor of each example. responsibility:
+    [M, N], the same over the mixture's."""
+    gradient = responsibility.mean(axis=1)
+    newton = _newton(responsibility, weights, gradient) - weights
+    likelihood, slope = np.log(weights @ relative).mean(), float(gradient @ newton - newton.sum())
+    with np.errstate(divide="ignore"):
+        for step in 0.5 ** np.arange(20):
+            found = np.clip(weights + step * newton, 0.0, None)
+            if np.log((found / found.sum()) @ relative).mean() >= likelihood + 1e-4 * step * slope - _ROUNDING:
+                break
+        else:
+            found = weights * gradient
+    scaled: Float64 = found / found.sum()
+    return scaled
+
+
+def _newton(responsibility: Float64, weights: Float64, gradient: Float64) -> Float64:
+    """The weights, at or above 0, that maximise the second-order model of the likelihood minus the weights' sum (by
+    which they need no constraint to sum to 1)."""
+    from scipy.linalg import cholesky, solve_triangular
+    from scipy.optimize import nnls
+
+    members, examples = responsibility.shape
+    hessian = responsibility @ responsibility.T / examples
+    ridge = 1e-10 * float(np.trace(hessian)) / members + 1e-14  # equal members leave it singular
+    upper = cholesky(hessian + ridge * np.eye(members))
+    target = solve_triangular(upper, 2 * gradient - 1 + ridge * weights, trans="T")
+    try:
+        found: Float64 = nnls(upper, target, maxiter=100 * members)[0]
+    except RuntimeError:  # too many steps: then those of expectation-maximisation go on
+        return weights
+    return found
+
+
+def _shares(weights: Sequence[float], combine: str) -> list[float]:
+    if combine not in COMBINES:
+        raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")
+    return normalised(weights)
+
+
+def _chunks(log_probabilities: Sequence[LogProbabilities]) -> Iterator[slice]:
+    rows, classes = log_probabilities[0].shape
+    size = max(1, CHUNK_VALUES // (len(log_probabilities) * classes))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def _log_sum_exp(values: Float64, axis: int) -> Float64:
+    """log of the sum of exp along an axis; -inf where all are."""
+    top = values.max(axis=axis, keepdims=True)
+    with np.errstate(divide="ignore"):
+        found: Float64 = np.log(np.exp(values - _finite(top)).sum(axis=axis)) + _finite(top.squeeze(axis))
+    return found
+
+
+def _finite(values: Float64) -> Float64:
+    """The same with 0 for -inf, so that -inf less it stays -inf instead of NaN."""
+    return np.where(np.isneginf(values), 0.0, values)

@@ -1,0 +1,1 @@
+"""Teachers: what hosts members and answers with their contributions."""

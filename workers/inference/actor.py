@@ -1,0 +1,206 @@
+"""A teacher behind Ray. It reads the transfer set itself, so that indices travel and examples do not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers import faults, processes, telemetry
+from workers.data.arrays import Index, gather
+from workers.data.dataset import Dataset
+from workers.errors import RunError
+from workers.inference.teacher import RESIDENT_BYTES, Asked, Member, Teacher, load
+from workers.processes import Where
+from workers.targets.layout import Layout
+from workers.targets.member_logits import KeptLogits
+from workers.targets.soft_targets import Numerics
+
+PROBE_VALUES = 2**18
+TOGETHER_BYTES = 2**29
+"""Of inputs and answers, in main memory, of pieces that are computed together where members take turns on a GPU."""
+REPEATABLE, REPEATABLE_ON_GPU = 1e-4, 0.05
+"""How far probabilities of the same examples may be apart: kernels of a GPU may add in another order each time, and a
+sum in bfloat16 then be rounded elsewhere."""
+
+
+def probe_rows(classes: int) -> int:
+    """How many examples a teacher is tried on when it starts."""
+    return max(1, min(256, PROBE_VALUES // classes))
+
+
+@dataclass(frozen=True)
+class Started:
+    """A teacher that is up: how it computes, and which process of which node it is."""
+
+    stacked: bool
+    where: Where
+    part_s: float
+    """About how long a part takes it, at most: few examples take longer each."""
+    probes: dict[str, NDArray[np.float32]]
+    """What each member says of the first examples of the first part: probabilities [n, K] at T = 1."""
+
+
+@ray.remote
+class TeacherActor:
+    """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads.
+
+    Exceptions leave its methods as a `Fault`. Members are loaded by the first method, since of an exception of
+    `__init__` Ray hands on nothing but text.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        data: Dataset,
+        classes: int,
+        layout: Layout,
+        numerics: Numerics,
+        kept: dict[str, KeptLogits],
+        run: str = "",
+    ) -> None:
+        """`kept` says for each member where its logits are kept; empty where they are not. run: its name."""
+        telemetry.label(run)
+        torch.set_num_threads(numerics.threads)
+        self.x = data.transfer.x
+        self.numbering = data.numbering
+        self.layout = layout
+        self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
+        self.members, self.numerics, self.class_count = members, numerics, classes
+        self._teacher: Teacher | None = None
+        self.answers: dict[int, NDArray[Any]] = {}
+        """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
+        self.answered_for: tuple[Any, ...] = ()
+        """The temperature, weights and rule that they are for."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """The members, loaded."""
+        if self._teacher is None:
+            modules = {}
+            for member in self.members:
+                with faults.caught(member.name):
+                    modules[member.name] = load(member)
+            numerics = self.numerics
+            device = torch.device(numerics.device)  # as it will be on record
+            self._teacher = Teacher(
+                modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count, device
+            )
+        return self._teacher
+
+    @faults.raises_faults
+    def ready(self, stack: bool | None) -> Started:
+        """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
+        (None)."""
+        x = self._gather(self.layout.piece_ids(0)[: self.teacher.micro_batch])
+        stacked = self.teacher.prepare(stack, x)
+        shown = x[: probe_rows(self.teacher.classes)]
+        first = self.teacher.probe(shown)
+        started = time.perf_counter()
+        again = self.teacher.probe(shown)
+        together = len(self._together(0, range(1, self.layout.parts)))
+        part_s = (time.perf_counter() - started) * len(self.layout.piece_ids(0)) / len(shown) * together
+        for name, answer in first.items():
+            apart = float(np.abs(answer - again[name]).max())
+            if apart > (REPEATABLE if self.teacher.device.type == "cpu" else REPEATABLE_ON_GPU):  # not for NaN
+                raise RunError(
+                    f"{name} answers the same examples differently each time, by up to {apart:.2g}. Expected a network "
+                    "that in evaluation mode draws nothing at random."
+                )
+        return Started(stacked, processes.here(), part_s, first)
+
+    @faults.raises_faults
+    @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
+    def soften(
+        self, piece: int, temperature: float, weights: dict[str, float], combine: str, ahead: Sequence[int] = ()
+    ) -> tuple[int, NDArray[Any]]:
+        """`Teacher.soften_all` of a piece's examples, in its order: [rows, K] fixed point; before it the rows alone.
+
+        ahead: the pieces that will be asked for next. Where members take turns on the device, some of them are computed
+        together with this one.
+        """
+        began = time.perf_counter()
+        asked = (temperature, weights, combine)
+        if self.answered_for != asked:
+            self.answered_for, self.answers = asked, {}
+        if piece not in self.answers:
+            self.answers = {number: self.answers[number] for number in ahead if number in self.answers}
+            others = [number for number in ahead if number not in self.answers]
+            self.answers |= self._answered(self._together(piece, others), *asked)
+        answer = self.answers.pop(piece)
+        busy_s = time.perf_counter() - began
+        for name in weights:
+            telemetry.count(telemetry.TEACHER_BUSY_S, busy_s, member=name)
+        return len(answer), answer
+
+    def _together(self, piece: int, ahead: Sequence[int]) -> list[int]:
+        """This piece and those of the next that are computed with it: none where all members are on the device."""
+        if not self.teacher.takes_turns:
+            return [piece]
+        row = math.prod(self.x.shape[1:]) * 4 + self.teacher.classes * self.teacher.fixed_point.itemsize
+        fit = TOGETHER_BYTES // max(1, row * len(self.layout.piece_ids(piece)))
+        return [piece, *ahead][: max(1, fit)]
+
+    def _answered(
+        self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str
+    ) -> dict[int, NDArray[Any]]:
+        """The answers to some pieces, with what is kept of them written; each cut so that its inputs stay small."""
+        ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
+        known = {piece: self._known(piece) for piece in pieces}
+        cuts = [(piece, rows) for piece in pieces for rows in self._cuts(len(ids[piece]))]
+        step = TOGETHER_BYTES // RESIDENT_BYTES if self.teacher.takes_turns else 1
+        step = len(cuts) if len(pieces) > 1 else step
+        asked: list[Asked] = []
+        found: list[Tensor] = []
+        for some in (cuts[start : start + step] for start in range(0, len(cuts), step)):
+            these = [self._asked(ids[piece][rows], rows, known[piece]) for piece, rows in some]
+            found += self.teacher.soften_all(these, temperature=temperature, weights=weights, combine=combine)
+            asked += [Asked(torch.empty(0), said=each.said) for each in these]
+        for piece in pieces:
+            self._keep(
+                piece, ids[piece], [a.said or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
+            )
+        return {
+            piece: torch.cat([total for (own, _), total in zip(cuts, found, strict=True) if own == piece]).numpy()
+            for piece in pieces
+        }
+
+    def _known(self, piece: int) -> dict[str, Tensor]:
+        """The logits of members that are kept of a piece."""
+        found: dict[str, Tensor] = {}
+        for name, kept in self.kept.items():
+            with faults.caught(name):
+                logits = kept.read(piece)
+            if logits is not None:
+                found[name] = logits
+        return found
+
+    def _asked(self, ids: Index, rows: slice, known: dict[str, Tensor]) -> Asked:
+        nothing_to_compute = len(known) == len(self.teacher.modules)
+        x = torch.empty(len(ids), 0) if nothing_to_compute else self._gather(ids)
+        return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
+
+    def _keep(self, piece: int, ids: Index, said: Sequence[dict[str, Tensor]]) -> None:
+        """Keep what members said of a piece, its examples called as the user gave them."""
+        for name in said[0]:
+            with faults.caught(name):
+                logits = torch.cat([each[name] for each in said])
+                self.kept[name].write(piece, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
+
+    def _gather(self, ids: Index) -> Tensor:
+        """Inputs in main memory, in few bytes where they are sent to a GPU."""
+        return gather(self.x, ids, narrow=self.teacher.device.type == "cuda")
+
+    def _cuts(self, rows: int) -> list[slice]:
+        """A piece's rows, so many at a time that their inputs stay small; whole micro-batches, so no bit changes."""
+        wide = 4 * math.prod(self.x.shape[1:])
+        step = max(1, RESIDENT_BYTES // max(wide, 1) // self.teacher.micro_batch) * self.teacher.micro_batch
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

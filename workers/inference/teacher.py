@@ -1,0 +1,355 @@
+"""A teacher: one or several trained members that answer with their weighted, softened probabilities.
+
+Plain torch, for a GPU or none; `workers.inference.actor` puts it behind Ray. Answers are sums of the hosted members'
+contributions in fixed point (see `workers.ensemble`), so it does not matter which members share a teacher.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers import ensemble, faults
+from workers.data.arrays import MICRO_BATCH, widened
+from workers.errors import BadAnswer, RunError
+from workers.evaluation import metrics
+from workers.models import checkpoints, torch_module
+from workers.models.last_product import in_float32
+from workers.models.packing import packed
+from workers.models.precision import autocast, computed_in
+from workers.models.stacking import Forward, one_by_one, stacked, worth_stacking
+from workers.specs import ModelSpec, Precision
+from workers.user_code import provenance
+
+logger = logging.getLogger(__name__)
+
+RESIDENT_BYTES = 2**28
+"""Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
+FEW = 16
+"""Examples that a network is tried on before a pass."""
+
+
+Waves = Generator[tuple[list[str], Forward]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network: `weights` is the URI of its safetensors."""
+
+    name: str
+    model: ModelSpec
+    weights: str
+
+
+def follows_from(member: Member) -> dict[str, Any]:
+    """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
+    return {"weights": checkpoints.sha256(member.weights), **provenance.of_model(member.model)}
+
+
+def load(member: Member) -> nn.Module:
+    """The member's module with its weights, in evaluation mode."""
+    module = torch_module.build(member.model)
+    checkpoints.load(module, member.weights)
+    return module.eval()
+
+
+@dataclass
+class Asked:
+    """Examples that are asked for at a time: `x` [N, ...] as the models take it, or narrower (`inputs.as_tensor`).
+
+    known: logits [N, K] float32 of members that need not be computed. said: gets the logits of those that are, where
+    they are to be kept; None: they are not.
+    """
+
+    x: Tensor
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+    said: dict[str, Tensor] | None = None
+
+
+class Teacher:
+    """Members on one device. `modules` maps a member's name to its module."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        precision: Precision = "auto",
+        micro_batch: int = MICRO_BATCH,
+        bits: Literal[32, 64] = 32,
+        classes: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        """micro_batch: examples a forward pass. bits: of the fixed point that it answers in. classes: as many as each
+        answer must have; 0: whatever it has. device: None: CUDA where torch sees it.
+
+        Raises: `RunError` where torch does not see the device.
+        """
+        self.classes = classes
+        self.device = metrics.device() if device is None else _working(device)
+        self.precision = precision
+        self.micro_batch = micro_batch
+        self.fixed_point = ensemble.FIXED_POINT[bits]
+        self.modules = {name: module.eval() for name, module in modules.items()}
+        self._forward: Forward | None = None
+        self._whole: set[str] = set()
+        """Members that are computed in float32 as a whole, since their logits would be rounded otherwise."""
+        self._tries_again = False
+        """Whether a lack of memory is answered by another attempt."""
+        self._settle(_staying(self.modules, self.device))
+
+    def _settle(self, staying: frozenset[str]) -> None:
+        """Let these members stay on the device, and the others wait in main memory for their turns."""
+        self.staying = staying
+        for name, module in self.modules.items():
+            module.to(self.device if name in staying else "cpu")
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether members go to the device and leave it for every call."""
+        return self._forward is None and len(self.staying) < len(self.modules)
+
+    def prepare(self, choice: bool | None, x: Tensor) -> bool:
+        """Choose how members are computed, by trying it on `x` [N, ...]: on a CPU with packed layers (`packing`), in
+        bfloat16 with the last product in float32 (`last_product`).
+
+        choice: stacked (True) or one by one (False); None: whichever is faster on a GPU. On a CPU one by one always.
+        Returns what was chosen.
+        """
+        tried = x[: self.micro_batch]
+        if self._forward is not None:
+            self._forward = None
+            self._settle(_staying(self.modules, self.device))
+        if computed_in(self.device, self.precision) == "bfloat16":
+            self._keep_digits(tried[:FEW])
+        elif self.device.type == "cpu":
+            for name, module in self.modules.items():  # one after another: each is there twice meanwhile
+                with self._caught(name):
+                    self.modules[name] = packed(module, tried)
+        members = list(self.modules.values())
+        if self.device.type == "cpu" or self.takes_turns or self._whole:
+            choice = False
+        elif choice is None:
+            with autocast(self.device, self.precision):
+                choice = worth_stacking(members, widened(tried.to(self.device)))
+        if choice and len(members) > 1:
+            self._forward = stacked(members)
+            self._settle(frozenset())  # their weights are there once more, in the stack
+        return choice
+
+    def _keep_digits(self, x: Tensor) -> None:
+        """Let each member compute its logits in float32, as little else as it can."""
+        for name, module in self.modules.items():
+            with self._on_device(name), autocast(self.device, self.precision):
+                if not in_float32(module, widened(x.to(self.device))):
+                    logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
+                    self._whole.add(name)
+
+    @torch.no_grad()
+    def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
+        """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
+        found = {}
+        for names, forward in self._waves(self.modules):
+            answers = [forward(batch) for batch in x.split(self.micro_batch)]
+            for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
+                found[name] = said
+        return found
+
+    def soften(
+        self,
+        x: Tensor,
+        *,
+        temperature: float,
+        weights: Mapping[str, float],
+        combine: str,
+        known: Mapping[str, Tensor] = {},
+        keep: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
+        """`soften_all` of one piece. keep(name, logits) gets the logits of the members that are computed."""
+        asked = Asked(x, known, None if keep is None else {})
+        (total,) = self.soften_all([asked], temperature=temperature, weights=weights, combine=combine)
+        for name, logits in (asked.said or {}).items():
+            if keep is not None:
+                keep(name, logits)
+        return total
+
+    def soften_all(
+        self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str
+    ) -> list[Tensor]:
+        """Sum over the hosted members of their contributions, p_k = softmax(v_k / T), for each piece.
+
+        weights: of the hosted members that are asked, of weights that sum to 1 over all members everywhere. Returns
+        [N, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
+        soft target. Members that take turns on the device go there once for all pieces.
+
+        Where the device's memory does not suffice, members take turns from then on, which changes no bit.
+
+        Raises: `BadAnswer` where a member's logits are not of so many classes, or their softmax does not sum to 1;
+        `Fault` with the member's name for what it raised itself.
+        """
+        how = _How(temperature, weights, combine)
+        self._tries_again = True
+        try:
+            return self._soften_all(pieces, how)
+        except torch.OutOfMemoryError as error:
+            logger.warning(
+                "out of memory on %s; tried once more with as little on it as can be: %s", self.device, error
+            )
+        finally:
+            self._tries_again = False
+        self._make_room()  # outside, so that what the failed attempt held is gone
+        return self._soften_all(pieces, how)
+
+    def _make_room(self) -> None:
+        if self._forward is None:  # else other kernels would compute, and bits change
+            self._settle(frozenset())
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _soften_all(self, pieces: Sequence[Asked], how: _How) -> list[Tensor]:
+        at_once = sum(piece.x.nbytes for piece in pieces) <= RESIDENT_BYTES
+        inputs = [piece.x.to(self.device, non_blocking=True) if at_once else piece.x for piece in pieces]
+        totals: list[list[Tensor]] = [[] for _ in pieces]
+        if self._forward is not None and not any(piece.known for piece in pieces):
+            waves = self._waves(self.modules)
+        else:
+            waves = self._one_by_one(name for name in self.modules if name in how.weights)
+        with closing(waves):
+            for names, forward in waves:
+                for piece, x, total in zip(pieces, inputs, totals, strict=True):
+                    self._add(names, forward, piece, x, total, how)
+        return [torch.cat(total).cpu() for total in totals]
+
+    def _add(self, names: list[str], forward: Forward, piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
+        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch."""
+        known = piece.known.get(names[0])
+        batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
+        off = torch.zeros(len(names), device=self.device)
+        said: list[Tensor] = []
+        for number, batch in enumerate(batches):
+            logits = forward(batch) if known is None else batch.unsqueeze(0)
+            if logits.shape[1:] != (len(batch), self.classes or logits.shape[-1]):
+                raise BadAnswer(
+                    f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
+                )
+            if piece.said is not None and known is None:
+                said.append(logits.cpu())
+            probabilities = torch.softmax(logits / how.temperature, dim=-1)
+            off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
+            for name, each in zip(names, probabilities, strict=True):
+                if name not in how.weights:
+                    continue
+                part = ensemble.contribution(each, how.weights[name], how.combine, self.fixed_point)
+                if number < len(total):
+                    total[number] += part
+                else:
+                    total.append(part)
+        for name, by in zip(names, off.tolist(), strict=True):  # only now, since asking a GPU waits for it
+            if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
+                what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
+                raise BadAnswer(f"{name} answers {what}", name)
+        if piece.said is not None and said:
+            for k, name in enumerate(names):
+                piece.said[name] = torch.cat([logits[k] for logits in said])
+
+    def _waves(self, asked: Container[str]) -> Waves:
+        """The members that are computed together, wave after wave: all that are stacked, or each for itself.
+
+        Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch.
+        """
+        if self._forward is not None:
+            yield list(self.modules), self._computed(self._forward, self.precision)
+            return
+        yield from self._one_by_one(name for name in self.modules if name in asked)
+
+    def _one_by_one(self, names: Iterable[str]) -> Waves:
+        for name in names:
+            precision: Precision = "float32" if name in self._whole else self.precision
+            forward = self._computed(one_by_one([self.modules[name]]), precision, name)
+            with self._caught(name), self._on_device(name):
+                yield [name], forward
+
+    def _computed(self, forward: Forward, precision: Precision, name: str = "") -> Forward:
+        """name: of the member; empty where several are computed in one pass."""
+
+        def answer(batch: Tensor) -> Tensor:
+            with self._caught(name), autocast(self.device, precision):
+                return forward(widened(batch.to(self.device, non_blocking=True))).float()
+
+        return answer
+
+    @contextmanager
+    def _caught(self, name: str) -> Iterator[None]:
+        """What a member raises names it; a lack of memory only where that is not tried once more."""
+        with faults.caught(name, but=(torch.OutOfMemoryError,) if self._tries_again else ()):
+            yield
+
+    def _on_device(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if name in self.staying else lent(self.modules[name], self.device)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Arguments of `Teacher.soften_all` that are the same for all pieces."""
+
+    temperature: float
+    weights: Mapping[str, float]
+    combine: str
+
+
+@contextmanager
+def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """A module's parameters and buffers on the device for a while: copied there, and never back."""
+    tensors = [*module.parameters(), *module.buffers()]
+    home = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.to(device, non_blocking=True)
+        yield
+    finally:
+        for tensor, data in zip(tensors, home, strict=True):
+            tensor.data = data
+
+
+def _working(device: torch.device) -> torch.device:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"torch sees no CUDA on {socket.gethostname()}, where a teacher is to compute on a GPU. Repair the node's "
+            "driver or take the node out of the cluster; or let teachers compute on CPUs by "
+            "`ensemble.resources_per_member.num_gpus: 0`."
+        )
+    return device
+
+
+def _staying(modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
+    """The members that stay on the device: all that fit, with half of what is free left for what they compute.
+
+    Where not all fit, the largest of them has a place besides, in which the others take turns.
+    """
+    if device.type != "cuda":
+        return frozenset(modules)
+    sizes = {
+        name: sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+        for name, module in modules.items()
+    }
+    return _fitting(sizes, torch.cuda.mem_get_info(device)[0] // 2)
+
+
+def _fitting(sizes: Mapping[str, int], room: int) -> frozenset[str]:
+    if sum(sizes.values()) <= room:
+        return frozenset(sizes)
+    room -= max(sizes.values())
+    staying = set()
+    for name, size in sizes.items():
+        if size <= room:
+            room -= size
+            staying.add(name)
+    return frozenset(staying)

@@ -1,0 +1,1 @@
+"""Soft targets: how they are stored, compressed, laid out and cached."""

@@ -1,0 +1,128 @@
+"""In which order examples are gone through: decided by numbers alone, never by who was ready first.
+
+The store of soft targets keeps the transfer set in parts, each a random sample of it that is the same in every run, so
+that a student can learn from the first part while the teachers still work on the second: going through the parts in
+order is going through the examples at random. Later epochs draw the parts in an order of their own and mix several at
+a time, which needs the memory of those alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from workers.data.arrays import Index
+
+LARGEST_PART = 8192
+SMALLEST_PART = 64
+PIECE_VALUES = 2**22
+"""About how many probabilities a teacher answers with at a time."""
+PART_BYTES = 2**24
+"""About how many bytes a part of compressed rows takes in memory."""
+WINDOW = 16
+"""Parts that are mixed at a time after the first epoch."""
+
+
+def piece_rows(classes: int) -> int:
+    """Rows of a piece, a power of two: they follow from what teachers send, a number for each class."""
+    return _rows(PIECE_VALUES // classes)
+
+
+def part_rows(classes: int, row_bytes: int | None = None) -> int:
+    """Rows of a part, a power of two and a multiple of `piece_rows`: they follow from what is stored.
+
+    row_bytes: bytes of a row in memory where the store keeps the largest probabilities alone; None: it keeps all, and
+    a part is one piece.
+    """
+    piece = piece_rows(classes)
+    return piece if row_bytes is None else max(piece, _rows(PART_BYTES // row_bytes))
+
+
+def _rows(fit: int) -> int:
+    return max(SMALLEST_PART, min(LARGEST_PART, 1 << int(math.log2(max(fit, 1)))))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How `views` passes over `examples` examples are cut into parts of `rows` rows, the last of each view shorter.
+
+    Row r of view v has the id v * examples + r. With one view, ids are rows of the transfer set.
+
+    Teachers answer by the piece: a part is made of consecutive pieces of `piece` rows, by default of one. Pieces are
+    numbered through all parts and views. What is in a piece does not depend on the rows of a part, so that logits
+    that are kept by the piece serve stores of other parts.
+    """
+
+    examples: int
+    rows: int
+    views: int = 1
+    piece: int = 0
+    """Rows of a piece; `rows` is a multiple of them. 0: as many as a part has."""
+
+    def __post_init__(self) -> None:
+        if self.piece and self.rows % self.piece:
+            raise ValueError(f"parts of {self.rows} rows in pieces of {self.piece}; expected a multiple")
+
+    @property
+    def parts_per_view(self) -> int:
+        return -(-self.examples // self.rows)
+
+    @property
+    def parts(self) -> int:
+        return self.views * self.parts_per_view
+
+    def ids(self, part: int) -> Index:
+        """The ids in a part, ascending: [rows] int64."""
+        return self._cut(part, self.rows, self.parts_per_view)
+
+    def pieces(self, part: int) -> range:
+        """The pieces that make a part."""
+        view, number = divmod(part, self.parts_per_view)
+        each, of_view = self.rows // self._piece, -(-self.examples // self._piece)
+        return range(view * of_view + number * each, view * of_view + min((number + 1) * each, of_view))
+
+    def part_of(self, piece: int) -> int:
+        """The part that a piece belongs to."""
+        view, number = divmod(piece, -(-self.examples // self._piece))
+        return view * self.parts_per_view + number * self._piece // self.rows
+
+    def piece_ids(self, piece: int) -> Index:
+        """The ids in a piece, ascending: [rows] int64."""
+        return self._cut(piece, self._piece, -(-self.examples // self._piece))
+
+    @property
+    def _piece(self) -> int:
+        return self.piece or self.rows
+
+    def _cut(self, number: int, rows: int, per_view: int) -> Index:
+        view, number = divmod(number, per_view)
+        return np.sort(_permutation(self.examples)[number * rows : (number + 1) * rows]) + view * self.examples
+
+    def windows(self, epoch: int, seed: int) -> Iterator[list[int]]:
+        """The parts that an epoch goes through, those that are mixed together at a time.
+
+        A view's first epoch takes its parts in order and one by one, since they may only just be coming.
+        """
+        view, first = epoch % self.views, epoch < self.views
+        parts = np.arange(self.parts_per_view) + view * self.parts_per_view
+        if first:
+            yield from ([int(part)] for part in parts)
+            return
+        drawn = np.random.default_rng([seed, epoch]).permutation(parts)
+        for start in range(0, len(drawn), WINDOW):
+            yield [int(part) for part in drawn[start : start + WINDOW]]
+
+
+@lru_cache(maxsize=1)
+def _permutation(examples: int) -> Index:
+    return np.random.default_rng([examples, 0x51117]).permutation(examples)
+
+
+def batch_sizes(examples: int, batch_size: int) -> list[int]:
+    """An epoch's batches, of nearly one size: no small one is left at the end."""
+    batches = -(-examples // batch_size)
+    return [examples // batches + (k < examples % batches) for k in range(batches)]

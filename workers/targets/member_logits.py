@@ -1,0 +1,55 @@
+"""What each member said, kept beside the mean (`distillation.keep: members`).
+
+The logits of a member depend on its weights and on the transfer set alone. Kept, they serve every other temperature,
+rule and choice of members: an eleventh member costs its own forward passes, another T none at all. They take the bytes
+of as many means in float32 as there are members, and are read and written by the teachers themselves.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers import storage
+from workers.data.arrays import Index
+from workers.targets import soft_targets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class KeptLogits:
+    """One member's logits, a Parquet file a piece of the layout: `example_id` (and `view`) as in the store of soft
+    targets, `logits` fixed-size list of float32, in the order of the piece."""
+
+    folder: str
+    _files: dict[int, str] | None = field(default=None, repr=False)
+
+    def read(self, piece: int) -> Tensor | None:
+        """[rows, K] float32 in the order of the piece; None where they are not kept or not what was written."""
+        if self._files is None:
+            self._files = {number: name for number, name, _ in soft_targets.files(self.folder)}
+        name = self._files.get(piece)
+        if name is None:
+            return None
+        uri = storage.join(self.folder, name)
+        raw = storage.read_bytes(uri)
+        if not soft_targets.is_whole(name, raw):
+            logger.warning("logits '%s' are not what was written; thrown away and computed again", uri)
+            storage.remove(uri)
+            return None
+        column = pq.read_table(io.BytesIO(raw)).column("logits").combine_chunks()
+        return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
+
+    def write(self, piece: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
+        """Keep the logits [rows, K] of a piece's examples `ids` [rows] as they were given, in `views` where several."""
+        values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
+        soft_targets.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))

@@ -1,0 +1,293 @@
+"""One training loop, for members, baseline and student: a member's training is the student's without soft targets.
+
+Pure torch; knows neither Ray nor storage. `epochs` is a generator: after each epoch it hands its caller what happened,
+and the caller reports, saves or stops. Where the examples come from, and in which order, is the `loader`'s; a batch is
+cut across workers after it is drawn, so that one worker and two take the same steps to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from workers.data.arrays import as_tensor, micro_batch
+from workers.data.dataset import Split
+from workers.errors import RunError
+from workers.losses import distillation_loss
+from workers.models.precision import autocast
+from workers.models.torch_module import seed_of
+from workers.specs import DistillationSpec, TrainingSpec
+from workers.targets.layout import batch_sizes
+from workers.targets.top_k import TopK
+from workers.training import loader
+from workers.training.loader import Batch
+
+HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
+"""The loss of members and baseline: cross entropy with the labels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt: examples with labels, soft targets at the loss's temperature or both, and the loss."""
+
+    train: loader.Epochs
+    validation: Split
+    loss: DistillationSpec = HARD_LABELS
+    system: str = "the network"
+    """What learns, as errors name it."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss, the soft term
+    as a divergence (without the teacher's entropy), so that it is 0 where the student equals the teacher."""
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float
+    validation_nll: float
+    seconds: float
+    examples: int
+    ended_s: float = 0.0
+    """When it was over, in seconds since 1970; 0 where that was not yet written down."""
+    waited_s: float = 0.0
+    """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
+
+
+@dataclass
+class Progress:
+    """All that changes while training: what a checkpoint must hold for the rest to go as if never interrupted."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it."""
+        return {
+            "model": plain(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": [vars(epoch) for epoch in self.history],
+            "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        plain(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = state["best"]
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """The weights that the training is for: of the best epoch where that was asked, else the last."""
+        return self.best if self.best is not None else plain(self.model).state_dict()
+
+
+def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
+    """Optimizer and schedule for `model`, which may be wrapped for data-parallel training.
+
+    examples: of an epoch.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OPTIMIZERS[spec.optimizer](parameters, spec)
+    steps = spec.epochs * len(batch_sizes(examples, spec.batch_size))
+    return Progress(
+        model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
+    )
+
+
+def epochs(
+    progress: Progress, task: Task, spec: TrainingSpec, seed: int, *, rank: int = 0, world: int = 1
+) -> Iterator[Epoch]:
+    """Train until `spec.epochs` epochs are in `progress.history`, yielding each as it ends.
+
+    `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
+    """
+    device = next(plain(progress.model).parameters()).device
+    forward = torch.compile(progress.model) if spec.compile else progress.model
+    entropy_weight = task.loss.soft_weight * task.loss.temperature**2
+    workers = torch.tensor(float(world), device=device)
+    while len(progress.history) < spec.epochs:
+        number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
+        torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
+        progress.model.train()
+        losses = torch.zeros((), dtype=torch.float64, device=device)
+        floor, steps = 0.0, 0
+        for batch in loader.batches(task.train, number, spec.batch_size, seed, device, rank, world):
+            for loss in step(progress, forward, task.loss, batch, spec, workers):
+                losses += loss
+            floor += entropy_weight * batch.entropy / batch.rows
+            steps += 1
+        # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
+        train_loss = float(_over_workers(losses - floor)) / steps
+        if not math.isfinite(train_loss):
+            raise RunError(
+                f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
+                "`gradient_clip`."
+            )
+        correct, nll, count = _validate(progress.model, task.validation, spec, device, rank, world)
+        if not math.isfinite(nll):
+            raise _without_answer(progress.model, task, device)
+        epoch = Epoch(
+            epoch=number,
+            train_loss=train_loss,
+            validation_accuracy=correct / count,
+            validation_nll=nll / count,
+            seconds=time.perf_counter() - started,
+            examples=len(task.train),
+            ended_s=time.time(),
+            waited_s=task.train.waited_s - waited,
+        )
+        if spec.keep == "best" and epoch.validation_accuracy > max(
+            (e.validation_accuracy for e in progress.history), default=-1.0
+        ):
+            progress.best = copy.deepcopy(plain(progress.model).state_dict())
+        progress.history.append(epoch)
+        yield epoch
+
+
+def step(
+    progress: Progress,
+    forward: Callable[[Tensor], Tensor],
+    loss: DistillationSpec,
+    batch: Batch,
+    spec: TrainingSpec,
+    workers: Tensor,
+) -> list[Tensor]:
+    """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
+    share of the batch's mean.
+
+    forward: `progress.model`, compiled or as it is. workers: [] float32, how many share the batch.
+    """
+    progress.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for part, last in _parts(batch, spec.micro_batch_size):
+        with nullcontext() if last else _unsynchronised(progress.model):
+            value = _loss(forward, loss, batch, part, spec)
+            value.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
+        losses.append(value.detach())
+    if spec.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
+    progress.optimizer.step()
+    progress.schedule.step()
+    return losses
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module itself, without the wrapper of data-parallel training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _parts(batch: Batch, size: int | None) -> Iterator[tuple[slice, bool]]:
+    """A worker's cut of a batch in pieces of nearly one size, of at most `size`, and whether each is the last."""
+    rows = max(len(batch.x), 1)  # with more workers than examples, a cut of none has its part in every exchange
+    stop = 0
+    for piece in batch_sizes(rows, size or rows):
+        start, stop = stop, stop + piece
+        yield slice(start, stop), stop == rows
+
+
+def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
+    """Gradients are exchanged once a batch, with its last piece."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _loss(
+    forward: Callable[[Tensor], Tensor], loss: DistillationSpec, batch: Batch, part: slice, spec: TrainingSpec
+) -> Tensor:
+    with autocast(batch.x.device, spec.precision):
+        logits = forward(batch.x[part])
+    return distillation_loss(
+        logits.float(),
+        batch.soft.rows(part) if isinstance(batch.soft, TopK) else None if batch.soft is None else batch.soft[part],
+        batch.y[part],
+        temperature=loss.temperature,
+        soft_weight=loss.soft_weight,
+        hard_weight=loss.hard_weight,
+        rows=batch.rows,
+        labelled_rows=batch.labelled_rows,
+    )
+
+
+@torch.no_grad()
+def _validate(
+    model: nn.Module, split: Split, spec: TrainingSpec, device: torch.device, rank: int, world: int
+) -> tuple[float, float, float]:
+    """Right answers, summed nll and examples over all workers, each measuring its cut by the micro-batch."""
+    module = plain(model).eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    mine = np.array_split(np.arange(len(split)), world)[rank]
+    size = spec.micro_batch_size or micro_batch(math.prod(split.x.shape[1:]))
+    for start in range(0, len(mine), size):
+        rows = mine[start : start + size]
+        with autocast(device, spec.precision):
+            logits = module(as_tensor(split.x[rows]).to(device))
+        logits = logits.float()
+        labels = torch.from_numpy(split.y[rows]).to(device)
+        sums[0] += (logits.argmax(-1) == labels).sum()
+        sums[1] += nn.functional.cross_entropy(logits, labels, reduction="sum")
+        sums[2] += len(rows)
+    correct, nll, count = _over_workers(sums).tolist()
+    return correct, nll, count
+
+
+@torch.no_grad()
+def _without_answer(model: nn.Module, task: Task, device: torch.device) -> RunError:
+    """The error that names the first validation example without a finite answer; the same on every worker."""
+    module, x, row = plain(model).eval(), task.validation.x, 0
+    for start in range(0, len(x), 1024):
+        wrong = ~torch.isfinite(module(as_tensor(x[start : start + 1024]).to(device))).all(dim=-1)
+        if wrong.any():
+            row = start + int(wrong.nonzero()[0])
+            break
+    return RunError(
+        f"{task.system} answers NaN or infinity for example {row} of the validation split. Expected finite logits for "
+        "every example: guard divisions, logarithms and roots in its model, or leave such examples out."
+    )
+
+
+def _over_workers(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
+    warmup = round(spec.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(steps - warmup, 1)
+    return SCHEDULES[spec.schedule](min(done, 1.0))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
+    "linear": lambda done: 1.0 - done,
+}
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSpec], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, spec: torch.optim.AdamW(
+        parameters,
+        lr=spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        fused=all(parameter.is_floating_point() for parameter in parameters),  # not of complex ones
+    ),
+    "sgd": lambda parameters, spec: torch.optim.SGD(
+        parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+    ),
+}

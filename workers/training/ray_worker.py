@@ -1,0 +1,185 @@
+"""What Ray Train runs on each worker: the training loop, with Ray's checkpoints around it.
+
+Every epoch ends in one `ray.train.report` (it waits for the controller, so never each step), with a checkpoint that the
+loop goes on from after a fault as if nothing had happened. Rank 0 writes the trained weights at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from workers import faults, storage, telemetry
+from workers.data.dataset import Dataset
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
+from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.targets import soft_targets
+from workers.targets.layout import Layout
+from workers.targets.soft_targets import Part, PartFile
+from workers.training import loop
+from workers.training.loader import HardLabels, SoftLabels
+from workers.training.loop import Epoch, Progress, Task
+from workers.trial import trial
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "history.json"
+TELL_TIMEOUT_S = 10.0
+POLL_S, REMOTE_POLL_S = (0.05, 0.5), (1.0, 4.0)
+"""How long a worker waits before it looks once more for a part that is not there yet: first, and at most."""
+POLL_GROWTH = 1.5
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a worker reads soft targets: parts that are there, and others as they come.
+
+    The folder itself says what is there, so a student that is slower than the teachers holds up nobody, one that is
+    faster waits here, and between the two there is nobody who could die.
+    """
+
+    folder: str
+    layout: Layout
+    parts: dict[int, Part]
+    coming: bool = False
+    """Whether teachers are at work on the other parts."""
+    refused: frozenset[str] = frozenset()
+    """Files that are there and that they make anew."""
+    seen: dict[int, PartFile] = field(default_factory=dict)
+    """Parts that a look into the folder showed."""
+
+    def part(self, number: int) -> Part | PartFile:
+        """Where a part is, once it is there. Each look into the folder is one call to the storage, and shows all parts.
+
+        Raises: `PassEnded` where it will never be.
+        """
+        wait_s, most_s = POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S
+        while number not in self.parts and number not in self.seen:
+            found, abandoned = soft_targets.there(self.folder, self.refused)
+            self.seen.update(found)
+            if number not in found:
+                if abandoned or not self.coming:
+                    raise PassEnded
+                time.sleep(wait_s)
+                wait_s = min(POLL_GROWTH * wait_s, most_s)
+        return self.parts.get(number) or self.seen[number]
+
+
+class PassEnded(Exception):
+    """The teachers' pass ended before its time; the driver knows why, and says it."""
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What a worker needs to train its cut of a network. Without soft targets it is the hard-label baseline."""
+
+    role: str
+    model: ModelSpec
+    training: TrainingSpec
+    seed: int
+    data: ray.ObjectRef[Dataset]
+    folder: str
+    """URI of the folder that the trained weights, and what else the driver is to know, are written to."""
+    weights: str
+    threads: int
+    heard: Any
+    """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
+    store: Store | None = None
+    loss: DistillationSpec = loop.HARD_LABELS
+    run: str = ""
+
+
+def train(config: dict[str, Any]) -> None:
+    """The per-worker function; `config` is `{"job": WorkerJob}`.
+
+    What it raises leaves it as a `Fault` with the worker's rank and the epoch, and the driver decides whether workers
+    are started again. Errors of Ray, which say that one of Ray Train's own is gone, leave it as they are.
+    """
+    job: WorkerJob = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    progress: list[Progress] = []
+
+    def epoch() -> int:
+        return len(progress[0].history) if progress else faults.START
+
+    with faults.caught(f"rank {rank} of {world}" if world > 1 else "", at=epoch, but=(ray.exceptions.RayError,)):
+        try:
+            _train(job, rank, world, progress.append)
+        except PassEnded:
+            return
+        except Exception:
+            logger.exception("training the %s failed", job.role)
+            raise
+
+
+def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], None]) -> None:
+    """`begun` gets the progress once the first epoch is about to begin."""
+    torch.set_num_threads(job.threads)
+    task = _task(job)
+    model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed))
+    progress = loop.begin(model, job.training, len(task.train))
+    _resume(progress)
+    begun(progress)
+    if job.store is not None:
+        telemetry.label(job.run)
+    with telemetry.sampled(lambda: _given(task)):
+        for epoch in loop.epochs(progress, task, job.training, job.seed, rank=rank, world=world):
+            with tempfile.TemporaryDirectory() as folder:
+                saved = _save(progress, Path(folder)) if rank == 0 else None
+                ray.train.report(vars(epoch), checkpoint=saved)
+            if rank == 0:
+                _tell(job, epoch)
+    if rank == 0:
+        kept = progress.kept_weights()
+        checkpoints.save(kept, job.weights)
+        trial.check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
+        history = json.dumps([vars(epoch) for epoch in progress.history])
+        storage.write_text(storage.join(job.folder, HISTORY), history)
+
+
+def _given(task: Task) -> dict[str, float]:
+    return {telemetry.STUDENT_EXAMPLES: task.train.given, telemetry.STUDENT_WAIT_S: task.train.waited_s}
+
+
+def _tell(job: WorkerJob, epoch: Epoch) -> None:
+    try:
+        ray.get(job.heard.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
+    except ray.exceptions.RayError as error:  # who listens is gone or slow; training goes on
+        logger.warning("epoch %d of the %s was not heard: %s", epoch.epoch + 1, job.role, type(error).__name__)
+
+
+def _task(job: WorkerJob) -> Task:
+    data = ray.get(job.data)
+    if job.store is None:
+        views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
+        return Task(HardLabels(data.labelled(views)), data.validation, system=job.role)
+    store = job.store
+    return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss, job.role)
+
+
+def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:
+    checkpoints.save_state(progress.state(), str(folder / checkpoints.STATE))
+    return ray.train.Checkpoint.from_directory(folder)
+
+
+def _resume(progress: Progress) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        state = checkpoints.load_state(str(Path(folder, checkpoints.STATE)))
+    if state is not None:
+        progress.restore(state)

@@ -1,0 +1,168 @@
+"""What a network answers in evaluation mode: one row has one finite answer, whenever and beside whatever rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.data.arrays import Index, Inputs, as_tensor, gather
+from workers.errors import RequestError
+from workers.models import torch_module
+from workers.specs import ModelSpec
+from workers.trial.lost_state import differing_state
+from workers.trial.odd_rows import OddRow
+
+ROWS, ODD_ROWS = 8, 256
+"""The most rows of a forward pass: that answers are compared on, and of odd ones."""
+AFFORDABLE_S = 2.0
+"""About how long a forward and a backward pass may take, and all of the odd rows."""
+SAME = 1e-4
+"""How far logits of the same rows and weights may be apart, in parts of the largest: kernels add in several orders."""
+ALONE = 1e-2
+"""The same for one row alone and beside others, for which other kernels are chosen."""
+NOTHING = 1e-7
+"""Logits below this are none."""
+SUMS_TO_1 = 1e-4
+SHOWN = 3
+"""Names that a message shows of a list."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was built, from which factory, for how many classes, on which inputs, and in which role."""
+
+    module: nn.Module
+    spec: ModelSpec
+    classes: int
+    x: Inputs
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.role} model '{self.spec.factory}'"
+
+    @cached_property
+    def affordable(self) -> int:
+        """How many rows a forward and a backward pass may have to be quick; two at least."""
+        batch = gather(self.x, spread(len(self.x), 2))
+        self.answers(batch)  # warms up
+        started = time.perf_counter()
+        self.answers(batch)
+        seconds = 3 * (time.perf_counter() - started) / len(batch)
+        return max(2, int(AFFORDABLE_S / max(seconds, 1e-9)))
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """Some of the rows, from first to last, as models take them."""
+        return gather(self.x, spread(len(self.x), min(ROWS, self.affordable)))
+
+    def answers(self, batch: Tensor) -> Tensor:
+        """Logits [B, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
+        return torch_module.answers(self.module, self.spec, batch, self.classes, self.role)
+
+
+def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
+    """Raise `RequestError` unless each row has one finite answer; a note for the user on those that are probabilities.
+
+    odd: rows on which networks may compute NaN, the oddest first.
+    """
+    first, again = network.answers(network.batch), network.answers(network.batch)
+    if not finite(first).all():
+        raise RequestError(f"{network} returned NaN or infinity on {len(first)} training examples.")
+    by = apart(first, again)
+    if not by <= SAME:
+        raise RequestError(
+            f"{network} answers the same examples differently each time in evaluation mode, by {by:.2g} of its largest "
+            "logit. Expected no random numbers there: use modules such as nn.Dropout, or look at self.training, so "
+            "that eval() ends it."
+        )
+    by = apart(first[:1], network.answers(network.batch[:1]))
+    if not by <= ALONE:
+        raise RequestError(
+            f"{network} answers an example differently where others are beside it, by {by:.2g} of its largest logit in "
+            "evaluation mode. Expected each answer to follow from its own row, since batches are cut in several ways: "
+            "keep running statistics instead of the batch's own."
+        )
+    _check_odd(network, odd)
+    if bool((first >= 0).all()) and bool(((first.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all()):
+        return (
+            f"The {network} returns probabilities (its rows sum to 1: a softmax at the end?). Expected logits: the "
+            "loss takes a softmax of its own, at its temperature. Leave the model's out.",
+        )
+    return ()
+
+
+def check_same(network: Network, loaded: nn.Module) -> None:
+    """Raise `RequestError` where `loaded`, which has the same weights, answers anything else."""
+    other = Network(loaded, network.spec, network.classes, network.x, network.role)
+    by = apart(network.answers(network.batch), other.answers(network.batch))
+    if not by <= SAME:
+        raise RequestError(
+            f"{network} answers differently once its weights are saved and loaded, by {by:.2g} of its largest logit. "
+            f"{lost(network.module, loaded)}"
+        )
+
+
+def lost(module: nn.Module, loaded: nn.Module) -> str:
+    """What of `module` is not in `loaded`, although the weights are, and what to do."""
+    found = differing_state(module, loaded)
+    kinds = f": {some(found)}" if found else " (plain attributes, buffers with persistent=False, globals)"
+    return (
+        f"It has state outside its state_dict, which is not saved and is made again from another seed{kinds}. Keep it "
+        "with self.register_buffer(name, tensor), or compute it without random numbers."
+    )
+
+
+def spread(examples: int, rows: int) -> Index:
+    """[rows] int64: rows of `examples` from first to last, as many as there are at most."""
+    return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of logits [B, K], in parts of the largest logit; NaN where one of them holds NaN."""
+    one, other = one.double(), other.double()
+    return float((one - other).abs().amax() / (one.abs().amax() + NOTHING))
+
+
+def finite(values: Tensor) -> Tensor:
+    """[N] bool: which rows are finite throughout."""
+    return torch.isfinite(values).reshape(len(values) if values.dim() else 1, -1).all(dim=1)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
+
+
+def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
+    """Raise `RequestError` where the answer for one of the odd rows is not finite; stops when it takes long."""
+    started, at_once = time.monotonic(), min(ODD_ROWS, network.affordable)
+    for start in range(0, len(odd), at_once):
+        rows = odd[start : start + at_once]
+        for row, sound in zip(rows, finite(_answers_to(network, rows)).tolist(), strict=True):
+            if not sound:
+                raise RequestError(
+                    f"{network} returned NaN or infinity for {row}. Expected finite logits for every example: guard "
+                    "divisions, logarithms and roots, for example by a small number in the denominator, or leave such "
+                    "examples out."
+                )
+        if time.monotonic() - started > AFFORDABLE_S:
+            return
+
+
+def _answers_to(network: Network, rows: Sequence[OddRow]) -> Tensor:
+    """Logits [n, K]. Raises: `RequestError`, which names the row where one row alone makes the network fail."""
+    try:
+        return network.answers(as_tensor(np.stack([row.x for row in rows])))
+    except RequestError as error:
+        if len(rows) == 1:
+            raise RequestError(f"{error} That was {rows[0]}.") from error
+        for row in rows:
+            _answers_to(network, [row])
+        raise

@@ -1,0 +1,97 @@
+"""Examples on which networks compute NaN: rows of zeros, of one value throughout, very large and very small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.arrays import ROWS_AT_ONCE, Index, Inputs
+from workers.data.dataset import Dataset
+
+OF_EACH = 12
+"""Rows that are taken for each oddity of a split."""
+VALUES = 2**26
+"""About how many numbers of a split are looked at: of a larger one, stretches from first to last."""
+
+
+@dataclass(frozen=True)
+class OddRow:
+    """An example, what is odd about it, and where it is. x: [...] as the data has it."""
+
+    split: str
+    row: int
+    oddity: str
+    x: NDArray[Any] = field(repr=False)
+
+    @property
+    def trains(self) -> bool:
+        return self.split == "train"
+
+    def __str__(self) -> str:
+        return f"example {self.row} of the {self.split} split ({self.oddity})"
+
+
+def odd_rows(dataset: Dataset) -> list[OddRow]:
+    """The oddest rows of every split, those that are oddest in one way before the second oddest."""
+    splits: dict[str, Inputs] = {name: getattr(dataset, name).x for name in ("train", "validation", "test")}
+    if dataset.unlabeled is not None:
+        splits["unlabeled"] = dataset.unlabeled
+    found = [
+        (rank, OddRow(name, row, oddity, x[row : row + 1][0]))
+        for name, x in splits.items()
+        for rank, row, oddity in _oddest(x)
+    ]
+    return [row for _, row in sorted(found, key=lambda each: each[0])]
+
+
+def _oddest(x: Inputs) -> list[tuple[int, int, str]]:
+    """Rank, row and oddity of the oddest rows, each row once."""
+    rows, measures = _measures(x)
+    most = min(OF_EACH, len(rows))
+    found: dict[int, tuple[int, int, str]] = {}
+    for oddity, measure in measures.items():
+        order = np.argpartition(measure, most - 1)[:most]
+        for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
+            row = int(rows[k])
+            if row not in found or rank < found[row][0]:
+                exact = next((said for name, said in EXACT.items() if measures[name][k] == 0), oddity)
+                found[row] = (rank, row, exact)
+    return list(found.values())
+
+
+EXACT = {"smallest norm": "all zeros", "smallest spread": "one value throughout"}
+"""What is said of a row whose measure is 0."""
+
+
+def _measures(x: Inputs) -> tuple[Index, dict[str, NDArray[np.float32]]]:
+    """Rows [n] that were looked at, and by oddity a number for each: the smaller, the odder."""
+    rows, norms, spreads, tops, bottoms = [], [], [], [], []
+    for ids, values in _stretches(x):
+        flat = values.reshape(len(values), -1).astype(np.float32, copy=False)
+        rows.append(ids)
+        norms.append(np.sqrt(np.einsum("nd,nd->n", flat, flat)))
+        tops.append(flat.max(axis=1))
+        bottoms.append(flat.min(axis=1))
+        spreads.append(tops[-1] - bottoms[-1])
+    norm, spread, top, bottom = (np.concatenate(each) for each in (norms, spreads, tops, bottoms))
+    return np.concatenate(rows), {
+        "smallest norm": norm,
+        "smallest spread": spread,
+        "largest norm": -norm,
+        "largest value": -top,
+        "smallest value": bottom,
+    }
+
+
+def _stretches(x: Inputs) -> Iterator[tuple[Index, NDArray[Any]]]:
+    values = max(1, int(np.prod(x.shape[1:])))
+    size = max(1, min(ROWS_AT_ONCE, VALUES // (16 * values)))
+    starts = np.arange(0, len(x), size)
+    most = max(1, VALUES // (size * values))
+    for start in starts if len(starts) <= most else starts[np.linspace(0, len(starts) - 1, most).astype(np.int64)]:
+        ids = np.arange(start, min(int(start) + size, len(x)))
+        yield ids, x[int(ids[0]) : int(ids[-1]) + 1]

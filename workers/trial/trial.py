@@ -1,0 +1,308 @@
+"""One real step of a network's training before anything is started, and what its saved weights answer.
+
+A network is built, trained for a step, saved and loaded with the functions that the run itself uses, on rows cut as the
+run will cut them. What fails here would fail hours later, so each failure is a `RequestError` that names the factory.
+After training the same comparison is made once more with the weights that were kept.
+
+Rows are few, and large pieces are tried only where they are quick, so that a large network costs a few of its steps.
+Random states are as they were afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers import storage
+from workers.data.arrays import Inputs, as_tensor, gather
+from workers.data.dataset import Split
+from workers.errors import RequestError, RunError
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.losses import UNLABELLED
+from workers.models import checkpoints, torch_module
+from workers.seeds import seeded
+from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.targets.layout import batch_sizes
+from workers.targets.top_k import TopK, compress
+from workers.training import loop
+from workers.training.loader import Batch
+from workers.training.loop import HARD_LABELS, Progress
+from workers.trial import answers as asked
+from workers.trial import compiling
+from workers.trial.answers import AFFORDABLE_S, SAME, Network, finite, some, spread
+from workers.trial.odd_rows import OddRow
+from workers.user_code import provenance
+
+KEPT_ROWS = 32
+"""Validation rows on which kept weights are compared."""
+SAME_ON_GPU = 1e-2
+"""`SAME` where kernels may add in another order each time, and products are rounded further."""
+ANSWERS, LOGITS = "answers.pt", "logits"
+"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
+STEPS = 4
+"""Steps where workers exchange gradients, if they are quick: a layer may be skipped at random."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A network that is to be trained: from what, how, and what it is called in messages."""
+
+    name: str
+    model: ModelSpec
+    training: TrainingSpec
+    seed: int
+    examples: Split
+    """What an epoch goes through; `x` may have several views of it."""
+    loss: DistillationSpec = HARD_LABELS
+    workers: tuple[int, int] = (1, 1)
+    """The least and the most that share a batch."""
+
+    def __str__(self) -> str:
+        return f"{self.name} model '{self.model.factory}'"
+
+
+def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool = False) -> tuple[str, ...]:
+    """Build `role`'s network as the run does, ask it, train it for a step, keep it and load it again.
+
+    odd: rows on which it must give finite answers. known: another role has this network; this one only trains it.
+    Returns notes for the user. Raises: `RequestError`.
+    """
+    with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
+        module = torch_module.build(role.model, role.seed)
+        torch_module.check_trainable(module, role.model, role.name)
+        torch_module.check_output(module, role.model, role.examples.x, classes, role.name)
+        network = Network(module, role.model, classes, role.examples.x, role.name)
+        notes = () if known else asked.check(network, odd)
+        _take_steps(role, network, [row.x for row in odd if row.trains])
+        if role.training.compile:
+            compiling.check_network(module, network.batch, str(role))
+        if not known:
+            _check_reloaded(network)
+    return notes
+
+
+def check_loaded(
+    spec: ModelSpec, uris: Sequence[str], x: Inputs, classes: int, odd: Sequence[OddRow]
+) -> tuple[str, ...]:
+    """The same of members that are loaded: each file fits, answers every row, and holds all that the answers follow
+    from. Returns notes for the user. Raises: `RequestError`."""
+    notes: tuple[str, ...] = ()
+    with seeded(0), provenance.in_use(spec):
+        module, other = torch_module.build(spec), torch_module.build(spec, seed=1)
+        torch_module.check_output(module, spec, x, classes, "ensemble")  # before a file is blamed
+        for number, uri in enumerate(uris):
+            network = Network(module, spec, classes, x, f"checkpoint '{uri}': ensemble")
+            checkpoints.load(module, uri)
+            torch_module.check_output(module, spec, x, classes, network.role)
+            found = asked.check(network, odd)
+            if number == 0:
+                notes = found
+                checkpoints.load(other, uri)
+                asked.check_same(network, other)
+    return notes
+
+
+def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
+    """Load `member` as everything after its training does, and compare it with the trained `module`.
+
+    kept: the state dict that was saved, which `module` then has. x: rows to compare on. The answers stay beside the
+    weights for `check_elsewhere`.
+
+    Raises: `RunError` where their answers differ.
+    """
+    with seeded(0), torch.no_grad():
+        module.load_state_dict(kept)
+        device = next(module.parameters()).device
+        loaded, batch = teacher.load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
+        answers = module.eval()(batch)
+        by = asked.apart(answers, loaded(batch))
+    if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
+        raise RunError(
+            f"{member.name} answers differently once its weights are saved and loaded, by {by:.2g} of its largest "
+            f"logit on {len(batch)} validation examples. {asked.lost(module, loaded)} Train it again afterwards."
+        )
+    checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
+
+
+def check_elsewhere(member: Member, x: Inputs) -> None:
+    """Compare what kept weights answer in this process with what they answered in the one that trained them.
+
+    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
+    """
+    uri = storage.join(storage.parent(member.weights), ANSWERS)
+    there = checkpoints.load_state(uri)
+    if there is None:
+        return
+    with seeded(0), torch.no_grad():
+        logits = there[LOGITS]
+        by = asked.apart(logits, teacher.load(member)(gather(x, spread(len(x), len(logits)))))
+    storage.remove(uri)
+    if not by <= asked.ALONE:
+        raise RunError(
+            f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
+            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
+            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
+            "instead, and train it again."
+        )
+
+
+def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int]) -> list[int]:
+    """How many rows a forward pass of the training has, all sizes that occur, ascending."""
+    sizes, (least, most) = batch_sizes(examples, training.batch_size), workers
+    cuts = {
+        cut
+        for size in (sizes[0], sizes[-1])
+        for world in range(least, most + 1)
+        for cut in (size // world, -(-size // world))
+    }
+    micro = training.micro_batch_size
+    return sorted({piece for cut in cuts for piece in (batch_sizes(cut, micro or cut) if cut else [0])})
+
+
+def _take_steps(role: Role, network: Network, odd: Sequence[np.ndarray]) -> None:
+    """Train for a step on a smallest and on a largest piece, as the run would cut them.
+
+    odd: training rows that the largest piece begins with.
+    """
+    progress = loop.begin(network.module, role.training, len(role.examples))
+    pieces = piece_sizes(len(role.examples), role.training, role.workers)
+    needed = list(dict.fromkeys((pieces[0], pieces[-1])))
+    more = [pieces[0], pieces[-1]] * (STEPS // 2) if role.workers[1] > 1 else []
+    started = time.monotonic()
+    for number, size in enumerate([*needed, *more]):
+        if number >= len(needed) and time.monotonic() - started > AFFORDABLE_S:
+            return
+        _try_piece(role, network, progress, size, odd if size == pieces[-1] else ())
+
+
+def _try_piece(role: Role, network: Network, progress: Progress, size: int, first: Sequence[np.ndarray]) -> None:
+    """Train for a step on a piece of `size` rows, or of the affordable ones where these serve as well."""
+    for rows in dict.fromkeys((min(size, network.affordable), size)):
+        try:
+            return _step(role, network, progress, _batch(role, rows, network.classes, first[: rows // 2]))
+        except RequestError:
+            if rows == size:
+                raise
+
+
+def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> None:
+    rows, diverged = len(batch.x), _diverged(progress)
+
+    def forward(x: Tensor) -> Tensor:
+        returned = progress.model(x)
+        logits = torch_module.logits_of(returned, role.model, x, network.classes, role.name, " in training mode")
+        if not logits.requires_grad:
+            raise RequestError(
+                f"{role} returns logits without a gradient in training mode, so nothing can be learnt. Expected an "
+                "output that follows from its parameters: no detach(), no torch.no_grad() and no argmax inside forward."
+            )
+        if not finite(logits).all():
+            raise RequestError(f"{role} {diverged} in training mode for a piece of {rows} examples.")
+        return logits
+
+    spec = role.training.model_copy(update={"micro_batch_size": None})
+    try:
+        progress.model.train()
+        losses = loop.step(progress, forward, role.loss, batch, spec, torch.tensor(1.0))
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
+        raise RequestError(
+            f"{role} failed in a step of training on {rows} examples ({batch.x.dtype} {list(batch.x.shape)}): "
+            f"{type(error).__name__}: {error}{_why_so_few(role, rows)}"
+        ) from error
+    _check_gradients(role, progress.model)
+    if not all(torch.isfinite(loss) for loss in losses):
+        raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
+
+
+def _diverged(progress: Progress) -> str:
+    if progress.schedule.last_epoch == 0:
+        return "returned NaN or infinity"
+    return "returned NaN or infinity after one step of training (lower `learning_rate`, or set `gradient_clip`)"
+
+
+def _check_gradients(role: Role, module: nn.Module) -> None:
+    learnt = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
+    without = [name for name, gradient in learnt.items() if gradient is None]
+    most = role.workers[1]
+    if without and (most > 1 or len(without) == len(learnt)):
+        raise RequestError(
+            f"{role}: no gradient reaches {some(without)} in a step of training"
+            + (f", and {most} workers exchange a gradient of each parameter" if len(without) < len(learnt) else "")
+            + ". Use them in forward, leave them out, or freeze them with requires_grad_(False)"
+            + ("; one worker (student.num_workers: 1) takes them as they are." if most > 1 else ".")
+        )
+    wrong = [name for name, gradient in learnt.items() if gradient is not None and not finite(gradient).all()]
+    if wrong:
+        raise RequestError(
+            f"{role}: NaN or infinity in the gradient of {some(wrong)} in the first step of training, although the "
+            "logits are finite. Look for a root, a norm or a division at 0 in forward."
+        )
+
+
+def _why_so_few(role: Role, size: int) -> str:
+    """Where a piece of a single row comes from; empty for larger ones."""
+    if size > 1:
+        return "."
+    training, (_, most) = role.training, role.workers
+    cut = f", {most} workers" if most > 1 else ""
+    cut += f", micro_batch_size {training.micro_batch_size}" if training.micro_batch_size else ""
+    rows = "a piece of one example" if size else "a piece without examples"
+    return (
+        f". So small a piece occurs in the run: {len(role.examples)} examples in batches of at most "
+        f"{training.batch_size}{cut} leave {rows}. Expected at least two for batch normalisation: change "
+        f"`batch_size`{', `num_workers`' if most > 1 else ''} or `micro_batch_size`."
+    )
+
+
+def _check_reloaded(network: Network) -> None:
+    """Save, load into a network that was built from another seed, as everything after training does, and compare."""
+    if not finite(network.answers(network.batch)).all():
+        raise RequestError(
+            f"{network} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
+            "`gradient_clip`."
+        )
+    loaded = torch_module.build(network.spec)
+    _check_grown(network, loaded)
+    try:
+        content = checkpoints.packed(network.module.state_dict())
+        checkpoints.fill(loaded, content, "what was saved of it")
+    except RequestError as error:
+        raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
+    asked.check_same(network, loaded)
+
+
+def _check_grown(network: Network, built: nn.Module) -> None:
+    """Raise `RequestError` where a step of training gave the network weights or buffers that a new one has not."""
+    now, first = (
+        {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
+        for module in (network.module, built)
+    )
+    changed = [name for name in now if name not in first or now[name] != first[name]]
+    if changed:
+        raise RequestError(
+            f"{network} has {some(changed)} after a step of training, and a network built anew has not, or of another "
+            "shape, so its weights cannot be loaded. Expected the factory to make the same layers and buffers whatever "
+            "the seed, all of them and in their final shape before the first batch."
+        )
+
+
+def _batch(role: Role, rows: int, classes: int, first: Sequence[np.ndarray]) -> Batch:
+    """A piece of `rows` training rows, those of `first` among them; soft targets that the loss needs are made up."""
+    ids = spread(len(role.examples), rows)
+    x = gather(role.examples.x, ids)
+    if first:
+        x[: len(first)] = as_tensor(np.stack(first))
+    y = torch.from_numpy(role.examples.y[ids])
+    soft: Tensor | TopK | None = None
+    if role.loss.soft_weight:
+        soft = torch.softmax(torch.randn(rows, classes) / role.loss.temperature, dim=-1)
+        soft = soft if role.loss.top_k is None else compress(soft, role.loss.top_k, torch.float32)
+    return Batch(x, y, soft, 0.0, rows, int((y != UNLABELLED).sum()))

@@ -1,0 +1,232 @@
+"""`module:function` -> what the function returns.
+
+Where a module is looked for, first to last: beside the configuration (or in `folder:`, a key beside `factory:`, which
+is relative to the configuration); where Python itself finds modules (installed, or on PYTHONPATH); in the working
+directory of the command, which is settled when the configuration is loaded, since other processes have others.
+A module beside the configuration may have any name: see `workers.user_code.beside`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workers.errors import RequestError
+from workers.user_code import beside, observed
+from workers.user_code.beside import BESIDE as BESIDE
+from workers.user_code.origins import HOME, STILLHOUSE, distributions
+
+JOB_FOLDER = "STILLHOUSE_JOB_FOLDER"
+"""Set in the processes of a job: where its configuration lies, within the job's working folder; absolute once found."""
+LONGEST_NAME = 256
+"""Characters of a text that may name a file."""
+
+
+def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
+    """Call `factory` (`module:function`) with `kwargs`.
+
+    Raises: `RequestError` where the module or function is missing, or raises.
+    """
+    function = load(factory, folder)
+    try:
+        with beside.running(folder):
+            return function(**kwargs)
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RequestError(
+            f"factory '{factory}' raised {type(error).__name__}: {beside.plain(str(error))}. "
+            f"It was called with {kwargs or 'no arguments'}."
+        ) from error
+
+
+def load(factory: str, folder: str) -> Any:
+    """The function that `factory` names.
+
+    Raises: `RequestError` where the module or function is missing; the module is executed.
+    """
+    module_name, _, function_name = factory.partition(":")
+    module = _module(module_name, folder, factory)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise RequestError(
+            f"factory '{factory}': module '{module_name}' ({module.__file__}) has no function "
+            f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
+        )
+    return function
+
+
+def working_folder() -> str:
+    """The folder that this process was started for: in a job's processes that of the configuration, which
+    `processes.settle` found. Ray Train changes the working directory of its workers."""
+    folder = os.environ.get(JOB_FOLDER, "")
+    return folder if os.path.isabs(folder) else os.getcwd()
+
+
+def locate(factory: str, folder: str) -> str:
+    """The folder that `factory` is to be loaded from in every process: the working directory where only that has its
+    module, else `folder`. Executes nothing."""
+    name, here = factory.partition(":")[0], working_folder()
+    is_name = all(part.isidentifier() for part in name.split("."))  # else the configuration is refused for it
+    return here if is_name and private_root(name, folder) == here else folder
+
+
+def private_root(name: str, folder: str) -> str | None:
+    """The folder whose private package the module `name` is loaded in; None where Python's own import finds it."""
+    top, here = name.partition(".")[0], working_folder()
+    if beside.holds(folder, top):
+        return folder
+    if top in STILLHOUSE:  # Python's own import finds Stillhouse
+        if name != top and _path(name, str(HOME)):
+            return None
+        places = [place or here for place in (*sys.path, here) if Path(place or here).resolve() != HOME]
+        return next((place for place in places if _path(name, place)), None)
+    path = [place for place in sys.path if os.path.abspath(place or here) != here]
+    return here if beside.elsewhere(top, path) is None and beside.holds(here, top) else None
+
+
+def digest(factory: str, folder: str) -> str:
+    """sha256 over the source files of `factory`, as text: a label of its code that needs none of it executed.
+
+    Beside the configuration: its file and those that it imports from there. Installed: its distribution's version.
+    """
+    found = _sources(factory, folder)
+    if not found:
+        versions = [f"{owner} {version}" for owner, version in needs(factory, folder).items()]
+        return hashlib.sha256("\n".join(versions).encode()).hexdigest()
+    return hashlib.sha256(b"\0".join(found[file] for file in sorted(found))).hexdigest()
+
+
+def needs(factory: str, folder: str) -> dict[str, str]:
+    """Installed distributions, and their versions, that `factory` is in, or that its files beside the configuration
+    import."""
+    sources = _sources(factory, folder)
+    modules = [name for content in sources.values() for name in _imports(content)] or [factory.partition(":")[0]]
+    found: dict[str, str] = {}
+    for top in {module.partition(".")[0] for module in modules}:
+        if not beside.holds(folder, top):
+            found |= distributions(top)
+    return dict(sorted(found.items()))
+
+
+def files(factory: str, folder: str) -> dict[Path, bytes]:
+    """The files beside the configuration that `factory` follows from: its code, and what that code was seen to read in
+    this process. None where it is installed. See `provenance.files_of` for one model's."""
+    found = _sources(factory, folder)
+    read = {path for file in found for path in observed.opened_by(os.path.abspath(file))}
+    for path in sorted(read):
+        place = within(path, folder)
+        if place is not None:
+            found.setdefault(Path(folder, place), path.read_bytes())
+    return found
+
+
+def within(path: Path, folder: str) -> Path | None:
+    """`path` relative to `folder`, whatever links lead there; None where it lies outside."""
+    for one, other in ((path, Path(os.path.abspath(folder))), (path.resolve(), Path(folder).resolve())):
+        if folder and one.is_relative_to(other):
+            return one.relative_to(other)
+    return None
+
+
+def texts(value: Any) -> list[str]:
+    """The texts in a factory's arguments that may be names of files."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in texts(each)]
+    if isinstance(value, (list, tuple)):
+        return [text for each in value for text in texts(each)]
+    return [value] if isinstance(value, str) and 0 < len(value) < LONGEST_NAME and value.isprintable() else []
+
+
+def _sources(factory: str, folder: str) -> dict[Path, bytes]:
+    """The Python files beside the configuration that `factory` is in, or imports from there; a package counts whole."""
+    found: dict[Path, bytes] = {}
+    wanted = [factory.partition(":")[0]]
+    while wanted:
+        name = wanted.pop()
+        top = Path(folder, name.partition(".")[0])
+        path = _path(name, folder)
+        whole = folder and path is not None and (top / "__init__.py").is_file()
+        for file in sorted(top.rglob("*.py")) if whole else [path] if path is not None else []:
+            if file not in found:
+                found[file] = file.read_bytes()
+                wanted += _imports(found[file])
+    return found
+
+
+def _imports(source: bytes) -> list[str]:
+    """The modules that a file imports by absolute names; none of one that does not parse."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return names
+
+
+def _path(module: str, folder: str) -> Path | None:
+    """The file of a module, or of a package, beside the configuration."""
+    place = Path(folder, *module.split("."))
+    for path in (place / "__init__.py", place.with_suffix(".py")):
+        if folder and path.is_file():
+            return path
+    return None
+
+
+def _module(name: str, folder: str, factory: str) -> ModuleType:
+    from workers.seeds import seeded
+
+    root = private_root(name, folder)
+    try:
+        with beside.running(root or folder), seeded(0):  # what a module draws is the same in every process
+            return importlib.import_module(name) if root is None else beside.load(name, root)
+    except ModuleNotFoundError as error:
+        missing = beside.plain(error.name or "")
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise RequestError(_nowhere(factory, name, folder)) from error
+        raise _broken(factory, name, error) from error
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # a script, perhaps, that ends when it is through
+        raise _broken(factory, name, error) from error
+
+
+def _nowhere(factory: str, name: str, folder: str) -> str:
+    working = working_folder()
+    here = "" if os.path.abspath(folder or ".") == working else f", and in the working directory '{working}'"
+    return (
+        f"factory '{factory}': no module '{name}' on the machine {platform.node()}. Looked in '{folder}', beside the "
+        f"configuration file (or its `folder:`), among installed packages and on PYTHONPATH{here}. Put "
+        f"{name.replace('.', '/')}.py beside the configuration, or name its place by `folder:` beside `factory:`."
+        f"{_name_taken(name)}"
+    )
+
+
+def _name_taken(name: str) -> str:
+    top = name.partition(".")[0]
+    if top not in STILLHOUSE:
+        return ""
+    return (
+        f" '{top}' is a package of Stillhouse's own: yours of that name is found beside the configuration, in "
+        "`folder:`, on PYTHONPATH or in the working directory; rename it where it is installed otherwise."
+    )
+
+
+def _broken(factory: str, name: str, error: BaseException) -> RequestError:
+    return RequestError(
+        f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: {beside.plain(str(error))})."
+    )

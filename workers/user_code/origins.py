@@ -1,0 +1,66 @@
+"""Whose file it is: the user's own, or that of Python, of an installed package, or of Stillhouse.
+
+The user's own are those beside a configuration, on PYTHONPATH, in editable installs: whatever may change without a
+version that says so.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import site
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+STILLHOUSE = frozenset({"workers", "orchestrator"})
+"""The top-level packages of Stillhouse."""
+HOME = Path(__file__).resolve().parents[2]
+"""The folder that has them."""
+SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+@cache
+def is_users(file: str) -> bool:
+    """Whether a file is the user's own: code or data that no version stands for."""
+    if file.startswith("<"):  # what Python calls code that is in no file
+        return False
+    path = Path(file)
+    if not path.is_absolute() or not INSTALLED.isdisjoint(path.parts):
+        return False
+    return not any(path.is_relative_to(place) for place in _not_the_users())
+
+
+@cache
+def _not_the_users() -> tuple[Path, ...]:
+    python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    ours = [HOME / package for package in STILLHOUSE]
+    found = [*map(Path, python), *map(Path, site.getsitepackages()), Path(site.getusersitepackages()), *ours]
+    return (*SYSTEM, *found, *(path.resolve() for path in found))
+
+
+@cache
+def own_dependencies() -> frozenset[str]:
+    """The distributions that Stillhouse itself needs, and itself, by normalised name."""
+    try:
+        needed = importlib.metadata.requires("stillhouse") or []
+    except importlib.metadata.PackageNotFoundError:  # a registered student, loaded where Stillhouse is not installed
+        needed = ["numpy", "torch"]
+    return frozenset({"stillhouse", *(normalised(need) for need in needed if "extra ==" not in need)})
+
+
+def normalised(requirement: str) -> str:
+    """The name of a distribution as PEP 503 compares it, without version or extras."""
+    name = re.match(r"[\w.-]+", requirement)
+    return re.sub(r"[-_.]+", "-", name[0] if name else requirement).lower()
+
+
+@cache
+def _owners() -> dict[str, list[str]]:
+    return {module: list(owners) for module, owners in importlib.metadata.packages_distributions().items()}
+
+
+def distributions(module: str) -> dict[str, str]:
+    """The installed distributions that a top-level module is in, with their versions."""
+    return {owner: importlib.metadata.version(owner) for owner in sorted(set(_owners().get(module, [])))}
