@@ -32,7 +32,7 @@ from workers.data.dataset import Split  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly  # noqa: E402
 from workers.targets import soft_targets  # noqa: E402
-from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.training import loader  # noqa: E402
 
 MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
@@ -41,7 +41,7 @@ BATCH_SIZE = 1024
 
 def driver_cost(members: int, classes: int, parts: int) -> Row:
     """A pass of so many parts by teachers that answer at once."""
-    layout = Layout(parts * part_rows(classes), part_rows(classes))
+    layout = PartLayout(parts * part_rows(classes), part_rows(classes))
     pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= NEAR_CLASSES
     with tempfile.TemporaryDirectory() as folder, pool:
@@ -60,7 +60,7 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
 def worker_cost(workers: int, classes: int, parts: int) -> Row:
     """An epoch of one worker's examples."""
     rows = part_rows(classes)
-    layout = Layout(parts * rows, rows)
+    layout = PartLayout(parts * rows, rows)
     split = Split(np.zeros((layout.examples, 1), np.float32), np.zeros(layout.examples, np.int64))
     random = torch.rand(rows, classes)
     targets = soft_targets.compressed(random / random.sum(dim=1, keepdim=True), "float32", None)

@@ -28,7 +28,7 @@ from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly  # noqa: E402
 from workers.inference.teacher import Member  # noqa: E402
 from workers.specs import ModelSpec  # noqa: E402
-from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.soft_targets import Numerics  # noqa: E402
 
 BATCH, BATCH_S, CLASSES = 256, 0.020, 10
@@ -36,7 +36,7 @@ MARKS = {10: 0.98, 40: 0.96, 100: 0.90}
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BATCH)
 
 
-def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -> TeacherPool:
+def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: float) -> TeacherPool:
     """Stillhouse's pool, of teachers that take `batch_s` seconds a batch."""
     sizes = [len(layout.piece_ids(piece)) for part in range(layout.parts) for piece in layout.pieces(part)]
 
@@ -56,7 +56,7 @@ def sleeping_pool(teachers: int, layout: Layout, classes: int, batch_s: float) -
 
 def one_pass(teachers: int, examples: int) -> tuple[float, float]:
     """Seconds of start-up and of a whole pass, the store written."""
-    layout = Layout(examples, part_rows(CLASSES))
+    layout = PartLayout(examples, part_rows(CLASSES))
     pool = sleeping_pool(teachers, layout, CLASSES, BATCH_S)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

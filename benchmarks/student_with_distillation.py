@@ -46,7 +46,7 @@ from benchmarks.models import mlp  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
 from workers.targets import soft_targets  # noqa: E402
-from workers.targets.layout import Layout, part_rows  # noqa: E402
+from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.soft_targets import Numerics, Part  # noqa: E402
 from workers.training import loop as train_loop  # noqa: E402
 from workers.training.loader import HardLabels, SoftLabels  # noqa: E402
@@ -106,8 +106,8 @@ def write_soft_targets(folder: Path) -> list[Part]:
     return found
 
 
-def layout_of(y: Tensor) -> Layout:
-    return Layout(len(y), part_rows(common.CLASSES))
+def layout_of(y: Tensor) -> PartLayout:
+    return PartLayout(len(y), part_rows(common.CLASSES))
 
 
 def measure(student: str, folder: Path, parts: list[Part], turns: int, threads: int) -> list[Row]:

@@ -151,7 +151,7 @@ def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Tra
             job,
             loss=run.config.distillation,
             store=made.store(),
-            store_mark=made.begun(),
+            store_mark=made.resume_key(),
             store_content=made.content,
         )
     journal.system(role, role)

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from workers.data.dataset import Split
-from workers.targets.layout import Layout
+from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Numerics, Part, compressed, write_part
 from workers.training.loader import SoftLabels
 
@@ -103,9 +103,9 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 def stored(
     folder: Path, probabilities: np.ndarray, rows: int = 10, views: int = 1, top_k: int | None = None
-) -> tuple[Layout, dict[int, Part]]:
+) -> tuple[PartLayout, dict[int, Part]]:
     """Soft targets [views * N, K] as a store in `folder`: its layout and its parts."""
-    layout, parts = Layout(len(probabilities) // views, rows, views), {}
+    layout, parts = PartLayout(len(probabilities) // views, rows, views), {}
     for n in range(layout.parts):
         mean = torch.from_numpy(probabilities[layout.ids(n)])
         targets = compressed(mean, probabilities.dtype.name, top_k)

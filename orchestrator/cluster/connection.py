@@ -59,7 +59,7 @@ class Machines:
 
     nodes: tuple[Node, ...]
     cuda: bool
-    lent: bool = False
+    borrowed: bool = False
     """Whether this Ray was there before the run in the same process, and outlives it."""
 
     def of(self, role: str) -> Machines:
@@ -133,7 +133,7 @@ def connect(
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
     if ray.is_initialized():
-        yield replace(survey(timeout_s), lent=True)
+        yield replace(survey(timeout_s), borrowed=True)
         return
     here = environment.ray_address() == "local"
     wait_for("starting Ray on this machine" if here else f"joining the Ray cluster at {environment.ray_address()}")

@@ -45,11 +45,11 @@ START_S = 30.0
 HEED_S = 5.0
 """How long it may take to heed Ctrl-C."""
 POLL_S = 2.0
-LITTLE = 0.0121
+MIN_WORKER_CPUS = 0.0121
 """Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
 DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
 """How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
-LEADER, WORKER = "TrainController", "RayTrainWorker"
+CONTROLLER, WORKER = "TrainController", "RayTrainWorker"
 """What the actors of Ray Train are called, in Ray 2.60."""
 
 
@@ -62,8 +62,8 @@ def threads_of_a_worker(most: int, machines: Machines) -> int:
 def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
     if machines.cuda:
         sixteenths = math.floor(16 * machines.cpus / (2 * most))  # of which sums are exact
-        return {"CPU": max(LITTLE, min(1.0, sixteenths / 16)), "GPU": 1.0}
-    return {"CPU": LITTLE}  # of cores it takes what teachers leave, whatever those hold
+        return {"CPU": max(MIN_WORKER_CPUS, min(1.0, sixteenths / 16)), "GPU": 1.0}
+    return {"CPU": MIN_WORKER_CPUS}  # of cores it takes what teachers leave, whatever those hold
 
 
 def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> list[Epoch]:
@@ -154,7 +154,7 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         except RunError as error:
             refused.append(error)
         if refused or interrupts.pressed_for_s() > HEED_S:
-            for leader in _there(LEADER):
+            for leader in _there(CONTROLLER):
                 processes.end(leader)
         return seen_s
 

@@ -34,8 +34,8 @@ from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.targets import soft_targets as store
-from workers.targets.layout import Layout, part_rows, piece_rows
-from workers.targets.member_logits import KeptLogits
+from workers.targets.layout import PartLayout, part_rows, piece_rows
+from workers.targets.member_logits import MemberLogits
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
@@ -52,7 +52,7 @@ class SoftTargetPass:
     """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
     folder: str
-    layout: Layout
+    layout: PartLayout
     planned: Manifest
     parts: dict[int, Part]
     """Those that are there, by their number; the pass adds to them."""
@@ -73,7 +73,7 @@ class SoftTargetPass:
         """Where a worker reads them: parts that are there by now, and who knows of the others."""
         return Store(self.folder, self.layout, dict(self.parts), self.streams, self.refused)
 
-    def begun(self) -> str:
+    def resume_key(self) -> str:
         """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
         fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
         return store.fingerprint(store=self.planned.fingerprint, survivors_too=self.survivors_too, fewer=fewer)
@@ -216,7 +216,7 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, KeptLogits]:
+def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, MemberLogits]:
     """Where each member's own answers are kept; nowhere unless the configuration says so."""
     if config.distillation.keep == "mean":
         return {}
@@ -224,7 +224,7 @@ def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device:
     if config.ensemble.precision == "auto":
         what["device"] = device
     marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
-    return {name: KeptLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+    return {name: MemberLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
 
 
 def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
@@ -262,10 +262,10 @@ def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
     return part_rows(classes, None if top_k is None else bytes_per_row(top_k, store.DTYPES[dtype]))
 
 
-def _layout(planned: Manifest) -> Layout:
+def _layout(planned: Manifest) -> PartLayout:
     """How the store is cut: parts by what is stored, pieces by what teachers send."""
     rows = _part_rows(planned.classes, planned.top_k, planned.dtype)
-    return Layout(planned.examples, rows, planned.views, piece_rows(planned.classes))
+    return PartLayout(planned.examples, rows, planned.views, piece_rows(planned.classes))
 
 
 def _everybody(planned: Manifest) -> list[str]:

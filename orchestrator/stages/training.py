@@ -91,7 +91,7 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             processes.end(where)
 
     # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
-    with closing(completed(tasks, waiting, journal, end_hung, cancel=run.machines.lent)) as ended:
+    with closing(completed(tasks, waiting, journal, end_hung, cancel=run.machines.borrowed)) as ended:
         for task, history in ended:
             k, member, mark = missing[task.name]
             try:

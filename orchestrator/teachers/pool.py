@@ -22,7 +22,7 @@ from orchestrator.reporting.report import Bound
 from orchestrator.teachers import policy as failures
 from orchestrator.teachers.policy import Action, Kind, Loss
 from orchestrator.teachers.reduction import GONE, Assembler, Unmade
-from orchestrator.teachers.slot import Answer, Seat, Start
+from orchestrator.teachers.slot import ActorSlot, Answer, Start
 from workers import ensemble as ensembles
 from workers import faults, telemetry
 from workers.errors import BadAnswer, RunError
@@ -52,7 +52,7 @@ class _Gone(Exception):
 
     def __init__(
         self,
-        seat: Seat,
+        slot: ActorSlot,
         kind: Kind,
         evidence: str,
         members: Sequence[str] = (),
@@ -60,14 +60,14 @@ class _Gone(Exception):
         told: str = "",
     ) -> None:
         super().__init__(evidence)
-        self.seat, self.kind, self.evidence, self.told = seat, kind, evidence, told or evidence
-        self.members = [name for name in members if name in seat.names] or seat.names
+        self.slot, self.kind, self.evidence, self.told = slot, kind, evidence, told or evidence
+        self.members = [name for name in members if name in slot.names] or slot.names
         self.at = at
 
     @property
     def is_of_some(self) -> bool:
         """Whether other members in its process had no part in it."""
-        return len(self.members) < len(self.seat.names)
+        return len(self.members) < len(self.slot.names)
 
 
 class TeacherPool:
@@ -100,7 +100,7 @@ class TeacherPool:
         self._part_of: Callable[[int], int] = lambda piece: piece
         self.wait_s = 0.0
         self.work_s = 0.0
-        self.seats = [Seat([members[k] for k in group], place) for place, group in enumerate(groups)]
+        self.slots = [ActorSlot([members[k] for k in group], place) for place, group in enumerate(groups)]
 
     def __enter__(self) -> TeacherPool:
         try:
@@ -150,19 +150,19 @@ class TeacherPool:
         """Wait for all answers to the next piece, and let it be reduced."""
         pieces = work.unanswered(IN_FLIGHT + AHEAD)
         asked = pieces[: max(1, IN_FLIGHT - work.reducing)]
-        for seat in self._present():
-            self._ask(seat, asked, temperature, pieces)
-        for seat in self._present():
-            self._take(seat, pieces[0], work.assembly, work.near)
-        answers = {place: seat.answers[pieces[0]].values for place, seat in enumerate(self.seats) if not seat.away}
+        for slot in self._present():
+            self._ask(slot, asked, temperature, pieces)
+        for slot in self._present():
+            self._take(slot, pieces[0], work.assembly, work.near)
+        answers = {place: slot.answers[pieces[0]].values for place, slot in enumerate(self.slots) if not slot.away}
         work.begin(pieces[0], list(self._shares()), answers)
 
     def _collect(self, work: Assembler) -> None:
         """Take what has been made of answers, and forget those."""
 
         def forget(piece: int) -> None:
-            for seat in self.seats:
-                seat.answers.pop(piece, None)
+            for slot in self.slots:
+                slot.answers.pop(piece, None)
 
         try:
             work.collect(forget)
@@ -174,18 +174,18 @@ class TeacherPool:
         lost = {getattr(unmade.error, "object_ref_hex", None), getattr(unmade.error, "actor_id", None)}
         replaced = False
         for place, values in unmade.answers.items():
-            seat, held = self.seats[place], self.seats[place].answers.get(unmade.piece)
+            slot, held = self.slots[place], self.slots[place].answers.get(unmade.piece)
             if held is None or held.values is not values:
-                replaced = True  # the seat has another actor, or the mixture weights have changed
-            elif lost & {values.hex(), seat.actor._actor_id.hex()}:
-                raise _Gone(seat, Kind.DIED, _evidence(unmade.error)) from unmade.error
+                replaced = True  # the slot has another actor, or the mixture weights have changed
+            elif lost & {values.hex(), slot.actor._actor_id.hex()}:
+                raise _Gone(slot, Kind.DIED, _evidence(unmade.error)) from unmade.error
         if not replaced:
             doing = f"writing part {self._part_of(unmade.piece)} of the soft targets"
             raise connection.as_run_error(doing, unmade.error) from unmade.error
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
         """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
-        started = [seat.started for seat in self._present() if seat.started is not None]
+        started = [slot.started for slot in self._present() if slot.started is not None]
         return {name: said for each in started for name, said in each.probes.items()}
 
     def one_of_each_node(self) -> list[str]:
@@ -198,191 +198,191 @@ class TeacherPool:
         """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
-    def _present(self) -> list[Seat]:
-        return [seat for seat in self.seats if not seat.away]
+    def _present(self) -> list[ActorSlot]:
+        return [slot for slot in self.slots if not slot.away]
 
     def _open(self) -> bool:
         """All teachers up, and of one mind on whether members that share one are stacked."""
-        for seat in self.seats:
-            seat.start(self.start, self.stacked)
+        for slot in self.slots:
+            slot.start(self.start, self.stacked)
         while True:
             try:
-                for seat in self._present():
-                    self._await_start([seat])
+                for slot in self._present():
+                    self._await_start([slot])
                 self._await_anybody()
-                choices = {seat.started.stacked for seat in self._present() if seat.started is not None}
+                choices = {slot.started.stacked for slot in self._present() if slot.started is not None}
                 if len(choices) == 1:
                     return choices == {True}
                 self.stacked = False
-                for seat in self._present():
-                    seat.prepare(self.stacked)
+                for slot in self._present():
+                    slot.prepare(self.stacked)
             except _Gone as gone:
                 self._lost(gone)
 
     def _await_anybody(self) -> None:
         """Until there is somebody whose answers count."""
-        while not any(self.weights[name] > 0 for seat in self._present() for name in seat.names):
-            self._await_start([seat for seat in self.seats if seat.is_expected and seat.away])
+        while not any(self.weights[name] > 0 for slot in self._present() for name in slot.names):
+            self._await_start([slot for slot in self.slots if slot.is_expected and slot.away])
             self._welcome()
 
-    def _await_start(self, seats: Sequence[Seat]) -> None:
+    def _await_start(self, slots: Sequence[ActorSlot]) -> None:
         """Until one of these actors is up.
 
         Raises: `RunError` where it takes too long, or what it is to host cannot be hosted.
         """
-        while not any([self._up(seat) for seat in seats]):
+        while not any([self._up(slot) for slot in slots]):
             self._check_stopped()
-            if time.monotonic() - max(seat.asked_s for seat in seats) > self.spec.start_timeout_s:
+            if time.monotonic() - max(slot.asked_s for slot in slots) > self.spec.start_timeout_s:
                 raise RunError(
-                    f"the teacher of {', '.join(seats[0].names)} was not up after `ensemble.start_timeout_s`, "
+                    f"the teacher of {', '.join(slots[0].names)} was not up after `ensemble.start_timeout_s`, "
                     f"{self.spec.start_timeout_s:g} s; free now: {ray.available_resources()}."
                 )
-            ray.wait([seat.up for seat in seats], timeout=POLL_S)
+            ray.wait([slot.up for slot in slots], timeout=POLL_S)
 
-    def _up(self, seat: Seat) -> bool:
+    def _up(self, slot: ActorSlot) -> bool:
         try:
-            return seat.is_up()
+            return slot.is_up()
         except ray.exceptions.RayError as error:
-            raise _lost_by(seat, error, faults.START, "as it started") from connection.cause(error)
+            raise _lost_by(slot, error, faults.START, "as it started") from connection.cause(error)
 
     def _welcome(self) -> None:
         """Take back whoever is up again."""
-        for seat in self.seats:
-            if seat.away and seat.is_expected and self._up(seat):
-                if self.stacked is False and seat.started is not None and seat.started.stacked:
-                    seat.prepare(self.stacked)  # it had begun before the others knew
+        for slot in self.slots:
+            if slot.away and slot.is_expected and self._up(slot):
+                if self.stacked is False and slot.started is not None and slot.started.stacked:
+                    slot.prepare(self.stacked)  # it had begun before the others knew
                     continue
-                seat.away = False
+                slot.away = False
                 self.check(self)
                 self._ask_anew()
-                self.heard("back", seat.names, "")
+                self.heard("back", slot.names, "")
 
     def _heed_notices(self) -> None:
-        """Where a node is about to go, its teacher goes on until another is up elsewhere, and takes its seat."""
+        """Where a node is about to go, its teacher goes on until another is up elsewhere, and takes its slot."""
         leaving = reservation.leaving()
-        for seat in self._present():
-            if seat.successor_is_up():
-                seat.move()
-            elif seat.successor is None and not seat.stays and seat.started and seat.started.where.node in leaving:
-                self.heard("moves", seat.names, "its node is about to go")
-                seat.begin_to_move(self.start, self.stacked)
+        for slot in self._present():
+            if slot.successor_is_up():
+                slot.move()
+            elif slot.successor is None and not slot.stays and slot.started and slot.started.where.node in leaving:
+                self.heard("moves", slot.names, "its node is about to go")
+                slot.begin_to_move(self.start, self.stacked)
 
     def _ask_anew(self) -> None:
         """What is in flight was asked for with other weights."""
-        for seat in self._present():
-            seat.forget_answers()
+        for slot in self._present():
+            slot.forget_answers()
 
-    def _ask(self, seat: Seat, pieces: Sequence[int], temperature: float, ahead: Sequence[int] = ()) -> None:
+    def _ask(self, slot: ActorSlot, pieces: Sequence[int], temperature: float, ahead: Sequence[int] = ()) -> None:
         """Ask for these pieces, and tell which others will be asked for next (`ahead`)."""
         shares = self._shares()
-        hosted = {name: shares[name] for name in seat.names}
+        hosted = {name: shares[name] for name in slot.names}
         for piece in pieces:
-            if piece not in seat.answers:
+            if piece not in slot.answers:
                 next_ones = [other for other in ahead if other > piece]
-                asked = seat.actor.soften.remote(piece, temperature, hosted, self.spec.combine, next_ones)
-                seat.answers[piece] = Answer(*asked)
+                asked = slot.actor.soften.remote(piece, temperature, hosted, self.spec.combine, next_ones)
+                slot.answers[piece] = Answer(*asked)
 
-    def _take(self, seat: Seat, piece: int, assembly: Assembly, near: bool) -> None:
+    def _take(self, slot: ActorSlot, piece: int, assembly: Assembly, near: bool) -> None:
         """Wait for an answer: for the answer itself, or only for the news that it is there."""
-        answer = seat.answers[piece]
+        answer = slot.answers[piece]
         if not near and not isinstance(answer.values, ray.ObjectRef):
             return
         awaited = answer.rows if near else answer.values
         try:
-            waited_s = self._wait(awaited, seat)
+            waited_s = self._wait(awaited, slot)
             found = ray.get(awaited)
         except ray.exceptions.RayError as error:
-            raise _lost_by(seat, error, piece, f"part {self._part_of(piece)}") from connection.cause(error)
-        seat.answered(piece, waited_s)
+            raise _lost_by(slot, error, piece, f"part {self._part_of(piece)}") from connection.cause(error)
+        slot.answered(piece, waited_s)
         if not near:
-            self._check(seat, piece, assembly, found)
+            self._check(slot, piece, assembly, found)
             answer.values = found
 
-    def _check(self, seat: Seat, piece: int, assembly: Assembly, found: Any) -> None:
+    def _check(self, slot: ActorSlot, piece: int, assembly: Assembly, found: Any) -> None:
         """Whether an answer can be the sum of weighted probabilities."""
         expected, part = (len(assembly.layout.piece_ids(piece)), assembly.classes), self._part_of(piece)
         if np.shape(found) != expected:
-            raise _Gone(seat, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}", at=piece)
+            raise _Gone(slot, Kind.WRONG, f"answered part {part} with {np.shape(found)}; expected {expected}", at=piece)
         if assembly.combine == "arithmetic":
             shares = self._shares()
-            off = ensembles.off_by(found, sum(shares[name] for name in seat.names))
+            off = ensembles.off_by(found, sum(shares[name] for name in slot.names))
             if off > ensembles.SUM_TOLERANCE:
-                raise _Gone(seat, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}", at=piece)
+                raise _Gone(slot, Kind.WRONG, f"probabilities in part {part} sum to 1 only within {off:.2g}", at=piece)
 
-    def _wait(self, awaited: Any, seat: Seat) -> float:
+    def _wait(self, awaited: Any, slot: ActorSlot) -> float:
         """Until it is there, or failed: the seconds that this took.
 
         Raises: `_Gone` where it takes too long.
         """
-        self._await_start([seat])
-        began, behind = time.monotonic(), seat.behind()
+        self._await_start([slot])
+        began, behind = time.monotonic(), slot.behind()
         while not ray.wait([awaited], timeout=POLL_S)[0]:
             self._check_stopped()
-            if behind and (left := seat.behind()) < behind:  # it is at work
+            if behind and (left := slot.behind()) < behind:  # it is at work
                 began, behind = time.monotonic(), left
             waited = time.monotonic() - began
             # once more, since this process itself may only just have been woken
-            if waited > seat.patience_s and not ray.wait([awaited], timeout=WOKEN_S)[0]:
-                evidence = f"no answer for {waited:.0f} s; its slowest took {seat.slowest_s:.1f} s"
-                raise _Gone(seat, Kind.HUNG, evidence)
+            if waited > slot.patience_s and not ray.wait([awaited], timeout=WOKEN_S)[0]:
+                evidence = f"no answer for {waited:.0f} s; its slowest took {slot.slowest_s:.1f} s"
+                raise _Gone(slot, Kind.HUNG, evidence)
         return time.monotonic() - began
 
     def _shares(self) -> dict[str, float]:
         """The weights of the members that are here, summing to 1."""
-        names = [name for seat in self._present() for name in seat.names]
+        names = [name for slot in self._present() for name in slot.names]
         return dict(zip(names, ensembles.normalised([self.weights[name] for name in names]), strict=True))
 
     def _lost(self, gone: _Gone) -> None:
-        seat, was_here = gone.seat, not gone.seat.away
+        slot, was_here = gone.slot, not gone.slot.away
         action = self._decide(gone)
-        names = gone.members if action in (Action.DROP, Action.FAIL) or gone.kind is Kind.WRONG else seat.names
+        names = gone.members if action in (Action.DROP, Action.FAIL) or gone.kind is Kind.WRONG else slot.names
         self.heard(action.value, names, gone.evidence)
         if action is Action.FAIL:
             raise self._given_up(gone) from gone.__cause__
         if action is Action.DROP:
             self._drop(gone)
         else:
-            seat.lose(hung=gone.kind is Kind.HUNG, at=gone.at)
-            seat.away = action is Action.REWEIGHT
-            seat.attempts += 1
-            self._start_again(seat)
+            slot.lose(hung=gone.kind is Kind.HUNG, at=gone.at)
+            slot.away = action is Action.REWEIGHT
+            slot.attempts += 1
+            self._start_again(slot)
         self._count()
         if action is not Action.RESTART and was_here:
             self._ask_anew()
 
     def _decide(self, gone: _Gone) -> Action:
-        seat = gone.seat
-        mates = [name for other in self.seats if other.is_expected for name in other.names if name not in gone.members]
+        slot = gone.slot
+        mates = [name for other in self.slots if other.is_expected for name in other.names if name not in gone.members]
         loss = Loss(
-            seat.attempts,
+            slot.attempts,
             others=sum(self.weights[name] > 0 for name in mates),
             apart=gone.kind is Kind.WRONG and gone.is_of_some,
-            repeated=gone.at is not None and gone.at == seat.failed_at,
+            repeated=gone.at is not None and gone.at == slot.failed_at,
         )
         return failures.decide(self.spec.on_member_loss, loss)
 
     def _drop(self, gone: _Gone) -> None:
         """Go on without the members that are lost; those that shared a failed process come back in another."""
-        seat = gone.seat
+        slot = gone.slot
         if not gone.is_of_some:
-            seat.lose(hung=gone.kind is Kind.HUNG)
-            seat.away = True
-            seat.end()
+            slot.lose(hung=gone.kind is Kind.HUNG)
+            slot.away = True
+            slot.end()
             return
-        seat.leave_out(gone.members)
+        slot.leave_out(gone.members)
         if gone.kind is not Kind.WRONG:
-            seat.lose(hung=gone.kind is Kind.HUNG)
-            seat.away = True
-            self._start_again(seat)
+            slot.lose(hung=gone.kind is Kind.HUNG)
+            slot.away = True
+            self._start_again(slot)
 
-    def _start_again(self, seat: Seat) -> None:
-        seat.start(self.start, self.stacked)
-        for name in seat.names:
+    def _start_again(self, slot: ActorSlot) -> None:
+        slot.start(self.start, self.stacked)
+        for name in slot.names:
             telemetry.count(telemetry.MEMBER_RESTARTS, member=name)
 
     def _given_up(self, gone: _Gone) -> RunError:
-        seat, policy = gone.seat, self.spec.on_member_loss
-        often = failures.often(seat.attempts, gone.at is not None and gone.at == seat.failed_at)
+        slot, policy = gone.slot, self.spec.on_member_loss
+        often = failures.often(slot.attempts, gone.at is not None and gone.at == slot.failed_at)
         when = "" if gone.at is None else f" at part {self._part_of(gone.at)} of the soft targets"
         when = " as it started" if gone.at == faults.START else when
         return RunError(
@@ -391,36 +391,36 @@ class TeacherPool:
         )
 
     def _count(self, over: bool = False) -> None:
-        up = [seat for seat in self._present() if seat.started is not None]
-        telemetry.gauge(telemetry.MEMBERS_LIVE, sum(len(seat.members) for seat in up))
+        up = [slot for slot in self._present() if slot.started is not None]
+        telemetry.gauge(telemetry.MEMBERS_LIVE, sum(len(slot.members) for slot in up))
         telemetry.gauge(telemetry.MEMBERS_EXPECTED, 0 if over else len(self.weights))
-        telemetry.gauge(telemetry.PARTS_IN_FLIGHT, sum(len(seat.answers) for seat in self.seats))
+        telemetry.gauge(telemetry.PARTS_IN_FLIGHT, sum(len(slot.answers) for slot in self.slots))
 
     def _release(self) -> None:
-        for seat in self.seats:
-            seat.end()
+        for slot in self.slots:
+            slot.end()
         self._count(over=True)
 
 
-def _lost_by(seat: Seat, error: ray.exceptions.RayError, at: int, where: str) -> BaseException:
+def _lost_by(slot: ActorSlot, error: ray.exceptions.RayError, at: int, where: str) -> BaseException:
     """What a call of a teacher that raised `error` means: its loss, or an error about the run itself.
 
     at: the piece that was asked for, or `faults.START`. where: the same in words.
     """
     inner = connection.cause(error)
     if isinstance(inner, BadAnswer):
-        return _Gone(seat, Kind.WRONG, str(inner), [inner.member], at)
+        return _Gone(slot, Kind.WRONG, str(inner), [inner.member], at)
     if isinstance(inner, RunError):
         return inner
     if getattr(error, "actor_init_failed", False):
-        return _Gone(seat, Kind.FAILED, _evidence(error), at=faults.START)
+        return _Gone(slot, Kind.FAILED, _evidence(error), at=faults.START)
     if isinstance(error, LOST):
-        return _Gone(seat, Kind.DIED, _evidence(error))
+        return _Gone(slot, Kind.DIED, _evidence(error))
     if isinstance(error, ray.exceptions.RayTaskError):
         raised = inner if isinstance(inner, Fault) else faults.fault(inner)
-        who = [raised.of] if len(seat.names) > 1 and raised.of else []
-        return _Gone(seat, Kind.FAILED, f"{', '.join([*who, where])}: {raised.headline}", who, at, str(raised))
-    return connection.as_run_error(f"the teacher of {', '.join(seat.names)}", error)
+        who = [raised.of] if len(slot.names) > 1 and raised.of else []
+        return _Gone(slot, Kind.FAILED, f"{', '.join([*who, where])}: {raised.headline}", who, at, str(raised))
+    return connection.as_run_error(f"the teacher of {', '.join(slot.names)}", error)
 
 
 def _evidence(error: BaseException) -> str:

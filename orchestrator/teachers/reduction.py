@@ -41,7 +41,7 @@ TIMEOUT_S = 120.0
 class Unmade(Exception):
     """An answer that a Ray task needs is lost. The piece has to be answered again.
 
-    answers: what the task was given, by the number of the seat; error: as Ray reports it.
+    answers: what the task was given, by the number of the slot; error: as Ray reports it.
     """
 
     def __init__(self, piece: int, answers: Mapping[int, Any], error: BaseException) -> None:

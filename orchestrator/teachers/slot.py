@@ -24,8 +24,8 @@ from workers.data.dataset import Dataset
 from workers.errors import RunError
 from workers.inference.actor import Started, TeacherActor
 from workers.inference.teacher import Member
-from workers.targets.layout import Layout
-from workers.targets.member_logits import KeptLogits
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
 from workers.targets.soft_targets import Numerics
 
 PATIENCE_S, PATIENCE = 30.0, 10.0
@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass
-class Seat:
+class ActorSlot:
     """One actor's place: `members` are those that it is asked for."""
 
     members: list[Member]
@@ -74,7 +74,7 @@ class Seat:
     """What its members said when they were first up."""
     stays: bool = False
     """Whether no other is sent for."""
-    successor: Seat | None = None
+    successor: ActorSlot | None = None
     """Who is on the way to take over, since the node is about to go."""
 
     @property
@@ -82,17 +82,17 @@ class Seat:
         return [member.name for member in self.members]
 
     def start(self, start: Start, stacked: bool | None) -> None:
-        """Begin to fill the seat, or let whoever is there to take over; what it is asked is answered once one is up."""
+        """Begin to fill the slot, or let whoever is there to take over; what it is asked is answered once one is up."""
         if self.successor is not None and self.successor_is_up():
             self.move()
             return
-        self.refuse_successor()  # it may wait for just the room that is kept for this seat
+        self.refuse_successor()  # it may wait for just the room that is kept for this slot
         self.actor, self.started = start(self.members, self.place), None
         self.prepare(stacked)  # before what it is asked next
 
     def begin_to_move(self, start: Start, stacked: bool | None) -> None:
-        """Fill another seat, on another node, while whoever sits here goes on."""
-        self.successor = Seat(self.members, None, probes=self.probes)
+        """Fill another slot, on another node, while whoever sits here goes on."""
+        self.successor = ActorSlot(self.members, None, probes=self.probes)
         self.successor.start(start, stacked)
 
     def successor_is_up(self) -> bool:
@@ -209,10 +209,10 @@ class Seat:
 def starter(
     data: ray.ObjectRef[Dataset],
     classes: int,
-    layout: Layout,
+    layout: PartLayout,
     numerics: Numerics,
     placement: Placement,
-    kept: dict[str, KeptLogits],
+    kept: dict[str, MemberLogits],
     group: PlacementGroup,
     run: str = "",
 ) -> Start:

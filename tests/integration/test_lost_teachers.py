@@ -17,9 +17,9 @@ import torch
 from orchestrator.cluster.connection import Placement
 from orchestrator.cluster.reservation import of_teachers, reserved
 from orchestrator.config.run_config import EnsembleSpec
-from orchestrator.teachers import slot
+from orchestrator.teachers import slot as slots
 from orchestrator.teachers.pool import AT_ONCE, TeacherPool
-from orchestrator.teachers.slot import Seat, starter
+from orchestrator.teachers.slot import ActorSlot, starter
 from tests.makers import MODELS, NUMERICS, blobs
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
@@ -28,12 +28,12 @@ from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
-from workers.targets.layout import Layout
+from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import read_part
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 ROWS = 24 * 1024
-LAYOUT = Layout(ROWS, 1024)
+LAYOUT = PartLayout(ROWS, 1024)
 
 
 @pytest.fixture(scope="module")
@@ -96,25 +96,25 @@ def collect(
     return found, heard, made_by
 
 
-def seat(pool: TeacherPool, k: int = 1) -> Seat:
-    found = pool.seats[k]
+def slot_of(pool: TeacherPool, k: int = 1) -> ActorSlot:
+    found = pool.slots[k]
     assert found.started is not None
     return found
 
 
 def kill(pool: TeacherPool) -> None:
-    ray.kill(pool.seats[1].actor)
+    ray.kill(pool.slots[1].actor)
 
 
 def stop(pool: TeacherPool) -> None:
-    started = seat(pool).started
+    started = slot_of(pool).started
     assert started is not None
     os.kill(started.where.pid, signal.SIGSTOP)
 
 
 def say_nonsense(pool: TeacherPool) -> None:
     """From here on the member in the middle answers NaN."""
-    ray.get(seat(pool).actor.__ray_call__.remote(lambda host: _spoil(host)))
+    ray.get(slot_of(pool).actor.__ray_call__.remote(lambda host: _spoil(host)))
 
 
 def _spoil(host: Any) -> None:
@@ -139,8 +139,8 @@ def test_waiting_restarts_and_changes_no_bit(
 @pytest.fixture
 def kept_away(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """While `["kept"]`, whoever was started again does not come up."""
-    away, is_up = {"kept": False}, Seat.is_up
-    monkeypatch.setattr(Seat, "is_up", lambda self: not (self.away and away["kept"]) and is_up(self))
+    away, is_up = {"kept": False}, ActorSlot.is_up
+    monkeypatch.setattr(ActorSlot, "is_up", lambda self: not (self.away and away["kept"]) and is_up(self))
     return away
 
 
@@ -162,8 +162,8 @@ def test_a_teacher_that_comes_back_is_used(
     kept_away["kept"] = True
 
     def come_back(pool: TeacherPool) -> None:
-        assert pool.seats[1].away
-        ray.wait([pool.seats[1].up])
+        assert pool.slots[1].away
+        ray.wait([pool.slots[1].up])
         kept_away["kept"] = False
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 8: come_back})
@@ -177,11 +177,11 @@ def test_a_teacher_that_comes_back_is_used(
 def test_where_nobody_is_left_whoever_is_up_first_goes_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_up = Seat.is_up
-    monkeypatch.setattr(Seat, "is_up", lambda self: not (self.away and self.names != ["member-2"]) and is_up(self))
+    is_up = ActorSlot.is_up
+    monkeypatch.setattr(ActorSlot, "is_up", lambda self: not (self.away and self.names != ["member-2"]) and is_up(self))
 
     def kill_all(pool: TeacherPool) -> None:
-        for each in pool.seats:
+        for each in pool.slots:
             ray.kill(each.actor)
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill_all})
@@ -196,11 +196,11 @@ def test_where_nobody_is_left_whoever_is_up_first_goes_on(
 def test_a_teacher_that_hangs_is_lost(
     near: bool, members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(slots, "PATIENCE_S", 2.0)
     stopped: list[int] = []
 
     def stop_and_tell(pool: TeacherPool) -> None:
-        stopped.append(seat(pool).started.where.pid)  # type: ignore[union-attr]
+        stopped.append(slot_of(pool).started.where.pid)  # type: ignore[union-attr]
         stop(pool)
 
     found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, near)
@@ -215,11 +215,11 @@ def test_a_teacher_that_hangs_is_lost(
 def test_what_is_asked_anew_holds_nobody_up(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(slots, "PATIENCE_S", 3.0)
 
     def ask_twice(pool: TeacherPool) -> None:
-        for seat in pool.seats:
-            pool._ask(seat, range(LAYOUT.parts), 2.0)
+        for slot in pool.slots:
+            pool._ask(slot, range(LAYOUT.parts), 2.0)
         pool._ask_anew()
 
     found, heard, _ = collect(members, data, tmp_path, "wait", dict.fromkeys(range(LAYOUT.parts), ask_twice))
@@ -235,7 +235,7 @@ def test_nonsense_is_a_loss_and_its_neighbours_go_on(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
     def spoil_neighbour(pool: TeacherPool) -> None:
-        ray.get(seat(pool, 0).actor.__ray_call__.remote(lambda host: _spoil(host)))
+        ray.get(slot_of(pool, 0).actor.__ray_call__.remote(lambda host: _spoil(host)))
 
     found, heard, made_by = collect(members, data, tmp_path / "shared", "reweight", {1: spoil_neighbour}, actors=1)
     assert heard == [("drop", ["member-1"])] and made_by[-1] == ["member-0", "member-2"]
@@ -304,11 +304,11 @@ def test_one_that_raises_once_is_restarted_and_changes_no_bit(
     was: list[int] = []
 
     def raise_once(pool: TeacherPool) -> None:
-        was.append(seat(pool).started.where.pid)  # type: ignore[union-attr]
+        was.append(slot_of(pool).started.where.pid)  # type: ignore[union-attr]
         (faults / "once").touch()
 
     def look(pool: TeacherPool) -> None:
-        assert seat(pool).started.where.pid not in was  # type: ignore[union-attr]
+        assert slot_of(pool).started.where.pid not in was  # type: ignore[union-attr]
 
     found, heard, made_by = collect(members, data, tmp_path / "store", "wait", {1: raise_once, 10: look}, near)
     assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
@@ -351,7 +351,7 @@ def test_one_that_cannot_start_again_is_given_up(
 
     def break_down(pool: TeacherPool) -> None:
         (faults / "start").touch()
-        ray.kill(pool.seats[1].actor)
+        ray.kill(pool.slots[1].actor)
 
     heard: list[tuple[str, list[str]]] = []
     with pytest.raises(

@@ -20,8 +20,8 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.processes import Where
 from workers.specs import ModelSpec
-from workers.targets.layout import Layout
-from workers.targets.member_logits import KeptLogits
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
 
 Host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 ROWS = 50
@@ -37,8 +37,8 @@ def host(folder: Path, code: str = MODELS, keep: bool = False) -> Any:
         members.append(Member(f"member-{k}", spec, str(folder / f"{k}.safetensors")))
         checkpoints.save(torch_module.build(spec, seed=k).state_dict(), members[-1].weights)
     split = Split(*blobs(ROWS, 0))
-    kept = {m.name: KeptLogits(str(folder / "logits" / m.name)) for m in members} if keep else {}
-    return Host(members, Dataset(split, split, split, None, 3), 3, Layout(ROWS, 64), NUMERICS, kept)
+    kept = {m.name: MemberLogits(str(folder / "logits" / m.name)) for m in members} if keep else {}
+    return Host(members, Dataset(split, split, split, None, 3), 3, PartLayout(ROWS, 64), NUMERICS, kept)
 
 
 def test_a_part_in_pieces_is_the_same_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import torch
 from tests.makers import in_memory, stored
 from workers.data.dataset import Split
 from workers.errors import RunError
-from workers.targets.layout import WINDOW, Layout, batch_sizes, part_rows, piece_rows
-from workers.targets.part_cache import Shelf
+from workers.targets.layout import WINDOW, PartLayout, batch_sizes, part_rows, piece_rows
+from workers.targets.part_cache import PartCache
 from workers.targets.soft_targets import Part, Rows
 from workers.targets.top_k import bytes_per_row
 from workers.training import loader
@@ -136,14 +136,14 @@ def test_a_damaged_part_is_not_vouched_for_any_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("places", [1, 3, 8])
 def test_what_will_be_missing_from_a_shelf_is_foreseen(places: int) -> None:
     rows = Rows(np.arange(5), np.zeros((5, 2), np.float32), np.zeros(5, np.float32))
-    shelf, rng = Shelf(places, 5, rows), np.random.default_rng(0)
+    cache, rng = PartCache(places, 5, rows), np.random.default_rng(0)
     for _ in range(20):
         numbers = rng.permutation(8)[:6].tolist()
-        foreseen, missing = list(shelf.missing(numbers)), []
+        foreseen, missing = list(cache.missing(numbers)), []
         for number in numbers:
-            if shelf.find(number) is None:
+            if cache.find(number) is None:
                 missing.append(number)
-                shelf.put(number, rows)
+                cache.put(number, rows)
         assert missing == foreseen
 
 
@@ -158,11 +158,11 @@ def test_rows_are_right_however_few_parts_there_is_room_for(
     for epoch in range(4):
         for batch in loader.batches(labels, epoch, 100, 0, CPU):  # more than a window of sixteen parts holds at once
             assert torch.equal(batch.soft, torch.from_numpy(p)[batch.x[:, 0].long()])
-    assert labels.shelf is not None and len(labels.shelf.places) == (WINDOW if not places else layout.parts)
+    assert labels.cache is not None and len(labels.cache.places) == (WINDOW if not places else layout.parts)
 
 
 def test_the_layout_is_a_partition_and_mixes() -> None:
-    layout = Layout(1000, 64)
+    layout = PartLayout(1000, 64)
     assert sorted(np.concatenate([layout.ids(n) for n in range(layout.parts)])) == list(range(1000))
     assert layout.ids(0).max() > 500  # a sample of all, not the first rows
     assert [w for w in layout.windows(0, 5)] == [[n] for n in range(16)]
@@ -172,7 +172,7 @@ def test_the_layout_is_a_partition_and_mixes() -> None:
 
 
 def test_views_follow_one_another() -> None:
-    layout = Layout(100, 32, views=2)
+    layout = PartLayout(100, 32, views=2)
     assert layout.parts == 8 and sorted(np.concatenate([layout.ids(n) for n in range(4, 8)])) == list(range(100, 200))
     assert [n for w in layout.windows(1, 0) for n in w] == [4, 5, 6, 7]
     assert sorted(n for w in layout.windows(3, 0) for n in w) == [4, 5, 6, 7]

@@ -8,13 +8,13 @@ import torch
 
 from tests.unit.test_teacher import WEIGHTS, X, modules
 from workers.inference.teacher import Teacher
-from workers.targets.member_logits import KeptLogits
+from workers.targets.member_logits import MemberLogits
 
 IDS = np.arange(len(X))
 
 
 def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Path) -> None:
-    kept = {name: KeptLogits(str(tmp_path / name)) for name in WEIGHTS}
+    kept = {name: MemberLogits(str(tmp_path / name)) for name in WEIGHTS}
     said = []
 
     def keep(name: str, logits: torch.Tensor) -> None:
@@ -24,7 +24,7 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
     teacher = Teacher(modules(), micro_batch=16)
     teacher.soften(X, temperature=1.0, weights=WEIGHTS, combine="arithmetic", keep=keep)
     assert said == list(WEIGHTS)
-    known = {name: KeptLogits(str(tmp_path / name)).read(0) for name in WEIGHTS}
+    known = {name: MemberLogits(str(tmp_path / name)).read(0) for name in WEIGHTS}
     there = {name: logits for name, logits in known.items() if logits is not None}
     for temperature, combine in ((1.0, "arithmetic"), (5.0, "geometric")):
         computed = teacher.soften(X, temperature=temperature, weights=WEIGHTS, combine=combine)
@@ -39,9 +39,9 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
 
 
 def test_what_is_damaged_is_as_if_it_were_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    KeptLogits(str(tmp_path)).write(3, IDS, torch.randn(len(IDS), 4))
-    assert KeptLogits(str(tmp_path)).read(2) is None and KeptLogits(str(tmp_path)).read(3) is not None
+    MemberLogits(str(tmp_path)).write(3, IDS, torch.randn(len(IDS), 4))
+    assert MemberLogits(str(tmp_path)).read(2) is None and MemberLogits(str(tmp_path)).read(3) is not None
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert KeptLogits(str(tmp_path)).read(3) is None
+    assert MemberLogits(str(tmp_path)).read(3) is None
     assert "thrown away" in caplog.text and not file.exists()

@@ -20,8 +20,8 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DataSpec, ModelSpec
 from workers.targets import soft_targets
-from workers.targets.layout import Layout
-from workers.targets.member_logits import KeptLogits
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
 from workers.training.loader import SoftLabels, batches
 
 Host: Any = TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
@@ -58,8 +58,8 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     """A store as a run makes it, with the member's logits kept beside it."""
     member = Member("member-0", ModelSpec(factory="models:mlp", folder=str(folder)), str(folder / "0.safetensors"))
     checkpoints.save(model(folder).state_dict(), member.weights)
-    layout = Layout(len(dataset.transfer), 16, VIEWS)
-    kept = {"member-0": KeptLogits(str(folder / "logits"))}
+    layout = PartLayout(len(dataset.transfer), 16, VIEWS)
+    kept = {"member-0": MemberLogits(str(folder / "logits"))}
     host = Host([member], dataset, 3, layout, NUMERICS, kept)
     store = Assembly(str(folder / "store"), layout, 3, "arithmetic", "float32", None, NUMERICS, dataset.numbering)
     parts = {
@@ -147,7 +147,7 @@ def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch:
 def test_what_travels_for_a_part_is_that_part_alone() -> None:
     import pickle
 
-    layout = Layout(100_000, 64)
+    layout = PartLayout(100_000, 64)
     numbering = Numbering(100_000, kept=np.arange(0, 200_000, 2), given=200_000)
     store = Assembly("folder", layout, 3, "arithmetic", "float32", None, NUMERICS, numbering)
     task = store.task(5)

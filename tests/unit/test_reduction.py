@@ -23,7 +23,7 @@ from workers.data.numbering import Numbering
 from workers.errors import RunError
 from workers.inference.reduce import Assembly, PartTask, Rule
 from workers.targets import soft_targets
-from workers.targets.layout import Layout
+from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Part
 
 N, CLASSES = 100, 40
@@ -31,11 +31,11 @@ P = np.random.default_rng(0).dirichlet(np.full(CLASSES, 0.1), N).astype(np.float
 SHARES = {"a": 0.25, "b": 0.75}
 
 
-def made_of(folder: Path, layout: Layout, top_k: int | None = 4) -> Assembly:
+def made_of(folder: Path, layout: PartLayout, top_k: int | None = 4) -> Assembly:
     return Assembly(str(folder), layout, CLASSES, "arithmetic", "float16", top_k, NUMERICS, Numbering(layout.examples))
 
 
-def answers(layout: Layout, piece: int, names: list[str]) -> dict[int, Any]:
+def answers(layout: PartLayout, piece: int, names: list[str]) -> dict[int, Any]:
     p = torch.from_numpy(P[layout.piece_ids(piece)])
     share = sum(SHARES[name] for name in names)
     return {
@@ -68,7 +68,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("top_k", [4, None])
 def test_in_pieces_and_several_at_a_time_it_is_the_same_store(tmp_path: Path, top_k: int | None) -> None:
-    whole, cut = Layout(N, 32), Layout(N, 32, piece=8)
+    whole, cut = PartLayout(N, 32), PartLayout(N, 32, piece=8)
     with Assembler(made_of(tmp_path / "whole", whole, top_k), range(4), near=False, at_once=1) as work:
         one = go_on(work, ["a", "b"])
     with Assembler(made_of(tmp_path / "cut", cut, top_k), range(4), near=False, at_once=3) as work:
@@ -81,7 +81,7 @@ def test_in_pieces_and_several_at_a_time_it_is_the_same_store(tmp_path: Path, to
 
 def test_pieces_do_not_depend_on_the_rows_of_a_part() -> None:
     for views in (1, 2):
-        layouts = [Layout(N, rows, views, 8) for rows in (8, 32)]
+        layouts = [PartLayout(N, rows, views, 8) for rows in (8, 32)]
         pieces = [[p for part in range(layout.parts) for p in layout.pieces(part)] for layout in layouts]
         assert pieces[0] == pieces[1] == list(range(views * 13))
         for piece in pieces[0]:
@@ -91,19 +91,19 @@ def test_pieces_do_not_depend_on_the_rows_of_a_part() -> None:
             assert np.array_equal(np.sort(together), layouts[1].ids(part))
             assert {layouts[1].part_of(piece) for piece in layouts[1].pieces(part)} == {part}
     with pytest.raises(ValueError, match="expected a multiple"):
-        Layout(N, 32, piece=7)
+        PartLayout(N, 32, piece=7)
 
 
 def test_a_part_is_made_by_one_set_of_members(tmp_path: Path) -> None:
     """One is lost in the middle of the second part: the first stays, the second is made anew by the others."""
-    layout = Layout(N, 32, piece=8)
+    layout = PartLayout(N, 32, piece=8)
     with Assembler(made_of(tmp_path, layout), range(4), near=False, at_once=2) as work:
         first = go_on(work, ["a", "b"], most=6)
         assert [part.members for part in first] == [["a", "b"]] and work.unanswered(2) == [6, 7]
         rest = go_on(work, ["b"])
     assert [part.members for part in rest] == [["b"]] * 3
     assert soft_targets.read_part(str(tmp_path), rest[0]).ids.tolist() == layout.ids(1).tolist()
-    alone = Layout(N, 32)
+    alone = PartLayout(N, 32)
     expected = made_of(tmp_path / "expected", alone).task(1).part
     assert rest[0] == expected(["b"], *answers(alone, 1, ["b"]).values())
 
@@ -112,7 +112,7 @@ def test_a_part_is_made_by_one_set_of_members(tmp_path: Path) -> None:
 def test_in_pieces_each_row_keeps_the_name_that_the_user_gave_it(tmp_path: Path, top_k: int | None) -> None:
     numbering = Numbering(N // 2, views=2, kept=np.arange(0, 80, 2), given=80)
     made = []
-    for folder, layout in (("whole", Layout(N // 2, 32, 2)), ("cut", Layout(N // 2, 32, 2, piece=8))):
+    for folder, layout in (("whole", PartLayout(N // 2, 32, 2)), ("cut", PartLayout(N // 2, 32, 2, piece=8))):
         assembly = replace(made_of(tmp_path / folder, layout, top_k), numbering=numbering)
         with Assembler(assembly, range(4), near=False, at_once=2) as work:
             made.append(go_on(work, ["a", "b"]))
@@ -149,7 +149,7 @@ def beside_teachers(
 
 
 def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = Layout(N, 32, piece=8)
+    layout = PartLayout(N, 32, piece=8)
     lost = ray.exceptions.ObjectLostError("00" * 28, b"", "")
     beside_teachers(monkeypatch, fail={2: lost})
     with Assembler(made_of(tmp_path / "near", layout), range(4), near=True, at_once=2) as work:
@@ -167,7 +167,7 @@ def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, mon
 def test_what_fails_is_tried_once_more_and_then_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layout, failures, near = Layout(N, 32, piece=8), [1], what == "near"
+    layout, failures, near = PartLayout(N, 32, piece=8), [1], what == "near"
 
     def failing(call: Any) -> Any:
         def call_or_fail(*arguments: Any) -> Any:
@@ -193,7 +193,7 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
 
 
 def test_parts_behind_a_slow_one_do_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    released, layout = threading.Event(), Layout(1000, 10)
+    released, layout = threading.Event(), PartLayout(1000, 10)
     write = Assembly.write
 
     def slow(self: Assembly, number: int, *arguments: Any) -> Part:

@@ -20,8 +20,8 @@ from workers.data.dataset import Dataset
 from workers.errors import RunError
 from workers.inference.teacher import RESIDENT_BYTES, Asked, Member, Teacher, load
 from workers.processes import Where
-from workers.targets.layout import Layout
-from workers.targets.member_logits import KeptLogits
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
 from workers.targets.soft_targets import Numerics
 
 PROBE_VALUES = 2**18
@@ -62,9 +62,9 @@ class TeacherActor:
         members: list[Member],
         data: Dataset,
         classes: int,
-        layout: Layout,
+        layout: PartLayout,
         numerics: Numerics,
-        kept: dict[str, KeptLogits],
+        kept: dict[str, MemberLogits],
         run: str = "",
     ) -> None:
         """`kept` says for each member where its logits are kept; empty where they are not. run: its name."""

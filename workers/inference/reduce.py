@@ -24,7 +24,7 @@ from workers import ensemble
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, Views
 from workers.targets import soft_targets
-from workers.targets.layout import Layout
+from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Numerics, Part, SoftTargets
 from workers.targets.top_k import TopK
 
@@ -34,7 +34,7 @@ class Assembly:
     """How parts are made: where they go, the rule of the mean, what of it is kept, and how examples are called."""
 
     folder: str
-    layout: Layout
+    layout: PartLayout
     classes: int
     combine: str
     dtype: str

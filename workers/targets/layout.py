@@ -47,7 +47,7 @@ def _rows(fit: int) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PartLayout:
     """How `views` passes over `examples` examples are cut into parts of `rows` rows, the last of each view shorter.
 
     Row r of view v has the id v * examples + r. With one view, ids are rows of the transfer set.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class KeptLogits:
+class MemberLogits:
     """One member's logits, a Parquet file a piece of the layout: `example_id` (and `view`) as in the store of soft
     targets, `logits` fixed-size list of float32, in the order of the piece."""
 

@@ -23,18 +23,18 @@ from workers.targets.top_k import TopK
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part lies: its examples' ids [n], and the row of the shelf that the first of them has."""
+    """Where a part lies: its examples' ids [n], and the row of the cache that the first of them has."""
 
     ids: Index
     start: int
 
     @property
     def rows(self) -> Index:
-        """The shelf's rows [n] of the part."""
+        """The cache's rows [n] of the part."""
         return np.arange(self.start, self.start + len(self.ids))
 
 
-class Shelf:
+class PartCache:
     """Room for `places` parts of at most `rows` rows, like `first`; whatever was unused longest makes room."""
 
     def __init__(self, places: int, rows: int, first: Rows) -> None:
@@ -77,7 +77,7 @@ class Shelf:
         return place
 
     def draw(self, rows: Index) -> Tensor | TopK:
-        """The soft targets of some of the shelf's rows, in memory of their own."""
+        """The soft targets of some of the cache's rows, in memory of their own."""
         index = torch.from_numpy(rows)
         drawn = [column.index_select(0, index) for column in self.columns]
         return TopK(*drawn) if self.compressed else drawn[0]

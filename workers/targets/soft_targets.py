@@ -6,8 +6,8 @@ with a manifest is complete, and one without goes on from the parts that are the
 its name says is thrown away. Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of
 float32 or float16 (softened, averaged, summing to 1), or of a large vocabulary `top_ids`, `top_probabilities` and
 `tail` (`workers.targets.top_k`). `example_id` is the row as the user gave it (`workers.data.numbering`), and `view`
-int16 beside it where there are several. The order of a part's rows is that of `Layout.ids`, by which readers in a run
-know them.
+int16 beside it where there are several. The order of a part's rows is that of `PartLayout.ids`, by which readers in a
+run know them.
 
 Every fingerprint includes `FORMAT`. So a store of an older or newer format is another store, never taken for this one.
 """

@@ -26,8 +26,8 @@ from workers.data.arrays import Index, Room, gather, widened
 from workers.data.dataset import Split
 from workers.losses import UNLABELLED
 from workers.targets import soft_targets
-from workers.targets.layout import WINDOW, Layout, batch_sizes
-from workers.targets.part_cache import Place, Shelf
+from workers.targets.layout import WINDOW, PartLayout, batch_sizes
+from workers.targets.part_cache import PartCache, Place
 from workers.targets.soft_targets import DamagedPart, Part, PartFile, Rows
 from workers.targets.top_k import TopK
 
@@ -59,17 +59,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of an epoch's order: the examples' ids [n], and the rows of `shelf` with their soft targets.
+    """A stretch of an epoch's order: the examples' ids [n], and the rows of `cache` with their soft targets.
 
     The rows hold until the next run is asked for.
     """
 
     ids: Index
     rows: Index | None = None
-    shelf: Shelf | None = None
+    cache: PartCache | None = None
 
     def cut(self, start: int, stop: int) -> Run:
-        return Run(self.ids[start:stop], None if self.rows is None else self.rows[start:stop], self.shelf)
+        return Run(self.ids[start:stop], None if self.rows is None else self.rows[start:stop], self.cache)
 
 
 class Epochs(Protocol):
@@ -110,11 +110,11 @@ class SoftLabels:
 
     split: Split
     folder: str
-    layout: Layout
+    layout: PartLayout
     part: Callable[[int], Part | PartFile]
     waited_s: float = 0.0
     given: int = 0
-    shelf: Shelf | None = None
+    cache: PartCache | None = None
 
     def __len__(self) -> int:
         return self.layout.examples
@@ -122,18 +122,18 @@ class SoftLabels:
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
         windows = list(self.layout.windows(epoch, seed))
         numbers = [number for window in windows for number in window]
-        missing = list(numbers if self.shelf is None else self.shelf.missing(numbers))
+        missing = list(numbers if self.cache is None else self.cache.missing(numbers))
         with ThreadPoolExecutor(AHEAD) as threads, closing(self._ahead(missing, threads)) as read:
             for window in windows:
                 found = [self._found(number, read) for number in window]
                 ids = np.concatenate([place.ids for place in found])
                 rows = np.concatenate([place.rows for place in found])
                 order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
-                yield Run(ids[order], rows[order], self.shelf)
+                yield Run(ids[order], rows[order], self.cache)
 
     def read(self, number: int) -> Place:
         """A part in memory; read where it is not there yet."""
-        return (self.shelf and self.shelf.find(number)) or self._put(number, self._read(self.part(number)))
+        return (self.cache and self.cache.find(number)) or self._put(number, self._read(self.part(number)))
 
     def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
         """These parts as they are read, a few ahead of who needs them, each with the time when it was there."""
@@ -147,7 +147,7 @@ class SoftLabels:
 
     def _found(self, number: int, read: Iterator[tuple[float, Future[Rows]]]) -> Place:
         """A part's place: where it is, or where the next that was read is put."""
-        known = self.shelf and self.shelf.find(number)
+        known = self.cache and self.cache.find(number)
         if known:
             return known
         started = time.perf_counter()
@@ -164,10 +164,10 @@ class SoftLabels:
 
     def _put(self, number: int, rows: Rows) -> Place:
         rows = replace(rows, ids=self.layout.ids(number))  # not as examples are called in the file
-        if self.shelf is None:
+        if self.cache is None:
             room = CACHE_BYTES // (rows.nbytes // len(rows.ids) * self.layout.rows)
-            self.shelf = Shelf(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)
-        return self.shelf.put(number, rows)
+            self.cache = PartCache(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)
+        return self.cache.put(number, rows)
 
 
 def batches(
@@ -215,11 +215,11 @@ def _gather(
     ids, soft, entropy, done = [], [], [np.zeros(1)], 0
     while done < edges[-1]:
         run = next(runs)
-        if run.shelf is not None and run.rows is not None:
+        if run.cache is not None and run.rows is not None:
             first, behind = np.searchsorted(mine, [done, done + len(run.ids)])
             rows = run.rows[mine[first:behind] - done]
-            soft.append(run.shelf.draw(rows))
-            entropy.append(run.shelf.entropy[rows])
+            soft.append(run.cache.draw(rows))
+            entropy.append(run.cache.entropy[rows])
         ids.append(run.ids)
         done += len(run.ids)
     every = np.concatenate(ids)

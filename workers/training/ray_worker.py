@@ -26,7 +26,7 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.targets import soft_targets
-from workers.targets.layout import Layout
+from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Part, PartFile
 from workers.training import loop
 from workers.training.loader import HardLabels, SoftLabels
@@ -51,7 +51,7 @@ class Store:
     """
 
     folder: str
-    layout: Layout
+    layout: PartLayout
     parts: dict[int, Part]
     coming: bool = False
     """Whether teachers are at work on the other parts."""
