@@ -1,5 +1,7 @@
 """`python -m orchestrator.cli`."""
 
+import sys
+
 from orchestrator.cli.command import main
 
-main()
+sys.exit(main())

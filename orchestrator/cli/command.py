@@ -191,7 +191,3 @@ def _doctor(asked: argparse.Namespace) -> None:
     wrong = [f for f in findings if not f.good]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

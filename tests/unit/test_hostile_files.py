@@ -34,7 +34,7 @@ MIB = 2**20
 READ = f"""
 import json, resource, sys
 import psutil
-from workers import data
+from workers.data import dataset as data
 from workers.errors import RequestError
 from workers.specs import DataSpec
 limit = psutil.Process().memory_info().vms + {ROOM}

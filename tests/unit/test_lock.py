@@ -98,7 +98,7 @@ def test_who_was_taken_over_ends(tmp_path: Path) -> None:
 
 CONTENDER = """
 import os, sys, time
-from orchestrator import lock
+from orchestrator.run_folder import lock
 from workers.errors import RequestError
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.6), fsync(file))  # a slow disk

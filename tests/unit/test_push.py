@@ -131,7 +131,7 @@ def fly(*_, **__):
 """
 SCRIPT = """
 import sys
-from orchestrator.cli import main
+from orchestrator.cli.command import main
 status = main({command!r})
 assert not {{"canary", "models"}} & set(sys.modules), "a module of the folder was imported"
 sys.exit(status)

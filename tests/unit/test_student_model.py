@@ -181,7 +181,7 @@ def test_the_folder_of_the_configuration_is_hidden(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     script = """
 import json, sys
-from orchestrator.loaded_alone import hide
+from orchestrator.export.loaded_alone import hide
 hide(sys.argv[1:3], [sys.argv[1] + "/model"])
 found = {}
 for path in sys.argv[3:]:

@@ -682,9 +682,9 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
     )
     x = blobs(50, 1)[0]
     code = (
-        "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module, trial\n"
+        "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module\n"
         "from workers.inference.teacher import Member\nfrom workers.specs import ModelSpec\n"
-        "name, folder = sys.argv[1:]\n"
+        "from workers.trial import trial\nname, folder = sys.argv[1:]\n"
         "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = torch_module.build(spec, 7)\n"
         "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"
         "kept = module.state_dict()\ncheckpoints.save(kept, member.weights)\n"
