@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.cluster import connection
+from orchestrator.cluster import connection, resources
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import tracking_record
@@ -52,8 +52,8 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     dataset = preflight.check(config, screen.wait_for)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
-        placement = connection.place(config.ensemble, machines)
-        connection.check_student(config.student, machines)
+        placement = resources.place(config.ensemble, machines)
+        resources.check_student(config.student, machines)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)

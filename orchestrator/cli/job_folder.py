@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.cluster import ray_private
 from workers.errors import RequestError
 
 NAME = "stillhouse-job"
@@ -53,7 +54,7 @@ def prepared(folder: Path, left_out: Sequence[str], places: Sequence[Path]) -> I
         inside = [place for place in places if place.is_relative_to(folder) and place != folder]
         patterns = [*left_out, *(_pattern(link / place.relative_to(folder), link.parent) for place in inside)]
         found = _travel(JobFolder(link.parent, patterns))
-        limit = _limit()
+        limit = ray_private.package_bytes_limit()
         if found.bytes >= limit:
             raise RequestError(too_large(folder, found, limit))
         yield found
@@ -72,26 +73,14 @@ def too_large(folder: Path, found: JobFolder, limit: int | None = None) -> str:
     )
 
 
-def _limit() -> int:
-    """Bytes of a package that Ray's dashboard and its head take."""
-    from ray._private import ray_constants
-    from ray._private.runtime_env import packaging
-
-    return int(min(ray_constants.DASHBOARD_CLIENT_MAX_SIZE, packaging.GCS_STORAGE_MAX_SIZE))
-
-
 def _travel(sent: JobFolder) -> JobFolder:
     """By the rules by which Ray packs it, the files that go; what Ray would hang on is left out as well.
 
     Raises: `RequestError` where a file or folder that goes cannot be read.
     """
-    from ray._private import ray_constants
-    from ray._private.runtime_env import packaging
-
     link = sent.root / NAME
     odd: list[str] = []
-    rules = [*ray_constants.get_runtime_env_default_excludes(), *sent.excludes]
-    is_left_out = packaging._get_excludes(sent.root, rules)
+    is_left_out = ray_private.left_out_of_package(sent.root, sent.excludes)
 
     def is_odd(path: Path) -> bool:
         if path == sent.root or is_left_out(path) or not _hangs(path, link):
@@ -108,7 +97,7 @@ def _travel(sent: JobFolder) -> JobFolder:
 
     unreadable: list[Path] = []
     try:
-        packaging._dir_travel(sent.root, [is_left_out, is_odd], count, include_gitignore=False)
+        ray_private.walk_package(sent.root, [is_left_out, is_odd], count)
     except PermissionError as error:  # a folder
         unreadable.append(Path(error.filename))
     if unreadable:
@@ -136,9 +125,7 @@ def _hangs(path: Path, link: Path) -> bool:
 
 def _pattern(path: Path, root: Path) -> str:
     """What matches just this path, as .gitignore has it."""
-    from ray._private.thirdparty.pathspec.patterns.gitwildmatch import GitWildMatchPattern
-
-    return f"/{GitWildMatchPattern.escape(path.relative_to(root).as_posix())}"
+    return f"/{ray_private.escaped_pattern(path.relative_to(root).as_posix())}"
 
 
 def _mb(count: int) -> str:

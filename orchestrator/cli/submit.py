@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
 from orchestrator.cluster import authentication, environment, interrupts
+from orchestrator.cluster.ray_private import PACKAGING_LOGGER
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_uri import SQLITE
 from orchestrator.run_folder.lock import machine
@@ -46,7 +47,7 @@ not, and there may be one where the submitter has his."""
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
+    PACKAGING_LOGGER,
 )
 STOP_S = 60
 """How long a job that is stopped has to end by itself."""

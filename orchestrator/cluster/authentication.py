@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from orchestrator.cluster import ray_private
 from workers.errors import RequestError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -38,7 +38,7 @@ def in_place() -> Iterator[None]:
     with _restored():
         if (MODE not in os.environ or is_on()) and not _token():
             os.environ[TOKEN] = secrets.token_hex(32)
-            _read_again()
+            ray_private.read_environment_again()
         yield
 
 
@@ -49,7 +49,7 @@ def of_cluster(address: str) -> Iterator[None]:
     Raises: `RequestError` where the cluster wants a token, and none is here or it is another.
     """
     with _restored():
-        _settle(address, lambda token: _gcs_takes(address, token))
+        _settle(address, lambda token: ray_private.head_accepts(address, token, TIMEOUT_S))
         yield
 
 
@@ -70,7 +70,7 @@ def _settle(place: str, takes: Callable[[str], bool]) -> None:
     """Set the mode that a cluster has. takes: whether it takes a request with that token, an empty one for none."""
     if not is_on() and takes(""):
         os.environ.setdefault(MODE, "disabled")  # Ray turns it on for `auto` wherever a token is stored
-        _read_again()
+        ray_private.read_environment_again()
         return
     wish = f"{MODE} is 'token'" if is_on() else f"the Ray cluster at '{place}' asks for a token"
     token = _token()
@@ -80,7 +80,7 @@ def _settle(place: str, takes: Callable[[str], bool]) -> None:
         which = f"the one of {_source()} is refused" + ("" if place in wish else f" by the Ray cluster at '{place}'")
         raise RequestError(f"{wish}, and {which}. {_WHERE_FROM}")
     os.environ[MODE] = "token"
-    _read_again()
+    ray_private.read_environment_again()
 
 
 def _source() -> str:
@@ -99,37 +99,7 @@ def _token() -> str:
     path = os.environ.get(TOKEN_PATH)
     if path and not os.environ.get(TOKEN) and not os.access(path, os.R_OK):  # Ray would abort the process
         raise RequestError(f"{TOKEN_PATH}: '{path}' cannot be read. Name the file with the token, or unset it.")
-    return str(_loader().get_raw_token(ignore_auth_mode=True))
-
-
-def _gcs_takes(address: str, token: str) -> bool:
-    """By the first call that every client makes; Ray's own client would print its refusal."""
-    import grpc
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-
-    request: Any = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]
-    metadata = (("authorization", f"Bearer {token}"),) if token else None
-    with _channel(address) as channel:
-        try:
-            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId(
-                request, timeout=TIMEOUT_S, metadata=metadata
-            )
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                return False
-            raise ConnectionError(f"{error.code().name}: {error.details()}") from error
-    return True
-
-
-def _channel(address: str) -> Any:
-    import grpc
-    from ray._common.tls_utils import load_certs_from_env
-
-    options = [("grpc.enable_http_proxy", 0)]
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
-        return grpc.insecure_channel(address, options)
-    chain, key, authorities = load_certs_from_env()
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, chain), options)
+    return ray_private.stored_token()
 
 
 def _dashboard_takes(url: str, token: str) -> bool:
@@ -157,18 +127,4 @@ def _restored() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _read_again()
-
-
-def _read_again() -> None:
-    """Ray keeps what it once read from the environment."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    _loader().reset_cache()
-
-
-def _loader() -> Any:
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-
-    return AuthenticationTokenLoader.instance()
+        ray_private.read_environment_again()

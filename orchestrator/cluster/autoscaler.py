@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.cluster import ray_private
+
 logger = logging.getLogger(__name__)
 
 HEAD = "node:__internal_head__"
@@ -93,12 +95,9 @@ def _on_kubernetes() -> Mapping[str, Any] | None:
     name = os.environ.get("RAY_CLUSTER_NAME")
     if not name or not SERVICE_ACCOUNT.exists():
         return None
-    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
-
     try:
         namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
-        found: Mapping[str, Any] = AutoscalingConfigProducer(name, namespace)()
-        return found
+        return ray_private.kuberay_configuration(name, namespace)
     except Exception as error:  # whatever its HTTP client raises: without an autoscaler it may not ask
         logger.warning("the RayCluster '%s' cannot be read (%s): what the cluster has now is what counts", name, error)
         return None

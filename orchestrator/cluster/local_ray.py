@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.cluster import interrupts
+from orchestrator.cluster import interrupts, ray_private
 from workers.errors import RequestError, RunError
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,8 @@ def temporary_folder() -> Iterator[str | None]:
 
     Raises: `RequestError`, naming the variable, where the folder cannot be used.
     """
-    from ray._common import utils
-
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
-    folder = os.path.abspath(utils.get_default_ray_temp_dir())
+    folder = os.path.abspath(ray_private.temporary_folder())
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -96,9 +94,7 @@ def _short_folder(named: str | None) -> str:
 @contextmanager
 def watched() -> Iterator[None]:
     """While the block lasts, stopped processes are ended as if they had died, and the run where they are vital."""
-    from ray._private import worker
-
-    node: Any = worker._global_node
+    node = ray_private.local_node()
     over = threading.Event()
     threading.Thread(target=_watch, args=(node, over), name="watcher of Ray", daemon=True).start()
     try:
@@ -116,7 +112,8 @@ def _watch(node: Any, over: threading.Event) -> None:
             return
         vital = {process.pid: name for name, process in node.live_processes() if name in VITAL}
         lost = _lost(node)
-        if interrupts.pressed_for_s() and not _answers():  # told to end as well, it lingers and hears nobody
+        # A head that got the same signal lingers and answers no call.
+        if interrupts.pressed_for_s() and not ray_private.head_answers(ANSWER_S):
             lost.append(GCS)
         if watched % LOOK == 0:
             times = Counter({pid: times[pid] + 1 for pid in _stopped(vital)})
@@ -135,18 +132,6 @@ def _watch(node: Any, over: threading.Event) -> None:
 def _lost(node: Any) -> list[str]:
     """What is vital and dead."""
     return [name for name, _ in node.dead_processes() if name in VITAL]
-
-
-def _answers() -> bool:
-    """Whether the head still does; `ray.shutdown` would wait for it."""
-    from ray._private import worker
-
-    head: Any = worker.global_worker.gcs_client  # type: ignore[attr-defined]
-    try:
-        head.internal_kv_keys(b"any", namespace=None, timeout=ANSWER_S)
-    except Exception:  # in one of several ways
-        return False
-    return True
 
 
 def _stopped(vital: dict[int, str]) -> list[int]:

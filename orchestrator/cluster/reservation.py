@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.cluster import ray_private
 from orchestrator.cluster.autoscaler import ROLES
-from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.resources import Placement
 from workers.errors import RunError
 from workers.processes import Where
 
@@ -72,10 +73,8 @@ def reserved(
 
 def leaving() -> set[str]:
     """The nodes that are about to go: preempted, or drained by somebody."""
-    from ray._private.state import state  # as Ray Train reads it; there is no public name for it
-
     try:
-        return set(state.get_draining_nodes())
+        return ray_private.draining_nodes()
     except Exception as error:  # without the notice a teacher is lost later, and started again then
         logger.debug("no news of nodes that are about to go: %s", error)
         return set()
@@ -170,7 +169,7 @@ class Waiting:
         )
 
     def _fits(self) -> bool:
-        return self.need.fits(_free_by_node(), self.least)
+        return self.need.fits(ray_private.free_by_node(), self.least)
 
 
 def demanded(each: Mapping[str, float]) -> float:
@@ -185,12 +184,6 @@ def demanded(each: Mapping[str, float]) -> float:
     except Exception as error:  # of a Ray of another version
         logger.debug("no news of what waits for room: %s", error)
         return math.inf
-
-
-def _free_by_node() -> list[Mapping[str, float]]:
-    from ray._private.state import state  # its public wrapper is `ray.available_resources`, of all nodes together
-
-    return list(state.available_resources_per_node().values())
 
 
 def _has() -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
-from orchestrator.cluster import connection
-from orchestrator.cluster.connection import Placement
+from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Waiting, Watch, demanded, is_any_alive
+from orchestrator.cluster.resources import Placement
 from orchestrator.teachers.policy import Failures, often
 from workers import faults
 from workers.errors import RunError
@@ -92,15 +92,15 @@ def _decide(task: Task, error: Exception, watch: Watch) -> None:
 
     Raises: `RunError` where it is not.
     """
-    inner = connection.cause(error)
+    inner = errors.cause(error)
     if isinstance(inner, RunError) or not isinstance(error, ray.exceptions.RayTaskError):
-        raise connection.as_run_error(
+        raise errors.as_run_error(
             task.doing or task.name, error
         ) from error  # of the run itself, or a death that Ray gave up on
     raised = inner if isinstance(inner, Fault) else faults.fault(inner)
     what = (task.doing or task.name) + ("" if raised.at == faults.START else f", epoch {raised.at + 1},")
     if not task.failures.may_restart(raised.at):
-        raise connection.failed(what, raised, often(task.failures.attempts, task.failures.repeated)) from raised
+        raise errors.failed(what, raised, often(task.failures.attempts, task.failures.repeated)) from raised
     watch.note(f"{what} failed ({raised.headline}): tried again in a fresh process")
 
 

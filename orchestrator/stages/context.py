@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.connection import Machines, Placement
+from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
 from workers.data.dataset import Dataset
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.cluster import connection
-from orchestrator.cluster.connection import Placement
+from orchestrator.cluster import resources
 from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
 from orchestrator.reporting.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
 from orchestrator.stages.context import Context
@@ -93,7 +93,7 @@ def compare_systems(
     run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
 ) -> list[System]:
     """Each system's test figures, size and latency. measured: members and ensemble."""
-    place = connection.place_student(run.machines)
+    place = resources.place_student(run.machines)
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
     sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
@@ -124,7 +124,7 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
     """These sums, and what the configuration's own metrics say of the predictions."""
     metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
     arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
-    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, connection.place_student(run.machines))
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, resources.place_student(run.machines))
     return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
 
 

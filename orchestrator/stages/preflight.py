@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import connection, environment
+from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
@@ -55,7 +55,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     mlflow_uri.reach(config.tracking.uri)
     machines = connection.expected()
     if machines is not None:
-        connection.place(config.ensemble, machines)
+        resources.place(config.ensemble, machines)
     wait_for("reading the data")
     dataset = datasets.load(config.data, config.seed)
     top_k = config.distillation.top_k

@@ -14,17 +14,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import ray
 import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray._private import state  # `ray.util.state` asks the dashboard, which a Ray started in place has not
 from ray.train.torch import TorchTrainer
 
-from orchestrator.cluster import connection, interrupts
-from orchestrator.cluster.connection import Machines
+from orchestrator.cluster import errors, interrupts
+from orchestrator.cluster.ray_private import CONTROLLER, WORKER, actors_of_this_job
 from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
+from orchestrator.cluster.resources import Machines
 from orchestrator.stages.worker_failures import GivenUp, Restarts, place
 from orchestrator.teachers.policy import Failures, often
 from workers import processes, storage
@@ -49,8 +49,6 @@ MIN_WORKER_CPUS = 0.0121
 """Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
 DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
 """How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
-CONTROLLER, WORKER = "TrainController", "RayTrainWorker"
-"""What the actors of Ray Train are called, in Ray 2.60."""
 
 
 def threads_of_a_worker(most: int, machines: Machines) -> int:
@@ -126,11 +124,11 @@ def _fail(doing: str, ended: Exception) -> NoReturn:
     """Raise `RunError` with the cause of what ended Ray Train."""
     given_up = getattr(ended, "controller_failure", None)
     if not isinstance(given_up, GivenUp):
-        raise connection.as_run_error(doing, ended) from ended
+        raise errors.as_run_error(doing, ended) from ended
     raised = given_up.raised
     if not isinstance(raised, Fault):
         raise raised
-    raise connection.failed(doing + place(raised), raised, often(given_up.attempts, given_up.repeated)) from raised
+    raise errors.failed(doing + place(raised), raised, often(given_up.attempts, given_up.repeated)) from raised
 
 
 def clear(folder: str, name: str) -> None:
@@ -150,7 +148,7 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
             seen_s = time.monotonic()
         try:
             # Ray Train asks for workers once it has room for all of them.
-            waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(_actors(WORKER)))
+            waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(actors_of_this_job(WORKER)))
         except RunError as error:
             refused.append(error)
         if refused or interrupts.pressed_for_s() > HEED_S:
@@ -181,14 +179,7 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
 
 def _there(kind: str) -> list[Where]:
     """The actors of this run's Ray Train that have a process, up or about to be."""
-    return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in _actors(kind) if actor["Pid"]]
-
-
-def _actors(kind: str) -> list[dict[str, Any]]:
-    """The actors of this run's Ray Train that were asked for and are not dead."""
-    job = ray.get_runtime_context().get_job_id()
-    actors = state.actors(job_id=ray.JobID.from_hex(job))
-    return [actor for actor in actors.values() if actor["ActorClassName"] == kind and actor["State"] != "DEAD"]
+    return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors_of_this_job(kind) if actor["Pid"]]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.cluster import reservation
-from orchestrator.cluster.connection import Machines, Placement
+from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Line
 from orchestrator.reporting.report import Bound, SoftTargets

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster import connection
+from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
 from orchestrator.run_folder import paths
@@ -100,7 +100,7 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
                 trained.show(member, places[k])
                 storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
             except Exception as error:  # of any storage
-                raise connection.as_run_error(task.doing, error) from error
+                raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
     return [found[k] for k in range(placement.size)]
 

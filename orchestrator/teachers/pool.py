@@ -16,7 +16,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from orchestrator.cluster import connection, reservation
+from orchestrator.cluster import errors, reservation
 from orchestrator.config.run_config import EnsembleSpec
 from orchestrator.reporting.report import Bound
 from orchestrator.teachers import policy as failures
@@ -181,7 +181,7 @@ class TeacherPool:
                 raise _Gone(slot, Kind.DIED, _evidence(unmade.error)) from unmade.error
         if not replaced:
             doing = f"writing part {self._part_of(unmade.piece)} of the soft targets"
-            raise connection.as_run_error(doing, unmade.error) from unmade.error
+            raise errors.as_run_error(doing, unmade.error) from unmade.error
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
         """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
@@ -243,7 +243,7 @@ class TeacherPool:
         try:
             return slot.is_up()
         except ray.exceptions.RayError as error:
-            raise _lost_by(slot, error, faults.START, "as it started") from connection.cause(error)
+            raise _lost_by(slot, error, faults.START, "as it started") from errors.cause(error)
 
     def _welcome(self) -> None:
         """Take back whoever is up again."""
@@ -292,7 +292,7 @@ class TeacherPool:
             waited_s = self._wait(awaited, slot)
             found = ray.get(awaited)
         except ray.exceptions.RayError as error:
-            raise _lost_by(slot, error, piece, f"part {self._part_of(piece)}") from connection.cause(error)
+            raise _lost_by(slot, error, piece, f"part {self._part_of(piece)}") from errors.cause(error)
         slot.answered(piece, waited_s)
         if not near:
             self._check(slot, piece, assembly, found)
@@ -407,7 +407,7 @@ def _lost_by(slot: ActorSlot, error: ray.exceptions.RayError, at: int, where: st
 
     at: the piece that was asked for, or `faults.START`. where: the same in words.
     """
-    inner = connection.cause(error)
+    inner = errors.cause(error)
     if isinstance(inner, BadAnswer):
         return _Gone(slot, Kind.WRONG, str(inner), [inner.member], at)
     if isinstance(inner, RunError):
@@ -420,7 +420,7 @@ def _lost_by(slot: ActorSlot, error: ray.exceptions.RayError, at: int, where: st
         raised = inner if isinstance(inner, Fault) else faults.fault(inner)
         who = [raised.of] if len(slot.names) > 1 and raised.of else []
         return _Gone(slot, Kind.FAILED, f"{', '.join([*who, where])}: {raised.headline}", who, at, str(raised))
-    return connection.as_run_error(f"the teacher of {', '.join(slot.names)}", error)
+    return errors.as_run_error(f"the teacher of {', '.join(slot.names)}", error)
 
 
 def _evidence(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.cluster import connection
+from orchestrator.cluster import errors
 from workers import faults
 from workers.errors import RunError
 from workers.inference.reduce import Assembly, part_beside_teachers, reduced_beside_teachers
@@ -215,12 +215,12 @@ def _made(job: Job, part: int) -> Any:
     error = job.future.exception()
     if error is None:
         return job.future.result()
-    inner = connection.cause(error)
+    inner = errors.cause(error)
     if isinstance(inner, (*GONE, RunError)):
         raise inner
     raised = faults.fault(inner)
     if job.tries == TRIES:
-        raise connection.failed(f"writing part {part} of the soft targets", raised) from raised
+        raise errors.failed(f"writing part {part} of the soft targets", raised) from raised
     logger.warning("writing part %d of the soft targets failed (%s); tried again", part, raised.headline)
     job.begin()
     return None

@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.cluster import reservation
-from orchestrator.cluster.connection import Placement
+from orchestrator.cluster.resources import Placement
 from orchestrator.teachers import checks
 from workers import processes
 from workers.data.dataset import Dataset

@@ -12,8 +12,8 @@ import pytest
 import ray
 from ray.util.queue import Queue
 
-from orchestrator.cluster.connection import Placement
 from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
 from tests.makers import MODELS, blobs
 from workers import faults

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from orchestrator import RunConfig, run
 from orchestrator.cli.command import main
 from orchestrator.cluster import reservation
-from orchestrator.cluster.connection import Placement
 from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
 from orchestrator.observers.journal import Journal
 from orchestrator.observers.mlflow_tracker import Tracker

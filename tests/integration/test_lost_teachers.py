@@ -14,8 +14,8 @@ import pytest
 import ray
 import torch
 
-from orchestrator.cluster.connection import Placement
 from orchestrator.cluster.reservation import of_teachers, reserved
+from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import EnsembleSpec
 from orchestrator.teachers import slot as slots
 from orchestrator.teachers.pool import AT_ONCE, TeacherPool

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import authentication
+from orchestrator.cluster import authentication, ray_private
 from workers.errors import RequestError
 
 
@@ -20,7 +20,7 @@ from workers.errors import RequestError
 def settings_are_read_again() -> Any:
     """Last of all, once the environment is as before: the Ray of other tests in this process needs its own token."""
     yield
-    authentication._read_again()
+    ray_private.read_environment_again()
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def home(settings_are_read_again: None, tmp_path: Path, monkeypatch: pytest.Monk
     for name in (authentication.MODE, authentication.TOKEN, authentication.TOKEN_PATH):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    authentication._read_again()
+    ray_private.read_environment_again()
     return tmp_path
 
 
@@ -40,7 +40,7 @@ def settings() -> tuple[str | None, str | None]:
 def store(home: Path, token: str) -> None:
     (home / ".ray").mkdir(exist_ok=True)
     (home / ".ray" / "auth_token").write_text(token)
-    authentication._read_again()
+    ray_private.read_environment_again()
 
 
 def test_a_ray_in_place_has_a_token_that_is_nowhere_afterwards(home: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_token_is_used_where_it_lies(place: str, joined: Any, home: Path, mo
     else:
         (home / "elsewhere").write_text("right")
         monkeypatch.setenv(authentication.TOKEN_PATH, str(home / "elsewhere"))
-    authentication._read_again()
+    ray_private.read_environment_again()
     with joined("right"):
         assert os.environ[authentication.MODE] == "token" and authentication.is_on()
     assert authentication.MODE not in os.environ

@@ -13,7 +13,7 @@ from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cluster.autoscaler import HEAD, ROLES, possible
-from orchestrator.cluster.connection import Machines, Node, place
+from orchestrator.cluster.resources import Machines, Node, place
 from orchestrator.config.run_config import EnsembleSpec
 
 ROOT = Path(__file__).parents[2]

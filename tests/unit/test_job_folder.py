@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import job_folder
+from orchestrator.cluster import ray_private
 from workers.errors import RequestError
 
 
@@ -87,7 +88,7 @@ def test_a_folder_that_holds_the_temporary_one(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize("sparse", [False, True])
 def test_what_is_too_large_is_named(sparse: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 600_000_000 if sparse else 2_000_000
-    monkeypatch.setattr(job_folder, "_limit", lambda: limit)
+    monkeypatch.setattr(ray_private, "package_bytes_limit", lambda: limit)
     with (folder / "data" / "train.npz").open("wb") as file:
         file.truncate(limit) if sparse else file.write(bytes(limit))
     (folder / "more.npz").write_bytes(bytes(10_000))
@@ -113,7 +114,7 @@ def test_many_small_files_are_counted_as_they_are_packed(folder: Path) -> None:
 
 
 def test_the_limit_is_that_of_rays_dashboard() -> None:
-    assert job_folder._limit() == 100 * 2**20
+    assert ray_private.package_bytes_limit() == 100 * 2**20
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import connection, local_ray
+from orchestrator.cluster import local_ray, ray_private
 from workers.errors import RequestError
 
 
@@ -77,6 +77,6 @@ def test_workers_import_from_where_the_driver_does(tmp_path: Path, monkeypatch: 
     """As `ray.init` does with the folder that the driver was started in."""
     known = str(tmp_path / "known")
     monkeypatch.syspath_prepend(known)
-    config = connection._job_config()
+    config = ray_private.job_config()
     config._py_driver_sys_path.extend([known, str(tmp_path)])
     assert list(config._get_proto_job_config().py_driver_sys_path) == [known]

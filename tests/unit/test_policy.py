@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from orchestrator.cluster.connection import Machines, Node, Placement, check_student, place
+from orchestrator.cluster.resources import Machines, Node, Placement, check_student, place
 from orchestrator.config.run_config import EnsembleSpec, StudentSpec
 from orchestrator.reporting import report
 from orchestrator.teachers import policy as failures

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.cluster import reservation
-from orchestrator.cluster.connection import Placement
+from orchestrator.cluster import ray_private, reservation
 from orchestrator.cluster.reservation import Need, Waiting, amounts, of_teachers
+from orchestrator.cluster.resources import Placement
 from workers.errors import RunError
 
 TEACHERS = of_teachers(Placement(4, 2, num_cpus=1.0, num_gpus=0.0))
@@ -34,7 +34,7 @@ def test_only_missing_room_is_told_as_missing(
     need: Need, free: list[dict[str, float]], has_room: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reservation, "PATIENCE_S", -1.0)
-    monkeypatch.setattr(reservation, "_free_by_node", lambda: free)
+    monkeypatch.setattr(ray_private, "free_by_node", lambda: free)
     monkeypatch.setattr(reservation, "_has", lambda: "1 node; 2 CPU; free now: 0.2 CPU")
     told: list[str] = []
     waiting = Waiting(need, 60.0, told.append)
@@ -61,7 +61,7 @@ def test_how_much_is_told_as_people_ask_for_it() -> None:
 
 def test_tasks_wait_for_room_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservation, "PATIENCE_S", -1.0)
-    monkeypatch.setattr(reservation, "_free_by_node", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(ray_private, "free_by_node", lambda: [{"CPU": 1.0}])
     told: list[str] = []
     members = Need("members in training", 8, {"CPU": 1.0}, {"CPU": 1.0})
     Waiting(members, 60.0, told.append, least=1).check()
