@@ -12,10 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from orchestrator.cluster import connection, resources
+from orchestrator.cluster.heartbeat import Heartbeat
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import tracking_record
-from orchestrator.observers.journal import Journal
+from orchestrator.observers.events import ReportReady, SystemAdded
+from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Bound, Report, Spent
@@ -57,56 +59,63 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
-        with Lock(config.folder), Journal(config, screen, record, fresh=fresh) as journal:
+        with (
+            Lock(config.folder),
+            observers(config, screen, record, fresh=fresh) as (events, page),
+            Heartbeat(events.epoch, events.note) as heartbeat,
+        ):
             paths.mark(config.folder)
             paths.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
-                return _stages(Context(config, dataset, connection.share(dataset), machines, placement, journal))
+                data = connection.share(dataset)
+                return _stages(Context(config, dataset, data, machines, placement, events, heartbeat, page))
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
                 raise RunError(str(error)) from error
 
 
 def _stages(run: Context) -> Report:
-    config, journal = run.config, run.journal
+    config, events = run.config, run.events
     for note in run.dataset.notes:
-        journal.note(note)
+        events.note(note)
     members = _members(run)
     teachers = [m.member for m in members]
-    with journal.stage("predictions") as stage:  # now, while there are machines for members
+    with events.stage("predictions") as stage:  # now, while there are machines for members
         ensemble = measure_ensemble(run, teachers)
         stage.reused = ensemble.reused
     baseline = _student("baseline", run)
     with soft_targets(run, teachers, ensemble.weights) as made:
         student = _student("student", run, made)
-    with journal.stage("evaluation"):
+    with events.stage("evaluation"):
         systems = compare_systems(run, teachers, ensemble.measured, baseline.member, student.member)
     accuracy = {system.role: system.test.accuracy for system in systems}
     cost = _cost(run, members, baseline, student, made)
     report = Report(
         name=config.name,
         folder=hidden(config.folder),
-        page=journal.page,
+        page=run.page,
         accuracy_name=config.report.accuracy,
         classes=run.dataset.classes,
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         curve=ensemble.curve,
         soft_targets=made.summary(),
-        stages=journal.stages,
+        stages=events.stages,
         bound_by=_bound_by(student, made),
         cost=cost,
         price=_price(config, cost),
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
-    with journal.screen.stage("the student's model"):
+    with events.stage("the student's model"):
         _keep_student(run, student)
     reports.write(report, config.folder)
-    with journal.screen.stage("tracker"):
-        journal.report(report, [*members, baseline, student], config.folder)
+    with events.stage("tracker"):
+        histories = {system.member.name: system.history for system in (*members, baseline, student)}
+        events.emit(ReportReady(report, histories, config.folder))
+        events.drain()
     return report
 
 
@@ -123,27 +132,28 @@ def _keep_student(run: Context, student: Trained) -> None:
 
 def _members(run: Context) -> list[Trained]:
     """Trained here, or loaded from the checkpoints that the configuration names."""
-    spec, journal = run.config.ensemble, run.journal
+    spec, events = run.config.ensemble, run.events
     names = [f"member-{k}" for k in range(run.placement.size)]
     for name in names:
-        journal.system(name, "member")
-    journal.system("ensemble", "ensemble")
+        events.emit(SystemAdded(name, "member"))
+    events.emit(SystemAdded("ensemble", "ensemble"))
     if spec.training is None:
         return [
             Trained(Member(name, spec.model, uri), [], reused=True)
             for name, uri in zip(names, spec.checkpoints or (), strict=True)
         ]
-    with journal.stage("members", names, spec.training.epochs) as stage:
+    run.heartbeat.expect(dict.fromkeys(names, spec.training.epochs))
+    with events.stage("members", names, spec.training.epochs) as stage:
         members = training.train_members(run, spec.training)
         stage.reused = all(member.reused for member in members)
-    for member in members:
-        journal.trained(member)
+    for trained in members:
+        events.trained(trained.member.name, trained.history, trained.reused)
     return members
 
 
 def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Trained:
     """The student on soft targets; without them, the hard-label baseline of its architecture."""
-    spec, journal = run.config.student, run.journal
+    spec, events = run.config.student, run.events
     recipe = spec.training if made is not None else spec.baseline_training or spec.training
     job = training.StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
     if made is not None:
@@ -154,11 +164,11 @@ def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Tra
             store_mark=made.resume_key(),
             store_content=made.content,
         )
-    journal.system(role, role)
-    with journal.stage(role, [role], recipe.epochs) as stage:
+    events.emit(SystemAdded(role, role))
+    with events.stage(role, [role], recipe.epochs) as stage:
         trained = training.train_with_ray(run, job)
         stage.reused = trained.reused
-    journal.trained(trained)
+    events.trained(role, trained.history, trained.reused)
     return trained
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig, override, parsed
 from orchestrator.export import model_folder
 from orchestrator.observers import mlflow_uri, tracking_record
-from orchestrator.observers.events import last_opened
+from orchestrator.observers.jsonl import last_opened
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
 from orchestrator.stages import trained

@@ -81,7 +81,7 @@ def leaving() -> set[str]:
 
 
 class Watch(Protocol):
-    """Who hears of tasks: `orchestrator.observers.journal.Journal`."""
+    """Where tasks run, and a way to tell the user: `orchestrator.cluster.heartbeat.Heartbeat`."""
 
     def where(self, name: str) -> Where | None:
         """Where the task of that name last began; None where it was not heard of."""

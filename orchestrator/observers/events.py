@@ -1,61 +1,179 @@
-"""`events.jsonl`: what happened when, one JSON object a line. The run's own record, whatever becomes of the tracker."""
+"""What happens in a run, as typed events. The run emits them; observers show, record or send them, and decide nothing.
+
+`name` is what `events.jsonl` calls an event of a class; one without a name is shown only.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from workers import storage
-from workers.redact import hidden
+if TYPE_CHECKING:
+    from orchestrator.reporting.report import Report
+    from workers.training.loop import Epoch
 
 
-def last_opened(folder: str) -> str | None:
-    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
-    uri = storage.join(folder, "events.jsonl")
-    if not storage.exists(uri):
-        return None
-    opened = None
-    for line in storage.read_bytes(uri).splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
-            event = json.loads(line)
-            opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
-    return opened
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    name: ClassVar[str] = ""
+
+    def fields(self) -> Mapping[str, Any]:
+        """What `events.jsonl` keeps of it: plain values."""
+        return dict(vars(self))
 
 
-class EventLog:
-    """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A process of the run has begun. run: its name. mlflow_run: the parent run that the tracker has opened."""
 
-    def __init__(self, folder: str) -> None:
-        self.uri = storage.join(folder, "events.jsonl")
-        self._local = storage.is_local(self.uri)
-        self._lock = threading.Lock()
-        self._lines: list[str] = []
-        before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
-        if not self._local:
-            self._lines = before.decode(errors="replace").splitlines()
-        elif before and not before.endswith(b"\n"):  # half a line, of a process that was killed
-            with Path(storage.filesystem(self.uri)[1]).open("ab") as file:
-                file.write(b"\n")
+    run: str
+    mlflow_run: str
+    name: ClassVar[str] = "run"
 
-    def write(self, event: str, **fields: Any) -> None:
-        """One line: the time in UTC, the event's name, and `fields`."""
-        said = {key: hidden(value) if isinstance(value, str) else value for key, value in fields.items()}
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **said})
-        with self._lock:
-            if self._local:
-                path = Path(storage.filesystem(self.uri)[1])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-            else:
-                self._lines.append(line)
+    def fields(self) -> Mapping[str, Any]:
+        return {"name": self.run, "mlflow_run": self.mlflow_run}
 
-    def flush(self) -> None:
-        """Make everything so far visible."""
-        with self._lock:
-            if self._lines:
-                storage.write_text(self.uri, "\n".join(self._lines) + "\n")
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """The run is over. status: as MLflow has it, `FINISHED`, `FAILED` or `KILLED`. error: what ended it, in words."""
+
+    status: str
+    error: str | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "complete" if self.status == "FINISHED" else "failed"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"error": self.error}
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage has begun. systems: which networks it trains, for `epochs` epochs each."""
+
+    stage: str
+    systems: Sequence[str] = ()
+    epochs: int = 0
+    name: ClassVar[str] = "stage started"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"stage": self.stage}
+
+
+@dataclass(frozen=True)
+class StageProgressed(Event):
+    """`done` of `total` is complete, and what to show beside the bar."""
+
+    stage: str
+    done: float
+    total: float
+    text: str
+
+
+@dataclass(frozen=True)
+class StageEnded(Event):
+    """A stage is over. error: whether an exception ended it; such a stage is not on record."""
+
+    stage: str
+    seconds: float
+    reused: bool
+    failed: bool = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "" if self.failed else "stage finished"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"stage": self.stage, "seconds": self.seconds, "reused": self.reused}
+
+
+@dataclass(frozen=True)
+class SystemAdded(Event):
+    """A member, the ensemble, the baseline or the student comes into being."""
+
+    system: str
+    role: str
+
+
+@dataclass(frozen=True)
+class EpochEnded(Event):
+    """A worker has finished an epoch of a system's training."""
+
+    system: str
+    epoch: Epoch
+    name: ClassVar[str] = "epoch"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"system": self.system, **vars(self.epoch)}
+
+
+@dataclass(frozen=True)
+class SystemTrained(Event):
+    """A system's training is complete. history: all its epochs, those of earlier runs included."""
+
+    system: str
+    history: Sequence[Epoch] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something that the user should know."""
+
+    text: str
+    name: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class TeacherLost(Event):
+    """A teacher is lost: how that showed, and what the pool does about it."""
+
+    members: Sequence[str]
+    action: str
+    evidence: str
+    name: ClassVar[str] = "teacher lost"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"members": list(self.members), "action": self.action, "evidence": self.evidence}
+
+
+@dataclass(frozen=True)
+class TeacherBack(Event):
+    """A teacher that was lost answers again."""
+
+    members: Sequence[str]
+    name: ClassVar[str] = "teacher back"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"members": list(self.members)}
+
+
+@dataclass(frozen=True)
+class TeacherMoves(Event):
+    """The node of a teacher is about to go: the pool starts its successor on another."""
+
+    members: Sequence[str]
+    evidence: str
+    name: ClassVar[str] = "teacher moves"
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"members": list(self.members), "evidence": self.evidence}
+
+
+@dataclass(frozen=True)
+class ReportReady(Event):
+    """The report is written. histories: every epoch by its system. folder: holds the models."""
+
+    report: Report = field(repr=False)
+    histories: Mapping[str, Sequence[Epoch]] = field(repr=False)
+    folder: str
+
+
+class Observer(Protocol):
+    """Shows, records or sends events, from any thread. An exception of it ends nothing but its own part in this."""
+
+    def __call__(self, event: Event) -> None: ...

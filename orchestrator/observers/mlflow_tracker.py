@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import model_folder
 from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_uri
+from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
@@ -113,6 +114,23 @@ class Tracker:
     def page(self) -> str:
         """Of the parent run in MLflow, behind the tracker's address; a new browser would show pages for prompts."""
         return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+
+    def __call__(self, event: Event) -> None:
+        """Send what an event of the run says."""
+        match event:
+            case SystemAdded():
+                self.system(event.system, event.role)
+            case EpochEnded():
+                self.epochs(event.system, [event.epoch])
+            case SystemTrained():
+                self.epochs(event.system, event.history)
+                self.trained(event.system)
+            case ReportReady():
+                if self.missed is not None:
+                    self.catch_up(event.report, event.histories)
+                self.report(event.report, event.histories, event.folder)
+            case RunEnded():
+                self.close(event.status)
 
     def system(self, name: str, role: str) -> None:
         """Open the nested run of one system, unless there is one."""

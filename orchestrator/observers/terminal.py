@@ -11,10 +11,10 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -22,6 +22,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from orchestrator.observers.events import (
+    EpochEnded,
+    Event,
+    Note,
+    StageEnded,
+    StageProgressed,
+    StageStarted,
+    TeacherBack,
+    TeacherLost,
+    TeacherMoves,
+)
 from workers.redact import HidingFormatter
 
 if TYPE_CHECKING:
@@ -44,16 +55,13 @@ def console(file: TextIO) -> Console:
 class Line:
     """The progress of one stage: how far it is, and a few words. Once the stage is over, updates change nothing."""
 
-    def __init__(self, name: str, screen: Screen) -> None:
-        self.reused = False
-        self.name, self._screen = name, screen
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.task: TaskID | None = None
         self.over = False
+        self.epochs = self.ended = 0
+        """Of all systems that the stage trains: expected, and ended."""
         self.last_said_s = time.monotonic()
-
-    def update(self, done: float, total: float, said: str) -> None:
-        """`done` of `total` is there; `said` is shown beside the bar. From any thread."""
-        self._screen.progress(self, done, total, said)
 
 
 class Screen:
@@ -70,6 +78,19 @@ class Screen:
         self._open_lines: list[Line] = []
         self._start: tuple[Line, float] | None = None
         self._lock = threading.RLock()
+        self._stages: dict[str, Line] = {}
+        self._training: dict[str, Line] = {}
+        """The line of the stage that trains a system."""
+        self._shown: dict[type[Event], Callable[[Any], None]] = {
+            StageStarted: self._begin,
+            StageProgressed: self._progress,
+            StageEnded: self._end,
+            EpochEnded: self._epoch,
+            Note: lambda event: self.say(event.text),
+            TeacherLost: self._lost,
+            TeacherBack: lambda event: self.say(f"teacher of {', '.join(event.members)} is back"),
+            TeacherMoves: self._moves,
+        }
 
     def __enter__(self) -> Screen:
         return self
@@ -79,6 +100,46 @@ class Screen:
     ) -> None:
         for line in [*self._open_lines]:
             self._close(line)
+
+    def __call__(self, event: Event) -> None:
+        """Show an event of the run."""
+        for kind, show in self._shown.items():
+            if isinstance(event, kind):
+                show(event)
+
+    def _begin(self, event: StageStarted) -> None:
+        self.started()
+        line = self._open(event.stage)
+        line.epochs = event.epochs * len(event.systems)
+        self._stages[event.stage] = line
+        self._training |= dict.fromkeys(event.systems, line)
+
+    def _end(self, event: StageEnded) -> None:
+        self._close(self._stages.pop(event.stage))
+        if not event.failed:
+            self.say(f"{event.stage:<14} {'reused' if event.reused else f'{event.seconds:.1f} s'}")
+
+    def _progress(self, event: StageProgressed) -> None:
+        line = self._stages.get(event.stage)
+        if line is not None:
+            self.progress(line, event.done, event.total, event.text)
+
+    def _epoch(self, event: EpochEnded) -> None:
+        line, epoch = self._training.get(event.system), event.epoch
+        if line is not None:
+            line.ended += 1
+            of = "" if event.system == line.name else f"{event.system}, "
+            text = (
+                f"{of}epoch {epoch.epoch + 1}: loss {epoch.train_loss:.4f}, "
+                f"validation {epoch.validation_accuracy:.2%}, {epoch.examples / epoch.seconds:,.0f} examples/s"
+            )
+            self.progress(line, line.ended, line.epochs, text)
+
+    def _lost(self, event: TeacherLost) -> None:
+        self.say(f"teacher of {', '.join(event.members)} lost ({event.evidence}): {event.action}")
+
+    def _moves(self, event: TeacherMoves) -> None:
+        self.say(f"teacher of {', '.join(event.members)} moves to another node ({event.evidence})")
 
     def say(self, text: str) -> None:
         """One plain line, above the progress."""
@@ -105,21 +166,6 @@ class Screen:
             self._close(line)
             self.say(f"{line.name:<14} {time.monotonic() - began_s:.1f} s")
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Line]:
-        """A progress line for a block, beside those of others; at its end it becomes one plain line with the time."""
-        line = self._open(name)
-        started = time.monotonic()
-        done = False
-        try:
-            yield line
-            done = True
-        finally:
-            self._close(line)
-            if done:
-                took = "reused" if line.reused else f"{time.monotonic() - started:.1f} s"
-                self.say(f"{name:<14} {took}")
-
     def progress(self, line: Line, done: float, total: float | None, said: str) -> None:
         """Show how far a stage is; nothing where it is over."""
         with self._lock:
@@ -133,7 +179,7 @@ class Screen:
                 self.say(f"  {line.name}: {said}")
 
     def _open(self, name: str) -> Line:
-        line = Line(name, self)
+        line = Line(name)
         with self._lock:
             self._open_lines.append(line)
             if self.quiet:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import model_folder
-from orchestrator.observers.events import last_opened
+from orchestrator.observers.jsonl import last_opened
 from orchestrator.run_folder import lock
 from workers import storage
 from workers.errors import RequestError

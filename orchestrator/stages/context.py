@@ -12,12 +12,13 @@ from workers.data.dataset import Dataset
 if TYPE_CHECKING:
     import ray
 
-    from orchestrator.observers.journal import Journal
+    from orchestrator.cluster.heartbeat import Heartbeat
+    from orchestrator.observers.fanout import Fanout
 
 
 @dataclass(frozen=True)
 class Context:
-    """A run that has begun: what was asked for, on which data, where, and who hears of it."""
+    """A run that has begun: what was asked for, on which data, where, and what observes it."""
 
     config: RunConfig
     dataset: Dataset
@@ -26,4 +27,9 @@ class Context:
     machines: Machines
     placement: Placement
     """Of the ensemble's members."""
-    journal: Journal
+    events: Fanout
+    """What stages emit their events to."""
+    heartbeat: Heartbeat
+    """News of worker processes."""
+    page: str = ""
+    """Of the run in MLflow, behind the tracker's address."""

@@ -174,10 +174,10 @@ def _asked(
     tasks = {}
     for name, arguments in of.items():
         own = f"{doing}: {name}"
-        tasks[own] = Task(own, job, (*arguments, own, run.journal.queue), placement)
+        tasks[own] = Task(own, job, (*arguments, own, run.heartbeat.queue), placement)
     need = Need(doing, len(tasks), placement.held, placement.held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.journal.note, least=1)
-    with closing(completed(list(tasks.values()), waiting, run.journal)) as ended:
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
+    with closing(completed(list(tasks.values()), waiting, run.heartbeat)) as ended:
         found = {task.name: result for task, result in ended}
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 

@@ -73,7 +73,7 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
     (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
     held = _held_by_a_worker(most, run.machines.of("student")) | run.machines.asked("student")
     shown = {what: amount for what, amount in held.items() if what != "CPU"}
-    waiting = Waiting(Need(f"workers of the {work.role}", least, held, shown), timeout_s, run.journal.note)
+    waiting = Waiting(Need(f"workers of the {work.role}", least, held, shown), timeout_s, run.events.note)
     scaling = ray.train.ScalingConfig(
         num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu="GPU" in held,
@@ -94,14 +94,14 @@ def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> l
             storage_filesystem=remote,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=-1),  # `Restarts` decides
-            callbacks=[Restarts(work.role, run.journal.queue)],  # type: ignore[list-item]  # the stub is of Train V1
+            callbacks=[Restarts(work.role, run.heartbeat.queue)],  # type: ignore[list-item]  # the stub is of Train V1
         ),
     )
     lost = Failures()
     while (ended := _ended(trainer, waiting)) is not None:
         if not isinstance(ended, ray.exceptions.RayActorError) or not lost.may_restart(None):
             _fail(f"training the {work.role}", ended)
-        run.journal.note(f"training the {work.role}: Ray Train's controller died; another goes on from the checkpoint")
+        run.events.note(f"training the {work.role}: Ray Train's controller died; another goes on from the checkpoint")
         if any(sign in str(ended) for sign in DAMAGED):
             logger.warning("its checkpoints are not what was written: thrown away, and trained from the start")
             storage.remove(storage.join(folder, name))

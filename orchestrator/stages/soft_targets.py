@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator.cluster import reservation
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers.terminal import Line
+from orchestrator.observers.events import TeacherBack, TeacherLost, TeacherMoves
+from orchestrator.observers.fanout import Fanout, Progress
 from orchestrator.reporting.report import Bound, SoftTargets
 from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
@@ -119,7 +121,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
     The pass is over when the block is; before it begins where teachers and student have no room side by side.
     """
     config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
-    journal = run.journal
+    events = run.events
     planned = _planned(config, dataset, members, weights)
     folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
     layout = _layout(planned)
@@ -137,7 +139,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
 
     def work() -> None:
         try:
-            with journal.stage("soft targets") as stage:
+            with events.stage("soft targets") as stage:
                 stage.reused = made.reused
                 if missing:
                     values = math.prod(dataset.transfer.x.shape[1:])
@@ -146,7 +148,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                     with reservation.reserved(
                         reservation.of_teachers(placement),
                         config.ensemble.start_timeout_s,
-                        journal.note,
+                        events.note,
                         made.check_stopped,
                     ) as group:
                         start = starter(
@@ -158,13 +160,13 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                             start,
                             config.ensemble,
                             placement.groups(),
-                            journal.lost,
+                            partial(_emit_teacher, events),
                             numerics.stacked,
                             made.check_stopped,
                             _check(dataset.transfer, members, made, numerics),
                         )
                         _compute(made, missing, pool, numerics, dataset.numbering, stage)
-                    journal.note("soft targets complete: teachers released")
+                    events.note("soft targets complete: teachers released")
                 elif made.manifest is None:
                     made.manifest = _declare(made, 0.0)
         except BaseException as error:  # said by whoever asks for what this was to make
@@ -192,6 +194,17 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
             raise ended from None  # the student only ended because its soft targets did
         raise
     made.complete()
+
+
+def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
+    """Emit what became of a teacher."""
+    match action:
+        case "back":
+            events.emit(TeacherBack(members))
+        case "moves":
+            events.emit(TeacherMoves(members, evidence))
+        case _:
+            events.emit(TeacherLost(members, action, evidence))
 
 
 def _abandon(folder: str) -> None:
@@ -337,7 +350,7 @@ def _compute(
     pool: TeacherPool,
     numerics: Numerics,
     numbering: Numbering,
-    stage: Line,
+    stage: Progress,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
     planned, layout = made.planned, made.layout

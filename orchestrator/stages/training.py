@@ -62,7 +62,7 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
     raises in the same epoch again.
     """
-    placement, journal = run.placement, run.journal
+    placement = run.placement
     found: dict[int, Trained] = {}
     inputs = [_of_member(run, training, k) for k in range(placement.size)]
     places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
@@ -77,21 +77,21 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             found[k] = _reused(run, member, record, places[k])
             continue
         changes.append(trained.changes(places[k], own))
-        arguments = (member, training, own["seed"], mark, run.data, placement.threads, journal.queue)
+        arguments = (member, training, own["seed"], mark, run.data, placement.threads, run.heartbeat.queue)
         doing, title = f"training {member.name}", f"train {member.name}"
         tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
         missing[member.name] = k, member, mark
     _again(run, "members", changes)
     need = Need("members in training", len(tasks), placement.held, placement.held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, journal.note, least=1)
+    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
 
     def end_hung(task: Task) -> None:
-        where = journal.hung(task.name)
+        where = run.heartbeat.hung(task.name)
         if where is not None:
             processes.end(where)
 
     # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
-    with closing(completed(tasks, waiting, journal, end_hung, cancel=run.machines.borrowed)) as ended:
+    with closing(completed(tasks, waiting, run.heartbeat, end_hung, cancel=run.machines.borrowed)) as ended:
         for task, history in ended:
             k, member, mark = missing[task.name]
             try:
@@ -153,7 +153,7 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         folder=place,
         weights=weights,
         threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
-        heard=run.journal.queue,
+        heard=run.heartbeat.queue,
         store=job.store,
         loss=job.loss,
         run=run.config.name,
@@ -187,7 +187,7 @@ def _again(run: Context, name: str, changes: Sequence[str]) -> None:
     if known:
         several = f" ({len(known)} of {len(changes)})" if len(changes) > 1 else ""
         verb = "are" if len(changes) > 1 else "is"
-        run.journal.note(
+        run.events.note(
             f"{name} {verb} trained again{several}: {known[0]}. The earlier weights stay in "
             f"'{storage.join(run.config.folder, paths.TRAINED)}'."
         )
@@ -198,5 +198,5 @@ def _reused(run: Context, member: Member, found: Record, place: str) -> Trained:
     trained.show(member, place)
     other = trained.other_versions(found)
     if other:
-        run.journal.note(f"{member.name} is reused although versions differ: {other}. --fresh trains it anew.")
+        run.events.note(f"{member.name} is reused although versions differ: {other}. --fresh trains it anew.")
     return Trained(member, found.epochs(), reused=True)

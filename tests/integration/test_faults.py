@@ -21,8 +21,9 @@ from orchestrator.cluster import reservation
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
-from orchestrator.observers.journal import Journal
+from orchestrator.observers.events import SystemAdded
 from orchestrator.observers.mlflow_tracker import Tracker
+from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
 from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
@@ -81,9 +82,10 @@ def test_a_tracker_that_goes_away_is_told_afterwards(
 def test_what_a_killed_run_left_open_is_ended_by_the_next(tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path)))
     with contextlib.ExitStack() as alive:
-        killed = alive.enter_context(Journal(config, Screen(quiet=True)))
-        killed.system("student", "student")
-        with Journal(config, Screen(quiet=True)):
+        killed, _ = alive.enter_context(observers(config, Screen(quiet=True)))
+        killed.emit(SystemAdded("student", "student"))
+        killed.drain()
+        with observers(config, Screen(quiet=True)):
             pass
         client = MlflowClient(config.tracking.uri)
         experiment = client.get_experiment_by_name("tests")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers.events import EventLog
+from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder import paths
 from tests.makers import write_config
 from workers.errors import RequestError

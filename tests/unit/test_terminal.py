@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import pty
-import queue
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.observers.events import EventLog
-from orchestrator.observers.journal import Journal
+from orchestrator.observers.fanout import Fanout
+from orchestrator.observers.jsonl import EventLog
 from orchestrator.observers.terminal import LineFormatter, LogLines, Screen
 from workers.training.loop import Epoch
 
@@ -68,24 +65,6 @@ def epoch(number: int) -> Epoch:
     )
 
 
-@contextmanager
-def writing(folder: Path, screen: Screen) -> Iterator[Any]:
-    """A journal without Ray and MLflow: its events, its screen, and the thread that records epochs."""
-    journal: Any = Journal.__new__(Journal)
-    journal.screen, journal.stages = screen, []
-    journal._events, journal._tracker = EventLog(str(folder)), SimpleNamespace(epoch=lambda name, epoch: None)
-    journal._training, journal._told, journal._tracked, journal._epochs = {}, set(), set(), {}
-    journal._inbox = queue.Queue()
-    writer = threading.Thread(target=journal._write_down)
-    writer.start()
-    try:
-        yield journal
-    finally:
-        journal._inbox.put(None)
-        writer.join(timeout=10)
-        assert not writer.is_alive()
-
-
 def epochs_in(folder: Path) -> int:
     return (folder / "events.jsonl").read_text().count('"event": "epoch"')
 
@@ -94,40 +73,22 @@ def test_epochs_after_their_stage_are_recorded_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     terminal = on_a_terminal(monkeypatch)
-    with writing(tmp_path, Screen()) as journal:
-        with journal.stage("members", ["member-0"], epochs=3):
-            journal._inbox.put(("member-0", epoch(0)))
-            time.sleep(0.1)
-        journal._inbox.put(("member-0", epoch(1)))  # the line is closed
-        with journal.stage("baseline", ["baseline"], epochs=1):
-            journal._inbox.put(("member-0", epoch(2)))  # and another has taken its place
-            time.sleep(0.1)
+    events = Fanout([EventLog(str(tmp_path)), Screen()])
+    with events.stage("members", ["member-0"], epochs=3):
+        events.epoch("member-0", epoch(0))
+    events.epoch("member-0", epoch(1))  # the line is closed
+    with events.stage("baseline", ["baseline"], epochs=1):
+        events.epoch("member-0", epoch(2))  # and another has taken its place
     assert epochs_in(tmp_path) == 3 and not caplog.records
     shown = terminal.shown()
     assert "members        0." in shown and "baseline       0." in shown and "Traceback" not in shown
-
-
-@pytest.mark.parametrize("broken", ["_show_epoch", "_track"])
-def test_an_observer_that_fails_is_logged_once_and_stops_no_other(
-    broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fails(system: str, epoch: Epoch) -> None:
-        raise KeyError(7)
-
-    fails.__name__ = broken
-    with writing(tmp_path, Screen(quiet=True)) as journal:
-        setattr(journal, broken, fails)
-        for number in range(3):
-            journal._inbox.put(("member-0", epoch(number)))
-        journal._inbox.put(("member-0", epoch(2)))  # told twice by a worker that was restarted
-    assert epochs_in(tmp_path) == 3
-    assert [record.getMessage() for record in caplog.records] == ["an epoch could not be recorded: KeyError: 7"]
 
 
 def test_many_threads_share_one_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages open and close in one thread, while others report on lines that may be gone."""
     terminal = on_a_terminal(monkeypatch)
     screen, failed = Screen(), []
+    events = Fanout([screen])
     lines: list[Any] = []
     over = threading.Event()
 
@@ -145,7 +106,7 @@ def test_many_threads_share_one_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.start()
     for number in range(20):
-        with screen.stage(f"outer {number}") as outer, screen.stage("inner") as inner:
+        with events.stage(f"outer {number}") as outer, events.stage("inner") as inner:
             lines += [outer, inner]
             time.sleep(0.005)
     over.set()
@@ -157,12 +118,12 @@ def test_many_threads_share_one_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     terminal = on_a_terminal(monkeypatch)
     screen = Screen()
-    with screen.stage("members") as line:
+    with Fanout([screen]).stage("members") as line:
         terminal.file.close()
         for _ in range(3):
             line.update(1, 2, "epoch 1")
             screen.say("a note")
-    with screen.stage("baseline") as line:
+    with Fanout([screen]).stage("baseline") as line:
         line.update(1, 2, "epoch 1")
     assert screen.quiet and len([r for r in caplog.records if "not shown any more" in r.getMessage()]) == 1
 
@@ -176,7 +137,7 @@ def test_start_up_in_a_terminal_is_one_line_and_then_its_time(monkeypatch: pytes
         time.sleep(0.3)
         screen.started()
         screen.started()
-        with screen.stage("members"):
+        with Fanout([screen]).stage("members"):
             pass
     shown = terminal.shown()
     assert "loading torch" in shown and "starting Ray" in shown and shown.count("start-up       0.6 s") == 1
@@ -200,7 +161,7 @@ def test_a_pipe_gets_a_plain_line_for_each_thing_that_is_waited_for(capsys: pyte
         for what in ("loading torch", "reading the data"):
             screen.wait_for(what)
         screen.started()
-        with screen.stage("members") as line:
+        with Fanout([screen]).stage("members") as line:
             line.reused = True
     said = capsys.readouterr().err.splitlines()
     assert said[:2] == ["  start-up: loading torch", "  start-up: reading the data"]
@@ -211,7 +172,7 @@ def test_a_screen_for_python_shows_nothing(capsys: pytest.CaptureFixture[str]) -
     with Screen(quiet=True) as screen:
         screen.wait_for("loading torch")
         screen.started()
-        with screen.stage("members") as line:
+        with Fanout([screen]).stage("members") as line:
             line.update(1, 2, "epoch 1")
         screen.say("a note")
     assert capsys.readouterr() == ("", "")
@@ -243,7 +204,7 @@ def test_log_lines_have_one_style(said: logging.LogRecord, line: str) -> None:
 def test_log_lines_appear_above_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_a_terminal(monkeypatch)
     handler = LogLines()
-    with Screen() as screen, screen.stage("members"):
+    with Screen() as screen, Fanout([screen]).stage("members"):
         handler.emit(record("orchestrator.run_folder.lock", logging.WARNING, "the run is dead"))
     shown: Callable[[], str] = terminal.shown
     assert "warning: the run is dead\r\n" in shown()

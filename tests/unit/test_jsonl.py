@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from orchestrator.observers.events import EventLog, last_opened
+from orchestrator.observers.jsonl import EventLog, last_opened
 
 
 def test_a_line_follows_half_a_line(tmp_path: Path) -> None:

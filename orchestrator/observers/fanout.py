@@ -1,0 +1,146 @@
+"""Hand every event of a run to all of its observers. An observer that fails is logged once and stops no other.
+
+Observers are set up before a run begins, and one that cannot be ends the request. After that none can end a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+from orchestrator.observers.events import (
+    EpochEnded,
+    Event,
+    Note,
+    Observer,
+    RunEnded,
+    StageEnded,
+    StageProgressed,
+    StageStarted,
+    SystemTrained,
+)
+from orchestrator.reporting.report import Stage
+from workers.training.loop import Epoch
+
+logger = logging.getLogger(__name__)
+
+
+class Fanout:
+    """What a run emits its events to."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+        self.stages: list[Stage] = []
+        self._failed: set[int] = set()
+        self._epochs: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` to every observer, in this thread."""
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception as error:  # of a full disk, a terminal that is gone, a tracker
+                if id(observer) not in self._failed:
+                    self._failed.add(id(observer))
+                    logger.warning("an event could not be recorded: %s: %s", type(error).__name__, error)
+
+    def drain(self) -> None:
+        """Wait until observers in the background have had all events so far."""
+        for observer in self.observers:
+            if isinstance(observer, Background):
+                observer.drain()
+
+    def note(self, text: str) -> None:
+        """Emit a note for the user."""
+        self.emit(Note(text))
+
+    def epoch(self, system: str, epoch: Epoch) -> None:
+        """Emit an epoch, once: a worker that was restarted reports its last epochs again."""
+        with self._lock:
+            known = (system, epoch.epoch) in self._epochs
+            self._epochs.add((system, epoch.epoch))
+        if not known:
+            self.emit(EpochEnded(system, epoch))
+
+    def trained(self, system: str, history: Sequence[Epoch], reused: bool) -> None:
+        """A system's training is complete: epochs whose news was lost on the way are emitted here."""
+        if not reused:
+            for epoch in history:
+                self.epoch(system, epoch)
+        self.emit(SystemTrained(system, history))
+
+    @contextmanager
+    def stage(self, name: str, systems: Sequence[str] = (), epochs: int = 0) -> Iterator[Progress]:
+        """A stage of the run, timed. systems: which networks it trains, for `epochs` epochs each."""
+        self.emit(StageStarted(name, systems, epochs))
+        progress, started, failed = Progress(name, self), time.perf_counter(), True
+        try:
+            yield progress
+            failed = False
+        finally:
+            seconds = time.perf_counter() - started
+            if not failed:
+                self.stages.append(Stage(name=name, seconds=round(seconds, 3), reused=progress.reused))
+            self.emit(StageEnded(name, seconds, progress.reused, failed))
+
+
+@dataclass
+class Progress:
+    """A stage under way. `reused` is set where nothing had to be computed."""
+
+    stage: str
+    fanout: Fanout
+    reused: bool = False
+
+    def update(self, done: float, total: float, text: str) -> None:
+        """`done` of `total` is complete; `text` is shown beside the bar. From any thread."""
+        self.fanout.emit(StageProgressed(self.stage, done, total, text))
+
+
+class Background:
+    """An observer in a thread of its own, for as long as its block: a slow one holds up nothing but its end."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._inner = Fanout([observer])
+        self._events: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="observer", daemon=True)
+
+    def __call__(self, event: Event) -> None:
+        self._events.put(event)
+
+    def __enter__(self) -> Background:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.put(None)
+        self._thread.join()
+
+    def drain(self) -> None:
+        """Wait until the observer has had all events so far."""
+        reached = threading.Event()
+        self._events.put(reached)
+        reached.wait()
+
+    def _work(self) -> None:
+        while (event := self._events.get()) is not None:
+            if isinstance(event, threading.Event):
+                event.set()
+            else:
+                self._inner.emit(event)
+
+
+def ended_by(error: BaseException | None) -> RunEnded:
+    """How a run ended, from what ended it."""
+    if error is None:
+        return RunEnded("FINISHED")
+    return RunEnded("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")

@@ -1,0 +1,72 @@
+"""`events.jsonl`: what happened when, one JSON object a line. The run's own record, whatever becomes of the tracker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.observers.events import Event, RunEnded, RunStarted, StageEnded
+from workers import storage
+from workers.redact import hidden
+
+MILESTONES = (RunStarted, StageEnded, RunEnded)
+"""Events after which the file is whole on an object store, too."""
+
+
+def last_opened(folder: str) -> str | None:
+    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
+    uri = storage.join(folder, "events.jsonl")
+    if not storage.exists(uri):
+        return None
+    opened = None
+    for line in storage.read_bytes(uri).splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
+            event = json.loads(line)
+            opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
+    return opened
+
+
+class EventLog:
+    """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
+
+    def __init__(self, folder: str) -> None:
+        self.uri = storage.join(folder, "events.jsonl")
+        self._local = storage.is_local(self.uri)
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
+        if not self._local:
+            self._lines = before.decode(errors="replace").splitlines()
+        elif before and not before.endswith(b"\n"):  # half a line, of a process that was killed
+            with Path(storage.filesystem(self.uri)[1]).open("ab") as file:
+                file.write(b"\n")
+
+    def __call__(self, event: Event) -> None:
+        """Record an event that has a name."""
+        if event.name:
+            self.write(event.name, **event.fields())
+        if isinstance(event, MILESTONES):
+            self.flush()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """One line: the time in UTC, the event's name, and `fields`."""
+        said = {key: hidden(value) if isinstance(value, str) else value for key, value in fields.items()}
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **said})
+        with self._lock:
+            if self._local:
+                path = Path(storage.filesystem(self.uri)[1])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            else:
+                self._lines.append(line)
+
+    def flush(self) -> None:
+        """Make everything so far visible."""
+        with self._lock:
+            if self._lines:
+                storage.write_text(self.uri, "\n".join(self._lines) + "\n")

@@ -1,0 +1,52 @@
+"""The observers of a run, set up and ended: the terminal, `events.jsonl`, MLflow, Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.events import EpochEnded, Event, RunStarted
+from orchestrator.observers.fanout import Background, Fanout, ended_by
+from orchestrator.observers.jsonl import EventLog, last_opened
+from orchestrator.observers.mlflow_tracker import Tracker
+from orchestrator.observers.terminal import Screen
+from orchestrator.observers.tracking_record import TrackingRecord
+from orchestrator.run_folder import paths
+from workers import telemetry
+
+
+@contextmanager
+def observers(
+    config: RunConfig, screen: Screen, record: TrackingRecord | None = None, *, fresh: bool = False
+) -> Iterator[tuple[Fanout, str]]:
+    """What a run emits its events to, and its page in MLflow.
+
+    record: what the tracker is sent of code and data. fresh: the run starts over, so what earlier ones wrote is removed
+    once the tracker has accepted it.
+
+    Raises: `RequestError` where the tracker refuses, before anything is removed or written.
+    """
+    tracker = Tracker(config, record, earlier=last_opened(config.folder), fresh=fresh)
+    try:
+        if fresh:
+            paths.clear(config.folder)
+        log = EventLog(config.folder)
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    with Background(tracker) as mlflow:
+        events = Fanout([log, screen, mlflow, count_epochs])
+        events.emit(RunStarted(config.name, tracker.run_id))
+        try:
+            yield events, tracker.page
+        except BaseException as error:
+            events.emit(ended_by(error))
+            raise
+        events.emit(ended_by(None))
+
+
+def count_epochs(event: Event) -> None:
+    """Count epochs for Prometheus."""
+    if isinstance(event, EpochEnded):
+        telemetry.count(telemetry.EPOCHS, system=event.system)
