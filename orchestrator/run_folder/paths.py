@@ -31,7 +31,7 @@ _HEX = "[0-9a-f]{16}"
 """What `soft_targets.fingerprint` returns."""
 _NETWORK = r"(model\.safetensors|training\.json|(state|answers)\.pt|history\.json|failure\.json)"
 WRITTEN = tuple(
-    re.compile(pattern + _PARTIAL)
+    re.compile(f"({pattern}){_PARTIAL}")
     for pattern in (
         r"(stillhouse|report|tracking)\.json|report\.md|config\.yaml|events\.jsonl|run\.lock[\w.]*",
         rf"(members/\d+|baseline|student|{TRAINED}/{_HEX})/{_NETWORK}",

@@ -21,7 +21,7 @@ SLOW = (
     "student_with_distillation --examples 2000 --turns 2",
     "scaling_cost --parts 1",
     "memory --base 2048",
-    "end_to_end --examples 2000 --members 2 --epochs 1 --only bare\\ loop --cache {folder}",
+    "end_to_end --examples 2000 --members 2 --epochs 1 --only by\\ hand --cache {folder}",
 )
 
 

@@ -28,7 +28,6 @@ WRITTEN = (
     "predictions/member-0-test.pt",
     "soft_targets/0123456789abcdef/part-000001-0123456789abcdef.parquet",
     "soft_targets/0123456789abcdef/manifest.json",
-    f"soft_targets/0123456789abcdef/manifest.json.{'ab' * 16}.partial",
 )
 FOREIGN = (
     "train.npz", "notes.md", "members/notes.md", "members/0/old.safetensors", "members/best/model.safetensors",
@@ -36,6 +35,10 @@ FOREIGN = (
     "config.yaml.bak", "backup/config.yaml", "predictions/submission.pt", "student/mlflow/notes.ipynb", "report.html",
     "student/checkpoints-abc/best.pt", "trained/cafe/model.safetensors", "members/0/failure-analysis.json",
 )  # fmt: skip
+
+
+PARTIAL = f".{'ab' * 16}.partial"
+"""Ends the name of a file that a killed run was writing."""
 
 
 def load(folder: Path, **changes: Any) -> RunConfig:
@@ -130,3 +133,13 @@ def test_the_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     for fresh in (False, True):
         with pytest.raises(RequestError, match="has format 99"):
             paths.check(config, fresh=fresh)
+
+
+def test_half_written_files_of_every_kind_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    folder = Path(config.folder)
+    half = [name + PARTIAL for name in (*WRITTEN, "stillhouse.json", "tracking.json", "run.lock")]
+    fill(folder, *WRITTEN, *FOREIGN, *half)
+    paths.sweep(config.folder)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {*WRITTEN, *FOREIGN}
