@@ -1,24 +1,24 @@
-"""The control plane: what decides. `RunConfig.load(path)` and `run(config)` are the way in from Python.
+"""The control plane: what decides. Programs import `stillhouse`; the names here are the same.
 
-Nothing heavy is loaded until a run starts, so that the command answers at once.
+Nothing heavy is imported until a run starts, so that the command answers at once.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.config.run_config import RunConfig
     from orchestrator.reporting.report import Report
 
-__all__ = ["RunConfig", "run"]
+__all__ = ["Report", "RunConfig", "run"]
+_HOMES = {"Report": "orchestrator.reporting.report", "RunConfig": "orchestrator.config.run_config"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RunConfig":
-        from orchestrator.config.run_config import RunConfig
-
-        return RunConfig
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

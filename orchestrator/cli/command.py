@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 
 from orchestrator.cluster import interrupts
 from workers.errors import RequestError, StillhouseError
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
     )
+    parser.add_argument("--version", action="version", version=f"stillhouse {version('stillhouse')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser(

@@ -1,5 +1,6 @@
 """The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
 
+import importlib.metadata
 import os
 import re
 import shlex
@@ -32,11 +33,25 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from orchestrator.cli.command import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "import orchestrator.config.run_config\n"
+        "import stillhouse\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"stillhouse {importlib.metadata.version('stillhouse')}\n")
+
+
+def test_what_programs_import_is_what_the_command_uses() -> None:
+    import orchestrator
+    import stillhouse
+    from orchestrator.reporting.report import Report
+
+    assert stillhouse.RunConfig is orchestrator.RunConfig is RunConfig
+    assert stillhouse.run is orchestrator.run and stillhouse.Report is Report
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])

@@ -13,8 +13,8 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-STILLHOUSE = frozenset({"workers", "orchestrator"})
-"""The top-level packages of Stillhouse."""
+STILLHOUSE = frozenset({"workers", "orchestrator", "stillhouse"})
+"""The top-level packages and modules of Stillhouse."""
 HOME = Path(__file__).resolve().parents[2]
 """The folder that has them."""
 SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
@@ -35,7 +35,7 @@ def is_users(file: str) -> bool:
 @cache
 def _not_the_users() -> tuple[Path, ...]:
     python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    ours = [HOME / package for package in STILLHOUSE]
+    ours = [*(HOME / name for name in STILLHOUSE), *(HOME / f"{name}.py" for name in STILLHOUSE)]
     found = [*map(Path, python), *map(Path, site.getsitepackages()), Path(site.getusersitepackages()), *ours]
     return (*SYSTEM, *found, *(path.resolve() for path in found))
 
