@@ -19,13 +19,16 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+NoBool = BeforeValidator(_no_bool)
+"""Last in each of the types below: bounds before it are bounds of the JSON Schema, too."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
-Share = Annotated[Number, Field(gt=0.0, lt=1.0)]
-Positive = Annotated[Number, Field(gt=0.0)]
-NonNegative = Annotated[Number, Field(ge=0.0)]
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False), NoBool]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), NoBool]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NoBool]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NoBool]
+Whole = Annotated[int, Field(ge=0), NoBool]
+Count = Annotated[int, Field(ge=1), NoBool]
 FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 FactoryName = Annotated[str, Field(pattern=FACTORY)]
 
@@ -33,7 +36,7 @@ FactoryName = Annotated[str, Field(pattern=FACTORY)]
 class Spec(BaseModel):
     """Base of all specs: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", use_attribute_docstrings=True)
 
 
 class FactorySpec(Spec):
@@ -55,13 +58,16 @@ class ModelSpec(FactorySpec):
     """A model: `factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
 
     kind: Literal["python"] = "python"
+    """A factory in Python."""
 
 
 class IdxFiles(Spec):
     """One split of an idx data set, as its two files."""
 
     images: str
+    """A path or URI, gzipped or not."""
     labels: str
+    """The same of the class ids."""
 
 
 class AugmentSpec(FactorySpec):
@@ -70,7 +76,7 @@ class AugmentSpec(FactorySpec):
     Each row follows from itself and from `draws` (`workers.data.augment.Draws`) alone.
     """
 
-    views: Annotated[Count, Field(le=2**15 - 1)] = 1
+    views: Annotated[int, Field(ge=1, le=2**15 - 1), NoBool] = 1
     """Versions of each example. The teachers label them all; epoch e of the student sees version e modulo `views`."""
 
 
@@ -78,12 +84,16 @@ class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
     kind: Literal["npz", "parquet", "idx", "python"]
+    """The kind of file, or `python` for a function that returns the splits."""
     root: str = ""
     """What relative paths below are relative to: a folder or an fsspec URI. Filled in with the
     configuration's own folder."""
     train: str | IdxFiles | None = None
+    """A path, relative to the configuration file, or any fsspec URI. npz: x [N, ...], y [N] class ids, -1 for none."""
     test: str | IdxFiles | None = None
+    """What every system is measured on."""
     validation: str | IdxFiles | None = None
+    """What `keep: best` and `weights: validation` decide by."""
     validation_share: Share | None = None
     """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
     unlabeled: str | None = None
@@ -105,7 +115,9 @@ class DataSpec(Spec):
     factory: FactoryName | None = None
     """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
     folder: str = ""
+    """Where its module is looked for first, relative to the configuration file."""
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> DataSpec:
@@ -135,16 +147,20 @@ class TrainingSpec(Spec):
     """How a network is trained: members, baseline and student alike."""
 
     epochs: Count
+    """Passes over the training examples; of a student, over the transfer set."""
     batch_size: Count = 256
     """Examples a step, over all workers together, so that the result does not depend on their number."""
     learning_rate: Positive = 1.0e-3
+    """At its highest; `schedule` and `warmup_share` lower it."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """`adam` (AdamW once `weight_decay` is set) or `sgd` with `momentum`."""
-    momentum: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum: Fraction = 0.9
+    """Of `sgd`."""
     weight_decay: NonNegative = 0.0
+    """Decoupled with `adam` (Loshchilov and Hutter 2019), an L2 penalty with `sgd`."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate goes from its start towards zero, step by step."""
-    warmup_share: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
+    warmup_share: Fraction = 0.0
     """The first share of all steps, in which the learning rate rises linearly from zero."""
     gradient_clip: Positive | None = None
     """Largest global norm of a step's gradient."""
@@ -163,10 +179,12 @@ class TrainingSpec(Spec):
 class DistillationSpec(Spec):
     """soft_weight * T^2 * CE(p, softmax(z/T)) + hard_weight * CE(y, softmax(z)); Hinton et al. 2015."""
 
-    temperature: Annotated[Number, Field(ge=1.0e-3)] = 2.0
+    temperature: Annotated[float, Field(ge=1.0e-3, allow_inf_nan=False), NoBool] = 2.0
     """T. Close to 0 all probability is on one class, and below the least that is taken logits overflow."""
     soft_weight: NonNegative = 0.5
+    """Of the cross entropy with the ensemble's softened probabilities, times T^2."""
     hard_weight: NonNegative = 0.5
+    """Of the cross entropy with the labels."""
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
     top_k: Count | None = None

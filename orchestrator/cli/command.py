@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import json
 import logging
 import os
 import signal
@@ -118,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
     compare.set_defaults(command=_compare)
 
+    schema = commands.add_parser("schema", parents=[common], help="every key of a configuration, as JSON Schema")
+    schema.set_defaults(command=_schema)
+
     doctor = commands.add_parser(
         "doctor", parents=[common, overriding], help="versions, cores, GPUs; storage and tracker reached or not"
     )
@@ -175,6 +179,12 @@ def _compare(asked: argparse.Namespace) -> None:
     from orchestrator.reporting import report
 
     Screen().table(report.compare([report.load(run) for run in asked.runs]))
+
+
+def _schema(asked: argparse.Namespace) -> None:
+    from orchestrator.config import reference
+
+    print(json.dumps(reference.schema(), indent=2))
 
 
 def _doctor(asked: argparse.Namespace) -> None:

@@ -67,16 +67,20 @@ class EnsembleSpec(Spec):
     size: Count | Literal["auto"] = "auto"
     """How many members. `auto`: as many as `checkpoints`, else as many as the cluster can hold at once."""
     model: ModelSpec
+    """The architecture of every member."""
     training: TrainingSpec | None = None
     """How each member is trained, with a seed of its own."""
     checkpoints: tuple[str, ...] | None = None
     """Instead of `training`: a safetensors file for each member."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
+    """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
     weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] = "uniform"
-    """`validation`: the weights under which the mean gives the validation labels the highest likelihood."""
+    """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
+    validation labels the highest likelihood."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
     """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
     resources_per_member: Resources = Resources()
+    """What Ray reserves for each."""
     precision: Precision = "auto"
     """Of the teachers' matrix products, and of the members' where they are measured. `auto`: bfloat16 on GPUs that have
     it, else float32."""
@@ -113,7 +117,9 @@ class StudentSpec(Spec):
     """The one network that is to know what the ensemble knows, and its hard-label baseline."""
 
     model: ModelSpec
+    """The architecture of student and baseline."""
     training: TrainingSpec
+    """How the student is trained."""
     baseline_training: TrainingSpec | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
     num_workers: Count | tuple[Count, Count] = 1
@@ -152,10 +158,15 @@ class PaperSpec(Spec):
     """A paper's figures, printed beside the measured ones."""
 
     source: str
+    """Which paper, and which of its experiments."""
     baseline: dict[str, float] = Field(default_factory=dict)
+    """Its figures by the names of the report's, such as `errors`."""
     ensemble: dict[str, float] = Field(default_factory=dict)
+    """The same of its ensemble."""
     student: dict[str, float] = Field(default_factory=dict)
+    """The same of its distilled network."""
     gain_transferred: float | None = None
+    """The share of the ensemble's gain that reached its student."""
 
 
 class ReportSpec(Spec):
@@ -164,16 +175,18 @@ class ReportSpec(Spec):
     accuracy: str = "accuracy"
     """What accuracy is called in this field, such as `frame accuracy`."""
     paper: PaperSpec | None = None
+    """Figures to print beside the measured ones."""
     core_hour_price: NonNegative = 0.0
+    """What an hour of a core costs, in any currency."""
     gpu_hour_price: NonNegative = 0.0
-    """What an hour costs, in any currency; 0 for both: no price is worked out."""
+    """What an hour of a GPU costs. The report has a price where either is above 0."""
 
 
 class TrackingSpec(Spec):
     """Where MLflow keeps the run."""
 
     uri: str = "sqlite:///mlflow.db"
-    """A relative SQLite path is relative to where the command runs."""
+    """Of the tracker: a server or a database. A relative SQLite path is relative to where the command runs."""
     experiment: str = ""
     """Left out: the `name` in the configuration file, so that runs which differ by `--set name=` stay side by side."""
     registered_model: Annotated[str, Field(pattern=MODEL_NAME)] | Literal[False] = ""
@@ -185,15 +198,25 @@ class RunConfig(Spec):
     """Everything that a run follows from."""
 
     name: Annotated[str, Field(pattern=NAME, max_length=100)]
+    """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`."""
     seed: Whole = 0
+    """What every random number of the run follows from."""
     storage: str = "runs"
+    """A folder, relative to where the command runs, or any fsspec URI."""
     data: DataSpec
+    """What is learnt from and tested on."""
     ensemble: EnsembleSpec
+    """The teachers."""
     distillation: DistillationSpec = DistillationSpec()
+    """How soft targets are made, and the loss that the student learns by."""
     student: StudentSpec
+    """The student and its baseline."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    """What is measured."""
     report: ReportSpec = ReportSpec()
+    """What the report calls things, and compares with."""
     tracking: TrackingSpec = TrackingSpec()
+    """The tracker, and what it keeps."""
 
     @property
     def folder(self) -> str:

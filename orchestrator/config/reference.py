@@ -1,0 +1,118 @@
+"""Every key of a configuration as JSON Schema (`stillhouse schema`) and as a page (`docs/CONFIGURATION.md`).
+
+Both are derived from the pydantic models, whose attribute docstrings are the descriptions, so that neither can be
+behind the code. `python -m orchestrator.config.reference` prints the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.config.run_config import RunConfig
+
+Schema = Mapping[str, Any]
+
+HEADER = """# Configuration
+
+Every key, derived from the schema by `python -m orchestrator.config.reference`; `stillhouse schema` prints the schema
+itself, by which editors check and complete YAML. An unknown key is an error that names the nearest known one.
+`--set a.b=value` overrides a key for one command.
+"""
+FILLED_IN = frozenset({"root"})
+"""Keys that loading sets, and that no file holds."""
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration file."""
+    return RunConfig.model_json_schema()
+
+
+def page() -> str:
+    """The reference as Markdown: a table for each section, in the order in which a configuration has them."""
+    whole = schema()
+    places: dict[str, list[str]] = {}
+    for name, place in _uses(whole, whole.get("$defs", {}), ""):
+        places.setdefault(name, []).append(place)
+    sections = [_table("", whole)]
+    for name, where in places.items():
+        title = ", ".join(f"`{place}`" for place in where)
+        sections.append(f"\n## {title}\n\n{_table(where[0], whole['$defs'][name])}")
+    return HEADER + "\n" + "\n".join(sections)
+
+
+def _uses(node: Schema, definitions: Schema, place: str) -> Iterator[tuple[str, str]]:
+    """Definitions of objects, and the dotted key at which each is used, depth first."""
+    for key, value in node.get("properties", {}).items():
+        own = f"{place}.{key}".lstrip(".")
+        for name in _references(value):
+            if "properties" in definitions[name]:
+                yield name, own
+                yield from _uses(definitions[name], definitions, own)
+
+
+def _references(node: Schema) -> Iterator[str]:
+    """Names of the definitions that a value may be of."""
+    if "$ref" in node:
+        yield node["$ref"].rpartition("/")[2]
+    for option in [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())]:
+        yield from _references(option)
+    if isinstance(node.get("items"), Mapping):
+        yield from _references(node["items"])
+
+
+def _table(place: str, node: Schema) -> str:
+    lines = [f"{_text(node['description'])}\n"] if node.get("description") else []
+    lines += ["| key | value | default | |", "|---|---|---|---|"]
+    required = node.get("required", ())
+    for key, value in node["properties"].items():
+        if key in FILLED_IN:
+            continue
+        default = "" if key in required else _default(value)
+        lines.append(f"| `{key}` | {_values(value)} | {default} | {_text(value.get('description', ''))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(node: Schema) -> str:
+    """What a value may be, in words."""
+    options = [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())]
+    if options:
+        shown = [_values(option) for option in options if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(shown))
+    if "$ref" in node:
+        return "a section"
+    if "const" in node:
+        return f"`{json.dumps(node['const']).strip(chr(34))}`"
+    if "enum" in node:
+        return ", ".join(f"`{each}`" for each in node["enum"])
+    return _of_type(node)
+
+
+def _of_type(node: Schema) -> str:
+    kind = node.get("type", "any")
+    if kind in ("integer", "number"):
+        bounds = " and ".join(f"{sign} {node[name]:g}" for name, sign in BOUNDS.items() if name in node)
+        return f"{'whole number' if kind == 'integer' else 'number'} {bounds}".rstrip()
+    if kind == "array":
+        items = node.get("prefixItems") or [node.get("items", {})]
+        return f"[{', '.join(_values(each) for each in items)}{'' if 'prefixItems' in node else ', ...'}]"
+    words = {"string": "text", "boolean": "`true`, `false`", "object": "names and values", "any": "anything"}
+    return words[kind]
+
+
+def _default(node: Schema) -> str:
+    default = node.get("default")
+    if default is None or default == "" or default == [] or isinstance(default, dict):
+        return ""
+    return f"`{json.dumps(default).strip(chr(34))}`"
+
+
+def _text(description: str) -> str:
+    """A docstring as one line of a table."""
+    return " ".join(description.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
