@@ -8,6 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 HIDDEN = "***"
 _USER = re.compile(r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|[^/\s@'\"]+)(?=@)")
@@ -30,6 +34,12 @@ def hidden(text: str) -> str:
         if len(value) >= SHORTEST and _TELLING.search(name) and not os.path.exists(value):
             text = re.sub(rf"(?<![\w-]){re.escape(value)}(?![\w-])", HIDDEN, text)
     return text
+
+
+def has_secrets(values: Mapping[str, Any]) -> bool:
+    """Whether plain values, nested or not, hold a credential, or one that was redacted before."""
+    text = yaml.safe_dump(dict(values))
+    return hidden(text) != text or HIDDEN in text
 
 
 class HidingFormatter(logging.Formatter):

@@ -144,7 +144,7 @@ def _run(asked: argparse.Namespace) -> None:
 
             environment.prepare()
             from orchestrator import pipeline
-            from orchestrator.reporting import presentation
+            from orchestrator.cli import presentation
         report = pipeline.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
         presentation.show(report, screen)
         presentation.where_next(report, config, screen)
@@ -157,8 +157,9 @@ def _submit(asked: argparse.Namespace) -> int:
 
 
 def _report(asked: argparse.Namespace) -> None:
+    from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import presentation, report
+    from orchestrator.reporting import report
 
     found = report.load(asked.run)
     if asked.push:

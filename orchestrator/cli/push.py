@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig, override, parsed
-from orchestrator.export import model_folder
 from orchestrator.observers import mlflow_uri, tracking_record
-from orchestrator.observers.jsonl import last_opened
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
+from orchestrator.run_folder import model_folder
+from orchestrator.run_folder.history import last_opened
 from orchestrator.stages import trained
 from workers import storage
 from workers.errors import RequestError, RunError

@@ -27,13 +27,13 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from orchestrator.export import loaded_alone, model_folder
-from orchestrator.export.model_folder import ModelRecord
-from orchestrator.observers import mlflow_descriptions
+from orchestrator.export import loaded_alone
+from orchestrator.run_folder import model_folder
+from orchestrator.run_folder.model_folder import ModelRecord
 from workers import pyfunc_inputs, storage
 from workers.data.arrays import as_tensor
 from workers.inference import teacher
-from workers.redact import hidden
+from workers.redact import has_secrets, hidden
 from workers.targets.soft_targets import fingerprint
 from workers.user_code import factories, provenance
 
@@ -68,7 +68,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
     """
     folder = storage.join(place, model_folder.FOLDER)
     try:
-        if mlflow_descriptions.has_secrets(student.model.kwargs):
+        if has_secrets(student.model.kwargs):
             raise Unusable("student.model.kwargs has a secret in it")
         follows_from = teacher.follows_from(student)
         mark = fingerprint(**follows_from)

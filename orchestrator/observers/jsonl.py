@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.observers.events import Event, RunEnded, RunStarted, StageEnded
+from orchestrator.run_folder.history import EVENTS
 from workers import storage
 from workers.redact import hidden
 
@@ -17,24 +17,11 @@ MILESTONES = (RunStarted, StageEnded, RunEnded)
 """Events after which the file is whole on an object store, too."""
 
 
-def last_opened(folder: str) -> str | None:
-    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
-    uri = storage.join(folder, "events.jsonl")
-    if not storage.exists(uri):
-        return None
-    opened = None
-    for line in storage.read_bytes(uri).splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
-            event = json.loads(line)
-            opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
-    return opened
-
-
 class EventLog:
     """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
 
     def __init__(self, folder: str) -> None:
-        self.uri = storage.join(folder, "events.jsonl")
+        self.uri = storage.join(folder, EVENTS)
         self._local = storage.is_local(self.uri)
         self._lock = threading.Lock()
         self._lines: list[str] = []

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.plots import OVERVIEW
@@ -41,12 +39,6 @@ def params_of(role: Role, config: RunConfig) -> dict[str, str]:
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[role].items() if value is not None}  # fmt: skip
     return flat(found)
-
-
-def has_secrets(values: Mapping[str, Any]) -> bool:
-    """Whether there is something in them that is not to be told, or was hidden before."""
-    text = yaml.safe_dump(dict(values))
-    return hidden(text) != text or HIDDEN in text
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from orchestrator.export import model_folder
-from orchestrator.export.model_folder import ModelRecord
+from orchestrator.run_folder import model_folder
+from orchestrator.run_folder.model_folder import ModelRecord
 from workers.redact import hidden
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.export import model_folder
 from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_uri
 from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
 from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
+from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.paths import TRAINED
 from orchestrator.stages import trained
 from orchestrator.stages.trained import WEIGHTS

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.events import EpochEnded, Event, RunStarted
 from orchestrator.observers.fanout import Background, Fanout, ended_by
-from orchestrator.observers.jsonl import EventLog, last_opened
+from orchestrator.observers.jsonl import EventLog
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.observers.terminal import Screen
 from orchestrator.observers.tracking_record import TrackingRecord
 from orchestrator.run_folder import paths
+from orchestrator.run_folder.history import last_opened
 from workers import telemetry
 
 

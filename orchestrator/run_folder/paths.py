@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.export import model_folder
-from orchestrator.observers.jsonl import last_opened
-from orchestrator.run_folder import lock
+from orchestrator.run_folder import lock, model_folder
+from orchestrator.run_folder.history import last_opened
 from workers import storage
 from workers.errors import RequestError
 from workers.specs import FactorySpec, IdxFiles

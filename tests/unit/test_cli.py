@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from orchestrator import RunConfig
+from orchestrator.cli import presentation
 from orchestrator.cli.command import main
 from orchestrator.observers.terminal import Screen
-from orchestrator.reporting import presentation
 from tests.makers import blobs, write_config
 from workers.models import checkpoints
 from workers.models.torch_module import build

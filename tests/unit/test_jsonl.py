@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from orchestrator.observers.jsonl import EventLog, last_opened
+from orchestrator.observers.jsonl import EventLog
+from orchestrator.run_folder.history import last_opened
 
 
 def test_a_line_follows_half_a_line(tmp_path: Path) -> None:

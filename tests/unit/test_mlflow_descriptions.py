@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions
 from tests.makers import settings
+from workers.redact import has_secrets
 
 
 def config(place: Path, **kwargs: object) -> RunConfig:
@@ -18,10 +19,8 @@ def test_a_secret_is_known_by_its_key(tmp_path: Path) -> None:
     told = mlflow_descriptions.params(asked) | mlflow_descriptions.params_of("student", asked)
     assert told["student.model.kwargs.password"] == told["model.kwargs.password"] == "***"
     assert not any("hunter" in value for value in told.values())
-    assert mlflow_descriptions.has_secrets(asked.student.model.kwargs)
-    assert mlflow_descriptions.has_secrets({"password": "***"}) and not mlflow_descriptions.has_secrets(
-        {"hidden": 6, "name": "resnet"}
-    )
+    assert has_secrets(asked.student.model.kwargs)
+    assert has_secrets({"password": "***"}) and not has_secrets({"hidden": 6, "name": "resnet"})
 
 
 def test_kwargs_are_told_whatever_they_are_called(tmp_path: Path) -> None:

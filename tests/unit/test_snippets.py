@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from orchestrator import RunConfig
-from orchestrator.cli import job_folder
+from orchestrator.cli import job_folder, presentation, snippets
 from orchestrator.cluster import environment
 from orchestrator.observers.terminal import Screen
-from orchestrator.reporting import presentation, snippets
 from orchestrator.reporting.report import Report
 from orchestrator.stages.preflight import COPIES
 from tests.makers import write_config

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
-from orchestrator.export import loaded_alone, model_folder, student_model
+from orchestrator.export import loaded_alone, student_model
+from orchestrator.run_folder import model_folder
 from workers.errors import RequestError
 from workers.evaluation import metrics
 from workers.inference import teacher

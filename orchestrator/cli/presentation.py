@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
+from orchestrator.cli import snippets
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import snippets
 from orchestrator.reporting.report import Report
 from orchestrator.stages.trained import WEIGHTS
 from workers import storage

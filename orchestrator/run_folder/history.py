@@ -1,0 +1,23 @@
+"""What `events.jsonl` of a folder shows of earlier runs in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from workers import storage
+
+EVENTS = "events.jsonl"
+
+
+def last_opened(folder: str) -> str | None:
+    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
+    uri = storage.join(folder, EVENTS)
+    if not storage.exists(uri):
+        return None
+    opened = None
+    for line in storage.read_bytes(uri).splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
+            event = json.loads(line)
+            opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
+    return opened
