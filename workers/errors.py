@@ -7,7 +7,7 @@ They cross process borders, so each carries nothing but its message and pickles 
 
 
 class StillhouseError(Exception):
-    """Base of every error that is said to the user as one message, without a traceback."""
+    """Base of every error that the user is shown as one message, without a traceback."""
 
     exit_status = 1
 
@@ -30,6 +30,6 @@ class BadAnswer(RunError):
 
 
 class RequestError(StillhouseError):
-    """The request was wrong: arguments, configuration or data. Said before any training."""
+    """The request was wrong: arguments, configuration or data. Raised before any training."""
 
     exit_status = 2

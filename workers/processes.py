@@ -1,4 +1,4 @@
-"""Where a process of ours runs, and how it is ended when it no longer hears anybody."""
+"""Where a process of ours runs, and how it is ended when it no longer answers Ray."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def end(where: Where) -> None:
 @ray.remote(num_cpus=0, max_retries=0)
 def _end(pid: int) -> None:
     with contextlib.suppress(OSError):  # gone already
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):  # and nobody else by now
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):  # the number may be another process's by now
             os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Keeps what opens doors out of what is said: names and passwords in URIs, signatures and tokens in their queries.
+"""Redact credentials from text that leaves the process: in URIs and their queries, assignments, environment variables.
 
-Used where text leaves the program: errors, log lines, events, what the tracker is told, the resolved configuration.
+That text is errors, log lines, events, what the tracker is sent, the resolved configuration.
 """
 
 from __future__ import annotations

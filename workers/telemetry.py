@@ -62,7 +62,7 @@ def gauge(name: str, value: float) -> None:
 
 @contextmanager
 def sampled(totals: Callable[[], dict[str, float]]) -> Iterator[None]:
-    """While the block lasts, count what `totals()` grows by, so that a loop need not know who looks."""
+    """While the block lasts, count what `totals()` grows by, so that a loop need not know of Prometheus."""
     ended, seen = threading.Event(), totals()
 
     def look() -> None:

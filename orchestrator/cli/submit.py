@@ -69,7 +69,7 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
     for each in overrides:
         if hidden(each) != each:
             raise RequestError(
-                f"--set {hidden(each)}: a job's command is shown to everybody who sees the cluster. Give secrets to "
+                f"--set {hidden(each)}: a job's command is visible to all users of the cluster. Give secrets to "
                 "its nodes, by environment variables for example, and name the place without them."
             )
     as_here = _as_here(config)

@@ -1,6 +1,6 @@
 """Ctrl-C: once, and the run stops cleanly; again, and it ends at once. SIGTERM, as `ray job stop` sends it, likewise.
 
-Whoever handles signals meanwhile (Ray Train does, while it trains) need not know: presses are counted beside it.
+A library may handle signals meanwhile (Ray Train does, while it trains): presses are counted beside its handlers.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def counted() -> Iterator[None]:
     """While the block lasts, the second press ends the process: as with SIGKILL, all that is complete is kept."""
     global _pressed_s, _counting
     _pressed_s, _counting = None, True
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     lost, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     terminate = signal.signal(signal.SIGTERM, _as_interrupt)
-    counter = threading.Thread(target=_count, args=(heard,), name="interrupts", daemon=True)
+    counter = threading.Thread(target=_count, args=(receiver,), name="interrupts", daemon=True)
     counter.start()
     try:
         yield
@@ -54,8 +54,8 @@ def counted() -> Iterator[None]:
         sys.unraisablehook = lost
         signal.signal(signal.SIGTERM, terminate)
         signal.set_wakeup_fd(before)
-        told.close()
-        counter.join(timeout=1.0)  # it knows of every press now
+        sender.close()
+        counter.join(timeout=1.0)  # it has counted every press by now
 
 
 @contextmanager
@@ -80,17 +80,17 @@ def at_once() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def last_words(said: str) -> None:
+def last_words(text: str) -> None:
     """One line on stderr from any thread; what a terminal shows of progress is cleared."""
     clear = "\x1b[?25h\r\x1b[K" if os.isatty(STDERR) else ""  # a progress line hides the cursor
     with contextlib.suppress(OSError):
-        os.write(STDERR, f"{clear}stillhouse: {said}\n".encode())
+        os.write(STDERR, f"{clear}stillhouse: {text}\n".encode())
 
 
-def end(said: str, status: int) -> None:
+def end(text: str, status: int) -> None:
     """End this process from any thread, with one line. The first call decides."""
     if _ending.acquire(blocking=False):
-        last_words(said)
+        last_words(text)
         os._exit(status)
 
 
@@ -124,31 +124,31 @@ def _as_interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def pressed_for_s() -> float:
-    """How long ago the first press was; 0 where there was none, or nobody counts."""
+    """How long ago the first press was; 0 where there was none, or presses are not counted."""
     return 0.0 if _pressed_s is None else time.monotonic() - _pressed_s
 
 
-def _received(heard: socket.socket) -> bytes:
+def _received(receiver: socket.socket) -> bytes:
     """The signals that came; says once that the run is stopping, where that takes longer than `TELL_S`."""
     try:
-        return heard.recv(64)
+        return receiver.recv(64)
     except TimeoutError:
-        heard.settimeout(None)
+        receiver.settimeout(None)
         logger.warning(STOPPING)
-        return heard.recv(64)
+        return receiver.recv(64)
 
 
-def _count(heard: socket.socket) -> None:
+def _count(receiver: socket.socket) -> None:
     global _pressed_s
-    with heard:
-        while told := _received(heard):
-            if not {signal.SIGINT, signal.SIGTERM} & set(told):
+    with receiver:
+        while signals := _received(receiver):
+            if not {signal.SIGINT, signal.SIGTERM} & set(signals):
                 continue
             if _ends_at_once:  # from here, since the main thread may be deep in Ray
                 end(STOPPED, STATUS)
             now = time.monotonic()
             if _pressed_s is None:
                 _pressed_s = now
-                heard.settimeout(TELL_S)
+                receiver.settimeout(TELL_S)
             elif now - _pressed_s > SAME_PRESS_S:
                 end("ended at once. The same command resumes.", STATUS)

@@ -1,7 +1,7 @@
-"""The Ray that a run started in place, watched for as long as it lasts: nobody else looks after it.
+"""Watch the Ray that a run started in place, for as long as the run lasts.
 
-What it stands on may be killed, which it says late and in words of its own. And its processes may be stopped, by
-SIGSTOP: to Ray one that is stopped is only slow, and may be waited for without an end.
+Ray reports late, and in words of its own, that one of its vital processes was killed. And to Ray a process that is
+stopped by SIGSTOP is only slow: Ray may wait for it for ever.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_S = 1.0
 LOOK = 5
-"""After how often it is looked for stopped ones, which takes longer where there are thousands of processes."""
+"""Every so many rounds, look for stopped processes; with thousands of processes that takes longer."""
 STOPPED_S = 60.0
 """How long a process may be stopped. Only time in which this one is awake counts."""
 ANSWER_S = 2.0
@@ -149,15 +149,15 @@ def _stopped(vital: dict[int, str]) -> list[int]:
 
 def _end(node: Any, lost: str) -> None:
     """End this process, which can ask nothing of Ray any more, and what is left of Ray."""
-    if interrupts.pressed_for_s():  # whoever ended this process ended those beside it
-        said, status = interrupts.STOPPED, interrupts.STATUS
+    if interrupts.pressed_for_s():  # the signal went to the whole group
+        text, status = interrupts.STOPPED, interrupts.STATUS
     else:
         status = RunError.exit_status
-        said = (
-            f"Ray's own process '{lost}' is gone, or was stopped: by somebody, or by the system for want of memory. "
+        text = (
+            f"Ray's own process '{lost}' is gone or was stopped, by a signal or by the system for want of memory. "
             "What was complete is kept; the same command resumes."
         )
-    interrupts.last_words(said)
+    interrupts.last_words(text)
     with contextlib.suppress(Exception):
         node.kill_all_processes(check_alive=False, allow_graceful=False)
     os._exit(status)

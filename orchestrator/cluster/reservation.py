@@ -29,12 +29,12 @@ HELD = 0.95
 """Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
 place beside teachers that take all."""
 SOMEWHERE = Where("", 0)
-"""Of a task that was heard of, though not where it is."""
+"""The place of a task that has reported, but not where it runs."""
 ROUNDING = 1e-6
 """Of a quotient of amounts, which Ray keeps to the ten-thousandth."""
 POLL_S = 1.0
 PATIENCE_S = 15.0
-"""How long nobody is told that there is no room yet."""
+"""How long to wait before the user is told that room is missing."""
 
 
 def of_an_actor(placement: Placement) -> dict[str, float]:
@@ -72,7 +72,7 @@ def reserved(
 
 
 def leaving() -> set[str]:
-    """The nodes that are about to go: preempted, or drained by somebody."""
+    """The nodes that are about to go: preempted or drained."""
     try:
         return ray_private.draining_nodes()
     except Exception as error:  # without the notice a teacher is lost later, and started again then
@@ -84,7 +84,7 @@ class Watch(Protocol):
     """Where tasks run, and a way to tell the user: `orchestrator.cluster.heartbeat.Heartbeat`."""
 
     def where(self, name: str) -> Where | None:
-        """Where the task of that name last began; None where it was not heard of."""
+        """Where the task of that name last began; None where it has reported nothing."""
 
     def note(self, text: str) -> None:
         """Tell the user."""
@@ -102,18 +102,18 @@ def is_any_alive(places: Iterable[Where | None]) -> bool:
 class Need:
     """What is waited for: `count` pieces, each of which holds `each` on one node, in Ray's terms.
 
-    who: what they are, in the plural. shown: what to tell people that each asks for; nothing of a share of a core that
+    what: what they are, in the plural. shown: what to tell people that each asks for; nothing of a share of a core that
     a worker holds only to be counted.
     """
 
-    who: str
+    what: str
     count: int
     each: Mapping[str, float]
     shown: Mapping[str, float]
 
     def __str__(self) -> str:
         each = amounts(self.shown)
-        return f"{self.who} ({self.count}" + (f", {each} each)" if each else ")")
+        return f"{self.what} ({self.count}" + (f", {each} each)" if each else ")")
 
     def fits(self, free: Iterable[Mapping[str, float]], count: int | None = None) -> bool:
         """Whether nodes with these free resources have room for `count` of them (default: all)."""
@@ -132,7 +132,7 @@ class Waiting:
         self.need, self.timeout_s, self.say = need, timeout_s, say
         self.least = need.count if least is None else least
         self.began_s = time.monotonic()
-        self.said: set[bool] = set()
+        self.told: set[bool] = set()
 
     def check(self, begun: bool = False, granted: Callable[[], bool] = lambda: False) -> None:
         """Raise `RunError` where it was too long since this was last asked with `begun`: one of them runs.
@@ -140,14 +140,14 @@ class Waiting:
         granted: whether Ray has given room to one, whose process is still to come; asked only where it is told.
         """
         if begun:
-            self.began_s, self.said = time.monotonic(), set()
+            self.began_s, self.told = time.monotonic(), set()
         waited_s = time.monotonic() - self.began_s
         if waited_s > self.timeout_s:
             raise self.given_up(granted())
-        if waited_s > PATIENCE_S and len(self.said) < 2:
+        if waited_s > PATIENCE_S and len(self.told) < 2:
             has_room = granted() or self._fits()
-            if has_room not in self.said:
-                self.said.add(has_room)
+            if has_room not in self.told:
+                self.told.add(has_room)
                 self.say(self._told(has_room))
 
     def _told(self, has_room: bool) -> str:

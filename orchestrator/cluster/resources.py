@@ -21,7 +21,7 @@ class Node:
     cpus: float
     gpus: float
     roles: frozenset[str] = frozenset()
-    """Who is at home here: those of `autoscaling.ROLES` that Ray calls a resource of the node."""
+    """Those of `autoscaler.ROLES` that are resources of the node: what it is meant for."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
     """How many members and actors the cluster takes.
 
     A GPU each where there are enough; else several members share an actor. Without GPUs no more actors than cores. An
-    actor lies on one node, so what is left over on each node is nobody's.
+    actor lies on one node, so what is left over on each node stays unused.
 
     Raises: `RequestError` where more is asked for than the cluster has.
     """
@@ -155,7 +155,7 @@ def check_student(student: StudentSpec, machines: Machines) -> None:
 
 
 def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
-    """How many actors fit on a node: a share of a GPU is taken from one, so what is left of it may fit nobody."""
+    """How many actors fit on a node. A share of a GPU is taken from one GPU, whose rest may be too little for another."""
     by_cpu = int(node.cpus // num_cpus)
     if not num_gpus:
         return by_cpu

@@ -237,17 +237,17 @@ def _check_answers(
     with torch.no_grad():
         expected = torch.softmax(module(as_tensor(examples)).float(), -1).numpy()
     try:
-        _, said = process.communicate(json.dumps(asked) + "\n", timeout=LOAD_TIMEOUT_S)
+        _, errors = process.communicate(json.dumps(asked) + "\n", timeout=LOAD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise Unusable(f"a process of its own did not load it within {LOAD_TIMEOUT_S:g} s") from None
     if process.returncode != 0 or not answers.exists():
-        raise Unusable(f"a process of its own, in an empty folder, could not load it: {_last_line(said)}")
+        raise Unusable(f"a process of its own, in an empty folder, could not load it: {_last_line(errors)}")
     found = np.load(answers, allow_pickle=False)
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=TOLERANCE):
         off = f" (by up to {np.abs(found - expected).max():.2g})" if found.shape == expected.shape else ""
         raise Unusable(f"loaded by a process of its own it gives other probabilities{off}")
 
 
-def _last_line(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    return hidden(lines[-1].strip()) if lines else "it ended without a word"
+def _last_line(errors: str) -> str:
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return hidden(lines[-1].strip()) if lines else "it ended without an error message"

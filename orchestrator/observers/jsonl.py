@@ -41,8 +41,8 @@ class EventLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: the time in UTC, the event's name, and `fields`."""
-        said = {key: hidden(value) if isinstance(value, str) else value for key, value in fields.items()}
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **said})
+        kept = {key: hidden(value) if isinstance(value, str) else value for key, value in fields.items()}
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **kept})
         with self._lock:
             if self._local:
                 path = Path(storage.filesystem(self.uri)[1])

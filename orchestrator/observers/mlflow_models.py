@@ -1,6 +1,6 @@
 """Models in MLflow: the student, loadable with `mlflow.pyfunc.load_model` and registered, its members beside it.
 
-All by MLflow's client alone, so that whoever calls `run` from Python keeps the tracker that is active there. Members
+All by MLflow's client alone, so that a program that calls `run` keeps the tracker that is active in it. Members
 are models without files of their own: their weights stay in the run's folder, where their tags point.
 """
 

@@ -265,7 +265,7 @@ class Tracker:
         mlflow_models.log_members(self.client, self.experiment_id, runs, weights, run_id)
         place = storage.join(folder, report.system("student").name)
         record = model_folder.read(place)
-        if record is None:  # it was said why when it was to be written
+        if record is None:  # the log has the reason, from when it was to be written
             return None
         accuracies = {
             f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
@@ -288,7 +288,7 @@ class Tracker:
         self.client.set_tag(run_id, NOTE, note)
 
     def _send_epoch(self, name: str, epoch: Epoch) -> None:
-        """As of when it ended: MLflow orders by that, and epochs may be heard of late and out of order."""
+        """As of when it ended: MLflow orders by that, and epochs may arrive late and out of order."""
         figures = {
             TRAIN_LOSS: epoch.train_loss,
             VALIDATION_ACCURACY: epoch.validation_accuracy,
@@ -366,7 +366,7 @@ class Tracker:
         self.client.log_text(self.run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
 
     def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
-        """Send; a failure after set-up is said once, and a tracker that goes on failing is left alone for a while."""
+        """Send. A failure after set-up is logged once; a tracker that goes on failing is not asked for a while."""
         if self._failures >= MAX_FAILURES and time.monotonic() < self._left_alone_s:
             return None
         try:

@@ -23,7 +23,7 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Databases that MLflow speaks to itself, and where they listen unless the URI says so."""
 REACH_TIMEOUT_S = 5.0
 ABANDONED_S = 600.0
-"""After which a database that is not whole yet is nobody's."""
+"""After which a database that is not whole yet counts as abandoned."""
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -61,7 +61,7 @@ class Line:
         self.over = False
         self.epochs = self.ended = 0
         """Of all systems that the stage trains: expected, and ended."""
-        self.last_said_s = time.monotonic()
+        self.last_shown_s = time.monotonic()
 
 
 class Screen:
@@ -155,7 +155,7 @@ class Screen:
         line, _ = self._start
         if brief and self._live is None:
             return
-        line.last_said_s = 0.0  # each is news
+        line.last_shown_s = 0.0  # each is news
         self.progress(line, 0, None, what)
 
     def started(self) -> None:
@@ -166,17 +166,17 @@ class Screen:
             self._close(line)
             self.say(f"{line.name:<14} {time.monotonic() - began_s:.1f} s")
 
-    def progress(self, line: Line, done: float, total: float | None, said: str) -> None:
+    def progress(self, line: Line, done: float, total: float | None, text: str) -> None:
         """Show how far a stage is; nothing where it is over."""
         with self._lock:
             if line.over:
                 return
             if self._live is not None and line.task is not None:
                 live, task = self._live, line.task
-                self._show(lambda: live.update(task, completed=done, total=total, said=escape(said)))
-            elif time.monotonic() - line.last_said_s > PLAIN_INTERVAL_S:
-                line.last_said_s = time.monotonic()
-                self.say(f"  {line.name}: {said}")
+                self._show(lambda: live.update(task, completed=done, total=total, text=escape(text)))
+            elif time.monotonic() - line.last_shown_s > PLAIN_INTERVAL_S:
+                line.last_shown_s = time.monotonic()
+                self.say(f"  {line.name}: {text}")
 
     def _open(self, name: str) -> Line:
         line = Line(name)
@@ -197,12 +197,12 @@ class Screen:
                 TextColumn("{task.description:<14}"),
                 BarColumn(bar_width=28),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[said]}"),
+                TextColumn("{task.fields[text]}"),
                 console=self.err,
                 transient=True,
             )
             self._live.start()
-        line.task = self._live.add_task(line.name, total=None, said="")
+        line.task = self._live.add_task(line.name, total=None, text="")
 
     def _close(self, line: Line) -> None:
         with self._lock:

@@ -41,7 +41,7 @@ _held: set[str] = set()
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock. `machine` and `born` tell the same process id on another machine, or at another time, apart."""
+    """The process that holds a lock. `machine` and `born` tell equal process ids of other machines and times apart."""
 
     token: str
     host: str
@@ -180,7 +180,7 @@ class Lock:
                 beat += 1
                 if not self._ended.is_set():
                     self._write(beat)
-            except Exception as error:  # of any storage; who looks meanwhile takes it for dead, and may be right
+            except Exception as error:  # of any storage; another run may take the lock over meanwhile
                 logger.warning("'%s' could not be written: %s", self.uri, error)
 
     def _is_another(self, owner: Owner | None) -> bool:

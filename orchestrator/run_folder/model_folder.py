@@ -1,7 +1,8 @@
 """The student's MLflow model as it lies in a run's folder: which files it may have, and what its MLmodel may say.
 
-Who pushes a folder may not have made it. So a model is taken only as Stillhouse writes it: files of known names whose
-digests are on record, no links, an MLmodel that refers to nothing outside, and no pickle that MLflow would load.
+A folder that is pushed may be of another origin. So a model is accepted only as Stillhouse writes it: files of known
+names whose digests are on record, no links, an MLmodel that refers to nothing outside, and no pickle that MLflow would
+load.
 """
 
 from __future__ import annotations

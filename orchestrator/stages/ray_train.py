@@ -1,7 +1,7 @@
-"""A network trained by Ray Train: until it is trained, or cannot be, or nobody has room for its workers any more.
+"""Train a network by Ray Train, until it is trained, fails, or the cluster has no room for its workers any more.
 
-Ray Train runs the workers, keeps their checkpoints and starts them again, as `worker_failures` decides. It waits for
-room in silence: how long, and what the user is told meanwhile, is here.
+Ray Train runs the workers, keeps their checkpoints and restarts them, as `worker_failures` decides. It waits for room
+without a message: how long, and what the user is told meanwhile, is decided here.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def clear(folder: str, name: str) -> None:
 
 @contextmanager
 def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
-    """Ray Train waits for room without a word, deaf to Ctrl-C, perhaps for ever: it is said and ended here."""
+    """Ray Train waits for room without a message, ignores Ctrl-C, and may wait for ever: report that, and end it."""
     over = threading.Event()
     refused: list[RunError] = []
 

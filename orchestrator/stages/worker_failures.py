@@ -29,11 +29,11 @@ class GivenUp(Exception):
 class Restarts(UserCallback):
     """Decides for one run of Ray Train, in the process of its controller.
 
-    heard: a `ray.util.queue.Queue` that gets `(role, text)` for the user.
+    news: a `ray.util.queue.Queue` that gets `(role, text)` for the user.
     """
 
-    def __init__(self, role: str, heard: Any) -> None:
-        self.role, self.heard = role, heard
+    def __init__(self, role: str, news: Any) -> None:
+        self.role, self.news = role, news
         self.failures, self.reports = Failures(), 0
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
@@ -55,7 +55,7 @@ class Restarts(UserCallback):
             f"training the {self.role}{place(raised)} failed ({raised.headline}); its workers are started again from "
             "the last checkpoint"
         )
-        self.heard.actor.put_nowait.remote((self.role, text))
+        self.news.actor.put_nowait.remote((self.role, text))
 
 
 def cause(failed: Mapping[int, Exception]) -> Exception:

@@ -122,7 +122,7 @@ def test_one_that_only_its_own_machine_can_load_is_no_model(place: Path) -> None
     ("program", "said"),
     [
         ("raise KeyError('HIDDEN')", "could not load it: KeyError: 'HIDDEN'"),
-        ("sys.exit(3)", "could not load it: it ended without a word"),
+        ("sys.exit(3)", "could not load it: it ended without an error message"),
         ("np.save(asked['answers'], np.full((2, 3), 1 / 3, 'f4'))", "it gives other probabilities (by up to 0."),
         ("np.save(asked['answers'], np.zeros((1, 3), 'f4'))", "it gives other probabilities"),
     ],

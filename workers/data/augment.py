@@ -1,8 +1,8 @@
 """Augmentation that a cache can know: what is drawn for an example follows from (example, view, seed) alone.
 
 A teacher's soft target belongs to the very input that the teacher saw. So each example has `views` versions, drawn once
-and for all; the teachers label every version, and epoch e of the student sees version e modulo `views`. Whoever makes
-a version again, on whatever machine, in whatever batch, makes the same one.
+and for all; the teachers label every version, and epoch e of the student sees version e modulo `views`. Made
+again, on any machine and in any batch, a version is the same.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAPPED_FROM = 2**28
-"""Bytes of a file from which on it is mapped. Smaller ones are copied, so that whoever overwrites the file meanwhile
-does not change what a run sees."""
+"""Bytes of a file from which on it is mapped. Smaller ones are copied, so that a file that is overwritten meanwhile
+changes nothing in a run."""
 LOOKED_AT = 1000
 """Elements of a list in which mapped arrays are looked for."""
 _LOCAL_HEADER = 30

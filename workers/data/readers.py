@@ -131,7 +131,7 @@ def _try_rows(value: Any) -> None:
     """Raise where `value` does not answer as `Inputs`."""
     shape, dtype = tuple(int(size) for size in value.shape), np.dtype(value.dtype)
     if not shape:
-        return  # said with the labels
+        return  # the error about the labels names it
     if len(value) != shape[0]:
         raise TypeError(f"its length is {len(value)} and its shape {shape}")
     last = min(len(value), 2)
