@@ -155,7 +155,7 @@ def check_student(student: StudentSpec, machines: Machines) -> None:
 
 
 def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
-    """How many actors fit on a node. A share of a GPU is taken from one GPU, whose rest may be too little for another."""
+    """How many actors fit on a node. A share of a GPU is of one GPU, whose rest may be too little for another."""
     by_cpu = int(node.cpus // num_cpus)
     if not num_gpus:
         return by_cpu
