@@ -23,7 +23,7 @@ import ray  # noqa: E402
 
 from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
 from orchestrator.config.run_config import EnsembleSpec  # noqa: E402
-from orchestrator.teachers.pool import TeacherPool  # noqa: E402
+from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly  # noqa: E402
 from workers.inference.teacher import Member  # noqa: E402
@@ -44,13 +44,12 @@ def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: floa
         return SleepingTeacher.remote(sizes, classes, BATCH, batch_s)  # type: ignore[attr-defined]
 
     model = ModelSpec(factory="none:at_all")
+    members = [Member(f"member-{k}", model, "") for k in range(teachers)]
     return TeacherPool(
-        [Member(f"member-{k}", model, "") for k in range(teachers)],
-        [1.0] * teachers,
+        Hosting(members, [1.0] * teachers, [range(k, k + 1) for k in range(teachers)]),
         start,
         EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}}),
-        [range(k, k + 1) for k in range(teachers)],
-        lambda action, names, evidence: sys.exit(f"teacher of {names} lost"),
+        Hooks(note=lambda action, names, evidence: sys.exit(f"teacher of {names} lost")),
     )
 
 

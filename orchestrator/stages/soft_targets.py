@@ -25,8 +25,8 @@ from orchestrator.observers.fanout import Fanout, Progress
 from orchestrator.reporting.report import Bound, SoftTargets
 from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
-from orchestrator.teachers.pool import TeacherPool
-from orchestrator.teachers.slot import starter
+from orchestrator.teachers.actors import starter
+from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
 from workers import storage, telemetry
 from workers.data.arrays import gather, micro_batch
 from workers.data.dataset import Dataset, Split
@@ -154,16 +154,12 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                         start = starter(
                             run.data, planned.classes, layout, numerics, placement, kept, group, config.name
                         )
+                        check = _check(dataset.transfer, members, made, numerics)
                         pool = TeacherPool(
-                            members,
-                            weights,
+                            Hosting(members, weights, placement.groups(), numerics.stacked),
                             start,
                             config.ensemble,
-                            placement.groups(),
-                            partial(_emit_teacher, events),
-                            numerics.stacked,
-                            made.check_stopped,
-                            _check(dataset.transfer, members, made, numerics),
+                            Hooks(partial(_emit_teacher, events), made.check_stopped, check),
                         )
                         _compute(made, missing, pool, numerics, dataset.numbering, stage)
                     events.note("soft targets complete: teachers released")

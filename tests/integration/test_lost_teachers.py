@@ -18,8 +18,10 @@ from orchestrator.cluster.reservation import of_teachers, reserved
 from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import EnsembleSpec
 from orchestrator.teachers import slot as slots
-from orchestrator.teachers.pool import AT_ONCE, TeacherPool
-from orchestrator.teachers.slot import ActorSlot, starter
+from orchestrator.teachers.actors import Actors, LiveActor, starter
+from orchestrator.teachers.events import Event, Tick
+from orchestrator.teachers.instructions import Start
+from orchestrator.teachers.pool import AT_ONCE, Hooks, Hosting, TeacherPool
 from tests.makers import MODELS, NUMERICS, blobs
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
@@ -86,7 +88,8 @@ def collect(
 
     with reserved(of_teachers(placement), 60.0) as group:
         start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
-        with TeacherPool(members, [1.0] * 3, start, spec, placement.groups(), hear) as pool:
+        hosting = Hosting(members, [1.0] * 3, placement.groups())
+        with TeacherPool(hosting, start, spec, Hooks(hear)) as pool:
             assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
             for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
                 rows = read_part(str(folder), part)
@@ -96,25 +99,30 @@ def collect(
     return found, heard, made_by
 
 
-def slot_of(pool: TeacherPool, k: int = 1) -> ActorSlot:
-    found = pool.slots[k]
-    assert found.started is not None
-    return found
+def actor_of(pool: TeacherPool, k: int = 1) -> LiveActor:
+    """The actor in a slot, which may be on its way."""
+    actor = pool.state.membership.slots[k].actor
+    assert actor is not None
+    return pool.actors.live[actor.number]
+
+
+def pid_of(pool: TeacherPool) -> int:
+    started = actor_of(pool).started
+    assert started is not None
+    return started.where.pid
 
 
 def kill(pool: TeacherPool) -> None:
-    ray.kill(pool.slots[1].actor)
+    ray.kill(actor_of(pool).handle)
 
 
 def stop(pool: TeacherPool) -> None:
-    started = slot_of(pool).started
-    assert started is not None
-    os.kill(started.where.pid, signal.SIGSTOP)
+    os.kill(pid_of(pool), signal.SIGSTOP)
 
 
 def say_nonsense(pool: TeacherPool) -> None:
     """From here on the member in the middle answers NaN."""
-    ray.get(slot_of(pool).actor.__ray_call__.remote(lambda host: _spoil(host)))
+    ray.get(actor_of(pool).handle.__ray_call__.remote(lambda host: _spoil(host)))
 
 
 def _spoil(host: Any) -> None:
@@ -136,11 +144,33 @@ def test_waiting_restarts_and_changes_no_bit(
     assert len(heard) == 1 and near.tobytes() == undisturbed.tobytes()
 
 
+def keep_away(monkeypatch: pytest.MonkeyPatch, is_kept: Callable[[LiveActor], bool]) -> None:
+    """No news of those actors comes that are started again, while they are kept."""
+    again: set[int] = set()
+    start, starts = Actors.start, Actors.starts
+
+    def start_and_note(self: Actors, wanted: Start) -> None:
+        again.update({wanted.actor} if wanted.again else ())
+        start(self, wanted)
+
+    def some_starts(self: Actors, now_s: float) -> list[Event]:
+        kept = {actor.up: actor for number, actor in self.live.items() if number in again and is_kept(actor)}
+        for actor in kept.values():
+            actor.up = None
+        found = starts(self, now_s)
+        for up, actor in kept.items():
+            actor.up = up
+        return found
+
+    monkeypatch.setattr(Actors, "start", start_and_note)
+    monkeypatch.setattr(Actors, "starts", some_starts)
+
+
 @pytest.fixture
 def kept_away(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """While `["kept"]`, whoever was started again does not come up."""
-    away, is_up = {"kept": False}, ActorSlot.is_up
-    monkeypatch.setattr(ActorSlot, "is_up", lambda self: not (self.away and away["kept"]) and is_up(self))
+    """While `["kept"]`, an actor that was started again does not come up."""
+    away = {"kept": False}
+    keep_away(monkeypatch, lambda actor: away["kept"])
     return away
 
 
@@ -162,8 +192,8 @@ def test_a_teacher_that_comes_back_is_used(
     kept_away["kept"] = True
 
     def come_back(pool: TeacherPool) -> None:
-        assert pool.slots[1].away
-        ray.wait([pool.slots[1].up])
+        assert pool.state.membership.slots[1].away
+        ray.wait([actor_of(pool).up])
         kept_away["kept"] = False
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill, 8: come_back})
@@ -177,12 +207,11 @@ def test_a_teacher_that_comes_back_is_used(
 def test_where_nobody_is_left_whoever_is_up_first_goes_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_up = ActorSlot.is_up
-    monkeypatch.setattr(ActorSlot, "is_up", lambda self: not (self.away and self.names != ["member-2"]) and is_up(self))
+    keep_away(monkeypatch, lambda actor: actor.names != ("member-2",))
 
     def kill_all(pool: TeacherPool) -> None:
-        for each in pool.slots:
-            ray.kill(each.actor)
+        for k in range(3):
+            ray.kill(actor_of(pool, k).handle)
 
     found, heard, made_by = collect(members, data, tmp_path, "reweight", {1: kill_all})
     assert sorted(heard[:3]) == [("reweight", [f"member-{k}"]) for k in range(3)]
@@ -200,7 +229,7 @@ def test_a_teacher_that_hangs_is_lost(
     stopped: list[int] = []
 
     def stop_and_tell(pool: TeacherPool) -> None:
-        stopped.append(slot_of(pool).started.where.pid)  # type: ignore[union-attr]
+        stopped.append(pid_of(pool))
         stop(pool)
 
     found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, near)
@@ -218,9 +247,9 @@ def test_what_is_asked_anew_holds_nobody_up(
     monkeypatch.setattr(slots, "PATIENCE_S", 3.0)
 
     def ask_twice(pool: TeacherPool) -> None:
-        for slot in pool.slots:
-            pool._ask(slot, range(LAYOUT.parts), 2.0)
-        pool._ask_anew()
+        pool.state._ask(pool.state.membership.present(), range(LAYOUT.parts), LAYOUT.parts)
+        pool.state.membership.ask_anew(pool.clock.now_s)
+        pool._tell(Tick(pool.clock.now_s))
 
     found, heard, _ = collect(members, data, tmp_path, "wait", dict.fromkeys(range(LAYOUT.parts), ask_twice))
     assert not heard
@@ -235,7 +264,7 @@ def test_nonsense_is_a_loss_and_its_neighbours_go_on(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
     def spoil_neighbour(pool: TeacherPool) -> None:
-        ray.get(slot_of(pool, 0).actor.__ray_call__.remote(lambda host: _spoil(host)))
+        ray.get(actor_of(pool, 0).handle.__ray_call__.remote(lambda host: _spoil(host)))
 
     found, heard, made_by = collect(members, data, tmp_path / "shared", "reweight", {1: spoil_neighbour}, actors=1)
     assert heard == [("drop", ["member-1"])] and made_by[-1] == ["member-0", "member-2"]
@@ -304,11 +333,11 @@ def test_one_that_raises_once_is_restarted_and_changes_no_bit(
     was: list[int] = []
 
     def raise_once(pool: TeacherPool) -> None:
-        was.append(slot_of(pool).started.where.pid)  # type: ignore[union-attr]
+        was.append(pid_of(pool))
         (faults / "once").touch()
 
     def look(pool: TeacherPool) -> None:
-        assert slot_of(pool).started.where.pid not in was  # type: ignore[union-attr]
+        assert pid_of(pool) not in was
 
     found, heard, made_by = collect(members, data, tmp_path / "store", "wait", {1: raise_once, 10: look}, near)
     assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
@@ -351,7 +380,7 @@ def test_one_that_cannot_start_again_is_given_up(
 
     def break_down(pool: TeacherPool) -> None:
         (faults / "start").touch()
-        ray.kill(pool.slots[1].actor)
+        kill(pool)
 
     heard: list[tuple[str, list[str]]] = []
     with pytest.raises(

@@ -1,0 +1,123 @@
+"""Reductions and writes of a pass: in threads of this process, or as Ray tasks beside the teachers.
+
+What raises here is storage's doing and no teacher's. The state of the pool decides whether it is tried again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from orchestrator.teachers import evidence
+from orchestrator.teachers.events import Event, Made, Raised
+from orchestrator.teachers.instructions import Drop, Reduce, Retry, Write
+from workers.inference.reduce import Assembly, part_beside_teachers, reduced_beside_teachers
+from workers.targets.soft_targets import Part
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer that a job was given: where it is known, how Ray names it and the actor that made it."""
+
+    values: Any
+    ref: str = ""
+    actor: str = ""
+
+
+class Call:
+    """A job under way. start: begins it and returns a future or, of a Ray task, an object reference."""
+
+    def __init__(self, part: int, start: Callable[[], Any], given: Mapping[int, Given]) -> None:
+        self.part, self.start, self.given = part, start, given
+        self.running = start()
+        self.future: Future[Any] = self.running if isinstance(self.running, Future) else self.running.future()
+
+
+class Jobs:
+    """The jobs of a pass, as long as the `with` block lasts."""
+
+    def __init__(self, assembly: Assembly, near: bool, at_once: int) -> None:
+        """near: answers are references, and Ray tasks reduce them where they are. at_once: jobs under way at most."""
+        self.assembly, self.near = assembly, near
+        self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="assembly")
+        self.calls: dict[int, Call] = {}
+        self.made: dict[int, Any] = {}
+        """What jobs made: soft targets of a piece, or a part."""
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.threads.shutdown(cancel_futures=True)
+
+    def reduce(self, wanted: Reduce, given: Mapping[int, Given]) -> None:
+        """given: the answers, by their asks."""
+        self.calls[wanted.job] = Call(
+            wanted.part, self._reduction(wanted, [each.values for each in given.values()]), given
+        )
+
+    def _reduction(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
+        assembly = self.assembly
+        if not self.near:
+            return lambda: self.threads.submit(assembly.reduce, *values)
+        if wanted.whole:
+            members, task = list(wanted.members), assembly.task(wanted.part)
+            return lambda: part_beside_teachers.remote(task, members, *values)
+        return lambda: reduced_beside_teachers.remote(assembly.rule, *values)
+
+    def write(self, wanted: Write) -> None:
+        members, pieces = list(wanted.members), [self.made.pop(job) for job in wanted.pieces]
+        number = wanted.part
+        self.calls[wanted.job] = Call(
+            number, lambda: self.threads.submit(self.assembly.write, number, members, pieces), {}
+        )
+
+    def retry(self, wanted: Retry) -> None:
+        failed = self.calls.pop(wanted.failed)
+        logger.warning("%s", wanted.why)
+        if wanted.cancel:
+            ray.cancel(failed.running, force=True)
+        self.calls[wanted.job] = Call(failed.part, failed.start, failed.given)
+
+    def drop(self, wanted: Drop) -> None:
+        for job in wanted.jobs:
+            self.calls.pop(job, None)
+            self.made.pop(job, None)
+
+    def take(self, job: int) -> Part:
+        """The part that a job made."""
+        made = self.made.pop(job)
+        assert isinstance(made, Part)
+        return made
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a job has ended."""
+        futures = [call.future for call in self.calls.values()]
+        concurrent.futures.wait(futures, timeout_s, concurrent.futures.FIRST_COMPLETED)
+
+    def ends(self, now_s: float) -> list[Event]:
+        """What became of jobs that ended."""
+        over = {job: call for job, call in self.calls.items() if call.future.done()}
+        return [self._end(job, call, now_s) for job, call in over.items()]
+
+    def _end(self, job: int, call: Call, now_s: float) -> Event:
+        error = call.future.exception()
+        if error is None:
+            del self.calls[job]
+            self.made[job] = call.future.result()
+            return Made(now_s, job)
+        event = evidence.of_job(error, job, call.part, call.given, now_s)
+        if not isinstance(event, Raised):  # which may be tried again
+            del self.calls[job]
+        return event
