@@ -107,6 +107,11 @@ def actors_of_this_job(class_name: str) -> list[dict[str, Any]]:
     return [actor for actor in actors.values() if actor["ActorClassName"] == class_name and actor["State"] != "DEAD"]
 
 
+def actor_id(handle: Any) -> str:
+    """The id of an actor in hexadecimal, as exceptions of Ray carry it; a handle shows it to the actor alone."""
+    return str(handle._actor_id.hex())
+
+
 def kuberay_configuration(cluster: str, namespace: str) -> Mapping[str, Any]:
     """What KubeRay's autoscaler derives from a RayCluster, in the form of a cluster YAML."""
     from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.cluster import reservation
+from orchestrator.cluster import ray_private, reservation
 from orchestrator.cluster.resources import Placement
 from orchestrator.teachers import checks, evidence
 from orchestrator.teachers.events import Answered, Event, Up
@@ -109,7 +109,7 @@ class Actors:
         rows, values = handle.soften.remote(
             wanted.piece, question.temperature, wanted.shares, question.assembly.combine, wanted.ahead
         )
-        self.answers[wanted.ask] = Answer(wanted.actor, handle._actor_id.hex(), wanted, rows, values)
+        self.answers[wanted.ask] = Answer(wanted.actor, ray_private.actor_id(handle), wanted, rows, values)
 
     def discard(self, wanted: Discard) -> None:
         for number in wanted.asks:

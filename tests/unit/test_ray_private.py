@@ -41,6 +41,7 @@ def test_of_a_connected_ray() -> None:
     pid = ray.get(waiter.pid.remote())
     (found,) = ray_private.actors_of_this_job("Waiter")
     assert found["Pid"] == pid and found["Address"]["NodeID"] == ray.get_runtime_context().get_node_id()
+    assert ray_private.actor_id(waiter) == found["ActorID"]
     ray.kill(waiter)
     until = time.monotonic() + 20
     while ray_private.actors_of_this_job("Waiter"):
