@@ -118,6 +118,19 @@ def read_raw(uri: str) -> bytes:
     return _patiently(uri, lambda: bytes(fs.cat_file(path)))
 
 
+def read_if_there(uri: str) -> bytes | None:
+    """The whole file as it is stored; None where there is none. One request, so other processes may write meanwhile.
+
+    Raises: `RequestError` where it cannot be read, naming it.
+    """
+    try:
+        return read_raw(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
+
+
 def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
@@ -149,7 +162,7 @@ def create(uri: str, content: bytes) -> bool:
         return True
     except FileExistsError:
         fs.invalidate_cache(path)
-        return read_bytes(uri) == content  # a request that was repeated after its answer was lost finds its own file
+        return read_if_there(uri) == content  # a request that was repeated after its answer was lost finds its own file
 
 
 def _create_local(path: str, content: bytes) -> bool:
@@ -330,15 +343,23 @@ def size(uri: str) -> int:
     return _patiently(uri, ask)
 
 
-def remove(uri: str) -> None:
-    """Remove a file or a whole folder; nothing there is no error."""
+def remove(uri: str, patient: bool = True) -> None:
+    """Remove a file or a whole folder; nothing there is no error.
+
+    patient: whether a storage that is elsewhere is asked again where it does not do it. What another process has
+    written there meanwhile goes, too.
+    """
     fs, path = filesystem(uri)
 
     def clear() -> None:
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with suppress(FileNotFoundError):  # another process may remove it meanwhile
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
 
-    _patiently(uri, clear)
+    if patient:
+        _patiently(uri, clear)
+    else:
+        clear()
 
 
 def files_below(folder: str) -> list[str]:

@@ -108,22 +108,29 @@ class Lock:
     def _take_over(self, dead: Owner) -> bool:
         """Replace the lock of a dead owner, unless another run does or did.
 
+        The claim of a run that died is not removed but claimed in turn, so that one run alone goes on in its place:
+        another that has found it dead, too, would remove the claim that follows.
+
         Raises: `RequestError` where another run that is alive is about to.
         """
-        claim = f"{self.uri}.{storage.sha256(dead.token.encode())[:16]}"
-        if not storage.create(claim, self._content()):
+        claim, outdated = _claim(self.uri, dead), list[str]()
+        while not storage.create(claim, self._content()):
             other = self._read(claim)
-            if other is not None and self._is_alive(other, claim):
+            if other is None:  # another run was quicker, and is done with its claim
+                return False
+            if self._is_alive(other, claim):
                 raise self._in_use(other)
-            storage.remove(claim)
-            return False
+            outdated.append(claim)
+            claim = _claim(claim, other)
         try:
             now = self._read()
-            if now is None or now.token != dead.token:  # another run was quicker, and is done with its claim
-                return False
-            logger.warning("the earlier run in '%s' is dead; this one continues from what is complete", self.folder)
-            self._write()
-            return True
+            is_left = now is not None and now.token == dead.token
+            if is_left:
+                logger.warning("the earlier run in '%s' is dead; this one continues from what is complete", self.folder)
+                self._write()
+            for each in outdated:  # the lock names another owner by now
+                storage.remove(each)
+            return is_left
         finally:
             storage.remove(claim)
 
@@ -139,11 +146,23 @@ class Lock:
                 "other continues from what was complete."
             ) from error
         try:
-            if not self._is_another(self._read()):
-                storage.remove(self.uri)
-                storage.remove_empty(self._made)
+            self._remove()
+            storage.remove_empty(self._made)
         except Exception as unremoved:  # of a storage that ended the run, perhaps; it is found dead next time
             logger.warning("'%s' could not be removed: %s", self.uri, unremoved)
+
+    def _remove(self) -> None:
+        """Remove the lock, and no lock of another run: one may follow at once where the response alone was lost."""
+        for wait_s in (*(() if storage.is_local(self.uri) else storage.BACK_OFF_S), None):
+            owner = self._read()
+            if owner is None or self._is_another(owner):
+                return
+            try:
+                return storage.remove(self.uri, patient=False)
+            except Exception:
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
 
     def _is_alive(self, owner: Owner, uri: str = "") -> bool:
         """Whether the run that wrote the lock, or the claim at `uri`, goes on."""
@@ -194,15 +213,16 @@ class Lock:
 
     def _read(self, uri: str = "") -> Owner | None:
         """The owner in a lock or claim (default: the lock); None where there is none, `UNKNOWN` where it is no lock."""
-        uri = uri or self.uri
+        content = storage.read_if_there(uri or self.uri)
         try:
-            return Owner(**json.loads(storage.read_text(uri))) if storage.exists(uri) else None
+            return None if content is None else Owner(**json.loads(content))
         except (ValueError, TypeError):
             return UNKNOWN
-        except RequestError:  # unless it is gone since
-            if storage.exists(uri):
-                raise
-            return None
+
+
+def _claim(uri: str, dead: Owner) -> str:
+    """What the run creates that replaces the lock, or the claim, of a dead owner."""
+    return f"{uri}.{storage.sha256(dead.token.encode())[:16]}"
 
 
 def check_free(folder: str) -> None:

@@ -19,6 +19,12 @@ class Broken(AssertionError):
     """A promise that a schedule broke."""
 
 
+def with_seed(error: BaseException, option: str, seed: int) -> Broken:
+    """What went wrong, and the command that replays it."""
+    what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
+    return Broken(f"{what}\nreplay: python -m tests.simulation {option} {seed}")
+
+
 def expect(holds: bool, promise: str) -> None:
     if not holds:
         raise Broken(promise)

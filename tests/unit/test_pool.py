@@ -238,7 +238,8 @@ def test_a_start_that_takes_too_long_shows_what_is_free(
 
 
 def test_a_consumer_that_takes_its_time_makes_no_teacher_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = SimpleNamespace(monotonic=lambda: now.s, s=100.0)
+    now = SimpleNamespace(s=100.0)
+    now.monotonic = lambda: now.s
     monkeypatch.setattr(pool, "time", now)
     clock = pool.Clock(read_s=100.0)
     now.s += 1.0

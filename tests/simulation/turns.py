@@ -1,0 +1,107 @@
+"""Processes that take turns on a simulated clock, so that code with threads and waits runs the same way for a seed.
+
+Each task is a thread, of which one runs at a time: until it waits, when the task with the earliest time is next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from random import Random
+
+MOST_SECONDS = 1000.0
+
+
+class Killed(BaseException):
+    """Ends the tasks of a process that was killed: nothing that it does afterwards has an effect."""
+
+
+class Deadlock(AssertionError):
+    """Tasks still wait after more time than anything may take."""
+
+
+@dataclass(eq=False)
+class Process:
+    """One process of a simulated machine."""
+
+    pid: int
+    machine: str
+    is_dead: bool = False
+    is_interrupted: bool = False
+    ended_s: float = float("inf")
+    failures: int = 0
+    """Requests in a row that failed."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A thread of a process."""
+
+    process: Process
+    call: Callable[[], None]
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    is_over: bool = False
+    error: BaseException | None = None
+
+
+class Turns:
+    """All tasks of a schedule, and their clock."""
+
+    def __init__(self, random: Random) -> None:
+        self.now_s = 0.0
+        self.random = random
+        self._waiting: list[tuple[float, float, Task]] = []
+        self._back = threading.Semaphore(0)
+        self.current: Task | None = None
+
+    @property
+    def process(self) -> Process:
+        """Whose turn it is."""
+        assert self.current is not None
+        return self.current.process
+
+    def spawn(self, process: Process, call: Callable[[], None], at_s: float | None = None) -> Task:
+        task = Task(process, call)
+        self._wait(task, self.now_s if at_s is None else at_s)
+        threading.Thread(target=self._run, args=(task,), daemon=True).start()
+        return task
+
+    def sleep(self, seconds: float) -> None:
+        """Let others have their turns for so long."""
+        task = self.current
+        assert task is not None
+        self._wait(task, self.now_s + seconds)
+        self._back.release()
+        task.turn.acquire()
+        if task.process.is_dead:
+            raise Killed
+
+    def run(self) -> None:
+        """Until no task is left. Raises: what a task raised, `Deadlock`."""
+        while self._waiting:
+            self.now_s, _, task = heappop(self._waiting)
+            if self.now_s > MOST_SECONDS:
+                raise Deadlock(f"tasks wait after {self.now_s:.0f} s")
+            self.current = task
+            task.turn.release()
+            self._back.acquire()
+            if task.error is not None:
+                raise task.error
+
+    def _wait(self, task: Task, until_s: float) -> None:
+        heappush(self._waiting, (until_s, self.random.random(), task))
+
+    def _run(self, task: Task) -> None:
+        task.turn.acquire()
+        try:
+            if not task.process.is_dead:
+                task.call()
+        except Killed:
+            pass
+        except BaseException as error:
+            task.error = error
+        finally:
+            task.is_over = True
+            self._back.release()
