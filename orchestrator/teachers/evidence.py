@@ -36,7 +36,7 @@ def of(error: BaseException, call: Call, now_s: float) -> Event:
     """What it means that a call raised `error`."""
     inner, actor, at, part = errors.cause(error), call.actor, call.at, call.part
     if isinstance(inner, BadAnswer):
-        return Lost(now_s, actor, Kind.WRONG, str(inner), [inner.member], at, part, cause=inner)
+        return Lost(now_s, actor, Kind.WRONG, str(inner), [inner.member], at=at, part=part, cause=inner)
     if isinstance(inner, RunError):
         return Ended(now_s, inner)
     if getattr(error, "actor_init_failed", False):
@@ -47,7 +47,8 @@ def of(error: BaseException, call: Call, now_s: float) -> Event:
         raised = inner if isinstance(inner, Fault) else faults.fault(inner)
         members = [raised.of] if len(call.names) > 1 and raised.of else []
         headline = f"{', '.join([*members, call.where])}: {raised.headline}"
-        return Lost(now_s, actor, Kind.FAILED, headline, members, at, part, str(raised), inner)
+        told = str(raised)
+        return Lost(now_s, actor, Kind.FAILED, headline, members, at=at, part=part, told=told, cause=inner)
     return Ended(now_s, errors.as_run_error(f"the teacher of {', '.join(call.names)}", error), error)
 
 
