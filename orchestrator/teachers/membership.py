@@ -212,7 +212,8 @@ class Membership:
             return
         slot.leave_out(members)
         if event.kind is not Kind.WRONG or event.at == START:
-            self._restart(slot, event=Lost(event.now_s, event.actor, event.kind, event.evidence), away=True)
+            self._restart(slot, event, away=True)
+            slot.failed_at = None  # it was where those failed that are left out
 
     def _given_up(self, slot: ActorSlot, members: Sequence[str], event: Lost) -> RunError:
         often = policy.often(slot.attempts, self._is_repeated(slot, event))
