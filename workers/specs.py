@@ -278,7 +278,7 @@ class DistillationSpec(Spec):
     temperature: Temperature = 2.0
     """T: a number or a schedule. For a schedule each member's logits are kept, and the student averages them at the
     T of its step; it starts once all of them are there."""
-    objective: Annotated[tuple[TermSpec, ...], Field(min_length=1)] | None = None
+    objective: tuple[TermSpec, ...] | None = None
     """The terms, added in this order. Left out: `soft` and `hard` with the two weights below."""
     soft_weight: Weight | None = None
     hard_weight: Weight | None = None
@@ -311,6 +311,8 @@ class DistillationSpec(Spec):
                 f"`objective` and `{short[0]}` are both given; expected one of them: `{short[0]}` is the short form of "
                 "a term in `objective`"
             )
+        if self.objective == ():
+            raise ValueError("`objective` is empty; expected at least one term")
         if all(term.is_off for term in self.every_term):
             what = "`soft_weight` and `hard_weight` are both" if self.objective is None else "all weights are"
             raise ValueError(f"{what} 0, so there is nothing to learn from; set one of them above 0")
@@ -329,8 +331,8 @@ class DistillationSpec(Spec):
             return self
         if self.top_k is not None:
             raise ValueError(
-                f"`top_k` is {self.top_k} and `temperature` a schedule: the {self.top_k} largest probabilities at one T "
-                "say nothing of those at another; leave `top_k` out, or set `temperature` to a number"
+                f"`top_k` is {self.top_k} and `temperature` a schedule: the largest probabilities at one T say nothing "
+                "of those at another; leave `top_k` out, or set `temperature` to a number"
             )
         if self.stream is True:
             raise ValueError(

@@ -92,13 +92,11 @@ NOTHING = -1.0e4
 """log of a probability that is 0 in every dtype."""
 
 
-def compress(
-    probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16, temperature: float = 1.0
-) -> TopK:
+def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16, temperature: float = 1.0) -> TopK:
     """The k largest probabilities of each row, rounded to `dtype`, and the mass of the rest.
 
-    probabilities: [N, K] float32 or float64, softened at T, each row summing to 1. The same input gives the same bits on
-    any device: of equal probabilities the lower class id comes first, and is the one kept.
+    probabilities: [N, K] float32 or float64, softened at T, each row summing to 1. The same input gives the same bits
+    on any device: of equal probabilities the lower class id comes first, and is the one kept.
     Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 3 * 10^-6 nats a token).
     With k = K nothing is left to be in the tail, and it is 0.
 

@@ -168,8 +168,8 @@ def _term(spec: TermSpec) -> Term:
     made: Any = kinds.make(OBJECTIVE, spec.term, TERMS, spec.kwargs, spec.folder)
     if not callable(made):
         raise RequestError(
-            f"{OBJECTIVE}: '{spec.term}' made {type(made).__name__}; expected a `workers.losses.Term`, or anything that "
-            "is called with (outputs, batch) and returns a sum and a count."
+            f"{OBJECTIVE}: '{spec.term}' made {type(made).__name__}; expected a `workers.losses.Term`, or what is "
+            "called with (outputs, batch) and returns a sum and a count."
         )
     return made if isinstance(made, Term) else Function(made)
 
@@ -180,32 +180,39 @@ def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
     made: Any = kinds.make(f"{key}.schedule", of.schedule, SCHEDULES, of.kwargs, of.folder)
     if not callable(made):
         raise RequestError(
-            f"{key}.schedule: '{of.schedule}' made {type(made).__name__}; expected what is called with the share of the "
-            "training that is done, from 0 to 1, and returns the share of the way from `from` to `to`."
+            f"{key}.schedule: '{of.schedule}' made {type(made).__name__}; expected what is called with the share of "
+            "the training that is done, from 0 to 1, and returns the share of the way from `from` to `to`."
         )
     return Value(key, of.start, of.start if of.end is None else of.end, made, of.by, least)
 
 
+WITHOUT = {
+    Signal.LOGITS: "`distillation.top_k` keeps no logits outside the top: leave it out, or the term.",
+    Signal.HIDDEN_STATES: "Its members answer with logits alone: leave the term out.",
+    Signal.ATTENTIONS: "Its members answer with logits alone: leave the term out.",
+}
+"""Why a signal may be missing, and what to do."""
+
+
 def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
     """Raise `RequestError` where a term needs what there is none of."""
-    kind = kind_of(spec.top_k)
-    offered = KINDS[kind].targets.offers | {Signal.LABELS}
+    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS}
     for each in objective.terms:
         unknown = [need for need in each.term.needs if need not in set(Signal)]
         if unknown:
-            raise RequestError(f"{OBJECTIVE}: '{each.label}' needs '{unknown[0]}'; expected some of {', '.join(Signal)}.")
-        missing = [need for need in each.term.needs if need not in offered]
-        if missing:
-            cause = f"`top_k: {spec.top_k}` keeps no" if Signal.LOGITS in missing else "members answer without"
             raise RequestError(
-                f"{OBJECTIVE}: the term '{each.label}' needs {', '.join(sorted(missing))}, and {cause} "
-                f"{', '.join(sorted(missing)).replace('_', ' ')}. There are {', '.join(sorted(offered))}: leave the term "
-                f"out{', or `top_k`' if Signal.LOGITS in missing else ''}."
+                f"{OBJECTIVE}: '{each.label}' needs '{unknown[0]}'; expected some of {', '.join(Signal)}."
+            )
+        missing = sorted(need for need in each.term.needs if need not in offered)
+        if missing:
+            raise RequestError(
+                f"{OBJECTIVE}: the term '{each.label}' needs {' and '.join(missing)}; this run has "
+                f"{', '.join(sorted(offered))}. {WITHOUT[Signal(missing[0])]}"
             )
 
 
 def follows_from(spec: DistillationSpec) -> dict[str, Any]:
-    """What training by this objective follows from, besides its targets: plain JSON values, code of the user included."""
+    """What training by this objective follows from, besides its targets: plain JSON values, with the user's code."""
     on = [term for term in spec.every_term if not term.is_off]
     labels = _labels([term.term for term in on])
     return {

@@ -32,8 +32,8 @@ from workers.targets import kinds
 from workers.targets.layout import batch_sizes
 from workers.training import loop, objective
 from workers.training.loader import Batch
-from workers.training.objective import AtStep
 from workers.training.loop import HARD_LABELS, Progress
+from workers.training.objective import AtStep
 from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling

@@ -27,6 +27,4 @@ def make(key: str, name: str, table: Mapping[str, Callable[..., T]], kwargs: dic
     try:
         return table[name](**kwargs)
     except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"{key}: '{name}' does not take the settings {kwargs or 'that are its defaults'}: {beside.plain(str(error))}."
-        ) from error
+        raise RequestError(f"{key}: '{name}' does not take `kwargs` {kwargs}: {beside.plain(str(error))}.") from error
