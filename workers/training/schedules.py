@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from workers.errors import RequestError
 
@@ -87,14 +87,20 @@ class Value:
 
     def at(self, moment: Moment) -> float:
         done = moment.done(self.by)
-        share: Any = self.schedule(done)
+        try:
+            share = float(self.schedule(done))
+        except Exception as error:  # the user's own code: anything can come
+            raise RequestError(
+                f"{self.key}: its schedule raised {type(error).__name__}: {error}. It was called with {done:g}, the "
+                "share of the training that is done."
+            ) from error
         value = (1.0 - share) * self.start + share * self.end  # exact at both ends
         if not self.least <= value < math.inf:
             raise RequestError(
-                f"{self.key}: its schedule gives {share!r} when {done:.0%} of the training is done, so the value is "
+                f"{self.key}: its schedule gives {share:g} when {done:.0%} of the training is done, so the value is "
                 f"{value:g}; expected a finite number of at least {self.least:g}."
             )
-        return float(value)
+        return value
 
 
 def fixed(key: str, value: float) -> Value:

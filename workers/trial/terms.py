@@ -44,22 +44,20 @@ def check(spec: DistillationSpec, training: TrainingSpec, steps: int, classes: i
 
 def _check_term(each: Weighted, batch: Batch, classes: int) -> None:
     logits = torch.randn(ROWS, classes).requires_grad_()
-    whole = share(_called(each, logits, batch), 1.0)
-    if not whole.requires_grad:
+    value = share(_called(each, logits, batch), 1.0)
+    if not value.requires_grad:
         raise RequestError(
             f"{OBJECTIVE}: the term '{each.label}' has no gradient by the student's logits. Expected a sum that "
             "follows from `outputs`: no detach(), no .item() and no numpy."
         )
-    if not math.isfinite(float(whole)):
+    whole = value.item()
+    if not math.isfinite(whole):
+        raise RequestError(f"{OBJECTIVE}: the term '{each.label}' is {whole} on made-up logits of ordinary size.")
+    halves = (slice(ROWS // 2), slice(ROWS // 2, ROWS))
+    cut = sum(share(_called(each, logits[rows], _cut(batch, rows)), 1.0).item() for rows in halves)
+    if not abs(cut - whole) <= SAME * max(1.0, abs(cut), abs(whole)):
         raise RequestError(
-            f"{OBJECTIVE}: the term '{each.label}' is {float(whole)} on made-up logits of ordinary size."
-        )
-    half = ROWS // 2
-    parts = [share(_called(each, logits[rows], _cut(batch, rows)), 1.0) for rows in (slice(half), slice(half, ROWS))]
-    cut = float(sum(parts))
-    if not abs(cut - float(whole)) <= SAME * max(1.0, abs(cut), abs(float(whole))):
-        raise RequestError(
-            f"{OBJECTIVE}: the term '{each.label}' is {float(whole):.4g} on a batch, and {cut:.4g} on its two halves "
+            f"{OBJECTIVE}: the term '{each.label}' is {whole:.4g} on a batch, and {cut:.4g} on its two halves "
             "together. Expected the sum over the rows, and as the count `batch.rows` or `batch.labelled_rows`, which "
             "are those of the whole batch."
         )
