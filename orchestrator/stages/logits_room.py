@@ -16,6 +16,7 @@ from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.targets.layout import PartLayout, part_rows
 from workers.targets.member_logits import bytes_of
+from workers.targets.member_mixture import row_bytes
 from workers.training.loader import cached_parts
 
 KEY = "distillation.temperature"
@@ -31,7 +32,8 @@ def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
     examples = len(dataset.transfer) * dataset.views
     stored = bytes_of(members, examples, dataset.classes)
     layout = PartLayout(len(dataset.transfer), part_rows(dataset.classes), dataset.views)
-    held = bytes_of(members, cached_parts(layout, bytes_of(members, 1, dataset.classes)) * layout.rows, dataset.classes)
+    row = row_bytes(members, dataset.classes)
+    held = cached_parts(layout, row) * layout.rows * row
     free = _free(config)
     what = f"{members} members x {examples:,} examples x {dataset.classes:,} classes x 4 bytes"
     if free is not None and stored > free:

@@ -228,12 +228,13 @@ def test_a_resumed_run_goes_on_at_the_step_of_its_schedules() -> None:
 
 
 def test_the_history_has_each_term_beside_the_total() -> None:
-    listed = [{"term": "soft", "weight": 0.6}, {"term": "reverse_kl", "weight": 0.1}, {"term": "hard", "weight": 0.3}]
+    by_name = {"soft": 0.6, "reverse_kl": 0.1, "hard": 0.3}
+    listed = [{"term": name, "weight": weight} for name, weight in by_name.items()]
     spec = DistillationSpec.model_validate({"objective": listed})
     for micro in (None, 20):
         for epoch in trained(spec, training=SPEC.model_copy(update={"micro_batch_size": micro})).history:
             assert list(epoch.terms) == ["soft", "reverse_kl", "hard"]
-            of_terms = sum(each["weight"] * epoch.terms[str(each["term"])] for each in listed)  # type: ignore[operator]
+            of_terms = sum(weight * epoch.terms[name] for name, weight in by_name.items())
             assert of_terms == pytest.approx(epoch.train_loss, rel=1e-6) and min(epoch.terms.values()) > 0
     alone = trained(DistillationSpec(soft_weight=1.0, hard_weight=0.0))
     assert all(epoch.terms == {} for epoch in alone.history)

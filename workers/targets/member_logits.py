@@ -64,5 +64,5 @@ class MemberLogits:
 
 
 def bytes_of(members: int, examples: int, classes: int) -> int:
-    """What the logits of so many members take, in memory and about that in storage. examples: over all views."""
+    """About what the logits of so many members take in storage. examples: over all views."""
     return 4 * members * examples * classes

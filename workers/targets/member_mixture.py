@@ -49,3 +49,8 @@ class MemberMixture(Columns):
     def entropy(self) -> Tensor:
         """Zeros: it follows from T. `at` returns targets that know theirs."""
         return torch.zeros(len(self))
+
+
+def row_bytes(members: int, classes: int) -> int:
+    """Bytes of a row in a worker's memory, its id (8) and entropy (4) included."""
+    return members * (4 * classes + 8) + 12
