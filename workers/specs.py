@@ -197,9 +197,9 @@ class OwnKind(Spec):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Settings: keyword arguments of the class."""
     folder: str = ""
-    """As `FactorySpec.folder`, where the kind is `module:Class`."""
+    """Of `module:Class`: as `folder` of a factory."""
     depends_on: tuple[str, ...] = ()
-    """As `FactorySpec.depends_on`, where the kind is `module:Class`."""
+    """Of `module:Class`: as `depends_on` of a factory."""
 
 
 class ScheduleSpec(OwnKind):
@@ -208,10 +208,12 @@ class ScheduleSpec(OwnKind):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     start: Annotated[Number, Field(alias="from")]
+    """Its value at the first step."""
     end: Annotated[Number | None, Field(alias="to")] = None
-    """Left out: the number stays `from`, as `schedule: constant` has it."""
+    """Its value at the last step; not for `schedule: constant`."""
     schedule: KindName = "linear"
-    """A name in `workers.training.schedules.SCHEDULES`, or `module:Class`."""
+    """How it goes there: `constant`, `linear`, `cosine`, `step` (`kwargs: {at: 0.5}`, one share of the training or
+    several), or `module:Class`."""
     by: Literal["epoch", "step"] = "step"
     """How often it changes."""
 
@@ -260,8 +262,10 @@ class TermSpec(OwnKind):
     """One term of the objective: what is compared with what, and how much it counts."""
 
     term: KindName
-    """A name in `workers.losses.TERMS`, or `module:Class`."""
+    """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`, or
+    `module:Class`."""
     weight: Weight = 1.0
+    """How much it counts: a number, or one that follows a schedule."""
 
     @property
     def is_off(self) -> bool:
@@ -281,8 +285,10 @@ class DistillationSpec(Spec):
     objective: tuple[TermSpec, ...] | None = None
     """The terms, added in this order. Left out: `soft` and `hard` with the two weights below."""
     soft_weight: Weight | None = None
+    """Of the term `soft`, in the short form of `objective`: the cross entropy with the ensemble's softened
+    probabilities, times T^2. 0.5 where left out."""
     hard_weight: Weight | None = None
-    """The short form of `objective`, 0.5 each where left out; a number or a schedule, as any weight."""
+    """Of the term `hard`, in the short form of `objective`: the cross entropy with the labels. 0.5 where left out."""
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
     top_k: Count | None = None
