@@ -31,8 +31,9 @@ from workers.specs import DistillationSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import loader, objective
 from workers.training.loader import Batch
-from workers.training.objective import AtStep, Loss, Tally
+from workers.training.objective import AtStep, Loss
 from workers.training.schedules import Moment
+from workers.training.tally import Tally
 
 HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
 """The loss of members and baseline: cross entropy with the labels."""

@@ -27,14 +27,15 @@ SAME = 1e-3
 
 
 def check(spec: DistillationSpec, training: TrainingSpec, steps: int, classes: int) -> None:
-    """Try every term, and every schedule in each of the epochs. steps: of an epoch.
+    """Try every term, and every schedule at steps of the whole training. steps: of an epoch.
 
     Raises: `RequestError` for a term that raises, or returns anything but a finite sum and its count; for a schedule
     that leaves its range; where no term counts at any step.
     """
     goal = objective.build(spec)
-    some = range(0, steps, max(1, steps * training.epochs // MOMENTS))
-    at_steps = [goal.at(Moment(epoch, training.epochs, k, steps)) for epoch in range(training.epochs) for k in some]
+    every = steps * training.epochs
+    tried = [*range(0, every, max(1, every // MOMENTS)), every - 1]
+    at_steps = [goal.at(Moment(k // steps, training.epochs, k % steps, steps)) for k in tried]
     if not any(at.terms for at in at_steps):
         raise RequestError(f"{OBJECTIVE}: no term has a weight above 0 at any step; expected at least one that has.")
     batch = _made_up(at_steps[0], spec, classes)
