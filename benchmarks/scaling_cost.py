@@ -31,8 +31,9 @@ from orchestrator.stages.soft_targets import NEAR_CLASSES  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly  # noqa: E402
-from workers.targets import soft_targets  # noqa: E402
+from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
+from workers.targets.reader import StoreReader  # noqa: E402
 from workers.training import loader  # noqa: E402
 
 MEMBERS, CLASSES, WORKERS = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000), (1, 2, 4, 8)
@@ -63,13 +64,13 @@ def worker_cost(workers: int, classes: int, parts: int) -> Row:
     layout = PartLayout(parts * rows, rows)
     split = Split(np.zeros((layout.examples, 1), np.float32), np.zeros(layout.examples, np.int64))
     random = torch.rand(rows, classes)
-    targets = soft_targets.compressed(random / random.sum(dim=1, keepdim=True), "float32", None)
+    targets = kinds.of_mean(random / random.sum(dim=1, keepdim=True), "float32", None)
     with tempfile.TemporaryDirectory() as folder:
         written = {
             number: soft_targets.write_part(folder, number, layout.ids(number), targets, ["member-0"], NUMERICS)
             for number in range(parts)
         }
-        labels = loader.SoftLabels(split, folder, layout, written.__getitem__)
+        labels = loader.SoftLabels(split, layout, written.__getitem__, StoreReader(folder, 1.0))
         mine = 0
         began = time.process_time()
         for batch in loader.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), 0, workers):

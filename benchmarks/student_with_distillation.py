@@ -45,8 +45,9 @@ from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
-from workers.targets import soft_targets  # noqa: E402
+from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
+from workers.targets.reader import StoreReader  # noqa: E402
 from workers.targets.soft_targets import Numerics, Part  # noqa: E402
 from workers.training import loop as train_loop  # noqa: E402
 from workers.training.loader import HardLabels, SoftLabels  # noqa: E402
@@ -101,7 +102,7 @@ def write_soft_targets(folder: Path) -> list[Part]:
     found = []
     for number in range(layout.parts):
         ids = layout.ids(number)
-        stored = soft_targets.compressed(soft[torch.from_numpy(ids)], "float16", None)
+        stored = kinds.of_mean(soft[torch.from_numpy(ids)], "float16", None)
         found.append(soft_targets.write_part(str(folder / "store"), number, ids, stored, ["mean"], numerics))
     return found
 
@@ -159,7 +160,8 @@ def loops_in_ray(student: str, folder: Path, parts: list[Part], turns: int) -> d
     soft = loops.soft_target_pass(members, x, LOSS.temperature)
     examples, layout = Split(x.numpy(), y.numpy()), layout_of(y)
     validation = Split(*(tensor.numpy() for tensor in common.read_speech(folder, "validation")))
-    stored = SoftLabels(examples, str(folder / "store"), layout, parts.__getitem__)
+    reader = StoreReader(str(folder / "store"), LOSS.temperature)
+    stored = SoftLabels(examples, layout, parts.__getitem__, reader)
     tasks = {
         WITH: train_loop.Task(stored, validation, DistillationSpec.model_validate(vars(LOSS))),
         WITHOUT: train_loop.Task(HardLabels(examples), validation),

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from workers.targets.base import joined
 from workers.targets.top_k import TopK, compress, entropy, top_k_cross_entropy_sum
 from workers.targets.top_k_columns import WRITE_OPTIONS, columns
 
@@ -229,7 +230,7 @@ def row(temperature: float, k: int, size: float, tokens: int, found: dict[str, f
 
 def parquet_bytes(parts: list[TopK]) -> int:
     """The size of one file that holds the rows of all parts."""
-    whole = TopK(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "probabilities", "tail")))
+    whole = joined(parts)
     buffer = io.BytesIO()
     ids = np.arange(len(whole), dtype=np.int64)
     pq.write_table(pa.table({"example_id": ids, **columns(whole)}), buffer, **WRITE_OPTIONS)

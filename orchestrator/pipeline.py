@@ -55,6 +55,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
         placement = resources.place(config.ensemble, machines)
+        dataset = preflight.check_placed(config, dataset, placement.size)
         resources.check_student(config.student, machines)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")

@@ -12,8 +12,10 @@ import torch
 import yaml
 
 from workers.data.dataset import Split
+from workers.targets import kinds
 from workers.targets.layout import PartLayout
-from workers.targets.soft_targets import Numerics, Part, compressed, write_part
+from workers.targets.reader import StoreReader
+from workers.targets.soft_targets import Numerics, Part, write_part
 from workers.training.loader import SoftLabels
 
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=8)
@@ -108,18 +110,23 @@ def stored(
     layout, parts = PartLayout(len(probabilities) // views, rows, views), {}
     for n in range(layout.parts):
         mean = torch.from_numpy(probabilities[layout.ids(n)])
-        targets = compressed(mean, probabilities.dtype.name, top_k)
+        targets = kinds.of_mean(mean, probabilities.dtype.name, top_k)
         parts[n] = write_part(str(folder), n, layout.ids(n), targets, ["member-0"], NUMERICS)
     return layout, parts
 
 
 def in_memory(
-    split: Split, probabilities: np.ndarray, rows: int = 128, views: int = 1, top_k: int | None = None
+    split: Split,
+    probabilities: np.ndarray,
+    rows: int = 128,
+    views: int = 1,
+    top_k: int | None = None,
+    temperature: float = 2.0,
 ) -> SoftLabels:
-    """The transfer set with soft targets [views * N, K], as a student is fed with it."""
+    """The transfer set with soft targets [views * N, K] that are softened at T, as a student is fed with it."""
     folder = Path(tempfile.mkdtemp())
     layout, parts = stored(folder, probabilities, rows, views, top_k)
-    feed = SoftLabels(split, str(folder), layout, parts.__getitem__)
+    feed = SoftLabels(split, layout, parts.__getitem__, StoreReader(str(folder), temperature))
     for number in parts:
         feed.read(number)
     shutil.rmtree(folder)

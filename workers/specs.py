@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 
 def _no_bool(value: Any) -> Any:
@@ -23,6 +32,7 @@ NoBool = BeforeValidator(_no_bool)
 """Last in each of the types below: bounds before it are bounds of the JSON Schema, too."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Number = Annotated[float, Field(allow_inf_nan=False), NoBool]
 Share = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False), NoBool]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), NoBool]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NoBool]
@@ -176,15 +186,109 @@ class TrainingSpec(Spec):
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
 
-class DistillationSpec(Spec):
-    """soft_weight * T^2 * CE(p, softmax(z/T)) + hard_weight * CE(y, softmax(z)); Hinton et al. 2015."""
+KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+"""A name in a table, or `module:Class`."""
+KindName = Annotated[str, Field(pattern=KIND)]
 
-    temperature: Annotated[float, Field(ge=1.0e-3, allow_inf_nan=False), NoBool] = 2.0
-    """T. Close to 0 all probability is on one class, and below the least that is taken logits overflow."""
-    soft_weight: NonNegative = 0.5
-    """Of the cross entropy with the ensemble's softened probabilities, times T^2."""
-    hard_weight: NonNegative = 0.5
-    """Of the cross entropy with the labels."""
+
+class OwnKind(Spec):
+    """A kind of a table, or a class of the user's, and the settings that it is made with."""
+
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Settings: keyword arguments of the class."""
+    folder: str = ""
+    """Of `module:Class`: as `folder` of a factory."""
+    depends_on: tuple[str, ...] = ()
+    """Of `module:Class`: as `depends_on` of a factory."""
+
+
+class ScheduleSpec(OwnKind):
+    """A number that changes in the course of a training, from its first step or epoch to its last."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    start: Annotated[Number, Field(alias="from")]
+    """Its value at the first step."""
+    end: Annotated[Number | None, Field(alias="to")] = None
+    """Its value at the last step; not for `schedule: constant`."""
+    schedule: KindName = "linear"
+    """How it goes there: `constant`, `linear`, `cosine`, `step` (`kwargs: {at: 0.5}`, one share of the training or
+    several), or `module:Class`."""
+    by: Literal["epoch", "step"] = "step"
+    """How often it changes."""
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> ScheduleSpec:
+        if self.end is None and self.schedule != "constant":
+            raise ValueError(f"`to` is missing: a {self.schedule} schedule goes from `from` to `to`")
+        return self
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is known to stay as it is."""
+        return self.schedule == "constant" or (self.start == self.end and ":" not in self.schedule)
+
+
+def _number_or_schedule(value: Any) -> str:
+    return "(schedule)" if isinstance(value, (dict, ScheduleSpec)) else "(number)"
+
+
+LEAST_TEMPERATURE = 1.0e-3
+"""Close to 0 all probability is on one class, and below this logits overflow."""
+
+
+def _at_least(least: float) -> AfterValidator:
+    def check(spec: ScheduleSpec) -> ScheduleSpec:
+        for key, value in (("from", spec.start), ("to", spec.end)):
+            if value is not None and value < least:
+                raise ValueError(f"`{key}` is {value:g}; expected a number of at least {least:g}")
+        return spec
+
+    return AfterValidator(check)
+
+
+Weight = Annotated[
+    Annotated[NonNegative, Tag("(number)")] | Annotated[ScheduleSpec, _at_least(0.0), Tag("(schedule)")],
+    Discriminator(_number_or_schedule),
+]
+Temperature = Annotated[
+    Annotated[float, Field(ge=LEAST_TEMPERATURE, allow_inf_nan=False), NoBool, Tag("(number)")]
+    | Annotated[ScheduleSpec, _at_least(LEAST_TEMPERATURE), Tag("(schedule)")],
+    Discriminator(_number_or_schedule),
+]
+
+
+class TermSpec(OwnKind):
+    """One term of the objective: what is compared with what, and how much it counts."""
+
+    term: KindName
+    """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`, or
+    `module:Class`."""
+    weight: Weight = 1.0
+    """How much it counts: a number, or one that follows a schedule."""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether its weight is known to be 0 at every step."""
+        if isinstance(self.weight, ScheduleSpec):
+            return self.weight.start == 0.0 and self.weight.is_constant
+        return self.weight == 0.0
+
+
+class DistillationSpec(Spec):
+    """What the student learns from: weighted terms, by default
+    soft_weight * T^2 * CE(p, softmax(z/T)) + hard_weight * CE(y, softmax(z)); Hinton et al. 2015."""
+
+    temperature: Temperature = 2.0
+    """T: a number or a schedule. For a schedule each member's logits are kept, and the student averages them at the
+    T of its step; it starts once all of them are there."""
+    objective: tuple[TermSpec, ...] | None = None
+    """The terms, added in this order. Left out: `soft` and `hard` with the two weights below."""
+    soft_weight: Weight | None = None
+    """Of the term `soft`, in the short form of `objective`: the cross entropy with the ensemble's softened
+    probabilities, times T^2. 0.5 where left out."""
+    hard_weight: Weight | None = None
+    """Of the term `hard`, in the short form of `objective`: the cross entropy with the labels. 0.5 where left out."""
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
     top_k: Count | None = None
@@ -197,10 +301,72 @@ class DistillationSpec(Spec):
     for each of its workers or, without GPUs, a core; true: on cores that it shares with them, too. Changes the time,
     never the student."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("objective") is not None:
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        return {**values, "soft_weight": given.get("soft_weight", 0.5), "hard_weight": given.get("hard_weight", 0.5)}
+
     @model_validator(mode="after")
-    def _some_loss(self) -> DistillationSpec:
-        if self.soft_weight == 0.0 and self.hard_weight == 0.0:
+    def _one_objective(self) -> DistillationSpec:
+        short = [key for key in ("soft_weight", "hard_weight") if getattr(self, key) is not None]
+        if self.objective is not None and short:
             raise ValueError(
-                "`soft_weight` and `hard_weight` are both 0, so there is nothing to learn from; set one of them above 0"
+                f"`objective` and `{short[0]}` are both given; expected one of them: `{short[0]}` is the short form of "
+                "a term in `objective`"
+            )
+        if self.objective == ():
+            raise ValueError("`objective` is empty; expected at least one term")
+        if all(term.is_off for term in self.every_term):
+            what = "`soft_weight` and `hard_weight` are both" if self.objective is None else "all weights are"
+            raise ValueError(f"{what} 0, so there is nothing to learn from; set one of them above 0")
+        kinds = [term.model_dump(exclude={"weight", "depends_on"}) for term in self.every_term]
+        for number, (term, kind) in enumerate(zip(self.every_term, kinds, strict=True)):
+            if kind in kinds[:number]:
+                raise ValueError(
+                    f"`objective` has the term '{term.term}' twice with the same settings; expected each once, with "
+                    "the sum of the weights"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_schedule(self) -> DistillationSpec:
+        if not self.is_scheduled:
+            return self
+        if self.top_k is not None:
+            raise ValueError(
+                f"`top_k` is {self.top_k} and `temperature` a schedule: the largest probabilities at one T say nothing "
+                "of those at another; leave `top_k` out, or set `temperature` to a number"
+            )
+        if self.stream is True:
+            raise ValueError(
+                "`stream` is true and `temperature` a schedule, for which the student waits until the logits of all "
+                "members are kept; leave `stream` out, or set `temperature` to a number"
             )
         return self
+
+    @property
+    def every_term(self) -> tuple[TermSpec, ...]:
+        """The terms in their order, from either form."""
+        if self.objective is not None:
+            return self.objective
+        short = {"soft": self.soft_weight, "hard": self.hard_weight}
+        return tuple(TermSpec(term=name, weight=weight) for name, weight in short.items() if weight is not None)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether T changes in the course of the training."""
+        return isinstance(self.temperature, ScheduleSpec) and not self.temperature.is_constant
+
+    @property
+    def first_temperature(self) -> float:
+        """The T that the training begins with, and that soft targets are stored at."""
+        found = self.temperature
+        return found.start if isinstance(found, ScheduleSpec) else found
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether each member's logits are kept."""
+        return self.keep == "members" or self.is_scheduled

@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from orchestrator.config import yaml_text
 from workers import storage
 from workers.errors import RequestError
 from workers.specs import (
     FACTORY,
+    KIND,
     Count,
     DataSpec,
     DistillationSpec,
@@ -35,9 +37,12 @@ from workers.specs import (
 )
 from workers.user_code import factories
 
+CODE = ("factory", "term", "schedule")
+"""Keys that name code of the user's: always, or as `module:Class` instead of a name in a table."""
 NAME, MODEL_NAME = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$"
 PATTERNS = {
     FACTORY: "`module:function`, for example models:mlp",
+    KIND: "a name, or `module:Class`",
     NAME: "lower-case letters, digits, '.', '_' and '-', of which the first is a letter or digit",
     MODEL_NAME: "a name without '/', ':' and quotes",
 }
@@ -336,9 +341,10 @@ def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, 
         if not isinstance(value, dict):
             return value
         walked = {key: walk(item) if key != "kwargs" else item for key, item in value.items()}
-        if "factory" in walked:
-            walked["folder"] = _folder_of(walked["factory"], walked.get("folder"), folder)
-        if "factory" in walked or value is values.get("data"):
+        code = next((walked[key] for key in CODE if _names_code(key, walked.get(key))), None)
+        if code is not None:
+            walked["folder"] = _folder_of(code, walked.get("folder"), folder)
+        if code is not None or value is values.get("data"):
             walked["depends_on"] = _depends_on(walked.get("depends_on"), _section(values, "data"), folder)
         return walked
 
@@ -363,6 +369,11 @@ def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, 
     if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and isinstance(default, str):
         found["tracking"]["experiment"] = default
     return found
+
+
+def _names_code(key: str, value: Any) -> bool:
+    """Whether a key's value is code of the user's, and no name in a table."""
+    return value is not None and (key == "factory" or (isinstance(value, str) and ":" in value))
 
 
 def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
@@ -398,7 +409,7 @@ def _explain(error: ValidationError) -> str:
         keys, owner = _walk(found["loc"])
         name = ".".join(keys) or "the configuration"
         if found["type"] == "extra_forbidden":
-            known = list(owner.model_fields) if owner else []
+            known = list(_fields(owner)) if owner else []
             near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
             problems[name] = ("", [f"unknown key; {hint}"])
@@ -439,13 +450,20 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] |
     for part in location:
         if isinstance(part, int):
             keys.append(str(part))
-        elif current is not None and part in current.model_fields:
+        elif part.startswith("("):  # the tag of a union
+            continue
+        elif current is not None and part in _fields(current):
             keys.append(part)
-            owner, current = current, _model_in(current.model_fields[part].annotation)
+            owner, current = current, _model_in(_fields(current)[part].annotation)
         elif part == location[-1] and current is not None:
             keys.append(part)
             owner = current
     return keys, owner
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A model's fields by their keys in YAML."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

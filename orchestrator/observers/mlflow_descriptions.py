@@ -45,6 +45,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested keys as dotted ones, which MLflow can search and compare."""
     found: dict[str, str] = {}
     for key, value in values.items():
+        if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")
         elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):

@@ -18,20 +18,26 @@ from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
+from orchestrator.stages import logits_room
 from workers import storage
 from workers.data import dataset as datasets
 from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.evaluation import custom_metrics
 from workers.models import torch_module
+from workers.seeds import seeded
 from workers.specs import FactorySpec, TrainingSpec
-from workers.trial import compiling, trial
+from workers.targets.layout import batch_sizes
+from workers.training import objective
+from workers.trial import compiling, terms, trial
 from workers.trial.odd_rows import odd_rows
 from workers.trial.trial import Role
 from workers.user_code import factories
 
 if TYPE_CHECKING:
     import ray
+
+    from orchestrator.cluster.resources import Machines
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     Raises: `RequestError`, naming the key or file.
     """
     _check_found_again(config)
+    objective.build(config.distillation)
     wait_for("looking at storage and tracker")
     storage.probe_writable(config.storage)
     mlflow_uri.reach(config.tracking.uri)
@@ -61,6 +68,9 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     top_k = config.distillation.top_k
     if top_k is not None and top_k > dataset.classes:
         raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
+    size = _known_size(config, machines)
+    room = logits_room.check(config, dataset, size) if size is not None else ()
+    _check_objective(config, dataset)
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
@@ -71,7 +81,35 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     if config.student.baseline_training is None:
         notes += tuple(short_baseline(config.student.training, len(dataset.train), len(dataset.transfer)))
-    return dataset.noted(*_large_batches(config, dataset), *notes)
+    return dataset.noted(*_large_batches(config, dataset), *room, *notes)
+
+
+def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
+    """How many members there will be; None where that depends on a cluster which has not answered yet."""
+    spec = config.ensemble
+    if spec.checkpoints is not None:
+        return len(spec.checkpoints)
+    if spec.size != "auto":
+        return spec.size
+    return None if machines is None else resources.place(spec, machines).size
+
+
+def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
+    """What could be checked only once the cluster had said how many members it holds; the data set with its notes.
+
+    Raises: `RequestError`.
+    """
+    if config.ensemble.size != "auto" or config.ensemble.checkpoints is not None:
+        return dataset
+    notes = logits_room.check(config, dataset, members)
+    return dataset.noted(*(note for note in notes if note not in dataset.notes))
+
+
+def _check_objective(config: RunConfig, dataset: Dataset) -> None:
+    training = config.student.training
+    steps = len(batch_sizes(len(dataset.transfer), training.batch_size))
+    with seeded(torch_module.seed_of(config.seed, "objective")):
+        terms.check(config.distillation, training, steps, dataset.classes)
 
 
 def _roles(config: RunConfig, dataset: Dataset) -> list[Role]:

@@ -36,8 +36,10 @@ from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.targets import soft_targets as store
+from workers.targets.kinds import DTYPES
 from workers.targets.layout import PartLayout, part_rows, piece_rows
 from workers.targets.member_logits import MemberLogits
+from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
@@ -64,6 +66,8 @@ class SoftTargetPass:
     """Files of parts that are made anew."""
     survivors_too: bool = False
     """Whether parts that not every member made are taken."""
+    logits: LogitsReader | None = None
+    """What the student reads for a schedule of T."""
     reused: bool = False
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
@@ -73,7 +77,15 @@ class SoftTargetPass:
 
     def store(self) -> Store:
         """Where a worker reads them: parts that are there by now, and who knows of the others."""
-        return Store(self.folder, self.layout, dict(self.parts), self.streams, self.refused)
+        return Store(
+            self.folder,
+            self.layout,
+            dict(self.parts),
+            self.streams,
+            self.refused,
+            temperature=self.planned.temperature,
+            logits=self.logits,
+        )
 
     def resume_key(self) -> str:
         """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
@@ -127,7 +139,10 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
     layout = _layout(planned)
     device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
     found = store.salvage(folder)
+    kept = _kept_logits(config, dataset, planned, device)
     there = _kept(config, planned, found, layout.parts, device)
+    if config.distillation.is_scheduled:
+        there = _with_logits(there, layout, kept)
     refused = frozenset(part.path for number, part in found.items() if number not in there)
     missing = [number for number in range(layout.parts) if number not in there]
     streams = bool(missing) and _side_by_side(config, machines, placement)
@@ -135,7 +150,10 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
         store.remove_manifest(folder)  # of parts that are gone
         store.take_up(folder)
     survivors_too = config.ensemble.on_member_loss == "reweight"
-    made = SoftTargetPass(folder, layout, planned, there, streams, refused, survivors_too, reused=not missing)
+    logits = _logits_reader(config, planned, layout, kept) if config.distillation.is_scheduled else None
+    made = SoftTargetPass(
+        folder, layout, planned, there, streams, refused, survivors_too, logits=logits, reused=not missing
+    )
 
     def work() -> None:
         try:
@@ -144,7 +162,6 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
                 if missing:
                     values = math.prod(dataset.transfer.x.shape[1:])
                     numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
-                    kept = _kept_logits(config, dataset, planned, device)
                     with reservation.reserved(
                         reservation.of_teachers(placement),
                         config.ensemble.start_timeout_s,
@@ -227,13 +244,35 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, MemberLogits]:
     """Where each member's own answers are kept; nowhere unless the configuration says so."""
-    if config.distillation.keep == "mean":
+    if not config.distillation.keeps_logits:
         return {}
     what = _answers_follow_from(config, dataset)
     if config.ensemble.precision == "auto":
         what["device"] = device
     marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
     return {name: MemberLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+
+
+def _with_logits(there: dict[int, Part], layout: PartLayout, kept: dict[str, MemberLogits]) -> dict[int, Part]:
+    """Of the parts, those whose members' logits are all kept."""
+    pieces = {name: logits.pieces for name, logits in kept.items()}
+
+    def has_logits(number: int, part: Part) -> bool:
+        return all(pieces[name].issuperset(layout.pieces(number)) for name in part.members)
+
+    return {number: part for number, part in there.items() if has_logits(number, part)}
+
+
+def _logits_reader(
+    config: RunConfig, planned: Manifest, layout: PartLayout, kept: dict[str, MemberLogits]
+) -> LogitsReader:
+    names = [record.name for record in planned.members]
+    return LogitsReader(
+        folders={name: kept[name].folder for name in names},
+        weights=dict(zip(names, planned.weights, strict=True)),
+        combine=config.ensemble.combine,
+        layout=layout,
+    )
 
 
 def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
@@ -244,7 +283,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         **_answers_follow_from(config, dataset),
         members=[record.sha256 for record in records],
         weights=list(weights),
-        temperature=distillation.temperature,
+        temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
         dtype=distillation.dtype,
         top_k=distillation.top_k,
@@ -252,7 +291,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
     )
     return Manifest(
         fingerprint=mark,
-        temperature=distillation.temperature,
+        temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
         weights=list(weights),
         classes=dataset.classes,
@@ -268,7 +307,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
 
 
 def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
-    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, store.DTYPES[dtype]))
+    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, DTYPES[dtype]))
 
 
 def _layout(planned: Manifest) -> PartLayout:
@@ -318,6 +357,8 @@ def _numerics(
 def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
     """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
     stream = config.distillation.stream
+    if config.distillation.is_scheduled:  # the student reads logits, which the folder of soft targets does not announce
+        return False
     cpus, gpus = machines.left(placement)
     if machines.cuda:
         return stream is not False and gpus >= config.student.workers[1]
@@ -361,6 +402,7 @@ def _compute(
             planned.top_k,
             numerics.model_copy(update={"stacked": pool.stacked}),
             numbering,
+            planned.temperature,
         )
         near = planned.classes >= NEAR_CLASSES
         started = time.perf_counter()

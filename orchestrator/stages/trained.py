@@ -39,14 +39,14 @@ class Record(BaseModel):
     """Of everything the weights follow from, the content of the soft targets included."""
     sha256: str
     """Of the weights."""
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     inputs: dict[str, str] = {}
     """What the key was made from, by dotted names, without credentials."""
     versions: dict[str, str] = {}
     """Of the packages that trained the network."""
 
     def epochs(self) -> list[Epoch]:
-        return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in self.history]  # type: ignore[arg-type]
+        return [Epoch(**{**e, "epoch": int(e["epoch"]), "examples": int(e["examples"])}) for e in self.history]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from workers.models import checkpoints
 from workers.models.torch_module import seed_of
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.targets.soft_targets import fingerprint
+from workers.training import objective
 from workers.training.loop import HARD_LABELS
 from workers.training.ray_worker import Store, WorkerJob
 from workers.trial import trial
@@ -177,7 +178,7 @@ def _of_student(run: Context, job: StudentJob) -> dict[str, Any]:
         data={name: digests[name] for name in ("train", "validation")},  # the transfer set is in the soft targets
         augmentation=run.dataset.augmentation,
         soft_targets=job.store_mark,
-        distillation=job.loss.model_dump(mode="json", exclude={"stream", "keep"}),
+        distillation=objective.follows_from(job.loss),
     )
 
 

@@ -93,7 +93,7 @@ def collect(
             assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
             for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
                 rows = read_part(str(folder), part)
-                found[rows.ids] = rows.targets
+                found[rows.ids] = rows.targets.columns[0]
                 made_by.append(part.members)
                 disturb.get(number, lambda pool: None)(pool)
     return found, heard, made_by

@@ -55,8 +55,7 @@ def test_the_student_sees_what_the_teachers_saw() -> None:
     sums = []
     for epoch in range(4):
         for batch in loader.batches(labels, epoch, 8, 0, torch.device("cpu")):
-            assert batch.soft is not None
-            torch.testing.assert_close(batch.soft[:, 0] * 100, batch.x[:, 0], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(batch.soft.probabilities[:, 0] * 100, batch.x[:, 0], atol=1e-4, rtol=1e-5)
         sums.append(sum(float(b.x.sum()) for b in loader.batches(labels, epoch, 8, 0, torch.device("cpu"))))
     assert sums[0] == pytest.approx(sums[2], rel=1e-6) and sums[0] != pytest.approx(sums[1], rel=1e-6)
 

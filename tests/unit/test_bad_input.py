@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.cli.command import main
-from tests.makers import blobs, message, write_config
+from tests.makers import MODELS, blobs, message, write_config
 
 X, Y = blobs(600, 1)
 Prepare = Callable[[Path], object]
@@ -66,6 +66,10 @@ def text(content: str) -> Prepare:
 
 def models(content: str) -> Prepare:
     return raw("models.py", content.encode())
+
+
+def objective(*names: str) -> dict[str, Any]:
+    return {"distillation": {"objective": [{"term": name} for name in names]}}
 
 
 def training(**keys: object) -> dict[str, Any]:
@@ -143,6 +147,57 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
         {"distillation__soft_weight": 0, "distillation__hard_weight": 0},
         None,
         "are both 0, so there is nothing to learn from",
+    ),
+    "an unknown term": (objective("sofft"), None, "expected soft, reverse_kl, jensen_shannon, logits_mse, hard, or"),
+    "an unknown schedule": (
+        {"distillation__soft_weight": {"from": 1, "to": 0, "schedule": "exp"}},
+        None,
+        "found 'exp'; expected constant, linear, cosine, step, or `module:Class`",
+    ),
+    "hidden states of members that have none": (
+        objective("models:Hidden"),
+        models(
+            MODELS + "\nclass Hidden:\n    needs = {'hidden_states'}\n    def __call__(self, outputs, batch): ...\n"
+        ),
+        "'models:Hidden' needs hidden_states; this run has .* Its members answer with logits alone",
+    ),
+    "logits of top-k targets": (
+        {**objective("logits_mse"), "distillation__top_k": 2},
+        None,
+        "'logits_mse' needs logits; .*leave it out, or the term",
+    ),
+    "a term twice": (objective("soft", "soft"), None, "the term 'soft' twice with the same settings"),
+    "no term": (objective(), None, "`objective` is empty"),
+    "terms without weight": (
+        {"distillation": {"objective": [{"term": "soft", "weight": 0}]}},
+        None,
+        "all weights are 0, so there is nothing to learn from",
+    ),
+    "both forms": (
+        {"distillation__objective": [{"term": "soft"}]},
+        None,
+        "`objective` and `soft_weight` are both given",
+    ),
+    "a schedule of T for the top": (
+        {"distillation__temperature": {"from": 4, "to": 1}, "distillation__top_k": 2},
+        None,
+        "`top_k` is 2 and `temperature` a schedule: the largest probabilities at one T say nothing",
+    ),
+    "a schedule of T on its way": (
+        {"distillation__temperature": {"from": 4, "to": 1}, "distillation__stream": True},
+        None,
+        "`stream` is true and `temperature` a schedule",
+    ),
+    "a schedule to nowhere": ({"distillation__temperature": {"from": 4}}, None, "temperature: `to` is missing"),
+    "a schedule below 0": (
+        {"distillation__hard_weight": {"from": 1, "to": -1}},
+        None,
+        "distillation.hard_weight: `to` is -1; expected a number of at least 0",
+    ),
+    "a key of no schedule": (
+        {"distillation__hard_weight": {"from": 1, "too": 0}},
+        None,
+        "distillation.hard_weight.too: unknown key; did you mean 'to'",
     ),
     "none of the top": ({"distillation__top_k": 0}, None, "distillation.top_k: found 0"),
     "more than all": ({"distillation__top_k": 9}, None, "distillation.top_k: 9 of 3 classes"),

@@ -12,8 +12,10 @@ import torch
 from tests.makers import in_memory, stored
 from workers.data.dataset import Split
 from workers.errors import RunError
+from workers.targets.dense import Dense
 from workers.targets.layout import WINDOW, PartLayout, batch_sizes, part_rows, piece_rows
 from workers.targets.part_cache import PartCache
+from workers.targets.reader import StoreReader
 from workers.targets.soft_targets import Part, Rows
 from workers.targets.top_k import bytes_per_row
 from workers.training import loader
@@ -47,10 +49,10 @@ def test_every_example_once_with_what_belongs_to_it(make: Callable[[], loader.Ep
         ids = batch.x[:, 0].long()  # a copy
         seen.append(ids)
         assert batch.rows == len(ids) and batch.labelled_rows == int((ids % 3 != 0).sum())
-        assert torch.equal(batch.y, torch.from_numpy(split().y)[ids])
-        if batch.soft is not None:
-            torch.testing.assert_close(batch.soft[:, 0], ids / N)
-            p = batch.soft.double().clamp_min(1e-38)
+        assert torch.equal(batch.labels, torch.from_numpy(split().y)[ids])
+        if batch.targets is not None:
+            torch.testing.assert_close(batch.targets.probabilities[:, 0], ids / N)
+            p = batch.targets.probabilities.double().clamp_min(1e-38)
             assert batch.entropy == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
     assert torch.equal(torch.cat(seen).sort().values, torch.arange(N))
     assert {len(ids) for ids in seen} == {30}
@@ -73,12 +75,13 @@ def test_workers_cut_the_same_batches(make: Callable[[], loader.Epochs], epoch: 
     for n, batch in enumerate(whole):
         parts = [cut[n] for cut in cuts]
         assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
-        assert torch.equal(torch.cat([part.y for part in parts]), batch.y)
+        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
         assert {part.rows for part in parts} == {batch.rows}
         assert {part.labelled_rows for part in parts} == {batch.labelled_rows}
         assert sum(part.entropy for part in parts) == pytest.approx(batch.entropy, rel=1e-5)
-        if batch.soft is not None:
-            assert torch.equal(torch.cat([part.soft for part in parts if part.soft is not None]), batch.soft)
+        if batch.targets is not None:
+            cut = torch.cat([part.soft.probabilities for part in parts])
+            assert torch.equal(cut, batch.targets.probabilities)
 
 
 def test_parts_are_read_ahead_in_order_and_fail_where_they_are_needed(
@@ -94,7 +97,7 @@ def test_parts_are_read_ahead_in_order_and_fail_where_they_are_needed(
             raise RuntimeError("gone")
         return parts[number]
 
-    labels, runs = SoftLabels(split(), str(tmp_path), layout, part), []
+    labels, runs = SoftLabels(split(), layout, part, StoreReader(str(tmp_path), 2.0)), []
     with pytest.raises(RuntimeError, match="gone"):
         for run in labels.runs(0, 0):
             runs.append(sorted(run.ids))
@@ -112,7 +115,7 @@ def test_only_what_is_waited_for_counts_as_waited(tmp_path: Path) -> None:
         time.sleep(0.2)
         return parts[number]
 
-    labels = SoftLabels(split(), str(tmp_path), layout, part)
+    labels = SoftLabels(split(), layout, part, StoreReader(str(tmp_path), 2.0))
     for number, _ in enumerate(labels.runs(0, 0)):
         if number == 0:
             assert 0.15 < labels.waited_s < 5
@@ -127,7 +130,7 @@ def test_a_damaged_part_is_not_vouched_for_any_more(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     damaged = tmp_path / parts[1].path
     damaged.write_bytes(damaged.read_bytes()[::-1])
-    labels = SoftLabels(split(), str(tmp_path), layout, parts.__getitem__)
+    labels = SoftLabels(split(), layout, parts.__getitem__, StoreReader(str(tmp_path), 2.0))
     with pytest.raises(RunError, match=f"{parts[1].path}': the checksum is not .* the same command again"):
         list(labels.runs(0, 0))
     assert not (tmp_path / "manifest.json").exists() and damaged.exists()
@@ -135,7 +138,7 @@ def test_a_damaged_part_is_not_vouched_for_any_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("places", [1, 3, 8])
 def test_what_will_be_missing_from_a_shelf_is_foreseen(places: int) -> None:
-    rows = Rows(np.arange(5), np.zeros((5, 2), np.float32), np.zeros(5, np.float32))
+    rows = Rows(np.arange(5), Dense(torch.zeros(5, 2)), np.zeros(5, np.float32))
     cache, rng = PartCache(places, 5, rows), np.random.default_rng(0)
     for _ in range(20):
         numbers = rng.permutation(8)[:6].tolist()
@@ -154,10 +157,10 @@ def test_rows_are_right_however_few_parts_there_is_room_for(
     monkeypatch.setattr(loader, "CACHE_BYTES", places)
     p = np.random.default_rng(0).random((N, 2), dtype=np.float32)
     layout, parts = stored(tmp_path, p, rows=7)
-    labels = SoftLabels(split(), str(tmp_path), layout, parts.__getitem__)
+    labels = SoftLabels(split(), layout, parts.__getitem__, StoreReader(str(tmp_path), 2.0))
     for epoch in range(4):
         for batch in loader.batches(labels, epoch, 100, 0, CPU):  # more than a window of sixteen parts holds at once
-            assert torch.equal(batch.soft, torch.from_numpy(p)[batch.x[:, 0].long()])
+            assert torch.equal(batch.soft.probabilities, torch.from_numpy(p)[batch.x[:, 0].long()])
     assert labels.cache is not None and len(labels.cache.places) == (WINDOW if not places else layout.parts)
 
 

@@ -34,3 +34,11 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
         len(mlflow_descriptions.params(config(tmp_path, words="a" * 2000))["student.model.kwargs.words"])
         == mlflow_descriptions.MOST
     )
+
+
+def test_terms_of_the_objective_are_parameters_of_their_own(tmp_path: Path) -> None:
+    listed = [{"term": "soft", "weight": {"from": 1.0, "to": 0.0}}, {"term": "own:Term", "kwargs": {"power": 3.0}}]
+    asked = RunConfig.from_mapping(settings(tmp_path, distillation={"objective": listed}), str(tmp_path))
+    told = mlflow_descriptions.params(asked)
+    assert told["distillation.objective.0.weight.from"] == "1.0" and told["distillation.objective.1.term"] == "own:Term"
+    assert told["distillation.objective.1.kwargs.power"] == "3.0" and "distillation.objective.1.folder" not in told

@@ -22,6 +22,7 @@ from workers.specs import DataSpec, ModelSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
+from workers.targets.reader import StoreReader
 from workers.training.loader import SoftLabels, batches
 
 Host: Any = TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
@@ -66,7 +67,7 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
         number: store.task(number).part(["member-0"], host.soften(number, T, {"member-0": 1.0}, "arithmetic")[1])
         for number in range(layout.parts)
     }
-    return SoftLabels(dataset.transfer, str(folder / "store"), layout, parts.__getitem__)
+    return SoftLabels(dataset.transfer, layout, parts.__getitem__, StoreReader(str(folder / "store"), T))
 
 
 def table(folder: Path) -> pa.Table:
@@ -114,7 +115,7 @@ def test_a_student_learns_each_example_from_its_own(dataset: data.Dataset, tmp_p
     for epoch in range(2 * VIEWS):
         for batch in batches(labels, epoch, 32, 0, torch.device("cpu")):
             said = torch.softmax(torch.from_numpy(answers(tmp_path, batch.x.numpy())) / T, -1)
-            torch.testing.assert_close(batch.soft, said, atol=1e-5, rtol=0)
+            torch.testing.assert_close(batch.soft.probabilities, said, atol=1e-5, rtol=0)
 
 
 def test_rows_as_given() -> None:

@@ -14,7 +14,8 @@ import torch
 from tests.makers import NUMERICS, stored
 from workers import storage
 from workers.errors import RunError
-from workers.targets import soft_targets
+from workers.targets import kinds, soft_targets
+from workers.targets.dense import Dense
 from workers.targets.soft_targets import Manifest, MemberRecord, Part
 from workers.targets.top_k import TopK
 
@@ -27,6 +28,10 @@ def manifest(parts: dict[int, Part]) -> Manifest:
         examples=25, views=1, members=[MemberRecord(name="member-0", sha256="0")], parts=list(parts.values()),
         seconds=1.0, complete=True,
     )  # fmt: skip
+
+
+def dense(probabilities: np.ndarray) -> Dense:
+    return Dense(torch.from_numpy(probabilities))
 
 
 def flip_a_byte(path: Path) -> None:
@@ -42,7 +47,7 @@ def test_what_is_there_is_known_by_name_and_verified_where_it_is_read(tmp_path: 
     for number in found:
         one, other = (soft_targets.read_part(str(tmp_path), part) for part in (found[number], parts[number]))
         np.testing.assert_array_equal(one.ids, other.ids)
-        np.testing.assert_array_equal(one.targets, other.targets)
+        assert torch.equal(one.targets.probabilities, other.targets.probabilities)
     soft_targets.abandon(str(tmp_path))
     assert soft_targets.there(str(tmp_path))[1]
     flip_a_byte(tmp_path / parts[1].path)
@@ -93,8 +98,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for number, part in parts.items():
         rows = soft_targets.read_part(str(tmp_path), part)
         np.testing.assert_array_equal(rows.ids, layout.ids(number))
-        assert isinstance(rows.targets, np.ndarray)
-        np.testing.assert_array_equal(rows.targets, P[rows.ids])
+        assert isinstance(rows.targets, Dense)
+        np.testing.assert_array_equal(rows.targets.probabilities, P[rows.ids])
         np.testing.assert_allclose(rows.entropy, -(P * np.log(P)).sum(1)[rows.ids], rtol=1e-5)
     assert soft_targets.manifest_at(str(tmp_path)) is None
     soft_targets.write_manifest(str(tmp_path), manifest(parts))
@@ -114,12 +119,12 @@ def test_plain_pyarrow_reads_it(tmp_path: Path) -> None:
 def test_half_precision_halves_the_bytes_and_sums_to_one(tmp_path: Path) -> None:
     _, parts = stored(tmp_path, P.astype(np.float16))
     rows = soft_targets.read_part(str(tmp_path), parts[0])
-    assert isinstance(rows.targets, np.ndarray) and rows.targets.dtype == np.float16
-    np.testing.assert_allclose(rows.targets.astype(np.float64).sum(1), 1.0, atol=2e-3)
+    assert isinstance(rows.targets, Dense) and rows.targets.probabilities.dtype == torch.float16
+    np.testing.assert_allclose(rows.targets.probabilities.double().sum(1), 1.0, atol=2e-3)
 
 
 def test_the_largest_and_the_rest(tmp_path: Path) -> None:
-    top = soft_targets.compressed(torch.from_numpy(P), "float16", 2)
+    top = kinds.of_mean(torch.from_numpy(P), "float16", 2)
     part = soft_targets.write_part(str(tmp_path), 0, np.arange(25), top, ["member-0"], NUMERICS)
     table = pq.read_table(tmp_path / part.path)
     assert table.column_names == ["example_id", "top_ids", "top_probabilities", "tail"]
@@ -148,8 +153,8 @@ def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, cap
 
 def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path) -> None:
     ids = np.arange(5)
-    fewer = soft_targets.write_part(str(tmp_path), 0, ids, P[:5], ["member-0"], NUMERICS)
-    more = soft_targets.write_part(str(tmp_path), 0, ids, P[5:10], ["member-0", "member-1"], NUMERICS)
+    fewer = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[:5]), ["member-0"], NUMERICS)
+    more = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[5:10]), ["member-0", "member-1"], NUMERICS)
     assert soft_targets.salvage(str(tmp_path)) == {0: more}
     assert not (tmp_path / fewer.path).exists()
 
@@ -164,7 +169,7 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> None:
     made = {
-        n: soft_targets.write_part(str(tmp_path), n, np.arange(5), P[:5], ["member-0"], NUMERICS)
+        n: soft_targets.write_part(str(tmp_path), n, np.arange(5), dense(P[:5]), ["member-0"], NUMERICS)
         for n in (7, 999_999, 1_000_000, 12_345_678)
     }
     assert [part.path.split("-")[1] for part in made.values()] == ["000007", "999999", "1000000", "12345678"]

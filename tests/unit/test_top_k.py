@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.losses import soft_cross_entropy_sum
 from workers.targets import top_k
+from workers.targets.dense import Dense
 from workers.targets.top_k import TopK, bytes_per_row, compress, entropy, top_k_cross_entropy_sum
 
 LOOSE = {"rtol": 1e-3, "atol": 3e-4}
@@ -117,7 +117,7 @@ def test_agrees_with_the_formula(k: int, dtype: torch.dtype, temperature: float)
 
 def test_all_classes_are_the_dense_loss() -> None:
     logits, p = normal(9, 20, 2).requires_grad_(), probabilities().float()
-    dense = soft_cross_entropy_sum(logits, p, temperature=2.0)
+    dense = Dense(p, 2.0).cross_entropy_sum(logits)
     found = top_k_cross_entropy_sum(logits, compress(p, 20, torch.float32), temperature=2.0)
     assert found.item() == pytest.approx(dense.item(), rel=1e-12)
     (expected,) = torch.autograd.grad(dense, logits)

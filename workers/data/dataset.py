@@ -19,10 +19,10 @@ from workers.data import arrays as inputs_
 from workers.data import labels, memmap, overlap, readers, scan, values
 from workers.data.arrays import Index, Inputs, Joined, Rows
 from workers.data.augment import augmented
+from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
 from workers.data.scan import Found
 from workers.errors import RequestError
-from workers.losses import UNLABELLED
 from workers.seeds import seeded
 from workers.specs import AugmentSpec, DataSpec
 from workers.user_code import observed, provenance

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from workers.data.arrays import Index, Inputs
 from workers.errors import RequestError
-from workers.losses import UNLABELLED
 
+UNLABELLED = -1
+"""The label of an example that has none."""
 FEW = 5
 """Labelled examples of a class, below which it is hardly learnt."""
 MOSTLY = 0.97

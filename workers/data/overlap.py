@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from workers.data.arrays import Index
+from workers.data.labels import UNLABELLED
 from workers.data.scan import Found
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, Hashes, mixed
-from workers.losses import UNLABELLED
 
 PAIRS = (
     ("train", "validation"), ("train", "test"), ("validation", "test"),

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from workers import ensemble
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, Views
-from workers.targets import soft_targets
+from workers.targets import kinds, soft_targets
+from workers.targets.base import Targets, joined
 from workers.targets.layout import PartLayout
-from workers.targets.soft_targets import Numerics, Part, SoftTargets
-from workers.targets.top_k import TopK
+from workers.targets.soft_targets import Numerics, Part
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Assembly:
     top_k: int | None
     numerics: Numerics
     numbering: Numbering
+    temperature: float = 1.0
+    """At which answers are softened."""
 
     @property
     def rule(self) -> Rule:
         """All that has to be known to reduce answers."""
-        return Rule(self.combine, self.dtype, self.top_k)
+        return Rule(self.combine, self.dtype, self.top_k, self.temperature)
 
     def task(self, number: int) -> PartTask:
         """One part's share of this, without the numbering of the others."""
@@ -62,11 +64,11 @@ class Assembly:
             numerics=self.numerics,
         )
 
-    def reduce(self, *answers: NDArray[Any]) -> SoftTargets:
+    def reduce(self, *answers: NDArray[Any]) -> Targets:
         """`Rule.reduce`."""
         return self.rule.reduce(*answers)
 
-    def write(self, number: int, members: Sequence[str], pieces: Sequence[SoftTargets]) -> Part:
+    def write(self, number: int, members: Sequence[str], pieces: Sequence[Targets]) -> Part:
         """Write a part of the store from the soft targets of all its pieces, in their order."""
         return self.task(number).write(members, pieces)
 
@@ -78,14 +80,15 @@ class Rule:
     combine: str
     dtype: str
     top_k: int | None
+    temperature: float = 1.0
 
-    def reduce(self, *answers: NDArray[Any]) -> SoftTargets:
+    def reduce(self, *answers: NDArray[Any]) -> Targets:
         """Add the teachers' answers to a piece, each [rows, K] in fixed point: its soft targets as they are stored."""
         total = answers[0].copy()
         for answer in answers[1:]:
             total += answer
         mean = ensemble.mean32(torch.from_numpy(total), self.combine)
-        return soft_targets.compressed(mean, self.dtype, self.top_k)
+        return kinds.of_mean(mean, self.dtype, self.top_k, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,9 @@ class PartTask:
     rule: Rule
     numerics: Numerics
 
-    def write(self, members: Sequence[str], pieces: Sequence[SoftTargets]) -> Part:
+    def write(self, members: Sequence[str], pieces: Sequence[Targets]) -> Part:
         """Write the part from the soft targets of all its pieces, in their order."""
-        targets = pieces[0] if self.order is None else _joined(pieces, self.order)
+        targets = pieces[0] if self.order is None else joined(pieces).rows(self.order)
         return soft_targets.write_part(
             self.folder, self.number, self.example_ids, targets, members, self.numerics, self.views
         )
@@ -116,15 +119,6 @@ class PartTask:
         return self.write(members, [self.rule.reduce(*answers)])
 
 
-def _joined(pieces: Sequence[SoftTargets], order: Index) -> SoftTargets:
-    """The rows of all pieces in another order."""
-    tops = [piece for piece in pieces if isinstance(piece, TopK)]
-    if not tops:
-        return np.concatenate([piece for piece in pieces if not isinstance(piece, TopK)])[order]
-    whole = TopK(*(torch.cat([getattr(piece, name) for piece in tops]) for name in TopK.__annotations__))
-    return whole.rows(order)
-
-
 @ray.remote(num_cpus=0, max_retries=3)
 def part_beside_teachers(task: PartTask, members: Sequence[str], *answers: NDArray[Any]) -> Part:
     """`PartTask.part` in a process of its own, which Ray places where the answers are."""
@@ -132,6 +126,6 @@ def part_beside_teachers(task: PartTask, members: Sequence[str], *answers: NDArr
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def reduced_beside_teachers(rule: Rule, *answers: NDArray[Any]) -> SoftTargets:
+def reduced_beside_teachers(rule: Rule, *answers: NDArray[Any]) -> Targets:
     """`Rule.reduce` in a process of its own, which Ray places where the answers are."""
     return rule.reduce(*answers)

@@ -33,11 +33,19 @@ class MemberLogits:
     folder: str
     _files: dict[int, str] | None = field(default=None, repr=False)
 
-    def read(self, piece: int) -> Tensor | None:
-        """[rows, K] float32 in the order of the piece; None where they are not kept or not what was written."""
+    @property
+    def pieces(self) -> frozenset[int]:
+        """The pieces that are kept, as far as names show."""
+        return frozenset(self._named())
+
+    def _named(self) -> dict[int, str]:
         if self._files is None:
             self._files = {number: name for number, name, _ in soft_targets.files(self.folder)}
-        name = self._files.get(piece)
+        return self._files
+
+    def read(self, piece: int) -> Tensor | None:
+        """[rows, K] float32 in the order of the piece; None where they are not kept or not what was written."""
+        name = self._named().get(piece)
         if name is None:
             return None
         uri = storage.join(self.folder, name)
@@ -53,3 +61,8 @@ class MemberLogits:
         """Keep the logits [rows, K] of a piece's examples `ids` [rows] as they were given, in `views` where several."""
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
         soft_targets.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))
+
+
+def bytes_of(members: int, examples: int, classes: int) -> int:
+    """About what the logits of so many members take in storage. examples: over all views."""
+    return 4 * members * examples * classes

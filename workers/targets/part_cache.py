@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.data.arrays import Index
-from workers.targets.soft_targets import Rows, SoftTargets
-from workers.targets.top_k import TopK
+from workers.targets.base import Columns
+from workers.targets.soft_targets import Rows
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,10 @@ class PartCache:
 
     def __init__(self, places: int, rows: int, first: Rows) -> None:
         self.free = [place * rows for place in reversed(range(places))]
-        self.columns = [
-            torch.from_numpy(np.empty((places * rows, *values.shape[1:]), values.dtype))
-            for values in _columns(first.targets)
-        ]
+        self.targets = first.targets.like(
+            [torch.empty((places * rows, *column.shape[1:]), dtype=column.dtype) for column in first.targets.columns]
+        )
         self.entropy = np.empty(places * rows, np.float32)
-        self.compressed = isinstance(first.targets, TopK)
         self.places: OrderedDict[int, Place] = OrderedDict()
 
     def find(self, number: int) -> Place | None:
@@ -71,20 +66,12 @@ class PartCache:
         start = self.free.pop() if self.free else self.places.popitem(last=False)[1].start
         place = self.places[number] = Place(part.ids, start)
         rows = slice(start, start + len(part.ids))
-        for column, values in zip(self.columns, _columns(part.targets), strict=True):
-            column.numpy()[rows] = values
+        for column, values in zip(self.targets.columns, part.targets.columns, strict=True):
+            column.numpy()[rows] = values.numpy()
         self.entropy[rows] = part.entropy
         return place
 
-    def draw(self, rows: Index) -> Tensor | TopK:
+    def draw(self, rows: Index) -> Columns:
         """The soft targets of some of the cache's rows, in memory of their own."""
         index = torch.from_numpy(rows)
-        drawn = [column.index_select(0, index) for column in self.columns]
-        return TopK(*drawn) if self.compressed else drawn[0]
-
-
-def _columns(targets: SoftTargets) -> list[NDArray[Any]]:
-    """The arrays that soft targets are made of, with as many rows each."""
-    if isinstance(targets, TopK):
-        return [column.numpy() for column in (targets.ids, targets.probabilities, targets.tail)]
-    return [targets]
+        return self.targets.like([column.index_select(0, index) for column in self.targets.columns])

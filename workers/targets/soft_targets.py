@@ -27,23 +27,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from workers import storage
 from workers.data.arrays import Index
 from workers.errors import RunError
 from workers.specs import Precision
-from workers.targets import top_k_columns
-from workers.targets.top_k import TopK, compress, entropy
+from workers.targets import kinds
+from workers.targets.base import Columns, Targets
+from workers.targets.kinds import PLAIN
 
 logger = logging.getLogger(__name__)
 
-SoftTargets = NDArray[Any] | TopK
-"""Of n examples as they are stored: probabilities [n, K], or the largest of them."""
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+SoftTargets = Targets
 MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
 PART_NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")
@@ -141,19 +138,11 @@ def fingerprint(**what: Any) -> str:
     return hashlib.sha256(json.dumps({"format": FORMAT, **what}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compressed(probabilities: Tensor, dtype: str, top_k: int | None) -> SoftTargets:
-    """Soft targets as they are stored, from the mean [n, K] float32: of `dtype`, all of them or the `top_k` largest."""
-    if top_k is None:
-        stored: NDArray[Any] = probabilities.numpy().astype(dtype)
-        return stored
-    return compress(probabilities, top_k, DTYPES[dtype])
-
-
 def write_part(
     folder: str,
     number: int,
     ids: Index,
-    targets: SoftTargets,
+    targets: Targets,
     members: Sequence[str],
     numerics: Numerics,
     views: NDArray[np.int16] | None = None,
@@ -162,25 +151,17 @@ def write_part(
 
     The file appears when it is complete.
     """
-    if isinstance(targets, TopK):
-        columns, options = top_k_columns.columns(targets), top_k_columns.WRITE_OPTIONS
-    else:
-        values = pa.array(targets.reshape(-1))
-        columns = {"probabilities": pa.FixedSizeListArray.from_arrays(values, targets.shape[1])}
-        options = PLAIN
-    table = pa.table({**id_columns(ids, views), **columns})
+    kind = kinds.KINDS[targets.kind]
+    table = pa.table({**id_columns(ids, views), **kind.columns(targets)})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
-    path, checksum, size = write_file(folder, number, table, options)
+    path, checksum, size = write_file(folder, number, table, kind.options)
     return Part(path=path, rows=len(ids), sha256=checksum, size=size, **made_by)  # type: ignore[arg-type]
 
 
 def id_columns(ids: Index, views: NDArray[np.int16] | None) -> dict[str, pa.Array]:
     """The columns that say which example, as it was given, and which view of it a row is of."""
     return {"example_id": pa.array(ids), **({} if views is None else {"view": pa.array(views)})}
-
-
-PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any] = PLAIN) -> tuple[str, str, int]:
@@ -316,11 +297,11 @@ def _verified(folder: str, name: str) -> Part | None:
 class Rows:
     """The rows of one part as they are read: `ids` [n] int64, their soft targets, `entropy` [n] float32 in nats.
 
-    From a file `ids` are its `example_id`. A student's feed puts those of the transfer set in their place.
+    From a file `ids` are its `example_id`. A student's loader puts those of the transfer set in their place.
     """
 
     ids: Index
-    targets: SoftTargets
+    targets: Columns
     entropy: NDArray[np.float32]
 
     @property
@@ -328,8 +309,8 @@ class Rows:
         return int(self.ids.nbytes + self.targets.nbytes + self.entropy.nbytes)
 
 
-def read_part(folder: str, part: Part | PartFile) -> Rows:
-    """One part, its checksum compared.
+def read_part(folder: str, part: Part | PartFile, temperature: float = 1.0) -> Rows:
+    """One part, its checksum compared. temperature: the store's, which its targets then carry.
 
     Raises: `DamagedPart` where its content is not what was written.
     """
@@ -341,15 +322,5 @@ def read_part(folder: str, part: Part | PartFile) -> Rows:
             "is thrown away and computed anew."
         )
     table = pq.read_table(io.BytesIO(raw))
-    ids = table.column("example_id").to_numpy()
-    if "top_ids" in table.column_names:
-        top = top_k_columns.from_table(table)
-        return Rows(ids, top, entropy(top).numpy())
-    values = table.column("probabilities").combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
-    return Rows(ids, values, _entropy(values))
-
-
-def _entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:
-    p = np.maximum(probabilities.astype(np.float32), np.finfo(np.float32).tiny)
-    entropy: NDArray[np.float32] = -np.einsum("nk,nk->n", p, np.log(p))
-    return entropy
+    targets = kinds.read(table, temperature)
+    return Rows(table.column("example_id").to_numpy(), targets, targets.entropy().numpy())

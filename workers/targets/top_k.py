@@ -15,14 +15,16 @@ how rows lie in files (`workers.targets.top_k_columns`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
+
+from workers.signals import Signal
+from workers.targets.base import Targets
 
 PROBABILITY_DTYPES = (torch.float16, torch.float32)
 
@@ -32,12 +34,12 @@ _CHUNK = 2**24
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Targets):
     """Rows of soft targets over k + 1 events: the k likeliest classes, and all others together.
 
     ids: [N, k] int32, class ids by falling probability, so that the first column is the argmax. By rising id instead
     they would compress by a fortieth better (1.4 bytes of 56 at k = 16).
-    probabilities: [N, k] float16 or float32, softened.
+    probabilities: [N, k] float16 or float32, softened at `temperature`.
     tail: [N] float32, 1 - the sum of `probabilities` as they are stored, at least 0. Multiples of 2^-24 up to 1 are
     exact in float32, and so is the tail of float16 probabilities.
 
@@ -47,35 +49,54 @@ class TopK:
     ids: Tensor
     probabilities: Tensor
     tail: Tensor
+    temperature: float = 1.0
+
+    kind: ClassVar[str] = "top_k"
+    offers: ClassVar[frozenset[Signal]] = frozenset({Signal.PROBABILITIES})
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.probabilities.shape != self.ids.shape or self.tail.shape != self.ids.shape[:1]:
             shapes = [list(t.shape) for t in (self.ids, self.probabilities, self.tail)]
             raise ValueError(f"ids, probabilities and tail of shapes {shapes}; expected [N, k], [N, k] and [N]")
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     @property
-    def nbytes(self) -> int:
-        return self.ids.nbytes + self.probabilities.nbytes + self.tail.nbytes
+    def columns(self) -> tuple[Tensor, ...]:
+        return (self.ids, self.probabilities, self.tail)
 
-    def rows(self, index: slice | Tensor | NDArray[np.int64]) -> TopK:
-        """Some of the rows: a view where `index` is a slice."""
-        return TopK(self.ids[index], self.probabilities[index], self.tail[index])
+    def like(self, columns: Sequence[Tensor]) -> TopK:
+        return TopK(columns[0], columns[1], columns[2], self.temperature)
 
-    def pin_memory(self) -> TopK:
-        return TopK(self.ids.pin_memory(), self.probabilities.pin_memory(), self.tail.pin_memory())
+    def events(self, dtype: torch.dtype) -> Tensor:
+        return torch.cat([self.probabilities.to(dtype), self.tail.to(dtype).unsqueeze(-1)], dim=-1)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TopK:
-        return TopK(*(t.to(device, non_blocking=non_blocking) for t in (self.ids, self.probabilities, self.tail)))
+    def log_events(self, logits: Tensor) -> Tensor:
+        """[N, k + 1]. With k = K no class is in the tail: its log-probability is `NOTHING`, not -infinity."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        z, ids = logits.to(dtype) / self.temperature, self.ids.to(torch.int64)
+        of_top = functional.log_softmax(z, dim=-1).gather(1, ids)
+        if ids.shape[1] == z.shape[1]:
+            tail = torch.full_like(of_top[:, :1], NOTHING)
+        else:
+            rest = z.scatter(1, ids, -torch.inf)
+            tail = (rest.logsumexp(dim=-1) - z.logsumexp(dim=-1)).unsqueeze(-1)
+        return torch.cat([of_top, tail], dim=-1)
+
+    def cross_entropy_sum(self, logits: Tensor) -> Tensor:
+        return top_k_cross_entropy_sum(logits, self, temperature=self.temperature)
+
+    def entropy(self) -> Tensor:
+        return entropy(self)
 
 
-def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16) -> TopK:
+NOTHING = -1.0e4
+"""log of a probability that is 0 in every dtype."""
+
+
+def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16, temperature: float = 1.0) -> TopK:
     """The k largest probabilities of each row, rounded to `dtype`, and the mass of the rest.
 
-    probabilities: [N, K] float32 or float64, softened, each row summing to 1. The same input gives the same bits on
-    any device: of equal probabilities the lower class id comes first, and is the one kept.
+    probabilities: [N, K] float32 or float64, softened at T, each row summing to 1. The same input gives the same bits
+    on any device: of equal probabilities the lower class id comes first, and is the one kept.
     Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 3 * 10^-6 nats a token).
     With k = K nothing is left to be in the tail, and it is 0.
 
@@ -93,7 +114,7 @@ def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16) 
         tail = torch.zeros(len(stored), dtype=torch.float32, device=stored.device)
     else:
         tail = (1.0 - stored.to(torch.float64).sum(dim=-1)).clamp_min(0.0).to(torch.float32)
-    return TopK(ids.to(torch.int32), stored, tail)
+    return TopK(ids.to(torch.int32), stored, tail, temperature)
 
 
 def _largest(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -129,7 +150,7 @@ def top_k_cross_entropy_sum(logits: Tensor, targets: TopK, *, temperature: float
     `entropy(targets)` it is their KL divergence, which by the data-processing inequality is never above that of the
     full distributions; what is not seen is tail * KL(teacher || student, both within the tail). It is at its minimum
     where the student gives each top class and the tail as a whole the teacher's mass, the teacher itself included,
-    however the student spreads the tail; with k = K it is `losses.soft_cross_entropy_sum`.
+    however the student spreads the tail; with k = K it is `Dense.cross_entropy_sum`.
 
     The mass outside the top comes from the logits there (log-sum-exp), not from 1 - sum: it stays right where that
     difference would be rounded to 0. Beside its inputs it keeps two numbers a row for the gradient.

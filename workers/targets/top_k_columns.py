@@ -41,11 +41,11 @@ def columns(targets: TopK) -> dict[str, pa.Array]:
     }
 
 
-def from_table(table: pa.Table) -> TopK:
-    """The rows of a table that has `columns`, in its order (not by `example_id`), in memory of their own."""
+def from_table(table: pa.Table, temperature: float = 1.0) -> TopK:
+    """The rows of a table that has `columns`, at T, in its order (not by `example_id`), in memory of their own."""
     ids, probabilities = (_flat(table, name) for name in ("top_ids", "top_probabilities"))
     k = table.schema.field("top_ids").type.list_size
-    return TopK(ids.view(-1, k), probabilities.view(-1, k), _flat(table, "tail"))
+    return TopK(ids.view(-1, k), probabilities.view(-1, k), _flat(table, "tail"), temperature)
 
 
 def _flat(table: pa.Table, name: str) -> Tensor:

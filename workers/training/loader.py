@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,12 +23,13 @@ from torch import Tensor
 
 from workers.data.arrays import Index, Room, gather, widened
 from workers.data.dataset import Split
-from workers.losses import UNLABELLED
-from workers.targets import soft_targets
+from workers.data.labels import UNLABELLED
+from workers.losses import term
+from workers.targets.base import joined
 from workers.targets.layout import WINDOW, PartLayout, batch_sizes
 from workers.targets.part_cache import PartCache, Place
-from workers.targets.soft_targets import DamagedPart, Part, PartFile, Rows
-from workers.targets.top_k import TopK
+from workers.targets.reader import Reader
+from workers.targets.soft_targets import Part, PartFile, Rows
 
 T = TypeVar("T")
 
@@ -42,19 +42,20 @@ AHEAD = 4
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One worker's cut of one batch, on its device.
+class Batch(term.Batch):
+    """One worker's cut of one batch, on its device: what terms see of it, and the inputs.
 
-    x: [b, ...]. y: [b] int64. soft: of b rows at the loss's temperature, [b, K] or `TopK`, or None. rows,
-    labelled_rows: of the whole batch, over all workers. entropy: in nats, summed over the cut's soft targets.
+    x: [b, ...]. entropy: in nats, summed over the cut's targets.
     """
 
     x: Tensor
-    y: Tensor
-    soft: Tensor | TopK | None
     entropy: float
-    rows: int
-    labelled_rows: int
+
+    def cut(self, start: int, stop: int) -> Batch:
+        """Some of its rows, as a piece of the same batch; views. The entropy stays with the whole cut."""
+        rows = slice(start, stop)
+        targets = None if self.targets is None else self.targets.rows(rows)
+        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, self.x[rows], 0.0)
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,13 @@ class HardLabels:
 
 @dataclass
 class SoftLabels:
-    """The transfer set with its soft targets, part by part. `part(number)` says where a part is, and waits for it."""
+    """The transfer set with its soft targets, part by part. `part(number)` waits for a part and returns where it is;
+    `reader` reads it."""
 
     split: Split
-    folder: str
     layout: PartLayout
     part: Callable[[int], Part | PartFile]
+    reader: Reader
     waited_s: float = 0.0
     given: int = 0
     cache: PartCache | None = None
@@ -133,7 +135,7 @@ class SoftLabels:
 
     def read(self, number: int) -> Place:
         """A part in memory; read where it is not there yet."""
-        return (self.cache and self.cache.find(number)) or self._put(number, self._read(self.part(number)))
+        return (self.cache and self.cache.find(number)) or self._put(number, self.reader(number, self.part(number)))
 
     def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
         """These parts as they are read, a few ahead of who needs them, each with the time when it was there."""
@@ -141,7 +143,7 @@ class SoftLabels:
         def begun() -> Iterator[tuple[float, Future[Rows]]]:
             for number in numbers:
                 part = self.part(number)
-                yield time.perf_counter(), threads.submit(self._read, part)
+                yield time.perf_counter(), threads.submit(self.reader, number, part)
 
         return _ahead(begun(), AHEAD)
 
@@ -155,34 +157,48 @@ class SoftLabels:
         self.waited_s += max(0.0, there_s - started)
         return self._put(number, rows.result())
 
-    def _read(self, part: Part | PartFile) -> Rows:
-        try:
-            return soft_targets.read_part(self.folder, part)
-        except DamagedPart:
-            soft_targets.remove_manifest(self.folder)  # which vouched for it: the next run reads all that is there
-            raise
-
     def _put(self, number: int, rows: Rows) -> Place:
         rows = replace(rows, ids=self.layout.ids(number))  # not as examples are called in the file
         if self.cache is None:
-            room = CACHE_BYTES // (rows.nbytes // len(rows.ids) * self.layout.rows)
-            self.cache = PartCache(min(self.layout.parts, max(WINDOW, room)), self.layout.rows, rows)
+            places = cached_parts(self.layout, rows.nbytes // len(rows.ids))
+            self.cache = PartCache(places, self.layout.rows, rows)
         return self.cache.put(number, rows)
 
 
+def cached_parts(layout: PartLayout, row_bytes: int) -> int:
+    """How many parts a worker keeps in memory, where a row takes so many bytes."""
+    return min(layout.parts, max(WINDOW, CACHE_BYTES // (row_bytes * layout.rows)))
+
+
 def batches(
-    epochs: Epochs, epoch: int, batch_size: int, seed: int, device: torch.device, rank: int = 0, world: int = 1
+    epochs: Epochs,
+    epoch: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    temperatures: Sequence[float] | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch as `rank` of `world` workers takes them, each good until the next is asked for."""
+    """The batches of one epoch as `rank` of `world` workers takes them, each good until the next is asked for.
+
+    temperatures: of each batch, at which the student asks for its targets. None: at their own.
+
+    Raises: `RequestError` for targets that are softened at another T.
+    """
     sizes = batch_sizes(len(epochs), batch_size)
     wide = max(1, 4 * math.prod(epochs.split.x.shape[1:]))
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
     room = None if device.type == "cuda" else Room()  # what is made ahead needs memory of its own
-    gathered = (_gather(epochs.split, runs, group, device, rank, world, room) for group in groups)
+    share, starts = Share(epochs.split, device, rank, world), np.cumsum([0, *map(len, groups)]).tolist()
+    gathered = (
+        share.gather(runs, group, room, temperatures and temperatures[start : start + len(group)])
+        for group, start in zip(groups, starts[:-1], strict=True)
+    )
     for ready in gathered if room else _ahead(gathered):
-        epochs.given += sum(len(batch.y) for batch in ready)
+        epochs.given += sum(len(batch.labels) for batch in ready)
         yield from ready
 
 
@@ -200,62 +216,56 @@ def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:
                 end = next(following, end)
 
 
-def _gather(
-    split: Split, runs: Iterator[Run], sizes: list[int], device: torch.device, rank: int, world: int, room: Room | None
-) -> list[Batch]:
-    """The rows of several batches, gathered at once and cut: one worker's share of each, as even as it can be.
+@dataclass(frozen=True)
+class Share:
+    """One worker's share of every batch, as even as it can be: what is gathered of it, and where it goes."""
 
-    Takes as many of `runs` as it needs, and of each its soft targets before the next.
-    """
-    edges = np.cumsum([0, *sizes])
-    starts = edges[:-1] + np.array(sizes) * rank // world
-    stops = edges[:-1] + np.array(sizes) * (rank + 1) // world
-    own = (stops - starts).tolist()
-    mine = np.concatenate([np.arange(*share) for share in zip(starts, stops, strict=True)])
-    ids, soft, entropy, done = [], [], [np.zeros(1)], 0
-    while done < edges[-1]:
-        run = next(runs)
-        if run.cache is not None and run.rows is not None:
-            first, behind = np.searchsorted(mine, [done, done + len(run.ids)])
-            rows = run.rows[mine[first:behind] - done]
-            soft.append(run.cache.draw(rows))
-            entropy.append(run.cache.entropy[rows])
-        ids.append(run.ids)
-        done += len(run.ids)
-    every = np.concatenate(ids)
-    labels = split.y[every % len(split)]
-    labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
-    narrow = device.type == "cuda"
-    x = widened(_to(gather(split.x, every[mine], room, narrow=narrow), device)).split(own)
-    y = _to(torch.from_numpy(labels[mine]), device).split(own)
-    if not soft:
-        return [Batch(x[k], y[k], None, 0.0, size, labelled[k]) for k, size in enumerate(sizes)]
-    softs = _split(_to(_joined(soft), device), own)
-    sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *own])]).tolist()
-    return [Batch(x[k], y[k], softs[k], sums[k], size, labelled[k]) for k, size in enumerate(sizes)]
+    split: Split
+    device: torch.device
+    rank: int
+    world: int
 
+    def gather(
+        self, runs: Iterator[Run], sizes: list[int], room: Room | None, temperatures: Sequence[float] | None
+    ) -> list[Batch]:
+        """The rows of several batches, gathered at once and cut.
 
-def _joined(several: Sequence[Any]) -> Tensor | TopK:
-    """Soft targets of one kind, one after another."""
-    first: Tensor | TopK = several[0]
-    if len(several) == 1:
-        return first
-    if isinstance(first, TopK):
-        return TopK(*(torch.cat([getattr(t, name) for t in several]) for name in TopK.__annotations__))
-    return torch.cat(list(several))
+        Takes as many of `runs` as it needs, and of each its soft targets before the next.
+        """
+        split, edges = self.split, np.cumsum([0, *sizes])
+        starts = edges[:-1] + np.array(sizes) * self.rank // self.world
+        stops = edges[:-1] + np.array(sizes) * (self.rank + 1) // self.world
+        own = (stops - starts).tolist()
+        mine = np.concatenate([np.arange(*share) for share in zip(starts, stops, strict=True)])
+        ids, soft, entropy, done = [], [], [np.zeros(1)], 0
+        while done < edges[-1]:
+            run = next(runs)
+            if run.cache is not None and run.rows is not None:
+                first, behind = np.searchsorted(mine, [done, done + len(run.ids)])
+                rows = run.rows[mine[first:behind] - done]
+                soft.append(run.cache.draw(rows))
+                entropy.append(run.cache.entropy[rows])
+            ids.append(run.ids)
+            done += len(run.ids)
+        every = np.concatenate(ids)
+        labels = split.y[every % len(split)]
+        labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
+        narrow = self.device.type == "cuda"
+        x = widened(self._to(gather(split.x, every[mine], room, narrow=narrow))).split(own)
+        y = self._to(torch.from_numpy(labels[mine])).split(own)
+        if not soft:
+            return [Batch(y[k], None, size, labelled[k], x[k], 0.0) for k, size in enumerate(sizes)]
+        sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *own])]).tolist()
+        found = []
+        for k, stored in enumerate(self._to(joined(soft)).split(own)):
+            targets = stored.at(None if temperatures is None else temperatures[k])
+            of_cut = sums[k] if targets is stored else float(targets.entropy().sum())
+            found.append(Batch(y[k], targets, sizes[k], labelled[k], x[k], of_cut))
+        return found
 
-
-def _split(soft: Tensor | TopK, sizes: list[int]) -> Sequence[Tensor | TopK]:
-    if isinstance(soft, Tensor):
-        cut: tuple[Tensor, ...] = soft.split(sizes)
-        return cut
-    edges = np.cumsum([0, *sizes])
-    return [soft.rows(slice(start, stop)) for start, stop in pairwise(edges)]
-
-
-def _to(rows: Any, device: torch.device) -> Any:
-    """A tensor or `TopK` on the device; to a GPU from pinned memory, without waiting for it."""
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
+    def _to(self, rows: Any) -> Any:
+        """A tensor or targets on the device; to a GPU from pinned memory, without waiting for it."""
+        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T]:

@@ -24,14 +24,16 @@ from torch.nn.parallel import DistributedDataParallel
 from workers.data.arrays import as_tensor, micro_batch
 from workers.data.dataset import Split
 from workers.errors import RunError
-from workers.losses import distillation_loss
+from workers.losses import Outputs
 from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
 from workers.specs import DistillationSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
-from workers.targets.top_k import TopK
-from workers.training import loader
+from workers.training import loader, objective
 from workers.training.loader import Batch
+from workers.training.objective import AtStep, Loss
+from workers.training.schedules import Moment
+from workers.training.tally import Tally
 
 HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0)
 """The loss of members and baseline: cross entropy with the labels."""
@@ -39,11 +41,12 @@ HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt: examples with labels, soft targets at the loss's temperature or both, and the loss."""
+    """What is learnt: examples with labels, soft targets or both, and the objective."""
 
     train: loader.Epochs
     validation: Split
     loss: DistillationSpec = HARD_LABELS
+    """The objective, of which each process builds its own."""
     system: str = "the network"
     """What learns, as errors name it."""
 
@@ -63,6 +66,9 @@ class Epoch:
     """When it was over, in seconds since 1970; 0 where that was not yet written down."""
     waited_s: float = 0.0
     """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """Where the objective has several terms, the mean of each over the steps in which it counted, without its weight;
+    `soft` as a divergence."""
 
 
 @dataclass
@@ -119,21 +125,21 @@ def epochs(
     """
     device = next(plain(progress.model).parameters()).device
     forward = torch.compile(progress.model) if spec.compile else progress.model
-    entropy_weight = task.loss.soft_weight * task.loss.temperature**2
+    goal = objective.build(task.loss)
+    steps = len(batch_sizes(len(task.train), spec.batch_size))
     workers = torch.tensor(float(world), device=device)
     while len(progress.history) < spec.epochs:
         number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
         torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
         progress.model.train()
-        losses = torch.zeros((), dtype=torch.float64, device=device)
-        floor, steps = 0.0, 0
-        for batch in loader.batches(task.train, number, spec.batch_size, seed, device, rank, world):
-            for loss in step(progress, forward, task.loss, batch, spec, workers):
-                losses += loss
-            floor += entropy_weight * batch.entropy / batch.rows
-            steps += 1
-        # As a divergence: without the teacher's entropy, which the soft term's cross entropy cannot go below.
-        train_loss = float(_over_workers(losses - floor)) / steps
+        tally = Tally(goal, device)
+        at_steps = [goal.at(Moment(number, spec.epochs, k, steps)) for k in range(steps)]
+        temperatures = [at.temperature for at in at_steps]
+        batches = loader.batches(task.train, number, spec.batch_size, seed, device, rank, world, temperatures)
+        for at, batch in zip(at_steps, batches, strict=True):
+            losses = step(progress, forward, at, batch, spec, workers)
+            tally.add(at, losses, batch.entropy, batch.rows)
+        train_loss, terms = tally.means(_over_workers(tally.sums()).tolist())
         if not math.isfinite(train_loss):
             raise RunError(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
@@ -151,6 +157,7 @@ def epochs(
             examples=len(task.train),
             ended_s=time.time(),
             waited_s=task.train.waited_s - waited,
+            terms=terms,
         )
         if spec.keep == "best" and epoch.validation_accuracy > max(
             (e.validation_accuracy for e in progress.history), default=-1.0
@@ -163,11 +170,11 @@ def epochs(
 def step(
     progress: Progress,
     forward: Callable[[Tensor], Tensor],
-    loss: DistillationSpec,
+    at: AtStep,
     batch: Batch,
     spec: TrainingSpec,
     workers: Tensor,
-) -> list[Tensor]:
+) -> list[Loss]:
     """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
     share of the batch's mean.
 
@@ -175,11 +182,13 @@ def step(
     """
     progress.optimizer.zero_grad(set_to_none=True)
     losses = []
-    for part, last in _parts(batch, spec.micro_batch_size):
+    for piece, last in _pieces(batch, spec.micro_batch_size):
         with nullcontext() if last else _unsynchronised(progress.model):
-            value = _loss(forward, loss, batch, part, spec)
-            value.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
-        losses.append(value.detach())
+            with autocast(piece.x.device, spec.precision):
+                logits = forward(piece.x)
+            loss = at.loss(Outputs(logits.float()), piece)
+            loss.total.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
+        losses.append(loss.detached())
     if spec.gradient_clip is not None:
         nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
     progress.optimizer.step()
@@ -192,35 +201,21 @@ def plain(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def _parts(batch: Batch, size: int | None) -> Iterator[tuple[slice, bool]]:
+def _pieces(batch: Batch, size: int | None) -> Iterator[tuple[Batch, bool]]:
     """A worker's cut of a batch in pieces of nearly one size, of at most `size`, and whether each is the last."""
-    rows = max(len(batch.x), 1)  # with more workers than examples, a cut of none has its part in every exchange
+    rows = len(batch.x)
+    if size is None or rows <= size:  # with more workers than examples, a cut of none has its part in every exchange
+        yield batch, True
+        return
     stop = 0
-    for piece in batch_sizes(rows, size or rows):
+    for piece in batch_sizes(rows, size):
         start, stop = stop, stop + piece
-        yield slice(start, stop), stop == rows
+        yield batch.cut(start, stop), stop == rows
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
     """Gradients are exchanged once a batch, with its last piece."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def _loss(
-    forward: Callable[[Tensor], Tensor], loss: DistillationSpec, batch: Batch, part: slice, spec: TrainingSpec
-) -> Tensor:
-    with autocast(batch.x.device, spec.precision):
-        logits = forward(batch.x[part])
-    return distillation_loss(
-        logits.float(),
-        batch.soft.rows(part) if isinstance(batch.soft, TopK) else None if batch.soft is None else batch.soft[part],
-        batch.y[part],
-        temperature=loss.temperature,
-        soft_weight=loss.soft_weight,
-        hard_weight=loss.hard_weight,
-        rows=batch.rows,
-        labelled_rows=batch.labelled_rows,
-    )
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from workers.models import checkpoints, torch_module
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
+from workers.targets.reader import LogitsReader, Reader, StoreReader
 from workers.targets.soft_targets import Part, PartFile
 from workers.training import loop
 from workers.training.loader import HardLabels, SoftLabels
@@ -57,6 +58,10 @@ class Store:
     """Whether teachers are at work on the other parts."""
     refused: frozenset[str] = frozenset()
     """Files that are there and that they make anew."""
+    temperature: float = 1.0
+    """Of the soft targets in the folder."""
+    logits: LogitsReader | None = None
+    """Where each member's logits are read instead, which a schedule of T needs."""
     seen: dict[int, PartFile] = field(default_factory=dict)
     """Parts that a look into the folder showed."""
 
@@ -75,6 +80,11 @@ class Store:
                 time.sleep(wait_s)
                 wait_s = min(POLL_GROWTH * wait_s, most_s)
         return self.parts.get(number) or self.seen[number]
+
+    @property
+    def reader(self) -> Reader:
+        """What reads a part."""
+        return self.logits or StoreReader(self.folder, self.temperature)
 
 
 class PassEnded(Exception):
@@ -167,7 +177,8 @@ def _task(job: WorkerJob) -> Task:
         views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
         return Task(HardLabels(data.labelled(views)), data.validation, system=job.role)
     store = job.store
-    return Task(SoftLabels(data.transfer, store.folder, store.layout, store.part), data.validation, job.loss, job.role)
+    labels = SoftLabels(data.transfer, store.layout, store.part, store.reader)
+    return Task(labels, data.validation, job.loss, job.role)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

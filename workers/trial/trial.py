@@ -21,18 +21,20 @@ from torch import Tensor, nn
 from workers import storage
 from workers.data.arrays import Inputs, as_tensor, gather
 from workers.data.dataset import Split
+from workers.data.labels import UNLABELLED
 from workers.errors import RequestError, RunError
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.losses import UNLABELLED
 from workers.models import checkpoints, torch_module
 from workers.seeds import seeded
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.targets import kinds
 from workers.targets.layout import batch_sizes
-from workers.targets.top_k import TopK, compress
-from workers.training import loop
+from workers.training import loop, objective
 from workers.training.loader import Batch
 from workers.training.loop import HARD_LABELS, Progress
+from workers.training.objective import AtStep
+from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling
 from workers.trial.answers import AFFORDABLE_S, SAME, Network, finite, some, spread
@@ -209,7 +211,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
     spec = role.training.model_copy(update={"micro_batch_size": None})
     try:
         progress.model.train()
-        losses = loop.step(progress, forward, role.loss, batch, spec, torch.tensor(1.0))
+        losses = loop.step(progress, forward, _first_step(role), batch, spec, torch.tensor(1.0))
     except RequestError:
         raise
     except (Exception, SystemExit) as error:  # the user's own code: anything can come
@@ -218,7 +220,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
             f"{type(error).__name__}: {error}{_why_so_few(role, rows)}"
         ) from error
     _check_gradients(role, progress.model)
-    if not all(torch.isfinite(loss) for loss in losses):
+    if not all(torch.isfinite(loss.total) for loss in losses):
         raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
 
 
@@ -301,8 +303,12 @@ def _batch(role: Role, rows: int, classes: int, first: Sequence[np.ndarray]) -> 
     if first:
         x[: len(first)] = as_tensor(np.stack(first))
     y = torch.from_numpy(role.examples.y[ids])
-    soft: Tensor | TopK | None = None
-    if role.loss.soft_weight:
-        soft = torch.softmax(torch.randn(rows, classes) / role.loss.temperature, dim=-1)
-        soft = soft if role.loss.top_k is None else compress(soft, role.loss.top_k, torch.float32)
-    return Batch(x, y, soft, 0.0, rows, int((y != UNLABELLED).sum()))
+    at, spec = _first_step(role), role.loss
+    soft = torch.softmax(torch.randn(rows, classes) / at.temperature, dim=-1)
+    targets = kinds.of_mean(soft, "float32", spec.top_k, at.temperature)
+    return Batch(y, targets, rows, int((y != UNLABELLED).sum()), x, 0.0)
+
+
+def _first_step(role: Role) -> AtStep:
+    """The objective at the first step of the training."""
+    return objective.build(role.loss).at(Moment(0, role.training.epochs, 0, 1))

@@ -1,0 +1,69 @@
+"""Whether there is room for what a schedule of T keeps: each member's logits, in storage and in the student's workers.
+
+Asked before anything starts. A local folder's free bytes are those of its disk, memory is what is available on the
+machine that asks; of an object store, and of other nodes, neither is known, and the note says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from orchestrator.config.run_config import RunConfig
+from workers import storage
+from workers.data import memory
+from workers.data.dataset import Dataset
+from workers.errors import RequestError
+from workers.targets.layout import PartLayout, part_rows
+from workers.targets.member_logits import bytes_of
+from workers.targets.member_mixture import row_bytes
+from workers.training.loader import cached_parts
+
+KEY = "distillation.temperature"
+
+
+def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
+    """A note on what a schedule of T costs; none without one.
+
+    Raises: `RequestError` where storage or memory has no room for it.
+    """
+    if not config.distillation.is_scheduled:
+        return ()
+    examples = len(dataset.transfer) * dataset.views
+    stored = bytes_of(members, examples, dataset.classes)
+    layout = PartLayout(len(dataset.transfer), part_rows(dataset.classes), dataset.views)
+    row = row_bytes(members, dataset.classes)
+    held = cached_parts(layout, row) * layout.rows * row
+    free = _free(config)
+    what = f"{members} members x {examples:,} examples x {dataset.classes:,} classes x 4 bytes"
+    if free is not None and stored > free:
+        raise RequestError(
+            f"{KEY}: a schedule keeps each member's logits, {memory.size(stored)} ({what}), and '{config.storage}' has "
+            f"{memory.size(free)} free on its disk. Set `storage` to a larger one, or `temperature` to a number."
+        )
+    workers = config.student.workers[1]
+    available = memory.available()
+    if workers * held > available:
+        raise RequestError(
+            f"{KEY}: for a schedule each of the student's workers holds logits of {memory.size(held)} while it mixes "
+            f"parts, and {workers} of them have {memory.size(available)} of memory available on this machine. Use a "
+            "machine with more memory, fewer members, or set `temperature` to a number."
+        )
+    where = (
+        "not known for this storage" if free is None else f"{memory.size(free)} free on the disk of '{config.storage}'"
+    )
+    return (
+        f"{KEY}: a schedule keeps each member's logits: {memory.size(stored)} in storage ({what}; {where}), and "
+        f"{memory.size(held)} of memory in each worker of the student ({memory.size(available)} available on this "
+        "machine). The student starts when all of them are there.",
+    )
+
+
+def _free(config: RunConfig) -> int | None:
+    """Bytes that the run's logits may take, those that are kept already included; None where that is unknown."""
+    if not storage.is_local(config.storage):
+        return None
+    place = Path(storage.filesystem(config.folder)[1])
+    kept = sum(path.stat().st_size for path in place.glob("logits/*/*.parquet"))
+    disk = next(path for path in (place, *place.parents) if path.exists())
+    return shutil.disk_usage(disk).free + kept

@@ -1,0 +1,56 @@
+"""Members' logits that are not softened yet: the kind behind a schedule of T.
+
+A schedule asks for soft targets at many temperatures. Stored are the logits of each member (`member_logits`), and the
+mean is taken at the T of the step, with the arithmetic of the teachers' pass: the same bits as a store at that T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workers import ensemble
+from workers.targets.base import Columns
+from workers.targets.dense import Dense
+
+
+@dataclass(frozen=True)
+class MemberMixture(Columns):
+    """logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that did
+    not answer for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`."""
+
+    logits: Tensor
+    weights: Tensor
+    combine: str = "arithmetic"
+    bits: Literal[32, 64] = 32
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        return (self.logits, self.weights)
+
+    def like(self, columns: Sequence[Tensor]) -> MemberMixture:
+        return MemberMixture(columns[0], columns[1], self.combine, self.bits)
+
+    def at(self, temperature: float | None) -> Dense:
+        """The members' mean at T, in float32. Raises: ValueError for None, since logits have no T of their own."""
+        if temperature is None:
+            raise ValueError("members' logits are not softened yet; expected a temperature")
+        rows, members, classes = self.logits.shape
+        softened = torch.softmax(self.logits / temperature, dim=-1).view(rows * members, classes)
+        dtype = ensemble.FIXED_POINT[self.bits]
+        parts = ensemble.contribution(softened, self.weights.reshape(-1), self.combine, dtype)
+        total = parts.view(rows, members, classes).sum(dim=1, dtype=dtype)
+        return Dense(ensemble.mean32(total, self.combine), temperature)
+
+    def entropy(self) -> Tensor:
+        """Zeros: it follows from T. `at` returns targets that know theirs."""
+        return torch.zeros(len(self))
+
+
+def row_bytes(members: int, classes: int) -> int:
+    """Bytes of a row in a worker's memory, its id (8) and entropy (4) included."""
+    return members * (4 * classes + 8) + 12

@@ -1,0 +1,194 @@
+"""The objective: weighted terms, evaluated at a step of the training.
+
+Built from the specification in every process that trains. At a step it is a temperature and the terms that count there,
+each with its weight; the loss of a batch is the sum of weight * sum / count over the terms, added in their order.
+Left out: what a term computes (`workers.losses`), and how a number changes over time (`schedules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from workers.errors import RequestError
+from workers.losses import TERMS, Batch, Outputs, Term
+from workers.losses.term import Function, share
+from workers.signals import Signal
+from workers.specs import LEAST_TEMPERATURE, DistillationSpec, FactorySpec, OwnKind, ScheduleSpec, TermSpec
+from workers.targets.kinds import KINDS, kind_of
+from workers.training.schedules import SCHEDULES, Moment, Value, fixed
+from workers.user_code import kinds, provenance
+
+TEMPERATURE, OBJECTIVE = "distillation.temperature", "distillation.objective"
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term of the objective. label: its name in the history, which no other term of the objective has."""
+
+    label: str
+    term: Term
+    weight: Value
+
+
+class Loss(NamedTuple):
+    """The loss of a piece of a batch.
+
+    total: [] its share of the batch's mean. of_terms: of each term that counts its number, its sum over the piece
+    without a gradient, and the count of the whole batch.
+    """
+
+    total: Tensor
+    of_terms: Sequence[tuple[int, Tensor, int]]
+
+    def detached(self) -> Loss:
+        return Loss(self.total.detach(), self.of_terms)
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """The objective at one step. terms: number, term and weight of those whose weight is above 0."""
+
+    temperature: float
+    terms: tuple[tuple[int, Term, float], ...]
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        """The loss of a piece of a batch; 0 with a gradient of 0 where no term counts."""
+        total: Tensor | None = None
+        found = []
+        for number, term, weight in self.terms:
+            value, count = term(outputs, batch)
+            part = share((value, count), weight)
+            total = part if total is None else total + part
+            found.append((number, value.detach(), count))
+        return Loss(outputs.logits.sum() * 0.0 if total is None else total, found)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network learns from: terms in the order in which they are added, and the temperature of its targets."""
+
+    terms: tuple[Weighted, ...]
+    temperature: Value
+
+    def at(self, moment: Moment) -> AtStep:
+        """The objective at a step. Raises: `RequestError` where a schedule gives what no weight or T can be."""
+        return self._at(moment) if self._changes else self._as_it_stays
+
+    @cached_property
+    def _changes(self) -> bool:
+        return not all(value.is_fixed for value in (self.temperature, *(each.weight for each in self.terms)))
+
+    @cached_property
+    def _as_it_stays(self) -> AtStep:
+        return self._at(Moment(0, 1, 0, 1))
+
+    def _at(self, moment: Moment) -> AtStep:
+        weights = [each.weight.at(moment) for each in self.terms]
+        weighted = enumerate(zip(self.terms, weights, strict=True))
+        return AtStep(
+            self.temperature.at(moment),
+            tuple((number, each.term, weight) for number, (each, weight) in weighted if weight > 0.0),
+        )
+
+
+def build(spec: DistillationSpec) -> Objective:
+    """The objective that `spec` describes.
+
+    Raises: `RequestError` for an unknown term or schedule, settings that it does not take, or a term that needs what
+    neither the soft targets nor the members have.
+    """
+    on = [term for term in spec.every_term if not term.is_off]
+    labels = _labels([term.term for term in on])
+    terms = [
+        Weighted(label, _term(term), _value(f"{OBJECTIVE}: the weight of '{label}'", term.weight))
+        for label, term in zip(labels, on, strict=True)
+    ]
+    objective = Objective(tuple(terms), _value(TEMPERATURE, spec.temperature, LEAST_TEMPERATURE))
+    _check_needs(objective, spec)
+    return objective
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """The names, and behind the second of one kind its number, and so on."""
+    return [name if names.index(name) == k else f"{name}-{names[:k].count(name) + 1}" for k, name in enumerate(names)]
+
+
+def _term(spec: TermSpec) -> Term:
+    made: Any = kinds.make(OBJECTIVE, spec.term, TERMS, spec.kwargs, spec.folder)
+    if not callable(made):
+        raise RequestError(
+            f"{OBJECTIVE}: '{spec.term}' made {type(made).__name__}; expected a `workers.losses.Term`, or what is "
+            "called with (outputs, batch) and returns a sum and a count."
+        )
+    return made if isinstance(made, Term) else Function(made)
+
+
+def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
+    if not isinstance(of, ScheduleSpec):
+        return fixed(key, of)
+    made: Any = kinds.make(f"{key}.schedule", of.schedule, SCHEDULES, of.kwargs, of.folder)
+    if not callable(made):
+        raise RequestError(
+            f"{key}.schedule: '{of.schedule}' made {type(made).__name__}; expected what is called with the share of "
+            "the training that is done, from 0 to 1, and returns the share of the way from `from` to `to`."
+        )
+    return Value(key, of.start, of.start if of.end is None else of.end, made, of.by, least)
+
+
+WITHOUT = {
+    Signal.LOGITS: "`distillation.top_k` keeps no logits outside the top: leave it out, or the term.",
+    Signal.HIDDEN_STATES: "Its members answer with logits alone: leave the term out.",
+    Signal.ATTENTIONS: "Its members answer with logits alone: leave the term out.",
+}
+"""Why a signal may be missing, and what to do."""
+
+
+def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
+    """Raise `RequestError` where a term needs what there is none of."""
+    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS}
+    for each in objective.terms:
+        unknown = [need for need in each.term.needs if need not in set(Signal)]
+        if unknown:
+            raise RequestError(
+                f"{OBJECTIVE}: '{each.label}' needs '{unknown[0]}'; expected some of {', '.join(Signal)}."
+            )
+        missing = sorted(need for need in each.term.needs if need not in offered)
+        if missing:
+            raise RequestError(
+                f"{OBJECTIVE}: the term '{each.label}' needs {' and '.join(missing)}; this run has "
+                f"{', '.join(sorted(offered))}. {WITHOUT[Signal(missing[0])]}"
+            )
+
+
+def follows_from(spec: DistillationSpec) -> dict[str, Any]:
+    """What training by this objective follows from, besides its targets: plain JSON values, with the user's code."""
+    on = [term for term in spec.every_term if not term.is_off]
+    labels = _labels([term.term for term in on])
+    return {
+        "temperature": _of_number(spec.temperature),
+        "dtype": spec.dtype,
+        "top_k": spec.top_k,
+        "terms": labels,
+        "objective": {
+            label: {**_of_kind(term, term.term), "weight": _of_number(term.weight)}
+            for label, term in zip(labels, on, strict=True)
+        },
+    }
+
+
+def _of_number(value: float | ScheduleSpec) -> Any:
+    return {**_of_kind(value, value.schedule)} if isinstance(value, ScheduleSpec) else value
+
+
+def _of_kind(spec: OwnKind, name: str) -> dict[str, Any]:
+    plain = spec.model_dump(mode="json", exclude={"folder", "depends_on", "weight"})
+    if ":" not in name:
+        return plain
+    factory = FactorySpec(factory=name, kwargs=spec.kwargs, folder=spec.folder, depends_on=spec.depends_on)
+    called = provenance.of_factory(factory, lambda: kinds.make(OBJECTIVE, name, {}, spec.kwargs, spec.folder))
+    return {**plain, **called}

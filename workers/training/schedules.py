@@ -1,0 +1,108 @@
+"""Numbers that change in the course of a training: pure functions of how much of it is done, and a table.
+
+A schedule goes from 0 at the first step to 1 at the last; what it is applied to goes from `from` to `to` with it.
+Teacher annealing (Clark et al., "BAM! Born-Again Multi-Task Networks for Natural Language Understanding", 2019) is
+`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. The learning rate has schedules of its own (`loop`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.errors import RequestError
+
+Schedule = Callable[[float], float]
+"""`schedule(done) -> share`: done in [0, 1] of the training -> the share of the way from `from` to `to`."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a training: number `step` of the `steps` in epoch number `epoch` of `epochs`, counted from 0."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+
+    def done(self, by: Literal["epoch", "step"]) -> float:
+        """How much of the training is done: 0 in the first step or epoch, 1 in the last, and 0 in the only one."""
+        if by == "epoch":
+            return self.epoch / max(self.epochs - 1, 1)
+        return (self.epoch * self.steps + self.step) / max(self.epochs * self.steps - 1, 1)
+
+
+def constant() -> Schedule:
+    """Stays at `from`."""
+    return lambda done: 0.0
+
+
+def linear() -> Schedule:
+    """Evenly from `from` to `to`."""
+    return lambda done: done
+
+
+def cosine() -> Schedule:
+    """Along half a cosine: slowly at both ends (Loshchilov and Hutter, "SGDR", 2017)."""
+    return lambda done: 0.5 * (1.0 - math.cos(math.pi * done))
+
+
+def step(at: float | Sequence[float] = 0.5) -> Schedule:
+    """In steps of one size, at these shares of the training. at: numbers in (0, 1].
+
+    Raises: `RequestError` for others.
+    """
+    shares = [at] if isinstance(at, (int, float)) else list(at)
+    if not shares or not all(isinstance(share, (int, float)) and 0.0 < share <= 1.0 for share in shares):
+        raise RequestError(f"schedule 'step': `at` is {at!r}; expected shares of the training above 0 and up to 1.")
+    return lambda done: sum(done >= share for share in shares) / len(shares)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "step": step,
+}
+"""By the name in `schedule:`; `module:Class` names one of the user's own. Arguments are its `kwargs`."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number that follows a schedule. key: where it is configured. least: what it may not fall below.
+
+    Raises: `RequestError` where the schedule gives something else.
+    """
+
+    key: str
+    start: float
+    end: float
+    schedule: Schedule
+    by: Literal["epoch", "step"] = "step"
+    least: float = 0.0
+    is_fixed: bool = False
+    """Whether it is known to stay as it is."""
+
+    def at(self, moment: Moment) -> float:
+        done = moment.done(self.by)
+        try:
+            share = float(self.schedule(done))
+        except Exception as error:  # the user's own code: anything can come
+            raise RequestError(
+                f"{self.key}: its schedule raised {type(error).__name__}: {error}. It was called with {done:g}, the "
+                "share of the training that is done."
+            ) from error
+        value = (1.0 - share) * self.start + share * self.end  # exact at both ends
+        if not self.least <= value < math.inf:
+            raise RequestError(
+                f"{self.key}: its schedule gives {share:g} when {done:.0%} of the training is done, so the value is "
+                f"{value:g}; expected a finite number of at least {self.least:g}."
+            )
+        return value
+
+
+def fixed(key: str, value: float) -> Value:
+    """A number that stays as it is."""
+    return Value(key, value, value, constant(), is_fixed=True)

@@ -1,0 +1,100 @@
+"""The objective tried before a run: its schedules over the whole training, its terms on made-up rows.
+
+A term is a sum over rows and the count of the whole batch. So what two halves of a batch give adds up to what the batch
+gives; a term that divides by a count of its own does not, and a student of two workers would be another.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from workers.errors import RequestError
+from workers.losses import UNLABELLED, Batch, Outputs
+from workers.losses.term import Sum, share
+from workers.specs import DistillationSpec, TrainingSpec
+from workers.targets import kinds
+from workers.training import objective
+from workers.training.objective import OBJECTIVE, AtStep, Weighted
+from workers.training.schedules import Moment
+
+ROWS = 6
+MOMENTS = 1000
+"""About how many steps schedules are tried at."""
+SAME = 1e-3
+"""How far the halves may be from the whole, relative to the larger of them and 1."""
+
+
+def check(spec: DistillationSpec, training: TrainingSpec, steps: int, classes: int) -> None:
+    """Try every term, and every schedule at steps of the whole training. steps: of an epoch.
+
+    Raises: `RequestError` for a term that raises, or returns anything but a finite sum and its count; for a schedule
+    that leaves its range; where no term counts at any step.
+    """
+    goal = objective.build(spec)
+    every = steps * training.epochs
+    tried = [*range(0, every, max(1, every // MOMENTS)), every - 1]
+    at_steps = [goal.at(Moment(k // steps, training.epochs, k % steps, steps)) for k in tried]
+    if not any(at.terms for at in at_steps):
+        raise RequestError(f"{OBJECTIVE}: no term has a weight above 0 at any step; expected at least one that has.")
+    batch = _made_up(at_steps[0], spec, classes)
+    for each in goal.terms:
+        _check_term(each, batch, classes)
+
+
+def _check_term(each: Weighted, batch: Batch, classes: int) -> None:
+    logits = torch.randn(ROWS, classes).requires_grad_()
+    value = share(_called(each, logits, batch), 1.0)
+    if not value.requires_grad:
+        raise RequestError(
+            f"{OBJECTIVE}: the term '{each.label}' has no gradient by the student's logits. Expected a sum that "
+            "follows from `outputs`: no detach(), no .item() and no numpy."
+        )
+    whole = value.item()
+    if not math.isfinite(whole):
+        raise RequestError(f"{OBJECTIVE}: the term '{each.label}' is {whole} on made-up logits of ordinary size.")
+    halves = (slice(ROWS // 2), slice(ROWS // 2, ROWS))
+    cut = sum(share(_called(each, logits[rows], _cut(batch, rows)), 1.0).item() for rows in halves)
+    if not abs(cut - whole) <= SAME * max(1.0, abs(cut), abs(whole)):
+        raise RequestError(
+            f"{OBJECTIVE}: the term '{each.label}' is {whole:.4g} on a batch, and {cut:.4g} on its two halves "
+            "together. Expected the sum over the rows, and as the count `batch.rows` or `batch.labelled_rows`, which "
+            "are those of the whole batch."
+        )
+
+
+def _called(each: Weighted, logits: torch.Tensor, batch: Batch) -> Sum:
+    try:
+        returned = each.term(Outputs(logits), batch)
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
+        raise RequestError(
+            f"{OBJECTIVE}: the term '{each.label}' raised {type(error).__name__}: {error}. It was called with logits "
+            f"{list(logits.shape)} and a batch of as many rows."
+        ) from error
+    if not isinstance(returned, tuple) or len(returned) != 2 or getattr(returned[0], "shape", None) != ():
+        raise RequestError(
+            f"{OBJECTIVE}: the term '{each.label}' returned {_told(returned)}; expected a sum, a tensor of shape [], "
+            "and a count, `batch.rows` or `batch.labelled_rows`."
+        )
+    return returned
+
+
+def _told(returned: object) -> str:
+    shape = getattr(returned, "shape", None)
+    return type(returned).__name__ + (f" of shape {list(shape)}" if isinstance(shape, tuple) else "")
+
+
+def _made_up(at: AtStep, spec: DistillationSpec, classes: int) -> Batch:
+    """Rows of which one has no label."""
+    labels = torch.arange(ROWS) % classes
+    labels[1] = UNLABELLED
+    soft = torch.softmax(torch.randn(ROWS, classes), dim=-1)
+    targets = kinds.of_mean(soft, spec.dtype, spec.top_k, at.temperature)
+    return Batch(labels, targets, ROWS, ROWS - 1)
+
+
+def _cut(batch: Batch, rows: slice) -> Batch:
+    return Batch(batch.labels[rows], batch.soft.rows(rows), batch.rows, batch.labelled_rows)
