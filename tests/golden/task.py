@@ -23,7 +23,7 @@ def splits(unlabelled: int = 9000) -> dict[str, Any]:
         return (centres[y] + rng.normal(scale=1.4, size=(n, INPUTS))).astype(np.float32), y.astype(np.int64)
 
     more = drawn(unlabelled, 3)[0]
-    more[unlabelled // 2, 3] = UNBEARABLE
+    more[unlabelled // 3, 3] = UNBEARABLE
     return {"train": drawn(9000, 1), "test": drawn(2000, 2), "unlabeled": more}
 
 
