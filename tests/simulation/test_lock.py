@@ -55,6 +55,9 @@ MUTATIONS: dict[str, Patch] = {
     "an owner elsewhere is dead at once": lambda patch: patch.setattr(Lock, "_counts", lambda *_: False),
     "a dead owner is alive": lambda patch: patch.setattr(Lock, "_is_alive", lambda *_: True),
     "the owner does not count": lambda patch: patch.setattr(Lock, "_beat", lambda self: None),
+    "a lock is removed without looking": lambda patch: patch.setattr(
+        Lock, "_remove", lambda self: storage.remove(self.uri)
+    ),
     "no lock is removed": lambda patch: patch.setattr(Lock, "_remove", lambda self: None),
 }
 
