@@ -154,8 +154,8 @@ class Actors:
 
     def _compare(self, started: Started) -> None:
         """Raise `RunError` where members that were started again, elsewhere perhaps, are not what they were."""
-        for name, said in started.probes.items():
-            apart = checks.apart(self.probes.setdefault(name, said), said)
+        for name, probe in started.probes.items():
+            apart = checks.apart(self.probes.setdefault(name, probe), probe)
             if apart > checks.ROUGH_AGREEMENT:
                 raise RunError(
                     f"{name} answers differently since it was started again, by up to {apart:.2g}. Do all nodes have "
@@ -210,7 +210,7 @@ class Actors:
     def first_answers(self, actors: Collection[int]) -> dict[str, NDArray[np.float32]]:
         """What each member of these actors answered for a few examples as it started: probabilities [n, K] at T = 1."""
         found = [started for number in actors if (started := self.live[number].started) is not None]
-        return {name: said for each in found for name, said in each.probes.items()}
+        return {name: probe for each in found for name, probe in each.probes.items()}
 
     def one_of_each_node(self, actors: Sequence[int]) -> list[str]:
         """A member on every node that these actors are on."""

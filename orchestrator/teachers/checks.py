@@ -33,19 +33,19 @@ def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> N
 
     labels: [n] of the examples, -1 where there is none.
     """
-    for name, said in probes.items():
-        if said.shape != (len(labels), classes):
-            raise RunError(f"{name} answers {list(said.shape)} for {len(labels)} examples of {classes} classes.")
-        if not np.isfinite(said).all():
+    for name, probe in probes.items():
+        if probe.shape != (len(labels), classes):
+            raise RunError(f"{name} answers {list(probe.shape)} for {len(labels)} examples of {classes} classes.")
+        if not np.isfinite(probe).all():
             raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
-    answers = {name: said.argmax(axis=1) for name, said in probes.items()}
+    answers = {name: probe.argmax(axis=1) for name, probe in probes.items()}
     known = labels >= 0
-    everybody = np.mean(list(probes.values()), axis=0).argmax(axis=1)
-    _check_order("the ensemble", everybody[known], labels[known], "the labels say")
+    mean = np.mean(list(probes.values()), axis=0).argmax(axis=1)
+    _check_order("the ensemble", mean[known], labels[known], "the labels say")
     if len(probes) < 3:
         return
     for name in probes:
-        others = np.mean([said for other, said in probes.items() if other != name], axis=0).argmax(axis=1)
+        others = np.mean([probe for other, probe in probes.items() if other != name], axis=0).argmax(axis=1)
         _check_order(name, answers[name], others, "the others say")
 
 
@@ -54,11 +54,11 @@ def apart(one: Probabilities, other: Probabilities) -> float:
     return float(np.abs(one - other).max())
 
 
-def check_copy(said: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
+def check_copy(probe: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
     """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
     with torch.no_grad():
         own = torch.softmax(teacher.load(member)(x).float(), dim=-1).numpy()
-    off = apart(said, own)
+    off = apart(probe, own)
     alike = numerics.device == "cpu" and numerics.precision != "bfloat16"
     expected = AGREEMENT if alike else ROUGH_AGREEMENT
     if not off <= expected:
@@ -69,12 +69,12 @@ def check_copy(said: Probabilities, member: Member, x: Tensor, numerics: Numeric
         )
 
 
-def _check_order(who: str, said: Index, reference: Index, whose: str) -> None:
-    """Whether `said` follows `reference` under other names: most examples of a class get the same wrong one."""
+def _check_order(of: str, answers: Index, reference: Index, named: str) -> None:
+    """Whether `answers` follows `reference` under other names: most examples of a class get the same wrong one."""
     swapped: dict[int, int] = {}
     right = moved = 0
     for label in np.unique(reference):
-        found = np.bincount(said[reference == label])
+        found = np.bincount(answers[reference == label])
         if found.sum() < SEEN:
             continue
         most = int(found.argmax())
@@ -86,6 +86,6 @@ def _check_order(who: str, said: Index, reference: Index, whose: str) -> None:
     if len(swapped) > 1 and one_to_one and moved > 0.7 * total and right < 0.5 * moved:
         pairs = ", ".join(f"{a} it calls {b}" for a, b in swapped.items() if a != b)
         raise RunError(
-            f"{who} seems to have its classes in another order: what {whose} is {pairs} ({moved} of {total} examples). "
+            f"{of} seems to have its classes in another order: what {named} is {pairs} ({moved} of {total} examples). "
             "Expected logits in the order of the data's class ids."
         )

@@ -1,4 +1,4 @@
-"""What the state of the pool is told. Each event carries the time at which the pool learnt of it.
+"""What happens to a pool, as its state takes it. Each event carries the time at which the pool noticed it.
 
 Actors, asks and jobs have numbers that the state gave them in its instructions. An event about a number that is no
 longer in use changes nothing, so news may be late.

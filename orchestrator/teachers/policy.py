@@ -30,7 +30,7 @@ class Action(Enum):
     RESTART = "restart"
     """Start it again, and wait for it."""
     REWEIGHT = "reweight"
-    """Start it again; go on with the others meanwhile, or where nobody is left wait for whoever is up first."""
+    """Start it again; go on with the others meanwhile, or where none is left wait for the first that is up."""
     DROP = "drop"
     """Go on with the others for good."""
     FAIL = "fail"

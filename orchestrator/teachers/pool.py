@@ -177,7 +177,7 @@ class TeacherPool:
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
-        """What each member said of a few examples when its actor came up: probabilities [n, K] at T = 1."""
+        """What each member answered for a few examples when its actor came up: probabilities [n, K] at T = 1."""
         return self.actors.first_answers(self._present())
 
     def one_of_each_node(self) -> list[str]:

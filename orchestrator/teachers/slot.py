@@ -18,7 +18,7 @@ class Actor:
 
     number: int
     asked_s: float
-    """When it was started, or told anew how to compute."""
+    """When it was started, or prepared anew."""
     is_up: bool = False
     node: str = ""
     stacked: bool = False

@@ -35,7 +35,7 @@ from orchestrator.teachers.slot import ActorSlot
 IN_FLIGHT = 6
 """Pieces that are asked for and not yet reduced, and so the most that a teacher can be ahead of the driver."""
 AHEAD = 16
-"""Pieces behind those that are asked for of which a teacher is told, since it may compute several together."""
+"""Pieces behind those that are asked for whose numbers a teacher gets, since it may compute several together."""
 TASK_TIMEOUT_S = 120.0
 """After which another process is asked for what a Ray task does not make."""
 

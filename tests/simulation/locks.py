@@ -1,7 +1,7 @@
 """Runs that contend for one folder, on a simulated object store: the lock's own code, and `workers.storage` below it.
 
-The store loses responses after it applied a write, and fails for a moment. One kind of it decides who creates a file;
-the other looks first, so that two writers may both believe that they did.
+The store loses responses after it applied a write, and fails for a moment. One kind of it decides which writer creates
+a file; the other looks first, so that two writers may both believe that they did.
 """
 
 from __future__ import annotations
@@ -41,25 +41,27 @@ class Contest:
         self.inside: set[Process] = set()
         self.processes: list[Process] = []
         self.entered = 0
-        self.decides = self.random.random() < 0.7
+        choice = self.random.choice
+        self.is_relay = self.random.random() < 0.3
+        """Whether runs of one machine are short, and others wait for just their end, on a store that fails often."""
+        self.decides = self.is_relay or self.random.random() < 0.7
         """Whether the store creates a file for one of several writers alone."""
-        self.machines = self.random.choice((1, 1, 3))
-        self.failing = self.random.choice((0.0, 0.02, 0.08)) if self.decides else 0.0
+        self.machines = 1 if self.is_relay else choice((1, 3))
+        self.failing = 0.2 if self.is_relay else choice((0.0, 0.05, 0.15)) if self.decides else 0.0
         """The share of requests, and of responses, that are lost. A store that looks first, and fails besides, lets two
         runs in until the first counts again; nothing else is promised."""
-        self.latest_s = self.random.choice((0.02, 0.05, 0.5)) if self.decides else 0.05
+        self.latest_s = choice((0.02, 0.05, 0.5)) if self.decides and not self.is_relay else 0.05
 
     # The store
 
     def request(self, what: str, path: str, apply: Callable[[], T]) -> T:
         """One request: on its way, applied, and its response on the way. Either may be lost."""
-        r, process = self.random.random, self.turns.process
+        r, task = self.random.random, self.turns.task
         self.turns.sleep(self.latest_s * r())
-        self.fail(process, "503 slow down")
+        self.fail(task, "503 slow down")
         result = self.applied(f"{what} {path}", apply)
         self.turns.sleep(self.latest_s * r())
-        self.fail(process, "connection reset")
-        process.failures = 0
+        self.fail(task, "connection reset")
         return result
 
     def applied(self, request: str, apply: Callable[[], T]) -> T:
@@ -71,10 +73,11 @@ class Contest:
         self.show(f"{request}: {result}")
         return result
 
-    def fail(self, process: Process, how: str) -> None:
-        """Raise OSError now and then, not so often in a row that the store is down."""
-        if process.failures < 3 and self.random.random() < self.failing:
-            process.failures += 1
+    def fail(self, task: Task, how: str) -> None:
+        """Raise OSError now and then, not so often that the store is down."""
+        recent = [at_s for at_s in task.failed_s if at_s > self.turns.now_s - 10.0]
+        if len(recent) < 3 and self.random.random() < self.failing:
+            task.failed_s = [*recent, self.turns.now_s]
             self.show(how)
             raise OSError(how)
 
@@ -129,14 +132,14 @@ class Contest:
         r = self.random.random
         process = Process(100 + len(self.processes), f"machine {int(self.machines * r())}")
         self.processes.append(process)
-        until_s = at_s + 15.0 * (r() < 0.3)
+        until_s = at_s + (20.0 if self.is_relay or r() < 0.3 else 0.0)
         self.turns.spawn(process, lambda: self._contend(process, hold_s, until_s), at_s)
         return process
 
     def _contend(self, process: Process, hold_s: float, until_s: float) -> None:
         """Contend, and where it is refused again and again for a while, as a script would."""
         while not self.contend(process, hold_s) and self.turns.now_s < until_s:
-            self.turns.sleep(0.2)
+            self.turns.sleep(0.05 if self.is_relay else 0.2)
         self.kill(process)  # it is over
 
     def kill(self, process: Process) -> None:
@@ -161,10 +164,11 @@ class Contest:
             self.leave_behind()
         for _ in range(2):
             begin_s, spread_s = self.turns.now_s, (0.1, 0.1, 4.0, 30.0)[int(4 * r())]
-            for _ in range(1 + int(4 * r())):
+            for _ in range(4 if self.is_relay else 1 + int(4 * r())):
                 # some at the same time, as jobs that a cluster starts together; some while others end
-                process = self.start(begin_s + spread_s * r(), 0.3 * spread_s + 40.0 * r() ** 3)
-                if r() < 0.4:
+                hold_s = 1.0 + 2.0 * r() if self.is_relay else 0.3 * spread_s + 40.0 * r() ** 3
+                process = self.start(begin_s + spread_s * r(), hold_s)
+                if r() < (0.1 if self.is_relay else 0.4):
                     at_s = begin_s + (1.5 * r() if r() < 0.5 else 40.0 * r())
                     self.turns.spawn(killer, lambda process=process: self.kill(process), at_s)  # type: ignore[misc]
             self.turns.run()

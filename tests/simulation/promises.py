@@ -86,7 +86,7 @@ class Promises:
     job_reasons: bool = False
     """Whether storage gave a reason to end the run."""
     ended: bool = False
-    """Whether an error about the run itself was told."""
+    """Whether there was an error about the run itself."""
 
     def __post_init__(self) -> None:
         self.slots = [SlotRecord(list(group)) for group in self.schedule.groups]

@@ -11,7 +11,7 @@ from tests.simulation.locks import run
 from tests.simulation.promises import Broken
 from workers import storage
 
-CONTESTS = 200
+CONTESTS = 150
 NOTICED_WITHIN = 200
 
 
@@ -25,7 +25,7 @@ def test_a_contest_replays_with_a_trace() -> None:
     for lines in traces:
         run(5, lines.append)
     assert [line.split(":")[0] for line in traces[0]] == [line.split(":")[0] for line in traces[1]]  # tokens differ
-    assert any("create bucket/run/run.lock" in line for line in traces[0])
+    assert any("enters" in line for line in traces[0])
 
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -40,7 +40,7 @@ def test_a_schedule_replays_with_a_trace(capsys: pytest.CaptureFixture[str]) -> 
 
 
 class Counting(World):
-    """Counts instructions and the actions that observers are told of."""
+    """Counts instructions and the actions that observers get."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         super().__init__(draw(seed))
@@ -140,7 +140,9 @@ MUTATIONS: dict[str, Patch] = {
     "a job is not tried again": replaced(state, "TRIES", 1),
     "a job is tried for ever": replaced(state, "TRIES", 10**9),
     "a wrong answer is used": lambda patch: patch.setitem(state._HANDLERS, Answered, _use_wrong_answers),
-    "a lost answer is nobody's": lambda patch: patch.setitem(state._HANDLERS, AnswersLost, _blame_nobody),
+    "no actor is taken for lost with its answer": lambda patch: patch.setitem(
+        state._HANDLERS, AnswersLost, _blame_nobody
+    ),
     "more is asked for than is to be in flight": replaced(state, "IN_FLIGHT", 12),
     "more jobs are begun than is allowed": replaced(Parts, "is_full", False),
 }

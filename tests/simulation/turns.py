@@ -31,8 +31,6 @@ class Process:
     is_dead: bool = False
     is_interrupted: bool = False
     ended_s: float = float("inf")
-    failures: int = 0
-    """Requests in a row that failed."""
 
 
 @dataclass(eq=False)
@@ -44,6 +42,8 @@ class Task:
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     is_over: bool = False
     error: BaseException | None = None
+    failed_s: list[float] = field(default_factory=list)
+    """When its last requests failed."""
 
 
 class Turns:
@@ -57,10 +57,14 @@ class Turns:
         self.current: Task | None = None
 
     @property
-    def process(self) -> Process:
-        """Whose turn it is."""
+    def task(self) -> Task:
+        """The task whose turn it is."""
         assert self.current is not None
-        return self.current.process
+        return self.current
+
+    @property
+    def process(self) -> Process:
+        return self.task.process
 
     def spawn(self, process: Process, call: Callable[[], None], at_s: float | None = None) -> Task:
         task = Task(process, call)
@@ -70,8 +74,7 @@ class Turns:
 
     def sleep(self, seconds: float) -> None:
         """Let others have their turns for so long."""
-        task = self.current
-        assert task is not None
+        task = self.task
         self._wait(task, self.now_s + seconds)
         self._back.release()
         task.turn.acquire()

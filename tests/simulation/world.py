@@ -1,7 +1,7 @@
 """A simulated cluster around the state of a pool: its clock, its teachers and its storage.
 
 The world executes instructions as Ray would, at simulated times, and tells the state what comes of them: late, after
-its own end, or never. What it is not told by an instruction it does not know.
+its own end, or never. It knows nothing of the state but its instructions.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class SimulatedActor:
     node: str
     asked_s: float
     is_up: bool = False
-    """Whether the state was told so."""
+    """Whether the state knows."""
     prepared: int = 0
-    """How often it was told how to compute: what it said before no longer counts."""
+    """How often it was prepared: news of an earlier time does not count."""
     stacked: bool = False
     is_dead: bool = False
     is_hung: bool = False
@@ -408,7 +408,7 @@ class World:
             self.stored.setdefault(job.part, []).append((job.members, job.content))
 
     def _loses_answers(self, number: int, job: SimulatedJob) -> bool:
-        """Whether an answer that the job reads is lost, or lost as it reads it; the state is then told."""
+        """Whether an answer that the job reads is lost, or lost as it reads it. Tells the state."""
         if job.fault.startswith("lost") and job.asks and not job.attempt:
             self.lost_answers.add(job.asks[int(self.random() * len(job.asks))])
         lost = next((ask for ask in job.asks if ask in self.lost_answers), None)
