@@ -253,7 +253,7 @@ def test_steps_at_which_nothing_counts_change_nothing() -> None:
     none = objective.build(DistillationSpec(soft_weight=0.0, hard_weight=1.0)).at(Moment(0, 1, 0, 1))
     at = objective.AtStep(none.temperature, ())
     logits = torch.randn(4, CLASSES, requires_grad=True)
-    loss = at.loss(Outputs(logits), loader.Batch(torch.zeros(4).long(), None, 4, 4, torch.zeros(4), 0.0))
+    loss = at.loss(Outputs(logits), Batch(torch.zeros(4).long(), None, 4, 4))
     loss.total.backward()
     assert loss.total.item() == 0.0 and logits.grad is not None and logits.grad.abs().max() == 0.0
 

@@ -40,7 +40,6 @@ from workers.targets.kinds import PLAIN
 
 logger = logging.getLogger(__name__)
 
-SoftTargets = Targets
 MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
 PART_NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")

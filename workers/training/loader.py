@@ -55,7 +55,7 @@ class Batch(term.Batch):
         """Some of its rows, as a piece of the same batch; views. The entropy stays with the whole cut."""
         rows = slice(start, stop)
         targets = None if self.targets is None else self.targets.rows(rows)
-        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, self.x[rows], 0.0)
+        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, x=self.x[rows], entropy=0.0)
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ class Share:
         x = widened(self._to(gather(split.x, every[mine], room, narrow=narrow))).split(own)
         y = self._to(torch.from_numpy(labels[mine])).split(own)
         if not soft:
-            return [Batch(y[k], None, size, labelled[k], x[k], 0.0) for k, size in enumerate(sizes)]
+            return [Batch(y[k], None, size, labelled[k], x=x[k], entropy=0.0) for k, size in enumerate(sizes)]
         sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *own])]).tolist()
         found = []
         for k, stored in enumerate(self._to(joined(soft)).split(own)):
             targets = stored.at(None if temperatures is None else temperatures[k])
             of_cut = sums[k] if targets is stored else float(targets.entropy().sum())
-            found.append(Batch(y[k], targets, sizes[k], labelled[k], x[k], of_cut))
+            found.append(Batch(y[k], targets, sizes[k], labelled[k], x=x[k], entropy=of_cut))
         return found
 
     def _to(self, rows: Any) -> Any:

@@ -137,7 +137,7 @@ def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
             f"{key}.schedule: '{of.schedule}' made {type(made).__name__}; expected what is called with the share of "
             "the training that is done, from 0 to 1, and returns the share of the way from `from` to `to`."
         )
-    return Value(key, of.start, of.start if of.end is None else of.end, made, of.by, least)
+    return Value(key, of.start, of.start if of.end is None else of.end, made, by=of.by, least=least)
 
 
 WITHOUT = {

@@ -306,7 +306,7 @@ def _batch(role: Role, rows: int, classes: int, first: Sequence[np.ndarray]) -> 
     at, spec = _first_step(role), role.loss
     soft = torch.softmax(torch.randn(rows, classes) / at.temperature, dim=-1)
     targets = kinds.of_mean(soft, "float32", spec.top_k, at.temperature)
-    return Batch(y, targets, rows, int((y != UNLABELLED).sum()), x, 0.0)
+    return Batch(y, targets, rows, int((y != UNLABELLED).sum()), x=x, entropy=0.0)
 
 
 def _first_step(role: Role) -> AtStep:
