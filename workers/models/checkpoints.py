@@ -11,7 +11,6 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -82,16 +81,16 @@ def fill(module: nn.Module, content: bytes, source: str) -> None:
         raise _unfit(source, misfit)
 
 
-def save_state(state: dict[str, Any], uri: str, mark: str = "") -> None:
-    """Write what training goes on from: tensors and plain values, and what they follow from; its sha256 first."""
+def save_state(state: dict[str, Any], uri: str, key: str = "") -> None:
+    """Write what training goes on from: tensors and plain values, and the digest of their key; its sha256 first."""
     buffer = io.BytesIO()
-    torch.save({"mark": mark, "state": state}, buffer)
+    torch.save({"key": key, "state": state}, buffer)
     content = buffer.getvalue()
     storage.write_bytes(uri, storage.sha256(content).encode() + content)
 
 
-def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and follows from the same."""
+def load_state(uri: str, key: str = "") -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and has the same key."""
     if not storage.exists(uri):
         return None
     raw = storage.read_bytes(uri)
@@ -101,23 +100,12 @@ def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
         return None
     found = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     state: dict[str, Any] = found["state"]
-    return state if found["mark"] == mark else None
+    return state if found.get("key") == key else None
 
 
 def sha256(uri: str) -> str:
-    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
-
-    Raises: `RequestError` where there is no such file.
-    """
-    try:
-        return _sha256(uri, storage.identity(uri))
-    except FileNotFoundError:
-        return storage.sha256(storage.read_bytes(uri))  # which says so
-
-
-@lru_cache(maxsize=4096)
-def _sha256(uri: str, identity: str) -> str:
-    return storage.sha256(storage.read_bytes(uri))
+    """`storage.file_sha256`. Raises: `RequestError` where there is no such file."""
+    return storage.file_sha256(uri)
 
 
 def _unpacked(content: bytes, source: str) -> dict[str, Tensor]:
