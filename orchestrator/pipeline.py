@@ -21,14 +21,16 @@ from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Bound, Report, Spent
-from orchestrator.run_folder import lock, paths
+from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import preflight, ray_train, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
+from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of
@@ -50,7 +52,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     screen = screen or Screen(quiet=True)
     lock.check_free(config.folder)
-    paths.check(config, fresh=fresh)
+    owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
@@ -65,14 +67,26 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
             observers(config, screen, record, fresh=fresh) as (events, page),
             Heartbeat(events.epoch, events.note) as heartbeat,
         ):
-            paths.mark(config.folder)
-            paths.sweep(config.folder)
+            owned.mark(config.folder)
+            owned.sweep(config.folder)
             reports.remove(config.folder)
-            storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
+            storage.write_text(RunFolder(config.folder).config, hidden(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
                 data = connection.share(dataset)
-                return _stages(Context(config, dataset, data, machines, placement, events, heartbeat, page))
+                return _stages(
+                    Context(
+                        config=config,
+                        dataset=dataset,
+                        data=data,
+                        machines=machines,
+                        placement=placement,
+                        events=events,
+                        heartbeat=heartbeat,
+                        artifacts=Catalogue(config.storage, config.name, alone=fresh),
+                        page=page,
+                    )
+                )
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
                 raise RunError(str(error)) from error
 
@@ -87,7 +101,8 @@ def _stages(run: Context) -> Report:
         ensemble = measure_ensemble(run, teachers)
         stage.reused = ensemble.reused
     baseline = _student("baseline", run)
-    with soft_targets(run, teachers, ensemble.weights) as made:
+    known = sum(member.reused for member in members) if config.ensemble.training is not None else 0
+    with soft_targets(run, teachers, ensemble.weights, known=known) as made:
         student = _student("student", run, made)
     with events.stage("evaluation"):
         systems = compare_systems(run, teachers, ensemble.measured, baseline.member, student.member)
@@ -125,7 +140,7 @@ def _keep_student(run: Context, student: Trained) -> None:
     if run.config.tracking.registered_model is False:
         return
     examples = np.asarray(run.dataset.test.x[:EXAMPLES])
-    place = storage.join(run.config.folder, "student")
+    place = RunFolder(run.config.folder).shown("student")
     problem = student_model.write(student.member, examples, run.dataset.classes, place)
     if problem is not None:
         logger.warning("MLflow does not get the student as a model: %s. The run goes on without it.", problem)
@@ -162,7 +177,7 @@ def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Tra
             job,
             loss=run.config.distillation,
             store=made.store(),
-            store_mark=made.resume_key(),
+            store_key=made.resume_key(),
             store_content=made.content,
         )
     events.emit(SystemAdded(role, role))

@@ -9,7 +9,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
-from orchestrator.stages.trained import WEIGHTS
+from orchestrator.run_folder.paths import WEIGHTS, RunFolder
 from workers import storage
 from workers.redact import hidden
 
@@ -32,7 +32,7 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     else:
         command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
         look = f"{command}, then http://127.0.0.1:5000/{report.page}"
-    weights = storage.join(config.folder, "student", WEIGHTS)
+    weights = storage.join(RunFolder(config.folder).shown("student"), WEIGHTS)
     student = snippets.load_in_torch(config.student.model, weights)
     for line in (
         f"Report: {report.folder}/report.md",

@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 from orchestrator.export import loaded_alone
 from orchestrator.run_folder import model_folder
-from orchestrator.run_folder.model_folder import ModelRecord
 from workers import pyfunc_inputs, storage
+from workers.artifacts import store
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import STUDENT_MODEL
 from workers.data.arrays import as_tensor
 from workers.inference import teacher
 from workers.redact import has_secrets, hidden
-from workers.targets.soft_targets import fingerprint
 from workers.user_code import factories, provenance
 
 if TYPE_CHECKING:
@@ -70,13 +71,12 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
     try:
         if has_secrets(student.model.kwargs):
             raise Unusable("student.model.kwargs has a secret in it")
-        follows_from = teacher.follows_from(student)
-        mark = fingerprint(**follows_from)
-        key = fingerprint(
-            student=mark, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
+        of_student = Key("student", 1, **teacher.follows_from(student))
+        key = STUDENT_MODEL.key(
+            student=of_student, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
             dtype=str(examples.dtype), examples=hashlib.sha256(examples.tobytes()).hexdigest(), shape=examples.shape,
         )  # fmt: skip
-        if is_there(place, key):
+        if is_there(place, key.digest):
             return None
         model_folder.remove(place)
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
@@ -85,20 +85,21 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
             with _process(hidden, Path(scratch)) as process:
                 _save(made, student, examples, classes)
                 _check_answers(process, made, student, examples, Path(scratch))
-            record = ModelRecord(
-                key=key,
-                student=mark,
-                weights=follows_from["weights"],
+            files = {
+                file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
+                for file in sorted(made.rglob("*"))
+                if file.is_file()
+            }
+            storage.write_folder(folder, made)
+            store.commit(
+                storage.join(folder, model_folder.RECORD),
+                key,
+                files,
+                student=of_student.digest,
+                weights=of_student.what["weights"],
                 inputs=pyfunc_inputs.described(examples.shape[1:], str(examples.dtype)),
                 classes=classes,
-                files={
-                    file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
-                    for file in sorted(made.rglob("*"))
-                    if file.is_file()
-                },
             )
-            storage.write_folder(folder, made)
-            storage.write_text(storage.join(folder, model_folder.RECORD), record.model_dump_json(indent=1) + "\n")
         return None
     except (
         Exception

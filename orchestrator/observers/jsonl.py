@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.observers.events import Event, RunEnded, RunStarted, StageEnded
-from orchestrator.run_folder.history import EVENTS
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.redact import hidden
 
@@ -21,7 +21,7 @@ class EventLog:
     """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
 
     def __init__(self, folder: str) -> None:
-        self.uri = storage.join(folder, EVENTS)
+        self.uri = RunFolder(folder).events
         self._local = storage.is_local(self.uri)
         self._lock = threading.Lock()
         self._lines: list[str] = []

@@ -117,7 +117,7 @@ def _time_to_upload() -> Iterator[None]:
             os.environ[TIMEOUT] = before
 
 
-def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
+def _registered(client: MlflowClient, name: str, key: str) -> str | None:
     """The same student, if it is registered; sees to it that there is something to register it under."""
     from mlflow.exceptions import MlflowException
 
@@ -127,7 +127,7 @@ def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for found in client.search_model_versions(f"name = '{name}'"):
-        if found.tags.get(MARK_TAG) == mark:
+        if found.tags.get(MARK_TAG) == key:
             try:
                 return str(client.get_logged_model(found.tags[MODEL_TAG]).model_id)
             except MlflowException:  # it was deleted

@@ -23,9 +23,8 @@ from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
 from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
 from orchestrator.run_folder import model_folder
-from orchestrator.run_folder.paths import TRAINED
+from orchestrator.run_folder.paths import WEIGHTS, RunFolder
 from orchestrator.stages import trained
-from orchestrator.stages.trained import WEIGHTS
 from workers import storage
 from workers.errors import RequestError
 from workers.redact import hidden
@@ -263,7 +262,7 @@ class Tracker:
         weights = weights_of([member.name for member in report.members], self._config, folder)
         runs = {member: self._run_of(member) for member in weights}
         mlflow_models.log_members(self.client, self.experiment_id, runs, weights, run_id)
-        place = storage.join(folder, report.system("student").name)
+        place = RunFolder(folder).shown("student")
         record = model_folder.read(place)
         if record is None:  # the log has the reason, from when it was to be written
             return None
@@ -405,17 +404,16 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
     There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
     """
     given = config.ensemble.checkpoints
-    numbers = {member: member.partition("-")[2] for member in members}
     if given:
-        return {member: given[int(number)] for member, number in numbers.items()}
-    places = [storage.join(folder, TRAINED, key) for key in storage.names(storage.join(folder, TRAINED))]
-    keyed = {found.fingerprint: place for place in places if (found := trained.record_in(place)) is not None}
-    shown = {member: storage.join(folder, "members", number) for member, number in numbers.items()}
-    records = {member: trained.record_in(place) for member, place in shown.items()}
-    return {
-        member: storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), WEIGHTS)
-        for member, found in records.items()
-    }
+        return {member: given[int(member.partition("-")[2])] for member in members}
+    return {member: storage.join(_folder_of(member, RunFolder(folder)), WEIGHTS) for member in members}
+
+
+def _folder_of(member: str, folder: RunFolder) -> str:
+    """Where a member lies under its key, or what shows it where that is gone."""
+    shown = trained.record_in(folder.shown(member))
+    keyed = "" if shown is None else folder.network(shown.key)
+    return keyed if keyed and trained.record_in(keyed) == shown else folder.shown(member)
 
 
 def _datasets(record: TrackingRecord) -> list[DatasetInput]:

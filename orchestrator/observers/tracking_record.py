@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.cluster import environment
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.artifacts.key import Key
 from workers.errors import RequestError
 from workers.redact import hidden
 from workers.specs import IdxFiles, ModelSpec
-from workers.targets.soft_targets import fingerprint
 from workers.user_code import factories
 
 if TYPE_CHECKING:
     from workers.data.dataset import Dataset
 
-FILE = "tracking.json"
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
 """What MLflow calls the use of each split."""
 DIGEST = 36
@@ -62,14 +62,19 @@ def of(config: RunConfig, dataset: Dataset) -> TrackingRecord:
     """The record of a run that is about to begin."""
     tags = _tags(config)
     follows = {key: value for key, value in tags.items() if key.startswith(CODE) or key == "stillhouse.version"}
-    request = fingerprint(
-        folder=config.folder, params=mlflow_descriptions.params(config), code=follows, data=dataset.digests
+    request = Key(
+        "request",
+        1,
+        folder=config.folder,
+        params=mlflow_descriptions.params(config),
+        code=follows,
+        data=dataset.digests,
     )
-    return TrackingRecord(request=request, tags=tags, datasets=_splits(config, dataset))
+    return TrackingRecord(request=request.digest, tags=tags, datasets=_splits(config, dataset))
 
 
 def write(record: TrackingRecord, folder: str) -> None:
-    storage.write_text(storage.join(folder, FILE), record.model_dump_json(indent=1) + "\n")
+    storage.write_text(RunFolder(folder).tracking, record.model_dump_json(indent=1) + "\n")
 
 
 def read(folder: str) -> TrackingRecord | None:
@@ -77,7 +82,7 @@ def read(folder: str) -> TrackingRecord | None:
 
     Raises: `RequestError` where the file is not such a record.
     """
-    uri = storage.join(folder, FILE)
+    uri = RunFolder(folder).tracking
     if not storage.exists(uri):
         return None
     try:

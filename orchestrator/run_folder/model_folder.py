@@ -8,6 +8,7 @@ load.
 from __future__ import annotations
 
 import contextlib
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -17,6 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers import storage
+from workers.artifacts import store
+from workers.artifacts.kinds import STUDENT_MODEL
 from workers.errors import RequestError
 
 FOLDER = "mlflow"
@@ -43,7 +46,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
 
 
 class ModelRecord(BaseModel):
-    """Written after the model's files: what they follow from, and their digests."""
+    """What the record of the model states (`workers.artifacts`), each value checked."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,16 +68,27 @@ def read(place: str) -> ModelRecord | None:
     Raises: `RequestError` where it is not what a run wrote.
     """
     uri = storage.join(place, FOLDER, RECORD)
-    if not storage.exists(uri):
+    content = storage.read_if_there(uri)
+    if content is None:
         return None
     try:
-        record = ModelRecord.model_validate_json(storage.read_bytes(uri))
+        record = _parsed(uri, json.loads(content))
     except ValidationError as error:
         raise _refused(uri, str(error.errors()[0]["msg"])) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise _refused(uri, "it is no record") from None
     for path in record.files:
         if not _is_known(path):
             raise _refused(uri, f"it lists '{path}', which no student's model has")
     return record
+
+
+def _parsed(uri: str, written: Any) -> ModelRecord:
+    store.check_format(uri, written, STUDENT_MODEL.version)
+    record = STUDENT_MODEL.record(written)
+    if record is None:
+        raise _refused(uri, f"its format is {written['format']!r}")
+    return ModelRecord.model_validate({"key": record.key, "files": record.files, **record.facts})
 
 
 def fetch(place: str, record: ModelRecord, target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
+from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -31,5 +32,12 @@ class Context:
     """What stages emit their events to."""
     heartbeat: Heartbeat
     """News of worker processes."""
+    artifacts: Catalogue
+    """What this run and the others in its storage have computed."""
     page: str = ""
     """Of the run in MLflow, behind the tracker's address."""
+
+    def note(self, text: str) -> None:
+        """Tell the user, unless the text is empty."""
+        if text:
+            self.events.note(text)

@@ -23,11 +23,18 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.events import TeacherBack, TeacherLost, TeacherMoves
 from orchestrator.observers.fanout import Fanout, Progress
 from orchestrator.reporting.report import Bound, SoftTargets
+from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages import kept_logits
 from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
 from orchestrator.teachers.actors import starter
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
 from workers import storage, telemetry
+from workers.artifacts import catalogue
+from workers.artifacts import parts as part_files
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
 from workers.data.arrays import gather, micro_batch
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
@@ -49,6 +56,10 @@ logger = logging.getLogger(__name__)
 
 NEAR_CLASSES = 4096
 """From how many classes on answers are put together beside the teachers, and never come to the driver."""
+ALL_MEMBERS_COMPUTE = (
+    "the soft targets are computed by all members, since no run here has kept their logits. With `distillation.keep: "
+    "members` another temperature computes nothing, and a new member its own logits alone."
+)
 
 
 @dataclass
@@ -56,10 +67,17 @@ class SoftTargetPass:
     """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
     folder: str
+    key: Key
     layout: PartLayout
     planned: Manifest
+    device: str
+    """Of the teachers: `cpu` or `cuda`."""
     parts: dict[int, Part]
     """Those that are there, by their number; the pass adds to them."""
+    missing: list[int]
+    """Those that the pass makes."""
+    kept: dict[str, MemberLogits]
+    """Members' logits that are read instead of computed, and where they are kept."""
     streams: bool = False
     """Whether the student trains meanwhile."""
     refused: frozenset[str] = frozenset()
@@ -68,12 +86,16 @@ class SoftTargetPass:
     """Whether parts that not every member made are taken."""
     logits: LogitsReader | None = None
     """What the student reads for a schedule of T."""
-    reused: bool = False
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
     error: BaseException | None = None
     thread: threading.Thread | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def reused(self) -> bool:
+        """Whether all parts were there."""
+        return not self.missing
 
     def store(self) -> Store:
         """Where a worker reads them: parts that are there by now, and who knows of the others."""
@@ -87,10 +109,10 @@ class SoftTargetPass:
             logits=self.logits,
         )
 
-    def resume_key(self) -> str:
-        """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
+    def resume_key(self) -> Key:
+        """What a student that starts now learns from: the same only if it may resume from another's checkpoint."""
         fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
-        return store.fingerprint(store=self.planned.fingerprint, survivors_too=self.survivors_too, fewer=fewer)
+        return Key("soft targets in use", 1, store=self.key, survivors_too=self.survivors_too, fewer=fewer)
 
     def complete(self) -> Manifest:
         """The manifest, once every part is there.
@@ -127,74 +149,26 @@ class SoftTargetPass:
 
 
 @contextmanager
-def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Iterator[SoftTargetPass]:
+def soft_targets(
+    run: Context, members: Sequence[Member], weights: Sequence[float], *, known: int = 0
+) -> Iterator[SoftTargetPass]:
     """The store of this transfer set, these members, temperature and rule: there already, or under way.
 
     The pass is over when the block is; before it begins where teachers and student have no room side by side.
+
+    known: how many of the members an earlier run had trained.
     """
-    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
-    events = run.events
-    planned = _planned(config, dataset, members, weights)
-    folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
-    layout = _layout(planned)
-    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
-    found = store.salvage(folder)
-    kept = _kept_logits(config, dataset, planned, device)
-    there = _kept(config, planned, found, layout.parts, device)
-    if config.distillation.is_scheduled:
-        there = _with_logits(there, layout, kept)
-    refused = frozenset(part.path for number, part in found.items() if number not in there)
-    missing = [number for number in range(layout.parts) if number not in there]
-    streams = bool(missing) and _side_by_side(config, machines, placement)
-    if missing:
-        store.remove_manifest(folder)  # of parts that are gone
-        store.take_up(folder)
-    survivors_too = config.ensemble.on_member_loss == "reweight"
-    logits = _logits_reader(config, planned, layout, kept) if config.distillation.is_scheduled else None
-    made = SoftTargetPass(
-        folder, layout, planned, there, streams, refused, survivors_too, logits=logits, reused=not missing
-    )
-
-    def work() -> None:
-        try:
-            with events.stage("soft targets") as stage:
-                stage.reused = made.reused
-                if missing:
-                    values = math.prod(dataset.transfer.x.shape[1:])
-                    numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
-                    with reservation.reserved(
-                        reservation.of_teachers(placement),
-                        config.ensemble.start_timeout_s,
-                        events.note,
-                        made.check_stopped,
-                    ) as group:
-                        start = starter(
-                            run.data, planned.classes, layout, numerics, placement, kept, group, config.name
-                        )
-                        check = _check(dataset.transfer, members, made, numerics)
-                        pool = TeacherPool(
-                            Hosting(members, weights, placement.groups(), numerics.stacked),
-                            start,
-                            config.ensemble,
-                            Hooks(partial(_emit_teacher, events), made.check_stopped, check),
-                        )
-                        _compute(made, missing, pool, numerics, dataset.numbering, stage)
-                    events.note("soft targets complete: teachers released")
-                elif made.manifest is None:
-                    made.manifest = _declare(made, 0.0)
-        except BaseException as error:  # said by whoever asks for what this was to make
-            made.error = error
-            if streams:
-                _abandon(folder)
-
-    before = store.manifest_at(folder)
-    if not missing and before is not None and before.parts == list(there.values()):
-        made.manifest = before
-    if streams:
-        made.thread = threading.Thread(target=work, name="soft targets", daemon=True)
+    made = _found(run, members, weights)
+    if made.missing:
+        store.remove_manifest(made.folder)  # of parts that are gone
+        store.take_up(made.folder)
+        if known and not made.kept and not made.parts:
+            run.note(ALL_MEMBERS_COMPUTE)
+    if made.streams:
+        made.thread = threading.Thread(target=_work, args=(run, made, members), name="soft targets", daemon=True)
         made.thread.start()
     else:
-        work()
+        _work(run, made, members)
         made.complete()
     try:
         yield made
@@ -207,6 +181,81 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
             raise ended from None  # the student only ended because its soft targets did
         raise
     made.complete()
+
+
+def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) -> SoftTargetPass:
+    """What is there of the store, in this run's folder and in those of others, and what is missing."""
+    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
+    records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
+    key = _key(config, dataset, records, weights)
+    planned = _planned(config, dataset, records, weights, key)
+    folder = RunFolder(config.folder).soft_targets(key.digest)
+    run.note(catalogue.note("the soft targets", [run.artifacts.obtain(key, paths.soft_targets)]))
+    layout = _layout(planned)
+    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
+    found = store.salvage(folder)
+    there = _accepted(config, planned, found, layout.parts, device)
+    kept: dict[str, MemberLogits] = {}
+    if config.distillation.is_scheduled or len(there) < layout.parts:
+        kept = kept_logits.of_members(run, _logits_keys(config, dataset, records, device))
+    if config.distillation.is_scheduled:
+        there = kept_logits.with_logits(there, layout, kept)
+    missing = [number for number in range(layout.parts) if number not in there]
+    before = None if missing else store.manifest_at(folder)
+    return SoftTargetPass(
+        folder=folder,
+        key=key,
+        layout=layout,
+        planned=planned,
+        device=device,
+        parts=there,
+        missing=missing,
+        kept=kept,
+        streams=bool(missing) and _side_by_side(config, machines, placement),
+        refused=frozenset(part.path for number, part in found.items() if number not in there),
+        survivors_too=config.ensemble.on_member_loss == "reweight",
+        logits=kept_logits.reader(config, planned, layout, kept) if config.distillation.is_scheduled else None,
+        manifest=before if before is not None and before.parts == list(there.values()) else None,
+    )
+
+
+def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None:
+    """Make what is missing; what ends this before its time is left in `made`."""
+    try:
+        with run.events.stage("soft targets") as stage:
+            stage.reused = made.reused
+            if made.missing:
+                _ask_teachers(run, made, members, stage)
+            elif made.manifest is None:
+                made.manifest = _declare(made, 0.0)
+            run.artifacts.register(made.key, paths.soft_targets(made.key.digest))
+    except BaseException as error:  # raised by `SoftTargetPass.complete`
+        made.error = error
+        if made.streams:
+            _abandon(made.folder)
+
+
+def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], stage: Progress) -> None:
+    """Reserve room for the teachers, and let them label the parts that are missing."""
+    config, dataset, placement = run.config, run.dataset, run.placement
+    events, planned = run.events, made.planned
+    values = math.prod(dataset.transfer.x.shape[1:])
+    numerics = _numerics(config, values, made.device, placement, planned, tuple(made.parts.values()))
+    with reservation.reserved(
+        reservation.of_teachers(placement), config.ensemble.start_timeout_s, events.note, made.check_stopped
+    ) as group:
+        start = starter(run.data, planned.classes, made.layout, numerics, placement, made.kept, group, config.name)
+        check = _check(dataset.transfer, members, made, numerics)
+        pool = TeacherPool(
+            Hosting(members, planned.weights, placement.groups(), numerics.stacked),
+            start,
+            config.ensemble,
+            Hooks(partial(_emit_teacher, events), made.check_stopped, check),
+        )
+        _compute(made, pool, numerics, dataset.numbering, stage)
+    events.note("soft targets complete: teachers released")
+    if config.distillation.keeps_logits:
+        kept_logits.commit(run, _logits_keys(config, dataset, planned.members, made.device), made.layout)
 
 
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
@@ -242,46 +291,20 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, MemberLogits]:
-    """Where each member's own answers are kept; nowhere unless the configuration says so."""
-    if not config.distillation.keeps_logits:
-        return {}
+def _logits_keys(config: RunConfig, dataset: Dataset, members: Sequence[MemberRecord], device: str) -> dict[str, Key]:
+    """The key of each member's own answers."""
     what = _answers_follow_from(config, dataset)
     if config.ensemble.precision == "auto":
         what["device"] = device
-    marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
-    return {name: MemberLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+    return {record.name: LOGITS.key(**what, weights=record.sha256) for record in members}
 
 
-def _with_logits(there: dict[int, Part], layout: PartLayout, kept: dict[str, MemberLogits]) -> dict[int, Part]:
-    """Of the parts, those whose members' logits are all kept."""
-    pieces = {name: logits.pieces for name, logits in kept.items()}
-
-    def has_logits(number: int, part: Part) -> bool:
-        return all(pieces[name].issuperset(layout.pieces(number)) for name in part.members)
-
-    return {number: part for number, part in there.items() if has_logits(number, part)}
-
-
-def _logits_reader(
-    config: RunConfig, planned: Manifest, layout: PartLayout, kept: dict[str, MemberLogits]
-) -> LogitsReader:
-    names = [record.name for record in planned.members]
-    return LogitsReader(
-        folders={name: kept[name].folder for name in names},
-        weights=dict(zip(names, planned.weights, strict=True)),
-        combine=config.ensemble.combine,
-        layout=layout,
-    )
-
-
-def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
-    """The manifest as it will be, without parts; its fingerprint is of everything that the numbers follow from."""
-    records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
+def _key(config: RunConfig, dataset: Dataset, members: Sequence[MemberRecord], weights: Sequence[float]) -> Key:
+    """Of the store: everything that its numbers follow from."""
     distillation = config.distillation
-    mark = store.fingerprint(
+    return SOFT_TARGETS.key(
         **_answers_follow_from(config, dataset),
-        members=[record.sha256 for record in records],
+        members=[record.sha256 for record in members],
         weights=list(weights),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
@@ -289,8 +312,16 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         top_k=distillation.top_k,
         part_rows=_part_rows(dataset.classes, distillation.top_k, distillation.dtype),
     )
+
+
+def _planned(
+    config: RunConfig, dataset: Dataset, members: list[MemberRecord], weights: Sequence[float], key: Key
+) -> Manifest:
+    """The manifest as it will be, without parts."""
+    distillation = config.distillation
     return Manifest(
-        fingerprint=mark,
+        fingerprint=key.digest,
+        what=key.flat(),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
         weights=list(weights),
@@ -299,7 +330,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         top_k=distillation.top_k,
         examples=len(dataset.transfer),
         views=dataset.views,
-        members=records,
+        members=members,
         parts=[],
         seconds=0.0,
         complete=False,
@@ -320,7 +351,7 @@ def _everybody(planned: Manifest) -> list[str]:
     return [record.name for record in planned.members]
 
 
-def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
+def _accepted(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
     """Of the parts that are there, those that this run accepts.
 
     Made by all, unless it takes what survivors make. Where some of `parts` are missing, of one precision: what `auto`
@@ -382,15 +413,10 @@ def _check(
 
 
 def _compute(
-    made: SoftTargetPass,
-    missing: Sequence[int],
-    pool: TeacherPool,
-    numerics: Numerics,
-    numbering: Numbering,
-    stage: Progress,
+    made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, numbering: Numbering, stage: Progress
 ) -> None:
     """Every missing part as it comes, then the manifest."""
-    planned, layout = made.planned, made.layout
+    planned, layout, missing = made.planned, made.layout, made.missing
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         assembly = Assembly(
@@ -425,7 +451,7 @@ def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
     )
     store.write_manifest(made.folder, manifest)
     kept = {part.path for part in manifest.parts}
-    for _, name, _ in store.files(made.folder):
+    for _, name, _ in part_files.files(made.folder):
         if name not in kept:  # made anew meanwhile
             storage.remove(storage.join(made.folder, name))
     return manifest

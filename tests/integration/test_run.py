@@ -153,7 +153,7 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
 
 
 def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kinds = ("*.safetensors", "predictions/*.pt")
+    kinds = ("*.safetensors", "predictions/*")
     kept = {p: p.stat().st_mtime_ns for kind in kinds for p in (finished / "runs/small").rglob(kind)}
     assert {p.stem for p in kept} >= {"model", "member-0-test", "student-test"}
     again = run(RunConfig.load(str(finished / "config.yaml")))
@@ -169,7 +169,7 @@ def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureF
 
 
 def test_damaged_predictions_are_made_again(finished: Path) -> None:
-    file = finished / "runs/small/predictions/member-1-test.pt"
+    file = finished / "runs/small/predictions/member-1-test.safetensors"
     before = file.read_bytes()
     file.write_bytes(before[:200] + bytes(8) + before[208:])
     run(RunConfig.load(str(finished / "config.yaml")))
@@ -237,8 +237,9 @@ def test_the_number_of_student_workers_changes_no_result(tmp_path: Path) -> None
 def test_loaded_members_distil_as_trained_ones(tmp_path: Path) -> None:
     go(tmp_path)
     files = [str(tmp_path / f"runs/small/members/{k}/model.safetensors") for k in range(3)]
-    loaded = go(tmp_path, name="loaded", ensemble__training=None, ensemble__size=None, ensemble__checkpoints=files)
-    assert torch.equal(student(tmp_path / "runs/small"), student(tmp_path / "runs/loaded"))
+    changes = {"ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": files}
+    loaded = go(tmp_path, name="loaded", storage=str(tmp_path / "apart"), **changes)  # else all of it is reused
+    assert torch.equal(student(tmp_path / "runs/small"), student(tmp_path / "apart/loaded"))
     assert len([s for s in loaded.systems if s.role == "member"]) == 3
 
 

@@ -56,6 +56,13 @@ def test_a_part_in_pieces_is_the_same_part(tmp_path: Path, monkeypatch: pytest.M
     assert small.soften(0, 2.0, SHARES, "arithmetic")[1].tobytes() == whole.tobytes()  # now from what was kept
 
 
+def test_logits_of_some_members_alone_are_kept(tmp_path: Path) -> None:
+    every, some = host(tmp_path, keep=True), host(tmp_path, keep=True)
+    whole = every.soften(0, 2.0, SHARES, "arithmetic")[1]
+    del some.kept["member-1"]
+    assert some.soften(0, 2.0, SHARES, "arithmetic")[1].tobytes() == whole.tobytes()
+
+
 def test_members_that_are_not_asked_are_left_out(tmp_path: Path) -> None:
     one = host(tmp_path)
     both = one.soften(0, 2.0, SHARES, "arithmetic")[1]

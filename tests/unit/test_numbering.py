@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.makers import MODELS, NUMERICS, blobs
+from workers.artifacts.key import Key
 from workers.data import dataset as data
 from workers.data.numbering import Numbering
 from workers.inference.actor import TeacherActor
@@ -130,7 +131,7 @@ def test_rows_as_given() -> None:
 
 
 def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = soft_targets.fingerprint(temperature=2.0)
+    now = Key("soft targets", soft_targets.FORMAT, temperature=2.0).digest
     made = soft_targets.Manifest(
         fingerprint=now, temperature=2.0, combine="arithmetic", weights=[1.0], classes=4, dtype="float32", top_k=None,
         examples=25, views=1, members=[], parts=[], seconds=1.0, complete=True,
@@ -138,7 +139,7 @@ def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch:
     soft_targets.write_manifest(str(tmp_path), made)
     assert soft_targets.manifest_at(str(tmp_path)) == made and made.format == 2
     monkeypatch.setattr(soft_targets, "FORMAT", 3)
-    assert soft_targets.fingerprint(temperature=2.0) != now and soft_targets.manifest_at(str(tmp_path)) is None
+    assert Key("soft targets", 3, temperature=2.0).digest != now and soft_targets.manifest_at(str(tmp_path)) is None
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"format": 2,', ""))
     monkeypatch.setattr(soft_targets, "FORMAT", 2)

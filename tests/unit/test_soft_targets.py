@@ -13,6 +13,7 @@ import torch
 
 from tests.makers import NUMERICS, stored
 from workers import storage
+from workers.artifacts import parts as part_files
 from workers.errors import RunError
 from workers.targets import kinds, soft_targets
 from workers.targets.dense import Dense
@@ -173,5 +174,5 @@ def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> No
         for n in (7, 999_999, 1_000_000, 12_345_678)
     }
     assert [part.path.split("-")[1] for part in made.values()] == ["000007", "999999", "1000000", "12345678"]
-    assert {number for number, _, _ in soft_targets.files(str(tmp_path))} == set(made)
+    assert {number for number, _, _ in part_files.files(str(tmp_path))} == set(made)
     assert soft_targets.salvage(str(tmp_path)) == made

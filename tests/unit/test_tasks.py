@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from tests import makers
 from workers import ensemble
+from workers.artifacts import store
+from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
 from workers.evaluation import metrics, tasks
@@ -102,11 +105,11 @@ def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
 
 def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
     (asked,) = members(tmp_path, 1)
-    place = str(tmp_path / "kept.pt")
-    found = call(tasks.predict, asked, data(), "test", False, 1, (place, "mark"))
+    record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
+    found = call(tasks.predict, asked, data(), "test", False, 1, (record, key))
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
-    state = checkpoints.load_state(place, "mark")
-    assert state is not None and np.array_equal(state[tasks.PREDICTED].numpy(), found)
+    assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
+    np.testing.assert_array_equal(safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED], found)
     of_labels = call(tasks.predict, asked, data(), "validation", True, 1, None)
     np.testing.assert_array_equal(of_labels, found[np.arange(40), data().test.y])
 

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import ray
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers import ensemble, faults, processes, storage
+from workers.artifacts import store
+from workers.artifacts.key import Key
 from workers.data.arrays import as_tensor
 from workers.data.dataset import Dataset
 from workers.errors import RunError
@@ -50,11 +53,11 @@ TRIES, PATIENCE_S = 10, 30.0
 
 @ray.remote
 def train_member(
-    member: Member, training: TrainingSpec, seed: int, mark: str, data: Dataset, threads: int, heard: Any
+    member: Member, training: TrainingSpec, seed: int, key: str, data: Dataset, threads: int, heard: Any
 ) -> list[Epoch]:
     """Train one member on hard labels, write its weights, return its history.
 
-    Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard` also gets
+    Resumes behind the last epoch of an earlier attempt with the same key, given as its digest. `heard` also gets
     `(member's name, epoch)` after each.
     """
     _begun(member.name, heard)
@@ -63,14 +66,14 @@ def train_member(
     with faults.caught(member.name):
         module = torch_module.build(member.model, seed).to(metrics.device())
         progress = loop.begin(module, training, len(data.train))
-        known = checkpoints.load_state(state, mark)
+        known = checkpoints.load_state(state, key)
         if known is not None:
             progress.restore(known)
     task = Task(HardLabels(data.train), data.validation, system=member.name)
     with faults.caught(member.name, at=lambda: len(progress.history)):
         for epoch in loop.epochs(progress, task, training, seed):
             heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
-            checkpoints.save_state(progress.state(), state, mark)
+            checkpoints.save_state(progress.state(), state, key)
         kept = progress.kept_weights()
         checkpoints.save(kept, member.weights)
         trial.check_kept(module, kept, member, data.validation.x)
@@ -85,13 +88,13 @@ def predict(
     split: str,
     of_labels: bool,
     threads: int,
-    kept: tuple[str, str] | None,
+    kept: tuple[str, Key] | None,
     name: str,
     heard: Any,
 ) -> LogProbabilities:
     """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] `of_labels` alone.
 
-    kept: where they are written, and what they follow from.
+    kept: URI of the record that they are kept by, and their key.
 
     Raises: `RunError` where an answer holds NaN.
     """
@@ -107,10 +110,23 @@ def predict(
         )
     if kept is not None:
         try:
-            checkpoints.save_state({PREDICTED: torch.from_numpy(predicted)}, *kept)
+            _keep(predicted, *kept)
         except Exception as error:  # of any storage; they are only kept to save time
             logger.warning("predictions could not be kept: %s", error)
     return predicted
+
+
+def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
+    """Write predictions as safetensors beside their record, and then the record."""
+    uri = kept_beside(record)
+    content = safetensors.numpy.save({PREDICTED: predicted})
+    storage.write_bytes(uri, content)
+    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+
+
+def kept_beside(record: str) -> str:
+    """The file with the predictions that the record at a URI states."""
+    return record.removesuffix(".json") + ".safetensors"
 
 
 @ray.remote

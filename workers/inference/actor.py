@@ -190,7 +190,7 @@ class TeacherActor:
 
     def _keep(self, piece: int, ids: Index, said: Sequence[dict[str, Tensor]]) -> None:
         """Keep what members said of a piece, its examples called as the user gave them."""
-        for name in said[0]:
+        for name in self.kept.keys() & said[0].keys():
             with faults.caught(name):
                 logits = torch.cat([each[name] for each in said])
                 self.kept[name].write(piece, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
