@@ -49,7 +49,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     record = json.loads((folder / "runs/small/student/training.json").read_text())
-    found: list[dict[str, Any]] = record["history"]
+    found: list[dict[str, Any]] = record["facts"]["history"]
     return found
 
 
