@@ -25,7 +25,6 @@ from orchestrator.reporting.report import COMPARED, Report, System, as_json, mar
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.paths import TRAINED
 from orchestrator.stages import trained
-from orchestrator.stages.trained import WEIGHTS
 from workers import storage
 from workers.errors import RequestError
 from workers.redact import hidden
@@ -219,7 +218,7 @@ class Tracker:
                 of_parent = {PARENT: self.run_id, RUN: self._config.name}
                 role = self._roles[name]
                 self._runs[name] = mlflow_runs.create(self.client, self.experiment_id, name, role, of_parent)
-                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config))
+                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config, name))
             return self._runs[name]
 
     def _describe(self) -> None:
@@ -404,16 +403,16 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
 
     There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
     """
-    given = config.ensemble.checkpoints
+    given, groups = config.ensemble.given(), config.ensemble.of_each(len(members))
     numbers = {member: member.partition("-")[2] for member in members}
-    if given:
-        return {member: given[int(number)] for member, number in numbers.items()}
+    files = {member: groups[int(number)].model.weights_name for member, number in numbers.items()}
     places = [storage.join(folder, TRAINED, key) for key in storage.names(storage.join(folder, TRAINED))]
     keyed = {found.fingerprint: place for place in places if (found := trained.record_in(place)) is not None}
     shown = {member: storage.join(folder, "members", number) for member, number in numbers.items()}
     records = {member: trained.record_in(place) for member, place in shown.items()}
     return {
-        member: storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), WEIGHTS)
+        member: given.get(int(numbers[member]))
+        or storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), files[member])
         for member, found in records.items()
     }
 

@@ -31,6 +31,7 @@ from workers import storage, telemetry
 from workers.data.arrays import gather, micro_batch
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
+from workers.inference import teacher
 from workers.inference.actor import probe_rows
 from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
@@ -43,7 +44,6 @@ from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
-from workers.user_code import provenance
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
     layout = _layout(planned)
     device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
     found = store.salvage(folder)
-    kept = _kept_logits(config, dataset, planned, device)
+    kept = _kept_logits(config, dataset, members, device)
     there = _kept(config, planned, found, layout.parts, device)
     if config.distillation.is_scheduled:
         there = _with_logits(there, layout, kept)
@@ -230,9 +230,8 @@ def _abandon(folder: str) -> None:
 
 
 def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What any member's answers follow from, besides its weights."""
+    """What any member's answers follow from, besides the member."""
     return {
-        **provenance.of_model(config.ensemble.model),
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
@@ -242,14 +241,16 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, MemberLogits]:
+def _kept_logits(
+    config: RunConfig, dataset: Dataset, members: Sequence[Member], device: str
+) -> dict[str, MemberLogits]:
     """Where each member's own answers are kept; nowhere unless the configuration says so."""
     if not config.distillation.keeps_logits:
         return {}
     what = _answers_follow_from(config, dataset)
     if config.ensemble.precision == "auto":
         what["device"] = device
-    marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
+    marks = {member.name: store.fingerprint(**what, **teacher.follows_from(member)) for member in members}
     return {name: MemberLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
 
 
@@ -281,7 +282,7 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
     distillation = config.distillation
     mark = store.fingerprint(
         **_answers_follow_from(config, dataset),
-        members=[record.sha256 for record in records],
+        members=[store.fingerprint(**teacher.follows_from(member)) for member in members],
         weights=list(weights),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,

@@ -23,7 +23,6 @@ from workers.targets.soft_targets import fingerprint
 from workers.training.loop import Epoch
 from workers.user_code import provenance
 
-WEIGHTS = "model.safetensors"
 RECORD = "training.json"
 FORMAT = 2
 """Of the record. 1 lay beside the shown weights only, and named no inputs."""
@@ -98,8 +97,9 @@ def complete(member: Member, mark: str) -> Record | None:
 def show(member: Member, place: str) -> None:
     """Let the folder `place` show the network: its weights and its record."""
     source = storage.parent(member.weights)
-    if record_in(place) != record_in(source) or not storage.exists(storage.join(place, WEIGHTS)):
-        for name in (WEIGHTS, RECORD):  # the record last: it states what the weights beside it are
+    weights = member.model.weights_name
+    if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
+        for name in (weights, RECORD):  # the record last: it states what the weights beside it are
             storage.copy(storage.join(source, name), storage.join(place, name))
 
 

@@ -7,27 +7,27 @@ it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
+from orchestrator.config.run_config import MemberGroup
 from orchestrator.run_folder import paths
 from orchestrator.stages import ray_train, trained
-from orchestrator.stages.trained import WEIGHTS, Record, Trained
+from orchestrator.stages.fitters import FITTERS, StudentJob
+from orchestrator.stages.trained import Record, Trained
 from workers import processes, storage
 from workers.evaluation.tasks import train_member
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models.torch_module import seed_of
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import AnyModel, AnyTraining, Learner
 from workers.targets.soft_targets import fingerprint
 from workers.training import objective
-from workers.training.loop import HARD_LABELS
-from workers.training.ray_worker import Store, WorkerJob
+from workers.training.fit_tasks import fit_member
 from workers.trial import trial
 from workers.user_code import provenance
 
@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> dict[str, Any]:
+JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
+"""What trains a member, by how its kind of model learns."""
+
+
+def follows_from(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> dict[str, Any]:
     """Everything that a trained network follows from, the code of its factory included, as plain JSON values."""
     return {
         **provenance.of_model(model),
@@ -47,15 +51,18 @@ def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: An
     }
 
 
-def _of_member(run: Context, training: TrainingSpec, k: int) -> dict[str, Any]:
+def _of_member(run: Context, group: MemberGroup, k: int) -> dict[str, Any]:
     """What member k follows from."""
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
-    return follows_from(run.config.ensemble.model, training, seed_of(run.config.seed, "member", k), data=data)
+    assert group.training is not None
+    return follows_from(group.model, group.training, seed_of(run.config.seed, "member", k), data=data)
 
 
-def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
-    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
+def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
+    """Members by their numbers, each from a seed of its own, as many at a time as the cluster takes.
+
+    groups: of each member that is to be trained.
 
     Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
     in a fresh process.
@@ -65,14 +72,15 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     """
     placement = run.placement
     found: dict[int, Trained] = {}
-    inputs = [_of_member(run, training, k) for k in range(placement.size)]
-    places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
+    inputs = {k: _of_member(run, group, k) for k, group in groups.items()}
+    places = {k: storage.join(run.config.folder, "members", str(k)) for k in groups}
     changes: list[str] = []
     missing: dict[str, tuple[int, Member, str]] = {}
     tasks: list[Task] = []
-    for k, own in enumerate(inputs):
-        weights = storage.join(trained.folder_of(run.config.folder, own), WEIGHTS)
-        member, mark = Member(f"member-{k}", run.config.ensemble.model, weights), fingerprint(**own)
+    for k, own in inputs.items():
+        model, training = groups[k].model, groups[k].training
+        weights = storage.join(trained.folder_of(run.config.folder, own), model.weights_name)
+        member, mark = Member(f"member-{k}", model, weights), fingerprint(**own)
         record = trained.complete(member, mark)
         if record is not None:
             found[k] = _reused(run, member, record, places[k])
@@ -80,7 +88,8 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
         changes.append(trained.changes(places[k], own))
         arguments = (member, training, own["seed"], mark, run.data, placement.threads, run.heartbeat.queue)
         doing, title = f"training {member.name}", f"train {member.name}"
-        tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
+        assert model.learner is not None
+        tasks.append(Task(member.name, JOBS[model.learner], arguments, placement, doing, title))
         missing[member.name] = k, member, mark
     _again(run, "members", changes)
     need = Need("members in training", len(tasks), placement.held, placement.held)
@@ -103,36 +112,17 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             except Exception as error:  # of any storage
                 raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
-    return [found[k] for k in range(placement.size)]
+    return dict(sorted(found.items()))
 
 
-@dataclass(frozen=True)
-class StudentJob:
-    """What Ray Train is to train: the student, or without soft targets the hard-label baseline."""
+def train_student(run: Context, job: StudentJob) -> Trained:
+    """Baseline or student, by the fitter of its kind of model.
 
-    role: str
-    model: ModelSpec
-    training: TrainingSpec
-    seed: int
-    workers: tuple[int, int]
-    """The least and the most."""
-    loss: DistillationSpec = HARD_LABELS
-    store: Store | None = None
-    """Soft targets, which may still be on their way."""
-    store_mark: str = ""
-    """What they follow from."""
-    store_content: Callable[[], str] = str
-    """sha256 over the soft targets themselves; waits until they are complete."""
-
-
-def train_with_ray(run: Context, job: StudentJob) -> Trained:
-    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there.
-
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
     """
-    machines, place = run.machines, storage.join(run.config.folder, job.role)
+    place = storage.join(run.config.folder, job.role)
     inputs = _of_student(run, job)
-    weights = storage.join(trained.folder_of(run.config.folder, inputs), WEIGHTS)
+    weights = storage.join(trained.folder_of(run.config.folder, inputs), job.model.weights_name)
     member = Member(job.role, job.model, weights)
 
     def mark() -> str:
@@ -145,22 +135,9 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
         if record is not None:
             return _reused(run, member, record, place)
     _again(run, f"the {job.role}", [trained.changes(place, inputs)])
-    work = WorkerJob(
-        role=job.role,
-        model=job.model,
-        training=job.training,
-        seed=job.seed,
-        data=run.data,
-        folder=place,
-        weights=weights,
-        threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
-        heard=run.heartbeat.queue,
-        store=job.store,
-        loss=job.loss,
-        run=run.config.name,
-    )
     name = f"checkpoints-{fingerprint(**inputs)}"
-    history = ray_train.fit(run, work, job.workers, name)
+    assert job.model.learner is not None
+    history = FITTERS[job.model.learner](run, job, member, place, name)
     trial.check_elsewhere(member, run.dataset.validation.x)
     trained.record(member, mark(), inputs, history)
     trained.show(member, place)

@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         model = config.ensemble.model if role == "member" else config.student.model
         inputs = {"name": name}
-        member = Member(name, model, storage.join(trained.folder_of(folder, inputs), trained.WEIGHTS))
+        member = Member(name, model, storage.join(trained.folder_of(folder, inputs), model.weights_name))
         checkpoints.save(torch_module.build(model, seed=len(name)).state_dict(), member.weights)
         trained.record(member, name, inputs, history)
         trained.show(member, storage.join(folder, name.replace("member-", "members/")))
