@@ -77,7 +77,7 @@ class SklearnPredictor(Fittable):
 
     @property
     def parameters(self) -> int:
-        return _count(self.estimator, set())
+        return _count(self.estimator, {})
 
     def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
         rows = x.cpu().numpy().reshape(len(x), -1)
@@ -199,23 +199,22 @@ def _skops() -> ModuleType:
     return found
 
 
-def _count(value: Any, seen: set[int]) -> int:
-    """Numbers in the arrays that an estimator has learned, in whatever it is made of; a leaf of a tree counts each of
-    its fields."""
+def _count(value: Any, seen: dict[int, Any]) -> int:
+    """Numbers in the arrays that an estimator has learned, in whatever it is made of; a node of a tree counts each of
+    its fields.
+
+    seen: what was counted, by its id; held, so that no id comes twice.
+    """
     if id(value) in seen:
         return 0
-    seen.add(id(value))
-    if isinstance(value, np.ndarray):
-        if value.dtype == object:
-            return sum(_count(each, seen) for each in value.ravel())
+    seen[id(value)] = value
+    if isinstance(value, np.ndarray) and value.dtype != object:
         return value.size * len(value.dtype.fields or "1")
-    if isinstance(value, dict):
-        return sum(_count(each, seen) for each in value.values())
-    if isinstance(value, list | tuple):
-        return sum(_count(each, seen) for each in value)
-    module = type(value).__module__
-    if isinstance(value, type) or module in ("builtins", "numpy") or callable(value):
-        return 0
-    state = value.__getstate__() if hasattr(value, "__getstate__") else None
-    learned = {k: v for k, v in state.items() if k not in ("classes_", CLASSES)} if isinstance(state, dict) else state
-    return _count(learned, seen)
+    inner: Any = ()
+    if isinstance(value, np.ndarray | list | tuple):
+        inner = list(value)
+    elif isinstance(value, dict):
+        inner = [each for name, each in value.items() if name != "classes_"]
+    elif hasattr(value, "get_params") or type(value).__module__.partition(".")[0] in NUMERIC[:1]:
+        inner = [value.__getstate__()]
+    return sum(_count(each, seen) for each in inner)
