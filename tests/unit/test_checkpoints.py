@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import checkpoints
+from workers.models import checkpoint_files, checkpoints
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -85,12 +85,14 @@ def test_state_dicts_of_torch(tmp_path: Path, archive: bool) -> None:
 
 
 def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path) -> None:
-    one, other, path = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 2)), str(tmp_path / "a.pt")
+    (linear, filled), path = (nn.Linear(3, 2), nn.Linear(3, 2)), str(tmp_path / "a.pt")
+    one, other = nn.Sequential(linear), nn.Sequential(filled)
     for prefixes in ("module.", "_orig_mod.", "module._orig_mod."):
         torch.save({prefixes + name: value for name, value in one.state_dict().items()}, path)
         notes = checkpoints.load(other, path)
         assert [note.split("'")[3] for note in notes] == [each + "." for each in prefixes.split(".")[:-1]]
-        assert torch.equal(one[0].weight, other[0].weight)
+        assert torch.equal(linear.weight, filled.weight)
+        nn.init.zeros_(filled.weight)
     torch.save({name.replace("0.", "0._orig_mod."): value for name, value in one.state_dict().items()}, path)
     assert checkpoints.load(other, path) == [f"checkpoint '{path}': '_orig_mod.' was taken out of its names."]
     wrapped = nn.ModuleDict({"module": nn.Linear(3, 2)})
@@ -227,7 +229,7 @@ def test_what_safetensors_cannot_hold_is_named() -> None:
 
 def test_metadata_that_is_none_is_refused() -> None:
     for versions in ("{", json.dumps([1]), json.dumps({"": 3})):
-        content = safetensors.torch.save(dict(nn.Linear(3, 2).state_dict()), {checkpoints.VERSIONS: versions})
+        content = safetensors.torch.save(dict(nn.Linear(3, 2).state_dict()), {checkpoint_files.VERSIONS: versions})
         with pytest.raises(RequestError, match=r"it (is not a safetensors file|does not fit)"):
             checkpoints.fill(nn.Linear(3, 2), content, "it")
 

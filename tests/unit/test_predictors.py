@@ -72,7 +72,8 @@ def answers(model: AnyModel, x: NDArray[Any] = X, weights: str = "") -> NDArray[
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    found: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 16])
@@ -85,9 +86,7 @@ def test_a_graph_of_logits(tmp_path: Path, batch: int | str) -> None:
 def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
     examples, expected = Split(X, Y), softmax(X @ WEIGHT + BIAS)
     for ends, found in ((True, "probabilities"), (False, "logits")):
-        model, (note,) = trial.settle(
-            OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=ends)), examples
-        )
+        model, (note,) = trial.settle(OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=ends)), examples)
         assert isinstance(model, OnnxModel) and model.output == found
         assert f"a.onnx' is taken to return {found}: its rows for 60 training examples" in note
         np.testing.assert_allclose(softmax(answers(model)), expected, rtol=1e-4)
@@ -99,7 +98,7 @@ def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "width": ({"width": 5}, {}, r"its input 'x' is \[N, 5\], and an example of data.train is \[8\]"),
     "inputs": ({"more": "input"}, {}, r"has 2 inputs \('x' \[N, 8\], 'mask' \[N, 8\]\); expected one"),
-    "outputs": ({"more": "output"}, {}, r"has 2 outputs of numbers \[B, K\]; expected one, or its name in `output_name`"),
+    "outputs": ({"more": "output"}, {}, r"has 2 outputs of numbers \[B, K\]; expected one, or"),
     "name": ({}, {"output_name": "probs"}, r"has no output 'probs'. It has 'y' tensor\(float\) \[N, 3\]"),
     "whole numbers": ({"kind": TensorProto.INT64}, {}, r"'x' takes tensor\(int64\), and data.train has fractions"),
     "texts": ({"kind": TensorProto.STRING}, {}, r"its input 'x' takes tensor\(string\); expected tensor\(float\)"),
@@ -165,7 +164,7 @@ def test_files_of_skops_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=rf"a\.skops' holds types that skops does not trust: {TREE}.*trusted: \["):
         predictor.load(model, model.path)
     for estimator, words in (
-        (LogisticRegression().fit(X, np.array(["a", "b", "c"])[Y]), r"has the classes \[.*'a'.*\]; expected the class ids"),
+        (LogisticRegression().fit(X, np.array(["a", "b"])[Y % 2]), r"has the classes \[.*'a'.*\]; expected the class"),
         (Ridge().fit(X, Y), "is Ridge without predict_proba"),
         ({"no": "estimator"}, "is dict without predict_proba"),
     ):  # fmt: skip
@@ -173,7 +172,7 @@ def test_files_of_skops_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=words):
             predictor.load(model, model.path)
     path.write_bytes(pickle.dumps(LogisticRegression().fit(X, Y)))
-    with pytest.raises(RequestError, match="is no file of skops.*a pickle is not read"):
+    with pytest.raises(RequestError, match=r"is no file of skops.*a pickle is not read"):
         predictor.load(model, model.path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a", "b")
@@ -209,18 +208,15 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
 
 
 def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
-    members = {
-        "net": torch.nn.Linear(8, 3),
-        "graph": load(Member("graph", OnnxModel(kind="onnx", path="", output="logits"), graph(tmp_path / "a.onnx"))),
-        "sums": load(
-            Member("sums", SklearnFile(kind="sklearn", path=""), kept(tmp_path / "a", LogisticRegression().fit(X, Y)))
-        ),
-    }
+    net = torch.nn.Linear(8, 3)
+    linear = load(Member("graph", OnnxModel(kind="onnx", path="", output="logits"), graph(tmp_path / "a.onnx")))
+    file = kept(tmp_path / "a.skops", LogisticRegression().fit(X, Y))
+    sums = load(Member("sums", SklearnFile(kind="sklearn", path=""), file))
+    members = {"net": net, "graph": linear, "sums": sums}
     x, weights = torch.from_numpy(X), {"net": 0.5, "graph": 0.25, "sums": 0.25}
     teacher = Teacher(members, micro_batch=16, classes=3)
     assert teacher.prepare(None, x) is False and set(teacher.modules) == {"net"}
     total = teacher.soften(x, temperature=2.0, weights=weights, combine="arithmetic")
-    net, linear, sums = members.values()
     with torch.no_grad():
         each = [net(x), linear(x).logits, sums(x).logits]
     expected = sum(w * torch.softmax(z / 2.0, -1) for w, z in zip(weights.values(), each, strict=True))
