@@ -19,6 +19,7 @@ from workers import storage
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.redact import hidden
+from workers.specs import WEIGHTS
 from workers.targets.soft_targets import fingerprint
 from workers.training.loop import Epoch
 from workers.user_code import provenance
@@ -101,6 +102,8 @@ def show(member: Member, place: str) -> None:
     if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
         for name in (weights, RECORD):  # the record last: it states what the weights beside it are
             storage.copy(storage.join(source, name), storage.join(place, name))
+        for name in set(WEIGHTS) - {weights}:  # of another kind of model that was shown before
+            storage.remove(storage.join(place, name))
 
 
 def changes(place: str, inputs: Mapping[str, Any]) -> str:

@@ -62,6 +62,14 @@ def nothing():
     return 42
 
 
+class Mine(LogisticRegression):
+    pass
+
+
+def own():
+    return Mine(C=10.0)
+
+
 def halved(estimator, lessons):
     rows = len(lessons.x) // 2
     estimator.fit(lessons.x[:rows], lessons.targets[:rows].argmax(axis=1))
@@ -152,7 +160,7 @@ def test_a_regressor_predicts_the_mean_target(tmp_path: Path) -> None:
     assert np.isfinite(sure.numpy()).all() and sure.min() >= np.log(FLOOR) - 1
 
 
-@pytest.mark.parametrize("name", ["logistic", "forest", "regressor", "boosted"])
+@pytest.mark.parametrize("name", ["logistic", "forest", "regressor", "boosted", "own"])
 def test_what_is_fitted_is_kept_and_loaded(tmp_path: Path, name: str) -> None:
     spec = model(tmp_path, name)
     fitted = SklearnPredictor.fit(spec, taught(soft()), "auto")

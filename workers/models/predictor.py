@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,8 +32,7 @@ FLOOR = 2.0**-24
 such as the exact 0 of a forest, counts as this much, so that its logarithm is finite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(NamedTuple):
     """What a model answers for B rows.
 
     logits: [B, K] float32. Of a model that answers with probabilities these are log-probabilities, which are logits

@@ -26,7 +26,7 @@ from workers.models.predictor import Fittable, Lessons, Outputs, log_probabiliti
 from workers.models.sklearn_fits import fit
 from workers.seeds import seeded
 from workers.specs import Precision, SklearnFile, SklearnModel
-from workers.user_code import factories
+from workers.user_code import beside, factories
 
 NUMERIC = ("sklearn", "numpy", "scipy")
 """Packages that estimators are made of."""
@@ -71,7 +71,7 @@ class SklearnPredictor(Fittable):
         if not types:
             return ()
         return (
-            f"its file holds types beyond those that skops trusts ({', '.join(types)}); they are trusted, since the "
+            f"its file holds types beyond those that skops trusts ({beside.plain(', '.join(types))}); they are trusted, since the "
             "factory is your own. Elsewhere name them where you load it.",
         )
 

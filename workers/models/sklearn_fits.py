@@ -29,6 +29,8 @@ def copies(estimator: Any, lessons: Lessons) -> None:
     if lessons.labels is not None:
         estimator.fit(x, lessons.labels)  # also where it takes no weights
         return
+    if getattr(estimator, "early_stopping", None) == "auto":  # its own held-out rows would be copies of the others
+        estimator.set_params(early_stopping=False)
     rows, classes = np.nonzero(lessons.targets >= SMALLEST)
     estimator.fit(x[rows], classes, sample_weight=lessons.targets[rows, classes] * lessons.weights[rows])
 

@@ -44,9 +44,10 @@ class TorchPredictor(Predictor):
         return build(model)
 
     def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
-        with autocast(x.device, "float32" if self.whole else precision):
-            logits = self.module(x)
-        return Outputs(logits.float())
+        if self.whole or computed_in(x.device, precision) == "float32":
+            return Outputs(self.module(x).float())  # without a block around it, which costs small networks some time
+        with autocast(x.device, precision):
+            return Outputs(self.module(x).float())
 
     @property
     def parameters(self) -> int:
