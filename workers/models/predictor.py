@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.errors import RequestError
+from workers.models.outputs import Outputs as Outputs
 from workers.specs import AnyModel, Precision
 from workers.user_code import factories
 
@@ -30,19 +31,6 @@ KINDS = {
 FLOOR = 2.0**-24
 """Smallest probability of a model that answers with probabilities: half a step of float32 just below 1. A smaller one,
 such as the exact 0 of a forest, counts as this much, so that its logarithm is finite."""
-
-
-class Outputs(NamedTuple):
-    """What a model answers for B rows.
-
-    logits: [B, K] float32. Of a model that answers with probabilities these are log-probabilities, which are logits
-    whose softmax is the same probabilities; so T acts on them as softmax(log p / T).
-    hidden_states, attentions: of each layer, where the model gives them.
-    """
-
-    logits: Tensor
-    hidden_states: tuple[Tensor, ...] = ()
-    attentions: tuple[Tensor, ...] = ()
 
 
 class Predictor(ABC):
