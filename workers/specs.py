@@ -190,11 +190,11 @@ def _kind_of_model(values: Any) -> str:
     """The tag of the spec that describes a model."""
     kind = values.get("kind", "python") if isinstance(values, dict) else getattr(values, "kind", "python")
     if isinstance(kind, str) and ":" in kind:
-        return OWN
+        return f"({OWN})"
     if kind == "sklearn":
         has_factory = "factory" in values if isinstance(values, dict) else isinstance(values, SklearnModel)
-        return "sklearn factory" if has_factory else "sklearn file"
-    return str(kind)
+        return "(sklearn factory)" if has_factory else "(sklearn file)"
+    return f"({kind})"
 
 
 def _known_kind(values: Any) -> Any:
@@ -208,11 +208,11 @@ def _known_kind(values: Any) -> Any:
 
 
 AnyModel = Annotated[
-    Annotated[ModelSpec, Tag("python")]
-    | Annotated[OnnxModel, Tag("onnx")]
-    | Annotated[SklearnModel, Tag("sklearn factory")]
-    | Annotated[SklearnFile, Tag("sklearn file")]
-    | Annotated[OwnModel, Tag(OWN)],
+    Annotated[ModelSpec, Tag("(python)")]
+    | Annotated[OnnxModel, Tag("(onnx)")]
+    | Annotated[SklearnModel, Tag("(sklearn factory)")]
+    | Annotated[SklearnFile, Tag("(sklearn file)")]
+    | Annotated[OwnModel, Tag(f"({OWN})")],
     Discriminator(_kind_of_model),
     BeforeValidator(_known_kind),
 ]
@@ -359,12 +359,12 @@ class FitSpec(Spec):
 
 def _kind_of_training(values: Any) -> str:
     if isinstance(values, dict):
-        return "fit" if values.keys() <= FitSpec.model_fields.keys() else "epochs"
-    return "fit" if isinstance(values, FitSpec) else "epochs"
+        return "(fit)" if values.keys() <= FitSpec.model_fields.keys() else "(epochs)"
+    return "(fit)" if isinstance(values, FitSpec) else "(epochs)"
 
 
 AnyTraining = Annotated[
-    Annotated[TrainingSpec, Tag("epochs")] | Annotated[FitSpec, Tag("fit")], Discriminator(_kind_of_training)
+    Annotated[TrainingSpec, Tag("(epochs)")] | Annotated[FitSpec, Tag("(fit)")], Discriminator(_kind_of_training)
 ]
 """How a model is trained: a network by epochs, an estimator by `training: {}`."""
 

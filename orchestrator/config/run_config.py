@@ -572,8 +572,8 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] |
     for part in location:
         if isinstance(part, int):
             keys.append(str(part))
-        elif part in tagged:  # the tag of a union
-            current, tagged = tagged[part], {}
+        elif part.startswith("("):  # the tag of a union
+            current = tagged.get(part, current)
         elif current is not None and part in _fields(current):
             keys.append(part)
             annotation = _fields(current)[part].annotation

@@ -233,7 +233,7 @@ def test_a_student_is_fitted_to_the_store(tmp_path: Path) -> None:
     targets = soft(400, seed=3)
     layout, parts = makers.stored(tmp_path / "store", targets, rows=64)
     loss = DistillationSpec(temperature=2.0, soft_weight=0.7, hard_weight=0.3)
-    store = Store(str(tmp_path / "store"), layout, parts)
+    store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
     found = lessons.soft(given.transfer, store, 3, loss, 0)
     order = np.concatenate([layout.ids(number) for number in range(layout.parts)])
     labels = np.concatenate([Y, np.full(100, -1)])[order]
@@ -267,11 +267,27 @@ def test_members_and_the_baseline_learn_from_labels_alone(tmp_path: Path) -> Non
     assert found[0] == found[1]  # the same seed and the same rows
 
 
-def test_a_store_of_the_largest_probabilities_is_refused(tmp_path: Path) -> None:
-    layout, parts = makers.stored(tmp_path / "store", soft(), top_k=2)
-    store = Store(str(tmp_path / "store"), layout, parts)
-    with pytest.raises(RequestError, match=r"distillation\.top_k: an estimator as the student"):
-        lessons.soft(data().transfer, store, 3, DistillationSpec(), 0)
+RAMP = {"from": 1.0, "to": 0.0}
+LOSSES: dict[str, tuple[dict[str, Any], str]] = {
+    "top k": ({"top_k": 2}, r"distillation\.top_k: an estimator as the student"),
+    "another term": ({"objective": [{"term": "reverse_kl"}]}, "found the term 'reverse_kl'.*expected soft and hard"),
+    "a weight that changes": ({"soft_weight": RAMP}, "the weight of 'soft' follows a schedule"),
+    "a T that changes": ({"temperature": {"from": 4.0, "to": 1.0}}, "temperature follows a schedule"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses_that_an_estimator_cannot_learn_by_are_refused(case: str) -> None:
+    values, words = LOSSES[case]
+    with pytest.raises(RequestError, match=words):
+        lessons.weighed(DistillationSpec.model_validate(values))
+
+
+def test_a_loss_in_either_form_is_weighed_alike() -> None:
+    terms = [{"term": "hard", "weight": 0.2}, {"term": "soft", "weight": {"from": 0.8, "schedule": "constant"}}]
+    long = DistillationSpec.model_validate({"temperature": 3.0, "objective": terms})
+    assert lessons.weighed(long) == lessons.Weighed(3.0, 0.8, 0.2)
+    assert lessons.weighed(DistillationSpec(temperature=3.0, soft_weight=0.8, hard_weight=0.2)) == (3.0, 0.8, 0.2)
 
 
 def test_specs_of_estimators_go_through_json(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from workers.models.outputs import Outputs
+from workers.models.outputs import Outputs as Outputs
 from workers.signals import Signal
 from workers.targets.base import Targets
 

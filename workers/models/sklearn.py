@@ -70,9 +70,10 @@ class SklearnPredictor(Fittable):
         types = _skops().get_untrusted_types(data=self.dump())
         if not types:
             return ()
+        named = beside.plain(", ".join(types))
         return (
-            f"its file holds types beyond those that skops trusts ({beside.plain(', '.join(types))}); they are trusted, since the "
-            "factory is your own. Elsewhere name them where you load it.",
+            f"its file holds types beyond those that skops trusts ({named}); they are trusted, since the factory is "
+            "your own. Elsewhere name them where you load it.",
         )
 
     @property
