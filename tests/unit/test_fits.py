@@ -47,7 +47,7 @@ def regressor():
 
 
 def boosted():
-    return HistGradientBoostingClassifier(max_iter=20)
+    return HistGradientBoostingClassifier(max_iter=8)
 
 
 def neighbours():

@@ -24,7 +24,7 @@ from workers.models import checkpoints, torch_module
 from workers.specs import FitSpec, ModelSpec, OnnxModel
 
 NET = {"factory": "models:mlp"}
-TRAINING = {"epochs": 1}
+TRAINING = {"epochs": 2, "batch_size": 32, "learning_rate": 0.01}
 
 
 def loaded(folder: Path, **changes: Any) -> RunConfig:
@@ -214,7 +214,7 @@ def test_checkpoints_in_another_order_of_classes_are_refused(tmp_path: Path) -> 
 def test_mlflow_is_told_each_members_own(tmp_path: Path) -> None:
     config = loaded(tmp_path, ensemble=of_all_kinds(tmp_path))
     own = [mlflow_descriptions.params_of("member", config, f"member-{k}") for k in (0, 4, 5)]
-    assert own[0]["model.factory"] == "models:mlp" and own[0]["training.epochs"] == "1"
+    assert own[0]["model.factory"] == "models:mlp" and own[0]["training.epochs"] == "2"
     assert own[1]["model.path"].endswith("d.skops") and own[2]["model.factory"] == "trees:forest"
     names = [f"member-{k}" for k in range(8)]
     found = mlflow_tracker.weights_of(names, config, str(tmp_path / "runs"))

@@ -212,7 +212,7 @@ def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
     linear = load(Member("graph", OnnxModel(kind="onnx", path="", output="logits"), graph(tmp_path / "a.onnx")))
     file = kept(tmp_path / "a.skops", LogisticRegression().fit(X, Y))
     sums = load(Member("sums", SklearnFile(kind="sklearn", path=""), file))
-    members = {"net": net, "graph": linear, "sums": sums}
+    members: dict[str, Predictor | torch.nn.Module] = {"net": net, "graph": linear, "sums": sums}
     x, weights = torch.from_numpy(X), {"net": 0.5, "graph": 0.25, "sums": 0.25}
     teacher = Teacher(members, micro_batch=16, classes=3)
     assert teacher.prepare(None, x) is False and set(teacher.modules) == {"net"}
