@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -74,6 +75,15 @@ def halved(estimator, lessons):
     rows = len(lessons.x) // 2
     estimator.fit(lessons.x[:rows], lessons.targets[:rows].argmax(axis=1))
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """OpenMP's threads wait for each other in a loop, which is slow where others have the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def model(folder: Path, name: str, **kwargs: Any) -> SklearnModel:

@@ -20,6 +20,7 @@ from orchestrator.stages import evaluation, fitters, preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
+from tests.unit.test_fits import one_thread as one_thread
 from tests.unit.test_groups import loaded, of_all_kinds
 from workers import ensemble
 from workers.data import dataset as datasets
@@ -28,7 +29,7 @@ from workers.inference import teacher
 from workers.training import fit_tasks
 from workers.training.ray_worker import Store
 
-MACHINES = Machines((Node(2, 0),), False)
+MACHINES = Machines((Node(1, 0),), False)
 
 
 def inline(pending: Sequence[Task], *_: Any, **__: Any) -> Iterator[tuple[Task, Any]]:

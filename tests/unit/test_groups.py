@@ -18,6 +18,7 @@ from orchestrator.observers import mlflow_descriptions, mlflow_tracker
 from orchestrator.stages import preflight
 from tests import makers
 from tests.unit.test_fits import MODELS as ESTIMATORS
+from tests.unit.test_fits import one_thread as one_thread
 from tests.unit.test_predictors import OWN, graph
 from workers.errors import RequestError
 from workers.models import checkpoints, torch_module
