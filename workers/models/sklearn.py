@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Self
 
@@ -64,6 +65,11 @@ class SklearnPredictor(Fittable):
         return cls(estimator, model.label)
 
     def dump(self) -> bytes:
+        return self._content
+
+    @cached_property
+    def _content(self) -> bytes:
+        """The file, made once: of many trees it takes seconds."""
         return _canonical(_skops().dumps(self.estimator))
 
     def notes(self) -> tuple[str, ...]:
@@ -165,7 +171,7 @@ def _canonical(content: bytes) -> bytes:
             found[key] = walk(value)
         return found
 
-    files = {SCHEMA: json.dumps(walk(schema), indent=2).encode()}
+    files = {SCHEMA: json.dumps(walk(schema)).encode()}
     files |= {new: archive.read(old) for old, new in renamed.items()}
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as target:
