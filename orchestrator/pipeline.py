@@ -27,6 +27,7 @@ from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import preflight, ray_train, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import compare_systems, measure_ensemble
+from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
@@ -54,6 +55,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
+    config = preflight.settled(config, dataset)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
         placement = resources.place(config.ensemble, machines)
@@ -149,29 +151,30 @@ def _keep_student(run: Context, student: Trained) -> None:
 def _members(run: Context) -> list[Trained]:
     """Trained here, or loaded from the checkpoints that the configuration names."""
     spec, events = run.config.ensemble, run.events
-    names = [f"member-{k}" for k in range(run.placement.size)]
+    groups = spec.of_each(run.placement.size)
+    names = [f"member-{k}" for k in range(len(groups))]
     for name in names:
         events.emit(SystemAdded(name, "member"))
     events.emit(SystemAdded("ensemble", "ensemble"))
-    if spec.training is None:
-        return [
-            Trained(Member(name, spec.model, uri), [], reused=True)
-            for name, uri in zip(names, spec.checkpoints or (), strict=True)
-        ]
-    run.heartbeat.expect(dict.fromkeys(names, spec.training.epochs))
-    with events.stage("members", names, spec.training.epochs) as stage:
-        members = training.train_members(run, spec.training)
-        stage.reused = all(member.reused for member in members)
-    for trained in members:
-        events.trained(trained.member.name, trained.history, trained.reused)
-    return members
+    members = {k: Trained(Member(names[k], groups[k].model, uri), [], reused=True) for k, uri in spec.given().items()}
+    epochs = {k: group.training.epochs for k, group in enumerate(groups) if group.training is not None}
+    if epochs:
+        of_name = {names[k]: number for k, number in epochs.items()}
+        run.heartbeat.expect(of_name)
+        with events.stage("members", list(of_name), -(-sum(epochs.values()) // len(epochs))) as stage:
+            found = training.train_members(run, {k: groups[k] for k in epochs})
+            stage.reused = all(member.reused for member in found.values())
+        for trained in found.values():
+            events.trained(trained.member.name, trained.history, trained.reused)
+        members |= found
+    return [member for _, member in sorted(members.items())]
 
 
 def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Trained:
     """The student on soft targets; without them, the hard-label baseline of its architecture."""
     spec, events = run.config.student, run.events
     recipe = spec.training if made is not None else spec.baseline_training or spec.training
-    job = training.StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
+    job = StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
     if made is not None:
         job = replace(
             job,
@@ -182,7 +185,7 @@ def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Tra
         )
     events.emit(SystemAdded(role, role))
     with events.stage(role, [role], recipe.epochs) as stage:
-        trained = training.train_with_ray(run, job)
+        trained = training.train_student(run, job)
         stage.reused = trained.reused
     events.trained(role, trained.history, trained.reused)
     return trained

@@ -9,7 +9,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
-from orchestrator.run_folder.paths import WEIGHTS, RunFolder
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.redact import hidden
 
@@ -32,13 +32,14 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     else:
         command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
         look = f"{command}, then http://127.0.0.1:5000/{report.page}"
-    weights = storage.join(RunFolder(config.folder).shown("student"), WEIGHTS)
-    student = snippets.load_in_torch(config.student.model, weights)
+    model = config.student.model
+    weights = storage.join(RunFolder(config.folder).shown("student"), model.weights_name)
+    student = snippets.load(model, weights)
     for line in (
         f"Report: {report.folder}/report.md",
         f"MLflow: {look}",
         f"Again:  stillhouse report {shlex.quote(report.folder)}",
-        f"Student: {weights}, in plain torch:",
+        f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
         screen.out.print(hidden(line), markup=False, soft_wrap=True)

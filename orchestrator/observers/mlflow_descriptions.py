@@ -27,12 +27,15 @@ def params(config: RunConfig) -> dict[str, str]:
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
-def params_of(role: Role, config: RunConfig) -> dict[str, str]:
-    """What one system follows from, under the same keys for all of them."""
+def params_of(role: Role, config: RunConfig, name: str = "") -> dict[str, str]:
+    """What one system follows from, under the same keys for all of them. name: of a member."""
     ensemble, student = config.ensemble, config.student
+    number = int(name.rpartition("-")[2]) if role == "member" and name else 0
+    own = ensemble.of_each(number + 1)[number]
+    every = ensemble.model or {f"group-{k}": group.model.label for k, group in enumerate(ensemble.groups)}
     recipes: dict[Role, dict[str, Any]] = {
-        "member": {"model": ensemble.model, "training": ensemble.training},
-        "ensemble": {"model": ensemble.model, "combine": ensemble.combine, "weights": ensemble.weights},
+        "member": {"model": own.model, "training": own.training},
+        "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
         "student": {"model": student.model, "training": student.training, "distillation": config.distillation},
     }

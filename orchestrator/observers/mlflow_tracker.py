@@ -23,7 +23,7 @@ from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
 from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
 from orchestrator.run_folder import model_folder
-from orchestrator.run_folder.paths import WEIGHTS, RunFolder
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import trained
 from workers import storage
 from workers.errors import RequestError
@@ -218,7 +218,7 @@ class Tracker:
                 of_parent = {PARENT: self.run_id, RUN: self._config.name}
                 role = self._roles[name]
                 self._runs[name] = mlflow_runs.create(self.client, self.experiment_id, name, role, of_parent)
-                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config))
+                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config, name))
             return self._runs[name]
 
     def _describe(self) -> None:
@@ -403,10 +403,13 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
 
     There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
     """
-    given = config.ensemble.checkpoints
-    if given:
-        return {member: given[int(member.partition("-")[2])] for member in members}
-    return {member: storage.join(_folder_of(member, RunFolder(folder)), WEIGHTS) for member in members}
+    given, groups = config.ensemble.given(), config.ensemble.of_each(len(members))
+    numbers = {member: int(member.partition("-")[2]) for member in members}
+    return {
+        member: given.get(number)
+        or storage.join(_folder_of(member, RunFolder(folder)), groups[number].model.weights_name)
+        for member, number in numbers.items()
+    }
 
 
 def _folder_of(member: str, folder: RunFolder) -> str:

@@ -21,7 +21,7 @@ from workers import storage
 from workers.artifacts.key import Key
 from workers.errors import RequestError
 from workers.redact import hidden
-from workers.specs import IdxFiles, ModelSpec
+from workers.specs import AnyModel, FactorySpec, IdxFiles
 from workers.user_code import factories
 
 if TYPE_CHECKING:
@@ -102,18 +102,20 @@ def _tags(config: RunConfig) -> dict[str, str]:
     mlflow_uri.prepare()
     from mlflow.utils.git_utils import get_git_commit
 
-    def digest(model: ModelSpec) -> str:
-        return factories.digest(model.factory, model.folder)
+    def digest(*models: AnyModel) -> str:
+        found = [factories.digest(m.factory, m.folder) for m in models if isinstance(m, FactorySpec)]
+        return found[0] if len(found) == 1 else Key("code", 1, models=found).digest
 
+    folder = getattr(config.student.model, "folder", "")
     tags = {
         "stillhouse.version": version("stillhouse"),
-        f"{CODE}ensemble": digest(config.ensemble.model),
+        f"{CODE}ensemble": digest(*(group.model for group in config.ensemble.groups)),
         f"{CODE}student": digest(config.student.model),
         "mlflow.source.name": "stillhouse run",
         "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
         "mlflow.user": _user(),
     }
-    commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
+    commit = os.environ.get(environment.COMMIT) or get_git_commit(folder)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 

@@ -93,11 +93,12 @@ def _mark_in(folder: str) -> dict[str, Any] | None:
 def _inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
-    found = [*(config.ensemble.checkpoints or ()), *data.depends_on]
+    found = [*config.ensemble.given().values(), *data.depends_on]
     for split in (data.train, data.validation, data.test, data.unlabeled):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]
-    code: list[FactorySpec] = [config.ensemble.model, config.student.model, *config.evaluation.metrics]
+    models = [*(group.model for group in config.ensemble.groups), config.student.model]
+    code = [model for model in models if isinstance(model, FactorySpec)] + list(config.evaluation.metrics)
     code += [data.augment] if data.augment is not None else []
     asked = [(each.factory, each.folder) for each in code]
     asked += [(data.factory, data.folder)] if data.factory is not None else []

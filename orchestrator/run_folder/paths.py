@@ -10,14 +10,12 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.run_folder import model_folder
-from workers import storage
+from workers import specs, storage
 from workers.artifacts import catalogue, key, parts
 
-WEIGHTS = "model.safetensors"
-"""Of a trained network, in its folder."""
 NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS = "training.json", ".json", "manifest.json", "logits.json"
 """How the records of artifacts are called, or end."""
-_NETWORK = r"model\.safetensors|training\.json|(state|answers)\.pt|(history|failure)\.json"
+_NETWORK = rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|training\.json|(state|answers)\.pt|(history|failure)\.json"
 _PARTS = f"{parts.NAME.pattern}|manifest\\.json|logits\\.json|abandoned"
 _PLACEHOLDERS = {
     "number": r"\d+",

@@ -38,6 +38,7 @@ from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
 from workers.data.arrays import gather, micro_batch
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
+from workers.inference import teacher
 from workers.inference.actor import probe_rows
 from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
@@ -50,7 +51,6 @@ from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
-from workers.user_code import provenance
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
     """What is there of the store, in this run's folder and in those of others, and what is missing."""
     config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
     records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
-    key = _key(config, dataset, records, weights)
+    key = _key(config, dataset, members, weights)
     planned = _planned(config, dataset, records, weights, key)
     folder = RunFolder(config.folder).soft_targets(key.digest)
     run.note(catalogue.note("the soft targets", [run.artifacts.obtain(key, paths.soft_targets)]))
@@ -197,7 +197,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
     there = _accepted(config, planned, found, layout.parts, device)
     kept: dict[str, MemberLogits] = {}
     if config.distillation.is_scheduled or len(there) < layout.parts:
-        kept = kept_logits.of_members(run, _logits_keys(config, dataset, records, device))
+        kept = kept_logits.of_members(run, _logits_keys(config, dataset, members, device))
     if config.distillation.is_scheduled:
         there = kept_logits.with_logits(there, layout, kept)
     missing = [number for number in range(layout.parts) if number not in there]
@@ -255,7 +255,7 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
         _compute(made, pool, numerics, dataset.numbering, stage)
     events.note("soft targets complete: teachers released")
     if config.distillation.keeps_logits:
-        kept_logits.commit(run, _logits_keys(config, dataset, planned.members, made.device), made.layout)
+        kept_logits.commit(run, _logits_keys(config, dataset, members, made.device), made.layout)
 
 
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
@@ -279,9 +279,8 @@ def _abandon(folder: str) -> None:
 
 
 def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What any member's answers follow from, besides its weights."""
+    """What any member's answers follow from, besides the member."""
     return {
-        **provenance.of_model(config.ensemble.model),
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
@@ -291,20 +290,20 @@ def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _logits_keys(config: RunConfig, dataset: Dataset, members: Sequence[MemberRecord], device: str) -> dict[str, Key]:
+def _logits_keys(config: RunConfig, dataset: Dataset, members: Sequence[Member], device: str) -> dict[str, Key]:
     """The key of each member's own answers."""
     what = _answers_follow_from(config, dataset)
     if config.ensemble.precision == "auto":
         what["device"] = device
-    return {record.name: LOGITS.key(**what, weights=record.sha256) for record in members}
+    return {member.name: LOGITS.key(**what, **teacher.follows_from(member)) for member in members}
 
 
-def _key(config: RunConfig, dataset: Dataset, members: Sequence[MemberRecord], weights: Sequence[float]) -> Key:
+def _key(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Key:
     """Of the store: everything that its numbers follow from."""
     distillation = config.distillation
     return SOFT_TARGETS.key(
         **_answers_follow_from(config, dataset),
-        members=[record.sha256 for record in members],
+        members=[teacher.key_of(member).digest for member in members],
         weights=list(weights),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,

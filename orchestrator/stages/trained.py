@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.run_folder import paths
-from orchestrator.run_folder.paths import WEIGHTS
 from workers import storage
 from workers.artifacts import key as keys
 from workers.artifacts import store
@@ -19,6 +18,7 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK, Record
 from workers.inference.teacher import Member
 from workers.models import checkpoints
+from workers.specs import WEIGHTS
 from workers.training.loop import Epoch
 from workers.user_code import provenance
 
@@ -35,7 +35,7 @@ class Trained:
 def commit(artifacts: Catalogue, member: Member, key: Key, history: Iterable[Epoch], **facts: object) -> None:
     """Declare the weights of `member` complete, which lie where `key` belongs. facts: what `obtain` is to ask for."""
     uri = artifacts.uri(paths.network(key.digest))
-    files = {WEIGHTS: checkpoints.sha256(member.weights)}
+    files = {member.model.weights_name: checkpoints.sha256(member.weights)}
     store.commit(uri, key, files, provenance.versions(), history=[vars(epoch) for epoch in history], **facts)
     artifacts.register(key, paths.network(key.digest))
 
@@ -56,9 +56,12 @@ def epochs(record: Record) -> list[Epoch]:
 def show(member: Member, place: str) -> None:
     """Let the folder `place` show the network: its weights and its record."""
     source = storage.parent(member.weights)
-    if record_in(place) != record_in(source) or not storage.exists(storage.join(place, WEIGHTS)):
-        for name in (WEIGHTS, paths.NETWORK):  # the record last: it states what the weights beside it are
+    weights = member.model.weights_name
+    if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
+        for name in (weights, paths.NETWORK):  # the record last: it states what the weights beside it are
             storage.copy(storage.join(source, name), storage.join(place, name))
+        for name in set(WEIGHTS) - {weights}:  # of another kind of model that was shown before
+            storage.remove(storage.join(place, name))
 
 
 def changes(place: str, key: Key) -> str:

@@ -7,17 +7,18 @@ it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
+from orchestrator.config.run_config import MemberGroup
 from orchestrator.run_folder import paths
-from orchestrator.run_folder.paths import WEIGHTS, RunFolder
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import ray_train, trained
+from orchestrator.stages.fitters import FITTERS, StudentJob
 from orchestrator.stages.trained import Trained
 from workers import processes, storage
 from workers.artifacts import catalogue
@@ -28,10 +29,9 @@ from workers.evaluation.tasks import train_member
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models.torch_module import seed_of
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import AnyModel, AnyTraining, Learner
 from workers.training import objective
-from workers.training.loop import HARD_LABELS
-from workers.training.ray_worker import Store, WorkerJob
+from workers.training.fit_tasks import fit_member
 from workers.trial import trial
 from workers.user_code import provenance
 
@@ -41,20 +41,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def key_of(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> Key:
+JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
+"""What trains a member, by how its kind of model learns."""
+
+
+def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
     """Of a trained network: everything that it follows from, the code of its factory included."""
     return NETWORK.key(**provenance.of_model(model), training=training.model_dump(mode="json"), seed=seed, **also)
 
 
-def _of_member(run: Context, training: TrainingSpec, k: int) -> Key:
+def _of_member(run: Context, group: MemberGroup, k: int) -> Key:
     """The key of member k."""
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
-    return key_of(run.config.ensemble.model, training, seed_of(run.config.seed, "member", k), data=data)
+    assert group.training is not None
+    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data)
 
 
-def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
-    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
+def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
+    """Members by their numbers, each from a seed of its own, as many at a time as the cluster takes.
+
+    groups: of each member that is to be trained.
 
     Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
     in a fresh process.
@@ -64,21 +71,23 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     """
     placement, folder = run.placement, RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
-    keys = [_of_member(run, training, k) for k in range(placement.size)]
-    had = run.artifacts.obtain_all((key, paths.network) for key in keys)
+    keys = {k: _of_member(run, group, k) for k, group in groups.items()}
+    had = run.artifacts.obtain_all((key, paths.network) for key in keys.values())
     changes: list[str] = []
     missing: dict[str, tuple[int, Member, Key]] = {}
     tasks: list[Task] = []
-    for k, (key, earlier) in enumerate(zip(keys, had, strict=True)):
-        weights = storage.join(folder.network(key.digest), WEIGHTS)
-        member = Member(f"member-{k}", run.config.ensemble.model, weights)
+    for (k, key), earlier in zip(keys.items(), had, strict=True):
+        model, training = groups[k].model, groups[k].training
+        weights = storage.join(folder.network(key.digest), model.weights_name)
+        member = Member(f"member-{k}", model, weights)
         if earlier is not None:
             found[k] = _reused(run, member, earlier)
             continue
         changes.append(trained.changes(folder.shown(member.name), key))
         arguments = (member, training, key.what["seed"], key.digest, run.data, placement.threads, run.heartbeat.queue)
         doing, title = f"training {member.name}", f"train {member.name}"
-        tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
+        assert model.learner is not None
+        tasks.append(Task(member.name, JOBS[model.learner], arguments, placement, doing, title))
         missing[member.name] = k, member, key
     run.note(catalogue.note("members", had))
     _again(run, "members", changes)
@@ -102,35 +111,16 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
             except Exception as error:  # of any storage
                 raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
-    return [found[k] for k in range(placement.size)]
+    return dict(sorted(found.items()))
 
 
-@dataclass(frozen=True)
-class StudentJob:
-    """What Ray Train is to train: the student, or without soft targets the hard-label baseline."""
+def train_student(run: Context, job: StudentJob) -> Trained:
+    """Baseline or student, by the fitter of its kind of model.
 
-    role: str
-    model: ModelSpec
-    training: TrainingSpec
-    seed: int
-    workers: tuple[int, int]
-    """The least and the most."""
-    loss: DistillationSpec = HARD_LABELS
-    store: Store | None = None
-    """Soft targets, which may still be on their way."""
-    store_key: Key | None = None
-    """What they follow from."""
-    store_content: Callable[[], str] = str
-    """sha256 over the soft targets themselves; waits until they are complete."""
-
-
-def train_with_ray(run: Context, job: StudentJob) -> Trained:
-    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there.
-
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
     """
     folder, key = RunFolder(run.config.folder), _of_student(run, job)
-    weights = storage.join(folder.network(key.digest), WEIGHTS)
+    weights = storage.join(folder.network(key.digest), job.model.weights_name)
     member, place = Member(job.role, job.model, weights), folder.shown(job.role)
     on_its_way = job.store is not None and job.store.coming
     if not on_its_way or run.artifacts.lists(key):  # it may still be right: worth a wait
@@ -139,22 +129,9 @@ def train_with_ray(run: Context, job: StudentJob) -> Trained:
             run.note(catalogue.note(f"the {job.role}", [found]))
             return _reused(run, member, found)
     _again(run, f"the {job.role}", [trained.changes(place, key)])
-    work = WorkerJob(
-        role=job.role,
-        model=job.model,
-        training=job.training,
-        seed=job.seed,
-        data=run.data,
-        folder=place,
-        weights=weights,
-        threads=ray_train.threads_of_a_worker(job.workers[1], run.machines.of("student")),
-        heard=run.heartbeat.queue,
-        store=job.store,
-        loss=job.loss,
-        run=run.config.name,
-    )
     name = folder.checkpoints(job.role, key.digest).rsplit("/", 1)[1]
-    history = ray_train.fit(run, work, job.workers, name)
+    assert job.model.learner is not None
+    history = FITTERS[job.model.learner](run, job, member, place, name)
     trial.check_elsewhere(member, run.dataset.validation.x)
     trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)

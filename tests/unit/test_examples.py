@@ -56,6 +56,15 @@ def test_the_norm_of_incoming_weights_is_bounded() -> None:
     assert net[2].weight.norm(dim=1).max() <= 0.5001
 
 
+def test_letters_are_apart() -> None:
+    found = call("tabular", "letters:splits", labelled=2000)
+    x = {name: given if name == "unlabeled" else given[0] for name, given in found.items()}
+    rows = {name: len(given) for name, given in x.items()}
+    assert rows == {"train": 2000, "validation": 1000, "unlabeled": 11668, "test": 4000}
+    assert all(set(np.unique(found[name][1])) == set(range(26)) for name in ("train", "validation", "test"))
+    assert len(np.unique(np.concatenate(list(x.values())), axis=0)) == sum(rows.values())
+
+
 def test_speech_splits_share_no_words() -> None:
     module = factories._module("frames", str(EXAMPLES / "speech"), "frames:splits")
     corpus = module.read_corpus()

@@ -77,7 +77,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         model = config.ensemble.model if role == "member" else config.student.model
         key = NETWORK.key(name=name)
-        member = Member(name, model, storage.join(paths.RunFolder(folder).network(key.digest), paths.WEIGHTS))
+        weights = storage.join(paths.RunFolder(folder).network(key.digest), model.weights_name)
+        member = Member(name, model, weights)
         checkpoints.save(torch_module.build(model, seed=len(name)).state_dict(), member.weights)
         trained.commit(Catalogue(config.storage, config.name), member, key, history)
         trained.show(member, storage.join(folder, name.replace("member-", "members/")))

@@ -11,6 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder import owned, paths
 from tests.makers import write_config
+from workers import specs
 from workers.errors import RequestError
 from workers.models import checkpoints
 from workers.targets import soft_targets
@@ -84,7 +85,7 @@ def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
     files += [paths.network(digest), paths.soft_targets(digest), paths.logits(digest)]
     files += [paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student")]
     folders = [folder.network(digest), folder.shown("member-12"), folder.shown("baseline"), folder.shown("student")]
-    files += [f"{place}/{name}" for place in folders for name in (paths.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
+    files += [f"{place}/{name}" for place in folders for name in (*specs.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
     files += [f"{folder.checkpoints('student', digest)}/checkpoint_1/state.pt"]
     files += [f"{folder.soft_targets(digest)}/{soft_targets.ABANDONED}"]
     for file in files:

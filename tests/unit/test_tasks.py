@@ -24,12 +24,13 @@ from workers.evaluation.tasks import Asked
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
+from workers.models.predictor import Predictor
 from workers.specs import FactorySpec, ModelSpec
 
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_begun", lambda name, heard: None)
+    monkeypatch.setattr(tasks, "begun", lambda name, heard: None)
 
 
 def call(job: Any, *arguments: Any) -> Any:
@@ -59,18 +60,18 @@ def members(folder: Path, count: int, hidden: int = 24) -> list[Asked]:
 
 def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    alive: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+    alive: weakref.WeakSet[Predictor] = weakref.WeakSet()
     most = 0
     load = teacher.load
 
-    def counted(member: Member) -> torch.nn.Module:
+    def counted(member: Member) -> Predictor:
         nonlocal most
-        module = load(member)
+        predictor = load(member)
         gc.collect()
         loaded.append(member.name)
-        alive.add(module)
+        alive.add(predictor)
         most = max(most, len(alive))
-        return module
+        return predictor
 
     monkeypatch.setattr(teacher, "load", counted)
     *of_ensemble, baseline, student = members(tmp_path, 5)
@@ -87,7 +88,7 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
     loaded = [teacher.load(member) for member, _ in asked]
 
     def all_of_them(x: torch.Tensor) -> torch.Tensor:
-        return ensemble.average([torch.softmax(module(x).float(), -1) for module in loaded])
+        return ensemble.average([torch.softmax(member(x).logits, -1) for member in loaded])
 
     ratios = []
     for _ in range(5):  # other processes disturb some of them
@@ -117,7 +118,9 @@ def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("of_labels", [True, False])
 def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -> None:
     ((member, how),) = members(tmp_path, 1)
-    weights = teacher.load(member).state_dict()
+    module = teacher.load(member).module
+    assert module is not None
+    weights = module.state_dict()
     weights["0.weight"][:] = float("inf")
     checkpoints.save(weights, member.weights)
     with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):

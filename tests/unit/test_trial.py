@@ -727,7 +727,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
         student._train(job, rank=0, world=1, begun=lambda progress: None)
 
-    monkeypatch.setattr(tasks, "_begun", MagicMock())  # there is no Ray
+    monkeypatch.setattr(tasks, "begun", MagicMock())  # there is no Ray
     assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
     with pytest.raises(RunError, match=r"member-1 answers differently .* 'steps \(a plain attribute\)'"):
         member("Late")

@@ -18,7 +18,7 @@ import ray
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
@@ -32,8 +32,8 @@ from workers.evaluation.metrics import Inference, LogProbabilities
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.models.precision import autocast
-from workers.specs import FactorySpec, TrainingSpec
+from workers.models.predictor import Predictor
+from workers.specs import FactorySpec, ModelSpec, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Epoch, Task
@@ -60,9 +60,10 @@ def train_member(
     Resumes behind the last epoch of an earlier attempt with the same key, given as its digest. `heard` also gets
     `(member's name, epoch)` after each.
     """
-    _begun(member.name, heard)
+    begun(member.name, heard)
     torch.set_num_threads(threads)
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
+    assert isinstance(member.model, ModelSpec)
     with faults.caught(member.name):
         module = torch_module.build(member.model, seed).to(metrics.device())
         progress = loop.begin(module, training, len(data.train))
@@ -98,7 +99,7 @@ def predict(
 
     Raises: `RunError` where an answer holds NaN.
     """
-    _begun(name, heard)
+    begun(name, heard)
     torch.set_num_threads(threads)
     (member, how), examples = asked, getattr(data, split)
     predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, examples.y if of_labels else None)
@@ -146,11 +147,11 @@ def describe(
     grow with the ensemble. The ensemble answers by its members in turn and then the mean of what they answered: the
     n-th of its times is the sum of their n-th times, each taken with the other members' weights read in between.
     """
-    _begun(name, heard)
+    begun(name, heard)
     torch.set_num_threads(1)
     place = metrics.device()
     example = as_tensor(data.test.x[:1]).to(place)
-    sizes = [storage.size(member.weights) for member, _ in members]
+    sizes = [checkpoints.size(member.weights) for member, _ in members]
     in_turn = [_timed(asked, example, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
     of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)
     if len(members) > 1:
@@ -171,11 +172,11 @@ def custom_metrics(
     specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, heard: Any
 ) -> dict[str, float]:
     """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
-    _begun(name, heard)
+    begun(name, heard)
     return custom_metrics_.call(specs, np.exp(predicted), labels)
 
 
-def _begun(name: str, heard: Any) -> None:
+def begun(name: str, heard: Any) -> None:
     """Say so until it is heard: the queue may be on its way back from the dead. In a thread, since who waits for Ray in
     a task lends its cores to others."""
     told = (name, processes.here())
@@ -204,20 +205,18 @@ class _Timed:
 def _timed(asked: Asked, example: Tensor, repeats: int, others: int) -> _Timed:
     """Load one network, time it, let it go. others: bytes of the networks that answer in turn with it."""
     member, how = asked
-    module = teacher.load(member).to(example.device)
-    answer = _predictor(module, how)
+    predictor = teacher.load(member).to(example.device)
+    answer = _answering(predictor, how)
     alone = metrics.times_ms(answer, example, repeats)
     in_turn = metrics.times_ms(answer, example, repeats, others) if others else alone
-    return _Timed(torch_module.parameters(module), alone, in_turn, answer(example))
+    return _Timed(predictor.parameters, alone, in_turn, answer(example))
 
 
-def _predictor(module: nn.Module, how: Inference) -> Callable[[Tensor], Tensor]:
+def _answering(predictor: Predictor, how: Inference) -> Callable[[Tensor], Tensor]:
     """What answers a batch with probabilities."""
 
     @torch.no_grad()
     def answer(x: Tensor) -> Tensor:
-        with autocast(x.device, how.precision):
-            logits = module(x)
-        return torch.softmax(logits.float(), dim=-1)
+        return torch.softmax(predictor(x, how.precision).logits, dim=-1)
 
     return answer

@@ -85,14 +85,14 @@ class TeacherActor:
     def teacher(self) -> Teacher:
         """The members, loaded."""
         if self._teacher is None:
-            modules = {}
+            loaded = {}
             for member in self.members:
                 with faults.caught(member.name):
-                    modules[member.name] = load(member)
+                    loaded[member.name] = load(member)
             numerics = self.numerics
             device = torch.device(numerics.device)  # as it will be on record
             self._teacher = Teacher(
-                modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count, device
+                loaded, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count, device
             )
         return self._teacher
 
@@ -184,7 +184,7 @@ class TeacherActor:
         return found
 
     def _asked(self, ids: Index, rows: slice, known: dict[str, Tensor]) -> Asked:
-        nothing_to_compute = len(known) == len(self.teacher.modules)
+        nothing_to_compute = len(known) == len(self.teacher.predictors)
         x = torch.empty(len(ids), 0) if nothing_to_compute else self._gather(ids)
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 

@@ -19,34 +19,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers import ensemble, faults
+from workers.artifacts.key import Key
 from workers.data.arrays import MICRO_BATCH, widened
 from workers.errors import BadAnswer, RunError
 from workers.evaluation import metrics
-from workers.models import checkpoints, torch_module
-from workers.models.last_product import in_float32
-from workers.models.packing import packed
-from workers.models.precision import autocast, computed_in
-from workers.models.stacking import Forward, one_by_one, stacked, worth_stacking
-from workers.specs import ModelSpec, Precision
+from workers.models import checkpoints, predictor
+from workers.models.precision import autocast
+from workers.models.predictor import Predictor
+from workers.models.stacking import Forward, stacked, worth_stacking
+from workers.models.torch_module import predictor_of
+from workers.specs import AnyModel, Precision
 from workers.user_code import provenance
 
 logger = logging.getLogger(__name__)
 
 RESIDENT_BYTES = 2**28
 """Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
-FEW = 16
-"""Examples that a network is tried on before a pass."""
-
 
 Waves = Generator[tuple[list[str], Forward]]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network: `weights` is the URI of its safetensors."""
+    """One trained model: `weights` is the URI of what it learned, a file that its kind reads."""
 
     name: str
-    model: ModelSpec
+    model: AnyModel
     weights: str
 
 
@@ -55,11 +53,14 @@ def follows_from(member: Member) -> dict[str, Any]:
     return {"weights": checkpoints.sha256(member.weights), **provenance.of_model(member.model)}
 
 
-def load(member: Member) -> nn.Module:
-    """The member's module with its weights, in evaluation mode."""
-    module = torch_module.build(member.model)
-    checkpoints.load(module, member.weights)
-    return module.eval()
+def key_of(member: Member) -> Key:
+    """The same as one key."""
+    return Key("answers", 1, **follows_from(member))
+
+
+def load(member: Member) -> Predictor:
+    """The member as it answers."""
+    return predictor.load(member.model, member.weights)
 
 
 @dataclass
@@ -76,11 +77,11 @@ class Asked:
 
 
 class Teacher:
-    """Members on one device. `modules` maps a member's name to its module."""
+    """Members on one device. `members` maps a name to what answers: a predictor, or a torch module as one."""
 
     def __init__(
         self,
-        modules: Mapping[str, nn.Module],
+        members: Mapping[str, Predictor | nn.Module],
         precision: Precision = "auto",
         micro_batch: int = MICRO_BATCH,
         bits: Literal[32, 64] = 32,
@@ -97,7 +98,9 @@ class Teacher:
         self.precision = precision
         self.micro_batch = micro_batch
         self.fixed_point = ensemble.FIXED_POINT[bits]
-        self.modules = {name: module.eval() for name, module in modules.items()}
+        self.predictors = {name: predictor_of(member) for name, member in members.items()}
+        for module in self.modules.values():
+            module.eval()
         self._forward: Forward | None = None
         self._whole: set[str] = set()
         """Members that are computed in float32 as a whole, since their logits would be rounded otherwise."""
@@ -105,20 +108,24 @@ class Teacher:
         """Whether a lack of memory is answered by another attempt."""
         self._settle(_staying(self.modules, self.device))
 
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The members that are torch modules; only these are moved, packed and stacked."""
+        return {name: each.module for name, each in self.predictors.items() if each.module is not None}
+
     def _settle(self, staying: frozenset[str]) -> None:
-        """Let these members stay on the device, and the others wait in main memory for their turns."""
-        self.staying = staying
-        for name, module in self.modules.items():
-            module.to(self.device if name in staying else "cpu")
+        """Let these modules stay on the device, and the others wait in main memory for their turns."""
+        self.staying = staying | (self.predictors.keys() - self.modules.keys())
+        for name, each in self.predictors.items():
+            each.to(self.device if name in self.staying else torch.device("cpu"))
 
     @property
     def takes_turns(self) -> bool:
         """Whether members go to the device and leave it for every call."""
-        return self._forward is None and len(self.staying) < len(self.modules)
+        return self._forward is None and len(self.staying) < len(self.predictors)
 
     def prepare(self, choice: bool | None, x: Tensor) -> bool:
-        """Choose how members are computed, by trying it on `x` [N, ...]: on a CPU with packed layers (`packing`), in
-        bfloat16 with the last product in float32 (`last_product`).
+        """Make each member ready for pieces like `x` [N, ...], and choose how members are computed by trying it.
 
         choice: stacked (True) or one by one (False); None: whichever is faster on a GPU. On a CPU one by one always.
         Returns what was chosen.
@@ -127,36 +134,27 @@ class Teacher:
         if self._forward is not None:
             self._forward = None
             self._settle(_staying(self.modules, self.device))
-        if computed_in(self.device, self.precision) == "bfloat16":
-            self._keep_digits(tried[:FEW])
-        elif self.device.type == "cpu":
-            for name, module in self.modules.items():  # one after another: each is there twice meanwhile
-                with self._caught(name):
-                    self.modules[name] = packed(module, tried)
-        members = list(self.modules.values())
-        if self.device.type == "cpu" or self.takes_turns or self._whole:
+        for name, each in self.predictors.items():  # one after another: what is packed is there twice meanwhile
+            with self._caught(name), self._on_device(name):
+                if not each.prepare(tried, self.device, self.precision):
+                    logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
+                    self._whole.add(name)
+        modules = list(self.modules.values())
+        if self.device.type == "cpu" or self.takes_turns or self._whole or len(modules) < len(self.predictors):
             choice = False
         elif choice is None:
             with autocast(self.device, self.precision):
-                choice = worth_stacking(members, widened(tried.to(self.device)))
-        if choice and len(members) > 1:
-            self._forward = stacked(members)
+                choice = worth_stacking(modules, widened(tried.to(self.device)))
+        if choice and len(modules) > 1:
+            self._forward = stacked(modules)
             self._settle(frozenset())  # their weights are there once more, in the stack
         return choice
-
-    def _keep_digits(self, x: Tensor) -> None:
-        """Let each member compute its logits in float32, as little else as it can."""
-        for name, module in self.modules.items():
-            with self._on_device(name), autocast(self.device, self.precision):
-                if not in_float32(module, widened(x.to(self.device))):
-                    logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
-                    self._whole.add(name)
 
     @torch.no_grad()
     def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
         """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
         found = {}
-        for names, forward in self._waves(self.modules):
+        for names, forward in self._waves(self.predictors):
             answers = [forward(batch) for batch in x.split(self.micro_batch)]
             for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
                 found[name] = said
@@ -219,9 +217,9 @@ class Teacher:
         inputs = [piece.x.to(self.device, non_blocking=True) if at_once else piece.x for piece in pieces]
         totals: list[list[Tensor]] = [[] for _ in pieces]
         if self._forward is not None and not any(piece.known for piece in pieces):
-            waves = self._waves(self.modules)
+            waves = self._waves(self.predictors)
         else:
-            waves = self._one_by_one(name for name in self.modules if name in how.weights)
+            waves = self._one_by_one(name for name in self.predictors if name in how.weights)
         with closing(waves):
             for names, forward in waves:
                 for piece, x, total in zip(pieces, inputs, totals, strict=True):
@@ -266,25 +264,37 @@ class Teacher:
         Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch.
         """
         if self._forward is not None:
-            yield list(self.modules), self._computed(self._forward, self.precision)
+            yield list(self.predictors), self._stacked(self._forward)
             return
-        yield from self._one_by_one(name for name in self.modules if name in asked)
+        yield from self._one_by_one(name for name in self.predictors if name in asked)
 
     def _one_by_one(self, names: Iterable[str]) -> Waves:
         for name in names:
-            precision: Precision = "float32" if name in self._whole else self.precision
-            forward = self._computed(one_by_one([self.modules[name]]), precision, name)
             with self._caught(name), self._on_device(name):
-                yield [name], forward
+                yield [name], self._alone(name)
 
-    def _computed(self, forward: Forward, precision: Precision, name: str = "") -> Forward:
-        """name: of the member; empty where several are computed in one pass."""
+    def _alone(self, name: str) -> Forward:
+        """What gives one member's logits [1, b, K]."""
+        answer = self.predictors[name]
 
-        def answer(batch: Tensor) -> Tensor:
-            with self._caught(name), autocast(self.device, precision):
-                return forward(widened(batch.to(self.device, non_blocking=True))).float()
+        def forward(batch: Tensor) -> Tensor:
+            with self._caught(name):
+                return answer(self._there(batch), self.precision).logits.unsqueeze(0)
 
-        return answer
+        return forward
+
+    def _stacked(self, together: Forward) -> Forward:
+        """What gives all members' logits [M, b, K] in one pass."""
+
+        def forward(batch: Tensor) -> Tensor:
+            with self._caught(""), autocast(self.device, self.precision):
+                return together(self._there(batch)).float()
+
+        return forward
+
+    def _there(self, batch: Tensor) -> Tensor:
+        """A batch on the device, as models take it."""
+        return widened(batch.to(self.device, non_blocking=True))
 
     @contextmanager
     def _caught(self, name: str) -> Iterator[None]:

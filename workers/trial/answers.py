@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from workers.data.arrays import Index, Inputs, as_tensor, gather
 from workers.errors import RequestError
-from workers.models import torch_module
-from workers.specs import ModelSpec
+from workers.models import checked
+from workers.models.predictor import Predictor
 from workers.trial.lost_state import differing_state
 from workers.trial.odd_rows import OddRow
 
@@ -35,16 +35,22 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was built, from which factory, for how many classes, on which inputs, and in which role."""
+    """What is tried: what answers and what messages call it, for how many classes, on which inputs, in which role."""
 
-    module: nn.Module
-    spec: ModelSpec
+    predictor: Predictor
+    label: str
     classes: int
     x: Inputs
     role: str
 
     def __str__(self) -> str:
-        return f"{self.role} model '{self.spec.factory}'"
+        return f"{self.role} model {self.label}"
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module that is trained."""
+        assert self.predictor.module is not None
+        return self.predictor.module
 
     @cached_property
     def affordable(self) -> int:
@@ -63,7 +69,7 @@ class Network:
 
     def answers(self, batch: Tensor) -> Tensor:
         """Logits [B, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
-        return torch_module.answers(self.module, self.spec, batch, self.classes, self.role)
+        return checked.answers(self.predictor, self.label, batch, self.classes, self.role)
 
 
 def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
@@ -97,20 +103,22 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
     return ()
 
 
-def check_same(network: Network, loaded: nn.Module) -> None:
+def check_same(network: Network, loaded: Predictor) -> None:
     """Raise `RequestError` where `loaded`, which has the same weights, answers anything else."""
-    other = Network(loaded, network.spec, network.classes, network.x, network.role)
+    other = replace(network, predictor=loaded)
     by = apart(network.answers(network.batch), other.answers(network.batch))
     if not by <= SAME:
         raise RequestError(
             f"{network} answers differently once its weights are saved and loaded, by {by:.2g} of its largest logit. "
-            f"{lost(network.module, loaded)}"
+            f"{lost(network.predictor, loaded)}"
         )
 
 
-def lost(module: nn.Module, loaded: nn.Module) -> str:
-    """What of `module` is not in `loaded`, although the weights are, and what to do."""
-    found = differing_state(module, loaded)
+def lost(one: Predictor, loaded: Predictor) -> str:
+    """What of a model is not in `loaded`, although the weights are, and what to do."""
+    if one.module is None or loaded.module is None:
+        return "Expected `load` to read all that the answers follow from."
+    found = differing_state(one.module, loaded.module)
     kinds = f": {some(found)}" if found else " (plain attributes, buffers with persistent=False, globals)"
     return (
         f"It has state outside its state_dict, which is not saved and is made again from another seed{kinds}. Keep it "

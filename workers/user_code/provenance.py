@@ -30,8 +30,9 @@ from torch.nn.parameter import is_lazy
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import torch_module
-from workers.specs import FactorySpec, ModelSpec
+from workers.models import predictor
+from workers.seeds import seeded
+from workers.specs import AnyModel, FactorySpec, ModelSpec, OwnModel, SklearnModel
 from workers.user_code import beside, factories, observed, origins
 from workers.user_code.beside import Stamp
 from workers.user_code.reach import Reach, whole_file
@@ -60,7 +61,7 @@ _read_in_use: dict[str, set[Path]] = {}
 """By `_key`: data files that networks opened while they answered."""
 
 
-def of_model(model: ModelSpec) -> dict[str, Any]:
+def of_model(model: AnyModel) -> dict[str, Any]:
     """The inputs of `model` by name, as plain JSON values: with equal ones the same weights are the same function.
 
     model: its specification. code: of each file that its factory reaches, a digest of what is reached in it. files:
@@ -71,7 +72,9 @@ def of_model(model: ModelSpec) -> dict[str, Any]:
 
     Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
     """
-    return _found(model, lambda: torch_module.build(model, SEED)).inputs
+    if not isinstance(model, FactorySpec):  # a file, and no code
+        return {"model": model.model_dump(mode="json", exclude={"path"})}
+    return _found(model, partial(_made, model)).inputs
 
 
 def of_factory(spec: FactorySpec, call: Callable[[], Any]) -> dict[str, Any]:
@@ -79,25 +82,29 @@ def of_factory(spec: FactorySpec, call: Callable[[], Any]) -> dict[str, Any]:
     return _found(spec, call).inputs
 
 
-def files_of(model: ModelSpec) -> dict[Path, bytes]:
+def files_of(model: AnyModel) -> dict[Path, bytes]:
     """The files beside the configuration that `model` is built from: code, what it reads, and `depends_on`, whole.
 
     The paths are below `model.folder`; a copy of them in another folder builds the same model.
     """
+    if not isinstance(model, FactorySpec):
+        return {}
     found = factories.files(model.factory, model.folder)
-    for path in _found(model, lambda: torch_module.build(model, SEED)).paths.values():
+    for path in _found(model, partial(_made, model)).paths.values():
         place = factories.within(path, model.folder)
         if place is not None:
             found.setdefault(Path(model.folder, place), path.read_bytes())
     return found
 
 
-def files_outside(model: ModelSpec) -> list[Path]:
+def files_outside(model: AnyModel) -> list[Path]:
     """The user's other files that `model` is built from: those that a copy of its folder leaves behind.
 
     Caches, in folders that are hidden, are left out: what filled them fills them elsewhere too.
     """
-    found = _found(model, lambda: torch_module.build(model, SEED)).paths.values()
+    if not isinstance(model, FactorySpec):
+        return []
+    found = _found(model, partial(_made, model)).paths.values()
     outside = {path for path in found if factories.within(path, model.folder) is None}
     return sorted(path for path in outside if not any(part.startswith(".") for part in path.parts))
 
@@ -130,6 +137,12 @@ def in_use(spec: FactorySpec) -> Iterator[None]:
     if not read <= known:
         known |= read
         _known.pop(key, None)
+
+
+def _made(model: AnyModel) -> Any:
+    """What the code of a model makes of it, from a fixed seed."""
+    with seeded(SEED):
+        return predictor.kind_of(model).made(model)
 
 
 def _key(spec: FactorySpec) -> str:
@@ -188,8 +201,10 @@ def _watch(
         "environment": {name: _value(name) for name in sorted(reach.environment)},
         "packages": _packages(reach.installed),
     }
-    if isinstance(spec, ModelSpec):
-        inputs = {"model": spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs}
+    if isinstance(spec, ModelSpec | SklearnModel | OwnModel):
+        places = {"folder", "depends_on", "path"}
+        implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys from before there were kinds
+        inputs = {"model": spec.model_dump(mode="json", exclude=places | implied), **inputs}
         inputs["built"] = _agreed(spec, results[0].built, results[1].built)
     loaded = [source.file for source in reach.loaded()]
     paths = {str(path): path for path in (*code, *data.values(), *loaded)}
@@ -327,7 +342,7 @@ def _described(built: Any) -> _Described:
     )
 
 
-def _agreed(spec: ModelSpec, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _agreed(spec: FactorySpec, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     differs = [key for key in one if one[key] != other[key]]
     if differs:
         logger.warning(
