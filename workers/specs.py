@@ -65,6 +65,10 @@ class FactorySpec(Spec):
     """Files that the results follow from, besides those that are seen to be read. Filled in with `data.depends_on`."""
 
 
+ExampleWeights = Literal["entropy", "agreement"] | FactorySpec
+"""A rule by which each example has member weights of its own (`workers.mixture_weights`): a name, or the user's own
+function from probabilities [M, N, K] to weights [M, N]."""
+
 Learner = Literal["network", "estimator"]
 """How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
 

@@ -29,6 +29,7 @@ from workers.specs import (
     Count,
     DataSpec,
     DistillationSpec,
+    ExampleWeights,
     FactorySpec,
     NonNegative,
     Positive,
@@ -138,9 +139,11 @@ class EnsembleSpec(Spec):
     numbered through all groups."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
-    weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] = "uniform"
+    weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] | ExampleWeights = "uniform"
     """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
-    validation labels the highest likelihood."""
+    validation labels the highest likelihood. Or of each example: `entropy`, where a member that is sure counts more;
+    `agreement`, where one that stands alone counts less; or `factory`, a function of the members' probabilities
+    [M, N, K] that returns weights [M, N]."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
     """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
     resources_per_member: Resources = Resources()
@@ -182,6 +185,13 @@ class EnsembleSpec(Spec):
             if not sum(self.weights) > 0:
                 raise ValueError("`weights` are all 0; expected at least one above 0")
         return self
+
+    @property
+    def of_examples(self) -> ExampleWeights | None:
+        """The rule by which each example has weights of its own; None: they are the same for all examples."""
+        if isinstance(self.weights, FactorySpec):
+            return self.weights
+        return self.weights if self.weights == "entropy" or self.weights == "agreement" else None
 
     @property
     def _size(self) -> int | None:

@@ -32,6 +32,7 @@ from workers.evaluation import metrics as evaluate
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.mixture import MemberWeights
 from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -50,8 +51,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredEnsemble:
-    """The members' weights, the test figures of each member and of the ensemble by name, and what an ensemble of 1, 2,
-    ... members is worth. reused: no member had to predict anything."""
+    """The members' weights (equal where a rule gives each example its own), the test figures of each member and of the
+    ensemble by name, and what an ensemble of 1, 2, ... members is worth. reused: no member had to predict anything."""
 
     weights: list[float]
     measured: dict[str, Measured]
@@ -64,19 +65,20 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     asked = [(member, _of_members(run)) for member in members]
     predicted = _predict(run, asked, "test", run.placement)
     spec, reused = run.config.ensemble, predicted.reused
-    if spec.weights == "uniform":
+    if spec.weights == "uniform" or spec.of_examples is not None:
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
         of_labels = _predict(run, asked, "validation", run.placement, of_labels=True)
         weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
     else:
+        assert isinstance(spec.weights, tuple)
         weights = ensembles.normalised(spec.weights)
-    measured, curve = _measure_members(run, members, predicted.of_each, weights)
+    measured, curve = _measure_members(run, members, predicted.of_each, spec.of_examples or weights)
     return MeasuredEnsemble(weights, measured, curve, reused and not run.config.evaluation.metrics)
 
 
 def _measure_members(
-    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: Sequence[float]
+    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: MemberWeights
 ) -> tuple[dict[str, Measured], list[CurvePoint]]:
     combine, labels = run.config.ensemble.combine, run.dataset.test.y
     predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}

@@ -71,4 +71,5 @@ def reader(config: RunConfig, planned: Manifest, layout: PartLayout, kept: Mappi
         weights=dict(zip(names, planned.weights, strict=True)),
         combine=config.ensemble.combine,
         layout=layout,
+        weighting=config.ensemble.of_examples,
     )

@@ -19,7 +19,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
-from workers import storage
+from workers import mixture_weights, storage
 from workers.data import dataset as datasets
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
@@ -69,6 +69,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     """
     _check_found_again(config)
     objective.build(config.distillation)
+    if config.ensemble.of_examples is not None:
+        mixture_weights.try_out(config.ensemble.of_examples)
     wait_for("looking at storage and tracker")
     storage.probe_writable(config.storage)
     mlflow_uri.reach(config.tracking.uri)

@@ -30,7 +30,7 @@ from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
 from orchestrator.teachers.actors import starter
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
-from workers import storage, telemetry
+from workers import mixture_weights, storage, telemetry
 from workers.artifacts import catalogue
 from workers.artifacts import parts as part_files
 from workers.artifacts.key import Key
@@ -43,6 +43,7 @@ from workers.inference.actor import probe_rows
 from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
 from workers.models import checkpoints
+from workers.specs import ExampleWeights
 from workers.targets import soft_targets as store
 from workers.targets.kinds import DTYPES
 from workers.targets.layout import PartLayout, part_rows, piece_rows
@@ -252,7 +253,7 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
             config.ensemble,
             Hooks(partial(_emit_teacher, events), made.check_stopped, check),
         )
-        _compute(made, pool, numerics, dataset.numbering, stage)
+        _compute(made, pool, numerics, dataset.numbering, config.ensemble.of_examples, stage)
     events.note("soft targets complete: teachers released")
     if config.distillation.keeps_logits:
         kept_logits.commit(run, _logits_keys(config, dataset, members, made.device), made.layout)
@@ -300,11 +301,11 @@ def _logits_keys(config: RunConfig, dataset: Dataset, members: Sequence[Member],
 
 def _key(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Key:
     """Of the store: everything that its numbers follow from."""
-    distillation = config.distillation
+    distillation, rule = config.distillation, config.ensemble.of_examples
     return SOFT_TARGETS.key(
         **_answers_follow_from(config, dataset),
         members=[teacher.key_of(member).digest for member in members],
-        weights=list(weights),
+        weights=list(weights) if rule is None else mixture_weights.follows_from(rule),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
         dtype=distillation.dtype,
@@ -412,7 +413,12 @@ def _check(
 
 
 def _compute(
-    made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, numbering: Numbering, stage: Progress
+    made: SoftTargetPass,
+    pool: TeacherPool,
+    numerics: Numerics,
+    numbering: Numbering,
+    weighting: ExampleWeights | None,
+    stage: Progress,
 ) -> None:
     """Every missing part as it comes, then the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
@@ -428,8 +434,10 @@ def _compute(
             numerics.model_copy(update={"stacked": pool.stacked}),
             numbering,
             planned.temperature,
+            weighting,
         )
-        near = planned.classes >= NEAR_CLASSES
+        values = planned.classes * (1 if weighting is None else len(planned.members))
+        near = values >= NEAR_CLASSES
         started = time.perf_counter()
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
             made.parts[number] = part

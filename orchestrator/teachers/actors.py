@@ -43,6 +43,11 @@ class Question:
     assembly: Assembly
     near: bool
 
+    @property
+    def combine(self) -> str | None:
+        """By what rule teachers sum their members; None: they return the logits of each."""
+        return None if self.assembly.weighting is not None else self.assembly.combine
+
 
 @dataclass
 class LiveActor:
@@ -107,7 +112,7 @@ class Actors:
         assert self.question is not None
         handle, question = self.live[wanted.actor].handle, self.question
         rows, values = handle.soften.remote(
-            wanted.piece, question.temperature, wanted.shares, question.assembly.combine, wanted.ahead
+            wanted.piece, question.temperature, wanted.shares, question.combine, wanted.ahead
         )
         self.answers[wanted.ask] = Answer(wanted.actor, ray_private.actor_id(handle), wanted, rows, values)
 
@@ -184,12 +189,17 @@ class Actors:
         return Answered(now_s, number, "" if self.question.near else self._wrong(answer))
 
     def _wrong(self, answer: Answer) -> str:
-        """Why an answer cannot be the sum of weighted probabilities; empty where it can."""
+        """Why an answer cannot be what was asked for; empty where it can."""
         assert self.question is not None
         assembly, piece = self.question.assembly, answer.ask.piece
-        expected, part = (len(assembly.layout.piece_ids(piece)), assembly.classes), assembly.layout.part_of(piece)
+        part = assembly.layout.part_of(piece)
+        expected: tuple[int, ...] = (len(assembly.layout.piece_ids(piece)), assembly.classes)
+        if assembly.weighting is not None:
+            expected = (len(answer.ask.shares), *expected)
         if np.shape(answer.found) != expected:
             return f"answered part {part} with {np.shape(answer.found)}; expected {expected}"
+        if assembly.weighting is not None:
+            return "" if np.isfinite(answer.found).all() else f"answered part {part} with NaN or infinity"
         if assembly.combine == "arithmetic":
             off = ensemble.off_by(answer.found, sum(answer.ask.shares.values()))
             if off > ensemble.SUM_TOLERANCE:

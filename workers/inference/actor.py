@@ -120,9 +120,10 @@ class TeacherActor:
     @faults.raises_faults
     @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
     def soften(
-        self, piece: int, temperature: float, weights: dict[str, float], combine: str, ahead: Sequence[int] = ()
+        self, piece: int, temperature: float, weights: dict[str, float], combine: str | None, ahead: Sequence[int] = ()
     ) -> tuple[int, NDArray[Any]]:
-        """`Teacher.soften_all` of a piece's examples, in its order: [rows, K] fixed point; before it the rows alone.
+        """`Teacher.soften_all` of a piece's examples, in its order, [rows, K] fixed point or [members, rows, K] logits;
+        before it the rows alone.
 
         ahead: the pieces that will be asked for next. Where members take turns on the device, some of them are computed
         together with this one.
@@ -139,7 +140,7 @@ class TeacherActor:
         busy_s = time.perf_counter() - began
         for name in weights:
             telemetry.count(telemetry.TEACHER_BUSY_S, busy_s, member=name)
-        return len(answer), answer
+        return answer.shape[-2], answer
 
     def _together(self, piece: int, ahead: Sequence[int]) -> list[int]:
         """This piece and those of the next that are computed with it: none where all members are on the device."""
@@ -150,7 +151,7 @@ class TeacherActor:
         return [piece, *ahead][: max(1, fit)]
 
     def _answered(
-        self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str
+        self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str | None
     ) -> dict[int, NDArray[Any]]:
         """The answers to some pieces, with what is kept of them written; each cut so that its inputs stay small."""
         ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
@@ -168,10 +169,10 @@ class TeacherActor:
             self._keep(
                 piece, ids[piece], [a.said or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
             )
-        return {
-            piece: torch.cat([total for (own, _), total in zip(cuts, found, strict=True) if own == piece]).numpy()
-            for piece in pieces
-        }
+        of_pieces: dict[int, list[Tensor]] = {piece: [] for piece in pieces}
+        for (piece, _), answer in zip(cuts, found, strict=True):
+            of_pieces[piece].append(answer)
+        return {piece: torch.cat(answers, dim=-2).numpy() for piece, answers in of_pieces.items()}
 
     def _known(self, piece: int) -> dict[str, Tensor]:
         """The logits of members that are kept of a piece."""

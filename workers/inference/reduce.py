@@ -20,9 +20,10 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from workers import ensemble
+from workers import ensemble, mixture_weights
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, Views
+from workers.specs import ExampleWeights
 from workers.targets import kinds, soft_targets
 from workers.targets.base import Targets, joined
 from workers.targets.layout import PartLayout
@@ -43,11 +44,13 @@ class Assembly:
     numbering: Numbering
     temperature: float = 1.0
     """At which answers are softened."""
+    weighting: ExampleWeights | None = None
+    """The rule of each example's weights; None: answers are sums that have their weights already."""
 
     @property
     def rule(self) -> Rule:
         """All that has to be known to reduce answers."""
-        return Rule(self.combine, self.dtype, self.top_k, self.temperature)
+        return Rule(self.combine, self.dtype, self.top_k, self.temperature, self.weighting)
 
     def task(self, number: int) -> PartTask:
         """One part's share of this, without the numbering of the others."""
@@ -81,13 +84,23 @@ class Rule:
     dtype: str
     top_k: int | None
     temperature: float = 1.0
+    weighting: ExampleWeights | None = None
 
     def reduce(self, *answers: NDArray[Any]) -> Targets:
-        """Add the teachers' answers to a piece, each [rows, K] in fixed point: its soft targets as they are stored."""
-        total = answers[0].copy()
-        for answer in answers[1:]:
-            total += answer
-        mean = ensemble.mean32(torch.from_numpy(total), self.combine)
+        """The soft targets of a piece, as they are stored, from the teachers' answers to it.
+
+        Each is the sum of a teacher's contributions, [rows, K] in fixed point; where weights are of each example, the
+        logits of its members, [members, rows, K] float32.
+        """
+        if self.weighting is not None:
+            logits = torch.from_numpy(np.concatenate(answers))
+            softened = torch.softmax(logits / self.temperature, dim=-1)
+            mean = mixture_weights.mean(self.weighting, softened, self.combine)
+        else:
+            total = answers[0].copy()
+            for answer in answers[1:]:
+                total += answer
+            mean = ensemble.mean32(torch.from_numpy(total), self.combine)
         return kinds.of_mean(mean, self.dtype, self.top_k, self.temperature)
 
 

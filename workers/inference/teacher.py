@@ -166,7 +166,7 @@ class Teacher:
         *,
         temperature: float,
         weights: Mapping[str, float],
-        combine: str,
+        combine: str | None,
         known: Mapping[str, Tensor] = {},
         keep: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
@@ -179,13 +179,14 @@ class Teacher:
         return total
 
     def soften_all(
-        self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str
+        self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str | None
     ) -> list[Tensor]:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T), for each piece.
 
         weights: of the hosted members that are asked, of weights that sum to 1 over all members everywhere. Returns
         [N, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
-        soft target. Members that take turns on the device go there once for all pieces.
+        soft target. combine None: the members' logits [members, N, K] float32 instead. Members that take turns on the
+        device go there once for all pieces.
 
         Where the device's memory does not suffice, members take turns from then on, which changes no bit.
 
@@ -224,10 +225,12 @@ class Teacher:
             for names, forward in waves:
                 for piece, x, total in zip(pieces, inputs, totals, strict=True):
                     self._add(names, forward, piece, x, total, how)
-        return [torch.cat(total).cpu() for total in totals]
+        together = torch.stack if how.combine is None else torch.cat
+        return [together(total).cpu() for total in totals]
 
     def _add(self, names: list[str], forward: Forward, piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
-        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch."""
+        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch; or
+        the logits of each to the piece's answers."""
         known = piece.known.get(names[0])
         batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
         off = torch.zeros(len(names), device=self.device)
@@ -238,12 +241,12 @@ class Teacher:
                 raise BadAnswer(
                     f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
                 )
-            if piece.said is not None and known is None:
+            if how.combine is None or (piece.said is not None and known is None):
                 said.append(logits.cpu())
             probabilities = torch.softmax(logits / how.temperature, dim=-1)
             off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
             for name, each in zip(names, probabilities, strict=True):
-                if name not in how.weights:
+                if how.combine is None or name not in how.weights:
                     continue
                 part = ensemble.contribution(each, how.weights[name], how.combine, self.fixed_point)
                 if number < len(total):
@@ -254,9 +257,12 @@ class Teacher:
             if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
                 what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
                 raise BadAnswer(f"{name} answers {what}", name)
-        if piece.said is not None and said:
-            for k, name in enumerate(names):
-                piece.said[name] = torch.cat([logits[k] for logits in said])
+        for k, name in enumerate(names if said else ()):
+            logits = torch.cat([each[k] for each in said])
+            if piece.said is not None and known is None:
+                piece.said[name] = logits
+            if how.combine is None and name in how.weights:
+                total.append(logits)
 
     def _waves(self, asked: Container[str]) -> Waves:
         """The members that are computed together, wave after wave: all that are stacked, or each for itself.
@@ -312,7 +318,7 @@ class _How:
 
     temperature: float
     weights: Mapping[str, float]
-    combine: str
+    combine: str | None
 
 
 @contextmanager
