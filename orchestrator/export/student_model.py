@@ -34,9 +34,10 @@ from workers.artifacts import store
 from workers.artifacts.kinds import STUDENT_MODEL
 from workers.data.arrays import as_tensor
 from workers.inference import teacher
+from workers.models import provenance as model_provenance
 from workers.redact import has_secrets, hidden
 from workers.specs import FactorySpec
-from workers.user_code import factories, provenance
+from workers.user_code import factories
 
 if TYPE_CHECKING:
     from workers.inference.teacher import Member
@@ -81,7 +82,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
         model_folder.remove(place)
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
             made = Path(scratch, "model")
-            hidden = [_code_folder(student.model), *map(str, provenance.files_outside(student.model))]
+            hidden = [_code_folder(student.model), *map(str, model_provenance.files_outside(student.model))]
             with _process(hidden, Path(scratch)) as process:
                 _save(made, student, examples, classes)
                 _check_answers(process, made, student, examples, Path(scratch))
@@ -135,7 +136,7 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
     artifacts = {pyfunc.WEIGHTS: str(beside / student.model.weights_name)}
     beside.mkdir()
     Path(artifacts[pyfunc.WEIGHTS]).write_bytes(storage.read_bytes(student.weights))
-    files, of_model = provenance.files_of(student.model), _code_folder(student.model)
+    files, of_model = model_provenance.files_of(student.model), _code_folder(student.model)
     for path, content in files.items():
         place = beside / Path(model_folder.CODE).name / path.relative_to(of_model)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,14 @@ def log_members(
 
 
 def log_student(
-    client: MlflowClient, experiment: str, run: str, place: str, record: ModelRecord, name: str, tags: Mapping[str, str]
+    client: MlflowClient,
+    run: str,
+    place: str,
+    record: ModelRecord,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
 ) -> str:
     """The student as a model of its run, and a version of the registered model `name`: its identifier.
 
@@ -73,13 +80,15 @@ def log_student(
     if model_id is None:
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as folder:
             model_folder.fetch(place, record, Path(folder))
-            model_id = _upload(client, experiment, run, Path(folder), name, tags)
+            model_id = _upload(client, run, Path(folder), experiment=experiment, name=name, tags=tags)
     if model_id not in _models_of(client, run):
         client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
     return model_id
 
 
-def _upload(client: MlflowClient, experiment: str, run: str, folder: Path, name: str, tags: Mapping[str, str]) -> str:
+def _upload(
+    client: MlflowClient, run: str, folder: Path, *, experiment: str, name: str, tags: Mapping[str, str]
+) -> str:
     """The model in the local `folder`, checked before, as a new model of `run` and a new version of `name`."""
     model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
     try:

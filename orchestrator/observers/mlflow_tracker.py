@@ -22,10 +22,11 @@ from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUES
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
 from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
-from orchestrator.run_folder import model_folder
+from orchestrator.run_folder import model_folder, paths
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import trained
 from workers import storage
+from workers.artifacts import store
+from workers.artifacts.kinds import NETWORK, Record
 from workers.errors import RequestError
 from workers.redact import hidden
 
@@ -271,12 +272,12 @@ class Tracker:
         }
         return mlflow_models.log_student(
             self.client,
-            self.experiment_id,
             run_id,
             place,
             record,
-            name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
-            {RUN: report.name, **accuracies},
+            experiment=self.experiment_id,
+            name=name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
+            tags={RUN: report.name, **accuracies},
         )
 
     def _system(self, system: System, report: Report, model_id: str | None) -> None:
@@ -414,9 +415,13 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
 
 def _folder_of(member: str, folder: RunFolder) -> str:
     """Where a member lies under its key, or what shows it where that is gone."""
-    shown = trained.record_in(folder.shown(member))
+    shown = _network_in(folder.shown(member))
     keyed = "" if shown is None else folder.network(shown.key)
-    return keyed if keyed and trained.record_in(keyed) == shown else folder.shown(member)
+    return keyed if keyed and _network_in(keyed) == shown else folder.shown(member)
+
+
+def _network_in(folder: str) -> Record | None:
+    return store.read(storage.join(folder, paths.NETWORK), NETWORK)
 
 
 def _datasets(record: TrackingRecord) -> list[DatasetInput]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.observers.fanout import Fanout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """A run that has begun: what was asked for, on which data, where, and what observes it."""
 

@@ -33,7 +33,7 @@ from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import MemberWeights
-from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked
+from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked, Measurement, Prediction
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
@@ -103,9 +103,9 @@ def compare_systems(
     sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
     measured = {**measured, **_measured(run, sums, predicted)}
     of_members = [(member, _of_members(run)) for member in members]
-    arguments = (of_members, asked, run.data, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
+    job = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
     (sizes,) = _asked(  # alone, since it measures time
-        run, "measuring latency", jobs.describe, {"of all": arguments}, place
+        run, "measuring latency", jobs.describe, {"of all": (job, run.data)}, place
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
@@ -151,7 +151,10 @@ def _predict(
     found = {name: _kept(records[name]) for name, each in zip(known, had, strict=True) if each is not None}
     fits = 4 * len(getattr(run.dataset, split)) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
     missing = {
-        name: (asked, run.data, split, of_labels, placement.threads, (records[name], keys[name]) if fits else None)
+        name: (
+            Prediction(asked, split, of_labels, placement.threads, (records[name], keys[name]) if fits else None),
+            run.data,
+        )
         for name, asked in known.items()
         if name not in found
     }

@@ -150,22 +150,24 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     ensemble = config.ensemble
     members = [
         _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble", group.model, group.training,
-              torch_module.seed_of(config.seed, "member", first), dataset.train)
+              seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train)
         for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
         if group.training is not None
     ]  # fmt: skip
     workers = student.workers
     return [
         *members,
-        _role("student", student.model, student.training, seed, dataset.transfer, config.distillation, workers),
-        _role("baseline", student.model, recipe, seed, labelled, workers=workers),
-    ]
+        _role("student", student.model, student.training, seed=seed, examples=dataset.transfer,
+              loss=config.distillation, workers=workers),
+        _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers),
+    ]  # fmt: skip
 
 
 def _role(
     name: str,
     model: AnyModel,
     training: AnyTraining,
+    *,
     seed: int,
     examples: Split,
     loss: DistillationSpec = HARD_LABELS,

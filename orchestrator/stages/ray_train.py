@@ -22,11 +22,11 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 
 from orchestrator.cluster import errors, interrupts
+from orchestrator.cluster.failures import Failures, often
 from orchestrator.cluster.ray_private import CONTROLLER, WORKER, actors_of_this_job
 from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
 from orchestrator.cluster.resources import Machines
 from orchestrator.stages.worker_failures import GivenUp, Restarts, place
-from orchestrator.teachers.policy import Failures, often
 from workers import processes, storage
 from workers.errors import RunError, StillhouseError
 from workers.faults import Fault

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,13 +37,11 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
 from workers.data.arrays import gather, micro_batch
 from workers.data.dataset import Dataset, Split
-from workers.data.numbering import Numbering
 from workers.inference import teacher
-from workers.inference.actor import probe_rows
-from workers.inference.reduce import Assembly
+from workers.inference.actor import TeacherWork, probe_rows
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints
-from workers.specs import ExampleWeights
 from workers.targets import soft_targets as store
 from workers.targets.kinds import DTYPES
 from workers.targets.layout import PartLayout, part_rows, piece_rows
@@ -63,7 +61,7 @@ ALL_MEMBERS_COMPUTE = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SoftTargetPass:
     """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
@@ -241,11 +239,12 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
     config, dataset, placement = run.config, run.dataset, run.placement
     events, planned = run.events, made.planned
     values = math.prod(dataset.transfer.x.shape[1:])
-    numerics = _numerics(config, values, made.device, placement, planned, tuple(made.parts.values()))
+    numerics = _numerics(config, values, placement, made)
     with reservation.reserved(
         reservation.of_teachers(placement), config.ensemble.start_timeout_s, events.note, made.check_stopped
     ) as group:
-        start = starter(run.data, planned.classes, made.layout, numerics, placement, made.kept, group, config.name)
+        work = TeacherWork(planned.classes, made.layout, numerics, made.kept, config.name)
+        start = starter(run.data, work, placement, group)
         check = _check(dataset.transfer, members, made, numerics)
         pool = TeacherPool(
             Hosting(members, planned.weights, placement.groups(), numerics.stacked),
@@ -253,7 +252,7 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
             config.ensemble,
             Hooks(partial(_emit_teacher, events), made.check_stopped, check),
         )
-        _compute(made, pool, numerics, dataset.numbering, config.ensemble.of_examples, stage)
+        _compute(run, made, pool, numerics, stage)
     events.note("soft targets complete: teachers released")
     if config.distillation.keeps_logits:
         kept_logits.commit(run, _logits_keys(config, dataset, members, made.device), made.layout)
@@ -364,13 +363,12 @@ def _accepted(config: RunConfig, planned: Manifest, found: dict[int, Part], part
     return kept
 
 
-def _numerics(
-    config: RunConfig, values: int, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
-) -> Numerics:
+def _numerics(config: RunConfig, values: int, placement: Placement, made: SoftTargetPass) -> Numerics:
     """How teachers compute: as the parts that are there were computed, where this device can.
 
     values: numbers an example.
     """
+    device, planned, there = made.device, made.planned, tuple(made.parts.values())
     for part in there:
         if part.numerics.device == device:
             return part.numerics
@@ -412,29 +410,19 @@ def _check(
     return check
 
 
-def _compute(
-    made: SoftTargetPass,
-    pool: TeacherPool,
-    numerics: Numerics,
-    numbering: Numbering,
-    weighting: ExampleWeights | None,
-    stage: Progress,
-) -> None:
+def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, stage: Progress) -> None:
     """Every missing part as it comes, then the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
+    weighting = run.config.ensemble.of_examples
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         assembly = Assembly(
-            made.folder,
-            layout,
-            planned.classes,
-            planned.combine,
-            planned.dtype,
-            planned.top_k,
-            numerics.model_copy(update={"stacked": pool.stacked}),
-            numbering,
-            planned.temperature,
-            weighting,
+            folder=made.folder,
+            layout=layout,
+            classes=planned.classes,
+            rule=Rule(planned.combine, planned.dtype, planned.top_k, planned.temperature, weighting),
+            numerics=numerics.model_copy(update={"stacked": pool.stacked}),
+            numbering=run.dataset.numbering,
         )
         values = planned.classes * (1 if weighting is None else len(planned.members))
         near = values >= NEAR_CLASSES

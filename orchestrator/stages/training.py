@@ -25,15 +25,15 @@ from workers.artifacts import catalogue
 from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK
-from workers.evaluation.tasks import train_member
+from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
 from workers.models import checkpoints
+from workers.models import provenance as model_provenance
 from workers.models.torch_module import seed_of
 from workers.specs import AnyModel, AnyTraining, Learner
 from workers.training import objective
 from workers.training.fit_tasks import fit_member
-from workers.trial import trial
-from workers.user_code import provenance
+from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:
     from orchestrator.stages.context import Context
@@ -47,7 +47,7 @@ JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
 
 def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
     """Of a trained network: everything that it follows from, the code of its factory included."""
-    return NETWORK.key(**provenance.of_model(model), training=training.model_dump(mode="json"), seed=seed, **also)
+    return NETWORK.key(**model_provenance.of_model(model), training=training.model_dump(mode="json"), seed=seed, **also)
 
 
 def _of_member(run: Context, group: MemberGroup, k: int) -> Key:
@@ -84,7 +84,9 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
             found[k] = _reused(run, member, earlier)
             continue
         changes.append(trained.changes(folder.shown(member.name), key))
-        arguments = (member, training, key.what["seed"], key.digest, run.data, placement.threads, run.heartbeat.queue)
+        assert training is not None
+        job = MemberJob(member, training, key.what["seed"], key.digest, placement.threads)
+        arguments = (job, run.data, run.heartbeat.queue)
         doing, title = f"training {member.name}", f"train {member.name}"
         assert model.learner is not None
         tasks.append(Task(member.name, JOBS[model.learner], arguments, placement, doing, title))
@@ -104,7 +106,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
         for task, history in ended:
             k, member, key = missing[task.name]
             try:
-                trial.check_elsewhere(member, run.dataset.validation.x)
+                check_elsewhere(member, run.dataset.validation.x)
                 trained.commit(run.artifacts, member, key, history)
                 trained.show(member, folder.shown(member.name))
                 storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
@@ -132,7 +134,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
     name = folder.checkpoints(job.role, key.digest).rsplit("/", 1)[1]
     assert job.model.learner is not None
     history = FITTERS[job.model.learner](run, job, member, place, name)
-    trial.check_elsewhere(member, run.dataset.validation.x)
+    check_elsewhere(member, run.dataset.validation.x)
     trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)
     ray_train.clear(place, name)

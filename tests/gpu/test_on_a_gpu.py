@@ -210,7 +210,7 @@ def test_the_device_is_the_recorded_one_and_bytes_are_sent_as_bytes(device: str,
     split = Split((np.abs(x) * 50).astype(kind), y)
     host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     numerics = NUMERICS.model_copy(update={"device": device})
-    one = host([member], Dataset(split, split, split, None, 3), 3, PartLayout(50, 64), numerics, {})
+    one = host([member], Dataset(split, split, split, None, 3), actor.TeacherWork(3, PartLayout(50, 64), numerics))
     assert one.teacher.device.type == device == numerics.device
     sent = one._gather(np.arange(50))
     assert sent.dtype == (torch.uint8 if device == "cuda" and kind is np.uint8 else torch.float32)

@@ -19,10 +19,10 @@ from tests.makers import MODELS, blobs
 from workers import faults
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
-from workers.evaluation import tasks
 from workers.inference.teacher import Member
 from workers.processes import Where
 from workers.specs import ModelSpec, TrainingSpec
+from workers.training import tasks
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 PLACEMENT = Placement(1, 1, 0.5, 0.0)
@@ -138,7 +138,8 @@ def training_of(folder: Path, at: int, once: bool, heard: Any) -> Task:
     member = Member("member-1", spec, str(folder / "model.safetensors"))
     split = Split(*blobs(100, 0))
     training = TrainingSpec(epochs=4, batch_size=10)
-    arguments = (member, training, 0, "mark", Dataset(split, split, split, None, 3), 1, heard)
+    job = tasks.MemberJob(member, training, 0, "key", 1)
+    arguments = (job, Dataset(split, split, split, None, 3), heard)
     return Task("member-1", tasks.train_member, arguments, PLACEMENT, "training member-1", "train member-1")
 
 

@@ -26,7 +26,8 @@ from tests.makers import MODELS, NUMERICS, blobs
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
 from workers.errors import RunError
-from workers.inference.reduce import Assembly
+from workers.inference.actor import TeacherWork
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
@@ -87,10 +88,17 @@ def collect(
         heard.append((action, list(names)))
 
     with reserved(of_teachers(placement), 60.0) as group:
-        start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
+        start = starter(data, TeacherWork(3, LAYOUT, NUMERICS), placement, group)
         hosting = Hosting(members, [1.0] * 3, placement.groups())
         with TeacherPool(hosting, start, spec, Hooks(hear)) as pool:
-            assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
+            assembly = Assembly(
+                folder=str(folder),
+                layout=LAYOUT,
+                classes=3,
+                rule=Rule("arithmetic"),
+                numerics=NUMERICS,
+                numbering=Numbering(ROWS),
+            )
             for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
                 rows = read_part(str(folder), part)
                 found[rows.ids] = rows.targets.columns[0]

@@ -38,7 +38,9 @@ def host(folder: Path, code: str = MODELS, keep: bool = False) -> Any:
         checkpoints.save(torch_module.build(spec, seed=k).state_dict(), members[-1].weights)
     split = Split(*blobs(ROWS, 0))
     kept = {m.name: MemberLogits(str(folder / "logits" / m.name)) for m in members} if keep else {}
-    return Host(members, Dataset(split, split, split, None, 3), 3, PartLayout(ROWS, 64), NUMERICS, kept)
+    return Host(
+        members, Dataset(split, split, split, None, 3), actor.TeacherWork(3, PartLayout(ROWS, 64), NUMERICS, kept)
+    )
 
 
 def test_a_part_in_pieces_is_the_same_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

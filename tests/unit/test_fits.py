@@ -15,6 +15,7 @@ from sklearn.base import ClassifierMixin
 
 from tests import makers
 from tests.makers import blobs
+from workers import processes
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
 from workers.evaluation import metrics
@@ -26,6 +27,7 @@ from workers.specs import DistillationSpec, FitSpec, SklearnModel, model_of
 from workers.training import fit_tasks, lessons
 from workers.training.fit_tasks import FitJob
 from workers.training.ray_worker import Store
+from workers.training.tasks import MemberJob
 
 X, Y = blobs(300, 0)
 MODELS = """
@@ -233,7 +235,7 @@ def call(task: Any, *arguments: Any) -> Any:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a Ray that is told."""
-    monkeypatch.setattr(fit_tasks, "begun", MagicMock())
+    monkeypatch.setattr(processes, "announce", MagicMock())
 
 
 @pytest.mark.usefixtures("alone")
@@ -269,7 +271,7 @@ def test_members_and_the_baseline_learn_from_labels_alone(tmp_path: Path) -> Non
     for name in ("member-0", "baseline"):
         member = Member(name, model(tmp_path, "forest"), str(tmp_path / name / "model.skops"))
         if name == "member-0":
-            (epoch,) = call(fit_tasks.fit_member, member, FitSpec(), 3, "", given, 1, MagicMock())
+            (epoch,) = call(fit_tasks.fit_member, MemberJob(member, FitSpec(), 3, "", 1), given, MagicMock())
         else:
             (epoch,) = call(fit_tasks.fit_student, FitJob(member, FitSpec(), 3, 1, 1), given, MagicMock())
         assert epoch.examples == 300 and epoch.validation_accuracy > 0.6

@@ -22,13 +22,12 @@ from orchestrator.stages.fitters import StudentJob
 from tests import makers
 from tests.unit.test_fits import one_thread as one_thread
 from tests.unit.test_groups import loaded, of_all_kinds
-from workers import ensemble
+from workers import ensemble, processes
 from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.kinds import SOFT_TARGETS
 from workers.data import dataset as datasets
-from workers.evaluation import metrics, tasks
+from workers.evaluation import metrics
 from workers.inference import teacher
-from workers.training import fit_tasks
 from workers.training.ray_worker import Store
 
 MACHINES = Machines((Node(1, 0),), False)
@@ -48,8 +47,7 @@ def inline(pending: Sequence[Task], *_: Any, **__: Any) -> Iterator[tuple[Task, 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (training, fitters, evaluation):
         monkeypatch.setattr(module, "completed", inline)
-    for module in (tasks, fit_tasks):
-        monkeypatch.setattr(module, "begun", MagicMock())
+    monkeypatch.setattr(processes, "announce", MagicMock())
 
 
 def begun(folder: Path, **changes: Any) -> Context:

@@ -173,5 +173,5 @@ def test_the_configuration_names_a_rule(tmp_path: Path) -> None:
     rule = RunConfig.load(file, ["ensemble.weights={factory: 'factors:surest'}"]).ensemble.of_examples
     assert isinstance(rule, FactorySpec) and rule.folder == str(tmp_path)
     for wrong in ("entropies", "{factory: surest}", "[1, entropy]"):
-        with pytest.raises(RequestError, match="ensemble.weights"):
+        with pytest.raises(RequestError, match=r"ensemble\.weights"):
             RunConfig.load(file, [f"ensemble.weights={wrong}"])

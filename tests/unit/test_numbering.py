@@ -16,7 +16,7 @@ from workers.artifacts.key import Key
 from workers.data import dataset as data
 from workers.data.numbering import Numbering
 from workers.inference.actor import TeacherActor
-from workers.inference.reduce import Assembly
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DataSpec, ModelSpec
@@ -63,7 +63,14 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     layout = PartLayout(len(dataset.transfer), 16, VIEWS)
     kept = {"member-0": MemberLogits(str(folder / "logits"))}
     host = Host([member], dataset, 3, layout, NUMERICS, kept)
-    store = Assembly(str(folder / "store"), layout, 3, "arithmetic", "float32", None, NUMERICS, dataset.numbering)
+    store = Assembly(
+        folder=str(folder / "store"),
+        layout=layout,
+        classes=3,
+        rule=Rule("arithmetic"),
+        numerics=NUMERICS,
+        numbering=dataset.numbering,
+    )
     parts = {
         number: store.task(number).part(["member-0"], host.soften(number, T, {"member-0": 1.0}, "arithmetic")[1])
         for number in range(layout.parts)
@@ -151,7 +158,9 @@ def test_what_travels_for_a_part_is_that_part_alone() -> None:
 
     layout = PartLayout(100_000, 64)
     numbering = Numbering(100_000, kept=np.arange(0, 200_000, 2), given=200_000)
-    store = Assembly("folder", layout, 3, "arithmetic", "float32", None, NUMERICS, numbering)
+    store = Assembly(
+        folder="folder", layout=layout, classes=3, rule=Rule("arithmetic"), numerics=NUMERICS, numbering=numbering
+    )
     task = store.task(5)
     np.testing.assert_array_equal(task.example_ids, 2 * layout.ids(5))
     assert len(pickle.dumps(task)) < 2000

@@ -71,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         storage.join(folder, "events.jsonl"), json.dumps({"event": "run", "mlflow_run": "a" * 32}) + "\n"
     )
     tracking_record.write(tracking_record.of(config, dataset), folder)
-    history = [Epoch(k, 0.5, 0.8 + k / 10, 0.6, 1.0, 600, 1.7e9 + k) for k in range(2)]
+    history = [_epoch(k) for k in range(2)]
     for name, role in ROLES.items():
         if role == "ensemble":
             continue
@@ -231,3 +231,10 @@ def test_the_student_can_be_left_out(copied: Path) -> None:
     assert main(push(copied, "--set", "tracking.registered_model=false")) == 0
     client, runs = sent(copied)
     assert runs.keys() == {"run", *ROLES} and not client.search_registered_models()
+
+
+def _epoch(number: int) -> Epoch:
+    return Epoch(
+        epoch=number, train_loss=0.5, validation_accuracy=0.8 + number / 10, validation_nll=0.6, seconds=1.0,
+        examples=600, ended_s=1.7e9 + number,
+    )  # fmt: skip

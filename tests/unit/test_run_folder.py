@@ -13,10 +13,10 @@ from orchestrator.run_folder import owned, paths
 from tests.makers import write_config
 from workers import specs
 from workers.errors import RequestError
+from workers.inference import kept
 from workers.models import checkpoints
 from workers.targets import soft_targets
 from workers.training import ray_worker
-from workers.trial import trial
 
 WRITTEN = (
     "config.yaml",
@@ -46,7 +46,7 @@ FOREIGN = (
 )  # fmt: skip
 
 
-WORKERS_WRITE = (checkpoints.STATE, trial.ANSWERS, ray_worker.HISTORY)
+WORKERS_WRITE = (checkpoints.STATE, kept.ANSWERS, ray_worker.HISTORY)
 """Beside a network's weights."""
 PARTIAL = f".{'ab' * 16}.partial"
 """Ends the name of a file that a killed run was writing."""

@@ -23,10 +23,11 @@ from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
+from workers.models import provenance as model_provenance
 from workers.models.predictor import Lessons
 from workers.models.sklearn import SklearnPredictor
 from workers.specs import ModelSpec, SklearnModel
-from workers.user_code import factories, provenance
+from workers.user_code import factories
 
 X = np.random.default_rng(3).normal(size=(2, 8)).astype(np.float32)
 FACTORY = """
@@ -155,7 +156,7 @@ def test_files_outside_the_folder_are_hidden(place: Path, tmp_path: Path) -> Non
     for name in ("outside.json", ".cache/outside.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"hidden": 5}')
-        found = provenance.files_outside(student(place, path=str(tmp_path / name)).model)
+        found = model_provenance.files_outside(student(place, path=str(tmp_path / name)).model)
         assert found == ([] if name.startswith(".") else [tmp_path / name])
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 
 from tests import makers
-from workers import ensemble
+from workers import ensemble, processes
 from workers.artifacts import store
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Dataset, Split
@@ -30,7 +30,7 @@ from workers.specs import FactorySpec, ModelSpec
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "begun", lambda name, heard: None)
+    monkeypatch.setattr(processes, "announce", lambda name, heard: None)
 
 
 def call(job: Any, *arguments: Any) -> Any:
@@ -92,7 +92,7 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
 
     ratios = []
     for _ in range(5):  # other processes disturb some of them
-        _, apart = call(tasks.describe, asked, [], data(), "arithmetic", 40)["ensemble"]
+        _, apart = call(tasks.describe, tasks.Measurement(asked, [], "arithmetic", 40), data())["ensemble"]
         example = torch.from_numpy(data().test.x[:1])
         together = metrics.percentiles(metrics.times_ms(all_of_them, example, 40))
         ratios.append(apart["p50"] / together["p50"])
@@ -107,11 +107,11 @@ def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
 def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
     (asked,) = members(tmp_path, 1)
     record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
-    found = call(tasks.predict, asked, data(), "test", False, 1, (record, key))
+    found = call(tasks.predict, tasks.Prediction(asked, "test", False, 1, (record, key)), data())
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
     assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
     np.testing.assert_array_equal(safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED], found)
-    of_labels = call(tasks.predict, asked, data(), "validation", True, 1, None)
+    of_labels = call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, None), data())
     np.testing.assert_array_equal(of_labels, found[np.arange(40), data().test.y])
 
 
@@ -124,7 +124,7 @@ def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -
     weights["0.weight"][:] = float("inf")
     checkpoints.save(weights, member.weights)
     with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):
-        call(tasks.predict, (member, how), data(), "test", of_labels, 1, None)
+        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, None), data())
 
 
 def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.data.arrays import Index, Inputs, as_tensor, chunks, micro_batch
+from workers.device import device
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
 from workers.specs import Precision
@@ -38,7 +39,7 @@ class Inference:
     """None: by the size of an example."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sums:
     """What predictions come to: counts of examples and right ones, summed loss, and the same by confidence.
 
@@ -53,7 +54,7 @@ class Sums:
     bin_correct: NDArray[np.float64]
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__annotations__))
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__annotations__})
 
     @property
     def accuracy(self) -> float:
@@ -87,11 +88,6 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
         bin_confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
         bin_correct=np.bincount(bins, weights=right, minlength=BINS).astype(np.float64),
     )
-
-
-def device() -> torch.device:
-    """CUDA where torch sees it, never because a scheduler declared a GPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def predict(model: Predictor | nn.Module, x: Inputs, how: Inference = Inference("float32")) -> Probabilities:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,17 @@ def probe_rows(classes: int) -> int:
 
 
 @dataclass(frozen=True)
+class TeacherWork:
+    """What every teacher of a pass is told. kept: where members' logits are kept, by their names; run: its name."""
+
+    classes: int
+    layout: PartLayout
+    numerics: Numerics
+    kept: Mapping[str, MemberLogits] = field(default_factory=dict)
+    run: str = ""
+
+
+@dataclass(frozen=True)
 class Started:
     """A teacher that is up: how it computes, and which process of which node it is."""
 
@@ -57,24 +68,14 @@ class TeacherActor:
     `__init__` Ray hands on nothing but text.
     """
 
-    def __init__(
-        self,
-        members: list[Member],
-        data: Dataset,
-        classes: int,
-        layout: PartLayout,
-        numerics: Numerics,
-        kept: dict[str, MemberLogits],
-        run: str = "",
-    ) -> None:
-        """`kept` says for each member where its logits are kept; empty where they are not. run: its name."""
-        telemetry.label(run)
-        torch.set_num_threads(numerics.threads)
+    def __init__(self, members: list[Member], data: Dataset, work: TeacherWork) -> None:
+        telemetry.label(work.run)
+        torch.set_num_threads(work.numerics.threads)
         self.x = data.transfer.x
         self.numbering = data.numbering
-        self.layout = layout
-        self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
-        self.members, self.numerics, self.class_count = members, numerics, classes
+        self.layout = work.layout
+        self.kept = {member.name: work.kept[member.name] for member in members if member.name in work.kept}
+        self.members, self.numerics, self.class_count = members, work.numerics, work.classes
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
         """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
@@ -92,7 +93,12 @@ class TeacherActor:
             numerics = self.numerics
             device = torch.device(numerics.device)  # as it will be on record
             self._teacher = Teacher(
-                loaded, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count, device
+                loaded,
+                numerics.precision,
+                micro_batch=numerics.micro_batch,
+                bits=numerics.bits,
+                classes=self.class_count,
+                device=device,
             )
         return self._teacher
 

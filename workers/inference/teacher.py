@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from workers import ensemble, faults
 from workers.artifacts.key import Key
 from workers.data.arrays import MICRO_BATCH, widened
+from workers.device import device as own_device
 from workers.errors import BadAnswer, RunError
-from workers.evaluation import metrics
 from workers.models import checkpoints, predictor
+from workers.models import provenance as model_provenance
 from workers.models.precision import autocast
 from workers.models.predictor import Predictor
 from workers.models.stacking import Forward, stacked, worth_stacking
 from workers.models.torch_module import predictor_of
 from workers.specs import AnyModel, Precision
-from workers.user_code import provenance
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Member:
 
 def follows_from(member: Member) -> dict[str, Any]:
     """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
-    return {"weights": checkpoints.sha256(member.weights), **provenance.of_model(member.model)}
+    return {"weights": checkpoints.sha256(member.weights), **model_provenance.of_model(member.model)}
 
 
 def key_of(member: Member) -> Key:
@@ -83,6 +83,7 @@ class Teacher:
         self,
         members: Mapping[str, Predictor | nn.Module],
         precision: Precision = "auto",
+        *,
         micro_batch: int = MICRO_BATCH,
         bits: Literal[32, 64] = 32,
         classes: int = 0,
@@ -94,7 +95,7 @@ class Teacher:
         Raises: `RunError` where torch does not see the device.
         """
         self.classes = classes
-        self.device = metrics.device() if device is None else _working(device)
+        self.device = own_device() if device is None else _working(device)
         self.precision = precision
         self.micro_batch = micro_batch
         self.fixed_point = ensemble.FIXED_POINT[bits]
@@ -222,15 +223,16 @@ class Teacher:
         else:
             waves = self._one_by_one(name for name in self.predictors if name in how.weights)
         with closing(waves):
-            for names, forward in waves:
+            for wave in waves:
                 for piece, x, total in zip(pieces, inputs, totals, strict=True):
-                    self._add(names, forward, piece, x, total, how)
+                    self._add(wave, piece, x, total, how)
         together = torch.stack if how.combine is None else torch.cat
         return [together(total).cpu() for total in totals]
 
-    def _add(self, names: list[str], forward: Forward, piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
+    def _add(self, wave: tuple[list[str], Forward], piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
         """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch; or
         the logits of each to the piece's answers."""
+        names, forward = wave
         known = piece.known.get(names[0])
         batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
         off = torch.zeros(len(names), device=self.device)

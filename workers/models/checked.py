@@ -35,7 +35,7 @@ def answers(predictor: Predictor, label: str, batch: Tensor, classes: int, role:
             f"{role} model {label} failed on a batch of {batch.dtype} {list(batch.shape)}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return logits_of(returned, label, batch, classes, role)
+    return logits_of(returned, label, batch, classes, role=role)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _evaluated(module: nn.Module | None) -> Iterator[None]:
             module.train(was_training)
 
 
-def logits_of(returned: object, label: str, batch: Tensor, classes: int, role: str, when: str = "") -> Tensor:
+def logits_of(returned: object, label: str, batch: Tensor, classes: int, *, role: str, when: str = "") -> Tensor:
     """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [B, `classes`].
 
     when: the mode that it was in, for the message.

@@ -134,6 +134,7 @@ def write_part(
     number: int,
     ids: Index,
     targets: Targets,
+    *,
     members: Sequence[str],
     numerics: Numerics,
     views: NDArray[np.int16] | None = None,

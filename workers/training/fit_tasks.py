@@ -15,11 +15,11 @@ import numpy as np
 import ray
 import torch
 
-from workers import faults, storage, telemetry
+from workers import faults, processes, storage, telemetry
 from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference
-from workers.evaluation.tasks import begun
+from workers.inference.kept import check_saved
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
@@ -27,7 +27,7 @@ from workers.specs import DistillationSpec, FitSpec
 from workers.training import lessons
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store
-from workers.trial import trial
+from workers.training.tasks import MemberJob
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,10 @@ class FitJob:
 
 
 @ray.remote
-def fit_member(
-    member: Member, training: FitSpec, seed: int, mark: str, data: Dataset, threads: int, heard: Any
-) -> list[Epoch]:
-    """Fit a member to labels, write it, return its history. As `workers.evaluation.tasks.train_member`."""
-    return _fit(FitJob(member, training, seed, 0, threads), data, heard)
+def fit_member(job: MemberJob, data: Dataset, heard: Any) -> list[Epoch]:
+    """Fit a member to labels, write it, return its history. As `workers.training.tasks.train_member`."""
+    assert isinstance(job.training, FitSpec)
+    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, heard)
 
 
 @ray.remote
@@ -67,7 +66,7 @@ def fit_student(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
 def _fit(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
     """Raises: `Fault` with the member's name for what the estimator raised."""
     member = job.member
-    begun(member.name, heard)
+    processes.announce(member.name, heard)
     torch.set_num_threads(job.threads)
     started = time.perf_counter()
     with faults.caught(member.name):
@@ -75,7 +74,7 @@ def _fit(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
         waited_s = time.perf_counter() - started if job.store is not None else 0.0
         fitted = predictor.fittable(member.model).fit(member.model, given, job.training.fit)
         storage.write_bytes(member.weights, fitted.dump())
-        trial.check_saved(fitted, member, data.validation.x, CPU)
+        check_saved(fitted, member, data.validation.x, CPU)
         how, validation = Inference("float32"), data.validation
         sums = metrics.measure(metrics.log_probabilities(fitted, validation.x, how), validation.y)
         epoch = Epoch(

@@ -176,6 +176,7 @@ def batches(
     batch_size: int,
     seed: int,
     device: torch.device,
+    *,
     rank: int = 0,
     world: int = 1,
     temperatures: Sequence[float] | None = None,

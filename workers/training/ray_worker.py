@@ -22,6 +22,7 @@ import torch
 
 from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
+from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
@@ -32,7 +33,6 @@ from workers.targets.soft_targets import Part, PartFile
 from workers.training import loop
 from workers.training.loader import HardLabels, SoftLabels
 from workers.training.loop import Epoch, Progress, Task
-from workers.trial import trial
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class PassEnded(Exception):
     """The teachers' pass ended before its time; the driver knows why, and says it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerJob:
     """What a worker needs to train its cut of a network. Without soft targets it is the hard-label baseline."""
 
@@ -155,7 +155,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     if rank == 0:
         kept = progress.kept_weights()
         checkpoints.save(kept, job.weights)
-        trial.check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
+        check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
 

@@ -14,13 +14,14 @@ from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.models import checked, predictor
+from workers.models.comparison import spread
 from workers.models.predictor import Lessons
 from workers.models.torch_module import seed_of
 from workers.seeds import seeded
 from workers.specs import FitSpec, OwnModel, SklearnModel
 from workers.training.lessons import one_hot
 from workers.trial import answers as asked
-from workers.trial.answers import Network, spread
+from workers.trial.answers import Network
 from workers.trial.odd_rows import OddRow
 from workers.user_code import provenance
 

@@ -11,23 +11,20 @@ Random states are as they were afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import storage
-from workers.data.arrays import Inputs, as_tensor, gather
+from workers.data.arrays import as_tensor, gather
 from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
-from workers.errors import RequestError, RunError
+from workers.errors import RequestError
 from workers.evaluation import class_order
-from workers.inference import teacher
-from workers.inference.teacher import Member
 from workers.models import checked, checkpoints, predictor, torch_module
-from workers.models.predictor import Predictor
+from workers.models.comparison import finite, some, spread
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
 from workers.specs import AnyModel, DistillationSpec, ModelSpec, TrainingSpec
@@ -40,16 +37,10 @@ from workers.training.objective import AtStep
 from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling
-from workers.trial.answers import AFFORDABLE_S, SAME, Network, finite, some, spread
+from workers.trial.answers import AFFORDABLE_S, Network
 from workers.trial.odd_rows import OddRow
 from workers.user_code import provenance
 
-KEPT_ROWS = 32
-"""Validation rows on which kept weights are compared."""
-SAME_ON_GPU = 1e-2
-"""`SAME` where kernels may add in another order each time, and products are rounded further."""
-ANSWERS, LOGITS = "answers.pt", "logits"
-"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
 SETTLED_ROWS, ORDERED_ROWS = 64, 256
 """Training rows on which it is decided what a file's answers are, and whether its classes are in order."""
 STEPS = 4
@@ -150,53 +141,6 @@ def _check_order(network: Network, examples: Split) -> None:
         )
 
 
-def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
-    """`check_saved` of a trained network. kept: the state dict that was saved, which `module` then has."""
-    module.load_state_dict(kept)
-    check_saved(TorchPredictor(module.eval()), member, x, next(module.parameters()).device)
-
-
-def check_saved(trained: Predictor, member: Member, x: Inputs, device: torch.device) -> None:
-    """Load `member` as everything after its training does, and compare it with what was trained.
-
-    x: rows to compare on. The answers stay beside the weights for `check_elsewhere`.
-
-    Raises: `RunError` where their answers differ.
-    """
-    with seeded(0), torch.no_grad():
-        loaded, batch = teacher.load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
-        answers = trained(batch).logits
-        by = asked.apart(answers, loaded(batch).logits)
-    if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
-        raise RunError(
-            f"{member.name} answers differently once its weights are saved and loaded, by {by:.2g} of its largest "
-            f"logit on {len(batch)} validation examples. {asked.lost(trained, loaded)} Train it again afterwards."
-        )
-    checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
-
-
-def check_elsewhere(member: Member, x: Inputs) -> None:
-    """Compare what kept weights answer in this process with what they answered in the one that trained them.
-
-    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
-    """
-    uri = storage.join(storage.parent(member.weights), ANSWERS)
-    there = checkpoints.load_state(uri)
-    if there is None:
-        return
-    with seeded(0), torch.no_grad():
-        logits = there[LOGITS]
-        by = asked.apart(logits, teacher.load(member)(gather(x, spread(len(x), len(logits)))).logits)
-    storage.remove(uri)
-    if not by <= asked.ALONE:
-        raise RunError(
-            f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
-            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
-            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
-            "instead, and train it again."
-        )
-
-
 def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int]) -> list[int]:
     """How many rows a forward pass of the training has, all sizes that occur, ascending."""
     sizes, (least, most) = batch_sizes(examples, training.batch_size), workers
@@ -241,7 +185,8 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
 
     def forward(x: Tensor) -> Tensor:
         returned = progress.model(x)
-        logits = checked.logits_of(returned, role.model.label, x, network.classes, role.name, " in training mode")
+        label, when = role.model.label, " in training mode"
+        logits = checked.logits_of(returned, label, x, network.classes, role=role.name, when=when)
         if not logits.requires_grad:
             raise RequestError(
                 f"{role} returns logits without a gradient in training mode, so nothing can be learnt. Expected an "
@@ -254,7 +199,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
     spec = role.training.model_copy(update={"micro_batch_size": None})
     try:
         progress.model.train()
-        losses = loop.step(progress, forward, _first_step(role), batch, spec, torch.tensor(1.0))
+        losses = loop.step(progress, forward, _first_step(role), batch, spec, workers=torch.tensor(1.0))
     except RequestError:
         raise
     except (Exception, SystemExit) as error:  # the user's own code: anything can come

@@ -30,9 +30,7 @@ from torch.nn.parameter import is_lazy
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import predictor
-from workers.seeds import seeded
-from workers.specs import AnyModel, FactorySpec, ModelSpec, OwnModel, SklearnModel
+from workers.specs import FactorySpec, ModelSpec, OwnModel, SklearnModel
 from workers.user_code import beside, factories, observed, origins
 from workers.user_code.beside import Stamp
 from workers.user_code.reach import Reach, whole_file
@@ -47,7 +45,7 @@ REMOTE = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last
 
 
 @dataclass(frozen=True)
-class _Found:
+class Examined:
     """What a factory follows from, and the state of everything that this was found in."""
 
     inputs: dict[str, Any]
@@ -56,57 +54,14 @@ class _Found:
     state: dict[str, Any]
 
 
-_known: dict[str, _Found] = {}
+_known: dict[str, Examined] = {}
 _read_in_use: dict[str, set[Path]] = {}
 """By `_key`: data files that networks opened while they answered."""
 
 
-def of_model(model: AnyModel) -> dict[str, Any]:
-    """The inputs of `model` by name, as plain JSON values: with equal ones the same weights are the same function.
-
-    model: its specification. code: of each file that its factory reaches, a digest of what is reached in it. files:
-    digests of the files that building it reads, and of `depends_on`. environment: digests of the values of variables
-    that reached code names. packages: versions of distributions that the code imports, except for Stillhouse's own
-    dependencies. built: classes, shapes and types, plain attributes and initial weights of the module from a fixed
-    seed, as far as two builds agree.
-
-    Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
-    """
-    if not isinstance(model, FactorySpec):  # a file, and no code
-        return {"model": model.model_dump(mode="json", exclude={"path"})}
-    return _found(model, partial(_made, model)).inputs
-
-
 def of_factory(spec: FactorySpec, call: Callable[[], Any]) -> dict[str, Any]:
     """The same of any factory, without `model` and `built`. call: uses the factory as it will be used, but briefly."""
-    return _found(spec, call).inputs
-
-
-def files_of(model: AnyModel) -> dict[Path, bytes]:
-    """The files beside the configuration that `model` is built from: code, what it reads, and `depends_on`, whole.
-
-    The paths are below `model.folder`; a copy of them in another folder builds the same model.
-    """
-    if not isinstance(model, FactorySpec):
-        return {}
-    found = factories.files(model.factory, model.folder)
-    for path in _found(model, partial(_made, model)).paths.values():
-        place = factories.within(path, model.folder)
-        if place is not None:
-            found.setdefault(Path(model.folder, place), path.read_bytes())
-    return found
-
-
-def files_outside(model: AnyModel) -> list[Path]:
-    """The user's other files that `model` is built from: those that a copy of its folder leaves behind.
-
-    Caches, in folders that are hidden, are left out: what filled them fills them elsewhere too.
-    """
-    if not isinstance(model, FactorySpec):
-        return []
-    found = _found(model, partial(_made, model)).paths.values()
-    outside = {path for path in found if factories.within(path, model.folder) is None}
-    return sorted(path for path in outside if not any(part.startswith(".") for part in path.parts))
+    return examined(spec, call).inputs
 
 
 def versions() -> dict[str, str]:
@@ -139,17 +94,11 @@ def in_use(spec: FactorySpec) -> Iterator[None]:
         _known.pop(key, None)
 
 
-def _made(model: AnyModel) -> Any:
-    """What the code of a model makes of it, from a fixed seed."""
-    with seeded(SEED):
-        return predictor.kind_of(model).made(model)
-
-
 def _key(spec: FactorySpec) -> str:
     return json.dumps([type(spec).__name__, os.getcwd(), spec.model_dump(mode="json")], sort_keys=True)
 
 
-def _found(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
+def examined(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     key = _key(spec)
     known = _known.get(key)
     if known is None or known.state != _state(known.state):
@@ -157,7 +106,7 @@ def _found(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
     return known
 
 
-def _look(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
+def _look(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     module_name, _, function = spec.factory.partition(":")
     root = factories.private_root(module_name, spec.folder)
     factories.load(spec.factory, spec.folder)  # first, since some code can be executed only once in a process
@@ -171,7 +120,7 @@ def _look(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
 
 def _watch(
     spec: FactorySpec, call: Callable[[], Any], root: str | None, function: str, earlier: bool = False
-) -> _Found:
+) -> Examined:
     """Use the factory twice and see what that takes. earlier: include what its code read before in this process."""
     with observed.recording() as record:
         results = [_described(call()) for _ in range(2)]
@@ -214,7 +163,7 @@ def _watch(
         "environment": dict.fromkeys(reach.environment),
         "folder": {root or "": None},
     }
-    return _Found(inputs, paths, _state(wanted))
+    return Examined(inputs, paths, _state(wanted))
 
 
 def _named_files(reach: Reach, spec: FactorySpec) -> set[Path]:
