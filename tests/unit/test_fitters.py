@@ -57,8 +57,9 @@ def begun(folder: Path, **changes: Any) -> Context:
     placement = resources.place(config.ensemble, MACHINES)
     data: Any = dataset
     return Context(
-        config, dataset, data, MACHINES, placement, MagicMock(), MagicMock(), Catalogue(config.storage, config.name)
-    )
+        config=config, dataset=dataset, data=data, machines=MACHINES, placement=placement, events=MagicMock(),
+        heartbeat=MagicMock(), artifacts=Catalogue(config.storage, config.name),
+    )  # fmt: skip
 
 
 def student(folder: Path, name: str) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_the_configuration_names_a_rule(tmp_path: Path) -> None:
     from orchestrator.config.run_config import RunConfig
 
     own(tmp_path, "surest")
-    file = write_config(tmp_path)
+    file = str(write_config(tmp_path))
     assert RunConfig.load(file).ensemble.of_examples is None
     assert RunConfig.load(file, ["ensemble.weights=entropy"]).ensemble.of_examples == "entropy"
     rule = RunConfig.load(file, ["ensemble.weights={factory: 'factors:surest'}"]).ensemble.of_examples

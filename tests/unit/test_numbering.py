@@ -15,7 +15,7 @@ from tests.makers import MODELS, NUMERICS, blobs
 from workers.artifacts.key import Key
 from workers.data import dataset as data
 from workers.data.numbering import Numbering
-from workers.inference.actor import TeacherActor
+from workers.inference.actor import TeacherActor, TeacherWork
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -62,7 +62,7 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     checkpoints.save(model(folder).state_dict(), member.weights)
     layout = PartLayout(len(dataset.transfer), 16, VIEWS)
     kept = {"member-0": MemberLogits(str(folder / "logits"))}
-    host = Host([member], dataset, 3, layout, NUMERICS, kept)
+    host = Host([member], dataset, TeacherWork(3, layout, NUMERICS, kept))
     store = Assembly(
         folder=str(folder / "store"),
         layout=layout,

@@ -75,7 +75,7 @@ def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, m
 
     monkeypatch.setattr(teacher, "load", counted)
     *of_ensemble, baseline, student = members(tmp_path, 5)
-    found = call(tasks.describe, of_ensemble, [baseline, student], data(), "arithmetic", 3)
+    found = call(tasks.describe, tasks.Measurement(of_ensemble, [baseline, student], "arithmetic", 3), data())
     assert loaded == [f"member-{k}" for k in range(5)] and most == 1
     assert found.keys() == {*loaded, "ensemble"}
     parameters = 8 * 24 + 24 + 24 * 3 + 3
@@ -100,7 +100,7 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
 
 
 def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
-    found = call(tasks.describe, members(tmp_path, 1), [], data(), "geometric", 3)
+    found = call(tasks.describe, tasks.Measurement(members(tmp_path, 1), [], "geometric", 3), data())
     assert found["ensemble"] == found["member-0"]
 
 

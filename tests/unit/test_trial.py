@@ -696,7 +696,7 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
         spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
         member, answers = (
             Member("student", spec, str(tmp_path / name / "model.safetensors")),
-            tmp_path / name / trial.ANSWERS,
+            tmp_path / name / kept_weights.ANSWERS,
         )
         assert answers.exists()
         if name == "same":
