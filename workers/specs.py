@@ -42,6 +42,9 @@ Whole = Annotated[int, Field(ge=0), NoBool]
 Count = Annotated[int, Field(ge=1), NoBool]
 FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 FactoryName = Annotated[str, Field(pattern=FACTORY)]
+KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+"""A name in a table, or `module:Class`."""
+KindName = Annotated[str, Field(pattern=KIND)]
 
 
 class Spec(BaseModel):
@@ -68,6 +71,21 @@ class FactorySpec(Spec):
 ExampleWeights = Literal["entropy", "agreement"] | FactorySpec
 """A rule by which each example has member weights of its own (`workers.mixture_weights`): a name, or the user's own
 function from probabilities [M, N, K] to weights [M, N]."""
+
+
+def _form_of_weights(values: Any) -> str:
+    if isinstance(values, (list, tuple)):
+        return "(numbers)"
+    return "(rule)" if isinstance(values, (dict, FactorySpec)) else "(name)"
+
+
+MemberWeights = Annotated[
+    Annotated[Literal["uniform", "validation", "entropy", "agreement"], Tag("(name)")]
+    | Annotated[tuple[NonNegative, ...], Tag("(numbers)")]
+    | Annotated[FactorySpec, Tag("(rule)")],
+    Discriminator(_form_of_weights),
+]
+"""Of the members in the mean: by a name, a number each, or a rule for each example."""
 
 Learner = Literal["network", "estimator"]
 """How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
@@ -253,8 +271,9 @@ class AugmentSpec(FactorySpec):
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
-    kind: Literal["npz", "parquet", "idx", "python"]
-    """The kind of file, or `python` for a function that returns the splits."""
+    kind: Literal["npz", "parquet", "idx", "python"] | FactoryName
+    """The kind of file; `python` for a function that returns the splits; or `module:Class` of your own: it is made with
+    `kwargs`, and called with the URI of each split it returns (x, y)."""
     root: str = ""
     """What relative paths below are relative to: a folder or an fsspec URI. Filled in with the
     configuration's own folder."""
@@ -285,9 +304,14 @@ class DataSpec(Spec):
     factory: FactoryName | None = None
     """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments of the function, or of the class that `kind` names."""
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
+
+    @property
+    def code(self) -> str | None:
+        """The user's own code that reads the data, as `module:name`."""
+        return self.kind if ":" in self.kind else self.factory
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> DataSpec:
@@ -297,8 +321,10 @@ class DataSpec(Spec):
             if self.train or self.test or self.validation or self.unlabeled:
                 raise ValueError("kind 'python' takes its splits from `factory`, not from file keys")
         else:
-            if self.factory is not None or self.kwargs:
-                raise ValueError(f"`factory` and `kwargs` belong to kind 'python', not '{self.kind}'")
+            if self.factory is not None:
+                raise ValueError(f"`factory` belongs to kind 'python', not '{self.kind}'")
+            if self.kwargs and ":" not in self.kind:
+                raise ValueError(f"`kwargs` belong to kind 'python' or one of your own, not '{self.kind}'")
             missing = [key for key in ("train", "test") if getattr(self, key) is None]
             if missing:
                 raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI")
@@ -387,11 +413,6 @@ def check_recipe(model: AnyModel, training: AnyTraining, key: str) -> None:
             f"`{key}` has `epochs`, and an estimator of kind '{model.kind}' is fitted at once; expected `{key}: {{}}`. "
             "Its own settings belong in `kwargs` of its factory"
         )
-
-
-KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
-"""A name in a table, or `module:Class`."""
-KindName = Annotated[str, Field(pattern=KIND)]
 
 
 class OwnKind(Spec):

@@ -31,6 +31,7 @@ from workers.specs import (
     DistillationSpec,
     ExampleWeights,
     FactorySpec,
+    MemberWeights,
     NonNegative,
     Positive,
     Precision,
@@ -139,7 +140,7 @@ class EnsembleSpec(Spec):
     numbered through all groups."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
-    weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] | ExampleWeights = "uniform"
+    weights: MemberWeights = "uniform"
     """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
     validation labels the highest likelihood. Or of each example: `entropy`, where a member that is sure counts more;
     `agreement`, where one that stands alone counts less; or `factory`, a function of the members' probabilities

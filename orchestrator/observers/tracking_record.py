@@ -151,8 +151,8 @@ def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
 def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
     """Where a split came from, as MLflow names kinds of sources."""
     data = config.data
-    if data.factory is not None:
-        return "code", {"tags": {"factory": data.factory, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
+    if data.code is not None:
+        return "code", {"tags": {"factory": data.code, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
     file = getattr(data, split, None) or data.train or ""
     uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
     return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}

@@ -101,7 +101,7 @@ def _inputs(config: RunConfig) -> list[str]:
     code = [model for model in models if isinstance(model, FactorySpec)] + list(config.evaluation.metrics)
     code += [data.augment] if data.augment is not None else []
     asked = [(each.factory, each.folder) for each in code]
-    asked += [(data.factory, data.folder)] if data.factory is not None else []
+    asked += [(data.code, data.folder)] if data.code is not None else []
     found += [str(path) for factory, folder in asked for path in factories.files(factory, folder)]
     named = factories.texts([data.kwargs, *(each.kwargs for each in code)])
     found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]

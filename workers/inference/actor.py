@@ -41,7 +41,8 @@ def probe_rows(classes: int) -> int:
 class TeacherWork:
     """What every teacher of a pass is told. kept: where members' logits are kept, by their names; run: its name."""
 
-    classes: int
+    class_count: int
+    """Not `classes`: a method that names it beside `torch` drags `torch.classes` into Ray's pickle, which fails."""
     layout: PartLayout
     numerics: Numerics
     kept: Mapping[str, MemberLogits] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class TeacherActor:
         self.numbering = data.numbering
         self.layout = work.layout
         self.kept = {member.name: work.kept[member.name] for member in members if member.name in work.kept}
-        self.members, self.numerics, self.class_count = members, work.numerics, work.classes
+        self.members, self.numerics, self.class_count = members, work.numerics, work.class_count
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
         """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
