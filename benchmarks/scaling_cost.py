@@ -27,7 +27,7 @@ import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
 from benchmarks.simulated_accelerators import NUMERICS, sleeping_pool  # noqa: E402
-from orchestrator.stages.soft_targets import NEAR_CLASSES  # noqa: E402
+from orchestrator.plan.plan import REDUCED_ON_WORKERS  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly, Rule  # noqa: E402
@@ -44,7 +44,7 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     """A pass of so many parts by teachers that answer at once."""
     layout = PartLayout(parts * part_rows(classes), part_rows(classes))
     pool = sleeping_pool(members, layout, classes, 0.0)
-    near = classes >= NEAR_CLASSES
+    near = classes >= REDUCED_ON_WORKERS
     with tempfile.TemporaryDirectory() as folder, pool:
         assembly = Assembly(
             folder=folder,

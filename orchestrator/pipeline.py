@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from orchestrator.cluster import connection, resources
+from orchestrator.cluster import connection
 from orchestrator.cluster.heartbeat import Heartbeat
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
@@ -19,12 +19,14 @@ from orchestrator.observers import tracking_record
 from orchestrator.observers.events import ReportReady, SystemAdded
 from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Bound, Report, Spent
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import preflight, ray_train, training
+from orchestrator.stages import preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import compare_systems, measure_ensemble
 from orchestrator.stages.fitters import StudentJob
@@ -58,9 +60,8 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     config = preflight.settled(config, dataset)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
-        placement = resources.place(config.ensemble, machines)
-        dataset = preflight.check_placed(config, dataset, placement.size)
-        resources.check_student(config.student, machines)
+        plan = planned(config, Facts(DataFacts.of(dataset), machines))
+        dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
@@ -82,7 +83,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                         dataset=dataset,
                         data=data,
                         machines=machines,
-                        placement=placement,
+                        plan=plan,
                         events=events,
                         heartbeat=heartbeat,
                         artifacts=Catalogue(config.storage, config.name, alone=fresh),
@@ -151,7 +152,7 @@ def _keep_student(run: Context, student: Trained) -> None:
 def _members(run: Context) -> list[Trained]:
     """Trained here, or loaded from the checkpoints that the configuration names."""
     spec, events = run.config.ensemble, run.events
-    groups = spec.of_each(run.placement.size)
+    groups = spec.of_each(run.plan.teachers.size)
     names = [f"member-{k}" for k in range(len(groups))]
     for name in names:
         events.emit(SystemAdded(name, "member"))
@@ -174,7 +175,7 @@ def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Tra
     """The student on soft targets; without them, the hard-label baseline of its architecture."""
     spec, events = run.config.student, run.events
     recipe = spec.training if made is not None else spec.baseline_training or spec.training
-    job = StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
+    job = StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"))
     if made is not None:
         job = replace(
             job,
@@ -195,9 +196,7 @@ def _cost(
     run: Context, members: Sequence[Trained], baseline: Trained, student: Trained, made: SoftTargetPass
 ) -> dict[str, Spent]:
     """What everything cost that the student follows from, and its baseline."""
-    ensemble, place = run.placement, run.machines.of("student")
-    workers = run.config.student.workers[1]
-    cores = float(ray_train.threads_of_a_worker(workers, place) * workers)
+    teachers, workers = run.plan.teachers, run.plan.student
 
     def spent(seconds: float, cores: float, gpus: float) -> Spent:
         return Spent(core_hours=seconds * cores / 3600, gpu_hours=seconds * gpus / 3600)
@@ -206,12 +205,12 @@ def _cost(
         return sum(epoch.seconds for system in systems for epoch in system.history)
 
     return {
-        "members": spent(trained(members), ensemble.num_cpus, ensemble.num_gpus),
+        "members": spent(trained(members), teachers.num_cpus, teachers.num_gpus),
         "soft targets": spent(
-            made.complete().seconds, ensemble.actors * ensemble.num_cpus, ensemble.actors * ensemble.num_gpus
+            made.complete().seconds, teachers.actors * teachers.num_cpus, teachers.actors * teachers.num_gpus
         ),
-        "baseline": spent(trained([baseline]), cores, workers * run.machines.cuda),
-        "student": spent(trained([student]), cores, workers * run.machines.cuda),
+        "baseline": spent(trained([baseline]), workers.cores, workers.gpus),
+        "student": spent(trained([student]), workers.cores, workers.gpus),
     }
 
 

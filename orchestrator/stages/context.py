@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.resources import Machines, Placement
+from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.plan import Plan
 from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
 
@@ -26,8 +27,8 @@ class Context:
     data: ray.ObjectRef[Dataset]
     """The data set, where all of the cluster's processes find it."""
     machines: Machines
-    placement: Placement
-    """Of the ensemble's members."""
+    plan: Plan
+    """What was decided before anything began."""
     events: Fanout
     """What stages emit their events to."""
     heartbeat: Heartbeat

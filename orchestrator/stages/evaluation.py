@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from orchestrator.cluster import resources
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
@@ -63,12 +62,12 @@ class MeasuredEnsemble:
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
     """Weigh the members as the configuration asks, and measure them and their mean on the test split."""
     asked = [(member, _of_members(run)) for member in members]
-    predicted = _predict(run, asked, "test", run.placement)
+    predicted = _predict(run, asked, "test", run.plan.teachers)
     spec, reused = run.config.ensemble, predicted.reused
     if spec.weights == "uniform" or spec.of_examples is not None:
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
-        of_labels = _predict(run, asked, "validation", run.placement, of_labels=True)
+        of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
         weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
     else:
         assert isinstance(spec.weights, tuple)
@@ -97,7 +96,7 @@ def compare_systems(
     run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
 ) -> list[System]:
     """Each system's test figures, size and latency. measured: members and ensemble."""
-    place = resources.place_student(run.machines)
+    place = run.plan.student.alone
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
     sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
@@ -128,7 +127,7 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
     """These sums, and what the configuration's own metrics say of the predictions."""
     metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
     arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
-    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, resources.place_student(run.machines))
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, run.plan.student.alone)
     return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
 
 

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import resources
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
 from orchestrator.stages import ray_train
@@ -35,8 +34,6 @@ class StudentJob:
     model: AnyModel
     training: AnyTraining
     seed: int
-    workers: tuple[int, int]
-    """The least and the most."""
     loss: DistillationSpec = HARD_LABELS
     store: Store | None = None
     """Soft targets, which may still be on their way."""
@@ -62,13 +59,13 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         data=run.data,
         folder=folder,
         weights=member.weights,
-        threads=ray_train.threads_of_a_worker(job.workers[1], run.machines.of("student")),
+        threads=run.plan.student.threads,
         heard=run.heartbeat.queue,
         store=job.store,
         loss=job.loss,
         run=run.config.name,
     )
-    return ray_train.fit(run, work, job.workers, name)
+    return ray_train.fit(run, work, name)
 
 
 def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
@@ -77,13 +74,13 @@ def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name:
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
     """
     assert isinstance(job.training, FitSpec)
-    placement = resources.place_student(run.machines)
+    placement = run.plan.student.alone
     work = FitJob(
         member=member,
         training=job.training,
         seed=job.seed,
         views=run.dataset.views,
-        threads=ray_train.threads_of_a_worker(1, run.machines.of("student")),
+        threads=run.plan.student.threads_alone,
         store=job.store,
         loss=job.loss,
         run=run.config.name,

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import _thread
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from orchestrator.cluster import reservation
-from orchestrator.cluster.resources import Machines, Placement
-from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.events import TeacherBack, TeacherLost, TeacherMoves
 from orchestrator.observers.fanout import Fanout, Progress
+from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, SoftTargets
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
@@ -35,26 +33,22 @@ from workers.artifacts import catalogue
 from workers.artifacts import parts as part_files
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
-from workers.data.arrays import gather, micro_batch
-from workers.data.dataset import Dataset, Split
+from workers.data.arrays import gather
+from workers.data.dataset import Split
 from workers.inference import teacher
 from workers.inference.actor import TeacherWork, probe_rows
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.targets import soft_targets as store
-from workers.targets.kinds import DTYPES
-from workers.targets.layout import PartLayout, part_rows, piece_rows
+from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
-from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
 
 logger = logging.getLogger(__name__)
 
-NEAR_CLASSES = 4096
-"""From how many classes on answers are put together beside the teachers, and never come to the driver."""
 ALL_MEMBERS_COMPUTE = (
     "the soft targets are computed by all members, since no run here has kept their logits. With `distillation.keep: "
     "members` another temperature computes nothing, and a new member its own logits alone."
@@ -69,8 +63,6 @@ class SoftTargetPass:
     key: Key
     layout: PartLayout
     planned: Manifest
-    device: str
-    """Of the teachers: `cpu` or `cuda`."""
     parts: dict[int, Part]
     """Those that are there, by their number; the pass adds to them."""
     missing: list[int]
@@ -184,19 +176,18 @@ def soft_targets(
 
 def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) -> SoftTargetPass:
     """What is there of the store, in this run's folder and in those of others, and what is missing."""
-    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
+    config, plan = run.config, run.plan
     records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
-    key = _key(config, dataset, members, weights)
-    planned = _planned(config, dataset, records, weights, key)
+    key = _key(run, members, weights)
+    planned = _planned(run, records, weights, key)
     folder = RunFolder(config.folder).soft_targets(key.digest)
     run.note(catalogue.note("the soft targets", [run.artifacts.obtain(key, paths.soft_targets)]))
-    layout = _layout(planned)
-    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
+    layout = plan.layout
     found = store.salvage(folder)
-    there = _accepted(config, planned, found, layout.parts, device)
+    there = _accepted(run, planned, found)
     kept: dict[str, MemberLogits] = {}
     if config.distillation.is_scheduled or len(there) < layout.parts:
-        kept = kept_logits.of_members(run, _logits_keys(config, dataset, members, device))
+        kept = kept_logits.of_members(run, _logits_keys(run, members))
     if config.distillation.is_scheduled:
         there = kept_logits.with_logits(there, layout, kept)
     missing = [number for number in range(layout.parts) if number not in there]
@@ -206,11 +197,10 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
         key=key,
         layout=layout,
         planned=planned,
-        device=device,
         parts=there,
         missing=missing,
         kept=kept,
-        streams=bool(missing) and _side_by_side(config, machines, placement),
+        streams=bool(missing) and plan.streams,
         refused=frozenset(part.path for number, part in found.items() if number not in there),
         survivors_too=config.ensemble.on_member_loss == "reweight",
         logits=kept_logits.reader(config, planned, layout, kept) if config.distillation.is_scheduled else None,
@@ -236,10 +226,9 @@ def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None
 
 def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], stage: Progress) -> None:
     """Reserve room for the teachers, and let them label the parts that are missing."""
-    config, dataset, placement = run.config, run.dataset, run.placement
+    config, dataset, placement = run.config, run.dataset, run.plan.teachers
     events, planned = run.events, made.planned
-    values = math.prod(dataset.transfer.x.shape[1:])
-    numerics = _numerics(config, values, placement, made)
+    numerics = _numerics(run.plan, made.parts.values())
     with reservation.reserved(
         reservation.of_teachers(placement), config.ensemble.start_timeout_s, events.note, made.check_stopped
     ) as group:
@@ -255,7 +244,7 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
         _compute(run, made, pool, numerics, stage)
     events.note("soft targets complete: teachers released")
     if config.distillation.keeps_logits:
-        kept_logits.commit(run, _logits_keys(config, dataset, members, made.device), made.layout)
+        kept_logits.commit(run, _logits_keys(run, members), made.layout)
 
 
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
@@ -278,46 +267,46 @@ def _abandon(folder: str) -> None:
         _thread.interrupt_main()
 
 
-def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+def _answers_follow_from(run: Context) -> dict[str, Any]:
     """What any member's answers follow from, besides the member."""
+    dataset = run.dataset
     return {
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
         "numbering": dataset.numbering.digest(),
-        "piece_rows": piece_rows(dataset.classes),
-        "precision": config.ensemble.precision,
+        "piece_rows": run.plan.layout.piece,
+        "precision": run.config.ensemble.precision,
     }
 
 
-def _logits_keys(config: RunConfig, dataset: Dataset, members: Sequence[Member], device: str) -> dict[str, Key]:
+def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
     """The key of each member's own answers."""
-    what = _answers_follow_from(config, dataset)
-    if config.ensemble.precision == "auto":
-        what["device"] = device
+    what = _answers_follow_from(run)
+    if run.config.ensemble.precision == "auto":
+        what["device"] = run.plan.device
     return {member.name: LOGITS.key(**what, **teacher.follows_from(member)) for member in members}
 
 
-def _key(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Key:
+def _key(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Key:
     """Of the store: everything that its numbers follow from."""
-    distillation, rule = config.distillation, config.ensemble.of_examples
+    ensemble, distillation = run.config.ensemble, run.config.distillation
+    rule = ensemble.of_examples
     return SOFT_TARGETS.key(
-        **_answers_follow_from(config, dataset),
+        **_answers_follow_from(run),
         members=[teacher.key_of(member).digest for member in members],
         weights=list(weights) if rule is None else mixture_weights.follows_from(rule),
         temperature=distillation.first_temperature,
-        combine=config.ensemble.combine,
+        combine=ensemble.combine,
         dtype=distillation.dtype,
         top_k=distillation.top_k,
-        part_rows=_part_rows(dataset.classes, distillation.top_k, distillation.dtype),
+        part_rows=run.plan.layout.rows,
     )
 
 
-def _planned(
-    config: RunConfig, dataset: Dataset, members: list[MemberRecord], weights: Sequence[float], key: Key
-) -> Manifest:
+def _planned(run: Context, members: list[MemberRecord], weights: Sequence[float], key: Key) -> Manifest:
     """The manifest as it will be, without parts."""
-    distillation = config.distillation
+    config, dataset, distillation = run.config, run.dataset, run.config.distillation
     return Manifest(
         fingerprint=key.digest,
         what=key.flat(),
@@ -336,62 +325,32 @@ def _planned(
     )
 
 
-def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
-    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, DTYPES[dtype]))
-
-
-def _layout(planned: Manifest) -> PartLayout:
-    """How the store is cut: parts by what is stored, pieces by what teachers send."""
-    rows = _part_rows(planned.classes, planned.top_k, planned.dtype)
-    return PartLayout(planned.examples, rows, planned.views, piece_rows(planned.classes))
-
-
 def _everybody(planned: Manifest) -> list[str]:
     return [record.name for record in planned.members]
 
 
-def _accepted(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
+def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
     """Of the parts that are there, those that this run accepts.
 
-    Made by all, unless it takes what survivors make. Where some of `parts` are missing, of one precision: what `auto`
-    means depends on the device.
+    Made by all, unless it takes what survivors make. Where some are missing, of one precision: what `auto` means
+    depends on the device.
     """
-    survivors = config.ensemble.on_member_loss == "reweight"
+    ensemble, plan = run.config.ensemble, run.plan
+    survivors = ensemble.on_member_loss == "reweight"
     kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _everybody(planned)}
-    if len(kept) < parts and config.ensemble.precision == "auto":
-        kept = {number: part for number, part in kept.items() if part.numerics.device == device}
+    if len(kept) < plan.layout.parts and ensemble.precision == "auto":
+        kept = {number: part for number, part in kept.items() if part.numerics.device == plan.device}
     return kept
 
 
-def _numerics(config: RunConfig, values: int, placement: Placement, made: SoftTargetPass) -> Numerics:
-    """How teachers compute: as the parts that are there were computed, where this device can.
-
-    values: numbers an example.
-    """
-    device, planned, there = made.device, made.planned, tuple(made.parts.values())
+def _numerics(plan: Plan, there: Collection[Part]) -> Numerics:
+    """How teachers compute: as the parts that are there were computed, where this device can."""
     for part in there:
-        if part.numerics.device == device:
+        if part.numerics.device == plan.device:
             return part.numerics
     if there:
-        logger.warning("soft targets of another device are completed on %s: last bits may differ", device)
-    return Numerics(
-        device=device,
-        precision=config.ensemble.precision,
-        threads=placement.threads,
-        micro_batch=config.ensemble.micro_batch_size or micro_batch(values),
-        bits=64 if planned.classes >= NEAR_CLASSES and planned.top_k is None else 32,
-    )
-
-
-def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
-    """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
-    stream = config.distillation.stream
-    if config.distillation.is_scheduled:  # the student reads logits, which the folder of soft targets does not announce
-        return False
-    cpus, gpus = machines.left(placement)
-    if machines.cuda:
-        return stream is not False and gpus >= config.student.workers[1]
-    return stream is True or (stream == "auto" and cpus >= 1)
+        logger.warning("soft targets of another device are completed on %s: last bits may differ", plan.device)
+    return plan.numerics
 
 
 def _check(
@@ -424,8 +383,7 @@ def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Nu
             numerics=numerics.model_copy(update={"stacked": pool.stacked}),
             numbering=run.dataset.numbering,
         )
-        values = planned.classes * (1 if weighting is None else len(planned.members))
-        near = values >= NEAR_CLASSES
+        near = run.plan.reduces_on_workers
         started = time.perf_counter()
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
             made.parts[number] = part

@@ -69,7 +69,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
     raises in the same epoch again.
     """
-    placement, folder = run.placement, RunFolder(run.config.folder)
+    placement, folder = run.plan.teachers, RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
     keys = {k: _of_member(run, group, k) for k, group in groups.items()}
     had = run.artifacts.obtain_all((key, paths.network) for key in keys.values())

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from orchestrator import pipeline
-from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.cluster.tasks import Task
+from orchestrator.plan import plan as plans
+from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.stages import evaluation, fitters, preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
@@ -54,10 +55,10 @@ def begun(folder: Path, **changes: Any) -> Context:
     config = loaded(folder, **changes)
     dataset = datasets.load(config.data, config.seed)
     config = preflight.settled(config, dataset)
-    placement = resources.place(config.ensemble, MACHINES)
+    plan = plans.plan(config, Facts(DataFacts.of(dataset), MACHINES))
     data: Any = dataset
     return Context(
-        config=config, dataset=dataset, data=data, machines=MACHINES, placement=placement, events=MagicMock(),
+        config=config, dataset=dataset, data=data, machines=MACHINES, plan=plan, events=MagicMock(),
         heartbeat=MagicMock(), artifacts=Catalogue(config.storage, config.name),
     )  # fmt: skip
 
@@ -99,8 +100,8 @@ def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str)
     layout, parts = makers.stored(tmp_path / "store", soft, rows=128)
     store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
     spec = run.config.student
-    baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3, (1, 1)))
-    job = StudentJob("student", spec.model, spec.training, 3, (1, 1), run.config.distillation, store, KEY, lambda: "b")
+    baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+    job = StudentJob("student", spec.model, spec.training, 3, run.config.distillation, store, KEY, lambda: "b")
     fitted = training.train_student(run, job)
     for each in (baseline, fitted):
         assert each.history[0].validation_accuracy > 0.6 and not each.reused
@@ -128,5 +129,5 @@ def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
     (place / "model.safetensors").write_bytes(b"of a network")
     (place / "notes.txt").write_text("the user's own")
     spec = run.config.student
-    training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3, (1, 1)))
+    training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
     assert {path.name for path in place.iterdir()} == {"model.skops", "training.json", "notes.txt"}

@@ -17,6 +17,7 @@ WINGS = [
     ["orchestrator"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],
+    ["orchestrator.plan"],
     ["orchestrator.teachers", "orchestrator.observers", "orchestrator.export"],
     ["orchestrator.cluster", "orchestrator.reporting"],
     ["orchestrator.run_folder"],
