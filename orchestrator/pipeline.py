@@ -37,7 +37,7 @@ from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of
-from workers.redact import hidden
+from workers.redact import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
         plan = planned(config, Facts(DataFacts.of(dataset), machines))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         preflight.check_shared(config.storage)
-        screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
+        screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
         with (
             Lock(config.folder),
@@ -73,7 +73,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
             owned.mark(config.folder)
             owned.sweep(config.folder)
             reports.remove(config.folder)
-            storage.write_text(RunFolder(config.folder).config, hidden(config.to_yaml()))
+            storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
                 data = connection.share(dataset)
@@ -113,7 +113,7 @@ def _stages(run: Context) -> Report:
     cost = _cost(run, members, baseline, student, made)
     report = Report(
         name=config.name,
-        folder=hidden(config.folder),
+        folder=redacted(config.folder),
         page=run.page,
         accuracy_name=config.report.accuracy,
         classes=run.dataset.classes,

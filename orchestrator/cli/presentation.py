@@ -11,7 +11,7 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
-from workers.redact import hidden
+from workers.redact import redacted
 
 
 def show(report: Report, screen: Screen) -> None:
@@ -28,9 +28,9 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     """The commands and files that a person would want now."""
     uri = config.tracking.uri
     if uri.startswith("http"):
-        look = f"{hidden(uri).rstrip('/')}/{report.page}"
+        look = f"{redacted(uri).rstrip('/')}/{report.page}"
     else:
-        command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
+        command = f"mlflow ui --backend-store-uri {shlex.quote(redacted(uri))}"
         look = f"{command}, then http://127.0.0.1:5000/{report.page}"
     model = config.student.model
     weights = storage.join(RunFolder(config.folder).shown("student"), model.weights_name)
@@ -42,4 +42,4 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
         f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
-        screen.out.print(hidden(line), markup=False, soft_wrap=True)
+        screen.out.print(redacted(line), markup=False, soft_wrap=True)

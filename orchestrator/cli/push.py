@@ -22,7 +22,7 @@ from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import trained
 from workers import storage
 from workers.errors import RequestError, RunError
-from workers.redact import hidden
+from workers.redact import redacted
 from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
         tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
-    return hidden(config.tracking.uri)
+    return redacted(config.tracking.uri)
 
 
 def _config(folder: str, overrides: Sequence[str]) -> RunConfig:

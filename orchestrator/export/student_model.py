@@ -35,7 +35,7 @@ from workers.artifacts.kinds import STUDENT_MODEL
 from workers.data.arrays import as_tensor
 from workers.inference import teacher
 from workers.models import provenance as model_provenance
-from workers.redact import has_secrets, hidden
+from workers.redact import has_secrets, redacted
 from workers.specs import FactorySpec
 from workers.user_code import factories
 
@@ -259,4 +259,4 @@ def _check_answers(
 
 def _last_line(errors: str) -> str:
     lines = [line for line in errors.splitlines() if line.strip()]
-    return hidden(lines[-1].strip()) if lines else "it ended without an error message"
+    return redacted(lines[-1].strip()) if lines else "it ended without an error message"

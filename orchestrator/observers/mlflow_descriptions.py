@@ -12,7 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.plots import OVERVIEW
 from orchestrator.reporting.report import COMPARED, Report, Role, Rows, System
-from workers.redact import HIDDEN, hidden
+from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
 """Sections of a configuration that say where, not what: runs side by side would differ by them first."""
@@ -59,7 +59,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _told(key: str, value: str) -> str:
     """Without secrets, which are known by what they are called, too."""
-    told = hidden(f"{key}={value}").removeprefix(f"{key}=")
+    told = redacted(f"{key}={value}").removeprefix(f"{key}=")
     return HIDDEN if told.startswith(HIDDEN) else told
 
 

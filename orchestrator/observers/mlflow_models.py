@@ -17,7 +17,7 @@ import yaml
 
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.model_folder import ModelRecord
-from workers.redact import hidden
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def log_members(
         if there := _models_of(client, runs[member]):
             known.append(LoggedModelInput(there[0]))
             continue
-        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": hidden(uri)}
+        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": redacted(uri)}
         model = client.create_logged_model(experiment, member, runs[member], tags, model_type="member")
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(runs[member], [LoggedModelOutput(model.model_id, 0)])

@@ -28,7 +28,7 @@ from workers import storage
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK, Record
 from workers.errors import RequestError
-from workers.redact import hidden
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -98,7 +98,7 @@ class Tracker:
             self._open(earlier, fresh, again)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
-                f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
+                f"tracking: the tracker at '{redacted(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
             ) from error
         self._failures = 0
         self._left_alone_s = 0.0
@@ -192,12 +192,15 @@ class Tracker:
         else:
             found = None if earlier is None else mlflow_runs.opened(client, earlier)
             if found is not None and (fresh or not self._is_this_one(found)):
-                if found.data.tags.get(FOLDER) in (None, hidden(config.folder)):  # not the original of a copied folder
+                if found.data.tags.get(FOLDER) in (
+                    None,
+                    redacted(config.folder),
+                ):  # not the original of a copied folder
                     mlflow_runs.abandon(client, found)
                 found = None
         self._resumed = found is not None
         if found is None:
-            tags = {FOLDER: hidden(config.folder)} | ({} if again is None else {OPENED_AS: again})
+            tags = {FOLDER: redacted(config.folder)} | ({} if again is None else {OPENED_AS: again})
             tags |= {} if self._record is None else {REQUEST: self._record.request}
             self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
             return
@@ -228,7 +231,7 @@ class Tracker:
             self._attempt(self._tags, record.tags)
             self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=_datasets(record)))
         self._attempt(lambda: self._params(self.run_id, mlflow_descriptions.params(config)))
-        self._attempt(self.client.log_text, self.run_id, hidden(config.to_yaml()), "config.yaml")
+        self._attempt(self.client.log_text, self.run_id, redacted(config.to_yaml()), "config.yaml")
 
     def _tags(self, tags: Mapping[str, str]) -> None:
         """As they were when the run began: those that it has stay."""

@@ -20,7 +20,7 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts.key import Key
 from workers.errors import RequestError
-from workers.redact import hidden
+from workers.redact import redacted
 from workers.specs import AnyModel, FactorySpec, IdxFiles
 from workers.user_code import factories
 
@@ -155,4 +155,4 @@ def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
         return "code", {"tags": {"factory": data.code, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
     file = getattr(data, split, None) or data.train or ""
     uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
-    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}
+    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": redacted(uri)}

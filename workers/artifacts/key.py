@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from workers.redact import hidden
+from workers.redact import redacted
 
 DIGITS = 16
 """Hexadecimal digits of a digest: 64 bits."""
@@ -90,7 +90,7 @@ def _flat(what: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = hidden(f"{name}={_text(value)}").removeprefix(f"{name}=")
+            found[f"{prefix}{name}"] = redacted(f"{name}={_text(value)}").removeprefix(f"{name}=")
     return found
 
 
