@@ -98,7 +98,8 @@ class Tracker:
             self._open(earlier, fresh, again)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
-                f"tracking: the tracker at '{redacted(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
+                f"tracking: the tracker at '{redacted(uri)}' refused experiment '{config.tracking.experiment}' "
+                f"({error})."
             ) from error
         self._failures = 0
         self._left_alone_s = 0.0
@@ -192,10 +193,8 @@ class Tracker:
         else:
             found = None if earlier is None else mlflow_runs.opened(client, earlier)
             if found is not None and (fresh or not self._is_this_one(found)):
-                if found.data.tags.get(FOLDER) in (
-                    None,
-                    redacted(config.folder),
-                ):  # not the original of a copied folder
+                own = (None, redacted(config.folder))  # not the original of a copied folder
+                if found.data.tags.get(FOLDER) in own:
                     mlflow_runs.abandon(client, found)
                 found = None
         self._resumed = found is not None

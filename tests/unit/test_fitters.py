@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import pipeline
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.cluster.tasks import Task
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
-from orchestrator.stages import evaluation, fitters, preflight, training
+from orchestrator.stages import evaluation, fitters, members, preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
@@ -69,20 +68,20 @@ def student(folder: Path, name: str) -> dict[str, Any]:
 
 def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path) -> None:
     run = begun(tmp_path, ensemble=of_all_kinds(tmp_path))
-    members = pipeline._members(run)
-    assert [each.member.name for each in members] == [f"member-{k}" for k in range(8)]
-    assert [len(each.history) for each in members] == [2, 2, 0, 0, 0, 1, 1, 1]
-    names = {Path(each.member.weights).name for each in members}
+    trained = members.members(run)
+    assert [each.member.name for each in trained] == [f"member-{k}" for k in range(8)]
+    assert [len(each.history) for each in trained] == [2, 2, 0, 0, 0, 1, 1, 1]
+    names = {Path(each.member.weights).name for each in trained}
     assert names == {"model.safetensors", "0.pt", "1.pt", "d.skops", "model.skops", "model.bin"}
     folder = tmp_path / "runs" / "small"
     assert json.loads((folder / "members/5/training.json").read_text())["files"]["model.skops"]
-    teachers = [each.member for each in members]
+    teachers = [each.member for each in trained]
     measured = evaluation.measure_ensemble(run, teachers)
     how, split = metrics.Inference("float32"), run.dataset.test
     for member in teachers:
         expected = metrics.measure(metrics.log_probabilities(teacher.load(member), split.x, how), split.y)
         assert measured.measured[member.name].sums.accuracy == expected.accuracy > 0.6
-    again = pipeline._members(run)
+    again = members.members(run)
     assert [each.reused for each in again] == [True] * 8
     assert [each.member for each in again] == teachers
     assert measured.weights == ensemble.normalised([1.0] * 8)
@@ -93,7 +92,7 @@ def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str)
     ensemble_of_one = {"model": {"factory": "models:mlp"}, "checkpoints": ["0.pt"]}
     of_all_kinds(tmp_path)  # whose files are there
     run = begun(tmp_path, student=student(tmp_path, name), ensemble=ensemble_of_one)
-    (member,) = pipeline._members(run)
+    (member,) = members.members(run)
     with torch.no_grad():
         logits = teacher.load(member.member)(torch.from_numpy(np.asarray(run.dataset.transfer.x[:]))).logits
     soft = torch.softmax(logits / 2.0, -1).numpy()
