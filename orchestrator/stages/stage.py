@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.stages.context import Context
 
 T = TypeVar("T")
+Made = TypeVar("Made", covariant=True)
 
 
 class Results:
@@ -32,11 +33,11 @@ class Results:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage(Generic[T]):
+class Stage(Generic[Made]):
     """run: returns the result, or a context that gives it and is left, last first, behind the last stage."""
 
     name: str
-    run: Callable[[Context, Results], T | AbstractContextManager[T]]
+    run: Callable[[Context, Results], Made | AbstractContextManager[Made]]
     inputs: tuple[Stage[Any], ...] = ()
 
 
