@@ -33,15 +33,17 @@ def here() -> Where:
     return Where(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
-def announce(name: str, heard: Any) -> None:
-    """Say so until it is heard: the queue may be on its way back from the dead. In a thread, since who waits for Ray in
-    a task lends its cores to others."""
+def announce(name: str, events: Any) -> None:
+    """Put `(name, here())` into the queue `events`, and try again while Ray restarts the queue's actor.
+
+    In a thread, since a task that waits for Ray lends its cores to others.
+    """
     told = (name, here())
 
     def tell() -> None:
         for _ in range(TRIES):
             try:
-                heard.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
+                events.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
                 return
             except Exception:  # of Ray, in one of several ways
                 time.sleep(1.0)

@@ -60,7 +60,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         folder=folder,
         weights=member.weights,
         threads=run.plan.student.threads,
-        heard=run.heartbeat.queue,
+        events=run.heartbeat.queue,
         store=job.store,
         loss=job.loss,
         run=run.config.name,

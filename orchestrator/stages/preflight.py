@@ -107,7 +107,7 @@ def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
 
 
 def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
-    """What could be checked only once the cluster had said how many members it holds; the data set with its notes.
+    """Check what follows from the number of members, where the cluster decides it; the data set with its notes.
 
     Raises: `RequestError`.
     """

@@ -89,7 +89,7 @@ class SoftTargetPass:
         return not self.missing
 
     def store(self) -> Store:
-        """Where a worker reads them: parts that are there by now, and who knows of the others."""
+        """Where a worker reads them: the parts that are there by now, and the folder that shows the others."""
         return Store(
             self.folder,
             self.layout,
@@ -259,10 +259,10 @@ def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence:
 
 
 def _abandon(folder: str) -> None:
-    """Say to the student that no further part will come."""
+    """Tell the student that no further part will come."""
     try:
         store.abandon(folder)
-    except Exception as error:  # of any storage; then it can only be ended with whoever waits for it
+    except Exception as error:  # of any storage; then only an interrupt ends a student that waits
         logger.warning("'%s' cannot be written: %s", folder, error)
         _thread.interrupt_main()
 

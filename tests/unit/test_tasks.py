@@ -30,7 +30,7 @@ from workers.specs import FactorySpec, ModelSpec
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "announce", lambda name, heard: None)
+    monkeypatch.setattr(processes, "announce", lambda name, events: None)
 
 
 def call(job: Any, *arguments: Any) -> Any:

@@ -728,7 +728,7 @@ def test_training_ends_where_what_it_kept_answers_differently(
         folder, reference = str(tmp_path / "student"), cast(Any, data)
         job = WorkerJob(
             role="student", model=cast(ModelSpec, own.model), training=training, seed=5, data=reference, folder=folder,
-            weights=own.weights, threads=1, heard=MagicMock(),
+            weights=own.weights, threads=1, events=MagicMock(),
         )  # fmt: skip
         student._train(job, rank=0, world=1, begun=lambda progress: None)
 

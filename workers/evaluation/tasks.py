@@ -1,7 +1,7 @@
-"""What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
+"""What runs as a Ray task: a member's training, a system's predictions, the latency of all.
 
 Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is. Exceptions leave it as a `Fault`.
+minutes. Each first announces itself in `events`, a `ray.util.queue.Queue`. Exceptions leave it as a `Fault`.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Prediction:
 
 @ray.remote
 @faults.raises_faults
-def predict(job: Prediction, data: Dataset, name: str, heard: Any) -> LogProbabilities:
+def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbabilities:
     """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] of the labels.
 
     Raises: `RunError` where an answer holds NaN.
     """
-    processes.announce(name, heard)
+    processes.announce(name, events)
     torch.set_num_threads(job.threads)
     (member, how), split, examples = job.asked, job.split, getattr(data, job.split)
     labels = examples.y if job.of_labels else None
@@ -109,14 +109,14 @@ class Measurement:
 
 @ray.remote
 @faults.raises_faults
-def describe(job: Measurement, data: Dataset, name: str, heard: Any) -> dict[str, tuple[int, dict[str, float]]]:
+def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, tuple[int, dict[str, float]]]:
     """Parameters and latency in ms of one example: of each system by its name, and of the members' ensemble.
 
     One process with one thread holds one network at a time, so that the figures can be compared and memory does not
     grow with the ensemble. The ensemble answers by its members in turn and then the mean of what they answered: the
     n-th of its times is the sum of their n-th times, each taken with the other members' weights read in between.
     """
-    processes.announce(name, heard)
+    processes.announce(name, events)
     torch.set_num_threads(1)
     members, repeats = job.members, job.repeats
     place = device()
@@ -139,10 +139,10 @@ def describe(job: Measurement, data: Dataset, name: str, heard: Any) -> dict[str
 @ray.remote
 @faults.raises_faults
 def custom_metrics(
-    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, heard: Any
+    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, events: Any
 ) -> dict[str, float]:
     """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
-    processes.announce(name, heard)
+    processes.announce(name, events)
     return custom_metrics_.call(specs, np.exp(predicted), labels)
 
 

@@ -171,10 +171,10 @@ class TeacherActor:
         for some in (cuts[start : start + step] for start in range(0, len(cuts), step)):
             these = [self._asked(ids[piece][rows], rows, known[piece]) for piece, rows in some]
             found += self.teacher.soften_all(these, temperature=temperature, weights=weights, combine=combine)
-            asked += [Asked(torch.empty(0), said=each.said) for each in these]
+            asked += [Asked(torch.empty(0), computed=each.computed) for each in these]
         for piece in pieces:
             self._keep(
-                piece, ids[piece], [a.said or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
+                piece, ids[piece], [a.computed or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
             )
         of_pieces: dict[int, list[Tensor]] = {piece: [] for piece in pieces}
         for (piece, _), answer in zip(cuts, found, strict=True):
@@ -196,11 +196,11 @@ class TeacherActor:
         x = torch.empty(len(ids), 0) if nothing_to_compute else self._gather(ids)
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 
-    def _keep(self, piece: int, ids: Index, said: Sequence[dict[str, Tensor]]) -> None:
-        """Keep what members said of a piece, its examples called as the user gave them."""
-        for name in self.kept.keys() & said[0].keys():
+    def _keep(self, piece: int, ids: Index, computed: Sequence[dict[str, Tensor]]) -> None:
+        """Keep the logits that members computed of a piece, its examples called as the user gave them."""
+        for name in self.kept.keys() & computed[0].keys():
             with faults.caught(name):
-                logits = torch.cat([each[name] for each in said])
+                logits = torch.cat([each[name] for each in computed])
                 self.kept[name].write(piece, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
 
     def _gather(self, ids: Index) -> Tensor:

@@ -67,13 +67,13 @@ def load(member: Member) -> Predictor:
 class Asked:
     """Examples that are asked for at a time: `x` [N, ...] as the models take it, or narrower (`inputs.as_tensor`).
 
-    known: logits [N, K] float32 of members that need not be computed. said: gets the logits of those that are, where
+    known: logits [N, K] float32 of members that need not be computed. computed: gets the logits of the others, where
     they are to be kept; None: they are not.
     """
 
     x: Tensor
     known: Mapping[str, Tensor] = field(default_factory=dict)
-    said: dict[str, Tensor] | None = None
+    computed: dict[str, Tensor] | None = None
 
 
 class Teacher:
@@ -154,11 +154,10 @@ class Teacher:
     @torch.no_grad()
     def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
         """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
-        found = {}
+        found: dict[str, NDArray[np.float32]] = {}
         for names, forward in self._waves(self.predictors):
             answers = [forward(batch) for batch in x.split(self.micro_batch)]
-            for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
-                found[name] = said
+            found |= zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True)
         return found
 
     def soften(
@@ -174,7 +173,7 @@ class Teacher:
         """`soften_all` of one piece. keep(name, logits) gets the logits of the members that are computed."""
         asked = Asked(x, known, None if keep is None else {})
         (total,) = self.soften_all([asked], temperature=temperature, weights=weights, combine=combine)
-        for name, logits in (asked.said or {}).items():
+        for name, logits in (asked.computed or {}).items():
             if keep is not None:
                 keep(name, logits)
         return total
@@ -236,15 +235,15 @@ class Teacher:
         known = piece.known.get(names[0])
         batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
         off = torch.zeros(len(names), device=self.device)
-        said: list[Tensor] = []
+        computed: list[Tensor] = []
         for number, batch in enumerate(batches):
             logits = forward(batch) if known is None else batch.unsqueeze(0)
             if logits.shape[1:] != (len(batch), self.classes or logits.shape[-1]):
                 raise BadAnswer(
                     f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
                 )
-            if how.combine is None or (piece.said is not None and known is None):
-                said.append(logits.cpu())
+            if how.combine is None or (piece.computed is not None and known is None):
+                computed.append(logits.cpu())
             probabilities = torch.softmax(logits / how.temperature, dim=-1)
             off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
             for name, each in zip(names, probabilities, strict=True):
@@ -259,10 +258,10 @@ class Teacher:
             if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
                 what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
                 raise BadAnswer(f"{name} answers {what}", name)
-        for k, name in enumerate(names if said else ()):
-            logits = torch.cat([each[k] for each in said])
-            if piece.said is not None and known is None:
-                piece.said[name] = logits
+        for k, name in enumerate(names if computed else ()):
+            logits = torch.cat([each[k] for each in computed])
+            if piece.computed is not None and known is None:
+                piece.computed[name] = logits
             if how.combine is None and name in how.weights:
                 total.append(logits)
 

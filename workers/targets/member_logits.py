@@ -1,4 +1,4 @@
-"""What each member said, kept beside the mean (`distillation.keep: members`).
+"""The logits of each member, kept beside the mean (`distillation.keep: members`).
 
 The logits of a member depend on its weights and on the transfer set alone. Kept, they serve every other temperature,
 rule and choice of members: an eleventh member costs its own forward passes, another T none at all. They take the bytes

@@ -23,8 +23,8 @@ from workers.targets.dense import Dense
 class MemberMixture(Columns):
     """logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that did
     not answer for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`.
-    weighting: the rule by which weights follow from the answers (`workers.mixture_weights`); `weights` then say who
-    answered."""
+    weighting: the rule by which weights follow from the answers (`workers.mixture_weights`); `weights` then show
+    which members answered."""
 
     logits: Tensor
     weights: Tensor

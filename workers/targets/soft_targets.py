@@ -206,12 +206,12 @@ def _discard_older(folder: str) -> None:
 
 
 def abandon(folder: str) -> None:
-    """Say to whoever waits for a part that none will come any more."""
+    """Tell the workers that wait for a part that no further part will come."""
     storage.write_text(storage.join(folder, ABANDONED), "")
 
 
 def take_up(folder: str) -> None:
-    """Parts come again: take back `abandon`."""
+    """Remove what `abandon` wrote, since parts are computed again."""
     storage.remove(storage.join(folder, ABANDONED))
 
 

@@ -50,23 +50,23 @@ class FitJob:
 
 
 @ray.remote
-def fit_member(job: MemberJob, data: Dataset, heard: Any) -> list[Epoch]:
+def fit_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     """Fit a member to labels, write it, return its history. As `workers.training.tasks.train_member`."""
     assert isinstance(job.training, FitSpec)
-    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, heard)
+    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, events)
 
 
 @ray.remote
-def fit_student(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
+def fit_student(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
     """Fit the student to soft targets, or the baseline to labels; write it, return its history."""
     telemetry.label(job.run)
-    return _fit(job, data, heard)
+    return _fit(job, data, events)
 
 
-def _fit(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
+def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
     """Raises: `Fault` with the member's name for what the estimator raised."""
     member = job.member
-    processes.announce(member.name, heard)
+    processes.announce(member.name, events)
     torch.set_num_threads(job.threads)
     started = time.perf_counter()
     with faults.caught(member.name):
@@ -87,7 +87,7 @@ def _fit(job: FitJob, data: Dataset, heard: Any) -> list[Epoch]:
             ended_s=time.time(),
             waited_s=waited_s,
         )
-    heard.actor.put_nowait.remote((member.name, epoch))
+    events.actor.put_nowait.remote((member.name, epoch))
     return [epoch]
 
 

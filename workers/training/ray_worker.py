@@ -47,8 +47,8 @@ POLL_GROWTH = 1.5
 class Store:
     """Where a worker reads soft targets: parts that are there, and others as they come.
 
-    The folder itself says what is there, so a student that is slower than the teachers holds up nobody, one that is
-    faster waits here, and between the two there is nobody who could die.
+    The folder itself shows which parts are complete. So a slow student does not hold up the teachers, a fast one waits
+    here, and no process between the two can fail.
     """
 
     folder: str
@@ -104,7 +104,7 @@ class WorkerJob:
     """URI of the folder that the trained weights, and what else the driver is to know, are written to."""
     weights: str
     threads: int
-    heard: Any
+    events: Any
     """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
     store: Store | None = None
     loss: DistillationSpec = loop.HARD_LABELS
@@ -166,9 +166,11 @@ def _given(task: Task) -> dict[str, float]:
 
 def _tell(job: WorkerJob, epoch: Epoch) -> None:
     try:
-        ray.get(job.heard.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
-    except ray.exceptions.RayError as error:  # who listens is gone or slow; training goes on
-        logger.warning("epoch %d of the %s was not heard: %s", epoch.epoch + 1, job.role, type(error).__name__)
+        ray.get(job.events.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
+    except ray.exceptions.RayError as error:  # the driver's queue is gone or slow; training goes on
+        logger.warning(
+            "epoch %d of the %s did not reach the driver: %s", epoch.epoch + 1, job.role, type(error).__name__
+        )
 
 
 def _task(job: WorkerJob) -> Task:

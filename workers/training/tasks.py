@@ -35,14 +35,14 @@ class MemberJob:
 
 
 @ray.remote
-def train_member(job: MemberJob, data: Dataset, heard: Any) -> list[Epoch]:
+def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     """Train one member on hard labels, write its weights, return its history.
 
-    Resumes behind the last epoch of an earlier attempt with the same key. `heard` also gets
+    Resumes behind the last epoch of an earlier attempt with the same key. `events` also gets
     `(member's name, epoch)` after each.
     """
     member, training = job.member, job.training
-    processes.announce(member.name, heard)
+    processes.announce(member.name, events)
     torch.set_num_threads(job.threads)
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
     assert isinstance(member.model, ModelSpec) and isinstance(training, TrainingSpec)
@@ -55,7 +55,7 @@ def train_member(job: MemberJob, data: Dataset, heard: Any) -> list[Epoch]:
     task = Task(HardLabels(data.train), data.validation, system=member.name)
     with faults.caught(member.name, at=lambda: len(progress.history)):
         for epoch in loop.epochs(progress, task, training, job.seed):
-            heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
+            events.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
             checkpoints.save_state(progress.state(), state, job.key)
         kept = progress.kept_weights()
         checkpoints.save(kept, member.weights)
