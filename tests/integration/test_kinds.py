@@ -18,7 +18,10 @@ from tests.unit.test_predictors import OWN
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
+
+
+KEPT: dict[str, Any] = {"distillation__keep": "members", "student__training__learning_rate": 0.05}
 
 
 def go(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def go(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_members_of_every_kind_and_a_network_as_their_student(tmp_path: Path) -> None:
-    report = go(tmp_path, distillation__keep="members")
+    report = go(tmp_path, **KEPT)
     members = [system for system in report["systems"] if system["role"] == "member"]
     assert [system["name"] for system in members] == [f"member-{k}" for k in range(8)]
     assert all(system["test"]["accuracy"] > 0.6 and system["parameters"] > 20 for system in report["systems"])
@@ -42,11 +45,11 @@ def test_members_of_every_kind_and_a_network_as_their_student(tmp_path: Path) ->
     assert manifest["complete"] and [each["name"] for each in manifest["members"]] == [s["name"] for s in members]
     assert {path.name for path in (folder / "members" / "5").iterdir()} >= {"model.skops", "training.json"}
     assert (folder / "members" / "7" / "model.bin").is_file() and not (folder / "members" / "2").exists()
-    again = go(tmp_path, distillation__keep="members")
+    again = go(tmp_path, **KEPT)
     reused = {stage["name"]: stage["reused"] for stage in again["stages"]}
     assert reused["members"] and reused["soft targets"] and reused["student"] and reused["baseline"]
     assert [s["test"] for s in again["systems"]] == [s["test"] for s in report["systems"]]
-    other = go(tmp_path, distillation__keep="members", distillation__temperature=4.0)
+    other = go(tmp_path, **KEPT, distillation__temperature=4.0)
     reused = {stage["name"]: stage["reused"] for stage in other["stages"]}
     assert reused["members"] and not reused["soft targets"]
 

@@ -194,6 +194,7 @@ def test_reweighting_goes_on_with_the_others_on_record(
     np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_comes_back_is_used(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, kept_away: dict[str, bool]
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_teacher_that_comes_back_is_used(
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_nobody_is_left_whoever_is_up_first_goes_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +251,7 @@ def test_a_teacher_that_hangs_is_lost(
     assert not Path(f"/proc/{stopped[0]}").exists()  # and it holds nothing any more
 
 
+@pytest.mark.slow
 def test_what_is_asked_anew_holds_nobody_up(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +267,7 @@ def test_what_is_asked_anew_holds_nobody_up(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nonsense_is_a_loss_and_its_neighbours_go_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -352,6 +356,7 @@ def test_one_that_raises_once_is_restarted_and_changes_no_bit(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_that_raises_for_the_same_part_again_ends_the_run_in_its_own_words(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -368,6 +373,7 @@ def test_one_that_raises_for_the_same_part_again_ends_the_run_in_its_own_words(
     assert "in forward" in "".join(found.value.__cause__.__notes__)  # for --debug
 
 
+@pytest.mark.slow
 def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are_not(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -381,6 +387,7 @@ def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are
     np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_that_cannot_start_again_is_given_up(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -401,6 +408,7 @@ def test_one_that_cannot_start_again_is_given_up(
         collect(members, data, tmp_path / "fail", "fail", {})
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_no_teachers_loss(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from orchestrator.cli.command import main
 from orchestrator.reporting.report import Report
 from tests.makers import write_config
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
 
 
 def go(folder: Path, name: str, *, fresh: bool = False, **changes: Any) -> Report:

@@ -19,7 +19,7 @@ from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.targets.soft_targets import manifest_at, read_part
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
 
 OWN = """
 def surest(probabilities, power=2):
@@ -70,7 +70,6 @@ def test_a_rule_of_ones_own_decides_what_is_computed_again(tmp_path: Path) -> No
     assert main(["run", str(path)]) == 2
 
 
-@pytest.mark.slow
 def test_a_schedule_of_t_takes_the_weights_at_each_t(tmp_path: Path) -> None:
     falling = {"from": 4.0, "to": 1.0, "schedule": "cosine"}
     made = go(tmp_path, ensemble__weights="agreement", distillation__temperature=falling)

@@ -86,6 +86,7 @@ def test_members_are_perturbed_in_training_alone() -> None:
     assert torch.equal(net(x), net(x)) and net(x).shape == (4, 117)
 
 
+@pytest.mark.slow
 def test_the_true_labels_decode_to_the_words() -> None:
     """The decoder itself makes hardly an error; and it hears nothing where there is nothing to hear."""
     labels = call("speech", "frames:splits", copies=0)["test"][1]
