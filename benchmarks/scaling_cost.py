@@ -27,10 +27,10 @@ import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
 from benchmarks.simulated_accelerators import NUMERICS, sleeping_pool  # noqa: E402
-from orchestrator.stages.soft_targets import NEAR_CLASSES  # noqa: E402
+from orchestrator.plan.plan import REDUCED_ON_WORKERS  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
-from workers.inference.reduce import Assembly  # noqa: E402
+from workers.inference.reduce import Assembly, Rule  # noqa: E402
 from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.reader import StoreReader  # noqa: E402
@@ -44,10 +44,15 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     """A pass of so many parts by teachers that answer at once."""
     layout = PartLayout(parts * part_rows(classes), part_rows(classes))
     pool = sleeping_pool(members, layout, classes, 0.0)
-    near = classes >= NEAR_CLASSES
+    near = classes >= REDUCED_ON_WORKERS
     with tempfile.TemporaryDirectory() as folder, pool:
         assembly = Assembly(
-            folder, layout, classes, "arithmetic", "float32", None, NUMERICS, Numbering(layout.examples)
+            folder=folder,
+            layout=layout,
+            classes=classes,
+            rule=Rule("arithmetic"),
+            numerics=NUMERICS,
+            numbering=Numbering(layout.examples),
         )
         began = time.process_time()
         for _ in pool.stream(range(parts), 1.0, assembly, near=near):
@@ -67,13 +72,15 @@ def worker_cost(workers: int, classes: int, parts: int) -> Row:
     targets = kinds.of_mean(random / random.sum(dim=1, keepdim=True), "float32", None)
     with tempfile.TemporaryDirectory() as folder:
         written = {
-            number: soft_targets.write_part(folder, number, layout.ids(number), targets, ["member-0"], NUMERICS)
+            number: soft_targets.write_part(
+                folder, number, layout.ids(number), targets, members=["member-0"], numerics=NUMERICS
+            )
             for number in range(parts)
         }
         labels = loader.SoftLabels(split, layout, written.__getitem__, StoreReader(folder, 1.0))
         mine = 0
         began = time.process_time()
-        for batch in loader.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), 0, workers):
+        for batch in loader.batches(labels, 1, BATCH_SIZE, 0, torch.device("cpu"), world=workers):
             mine += len(batch.x)
         cpu = time.process_time() - began
         size = sum(path.stat().st_size for path in Path(folder).iterdir())

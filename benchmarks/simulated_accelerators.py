@@ -25,7 +25,7 @@ from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
 from orchestrator.config.run_config import EnsembleSpec  # noqa: E402
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
-from workers.inference.reduce import Assembly  # noqa: E402
+from workers.inference.reduce import Assembly, Rule  # noqa: E402
 from workers.inference.teacher import Member  # noqa: E402
 from workers.specs import ModelSpec  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
@@ -61,7 +61,14 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         begun = time.perf_counter()
         with pool:
             up = time.perf_counter()
-            assembly = Assembly(folder, layout, CLASSES, "arithmetic", "float32", None, NUMERICS, Numbering(examples))
+            assembly = Assembly(
+                folder=folder,
+                layout=layout,
+                classes=CLASSES,
+                rule=Rule("arithmetic"),
+                numerics=NUMERICS,
+                numbering=Numbering(examples),
+            )
             for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
                 pass
             done = time.perf_counter()

@@ -103,7 +103,9 @@ def write_soft_targets(folder: Path) -> list[Part]:
     for number in range(layout.parts):
         ids = layout.ids(number)
         stored = kinds.of_mean(soft[torch.from_numpy(ids)], "float16", None)
-        found.append(soft_targets.write_part(str(folder / "store"), number, ids, stored, ["mean"], numerics))
+        found.append(
+            soft_targets.write_part(str(folder / "store"), number, ids, stored, members=["mean"], numerics=numerics)
+        )
     return found
 
 

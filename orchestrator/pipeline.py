@@ -1,38 +1,42 @@
-"""The whole story of a run: members, baseline, soft targets, student, evaluation, report.
+"""The whole story of a run: pre-flight, plan, and then `STAGES`: members, soft targets, student, comparison.
 
-Each stage takes what the ones before made, and skips what an earlier run of the same configuration had completed.
+Each stage takes what others made, and skips what an earlier run had completed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
 
 import numpy as np
 
-from orchestrator.cluster import connection, resources
+from orchestrator.cluster import connection
 from orchestrator.cluster.heartbeat import Heartbeat
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import tracking_record
-from orchestrator.observers.events import ReportReady, SystemAdded
+from orchestrator.observers.events import ReportReady
 from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Bound, Report, Spent
-from orchestrator.run_folder import lock, paths
+from orchestrator.reporting.report import Report, System
+from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
-from orchestrator.stages import preflight, ray_train, training
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages import costs, members, preflight
 from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import compare_systems, measure_ensemble
+from orchestrator.stages.evaluation import MeasuredEnsemble, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
+from orchestrator.stages.stage import Results, Stage, execute
+from orchestrator.stages.students import student
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
+from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
-from workers.models.torch_module import seed_of
-from workers.redact import hidden
+from workers.redact import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -50,63 +54,85 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     screen = screen or Screen(quiet=True)
     lock.check_free(config.folder)
-    paths.check(config, fresh=fresh)
+    owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
+    config = preflight.settled(config, dataset)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
-        placement = resources.place(config.ensemble, machines)
-        dataset = preflight.check_placed(config, dataset, placement.size)
-        resources.check_student(config.student, machines)
+        plan = planned(config, Facts(DataFacts.of(dataset), machines))
+        dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         preflight.check_shared(config.storage)
-        screen.wait_for(f"the run's folder and its tracker, {hidden(config.tracking.uri)}")
+        screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
         with (
             Lock(config.folder),
             observers(config, screen, record, fresh=fresh) as (events, page),
             Heartbeat(events.epoch, events.note) as heartbeat,
         ):
-            paths.mark(config.folder)
-            paths.sweep(config.folder)
+            owned.mark(config.folder)
+            owned.sweep(config.folder)
             reports.remove(config.folder)
-            storage.write_text(storage.join(config.folder, "config.yaml"), hidden(config.to_yaml()))
+            storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
                 data = connection.share(dataset)
-                return _stages(Context(config, dataset, data, machines, placement, events, heartbeat, page))
+                context = Context(
+                    config=config,
+                    dataset=dataset,
+                    data=data,
+                    machines=machines,
+                    plan=plan,
+                    events=events,
+                    heartbeat=heartbeat,
+                    artifacts=Catalogue(config.storage, config.name, alone=fresh),
+                    page=page,
+                )
+                for note in dataset.notes:
+                    events.note(note)
+                return execute(STAGES, context)[REPORT]
             except RequestError as error:  # a file gone or a node without it: no longer the request's fault
                 raise RunError(str(error)) from error
 
 
-def _stages(run: Context) -> Report:
-    config, events = run.config, run.events
-    for note in run.dataset.notes:
-        events.note(note)
-    members = _members(run)
-    teachers = [m.member for m in members]
-    with events.stage("predictions") as stage:  # now, while there are machines for members
-        ensemble = measure_ensemble(run, teachers)
+def _measure_ensemble(run: Context, given: Results) -> MeasuredEnsemble:
+    """Now, while there are machines for members."""
+    with run.events.stage("predictions") as stage:
+        ensemble = measure_ensemble(run, _teachers(given))
         stage.reused = ensemble.reused
-    baseline = _student("baseline", run)
-    with soft_targets(run, teachers, ensemble.weights) as made:
-        student = _student("student", run, made)
-    with events.stage("evaluation"):
-        systems = compare_systems(run, teachers, ensemble.measured, baseline.member, student.member)
+    return ensemble
+
+
+def _soft_targets(run: Context, given: Results) -> AbstractContextManager[SoftTargetPass]:
+    known = members.known(run, given[MEMBERS])
+    return soft_targets(run, _teachers(given), given[PREDICTIONS].weights, known=known)
+
+
+def _compare(run: Context, given: Results) -> list[System]:
+    with run.events.stage("evaluation"):
+        of_members = given[PREDICTIONS].measured
+        return compare_systems(run, _teachers(given), of_members, given[BASELINE].member, given[STUDENT].member)
+
+
+def _report(run: Context, given: Results) -> Report:
+    """Write the report; the student's model before it, and figures to the tracker after it."""
+    config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
+    systems = given[EVALUATION]
     accuracy = {system.role: system.test.accuracy for system in systems}
-    cost = _cost(run, members, baseline, student, made)
+    cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
     report = Report(
         name=config.name,
-        folder=hidden(config.folder),
+        folder=redacted(config.folder),
         page=run.page,
         accuracy_name=config.report.accuracy,
         classes=run.dataset.classes,
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
-        curve=ensemble.curve,
+        curve=given[PREDICTIONS].curve,
         soft_targets=made.summary(),
         stages=events.stages,
-        bound_by=_bound_by(student, made),
+        bound_by=costs.bound_by(student, made),
         cost=cost,
-        price=_price(config, cost),
+        price=costs.price(config, cost),
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
     )
@@ -114,8 +140,8 @@ def _stages(run: Context) -> Report:
         _keep_student(run, student)
     reports.write(report, config.folder)
     with events.stage("tracker"):
-        histories = {system.member.name: system.history for system in (*members, baseline, student)}
-        events.emit(ReportReady(report, histories, config.folder))
+        trained = (*given[MEMBERS], given[BASELINE], student)
+        events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
 
@@ -125,84 +151,21 @@ def _keep_student(run: Context, student: Trained) -> None:
     if run.config.tracking.registered_model is False:
         return
     examples = np.asarray(run.dataset.test.x[:EXAMPLES])
-    place = storage.join(run.config.folder, "student")
+    place = RunFolder(run.config.folder).shown("student")
     problem = student_model.write(student.member, examples, run.dataset.classes, place)
     if problem is not None:
         logger.warning("MLflow does not get the student as a model: %s. The run goes on without it.", problem)
 
 
-def _members(run: Context) -> list[Trained]:
-    """Trained here, or loaded from the checkpoints that the configuration names."""
-    spec, events = run.config.ensemble, run.events
-    names = [f"member-{k}" for k in range(run.placement.size)]
-    for name in names:
-        events.emit(SystemAdded(name, "member"))
-    events.emit(SystemAdded("ensemble", "ensemble"))
-    if spec.training is None:
-        return [
-            Trained(Member(name, spec.model, uri), [], reused=True)
-            for name, uri in zip(names, spec.checkpoints or (), strict=True)
-        ]
-    run.heartbeat.expect(dict.fromkeys(names, spec.training.epochs))
-    with events.stage("members", names, spec.training.epochs) as stage:
-        members = training.train_members(run, spec.training)
-        stage.reused = all(member.reused for member in members)
-    for trained in members:
-        events.trained(trained.member.name, trained.history, trained.reused)
-    return members
+def _teachers(given: Results) -> list[Member]:
+    return [each.member for each in given[MEMBERS]]
 
 
-def _student(role: str, run: Context, made: SoftTargetPass | None = None) -> Trained:
-    """The student on soft targets; without them, the hard-label baseline of its architecture."""
-    spec, events = run.config.student, run.events
-    recipe = spec.training if made is not None else spec.baseline_training or spec.training
-    job = training.StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"), spec.workers)
-    if made is not None:
-        job = replace(
-            job,
-            loss=run.config.distillation,
-            store=made.store(),
-            store_mark=made.resume_key(),
-            store_content=made.content,
-        )
-    events.emit(SystemAdded(role, role))
-    with events.stage(role, [role], recipe.epochs) as stage:
-        trained = training.train_with_ray(run, job)
-        stage.reused = trained.reused
-    events.trained(role, trained.history, trained.reused)
-    return trained
-
-
-def _cost(
-    run: Context, members: Sequence[Trained], baseline: Trained, student: Trained, made: SoftTargetPass
-) -> dict[str, Spent]:
-    """What everything cost that the student follows from, and its baseline."""
-    ensemble, place = run.placement, run.machines.of("student")
-    workers = run.config.student.workers[1]
-    cores = float(ray_train.threads_of_a_worker(workers, place) * workers)
-
-    def spent(seconds: float, cores: float, gpus: float) -> Spent:
-        return Spent(core_hours=seconds * cores / 3600, gpu_hours=seconds * gpus / 3600)
-
-    def trained(systems: Sequence[Trained]) -> float:
-        return sum(epoch.seconds for system in systems for epoch in system.history)
-
-    return {
-        "members": spent(trained(members), ensemble.num_cpus, ensemble.num_gpus),
-        "soft targets": spent(
-            made.complete().seconds, ensemble.actors * ensemble.num_cpus, ensemble.actors * ensemble.num_gpus
-        ),
-        "baseline": spent(trained([baseline]), cores, workers * run.machines.cuda),
-        "student": spent(trained([student]), cores, workers * run.machines.cuda),
-    }
-
-
-def _price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
-    core, gpu = config.report.core_hour_price, config.report.gpu_hour_price
-    return sum(s.core_hours * core + s.gpu_hours * gpu for s in cost.values()) if core or gpu else None
-
-
-def _bound_by(student: Trained, made: SoftTargetPass) -> Bound:
-    """What the way from teachers to student mostly waited for."""
-    trained_s = sum(epoch.seconds - epoch.waited_s for epoch in student.history)
-    return "student" if trained_s > made.complete().seconds else made.bound_by
+MEMBERS = Stage("members", lambda run, given: members.members(run))
+PREDICTIONS = Stage("predictions", _measure_ensemble, (MEMBERS,))
+BASELINE = Stage("baseline", lambda run, given: student(run, "baseline"))
+SOFT_TARGETS: Stage[SoftTargetPass] = Stage("soft targets", _soft_targets, (MEMBERS, PREDICTIONS))
+STUDENT = Stage("student", lambda run, given: student(run, "student", given[SOFT_TARGETS]), (SOFT_TARGETS,))
+EVALUATION = Stage("evaluation", _compare, (MEMBERS, PREDICTIONS, BASELINE, STUDENT))
+REPORT = Stage("report", _report, (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION))
+STAGES = (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION, REPORT)

@@ -111,7 +111,7 @@ def stored(
     for n in range(layout.parts):
         mean = torch.from_numpy(probabilities[layout.ids(n)])
         targets = kinds.of_mean(mean, probabilities.dtype.name, top_k)
-        parts[n] = write_part(str(folder), n, layout.ids(n), targets, ["member-0"], NUMERICS)
+        parts[n] = write_part(str(folder), n, layout.ids(n), targets, members=["member-0"], numerics=NUMERICS)
     return layout, parts
 
 

@@ -10,7 +10,8 @@ import functools
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from workers.errors import RunError, StillhouseError
 
@@ -35,13 +36,16 @@ class Fault(Exception):
     """
 
     def __init__(
-        self, kind: str, message: str, trace: str = "", of: str = "", at: int = START, by_peer: bool = False
+        self, kind: str, message: str, trace: str = "", of: str = "", *, at: int = START, by_peer: bool = False
     ) -> None:
-        super().__init__(kind, message, trace, of, at, by_peer)  # all of them, so that it pickles
+        super().__init__(kind, message, trace, of)
         self.kind, self.message, self.trace = kind, message, trace
         self.of, self.at, self.by_peer = of, at, by_peer
         if trace:
             self.add_note(trace)  # printed with the driver's own traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Fault, at=self.at, by_peer=self.by_peer), self.args
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.kind else self.message
@@ -57,7 +61,7 @@ def fault(error: BaseException, of: str = "", at: int = START) -> Fault:
     """`error` as a `Fault`; errors that speak to the user keep their message alone."""
     kind = "" if isinstance(error, StillhouseError) else type(error).__name__
     trace = "".join(traceback.format_exception(error))
-    return Fault(kind, _shortened(str(error).strip() or "no message"), trace, of, at, is_by_peer(error))
+    return Fault(kind, _shortened(str(error).strip() or "no message"), trace, of, at=at, by_peer=is_by_peer(error))
 
 
 @contextmanager

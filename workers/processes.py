@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.user_code.factories import JOB_FOLDER
+
+TRIES, PATIENCE_S = 10, 30.0
+"""How often, and for how long each time, a task announces itself."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,24 @@ class Where:
 def here() -> Where:
     """This process."""
     return Where(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+def announce(name: str, events: Any) -> None:
+    """Put `(name, here())` into the queue `events`, and try again while Ray restarts the queue's actor.
+
+    In a thread, since a task that waits for Ray lends its cores to others.
+    """
+    told = (name, here())
+
+    def tell() -> None:
+        for _ in range(TRIES):
+            try:
+                events.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
+                return
+            except Exception:  # of Ray, in one of several ways
+                time.sleep(1.0)
+
+    threading.Thread(target=tell, name="announce", daemon=True).start()
 
 
 def settle() -> None:

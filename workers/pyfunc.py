@@ -17,7 +17,7 @@ from workers import pyfunc_inputs
 from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.specs import ModelSpec
+from workers.specs import model_of
 
 WEIGHTS, CODE, MODEL = "weights", "code", "model"
 """What the artifacts are called, and the key of its configuration under which the model's spec is."""
@@ -29,8 +29,8 @@ class Student(PythonModel):
     """Examples as `pyfunc_inputs.examples` takes them -> probabilities [N, K] float32 at T = 1."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        spec = ModelSpec(**context.model_config[MODEL], folder=context.artifacts.get(CODE, ""))
-        self.module = teacher.load(Member("student", spec, context.artifacts[WEIGHTS]))
+        asked = {**context.model_config[MODEL], "folder": context.artifacts.get(CODE, "")}
+        self.student = teacher.load(Member("student", model_of(asked), context.artifacts[WEIGHTS]))
 
     # Lists and data frames come here too. MLflow enforces other annotations as a schema, and warns where there is none.
     def predict(
@@ -40,7 +40,7 @@ class Student(PythonModel):
         x = pyfunc_inputs.examples(model_input, asked[SHAPE], asked[DTYPE])
         if len(x) == 0:
             return np.empty((0, asked[CLASSES]), np.float32)
-        return metrics.predict(self.module, x)
+        return metrics.predict(self.student, x)
 
 
 mlflow.models.set_model(Student())

@@ -26,7 +26,7 @@ SHORTEST = 8
 """Characters of an environment variable's value that is looked for wherever it turns up."""
 
 
-def hidden(text: str) -> str:
+def redacted(text: str) -> str:
     """`text` without secrets: `scheme://***@host`, `token=***`, and the values of variables that are named for one."""
     text = _USER.sub(HIDDEN, text)
     text = _NAMED.sub(lambda found: f"{found[1]}{HIDDEN}", text)
@@ -39,11 +39,11 @@ def hidden(text: str) -> str:
 def has_secrets(values: Mapping[str, Any]) -> bool:
     """Whether plain values, nested or not, hold a credential, or one that was redacted before."""
     text = yaml.safe_dump(dict(values))
-    return hidden(text) != text or HIDDEN in text
+    return redacted(text) != text or HIDDEN in text
 
 
 class HidingFormatter(logging.Formatter):
     """Log lines, and the tracebacks with them, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return hidden(super().format(record))
+        return redacted(super().format(record))

@@ -7,7 +7,7 @@ described here is an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     model_validator,
 )
 
@@ -41,6 +42,9 @@ Whole = Annotated[int, Field(ge=0), NoBool]
 Count = Annotated[int, Field(ge=1), NoBool]
 FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 FactoryName = Annotated[str, Field(pattern=FACTORY)]
+KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+"""A name in a table, or `module:Class`."""
+KindName = Annotated[str, Field(pattern=KIND)]
 
 
 class Spec(BaseModel):
@@ -64,11 +68,185 @@ class FactorySpec(Spec):
     """Files that the results follow from, besides those that are seen to be read. Filled in with `data.depends_on`."""
 
 
+ExampleWeights = Literal["entropy", "agreement"] | FactorySpec
+"""A rule by which each example has member weights of its own (`workers.mixture_weights`): a name, or the user's own
+function from probabilities [M, N, K] to weights [M, N]."""
+
+
+def _form_of_weights(values: Any) -> str:
+    if isinstance(values, (list, tuple)):
+        return "(numbers)"
+    return "(rule)" if isinstance(values, (dict, FactorySpec)) else "(name)"
+
+
+MemberWeights = Annotated[
+    Annotated[Literal["uniform", "validation", "entropy", "agreement"], Tag("(name)")]
+    | Annotated[tuple[NonNegative, ...], Tag("(numbers)")]
+    | Annotated[FactorySpec, Tag("(rule)")],
+    Discriminator(_form_of_weights),
+]
+"""Of the members in the mean: by a name, a number each, or a rule for each example."""
+
+Learner = Literal["network", "estimator"]
+"""How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
+
+
 class ModelSpec(FactorySpec):
-    """A model: `factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
+    """`factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
 
     kind: Literal["python"] = "python"
-    """A factory in Python."""
+    """A network of torch, built by a factory in Python."""
+
+    learner: ClassVar[Learner | None] = "network"
+    weights_name: ClassVar[str] = "model.safetensors"
+    """The file that its weights are kept in."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions that it needs beside those of Stillhouse and of its factory."""
+    file: ClassVar[None] = None
+    """The file that it is loaded from, where the model itself names one."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"'{self.factory}'"
+
+
+class FileModel(Spec):
+    """A model that is complete in one file. It is loaded and never trained."""
+
+    path: str
+    """A path, relative to the configuration file, or any fsspec URI."""
+
+    learner: ClassVar[Learner | None] = None
+    weights_name: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def file(self) -> str:
+        """The file that it is loaded from."""
+        return self.path
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"'{self.path}'"
+
+
+class OnnxModel(FileModel):
+    """A graph for ONNX Runtime, on a CPU or, where its provider is installed, on CUDA."""
+
+    kind: Literal["onnx"]
+    """A file of ONNX, whose weights are in it."""
+    output: Literal["auto", "logits", "probabilities"] = "auto"
+    """What the graph returns. `auto`: probabilities where the rows of real examples are >= 0 and sum to 1."""
+    output_name: str | None = None
+    """Which of several outputs of the graph is taken."""
+
+
+class SklearnFile(FileModel):
+    """A classifier of scikit-learn with `predict_proba`, kept by skops, which holds no pickle."""
+
+    kind: Literal["sklearn"]
+    """A file of skops."""
+    trusted: tuple[str, ...] = ()
+    """Types beyond those that skops trusts which the file may hold, such as `sklearn.tree._tree.Tree`."""
+
+
+class SklearnModel(FactorySpec):
+    """`factory(**kwargs)` returns an estimator of scikit-learn, which is fitted here."""
+
+    kind: Literal["sklearn"]
+    """A classifier with `predict_proba`, or a regressor that is fitted to probabilities."""
+    trusted: tuple[str, ...] = ()
+    """As of a file. Those of packages that the factory's estimator is made of need not be listed."""
+
+    learner: ClassVar[Learner | None] = "estimator"
+    weights_name: ClassVar[str] = "model.skops"
+    packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
+    file: ClassVar[None] = None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"'{self.factory}'"
+
+
+class OwnModel(FactorySpec):
+    """A kind of the user's own: a subclass of `workers.models.predictor.Predictor`."""
+
+    kind: FactoryName
+    """`module:Class`."""
+    path: str | None = None
+    """The file that it is loaded from. Left out: it is fitted here, as a `Fittable`."""
+    factory: FactoryName = ""
+    """Filled in with `kind`."""
+
+    weights_name: ClassVar[str] = "model.bin"
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _made_by_its_kind(cls, values: Any) -> Any:
+        return {**values, "factory": values.get("kind")} if isinstance(values, dict) else values
+
+    @property
+    def learner(self) -> Learner | None:
+        return "estimator" if self.path is None else None
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is loaded from."""
+        return self.path
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"'{self.kind}'"
+
+
+MODEL_KINDS = ("python", "onnx", "sklearn")
+OWN = "module:Class"
+
+
+def _kind_of_model(values: Any) -> str:
+    """The tag of the spec that describes a model."""
+    kind = values.get("kind", "python") if isinstance(values, dict) else getattr(values, "kind", "python")
+    if isinstance(kind, str) and ":" in kind:
+        return f"({OWN})"
+    if kind == "sklearn":
+        has_factory = "factory" in values if isinstance(values, dict) else isinstance(values, SklearnModel)
+        return "(sklearn factory)" if has_factory else "(sklearn file)"
+    return f"({kind})"
+
+
+def _known_kind(values: Any) -> Any:
+    """Raises: ValueError, naming the kinds that are known."""
+    if isinstance(values, dict):
+        kind = values.get("kind", "python")
+        if kind not in MODEL_KINDS and not (isinstance(kind, str) and ":" in kind):
+            known = ", ".join(MODEL_KINDS)
+            raise ValueError(f"unknown kind {kind!r}; expected {known}, or a class of your own as `{OWN}`")
+    return values
+
+
+AnyModel = Annotated[
+    Annotated[ModelSpec, Tag("(python)")]
+    | Annotated[OnnxModel, Tag("(onnx)")]
+    | Annotated[SklearnModel, Tag("(sklearn factory)")]
+    | Annotated[SklearnFile, Tag("(sklearn file)")]
+    | Annotated[OwnModel, Tag(f"({OWN})")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_known_kind),
+]
+"""A model of any kind; `kind` decides, and `python` may be left out."""
+WEIGHTS = tuple(kind.weights_name for kind in (ModelSpec, SklearnModel, OwnModel))
+"""Names of the files that trained models are kept in."""
+
+
+def model_of(values: dict[str, Any]) -> AnyModel:
+    """The specification in the values that its `model_dump` gave."""
+    found: AnyModel = TypeAdapter(AnyModel).validate_python(values)
+    return found
 
 
 class IdxFiles(Spec):
@@ -93,8 +271,9 @@ class AugmentSpec(FactorySpec):
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
-    kind: Literal["npz", "parquet", "idx", "python"]
-    """The kind of file, or `python` for a function that returns the splits."""
+    kind: Literal["npz", "parquet", "idx", "python"] | FactoryName
+    """The kind of file; `python` for a function that returns the splits; or `module:Class` of your own: it is made with
+    `kwargs`, and called with the URI of each split it returns (x, y)."""
     root: str = ""
     """What relative paths below are relative to: a folder or an fsspec URI. Filled in with the
     configuration's own folder."""
@@ -125,9 +304,14 @@ class DataSpec(Spec):
     factory: FactoryName | None = None
     """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments of the function, or of the class that `kind` names."""
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
+
+    @property
+    def code(self) -> str | None:
+        """The user's own code that reads the data, as `module:name`."""
+        return self.kind if ":" in self.kind else self.factory
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> DataSpec:
@@ -137,8 +321,10 @@ class DataSpec(Spec):
             if self.train or self.test or self.validation or self.unlabeled:
                 raise ValueError("kind 'python' takes its splits from `factory`, not from file keys")
         else:
-            if self.factory is not None or self.kwargs:
-                raise ValueError(f"`factory` and `kwargs` belong to kind 'python', not '{self.kind}'")
+            if self.factory is not None:
+                raise ValueError(f"`factory` belongs to kind 'python', not '{self.kind}'")
+            if self.kwargs and ":" not in self.kind:
+                raise ValueError(f"`kwargs` belong to kind 'python' or one of your own, not '{self.kind}'")
             missing = [key for key in ("train", "test") if getattr(self, key) is None]
             if missing:
                 raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI")
@@ -186,9 +372,47 @@ class TrainingSpec(Spec):
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
 
-KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
-"""A name in a table, or `module:Class`."""
-KindName = Annotated[str, Field(pattern=KIND)]
+class FitSpec(Spec):
+    """How an estimator is trained: by one `fit`, on all examples at once."""
+
+    fit: str = "auto"
+    """How it takes soft targets. `copies`: each example once for each class, weighted by its probability; for
+    classifiers. `probabilities`: as the numbers that a regressor predicts. `auto`: as the estimator is. Or
+    `module:function` of your own, called with the estimator and `workers.models.predictor.Lessons`."""
+
+    epochs: ClassVar[int] = 1
+    batch_size: ClassVar[None] = None
+    micro_batch_size: ClassVar[None] = None
+    precision: ClassVar[Precision] = "float32"
+    compile: ClassVar[bool] = False
+
+
+def _kind_of_training(values: Any) -> str:
+    if isinstance(values, dict):
+        return "(fit)" if values.keys() <= FitSpec.model_fields.keys() else "(epochs)"
+    return "(fit)" if isinstance(values, FitSpec) else "(epochs)"
+
+
+AnyTraining = Annotated[
+    Annotated[TrainingSpec, Tag("(epochs)")] | Annotated[FitSpec, Tag("(fit)")], Discriminator(_kind_of_training)
+]
+"""How a model is trained: a network by epochs, an estimator by `training: {}`."""
+
+
+def check_recipe(model: AnyModel, training: AnyTraining, key: str) -> None:
+    """Raises: ValueError where a model of this kind is not trained so. key: `training`, or what it is called."""
+    if model.learner is None:
+        raise ValueError(
+            f"`{key}` is given, and the model {model.label} of kind '{model.kind}' is only loaded: no fitter trains "
+            "it. Fitters train the kinds python and sklearn (with a `factory`), and your own"
+        )
+    if model.learner == "network" and isinstance(training, FitSpec):
+        raise ValueError(f"`{key}` has no `epochs`; a network is trained for so many epochs")
+    if model.learner == "estimator" and isinstance(training, TrainingSpec):
+        raise ValueError(
+            f"`{key}` has `epochs`, and an estimator of kind '{model.kind}' is fitted at once; expected `{key}: {{}}`. "
+            "Its own settings belong in `kwargs` of its factory"
+        )
 
 
 class OwnKind(Spec):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,6 +130,18 @@ def read_if_there(uri: str) -> bytes | None:
         return None
     except OSError as error:
         raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
+
+
+def glance(uri: str) -> bytes | None:
+    """The content of a small file; None where there is none. One request, which is not repeated where it fails.
+
+    Raises: whatever the storage raises.
+    """
+    fs, path = filesystem(uri)
+    try:
+        return bytes(fs.cat_file(path, start=0))  # without it, s3fs asks for the size first
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def read_text(uri: str) -> str:
@@ -330,6 +343,22 @@ def identity(uri: str) -> str:
         return str(fs.ukey(path))
 
     return _patiently(uri, ask)
+
+
+def file_sha256(uri: str) -> str:
+    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
+
+    Raises: `RequestError` where there is no such file.
+    """
+    try:
+        return _sha256(uri, identity(uri))
+    except FileNotFoundError:
+        return sha256(read_bytes(uri))  # which says so
+
+
+@lru_cache(maxsize=4096)
+def _sha256(uri: str, identity: str) -> str:
+    return sha256(read_bytes(uri))
 
 
 def size(uri: str) -> int:

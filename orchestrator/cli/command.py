@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 from orchestrator.cluster import interrupts
 from workers.errors import RequestError, StillhouseError
-from workers.redact import hidden
+from workers.redact import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,8 +65,8 @@ def _logged(level: int) -> Iterator[None]:
 
 def _say(error: str, debug: bool) -> None:
     if debug:
-        print(hidden(traceback.format_exc()), file=sys.stderr)
-    print(f"stillhouse: {hidden(error)}", file=sys.stderr)
+        print(redacted(traceback.format_exc()), file=sys.stderr)
+    print(f"stillhouse: {redacted(error)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,9 +9,9 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
-from orchestrator.stages.trained import WEIGHTS
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
-from workers.redact import hidden
+from workers.redact import redacted
 
 
 def show(report: Report, screen: Screen) -> None:
@@ -28,17 +28,18 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     """The commands and files that a person would want now."""
     uri = config.tracking.uri
     if uri.startswith("http"):
-        look = f"{hidden(uri).rstrip('/')}/{report.page}"
+        look = f"{redacted(uri).rstrip('/')}/{report.page}"
     else:
-        command = f"mlflow ui --backend-store-uri {shlex.quote(hidden(uri))}"
+        command = f"mlflow ui --backend-store-uri {shlex.quote(redacted(uri))}"
         look = f"{command}, then http://127.0.0.1:5000/{report.page}"
-    weights = storage.join(config.folder, "student", WEIGHTS)
-    student = snippets.load_in_torch(config.student.model, weights)
+    model = config.student.model
+    weights = storage.join(RunFolder(config.folder).shown("student"), model.weights_name)
+    student = snippets.load(model, weights)
     for line in (
         f"Report: {report.folder}/report.md",
         f"MLflow: {look}",
         f"Again:  stillhouse report {shlex.quote(report.folder)}",
-        f"Student: {weights}, in plain torch:",
+        f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
-        screen.out.print(hidden(line), markup=False, soft_wrap=True)
+        screen.out.print(redacted(line), markup=False, soft_wrap=True)

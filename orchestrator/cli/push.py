@@ -18,10 +18,11 @@ from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.history import last_opened
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import trained
 from workers import storage
 from workers.errors import RequestError, RunError
-from workers.redact import hidden
+from workers.redact import redacted
 from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
         logger.warning(
             "MLflow gets neither data sets nor code: '%s' has no %s. The same `stillhouse run` writes it.",
             folder,
-            tracking_record.FILE,
+            "tracking.json",
         )
     _check_model(config, folder)
     tracker = Tracker(config, record, again=last_opened(folder))
@@ -57,12 +58,12 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
         tracker.close("FINISHED")
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
-    return hidden(config.tracking.uri)
+    return redacted(config.tracking.uri)
 
 
 def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
     """The configuration that the folder's run resolved; nothing that it names is opened."""
-    uri = storage.join(folder, "config.yaml")
+    uri = RunFolder(folder).config
     values = parsed(storage.read_text(uri), uri)
     for each in overrides:
         override(values, each)
@@ -73,7 +74,7 @@ def _check_model(config: RunConfig, folder: str) -> None:
     """Raise `RequestError` unless the student's model is as a run wrote it; warn where there is none."""
     if config.tracking.registered_model is False:
         return
-    place = storage.join(folder, "student")
+    place = RunFolder(folder).shown("student")
     found = model_folder.read(place)
     if found is None:
         logger.warning(
@@ -91,6 +92,5 @@ def _history(folder: str, system: str) -> list[Epoch]:
     named = SYSTEM.fullmatch(system)
     if named is None:  # it becomes part of a path
         raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected one of {SYSTEM.pattern}.")
-    place = storage.join(folder, "members", named[1]) if named[1] else storage.join(folder, system)
-    record = trained.record_in(place)
-    return [] if record is None else record.epochs()
+    record = trained.record_in(RunFolder(folder).shown(system))
+    return [] if record is None else trained.epochs(record)

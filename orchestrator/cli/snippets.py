@@ -11,7 +11,30 @@ from orchestrator.cli import job_folder
 from orchestrator.cluster import environment
 from orchestrator.stages.preflight import COPIES
 from workers import storage
-from workers.specs import ModelSpec
+from workers.specs import AnyModel, ModelSpec, SklearnModel
+
+
+def load(model: AnyModel, weights: str) -> str:
+    """Lines of Python after which `student` is the trained model, by packages that its kind needs anyway.
+
+    weights: URI of its file. Empty for a kind of the user's own.
+    """
+    if isinstance(model, ModelSpec):
+        return load_in_torch(model, weights)
+    return load_in_skops(weights) if isinstance(model, SklearnModel) else ""
+
+
+def load_in_skops(weights: str) -> str:
+    """Lines of Python after which `student` is the fitted estimator; types that skops does not know are looked at."""
+    opened = f"open({storage.filesystem(weights)[1]!r}, 'rb')"
+    opened = opened if storage.is_local(weights) else f"fsspec.open({weights!r}).open()"
+    return "\n".join(
+        [
+            f"import {'' if storage.is_local(weights) else 'fsspec, '}skops.io; data = {opened}.read()",
+            "types = skops.io.get_untrusted_types(data=data); print(types)",
+            "student = skops.io.loads(data, trusted=types)",
+        ]
+    )
 
 
 def load_in_torch(model: ModelSpec, weights: str) -> str:

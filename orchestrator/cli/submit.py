@@ -30,7 +30,7 @@ from orchestrator.observers.mlflow_uri import SQLITE
 from orchestrator.run_folder.lock import machine
 from workers import storage
 from workers.errors import RequestError
-from workers.redact import hidden
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -67,14 +67,14 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
     config = RunConfig.load(path, overrides)
     folder = Path(path).resolve().parent
     for each in overrides:
-        if hidden(each) != each:
+        if redacted(each) != each:
             raise RequestError(
-                f"--set {hidden(each)}: a job's command is visible to all users of the cluster. Give secrets to "
+                f"--set {redacted(each)}: a job's command is visible to all users of the cluster. Give secrets to "
                 "its nodes, by environment variables for example, and name the place without them."
             )
     as_here = _as_here(config)
     words = ["run", Path(path).name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
-    print(f"handing the run '{config.name}' to {hidden(address)} ...", file=sys.stderr, flush=True)
+    print(f"handing the run '{config.name}' to {redacted(address)} ...", file=sys.stderr, flush=True)
     with _client(address) as client, job_folder.prepared(folder, LEFT_OUT, _local_places(config)) as sent:
         print(
             f"sending '{folder}': {len(sent.sizes)} files, {sent.bytes / 1e6:,.1f} MB ...", file=sys.stderr, flush=True
@@ -89,8 +89,8 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
             runtime_env=_environment(folder, sent),
             metadata={"stillhouse.run": config.name},
         )
-        place = hidden(storage.join(config.storage, config.name))
-        print(f"job {job} of {hidden(address)}: the run '{place}'", file=sys.stderr)
+        place = redacted(storage.join(config.storage, config.name))
+        print(f"job {job} of {redacted(address)}: the run '{place}'", file=sys.stderr)
         if follow:
             return _follow(client, job)
         ray = f"{authentication.MODE}=token ray" if authentication.is_on() else "ray"
@@ -128,7 +128,7 @@ def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: 
             if TOO_LARGE in str(error):  # for this cluster, or for a proxy before it
                 raise RequestError(job_folder.too_large(folder, sent)) from error
             if NOT_YET not in str(error) or time.monotonic() > until:
-                raise RequestError(f"the cluster did not take the job: {hidden(str(error)).strip()}") from error
+                raise RequestError(f"the cluster did not take the job: {redacted(str(error)).strip()}") from error
             time.sleep(1.0)
 
 
@@ -158,7 +158,7 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     if info.status == JobStatus.STOPPED:
         print(f"stillhouse: job {job} was stopped. The same command resumes.", file=sys.stderr)
         return interrupts.STATUS
-    reason = hidden(str(info.message)).strip().partition(", last available logs")[0]
+    reason = redacted(str(info.message)).strip().partition(", last available logs")[0]
     print(f"stillhouse: job {job} failed: {reason}", file=sys.stderr)
     status = info.driver_exit_code
     return status if status in (1, 2, 3) else 1
@@ -173,7 +173,7 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(
-            f"--address '{hidden(address)}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
+            f"--address '{redacted(address)}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
         )
     with ExitStack() as settled:
         try:
@@ -189,7 +189,7 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
                 logging.getLogger(name).setLevel(logging.WARNING)  # which set their own
         except (OSError, RuntimeError, ValueError) as error:
             raise RequestError(
-                f"no Ray cluster takes jobs at '{hidden(address)}' ({error}). Expected the URL of its dashboard; "
+                f"no Ray cluster takes jobs at '{redacted(address)}' ({error}). Expected the URL of its dashboard; "
                 "`ray start --head` prints it, and `ray dashboard CLUSTER.yaml` or `kubectl port-forward` make it a "
                 "local one."
             ) from None

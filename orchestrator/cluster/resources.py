@@ -163,6 +163,4 @@ def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
 
 
 def _size(ensemble: EnsembleSpec, slots: int) -> int:
-    if isinstance(ensemble.size, int):
-        return ensemble.size
-    return len(ensemble.checkpoints) if ensemble.checkpoints is not None else slots
+    return slots if ensemble.count is None else ensemble.count

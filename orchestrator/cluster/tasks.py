@@ -14,9 +14,9 @@ from typing import Any
 import ray
 
 from orchestrator.cluster import errors
+from orchestrator.cluster.failures import Failures, often
 from orchestrator.cluster.reservation import Waiting, Watch, demanded, is_any_alive
 from orchestrator.cluster.resources import Placement
-from orchestrator.teachers.policy import Failures, often
 from workers import faults
 from workers.errors import RunError
 from workers.faults import Fault

@@ -39,6 +39,8 @@ def page() -> str:
     sections = [_table("", whole)]
     for name, where in places.items():
         title = ", ".join(f"`{place}`" for place in where)
+        kind = whole["$defs"][name]["properties"].get("kind", {}).get("const")
+        title += f": kind `{kind}`" if kind else ""
         sections.append(f"\n## {title}\n\n{_table(where[0], whole['$defs'][name])}")
     return HEADER + "\n" + "\n".join(sections)
 

@@ -7,6 +7,7 @@ loaded configuration means the same in every folder and process.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import yaml_text
@@ -23,21 +24,24 @@ from workers.errors import RequestError
 from workers.specs import (
     FACTORY,
     KIND,
+    AnyModel,
+    AnyTraining,
     Count,
     DataSpec,
     DistillationSpec,
+    ExampleWeights,
     FactorySpec,
-    ModelSpec,
+    MemberWeights,
     NonNegative,
     Positive,
     Precision,
     Spec,
-    TrainingSpec,
     Whole,
+    check_recipe,
 )
 from workers.user_code import factories
 
-CODE = ("factory", "term", "schedule")
+CODE = ("kind", "factory", "term", "schedule")
 """Keys that name code of the user's: always, or as `module:Class` instead of a name in a table."""
 NAME, MODEL_NAME = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$"
 PATTERNS = {
@@ -66,22 +70,81 @@ class Resources(Spec):
     """`auto`: a GPU each where there are enough, else members share the ones there are; none on a cluster without."""
 
 
+class MemberGroup(Spec):
+    """Members of one architecture and one recipe."""
+
+    model: AnyModel
+    """The architecture of each."""
+    size: Count | None = None
+    """How many. Left out: as many as `checkpoints`, else one."""
+    training: AnyTraining | None = None
+    """How each is trained, with a seed of its own."""
+    checkpoints: tuple[str, ...] | None = None
+    """Instead of `training`: a file of weights for each."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> MemberGroup:
+        _check_source(self.model, self.size, self.training, self.checkpoints)
+        return self
+
+    @property
+    def given(self) -> tuple[str, ...] | None:
+        """The files that the members are loaded from; None where they are trained here."""
+        return (self.model.file,) if self.model.file is not None else self.checkpoints
+
+    @property
+    def count(self) -> int:
+        """How many members."""
+        return self.size or len(self.given or "1")
+
+
+def _check_source(
+    model: AnyModel, size: int | None, training: AnyTraining | None, checkpoints: tuple[str, ...] | None
+) -> None:
+    """Raises: ValueError unless it is clear where each member's weights come from."""
+    if training is not None:
+        check_recipe(model, training, "training")
+    if model.file is not None:
+        if checkpoints is not None or size not in (None, 1):
+            raise ValueError(
+                f"`model` names one file, {model.label}, which is one member; leave `size` and `checkpoints` out, and "
+                "give each further file as an entry of `ensemble.members`"
+            )
+        return
+    if (training is None) == (checkpoints is None):
+        raise ValueError("give `training` (members are trained here) or `checkpoints` (they are loaded)")
+    if checkpoints is None:
+        return
+    if model.learner != "network":
+        raise ValueError(f"`checkpoints` holds weights of networks; a model of kind '{model.kind}' names its `path`")
+    if not checkpoints:
+        raise ValueError("`checkpoints` is empty; expected a file of weights for each member")
+    if size not in (None, len(checkpoints)):
+        raise ValueError(f"`size` is {size} and `checkpoints` names {len(checkpoints)}; they must agree")
+
+
 class EnsembleSpec(Spec):
     """The teachers: trained here, or loaded."""
 
     size: Count | Literal["auto"] = "auto"
     """How many members. `auto`: as many as `checkpoints`, else as many as the cluster can hold at once."""
-    model: ModelSpec
+    model: AnyModel | None = None
     """The architecture of every member."""
-    training: TrainingSpec | None = None
+    training: AnyTraining | None = None
     """How each member is trained, with a seed of its own."""
     checkpoints: tuple[str, ...] | None = None
-    """Instead of `training`: a safetensors file for each member."""
+    """Instead of `training`: a file of weights for each member: safetensors (an index of several, too), or a state dict
+    of torch."""
+    members: tuple[MemberGroup, ...] | None = None
+    """Instead of `model`, `size`, `training` and `checkpoints`: groups of members of several architectures. Members are
+    numbered through all groups."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
-    weights: Literal["uniform", "validation"] | tuple[NonNegative, ...] = "uniform"
+    weights: MemberWeights = "uniform"
     """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
-    validation labels the highest likelihood."""
+    validation labels the highest likelihood. Or of each example: `entropy`, where a member that is sure counts more;
+    `agreement`, where one that stands alone counts less; or `factory`, a function of the members' probabilities
+    [M, N, K] that returns weights [M, N]."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
     """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
     resources_per_member: Resources = Resources()
@@ -98,34 +161,91 @@ class EnsembleSpec(Spec):
     """How long members may wait for room on the cluster, whose autoscaler may have to start machines first."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> EnsembleSpec:
-        if (self.training is None) == (self.checkpoints is None):
-            raise ValueError("give `training` (members are trained here) or `checkpoints` (they are loaded)")
-        members = self.size if isinstance(self.size, int) else None
-        if self.checkpoints is not None:
-            if members not in (None, len(self.checkpoints)):
-                raise ValueError(
-                    f"`size` is {members} and `checkpoints` names {len(self.checkpoints)}; they must agree"
-                )
-            if not self.checkpoints:
-                raise ValueError("`checkpoints` is empty; expected a safetensors file for each member")
-            members = len(self.checkpoints)
+    def _one_form(self) -> EnsembleSpec:
+        if self.members is not None:
+            given = {
+                "size": self._size,
+                "model": self.model,
+                "training": self.training,
+                "checkpoints": self.checkpoints,
+            }
+            short = [key for key, value in given.items() if value is not None]
+            if short:
+                raise ValueError(f"`members` takes the place of `{short[0]}`, which belongs to each of its groups")
+            if not self.members:
+                raise ValueError("`members` is empty; expected at least one group with a `model`")
+        elif self.model is None:
+            raise ValueError("`model` is missing; give the architecture of every member, or `members` in groups")
+        else:
+            _check_source(self.model, self._size, self.training, self.checkpoints)
         if isinstance(self.weights, tuple):
-            if members is not None and members != len(self.weights):
-                raise ValueError(f"`weights` has {len(self.weights)} numbers for {members} members; expected one each")
+            if self.count is not None and self.count != len(self.weights):
+                raise ValueError(
+                    f"`weights` has {len(self.weights)} numbers for {self.count} members; expected one each"
+                )
             if not sum(self.weights) > 0:
                 raise ValueError("`weights` are all 0; expected at least one above 0")
         return self
 
+    @property
+    def of_examples(self) -> ExampleWeights | None:
+        """The rule by which each example has weights of its own; None: they are the same for all examples."""
+        if isinstance(self.weights, FactorySpec):
+            return self.weights
+        return self.weights if self.weights == "entropy" or self.weights == "agreement" else None
+
+    @property
+    def _size(self) -> int | None:
+        return None if self.size == "auto" else self.size
+
+    @property
+    def groups(self) -> tuple[MemberGroup, ...]:
+        """The members by architecture; the short form is one group."""
+        if self.members is not None:
+            return self.members
+        assert self.model is not None
+        return (MemberGroup(model=self.model, size=self._size, training=self.training, checkpoints=self.checkpoints),)
+
+    @property
+    def count(self) -> int | None:
+        """How many members; None where the cluster decides."""
+        if self.members is None and self.size == "auto" and self.groups[0].given is None:
+            return None
+        return sum(group.count for group in self.groups)
+
+    def keys(self) -> list[str]:
+        """What each group is called in the configuration."""
+        if self.members is None:
+            return ["ensemble"]
+        return [f"ensemble.members.{number}" for number in range(len(self.members))]
+
+    def firsts(self) -> list[int]:
+        """The number of each group's first member."""
+        return [0, *itertools.accumulate(group.count for group in self.groups[:-1])]
+
+    def of_each(self, size: int) -> list[MemberGroup]:
+        """The group of each of `size` members."""
+        if len(self.groups) == 1:
+            return [self.groups[0]] * size
+        return [group for group in self.groups for _ in range(group.count)]
+
+    def given(self) -> dict[int, str]:
+        """The files that members are loaded from, by the members' numbers."""
+        return {
+            first + k: file
+            for first, group in zip(self.firsts(), self.groups, strict=True)
+            for k, file in enumerate(group.given or ())
+        }
+
 
 class StudentSpec(Spec):
-    """The one network that is to know what the ensemble knows, and its hard-label baseline."""
+    """The one model that is to know what the ensemble knows, and its hard-label baseline."""
 
-    model: ModelSpec
+    model: AnyModel
     """The architecture of student and baseline."""
-    training: TrainingSpec
+    training: AnyTraining
     """How the student is trained."""
-    baseline_training: TrainingSpec | None = None
+    baseline_training: AnyTraining | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
     num_workers: Count | tuple[Count, Count] = 1
     """Ray Train workers, each taking its cut of every batch; `[min, max]`: elastic."""
@@ -135,8 +255,13 @@ class StudentSpec(Spec):
         least, most = self.workers
         if least > most:
             raise ValueError(f"`num_workers` is {[least, most]}; expected [min, max] with min <= max")
+        check_recipe(self.model, self.training, "training")
+        if self.baseline_training is not None:
+            check_recipe(self.model, self.baseline_training, "baseline_training")
+        if self.model.learner == "estimator" and most > 1:
+            raise ValueError(f"`num_workers` is {most}, and an estimator is fitted by one process; leave it out")
         for training in (self.training, self.baseline_training or self.training):
-            if training.batch_size < most:
+            if training.batch_size is not None and training.batch_size < most:
                 raise ValueError(
                     f"`num_workers` is {most} and a batch has {training.batch_size} examples; expected at least one "
                     "for each worker"
@@ -344,17 +469,17 @@ def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, 
         code = next((walked[key] for key in CODE if _names_code(key, walked.get(key))), None)
         if code is not None:
             walked["folder"] = _folder_of(code, walked.get("folder"), folder)
+        for key in ("path", "checkpoints"):
+            if key in walked:
+                walked[key] = _absolute(walked[key], folder)
         if code is not None or value is values.get("data"):
             walked["depends_on"] = _depends_on(walked.get("depends_on"), _section(values, "data"), folder)
         return walked
 
     found: dict[str, Any] = walk(values)
-    data, ensemble, tracking = (_section(found, key) for key in ("data", "ensemble", "tracking"))
+    data, tracking = (_section(found, key) for key in ("data", "tracking"))
     if isinstance(data.get("root", ""), str):
         data["root"] = storage.absolute(data.get("root", ""), folder)
-    checkpoints = ensemble.get("checkpoints")
-    if isinstance(checkpoints, list):
-        ensemble["checkpoints"] = [storage.absolute(c, folder) if isinstance(c, str) else c for c in checkpoints]
     place = found.get("storage", RunConfig.model_fields["storage"].default)
     if isinstance(place, str):
         found["storage"] = storage.absolute(place)
@@ -374,6 +499,13 @@ def _located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, 
 def _names_code(key: str, value: Any) -> bool:
     """Whether a key's value is code of the user's, and no name in a table."""
     return value is not None and (key == "factory" or (isinstance(value, str) and ":" in value))
+
+
+def _absolute(value: Any, folder: str) -> Any:
+    """A path, or a list of them, made absolute; what is no text is left for pydantic to name."""
+    if isinstance(value, list):
+        return [_absolute(each, folder) for each in value]
+    return storage.absolute(value, folder) if isinstance(value, str) else value
 
 
 def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
@@ -447,14 +579,16 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] |
     keys: list[str] = []
     owner: type[BaseModel] | None = RunConfig
     current: type[BaseModel] | None = RunConfig
+    tagged: dict[str, type[BaseModel]] = {}
     for part in location:
         if isinstance(part, int):
             keys.append(str(part))
         elif part.startswith("("):  # the tag of a union
-            continue
+            current = tagged.get(part, current)
         elif current is not None and part in _fields(current):
             keys.append(part)
-            owner, current = current, _model_in(_fields(current)[part].annotation)
+            annotation = _fields(current)[part].annotation
+            owner, current, tagged = current, _model_in(annotation), _tagged_in(annotation)
         elif part == location[-1] and current is not None:
             keys.append(part)
             owner = current
@@ -464,6 +598,17 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] |
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """A model's fields by their keys in YAML."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _tagged_in(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models of a discriminated union in an annotation, by their tags."""
+    found: dict[str, type[BaseModel]] = {}
+    if typing.get_origin(annotation) is Annotated:
+        model, *metadata = typing.get_args(annotation)
+        found |= {each.tag: inner for each in metadata if isinstance(each, Tag) and (inner := _model_in(model))}
+    for inner in typing.get_args(annotation):
+        found |= _tagged_in(inner)
+    return found
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -29,17 +29,19 @@ from numpy.typing import NDArray
 
 from orchestrator.export import loaded_alone
 from orchestrator.run_folder import model_folder
-from orchestrator.run_folder.model_folder import ModelRecord
 from workers import pyfunc_inputs, storage
+from workers.artifacts import store
+from workers.artifacts.kinds import STUDENT_MODEL
 from workers.data.arrays import as_tensor
 from workers.inference import teacher
-from workers.redact import has_secrets, hidden
-from workers.targets.soft_targets import fingerprint
-from workers.user_code import factories, provenance
+from workers.models import provenance as model_provenance
+from workers.redact import has_secrets, redacted
+from workers.specs import FactorySpec
+from workers.user_code import factories
 
 if TYPE_CHECKING:
     from workers.inference.teacher import Member
-    from workers.specs import ModelSpec
+    from workers.specs import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -68,37 +70,37 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
     """
     folder = storage.join(place, model_folder.FOLDER)
     try:
-        if has_secrets(student.model.kwargs):
+        if has_secrets(getattr(student.model, "kwargs", {})):
             raise Unusable("student.model.kwargs has a secret in it")
-        follows_from = teacher.follows_from(student)
-        mark = fingerprint(**follows_from)
-        key = fingerprint(
-            student=mark, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
+        of_student = teacher.key_of(student)
+        key = STUDENT_MODEL.key(
+            student=of_student, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
             dtype=str(examples.dtype), examples=hashlib.sha256(examples.tobytes()).hexdigest(), shape=examples.shape,
         )  # fmt: skip
-        if is_there(place, key):
+        if is_there(place, key.digest):
             return None
         model_folder.remove(place)
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
             made = Path(scratch, "model")
-            hidden = [student.model.folder, *map(str, provenance.files_outside(student.model))]
+            hidden = [_code_folder(student.model), *map(str, model_provenance.files_outside(student.model))]
             with _process(hidden, Path(scratch)) as process:
                 _save(made, student, examples, classes)
                 _check_answers(process, made, student, examples, Path(scratch))
-            record = ModelRecord(
-                key=key,
-                student=mark,
-                weights=follows_from["weights"],
+            files = {
+                file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
+                for file in sorted(made.rglob("*"))
+                if file.is_file()
+            }
+            storage.write_folder(folder, made)
+            store.commit(
+                storage.join(folder, model_folder.RECORD),
+                key,
+                files,
+                student=of_student.digest,
+                weights=of_student.what["weights"],
                 inputs=pyfunc_inputs.described(examples.shape[1:], str(examples.dtype)),
                 classes=classes,
-                files={
-                    file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
-                    for file in sorted(made.rglob("*"))
-                    if file.is_file()
-                },
             )
-            storage.write_folder(folder, made)
-            storage.write_text(storage.join(folder, model_folder.RECORD), record.model_dump_json(indent=1) + "\n")
         return None
     except (
         Exception
@@ -131,12 +133,12 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
     from workers import pyfunc
 
     beside = folder.with_name("parts")
-    artifacts = {pyfunc.WEIGHTS: str(beside / Path(model_folder.WEIGHTS).name)}
+    artifacts = {pyfunc.WEIGHTS: str(beside / student.model.weights_name)}
     beside.mkdir()
     Path(artifacts[pyfunc.WEIGHTS]).write_bytes(storage.read_bytes(student.weights))
-    files = provenance.files_of(student.model)
+    files, of_model = model_provenance.files_of(student.model), _code_folder(student.model)
     for path, content in files.items():
-        place = beside / Path(model_folder.CODE).name / path.relative_to(student.model.folder)
+        place = beside / Path(model_folder.CODE).name / path.relative_to(of_model)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
     if files:
@@ -159,10 +161,15 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
             input_example=examples,
             pip_requirements=_requirements(student.model),
         )
-    _refer_to_itself(folder, bool(files))
+    _refer_to_itself(folder, f"artifacts/{student.model.weights_name}", bool(files))
 
 
-def _refer_to_itself(folder: Path, has_code: bool) -> None:
+def _code_folder(model: AnyModel) -> str:
+    """The folder that the code of a model lies in; empty for a model without code."""
+    return model.folder if isinstance(model, FactorySpec) else ""
+
+
+def _refer_to_itself(folder: Path, weights: str, has_code: bool) -> None:
     """Take paths of this machine, and bytecode, out of a model that MLflow has written."""
     for cache in list(folder.rglob("__pycache__")):
         for file in cache.iterdir():
@@ -170,13 +177,15 @@ def _refer_to_itself(folder: Path, has_code: bool) -> None:
         cache.rmdir()
     place = folder / model_folder.MLMODEL
     model = model_folder.load(place)
-    model["flavors"]["python_function"] |= model_folder.flavor_of(has_code)
-    model_folder.check(model, has_code=has_code)
+    model["flavors"]["python_function"] |= model_folder.flavor_of(weights, has_code)
+    model_folder.check(model, weights, has_code=has_code)
     place.write_text(yaml.safe_dump(model, sort_keys=False))
 
 
-def _requirements(model: ModelSpec) -> list[str]:
-    needed = {name: version(name) for name in NEEDED} | factories.needs(model.factory, model.folder)
+def _requirements(model: AnyModel) -> list[str]:
+    needed = {name: version(name) for name in (*NEEDED, *model.packages)}
+    if isinstance(model, FactorySpec):
+        needed |= factories.needs(model.factory, model.folder)
     return [f"{name}=={number.partition('+')[0]}" for name, number in needed.items()]
 
 
@@ -233,9 +242,9 @@ def _check_answers(
     example, answers = scratch / "example.npy", scratch / "answers.npy"
     np.save(example, examples, allow_pickle=False)
     asked = {"model": str(model), "example": str(example), "answers": str(answers)}
-    module = teacher.load(student)
+    predictor = teacher.load(student)
     with torch.no_grad():
-        expected = torch.softmax(module(as_tensor(examples)).float(), -1).numpy()
+        expected = torch.softmax(predictor(as_tensor(examples)).logits, -1).numpy()
     try:
         _, errors = process.communicate(json.dumps(asked) + "\n", timeout=LOAD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -250,4 +259,4 @@ def _check_answers(
 
 def _last_line(errors: str) -> str:
     lines = [line for line in errors.splitlines() if line.strip()]
-    return hidden(lines[-1].strip()) if lines else "it ended without an error message"
+    return redacted(lines[-1].strip()) if lines else "it ended without an error message"

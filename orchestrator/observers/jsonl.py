@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.observers.events import Event, RunEnded, RunStarted, StageEnded
-from orchestrator.run_folder.history import EVENTS
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
-from workers.redact import hidden
+from workers.redact import redacted
 
 MILESTONES = (RunStarted, StageEnded, RunEnded)
 """Events after which the file is whole on an object store, too."""
@@ -21,7 +21,7 @@ class EventLog:
     """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
 
     def __init__(self, folder: str) -> None:
-        self.uri = storage.join(folder, EVENTS)
+        self.uri = RunFolder(folder).events
         self._local = storage.is_local(self.uri)
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -41,7 +41,7 @@ class EventLog:
 
     def write(self, event: str, **fields: Any) -> None:
         """One line: the time in UTC, the event's name, and `fields`."""
-        kept = {key: hidden(value) if isinstance(value, str) else value for key, value in fields.items()}
+        kept = {key: redacted(value) if isinstance(value, str) else value for key, value in fields.items()}
         line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **kept})
         with self._lock:
             if self._local:

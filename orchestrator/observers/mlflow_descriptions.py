@@ -12,7 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.plots import OVERVIEW
 from orchestrator.reporting.report import COMPARED, Report, Role, Rows, System
-from workers.redact import HIDDEN, hidden
+from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
 """Sections of a configuration that say where, not what: runs side by side would differ by them first."""
@@ -27,12 +27,15 @@ def params(config: RunConfig) -> dict[str, str]:
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
-def params_of(role: Role, config: RunConfig) -> dict[str, str]:
-    """What one system follows from, under the same keys for all of them."""
+def params_of(role: Role, config: RunConfig, name: str = "") -> dict[str, str]:
+    """What one system follows from, under the same keys for all of them. name: of a member."""
     ensemble, student = config.ensemble, config.student
+    number = int(name.rpartition("-")[2]) if role == "member" and name else 0
+    own = ensemble.of_each(number + 1)[number]
+    every = ensemble.model or {f"group-{k}": group.model.label for k, group in enumerate(ensemble.groups)}
     recipes: dict[Role, dict[str, Any]] = {
-        "member": {"model": ensemble.model, "training": ensemble.training},
-        "ensemble": {"model": ensemble.model, "combine": ensemble.combine, "weights": ensemble.weights},
+        "member": {"model": own.model, "training": own.training},
+        "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
         "student": {"model": student.model, "training": student.training, "distillation": config.distillation},
     }
@@ -56,7 +59,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _told(key: str, value: str) -> str:
     """Without secrets, which are known by what they are called, too."""
-    told = hidden(f"{key}={value}").removeprefix(f"{key}=")
+    told = redacted(f"{key}={value}").removeprefix(f"{key}=")
     return HIDDEN if told.startswith(HIDDEN) else told
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.model_folder import ModelRecord
-from workers.redact import hidden
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def log_members(
         if there := _models_of(client, runs[member]):
             known.append(LoggedModelInput(there[0]))
             continue
-        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": hidden(uri)}
+        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": redacted(uri)}
         model = client.create_logged_model(experiment, member, runs[member], tags, model_type="member")
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(runs[member], [LoggedModelOutput(model.model_id, 0)])
@@ -57,7 +57,14 @@ def log_members(
 
 
 def log_student(
-    client: MlflowClient, experiment: str, run: str, place: str, record: ModelRecord, name: str, tags: Mapping[str, str]
+    client: MlflowClient,
+    run: str,
+    place: str,
+    record: ModelRecord,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
 ) -> str:
     """The student as a model of its run, and a version of the registered model `name`: its identifier.
 
@@ -73,13 +80,15 @@ def log_student(
     if model_id is None:
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as folder:
             model_folder.fetch(place, record, Path(folder))
-            model_id = _upload(client, experiment, run, Path(folder), name, tags)
+            model_id = _upload(client, run, Path(folder), experiment=experiment, name=name, tags=tags)
     if model_id not in _models_of(client, run):
         client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
     return model_id
 
 
-def _upload(client: MlflowClient, experiment: str, run: str, folder: Path, name: str, tags: Mapping[str, str]) -> str:
+def _upload(
+    client: MlflowClient, run: str, folder: Path, *, experiment: str, name: str, tags: Mapping[str, str]
+) -> str:
     """The model in the local `folder`, checked before, as a new model of `run` and a new version of `name`."""
     model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
     try:
@@ -117,7 +126,7 @@ def _time_to_upload() -> Iterator[None]:
             os.environ[TIMEOUT] = before
 
 
-def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
+def _registered(client: MlflowClient, name: str, key: str) -> str | None:
     """The same student, if it is registered; sees to it that there is something to register it under."""
     from mlflow.exceptions import MlflowException
 
@@ -127,7 +136,7 @@ def _registered(client: MlflowClient, name: str, mark: str) -> str | None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for found in client.search_model_versions(f"name = '{name}'"):
-        if found.tags.get(MARK_TAG) == mark:
+        if found.tags.get(MARK_TAG) == key:
             try:
                 return str(client.get_logged_model(found.tags[MODEL_TAG]).model_id)
             except MlflowException:  # it was deleted

@@ -22,13 +22,13 @@ from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUES
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
 from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
-from orchestrator.run_folder import model_folder
-from orchestrator.run_folder.paths import TRAINED
-from orchestrator.stages import trained
-from orchestrator.stages.trained import WEIGHTS
+from orchestrator.run_folder import model_folder, paths
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.artifacts import store
+from workers.artifacts.kinds import NETWORK, Record
 from workers.errors import RequestError
-from workers.redact import hidden
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -98,7 +98,8 @@ class Tracker:
             self._open(earlier, fresh, again)
         except (MlflowException, OSError, ValueError) as error:
             raise RequestError(
-                f"tracking: the tracker at '{hidden(uri)}' refused experiment '{config.tracking.experiment}' ({error})."
+                f"tracking: the tracker at '{redacted(uri)}' refused experiment '{config.tracking.experiment}' "
+                f"({error})."
             ) from error
         self._failures = 0
         self._left_alone_s = 0.0
@@ -192,12 +193,13 @@ class Tracker:
         else:
             found = None if earlier is None else mlflow_runs.opened(client, earlier)
             if found is not None and (fresh or not self._is_this_one(found)):
-                if found.data.tags.get(FOLDER) in (None, hidden(config.folder)):  # not the original of a copied folder
+                own = (None, redacted(config.folder))  # not the original of a copied folder
+                if found.data.tags.get(FOLDER) in own:
                     mlflow_runs.abandon(client, found)
                 found = None
         self._resumed = found is not None
         if found is None:
-            tags = {FOLDER: hidden(config.folder)} | ({} if again is None else {OPENED_AS: again})
+            tags = {FOLDER: redacted(config.folder)} | ({} if again is None else {OPENED_AS: again})
             tags |= {} if self._record is None else {REQUEST: self._record.request}
             self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
             return
@@ -219,7 +221,7 @@ class Tracker:
                 of_parent = {PARENT: self.run_id, RUN: self._config.name}
                 role = self._roles[name]
                 self._runs[name] = mlflow_runs.create(self.client, self.experiment_id, name, role, of_parent)
-                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config))
+                self._params(self._runs[name], mlflow_descriptions.params_of(self._roles[name], self._config, name))
             return self._runs[name]
 
     def _describe(self) -> None:
@@ -228,7 +230,7 @@ class Tracker:
             self._attempt(self._tags, record.tags)
             self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=_datasets(record)))
         self._attempt(lambda: self._params(self.run_id, mlflow_descriptions.params(config)))
-        self._attempt(self.client.log_text, self.run_id, hidden(config.to_yaml()), "config.yaml")
+        self._attempt(self.client.log_text, self.run_id, redacted(config.to_yaml()), "config.yaml")
 
     def _tags(self, tags: Mapping[str, str]) -> None:
         """As they were when the run began: those that it has stay."""
@@ -263,7 +265,7 @@ class Tracker:
         weights = weights_of([member.name for member in report.members], self._config, folder)
         runs = {member: self._run_of(member) for member in weights}
         mlflow_models.log_members(self.client, self.experiment_id, runs, weights, run_id)
-        place = storage.join(folder, report.system("student").name)
+        place = RunFolder(folder).shown("student")
         record = model_folder.read(place)
         if record is None:  # the log has the reason, from when it was to be written
             return None
@@ -272,12 +274,12 @@ class Tracker:
         }
         return mlflow_models.log_student(
             self.client,
-            self.experiment_id,
             run_id,
             place,
             record,
-            name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
-            {RUN: report.name, **accuracies},
+            experiment=self.experiment_id,
+            name=name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
+            tags={RUN: report.name, **accuracies},
         )
 
     def _system(self, system: System, report: Report, model_id: str | None) -> None:
@@ -404,18 +406,24 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
 
     There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
     """
-    given = config.ensemble.checkpoints
-    numbers = {member: member.partition("-")[2] for member in members}
-    if given:
-        return {member: given[int(number)] for member, number in numbers.items()}
-    places = [storage.join(folder, TRAINED, key) for key in storage.names(storage.join(folder, TRAINED))]
-    keyed = {found.fingerprint: place for place in places if (found := trained.record_in(place)) is not None}
-    shown = {member: storage.join(folder, "members", number) for member, number in numbers.items()}
-    records = {member: trained.record_in(place) for member, place in shown.items()}
+    given, groups = config.ensemble.given(), config.ensemble.of_each(len(members))
+    numbers = {member: int(member.partition("-")[2]) for member in members}
     return {
-        member: storage.join(shown[member] if found is None else keyed.get(found.fingerprint, shown[member]), WEIGHTS)
-        for member, found in records.items()
+        member: given.get(number)
+        or storage.join(_folder_of(member, RunFolder(folder)), groups[number].model.weights_name)
+        for member, number in numbers.items()
     }
+
+
+def _folder_of(member: str, folder: RunFolder) -> str:
+    """Where a member lies under its key, or what shows it where that is gone."""
+    shown = _network_in(folder.shown(member))
+    keyed = "" if shown is None else folder.network(shown.key)
+    return keyed if keyed and _network_in(keyed) == shown else folder.shown(member)
+
+
+def _network_in(folder: str) -> Record | None:
+    return store.read(storage.join(folder, paths.NETWORK), NETWORK)
 
 
 def _datasets(record: TrackingRecord) -> list[DatasetInput]:

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from workers import storage
 from workers.errors import RequestError
-from workers.redact import hidden
+from workers.redact import redacted
 
 SQLITE = "sqlite:///"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -62,7 +62,7 @@ def reach(uri: str) -> None:
             raise ValueError("no kind of tracker")
     except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
         raise RequestError(
-            f"tracking.uri: no MLflow tracker at '{hidden(uri)}' ({error}). Expected sqlite:///PATH in a "
+            f"tracking.uri: no MLflow tracker at '{redacted(uri)}' ({error}). Expected sqlite:///PATH in a "
             "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
             "`tracking.uri`."
         ) from None

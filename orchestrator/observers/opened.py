@@ -12,7 +12,7 @@ from orchestrator.observers.jsonl import EventLog
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.observers.terminal import Screen
 from orchestrator.observers.tracking_record import TrackingRecord
-from orchestrator.run_folder import paths
+from orchestrator.run_folder import owned
 from orchestrator.run_folder.history import last_opened
 from workers import telemetry
 
@@ -31,7 +31,7 @@ def observers(
     tracker = Tracker(config, record, earlier=last_opened(config.folder), fresh=fresh)
     try:
         if fresh:
-            paths.clear(config.folder)
+            owned.clear(config.folder)
         log = EventLog(config.folder)
     except BaseException:
         tracker.close("FAILED")

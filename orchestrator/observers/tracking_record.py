@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.cluster import environment
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.artifacts.key import Key
 from workers.errors import RequestError
-from workers.redact import hidden
-from workers.specs import IdxFiles, ModelSpec
-from workers.targets.soft_targets import fingerprint
+from workers.redact import redacted
+from workers.specs import AnyModel, FactorySpec, IdxFiles
 from workers.user_code import factories
 
 if TYPE_CHECKING:
     from workers.data.dataset import Dataset
 
-FILE = "tracking.json"
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
 """What MLflow calls the use of each split."""
 DIGEST = 36
@@ -62,14 +62,19 @@ def of(config: RunConfig, dataset: Dataset) -> TrackingRecord:
     """The record of a run that is about to begin."""
     tags = _tags(config)
     follows = {key: value for key, value in tags.items() if key.startswith(CODE) or key == "stillhouse.version"}
-    request = fingerprint(
-        folder=config.folder, params=mlflow_descriptions.params(config), code=follows, data=dataset.digests
+    request = Key(
+        "request",
+        1,
+        folder=config.folder,
+        params=mlflow_descriptions.params(config),
+        code=follows,
+        data=dataset.digests,
     )
-    return TrackingRecord(request=request, tags=tags, datasets=_splits(config, dataset))
+    return TrackingRecord(request=request.digest, tags=tags, datasets=_splits(config, dataset))
 
 
 def write(record: TrackingRecord, folder: str) -> None:
-    storage.write_text(storage.join(folder, FILE), record.model_dump_json(indent=1) + "\n")
+    storage.write_text(RunFolder(folder).tracking, record.model_dump_json(indent=1) + "\n")
 
 
 def read(folder: str) -> TrackingRecord | None:
@@ -77,7 +82,7 @@ def read(folder: str) -> TrackingRecord | None:
 
     Raises: `RequestError` where the file is not such a record.
     """
-    uri = storage.join(folder, FILE)
+    uri = RunFolder(folder).tracking
     if not storage.exists(uri):
         return None
     try:
@@ -97,18 +102,20 @@ def _tags(config: RunConfig) -> dict[str, str]:
     mlflow_uri.prepare()
     from mlflow.utils.git_utils import get_git_commit
 
-    def digest(model: ModelSpec) -> str:
-        return factories.digest(model.factory, model.folder)
+    def digest(*models: AnyModel) -> str:
+        found = [factories.digest(m.factory, m.folder) for m in models if isinstance(m, FactorySpec)]
+        return found[0] if len(found) == 1 else Key("code", 1, models=found).digest
 
+    folder = getattr(config.student.model, "folder", "")
     tags = {
         "stillhouse.version": version("stillhouse"),
-        f"{CODE}ensemble": digest(config.ensemble.model),
+        f"{CODE}ensemble": digest(*(group.model for group in config.ensemble.groups)),
         f"{CODE}student": digest(config.student.model),
         "mlflow.source.name": "stillhouse run",
         "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
         "mlflow.user": _user(),
     }
-    commit = os.environ.get(environment.COMMIT) or get_git_commit(config.student.model.folder)
+    commit = os.environ.get(environment.COMMIT) or get_git_commit(folder)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
@@ -144,8 +151,8 @@ def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
 def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
     """Where a split came from, as MLflow names kinds of sources."""
     data = config.data
-    if data.factory is not None:
-        return "code", {"tags": {"factory": data.factory, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
+    if data.code is not None:
+        return "code", {"tags": {"factory": data.code, "kwargs": mlflow_descriptions.flat(data.kwargs)}}
     file = getattr(data, split, None) or data.train or ""
     uri = storage.absolute(file.images if isinstance(file, IdxFiles) else file, data.root)
-    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": hidden(uri)}
+    return "local" if storage.is_local(uri) else uri.partition("://")[0], {"uri": redacted(uri)}

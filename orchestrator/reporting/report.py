@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.config.run_config import PaperSpec
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.verdict import Accuracies
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.errors import RequestError
 
 Role = Literal["member", "ensemble", "baseline", "student"]
 Bound = Literal["teacher", "driver", "student"]
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
-FILE = "report.json"
 
 
 class TestMetrics(BaseModel):
@@ -158,10 +158,10 @@ def load(run: str) -> Report:
     Raises: `RequestError` where there is none.
     """
     folder = storage.absolute(run)
-    uri = storage.join(folder, FILE)
+    uri = RunFolder(folder).report
     if not storage.exists(uri):
         raise RequestError(
-            f"'{run}': no {FILE} in it. Expected the folder of a finished run, <storage>/<name>; a run that was "
+            f"'{run}': no report.json in it. Expected the folder of a finished run, <storage>/<name>; a run that was "
             "interrupted has none until the same command has finished it."
         )
     try:
@@ -171,14 +171,14 @@ def load(run: str) -> Report:
 
 
 def write(report: Report, folder: str) -> None:
-    storage.write_text(storage.join(folder, "report.md"), markdown(report))
-    storage.write_text(storage.join(folder, FILE), as_json(report))
+    storage.write_text(RunFolder(folder).report_text, markdown(report))
+    storage.write_text(RunFolder(folder).report, as_json(report))
 
 
 def remove(folder: str) -> None:
     """Take away an earlier run's report: until this one is finished there is none."""
-    for name in ("report.md", FILE):
-        storage.remove(storage.join(folder, name))
+    for uri in (RunFolder(folder).report_text, RunFolder(folder).report):
+        storage.remove(uri)
 
 
 def as_json(report: Report) -> str:

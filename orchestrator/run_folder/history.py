@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 
+from orchestrator.run_folder.paths import RunFolder
 from workers import storage
-
-EVENTS = "events.jsonl"
 
 
 def last_opened(folder: str) -> str | None:
     """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
-    uri = storage.join(folder, EVENTS)
+    uri = RunFolder(folder).events
     if not storage.exists(uri):
         return None
     opened = None

@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from orchestrator.run_folder.paths import PLACES, RunFolder
 from workers import storage
 from workers.errors import RequestError, RunError
 
 logger = logging.getLogger(__name__)
 
-NAME = "run.lock"
+NAME = PLACES["lock"].path(claim="")
 BEAT_S = 5.0
 """How often the owner counts."""
 STALE_S = 20.0
@@ -62,7 +63,7 @@ class Lock:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.uri = folder, storage.join(folder, NAME)
+        self.folder, self.uri = folder, RunFolder(folder).lock
         self._made = storage.missing_folders(folder)
         pid = os.getpid()
         self.me = Owner(uuid.uuid4().hex, socket.gethostname(), machine(), pid, _born(pid) or "")

@@ -8,6 +8,7 @@ load.
 from __future__ import annotations
 
 import contextlib
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -16,16 +17,22 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workers import storage
+from workers import specs, storage
+from workers.artifacts import store
+from workers.artifacts.kinds import STUDENT_MODEL
 from workers.errors import RequestError
 
 FOLDER = "mlflow"
 """Below the student's folder."""
 RECORD = "stillhouse.json"
-MLMODEL, SERVED, WEIGHTS, CODE = "MLmodel", "pyfunc.py", "artifacts/model.safetensors", "artifacts/code"
+MLMODEL, SERVED, CODE = "MLmodel", "pyfunc.py", "artifacts/code"
+WEIGHTS = tuple(f"artifacts/{name}" for name in specs.WEIGHTS)
+"""Of each kind of student; a model has one of them."""
+BEGINS = {".safetensors": (8, b"{"), ".skops": (0, b"PK\x03\x04")}
+"""What files of weights have at which byte, by their ending: neither is a pickle."""
 EXAMPLE, SERVING = "input_example.json", "serving_input_example.json"
 ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
-FILES = {MLMODEL, SERVED, WEIGHTS, EXAMPLE, SERVING, "requirements.txt", *ENVIRONMENT.values()}
+FILES = {MLMODEL, SERVED, *WEIGHTS, EXAMPLE, SERVING, "requirements.txt", *ENVIRONMENT.values()}
 FOLDERS = ("code/workers", CODE)
 PATTERN = "|".join([*map(re.escape, sorted({*FILES, RECORD})), *(rf"{folder}/.+" for folder in FOLDERS)])
 """Of the paths that a run writes in `FOLDER`."""
@@ -43,7 +50,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
 
 
 class ModelRecord(BaseModel):
-    """Written after the model's files: what they follow from, and their digests."""
+    """What the record of the model states (`workers.artifacts`), each value checked."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,16 +72,27 @@ def read(place: str) -> ModelRecord | None:
     Raises: `RequestError` where it is not what a run wrote.
     """
     uri = storage.join(place, FOLDER, RECORD)
-    if not storage.exists(uri):
+    content = storage.read_if_there(uri)
+    if content is None:
         return None
     try:
-        record = ModelRecord.model_validate_json(storage.read_bytes(uri))
+        record = _parsed(uri, json.loads(content))
     except ValidationError as error:
         raise _refused(uri, str(error.errors()[0]["msg"])) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise _refused(uri, "it is no record") from None
     for path in record.files:
         if not _is_known(path):
             raise _refused(uri, f"it lists '{path}', which no student's model has")
     return record
+
+
+def _parsed(uri: str, written: Any) -> ModelRecord:
+    store.check_format(uri, written, STUDENT_MODEL.version)
+    record = STUDENT_MODEL.record(written)
+    if record is None:
+        raise _refused(uri, f"its format is {written['format']!r}")
+    return ModelRecord.model_validate({"key": record.key, "files": record.files, **record.facts})
 
 
 def fetch(place: str, record: ModelRecord, target: Path) -> None:
@@ -96,12 +114,17 @@ def fetch(place: str, record: ModelRecord, target: Path) -> None:
         copy = target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
-    for needed in (MLMODEL, SERVED, WEIGHTS):
+    for needed in (MLMODEL, SERVED):
         if needed not in record.files:
             raise _refused(folder, f"it has no {needed}")
-    if (target / WEIGHTS).read_bytes()[8:9] != b"{":
-        raise _refused(storage.join(folder, WEIGHTS), "it is no safetensors file")
-    check(load(target / MLMODEL), has_code=any(path.startswith(CODE + "/") for path in record.files))
+    weights = [path for path in WEIGHTS if path in record.files]
+    if len(weights) != 1:
+        raise _refused(folder, f"it has {len(weights)} of {', '.join(WEIGHTS)}")
+    ending = posixpath.splitext(weights[0])[1]
+    at, begins = BEGINS.get(ending, (0, b""))
+    if (target / weights[0]).read_bytes()[at : at + len(begins)] != begins:
+        raise _refused(storage.join(folder, weights[0]), f"it is no {ending[1:]} file")
+    check(load(target / MLMODEL), weights[0], has_code=any(path.startswith(CODE + "/") for path in record.files))
 
 
 def remove(place: str) -> None:
@@ -122,7 +145,7 @@ def load(path: Path) -> dict[str, Any]:
     return found
 
 
-def check(model: dict[str, Any], *, has_code: bool) -> None:
+def check(model: dict[str, Any], weights: str, *, has_code: bool) -> None:
     """Raise `RequestError` unless an MLmodel refers to the files of its own folder alone, and loads no pickle."""
     flavor = model.get("flavors", {}).get("python_function") if isinstance(model.get("flavors"), dict) else None
     if not isinstance(flavor, dict) or set(model["flavors"]) != {"python_function"}:
@@ -133,15 +156,15 @@ def check(model: dict[str, Any], *, has_code: bool) -> None:
         expected = {"artifact_path": EXAMPLE, "serving_input_path": SERVING, "type": "ndarray"}
         if key == "saved_input_example_info" and found != expected:
             raise _refused(MLMODEL, f"{key} is {found!r}; expected {expected!r}")
-    expected_flavor = flavor_of(has_code)
+    expected_flavor = flavor_of(weights, has_code)
     for key in flavor.keys() | expected_flavor.keys():
         if key not in OF_THE_FLAVOR and flavor.get(key) != expected_flavor.get(key):
             raise _refused(MLMODEL, f"{key} is {flavor.get(key)!r}; expected {expected_flavor.get(key)!r}")
 
 
-def flavor_of(has_code: bool) -> dict[str, Any]:
+def flavor_of(weights: str, has_code: bool) -> dict[str, Any]:
     """What MLmodel says of where its parts are: paths in its own folder, and Stillhouse's loader."""
-    paths = {"weights": WEIGHTS, **({"code": CODE} if has_code else {})}
+    paths = {"weights": weights, **({"code": CODE} if has_code else {})}
     return {
         "artifacts": {name: {"path": path, "uri": path} for name, path in paths.items()},
         "code": "code",

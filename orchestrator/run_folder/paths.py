@@ -1,142 +1,172 @@
-"""A run's folder: the mark that Stillhouse made it, the names that a run writes there, and the removal of those alone.
+"""Every path in a run's folder: one table, from which paths are made and what a run may remove is known.
 
-A user may keep data, notes or checkpoints in the same place. So a run overwrites and removes only what runs write, and
-only in a folder that carries the mark.
+An entry is the template of a path. Its placeholders stand for regular expressions, so that the same entry tells which
+files of a folder a run wrote. A user may keep other files in the same folder; none of them matches.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from orchestrator.config.run_config import RunConfig
-from orchestrator.run_folder import lock, model_folder
-from orchestrator.run_folder.history import last_opened
-from workers import storage
-from workers.errors import RequestError
-from workers.specs import FactorySpec, IdxFiles
-from workers.user_code import factories
+from orchestrator.run_folder import model_folder
+from workers import specs, storage
+from workers.artifacts import catalogue, key, parts
 
-MARK = "stillhouse.json"
-FORMAT = 1
-"""Of the mark; a folder of a later format is refused."""
-TRAINED = "trained"
-"""Holds every trained network under its key; `members/<i>`, `baseline` and `student` show the current ones."""
-
-_PARTIAL = rf"(\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)})?"
-_HEX = "[0-9a-f]{16}"
-"""What `soft_targets.fingerprint` returns."""
-_NETWORK = r"(model\.safetensors|training\.json|(state|answers)\.pt|history\.json|failure\.json)"
-WRITTEN = tuple(
-    re.compile(f"({pattern}){_PARTIAL}")
-    for pattern in (
-        r"(stillhouse|report|tracking)\.json|report\.md|config\.yaml|events\.jsonl|run\.lock[\w.]*",
-        rf"(members/\d+|baseline|student|{TRAINED}/{_HEX})/{_NETWORK}",
-        rf"(baseline|student)/checkpoints-{_HEX}/.+",
-        rf"student/{model_folder.FOLDER}/({model_folder.PATTERN})",
-        rf"(soft_targets|logits)/{_HEX}/(part-\d+-[0-9a-f]+\.parquet|manifest\.json|abandoned)",
-        r"predictions/(member-\d+|ensemble|baseline|student)-(train|validation|test)\.pt",
-    )
-)
-"""What runs write, as patterns of whole paths relative to the folder."""
-_TOP = ("members", "baseline", "student", TRAINED, "soft_targets", "logits", "predictions")
+NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS = "training.json", ".json", "manifest.json", "logits.json"
+"""How the records of artifacts are called, or end."""
+_NETWORK = rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|training\.json|(state|answers)\.pt|(history|failure)\.json"
+_PARTS = f"{parts.NAME.pattern}|manifest\\.json|logits\\.json|abandoned"
+_PLACEHOLDERS = {
+    "number": r"\d+",
+    "role": "(baseline|student)",
+    "digest": key.DIGEST,
+    "system": r"(member-\d+|ensemble|baseline|student)",
+    "split": "(train|validation|test)",
+    "ending": r"(\.json|\.safetensors|\.pt)",
+    "claim": r"[\w.]*",
+}
 
 
-def check(config: RunConfig, *, fresh: bool) -> None:
-    """Raise `RequestError` where a run in this folder would overwrite or remove what no run of Stillhouse wrote.
+@dataclass(frozen=True)
+class Place:
+    """A file, or a folder with those `files` that match a regular expression."""
 
-    fresh: the run is to remove the results of earlier ones first.
-    """
-    folder = config.folder
-    mark, present = _mark_in(folder), [name for name in storage.names(folder) if not name.startswith(lock.NAME)]
-    if mark is None:
-        if fresh and present:
-            raise RequestError(
-                f"--fresh: '{folder}' has no {MARK}, so Stillhouse did not make it, or an earlier version did. It "
-                f"holds {_some(present)}. Nothing was removed. Remove it by hand, or set another `name` or `storage`."
-            )
-        in_the_way = [name for name in present if name in _TOP or any(p.fullmatch(name) for p in WRITTEN)]
-        if in_the_way and last_opened(folder) is None:
-            raise RequestError(
-                f"'{folder}' has no {MARK}, so no run of Stillhouse made it, and a run would overwrite its "
-                f"{_some(in_the_way)}. Set another `name` or `storage`, or move these away."
-            )
-    elif mark.get("format") != FORMAT:
-        raise RequestError(
-            f"'{folder}' has format {mark.get('format')!r}; this version of Stillhouse reads and writes {FORMAT}. Use "
-            "the version that made it, or set another `name`."
-        )
-    inside = [place for place in _inputs(config) if _is_inside(place, folder)] if fresh else []
-    if inside:
-        raise RequestError(
-            f"--fresh: '{inside[0]}' is an input of this configuration and lies in the run's own folder '{folder}', "
-            "which is to be cleared. Nothing was removed. Move the inputs out of it, or set another `name`."
-        )
+    template: str
+    files: str = ""
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of the paths of all files here."""
+        return _filled(self.template) + (f"/({self.files})" if self.files else "")
+
+    def path(self, **values: object) -> str:
+        return self.template.format(**values)
 
 
-def mark(folder: str) -> None:
-    """Declare the folder a run's."""
-    if _mark_in(folder) is None:
-        storage.write_text(storage.join(folder, MARK), json.dumps({"format": FORMAT}) + "\n")
+PLACES = {
+    "mark": Place("stillhouse.json"),
+    "lock": Place("run.lock{claim}"),
+    "config": Place("config.yaml"),
+    "events": Place("events.jsonl"),
+    "report": Place("report.json"),
+    "report_text": Place("report.md"),
+    "tracking": Place("tracking.json"),
+    "artifacts": Place(catalogue.FILE),
+    "trained": Place("trained/{digest}", _NETWORK),
+    "member": Place("members/{number}", _NETWORK),
+    "role": Place("{role}", _NETWORK),
+    "checkpoints": Place("{role}/checkpoints-{digest}", ".+"),
+    "student_model": Place(f"student/{model_folder.FOLDER}", model_folder.PATTERN),
+    "soft_targets": Place("soft_targets/{digest}", _PARTS),
+    "logits": Place("logits/{digest}", _PARTS),
+    "predictions": Place("predictions/{system}-{split}{ending}"),
+}
+"""What runs write, relative to the folder. `trained` holds every network under its key; `member` and `role` show the
+current ones."""
 
 
-def clear(folder: str) -> None:
-    """Remove what earlier runs wrote, and nothing else; the mark and the lock stay."""
-    kept = (MARK, lock.NAME)
-    ours = [path for path in storage.files_below(folder) if path not in kept and _is_written(path)]
-    storage.remove_files(folder, ours)
+def _filled(template: str) -> str:
+    return re.sub(r"\\\{(\w+)\\\}", lambda found: _PLACEHOLDERS[found[1]], re.escape(template))
 
 
-def sweep(folder: str) -> None:
-    """Remove the half-written files of runs that were killed; object stores keep none."""
-    if storage.is_local(folder):
-        partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and _is_written(p)]
-        storage.remove_files(folder, partial)
+_HALF_WRITTEN = rf"(\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)})?"
+_WRITTEN = re.compile("|".join(f"({place.pattern}){_HALF_WRITTEN}" for place in PLACES.values()))
+_FOLDERS = re.compile("|".join(_filled(p.template.split("/")[0]) for p in PLACES.values() if "/" in p.pattern))
 
 
-def _is_written(path: str) -> bool:
-    return any(pattern.fullmatch(path) for pattern in WRITTEN)
+def is_written(path: str) -> bool:
+    """Whether a run writes a file of this path, relative to its folder, or was killed while it wrote it."""
+    return _WRITTEN.fullmatch(path) is not None
 
 
-def _mark_in(folder: str) -> dict[str, Any] | None:
-    uri = storage.join(folder, MARK)
-    if not storage.exists(uri):
-        return None
-    try:
-        found = json.loads(storage.read_text(uri))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def is_in_the_way(name: str) -> bool:
+    """Whether a run would write to a file of this name in its folder, or into a folder of this name."""
+    return is_written(name) or _FOLDERS.fullmatch(name) is not None
 
 
-def _inputs(config: RunConfig) -> list[str]:
-    """Files and folders that the configuration reads: data, checkpoints, code."""
-    data = config.data
-    found = [*(config.ensemble.checkpoints or ()), *data.depends_on]
-    for split in (data.train, data.validation, data.test, data.unlabeled):
-        files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
-        found += [storage.absolute(file, data.root) for file in files if file]
-    code: list[FactorySpec] = [config.ensemble.model, config.student.model, *config.evaluation.metrics]
-    code += [data.augment] if data.augment is not None else []
-    asked = [(each.factory, each.folder) for each in code]
-    asked += [(data.factory, data.folder)] if data.factory is not None else []
-    found += [str(path) for factory, folder in asked for path in factories.files(factory, folder)]
-    named = factories.texts([data.kwargs, *(each.kwargs for each in code)])
-    found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
-    return found
+# --- records of artifacts, relative to a run's folder -------------------------------------------------------
 
 
-def _is_inside(place: str, folder: str) -> bool:
-    if storage.is_local(place) != storage.is_local(folder):
-        return False
-    if not storage.is_local(place):
-        return place.rstrip("/") == folder.rstrip("/") or place.startswith(folder.rstrip("/") + "/")
-    inner, outer = (Path(storage.filesystem(each)[1]).resolve() for each in (place, folder))
-    return inner.is_relative_to(outer)
+def network(digest: str) -> str:
+    """Of the trained network with this key."""
+    return storage.join(PLACES["trained"].path(digest=digest), NETWORK)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def soft_targets(digest: str) -> str:
+    """Of the store of soft targets with this key: its manifest."""
+    return storage.join(PLACES["soft_targets"].path(digest=digest), SOFT_TARGETS)
+
+
+def logits(digest: str) -> str:
+    """Of a member's logits with this key."""
+    return storage.join(PLACES["logits"].path(digest=digest), LOGITS)
+
+
+def predictions(system: str, split: str, ending: str = PREDICTIONS) -> str:
+    """Of what a system predicts for a split; another `ending` is of another file beside it."""
+    return PLACES["predictions"].path(system=system, split=split, ending=ending)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run at `uri`."""
+
+    uri: str
+
+    @property
+    def mark(self) -> str:
+        return self._at("mark")
+
+    @property
+    def lock(self) -> str:
+        return self._at("lock", claim="")
+
+    @property
+    def config(self) -> str:
+        return self._at("config")
+
+    @property
+    def events(self) -> str:
+        return self._at("events")
+
+    @property
+    def report(self) -> str:
+        return self._at("report")
+
+    @property
+    def report_text(self) -> str:
+        return self._at("report_text")
+
+    @property
+    def tracking(self) -> str:
+        return self._at("tracking")
+
+    @property
+    def trained(self) -> str:
+        """The folder with every trained network."""
+        return storage.join(self.uri, PLACES["trained"].template.split("/")[0])
+
+    def network(self, digest: str) -> str:
+        """The folder of the trained network with this key."""
+        return self._at("trained", digest=digest)
+
+    def shown(self, system: str) -> str:
+        """The folder that shows the current network of a member, of the baseline or of the student."""
+        member, _, number = system.partition("-")
+        return self._at("member", number=number) if member == "member" else self._at("role", role=system)
+
+    def checkpoints(self, role: str, digest: str) -> str:
+        """The folder from which Ray Train resumes."""
+        return self._at("checkpoints", role=role, digest=digest)
+
+    def soft_targets(self, digest: str) -> str:
+        """The folder of a store of soft targets."""
+        return self._at("soft_targets", digest=digest)
+
+    def logits(self, digest: str) -> str:
+        """The folder of a member's logits."""
+        return self._at("logits", digest=digest)
+
+    def _at(self, place: str, **values: object) -> str:
+        return storage.join(self.uri, PLACES[place].path(**values))

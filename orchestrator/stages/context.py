@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.resources import Machines, Placement
+from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.plan import Plan
+from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.observers.fanout import Fanout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """A run that has begun: what was asked for, on which data, where, and what observes it."""
 
@@ -25,11 +27,18 @@ class Context:
     data: ray.ObjectRef[Dataset]
     """The data set, where all of the cluster's processes find it."""
     machines: Machines
-    placement: Placement
-    """Of the ensemble's members."""
+    plan: Plan
+    """What was decided before anything began."""
     events: Fanout
     """What stages emit their events to."""
     heartbeat: Heartbeat
     """News of worker processes."""
+    artifacts: Catalogue
+    """What this run and the others in its storage have computed."""
     page: str = ""
     """Of the run in MLflow, behind the tracker's address."""
+
+    def note(self, text: str) -> None:
+        """Tell the user, unless the text is empty."""
+        if text:
+            self.events.note(text)

@@ -10,32 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
-from orchestrator.cluster import resources
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
 from orchestrator.reporting.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
 from workers import ensemble as ensembles
 from workers import storage
+from workers.artifacts import catalogue
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import PREDICTIONS
 from workers.evaluation import metrics as evaluate
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
-from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked
+from workers.evaluation.mixture import MemberWeights
+from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked, Measurement, Prediction
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.models import checkpoints
-from workers.targets.soft_targets import fingerprint
 
 KEPT_BYTES = 2**28
 """The most that one system's predictions may take to be kept for the next run in this folder."""
-KEPT_AS = "log-probabilities 1"
-"""What kept predictions are, and the version of their format."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredEnsemble:
-    """The members' weights, the test figures of each member and of the ensemble by name, and what an ensemble of 1, 2,
-    ... members is worth. reused: no member had to predict anything."""
+    """The members' weights (equal where a rule gives each example its own), the test figures of each member and of the
+    ensemble by name, and what an ensemble of 1, 2, ... members is worth. reused: no member had to predict anything."""
 
     weights: list[float]
     measured: dict[str, Measured]
@@ -60,21 +62,22 @@ class MeasuredEnsemble:
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
     """Weigh the members as the configuration asks, and measure them and their mean on the test split."""
     asked = [(member, _of_members(run)) for member in members]
-    predicted = _predict(run, asked, "test", run.placement)
+    predicted = _predict(run, asked, "test", run.plan.teachers)
     spec, reused = run.config.ensemble, predicted.reused
-    if spec.weights == "uniform":
+    if spec.weights == "uniform" or spec.of_examples is not None:
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
-        of_labels = _predict(run, asked, "validation", run.placement, of_labels=True)
+        of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
         weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
     else:
+        assert isinstance(spec.weights, tuple)
         weights = ensembles.normalised(spec.weights)
-    measured, curve = _measure_members(run, members, predicted.of_each, weights)
+    measured, curve = _measure_members(run, members, predicted.of_each, spec.of_examples or weights)
     return MeasuredEnsemble(weights, measured, curve, reused and not run.config.evaluation.metrics)
 
 
 def _measure_members(
-    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: Sequence[float]
+    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: MemberWeights
 ) -> tuple[dict[str, Measured], list[CurvePoint]]:
     combine, labels = run.config.ensemble.combine, run.dataset.test.y
     predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}
@@ -93,15 +96,15 @@ def compare_systems(
     run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
 ) -> list[System]:
     """Each system's test figures, size and latency. measured: members and ensemble."""
-    place = resources.place_student(run.machines)
+    place = run.plan.student.alone
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
     sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
     measured = {**measured, **_measured(run, sums, predicted)}
     of_members = [(member, _of_members(run)) for member in members]
-    arguments = (of_members, asked, run.data, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
+    job = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
     (sizes,) = _asked(  # alone, since it measures time
-        run, "measuring latency", jobs.describe, {"of all": arguments}, place
+        run, "measuring latency", jobs.describe, {"of all": (job, run.data)}, place
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
@@ -124,7 +127,7 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
     """These sums, and what the configuration's own metrics say of the predictions."""
     metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
     arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
-    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, resources.place_student(run.machines))
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, run.plan.student.alone)
     return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
 
 
@@ -141,30 +144,58 @@ def _predict(
     """What each system predicts for a split, [N, K], or [N] for its labels alone; kept, so that a run that is resumed
     needs no machines for it."""
     known = {member.name: (member, how) for member, how in systems}
-    places = {name: storage.join(run.config.folder, "predictions", f"{name}-{split}.pt") for name in known}
-    marks = {name: _mark(run, asked, split, of_labels) for name, asked in known.items()}
-    kept = {name: checkpoints.load_state(places[name], marks[name]) for name in known}
-    found = {name: state[PREDICTED].numpy() for name, state in kept.items() if state is not None}
+    keys = {name: _key(run, asked, split, of_labels) for name, asked in known.items()}
+    records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
+    had = run.artifacts.obtain_all((key, partial(_record, name, split)) for name, key in keys.items())
+    found = {name: _kept(records[name]) for name, each in zip(known, had, strict=True) if each is not None}
     fits = 4 * len(getattr(run.dataset, split)) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
     missing = {
-        name: (asked, run.data, split, of_labels, placement.threads, (places[name], marks[name]) if fits else None)
+        name: (
+            Prediction(asked, split, of_labels, placement.threads, (records[name], keys[name]) if fits else None),
+            run.data,
+        )
         for name, asked in known.items()
         if name not in found
     }
+    run.note(catalogue.note(f"predictions of the {split} split", had))
+    if missing:
+        _remove_earlier(run, split)
     found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
+    for name in missing if fits else ():
+        run.artifacts.register(keys[name], paths.predictions(name, split))
     return _Predicted([found[name] for name in known], reused=not missing)
 
 
-def _mark(run: Context, asked: Asked, split: str, of_labels: bool) -> str:
-    """The fingerprint of a system's predictions."""
+def _key(run: Context, asked: Asked, split: str, of_labels: bool) -> Key:
+    """Of a system's predictions for a split."""
     member, how = asked
-    return fingerprint(
-        **teacher.follows_from(member),
-        kept=KEPT_AS,
-        of_labels=of_labels,
-        precision=how.precision,
-        split=run.dataset.digests[split],
+    return PREDICTIONS.key(
+        **teacher.follows_from(member), of_labels=of_labels, precision=how.precision, split=run.dataset.digests[split]
     )
+
+
+def _remove_earlier(run: Context, split: str) -> None:
+    """Remove predictions for a split in the format of an earlier version, and tell the user."""
+    place = storage.parent(paths.predictions("student", split))
+    folder = run.artifacts.uri(place)
+    kept = [name for name in storage.names(folder) if name.endswith(f"-{split}.pt")]
+    earlier = [name for name in kept if paths.is_written(storage.join(place, name))]
+    if earlier:
+        storage.remove_files(folder, earlier)
+        run.note(
+            f"predictions of the {split} split are computed again: an earlier version of Stillhouse kept them in a "
+            "format that this one does not read."
+        )
+
+
+def _record(system: str, split: str, digest: str) -> str:
+    """The path of the record of kept predictions: a system has one for each split, whatever its key."""
+    return paths.predictions(system, split)
+
+
+def _kept(record: str) -> LogProbabilities:
+    kept: LogProbabilities = safetensors.numpy.load(storage.read_bytes(jobs.kept_beside(record)))[PREDICTED]
+    return kept
 
 
 def _asked(

@@ -10,14 +10,12 @@ import shutil
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.plan import sizes
+from orchestrator.plan.facts import DataFacts
 from workers import storage
 from workers.data import memory
 from workers.data.dataset import Dataset
 from workers.errors import RequestError
-from workers.targets.layout import PartLayout, part_rows
-from workers.targets.member_logits import bytes_of
-from workers.targets.member_mixture import row_bytes
-from workers.training.loader import cached_parts
 
 KEY = "distillation.temperature"
 
@@ -29,11 +27,9 @@ def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
     """
     if not config.distillation.is_scheduled:
         return ()
-    examples = len(dataset.transfer) * dataset.views
-    stored = bytes_of(members, examples, dataset.classes)
-    layout = PartLayout(len(dataset.transfer), part_rows(dataset.classes), dataset.views)
-    row = row_bytes(members, dataset.classes)
-    held = cached_parts(layout, row) * layout.rows * row
+    data = DataFacts.of(dataset)
+    needed = sizes.sizes(config, data, members)
+    stored, held, examples = needed.logits, needed.held_by_worker, data.examples * data.views
     free = _free(config)
     what = f"{members} members x {examples:,} examples x {dataset.classes:,} classes x 4 bytes"
     if free is not None and stored > free:

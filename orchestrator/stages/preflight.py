@@ -19,17 +19,29 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
-from workers import storage
+from workers import mixture_weights, storage
 from workers.data import dataset as datasets
-from workers.data.dataset import Dataset
+from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
 from workers.evaluation import custom_metrics
 from workers.models import torch_module
 from workers.seeds import seeded
-from workers.specs import FactorySpec, TrainingSpec
+from workers.specs import (
+    AnyModel,
+    AnyTraining,
+    DistillationSpec,
+    FactorySpec,
+    FitSpec,
+    ModelSpec,
+    OwnModel,
+    SklearnModel,
+    TrainingSpec,
+)
 from workers.targets.layout import batch_sizes
-from workers.training import objective
-from workers.trial import compiling, terms, trial
+from workers.training import lessons, objective
+from workers.training.loop import HARD_LABELS
+from workers.trial import compiling, fitting, terms, trial
+from workers.trial.fitting import FitRole
 from workers.trial.odd_rows import odd_rows
 from workers.trial.trial import Role
 from workers.user_code import factories
@@ -57,6 +69,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     """
     _check_found_again(config)
     objective.build(config.distillation)
+    if config.ensemble.of_examples is not None:
+        mixture_weights.try_out(config.ensemble.of_examples)
     wait_for("looking at storage and tracker")
     storage.probe_writable(config.storage)
     mlflow_uri.reach(config.tracking.uri)
@@ -79,27 +93,25 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
-    if config.student.baseline_training is None:
-        notes += tuple(short_baseline(config.student.training, len(dataset.train), len(dataset.transfer)))
+    recipe = config.student.training
+    if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
+        notes += tuple(short_baseline(recipe, len(dataset.train), len(dataset.transfer)))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes)
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
     """How many members there will be; None where that depends on a cluster which has not answered yet."""
-    spec = config.ensemble
-    if spec.checkpoints is not None:
-        return len(spec.checkpoints)
-    if spec.size != "auto":
-        return spec.size
-    return None if machines is None else resources.place(spec, machines).size
+    if config.ensemble.count is not None or machines is None:
+        return config.ensemble.count
+    return resources.place(config.ensemble, machines).size
 
 
 def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
-    """What could be checked only once the cluster had said how many members it holds; the data set with its notes.
+    """Check what follows from the number of members, where the cluster decides it; the data set with its notes.
 
     Raises: `RequestError`.
     """
-    if config.ensemble.size != "auto" or config.ensemble.checkpoints is not None:
+    if config.ensemble.count is not None:
         return dataset
     notes = logits_room.check(config, dataset, members)
     return dataset.noted(*(note for note in notes if note not in dataset.notes))
@@ -107,50 +119,101 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
 
 def _check_objective(config: RunConfig, dataset: Dataset) -> None:
     training = config.student.training
+    if isinstance(training, FitSpec):
+        lessons.weighed(config.distillation)
+        return
     steps = len(batch_sizes(len(dataset.transfer), training.batch_size))
     with seeded(torch_module.seed_of(config.seed, "objective")):
         terms.check(config.distillation, training, steps, dataset.classes)
 
 
-def _roles(config: RunConfig, dataset: Dataset) -> list[Role]:
-    """The networks that this run trains, as it will train them: the ensemble's first member, student and baseline."""
+def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The configuration with everything decided that its members leave open, as `check` found it on real examples."""
+    ensemble = config.ensemble
+    groups = [
+        group if group.model.file is None else group.model_copy(update={"model": _settled(group.model, dataset)})
+        for group in ensemble.groups
+    ]
+    found = {"model": groups[0].model} if ensemble.members is None else {"members": tuple(groups)}
+    return config.model_copy(update={"ensemble": ensemble.model_copy(update=found)})
+
+
+def _settled(model: AnyModel, dataset: Dataset) -> AnyModel:
+    return trial.settle(model, dataset.train)[0]
+
+
+def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
+    """What this run trains, as it will train it: the first member of each group, student and baseline."""
     student, seed = config.student, torch_module.seed_of(config.seed, "student")
     recipe = student.baseline_training or student.training
-    labelled = dataset.labelled(recipe.epochs)
-    roles = [
-        Role("student", student.model, student.training, seed, dataset.transfer, config.distillation, student.workers),
-        Role("baseline", student.model, recipe, seed, labelled, workers=student.workers),
-    ]
-    if config.ensemble.training is not None:
-        own = torch_module.seed_of(config.seed, "member", 0)
-        roles.insert(0, Role("ensemble", config.ensemble.model, config.ensemble.training, own, dataset.train))
-    return roles
+    labelled = dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views)
+    ensemble = config.ensemble
+    members = [
+        _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble", group.model, group.training,
+              seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train)
+        for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
+        if group.training is not None
+    ]  # fmt: skip
+    workers = student.workers
+    return [
+        *members,
+        _role("student", student.model, student.training, seed=seed, examples=dataset.transfer,
+              loss=config.distillation, workers=workers),
+        _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers),
+    ]  # fmt: skip
 
 
-def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role]) -> tuple[str, ...]:
-    """Notes for the user, once every network has done what the run will ask of it."""
+def _role(
+    name: str,
+    model: AnyModel,
+    training: AnyTraining,
+    *,
+    seed: int,
+    examples: Split,
+    loss: DistillationSpec = HARD_LABELS,
+    workers: tuple[int, int] = (1, 1),
+) -> Role | FitRole:
+    """What is tried before a model is trained, as its kind learns."""
+    if isinstance(training, FitSpec):
+        assert isinstance(model, SklearnModel | OwnModel)
+        return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0)
+    assert isinstance(model, ModelSpec)
+    return Role(name, model, training, seed, examples, loss, workers)
+
+
+def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:
+    """Notes for the user, once every model has done what the run will ask of it."""
     odd = odd_rows(dataset)
     notes: list[str] = []
-    given = config.ensemble.checkpoints
-    if given:
-        notes += trial.check_loaded(config.ensemble.model, given, dataset.train.x, dataset.classes, odd)
+    for group in config.ensemble.groups:
+        if group.model.file is not None:
+            notes += trial.check_file(group.model, dataset.train, dataset.classes, odd)
+        elif group.checkpoints is not None:
+            assert isinstance(group.model, ModelSpec)
+            notes += trial.check_loaded(group.model, group.checkpoints, dataset.train, dataset.classes, odd)
     for role in roles:
-        notes += trial.check_training(role, dataset.classes, odd, known=role.name == "baseline")
+        known = role.name == "baseline"
+        if isinstance(role, FitRole):
+            notes += fitting.check_fitting(role, dataset.classes, odd, known)
+        else:
+            notes += trial.check_training(role, dataset.classes, odd, known)
     return tuple(notes)
 
 
 def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     """Notes on batches that are larger than what they are drawn from."""
-    student, labelled = config.student, len(dataset.train)
+    student, labelled, ensemble = config.student, len(dataset.train), config.ensemble
     recipes = {
-        "ensemble.training": (config.ensemble.training, labelled),
+        f"{key}.training": (group.training, labelled)
+        for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)
+    } | {
         "student.training": (student.training, len(dataset.transfer)),
         "student.baseline_training": (student.baseline_training, labelled),
     }
     return [
         note
         for key, (recipe, examples) in recipes.items()
-        if recipe is not None
+        if recipe is not None and recipe.batch_size is not None
         for note in datasets.large_batch(key, recipe.batch_size, examples)
     ]
 

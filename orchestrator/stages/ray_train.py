@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 import threading
 import time
@@ -22,11 +21,10 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 
 from orchestrator.cluster import errors, interrupts
+from orchestrator.cluster.failures import Failures, often
 from orchestrator.cluster.ray_private import CONTROLLER, WORKER, actors_of_this_job
 from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
-from orchestrator.cluster.resources import Machines
 from orchestrator.stages.worker_failures import GivenUp, Restarts, place
-from orchestrator.teachers.policy import Failures, often
 from workers import processes, storage
 from workers.errors import RunError, StillhouseError
 from workers.faults import Fault
@@ -45,37 +43,21 @@ START_S = 30.0
 HEED_S = 5.0
 """How long it may take to heed Ctrl-C."""
 POLL_S = 2.0
-MIN_WORKER_CPUS = 0.0121
-"""Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
 DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
 """How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
 
 
-def threads_of_a_worker(most: int, machines: Machines) -> int:
-    """A worker's share of the cores of its node."""
-    per_node = math.ceil(most / len(machines.nodes))
-    return max(1, int(machines.cpus / len(machines.nodes) / per_node))
-
-
-def _held_by_a_worker(most: int, machines: Machines) -> dict[str, float]:
-    if machines.cuda:
-        sixteenths = math.floor(16 * machines.cpus / (2 * most))  # of which sums are exact
-        return {"CPU": max(MIN_WORKER_CPUS, min(1.0, sixteenths / 16)), "GPU": 1.0}
-    return {"CPU": MIN_WORKER_CPUS}  # of cores it takes what teachers leave, whatever those hold
-
-
-def fit(run: Context, work: WorkerJob, workers: tuple[int, int], name: str) -> list[Epoch]:
-    """Train with so many workers, at the least and the most; what is kept to resume is at `name` in its folder until
-    `clear`.
+def fit(run: Context, work: WorkerJob, name: str) -> list[Epoch]:
+    """Train with the planned workers; what is kept to resume is at `name` in its folder until `clear`.
 
     Raises: `RunError` where it cannot be trained, and where for `ensemble.start_timeout_s` no worker is anywhere.
     """
-    (least, most), folder, timeout_s = workers, work.folder, run.config.ensemble.start_timeout_s
-    held = _held_by_a_worker(most, run.machines.of("student")) | run.machines.asked("student")
+    workers, folder, timeout_s = run.plan.student, work.folder, run.config.ensemble.start_timeout_s
+    least, most, held = workers.least, workers.most, dict(workers.held)
     shown = {what: amount for what, amount in held.items() if what != "CPU"}
     waiting = Waiting(Need(f"workers of the {work.role}", least, held, shown), timeout_s, run.events.note)
     scaling = ray.train.ScalingConfig(
-        num_workers=most if least == most else workers,  # type: ignore[arg-type]  # the stub is of Train V1
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]  # the stub is of Train V1
         use_gpu="GPU" in held,
         resources_per_worker=held,
         placement_strategy="PACK" if "GPU" in held else "SPREAD",

@@ -8,58 +8,67 @@ from __future__ import annotations
 
 import _thread
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from orchestrator.cluster import reservation
-from orchestrator.cluster.resources import Machines, Placement
-from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.events import TeacherBack, TeacherLost, TeacherMoves
 from orchestrator.observers.fanout import Fanout, Progress
+from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, SoftTargets
+from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages import kept_logits
 from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
 from orchestrator.teachers.actors import starter
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
-from workers import storage, telemetry
-from workers.data.arrays import gather, micro_batch
-from workers.data.dataset import Dataset, Split
-from workers.data.numbering import Numbering
-from workers.inference.actor import probe_rows
-from workers.inference.reduce import Assembly
+from workers import mixture_weights, storage, telemetry
+from workers.artifacts import catalogue
+from workers.artifacts import parts as part_files
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
+from workers.data.arrays import gather
+from workers.data.dataset import Split
+from workers.inference import teacher
+from workers.inference.actor import TeacherWork, probe_rows
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.targets import soft_targets as store
-from workers.targets.kinds import DTYPES
-from workers.targets.layout import PartLayout, part_rows, piece_rows
+from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
-from workers.targets.top_k import bytes_per_row
 from workers.training.ray_worker import Store
-from workers.user_code import provenance
 
 logger = logging.getLogger(__name__)
 
-NEAR_CLASSES = 4096
-"""From how many classes on answers are put together beside the teachers, and never come to the driver."""
+ALL_MEMBERS_COMPUTE = (
+    "the soft targets are computed by all members, since no run here has kept their logits. With `distillation.keep: "
+    "members` another temperature computes nothing, and a new member its own logits alone."
+)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SoftTargetPass:
     """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
 
     folder: str
+    key: Key
     layout: PartLayout
     planned: Manifest
     parts: dict[int, Part]
     """Those that are there, by their number; the pass adds to them."""
+    missing: list[int]
+    """Those that the pass makes."""
+    kept: dict[str, MemberLogits]
+    """Members' logits that are read instead of computed, and where they are kept."""
     streams: bool = False
     """Whether the student trains meanwhile."""
     refused: frozenset[str] = frozenset()
@@ -68,15 +77,19 @@ class SoftTargetPass:
     """Whether parts that not every member made are taken."""
     logits: LogitsReader | None = None
     """What the student reads for a schedule of T."""
-    reused: bool = False
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
     error: BaseException | None = None
     thread: threading.Thread | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def reused(self) -> bool:
+        """Whether all parts were there."""
+        return not self.missing
+
     def store(self) -> Store:
-        """Where a worker reads them: parts that are there by now, and who knows of the others."""
+        """Where a worker reads them: the parts that are there by now, and the folder that shows the others."""
         return Store(
             self.folder,
             self.layout,
@@ -87,10 +100,10 @@ class SoftTargetPass:
             logits=self.logits,
         )
 
-    def resume_key(self) -> str:
-        """What a student that starts now learns from: the same only if it may go on from another's checkpoint."""
+    def resume_key(self) -> Key:
+        """What a student that starts now learns from: the same only if it may resume from another's checkpoint."""
         fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
-        return store.fingerprint(store=self.planned.fingerprint, survivors_too=self.survivors_too, fewer=fewer)
+        return Key("soft targets in use", 1, store=self.key, survivors_too=self.survivors_too, fewer=fewer)
 
     def complete(self) -> Manifest:
         """The manifest, once every part is there.
@@ -127,74 +140,26 @@ class SoftTargetPass:
 
 
 @contextmanager
-def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Iterator[SoftTargetPass]:
+def soft_targets(
+    run: Context, members: Sequence[Member], weights: Sequence[float], *, known: int = 0
+) -> Iterator[SoftTargetPass]:
     """The store of this transfer set, these members, temperature and rule: there already, or under way.
 
     The pass is over when the block is; before it begins where teachers and student have no room side by side.
+
+    known: how many of the members an earlier run had trained.
     """
-    config, dataset, machines, placement = run.config, run.dataset, run.machines, run.placement
-    events = run.events
-    planned = _planned(config, dataset, members, weights)
-    folder = storage.join(config.folder, "soft_targets", planned.fingerprint)
-    layout = _layout(planned)
-    device = "cuda" if machines.cuda and placement.num_gpus else "cpu"
-    found = store.salvage(folder)
-    kept = _kept_logits(config, dataset, planned, device)
-    there = _kept(config, planned, found, layout.parts, device)
-    if config.distillation.is_scheduled:
-        there = _with_logits(there, layout, kept)
-    refused = frozenset(part.path for number, part in found.items() if number not in there)
-    missing = [number for number in range(layout.parts) if number not in there]
-    streams = bool(missing) and _side_by_side(config, machines, placement)
-    if missing:
-        store.remove_manifest(folder)  # of parts that are gone
-        store.take_up(folder)
-    survivors_too = config.ensemble.on_member_loss == "reweight"
-    logits = _logits_reader(config, planned, layout, kept) if config.distillation.is_scheduled else None
-    made = SoftTargetPass(
-        folder, layout, planned, there, streams, refused, survivors_too, logits=logits, reused=not missing
-    )
-
-    def work() -> None:
-        try:
-            with events.stage("soft targets") as stage:
-                stage.reused = made.reused
-                if missing:
-                    values = math.prod(dataset.transfer.x.shape[1:])
-                    numerics = _numerics(config, values, device, placement, planned, tuple(there.values()))
-                    with reservation.reserved(
-                        reservation.of_teachers(placement),
-                        config.ensemble.start_timeout_s,
-                        events.note,
-                        made.check_stopped,
-                    ) as group:
-                        start = starter(
-                            run.data, planned.classes, layout, numerics, placement, kept, group, config.name
-                        )
-                        check = _check(dataset.transfer, members, made, numerics)
-                        pool = TeacherPool(
-                            Hosting(members, weights, placement.groups(), numerics.stacked),
-                            start,
-                            config.ensemble,
-                            Hooks(partial(_emit_teacher, events), made.check_stopped, check),
-                        )
-                        _compute(made, missing, pool, numerics, dataset.numbering, stage)
-                    events.note("soft targets complete: teachers released")
-                elif made.manifest is None:
-                    made.manifest = _declare(made, 0.0)
-        except BaseException as error:  # said by whoever asks for what this was to make
-            made.error = error
-            if streams:
-                _abandon(folder)
-
-    before = store.manifest_at(folder)
-    if not missing and before is not None and before.parts == list(there.values()):
-        made.manifest = before
-    if streams:
-        made.thread = threading.Thread(target=work, name="soft targets", daemon=True)
+    made = _found(run, members, weights)
+    if made.missing:
+        store.remove_manifest(made.folder)  # of parts that are gone
+        store.take_up(made.folder)
+        if known and not made.kept and not made.parts:
+            run.note(ALL_MEMBERS_COMPUTE)
+    if made.streams:
+        made.thread = threading.Thread(target=_work, args=(run, made, members), name="soft targets", daemon=True)
         made.thread.start()
     else:
-        work()
+        _work(run, made, members)
         made.complete()
     try:
         yield made
@@ -209,6 +174,79 @@ def soft_targets(run: Context, members: Sequence[Member], weights: Sequence[floa
     made.complete()
 
 
+def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) -> SoftTargetPass:
+    """What is there of the store, in this run's folder and in those of others, and what is missing."""
+    config, plan = run.config, run.plan
+    records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
+    key = _key(run, members, weights)
+    planned = _planned(run, records, weights, key)
+    folder = RunFolder(config.folder).soft_targets(key.digest)
+    run.note(catalogue.note("the soft targets", [run.artifacts.obtain(key, paths.soft_targets)]))
+    layout = plan.layout
+    found = store.salvage(folder)
+    there = _accepted(run, planned, found)
+    kept: dict[str, MemberLogits] = {}
+    if config.distillation.is_scheduled or len(there) < layout.parts:
+        kept = kept_logits.of_members(run, _logits_keys(run, members))
+    if config.distillation.is_scheduled:
+        there = kept_logits.with_logits(there, layout, kept)
+    missing = [number for number in range(layout.parts) if number not in there]
+    before = None if missing else store.manifest_at(folder)
+    return SoftTargetPass(
+        folder=folder,
+        key=key,
+        layout=layout,
+        planned=planned,
+        parts=there,
+        missing=missing,
+        kept=kept,
+        streams=bool(missing) and plan.streams,
+        refused=frozenset(part.path for number, part in found.items() if number not in there),
+        survivors_too=config.ensemble.on_member_loss == "reweight",
+        logits=kept_logits.reader(config, planned, layout, kept) if config.distillation.is_scheduled else None,
+        manifest=before if before is not None and before.parts == list(there.values()) else None,
+    )
+
+
+def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None:
+    """Make what is missing; what ends this before its time is left in `made`."""
+    try:
+        with run.events.stage("soft targets") as stage:
+            stage.reused = made.reused
+            if made.missing:
+                _ask_teachers(run, made, members, stage)
+            elif made.manifest is None:
+                made.manifest = _declare(made, 0.0)
+            run.artifacts.register(made.key, paths.soft_targets(made.key.digest))
+    except BaseException as error:  # raised by `SoftTargetPass.complete`
+        made.error = error
+        if made.streams:
+            _abandon(made.folder)
+
+
+def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], stage: Progress) -> None:
+    """Reserve room for the teachers, and let them label the parts that are missing."""
+    config, dataset, placement = run.config, run.dataset, run.plan.teachers
+    events, planned = run.events, made.planned
+    numerics = _numerics(run.plan, made.parts.values())
+    with reservation.reserved(
+        reservation.of_teachers(placement), config.ensemble.start_timeout_s, events.note, made.check_stopped
+    ) as group:
+        work = TeacherWork(planned.classes, made.layout, numerics, made.kept, config.name)
+        start = starter(run.data, work, placement, group)
+        check = _check(dataset.transfer, members, made, numerics)
+        pool = TeacherPool(
+            Hosting(members, planned.weights, placement.groups(), numerics.stacked),
+            start,
+            config.ensemble,
+            Hooks(partial(_emit_teacher, events), made.check_stopped, check),
+        )
+        _compute(run, made, pool, numerics, stage)
+    events.note("soft targets complete: teachers released")
+    if config.distillation.keeps_logits:
+        kept_logits.commit(run, _logits_keys(run, members), made.layout)
+
+
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
     """Emit what became of a teacher."""
     match action:
@@ -221,76 +259,57 @@ def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence:
 
 
 def _abandon(folder: str) -> None:
-    """Say to the student that no further part will come."""
+    """Tell the student that no further part will come."""
     try:
         store.abandon(folder)
-    except Exception as error:  # of any storage; then it can only be ended with whoever waits for it
+    except Exception as error:  # of any storage; then only an interrupt ends a student that waits
         logger.warning("'%s' cannot be written: %s", folder, error)
         _thread.interrupt_main()
 
 
-def _answers_follow_from(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What any member's answers follow from, besides its weights."""
+def _answers_follow_from(run: Context) -> dict[str, Any]:
+    """What any member's answers follow from, besides the member."""
+    dataset = run.dataset
     return {
-        **provenance.of_model(config.ensemble.model),
         "train": dataset.digests["train"],
         "unlabeled": dataset.digests["unlabeled"],
         "augment": dataset.augmentation,
         "numbering": dataset.numbering.digest(),
-        "piece_rows": piece_rows(dataset.classes),
-        "precision": config.ensemble.precision,
+        "piece_rows": run.plan.layout.piece,
+        "precision": run.config.ensemble.precision,
     }
 
 
-def _kept_logits(config: RunConfig, dataset: Dataset, planned: Manifest, device: str) -> dict[str, MemberLogits]:
-    """Where each member's own answers are kept; nowhere unless the configuration says so."""
-    if not config.distillation.keeps_logits:
-        return {}
-    what = _answers_follow_from(config, dataset)
-    if config.ensemble.precision == "auto":
-        what["device"] = device
-    marks = {record.name: store.fingerprint(**what, weights=record.sha256) for record in planned.members}
-    return {name: MemberLogits(storage.join(config.folder, "logits", mark)) for name, mark in marks.items()}
+def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
+    """The key of each member's own answers."""
+    what = _answers_follow_from(run)
+    if run.config.ensemble.precision == "auto":
+        what["device"] = run.plan.device
+    return {member.name: LOGITS.key(**what, **teacher.follows_from(member)) for member in members}
 
 
-def _with_logits(there: dict[int, Part], layout: PartLayout, kept: dict[str, MemberLogits]) -> dict[int, Part]:
-    """Of the parts, those whose members' logits are all kept."""
-    pieces = {name: logits.pieces for name, logits in kept.items()}
-
-    def has_logits(number: int, part: Part) -> bool:
-        return all(pieces[name].issuperset(layout.pieces(number)) for name in part.members)
-
-    return {number: part for number, part in there.items() if has_logits(number, part)}
-
-
-def _logits_reader(
-    config: RunConfig, planned: Manifest, layout: PartLayout, kept: dict[str, MemberLogits]
-) -> LogitsReader:
-    names = [record.name for record in planned.members]
-    return LogitsReader(
-        folders={name: kept[name].folder for name in names},
-        weights=dict(zip(names, planned.weights, strict=True)),
-        combine=config.ensemble.combine,
-        layout=layout,
-    )
-
-
-def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], weights: Sequence[float]) -> Manifest:
-    """The manifest as it will be, without parts; its fingerprint is of everything that the numbers follow from."""
-    records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
-    distillation = config.distillation
-    mark = store.fingerprint(
-        **_answers_follow_from(config, dataset),
-        members=[record.sha256 for record in records],
-        weights=list(weights),
+def _key(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Key:
+    """Of the store: everything that its numbers follow from."""
+    ensemble, distillation = run.config.ensemble, run.config.distillation
+    rule = ensemble.of_examples
+    return SOFT_TARGETS.key(
+        **_answers_follow_from(run),
+        members=[teacher.key_of(member).digest for member in members],
+        weights=list(weights) if rule is None else mixture_weights.follows_from(rule),
         temperature=distillation.first_temperature,
-        combine=config.ensemble.combine,
+        combine=ensemble.combine,
         dtype=distillation.dtype,
         top_k=distillation.top_k,
-        part_rows=_part_rows(dataset.classes, distillation.top_k, distillation.dtype),
+        part_rows=run.plan.layout.rows,
     )
+
+
+def _planned(run: Context, members: list[MemberRecord], weights: Sequence[float], key: Key) -> Manifest:
+    """The manifest as it will be, without parts."""
+    config, dataset, distillation = run.config, run.dataset, run.config.distillation
     return Manifest(
-        fingerprint=mark,
+        fingerprint=key.digest,
+        what=key.flat(),
         temperature=distillation.first_temperature,
         combine=config.ensemble.combine,
         weights=list(weights),
@@ -299,70 +318,39 @@ def _planned(config: RunConfig, dataset: Dataset, members: Sequence[Member], wei
         top_k=distillation.top_k,
         examples=len(dataset.transfer),
         views=dataset.views,
-        members=records,
+        members=members,
         parts=[],
         seconds=0.0,
         complete=False,
     )
 
 
-def _part_rows(classes: int, top_k: int | None, dtype: str) -> int:
-    return part_rows(classes, None if top_k is None else bytes_per_row(top_k, DTYPES[dtype]))
-
-
-def _layout(planned: Manifest) -> PartLayout:
-    """How the store is cut: parts by what is stored, pieces by what teachers send."""
-    rows = _part_rows(planned.classes, planned.top_k, planned.dtype)
-    return PartLayout(planned.examples, rows, planned.views, piece_rows(planned.classes))
-
-
 def _everybody(planned: Manifest) -> list[str]:
     return [record.name for record in planned.members]
 
 
-def _kept(config: RunConfig, planned: Manifest, found: dict[int, Part], parts: int, device: str) -> dict[int, Part]:
+def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
     """Of the parts that are there, those that this run accepts.
 
-    Made by all, unless it takes what survivors make. Where some of `parts` are missing, of one precision: what `auto`
-    means depends on the device.
+    Made by all, unless it takes what survivors make. Where some are missing, of one precision: what `auto` means
+    depends on the device.
     """
-    survivors = config.ensemble.on_member_loss == "reweight"
+    ensemble, plan = run.config.ensemble, run.plan
+    survivors = ensemble.on_member_loss == "reweight"
     kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _everybody(planned)}
-    if len(kept) < parts and config.ensemble.precision == "auto":
-        kept = {number: part for number, part in kept.items() if part.numerics.device == device}
+    if len(kept) < plan.layout.parts and ensemble.precision == "auto":
+        kept = {number: part for number, part in kept.items() if part.numerics.device == plan.device}
     return kept
 
 
-def _numerics(
-    config: RunConfig, values: int, device: str, placement: Placement, planned: Manifest, there: Iterable[Part]
-) -> Numerics:
-    """How teachers compute: as the parts that are there were computed, where this device can.
-
-    values: numbers an example.
-    """
+def _numerics(plan: Plan, there: Collection[Part]) -> Numerics:
+    """How teachers compute: as the parts that are there were computed, where this device can."""
     for part in there:
-        if part.numerics.device == device:
+        if part.numerics.device == plan.device:
             return part.numerics
     if there:
-        logger.warning("soft targets of another device are completed on %s: last bits may differ", device)
-    return Numerics(
-        device=device,
-        precision=config.ensemble.precision,
-        threads=placement.threads,
-        micro_batch=config.ensemble.micro_batch_size or micro_batch(values),
-        bits=64 if planned.classes >= NEAR_CLASSES and planned.top_k is None else 32,
-    )
-
-
-def _side_by_side(config: RunConfig, machines: Machines, placement: Placement) -> bool:
-    """Whether the student is to train while the teachers are up: on GPUs of its own, or on a core that they leave."""
-    stream = config.distillation.stream
-    if config.distillation.is_scheduled:  # the student reads logits, which the folder of soft targets does not announce
-        return False
-    cpus, gpus = machines.left(placement)
-    if machines.cuda:
-        return stream is not False and gpus >= config.student.workers[1]
-    return stream is True or (stream == "auto" and cpus >= 1)
+        logger.warning("soft targets of another device are completed on %s: last bits may differ", plan.device)
+    return plan.numerics
 
 
 def _check(
@@ -381,30 +369,21 @@ def _check(
     return check
 
 
-def _compute(
-    made: SoftTargetPass,
-    missing: Sequence[int],
-    pool: TeacherPool,
-    numerics: Numerics,
-    numbering: Numbering,
-    stage: Progress,
-) -> None:
+def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, stage: Progress) -> None:
     """Every missing part as it comes, then the manifest."""
-    planned, layout = made.planned, made.layout
+    planned, layout, missing = made.planned, made.layout, made.missing
+    weighting = run.config.ensemble.of_examples
     done, rows = 0, sum(len(layout.ids(number)) for number in missing)
     with pool:
         assembly = Assembly(
-            made.folder,
-            layout,
-            planned.classes,
-            planned.combine,
-            planned.dtype,
-            planned.top_k,
-            numerics.model_copy(update={"stacked": pool.stacked}),
-            numbering,
-            planned.temperature,
+            folder=made.folder,
+            layout=layout,
+            classes=planned.classes,
+            rule=Rule(planned.combine, planned.dtype, planned.top_k, planned.temperature, weighting),
+            numerics=numerics.model_copy(update={"stacked": pool.stacked}),
+            numbering=run.dataset.numbering,
         )
-        near = planned.classes >= NEAR_CLASSES
+        near = run.plan.reduces_on_workers
         started = time.perf_counter()
         for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
             made.parts[number] = part
@@ -425,7 +404,7 @@ def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
     )
     store.write_manifest(made.folder, manifest)
     kept = {part.path for part in manifest.parts}
-    for _, name, _ in store.files(made.folder):
+    for _, name, _ in part_files.files(made.folder):
         if name not in kept:  # made anew meanwhile
             storage.remove(storage.join(made.folder, name))
     return manifest

@@ -7,29 +7,33 @@ it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
+from orchestrator.config.run_config import MemberGroup
 from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import ray_train, trained
-from orchestrator.stages.trained import WEIGHTS, Record, Trained
+from orchestrator.stages.fitters import FITTERS, StudentJob
+from orchestrator.stages.trained import Trained
 from workers import processes, storage
-from workers.evaluation.tasks import train_member
+from workers.artifacts import catalogue
+from workers.artifacts.catalogue import Found
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import NETWORK
+from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
 from workers.models import checkpoints
+from workers.models import provenance as model_provenance
 from workers.models.torch_module import seed_of
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
-from workers.targets.soft_targets import fingerprint
+from workers.specs import AnyModel, AnyTraining, Learner
 from workers.training import objective
-from workers.training.loop import HARD_LABELS
-from workers.training.ray_worker import Store, WorkerJob
-from workers.trial import trial
-from workers.user_code import provenance
+from workers.training.fit_tasks import fit_member
+from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:
     from orchestrator.stages.context import Context
@@ -37,25 +41,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def follows_from(model: ModelSpec, training: TrainingSpec, seed: int, **also: Any) -> dict[str, Any]:
-    """Everything that a trained network follows from, the code of its factory included, as plain JSON values."""
-    return {
-        **provenance.of_model(model),
-        "training": training.model_dump(mode="json"),
-        "seed": seed,
-        **also,
-    }
+JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
+"""What trains a member, by how its kind of model learns."""
 
 
-def _of_member(run: Context, training: TrainingSpec, k: int) -> dict[str, Any]:
-    """What member k follows from."""
+def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
+    """Of a trained network: everything that it follows from, the code of its factory included."""
+    return NETWORK.key(**model_provenance.of_model(model), training=training.model_dump(mode="json"), seed=seed, **also)
+
+
+def _of_member(run: Context, group: MemberGroup, k: int) -> Key:
+    """The key of member k."""
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
-    return follows_from(run.config.ensemble.model, training, seed_of(run.config.seed, "member", k), data=data)
+    assert group.training is not None
+    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data)
 
 
-def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
-    """The ensemble's members, each from a seed of its own, as many at a time as the cluster takes.
+def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
+    """Members by their numbers, each from a seed of its own, as many at a time as the cluster takes.
+
+    groups: of each member that is to be trained.
 
     Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
     in a fresh process.
@@ -63,25 +69,29 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
     raises in the same epoch again.
     """
-    placement = run.placement
+    placement, folder = run.plan.teachers, RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
-    inputs = [_of_member(run, training, k) for k in range(placement.size)]
-    places = [storage.join(run.config.folder, "members", str(k)) for k in range(placement.size)]
+    keys = {k: _of_member(run, group, k) for k, group in groups.items()}
+    had = run.artifacts.obtain_all((key, paths.network) for key in keys.values())
     changes: list[str] = []
-    missing: dict[str, tuple[int, Member, str]] = {}
+    missing: dict[str, tuple[int, Member, Key]] = {}
     tasks: list[Task] = []
-    for k, own in enumerate(inputs):
-        weights = storage.join(trained.folder_of(run.config.folder, own), WEIGHTS)
-        member, mark = Member(f"member-{k}", run.config.ensemble.model, weights), fingerprint(**own)
-        record = trained.complete(member, mark)
-        if record is not None:
-            found[k] = _reused(run, member, record, places[k])
+    for (k, key), earlier in zip(keys.items(), had, strict=True):
+        model, training = groups[k].model, groups[k].training
+        weights = storage.join(folder.network(key.digest), model.weights_name)
+        member = Member(f"member-{k}", model, weights)
+        if earlier is not None:
+            found[k] = _reused(run, member, earlier)
             continue
-        changes.append(trained.changes(places[k], own))
-        arguments = (member, training, own["seed"], mark, run.data, placement.threads, run.heartbeat.queue)
+        changes.append(trained.changes(folder.shown(member.name), key))
+        assert training is not None
+        job = MemberJob(member, training, key.what["seed"], key.digest, placement.threads)
+        arguments = (job, run.data, run.heartbeat.queue)
         doing, title = f"training {member.name}", f"train {member.name}"
-        tasks.append(Task(member.name, train_member, arguments, placement, doing, title))
-        missing[member.name] = k, member, mark
+        assert model.learner is not None
+        tasks.append(Task(member.name, JOBS[model.learner], arguments, placement, doing, title))
+        missing[member.name] = k, member, key
+    run.note(catalogue.note("members", had))
     _again(run, "members", changes)
     need = Need("members in training", len(tasks), placement.held, placement.held)
     waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
@@ -94,90 +104,53 @@ def train_members(run: Context, training: TrainingSpec) -> list[Trained]:
     # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
     with closing(completed(tasks, waiting, run.heartbeat, end_hung, cancel=run.machines.borrowed)) as ended:
         for task, history in ended:
-            k, member, mark = missing[task.name]
+            k, member, key = missing[task.name]
             try:
-                trial.check_elsewhere(member, run.dataset.validation.x)
-                trained.record(member, mark, inputs[k], history)
-                trained.show(member, places[k])
+                check_elsewhere(member, run.dataset.validation.x)
+                trained.commit(run.artifacts, member, key, history)
+                trained.show(member, folder.shown(member.name))
                 storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
             except Exception as error:  # of any storage
                 raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
-    return [found[k] for k in range(placement.size)]
+    return dict(sorted(found.items()))
 
 
-@dataclass(frozen=True)
-class StudentJob:
-    """What Ray Train is to train: the student, or without soft targets the hard-label baseline."""
+def train_student(run: Context, job: StudentJob) -> Trained:
+    """Baseline or student, by the fitter of its kind of model.
 
-    role: str
-    model: ModelSpec
-    training: TrainingSpec
-    seed: int
-    workers: tuple[int, int]
-    """The least and the most."""
-    loss: DistillationSpec = HARD_LABELS
-    store: Store | None = None
-    """Soft targets, which may still be on their way."""
-    store_mark: str = ""
-    """What they follow from."""
-    store_content: Callable[[], str] = str
-    """sha256 over the soft targets themselves; waits until they are complete."""
-
-
-def train_with_ray(run: Context, job: StudentJob) -> Trained:
-    """Baseline or student by Ray Train: DDP over the workers, checkpoints in the run's storage, resumed from there.
-
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for the least of its workers.
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
     """
-    machines, place = run.machines, storage.join(run.config.folder, job.role)
-    inputs = _of_student(run, job)
-    weights = storage.join(trained.folder_of(run.config.folder, inputs), WEIGHTS)
-    member = Member(job.role, job.model, weights)
-
-    def mark() -> str:
-        """Of the content of the soft targets, too, once they are complete."""
-        return fingerprint(**inputs, content=job.store_content())
-
+    folder, key = RunFolder(run.config.folder), _of_student(run, job)
+    weights = storage.join(folder.network(key.digest), job.model.weights_name)
+    member, place = Member(job.role, job.model, weights), folder.shown(job.role)
     on_its_way = job.store is not None and job.store.coming
-    if not on_its_way or trained.record_in(storage.parent(weights)) is not None:  # it may still be right: worth a wait
-        record = trained.complete(member, mark())
-        if record is not None:
-            return _reused(run, member, record, place)
-    _again(run, f"the {job.role}", [trained.changes(place, inputs)])
-    work = WorkerJob(
-        role=job.role,
-        model=job.model,
-        training=job.training,
-        seed=job.seed,
-        data=run.data,
-        folder=place,
-        weights=weights,
-        threads=ray_train.threads_of_a_worker(job.workers[1], machines.of("student")),
-        heard=run.heartbeat.queue,
-        store=job.store,
-        loss=job.loss,
-        run=run.config.name,
-    )
-    name = f"checkpoints-{fingerprint(**inputs)}"
-    history = ray_train.fit(run, work, job.workers, name)
-    trial.check_elsewhere(member, run.dataset.validation.x)
-    trained.record(member, mark(), inputs, history)
+    if not on_its_way or run.artifacts.lists(key):  # it may still be right: worth a wait
+        found = run.artifacts.obtain(key, paths.network, content=job.store_content())
+        if found is not None:
+            run.note(catalogue.note(f"the {job.role}", [found]))
+            return _reused(run, member, found)
+    _again(run, f"the {job.role}", [trained.changes(place, key)])
+    name = folder.checkpoints(job.role, key.digest).rsplit("/", 1)[1]
+    assert job.model.learner is not None
+    history = FITTERS[job.model.learner](run, job, member, place, name)
+    check_elsewhere(member, run.dataset.validation.x)
+    trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)
     ray_train.clear(place, name)
     return Trained(member, history, reused=False)
 
 
-def _of_student(run: Context, job: StudentJob) -> dict[str, Any]:
-    """What baseline or student follows from, as far as it is known before the soft targets are complete."""
+def _of_student(run: Context, job: StudentJob) -> Key:
+    """The key of baseline or student: what is known before the soft targets are complete."""
     digests = run.dataset.digests
-    return follows_from(
+    return key_of(
         job.model,
         job.training,
         job.seed,
         data={name: digests[name] for name in ("train", "validation")},  # the transfer set is in the soft targets
         augmentation=run.dataset.augmentation,
-        soft_targets=job.store_mark,
+        soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),
     )
 
@@ -190,14 +163,14 @@ def _again(run: Context, name: str, changes: Sequence[str]) -> None:
         verb = "are" if len(changes) > 1 else "is"
         run.events.note(
             f"{name} {verb} trained again{several}: {known[0]}. The earlier weights stay in "
-            f"'{storage.join(run.config.folder, paths.TRAINED)}'."
+            f"'{RunFolder(run.config.folder).trained}'."
         )
 
 
-def _reused(run: Context, member: Member, found: Record, place: str) -> Trained:
-    """A network of an earlier run, shown at `place`."""
-    trained.show(member, place)
-    other = trained.other_versions(found)
+def _reused(run: Context, member: Member, found: Found) -> Trained:
+    """A network of an earlier run, shown where users look."""
+    trained.show(member, RunFolder(run.config.folder).shown(member.name))
+    other = trained.other_versions(found.record)
     if other:
         run.events.note(f"{member.name} is reused although versions differ: {other}. --fresh trains it anew.")
-    return Trained(member, found.epochs(), reused=True)
+    return Trained(member, trained.epochs(found.record), reused=True)

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 
-from orchestrator.teachers.policy import Failures
+from orchestrator.cluster.failures import Failures
 from workers import faults
 from workers.errors import StillhouseError
 from workers.faults import Fault

@@ -24,12 +24,9 @@ from orchestrator.teachers.jobs import Given
 from workers import ensemble, faults, processes, telemetry
 from workers.data.dataset import Dataset
 from workers.errors import RunError
-from workers.inference.actor import Started, TeacherActor
+from workers.inference.actor import Started, TeacherActor, TeacherWork
 from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
-from workers.targets.layout import PartLayout
-from workers.targets.member_logits import MemberLogits
-from workers.targets.soft_targets import Numerics
 
 StartActor = Callable[[list[Member], int | None], Any]
 """Starts the actor that hosts these members, in its bundle of the reservation; None: wherever one is free."""
@@ -42,6 +39,11 @@ class Question:
     temperature: float
     assembly: Assembly
     near: bool
+
+    @property
+    def combine(self) -> str | None:
+        """By what rule teachers sum their members; None: they return the logits of each."""
+        return None if self.assembly.rule.weighting is not None else self.assembly.rule.combine
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Actors:
         assert self.question is not None
         handle, question = self.live[wanted.actor].handle, self.question
         rows, values = handle.soften.remote(
-            wanted.piece, question.temperature, wanted.shares, question.assembly.combine, wanted.ahead
+            wanted.piece, question.temperature, wanted.shares, question.combine, wanted.ahead
         )
         self.answers[wanted.ask] = Answer(wanted.actor, ray_private.actor_id(handle), wanted, rows, values)
 
@@ -184,13 +186,18 @@ class Actors:
         return Answered(now_s, number, "" if self.question.near else self._wrong(answer))
 
     def _wrong(self, answer: Answer) -> str:
-        """Why an answer cannot be the sum of weighted probabilities; empty where it can."""
+        """Why an answer cannot be what was asked for; empty where it can."""
         assert self.question is not None
         assembly, piece = self.question.assembly, answer.ask.piece
-        expected, part = (len(assembly.layout.piece_ids(piece)), assembly.classes), assembly.layout.part_of(piece)
+        part = assembly.layout.part_of(piece)
+        expected: tuple[int, ...] = (len(assembly.layout.piece_ids(piece)), assembly.classes)
+        if assembly.rule.weighting is not None:
+            expected = (len(answer.ask.shares), *expected)
         if np.shape(answer.found) != expected:
             return f"answered part {part} with {np.shape(answer.found)}; expected {expected}"
-        if assembly.combine == "arithmetic":
+        if assembly.rule.weighting is not None:
+            return "" if np.isfinite(answer.found).all() else f"answered part {part} with NaN or infinity"
+        if assembly.rule.combine == "arithmetic":
             off = ensemble.off_by(answer.found, sum(answer.ask.shares.values()))
             if off > ensemble.SUM_TOLERANCE:
                 return f"probabilities in part {part} sum to 1 only within {off:.2g}"
@@ -233,16 +240,7 @@ def _fetched_alone(ref: Any) -> Any:
         return error
 
 
-def starter(
-    data: ray.ObjectRef[Dataset],
-    classes: int,
-    layout: PartLayout,
-    numerics: Numerics,
-    placement: Placement,
-    kept: dict[str, MemberLogits],
-    group: PlacementGroup,
-    run: str = "",
-) -> StartActor:
+def starter(data: ray.ObjectRef[Dataset], work: TeacherWork, placement: Placement, group: PlacementGroup) -> StartActor:
     """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
     held = reservation.of_an_actor(placement)
 
@@ -254,6 +252,6 @@ def starter(
             resources=dict(placement.roles),
             max_restarts=0,
             scheduling_strategy=reserved,
-        ).remote(members, data, classes, layout, numerics, kept, run)
+        ).remote(members, data, work)
 
     return start

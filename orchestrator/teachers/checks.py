@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workers.data.arrays import Index
 from workers.errors import RunError
+from workers.evaluation import class_order
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.targets.soft_targets import Numerics
@@ -24,8 +25,6 @@ Probabilities = NDArray[np.float32]
 
 AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
 """How far two machines' probabilities of one member may be apart: computed alike, or one on a GPU or in bfloat16."""
-SEEN = 5
-"""Examples of a class, from how many on it says something about the order."""
 
 
 def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> None:
@@ -57,7 +56,7 @@ def apart(one: Probabilities, other: Probabilities) -> float:
 def check_copy(probe: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
     """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
     with torch.no_grad():
-        own = torch.softmax(teacher.load(member)(x).float(), dim=-1).numpy()
+        own = torch.softmax(teacher.load(member)(x).logits, dim=-1).numpy()
     off = apart(probe, own)
     alike = numerics.device == "cpu" and numerics.precision != "bfloat16"
     expected = AGREEMENT if alike else ROUGH_AGREEMENT
@@ -70,22 +69,10 @@ def check_copy(probe: Probabilities, member: Member, x: Tensor, numerics: Numeri
 
 
 def _check_order(of: str, answers: Index, reference: Index, named: str) -> None:
-    """Whether `answers` follows `reference` under other names: most examples of a class get the same wrong one."""
-    swapped: dict[int, int] = {}
-    right = moved = 0
-    for label in np.unique(reference):
-        found = np.bincount(answers[reference == label])
-        if found.sum() < SEEN:
-            continue
-        most = int(found.argmax())
-        right += int(found[label]) if label < len(found) else 0
-        moved += int(found[most])
-        swapped[int(label)] = most
-    total = sum(int((reference == label).sum()) for label in swapped)
-    one_to_one = len(set(swapped.values())) == len(swapped)
-    if len(swapped) > 1 and one_to_one and moved > 0.7 * total and right < 0.5 * moved:
-        pairs = ", ".join(f"{a} it calls {b}" for a, b in swapped.items() if a != b)
+    """Raise `RunError` where `answers` follows `reference` under other names."""
+    pairs = class_order.swapped(answers, reference)
+    if pairs is not None:
         raise RunError(
-            f"{of} seems to have its classes in another order: what {named} is {pairs} ({moved} of {total} examples). "
+            f"{of} seems to have its classes in another order: what {named} is {pairs}. "
             "Expected logits in the order of the data's class ids."
         )

@@ -75,7 +75,7 @@ class Check(Instruction):
     """Compare what the present members answered when they started (`orchestrator.teachers.checks`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reduce(Instruction):
     """Reduce the answers to a piece. whole: the part is this piece alone; write it in the same job."""
 

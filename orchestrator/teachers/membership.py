@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from orchestrator.cluster import failures
 from orchestrator.teachers import policy
 from orchestrator.teachers.events import Leaving, Lost, Up
 from orchestrator.teachers.instructions import (
@@ -216,7 +217,7 @@ class Membership:
             slot.failed_at = None  # it was where those failed that are left out
 
     def _given_up(self, slot: ActorSlot, members: Sequence[str], event: Lost) -> RunError:
-        often = policy.often(slot.attempts, self._is_repeated(slot, event))
+        often = failures.often(slot.attempts, self._is_repeated(slot, event))
         when = {None: "", START: " as it started"}.get(event.at, f" at part {event.part} of the soft targets")
         return RunError(
             f"the teacher of {', '.join(members)} was lost{often}{when}: {(event.told or event.evidence).rstrip('.')}. "

@@ -226,7 +226,16 @@ class PoolState:
         members = self.membership.members()
         if dropped := work.begin(job, members):
             self.out.append(Drop(tuple(dropped)))
-        self.out.append(Reduce(job.number, job.part.number, piece, members, tuple(asks.values()), self._is_whole(job)))
+        self.out.append(
+            Reduce(
+                job=job.number,
+                part=job.part.number,
+                piece=piece,
+                members=members,
+                asks=tuple(asks.values()),
+                whole=self._is_whole(job),
+            )
+        )
 
     def _is_whole(self, job: Job) -> bool:
         """Whether one job makes the part: what is large is written where it is."""

@@ -210,13 +210,14 @@ def test_the_device_is_the_recorded_one_and_bytes_are_sent_as_bytes(device: str,
     split = Split((np.abs(x) * 50).astype(kind), y)
     host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     numerics = NUMERICS.model_copy(update={"device": device})
-    one = host([member], Dataset(split, split, split, None, 3), 3, PartLayout(50, 64), numerics, {})
+    one = host([member], Dataset(split, split, split, None, 3), actor.TeacherWork(3, PartLayout(50, 64), numerics))
     assert one.teacher.device.type == device == numerics.device
     sent = one._gather(np.arange(50))
     assert sent.dtype == (torch.uint8 if device == "cuda" and kind is np.uint8 else torch.float32)
     rows, answer = one.soften(0, 2.0, {"member-0": 1.0}, "arithmetic")
-    module = teacher.load(member)
-    expected = torch.softmax(module(torch.from_numpy(np.asarray(split.x[:]).astype(np.float32))).detach() / 2.0, -1)
+    own = teacher.load(member)
+    logits = own(torch.from_numpy(np.asarray(split.x[:]).astype(np.float32))).logits
+    expected = torch.softmax(logits.detach() / 2.0, -1)
     ids = PartLayout(50, 64).ids(0)
     np.testing.assert_allclose(answer / 2**30, expected.numpy()[ids], atol=1e-5)
     assert rows == 50

@@ -19,10 +19,10 @@ from tests.makers import MODELS, blobs
 from workers import faults
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
-from workers.evaluation import tasks
 from workers.inference.teacher import Member
 from workers.processes import Where
 from workers.specs import ModelSpec, TrainingSpec
+from workers.training import tasks
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 PLACEMENT = Placement(1, 1, 0.5, 0.0)
@@ -125,11 +125,11 @@ def faulty(steps, at, once):
 
 
 @pytest.fixture(scope="module")
-def heard(small_ray: None) -> Any:
+def events(small_ray: None) -> Any:
     return Queue(actor_options={"num_cpus": 0})
 
 
-def training_of(folder: Path, at: int, once: bool, heard: Any) -> Task:
+def training_of(folder: Path, at: int, once: bool, events: Any) -> Task:
     """A member's training of four epochs of ten steps, which raises at its step `at`."""
     folder.mkdir()
     (folder / "models.py").write_text(FAULTY)
@@ -138,15 +138,16 @@ def training_of(folder: Path, at: int, once: bool, heard: Any) -> Task:
     member = Member("member-1", spec, str(folder / "model.safetensors"))
     split = Split(*blobs(100, 0))
     training = TrainingSpec(epochs=4, batch_size=10)
-    arguments = (member, training, 0, "mark", Dataset(split, split, split, None, 3), 1, heard)
+    job = tasks.MemberJob(member, training, 0, "key", 1)
+    arguments = (job, Dataset(split, split, split, None, 3), events)
     return Task("member-1", tasks.train_member, arguments, PLACEMENT, "training member-1", "train member-1")
 
 
-def test_a_members_training_goes_on_behind_its_last_epoch(tmp_path: Path, heard: Any) -> None:
+def test_a_members_training_goes_on_behind_its_last_epoch(tmp_path: Path, events: Any) -> None:
     watch = Watch()
-    undisturbed = outcomes(training_of(tmp_path / "undisturbed", 0, True, heard), watch=watch)["member-1"]
+    undisturbed = outcomes(training_of(tmp_path / "undisturbed", 0, True, events), watch=watch)["member-1"]
     assert not watch.told
-    found = outcomes(training_of(tmp_path / "raises", 25, True, heard), watch=watch)["member-1"]
+    found = outcomes(training_of(tmp_path / "raises", 25, True, events), watch=watch)["member-1"]
     assert watch.told == [
         "training member-1, epoch 3, failed (OutOfMemoryError: CUDA out of memory): tried again in a fresh process"
     ]
@@ -159,5 +160,5 @@ def test_a_members_training_goes_on_behind_its_last_epoch(tmp_path: Path, heard:
     with pytest.raises(
         RunError, match=r"training member-1, epoch 2, failed again in a fresh process: OutOfMemoryError"
     ):
-        outcomes(training_of(tmp_path / "always", 15, False, heard), watch=watch)
+        outcomes(training_of(tmp_path / "always", 15, False, events), watch=watch)
     assert (tmp_path / "always" / "steps").stat().st_size == 10 + 5 + 1

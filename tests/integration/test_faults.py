@@ -45,6 +45,7 @@ def steps(client: MlflowClient) -> dict[str, Counter[int]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_tracker_that_goes_away_is_told_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +201,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_may_not_be_written_any_more_ends_the_run_and_it_resumes(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_disk_that_may_not_be_written_any_more_ends_the_run_and_it_resumes(
     assert all(count == Counter([1, 2]) for name, count in steps(client).items() if name != "ensemble")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_run_and_it_resumes(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_wrong_request_comes_back_as_such(head: Head, tmp_path: Path) -> None:
     assert status == 2 and "no Ray cluster takes jobs at 'http://127.0.0.1:9'" in err
 
 
+@pytest.mark.slow
 def test_without_its_token_a_cluster_is_not_joined(head: Head, tmp_path: Path) -> None:
     path, home = write_config(tmp_path), tmp_path / "home"
     status, _, err = submit(head, path, home=home)
@@ -258,6 +259,7 @@ def test_without_its_token_a_cluster_is_not_joined(head: Head, tmp_path: Path) -
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_that_submit_prints_work(head: Head, tmp_path: Path) -> None:
     path = write_config(tmp_path / "my experiment", data__train="gone.npz")
     shadow(path.parent)
@@ -270,6 +272,7 @@ def test_the_commands_that_submit_prints_work(head: Head, tmp_path: Path) -> Non
     assert "gone.npz': no such file" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_too_large_is_not_sent(head: Head, tmp_path: Path) -> None:
     path = write_config(tmp_path)
     with (tmp_path / "videos.bin").open("wb") as file:

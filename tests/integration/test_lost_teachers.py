@@ -26,7 +26,8 @@ from tests.makers import MODELS, NUMERICS, blobs
 from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
 from workers.errors import RunError
-from workers.inference.reduce import Assembly
+from workers.inference.actor import TeacherWork
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec
@@ -87,10 +88,17 @@ def collect(
         heard.append((action, list(names)))
 
     with reserved(of_teachers(placement), 60.0) as group:
-        start = starter(data, 3, LAYOUT, NUMERICS, placement, {}, group)
+        start = starter(data, TeacherWork(3, LAYOUT, NUMERICS), placement, group)
         hosting = Hosting(members, [1.0] * 3, placement.groups())
         with TeacherPool(hosting, start, spec, Hooks(hear)) as pool:
-            assembly = Assembly(str(folder), LAYOUT, 3, "arithmetic", "float32", None, NUMERICS, Numbering(ROWS))
+            assembly = Assembly(
+                folder=str(folder),
+                layout=LAYOUT,
+                classes=3,
+                rule=Rule("arithmetic"),
+                numerics=NUMERICS,
+                numbering=Numbering(ROWS),
+            )
             for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
                 rows = read_part(str(folder), part)
                 found[rows.ids] = rows.targets.columns[0]
@@ -186,6 +194,7 @@ def test_reweighting_goes_on_with_the_others_on_record(
     np.testing.assert_allclose(found[last], mean_of([members[0], members[2]], 2.0)[last], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_comes_back_is_used(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, kept_away: dict[str, bool]
 ) -> None:
@@ -204,6 +213,7 @@ def test_a_teacher_that_comes_back_is_used(
     np.testing.assert_allclose(found[ids], mean_of(members, 2.0)[ids], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_nobody_is_left_whoever_is_up_first_goes_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +251,7 @@ def test_a_teacher_that_hangs_is_lost(
     assert not Path(f"/proc/{stopped[0]}").exists()  # and it holds nothing any more
 
 
+@pytest.mark.slow
 def test_what_is_asked_anew_holds_nobody_up(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +267,7 @@ def test_what_is_asked_anew_holds_nobody_up(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nonsense_is_a_loss_and_its_neighbours_go_on(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -344,6 +356,7 @@ def test_one_that_raises_once_is_restarted_and_changes_no_bit(
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_that_raises_for_the_same_part_again_ends_the_run_in_its_own_words(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -360,6 +373,7 @@ def test_one_that_raises_for_the_same_part_again_ends_the_run_in_its_own_words(
     assert "in forward" in "".join(found.value.__cause__.__notes__)  # for --debug
 
 
+@pytest.mark.slow
 def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are_not(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -373,6 +387,7 @@ def test_one_that_raises_again_is_left_out_and_those_that_shared_its_process_are
     np.testing.assert_allclose(found[ids], mean_of([members[0], members[2]], 2.0)[ids], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_that_cannot_start_again_is_given_up(
     one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
@@ -393,6 +408,7 @@ def test_one_that_cannot_start_again_is_given_up(
         collect(members, data, tmp_path / "fail", "fail", {})
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_no_teachers_loss(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:

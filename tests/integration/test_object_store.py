@@ -71,6 +71,7 @@ def stillhouse(server: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_data_and_storage_on_an_object_store(server: str, tmp_path: Path) -> None:
     s3 = files(server)
     s3.mkdir("shared")

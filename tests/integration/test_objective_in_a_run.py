@@ -15,7 +15,7 @@ from orchestrator.cli.command import main
 from orchestrator.reporting.report import Report
 from tests.makers import write_config
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
 
 OWN = """
 import torch
@@ -49,7 +49,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     record = json.loads((folder / "runs/small/student/training.json").read_text())
-    found: list[dict[str, Any]] = record["history"]
+    found: list[dict[str, Any]] = record["facts"]["history"]
     return found
 
 
@@ -74,7 +74,6 @@ def test_a_term_and_a_schedule_of_ones_own(tmp_path: Path) -> None:
     assert not torch.equal(weights(tmp_path), first)
 
 
-@pytest.mark.slow
 def test_a_schedule_of_t_learns_from_the_members_logits(tmp_path: Path) -> None:
     made = go(tmp_path, distillation__temperature=FALLING)
     assert made.soft_targets.temperature == 4.0 and made.status == "complete"
@@ -101,7 +100,6 @@ def test_a_schedule_of_t_learns_from_the_members_logits(tmp_path: Path) -> None:
     assert {"members", "baseline"} <= reused(other) and not torch.equal(weights(tmp_path), first)
 
 
-@pytest.mark.slow
 def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
     changes = {
         "distillation": {

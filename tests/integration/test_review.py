@@ -20,7 +20,7 @@ from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
 
 
 @pytest.fixture(scope="module")

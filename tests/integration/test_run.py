@@ -153,7 +153,7 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
 
 
 def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kinds = ("*.safetensors", "predictions/*.pt")
+    kinds = ("*.safetensors", "predictions/*")
     kept = {p: p.stat().st_mtime_ns for kind in kinds for p in (finished / "runs/small").rglob(kind)}
     assert {p.stem for p in kept} >= {"model", "member-0-test", "student-test"}
     again = run(RunConfig.load(str(finished / "config.yaml")))
@@ -168,14 +168,16 @@ def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out.count("small") == 2
 
 
+@pytest.mark.slow
 def test_damaged_predictions_are_made_again(finished: Path) -> None:
-    file = finished / "runs/small/predictions/member-1-test.pt"
+    file = finished / "runs/small/predictions/member-1-test.safetensors"
     before = file.read_bytes()
     file.write_bytes(before[:200] + bytes(8) + before[208:])
     run(RunConfig.load(str(finished / "config.yaml")))
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_damaged_are_not_gone_on_with(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As a process leaves them that is killed while Ray Train writes its list of them."""
     place = finished / "runs/small/baseline"
@@ -190,6 +192,7 @@ def test_checkpoints_that_are_damaged_are_not_gone_on_with(finished: Path, caplo
     assert (place / "model.safetensors").read_bytes() == before and not checkpoints.exists()
 
 
+@pytest.mark.slow
 def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:
     go(tmp_path)
     other = go(tmp_path, distillation__temperature=4.0)
@@ -200,6 +203,7 @@ def test_changes_recompute_what_they_touch(tmp_path: Path) -> None:
     assert not any(s.reused for s in changed.stages if s.name in ("members", "baseline"))
 
 
+@pytest.mark.slow
 def test_another_recipe_keeps_the_earlier_weights(tmp_path: Path) -> None:
     """Members of the first recipe stay, the run names what changed, and the first recipe finds them again."""
     first = go(tmp_path)
@@ -216,6 +220,7 @@ def test_another_recipe_keeps_the_earlier_weights(tmp_path: Path) -> None:
     assert shown.read_bytes() == before and again.gain_transferred == first.gain_transferred
 
 
+@pytest.mark.slow
 def test_the_number_of_actors_changes_no_bit(tmp_path: Path) -> None:
     parts = []
     for actors in (1, 2, 3):
@@ -226,6 +231,7 @@ def test_the_number_of_actors_changes_no_bit(tmp_path: Path) -> None:
     assert parts[0] == parts[1] == parts[2]
 
 
+@pytest.mark.slow
 def test_the_number_of_student_workers_changes_no_result(tmp_path: Path) -> None:
     go(tmp_path / "one")
     go(tmp_path / "two", student__num_workers=2)
@@ -234,14 +240,17 @@ def test_the_number_of_student_workers_changes_no_result(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_loaded_members_distil_as_trained_ones(tmp_path: Path) -> None:
     go(tmp_path)
     files = [str(tmp_path / f"runs/small/members/{k}/model.safetensors") for k in range(3)]
-    loaded = go(tmp_path, name="loaded", ensemble__training=None, ensemble__size=None, ensemble__checkpoints=files)
-    assert torch.equal(student(tmp_path / "runs/small"), student(tmp_path / "runs/loaded"))
+    changes = {"ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": files}
+    loaded = go(tmp_path, name="loaded", storage=str(tmp_path / "apart"), **changes)  # else all of it is reused
+    assert torch.equal(student(tmp_path / "runs/small"), student(tmp_path / "apart/loaded"))
     assert len([s for s in loaded.systems if s.role == "member"]) == 3
 
 
+@pytest.mark.slow
 def test_fitted_weights_and_the_geometric_mean(tmp_path: Path) -> None:
     found = go(tmp_path, ensemble__weights="validation", ensemble__combine="geometric")
     (store,) = stores(tmp_path)
@@ -280,6 +289,7 @@ def _holds(environ: Path, text: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_fresh_starts_over(finished: Path) -> None:
     weights = finished / "runs/small/members/0/model.safetensors"
     before, own = weights.stat().st_mtime_ns, ("notes.md", "members/0/notes.md", "soft_targets/notes.md", "a.partial")
@@ -290,6 +300,7 @@ def test_fresh_starts_over(finished: Path) -> None:
     assert all((finished / "runs/small" / name).read_text() == "the user's" for name in own)
 
 
+@pytest.mark.slow
 def test_loaded_members_are_known_by_their_code_too(tmp_path: Path) -> None:
     go(tmp_path)
     files = [str(tmp_path / f"runs/small/members/{k}/model.safetensors") for k in range(3)]

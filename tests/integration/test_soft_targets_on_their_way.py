@@ -77,6 +77,7 @@ def test_a_streamed_and_a_cached_run_give_the_same_student(undisturbed: Path, tm
     assert bytes_of(tmp_path) == bytes_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_gone_is_made_again_and_nothing_else(
     undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +97,7 @@ def test_what_is_damaged_or_gone_is_made_again_and_nothing_else(
     )
 
 
+@pytest.mark.slow
 def test_the_teachers_end_is_the_students_end(tmp_path: Path) -> None:
     """A model that fails in the pass alone: its error is the run's, and the student waits for nothing."""
     path = prepared(tmp_path, data__unlabeled="more.npz", ensemble__model={"factory": "moody:net"})

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrator.cluster.failures import MAX_ATTEMPTS
 from orchestrator.teachers.instructions import Reduce
-from orchestrator.teachers.policy import MAX_ATTEMPTS
 from tests.simulation.schedule import START_TIMEOUT_S, Schedule
 
 IN_FLIGHT = 6

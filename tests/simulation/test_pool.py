@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster import failures
 from orchestrator.teachers import instructions, policy, state
 from orchestrator.teachers.events import Answered, AnswersLost
 from orchestrator.teachers.membership import Membership
@@ -131,7 +132,7 @@ MUTATIONS: dict[str, Patch] = {
     "an actor that does not start is waited for": replaced(Membership, "check_starts", lambda *_: None),
     "a task that hangs is waited for": replaced(PoolState, "_check_tasks", lambda *_: None),
     "restarts have no budget": replaced(policy, "may_restart", lambda attempts, repeated: not repeated),
-    "the budget is one restart less": replaced(policy, "MAX_ATTEMPTS", policy.MAX_ATTEMPTS - 1),
+    "the budget is one restart less": replaced(failures, "MAX_ATTEMPTS", failures.MAX_ATTEMPTS - 1),
     "a piece that always fails is tried again": replaced(Membership, "_is_repeated", lambda *_: False),
     "`fail` starts actors again": replaced(policy, "decide", _restart_whatever_is_said),
     "`wait` goes on without members": replaced(policy, "decide", _reweight_whatever_is_said),

@@ -38,7 +38,9 @@ def host(folder: Path, code: str = MODELS, keep: bool = False) -> Any:
         checkpoints.save(torch_module.build(spec, seed=k).state_dict(), members[-1].weights)
     split = Split(*blobs(ROWS, 0))
     kept = {m.name: MemberLogits(str(folder / "logits" / m.name)) for m in members} if keep else {}
-    return Host(members, Dataset(split, split, split, None, 3), 3, PartLayout(ROWS, 64), NUMERICS, kept)
+    return Host(
+        members, Dataset(split, split, split, None, 3), actor.TeacherWork(3, PartLayout(ROWS, 64), NUMERICS, kept)
+    )
 
 
 def test_a_part_in_pieces_is_the_same_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +56,13 @@ def test_a_part_in_pieces_is_the_same_part(tmp_path: Path, monkeypatch: pytest.M
         ]
         assert names[0] == names[1] and len(names[0]) == 1  # named by their content
     assert small.soften(0, 2.0, SHARES, "arithmetic")[1].tobytes() == whole.tobytes()  # now from what was kept
+
+
+def test_logits_of_some_members_alone_are_kept(tmp_path: Path) -> None:
+    every, some = host(tmp_path, keep=True), host(tmp_path, keep=True)
+    whole = every.soften(0, 2.0, SHARES, "arithmetic")[1]
+    del some.kept["member-1"]
+    assert some.soften(0, 2.0, SHARES, "arithmetic")[1].tobytes() == whole.tobytes()
 
 
 def test_members_that_are_not_asked_are_left_out(tmp_path: Path) -> None:

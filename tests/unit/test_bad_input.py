@@ -229,7 +229,11 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
         None,
         "found 'http://x/y:mlp'; expected `module:function`",
     ),
-    "kind of model": ({"student__model__kind": "onnx"}, None, "student.model.kind: found 'onnx'"),
+    "kind of model": (
+        {"student__model__kind": "caffe"},
+        None,
+        "student.model: unknown kind 'caffe'; expected python, onnx, sklearn, or a class of your own as `module:Class`",
+    ),
     "syntax": ({}, models("def mlp(:\n"), r"cannot be imported \(SyntaxError"),
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),
     "a factory that exits": ({}, models("def mlp(**k): raise SystemExit(3)\n"), "raised SystemExit: 3"),

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import checkpoints
+from workers.models import checkpoint_files, checkpoints
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -45,15 +45,98 @@ class Trap:
         return (Path.touch, (self.mark,))
 
 
-def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
-    mark, path = tmp_path / "executed", tmp_path / "model.safetensors"
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_no_code_of_a_checkpoint_runs(tmp_path: Path, ending: str) -> None:
+    mark, path = tmp_path / "executed", tmp_path / f"model.{ending}"
     path.write_bytes(pickle.dumps(Trap(mark)))
-    with pytest.raises(RequestError, match="is a pickle"):
+    with pytest.raises(RequestError, match="is a pickle, which could run code and was not opened"):
         checkpoints.load(nn.Linear(1, 1), str(path))
-    torch.save({"weight": Trap(mark)}, path)
-    with pytest.raises(RequestError, match="is a pickle"):
+    weights = nn.Linear(1, 1).state_dict()
+    for hidden in ({"weight": Trap(mark)}, {"state_dict": weights, "callbacks": Trap(mark)}):
+        for archive in (True, False):
+            torch.save(hidden, path, _use_new_zipfile_serialization=archive)
+            with pytest.raises(RequestError, match=r"holds more than tensors: it names pathlib\.Path\.touch|getattr"):
+                checkpoints.load(nn.Linear(1, 1), str(path))
+    torch.save(nn.Linear(1, 1), path)
+    with pytest.raises(RequestError, match=r"it names torch\.nn\.modules\.linear\.Linear"):
         checkpoints.load(nn.Linear(1, 1), str(path))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_state_dicts_of_torch(tmp_path: Path, archive: bool) -> None:
+    one, other, path = nn.BatchNorm1d(3), nn.BatchNorm1d(3), tmp_path / "a.pt"
+    one(torch.randn(8, 3))
+    for kept, notes in (
+        (one.state_dict(), []),
+        ({"epoch": 3, "state_dict": one.state_dict()}, ["are those under 'state_dict'"]),
+        ({"model": one.state_dict(), "optimizer": {"lr": 0.1}}, ["are those under 'model'"]),
+    ):
+        torch.save(kept, path, _use_new_zipfile_serialization=archive)
+        found = checkpoints.load(other, str(path))
+        assert len(found) == len(notes) and all(part in note for part, note in zip(notes, found, strict=True))
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    torch.save({"epoch": 3, "lr": 0.1}, path)
+    with pytest.raises(RequestError, match=r"a\.pt' holds the keys 'epoch', 'lr' and no state dict"):
+        checkpoints.load(other, str(path))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(RequestError, match=r"a\.pt' cannot be read as weights of torch"):
+        checkpoints.load(other, str(path))
+
+
+def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path) -> None:
+    (linear, filled), path = (nn.Linear(3, 2), nn.Linear(3, 2)), str(tmp_path / "a.pt")
+    one, other = nn.Sequential(linear), nn.Sequential(filled)
+    for prefixes in ("module.", "_orig_mod.", "module._orig_mod."):
+        torch.save({prefixes + name: value for name, value in one.state_dict().items()}, path)
+        notes = checkpoints.load(other, path)
+        assert [note.split("'")[3] for note in notes] == [each + "." for each in prefixes.split(".")[:-1]]
+        assert torch.equal(linear.weight, filled.weight)
+        nn.init.zeros_(filled.weight)
+    torch.save({name.replace("0.", "0._orig_mod."): value for name, value in one.state_dict().items()}, path)
+    assert checkpoints.load(other, path) == [f"checkpoint '{path}': '_orig_mod.' was taken out of its names."]
+    wrapped = nn.ModuleDict({"module": nn.Linear(3, 2)})
+    checkpoints.save(wrapped.state_dict(), path)
+    assert checkpoints.load(nn.ModuleDict({"module": nn.Linear(3, 2)}), path) == []  # its own name
+
+
+def test_several_files_with_an_index(tmp_path: Path) -> None:
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    for name, value in one.state_dict().items():
+        checkpoints.save({name: value}, str(tmp_path / f"{name}.safetensors"))
+    index = tmp_path / "model.safetensors.index.json"
+    files = {name: f"{name}.safetensors" for name in one.state_dict()}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    for uri in (str(index), str(tmp_path)):
+        assert checkpoints.load(other, uri) == [] and torch.equal(one.weight, other.weight)
+        nn.init.zeros_(other.weight)
+    before = checkpoints.sha256(str(index))
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert checkpoints.size(str(index)) == sum(sizes)
+    checkpoints.save({"bias": one.bias + 1}, str(tmp_path / "bias.safetensors"))
+    assert checkpoints.sha256(str(index)) != before
+    index.write_text(json.dumps({"weight_map": files | {"scale": "bias.safetensors"}}))
+    with pytest.raises(RequestError, match=r"none of its files has 'scale', which it lists"):
+        checkpoints.load(other, str(index))
+    for wrong in ("../bias.safetensors", "/etc/passwd", 3):
+        index.write_text(json.dumps({"weight_map": {"bias": wrong}}))
+        with pytest.raises(RequestError, match="expected names of files beside it"):
+            checkpoints.load(other, str(index))
+    index.write_text("[]")
+    with pytest.raises(RequestError, match="no index of safetensors files"):
+        checkpoints.load(other, str(index))
+    index.unlink()
+    with pytest.raises(RequestError, match="is a folder without"):
+        checkpoints.load(other, str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision(tmp_path: Path, kind: torch.dtype) -> None:
+    one, other, path = nn.Linear(3, 2), nn.Linear(3, 2), str(tmp_path / "a.pt")
+    torch.save({name: value.to(kind) for name, value in one.state_dict().items()}, path)
+    (note,) = checkpoints.load(other, path)
+    assert note.endswith(f"its weights are {str(kind).removeprefix('torch.')}, and are computed in float32.")
+    assert other.weight.dtype == torch.float32 and torch.equal(other.weight, one.weight.to(kind).float())
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
@@ -67,8 +150,8 @@ def test_misfits_are_named(tmp_path: Path) -> None:
         checkpoints.load(nn.Sequential(nn.Linear(3, 2)), path)
     with pytest.raises(RequestError, match=r"no '1\.bias', '1\.weight', '2\.bias' and 1 more, it has an unknown"):
         checkpoints.load(nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.Linear(2, 2)), path)
-    wrapped = {f"module.{name}": value for name, value in nn.Linear(3, 2).state_dict().items()}
-    with pytest.raises(RequestError, match=r"each of its names begins with 'module\.'"):
+    wrapped = {f"net.{name}": value for name, value in nn.Linear(3, 2).state_dict().items()}
+    with pytest.raises(RequestError, match=r"each of its names begins with 'net\.'"):
         checkpoints.fill(nn.Linear(3, 2), checkpoints.packed(wrapped), "it")
     Path(path).write_bytes(b"neither")
     with pytest.raises(RequestError, match="not a safetensors file"):
@@ -146,7 +229,7 @@ def test_what_safetensors_cannot_hold_is_named() -> None:
 
 def test_metadata_that_is_none_is_refused() -> None:
     for versions in ("{", json.dumps([1]), json.dumps({"": 3})):
-        content = safetensors.torch.save(dict(nn.Linear(3, 2).state_dict()), {checkpoints.VERSIONS: versions})
+        content = safetensors.torch.save(dict(nn.Linear(3, 2).state_dict()), {checkpoint_files.VERSIONS: versions})
         with pytest.raises(RequestError, match=r"it (is not a safetensors file|does not fit)"):
             checkpoints.fill(nn.Linear(3, 2), content, "it")
 

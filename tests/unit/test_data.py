@@ -265,3 +265,38 @@ def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
     modules = ("mine", "tensor", "matrix")
     found = [dataset.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
     assert found[0].digests == found[1].digests == found[2].digests and found[0].train.x.shape == (54, 8)
+
+
+READER = """
+import numpy as np
+class Columns:
+    def __init__(self, separator=","):
+        self.separator = separator
+    def __call__(self, uri):
+        rows = np.loadtxt(uri, delimiter=self.separator, ndmin=2)
+        return (rows[:, 1:].astype("f4"), rows[:, 0].astype("i8")) if "more" not in uri else rows.astype("f4")
+def nothing():
+    return lambda uri: None
+"""
+
+
+def test_a_kind_of_ones_own_reads_each_split(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(READER)
+    x, y = blobs(60, 0)
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    for name in ("train", "test"):
+        np.savetxt(tmp_path / f"{name}.csv", np.column_stack([y, x]), delimiter=";")
+    np.savetxt(tmp_path / "more.csv", x, delimiter=";")
+    asked = {"kind": "mine:Columns", "kwargs": {"separator": ";"}, "unlabeled": "more.csv", "folder": str(tmp_path)}
+    values = {"train": "train.csv", "test": "test.csv", "root": str(tmp_path), "allow_overlap": True, **asked}
+    found = dataset.load(DataSpec.model_validate(values), 0)
+    assert len(found.transfer) == 54 + 60 and found.classes == 3 and found.test.y.tolist() == y.tolist()
+    np.testing.assert_allclose(found.test.x, x, rtol=1e-6)
+    for wrong, message in (
+        ({"kind": "mine:Absent"}, "Absent"),
+        ({"kind": "mine:nothing", "kwargs": {}}, r"split 'train' .* returned NoneType; expected a pair \(x, y\)"),
+        ({"train": "absent.csv"}, "split 'train' .*absent.csv.*FileNotFoundError"),
+        ({"kwargs": {"columns": 3}}, "columns"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            dataset.load(DataSpec.model_validate(values | wrong), 0)

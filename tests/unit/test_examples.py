@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from workers.user_code import factories
@@ -56,6 +57,15 @@ def test_the_norm_of_incoming_weights_is_bounded() -> None:
     assert net[2].weight.norm(dim=1).max() <= 0.5001
 
 
+def test_letters_are_apart() -> None:
+    found = call("tabular", "letters:splits", labelled=2000)
+    x = {name: given if name == "unlabeled" else given[0] for name, given in found.items()}
+    rows = {name: len(given) for name, given in x.items()}
+    assert rows == {"train": 2000, "validation": 1000, "unlabeled": 11668, "test": 4000}
+    assert all(set(np.unique(found[name][1])) == set(range(26)) for name in ("train", "validation", "test"))
+    assert len(np.unique(np.concatenate(list(x.values())), axis=0)) == sum(rows.values())
+
+
 def test_speech_splits_share_no_words() -> None:
     module = factories._module("frames", str(EXAMPLES / "speech"), "frames:splits")
     corpus = module.read_corpus()
@@ -77,6 +87,7 @@ def test_members_are_perturbed_in_training_alone() -> None:
     assert torch.equal(net(x), net(x)) and net(x).shape == (4, 117)
 
 
+@pytest.mark.slow
 def test_the_true_labels_decode_to_the_words() -> None:
     """The decoder itself makes hardly an error; and it hears nothing where there is nothing to hear."""
     labels = call("speech", "frames:splits", copies=0)["test"][1]

@@ -38,7 +38,7 @@ def soft() -> SoftLabels:
 
 def kept(epochs: loader.Epochs, epoch: int, rank: int = 0, world: int = 1) -> list[loader.Batch]:
     """Every batch of 32 in memory of its own."""
-    return [replace(b, x=b.x.clone()) for b in loader.batches(epochs, epoch, 32, 0, CPU, rank, world)]
+    return [replace(b, x=b.x.clone()) for b in loader.batches(epochs, epoch, 32, 0, CPU, rank=rank, world=world)]
 
 
 @pytest.mark.parametrize("make", [lambda: HardLabels(split()), soft])
@@ -189,7 +189,7 @@ def test_parts_have_rows_by_what_is_stored_and_pieces_by_what_is_sent() -> None:
 
 
 def test_more_workers_than_examples_leave_some_without() -> None:
-    cuts = [list(loader.batches(soft(), 1, 2, 0, CPU, rank, 4)) for rank in range(4)]
+    cuts = [list(loader.batches(soft(), 1, 2, 0, CPU, rank=rank, world=4)) for rank in range(4)]
     assert [sum(len(cut[n].x) for cut in cuts) for n in range(N // 2)] == [2] * (N // 2)
     assert min(len(batch.x) for cut in cuts for batch in cut) == 0
 

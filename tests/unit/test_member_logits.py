@@ -38,6 +38,18 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
     assert said == [*WEIGHTS, "b"]
 
 
+def test_nothing_is_changed_in_the_folder_of_another_run(tmp_path: Path) -> None:
+    MemberLogits(str(tmp_path)).write(0, IDS, torch.randn(len(IDS), 4))
+    other = MemberLogits(str(tmp_path), read_only=True)
+    assert other.read(0) is not None
+    other.write(1, IDS, torch.randn(len(IDS), 4))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"damaged")
+    assert other.read(0) is None and file.exists()
+    file.unlink()  # with its run
+    assert other.read(0) is None
+
+
 def test_what_is_damaged_is_as_if_it_were_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     MemberLogits(str(tmp_path)).write(3, IDS, torch.randn(len(IDS), 4))
     assert MemberLogits(str(tmp_path)).read(2) is None and MemberLogits(str(tmp_path)).read(3) is not None

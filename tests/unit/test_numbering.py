@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tests.makers import MODELS, NUMERICS, blobs
+from workers.artifacts.key import Key
 from workers.data import dataset as data
 from workers.data.numbering import Numbering
-from workers.inference.actor import TeacherActor
-from workers.inference.reduce import Assembly
+from workers.inference.actor import TeacherActor, TeacherWork
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DataSpec, ModelSpec
@@ -61,8 +62,15 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     checkpoints.save(model(folder).state_dict(), member.weights)
     layout = PartLayout(len(dataset.transfer), 16, VIEWS)
     kept = {"member-0": MemberLogits(str(folder / "logits"))}
-    host = Host([member], dataset, 3, layout, NUMERICS, kept)
-    store = Assembly(str(folder / "store"), layout, 3, "arithmetic", "float32", None, NUMERICS, dataset.numbering)
+    host = Host([member], dataset, TeacherWork(3, layout, NUMERICS, kept))
+    store = Assembly(
+        folder=str(folder / "store"),
+        layout=layout,
+        classes=3,
+        rule=Rule("arithmetic"),
+        numerics=NUMERICS,
+        numbering=dataset.numbering,
+    )
     parts = {
         number: store.task(number).part(["member-0"], host.soften(number, T, {"member-0": 1.0}, "arithmetic")[1])
         for number in range(layout.parts)
@@ -130,7 +138,7 @@ def test_rows_as_given() -> None:
 
 
 def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = soft_targets.fingerprint(temperature=2.0)
+    now = Key("soft targets", soft_targets.FORMAT, temperature=2.0).digest
     made = soft_targets.Manifest(
         fingerprint=now, temperature=2.0, combine="arithmetic", weights=[1.0], classes=4, dtype="float32", top_k=None,
         examples=25, views=1, members=[], parts=[], seconds=1.0, complete=True,
@@ -138,7 +146,7 @@ def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch:
     soft_targets.write_manifest(str(tmp_path), made)
     assert soft_targets.manifest_at(str(tmp_path)) == made and made.format == 2
     monkeypatch.setattr(soft_targets, "FORMAT", 3)
-    assert soft_targets.fingerprint(temperature=2.0) != now and soft_targets.manifest_at(str(tmp_path)) is None
+    assert Key("soft targets", 3, temperature=2.0).digest != now and soft_targets.manifest_at(str(tmp_path)) is None
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"format": 2,', ""))
     monkeypatch.setattr(soft_targets, "FORMAT", 2)
@@ -150,7 +158,9 @@ def test_what_travels_for_a_part_is_that_part_alone() -> None:
 
     layout = PartLayout(100_000, 64)
     numbering = Numbering(100_000, kept=np.arange(0, 200_000, 2), given=200_000)
-    store = Assembly("folder", layout, 3, "arithmetic", "float32", None, NUMERICS, numbering)
+    store = Assembly(
+        folder="folder", layout=layout, classes=3, rule=Rule("arithmetic"), numerics=NUMERICS, numbering=numbering
+    )
     task = store.task(5)
     np.testing.assert_array_equal(task.example_ids, 2 * layout.ids(5))
     assert len(pickle.dumps(task)) < 2000

@@ -40,7 +40,14 @@ SHARES = {"a": 0.25, "b": 0.75}
 
 
 def made_of(folder: Path, layout: PartLayout, top_k: int | None = 4) -> Assembly:
-    return Assembly(str(folder), layout, CLASSES, "arithmetic", "float16", top_k, NUMERICS, Numbering(layout.examples))
+    return Assembly(
+        folder=str(folder),
+        layout=layout,
+        classes=CLASSES,
+        rule=Rule("arithmetic", "float16", top_k),
+        numerics=NUMERICS,
+        numbering=Numbering(layout.examples),
+    )
 
 
 class Work:

@@ -23,7 +23,7 @@ from workers import ensemble, processes
 from workers.data.numbering import Numbering
 from workers.errors import RunError
 from workers.inference.actor import Started
-from workers.inference.reduce import Assembly
+from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.processes import Where
 from workers.specs import ModelSpec
@@ -142,7 +142,14 @@ class Pass:
         assert set(pool.probes()) <= set(NAMES) and len(pool.one_of_each_node()) >= 1
 
     def go(self, folder: Path) -> list[Part]:
-        assembly = Assembly(str(folder), LAYOUT, CLASSES, "arithmetic", "float32", 4, NUMERICS, Numbering(N))
+        assembly = Assembly(
+            folder=str(folder),
+            layout=LAYOUT,
+            classes=CLASSES,
+            rule=Rule("arithmetic", "float32", 4),
+            numerics=NUMERICS,
+            numbering=Numbering(N),
+        )
         with self.pool:
             return list(self.pool.stream(range(PARTS), 2.0, assembly, near=False))
 

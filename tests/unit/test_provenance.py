@@ -16,6 +16,7 @@ import torch
 
 from workers.data import dataset
 from workers.errors import RequestError
+from workers.models import provenance as model_provenance
 from workers.models import torch_module
 from workers.seeds import seeded
 from workers.specs import DataSpec, ModelSpec
@@ -100,7 +101,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def of(folder: Path, factory: str = "models:mlp", **kwargs: Any) -> dict[str, Any]:
-    found = provenance.of_model(ModelSpec(factory=factory, folder=str(folder), kwargs=kwargs))
+    found = model_provenance.of_model(ModelSpec(factory=factory, folder=str(folder), kwargs=kwargs))
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -290,15 +291,15 @@ def test_files_that_are_read_late_or_not_by_python_count(folder: Path, monkeypat
     spec = ModelSpec(factory="looks:with_gain", folder=str(folder), kwargs={"path": str(folder / "more.safetensors")})
     with provenance.in_use(spec):
         torch_module.build(spec)(torch.zeros(1, 5))
-    before = provenance.of_model(spec)
+    before = model_provenance.of_model(spec)
     assert before["files"].keys() == {str(path.relative_to(folder)) for path in (*files, folder / "my.db")}
     for path in files:
         write(path, 2)
-        after = provenance.of_model(spec)
+        after = model_provenance.of_model(spec)
         assert changed(before, after) == {f"files/{path.relative_to(folder)}"}
         before = after
     monkeypatch.setenv("LOOKS_GAIN", "2")
-    assert changed(before, provenance.of_model(spec)) == {"environment/LOOKS_GAIN"}
+    assert changed(before, model_provenance.of_model(spec)) == {"environment/LOOKS_GAIN"}
 
 
 def test_environment_variables_count_as_digests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,16 +358,16 @@ def test_files_that_are_declared_count(folder: Path, tmp_path: Path) -> None:
     declared = (str(folder / "vocab.txt"), str(tmp_path / "tables"))
     spec = ModelSpec(factory="models:mlp", folder=str(folder), depends_on=declared)
     with pytest.raises(RequestError, match=r"data.depends_on: '.*vocab.txt': no such file"):
-        provenance.of_model(spec)
+        model_provenance.of_model(spec)
     (folder / "vocab.txt").write_text("a b")
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/a.bin").write_text("1")
-    before = provenance.of_model(spec)
+    before = model_provenance.of_model(spec)
     assert before["files"].keys() == {"sizes.json", "vocab.txt", f".../{tmp_path.name}/tables"}
     (folder / "vocab.txt").write_text("a c")
-    assert changed(before, after := provenance.of_model(spec)) == {"files/vocab.txt"}
+    assert changed(before, after := model_provenance.of_model(spec)) == {"files/vocab.txt"}
     (tmp_path / "tables/b.bin").write_text("2")
-    assert changed(after, provenance.of_model(spec)) == {f"files/.../{tmp_path.name}/tables"}
+    assert changed(after, model_provenance.of_model(spec)) == {f"files/.../{tmp_path.name}/tables"}
     with pytest.raises(RequestError, match=r"data.depends_on: 'memory://no/such.txt'"):
         dataset.load(DataSpec(kind="npz", train="a", test="b", depends_on=("memory://no/such.txt",)), 0)
 
@@ -385,8 +386,9 @@ def test_code_that_can_be_executed_only_once(folder: Path) -> None:
 
 
 def test_packages_and_versions() -> None:
-    assert provenance.of_model(ModelSpec(factory="torch.nn:Linear", kwargs={"in_features": 1, "out_features": 2})) == {
-        **provenance.of_model(ModelSpec(factory="torch.nn:Linear", kwargs={"in_features": 1, "out_features": 2})),
+    spec = ModelSpec(factory="torch.nn:Linear", kwargs={"in_features": 1, "out_features": 2})
+    assert model_provenance.of_model(spec) == {
+        **model_provenance.of_model(spec),
         "code": {}, "files": {}, "environment": {}, "packages": {},
     }  # fmt: skip
     assert provenance.versions().keys() == {"python", "torch", "numpy", "stillhouse"}
@@ -403,7 +405,7 @@ def test_packages_that_code_imports_count(folder: Path) -> None:
 def test_files_of_a_model_build_it_elsewhere(folder: Path, tmp_path: Path) -> None:
     (folder / "vocab.txt").write_text("a b")
     spec = ModelSpec(factory="models:mlp", folder=str(folder), depends_on=(str(folder / "vocab.txt"),))
-    for path, content in provenance.files_of(spec).items():
+    for path, content in model_provenance.files_of(spec).items():
         place = tmp_path / "copy" / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)

@@ -31,10 +31,12 @@ from orchestrator.reporting.report import (
     System,
     TestMetrics,
 )
-from orchestrator.run_folder import paths
+from orchestrator.run_folder import owned, paths
 from orchestrator.stages import trained
 from tests.makers import write_config
 from workers import storage
+from workers.artifacts.catalogue import Catalogue
+from workers.artifacts.kinds import NETWORK
 from workers.data import dataset as data
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -63,21 +65,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = RunConfig.load(str(write_config(place, ensemble__size=2, tracking__registered_model=None)))
     folder = config.folder
     dataset = data.load(config.data, config.seed)
-    paths.mark(folder)
+    owned.mark(folder)
     storage.write_text(storage.join(folder, "config.yaml"), config.to_yaml())
     storage.write_text(
         storage.join(folder, "events.jsonl"), json.dumps({"event": "run", "mlflow_run": "a" * 32}) + "\n"
     )
     tracking_record.write(tracking_record.of(config, dataset), folder)
-    history = [Epoch(k, 0.5, 0.8 + k / 10, 0.6, 1.0, 600, 1.7e9 + k) for k in range(2)]
+    history = [_epoch(k) for k in range(2)]
     for name, role in ROLES.items():
         if role == "ensemble":
             continue
         model = config.ensemble.model if role == "member" else config.student.model
-        inputs = {"name": name}
-        member = Member(name, model, storage.join(trained.folder_of(folder, inputs), trained.WEIGHTS))
+        key = NETWORK.key(name=name)
+        weights = storage.join(paths.RunFolder(folder).network(key.digest), model.weights_name)
+        member = Member(name, model, weights)
         checkpoints.save(torch_module.build(model, seed=len(name)).state_dict(), member.weights)
-        trained.record(member, name, inputs, history)
+        trained.commit(Catalogue(config.storage, config.name), member, key, history)
         trained.show(member, storage.join(folder, name.replace("member-", "members/")))
     with pytest.MonkeyPatch.context() as untried:
         untried.setattr(student_model, "_check_answers", lambda *_: None)
@@ -228,3 +231,10 @@ def test_the_student_can_be_left_out(copied: Path) -> None:
     assert main(push(copied, "--set", "tracking.registered_model=false")) == 0
     client, runs = sent(copied)
     assert runs.keys() == {"run", *ROLES} and not client.search_registered_models()
+
+
+def _epoch(number: int) -> Epoch:
+    return Epoch(
+        epoch=number, train_loss=0.5, validation_accuracy=0.8 + number / 10, validation_nll=0.6, seconds=1.0,
+        examples=600, ended_s=1.7e9 + number,
+    )  # fmt: skip

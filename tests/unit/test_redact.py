@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from workers.redact import HidingFormatter, hidden
+from workers.redact import HidingFormatter, redacted
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from workers.redact import HidingFormatter, hidden
     ],
 )
 def test_secrets_are_hidden(said: str, left: str) -> None:
-    assert hidden(said) == left
+    assert redacted(said) == left
 
 
 def test_values_of_telling_variables_are_hidden_wherever_they_turn_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     monkeypatch.setenv("SOME_TOKEN", "short")
-    assert hidden("signed with wJalrXUtnFEMI, in short") == "signed with ***, in short"
+    assert redacted("signed with wJalrXUtnFEMI, in short") == "signed with ***, in short"
 
 
 def test_log_lines_and_their_tracebacks() -> None:

@@ -9,9 +9,14 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.jsonl import EventLog
-from orchestrator.run_folder import paths
+from orchestrator.run_folder import owned, paths
 from tests.makers import write_config
+from workers import specs
 from workers.errors import RequestError
+from workers.inference import kept
+from workers.models import checkpoints
+from workers.targets import soft_targets
+from workers.training import ray_worker
 
 WRITTEN = (
     "config.yaml",
@@ -26,6 +31,10 @@ WRITTEN = (
     "student/checkpoints-0123456789abcdef/checkpoint_1/state.pt",
     "student/failure.json",
     "predictions/member-0-test.pt",
+    "predictions/member-0-test.safetensors",
+    "predictions/student-validation.json",
+    "logits/0123456789abcdef/logits.json",
+    "artifacts.json",
     "soft_targets/0123456789abcdef/part-000001-0123456789abcdef.parquet",
     "soft_targets/0123456789abcdef/manifest.json",
 )
@@ -37,6 +46,8 @@ FOREIGN = (
 )  # fmt: skip
 
 
+WORKERS_WRITE = (checkpoints.STATE, kept.ANSWERS, ray_worker.HISTORY)
+"""Beside a network's weights."""
 PARTIAL = f".{'ab' * 16}.partial"
 """Ends the name of a file that a killed run was writing."""
 
@@ -59,13 +70,27 @@ def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
     fill(folder, *WRITTEN, *FOREIGN)
     fill(elsewhere, "0/model.safetensors")
     (folder / "predictions" / "link").symlink_to(elsewhere)
-    paths.mark(config.folder)
-    paths.check(config, fresh=True)
-    paths.clear(config.folder)
+    owned.mark(config.folder)
+    owned.check(config, fresh=True)
+    owned.clear(config.folder)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert left == {*FOREIGN, paths.MARK}
+    assert left == {*FOREIGN, owned.MARK}
     assert (elsewhere / "0/model.safetensors").exists()
     assert not (folder / "baseline").exists(), "a folder that becomes empty goes too"
+
+
+def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
+    digest, folder = "0123456789abcdef", paths.RunFolder("")
+    files = [folder.mark, folder.lock, folder.config, folder.events, folder.report, folder.report_text, folder.tracking]
+    files += [paths.network(digest), paths.soft_targets(digest), paths.logits(digest)]
+    files += [paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student")]
+    folders = [folder.network(digest), folder.shown("member-12"), folder.shown("baseline"), folder.shown("student")]
+    files += [f"{place}/{name}" for place in folders for name in (*specs.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
+    files += [f"{folder.checkpoints('student', digest)}/checkpoint_1/state.pt"]
+    files += [f"{folder.soft_targets(digest)}/{soft_targets.ABANDONED}"]
+    for file in files:
+        assert paths.is_written(file.lstrip("/")), file
+    assert not any(paths.is_written(name) for name in FOREIGN)
 
 
 @pytest.mark.parametrize("name", FOREIGN[:3])
@@ -73,29 +98,29 @@ def test_fresh_is_refused_where_no_run_made_the_folder(name: str, tmp_path: Path
     config = load(tmp_path)
     fill(Path(config.folder), name, "config.yaml")
     with pytest.raises(RequestError, match=r"has no stillhouse.json.*Nothing was removed"):
-        paths.check(config, fresh=True)
+        owned.check(config, fresh=True)
 
 
 def test_a_folder_with_files_that_a_run_would_overwrite_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path)
     fill(Path(config.folder), "train.npz")
-    paths.check(config, fresh=False)
+    owned.check(config, fresh=False)
     fill(Path(config.folder), "members/0/old.pt")
     with pytest.raises(RequestError, match=r"would overwrite its 'members'"):
-        paths.check(config, fresh=False)
+        owned.check(config, fresh=False)
 
 
 def test_a_configuration_in_the_place_of_its_own_run_is_not_overwritten(tmp_path: Path) -> None:
     config = load(tmp_path / "small", storage=str(tmp_path))
     with pytest.raises(RequestError, match=r"would overwrite its 'config.yaml'"):
-        paths.check(config, fresh=False)
+        owned.check(config, fresh=False)
 
 
 def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
     config = load(tmp_path)
     EventLog(config.folder).write("run", mlflow_run="abc")
     fill(Path(config.folder), "config.yaml", "members/0/model.safetensors")
-    paths.check(config, fresh=False)
+    owned.check(config, fresh=False)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +138,26 @@ def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, 
         changes |= {"ensemble__training": None, "ensemble__size": None}
     config = load(tmp_path, **changes)
     fill(tmp_path, "runs/small/student/model.safetensors")
-    paths.mark(config.folder)
-    paths.check(config, fresh=False)
+    owned.mark(config.folder)
+    owned.check(config, fresh=False)
     with pytest.raises(RequestError, match=r"is an input of this configuration.*Nothing was removed"):
-        paths.check(config, fresh=True)
+        owned.check(config, fresh=True)
 
 
 def test_fresh_is_refused_where_the_code_lies_in_the_folder(tmp_path: Path) -> None:
     config = load(tmp_path, name=tmp_path.name, storage=str(tmp_path.parent))
-    (tmp_path / paths.MARK).write_text('{"format": 1}')
+    (tmp_path / owned.MARK).write_text('{"format": 1}')
     with pytest.raises(RequestError, match=r"is an input of this configuration"):
-        paths.check(config, fresh=True)
+        owned.check(config, fresh=True)
 
 
 def test_the_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path)
     fill(Path(config.folder), "notes.md")
-    (Path(config.folder) / paths.MARK).write_text('{"format": 99}')
+    (Path(config.folder) / owned.MARK).write_text('{"format": 99}')
     for fresh in (False, True):
         with pytest.raises(RequestError, match="has format 99"):
-            paths.check(config, fresh=fresh)
+            owned.check(config, fresh=fresh)
 
 
 def test_half_written_files_of_every_kind_are_swept_and_nothing_else(tmp_path: Path) -> None:
@@ -140,6 +165,6 @@ def test_half_written_files_of_every_kind_are_swept_and_nothing_else(tmp_path: P
     folder = Path(config.folder)
     half = [name + PARTIAL for name in (*WRITTEN, "stillhouse.json", "tracking.json", "run.lock")]
     fill(folder, *WRITTEN, *FOREIGN, *half)
-    paths.sweep(config.folder)
+    owned.sweep(config.folder)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {*WRITTEN, *FOREIGN}

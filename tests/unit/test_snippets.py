@@ -19,7 +19,7 @@ from orchestrator.reporting.report import Report
 from orchestrator.stages.preflight import COPIES
 from tests.makers import write_config
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec
+from workers.specs import ModelSpec, SklearnModel
 
 ADD = "\nimport sys, torch\nassert 'workers' not in sys.modules\ntorch.save(student(torch.ones(2, 8)), sys.argv[1])\n"
 
@@ -53,6 +53,17 @@ def test_the_printed_lines_load_the_student_in_plain_torch(tmp_path: Path, capsy
     }
     assert commands["MLflow"] == ["mlflow", "ui", "--backend-store-uri", uri]
     assert commands["Again"] == ["stillhouse", "report", config.folder]
+
+
+def test_a_fitted_student_is_loaded_by_skops(tmp_path: Path) -> None:
+    import skops.io
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree, weights = DecisionTreeClassifier().fit([[0], [1]], [0, 1]), str(tmp_path / "model.skops")
+    skops.io.dump(tree, weights)
+    found: dict[str, Any] = {}
+    exec(snippets.load(SklearnModel(kind="sklearn", factory="a:b"), weights), found)
+    assert found["types"] == ["sklearn.tree._tree.Tree"] and found["student"].predict([[1]]) == [1]
 
 
 @pytest.mark.parametrize(

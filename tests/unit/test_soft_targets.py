@@ -13,6 +13,7 @@ import torch
 
 from tests.makers import NUMERICS, stored
 from workers import storage
+from workers.artifacts import parts as part_files
 from workers.errors import RunError
 from workers.targets import kinds, soft_targets
 from workers.targets.dense import Dense
@@ -125,7 +126,7 @@ def test_half_precision_halves_the_bytes_and_sums_to_one(tmp_path: Path) -> None
 
 def test_the_largest_and_the_rest(tmp_path: Path) -> None:
     top = kinds.of_mean(torch.from_numpy(P), "float16", 2)
-    part = soft_targets.write_part(str(tmp_path), 0, np.arange(25), top, ["member-0"], NUMERICS)
+    part = soft_targets.write_part(str(tmp_path), 0, np.arange(25), top, members=["member-0"], numerics=NUMERICS)
     table = pq.read_table(tmp_path / part.path)
     assert table.column_names == ["example_id", "top_ids", "top_probabilities", "tail"]
     best = np.argsort(-P, axis=1)[:, :2]
@@ -153,8 +154,10 @@ def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, cap
 
 def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path) -> None:
     ids = np.arange(5)
-    fewer = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[:5]), ["member-0"], NUMERICS)
-    more = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[5:10]), ["member-0", "member-1"], NUMERICS)
+    fewer = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[:5]), members=["member-0"], numerics=NUMERICS)
+    more = soft_targets.write_part(
+        str(tmp_path), 0, ids, dense(P[5:10]), members=["member-0", "member-1"], numerics=NUMERICS
+    )
     assert soft_targets.salvage(str(tmp_path)) == {0: more}
     assert not (tmp_path / fewer.path).exists()
 
@@ -169,9 +172,11 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> None:
     made = {
-        n: soft_targets.write_part(str(tmp_path), n, np.arange(5), dense(P[:5]), ["member-0"], NUMERICS)
+        n: soft_targets.write_part(
+            str(tmp_path), n, np.arange(5), dense(P[:5]), members=["member-0"], numerics=NUMERICS
+        )
         for n in (7, 999_999, 1_000_000, 12_345_678)
     }
     assert [part.path.split("-")[1] for part in made.values()] == ["000007", "999999", "1000000", "12345678"]
-    assert {number for number, _, _ in soft_targets.files(str(tmp_path))} == set(made)
+    assert {number for number, _, _ in part_files.files(str(tmp_path))} == set(made)
     assert soft_targets.salvage(str(tmp_path)) == made

@@ -17,13 +17,17 @@ import yaml
 
 from orchestrator.export import loaded_alone, student_model
 from orchestrator.run_folder import model_folder
+from tests.makers import blobs
 from workers.errors import RequestError
 from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec
-from workers.user_code import factories, provenance
+from workers.models import provenance as model_provenance
+from workers.models.predictor import Lessons
+from workers.models.sklearn import SklearnPredictor
+from workers.specs import ModelSpec, SklearnModel
+from workers.user_code import factories
 
 X = np.random.default_rng(3).normal(size=(2, 8)).astype(np.float32)
 FACTORY = """
@@ -152,7 +156,7 @@ def test_files_outside_the_folder_are_hidden(place: Path, tmp_path: Path) -> Non
     for name in ("outside.json", ".cache/outside.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"hidden": 5}')
-        found = provenance.files_outside(student(place, path=str(tmp_path / name)).model)
+        found = model_provenance.files_outside(student(place, path=str(tmp_path / name)).model)
         assert found == ([] if name.startswith(".") else [tmp_path / name])
 
 
@@ -310,3 +314,34 @@ def test_what_a_run_wrote_is_taken_wherever_it_lies(written: Path, tmp_path: Pat
         path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()
     }
     assert copied == record.files.keys() and student_model.is_there(str(folder), record.key)
+
+
+def test_a_student_of_trees_answers_where_only_its_model_is(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "trees.py").write_text(
+        "from sklearn.ensemble import RandomForestClassifier\ndef forest(): return RandomForestClassifier(5)\n"
+    )
+    spec = SklearnModel(kind="sklearn", factory="trees:forest", folder=str(folder))
+    x, y = blobs(100, 0)
+    fitted = SklearnPredictor.fit(
+        spec, Lessons(x, np.eye(3, dtype=np.float32)[y], np.ones(100, np.float32), y, 0), "auto"
+    )
+    weights = folder / "run" / "student" / "model.skops"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(fitted.dump())
+    member = Member("student", spec, str(weights))
+    assert student_model.write(member, X, 3, str(weights.parent)) is None
+    record = model_folder.read(str(weights.parent))
+    assert record is not None and "artifacts/model.skops" in record.files
+    made = weights.parent / "mlflow"
+    assert (
+        "scikit-learn==" in (made / "requirements.txt").read_text()
+        and "skops==" in (made / "requirements.txt").read_text()
+    )
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    model_folder.fetch(str(weights.parent), record, copied)
+    (made / "artifacts" / "model.skops").write_bytes(pickle.dumps(1))
+    with pytest.raises(RequestError, match=r"model\.skops' is not what a run wrote: its sha256"):
+        model_folder.fetch(str(weights.parent), record, tmp_path / "copy")

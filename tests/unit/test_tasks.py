@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from tests import makers
-from workers import ensemble
+from workers import ensemble, processes
+from workers.artifacts import store
+from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
 from workers.evaluation import metrics, tasks
@@ -21,12 +24,13 @@ from workers.evaluation.tasks import Asked
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
+from workers.models.predictor import Predictor
 from workers.specs import FactorySpec, ModelSpec
 
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_begun", lambda name, heard: None)
+    monkeypatch.setattr(processes, "announce", lambda name, events: None)
 
 
 def call(job: Any, *arguments: Any) -> Any:
@@ -56,22 +60,22 @@ def members(folder: Path, count: int, hidden: int = 24) -> list[Asked]:
 
 def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    alive: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+    alive: weakref.WeakSet[Predictor] = weakref.WeakSet()
     most = 0
     load = teacher.load
 
-    def counted(member: Member) -> torch.nn.Module:
+    def counted(member: Member) -> Predictor:
         nonlocal most
-        module = load(member)
+        predictor = load(member)
         gc.collect()
         loaded.append(member.name)
-        alive.add(module)
+        alive.add(predictor)
         most = max(most, len(alive))
-        return module
+        return predictor
 
     monkeypatch.setattr(teacher, "load", counted)
     *of_ensemble, baseline, student = members(tmp_path, 5)
-    found = call(tasks.describe, of_ensemble, [baseline, student], data(), "arithmetic", 3)
+    found = call(tasks.describe, tasks.Measurement(of_ensemble, [baseline, student], "arithmetic", 3), data())
     assert loaded == [f"member-{k}" for k in range(5)] and most == 1
     assert found.keys() == {*loaded, "ensemble"}
     parameters = 8 * 24 + 24 + 24 * 3 + 3
@@ -84,11 +88,11 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
     loaded = [teacher.load(member) for member, _ in asked]
 
     def all_of_them(x: torch.Tensor) -> torch.Tensor:
-        return ensemble.average([torch.softmax(module(x).float(), -1) for module in loaded])
+        return ensemble.average([torch.softmax(member(x).logits, -1) for member in loaded])
 
     ratios = []
     for _ in range(5):  # other processes disturb some of them
-        _, apart = call(tasks.describe, asked, [], data(), "arithmetic", 40)["ensemble"]
+        _, apart = call(tasks.describe, tasks.Measurement(asked, [], "arithmetic", 40), data())["ensemble"]
         example = torch.from_numpy(data().test.x[:1])
         together = metrics.percentiles(metrics.times_ms(all_of_them, example, 40))
         ratios.append(apart["p50"] / together["p50"])
@@ -96,29 +100,31 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
 
 
 def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
-    found = call(tasks.describe, members(tmp_path, 1), [], data(), "geometric", 3)
+    found = call(tasks.describe, tasks.Measurement(members(tmp_path, 1), [], "geometric", 3), data())
     assert found["ensemble"] == found["member-0"]
 
 
 def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
     (asked,) = members(tmp_path, 1)
-    place = str(tmp_path / "kept.pt")
-    found = call(tasks.predict, asked, data(), "test", False, 1, (place, "mark"))
+    record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
+    found = call(tasks.predict, tasks.Prediction(asked, "test", False, 1, (record, key)), data())
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
-    state = checkpoints.load_state(place, "mark")
-    assert state is not None and np.array_equal(state[tasks.PREDICTED].numpy(), found)
-    of_labels = call(tasks.predict, asked, data(), "validation", True, 1, None)
+    assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
+    np.testing.assert_array_equal(safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED], found)
+    of_labels = call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, None), data())
     np.testing.assert_array_equal(of_labels, found[np.arange(40), data().test.y])
 
 
 @pytest.mark.parametrize("of_labels", [True, False])
 def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -> None:
     ((member, how),) = members(tmp_path, 1)
-    weights = teacher.load(member).state_dict()
+    module = teacher.load(member).module
+    assert module is not None
+    weights = module.state_dict()
     weights["0.weight"][:] = float("inf")
     checkpoints.save(weights, member.weights)
     with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):
-        call(tasks.predict, (member, how), data(), "test", of_labels, 1, None)
+        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, None), data())
 
 
 def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:

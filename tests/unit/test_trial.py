@@ -19,13 +19,14 @@ from orchestrator.cli.command import main
 from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import preflight
 from tests.makers import blobs, message, write_config
+from workers import processes
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError, RunError
-from workers.evaluation import tasks
+from workers.inference import kept as kept_weights
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import ModelSpec, TrainingSpec
-from workers.training import loop
+from workers.training import loop, tasks
 from workers.training import ray_worker as student
 from workers.training.loader import HardLabels
 from workers.training.loop import Task
@@ -666,7 +667,7 @@ def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
         with torch.no_grad():
             next(module.parameters()).add_(1)  # a later epoch than the best, which is kept
         checkpoints.save(weights, member.weights)
-        trial.check_kept(module, weights, member, x)
+        kept_weights.check_kept(module, weights, member, x)
 
     kept("Net")
     with pytest.raises(RunError, match=r"member-3 answers differently .* 32 validation .*'project \(a plain tensor"):
@@ -684,25 +685,25 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
     code = (
         "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module\n"
         "from workers.inference.teacher import Member\nfrom workers.specs import ModelSpec\n"
-        "from workers.trial import trial\nname, folder = sys.argv[1:]\n"
+        "from workers.inference import kept as kept_weights\nname, folder = sys.argv[1:]\n"
         "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = torch_module.build(spec, 7)\n"
         "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"
         "kept = module.state_dict()\ncheckpoints.save(kept, member.weights)\n"
-        "trial.check_kept(module, kept, member, blobs(50, 1)[0])\n"
+        "kept_weights.check_kept(module, kept, member, blobs(50, 1)[0])\n"
     )
     for name in ("same", "other"):
         subprocess.run([sys.executable, "-c", code, name, str(tmp_path)], check=True)
         spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
         member, answers = (
             Member("student", spec, str(tmp_path / name / "model.safetensors")),
-            tmp_path / name / trial.ANSWERS,
+            tmp_path / name / kept_weights.ANSWERS,
         )
         assert answers.exists()
         if name == "same":
-            trial.check_elsewhere(member, x)
+            kept_weights.check_elsewhere(member, x)
         else:
             with pytest.raises(RunError, match=r"student answers differently in another process, .* by 2 of .* sorted"):
-                trial.check_elsewhere(member, x)
+                kept_weights.check_elsewhere(member, x)
         assert not answers.exists()
 
 
@@ -719,15 +720,19 @@ def test_training_ends_where_what_it_kept_answers_differently(
         return Member(name, spec, str(tmp_path / name / factory / "model.safetensors"))
 
     def member(factory: str) -> Any:
-        return cast(Any, tasks.train_member)._function(of(factory, "member-1"), training, 5, "", data, 1, MagicMock())
+        job = tasks.MemberJob(of(factory, "member-1"), training, 5, "", 1)
+        return cast(Any, tasks.train_member)._function(job, data, MagicMock())
 
     def student_(factory: str) -> None:
         own = of(factory, "student")
         folder, reference = str(tmp_path / "student"), cast(Any, data)
-        job = WorkerJob("student", own.model, training, 5, reference, folder, own.weights, 1, MagicMock())
+        job = WorkerJob(
+            role="student", model=cast(ModelSpec, own.model), training=training, seed=5, data=reference, folder=folder,
+            weights=own.weights, threads=1, events=MagicMock(),
+        )  # fmt: skip
         student._train(job, rank=0, world=1, begun=lambda progress: None)
 
-    monkeypatch.setattr(tasks, "_begun", MagicMock())  # there is no Ray
+    monkeypatch.setattr(processes, "announce", MagicMock())  # there is no Ray
     assert [epoch.epoch for epoch in member("Net")] == [0, 1, 2]
     with pytest.raises(RunError, match=r"member-1 answers differently .* 'steps \(a plain attribute\)'"):
         member("Late")

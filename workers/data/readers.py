@@ -34,6 +34,8 @@ SPLITS = ("train", "validation", "test", "unlabeled")
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Splits:
     """The splits that `spec` names: `{"train": (x [N, ...], y [N]), ...}`; `unlabeled` has no labels."""
+    if ":" in spec.kind:
+        return _read_by_own(spec)
     return READERS[spec.kind](spec, [] if notes is None else notes)
 
 
@@ -87,6 +89,25 @@ def read_python(spec: DataSpec, notes: list[str]) -> Splits:
     for name in ("train", "test"):
         if name not in splits:
             raise RequestError(f"{where} returned no '{name}' split; expected at least train and test.")
+    return splits
+
+
+def _read_by_own(spec: DataSpec) -> Splits:
+    """By a class of the user's, which is called for each split."""
+    reader = factories.call(spec.kind, spec.kwargs, spec.folder)
+    splits: Splits = {}
+    for name, uri in _uris(spec).items():
+        where = f"data.kind '{spec.kind}', split '{name}' ('{uri}')"
+        try:
+            returned = reader(uri)
+        except (RequestError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:  # the user's own code: anything can come
+            raise RequestError(f"{where}: {type(error).__name__}: {error}") from error
+        x, y = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+        if y is None and name != "unlabeled":
+            raise RequestError(f"{where} returned {type(returned).__name__}; expected a pair (x, y).")
+        splits[name] = (_as_inputs(x, where), None if name == "unlabeled" else np.asarray(y))
     return splits
 
 

@@ -25,7 +25,7 @@ BLOCK_BYTES = 2**20
 """Of rows that are gone through at a time: they stay in a core's cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """What the inputs [N, ...] of a split are.
 

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.data.arrays import Index, Inputs, as_tensor, chunks, micro_batch
-from workers.models.precision import autocast
+from workers.device import device
+from workers.models.predictor import Predictor
+from workers.models.torch_module import predictor_of
 from workers.specs import Precision
 
 BINS = 15
@@ -37,7 +39,7 @@ class Inference:
     """None: by the size of an example."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sums:
     """What predictions come to: counts of examples and right ones, summed loss, and the same by confidence.
 
@@ -52,7 +54,7 @@ class Sums:
     bin_correct: NDArray[np.float64]
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__annotations__))
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__annotations__})
 
     @property
     def accuracy(self) -> float:
@@ -88,20 +90,17 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
     )
 
 
-def device() -> torch.device:
-    """CUDA where torch sees it, never because a scheduler declared a GPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def predict(model: Predictor | nn.Module, x: Inputs, how: Inference = Inference("float32")) -> Probabilities:
+    """softmax(logits) at T = 1: [N, K] float32."""
+    return torch.cat([torch.softmax(logits, -1).cpu() for logits in _logits(model, x, how)]).numpy()
 
 
-def predict(module: nn.Module, x: Inputs, how: Inference = Inference("float32")) -> Probabilities:
-    """softmax(module(x)) at T = 1: [N, K] float32."""
-    return torch.cat([torch.softmax(logits, -1).cpu() for logits in _logits(module, x, how)]).numpy()
-
-
-def log_probabilities(module: nn.Module, x: Inputs, how: Inference, labels: Index | None = None) -> LogProbabilities:
-    """log_softmax(module(x)) at T = 1, in float32: [N, K], or [N] where only those of `labels` [N] int64 are asked."""
+def log_probabilities(
+    model: Predictor | nn.Module, x: Inputs, how: Inference, labels: Index | None = None
+) -> LogProbabilities:
+    """log_softmax(logits) at T = 1, in float32: [N, K], or [N] where only those of `labels` [N] int64 are asked."""
     found, start = [], 0
-    for logits in _logits(module, x, how):
+    for logits in _logits(model, x, how):
         rows = torch.log_softmax(logits, -1).cpu()
         if labels is not None:
             rows = rows[torch.arange(len(rows)), torch.from_numpy(labels[start : start + len(rows)])]
@@ -111,14 +110,14 @@ def log_probabilities(module: nn.Module, x: Inputs, how: Inference, labels: Inde
 
 
 @torch.no_grad()
-def _logits(module: nn.Module, x: Inputs, how: Inference) -> Iterator[Tensor]:
+def _logits(model: Predictor | nn.Module, x: Inputs, how: Inference) -> Iterator[Tensor]:
     """Logits [n, K] float32 of one micro-batch after another, on the device."""
     place = device()
-    module = module.to(place).eval()
+    predictor = predictor_of(model).to(place)
+    if predictor.module is not None:
+        predictor.module.eval()
     for _, rows in chunks(x, how.micro_batch or micro_batch(math.prod(x.shape[1:]))):
-        with autocast(place, how.precision):
-            logits = module(as_tensor(rows).to(place))
-        yield logits.float()
+        yield predictor(as_tensor(rows).to(place), how.precision).logits
 
 
 @torch.no_grad()

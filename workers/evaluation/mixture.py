@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from workers import mixture_weights
 from workers.data.arrays import Index
 from workers.ensemble import COMBINES, normalised
 from workers.evaluation.metrics import LogProbabilities, Sums, measure
+from workers.specs import ExampleWeights, FactorySpec
 
 Float64 = NDArray[np.float64]
 
 CHUNK_VALUES = 2**18
 """Numbers [members, rows, classes] that a chunk of rows holds at a time: its float64 arrays fit a cache."""
+MemberWeights = Sequence[float] | ExampleWeights
+"""Numbers [M], scaled to sum to 1, or the rule of each example's weights (`workers.mixture_weights`) at T = 1."""
 WEIGHT_TOLERANCE = 1e-6
 """Nats an example by which the likelihood under `fit_weights` may be below the largest there is."""
 _GAP = 1e-9
@@ -30,24 +35,27 @@ _NEGLIGIBLE = 1e-8
 _ROUNDING = 1e-14
 
 
-def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: Sequence[float], combine: str) -> Float64:
+def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, combine: str) -> Float64:
     """The ensemble's prediction: log of sum_m w_m p_m, or the normalised sum_m w_m log p_m.
 
-    log_probabilities: M arrays [N, K]. weights: [M], scaled to sum to 1; members of weight 0 do not count. Returns
-    log-probabilities [N, K] float64. A class has -inf where all members rule it out (`arithmetic`) or one of them does
+    log_probabilities: M arrays [N, K]. weights: members of weight 0 do not count. Returns log-probabilities [N, K]
+    float64. A class has -inf where all members rule it out (`arithmetic`) or one of them does
     (`geometric`); a geometric mean of members that between them rule out every class is -inf throughout.
 
     Raises: ValueError for wrong weights or an unknown `combine`.
     """
-    held = [(p, w) for p, w in zip(log_probabilities, _shares(weights, combine), strict=True) if w > 0]
-    if combine == "arithmetic":
-        return _log_sum_exp(np.stack([p.astype(np.float64) + np.log(w) for p, w in held]), axis=0)
-    total: Float64 = np.sum([np.multiply(p, w, dtype=np.float64) for p, w in held], axis=0)
+    shares = _shares(weights, combine, log_probabilities)
+    held = [(p, w[:, None]) for p, w in zip(log_probabilities, shares, strict=True) if (w > 0).any()]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if combine == "arithmetic":
+            return _log_sum_exp(np.stack([p.astype(np.float64) + np.log(w) for p, w in held]), axis=0)
+        parts = [np.where(w > 0, np.multiply(p, w, dtype=np.float64), 0.0) for p, w in held]
+    total: Float64 = np.sum(parts, axis=0)
     return total - _finite(_log_sum_exp(total, axis=1))[:, None]
 
 
 def log_means(
-    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str
+    log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str
 ) -> Iterator[tuple[slice, Float64]]:
     """`log_mean` by chunks of rows, each with its slice, so that memory does not grow with N or M."""
     for rows in _chunks(log_probabilities):
@@ -55,7 +63,7 @@ def log_means(
 
 
 def measure_mean(
-    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str, labels: Index
+    log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str, labels: Index
 ) -> Sums:
     """`evaluate.measure` of the ensemble's prediction. labels: [N] int64."""
     each = [measure(mean, labels[rows]) for rows, mean in log_means(log_probabilities, weights, combine)]
@@ -72,7 +80,7 @@ class Point:
 
 
 def curve(
-    log_probabilities: Sequence[LogProbabilities], weights: Sequence[float], combine: str, labels: Index
+    log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str, labels: Index
 ) -> list[Point]:
     """Accuracy and likelihood by number of members.
 
@@ -80,18 +88,22 @@ def curve(
     neighbours in the members' ring: each member appears equally often. Choices of weight 0 are left out.
 
     log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
-    start plus one member: M^2 N K additions, in chunks of rows.
+    start plus one member: M^2 N K additions, in chunks of rows. Weights of each example are those that it has among all
+    members, scaled to sum to 1 over the choice.
     """
-    members, shares = len(log_probabilities), np.array(_shares(weights, combine))
+    members = len(log_probabilities)
     right, nll = np.zeros((members, members)), np.zeros((members, members))  # [neighbours - 1, first]
+    weighed = np.ones((members, members), bool)
     for rows in _chunks(log_probabilities):
         each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
+        shares = _shares(weights, combine, each)
+        weighed &= (_masses(shares) > 0).all(axis=2)
         found = _ring(each, shares, combine, labels[rows])
         right += found[0]
         nll += found[1]
     points = []
-    for k, mass in enumerate(_masses(shares)):
-        counted = mass > 0 if k + 1 < members else np.arange(members) == 0  # there is one choice of all members
+    for k in range(members):
+        counted = weighed[k] if k + 1 < members else np.arange(members) == 0  # there is one choice of all members
         points.append(Point(k + 1, *(float(sums[k][counted].mean()) / len(labels) for sums in (right, nll))))
     return points
 
@@ -99,32 +111,32 @@ def curve(
 def _ring(each: Float64, shares: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
     """Right answers and summed NLL of every run of neighbours over some rows: [M, M] each, neighbours - 1 and first.
 
-    each: [M, n, K] log-probabilities, overwritten. shares: [M].
+    each: [M, n, K] log-probabilities, overwritten. shares: [M, n], or [M, 1] where they are those of all examples.
     """
     members, rows = len(each), np.arange(len(labels))
     right, nll = np.zeros((members, members)), np.zeros((members, members))
     with np.errstate(divide="ignore", invalid="ignore"):  # choices of weight 0 are NaN
-        of_label = each[:, rows, labels] + np.log(shares)[:, None]
+        of_label = each[:, rows, labels] + np.log(shares)
         terms = np.exp(each, out=each) if combine == "arithmetic" else each
-        terms *= shares[:, None, None]
-        terms[shares == 0] = 0.0  # also where 0 was multiplied by -inf
+        terms *= shares[:, :, None]
+        terms[np.broadcast_to(shares == 0, terms.shape[:2])] = 0.0  # also where 0 was multiplied by -inf
         sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
         for k, mass in enumerate(_masses(shares)):
             _add_rolled(sums, terms, k)
             right[k] = (sums.argmax(axis=2) == labels).sum(axis=1)
             if combine == "arithmetic":
                 np.logaddexp(of_sums, np.roll(of_label, -k, axis=0), out=of_sums)
-                found = of_sums - np.log(mass)[:, None]
+                found = of_sums - np.log(mass)
             else:
-                means = sums / mass[:, None, None]
+                means = sums / mass[:, :, None]
                 found = means[:, rows, labels] - _finite(_log_sum_exp(means, axis=2))
             nll[k] = -found.sum(axis=1)
     return right, nll
 
 
 def _masses(shares: Float64) -> Float64:
-    """The summed shares of every run of neighbours: [M, M], neighbours - 1 and first."""
-    return np.stack([np.roll(shares, -k) for k in range(len(shares))]).cumsum(axis=0)
+    """The summed shares [M, n] of every run of neighbours: [M, M, n], neighbours - 1 and first."""
+    return np.stack([np.roll(shares, -k, axis=0) for k in range(len(shares))]).cumsum(axis=0)
 
 
 def _add_rolled(sums: Float64, terms: Float64, by: int) -> None:
@@ -197,10 +209,14 @@ def _newton(responsibility: Float64, weights: Float64, gradient: Float64) -> Flo
     return found
 
 
-def _shares(weights: Sequence[float], combine: str) -> list[float]:
+def _shares(weights: MemberWeights, combine: str, log_probabilities: Sequence[NDArray[Any]] | Float64) -> Float64:
+    """Weights that sum to 1 over the members: [M, 1], or [M, N] of each example of `log_probabilities`, M arrays."""
     if combine not in COMBINES:
         raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")
-    return normalised(weights)
+    if not isinstance(weights, (str, FactorySpec)):
+        return np.array(normalised(weights))[:, None]
+    probabilities = np.exp(np.stack(list(log_probabilities), dtype=np.float64))
+    return mixture_weights.of_examples(weights, torch.from_numpy(probabilities)).numpy()
 
 
 def _chunks(log_probabilities: Sequence[LogProbabilities]) -> Iterator[slice]:

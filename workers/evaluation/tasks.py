@@ -1,40 +1,38 @@
-"""What runs as a Ray task: a member's training, a system's predictions, everybody's latency.
+"""What runs as a Ray task: a member's training, a system's predictions, the latency of all.
 
 Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes. Each first tells a `ray.util.queue.Queue`, `heard`, its name and where it is. Exceptions leave it as a `Fault`.
+minutes. Each first announces itself in `events`, a `ray.util.queue.Queue`. Exceptions leave it as a `Fault`.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers import ensemble, faults, processes, storage
+from workers.artifacts import store
+from workers.artifacts.key import Key
 from workers.data.arrays import as_tensor
 from workers.data.dataset import Dataset
+from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import custom_metrics as custom_metrics_
 from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference, LogProbabilities
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.models import checkpoints, torch_module
-from workers.models.precision import autocast
-from workers.specs import FactorySpec, TrainingSpec
-from workers.training import loop
-from workers.training.loader import HardLabels
-from workers.training.loop import Epoch, Task
-from workers.trial import trial
+from workers.models import checkpoints
+from workers.models.predictor import Predictor
+from workers.specs import FactorySpec
 
 logger = logging.getLogger(__name__)
 
@@ -44,106 +42,95 @@ PREDICTED = "log_probabilities"
 """What kept predictions are called in their file."""
 ENSEMBLE = "ensemble"
 """The name of all members together."""
-TRIES, PATIENCE_S = 10, 30.0
-"""How often, and for how long each time, a task tries to be heard."""
 
 
-@ray.remote
-def train_member(
-    member: Member, training: TrainingSpec, seed: int, mark: str, data: Dataset, threads: int, heard: Any
-) -> list[Epoch]:
-    """Train one member on hard labels, write its weights, return its history.
+@dataclass(frozen=True)
+class Prediction:
+    """What a system is asked for: its log-probabilities for a split.
 
-    Goes on behind the last epoch of an earlier attempt that followed from the same (`mark`). `heard` also gets
-    `(member's name, epoch)` after each.
+    of_labels: of the labels alone. kept: URI of the record that they are kept by, and their key.
     """
-    _begun(member.name, heard)
-    torch.set_num_threads(threads)
-    state = storage.join(storage.parent(member.weights), checkpoints.STATE)
-    with faults.caught(member.name):
-        module = torch_module.build(member.model, seed).to(metrics.device())
-        progress = loop.begin(module, training, len(data.train))
-        known = checkpoints.load_state(state, mark)
-        if known is not None:
-            progress.restore(known)
-    task = Task(HardLabels(data.train), data.validation, system=member.name)
-    with faults.caught(member.name, at=lambda: len(progress.history)):
-        for epoch in loop.epochs(progress, task, training, seed):
-            heard.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
-            checkpoints.save_state(progress.state(), state, mark)
-        kept = progress.kept_weights()
-        checkpoints.save(kept, member.weights)
-        trial.check_kept(module, kept, member, data.validation.x)
-    return progress.history
+
+    asked: Asked
+    split: str
+    of_labels: bool
+    threads: int
+    kept: tuple[str, Key] | None = None
 
 
 @ray.remote
 @faults.raises_faults
-def predict(
-    asked: Asked,
-    data: Dataset,
-    split: str,
-    of_labels: bool,
-    threads: int,
-    kept: tuple[str, str] | None,
-    name: str,
-    heard: Any,
-) -> LogProbabilities:
-    """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] `of_labels` alone.
-
-    kept: where they are written, and what they follow from.
+def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbabilities:
+    """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] of the labels.
 
     Raises: `RunError` where an answer holds NaN.
     """
-    _begun(name, heard)
-    torch.set_num_threads(threads)
-    (member, how), examples = asked, getattr(data, split)
-    predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, examples.y if of_labels else None)
+    processes.announce(name, events)
+    torch.set_num_threads(job.threads)
+    (member, how), split, examples = job.asked, job.split, getattr(data, job.split)
+    labels = examples.y if job.of_labels else None
+    predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, labels)
     wrong = np.flatnonzero(np.isnan(predicted).reshape(len(predicted), -1).any(axis=1))
     if len(wrong):
         raise RunError(
             f"{member.name} answers NaN for example {wrong[0]} of the {split} split, and for {len(wrong)} in all; "
             "expected finite logits. Check its weights, and what its model computes of this example."
         )
-    if kept is not None:
+    if job.kept is not None:
         try:
-            checkpoints.save_state({PREDICTED: torch.from_numpy(predicted)}, *kept)
+            _keep(predicted, *job.kept)
         except Exception as error:  # of any storage; they are only kept to save time
             logger.warning("predictions could not be kept: %s", error)
     return predicted
 
 
+def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
+    """Write predictions as safetensors beside their record, and then the record."""
+    uri = kept_beside(record)
+    content = safetensors.numpy.save({PREDICTED: predicted})
+    storage.write_bytes(uri, content)
+    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+
+
+def kept_beside(record: str) -> str:
+    """The file with the predictions that the record at a URI states."""
+    return record.removesuffix(".json") + ".safetensors"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Whose size and latency are measured: the members with their mean, and the others."""
+
+    members: Sequence[Asked]
+    others: Sequence[Asked]
+    combine: str
+    repeats: int
+
+
 @ray.remote
 @faults.raises_faults
-def describe(
-    members: Sequence[Asked],
-    others: Sequence[Asked],
-    data: Dataset,
-    combine: str,
-    repeats: int,
-    name: str,
-    heard: Any,
-) -> dict[str, tuple[int, dict[str, float]]]:
+def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, tuple[int, dict[str, float]]]:
     """Parameters and latency in ms of one example: of each system by its name, and of the members' ensemble.
 
     One process with one thread holds one network at a time, so that the figures can be compared and memory does not
     grow with the ensemble. The ensemble answers by its members in turn and then the mean of what they answered: the
     n-th of its times is the sum of their n-th times, each taken with the other members' weights read in between.
     """
-    _begun(name, heard)
+    processes.announce(name, events)
     torch.set_num_threads(1)
-    place = metrics.device()
+    members, repeats = job.members, job.repeats
+    place = device()
     example = as_tensor(data.test.x[:1]).to(place)
-    sizes = [storage.size(member.weights) for member, _ in members]
+    sizes = [checkpoints.size(member.weights) for member, _ in members]
     in_turn = [_timed(asked, example, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
     of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)
     if len(members) > 1:
         answers = [each.answered for each in in_turn]
-        of_ensemble += metrics.times_ms(lambda _: ensemble.average(answers, None, combine), example, repeats)
-    alone = in_turn + [_timed(asked, example, repeats, 0) for asked in others]
+        of_ensemble += metrics.times_ms(lambda _: ensemble.average(answers, None, job.combine), example, repeats)
+    alone = in_turn + [_timed(asked, example, repeats, 0) for asked in job.others]
     found = {
         member.name: (timed.parameters, metrics.percentiles(timed.alone))
-        for (member, _), timed in zip([*members, *others], alone, strict=True)
+        for (member, _), timed in zip([*members, *job.others], alone, strict=True)
     }
     found[ENSEMBLE] = sum(each.parameters for each in in_turn), metrics.percentiles(of_ensemble)
     return found
@@ -152,27 +139,11 @@ def describe(
 @ray.remote
 @faults.raises_faults
 def custom_metrics(
-    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, heard: Any
+    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, events: Any
 ) -> dict[str, float]:
     """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
-    _begun(name, heard)
+    processes.announce(name, events)
     return custom_metrics_.call(specs, np.exp(predicted), labels)
-
-
-def _begun(name: str, heard: Any) -> None:
-    """Say so until it is heard: the queue may be on its way back from the dead. In a thread, since who waits for Ray in
-    a task lends its cores to others."""
-    told = (name, processes.here())
-
-    def tell() -> None:
-        for _ in range(TRIES):
-            try:
-                heard.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
-                return
-            except Exception:  # of Ray, in one of several ways
-                time.sleep(1.0)
-
-    threading.Thread(target=tell, name="begun", daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -188,20 +159,18 @@ class _Timed:
 def _timed(asked: Asked, example: Tensor, repeats: int, others: int) -> _Timed:
     """Load one network, time it, let it go. others: bytes of the networks that answer in turn with it."""
     member, how = asked
-    module = teacher.load(member).to(example.device)
-    answer = _predictor(module, how)
+    predictor = teacher.load(member).to(example.device)
+    answer = _answering(predictor, how)
     alone = metrics.times_ms(answer, example, repeats)
     in_turn = metrics.times_ms(answer, example, repeats, others) if others else alone
-    return _Timed(torch_module.parameters(module), alone, in_turn, answer(example))
+    return _Timed(predictor.parameters, alone, in_turn, answer(example))
 
 
-def _predictor(module: nn.Module, how: Inference) -> Callable[[Tensor], Tensor]:
+def _answering(predictor: Predictor, how: Inference) -> Callable[[Tensor], Tensor]:
     """What answers a batch with probabilities."""
 
     @torch.no_grad()
     def answer(x: Tensor) -> Tensor:
-        with autocast(x.device, how.precision):
-            logits = module(x)
-        return torch.softmax(logits.float(), dim=-1)
+        return torch.softmax(predictor(x, how.precision).logits, dim=-1)
 
     return answer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,18 @@ def probe_rows(classes: int) -> int:
 
 
 @dataclass(frozen=True)
+class TeacherWork:
+    """What every teacher of a pass is told. kept: where members' logits are kept, by their names; run: its name."""
+
+    class_count: int
+    """Not `classes`: a method that names it beside `torch` drags `torch.classes` into Ray's pickle, which fails."""
+    layout: PartLayout
+    numerics: Numerics
+    kept: Mapping[str, MemberLogits] = field(default_factory=dict)
+    run: str = ""
+
+
+@dataclass(frozen=True)
 class Started:
     """A teacher that is up: how it computes, and which process of which node it is."""
 
@@ -57,24 +69,14 @@ class TeacherActor:
     `__init__` Ray hands on nothing but text.
     """
 
-    def __init__(
-        self,
-        members: list[Member],
-        data: Dataset,
-        classes: int,
-        layout: PartLayout,
-        numerics: Numerics,
-        kept: dict[str, MemberLogits],
-        run: str = "",
-    ) -> None:
-        """`kept` says for each member where its logits are kept; empty where they are not. run: its name."""
-        telemetry.label(run)
-        torch.set_num_threads(numerics.threads)
+    def __init__(self, members: list[Member], data: Dataset, work: TeacherWork) -> None:
+        telemetry.label(work.run)
+        torch.set_num_threads(work.numerics.threads)
         self.x = data.transfer.x
         self.numbering = data.numbering
-        self.layout = layout
-        self.kept = {member.name: kept[member.name] for member in members if member.name in kept}
-        self.members, self.numerics, self.class_count = members, numerics, classes
+        self.layout = work.layout
+        self.kept = {member.name: work.kept[member.name] for member in members if member.name in work.kept}
+        self.members, self.numerics, self.class_count = members, work.numerics, work.class_count
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
         """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
@@ -85,14 +87,19 @@ class TeacherActor:
     def teacher(self) -> Teacher:
         """The members, loaded."""
         if self._teacher is None:
-            modules = {}
+            loaded = {}
             for member in self.members:
                 with faults.caught(member.name):
-                    modules[member.name] = load(member)
+                    loaded[member.name] = load(member)
             numerics = self.numerics
             device = torch.device(numerics.device)  # as it will be on record
             self._teacher = Teacher(
-                modules, numerics.precision, numerics.micro_batch, numerics.bits, self.class_count, device
+                loaded,
+                numerics.precision,
+                micro_batch=numerics.micro_batch,
+                bits=numerics.bits,
+                classes=self.class_count,
+                device=device,
             )
         return self._teacher
 
@@ -120,9 +127,10 @@ class TeacherActor:
     @faults.raises_faults
     @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
     def soften(
-        self, piece: int, temperature: float, weights: dict[str, float], combine: str, ahead: Sequence[int] = ()
+        self, piece: int, temperature: float, weights: dict[str, float], combine: str | None, ahead: Sequence[int] = ()
     ) -> tuple[int, NDArray[Any]]:
-        """`Teacher.soften_all` of a piece's examples, in its order: [rows, K] fixed point; before it the rows alone.
+        """`Teacher.soften_all` of a piece's examples, in its order, [rows, K] fixed point or [members, rows, K] logits;
+        before it the rows alone.
 
         ahead: the pieces that will be asked for next. Where members take turns on the device, some of them are computed
         together with this one.
@@ -139,7 +147,7 @@ class TeacherActor:
         busy_s = time.perf_counter() - began
         for name in weights:
             telemetry.count(telemetry.TEACHER_BUSY_S, busy_s, member=name)
-        return len(answer), answer
+        return answer.shape[-2], answer
 
     def _together(self, piece: int, ahead: Sequence[int]) -> list[int]:
         """This piece and those of the next that are computed with it: none where all members are on the device."""
@@ -150,7 +158,7 @@ class TeacherActor:
         return [piece, *ahead][: max(1, fit)]
 
     def _answered(
-        self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str
+        self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str | None
     ) -> dict[int, NDArray[Any]]:
         """The answers to some pieces, with what is kept of them written; each cut so that its inputs stay small."""
         ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
@@ -163,15 +171,15 @@ class TeacherActor:
         for some in (cuts[start : start + step] for start in range(0, len(cuts), step)):
             these = [self._asked(ids[piece][rows], rows, known[piece]) for piece, rows in some]
             found += self.teacher.soften_all(these, temperature=temperature, weights=weights, combine=combine)
-            asked += [Asked(torch.empty(0), said=each.said) for each in these]
+            asked += [Asked(torch.empty(0), computed=each.computed) for each in these]
         for piece in pieces:
             self._keep(
-                piece, ids[piece], [a.said or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
+                piece, ids[piece], [a.computed or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
             )
-        return {
-            piece: torch.cat([total for (own, _), total in zip(cuts, found, strict=True) if own == piece]).numpy()
-            for piece in pieces
-        }
+        of_pieces: dict[int, list[Tensor]] = {piece: [] for piece in pieces}
+        for (piece, _), answer in zip(cuts, found, strict=True):
+            of_pieces[piece].append(answer)
+        return {piece: torch.cat(answers, dim=-2).numpy() for piece, answers in of_pieces.items()}
 
     def _known(self, piece: int) -> dict[str, Tensor]:
         """The logits of members that are kept of a piece."""
@@ -184,15 +192,15 @@ class TeacherActor:
         return found
 
     def _asked(self, ids: Index, rows: slice, known: dict[str, Tensor]) -> Asked:
-        nothing_to_compute = len(known) == len(self.teacher.modules)
+        nothing_to_compute = len(known) == len(self.teacher.predictors)
         x = torch.empty(len(ids), 0) if nothing_to_compute else self._gather(ids)
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 
-    def _keep(self, piece: int, ids: Index, said: Sequence[dict[str, Tensor]]) -> None:
-        """Keep what members said of a piece, its examples called as the user gave them."""
-        for name in said[0]:
+    def _keep(self, piece: int, ids: Index, computed: Sequence[dict[str, Tensor]]) -> None:
+        """Keep the logits that members computed of a piece, its examples called as the user gave them."""
+        for name in self.kept.keys() & computed[0].keys():
             with faults.caught(name):
-                logits = torch.cat([each[name] for each in said])
+                logits = torch.cat([each[name] for each in computed])
                 self.kept[name].write(piece, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
 
     def _gather(self, ids: Index) -> Tensor:

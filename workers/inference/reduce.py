@@ -20,9 +20,10 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from workers import ensemble
+from workers import ensemble, mixture_weights
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, Views
+from workers.specs import ExampleWeights
 from workers.targets import kinds, soft_targets
 from workers.targets.base import Targets, joined
 from workers.targets.layout import PartLayout
@@ -30,24 +31,43 @@ from workers.targets.soft_targets import Numerics, Part
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What the teachers' answers to a piece come to."""
+
+    combine: str
+    dtype: str = "float32"
+    top_k: int | None = None
+    temperature: float = 1.0
+    weighting: ExampleWeights | None = None
+
+    def reduce(self, *answers: NDArray[Any]) -> Targets:
+        """The soft targets of a piece, as they are stored, from the teachers' answers to it.
+
+        Each is the sum of a teacher's contributions, [rows, K] in fixed point; where weights are of each example, the
+        logits of its members, [members, rows, K] float32.
+        """
+        if self.weighting is not None:
+            logits = torch.from_numpy(np.concatenate(answers))
+            softened = torch.softmax(logits / self.temperature, dim=-1)
+            mean = mixture_weights.mean(self.weighting, softened, self.combine)
+        else:
+            total = answers[0].copy()
+            for answer in answers[1:]:
+                total += answer
+            mean = ensemble.mean32(torch.from_numpy(total), self.combine)
+        return kinds.of_mean(mean, self.dtype, self.top_k, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Assembly:
-    """How parts are made: where they go, the rule of the mean, what of it is kept, and how examples are called."""
+    """How parts are made: where they go, what answers come to, and how examples are called."""
 
     folder: str
     layout: PartLayout
     classes: int
-    combine: str
-    dtype: str
-    top_k: int | None
+    rule: Rule
     numerics: Numerics
     numbering: Numbering
-    temperature: float = 1.0
-    """At which answers are softened."""
-
-    @property
-    def rule(self) -> Rule:
-        """All that has to be known to reduce answers."""
-        return Rule(self.combine, self.dtype, self.top_k, self.temperature)
 
     def task(self, number: int) -> PartTask:
         """One part's share of this, without the numbering of the others."""
@@ -73,25 +93,7 @@ class Assembly:
         return self.task(number).write(members, pieces)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What the teachers' answers to a piece come to."""
-
-    combine: str
-    dtype: str
-    top_k: int | None
-    temperature: float = 1.0
-
-    def reduce(self, *answers: NDArray[Any]) -> Targets:
-        """Add the teachers' answers to a piece, each [rows, K] in fixed point: its soft targets as they are stored."""
-        total = answers[0].copy()
-        for answer in answers[1:]:
-            total += answer
-        mean = ensemble.mean32(torch.from_numpy(total), self.combine)
-        return kinds.of_mean(mean, self.dtype, self.top_k, self.temperature)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartTask:
     """What has to be known to make one part, in whatever process.
 
@@ -111,7 +113,13 @@ class PartTask:
         """Write the part from the soft targets of all its pieces, in their order."""
         targets = pieces[0] if self.order is None else joined(pieces).rows(self.order)
         return soft_targets.write_part(
-            self.folder, self.number, self.example_ids, targets, members, self.numerics, self.views
+            self.folder,
+            self.number,
+            self.example_ids,
+            targets,
+            members=members,
+            numerics=self.numerics,
+            views=self.views,
         )
 
     def part(self, members: Sequence[str], *answers: NDArray[Any]) -> Part:

@@ -19,69 +19,71 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers import ensemble, faults
+from workers.artifacts.key import Key
 from workers.data.arrays import MICRO_BATCH, widened
+from workers.device import device as own_device
 from workers.errors import BadAnswer, RunError
-from workers.evaluation import metrics
-from workers.models import checkpoints, torch_module
-from workers.models.last_product import in_float32
-from workers.models.packing import packed
-from workers.models.precision import autocast, computed_in
-from workers.models.stacking import Forward, one_by_one, stacked, worth_stacking
-from workers.specs import ModelSpec, Precision
-from workers.user_code import provenance
+from workers.models import checkpoints, predictor
+from workers.models import provenance as model_provenance
+from workers.models.precision import autocast
+from workers.models.predictor import Predictor
+from workers.models.stacking import Forward, stacked, worth_stacking
+from workers.models.torch_module import predictor_of
+from workers.specs import AnyModel, Precision
 
 logger = logging.getLogger(__name__)
 
 RESIDENT_BYTES = 2**28
 """Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
-FEW = 16
-"""Examples that a network is tried on before a pass."""
-
 
 Waves = Generator[tuple[list[str], Forward]]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network: `weights` is the URI of its safetensors."""
+    """One trained model: `weights` is the URI of what it learned, a file that its kind reads."""
 
     name: str
-    model: ModelSpec
+    model: AnyModel
     weights: str
 
 
 def follows_from(member: Member) -> dict[str, Any]:
     """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
-    return {"weights": checkpoints.sha256(member.weights), **provenance.of_model(member.model)}
+    return {"weights": checkpoints.sha256(member.weights), **model_provenance.of_model(member.model)}
 
 
-def load(member: Member) -> nn.Module:
-    """The member's module with its weights, in evaluation mode."""
-    module = torch_module.build(member.model)
-    checkpoints.load(module, member.weights)
-    return module.eval()
+def key_of(member: Member) -> Key:
+    """The same as one key."""
+    return Key("answers", 1, **follows_from(member))
+
+
+def load(member: Member) -> Predictor:
+    """The member as it answers."""
+    return predictor.load(member.model, member.weights)
 
 
 @dataclass
 class Asked:
     """Examples that are asked for at a time: `x` [N, ...] as the models take it, or narrower (`inputs.as_tensor`).
 
-    known: logits [N, K] float32 of members that need not be computed. said: gets the logits of those that are, where
+    known: logits [N, K] float32 of members that need not be computed. computed: gets the logits of the others, where
     they are to be kept; None: they are not.
     """
 
     x: Tensor
     known: Mapping[str, Tensor] = field(default_factory=dict)
-    said: dict[str, Tensor] | None = None
+    computed: dict[str, Tensor] | None = None
 
 
 class Teacher:
-    """Members on one device. `modules` maps a member's name to its module."""
+    """Members on one device. `members` maps a name to what answers: a predictor, or a torch module as one."""
 
     def __init__(
         self,
-        modules: Mapping[str, nn.Module],
+        members: Mapping[str, Predictor | nn.Module],
         precision: Precision = "auto",
+        *,
         micro_batch: int = MICRO_BATCH,
         bits: Literal[32, 64] = 32,
         classes: int = 0,
@@ -93,11 +95,13 @@ class Teacher:
         Raises: `RunError` where torch does not see the device.
         """
         self.classes = classes
-        self.device = metrics.device() if device is None else _working(device)
+        self.device = own_device() if device is None else _working(device)
         self.precision = precision
         self.micro_batch = micro_batch
         self.fixed_point = ensemble.FIXED_POINT[bits]
-        self.modules = {name: module.eval() for name, module in modules.items()}
+        self.predictors = {name: predictor_of(member) for name, member in members.items()}
+        for module in self.modules.values():
+            module.eval()
         self._forward: Forward | None = None
         self._whole: set[str] = set()
         """Members that are computed in float32 as a whole, since their logits would be rounded otherwise."""
@@ -105,20 +109,24 @@ class Teacher:
         """Whether a lack of memory is answered by another attempt."""
         self._settle(_staying(self.modules, self.device))
 
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The members that are torch modules; only these are moved, packed and stacked."""
+        return {name: each.module for name, each in self.predictors.items() if each.module is not None}
+
     def _settle(self, staying: frozenset[str]) -> None:
-        """Let these members stay on the device, and the others wait in main memory for their turns."""
-        self.staying = staying
-        for name, module in self.modules.items():
-            module.to(self.device if name in staying else "cpu")
+        """Let these modules stay on the device, and the others wait in main memory for their turns."""
+        self.staying = staying | (self.predictors.keys() - self.modules.keys())
+        for name, each in self.predictors.items():
+            each.to(self.device if name in self.staying else torch.device("cpu"))
 
     @property
     def takes_turns(self) -> bool:
         """Whether members go to the device and leave it for every call."""
-        return self._forward is None and len(self.staying) < len(self.modules)
+        return self._forward is None and len(self.staying) < len(self.predictors)
 
     def prepare(self, choice: bool | None, x: Tensor) -> bool:
-        """Choose how members are computed, by trying it on `x` [N, ...]: on a CPU with packed layers (`packing`), in
-        bfloat16 with the last product in float32 (`last_product`).
+        """Make each member ready for pieces like `x` [N, ...], and choose how members are computed by trying it.
 
         choice: stacked (True) or one by one (False); None: whichever is faster on a GPU. On a CPU one by one always.
         Returns what was chosen.
@@ -127,39 +135,29 @@ class Teacher:
         if self._forward is not None:
             self._forward = None
             self._settle(_staying(self.modules, self.device))
-        if computed_in(self.device, self.precision) == "bfloat16":
-            self._keep_digits(tried[:FEW])
-        elif self.device.type == "cpu":
-            for name, module in self.modules.items():  # one after another: each is there twice meanwhile
-                with self._caught(name):
-                    self.modules[name] = packed(module, tried)
-        members = list(self.modules.values())
-        if self.device.type == "cpu" or self.takes_turns or self._whole:
+        for name, each in self.predictors.items():  # one after another: what is packed is there twice meanwhile
+            with self._caught(name), self._on_device(name):
+                if not each.prepare(tried, self.device, self.precision):
+                    logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
+                    self._whole.add(name)
+        modules = list(self.modules.values())
+        if self.device.type == "cpu" or self.takes_turns or self._whole or len(modules) < len(self.predictors):
             choice = False
         elif choice is None:
             with autocast(self.device, self.precision):
-                choice = worth_stacking(members, widened(tried.to(self.device)))
-        if choice and len(members) > 1:
-            self._forward = stacked(members)
+                choice = worth_stacking(modules, widened(tried.to(self.device)))
+        if choice and len(modules) > 1:
+            self._forward = stacked(modules)
             self._settle(frozenset())  # their weights are there once more, in the stack
         return choice
-
-    def _keep_digits(self, x: Tensor) -> None:
-        """Let each member compute its logits in float32, as little else as it can."""
-        for name, module in self.modules.items():
-            with self._on_device(name), autocast(self.device, self.precision):
-                if not in_float32(module, widened(x.to(self.device))):
-                    logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
-                    self._whole.add(name)
 
     @torch.no_grad()
     def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
         """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
-        found = {}
-        for names, forward in self._waves(self.modules):
+        found: dict[str, NDArray[np.float32]] = {}
+        for names, forward in self._waves(self.predictors):
             answers = [forward(batch) for batch in x.split(self.micro_batch)]
-            for name, said in zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True):
-                found[name] = said
+            found |= zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True)
         return found
 
     def soften(
@@ -168,26 +166,27 @@ class Teacher:
         *,
         temperature: float,
         weights: Mapping[str, float],
-        combine: str,
+        combine: str | None,
         known: Mapping[str, Tensor] = {},
         keep: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
         """`soften_all` of one piece. keep(name, logits) gets the logits of the members that are computed."""
         asked = Asked(x, known, None if keep is None else {})
         (total,) = self.soften_all([asked], temperature=temperature, weights=weights, combine=combine)
-        for name, logits in (asked.said or {}).items():
+        for name, logits in (asked.computed or {}).items():
             if keep is not None:
                 keep(name, logits)
         return total
 
     def soften_all(
-        self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str
+        self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str | None
     ) -> list[Tensor]:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T), for each piece.
 
         weights: of the hosted members that are asked, of weights that sum to 1 over all members everywhere. Returns
         [N, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
-        soft target. Members that take turns on the device go there once for all pieces.
+        soft target. combine None: the members' logits [members, N, K] float32 instead. Members that take turns on the
+        device go there once for all pieces.
 
         Where the device's memory does not suffice, members take turns from then on, which changes no bit.
 
@@ -219,33 +218,36 @@ class Teacher:
         inputs = [piece.x.to(self.device, non_blocking=True) if at_once else piece.x for piece in pieces]
         totals: list[list[Tensor]] = [[] for _ in pieces]
         if self._forward is not None and not any(piece.known for piece in pieces):
-            waves = self._waves(self.modules)
+            waves = self._waves(self.predictors)
         else:
-            waves = self._one_by_one(name for name in self.modules if name in how.weights)
+            waves = self._one_by_one(name for name in self.predictors if name in how.weights)
         with closing(waves):
-            for names, forward in waves:
+            for wave in waves:
                 for piece, x, total in zip(pieces, inputs, totals, strict=True):
-                    self._add(names, forward, piece, x, total, how)
-        return [torch.cat(total).cpu() for total in totals]
+                    self._add(wave, piece, x, total, how)
+        together = torch.stack if how.combine is None else torch.cat
+        return [together(total).cpu() for total in totals]
 
-    def _add(self, names: list[str], forward: Forward, piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
-        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch."""
+    def _add(self, wave: tuple[list[str], Forward], piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
+        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch; or
+        the logits of each to the piece's answers."""
+        names, forward = wave
         known = piece.known.get(names[0])
         batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
         off = torch.zeros(len(names), device=self.device)
-        said: list[Tensor] = []
+        computed: list[Tensor] = []
         for number, batch in enumerate(batches):
             logits = forward(batch) if known is None else batch.unsqueeze(0)
             if logits.shape[1:] != (len(batch), self.classes or logits.shape[-1]):
                 raise BadAnswer(
                     f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
                 )
-            if piece.said is not None and known is None:
-                said.append(logits.cpu())
+            if how.combine is None or (piece.computed is not None and known is None):
+                computed.append(logits.cpu())
             probabilities = torch.softmax(logits / how.temperature, dim=-1)
             off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
             for name, each in zip(names, probabilities, strict=True):
-                if name not in how.weights:
+                if how.combine is None or name not in how.weights:
                     continue
                 part = ensemble.contribution(each, how.weights[name], how.combine, self.fixed_point)
                 if number < len(total):
@@ -256,9 +258,12 @@ class Teacher:
             if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
                 what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
                 raise BadAnswer(f"{name} answers {what}", name)
-        if piece.said is not None and said:
-            for k, name in enumerate(names):
-                piece.said[name] = torch.cat([logits[k] for logits in said])
+        for k, name in enumerate(names if computed else ()):
+            logits = torch.cat([each[k] for each in computed])
+            if piece.computed is not None and known is None:
+                piece.computed[name] = logits
+            if how.combine is None and name in how.weights:
+                total.append(logits)
 
     def _waves(self, asked: Container[str]) -> Waves:
         """The members that are computed together, wave after wave: all that are stacked, or each for itself.
@@ -266,25 +271,37 @@ class Teacher:
         Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch.
         """
         if self._forward is not None:
-            yield list(self.modules), self._computed(self._forward, self.precision)
+            yield list(self.predictors), self._stacked(self._forward)
             return
-        yield from self._one_by_one(name for name in self.modules if name in asked)
+        yield from self._one_by_one(name for name in self.predictors if name in asked)
 
     def _one_by_one(self, names: Iterable[str]) -> Waves:
         for name in names:
-            precision: Precision = "float32" if name in self._whole else self.precision
-            forward = self._computed(one_by_one([self.modules[name]]), precision, name)
             with self._caught(name), self._on_device(name):
-                yield [name], forward
+                yield [name], self._alone(name)
 
-    def _computed(self, forward: Forward, precision: Precision, name: str = "") -> Forward:
-        """name: of the member; empty where several are computed in one pass."""
+    def _alone(self, name: str) -> Forward:
+        """What gives one member's logits [1, b, K]."""
+        answer = self.predictors[name]
 
-        def answer(batch: Tensor) -> Tensor:
-            with self._caught(name), autocast(self.device, precision):
-                return forward(widened(batch.to(self.device, non_blocking=True))).float()
+        def forward(batch: Tensor) -> Tensor:
+            with self._caught(name):
+                return answer(self._there(batch), self.precision).logits.unsqueeze(0)
 
-        return answer
+        return forward
+
+    def _stacked(self, together: Forward) -> Forward:
+        """What gives all members' logits [M, b, K] in one pass."""
+
+        def forward(batch: Tensor) -> Tensor:
+            with self._caught(""), autocast(self.device, self.precision):
+                return together(self._there(batch)).float()
+
+        return forward
+
+    def _there(self, batch: Tensor) -> Tensor:
+        """A batch on the device, as models take it."""
+        return widened(batch.to(self.device, non_blocking=True))
 
     @contextmanager
     def _caught(self, name: str) -> Iterator[None]:
@@ -302,7 +319,7 @@ class _How:
 
     temperature: float
     weights: Mapping[str, float]
-    combine: str
+    combine: str | None
 
 
 @contextmanager

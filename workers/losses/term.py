@@ -12,15 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from workers.models.outputs import Outputs as Outputs
 from workers.signals import Signal
 from workers.targets.base import Targets
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the student answers for b rows. logits: [b, K] float32."""
-
-    logits: Tensor
 
 
 @dataclass(frozen=True)

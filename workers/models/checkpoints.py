@@ -1,7 +1,6 @@
-"""Weights in and out as safetensors: reading them runs no code.
+"""Weights of networks in and out: written as safetensors, read from whatever `checkpoint_files` knows. No code runs.
 
-A pickle is refused by its first bytes and never opened. What a run keeps for itself to go on from holds more than
-weights, and is read by `torch.load(weights_only=True)`, which runs none either.
+What a run keeps for itself to resume from holds more than weights, and is read by `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -9,9 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -21,6 +18,8 @@ from torch import Tensor, nn
 
 from workers import storage
 from workers.errors import RequestError
+from workers.models import checkpoint_files
+from workers.models.checkpoint_files import SAVE_CALL, VERSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +27,6 @@ STATE = "state.pt"
 """What the file is called that training goes on from."""
 CHECKSUM = 64
 """Bytes of a sha256 in hexadecimal digits."""
-VERSIONS = "module_versions"
-"""Of a safetensors file's metadata: what torch calls a state dict's `_metadata`, as JSON."""
-SAVE_CALL = "safetensors.torch.save_model(model, path)"
-"""What writes the weights of any model: tied ones, too, which `save_file` refuses."""
 
 
 def save(weights: Mapping[str, Tensor], uri: str) -> None:
@@ -59,39 +54,48 @@ def packed(weights: Mapping[str, Tensor]) -> bytes:
         ) from error
 
 
-def load(module: nn.Module, uri: str) -> None:
+def load(module: nn.Module, uri: str) -> list[str]:
     """Fill `module` with the weights at `uri`, as `load_state_dict` does, its load hooks included.
 
-    Raises: `RequestError` where the file is missing, is no safetensors file, or does not fit the module.
+    Returns notes: what of the file was taken otherwise than it stands there. Raises: `RequestError` where a file is
+    missing or damaged, holds more than weights, or does not fit the module.
     """
-    fill(module, storage.read_bytes(uri), f"checkpoint '{uri}'")
+    weights, notes = checkpoint_files.read(uri)
+    return notes + _fill(module, weights, f"checkpoint '{uri}'")
 
 
-def fill(module: nn.Module, content: bytes, source: str) -> None:
+def fill(module: nn.Module, content: bytes, source: str) -> list[str]:
     """The same from the content of a file; `source` names it in errors."""
-    weights = _unpacked(content, source)
+    weights, notes = checkpoint_files.unpacked(content, source)
+    return notes + _fill(module, weights, source)
+
+
+def _fill(module: nn.Module, weights: checkpoint_files.Weights, source: str) -> list[str]:
+    own = module.state_dict()
+    notes = checkpoint_files.plain(weights, own.keys(), source)
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False)
     except Exception as error:  # of torch, for shapes; of the module's own load hooks, anything
-        misfit = _misshapen(module.state_dict(), weights) or _first(str(error).splitlines()[1:] or [str(error)], str)
+        misfit = _misshapen(own, weights) or _first(str(error).splitlines()[1:] or [str(error)], str)
         raise _unfit(source, misfit) from error
     state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)}
     missing = sorted(name for name in missing if not _filled(name, state, weights))
     misfit = _misnamed(missing, sorted(unexpected)) or _differing(state, weights)
     if misfit:
         raise _unfit(source, misfit)
+    return notes + checkpoint_files.narrower(weights, state, source)
 
 
-def save_state(state: dict[str, Any], uri: str, mark: str = "") -> None:
-    """Write what training goes on from: tensors and plain values, and what they follow from; its sha256 first."""
+def save_state(state: dict[str, Any], uri: str, key: str = "") -> None:
+    """Write what training goes on from: tensors and plain values, and the digest of their key; its sha256 first."""
     buffer = io.BytesIO()
-    torch.save({"mark": mark, "state": state}, buffer)
+    torch.save({"key": key, "state": state}, buffer)
     content = buffer.getvalue()
     storage.write_bytes(uri, storage.sha256(content).encode() + content)
 
 
-def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and follows from the same."""
+def load_state(uri: str, key: str = "") -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and has the same key."""
     if not storage.exists(uri):
         return None
     raw = storage.read_bytes(uri)
@@ -101,40 +105,23 @@ def load_state(uri: str, mark: str = "") -> dict[str, Any] | None:
         return None
     found = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     state: dict[str, Any] = found["state"]
-    return state if found["mark"] == mark else None
+    return state if found.get("key") == key else None
 
 
 def sha256(uri: str) -> str:
-    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
+    """`storage.file_sha256` of the file; of several files, over theirs.
 
     Raises: `RequestError` where there is no such file.
     """
-    try:
-        return _sha256(uri, storage.identity(uri))
-    except FileNotFoundError:
-        return storage.sha256(storage.read_bytes(uri))  # which says so
+    files = checkpoint_files.files(uri)
+    if len(files) > 1:
+        return storage.sha256("\n".join(map(storage.file_sha256, files)).encode())
+    return storage.file_sha256(files[0])
 
 
-@lru_cache(maxsize=4096)
-def _sha256(uri: str, identity: str) -> str:
-    return storage.sha256(storage.read_bytes(uri))
-
-
-def _unpacked(content: bytes, source: str) -> dict[str, Tensor]:
-    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # a header's length may begin so too
-        raise RequestError(
-            f"{source} is a pickle (as torch.save writes), which could run code and was not opened. Expected "
-            f"safetensors: {SAVE_CALL}."
-        )
-    try:
-        weights: dict[str, Tensor] = OrderedDict(safetensors.torch.load(content))
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        versions = json.loads(header.get("__metadata__", {}).get(VERSIONS, "null"))
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise RequestError(f"{source} is not a safetensors file ({error}).") from error
-    if versions is not None:
-        weights._metadata = versions  # type: ignore[attr-defined]  # where torch looks for it
-    return weights
+def size(uri: str) -> int:
+    """Bytes of all its files."""
+    return sum(map(storage.size, checkpoint_files.files(uri)))
 
 
 def _versions(weights: Mapping[str, Tensor]) -> dict[str, str] | None:

@@ -1,17 +1,75 @@
-"""A spec -> a module, with the seed that starts it, and what a module must do to be a member or a student."""
+"""The kind `python`: a spec -> a torch module, with the seed that starts it; and that module as a predictor."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from workers.data.arrays import Inputs, as_tensor
+from workers.data.arrays import widened
 from workers.errors import RequestError
+from workers.models import checkpoints
+from workers.models.last_product import in_float32
+from workers.models.packing import packed
+from workers.models.precision import autocast, computed_in
+from workers.models.predictor import Outputs, Predictor
 from workers.seeds import seeded
-from workers.specs import ModelSpec
+from workers.specs import ModelSpec, Precision
 from workers.user_code import factories
+
+FEW = 16
+"""Examples that a network is tried on before many are asked for."""
+
+
+class TorchPredictor(Predictor):
+    """A torch module from a batch to logits, computed under torch's autocast."""
+
+    module: nn.Module
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.whole = False
+        """Whether it computes in float32 whatever is asked, since its logits would be rounded otherwise."""
+
+    @classmethod
+    def load(cls, model: ModelSpec, weights: str) -> Self:
+        module = build(model)
+        checkpoints.load(module, weights)
+        return cls(module.eval())
+
+    @classmethod
+    def made(cls, model: ModelSpec) -> nn.Module:
+        return build(model)
+
+    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
+        if self.whole or computed_in(x.device, precision) == "float32":
+            return Outputs(self.module(x).float())  # without a block around it, which costs small networks some time
+        with autocast(x.device, precision):
+            return Outputs(self.module(x).float())
+
+    @property
+    def parameters(self) -> int:
+        return parameters(self.module)
+
+    def to(self, device: torch.device) -> Self:
+        self.module.to(device)
+        return self
+
+    def prepare(self, x: Tensor, device: torch.device, precision: Precision) -> bool:
+        """On a CPU pack its layers (`packing`); in bfloat16 keep the logits' digits (`last_product`)."""
+        if computed_in(device, precision) == "bfloat16":
+            with autocast(device, precision):
+                self.whole = not in_float32(self.module, widened(x[:FEW].to(device)))
+        elif device.type == "cpu":
+            self.module = packed(self.module, x)
+        return not self.whole
+
+
+def predictor_of(answers: Predictor | nn.Module) -> Predictor:
+    """A predictor as it is, a plain module as one."""
+    return TorchPredictor(answers) if isinstance(answers, nn.Module) else answers
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
@@ -34,62 +92,14 @@ def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
     lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if nn.parameter.is_lazy(each)]
     if lazy:
         raise RequestError(
-            f"{role} model '{spec.factory}' has lazy layers: '{lazy[0]}' has no shape before the first batch. Give "
+            f"{role} model {spec.label} has lazy layers: '{lazy[0]}' has no shape before the first batch. Give "
             "the layer its size, or let the factory call the model once on a batch of zeros before it returns it."
         )
     if not any(p.requires_grad for p in module.parameters()):
         raise RequestError(
-            f"{role} model '{spec.factory}' has no parameters to train. Expected some with requires_grad; a member "
+            f"{role} model {spec.label} has no parameters to train. Expected some with requires_grad; a member "
             "that is complete as it is belongs in `ensemble.checkpoints`."
         )
-
-
-def check_output(module: nn.Module, spec: ModelSpec, x: Inputs, classes: int, role: str) -> None:
-    """Raise `RequestError` unless `module` turns two examples into finite logits [2, `classes`]."""
-    logits = answers(module, spec, as_tensor(x[: min(2, len(x))]), classes, role)
-    if not torch.isfinite(logits).all():
-        raise RequestError(f"{role} model '{spec.factory}' returned NaN or infinity on two examples.")
-
-
-def answers(module: nn.Module, spec: ModelSpec, batch: Tensor, classes: int, role: str) -> Tensor:
-    """What `module` answers in evaluation mode: logits [B, `classes`]; leaves it in the mode that it was in.
-
-    batch: [B, ...] as `as_tensor` makes it. Raises: `RequestError` where it raises or returns anything else.
-    """
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            logits = module(batch)
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{role} model '{spec.factory}' failed on a batch of {batch.dtype} {list(batch.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        module.train(was_training)
-    return logits_of(logits, spec, batch, classes, role)
-
-
-def logits_of(returned: object, spec: ModelSpec, batch: Tensor, classes: int, role: str, when: str = "") -> Tensor:
-    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [B, `classes`].
-
-    when: the mode that it was in, for the message.
-    """
-    expected = [len(batch), classes]
-    found: object = type(returned).__name__
-    if isinstance(returned, Tensor):
-        found = list(returned.shape)
-        if found == expected and returned.layout == torch.strided and not returned.is_complex():
-            return returned.as_subclass(Tensor)
-        if found == expected:
-            found = f"{returned.dtype} {found} ({returned.layout})"
-    raise RequestError(
-        f"{role} model '{spec.factory}' returned {found} for a batch of {len(batch)}{when}; expected logits "
-        f"{expected}, one for each of the {classes} classes (`data.classes`, else one more than the largest label of "
-        "data.train), and nothing beside them. Change the model's last layer or what it returns, correct the "
-        "label, or set `data.classes`."
-    )
 
 
 def parameters(module: nn.Module) -> int:

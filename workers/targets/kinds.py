@@ -11,13 +11,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from workers.artifacts.parts import PLAIN
 from workers.targets import top_k_columns
 from workers.targets.base import Targets, array
 from workers.targets.dense import Dense
 from workers.targets.top_k import TopK, compress
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 @dataclass(frozen=True)

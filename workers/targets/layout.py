@@ -1,4 +1,4 @@
-"""In which order examples are gone through: decided by numbers alone, never by who was ready first.
+"""The order of the examples: decided by numbers alone, never by which teacher was ready first.
 
 The store of soft targets keeps the transfer set in parts, each a random sample of it that is the same in every run, so
 that a student can learn from the first part while the teachers still work on the second: going through the parts in

@@ -1,4 +1,4 @@
-"""What each member said, kept beside the mean (`distillation.keep: members`).
+"""The logits of each member, kept beside the mean (`distillation.keep: members`).
 
 The logits of a member depend on its weights and on the transfer set alone. Kept, they serve every other temperature,
 rule and choice of members: an eleventh member costs its own forward passes, another T none at all. They take the bytes
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import storage
+from workers.artifacts import parts
 from workers.data.arrays import Index
 from workers.targets import soft_targets
 
@@ -31,6 +32,8 @@ class MemberLogits:
     targets, `logits` fixed-size list of float32, in the order of the piece."""
 
     folder: str
+    read_only: bool = False
+    """Whether the folder is another run's: nothing is written or removed there, and it may vanish."""
     _files: dict[int, str] | None = field(default=None, repr=False)
 
     @property
@@ -40,7 +43,7 @@ class MemberLogits:
 
     def _named(self) -> dict[int, str]:
         if self._files is None:
-            self._files = {number: name for number, name, _ in soft_targets.files(self.folder)}
+            self._files = {number: name for number, name, _ in parts.files(self.folder)}
         return self._files
 
     def read(self, piece: int) -> Tensor | None:
@@ -49,18 +52,23 @@ class MemberLogits:
         if name is None:
             return None
         uri = storage.join(self.folder, name)
-        raw = storage.read_bytes(uri)
-        if not soft_targets.is_whole(name, raw):
+        raw = storage.read_if_there(uri)
+        if raw is None:  # the run that it belongs to was deleted meanwhile
+            return None
+        if not parts.is_whole(name, raw):
             logger.warning("logits '%s' are not what was written; thrown away and computed again", uri)
-            storage.remove(uri)
+            if not self.read_only:
+                storage.remove(uri)
             return None
         column = pq.read_table(io.BytesIO(raw)).column("logits").combine_chunks()
         return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
 
     def write(self, piece: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
         """Keep the logits [rows, K] of a piece's examples `ids` [rows] as they were given, in `views` where several."""
+        if self.read_only:
+            return
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
-        soft_targets.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))
+        parts.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))
 
 
 def bytes_of(members: int, examples: int, classes: int) -> int:

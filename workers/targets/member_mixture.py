@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from workers import ensemble
+from workers import ensemble, mixture_weights
+from workers.specs import ExampleWeights
 from workers.targets.base import Columns
 from workers.targets.dense import Dense
 
@@ -21,26 +22,33 @@ from workers.targets.dense import Dense
 @dataclass(frozen=True)
 class MemberMixture(Columns):
     """logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that did
-    not answer for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`."""
+    not answer for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`.
+    weighting: the rule by which weights follow from the answers (`workers.mixture_weights`); `weights` then show
+    which members answered."""
 
     logits: Tensor
     weights: Tensor
     combine: str = "arithmetic"
     bits: Literal[32, 64] = 32
+    weighting: ExampleWeights | None = None
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
         return (self.logits, self.weights)
 
     def like(self, columns: Sequence[Tensor]) -> MemberMixture:
-        return MemberMixture(columns[0], columns[1], self.combine, self.bits)
+        return MemberMixture(columns[0], columns[1], self.combine, self.bits, self.weighting)
 
     def at(self, temperature: float | None) -> Dense:
         """The members' mean at T, in float32. Raises: ValueError for None, since logits have no T of their own."""
         if temperature is None:
             raise ValueError("members' logits are not softened yet; expected a temperature")
         rows, members, classes = self.logits.shape
-        softened = torch.softmax(self.logits / temperature, dim=-1).view(rows * members, classes)
+        softened = torch.softmax(self.logits / temperature, dim=-1)
+        if self.weighting is not None:
+            each, present = softened.transpose(0, 1), (self.weights > 0).transpose(0, 1)
+            return Dense(mixture_weights.mean(self.weighting, each, self.combine, present), temperature)
+        softened = softened.view(rows * members, classes)
         dtype = ensemble.FIXED_POINT[self.bits]
         parts = ensemble.contribution(softened, self.weights.reshape(-1), self.combine, dtype)
         total = parts.view(rows, members, classes).sum(dim=1, dtype=dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers import ensemble
+from workers.specs import ExampleWeights
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
@@ -45,13 +46,14 @@ class LogitsReader:
     """The logits of the members that made a part, with their weights, for the loader to average at any T.
 
     folders: of each member's logits, by name. weights: of all members; those that made a part are scaled to sum to 1,
-    as in the teachers' pass. combine: the rule of the mean.
+    as in the teachers' pass. combine: the rule of the mean. weighting: that of each example's weights.
     """
 
     folders: Mapping[str, str]
     weights: Mapping[str, float]
     combine: str
     layout: PartLayout
+    weighting: ExampleWeights | None = None
 
     def __call__(self, number: int, part: Part | PartFile, /) -> Rows:
         if not isinstance(part, Part):
@@ -62,7 +64,7 @@ class LogitsReader:
         some = next(iter(logits.values()))
         of_all = torch.stack([logits[name] if name in logits else torch.zeros_like(some) for name in self.folders], 1)
         weights = torch.tensor([weight.get(name, 0.0) for name in self.folders], dtype=torch.float64)
-        mixture = MemberMixture(of_all, weights.repeat(len(some), 1), self.combine, part.numerics.bits)
+        mixture = MemberMixture(of_all, weights.repeat(len(some), 1), self.combine, part.numerics.bits, self.weighting)
         return Rows(self.layout.ids(number), mixture, np.zeros(len(some), np.float32))
 
     @cached_property

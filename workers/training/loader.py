@@ -138,7 +138,7 @@ class SoftLabels:
         return (self.cache and self.cache.find(number)) or self._put(number, self.reader(number, self.part(number)))
 
     def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
-        """These parts as they are read, a few ahead of who needs them, each with the time when it was there."""
+        """These parts as they are read, a few ahead of the loop, each with the time when it was there."""
 
         def begun() -> Iterator[tuple[float, Future[Rows]]]:
             for number in numbers:
@@ -176,6 +176,7 @@ def batches(
     batch_size: int,
     seed: int,
     device: torch.device,
+    *,
     rank: int = 0,
     world: int = 1,
     temperatures: Sequence[float] | None = None,

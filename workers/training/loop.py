@@ -51,7 +51,7 @@ class Task:
     """What learns, as errors name it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
     """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss, the soft term
     as a divergence (without the teacher's entropy), so that it is 0 where the student equals the teacher."""
@@ -135,9 +135,11 @@ def epochs(
         tally = Tally(goal, device)
         at_steps = [goal.at(Moment(number, spec.epochs, k, steps)) for k in range(steps)]
         temperatures = [at.temperature for at in at_steps]
-        batches = loader.batches(task.train, number, spec.batch_size, seed, device, rank, world, temperatures)
+        batches = loader.batches(
+            task.train, number, spec.batch_size, seed, device, rank=rank, world=world, temperatures=temperatures
+        )
         for at, batch in zip(at_steps, batches, strict=True):
-            losses = step(progress, forward, at, batch, spec, workers)
+            losses = step(progress, forward, at, batch, spec, workers=workers)
             tally.add(at, losses, batch.entropy, batch.rows)
         train_loss, terms = tally.means(_over_workers(tally.sums()).tolist())
         if not math.isfinite(train_loss):
@@ -145,7 +147,7 @@ def epochs(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
             )
-        correct, nll, count = _validate(progress.model, task.validation, spec, device, rank, world)
+        correct, nll, count = _validate(progress.model, task.validation, spec, device, rank=rank, world=world)
         if not math.isfinite(nll):
             raise _without_answer(progress.model, task, device)
         epoch = Epoch(
@@ -173,6 +175,7 @@ def step(
     at: AtStep,
     batch: Batch,
     spec: TrainingSpec,
+    *,
     workers: Tensor,
 ) -> list[Loss]:
     """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
@@ -220,7 +223,7 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, split: Split, spec: TrainingSpec, device: torch.device, rank: int, world: int
+    model: nn.Module, split: Split, spec: TrainingSpec, device: torch.device, *, rank: int, world: int
 ) -> tuple[float, float, float]:
     """Right answers, summed nll and examples over all workers, each measuring its cut by the micro-batch."""
     module = plain(model).eval()

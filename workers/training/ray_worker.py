@@ -22,6 +22,7 @@ import torch
 
 from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
+from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
@@ -32,7 +33,6 @@ from workers.targets.soft_targets import Part, PartFile
 from workers.training import loop
 from workers.training.loader import HardLabels, SoftLabels
 from workers.training.loop import Epoch, Progress, Task
-from workers.trial import trial
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ POLL_GROWTH = 1.5
 class Store:
     """Where a worker reads soft targets: parts that are there, and others as they come.
 
-    The folder itself says what is there, so a student that is slower than the teachers holds up nobody, one that is
-    faster waits here, and between the two there is nobody who could die.
+    The folder itself shows which parts are complete. So a slow student does not hold up the teachers, a fast one waits
+    here, and no process between the two can fail.
     """
 
     folder: str
@@ -91,7 +91,7 @@ class PassEnded(Exception):
     """The teachers' pass ended before its time; the driver knows why, and says it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerJob:
     """What a worker needs to train its cut of a network. Without soft targets it is the hard-label baseline."""
 
@@ -104,7 +104,7 @@ class WorkerJob:
     """URI of the folder that the trained weights, and what else the driver is to know, are written to."""
     weights: str
     threads: int
-    heard: Any
+    events: Any
     """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
     store: Store | None = None
     loss: DistillationSpec = loop.HARD_LABELS
@@ -155,7 +155,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     if rank == 0:
         kept = progress.kept_weights()
         checkpoints.save(kept, job.weights)
-        trial.check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
+        check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
 
@@ -166,9 +166,11 @@ def _given(task: Task) -> dict[str, float]:
 
 def _tell(job: WorkerJob, epoch: Epoch) -> None:
     try:
-        ray.get(job.heard.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
-    except ray.exceptions.RayError as error:  # who listens is gone or slow; training goes on
-        logger.warning("epoch %d of the %s was not heard: %s", epoch.epoch + 1, job.role, type(error).__name__)
+        ray.get(job.events.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
+    except ray.exceptions.RayError as error:  # the driver's queue is gone or slow; training goes on
+        logger.warning(
+            "epoch %d of the %s did not reach the driver: %s", epoch.epoch + 1, job.role, type(error).__name__
+        )
 
 
 def _task(job: WorkerJob) -> Task:

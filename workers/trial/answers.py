@@ -4,47 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from workers.data.arrays import Index, Inputs, as_tensor, gather
+from workers.data.arrays import Inputs, as_tensor, gather
 from workers.errors import RequestError
-from workers.models import torch_module
-from workers.specs import ModelSpec
-from workers.trial.lost_state import differing_state
+from workers.models import checked
+from workers.models.comparison import ALONE, SAME, apart, finite, lost, spread
+from workers.models.predictor import Predictor
 from workers.trial.odd_rows import OddRow
 
 ROWS, ODD_ROWS = 8, 256
 """The most rows of a forward pass: that answers are compared on, and of odd ones."""
 AFFORDABLE_S = 2.0
 """About how long a forward and a backward pass may take, and all of the odd rows."""
-SAME = 1e-4
-"""How far logits of the same rows and weights may be apart, in parts of the largest: kernels add in several orders."""
-ALONE = 1e-2
-"""The same for one row alone and beside others, for which other kernels are chosen."""
-NOTHING = 1e-7
-"""Logits below this are none."""
 SUMS_TO_1 = 1e-4
-SHOWN = 3
-"""Names that a message shows of a list."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was built, from which factory, for how many classes, on which inputs, and in which role."""
+    """What is tried: what answers and what messages call it, for how many classes, on which inputs, in which role."""
 
-    module: nn.Module
-    spec: ModelSpec
+    predictor: Predictor
+    label: str
     classes: int
     x: Inputs
     role: str
 
     def __str__(self) -> str:
-        return f"{self.role} model '{self.spec.factory}'"
+        return f"{self.role} model {self.label}"
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module that is trained."""
+        assert self.predictor.module is not None
+        return self.predictor.module
 
     @cached_property
     def affordable(self) -> int:
@@ -63,7 +60,7 @@ class Network:
 
     def answers(self, batch: Tensor) -> Tensor:
         """Logits [B, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
-        return torch_module.answers(self.module, self.spec, batch, self.classes, self.role)
+        return checked.answers(self.predictor, self.label, batch, self.classes, self.role)
 
 
 def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
@@ -97,47 +94,15 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
     return ()
 
 
-def check_same(network: Network, loaded: nn.Module) -> None:
+def check_same(network: Network, loaded: Predictor) -> None:
     """Raise `RequestError` where `loaded`, which has the same weights, answers anything else."""
-    other = Network(loaded, network.spec, network.classes, network.x, network.role)
+    other = replace(network, predictor=loaded)
     by = apart(network.answers(network.batch), other.answers(network.batch))
     if not by <= SAME:
         raise RequestError(
             f"{network} answers differently once its weights are saved and loaded, by {by:.2g} of its largest logit. "
-            f"{lost(network.module, loaded)}"
+            f"{lost(network.predictor, loaded)}"
         )
-
-
-def lost(module: nn.Module, loaded: nn.Module) -> str:
-    """What of `module` is not in `loaded`, although the weights are, and what to do."""
-    found = differing_state(module, loaded)
-    kinds = f": {some(found)}" if found else " (plain attributes, buffers with persistent=False, globals)"
-    return (
-        f"It has state outside its state_dict, which is not saved and is made again from another seed{kinds}. Keep it "
-        "with self.register_buffer(name, tensor), or compute it without random numbers."
-    )
-
-
-def spread(examples: int, rows: int) -> Index:
-    """[rows] int64: rows of `examples` from first to last, as many as there are at most."""
-    return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference of logits [B, K], in parts of the largest logit; NaN where one of them holds NaN."""
-    one, other = one.double(), other.double()
-    return float((one - other).abs().amax() / (one.abs().amax() + NOTHING))
-
-
-def finite(values: Tensor) -> Tensor:
-    """[N] bool: which rows are finite throughout."""
-    return torch.isfinite(values).reshape(len(values) if values.dim() else 1, -1).all(dim=1)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
 
 
 def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:

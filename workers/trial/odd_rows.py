@@ -58,13 +58,13 @@ def _oddest(x: Inputs) -> list[tuple[int, int, str]]:
         for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
             row = int(rows[k])
             if row not in found or rank < found[row][0]:
-                exact = next((said for name, said in EXACT.items() if measures[name][k] == 0), oddity)
+                exact = next((words for name, words in EXACT.items() if measures[name][k] == 0), oddity)
                 found[row] = (rank, row, exact)
     return list(found.values())
 
 
 EXACT = {"smallest norm": "all zeros", "smallest spread": "one value throughout"}
-"""What is said of a row whose measure is 0."""
+"""What messages call a row whose measure is 0."""
 
 
 def _measures(x: Inputs) -> tuple[Index, dict[str, NDArray[np.float32]]]:

@@ -11,23 +11,23 @@ Random states are as they were afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import storage
-from workers.data.arrays import Inputs, as_tensor, gather
+from workers.data.arrays import as_tensor, gather
 from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
-from workers.errors import RequestError, RunError
-from workers.inference import teacher
-from workers.inference.teacher import Member
-from workers.models import checkpoints, torch_module
+from workers.errors import RequestError
+from workers.evaluation import class_order
+from workers.models import checked, checkpoints, predictor, torch_module
+from workers.models.comparison import finite, some, spread
+from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import AnyModel, DistillationSpec, ModelSpec, TrainingSpec
 from workers.targets import kinds
 from workers.targets.layout import batch_sizes
 from workers.training import loop, objective
@@ -37,16 +37,12 @@ from workers.training.objective import AtStep
 from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling
-from workers.trial.answers import AFFORDABLE_S, SAME, Network, finite, some, spread
+from workers.trial.answers import AFFORDABLE_S, Network
 from workers.trial.odd_rows import OddRow
 from workers.user_code import provenance
 
-KEPT_ROWS = 32
-"""Validation rows on which kept weights are compared."""
-SAME_ON_GPU = 1e-2
-"""`SAME` where kernels may add in another order each time, and products are rounded further."""
-ANSWERS, LOGITS = "answers.pt", "logits"
-"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
+SETTLED_ROWS, ORDERED_ROWS = 64, 256
+"""Training rows on which it is decided what a file's answers are, and whether its classes are in order."""
 STEPS = 4
 """Steps where workers exchange gradients, if they are quick: a layer may be skipped at random."""
 
@@ -66,7 +62,7 @@ class Role:
     """The least and the most that share a batch."""
 
     def __str__(self) -> str:
-        return f"{self.name} model '{self.model.factory}'"
+        return f"{self.name} model {self.model.label}"
 
 
 def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool = False) -> tuple[str, ...]:
@@ -78,79 +74,70 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool 
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
         torch_module.check_trainable(module, role.model, role.name)
-        torch_module.check_output(module, role.model, role.examples.x, classes, role.name)
-        network = Network(module, role.model, classes, role.examples.x, role.name)
+        checked.check_output(TorchPredictor(module), role.model.label, role.examples.x, classes, role.name)
+        network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name)
         notes = () if known else asked.check(network, odd)
         _take_steps(role, network, [row.x for row in odd if row.trains])
         if role.training.compile:
             compiling.check_network(module, network.batch, str(role))
         if not known:
-            _check_reloaded(network)
+            _check_reloaded(network, role.model)
     return notes
 
 
 def check_loaded(
-    spec: ModelSpec, uris: Sequence[str], x: Inputs, classes: int, odd: Sequence[OddRow]
+    spec: ModelSpec, uris: Sequence[str], examples: Split, classes: int, odd: Sequence[OddRow]
 ) -> tuple[str, ...]:
     """The same of members that are loaded: each file fits, answers every row, and holds all that the answers follow
     from. Returns notes for the user. Raises: `RequestError`."""
     notes: tuple[str, ...] = ()
+    x = examples.x
     with seeded(0), provenance.in_use(spec):
         module, other = torch_module.build(spec), torch_module.build(spec, seed=1)
-        torch_module.check_output(module, spec, x, classes, "ensemble")  # before a file is blamed
+        checked.check_output(TorchPredictor(module), spec.label, x, classes, "ensemble")  # before a file is blamed
         for number, uri in enumerate(uris):
-            network = Network(module, spec, classes, x, f"checkpoint '{uri}': ensemble")
-            checkpoints.load(module, uri)
-            torch_module.check_output(module, spec, x, classes, network.role)
+            network = Network(TorchPredictor(module), spec.label, classes, x, f"checkpoint '{uri}': ensemble")
+            notes += tuple(checkpoints.load(module, uri))
+            checked.check_output(network.predictor, spec.label, x, classes, network.role)
             found = asked.check(network, odd)
+            _check_order(network, examples)
             if number == 0:
-                notes = found
+                notes += found
                 checkpoints.load(other, uri)
-                asked.check_same(network, other)
+                asked.check_same(network, TorchPredictor(other))
     return notes
 
 
-def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
-    """Load `member` as everything after its training does, and compare it with the trained `module`.
+def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
+    """The same of a member that is complete in a file: its input fits, and each row has one finite answer.
 
-    kept: the state dict that was saved, which `module` then has. x: rows to compare on. The answers stay beside the
-    weights for `check_elsewhere`.
-
-    Raises: `RunError` where their answers differ.
+    Returns notes for the user. Raises: `RequestError`.
     """
-    with seeded(0), torch.no_grad():
-        module.load_state_dict(kept)
-        device = next(module.parameters()).device
-        loaded, batch = teacher.load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
-        answers = module.eval()(batch)
-        by = asked.apart(answers, loaded(batch))
-    if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
-        raise RunError(
-            f"{member.name} answers differently once its weights are saved and loaded, by {by:.2g} of its largest "
-            f"logit on {len(batch)} validation examples. {asked.lost(module, loaded)} Train it again afterwards."
-        )
-    checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
+    x = examples.x
+    with seeded(0):
+        settled, notes = settle(model, examples)
+        network = Network(predictor.load(settled, model.file or ""), model.label, classes, x, "ensemble")
+        checked.check_output(network.predictor, model.label, x, classes, "ensemble")
+        notes += asked.check(network, odd)
+        _check_order(network, examples)
+    return notes
 
 
-def check_elsewhere(member: Member, x: Inputs) -> None:
-    """Compare what kept weights answer in this process with what they answered in the one that trained them.
+def settle(model: AnyModel, examples: Split) -> tuple[AnyModel, tuple[str, ...]]:
+    """A model that is loaded from its file with all decided that it leaves open, on some of the examples; and notes."""
+    ids = spread(len(examples), SETTLED_ROWS)
+    return predictor.kind_of(model).settled(model, model.file or "", gather(examples.x, ids))
 
-    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
-    """
-    uri = storage.join(storage.parent(member.weights), ANSWERS)
-    there = checkpoints.load_state(uri)
-    if there is None:
-        return
-    with seeded(0), torch.no_grad():
-        logits = there[LOGITS]
-        by = asked.apart(logits, teacher.load(member)(gather(x, spread(len(x), len(logits)))))
-    storage.remove(uri)
-    if not by <= asked.ALONE:
-        raise RunError(
-            f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
-            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
-            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
-            "instead, and train it again."
+
+def _check_order(network: Network, examples: Split) -> None:
+    """Raise `RequestError` where a loaded model has its classes in another order than the data."""
+    ids = spread(len(examples), min(ORDERED_ROWS, network.affordable))
+    ids = ids[examples.y[ids] != UNLABELLED]
+    pairs = class_order.swapped(network.answers(gather(examples.x, ids)).argmax(dim=-1).numpy(), examples.y[ids])
+    if pairs is not None:
+        raise RequestError(
+            f"{network} seems to have its classes in another order: what the labels say is {pairs}. Expected logits in "
+            "the order of the data's class ids."
         )
 
 
@@ -198,7 +185,8 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
 
     def forward(x: Tensor) -> Tensor:
         returned = progress.model(x)
-        logits = torch_module.logits_of(returned, role.model, x, network.classes, role.name, " in training mode")
+        label, when = role.model.label, " in training mode"
+        logits = checked.logits_of(returned, label, x, network.classes, role=role.name, when=when)
         if not logits.requires_grad:
             raise RequestError(
                 f"{role} returns logits without a gradient in training mode, so nothing can be learnt. Expected an "
@@ -211,7 +199,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
     spec = role.training.model_copy(update={"micro_batch_size": None})
     try:
         progress.model.train()
-        losses = loop.step(progress, forward, _first_step(role), batch, spec, torch.tensor(1.0))
+        losses = loop.step(progress, forward, _first_step(role), batch, spec, workers=torch.tensor(1.0))
     except RequestError:
         raise
     except (Exception, SystemExit) as error:  # the user's own code: anything can come
@@ -264,21 +252,21 @@ def _why_so_few(role: Role, size: int) -> str:
     )
 
 
-def _check_reloaded(network: Network) -> None:
+def _check_reloaded(network: Network, model: ModelSpec) -> None:
     """Save, load into a network that was built from another seed, as everything after training does, and compare."""
     if not finite(network.answers(network.batch)).all():
         raise RequestError(
             f"{network} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
             "`gradient_clip`."
         )
-    loaded = torch_module.build(network.spec)
+    loaded = torch_module.build(model)
     _check_grown(network, loaded)
     try:
         content = checkpoints.packed(network.module.state_dict())
         checkpoints.fill(loaded, content, "what was saved of it")
     except RequestError as error:
         raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
-    asked.check_same(network, loaded)
+    asked.check_same(network, TorchPredictor(loaded))
 
 
 def _check_grown(network: Network, built: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from workers.errors import RequestError
@@ -21,10 +21,15 @@ def make(key: str, name: str, table: Mapping[str, Callable[..., T]], kwargs: dic
         made: T = factories.call(name, kwargs, folder)
         return made
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise RequestError(f"{key}: found '{name}'; expected {', '.join(table)}, or `module:Class`.{hint}")
+        expected = f"{', '.join(table)}, or `module:Class`.{_near(name, table)}"
+        raise RequestError(f"{key}: found '{name}'; expected {expected}")
     try:
         return table[name](**kwargs)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{key}: '{name}' does not take `kwargs` {kwargs}: {beside.plain(str(error))}.") from error
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """A sentence with the known name that is nearest to `name`, behind a space; empty where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{found[0]}'?" if found else ""

@@ -30,8 +30,7 @@ from torch.nn.parameter import is_lazy
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import torch_module
-from workers.specs import FactorySpec, ModelSpec
+from workers.specs import FactorySpec, ModelSpec, OwnModel, SklearnModel
 from workers.user_code import beside, factories, observed, origins
 from workers.user_code.beside import Stamp
 from workers.user_code.reach import Reach, whole_file
@@ -46,7 +45,7 @@ REMOTE = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last
 
 
 @dataclass(frozen=True)
-class _Found:
+class Examined:
     """What a factory follows from, and the state of everything that this was found in."""
 
     inputs: dict[str, Any]
@@ -55,51 +54,14 @@ class _Found:
     state: dict[str, Any]
 
 
-_known: dict[str, _Found] = {}
+_known: dict[str, Examined] = {}
 _read_in_use: dict[str, set[Path]] = {}
 """By `_key`: data files that networks opened while they answered."""
 
 
-def of_model(model: ModelSpec) -> dict[str, Any]:
-    """The inputs of `model` by name, as plain JSON values: with equal ones the same weights are the same function.
-
-    model: its specification. code: of each file that its factory reaches, a digest of what is reached in it. files:
-    digests of the files that building it reads, and of `depends_on`. environment: digests of the values of variables
-    that reached code names. packages: versions of distributions that the code imports, except for Stillhouse's own
-    dependencies. built: classes, shapes and types, plain attributes and initial weights of the module from a fixed
-    seed, as far as two builds agree.
-
-    Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
-    """
-    return _found(model, lambda: torch_module.build(model, SEED)).inputs
-
-
 def of_factory(spec: FactorySpec, call: Callable[[], Any]) -> dict[str, Any]:
     """The same of any factory, without `model` and `built`. call: uses the factory as it will be used, but briefly."""
-    return _found(spec, call).inputs
-
-
-def files_of(model: ModelSpec) -> dict[Path, bytes]:
-    """The files beside the configuration that `model` is built from: code, what it reads, and `depends_on`, whole.
-
-    The paths are below `model.folder`; a copy of them in another folder builds the same model.
-    """
-    found = factories.files(model.factory, model.folder)
-    for path in _found(model, lambda: torch_module.build(model, SEED)).paths.values():
-        place = factories.within(path, model.folder)
-        if place is not None:
-            found.setdefault(Path(model.folder, place), path.read_bytes())
-    return found
-
-
-def files_outside(model: ModelSpec) -> list[Path]:
-    """The user's other files that `model` is built from: those that a copy of its folder leaves behind.
-
-    Caches, in folders that are hidden, are left out: what filled them fills them elsewhere too.
-    """
-    found = _found(model, lambda: torch_module.build(model, SEED)).paths.values()
-    outside = {path for path in found if factories.within(path, model.folder) is None}
-    return sorted(path for path in outside if not any(part.startswith(".") for part in path.parts))
+    return examined(spec, call).inputs
 
 
 def versions() -> dict[str, str]:
@@ -136,7 +98,7 @@ def _key(spec: FactorySpec) -> str:
     return json.dumps([type(spec).__name__, os.getcwd(), spec.model_dump(mode="json")], sort_keys=True)
 
 
-def _found(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
+def examined(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     key = _key(spec)
     known = _known.get(key)
     if known is None or known.state != _state(known.state):
@@ -144,7 +106,7 @@ def _found(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
     return known
 
 
-def _look(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
+def _look(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     module_name, _, function = spec.factory.partition(":")
     root = factories.private_root(module_name, spec.folder)
     factories.load(spec.factory, spec.folder)  # first, since some code can be executed only once in a process
@@ -158,7 +120,7 @@ def _look(spec: FactorySpec, call: Callable[[], Any]) -> _Found:
 
 def _watch(
     spec: FactorySpec, call: Callable[[], Any], root: str | None, function: str, earlier: bool = False
-) -> _Found:
+) -> Examined:
     """Use the factory twice and see what that takes. earlier: include what its code read before in this process."""
     with observed.recording() as record:
         results = [_described(call()) for _ in range(2)]
@@ -188,8 +150,10 @@ def _watch(
         "environment": {name: _value(name) for name in sorted(reach.environment)},
         "packages": _packages(reach.installed),
     }
-    if isinstance(spec, ModelSpec):
-        inputs = {"model": spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs}
+    if isinstance(spec, ModelSpec | SklearnModel | OwnModel):
+        places = {"folder", "depends_on", "path"}
+        implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys from before there were kinds
+        inputs = {"model": spec.model_dump(mode="json", exclude=places | implied), **inputs}
         inputs["built"] = _agreed(spec, results[0].built, results[1].built)
     loaded = [source.file for source in reach.loaded()]
     paths = {str(path): path for path in (*code, *data.values(), *loaded)}
@@ -199,7 +163,7 @@ def _watch(
         "environment": dict.fromkeys(reach.environment),
         "folder": {root or "": None},
     }
-    return _Found(inputs, paths, _state(wanted))
+    return Examined(inputs, paths, _state(wanted))
 
 
 def _named_files(reach: Reach, spec: FactorySpec) -> set[Path]:
@@ -327,7 +291,7 @@ def _described(built: Any) -> _Described:
     )
 
 
-def _agreed(spec: ModelSpec, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _agreed(spec: FactorySpec, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     differs = [key for key in one if one[key] != other[key]]
     if differs:
         logger.warning(

@@ -1,0 +1,48 @@
+"""Bytes that a run stores and holds, from numbers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.facts import DataFacts
+from workers.targets.kinds import DTYPES
+from workers.targets.layout import PartLayout, part_rows, piece_rows
+from workers.targets.member_logits import bytes_of
+from workers.targets.member_mixture import row_bytes
+from workers.targets.top_k import bytes_per_row
+from workers.training.loader import cached_parts
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """soft_targets, logits: bytes in storage; logits are 0 where none are kept. held_by_worker: of a student's worker,
+    while it mixes parts. answers: bytes that teachers send for an example."""
+
+    soft_targets: int
+    logits: int
+    held_by_worker: int
+    answers: int
+
+
+def layout(config: RunConfig, data: DataFacts) -> PartLayout:
+    """How the store is cut: parts by what is stored, pieces by what teachers send."""
+    top_k, dtype = config.distillation.top_k, config.distillation.dtype
+    rows = part_rows(data.classes, None if top_k is None else bytes_per_row(top_k, DTYPES[dtype]))
+    return PartLayout(data.examples, rows, data.views, piece_rows(data.classes))
+
+
+def sizes(config: RunConfig, data: DataFacts, members: int) -> Sizes:
+    """What the soft targets of so many members take."""
+    spec, examples = config.distillation, data.examples * data.views
+    width = DTYPES[spec.dtype].itemsize
+    row = width * data.classes if spec.top_k is None else bytes_per_row(spec.top_k, DTYPES[spec.dtype])
+    in_memory = row_bytes(members, data.classes) if spec.is_scheduled else row + 12
+    parts = layout(config, data)
+    of_each = members if config.ensemble.of_examples is not None else 1
+    return Sizes(
+        soft_targets=examples * row,
+        logits=bytes_of(members, examples, data.classes) if spec.keeps_logits else 0,
+        held_by_worker=cached_parts(parts, in_memory) * parts.rows * in_memory,
+        answers=4 * data.classes * of_each,
+    )

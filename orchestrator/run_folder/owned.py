@@ -1,0 +1,122 @@
+"""A run's folder: the mark that Stillhouse made it, and the removal of what runs write.
+
+A user may keep data, notes or checkpoints in the same place. So a run overwrites and removes only what runs write, and
+only in a folder that carries the mark.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.run_folder import lock, paths
+from orchestrator.run_folder.history import last_opened
+from orchestrator.run_folder.paths import RunFolder
+from workers import storage
+from workers.artifacts import catalogue
+from workers.errors import RequestError
+from workers.specs import FactorySpec, IdxFiles
+from workers.user_code import factories
+
+MARK = paths.PLACES["mark"].path()
+FORMAT = 1
+"""Of the mark; a folder of a later format is refused."""
+
+
+def check(config: RunConfig, *, fresh: bool) -> None:
+    """Raise `RequestError` where a run in this folder would overwrite or remove what no run of Stillhouse wrote.
+
+    fresh: the run is to remove the results of earlier ones first.
+    """
+    folder = config.folder
+    mark, present = _mark_in(folder), [name for name in storage.names(folder) if not name.startswith(lock.NAME)]
+    if mark is None:
+        if fresh and present:
+            raise RequestError(
+                f"--fresh: '{folder}' has no {MARK}, so Stillhouse did not make it, or an earlier version did. It "
+                f"holds {_some(present)}. Nothing was removed. Remove it by hand, or set another `name` or `storage`."
+            )
+        in_the_way = [name for name in present if paths.is_in_the_way(name)]
+        if in_the_way and last_opened(folder) is None:
+            raise RequestError(
+                f"'{folder}' has no {MARK}, so no run of Stillhouse made it, and a run would overwrite its "
+                f"{_some(in_the_way)}. Set another `name` or `storage`, or move these away."
+            )
+    elif mark.get("format") != FORMAT:
+        raise RequestError(
+            f"'{folder}' has format {mark.get('format')!r}; this version of Stillhouse reads and writes {FORMAT}. Use "
+            "the version that made it, or set another `name`."
+        )
+    if not fresh:
+        catalogue.check(folder)
+    inside = [place for place in _inputs(config) if _is_inside(place, folder)] if fresh else []
+    if inside:
+        raise RequestError(
+            f"--fresh: '{inside[0]}' is an input of this configuration and lies in the run's own folder '{folder}', "
+            "which is to be cleared. Nothing was removed. Move the inputs out of it, or set another `name`."
+        )
+
+
+def mark(folder: str) -> None:
+    """Declare the folder a run's."""
+    if _mark_in(folder) is None:
+        storage.write_text(RunFolder(folder).mark, json.dumps({"format": FORMAT}) + "\n")
+
+
+def clear(folder: str) -> None:
+    """Remove what earlier runs wrote, and nothing else; the mark and the lock stay."""
+    kept = (MARK, lock.NAME)
+    ours = [path for path in storage.files_below(folder) if path not in kept and paths.is_written(path)]
+    storage.remove_files(folder, ours)
+
+
+def sweep(folder: str) -> None:
+    """Remove the half-written files of runs that were killed; object stores keep none."""
+    if storage.is_local(folder):
+        partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and paths.is_written(p)]
+        storage.remove_files(folder, partial)
+
+
+def _mark_in(folder: str) -> dict[str, Any] | None:
+    content = storage.read_if_there(RunFolder(folder).mark)
+    if content is None:
+        return None
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _inputs(config: RunConfig) -> list[str]:
+    """Files and folders that the configuration reads: data, checkpoints, code."""
+    data = config.data
+    found = [*config.ensemble.given().values(), *data.depends_on]
+    for split in (data.train, data.validation, data.test, data.unlabeled):
+        files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
+        found += [storage.absolute(file, data.root) for file in files if file]
+    models = [*(group.model for group in config.ensemble.groups), config.student.model]
+    code = [model for model in models if isinstance(model, FactorySpec)] + list(config.evaluation.metrics)
+    code += [data.augment] if data.augment is not None else []
+    asked = [(each.factory, each.folder) for each in code]
+    asked += [(data.code, data.folder)] if data.code is not None else []
+    found += [str(path) for factory, folder in asked for path in factories.files(factory, folder)]
+    named = factories.texts([data.kwargs, *(each.kwargs for each in code)])
+    found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
+    return found
+
+
+def _is_inside(place: str, folder: str) -> bool:
+    if storage.is_local(place) != storage.is_local(folder):
+        return False
+    if not storage.is_local(place):
+        return place.rstrip("/") == folder.rstrip("/") or place.startswith(folder.rstrip("/") + "/")
+    inner, outer = (Path(storage.filesystem(each)[1]).resolve() for each in (place, folder))
+    return inner.is_relative_to(outer)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,45 @@
+"""What a run cost: core-hours and GPU-hours of each stage, and their price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.plan import Plan
+from orchestrator.reporting.report import Bound, Spent
+from orchestrator.stages.soft_targets import SoftTargetPass
+from orchestrator.stages.trained import Trained
+
+
+def spent(
+    plan: Plan, members: Sequence[Trained], baseline: Trained, student: Trained, made: SoftTargetPass
+) -> dict[str, Spent]:
+    """Of everything that the student follows from, and of its baseline."""
+    teachers, workers = plan.teachers, plan.student
+
+    def of(seconds: float, cores: float, gpus: float) -> Spent:
+        return Spent(core_hours=seconds * cores / 3600, gpu_hours=seconds * gpus / 3600)
+
+    def trained(systems: Sequence[Trained]) -> float:
+        return sum(epoch.seconds for system in systems for epoch in system.history)
+
+    return {
+        "members": of(trained(members), teachers.num_cpus, teachers.num_gpus),
+        "soft targets": of(
+            made.complete().seconds, teachers.actors * teachers.num_cpus, teachers.actors * teachers.num_gpus
+        ),
+        "baseline": of(trained([baseline]), workers.cores, workers.gpus),
+        "student": of(trained([student]), workers.cores, workers.gpus),
+    }
+
+
+def price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
+    """None where no price of an hour is configured."""
+    core, gpu = config.report.core_hour_price, config.report.gpu_hour_price
+    return sum(s.core_hours * core + s.gpu_hours * gpu for s in cost.values()) if core or gpu else None
+
+
+def bound_by(student: Trained, made: SoftTargetPass) -> Bound:
+    """What the way from teachers to student mostly waited for."""
+    trained_s = sum(epoch.seconds - epoch.waited_s for epoch in student.history)
+    return "student" if trained_s > made.complete().seconds else made.bound_by

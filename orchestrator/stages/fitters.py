@@ -1,0 +1,100 @@
+"""How a student learns: `FITTERS`, by how its kind of model does.
+
+A network learns under Ray Train, by steps over several workers that may be restarted. An estimator learns by one `fit`
+in a Ray task. Both write the weights of their member and return its history; what is found again, and declared
+complete, is the same for both (`training`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.tasks import Task, completed
+from orchestrator.stages import ray_train
+from workers.artifacts.key import Key
+from workers.inference.teacher import Member
+from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, ModelSpec, TrainingSpec
+from workers.training.fit_tasks import FitJob, fit_student
+from workers.training.loop import HARD_LABELS, Epoch
+from workers.training.ray_worker import Store, WorkerJob
+
+if TYPE_CHECKING:
+    from orchestrator.stages.context import Context
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """What is to be trained: the student, or without soft targets the hard-label baseline."""
+
+    role: str
+    model: AnyModel
+    training: AnyTraining
+    seed: int
+    loss: DistillationSpec = HARD_LABELS
+    store: Store | None = None
+    """Soft targets, which may still be on their way."""
+    store_key: Key | None = None
+    """What they follow from."""
+    store_content: Callable[[], str] = str
+    """sha256 over the soft targets themselves; waits until they are complete."""
+
+
+Fitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
+"""Trains a job, so that the weights of its member are written. folder: where the role is shown; name: of what is kept
+there to resume from. Returns the history."""
+
+
+def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
+    """A network, by the training loop on every worker; resumes from its last checkpoint."""
+    assert isinstance(job.model, ModelSpec) and isinstance(job.training, TrainingSpec)
+    work = WorkerJob(
+        role=job.role,
+        model=job.model,
+        training=job.training,
+        seed=job.seed,
+        data=run.data,
+        folder=folder,
+        weights=member.weights,
+        threads=run.plan.student.threads,
+        events=run.heartbeat.queue,
+        store=job.store,
+        loss=job.loss,
+        run=run.config.name,
+    )
+    return ray_train.fit(run, work, name)
+
+
+def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
+    """An estimator, in a task that begins again where its process is lost.
+
+    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
+    """
+    assert isinstance(job.training, FitSpec)
+    placement = run.plan.student.alone
+    work = FitJob(
+        member=member,
+        training=job.training,
+        seed=job.seed,
+        views=run.dataset.views,
+        threads=run.plan.student.threads_alone,
+        store=job.store,
+        loss=job.loss,
+        run=run.config.name,
+    )
+    doing = f"training the {job.role}"
+    task = Task(job.role, fit_student, (work, run.data, run.heartbeat.queue), placement, doing, f"fit {job.role}")
+    waiting = Waiting(
+        Need(doing, 1, placement.held, placement.held), run.config.ensemble.start_timeout_s, run.events.note, least=1
+    )
+    with closing(completed([task], waiting, run.heartbeat, cancel=run.machines.borrowed)) as ended:
+        ((_, history),) = ended
+    found: list[Epoch] = history
+    return found
+
+
+FITTERS: Mapping[Learner, Fitter] = {"network": by_ray_train, "estimator": by_one_fit}
+"""By how a model learns; one that only is loaded has none, and is refused before a run."""

@@ -1,0 +1,75 @@
+"""Members' own logits beside the pass: found in the whole storage, kept where the configuration says so.
+
+They serve any other temperature, rule or choice of members without a forward pass. A schedule of T needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages.context import Context
+from workers import storage
+from workers.artifacts import catalogue, parts, store
+from workers.artifacts.key import Key
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
+from workers.targets.reader import LogitsReader
+from workers.targets.soft_targets import Manifest, Part
+
+
+def of_members(run: Context, keys: Mapping[str, Key]) -> dict[str, MemberLogits]:
+    """Where each member's own answers are read, and kept if the configuration has them kept.
+
+    Otherwise they are read wherever a run of this storage has all of a member's, and nothing is copied.
+
+    keys: by the members' names.
+    """
+    if run.config.distillation.keeps_logits:
+        had = run.artifacts.obtain_all((key, paths.logits) for key in keys.values())
+        folder = RunFolder(run.config.folder)
+        kept = {name: MemberLogits(folder.logits(key.digest)) for name, key in keys.items()}
+    else:
+        had = [run.artifacts.find(key, paths.logits) for key in keys.values()]
+        kept = {
+            name: MemberLogits(storage.parent(found.uri), read_only=True)
+            for name, found in zip(keys, had, strict=True)
+            if found is not None
+        }
+    run.note(catalogue.note("members' logits", had))
+    return kept
+
+
+def commit(run: Context, keys: Mapping[str, Key], layout: PartLayout) -> None:
+    """Declare the logits of those members complete that answered every piece."""
+    pieces = set(range(layout.pieces(layout.parts - 1).stop))
+    for key in keys.values():
+        kept = parts.files(RunFolder(run.config.folder).logits(key.digest))
+        if {number for number, _, _ in kept} == pieces:
+            path = paths.logits(key.digest)
+            store.commit(run.artifacts.uri(path), key, {name: checksum for _, name, checksum in kept})
+            run.artifacts.register(key, path)
+
+
+def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, MemberLogits]) -> dict[int, Part]:
+    """Of the parts, those whose members' logits are all kept."""
+    pieces = {name: logits.pieces for name, logits in kept.items()}
+
+    def has_logits(number: int, part: Part) -> bool:
+        return all(pieces[name].issuperset(layout.pieces(number)) for name in part.members)
+
+    return {number: part for number, part in there.items() if has_logits(number, part)}
+
+
+def reader(config: RunConfig, planned: Manifest, layout: PartLayout, kept: Mapping[str, MemberLogits]) -> LogitsReader:
+    """What a student reads for a schedule of T."""
+    names = [record.name for record in planned.members]
+    return LogitsReader(
+        folders={name: kept[name].folder for name in names},
+        weights=dict(zip(names, planned.weights, strict=True)),
+        combine=config.ensemble.combine,
+        layout=layout,
+        weighting=config.ensemble.of_examples,
+    )

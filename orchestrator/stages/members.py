@@ -1,0 +1,38 @@
+"""The members of the ensemble: trained here, or loaded from what the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.observers.events import SystemAdded
+from orchestrator.stages import training
+from orchestrator.stages.context import Context
+from orchestrator.stages.trained import Trained
+from workers.inference.teacher import Member
+
+
+def members(run: Context) -> list[Trained]:
+    """Every member, in the order of their numbers."""
+    spec, events = run.config.ensemble, run.events
+    groups = spec.of_each(run.plan.teachers.size)
+    names = [f"member-{k}" for k in range(len(groups))]
+    for name in names:
+        events.emit(SystemAdded(name, "member"))
+    events.emit(SystemAdded("ensemble", "ensemble"))
+    found = {k: Trained(Member(names[k], groups[k].model, uri), [], reused=True) for k, uri in spec.given().items()}
+    epochs = {k: group.training.epochs for k, group in enumerate(groups) if group.training is not None}
+    if epochs:
+        of_name = {names[k]: number for k, number in epochs.items()}
+        run.heartbeat.expect(of_name)
+        with events.stage("members", list(of_name), -(-sum(epochs.values()) // len(epochs))) as stage:
+            trained = training.train_members(run, {k: groups[k] for k in epochs})
+            stage.reused = all(member.reused for member in trained.values())
+        for member in trained.values():
+            events.trained(member.member.name, member.history, member.reused)
+        found |= trained
+    return [member for _, member in sorted(found.items())]
+
+
+def known(run: Context, of: Sequence[Trained]) -> int:
+    """How many of the members an earlier run had trained."""
+    return sum(member.reused for member in of) if run.config.ensemble.training is not None else 0

@@ -1,0 +1,132 @@
+"""Stages around members and students of several kinds, with tasks that run in this process instead of on Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.cluster.resources import Machines, Node
+from orchestrator.cluster.tasks import Task
+from orchestrator.plan import plan as plans
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.stages import evaluation, fitters, members, preflight, training
+from orchestrator.stages.context import Context
+from orchestrator.stages.fitters import StudentJob
+from tests import makers
+from tests.unit.test_fits import one_thread as one_thread
+from tests.unit.test_groups import loaded, of_all_kinds
+from workers import ensemble, processes
+from workers.artifacts.catalogue import Catalogue
+from workers.artifacts.kinds import SOFT_TARGETS
+from workers.data import dataset as datasets
+from workers.evaluation import metrics
+from workers.inference import teacher
+from workers.training.ray_worker import Store
+
+MACHINES = Machines((Node(1, 0),), False)
+KEY = SOFT_TARGETS.key(of="a")
+
+
+def inline(pending: Sequence[Task], *_: Any, **__: Any) -> Iterator[tuple[Task, Any]]:
+    """`cluster.tasks.completed` without Ray."""
+    threads = torch.get_num_threads()
+    try:
+        yield from ((task, task.job._function(*task.arguments)) for task in pending)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (training, fitters, evaluation):
+        monkeypatch.setattr(module, "completed", inline)
+    monkeypatch.setattr(processes, "announce", MagicMock())
+
+
+def begun(folder: Path, **changes: Any) -> Context:
+    config = loaded(folder, **changes)
+    dataset = datasets.load(config.data, config.seed)
+    config = preflight.settled(config, dataset)
+    plan = plans.plan(config, Facts(DataFacts.of(dataset), MACHINES))
+    data: Any = dataset
+    return Context(
+        config=config, dataset=dataset, data=data, machines=MACHINES, plan=plan, events=MagicMock(),
+        heartbeat=MagicMock(), artifacts=Catalogue(config.storage, config.name),
+    )  # fmt: skip
+
+
+def student(folder: Path, name: str) -> dict[str, Any]:
+    return {"model": {"kind": "sklearn", "factory": f"trees:{name}"}, "training": {}}
+
+
+def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path) -> None:
+    run = begun(tmp_path, ensemble=of_all_kinds(tmp_path))
+    trained = members.members(run)
+    assert [each.member.name for each in trained] == [f"member-{k}" for k in range(8)]
+    assert [len(each.history) for each in trained] == [2, 2, 0, 0, 0, 1, 1, 1]
+    names = {Path(each.member.weights).name for each in trained}
+    assert names == {"model.safetensors", "0.pt", "1.pt", "d.skops", "model.skops", "model.bin"}
+    folder = tmp_path / "runs" / "small"
+    assert json.loads((folder / "members/5/training.json").read_text())["files"]["model.skops"]
+    teachers = [each.member for each in trained]
+    measured = evaluation.measure_ensemble(run, teachers)
+    how, split = metrics.Inference("float32"), run.dataset.test
+    for member in teachers:
+        expected = metrics.measure(metrics.log_probabilities(teacher.load(member), split.x, how), split.y)
+        assert measured.measured[member.name].sums.accuracy == expected.accuracy > 0.6
+    again = members.members(run)
+    assert [each.reused for each in again] == [True] * 8
+    assert [each.member for each in again] == teachers
+    assert measured.weights == ensemble.normalised([1.0] * 8)
+
+
+@pytest.mark.parametrize("name", ["boosted", "regressor"])
+def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str) -> None:
+    ensemble_of_one = {"model": {"factory": "models:mlp"}, "checkpoints": ["0.pt"]}
+    of_all_kinds(tmp_path)  # whose files are there
+    run = begun(tmp_path, student=student(tmp_path, name), ensemble=ensemble_of_one)
+    (member,) = members.members(run)
+    with torch.no_grad():
+        logits = teacher.load(member.member)(torch.from_numpy(np.asarray(run.dataset.transfer.x[:]))).logits
+    soft = torch.softmax(logits / 2.0, -1).numpy()
+    layout, parts = makers.stored(tmp_path / "store", soft, rows=128)
+    store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
+    spec = run.config.student
+    baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+    job = StudentJob("student", spec.model, spec.training, 3, run.config.distillation, store, KEY, lambda: "b")
+    fitted = training.train_student(run, job)
+    for each in (baseline, fitted):
+        assert each.history[0].validation_accuracy > 0.6 and not each.reused
+        assert (tmp_path / "runs/small" / each.member.name / "model.skops").is_file()
+    assert training.train_student(run, job).reused
+    measured = evaluation.measure_ensemble(run, [member.member])
+    systems = evaluation.compare_systems(run, [member.member], measured.measured, baseline.member, fitted.member)
+    figures = {system.role: system for system in systems}
+    assert figures["student"].test.accuracy > 0.6 and figures["student"].parameters > 100
+    agree = {role: _agreement(run, each.member, soft) for role, each in (("base", baseline), ("soft", fitted))}
+    assert agree["soft"] < agree["base"]  # it learned from the teacher
+
+
+def _agreement(run: Context, member: Any, soft: Any) -> float:
+    """Cross entropy of a system's answers with the teacher's, on the transfer set."""
+    found = metrics.log_probabilities(teacher.load(member), run.dataset.transfer.x, metrics.Inference("float32"))
+    sharp = soft**2 / (soft**2).sum(axis=1, keepdims=True)  # at T = 1
+    return float(-(sharp * found).sum(axis=1).mean())
+
+
+def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
+    run = begun(tmp_path, student=student(tmp_path, "boosted"))
+    place = tmp_path / "runs" / "small" / "baseline"
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_bytes(b"of a network")
+    (place / "notes.txt").write_text("the user's own")
+    spec = run.config.student
+    training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+    assert {path.name for path in place.iterdir()} == {"model.skops", "training.json", "notes.txt"}

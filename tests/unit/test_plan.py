@@ -1,0 +1,95 @@
+"""What a run decides before it starts, from configuration and facts alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.resources import Machines, Node
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.plan import REDUCED_ON_WORKERS, Plan, plan
+from tests.makers import write_config
+from workers.errors import RequestError
+
+SMALL = DataFacts(examples=1000, views=1, classes=3, values=8)
+LAPTOP = Machines((Node(2, 0),), cuda=False)
+ONE_GPU = Machines((Node(8, 1),), cuda=True)
+CLUSTER = Machines((Node(8, 0, frozenset({"student"})), *[Node(4, 1, frozenset({"teacher"}))] * 3), cuda=True)
+
+
+def planned(folder: Path, machines: Machines = LAPTOP, data: DataFacts = SMALL, **changes: Any) -> Plan:
+    return plan(RunConfig.load(str(write_config(folder, **changes))), Facts(data, machines))
+
+
+def test_on_a_laptop(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    assert (made.teachers.size, made.teachers.actors, made.teachers.num_cpus) == (3, 3, 0.5)
+    assert made.device == "cpu" and made.numerics.bits == 32 and made.numerics.threads == 1
+    assert (made.student.least, made.student.most, made.student.threads) == (1, 1, 2)
+    assert made.student.gpus == 0 and made.student.cores == 2.0
+    assert made.layout.examples == 1000 and made.layout.parts == 1 and not made.reduces_on_workers
+
+
+STREAMS = [
+    (LAPTOP, "auto", 0.5, False),  # half a core is left
+    (LAPTOP, True, 0.5, True),
+    (LAPTOP, False, 0.1, False),
+    (Machines((Node(4, 0),), cuda=False), "auto", 1.0, True),
+    (ONE_GPU, "auto", 1.0, False),  # the teachers hold the GPU
+    (ONE_GPU, True, 1.0, False),
+    (Machines((Node(8, 4),), cuda=True), "auto", 1.0, True),
+    (Machines((Node(8, 4),), cuda=True), False, 1.0, False),
+]
+
+
+@pytest.mark.parametrize(("machines", "stream", "cpus", "expected"), STREAMS)
+def test_the_student_streams_where_there_is_room(
+    tmp_path: Path, machines: Machines, stream: Any, cpus: float, expected: bool
+) -> None:
+    resources = {"num_cpus": cpus}
+    made = planned(tmp_path, machines, distillation__stream=stream, ensemble__resources_per_member=resources)
+    assert made.streams is expected
+
+
+def test_roles_of_nodes_are_kept_apart(tmp_path: Path) -> None:
+    students = Machines((Node(8, 1, frozenset({"student"})), *[Node(4, 1, frozenset({"teacher"}))] * 3), cuda=True)
+    made = planned(tmp_path, students)
+    assert made.teachers.roles.keys() == {"teacher"} and made.student.held.keys() == {"CPU", "GPU", "student"}
+    assert made.device == "cuda" and made.streams and made.student.gpus == 1.0
+    with pytest.raises(RequestError, match=r"student\.num_workers: asked for 1, a GPU each; the cluster has 0"):
+        planned(tmp_path, CLUSTER)
+
+
+def test_wide_answers_are_reduced_where_they_are(tmp_path: Path) -> None:
+    def of(classes: int, **changes: Any) -> Plan:
+        return planned(tmp_path, data=DataFacts(1000, 1, classes, 8), **changes)
+
+    assert not of(REDUCED_ON_WORKERS - 1).reduces_on_workers
+    wide = of(REDUCED_ON_WORKERS)
+    assert wide.reduces_on_workers and wide.numerics.bits == 64
+    assert of(REDUCED_ON_WORKERS, distillation__top_k=4).numerics.bits == 32
+    each = of(REDUCED_ON_WORKERS // 3 + 1, ensemble__weights="entropy")  # three members' logits travel
+    assert each.reduces_on_workers and each.numerics.bits == 32
+    assert each.sizes.answers == 3 * 4 * (REDUCED_ON_WORKERS // 3 + 1)
+
+
+def test_bytes(tmp_path: Path) -> None:
+    data = DataFacts(examples=10_000, views=2, classes=100, values=8)
+    dense = planned(tmp_path, data=data).sizes
+    assert (dense.soft_targets, dense.logits) == (10_000 * 2 * 400, 0)
+    half = planned(tmp_path, data=data, distillation__dtype="float16", distillation__keep="members").sizes
+    assert (half.soft_targets, half.logits) == (10_000 * 2 * 200, 3 * 10_000 * 2 * 400)
+    top = planned(tmp_path, data=data, distillation__dtype="float16", distillation__top_k=8).sizes
+    assert top.soft_targets == 10_000 * 2 * (8 * 6 + 12)
+    falling = {"from": 4.0, "to": 1.0, "schedule": "linear"}
+    scheduled = planned(tmp_path, data=data, distillation__temperature=falling).sizes
+    assert scheduled.logits == 3 * 10_000 * 2 * 400 and scheduled.held_by_worker > 2 * dense.held_by_worker
+
+
+def test_elastic_workers_share_a_node(tmp_path: Path) -> None:
+    made = planned(tmp_path, Machines((Node(8, 0), Node(8, 0)), cuda=False), student__num_workers=[2, 4])
+    assert (made.student.least, made.student.most, made.student.threads) == (2, 4, 4)
+    assert made.student.threads_alone == 8

@@ -1,0 +1,1 @@
+"""What runs compute and keep: known by a key, committed by a record, found again in a whole storage."""

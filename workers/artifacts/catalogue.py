@@ -1,0 +1,223 @@
+"""Which artifacts the runs of one storage hold: `artifacts.json` in the folder of each.
+
+A run looks for an artifact in its own folder first, then in the folders of all other runs, and copies what it finds
+there into its own. So a run's folder holds all that the run used, and any other folder may be deleted. A run writes
+into its own folder only, so runs that go on at the same time cannot disturb each other.
+
+Looking through a storage costs a listing of it and a read for each run's folder, once a run and only where something
+is missing. A catalogue may be out of date: what it names is compared with its key and its checksums in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import posixpath
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from workers import storage
+from workers.artifacts import parts, store
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import KINDS, Record
+from workers.artifacts.store import NewerFormat
+from workers.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+FILE = "artifacts.json"
+FORMAT = 1
+AT_ONCE = 32
+"""Folders of runs that are looked into, and artifacts that are looked for, at a time."""
+Locate = Callable[[str], str]
+"""From the digest of a key to the path of the artifact's record in a run's folder."""
+
+
+class Entry(BaseModel):
+    """One artifact of a run: its kind, and the path of its record in the run's folder."""
+
+    kind: str
+    path: str
+
+
+class Listed(BaseModel):
+    """The content of `artifacts.json`: artifacts by the digests of their keys."""
+
+    format: int = FORMAT
+    artifacts: dict[str, Entry] = {}
+
+
+@dataclass(frozen=True)
+class Found:
+    """An artifact: its record, and the record's URI. run: another run that it is from; empty where it was there."""
+
+    record: Record
+    uri: str
+    run: str = ""
+
+
+class Catalogue:
+    """The artifacts of the run called `run` in the storage at `root`, and those of the other runs there.
+
+    alone: nothing of other runs is reused, and what this run computes may still be reused by others.
+    """
+
+    def __init__(self, root: str, run: str, *, alone: bool = False) -> None:
+        self.folder = storage.join(root, run)
+        self._root, self._run, self._alone = root, run, alone
+        self._own = _parsed(self.folder, storage.read_if_there(storage.join(self.folder, FILE))).artifacts
+        self._others: dict[str, list[tuple[str, str]]] | None = None
+        self._lock = threading.Lock()
+
+    def uri(self, path: str) -> str:
+        """Where an artifact's record is, from its path in the run's folder."""
+        return storage.join(self.folder, path)
+
+    def obtain(self, key: Key, locate: Locate, **facts: object) -> Found | None:
+        """The artifact that follows from `key` and has these facts; None where no run has it.
+
+        Raises: `NewerFormat` where the run's own folder has it in a newer format.
+        """
+        path = locate(key.digest)
+        record = store.load(self.uri(path), key, **facts) or self._of_earlier_version(key, locate, **facts)
+        if record is not None:
+            self.register(key, path)
+            return Found(record, self.uri(path))
+        for run, source in self._elsewhere(key):
+            copied = store.copy(source, self.uri(path), key)
+            record = store.load(self.uri(path), key, **facts) if copied else None
+            if record is not None:
+                self.register(key, path)
+                return Found(record, self.uri(path), run)
+        return None
+
+    def find(self, key: Key, locate: Locate) -> Found | None:
+        """The same, left where it is: it may vanish with the run that it is from."""
+        for run, uri in (("", self.uri(locate(key.digest))), *self._elsewhere(key)):
+            try:
+                record = store.load(uri, key)
+            except (RequestError, OSError) as error:  # of a newer format, or not readable
+                logger.info("'%s' cannot be reused: %s", uri, error)
+            else:
+                if record is not None:
+                    return Found(record, uri, run)
+        return None
+
+    def obtain_all(self, asked: Iterable[tuple[Key, Locate]]) -> list[Found | None]:
+        """`obtain` of several artifacts, at a time."""
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(lambda each: self.obtain(*each), asked))
+
+    def lists(self, key: Key) -> bool:
+        """Whether a run, this one or another, had the artifact when it was last looked at. No file is compared."""
+        return key.digest in self._own or any(self._elsewhere(key))
+
+    def register(self, key: Key, path: str) -> None:
+        """Let other runs find an artifact of this one."""
+        entry = Entry(kind=key.kind, path=path)
+        with self._lock:
+            if self._own.get(key.digest) != entry:
+                self._own = {digest: other for digest, other in self._own.items() if other.path != path}
+                self._own[key.digest] = entry
+                content = Listed(artifacts=dict(sorted(self._own.items()))).model_dump_json(indent=1)
+                storage.write_text(self.uri(FILE), content + "\n")
+
+    def _of_earlier_version(self, key: Key, locate: Locate, **facts: object) -> Record | None:
+        """The same from where an earlier version of Stillhouse kept it in this folder, copied to where it belongs.
+
+        Of a kind that is `self_checked` the files are copied, and no record.
+        """
+        kind, uri, former = KINDS[key.kind], self.uri(locate(key.digest)), self.uri(locate(key.former))
+        source, target = storage.parent(former), storage.parent(uri)
+        if kind.self_checked:
+            if not parts.files(target):
+                store.copy_files(source, target, [name for _, name, _ in parts.files(source)])
+            return None
+        record = store.read(former, kind)
+        if record is None or record.key != key.with_also(**facts).former or not store.is_whole(former, record):
+            return None
+        store.copy_files(source, target, record.files)
+        return store.commit(uri, key, record.files, record.versions, **(record.facts | facts))
+
+    def _elsewhere(self, key: Key) -> Iterator[tuple[str, str]]:
+        """The name and the record's URI of every other run that lists the artifact."""
+        if self._alone:
+            return
+        with self._lock:
+            if self._others is None:
+                self._others = _others(self._root, self._run)
+        yield from self._others.get(key.digest, ())
+
+
+def check(folder: str) -> None:
+    """Raise `NewerFormat` where a newer version of Stillhouse wrote the catalogue of a folder, or what it lists."""
+    listed = _parsed(folder, storage.read_if_there(storage.join(folder, FILE))).artifacts.values()
+
+    def check_one(entry: Entry) -> None:
+        if entry.kind in KINDS and _is_inside(entry.path):
+            store.read(storage.join(folder, entry.path), KINDS[entry.kind])
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(check_one, listed))
+
+
+def note(what: str, found: Sequence[Found | None]) -> str:
+    """What of `found` was copied from which runs, for the user; empty where nothing was.
+
+    what: names all of them, such as `members`.
+    """
+    runs = [each.run for each in found if each is not None and each.run]
+    if not runs:
+        return ""
+    count = f"{len(runs)} of {len(found)} " if len(found) > 1 else ""
+    names = sorted(set(runs))
+    several = "s" if len(names) > 1 else ""
+    return f"reused from run{several} {', '.join(repr(name) for name in names)}: {count}{what}"
+
+
+def _parsed(folder: str, content: bytes | None) -> Listed:
+    """The catalogue of a run's folder from the content of its file; empty where there is none.
+
+    Raises: `NewerFormat`.
+    """
+    if content is None:
+        return Listed()
+    try:
+        written = json.loads(content)
+        store.check_format(storage.join(folder, FILE), written, FORMAT)
+        return Listed.model_validate(written)
+    except (ValidationError, ValueError, AttributeError):  # half written by a storage that can do that
+        return Listed()
+
+
+def _others(root: str, own: str) -> dict[str, list[tuple[str, str]]]:
+    """Name and record's URI of the other runs in a storage that list an artifact, by its digest."""
+    names = [name for name in storage.names(root) if name != own]
+
+    def read_one(name: str) -> Listed:
+        folder = storage.join(root, name)
+        try:
+            return _parsed(folder, storage.glance(storage.join(folder, FILE)))
+        except NewerFormat as error:
+            logger.warning("nothing of run '%s' is reused: %s", name, error)
+        except Exception as error:  # of any storage; the folder may be no run's
+            logger.info("nothing of '%s' is reused: %s", name, error)
+        return Listed()
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        listed = list(threads.map(read_one, names))
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, each in zip(names, listed, strict=True):
+        for digest, entry in each.artifacts.items():
+            if _is_inside(entry.path):
+                found.setdefault(digest, []).append((name, storage.join(root, name, entry.path)))
+    return found
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path that a file states stays in its folder."""
+    return posixpath.normpath(path) == path and not path.startswith(("/", ".."))

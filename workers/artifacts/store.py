@@ -1,0 +1,182 @@
+"""Artifacts in storage: a record, and the files beside it that it lists.
+
+An artifact is named by the URI of its record. `commit` writes the record after the files, so an artifact without one
+is incomplete. `load` compares the files with the record, and the record with the key that is asked for. `copy` makes
+another run's artifact this run's own. `recover` finds what a killed run left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from workers import storage
+from workers.artifacts import parts
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import KINDS, Kind, Record
+from workers.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+AT_ONCE = 8
+"""Files that are copied, or read to be compared with their checksums, at a time."""
+
+
+class NewerFormat(RequestError):
+    """A newer version of Stillhouse wrote the file."""
+
+    def __init__(self, uri: str, found: int, known: int) -> None:
+        super().__init__(
+            f"'{uri}' was made by a newer Stillhouse: format {found}, this one reads {known}. Use that version, or set "
+            "another `name` or `storage`."
+        )
+
+
+def commit(
+    uri: str, key: Key, files: Mapping[str, str], versions: Mapping[str, str] | None = None, **facts: Any
+) -> Record:
+    """Write the record of an artifact whose files are complete.
+
+    files: sha256, or its beginning, of each file by its name in the folder of `uri`.
+    """
+    record = Record(
+        format=key.version,
+        kind=key.kind,
+        key=key.digest,
+        files=dict(files),
+        what=key.flat(),
+        versions=dict(versions or {}),
+        facts=facts,
+    )
+    storage.write_text(uri, record.model_dump_json() + "\n")
+    return record
+
+
+def read(uri: str, kind: Kind) -> Record | None:
+    """The record at `uri`, its files not compared; None where there is none that can be read.
+
+    Raises: `NewerFormat`.
+    """
+    content = storage.read_if_there(uri)
+    if content is None:
+        return None
+    try:
+        written = json.loads(content)
+        check_format(uri, written, kind.version)
+        record = kind.record(written)
+    except (ValueError, LookupError, TypeError, AttributeError):  # not a record that was written, or no text at all
+        return None
+    return record if record is not None and record.kind == kind.name else None
+
+
+def check_format(uri: str, written: Mapping[str, Any], known: int) -> None:
+    """Raise `NewerFormat` where JSON that was read at `uri` has a later format than the `known` one."""
+    found = written.get("format")
+    if isinstance(found, int) and found > known:
+        raise NewerFormat(uri, found, known)
+
+
+def load(uri: str, key: Key, **facts: Any) -> Record | None:
+    """The record at `uri`, if the artifact follows from `key`, has these facts, and its files are what was written.
+
+    Raises: `NewerFormat`.
+    """
+    record = read(uri, KINDS[key.kind])
+    if record is None or record.key != key.digest or any(record.facts.get(k) != v for k, v in facts.items()):
+        return None
+    return record if is_whole(uri, record) else None
+
+
+def is_whole(uri: str, record: Record) -> bool:
+    """Whether the files are there and are what was written; those that carry a checksum are compared where read."""
+    folder = storage.parent(uri)
+    if KINDS[record.kind].self_checked:
+        return bool(record.files) and record.files.keys() <= set(storage.names(folder))
+    return all(_has(storage.join(folder, name), checksum) for name, checksum in record.files.items())
+
+
+def copy(source: str, target: str, key: Key) -> bool:
+    """Copy another artifact's files, then its record, to be the one at `target`; False where that was not possible.
+
+    A copy on a local file system is a hard link, and an object store copies without a transfer. The source may vanish
+    meanwhile. Files that changed after their record are left behind: a copy looks older than its record again.
+    """
+    try:
+        record = read(source, KINDS[key.kind])
+        if record is None or record.key != key.digest or not record.files:
+            return False
+        unchanged = _unchanged(source, record)
+        copy_files(storage.parent(source), storage.parent(target), unchanged)
+        if len(unchanged) < len(record.files):
+            return False
+        storage.copy(source, target)
+        if is_whole(target, record):
+            return True
+        logger.warning("'%s' is not what was written, so it is not reused", source)
+        storage.remove(target)
+    except (RequestError, OSError) as error:  # gone meanwhile, of a newer format, or not readable
+        logger.info("'%s' cannot be reused: %s", source, error)
+    return False
+
+
+def copy_files(source: str, target: str, names: Iterable[str]) -> None:
+    """Copy these files of one folder to another of the same storage, several at a time."""
+
+    def copy_one(name: str) -> None:
+        storage.copy(storage.join(source, name), storage.join(target, name))
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(copy_one, names))
+
+
+def recover(uri: str, kind: Kind, sizes: Mapping[str, int], parse: Callable[[str, bytes], T]) -> dict[str, T | None]:
+    """What a killed run left of an artifact: the whole files beside its record at `uri`, which may not be there.
+
+    Files of a kind that is `self_checked`. One that the record lists in `sizes`, and that has not changed since, is not
+    read; it is None in the result. The others are read, and `parse(name, content)` is in the result. Those that are not
+    what was written are removed, with a warning.
+    """
+    folder = storage.parent(uri)
+    listed = {entry.name: entry for entry in storage.entries(folder)}
+    record = listed.get(uri.rsplit("/", 1)[1])
+
+    def is_vouched(name: str) -> bool:
+        entry = listed[name]
+        return record is not None and sizes.get(name) == entry.size and not _later(entry.changed, record.changed)
+
+    def read_now(name: str) -> T | None:
+        own = storage.join(folder, name)
+        content = storage.read_bytes(own)
+        if parts.is_whole(name, content):
+            return parse(name, content)
+        logger.warning("%s '%s' are not what was written; thrown away and computed again", kind.name, own)
+        storage.remove(own)
+        return None
+
+    names = [name for _, name, _ in parts.named(listed)]
+    unread = [name for name in names if not is_vouched(name)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        parsed = dict(zip(unread, threads.map(read_now, unread), strict=True))
+    return {name: parsed.get(name) for name in names if name not in parsed or parsed[name] is not None}
+
+
+def _has(uri: str, checksum: str) -> bool:
+    try:
+        return storage.file_sha256(uri).startswith(checksum)
+    except (RequestError, OSError):
+        return False
+
+
+def _unchanged(uri: str, record: Record) -> list[str]:
+    """The record's files that are there and, as far as a listing shows, have not changed since it was written."""
+    folder, own = storage.parent(uri), uri.rsplit("/", 1)[1]
+    listed = {entry.name: entry.changed for entry in storage.entries(folder)}
+    return [name for name in record.files if name in listed and not _later(listed[name], listed.get(own))]
+
+
+def _later(changed: float | None, sealed: float | None) -> bool:
+    return changed is not None and sealed is not None and changed > sealed

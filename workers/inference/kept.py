@@ -1,0 +1,72 @@
+"""Whether the weights that a training kept are the network that was trained: loaded here, and in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from workers import storage
+from workers.data.arrays import Inputs, gather
+from workers.errors import RunError
+from workers.inference.teacher import Member, load
+from workers.models import checkpoints
+from workers.models.comparison import ALONE, SAME, apart, lost, spread
+from workers.models.predictor import Predictor
+from workers.models.torch_module import TorchPredictor
+from workers.seeds import seeded
+
+KEPT_ROWS = 32
+"""Validation rows on which kept weights are compared."""
+SAME_ON_GPU = 1e-2
+"""`SAME` where kernels may add in another order each time, and products are rounded further."""
+ANSWERS, LOGITS = "answers.pt", "logits"
+"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
+
+
+def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
+    """`check_saved` of a trained network. kept: the state dict that was saved, which `module` then has."""
+    module.load_state_dict(kept)
+    check_saved(TorchPredictor(module.eval()), member, x, next(module.parameters()).device)
+
+
+def check_saved(trained: Predictor, member: Member, x: Inputs, device: torch.device) -> None:
+    """Load `member` as everything after its training does, and compare it with what was trained.
+
+    x: rows to compare on. The answers stay beside the weights for `check_elsewhere`.
+
+    Raises: `RunError` where their answers differ.
+    """
+    with seeded(0), torch.no_grad():
+        loaded, batch = load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
+        answers = trained(batch).logits
+        by = apart(answers, loaded(batch).logits)
+    if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
+        raise RunError(
+            f"{member.name} answers differently once its weights are saved and loaded, by {by:.2g} of its largest "
+            f"logit on {len(batch)} validation examples. {lost(trained, loaded)} Train it again afterwards."
+        )
+    checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
+
+
+def check_elsewhere(member: Member, x: Inputs) -> None:
+    """Compare what kept weights answer in this process with what they answered in the one that trained them.
+
+    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
+    """
+    uri = storage.join(storage.parent(member.weights), ANSWERS)
+    there = checkpoints.load_state(uri)
+    if there is None:
+        return
+    with seeded(0), torch.no_grad():
+        logits = there[LOGITS]
+        by = apart(logits, load(member)(gather(x, spread(len(x), len(logits)))).logits)
+    storage.remove(uri)
+    if not by <= ALONE:
+        raise RunError(
+            f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
+            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
+            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
+            "instead, and train it again."
+        )

@@ -1,0 +1,108 @@
+"""Weights of each example: how much a member counts in the mean, by what all members answer for that example.
+
+A rule gets probabilities [M, N, K] float64 of M members, and returns weights [M, N] >= 0, which are scaled to sum to 1
+over the members. Weights that are the same for all examples are numbers, and are not here. A rule needs the answers of
+all members at one place, so teachers return the logits of each member instead of sums (`workers.inference.reduce`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers import ensemble
+from workers.errors import RequestError
+from workers.specs import ExampleWeights, FactorySpec
+from workers.user_code import factories, provenance
+
+Rule = Callable[[Tensor], Tensor]
+KEY = "ensemble.weights"
+TRIED = 4
+"""Members and examples that a rule of the user's own is tried with."""
+
+
+def by_entropy(probabilities: Tensor) -> Tensor:
+    """exp(-H(p_m)), the inverse perplexity of each answer: a member that is sure counts more, by at most K times."""
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+    return (-entropy).exp()
+
+
+def by_agreement(probabilities: Tensor) -> Tensor:
+    """exp(-KL(p_m || p)) with p the plain mean of the members: a member that stands alone counts less."""
+    mean = ensemble.average(probabilities)
+    return (-torch.xlogy(probabilities, probabilities / mean.clamp_min(1e-300)).sum(dim=-1)).exp()
+
+
+RULES: dict[str, Rule] = {"entropy": by_entropy, "agreement": by_agreement}
+
+
+def rule(spec: ExampleWeights) -> Rule:
+    """The function that a configuration names."""
+    if not isinstance(spec, FactorySpec):
+        return RULES[spec]
+    function, kwargs = factories.load(spec.factory, spec.folder), spec.kwargs
+    return lambda probabilities: function(probabilities, **kwargs)
+
+
+def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | None = None) -> Tensor:
+    """Weights [M, N] float64 that sum to 1 over the members.
+
+    probabilities: [M, N, K] float. present: [M, N] bool, the members that answered for each example; None: all did. A
+    rule sees the members that are present, and the others get 0.
+
+    Raises: `RequestError` where a rule of the user's own raises or returns anything else.
+    """
+    values = probabilities.to(torch.float64)
+    if present is None or bool(present.all()):
+        return _scaled(spec, values)
+    weights = torch.zeros(values.shape[:2], dtype=torch.float64)
+    patterns, which = torch.unique(present, dim=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        members, rows = patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)
+        weights[members.unsqueeze(1), rows] = _scaled(spec, values[members][:, rows])
+    return weights
+
+
+def mean(spec: ExampleWeights, probabilities: Tensor, combine: str, present: Tensor | None = None) -> Tensor:
+    """The members' mean [N, K] float32 under a rule: the same bits in whatever order the members are.
+
+    probabilities, present: as in `of_examples`.
+    """
+    weights = of_examples(spec, probabilities, present)
+    return ensemble.average(probabilities.to(torch.float64), weights, combine).to(torch.float32)
+
+
+def follows_from(spec: ExampleWeights) -> Any:
+    """What the weights follow from, as plain JSON values: the name of a rule, or the user's own code and its inputs."""
+    if not isinstance(spec, FactorySpec):
+        return spec
+    inputs = provenance.of_factory(spec, lambda: try_out(spec))
+    return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs}
+
+
+def try_out(spec: ExampleWeights) -> None:
+    """Ask a rule about probabilities that are made up. Raises: as `of_examples`."""
+    logits = torch.randn(TRIED, TRIED, TRIED, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    of_examples(spec, torch.softmax(logits, dim=-1))
+
+
+def _scaled(spec: ExampleWeights, probabilities: Tensor) -> Tensor:
+    shape = list(probabilities.shape[:2])
+    try:
+        found = torch.as_tensor(rule(spec)(probabilities), dtype=torch.float64)
+    except RequestError:
+        raise
+    except Exception as error:  # the user's own code: anything can come
+        raise RequestError(
+            f"{KEY}: {spec} raised {type(error).__name__}: {error}. It was called with probabilities "
+            f"{list(probabilities.shape)} float64."
+        ) from error
+    if list(found.shape) != shape:
+        raise RequestError(f"{KEY}: {spec} returned {list(found.shape)}; expected weights {shape}, members x examples.")
+    totals = found.sort(dim=0).values.sum(dim=0)  # in an order that does not depend on that of the members
+    if not (bool((found >= 0).all()) and bool((totals > 0).all()) and bool(torch.isfinite(totals).all())):
+        raise RequestError(f"{KEY}: {spec} returned weights that are not finite, below 0, or 0 for all members.")
+    return found / totals

@@ -1,0 +1,72 @@
+"""What a model must answer to be a member or a student: finite logits for each class, one row for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from workers.data.arrays import Inputs, as_tensor
+from workers.errors import RequestError
+from workers.models.predictor import Predictor
+
+
+def check_output(predictor: Predictor, label: str, x: Inputs, classes: int, role: str) -> None:
+    """Raise `RequestError` unless `predictor` turns two examples into finite logits [2, `classes`]."""
+    logits = answers(predictor, label, as_tensor(x[: min(2, len(x))]), classes, role)
+    if not torch.isfinite(logits).all():
+        raise RequestError(f"{role} model {label} returned NaN or infinity on two examples.")
+
+
+def answers(predictor: Predictor, label: str, batch: Tensor, classes: int, role: str) -> Tensor:
+    """What `predictor` answers in evaluation mode: logits [B, `classes`]; leaves a module in the mode that it was in.
+
+    batch: [B, ...] as `as_tensor` makes it. Raises: `RequestError` where it raises or returns anything else.
+    """
+    try:
+        with torch.no_grad(), _evaluated(predictor.module):
+            returned = predictor.module(batch) if predictor.module is not None else predictor(batch).logits
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code: anything can come
+        raise RequestError(
+            f"{role} model {label} failed on a batch of {batch.dtype} {list(batch.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return logits_of(returned, label, batch, classes, role=role)
+
+
+@contextmanager
+def _evaluated(module: nn.Module | None) -> Iterator[None]:
+    """A module in evaluation mode for the length of the block."""
+    was_training = module is not None and module.training
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.train(was_training)
+
+
+def logits_of(returned: object, label: str, batch: Tensor, classes: int, *, role: str, when: str = "") -> Tensor:
+    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [B, `classes`].
+
+    when: the mode that it was in, for the message.
+    """
+    expected = [len(batch), classes]
+    found: object = type(returned).__name__
+    if isinstance(returned, Tensor):
+        found = list(returned.shape)
+        if found == expected and returned.layout == torch.strided and not returned.is_complex():
+            return returned.as_subclass(Tensor)
+        if found == expected:
+            found = f"{returned.dtype} {found} ({returned.layout})"
+    raise RequestError(
+        f"{role} model {label} returned {found} for a batch of {len(batch)}{when}; expected logits "
+        f"{expected}, one for each of the {classes} classes (`data.classes`, else one more than the largest label of "
+        "data.train), and nothing beside them. Change the model's last layer or what it returns, correct the "
+        "label, or set `data.classes`."
+    )

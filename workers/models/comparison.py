@@ -1,0 +1,56 @@
+"""Whether two models of the same weights give the same answers, and what is lost where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.data.arrays import Index
+from workers.models.lost_state import differing_state
+from workers.models.predictor import Predictor
+
+SAME = 1e-4
+"""How far logits of the same rows and weights may be apart, in parts of the largest: kernels add in several orders."""
+ALONE = 1e-2
+"""The same for one row alone and beside others, for which other kernels are chosen."""
+NOTHING = 1e-7
+"""Logits below this are none."""
+SHOWN = 3
+"""Names that a message shows of a list."""
+
+
+def lost(one: Predictor, loaded: Predictor) -> str:
+    """What of a model is not in `loaded`, although the weights are, and what to do."""
+    if one.module is None or loaded.module is None:
+        return "Expected `load` to read all that the answers follow from."
+    found = differing_state(one.module, loaded.module)
+    kinds = f": {some(found)}" if found else " (plain attributes, buffers with persistent=False, globals)"
+    return (
+        f"It has state outside its state_dict, which is not saved and is made again from another seed{kinds}. Keep it "
+        "with self.register_buffer(name, tensor), or compute it without random numbers."
+    )
+
+
+def spread(examples: int, rows: int) -> Index:
+    """[rows] int64: rows of `examples` from first to last, as many as there are at most."""
+    return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of logits [B, K], in parts of the largest logit; NaN where one of them holds NaN."""
+    one, other = one.double(), other.double()
+    return float((one - other).abs().amax() / (one.abs().amax() + NOTHING))
+
+
+def finite(values: Tensor) -> Tensor:
+    """[N] bool: which rows are finite throughout."""
+    return torch.isfinite(values).reshape(len(values) if values.dim() else 1, -1).all(dim=1)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more

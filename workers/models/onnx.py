@@ -1,0 +1,175 @@
+"""The kind `onnx`: a graph that ONNX Runtime computes, on a CPU or on CUDA where its provider is installed.
+
+The session computes with as many threads as torch does in the same process, so that a placement's share of cores holds
+for it, too. A file of ONNX holds no code; operators that are not built in are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers import storage
+from workers.errors import RequestError
+from workers.models import onnx_file
+from workers.models.predictor import Outputs, Predictor, log_probabilities, missing
+from workers.specs import OnnxModel, Precision
+
+FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
+KINDS: dict[str, Any] = {**FLOATS, **INTEGERS}
+"""Numbers that a graph may take, and what numpy calls them."""
+SUMS_TO_1 = 1e-3
+"""How far rows of probabilities may be from summing to 1: half precision rounds so far."""
+
+
+class OnnxPredictor(Predictor):
+    """A graph with one input [B, ...] and an output [B, K], logits or probabilities."""
+
+    def __init__(self, model: OnnxModel, content: bytes) -> None:
+        self.model, self.content = model, content
+        self.device = torch.device("cpu")
+        self.described = _described(content, model.path)
+        self.session = _session(content, model.path, self.device)
+        self.input = _input(self.session, model.path)
+        self.output = _output(self.session, model)
+
+    @classmethod
+    def load(cls, model: OnnxModel, weights: str) -> Self:
+        return cls(model, storage.read_bytes(weights))
+
+    @classmethod
+    def settled(cls, model: OnnxModel, weights: str, x: Tensor) -> tuple[OnnxModel, tuple[str, ...]]:
+        """Decide whether the graph returns logits or probabilities, where the model leaves it open."""
+        if model.output != "auto":
+            return model, ()
+        answers = cls.load(model, weights).answers(x)
+        are = bool((answers >= 0).all()) and bool((np.abs(answers.sum(axis=1) - 1) <= SUMS_TO_1).all())
+        found = "probabilities" if are else "logits"
+        rows = "are >= 0 and sum to 1" if are else "do not sum to 1"
+        note = (
+            f"'{model.path}' is taken to return {found}: its rows for {len(x)} training examples {rows}. Set "
+            f"`output: {'logits' if are else 'probabilities'}` where that is wrong."
+        )
+        return model.model_copy(update={"output": found}), (note,)
+
+    @property
+    def parameters(self) -> int:
+        return self.described.parameters
+
+    def to(self, device: torch.device) -> Self:
+        if device != self.device:
+            self.device, self.session = device, _session(self.content, self.model.path, device)
+        return self
+
+    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
+        answers = torch.from_numpy(self.answers(x)).to(x.device)
+        return Outputs(log_probabilities(answers) if self.model.output == "probabilities" else answers)
+
+    def answers(self, x: Tensor) -> NDArray[np.float32]:
+        """What the graph returns for a batch [B, ...]: [B, K] float32."""
+        values = x.cpu().numpy()
+        self._check(values)
+        values = values.astype(KINDS[self.input.type], copy=False)
+        fixed = self.input.shape[0] if self.input.shape else None
+        if not isinstance(fixed, int) or fixed == len(values):
+            return self._run(values)
+        found = [self._run(_filled(values[start : start + fixed], fixed)) for start in range(0, len(values), fixed)]
+        return np.concatenate(found)[: len(values)]
+
+    def _run(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        (found,) = self.session.run([self.output], {self.input.name: values})
+        return np.array(found, np.float32)
+
+    def _check(self, values: NDArray[Any]) -> None:
+        """Raise `RequestError` where examples do not fit the graph's input."""
+        shape, expected = list(values.shape[1:]), list(self.input.shape[1:])
+        fits = len(shape) == len(expected) and all(
+            not isinstance(size, int) or size == own for size, own in zip(expected, shape, strict=True)
+        )
+        if not fits:
+            raise RequestError(
+                f"'{self.model.path}': its input '{self.input.name}' is {_shown(self.input.shape)}, and an example of "
+                f"data.train is {shape}. Expected a graph for the same examples."
+            )
+        if values.dtype.kind == "f" and self.input.type not in FLOATS:
+            raise RequestError(
+                f"'{self.model.path}': its input '{self.input.name}' takes {self.input.type}, and data.train has "
+                "fractions. Expected a graph that takes tensor(float)."
+            )
+
+
+def _session(content: bytes, path: str, device: torch.device) -> Any:
+    """An inference session on a device. Raises: `RequestError` where the file is no graph that it can compute."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", "onnx", "onnx") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with others
+    wanted = ["CPUExecutionProvider"]
+    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        wanted.insert(0, "CUDAExecutionProvider")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=wanted)
+    except Exception as error:  # of its own kinds
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(f"'{path}' is no graph that ONNX Runtime can load ({reason}).") from error
+
+
+def _described(content: bytes, path: str) -> onnx_file.Described:
+    try:
+        found = onnx_file.describe(content)
+    except ValueError as error:
+        raise RequestError(f"'{path}' is no file of ONNX ({error}).") from error
+    if found.external:
+        raise RequestError(
+            f"'{path}' keeps its weights in another file, which would not be read from everywhere. Save it in one: "
+            "onnx.save(model, path), or torch.onnx.export(..., external_data=False)."
+        )
+    return found
+
+
+def _input(session: Any, path: str) -> Any:
+    """The one input of a graph. Raises: `RequestError` where it has others, or takes no numbers."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        shown = ", ".join(f"'{each.name}' {_shown(each.shape)}" for each in inputs)
+        raise RequestError(f"'{path}' has {len(inputs)} inputs ({shown}); expected one, the examples.")
+    if inputs[0].type not in KINDS:
+        raise RequestError(
+            f"'{path}': its input '{inputs[0].name}' takes {inputs[0].type}; expected {', '.join(KINDS)}."
+        )
+    return inputs[0]
+
+
+def _output(session: Any, model: OnnxModel) -> str:
+    """The name of the output with a number for each class. Raises: `RequestError` where there is not just one."""
+    outputs = session.get_outputs()
+    shown = ", ".join(f"'{each.name}' {each.type} {_shown(each.shape)}" for each in outputs)
+    if model.output_name is not None:
+        if model.output_name not in [each.name for each in outputs]:
+            raise RequestError(f"'{model.path}' has no output '{model.output_name}'. It has {shown}.")
+        return model.output_name
+    found: list[str] = [each.name for each in outputs if each.type in FLOATS and len(each.shape) in (0, 2)]
+    if len(found) != 1:
+        raise RequestError(
+            f"'{model.path}' has {len(found)} outputs of numbers [B, K]; expected one, or its name in `output_name`. "
+            f"It has {shown}. (Of skl2onnx, `options={{'zipmap': False}}` gives a tensor.)"
+        )
+    return found[0]
+
+
+def _filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """Rows of a batch of fixed size, the last of them repeated."""
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)]) if len(rows) < size else rows
+
+
+def _shown(shape: Any) -> str:
+    return f"[{', '.join(str(size) for size in shape)}]"

@@ -1,0 +1,105 @@
+"""What runs as a Ray task where an estimator learns: a member on labels, a student on soft targets.
+
+The history of a fit is one epoch, so that figures, costs and records are those of a network.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from workers import faults, processes, storage, telemetry
+from workers.data.dataset import Dataset
+from workers.evaluation import metrics
+from workers.evaluation.metrics import Inference
+from workers.inference.kept import check_saved
+from workers.inference.teacher import Member
+from workers.models import predictor
+from workers.models.predictor import FLOOR, Lessons
+from workers.specs import DistillationSpec, FitSpec
+from workers.training import lessons
+from workers.training.loop import HARD_LABELS, Epoch
+from workers.training.ray_worker import Store
+from workers.training.tasks import MemberJob
+
+logger = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """An estimator that is to be fitted. Without soft targets it learns from labels."""
+
+    member: Member
+    training: FitSpec
+    seed: int
+    views: int
+    """Versions of each example that it sees, where it learns from labels; 0: the examples as they are."""
+    threads: int
+    store: Store | None = None
+    loss: DistillationSpec = HARD_LABELS
+    run: str = ""
+
+
+@ray.remote
+def fit_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
+    """Fit a member to labels, write it, return its history. As `workers.training.tasks.train_member`."""
+    assert isinstance(job.training, FitSpec)
+    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, events)
+
+
+@ray.remote
+def fit_student(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
+    """Fit the student to soft targets, or the baseline to labels; write it, return its history."""
+    telemetry.label(job.run)
+    return _fit(job, data, events)
+
+
+def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
+    """Raises: `Fault` with the member's name for what the estimator raised."""
+    member = job.member
+    processes.announce(member.name, events)
+    torch.set_num_threads(job.threads)
+    started = time.perf_counter()
+    with faults.caught(member.name):
+        given = _lessons(job, data)
+        waited_s = time.perf_counter() - started if job.store is not None else 0.0
+        fitted = predictor.fittable(member.model).fit(member.model, given, job.training.fit)
+        storage.write_bytes(member.weights, fitted.dump())
+        check_saved(fitted, member, data.validation.x, CPU)
+        how, validation = Inference("float32"), data.validation
+        sums = metrics.measure(metrics.log_probabilities(fitted, validation.x, how), validation.y)
+        epoch = Epoch(
+            epoch=0,
+            train_loss=_divergence(given, metrics.log_probabilities(fitted, given.x, how)),
+            validation_accuracy=sums.accuracy,
+            validation_nll=sums.mean_nll,
+            seconds=time.perf_counter() - started,
+            examples=len(given.x),
+            ended_s=time.time(),
+            waited_s=waited_s,
+        )
+    events.actor.put_nowait.remote((member.name, epoch))
+    return [epoch]
+
+
+def _lessons(job: FitJob, data: Dataset) -> Lessons:
+    if job.store is not None:
+        return lessons.soft(data.transfer, job.store, data.classes, job.loss, job.seed)
+    return lessons.hard(data.labelled(job.views) if job.views else data.train, data.classes, job.seed)
+
+
+def _divergence(given: Lessons, answers: metrics.LogProbabilities) -> float:
+    """KL of the targets from the answers, the mean over the rows by their weights: 0 where they are equal."""
+    targets = given.targets.astype(np.float64)
+    each = (targets * (np.log(np.maximum(targets, FLOOR)) - answers)).sum(axis=1)
+    found = float(np.average(each, weights=given.weights))
+    return found if math.isfinite(found) else 0.0

@@ -1,0 +1,85 @@
+"""One small fit of an estimator before anything is started: it learns, is kept and loaded, and answers as it should."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from workers.data.arrays import gather
+from workers.data.dataset import Split
+from workers.data.labels import UNLABELLED
+from workers.errors import RequestError
+from workers.models import checked, predictor
+from workers.models.comparison import spread
+from workers.models.predictor import Lessons
+from workers.models.torch_module import seed_of
+from workers.seeds import seeded
+from workers.specs import FitSpec, OwnModel, SklearnModel
+from workers.training.lessons import one_hot
+from workers.trial import answers as asked
+from workers.trial.answers import Network
+from workers.trial.odd_rows import OddRow
+from workers.user_code import provenance
+
+ROWS, OF_A_CLASS = 256, 4
+"""About how many rows it is fitted to, and how many of each class, where there are so many."""
+SECOND = 0.25
+"""What a made-up soft target gives to another class than the label's."""
+
+
+@dataclass(frozen=True)
+class FitRole:
+    """An estimator that is to be fitted: from what, how, and what it is called in messages."""
+
+    name: str
+    model: SklearnModel | OwnModel
+    training: FitSpec
+    seed: int
+    examples: Split
+    is_soft: bool = False
+    """Whether it learns from soft targets."""
+
+
+def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow], known: bool = False) -> tuple[str, ...]:
+    """Fit `role`'s estimator to a few rows as the run does, ask it, keep it and load it again.
+
+    odd: rows on which it must give finite answers. known: another role has this estimator; this one is only fitted.
+    Returns notes for the user. Raises: `RequestError`.
+    """
+    x, label = role.examples.x, role.model.label
+    with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
+        kind = predictor.fittable(role.model)
+        fitted = kind.fit(role.model, _few(role, classes), role.training.fit)
+        checked.check_output(fitted, label, x, classes, role.name)
+        if known:
+            return ()
+        network = Network(fitted, label, classes, x, role.name)
+        notes = asked.check(network, odd)
+        with tempfile.TemporaryDirectory(prefix="stillhouse-trial-") as folder:
+            place = Path(folder, role.model.weights_name)
+            place.write_bytes(fitted.dump())
+            try:
+                loaded = kind.load(role.model, str(place))
+            except RequestError as error:
+                raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
+            asked.check_same(network, loaded)
+    return notes + tuple(f"The {network}: {note}" for note in fitted.notes())
+
+
+def _few(role: FitRole, classes: int) -> Lessons:
+    """Some rows of each class and others from first to last, with made-up soft targets where it is to get some."""
+    y = role.examples.y
+    of_each = [np.flatnonzero(y == label)[:OF_A_CLASS] for label in range(classes)]
+    spaced = spread(len(y), ROWS)
+    ids = np.unique(np.concatenate([*of_each, spaced[y[spaced] != UNLABELLED]]))
+    labels = y[ids]
+    targets = one_hot(labels, classes)
+    if role.is_soft:
+        targets = (1 - SECOND) * targets + SECOND * one_hot((labels + 1) % classes, classes)
+    x = gather(role.examples.x, ids).numpy()
+    weights = np.ones(len(ids), np.float32)
+    return Lessons(x, targets, weights, None if role.is_soft else labels, role.seed)
