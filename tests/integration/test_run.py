@@ -312,6 +312,7 @@ def test_loaded_members_are_known_by_their_code_too(tmp_path: Path) -> None:
     assert not any(stage.reused for stage in changed.stages if stage.name in ("soft targets", "student"))
 
 
+@pytest.mark.slow
 def test_a_broken_model_ends_the_run_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp_path, student__model__factory="broken:net", student__model__kwargs={})
     (tmp_path / "broken.py").write_text(
