@@ -1,4 +1,4 @@
-"""The golden record: every number that three runs compute is that of the commit before the house was rebuilt (bea549c)."""
+"""The golden record: every number that three runs compute is that of commit bea549c, before the house was rebuilt."""
 
 from __future__ import annotations
 
