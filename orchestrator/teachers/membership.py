@@ -176,6 +176,7 @@ class Membership:
         if action is Action.FAIL:
             self.out.append(Fail(self._given_up(slot, members, event), event.cause))
             return
+        slot.note_failure(event.at)
         if action is Action.DROP:
             self._drop(slot, members, event)
         else:
@@ -199,7 +200,6 @@ class Membership:
         return event.at is not None and event.at == slot.failed_at
 
     def _restart(self, slot: ActorSlot, event: Lost, away: bool) -> None:
-        slot.note_failure(event.at)
         self._vacate(slot, hung=event.kind is Kind.HUNG)
         slot.away = away
         self._start(slot, event.now_s, again=True)
@@ -214,7 +214,6 @@ class Membership:
         slot.leave_out(members)
         if event.kind is not Kind.WRONG or event.at == START:
             self._restart(slot, event, away=True)
-            slot.failed_at = None  # it was where those failed that are left out
 
     def _given_up(self, slot: ActorSlot, members: Sequence[str], event: Lost) -> RunError:
         often = failures.often(slot.attempts, self._is_repeated(slot, event))
