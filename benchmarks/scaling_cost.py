@@ -26,11 +26,9 @@ environment.prepare()  # before Ray is imported
 import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
-from benchmarks.simulated_accelerators import NUMERICS, sleeping_pool  # noqa: E402
+from benchmarks.simulated_accelerators import NUMERICS, plain_assembly, sleeping_pool  # noqa: E402
 from orchestrator.plan.plan import REDUCED_ON_WORKERS  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
-from workers.data.numbering import Numbering  # noqa: E402
-from workers.inference.reduce import Assembly, Rule  # noqa: E402
 from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.reader import StoreReader  # noqa: E402
@@ -46,14 +44,7 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= REDUCED_ON_WORKERS
     with tempfile.TemporaryDirectory() as folder, pool:
-        assembly = Assembly(
-            folder=folder,
-            layout=layout,
-            classes=classes,
-            rule=Rule("arithmetic"),
-            numerics=NUMERICS,
-            numbering=Numbering(layout.examples),
-        )
+        assembly = plain_assembly(folder, layout, classes)
         began = time.process_time()
         for _ in pool.stream(range(parts), 1.0, assembly, near=near):
             pass

@@ -53,6 +53,18 @@ def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: floa
     )
 
 
+def plain_assembly(folder: str, layout: PartLayout, classes: int) -> Assembly:
+    """The mean of probabilities, all of them kept."""
+    return Assembly(
+        folder=folder,
+        layout=layout,
+        classes=classes,
+        rule=Rule("arithmetic"),
+        numerics=NUMERICS,
+        numbering=Numbering(layout.examples),
+    )
+
+
 def one_pass(teachers: int, examples: int) -> tuple[float, float]:
     """Seconds of start-up and of a whole pass, the store written."""
     layout = PartLayout(examples, part_rows(CLASSES))
@@ -61,14 +73,7 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         begun = time.perf_counter()
         with pool:
             up = time.perf_counter()
-            assembly = Assembly(
-                folder=folder,
-                layout=layout,
-                classes=CLASSES,
-                rule=Rule("arithmetic"),
-                numerics=NUMERICS,
-                numbering=Numbering(examples),
-            )
+            assembly = plain_assembly(folder, layout, CLASSES)
             for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
                 pass
             done = time.perf_counter()

@@ -103,7 +103,7 @@ def _measure_ensemble(run: Context, given: Results) -> MeasuredEnsemble:
 
 
 def _soft_targets(run: Context, given: Results) -> AbstractContextManager[SoftTargetPass]:
-    known = members.known(run, given[MEMBERS])
+    known = members.known(given[MEMBERS])
     return soft_targets(run, _teachers(given), given[PREDICTIONS].weights, known=known)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from workers import ensemble
 from workers.errors import RequestError
 from workers.specs import ExampleWeights, FactorySpec
-from workers.user_code import factories, provenance
+from workers.user_code import calls, factories, provenance
 
 Rule = Callable[[Tensor], Tensor]
 KEY = "ensemble.weights"
@@ -91,15 +91,9 @@ def try_out(spec: ExampleWeights) -> None:
 
 def _scaled(spec: ExampleWeights, probabilities: Tensor) -> Tensor:
     shape = list(probabilities.shape[:2])
-    try:
+    called = f". It was called with probabilities {list(probabilities.shape)} float64."
+    with calls.checked(f"{KEY}: {spec} raised", called):
         found = torch.as_tensor(rule(spec)(probabilities), dtype=torch.float64)
-    except RequestError:
-        raise
-    except Exception as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{KEY}: {spec} raised {type(error).__name__}: {error}. It was called with probabilities "
-            f"{list(probabilities.shape)} float64."
-        ) from error
     if list(found.shape) != shape:
         raise RequestError(f"{KEY}: {spec} returned {list(found.shape)}; expected weights {shape}, members x examples.")
     totals = found.sort(dim=0).values.sum(dim=0)  # in an order that does not depend on that of the members

@@ -54,7 +54,7 @@ class Spec(BaseModel):
 
 
 class FactorySpec(Spec):
-    """A function that somebody else wrote, and what it is called with."""
+    """A function of the user's own, and its arguments."""
 
     factory: FactoryName
     """`module:function`, found beside the configuration file, else installed, on PYTHONPATH, or in the working

@@ -64,12 +64,12 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
             bits=64 if wide else 32,
         ),
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,
-        streams=streams(config, machines, teachers),
+        streams=_streams(config, machines, teachers),
         sizes=needed,
     )
 
 
-def streams(config: RunConfig, machines: Machines, teachers: Placement) -> bool:
+def _streams(config: RunConfig, machines: Machines, teachers: Placement) -> bool:
     """Whether the student trains while the teachers are up: on GPUs of its own, or on a core that they leave."""
     stream = config.distillation.stream
     if config.distillation.is_scheduled:  # the student reads logits, which the folder of soft targets does not announce

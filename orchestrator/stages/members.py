@@ -33,6 +33,6 @@ def members(run: Context) -> list[Trained]:
     return [member for _, member in sorted(found.items())]
 
 
-def known(run: Context, of: Sequence[Trained]) -> int:
-    """How many of the members an earlier run had trained."""
-    return sum(member.reused for member in of) if run.config.ensemble.training is not None else 0
+def known(of: Sequence[Trained]) -> int:
+    """How many of the members an earlier run had trained; those that are loaded have no history."""
+    return sum(member.reused and bool(member.history) for member in of)

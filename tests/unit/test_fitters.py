@@ -83,6 +83,7 @@ def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path
         assert measured.measured[member.name].sums.accuracy == expected.accuracy > 0.6
     again = members.members(run)
     assert [each.reused for each in again] == [True] * 8
+    assert (members.known(trained), members.known(again)) == (0, 5)  # three are loaded
     assert [each.member for each in again] == teachers
     assert measured.weights == ensemble.normalised([1.0] * 8)
 

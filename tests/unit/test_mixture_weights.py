@@ -29,6 +29,8 @@ def surest(probabilities):
     return probabilities.amax(-1) ** 2
 def raises(probabilities):
     raise ZeroDivisionError("no")
+def leaves(probabilities):
+    raise SystemExit(3)
 def flat(probabilities):
     return probabilities.sum()
 def negative(probabilities):
@@ -107,7 +109,13 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     assert some != other and some["code"] == other["code"]
 
 
-WRONG = {"raises": "ZeroDivisionError: no", "flat": r"returned \[\]", "negative": "below 0", "nothing": "0 for all"}
+WRONG = {
+    "raises": "ZeroDivisionError: no",
+    "leaves": "SystemExit: 3",
+    "flat": r"returned \[\]",
+    "negative": "below 0",
+    "nothing": "0 for all",
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

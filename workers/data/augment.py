@@ -18,7 +18,7 @@ from workers.data.arrays import Index, Inputs
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
 from workers.specs import AugmentSpec
-from workers.user_code import factories
+from workers.user_code import calls, factories
 
 Rows = NDArray[Any]
 
@@ -97,16 +97,11 @@ def augmented(spec: AugmentSpec | None, of: Inputs, seed: int, views: int) -> In
 
 def _check(spec: AugmentSpec, inputs: Augmented) -> None:
     rows = np.arange(min(3, len(inputs.of)))
-    try:
+    shape, arguments = [len(rows), *inputs.of.shape[1:]], spec.kwargs or "no further arguments"
+    called = f". It was called with x of shape {shape}, draws, and {arguments}."
+    with calls.checked(f"data.augment '{spec.factory}' raised", called):
         together = inputs[rows]
         alone = [inputs[rows[k : k + 1]] for k in range(len(rows))]
-    except RequestError:
-        raise
-    except Exception as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"data.augment '{spec.factory}' raised {type(error).__name__}: {error}. It was called with x of shape "
-            f"{[len(rows), *inputs.of.shape[1:]]}, draws, and {spec.kwargs or 'no further arguments'}."
-        ) from error
     if getattr(together, "shape", None) != (len(rows), *inputs.of.shape[1:]):
         raise RequestError(
             f"data.augment '{spec.factory}' returned {getattr(together, 'shape', type(together).__name__)}; expected "

@@ -24,7 +24,7 @@ from workers.data import memmap, memory, tables
 from workers.data.arrays import Inputs
 from workers.errors import RequestError
 from workers.specs import DataSpec, IdxFiles
-from workers.user_code import factories
+from workers.user_code import calls, factories
 
 Labels = NDArray[Any] | None
 Splits = dict[str, tuple[Inputs, Labels]]
@@ -98,12 +98,8 @@ def _read_by_own(spec: DataSpec) -> Splits:
     splits: Splits = {}
     for name, uri in _uris(spec).items():
         where = f"data.kind '{spec.kind}', split '{name}' ('{uri}')"
-        try:
+        with calls.checked(f"{where}:", "", but=(MemoryError,)):
             returned = reader(uri)
-        except (RequestError, MemoryError):
-            raise
-        except (Exception, SystemExit) as error:  # the user's own code: anything can come
-            raise RequestError(f"{where}: {type(error).__name__}: {error}") from error
         x, y = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
         if y is None and name != "unlabeled":
             raise RequestError(f"{where} returned {type(returned).__name__}; expected a pair (x, y).")

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from workers.data.arrays import ROWS_AT_ONCE, Index
 from workers.errors import RequestError
 from workers.specs import FactorySpec
-from workers.user_code import factories
+from workers.user_code import calls, factories
 
 BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "errors", "figure"})
 """Names that the report has for every system."""
@@ -81,16 +81,10 @@ def _call(
 ) -> dict[str, float]:
     metric = factories.load(spec.factory, spec.folder)
     name = f"evaluation.metrics: '{spec.factory}'"
-    try:
+    shapes = f"probabilities {list(probabilities.shape)} float32 and labels {list(labels.shape)} int64, both read-only"
+    arguments = "".join(f", {key}={value!r}" for key, value in spec.kwargs.items())
+    with calls.checked(f"{name} raised", f". It was called with {shapes}{arguments}."):
         returned = metric(probabilities, labels, **spec.kwargs)
-    except RequestError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{name} raised {type(error).__name__}: {error}. It was called with probabilities "
-            f"{list(probabilities.shape)} float32 and labels {list(labels.shape)} int64, both read-only"
-            f"{''.join(f', {key}={value!r}' for key, value in spec.kwargs.items())}."
-        ) from error
     if not isinstance(returned, Mapping):
         raise RequestError(f"{name} returned {type(returned).__name__}; expected a dictionary of names and numbers.")
     for key in returned:

@@ -97,8 +97,9 @@ def curve(
     for rows in _chunks(log_probabilities):
         each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
         shares = _shares(weights, combine, each)
-        weighed &= (_masses(shares) > 0).all(axis=2)
-        found = _ring(each, shares, combine, labels[rows])
+        masses = _masses(shares)
+        weighed &= (masses > 0).all(axis=2)
+        found = _ring(each, shares, masses, combine, labels[rows])
         right += found[0]
         nll += found[1]
     points = []
@@ -108,10 +109,11 @@ def curve(
     return points
 
 
-def _ring(each: Float64, shares: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
+def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
     """Right answers and summed NLL of every run of neighbours over some rows: [M, M] each, neighbours - 1 and first.
 
     each: [M, n, K] log-probabilities, overwritten. shares: [M, n], or [M, 1] where they are those of all examples.
+    masses: their `_masses`.
     """
     members, rows = len(each), np.arange(len(labels))
     right, nll = np.zeros((members, members)), np.zeros((members, members))
@@ -121,7 +123,7 @@ def _ring(each: Float64, shares: Float64, combine: str, labels: Index) -> tuple[
         terms *= shares[:, :, None]
         terms[np.broadcast_to(shares == 0, terms.shape[:2])] = 0.0  # also where 0 was multiplied by -inf
         sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
-        for k, mass in enumerate(_masses(shares)):
+        for k, mass in enumerate(masses):
             _add_rolled(sums, terms, k)
             right[k] = (sums.argmax(axis=2) == labels).sum(axis=1)
             if combine == "arithmetic":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from workers.data.arrays import Inputs, as_tensor
 from workers.errors import RequestError
 from workers.models.predictor import Predictor
+from workers.user_code import calls
 
 
 def check_output(predictor: Predictor, label: str, x: Inputs, classes: int, role: str) -> None:
@@ -25,16 +26,9 @@ def answers(predictor: Predictor, label: str, batch: Tensor, classes: int, role:
 
     batch: [B, ...] as `as_tensor` makes it. Raises: `RequestError` where it raises or returns anything else.
     """
-    try:
-        with torch.no_grad(), _evaluated(predictor.module):
-            returned = predictor.module(batch) if predictor.module is not None else predictor(batch).logits
-    except RequestError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{role} model {label} failed on a batch of {batch.dtype} {list(batch.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    failed = f"{role} model {label} failed on a batch of {batch.dtype} {list(batch.shape)}:"
+    with calls.checked(failed, ""), torch.no_grad(), _evaluated(predictor.module):
+        returned = predictor.module(batch) if predictor.module is not None else predictor(batch).logits
     return logits_of(returned, label, batch, classes, role=role)
 
 

@@ -18,6 +18,7 @@ from workers.targets import kinds
 from workers.training import objective
 from workers.training.objective import OBJECTIVE, AtStep, Weighted
 from workers.training.schedules import Moment
+from workers.user_code import calls
 
 ROWS = 6
 MOMENTS = 1000
@@ -65,15 +66,9 @@ def _check_term(each: Weighted, batch: Batch, classes: int) -> None:
 
 
 def _called(each: Weighted, logits: torch.Tensor, batch: Batch) -> Sum:
-    try:
+    called = f". It was called with logits {list(logits.shape)} and a batch of as many rows."
+    with calls.checked(f"{OBJECTIVE}: the term '{each.label}' raised", called):
         returned = each.term(Outputs(logits), batch)
-    except RequestError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{OBJECTIVE}: the term '{each.label}' raised {type(error).__name__}: {error}. It was called with logits "
-            f"{list(logits.shape)} and a batch of as many rows."
-        ) from error
     if not isinstance(returned, tuple) or len(returned) != 2 or getattr(returned[0], "shape", None) != ():
         raise RequestError(
             f"{OBJECTIVE}: the term '{each.label}' returned {_told(returned)}; expected a sum, a tensor of shape [], "

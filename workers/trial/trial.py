@@ -39,7 +39,7 @@ from workers.trial import answers as asked
 from workers.trial import compiling
 from workers.trial.answers import AFFORDABLE_S, Network
 from workers.trial.odd_rows import OddRow
-from workers.user_code import provenance
+from workers.user_code import calls, provenance
 
 SETTLED_ROWS, ORDERED_ROWS = 64, 256
 """Training rows on which it is decided what a file's answers are, and whether its classes are in order."""
@@ -197,16 +197,10 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
         return logits
 
     spec = role.training.model_copy(update={"micro_batch_size": None})
-    try:
+    step = f"a step of training on {rows} examples ({batch.x.dtype} {list(batch.x.shape)})"
+    with calls.checked(f"{role} failed in {step}:", _why_so_few(role, rows)):
         progress.model.train()
         losses = loop.step(progress, forward, _first_step(role), batch, spec, workers=torch.tensor(1.0))
-    except RequestError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code: anything can come
-        raise RequestError(
-            f"{role} failed in a step of training on {rows} examples ({batch.x.dtype} {list(batch.x.shape)}): "
-            f"{type(error).__name__}: {error}{_why_so_few(role, rows)}"
-        ) from error
     _check_gradients(role, progress.model)
     if not all(torch.isfinite(loss.total) for loss in losses):
         raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
