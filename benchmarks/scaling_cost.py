@@ -29,6 +29,7 @@ from benchmarks.common import Row  # noqa: E402
 from benchmarks.simulated_accelerators import NUMERICS, plain_assembly, sleeping_pool  # noqa: E402
 from orchestrator.plan.plan import REDUCED_ON_WORKERS  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
+from workers.data.numbering import RowNames  # noqa: E402
 from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.reader import StoreReader  # noqa: E402
@@ -64,7 +65,7 @@ def worker_cost(workers: int, classes: int, parts: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         written = {
             number: soft_targets.write_part(
-                folder, number, layout.ids(number), targets, members=["member-0"], numerics=NUMERICS
+                folder, number, RowNames(layout.ids(number)), targets, members=["member-0"], numerics=NUMERICS
             )
             for number in range(parts)
         }

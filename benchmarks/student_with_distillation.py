@@ -44,6 +44,7 @@ from benchmarks.common import Row  # noqa: E402
 from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
+from workers.data.numbering import RowNames  # noqa: E402
 from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
 from workers.targets import kinds, soft_targets  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
@@ -104,7 +105,9 @@ def write_soft_targets(folder: Path) -> list[Part]:
         ids = layout.ids(number)
         stored = kinds.of_mean(soft[torch.from_numpy(ids)], "float16", None)
         found.append(
-            soft_targets.write_part(str(folder / "store"), number, ids, stored, members=["mean"], numerics=numerics)
+            soft_targets.write_part(
+                str(folder / "store"), number, RowNames(ids), stored, members=["mean"], numerics=numerics
+            )
         )
     return found
 

@@ -36,6 +36,7 @@ from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
+from workers.models import predictor
 from workers.redact import redacted
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,11 @@ def _keep_student(run: Context, student: Trained) -> None:
     """Write the student's model for MLflow into the run's folder, or say why there is none."""
     if run.config.tracking.registered_model is False:
         return
-    examples = np.asarray(run.dataset.test.x[:EXAMPLES])
+    x = predictor.collator(student.member.model).single(run.dataset.test.x)
+    if x is None:
+        logger.warning("MLflow does not get the student as a model: it takes several columns, or rows of any length.")
+        return
+    examples = np.asarray(x[:EXAMPLES])
     place = RunFolder(run.config.folder).shown("student")
     problem = student_model.write(student.member, examples, run.dataset.classes, place)
     if problem is not None:

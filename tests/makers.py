@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from workers.data.dataset import Split
+from workers.data.numbering import RowNames
 from workers.targets import kinds
 from workers.targets.layout import PartLayout
 from workers.targets.reader import StoreReader
@@ -111,7 +112,7 @@ def stored(
     for n in range(layout.parts):
         mean = torch.from_numpy(probabilities[layout.ids(n)])
         targets = kinds.of_mean(mean, probabilities.dtype.name, top_k)
-        parts[n] = write_part(str(folder), n, layout.ids(n), targets, members=["member-0"], numerics=NUMERICS)
+        parts[n] = write_part(str(folder), n, RowNames(layout.ids(n)), targets, members=["member-0"], numerics=NUMERICS)
     return layout, parts
 
 

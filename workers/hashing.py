@@ -53,6 +53,17 @@ def of_rows(rows: NDArray[Any]) -> Hashes:
     return found
 
 
+def of_stretches(values: NDArray[Any], lengths: NDArray[np.int64]) -> Hashes:
+    """A hash [N] of rows of different lengths, whose values [V, ...] lie one after another."""
+    of_values, ends = of_rows(values), np.cumsum(lengths)
+    places = np.arange(1, len(of_values) + 1) - np.repeat(ends - lengths, lengths)
+    with np.errstate(over="ignore"):
+        placed = mixed(of_values + places.astype(np.uint64) * GOLDEN)
+        summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(placed)])
+        found: Hashes = mixed(summed[ends] - summed[ends - lengths] + lengths.astype(np.uint64))
+    return found
+
+
 @lru_cache(maxsize=4)
 def _places(words: int) -> Hashes:
     """A key for each word of a row."""

@@ -91,7 +91,15 @@ Learner = Literal["network", "estimator"]
 """How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
 
 
-class ModelSpec(FactorySpec):
+class TakesColumns(Spec):
+    """A model that may take some of the data's columns."""
+
+    inputs: tuple[str, ...] | None = None
+    """The columns that the model takes, by their names. Left out: all. One dense column is its argument, a tensor
+    [B, ...]; several, or rows of different lengths, are keyword arguments."""
+
+
+class ModelSpec(FactorySpec, TakesColumns):
     """`factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
 
     kind: Literal["python"] = "python"
@@ -111,7 +119,7 @@ class ModelSpec(FactorySpec):
         return f"'{self.factory}'"
 
 
-class FileModel(Spec):
+class FileModel(TakesColumns):
     """A model that is complete in one file. It is loaded and never trained."""
 
     path: str
@@ -152,7 +160,7 @@ class SklearnFile(FileModel):
     """Types beyond those that skops trusts which the file may hold, such as `sklearn.tree._tree.Tree`."""
 
 
-class SklearnModel(FactorySpec):
+class SklearnModel(FactorySpec, TakesColumns):
     """`factory(**kwargs)` returns an estimator of scikit-learn, which is fitted here."""
 
     kind: Literal["sklearn"]
@@ -171,7 +179,7 @@ class SklearnModel(FactorySpec):
         return f"'{self.factory}'"
 
 
-class OwnModel(FactorySpec):
+class OwnModel(FactorySpec, TakesColumns):
     """A kind of the user's own: a subclass of `workers.models.predictor.Predictor`."""
 
     kind: FactoryName

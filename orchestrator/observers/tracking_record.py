@@ -19,6 +19,7 @@ from orchestrator.observers import mlflow_descriptions, mlflow_uri
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts.key import Key
+from workers.data.examples import Columns, Examples, shape_of
 from workers.errors import RequestError
 from workers.redact import redacted
 from workers.specs import AnyModel, FactorySpec, IdxFiles
@@ -135,7 +136,7 @@ def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
             continue
         x = split if name == "unlabeled" else split.x
         kind, source = _source(config, name)
-        profile = {"examples": len(x), "shape": list(x.shape[1:]), "classes": dataset.classes}
+        profile = {"examples": len(x), "shape": _shape(x), "classes": dataset.classes}
         found.append(
             SplitRecord(
                 name=name,
@@ -146,6 +147,13 @@ def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
             )
         )
     return found
+
+
+def _shape(x: Examples) -> list[int] | dict[str, str]:
+    """Of an example: of one dense column its sizes, of others each column's type and shape in words."""
+    if not isinstance(x, Columns):
+        return list(x.shape[1:])
+    return {name: f"{column.dtype} {shape_of(column)}" for name, column in x.columns.items()}
 
 
 def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:

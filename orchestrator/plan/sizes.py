@@ -28,21 +28,22 @@ class Sizes:
 def layout(config: RunConfig, data: DataFacts) -> PartLayout:
     """How the store is cut: parts by what is stored, pieces by what teachers send."""
     top_k, dtype = config.distillation.top_k, config.distillation.dtype
-    rows = part_rows(data.classes, None if top_k is None else bytes_per_row(top_k, DTYPES[dtype]))
-    return PartLayout(data.examples, rows, data.views, piece_rows(data.classes))
+    row_bytes = None if top_k is None else bytes_per_row(top_k, DTYPES[dtype])
+    rows = part_rows(data.classes, row_bytes, data.positions)
+    return PartLayout(data.examples, rows, data.views, piece_rows(data.classes, data.positions))
 
 
 def sizes(config: RunConfig, data: DataFacts, members: int) -> Sizes:
     """What the soft targets of so many members take."""
-    spec, examples = config.distillation, data.examples * data.views
+    spec, rows = config.distillation, round(data.examples * data.views * data.positions)
     width = DTYPES[spec.dtype].itemsize
     row = width * data.classes if spec.top_k is None else bytes_per_row(spec.top_k, DTYPES[spec.dtype])
     in_memory = row_bytes(members, data.classes) if spec.is_scheduled else row + 12
-    parts = layout(config, data)
+    parts, of_example = layout(config, data), in_memory * data.positions
     of_each = members if config.ensemble.of_examples is not None else 1
     return Sizes(
-        soft_targets=examples * row,
-        logits=bytes_of(members, examples, data.classes) if spec.keeps_logits else 0,
-        held_by_worker=cached_parts(parts, in_memory) * parts.rows * in_memory,
-        answers=4 * data.classes * of_each,
+        soft_targets=rows * row,
+        logits=bytes_of(members, rows, data.classes) if spec.keeps_logits else 0,
+        held_by_worker=round(cached_parts(parts, of_example) * parts.rows * of_example),
+        answers=round(4 * data.classes * data.positions) * of_each,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages.context import Context
@@ -63,13 +62,15 @@ def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, M
     return {number: part for number, part in there.items() if has_logits(number, part)}
 
 
-def reader(config: RunConfig, planned: Manifest, layout: PartLayout, kept: Mapping[str, MemberLogits]) -> LogitsReader:
+def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits]) -> LogitsReader:
     """What a student reads for a schedule of T."""
+    config = run.config
     names = [record.name for record in planned.members]
     return LogitsReader(
         folders={name: kept[name].folder for name in names},
         weights=dict(zip(names, planned.weights, strict=True)),
         combine=config.ensemble.combine,
-        layout=layout,
+        layout=run.plan.layout,
         weighting=config.ensemble.of_examples,
+        rows=run.dataset.transfer.rows,
     )

@@ -29,9 +29,10 @@ def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
         return ()
     data = DataFacts.of(dataset)
     needed = sizes.sizes(config, data, members)
-    stored, held, examples = needed.logits, needed.held_by_worker, data.examples * data.views
+    stored, held, rows = needed.logits, needed.held_by_worker, round(data.examples * data.views * data.positions)
     free = _free(config)
-    what = f"{members} members x {examples:,} examples x {dataset.classes:,} classes x 4 bytes"
+    of = "examples" if data.positions == 1 else "positions"
+    what = f"{members} members x {rows:,} {of} x {dataset.classes:,} classes x 4 bytes"
     if free is not None and stored > free:
         raise RequestError(
             f"{KEY}: a schedule keeps each member's logits, {memory.size(stored)} ({what}), and '{config.storage}' has "

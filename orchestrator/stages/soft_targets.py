@@ -33,13 +33,12 @@ from workers.artifacts import catalogue
 from workers.artifacts import parts as part_files
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import LOGITS, SOFT_TARGETS
-from workers.data.arrays import gather
 from workers.data.dataset import Split
 from workers.inference import teacher
 from workers.inference.actor import TeacherWork, probe_rows
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
-from workers.models import checkpoints
+from workers.models import checkpoints, predictor
 from workers.targets import soft_targets as store
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
@@ -203,7 +202,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
         streams=bool(missing) and plan.streams,
         refused=frozenset(part.path for number, part in found.items() if number not in there),
         survivors_too=config.ensemble.on_member_loss == "reweight",
-        logits=kept_logits.reader(config, planned, layout, kept) if config.distillation.is_scheduled else None,
+        logits=kept_logits.reader(run, planned, kept) if config.distillation.is_scheduled else None,
         manifest=before if before is not None and before.parts == list(there.values()) else None,
     )
 
@@ -362,9 +361,10 @@ def _check(
 
     def check(pool: TeacherPool) -> None:
         probes = pool.probes()
-        checks.check(probes, transfer.y[ids % len(transfer)], classes)
+        checks.check(probes, transfer.labels_of(ids), classes)
         for name in pool.one_of_each_node():
-            checks.check_copy(probes[name], known[name], gather(transfer.x, ids), numerics)
+            x = predictor.collator(known[name].model)(transfer.x, ids)
+            checks.check_copy(probes[name], known[name], x, numerics)
 
     return check
 
@@ -373,7 +373,8 @@ def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Nu
     """Every missing part as it comes, then the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
     weighting = run.config.ensemble.of_examples
-    done, rows = 0, sum(len(layout.ids(number)) for number in missing)
+    positions = run.dataset.transfer.rows
+    done, rows = 0, sum(int(positions.of(layout.ids(number)).sum()) for number in missing)
     with pool:
         assembly = Assembly(
             folder=made.folder,

@@ -190,7 +190,8 @@ class Actors:
         assert self.question is not None
         assembly, piece = self.question.assembly, answer.ask.piece
         part = assembly.layout.part_of(piece)
-        expected: tuple[int, ...] = (len(assembly.layout.piece_ids(piece)), assembly.classes)
+        rows = int(assembly.numbering.rows.of(assembly.layout.piece_ids(piece)).sum())
+        expected: tuple[int, ...] = (rows, assembly.classes)
         if assembly.rule.weighting is not None:
             expected = (len(answer.ask.shares), *expected)
         if np.shape(answer.found) != expected:

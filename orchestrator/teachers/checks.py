@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.data.arrays import Index
+from workers.data.collate import Inputs
 from workers.errors import RunError
 from workers.evaluation import class_order
 from workers.inference import teacher
@@ -53,7 +53,7 @@ def apart(one: Probabilities, other: Probabilities) -> float:
     return float(np.abs(one - other).max())
 
 
-def check_copy(probe: Probabilities, member: Member, x: Tensor, numerics: Numerics) -> None:
+def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numerics) -> None:
     """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
     with torch.no_grad():
         own = torch.softmax(teacher.load(member)(x).logits, dim=-1).numpy()

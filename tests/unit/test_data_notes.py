@@ -298,8 +298,8 @@ def test_one_pass_finds_what_several_did(tmp_path: Path) -> None:
     kept, drawn = scan.scan_apart("train", x, held)
     assert kept.digest == digest(np.delete(x, held, 0)) and drawn.digest == digest(x[held])
     whole = scan.scan("train", x)
-    assert whole.digest == digest(x) and (whole.low, whole.high) == (x.min(), x.max())
-    assert whole.rms == pytest.approx(float(np.sqrt((x**2).mean())), rel=1e-5)
+    assert whole.digest == digest(x) and (whole.ranges["x"].low, whole.ranges["x"].high) == (x.min(), x.max())
+    assert whole.ranges["x"].rms == pytest.approx(float(np.sqrt((x**2).mean())), rel=1e-5)
     assert sorted([*kept.hashes, *drawn.hashes]) == sorted(whole.hashes) and len(set(whole.hashes.tolist())) == 5000
 
 

@@ -1,99 +1,186 @@
-"""What the examples bring themselves: their splits, what their models do in training alone, and the decoder."""
+"""Examples as columns: dense, ragged, named; taken, joined, hashed, and made into batches."""
 
-from pathlib import Path
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from workers.user_code import factories
+from workers import ensemble
+from workers.data import scan
+from workers.data.arrays import gather
+from workers.data.collate import Collator, NamedInputs, collate, rows_between, rows_of, widened
+from workers.data.examples import Columns, columns_of, described, digest, joined, take, values_of
+from workers.data.positions import Positions
+from workers.data.ragged import Ragged, stretches
+from workers.errors import RequestError
+from workers.inference.teacher import Asked, Teacher
+from workers.models.predictor import dense
+from workers.models.torch_module import TorchPredictor
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def call(example: str, factory: str, **kwargs: Any) -> Any:
-    return factories.call(factory, kwargs, str(EXAMPLES / example))
-
-
-def test_mnist_splits_are_apart_and_balanced() -> None:
-    found = call("mnist", "digits:splits")
-    assert {name: len(y) for name, (_, y) in found.items()} == {"train": 2000, "validation": 500, "test": 2500}
-    for x, y in found.values():
-        assert x.shape[1:] == (784,) and x.dtype == np.float32 and 0 <= x.min() < x.max() <= 1
-        assert len(set(np.bincount(y))) == 1
-    rows = np.concatenate([x for x, _ in found.values()])
-    assert len(np.unique(rows, axis=0)) == 5000
-
-
-def test_mnist_reads_idx_files(tmp_path: Path) -> None:
-    from tests.unit.test_data import write_idx
-
-    for prefix, n in (("train", 40), ("t10k", 20)):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", np.ones((n, 28, 28)) * 255)
-        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n) % 10)
-    found = call("mnist", "digits:splits", source=str(tmp_path), validation=10)
-    assert {name: x.shape for name, (x, _) in found.items()} == {
-        "train": (30, 784), "validation": (10, 784), "test": (20, 784)
-    }  # fmt: skip
+RNG = np.random.default_rng(0)
+ROWS = [RNG.integers(1, 99, k).astype(np.int32) for k in (3, 1, 7, 2, 5, 4)]
+IMAGE = RNG.normal(size=(6, 2, 3)).astype(np.float32)
+PICKED = np.array([4, 0, 4, 2])
 
 
-def test_jitter_shifts_in_training_alone() -> None:
-    net = call("mnist", "models:net", hidden=8, jitter=2)
-    image = torch.zeros(200, 28, 28)
-    image[:, 14, 10] = 1
-    shifted = net[0](image.view(200, -1)).view(200, 28, 28)
-    rows, columns = shifted.nonzero()[:, 1], shifted.nonzero()[:, 2]
-    assert set(rows.tolist()) == {12, 13, 14, 15, 16} and set(columns.tolist()) == {8, 9, 10, 11, 12}
-    assert len(rows) == 200  # each image moved as a whole
-    assert torch.equal(net.eval()[0](image.view(200, -1)), image.view(200, -1))
+def columns() -> Columns:
+    return Columns({"ids": Ragged.of(ROWS), "image": IMAGE})
 
 
-def test_the_norm_of_incoming_weights_is_bounded() -> None:
-    net = call("mnist", "models:net", hidden=8, max_norm=0.5)
+def test_rows_of_any_length_in_any_order() -> None:
+    ragged = Ragged.of(ROWS)
+    taken = ragged[PICKED]
+    assert taken.values is ragged.values  # no copy before they are needed
+    np.testing.assert_array_equal(taken.flat, np.concatenate([ROWS[k] for k in PICKED]))
+    np.testing.assert_array_equal(ragged[1:4].flat, np.concatenate(ROWS[1:4]))
+    assert ragged[1:4].flat.base is not None  # a stretch is a view
+    np.testing.assert_array_equal(ragged[1:5][np.array([3, 0])].flat, np.concatenate([ROWS[4], ROWS[1]]))
+    assert len(ragged[np.zeros(0, np.int64)].flat) == 0
+    frames = Ragged.of([np.ones((2, 4)), np.zeros((3, 4))])
+    assert frames.of_value == (4,) and frames.lengths.tolist() == [2, 3]
+    np.testing.assert_array_equal(stretches(np.array([5, 0]), np.array([2, 3])), [5, 6, 0, 1, 2])
+
+
+def test_what_is_pickled_is_its_own_rows_alone() -> None:
+    large = Ragged.packed(np.arange(100_000), np.full(1000, 100))
+    few = large[np.array([7, 3])]
+    sent = pickle.dumps(few)
+    back = pickle.loads(sent)
+    assert len(sent) < 4000
+    np.testing.assert_array_equal(back.flat, few.flat)
+
+
+def test_columns_are_taken_and_joined() -> None:
+    x = columns()
+    part, rest = take(x, np.array([3, 1])), take(x, np.array([0, 5, 2]))
+    both = joined((part, rest))
+    wanted = x[np.array([3, 1, 0, 5, 2])]
+    assert digest(both) == digest(wanted) != digest(x)
+    assert digest(Columns({"image": IMAGE, "ids": Ragged.of(ROWS)})) == digest(x)  # whatever comes first
+    assert digest(Columns({"ids": Ragged.of(ROWS), "other": IMAGE})) != digest(x)
+    assert digest(Columns(x.columns, Ragged.of([np.zeros(1, np.int64)] * 6))) != digest(x)
+    cut = [*ROWS[:1], np.concatenate(ROWS[1:3])[:2], np.concatenate(ROWS[1:3])[2:], *ROWS[3:]]
+    assert digest(Columns({"ids": Ragged.of(cut), "image": IMAGE})) != digest(x)  # the same values, other rows
+    assert described(x) == "ids int32 [ragged], image float32 [2, 3]" and described(IMAGE) == "float32 [2, 3]"
+    assert values_of(x) == 6 + 4 and values_of(IMAGE) == 6  # 22 / 6 tokens, rounded up
+    assert columns_of(IMAGE) == {"x": IMAGE}
+    with pytest.raises(ValueError, match="as many in each"):
+        Columns({"ids": Ragged.of(ROWS), "image": IMAGE[:5]})
+
+
+def test_one_pass_over_columns() -> None:
+    x, held = columns(), np.array([1, 4])
+    kept, drawn = scan.scan_apart("train", x, held)
+    assert kept.digest == digest(take(x, np.array([0, 2, 3, 5]))) and drawn.digest == digest(take(x, held))
+    whole = scan.scan("train", x)
+    assert whole.digest == digest(x) and sorted([*kept.hashes, *drawn.hashes]) == sorted(whole.hashes)
+    assert whole.ranges["ids"].high == max(row.max() for row in ROWS) and whole.ranges["ids"].whole
+    assert whole.ranges["image"].rms == pytest.approx(float(np.sqrt((IMAGE**2).mean())), rel=1e-5)
+    bad = Columns({"frames": Ragged.of([np.ones(3), np.ones(2), np.array([1.0, np.inf])])})
+    with pytest.raises(RequestError, match=r"data\.test: frames of example 2 holds NaN or infinity"):
+        scan.scan("test", bad)
+
+
+def test_equal_examples_alone_have_equal_hashes() -> None:
+    """Also of rows that one another begin with, hold the same values in another order, or are cut elsewhere."""
+    rows = [[1, 2], [2, 1], [1, 2, 0], [1, 2], [1], [2], [0, 1, 2], [1, 2, 0]]
+    hashes = scan.scan("train", Columns({"ids": Ragged.of([np.array(r) for r in rows])})).hashes
+    same = [[tuple(a) == tuple(b) for b in rows] for a in rows]
+    assert (np.equal.outer(hashes, hashes) == np.array(same)).all()
+    pairs = [([1], [2.0]), ([2], [1.0]), ([1], [1.0]), ([1], [2.0])]
+    both = Columns({"a": np.array([p[0] for p in pairs]), "b": np.array([p[1] for p in pairs])})
+    hashes = scan.scan("train", both).hashes
+    assert len(set(hashes.tolist())) == 3 and hashes[0] == hashes[3]
+
+
+def test_a_batch_is_padded_to_its_own_longest() -> None:
+    batch = collate(columns(), PICKED)
+    assert isinstance(batch, NamedInputs) and len(batch) == 4 and rows_of(batch) == 4
+    given = batch.padded()
+    assert list(given) == ["ids", "attention_mask", "image"] and given["ids"].dtype == torch.int64
+    assert given["ids"].shape == (4, 7) and batch[:3].padded()["ids"].shape == (3, 5)
+    for row, mask, k in zip(given["ids"], given["attention_mask"], PICKED, strict=True):
+        length = len(ROWS[k])
+        assert row[:length].tolist() == ROWS[k].tolist() and not row[length:].any()
+        assert mask.tolist() == [1] * length + [0] * (7 - length)
+    assert torch.equal(given["image"], torch.from_numpy(IMAGE[PICKED]))
+    pieces = batch.split([1, 3])
+    assert [len(piece) for piece in pieces] == [1, 3] and torch.equal(pieces[1].padded()["ids"], given["ids"][1:])
+    narrow = collate(columns(), PICKED, narrow=True)
+    assert isinstance(narrow, NamedInputs) and narrow.padded()["ids"].dtype == torch.int32
+    assert widened(narrow).padded()["ids"].dtype == torch.int64  # type: ignore[union-attr]
+
+
+def test_one_dense_column_is_a_tensor_whatever_it_is_called() -> None:
+    whole = collate(IMAGE, PICKED)
+    chosen = Collator(("image",))(columns(), PICKED)
+    alone = collate(Columns({"image": IMAGE}), PICKED)
+    for batch in (whole, chosen, alone):
+        assert isinstance(batch, Tensor) and torch.equal(batch, gather(IMAGE, PICKED))
+    with pytest.raises(RequestError, match="`inputs` names the column 'sound', and the data have ids, image"):
+        Collator(("sound",))(columns(), PICKED)
+    with pytest.raises(RequestError, match="the data have one column without a name"):
+        Collator(("ids",))(IMAGE, PICKED)
+
+
+def test_positions_of_an_example() -> None:
+    rows = Positions(3, np.array([2, 0, 3]))
+    assert len(rows) == 5 and rows.mean == pytest.approx(5 / 3)
+    assert rows.rows(np.array([2, 0])).tolist() == [2, 3, 4, 0, 1]
+    assert rows.rows(np.array([5, 3])).tolist() == [2, 3, 4, 0, 1]  # another view has the same
+    assert rows.edges(np.array([2, 1, 0])).tolist() == [0, 3, 3, 5]
+    assert rows.within(np.array([0, 2, 1]), np.array([1])).tolist() == [2, 3, 4]
+    assert [rows.example_of(row) for row in range(5)] == [0, 0, 2, 2, 2]
+    one = Positions(3)
+    assert one.rows(np.array([4, 2])).tolist() == [1, 2] and one.edges(np.array([4, 2])).tolist() == [0, 1, 2]
+    assert [one.example_of(row) for row in range(3)] == [0, 1, 2]
+
+
+def test_answers_at_positions() -> None:
+    x = Columns({"ids": Ragged.of(ROWS)}, Ragged.of([np.array(p, np.int64) for p in ([0, 2], [], [6], [1], [0], [3])]))
+    batch = collate(x, np.array([2, 1, 0]))
+    assert isinstance(batch, NamedInputs) and rows_of(batch) == 3 and rows_between(batch, 1, 3) == slice(1, 3)
+    answers = torch.arange(3 * 7 * 2.0).view(3, 7, 2)
+    assert torch.equal(batch.at_positions(answers), torch.stack([answers[0, 6], answers[2, 0], answers[2, 2]]))
+    with pytest.raises(RequestError, match=r"returned \[3, 2\] for 3 examples padded to 7; expected"):
+        batch.at_positions(torch.zeros(3, 2))
+
+
+class Mean(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(100, 3)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, image: Tensor | None = None) -> Tensor:
+        mask = attention_mask.unsqueeze(-1)
+        mean = (self.embed(ids) * mask).sum(1) / mask.sum(1)
+        return mean if image is None else mean + image.flatten(1)[:, :3]
+
+
+def test_members_of_other_columns_share_a_teacher() -> None:
+    image = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    nets: dict[str, Any] = {"both": Mean(0), "text": Mean(1), "image": image}
+    takes = {"both": Collator(), "text": Collator(("ids",)), "image": Collator(("image",))}
+    teacher = Teacher(nets, micro_batch=4, classes=3, collators=takes)
+    ids = np.arange(6)
+    x = {collator: collator(columns(), ids) for collator in takes.values()}
+    assert teacher.prepare(None, x) is False
+    weights = dict.fromkeys(nets, 1 / 3)
+    (total,) = teacher.soften_all([Asked(x)], temperature=2.0, weights=weights, combine="arithmetic")
+    alone = []
     with torch.no_grad():
-        net[2].weight.mul_(100)
-    net(torch.rand(4, 784))
-    assert net[2].weight.norm(dim=1).max() <= 0.5001
+        for name, net in nets.items():
+            one = [TorchPredictor(net)(takes[name](columns(), ids[k : k + 1])).logits for k in ids]
+            alone.append(torch.softmax(torch.cat(one) / 2.0, -1))
+    found = ensemble.mean32(total, "arithmetic")
+    torch.testing.assert_close(found, torch.stack(alone).mean(0), atol=1e-5, rtol=0)
+    assert set(teacher.probe(x)) == set(nets)
 
 
-def test_letters_are_apart() -> None:
-    found = call("tabular", "letters:splits", labelled=2000)
-    x = {name: given if name == "unlabeled" else given[0] for name, given in found.items()}
-    rows = {name: len(given) for name, given in x.items()}
-    assert rows == {"train": 2000, "validation": 1000, "unlabeled": 11668, "test": 4000}
-    assert all(set(np.unique(found[name][1])) == set(range(26)) for name in ("train", "validation", "test"))
-    assert len(np.unique(np.concatenate(list(x.values())), axis=0)) == sum(rows.values())
-
-
-def test_speech_splits_share_no_words() -> None:
-    module = factories._module("frames", str(EXAMPLES / "speech"), "frames:splits")
-    corpus = module.read_corpus()
-    said = {side: {corpus.transcripts[i] for i in corpus.of(side)} for side in ("train", "validation", "test")}
-    assert not (said["train"] & said["test"] or said["train"] & said["validation"] or said["validation"] & said["test"])
-    found = call("speech", "frames:splits", copies=1)
-    for x, y in (found[side] for side in said):
-        assert x.shape == (len(y), 840) and y.min() >= 0 and y.max() < 117
-    assert len(found["unlabeled"]) > 0.9 * len(found["train"][1])
-    everything = found["train"][0][:]
-    assert abs(everything.mean()) < 0.05 and abs(everything.std() - 1) < 0.05
-
-
-def test_members_are_perturbed_in_training_alone() -> None:
-    net = call("speech", "models:acoustic", hidden=16, layers=1, speed=0.2, warp=0.1, gain=0.1, dropout=0.1)
-    x = torch.randn(4, 840)
-    assert not torch.equal(net(x), net(x))
-    net.eval()
-    assert torch.equal(net(x), net(x)) and net(x).shape == (4, 117)
-
-
-@pytest.mark.slow
-def test_the_true_labels_decode_to_the_words() -> None:
-    """The decoder itself makes hardly an error; and it hears nothing where there is nothing to hear."""
-    labels = call("speech", "frames:splits", copies=0)["test"][1]
-    certain = np.full((len(labels), 117), 1e-4, np.float32)
-    certain[np.arange(len(labels)), labels] = 1
-    decode = factories.load("decode:word_error_rate", str(EXAMPLES / "speech"))
-    assert decode(certain, labels, closed_vocabulary=True)["word_error_rate_closed"] < 0.03
-    wrong = np.roll(certain, 40, axis=1)
-    assert decode(wrong, labels, closed_vocabulary=True)["word_error_rate_closed"] > 0.8
+def test_kinds_of_one_dense_column_refuse_others() -> None:
+    with pytest.raises(RequestError, match="a model of kind 'onnx' takes one dense column, and is given ids, image"):
+        dense(collate(columns(), PICKED), "a model of kind 'onnx'")

@@ -246,7 +246,7 @@ def test_a_student_is_fitted_to_the_store(tmp_path: Path) -> None:
     layout, parts = makers.stored(tmp_path / "store", targets, rows=64)
     loss = DistillationSpec(temperature=2.0, soft_weight=0.7, hard_weight=0.3)
     store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
-    found = lessons.soft(given.transfer, store, 3, loss, 0)
+    found = lessons.soft(given.transfer, store, loss, 0)
     order = np.concatenate([layout.ids(number) for number in range(layout.parts)])
     labels = np.concatenate([Y, np.full(100, -1)])[order]
     expected, weights = lessons.mixed(lessons.untempered(targets[order], 2.0), labels, 0.7, 0.3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.unit.test_teacher import WEIGHTS, X, modules
+from workers.data.numbering import RowNames
 from workers.inference.teacher import Teacher
 from workers.targets.member_logits import MemberLogits
 
@@ -19,7 +20,7 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
 
     def keep(name: str, logits: torch.Tensor) -> None:
         said.append(name)
-        kept[name].write(0, IDS, logits)
+        kept[name].write(0, RowNames(IDS), logits)
 
     teacher = Teacher(modules(), micro_batch=16)
     teacher.soften(X, temperature=1.0, weights=WEIGHTS, combine="arithmetic", keep=keep)
@@ -39,10 +40,10 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
 
 
 def test_nothing_is_changed_in_the_folder_of_another_run(tmp_path: Path) -> None:
-    MemberLogits(str(tmp_path)).write(0, IDS, torch.randn(len(IDS), 4))
+    MemberLogits(str(tmp_path)).write(0, RowNames(IDS), torch.randn(len(IDS), 4))
     other = MemberLogits(str(tmp_path), read_only=True)
     assert other.read(0) is not None
-    other.write(1, IDS, torch.randn(len(IDS), 4))
+    other.write(1, RowNames(IDS), torch.randn(len(IDS), 4))
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"damaged")
     assert other.read(0) is None and file.exists()
@@ -51,7 +52,7 @@ def test_nothing_is_changed_in_the_folder_of_another_run(tmp_path: Path) -> None
 
 
 def test_what_is_damaged_is_as_if_it_were_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    MemberLogits(str(tmp_path)).write(3, IDS, torch.randn(len(IDS), 4))
+    MemberLogits(str(tmp_path)).write(3, RowNames(IDS), torch.randn(len(IDS), 4))
     assert MemberLogits(str(tmp_path)).read(2) is None and MemberLogits(str(tmp_path)).read(3) is not None
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"?")

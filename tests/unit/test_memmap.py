@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from workers.data import memmap
-from workers.data.arrays import ContextWindows, Inputs, Joined, Room, Rows, digest, gather
+from workers.data.arrays import Column, ContextWindows, Joined, Room, Rows, digest, gather
 from workers.data.dataset import Dataset, Split, load
 from workers.data.memmap import Watched
 from workers.errors import RequestError, RunError
@@ -138,7 +138,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "replaced": (replaced, r"has changed \(it was written to or replaced\)"),
     "gone": (lambda path: path.unlink(), "is gone"),
 }
-READS: dict[str, Callable[[Inputs], object]] = {
+READS: dict[str, Callable[[Column], object]] = {
     "a slice": lambda x: x[:3],
     "rows": lambda x: x[np.array([40, 2])],
     "a batch": lambda x: gather(x, np.array([40, 2])),
@@ -173,7 +173,7 @@ def test_a_change_while_rows_are_read_is_seen(tmp_path: Path) -> None:
 
 
 class Mine:
-    """Inputs of a data factory's own, which hold a mapped array somewhere."""
+    """Column of a data factory's own, which hold a mapped array somewhere."""
 
     def __init__(self, frames: np.ndarray) -> None:
         self.inside = {"frames": [frames]}["frames"]

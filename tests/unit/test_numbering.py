@@ -162,5 +162,5 @@ def test_what_travels_for_a_part_is_that_part_alone() -> None:
         folder="folder", layout=layout, classes=3, rule=Rule("arithmetic"), numerics=NUMERICS, numbering=numbering
     )
     task = store.task(5)
-    np.testing.assert_array_equal(task.example_ids, 2 * layout.ids(5))
+    np.testing.assert_array_equal(task.names.example_ids, 2 * layout.ids(5))
     assert len(pickle.dumps(task)) < 2000

@@ -15,6 +15,7 @@ from orchestrator.config.run_config import RunConfig
 from tests.makers import NUMERICS, blobs, in_memory, write_config
 from workers import ensemble
 from workers.data.dataset import Split
+from workers.data.numbering import RowNames
 from workers.errors import RequestError
 from workers.inference.reduce import Rule
 from workers.losses import Batch, Outputs, distillation_loss
@@ -279,7 +280,7 @@ def kept(folder: Path, combine: str = "arithmetic") -> tuple[SoftLabels, np.ndar
         members = names if number != 1 else ["a", "c"]
         for name in members:
             of_member = torch.from_numpy(logits[names.index(name)][layout.ids(number)])
-            MemberLogits(str(folder / name)).write(number, layout.ids(number), of_member)
+            MemberLogits(str(folder / name)).write(number, RowNames(layout.ids(number)), of_member)
         parts[number] = Part(path="", rows=0, sha256="", members=members, numerics=NUMERICS)
     folders = {name: str(folder / name) for name in names}
     reader = LogitsReader(folders, {"a": 0.5, "b": 0.3, "c": 0.2}, combine, layout)

@@ -204,7 +204,7 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
         trial.check_file(model, Split(X, Y), 3, ())
     right = SklearnFile(kind="sklearn", path=kept(tmp_path / "b.skops", LogisticRegression().fit(X, Y)))
-    assert trial.check_file(right, Split(X, Y), 3, [OddRow("test", 3, "all zeros", np.zeros(8, np.float32))]) == ()
+    assert trial.check_file(right, Split(X, Y), 3, [OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))]) == ()
 
 
 def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:

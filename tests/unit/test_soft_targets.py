@@ -14,6 +14,7 @@ import torch
 from tests.makers import NUMERICS, stored
 from workers import storage
 from workers.artifacts import parts as part_files
+from workers.data.numbering import RowNames
 from workers.errors import RunError
 from workers.targets import kinds, soft_targets
 from workers.targets.dense import Dense
@@ -126,7 +127,9 @@ def test_half_precision_halves_the_bytes_and_sums_to_one(tmp_path: Path) -> None
 
 def test_the_largest_and_the_rest(tmp_path: Path) -> None:
     top = kinds.of_mean(torch.from_numpy(P), "float16", 2)
-    part = soft_targets.write_part(str(tmp_path), 0, np.arange(25), top, members=["member-0"], numerics=NUMERICS)
+    part = soft_targets.write_part(
+        str(tmp_path), 0, RowNames(np.arange(25)), top, members=["member-0"], numerics=NUMERICS
+    )
     table = pq.read_table(tmp_path / part.path)
     assert table.column_names == ["example_id", "top_ids", "top_probabilities", "tail"]
     best = np.argsort(-P, axis=1)[:, :2]
@@ -154,9 +157,11 @@ def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, cap
 
 def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path) -> None:
     ids = np.arange(5)
-    fewer = soft_targets.write_part(str(tmp_path), 0, ids, dense(P[:5]), members=["member-0"], numerics=NUMERICS)
+    fewer = soft_targets.write_part(
+        str(tmp_path), 0, RowNames(ids), dense(P[:5]), members=["member-0"], numerics=NUMERICS
+    )
     more = soft_targets.write_part(
-        str(tmp_path), 0, ids, dense(P[5:10]), members=["member-0", "member-1"], numerics=NUMERICS
+        str(tmp_path), 0, RowNames(ids), dense(P[5:10]), members=["member-0", "member-1"], numerics=NUMERICS
     )
     assert soft_targets.salvage(str(tmp_path)) == {0: more}
     assert not (tmp_path / fewer.path).exists()
@@ -173,7 +178,7 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
 def test_numbers_of_parts_have_as_many_digits_as_they_take(tmp_path: Path) -> None:
     made = {
         n: soft_targets.write_part(
-            str(tmp_path), n, np.arange(5), dense(P[:5]), members=["member-0"], numerics=NUMERICS
+            str(tmp_path), n, RowNames(np.arange(5)), dense(P[:5]), members=["member-0"], numerics=NUMERICS
         )
         for n in (7, 999_999, 1_000_000, 12_345_678)
     }

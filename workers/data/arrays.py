@@ -1,8 +1,7 @@
-"""Model inputs as arrays that need not lie in memory as they are read.
+"""Dense columns of examples: arrays that need not lie in memory as they are read.
 
-Whatever has `shape`, `dtype`, a length and `x[rows] -> np.ndarray` can be an input: a numpy array is one. The
-classes here make rows out of other rows as they are asked for, so that a context window of 21 frames costs the
-memory of one.
+Whatever has `shape`, `dtype`, a length and `x[rows] -> np.ndarray` can be one: a numpy array is. The classes here make
+rows out of other rows as they are asked for, so that a context window of 21 frames costs the memory of one.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
 """Rows that a pass over all rows holds at a time, and about the most bytes of them."""
 
 
-class Inputs(Protocol):
-    """The inputs of N examples, each of shape `shape[1:]`."""
+class Column(Protocol):
+    """One dense number, vector, image or the like for each of N examples, of shape `shape[1:]` each."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -48,9 +47,9 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of other inputs, in the order of `rows` [N] int64."""
+    """Some rows of another column, in the order of `rows` [N] int64."""
 
-    of: Inputs
+    of: Column
     rows: Index
 
     @property
@@ -70,9 +69,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Joined:
-    """Inputs of one shape, one after another."""
+    """Column of one shape, one after another."""
 
-    parts: tuple[Inputs, ...]
+    parts: tuple[Column, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,7 +129,7 @@ class ContextWindows:
         return cast(NDArray[Any], self.frames[window].reshape(len(at), -1))
 
 
-def chunks(inputs: Inputs, size: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
+def chunks(inputs: Column, size: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
     """All rows in order, at most `size` at a time, each with its slice."""
     if size is None:
         row_bytes = math.prod(inputs.shape[1:]) * inputs.dtype.itemsize
@@ -184,7 +183,7 @@ def widened(batch: torch.Tensor) -> torch.Tensor:
     return batch.float() if batch.is_floating_point() or batch.dtype == torch.uint8 else batch.long()
 
 
-def gather(inputs: Inputs, rows: Index, room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
+def gather(inputs: Column, rows: Index, room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
     """`as_tensor(inputs[rows], room)`, with one copy instead of two where the inputs lie in memory as models take them.
 
     Raises: IndexError for rows that are not there.
@@ -199,7 +198,7 @@ def gather(inputs: Inputs, rows: Index, room: Room | None = None, *, narrow: boo
     return torch.index_select(torch.from_numpy(inputs), 0, torch.from_numpy(rows), out=found)
 
 
-def digest(inputs: Inputs) -> str:
+def digest(inputs: Column) -> str:
     """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
     found = begin_digest(tuple(inputs.shape), inputs.dtype)
     for _, rows in chunks(inputs):

@@ -7,14 +7,16 @@ again, on any machine and in any batch, a version is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import Index, Inputs
+from workers.data.arrays import Column, Index
+from workers.data.examples import Columns, Examples, columns_of, described, same_columns
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
 from workers.specs import AugmentSpec
@@ -52,15 +54,23 @@ class Draws:
         return drawn
 
 
-Transform = Callable[..., Rows]
-"""`transform(x [B, ...], draws, **kwargs) -> [B, ...]`, each row from its own row and its own draws alone."""
+Transform = Callable[..., Any]
+"""`transform(x [B, ...], draws, **kwargs) -> [B, ...]`, each row from its own row and its own draws alone. Of several
+columns x is a dict of them by name, arrays and `Ragged` rows, and so is what it returns."""
+
+
+def made(by: Augmented | AugmentedColumns, x: Any, ids: Index) -> Any:
+    """What the transform makes of the rows x of the examples, which become the rows `ids` [B]."""
+    assert by.transform is not None
+    draws = Draws(mixed(ids.astype(np.uint64) + mixed(np.array(by.seed, np.uint64) + GOLDEN)))
+    return by.transform(x, draws, **by.kwargs)
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """`views` versions of the same inputs: row v * N + i is version v of example i."""
+    """`views` versions of one dense column: row v * N + i is version v of example i."""
 
-    of: Inputs
+    of: Column
     transform: Transform
     kwargs: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -79,36 +89,89 @@ class Augmented:
 
     def __getitem__(self, rows: Any, /) -> Rows:
         ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        draws = Draws(mixed(ids.astype(np.uint64) + mixed(np.array(self.seed, np.uint64) + GOLDEN)))
-        return self.transform(self.of[ids % len(self.of)], draws, **self.kwargs)
+        found: Rows = made(self, self.of[ids % len(self.of)], ids)
+        return found
 
 
-def augmented(spec: AugmentSpec | None, of: Inputs, seed: int, views: int) -> Inputs:
-    """The inputs in `views` versions as `spec` says; as they are without one.
+@dataclass(frozen=True)
+class AugmentedColumns(Columns):
+    """`views` versions of named columns, which describe themselves as the columns that they are made of."""
+
+    transform: Transform | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    views: int = 1
+    only: tuple[str, ...] | None = None
+    """The columns that are taken of what is made; None: all."""
+
+    def __len__(self) -> int:
+        return self.views * super().__len__()
+
+    def __getitem__(self, rows: slice | Index) -> Columns:
+        ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        of = Columns(self.columns, self.positions)[ids % (len(self) // self.views)]
+        found = Columns(made(self, dict(of.columns), ids), of.positions)
+        return found if self.only is None else found.chosen(self.only)
+
+    def chosen(self, names: Sequence[str]) -> Columns:
+        return replace(self, only=tuple(names))
+
+
+def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> Examples:
+    """The examples in `views` versions as `spec` says; as they are without one.
 
     Raises: `RequestError` where the transform is missing, raises, or does not treat each row for itself.
     """
     if spec is None:
         return of
-    found = Augmented(of, factories.load(spec.factory, spec.folder), spec.kwargs, seed, views)
-    _check(spec, found)
+    how = (factories.load(spec.factory, spec.folder), spec.kwargs, seed, views)
+    found: Augmented | AugmentedColumns
+    found = AugmentedColumns(of.columns, of.positions, *how) if isinstance(of, Columns) else Augmented(of, *how)
+    _check(spec, found, of)
     return found
 
 
-def _check(spec: AugmentSpec, inputs: Augmented) -> None:
-    rows = np.arange(min(3, len(inputs.of)))
-    shape, arguments = [len(rows), *inputs.of.shape[1:]], spec.kwargs or "no further arguments"
-    called = f". It was called with x of shape {shape}, draws, and {arguments}."
+def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples) -> None:
+    rows = np.arange(min(3, len(of)))
+    arguments = spec.kwargs or "no further arguments"
+    called = f". It was called with x of {described(of[rows])}, {len(rows)} rows, draws, and {arguments}."
     with calls.checked(f"data.augment '{spec.factory}' raised", called):
-        together = inputs[rows]
-        alone = [inputs[rows[k : k + 1]] for k in range(len(rows))]
-    if getattr(together, "shape", None) != (len(rows), *inputs.of.shape[1:]):
-        raise RequestError(
-            f"data.augment '{spec.factory}' returned {getattr(together, 'shape', type(together).__name__)}; expected "
-            f"an array of the shape that it was given, {(len(rows), *inputs.of.shape[1:])}."
-        )
-    if not np.array_equal(together, np.concatenate(alone)):
+        together = found[rows]
+        alone = [found[rows[k : k + 1]] for k in range(len(rows))]
+    problem = _other_shape(together, of[rows])
+    if problem is not None:
+        raise RequestError(f"data.augment '{spec.factory}' returned {problem}.")
+    if _values(together) != [value for each in alone for value in _values(each)]:
         raise RequestError(
             f"data.augment '{spec.factory}' makes something else of an example when others are beside it. Expected "
             "each row to follow from itself and from `draws` alone: teachers and student cut their batches differently."
         )
+
+
+def _other_shape(made: Any, given: Any) -> str | None:
+    """What was made of rows in another shape than they were given, and what was expected; None where it is the same."""
+    if not isinstance(given, Columns):
+        shape = getattr(made, "shape", None)
+        if shape == given.shape:
+            return None
+        found = type(made).__name__ if shape is None else shape
+        return f"{found}; expected an array of the shape that it was given, {given.shape}"
+    if not isinstance(made, Columns) or not same_columns(made, given):
+        return f"{described(made)}; expected the columns that it was given, {described(given)}"
+    if given.positions is not None:
+        for name, column in made.columns.items():
+            before = given.columns[name]
+            if not (isinstance(column, Ragged) and isinstance(before, Ragged)):
+                continue
+            if not np.array_equal(column.lengths, before.lengths):
+                return f"rows of other lengths in '{name}'; expected the same, since elements have labels of their own"
+    return None
+
+
+def _values(x: Examples) -> list[bytes]:
+    """The values of each example."""
+    columns = columns_of(x).values()
+    return [
+        b"".join((c[k : k + 1].flat if isinstance(c, Ragged) else np.asarray(c[k : k + 1])).tobytes() for c in columns)
+        for k in range(len(x))
+    ]

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workers.data import arrays as inputs_
-from workers.data import labels, memmap, overlap, readers, scan, values
-from workers.data.arrays import Index, Inputs, Joined, Rows
+from workers import hashing
+from workers.data import examples, labels, memmap, overlap, readers, scan, values
+from workers.data.arrays import Index
 from workers.data.augment import augmented
+from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
+from workers.data.positions import Positions
+from workers.data.ragged import Ragged, stretches
 from workers.data.scan import Found
 from workers.errors import RequestError
 from workers.seeds import seeded
@@ -33,13 +37,26 @@ DEFAULT_VALIDATION_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Split:
-    """N examples: `x` [N, ...], `y` [N] int64 class ids, -1 where there is no label."""
+    """N examples `x`, and `y` [P] int64 class ids, -1 where there is no label: one for each position.
 
-    x: Inputs
+    `x` may have several views of them, one after another; the labels are the same.
+    """
+
+    x: Examples
     y: Index
 
+    @cached_property
+    def rows(self) -> Positions:
+        """The rows of `y`: one for each example, or one for each of its positions."""
+        where = self.x.positions if isinstance(self.x, Columns) else None
+        return examples.positions_of(self.x, len(self.y) if where is None else len(where))
+
     def __len__(self) -> int:
-        return len(self.y)
+        return self.rows.examples
+
+    def labels_of(self, ids: Index) -> Index:
+        """The labels of some of the examples, one example after another."""
+        return self.y[self.rows.rows(ids)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    unlabeled: Inputs | None
+    unlabeled: Examples | None
     classes: int
     augment: AugmentSpec | None = None
     seed: int = 0
@@ -60,7 +77,7 @@ class Dataset:
     given: int = 0
     """Rows of `data.train` as it was given, where validation is drawn from it."""
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """`inputs.digest` of splits that have been read, by their names."""
+    """`examples.digest` of splits that have been read, by their names."""
 
     @property
     def views(self) -> int:
@@ -72,7 +89,7 @@ class Dataset:
         """What the augmentation follows from; empty without one."""
         if self.augment is None:
             return {}
-        spec, few = self.augment, self.train.x[:2]
+        spec, few = self.augment, self.train.x[: min(2, len(self.train))]
         inputs = provenance.of_factory(spec, lambda: augmented(spec, few, self.seed, self.views)[:2])
         return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
 
@@ -84,14 +101,17 @@ class Dataset:
         """
         x, y = self.train.x, self.train.y
         if self.unlabeled is not None:
-            x = Joined((x, self.unlabeled))
-            y = np.concatenate([y, np.full(len(self.unlabeled), UNLABELLED, np.int64)])
+            more = examples.positions_of(self.unlabeled, len(self.unlabeled))
+            x = examples.joined((x, self.unlabeled))
+            y = np.concatenate([y, np.full(len(more), UNLABELLED, np.int64)])
         return Split(augmented(self.augment, x, self.seed, self.views), y)
 
     @property
     def numbering(self) -> Numbering:
         """How the examples of the transfer set are called in the data as they were given."""
-        return Numbering(len(self.transfer), self.views, self.kept, self.given)
+        x = self.transfer.x
+        where = x.positions if isinstance(x, Columns) else None
+        return Numbering(len(self.transfer), self.views, self.kept, self.given, where)
 
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""
@@ -112,8 +132,8 @@ class Dataset:
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found
 
-    def _digest(self, name: str, x: Inputs) -> str:
-        return self.scanned.get(name) or inputs_.digest(x)
+    def _digest(self, name: str, x: Examples) -> str:
+        return self.scanned.get(name) or examples.digest(x)
 
 
 def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
@@ -147,30 +167,40 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     with seeded(seed), observed.recording() as record:
         read = readers.read(spec, notes)
     opened = record.read()
-    inputs = {name: memmap.watched(x, opened) for name, (x, _) in read.items()}
+    inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
+    if any(isinstance(y, Ragged) for _, y in read.values()):
+        inputs = {name: _with_positions(name, x) for name, x in inputs.items()}
     y = {name: labels.class_ids(name, inputs[name], read[name][1]) for name in read if name != "unlabeled"}
     if len(y["train"]) == 0:
         raise _empty("train")
     classes = labels.count(y["train"], spec.classes)
     _check_shapes(inputs)
+    for name in {"validation", "test"} & y.keys():
+        inputs[name], y[name] = _with_labels(name, inputs[name], y[name])
     for name, ids in y.items():  # as it was given: examples are named by it
-        labels.check_range(name, ids, classes, declared=spec.classes is not None)
+        labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=spec.classes is not None)
     values.check_types(inputs)
     train, held = Split(inputs["train"], y["train"]), None
     kept = None
     if "validation" not in y:
-        held = _draw(train.y, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
+        held = _draw(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
         kept = np.setdiff1d(np.arange(len(train)), held)
-        y |= {"train": train.y[kept], "validation": train.y[held]}
+        y |= {"train": train.labels_of(kept), "validation": train.labels_of(held)}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
     found = _scan(inputs, held, every)  # last of the checks, because it reads everything
-    notes += _shared(found, y, held is not None, every, spec.allow_overlap)
+    numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
+    numbers["train"] = _numbers(train)
+    if held is not None and kept is not None:
+        numbers |= {"train": numbers["train"][kept], "validation": numbers["train"][held]}
+    notes += _shared(found, numbers, held is not None, every, spec.allow_overlap)
     notes += values.check_ranges(found)
     notes += values.pixels(train.x, found["train"])
-    notes += labels.notes(y, len(inputs.get("unlabeled", ())), classes)
+    more = inputs.get("unlabeled")
+    without = 0 if more is None else len(examples.positions_of(more, len(more)))
+    notes += labels.notes(y, without, classes, "examples" if train.rows.is_one_each else "positions")
     dataset = Dataset(
         train=train if kept is None else _take(train, kept),
-        validation=Split(inputs["validation"], y["validation"]) if held is None else _take(train, held),
+        validation=Split(inputs["validation"], y["validation"]) if held is None else _held_out(train, held),
         test=Split(inputs["test"], y["test"]),
         unlabeled=inputs.get("unlabeled"),
         classes=classes,
@@ -189,24 +219,103 @@ def _empty(name: str) -> RequestError:
     return RequestError(f"data.{name}: no examples. Expected at least one; check how the split was made.")
 
 
-def _check_shapes(inputs: Mapping[str, Inputs]) -> None:
-    shape = tuple(inputs["train"].shape[1:])
+def _watched(x: Examples, opened: Collection[Path]) -> Examples:
+    """The examples, each column watched that reads mapped files."""
+    if not isinstance(x, Columns):
+        return memmap.watched(x, opened)
+    columns = {name: c if isinstance(c, Ragged) else memmap.watched(c, opened) for name, c in x.columns.items()}
+    return replace(x, columns=columns)
+
+
+def _with_positions(name: str, x: Examples) -> Columns:
+    """The examples with every element as a position, unless they name theirs.
+
+    Raises: `RequestError` where ragged columns differ in their lengths.
+    """
+    if isinstance(x, Columns) and x.positions is not None:
+        return x
+    columns = columns_of(x)
+    of_each = {
+        column: values.lengths if isinstance(values, Ragged) else np.full(len(values), values.shape[1])
+        for column, values in columns.items()
+        if isinstance(values, Ragged) or (not any(isinstance(c, Ragged) for c in columns.values()) and values.shape[1:])
+    }
+    first = next(iter(of_each.values()), np.zeros(len(x), np.int64))
+    other = [column for column, lengths in of_each.items() if not np.array_equal(lengths, first)]
+    if other:
+        raise RequestError(
+            f"data.{name}: the column '{other[0]}' has rows of other lengths than '{next(iter(of_each))}'. Expected "
+            "the same lengths in both, since their elements have labels."
+        )
+    return Columns(columns, Ragged.packed(stretches(np.zeros(len(x), np.int64), first), first))
+
+
+def _with_labels(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
+    """The examples with those positions alone that have a label: figures are of these.
+
+    Raises: `RequestError` where none has.
+    """
+    where = x.positions if isinstance(x, Columns) else None
+    if where is None or not isinstance(x, Columns) or not (y == UNLABELLED).any():
+        return x, y
+    has = y != UNLABELLED
+    if not has.any():
+        raise RequestError(f"data.{name}: no element has a label (all are -1); expected some to measure by.")
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(has)])
+    edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(where.lengths)])
+    return replace(x, positions=Ragged.packed(where.flat[has], np.diff(ends[edges]))), y[has]
+
+
+def _held_out(train: Split, held: Index) -> Split:
+    """The training examples that are held out for validation."""
+    taken = _take(train, held)
+    return Split(*_with_labels("validation", taken.x, taken.y))
+
+
+def _numbers(split: Split) -> Index:
+    """A number for the labels of each example: the label, or a hash of its positions' labels, not below -1."""
+    counts = split.rows.counts
+    if counts is None:
+        return split.y
+    return (hashing.of_stretches(split.y, counts) >> np.uint64(2)).astype(np.int64)
+
+
+def _check_shapes(inputs: Mapping[str, Examples]) -> None:
+    first = inputs["train"]
     for name, x in inputs.items():
         if len(x) == 0:
             raise _empty(name)
-        if tuple(x.shape[1:]) != shape:
-            raise RequestError(
-                f"data.{name}: examples of shape {list(x.shape[1:])}; expected {list(shape)} as in train."
-            )
-        if x.dtype.kind not in "fiub":
-            raise RequestError(f"data.{name}: x is of type {x.dtype}; expected numbers.")
-    if math.prod(shape) == 0:
-        raise RequestError(f"data.train: examples of shape {list(shape)} hold no number; expected features.")
+        if not examples.same_columns(x, first):
+            shape = "" if isinstance(x, Columns) else "shape "
+            raise RequestError(f"data.{name}: examples of {shape}{_shapes(x)}; expected {_shapes(first)} as in train.")
+        for column, of_each in columns_of(x).items():
+            _check_column(name, column, of_each)
 
 
-def _draw(y: Index, share: float, seed: int) -> Index:
+def _shapes(x: Examples) -> str:
+    return described(x) if isinstance(x, Columns) else examples.shape_of(x)
+
+
+def _check_column(name: str, column: str, values: examples.AnyColumn) -> None:
+    if values.dtype.kind not in "fiub":
+        raise RequestError(f"data.{name}: {column} is of type {values.dtype}; expected numbers.")
+    of_value = values.of_value if isinstance(values, Ragged) else values.shape[1:]
+    if math.prod(of_value) == 0:
+        raise RequestError(
+            f"data.{name}: examples of shape {examples.shape_of(values)} hold no number; expected features."
+        )
+    if isinstance(values, Ragged) and not values.lengths.all():
+        empty = np.flatnonzero(values.lengths == 0)
+        raise RequestError(
+            f"data.{name}: {column} of example {empty[0]} is empty, and of {len(empty):,} in all; expected at least "
+            "one element. Leave such examples out."
+        )
+
+
+def _draw(train: Split, share: float, seed: int) -> Index:
     """The labelled training examples that are held out for validation, ascending."""
-    labelled = np.flatnonzero(y != UNLABELLED)
+    has = np.concatenate([np.zeros(1, np.int64), np.cumsum(train.y != UNLABELLED)])
+    labelled = np.flatnonzero(np.diff(has[train.rows.edges(np.arange(len(train)))]))
     count = round(len(labelled) * share)
     if count == 0 or count == len(labelled):
         raise RequestError(
@@ -216,7 +325,7 @@ def _draw(y: Index, share: float, seed: int) -> Index:
     return np.sort(np.random.default_rng([seed, 0x5E7A51DE]).permutation(labelled)[:count])
 
 
-def _scan(inputs: Mapping[str, Inputs], held: Index | None, every: int) -> dict[str, Found]:
+def _scan(inputs: Mapping[str, Examples], held: Index | None, every: int) -> dict[str, Found]:
     """What each split's inputs are; `held` of the training examples are the validation split."""
     found = {}
     for name, x in inputs.items():
@@ -237,5 +346,4 @@ def _shared(found: Mapping[str, Found], y: Mapping[str, Index], drawn: bool, eve
 
 
 def _take(split: Split, rows: Index) -> Split:
-    x = split.x[rows] if type(split.x) is np.ndarray else Rows(split.x, rows)  # of what is mapped, no copy
-    return replace(split, x=x, y=split.y[rows])
+    return Split(examples.take(split.x, rows), split.labels_of(rows))

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import Index, Inputs
+from workers.data.arrays import Index
+from workers.data.examples import Columns, Examples
+from workers.data.positions import Positions
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 
 UNLABELLED = -1
@@ -20,22 +23,51 @@ NAMED = 5
 """Classes that a sentence names."""
 
 
-def class_ids(name: str, x: Inputs, y: NDArray[np.generic] | None) -> Index:
-    """The labels [N] int64 of the examples `x` of a split, -1 where there is none.
+def class_ids(name: str, x: Examples, y: NDArray[np.generic] | Ragged | None) -> Index:
+    """The labels [P] int64 of the positions of a split's examples, -1 where there is none.
 
-    Raises: `RequestError` where `y` is no class id for each example.
+    Raises: `RequestError` where `y` is no class id for each position.
     """
     assert y is not None, "only the unlabelled split has no labels"
+    if isinstance(y, Ragged):
+        return _of_elements(name, x, y)
+    if isinstance(x, Columns) and x.positions is not None:
+        raise RequestError(
+            f"data.{name}: y is one array, and x has positions of its own; expected a row of labels for each example "
+            "(`Ragged`, or a list of arrays), as long as its positions."
+        )
     if y.ndim != 1 or y.dtype.kind not in "iufb":
         raise RequestError(
             f"data.{name}: y is {y.dtype} of shape {list(y.shape)}; expected class ids, an integer for each "
             "example, shape [N]."
         )
-    if len(x.shape) == 0 or len(x) != len(y):
+    if _is_scalar(x) or len(x) != len(y):
         raise RequestError(
-            f"data.{name}: x has {x.shape[0] if x.shape else 'no'} examples and y has {len(y)} labels; expected as "
+            f"data.{name}: x has {'no' if _is_scalar(x) else len(x)} examples and y has {len(y)} labels; expected as "
             "many of one as of the other."
         )
+    return _whole(name, y)
+
+
+def _is_scalar(x: Examples) -> bool:
+    return not isinstance(x, Columns) and len(x.shape) == 0
+
+
+def _of_elements(name: str, x: Examples, y: Ragged) -> Index:
+    """Labels of the elements that are positions: of an example's positions, in their order."""
+    where = x.positions if isinstance(x, Columns) else None
+    if where is None or not np.array_equal(where.lengths, y.lengths):
+        found = "no positions" if where is None else f"{int(where.lengths.sum()):,} positions"
+        raise RequestError(
+            f"data.{name}: y has {int(y.lengths.sum()):,} labels in rows, and x has {found} in {len(x):,} examples; "
+            "expected a label for each element of the ragged columns of x, or for each of its positions."
+        )
+    if y.flat.ndim != 1 or y.dtype.kind not in "iufb":
+        raise RequestError(f"data.{name}: y holds rows of {y.dtype}; expected class ids, an integer for each element.")
+    return _whole(name, y.flat)
+
+
+def _whole(name: str, y: NDArray[np.generic]) -> Index:
     if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
         raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
     if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # would wrap around to -1, which is no label
@@ -71,13 +103,13 @@ def count(train: Index, declared: int | None) -> int:
     return declared or largest + 1
 
 
-def check_range(name: str, y: Index, classes: int, declared: bool) -> None:
+def check_range(name: str, y: Index, rows: Positions, classes: int, declared: bool) -> None:
     """Raise `RequestError` where a label of a split is none of the classes; -1 stands for no label in train alone."""
     wrong = np.flatnonzero((y < (UNLABELLED if name == "train" else 0)) | (y >= classes))
     if len(wrong):
         source = "`data.classes`" if declared else "one more than train's largest"
         raise RequestError(
-            f"data.{name}: label {y[wrong[0]]} of example {wrong[0]} is outside the "
+            f"data.{name}: label {y[wrong[0]]} of example {rows.example_of(int(wrong[0]))} is outside the "
             f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
             f"{'label' if len(wrong) == 1 else 'labels'} in all.{_minus_one(name, y[wrong])}"
         )
@@ -89,9 +121,12 @@ def _minus_one(name: str, wrong: Index) -> str:
     return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
 
 
-def notes(labels: Mapping[str, Index], unlabeled: int, classes: int) -> list[str]:
-    """What the labels [N] of train, validation and test show; a sentence each. unlabeled: inputs without labels."""
-    found = [_counts(labels, unlabeled)] if (labels["train"] == UNLABELLED).any() else []
+def notes(labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "examples") -> list[str]:
+    """What the labels [P] of train, validation and test show; a sentence each.
+
+    unlabeled: how many there are without labels. of: what has a label, in the plural.
+    """
+    found = [_counts(labels, unlabeled, of)] if (labels["train"] == UNLABELLED).any() else []
     counted = {name: np.unique(y[y >= 0], return_counts=True) for name, y in labels.items()}
     ids, examples = counted["train"]
     missing = _missing(ids, classes)
@@ -104,7 +139,7 @@ def notes(labels: Mapping[str, Index], unlabeled: int, classes: int) -> list[str
     if len(few):
         listed = [f"{k} ({n})" for k, n in zip(few[:NAMED], examples[examples < FEW], strict=False)]
         found.append(
-            f"data.train: fewer than {FEW} labelled examples of {_named(listed, len(few))}; hardly enough to learn "
+            f"data.train: fewer than {FEW} labelled {of} of {_named(listed, len(few))}; hardly enough to learn "
             "from. Add examples, or join rare classes."
         )
     for name in ("validation", "test"):
@@ -114,26 +149,26 @@ def notes(labels: Mapping[str, Index], unlabeled: int, classes: int) -> list[str
                 f"data.{name}: no example of {_named([str(k) for k in unseen[:NAMED]], len(unseen))}, which train has; "
                 "no figure says how well it is learnt. Draw the split from all classes."
             )
-    return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name])]
+    return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name], of)]
 
 
-def _counts(labels: Mapping[str, Index], unlabeled: int) -> str:
+def _counts(labels: Mapping[str, Index], unlabeled: int, of: str) -> str:
     train = labels["train"]
     without = int((train == UNLABELLED).sum())
     others = [f"{name} {len(labels[name]):,}, all labelled" for name in ("validation", "test")]
     others += [f"unlabeled {unlabeled:,}"] if unlabeled else []
     return (
-        f"data.train: {len(train) - without:,} of {len(train):,} examples have a label and {without:,} have none (-1): "
+        f"data.train: {len(train) - without:,} of {len(train):,} {of} have a label and {without:,} have none (-1): "
         f"these get soft targets only. {'; '.join(others).capitalize()}."
     )
 
 
-def _mostly_one(name: str, ids: Index, examples: Index) -> list[str]:
+def _mostly_one(name: str, ids: Index, examples: Index, of: str) -> list[str]:
     share = examples.max(initial=0) / max(examples.sum(), 1)
     if share < MOSTLY:
         return []
     return [
-        f"data.{name}: {share:.1%} of the labelled examples are of class {ids[examples.argmax()]}, and an answer that "
+        f"data.{name}: {share:.1%} of the labelled {of} are of class {ids[examples.argmax()]}, and an answer that "
         "never changes is right as often; compare accuracy with that, or look at NLL."
     ]
 

@@ -25,7 +25,7 @@ import numpy as np
 from workers.errors import RunError
 
 if TYPE_CHECKING:
-    from workers.data.arrays import Inputs
+    from workers.data.arrays import Column
 
 T = TypeVar("T")
 
@@ -126,13 +126,13 @@ class File:
 
 @dataclass(frozen=True)
 class Watched:
-    """Inputs that read mapped files, which must stay as they were.
+    """Column that read mapped files, which must stay as they were.
 
     Pickled it is the inputs alone, with values instead of mapped arrays, as other machines need it. Within a machine
     `SERIALIZERS` keep the places.
     """
 
-    of: Inputs
+    of: Column
     files: tuple[File, ...]
 
     @property
@@ -150,7 +150,7 @@ class Watched:
         """The rows in memory of their own, since a view would be read later, unchecked."""
         return self.read(lambda of: np.array(of[rows]) if isinstance(rows, slice) else np.asarray(of[rows]))
 
-    def read(self, take: Callable[[Inputs], T]) -> T:
+    def read(self, take: Callable[[Column], T]) -> T:
         """What `take` copies out of the inputs, unless a file changed before or meanwhile.
 
         Raises: `RunError` naming the file.
@@ -169,7 +169,7 @@ class Watched:
         return _unwatched, (np.asarray(self.of) if isinstance(self.of, np.ndarray) else self.of,)
 
 
-def watched(inputs: Inputs, opened: Collection[Path] = ()) -> Inputs:
+def watched(inputs: Column, opened: Collection[Path] = ()) -> Column:
     """The inputs, `Watched` where they read mapped files: a mapped array, a part of one, or an object that has some.
 
     opened: the files that their maker opened to read. An object that is no array may read them again.
@@ -209,15 +209,15 @@ def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
         yield from _inside(each, depth - 1)
 
 
-def _unwatched(inputs: Inputs) -> Inputs:
+def _unwatched(inputs: Column) -> Column:
     return inputs
 
 
-def _apart(inputs: Watched) -> tuple[Inputs, tuple[File, ...]]:
+def _apart(inputs: Watched) -> tuple[Column, tuple[File, ...]]:
     return inputs.of, inputs.files
 
 
-def _together(parts: tuple[Inputs, tuple[File, ...]]) -> Watched:
+def _together(parts: tuple[Column, tuple[File, ...]]) -> Watched:
     return Watched(*parts)
 
 

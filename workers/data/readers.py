@@ -1,7 +1,7 @@
 """Files of each kind -> arrays. One function a kind, found in `READERS`; none checks what the values mean.
 
-A reader takes the data's spec and gives each split as (inputs, labels). It adds to `notes` what the user should know, a
-sentence each. Nothing in a file is executed: numpy archives are read without pickle. What a file declares is compared
+A reader takes the data's spec and gives each split as (examples, labels). It adds to `notes` what the user should know,
+a sentence each. Nothing in a file is executed: numpy archives are read without pickle. What a file declares is compared
 with what it holds, and with the memory that is available, before any is asked for.
 """
 
@@ -13,7 +13,7 @@ import posixpath
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from workers import storage
 from workers.data import memmap, memory, tables
-from workers.data.arrays import Inputs
+from workers.data.arrays import Column
+from workers.data.examples import AnyColumn, Columns, Examples, X
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs import DataSpec, IdxFiles
 from workers.user_code import calls, factories
 
-Labels = NDArray[Any] | None
-Splits = dict[str, tuple[Inputs, Labels]]
+Labels = NDArray[Any] | Ragged | None
+Splits = dict[str, tuple[Examples, Labels]]
 
 SPLITS = ("train", "validation", "test", "unlabeled")
 
@@ -81,9 +83,9 @@ def read_python(spec: DataSpec, notes: list[str]) -> Splits:
             raise RequestError(f"{where} returned an unknown split '{name}'; expected {', '.join(SPLITS)}.")
         if name == "unlabeled":
             if value is not None:
-                splits[name] = (_as_inputs(value, f"{where}, split '{name}'"), None)
+                splits[name] = (_as_examples(value, f"{where}, split '{name}'"), None)
         elif isinstance(value, tuple) and len(value) == 2:
-            splits[name] = (_as_inputs(value[0], f"{where}, split '{name}'"), np.asarray(value[1]))
+            splits[name] = _labelled(*value, f"{where}, split '{name}'")
         else:
             raise RequestError(f"{where} returned {type(value).__name__} for '{name}'; expected a pair (x, y).")
     for name in ("train", "test"):
@@ -103,7 +105,7 @@ def _read_by_own(spec: DataSpec) -> Splits:
         x, y = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
         if y is None and name != "unlabeled":
             raise RequestError(f"{where} returned {type(returned).__name__}; expected a pair (x, y).")
-        splits[name] = (_as_inputs(x, where), None if name == "unlabeled" else np.asarray(y))
+        splits[name] = (_as_examples(x, where), None) if name == "unlabeled" else _labelled(x, y, where)
     return splits
 
 
@@ -115,8 +117,55 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
 }
 
 
-def _as_inputs(value: Any, where: str) -> Inputs:
-    """What a factory returned as x, once it is known to answer as inputs do."""
+def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
+    """Examples and their labels: [N], or `Ragged` rows with a label for each element of an example.
+
+    Elements with labels are positions, unless the examples name theirs. Outside of train, which may have some without
+    a label, these are no positions.
+    """
+    examples = _as_examples(x, where)
+    if isinstance(y, list) and y and np.ndim(y[0]) == 1:
+        y = Ragged.of(y)
+    return examples, y if isinstance(y, Ragged) else np.asarray(y)
+
+
+def _as_examples(value: Any, where: str) -> Examples:
+    """What a factory returned as x: an array, rows of different lengths, or a dict of them by their names."""
+    if isinstance(value, Columns):
+        return value
+    if isinstance(value, Ragged):
+        return Columns({X: value})
+    if isinstance(value, Mapping):
+        wrong = [name for name in value if not (isinstance(name, str) and name.isidentifier())]
+        if wrong or not value:
+            raise RequestError(
+                f"{where}: x is a dict with the keys {list(value)}; expected at least one column, each under a name "
+                "that can be an argument of a model."
+            )
+        columns = {name: _as_any_column(column, f"{where}, column '{name}'") for name, column in value.items()}
+        sizes = {name: len(column) for name, column in columns.items()}
+        if len(set(sizes.values())) > 1:
+            raise RequestError(f"{where}: x has columns of different lengths, {sizes}; expected as many in each.")
+        return Columns(columns)
+    return _as_column(value, where)
+
+
+def _as_any_column(value: Any, where: str) -> AnyColumn:
+    if isinstance(value, Ragged):
+        return value
+    if isinstance(value, list) and value and all(np.ndim(row) >= 1 for row in value):
+        try:
+            return Ragged.of(value)
+        except ValueError as error:
+            raise RequestError(
+                f"{where}: a list of rows that differ in more than their length ({error}). Expected rows of one type "
+                "and shape."
+            ) from error
+    return _as_column(np.asarray(value) if isinstance(value, list) else value, where)
+
+
+def _as_column(value: Any, where: str) -> Column:
+    """What a factory returned as a dense column, once it is known to answer as one."""
     for method, what in CONVERSIONS.items():
         if hasattr(value, method) and not isinstance(value, np.ndarray):
             raise RequestError(
@@ -136,8 +185,8 @@ def _as_inputs(value: Any, where: str) -> Inputs:
             "Expected a numpy array, or an object with shape, dtype, a length, and x[rows] for a slice and for an "
             "array of rows in any order."
         ) from error
-    inputs: Inputs = value
-    return inputs
+    column: Column = value
+    return column
 
 
 CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
@@ -145,7 +194,7 @@ CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
 
 
 def _try_rows(value: Any) -> None:
-    """Raise where `value` does not answer as `Inputs`."""
+    """Raise where `value` does not answer as `Column`."""
     shape, dtype = tuple(int(size) for size in value.shape), np.dtype(value.dtype)
     if not shape:
         return  # the error about the labels names it

@@ -1,23 +1,27 @@
 """One pass over a split's inputs, which finds all that has to be known of their values.
 
 A large set is read from its disk once: for its digest, its range, whether it is finite, and a hash of each row. By
-the hashes, rows that two splits share are found without keeping the rows.
+the hashes, rows that two splits share are found without keeping the rows. Each column is gone through for itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers import hashing
-from workers.data.arrays import Index, Inputs, begin_digest, chunks
+from workers.data.arrays import Column, Index, begin_digest, chunks
+from workers.data.examples import AnyColumn, Columns, Examples, X, digest_column, digest_of
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.hashing import Hashes
+
+Mask = NDArray[np.bool_]
 
 HASHED_ROWS = 2**23
 """Rows of a data set whose hashes are kept, 8 bytes each and 8 for the row; of a larger one, a sample."""
@@ -25,20 +29,29 @@ BLOCK_BYTES = 2**20
 """Of rows that are gone through at a time: they stay in a core's cache."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What the inputs [N, ...] of a split are.
+@dataclass(frozen=True)
+class Range:
+    """What the values of a column are.
 
-    digest: `inputs.digest`. low, high: the least and the largest value. rms: the root of the mean of squares. whole:
-    whether all are whole numbers. rows [n] int64 and hashes [n]: of one row in `every`, chosen by its hash, so that
-    equal rows are chosen in all splits alike.
+    low, high: the least and the largest. rms: the root of the mean of squares. whole: whether all are whole numbers.
     """
 
-    digest: str
     low: float
     high: float
     rms: float
     whole: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the inputs of a split are.
+
+    digest: `examples.digest`. ranges: of each column. rows [n] int64 and hashes [n]: of one example in `every`, chosen
+    by its hash, so that equal ones are chosen in all splits alike.
+    """
+
+    digest: str
+    ranges: Mapping[str, Range]
     rows: Index
     hashes: Hashes
 
@@ -48,37 +61,100 @@ def sampled_every(examples: int) -> int:
     return max(1, math.ceil(examples / HASHED_ROWS))
 
 
-def scan(name: str, inputs: Inputs, every: int = 1) -> Found:
+def scan(name: str, x: Examples, every: int = 1) -> Found:
     """What the inputs of the split `data.<name>` are.
 
     Raises: `RequestError` naming the first example that is not finite as models take it.
     """
-    return _scan(name, inputs, [_Part(inputs, len(inputs), every)], None)[0]
+    return _scan(name, x, [np.zeros(len(x), bool)], every)[0]
 
 
-def scan_apart(name: str, inputs: Inputs, held: Index, every: int = 1) -> tuple[Found, Found]:
+def scan_apart(name: str, x: Examples, held: Index, every: int = 1) -> tuple[Found, Found]:
     """`scan` of the rows that are not held out, and of those that are (`held` [n])."""
-    parts = [_Part(inputs, examples, every) for examples in (len(inputs) - len(held), len(held))]
-    is_held = np.zeros(len(inputs), bool)
+    is_held = np.zeros(len(x), bool)
     is_held[held] = True
-    kept, drawn = _scan(name, inputs, parts, is_held)
+    kept, drawn = _scan(name, x, [is_held, ~is_held], every)
     return kept, drawn
 
 
-def _scan(name: str, inputs: Inputs, parts: list[_Part], is_held: NDArray[np.bool_] | None) -> list[Found]:
-    for rows, values in chunks(inputs):
-        shares = [values] if is_held is None else [values[~is_held[rows]], values[is_held[rows]]]
-        for part, share in zip(parts, shares, strict=True):
-            part.add(share)
+def _scan(name: str, x: Examples, without: Sequence[Mask], every: int) -> list[Found]:
+    """What the split is without some of its rows [N], once for each of `without`."""
+    if not isinstance(x, Columns):
+        of_each = _of_column(name, X, x, without, every)
+        return [Found(digest=f.digest, ranges={X: f.range}, rows=f.rows, hashes=f.hashes) for f in of_each]
+    columns = {column: _of_column(name, column, values, without, 1) for column, values in x.columns.items()}
+    return [
+        _together(x, np.flatnonzero(~left_out), {column: each[number] for column, each in columns.items()}, every)
+        for number, left_out in enumerate(without)
+    ]
+
+
+class _Scanned(NamedTuple):
+    """What is found of a column. rows, hashes: of the rows that are chosen."""
+
+    digest: str
+    range: Range
+    rows: Index
+    hashes: Hashes
+
+
+def _together(x: Columns, rows: Index, columns: Mapping[str, _Scanned], every: int) -> Found:
+    """What several columns, of which every row is hashed, are together."""
+    hashes = np.zeros(len(rows), np.uint64)
+    for column in columns.values():
+        hashes = hashing.mixed(hashes) + column.hashes
+    chosen = _chosen(hashes, every)
+    return Found(
+        digest=digest_of(
+            {name: column.digest for name, column in columns.items()},
+            None if x.positions is None else x.positions[rows],
+        ),
+        ranges={name: column.range for name, column in columns.items()},
+        rows=np.arange(len(rows))[chosen],
+        hashes=hashes[chosen],
+    )
+
+
+def _chosen(hashes: Hashes, every: int) -> slice | Mask:
+    return slice(None) if every == 1 else hashes % np.uint64(every) == 0
+
+
+def _of_column(name: str, column: str, values: AnyColumn, without: Sequence[Mask], every: int) -> list[_Scanned]:
+    if isinstance(values, Ragged):
+        return [_of_ragged(name, column, values, np.flatnonzero(~left_out)) for left_out in without]
+    parts = [_Part(values, int((~left_out).sum()), every) for left_out in without]
+    for rows, block in chunks(values):
+        for part, left_out in zip(parts, without, strict=True):
+            part.add(block if len(parts) == 1 else block[~left_out[rows]])
         if not all(part.is_finite for part in parts):
-            raise _not_finite(name, rows.start, values)
+            raise _not_finite(name, column, rows.start, block)
     return [part.found() for part in parts]
 
 
-def _not_finite(name: str, start: int, values: NDArray[Any]) -> RequestError:
+def _of_ragged(name: str, column: str, values: Ragged, rows: Index) -> _Scanned:
+    taken = values[rows]
+    flat = _as_models_take(taken.flat)
+    if flat.size and not np.isfinite(flat).all():
+        bad = np.flatnonzero(~np.isfinite(flat).reshape(len(flat), -1).all(axis=1))[0]
+        raise _is_not_finite(name, column, int(rows[np.searchsorted(np.cumsum(taken.lengths), bad, side="right")]))
+    if not flat.size:
+        found = Range(math.inf, -math.inf, 0.0, True)
+    else:
+        rms = math.sqrt(float(np.square(flat, dtype=np.float64).mean()))
+        whole = flat.dtype.kind != "f" or bool((flat == np.floor(flat)).all())
+        found = Range(float(flat.min()), float(flat.max()), rms, whole)
+    hashes = hashing.of_stretches(flat, taken.lengths)
+    return _Scanned(digest_column(taken), found, np.arange(len(rows)), hashes)
+
+
+def _not_finite(name: str, column: str, start: int, values: NDArray[Any]) -> RequestError:
     bad = ~np.isfinite(_as_models_take(values).reshape(len(values), -1)).all(axis=1)
+    return _is_not_finite(name, column, start + int(np.flatnonzero(bad)[0]))
+
+
+def _is_not_finite(name: str, column: str, row: int) -> RequestError:
     return RequestError(
-        f"data.{name}: x of example {start + int(np.flatnonzero(bad)[0])} holds NaN or infinity as float32, which "
+        f"data.{name}: {column} of example {row} holds NaN or infinity as float32, which "
         "models compute in; expected finite features. Clean the data or leave such examples out."
     )
 
@@ -92,9 +168,9 @@ def _as_models_take(values: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass
 class _Part:
-    """What is known by now of some rows of `inputs`. examples: how many there will be."""
+    """What is known by now of some rows of a dense column. examples: how many there will be."""
 
-    inputs: Inputs
+    column: Column
     examples: int
     every: int
     seen: int = 0
@@ -106,7 +182,7 @@ class _Part:
     hashes: list[Hashes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.sha256 = begin_digest((self.examples, *self.inputs.shape[1:]), self.inputs.dtype)
+        self.sha256 = begin_digest((self.examples, *self.column.shape[1:]), self.column.dtype)
 
     @property
     def is_finite(self) -> bool:
@@ -125,22 +201,19 @@ class _Part:
             self.squares += float(np.dot(values, values))
         self.whole = self.whole and (block.dtype.kind != "f" or bool((block == np.floor(block)).all()))
         hashes = hashing.of_rows(block)
-        rows = np.arange(self.seen, self.seen + len(block))
-        chosen = slice(None) if self.every == 1 else hashes % np.uint64(self.every) == 0
-        self.rows.append(rows[chosen])
+        chosen = _chosen(hashes, self.every)
+        self.rows.append(np.arange(self.seen, self.seen + len(block))[chosen])
         self.hashes.append(hashes[chosen])
         self.seen += len(block)
 
-    def found(self) -> Found:
-        count = self.seen * math.prod(self.inputs.shape[1:])
-        return Found(
-            digest=self.sha256.hexdigest(),
-            low=self.low,
-            high=self.high,
-            rms=math.sqrt(self.squares / max(count, 1)),
-            whole=self.whole,
-            rows=np.concatenate([np.zeros(0, np.int64), *self.rows]),
-            hashes=np.concatenate([np.zeros(0, np.uint64), *self.hashes]),
+    def found(self) -> _Scanned:
+        count = self.seen * math.prod(self.column.shape[1:])
+        rms = math.sqrt(self.squares / max(count, 1))
+        return _Scanned(
+            self.sha256.hexdigest(),
+            Range(self.low, self.high, rms, self.whole),
+            np.concatenate([np.zeros(0, np.int64), *self.rows]),
+            np.concatenate([np.zeros(0, np.uint64), *self.hashes]),
         )
 
 

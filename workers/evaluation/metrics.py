@@ -6,7 +6,6 @@ of probability 10^-60 counts as what it is.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers.data.arrays import Index, Inputs, as_tensor, chunks, micro_batch
+from workers.data.arrays import Index, micro_batch
+from workers.data.collate import Collator, Inputs, collate
+from workers.data.examples import Examples, values_of
 from workers.device import device
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
@@ -90,17 +91,21 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
     )
 
 
-def predict(model: Predictor | nn.Module, x: Inputs, how: Inference = Inference("float32")) -> Probabilities:
-    """softmax(logits) at T = 1: [N, K] float32."""
+def predict(model: Predictor | nn.Module, x: Examples, how: Inference = Inference("float32")) -> Probabilities:
+    """softmax(logits) at T = 1: [P, K] float32, a row for each position."""
     return torch.cat([torch.softmax(logits, -1).cpu() for logits in _logits(model, x, how)]).numpy()
 
 
 def log_probabilities(
-    model: Predictor | nn.Module, x: Inputs, how: Inference, labels: Index | None = None
+    model: Predictor | nn.Module,
+    x: Examples,
+    how: Inference,
+    labels: Index | None = None,
+    collator: Collator = collate,
 ) -> LogProbabilities:
-    """log_softmax(logits) at T = 1, in float32: [N, K], or [N] where only those of `labels` [N] int64 are asked."""
+    """log_softmax(logits) at T = 1, in float32: [P, K], or [P] where only those of `labels` [P] int64 are asked."""
     found, start = [], 0
-    for logits in _logits(model, x, how):
+    for logits in _logits(model, x, how, collator):
         rows = torch.log_softmax(logits, -1).cpu()
         if labels is not None:
             rows = rows[torch.arange(len(rows)), torch.from_numpy(labels[start : start + len(rows)])]
@@ -110,25 +115,27 @@ def log_probabilities(
 
 
 @torch.no_grad()
-def _logits(model: Predictor | nn.Module, x: Inputs, how: Inference) -> Iterator[Tensor]:
-    """Logits [n, K] float32 of one micro-batch after another, on the device."""
+def _logits(
+    model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate
+) -> Iterator[Tensor]:
+    """Logits [p, K] float32 of one micro-batch after another, on the device."""
     place = device()
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
         predictor.module.eval()
-    for _, rows in chunks(x, how.micro_batch or micro_batch(math.prod(x.shape[1:]))):
-        yield predictor(as_tensor(rows).to(place), how.precision).logits
+    size = how.micro_batch or micro_batch(values_of(x))
+    for start in range(0, len(x), size):
+        batch = collator(x, np.arange(start, min(start + size, len(x))))
+        yield predictor(batch.to(place), how.precision).logits
 
 
 @torch.no_grad()
-def times_ms(
-    answer: Callable[[Tensor], Tensor], example: Tensor, repeats: int, displaced: int = 0
-) -> NDArray[np.float64]:
+def times_ms(answer: Callable[[Any], Tensor], example: Inputs, repeats: int, displaced: int = 0) -> NDArray[np.float64]:
     """Milliseconds that `answer` takes for one example, each of so many times: [repeats].
 
-    example: [1, ...], on the device of what answers. Warmed up first; on a GPU the answer is waited for. displaced:
-    bytes that are read between two answers, at most `CACHES`: as other networks would displace this one's weights from
-    caches if they answered in turn with it.
+    example: a batch of one, on the device of what answers. Warmed up first; on a GPU the answer is waited for.
+    displaced: bytes that are read between two answers, at most `CACHES`: as other networks would displace this one's
+    weights from caches if they answered in turn with it.
     """
     between = torch.ones(min(displaced, CACHES) // 4, device=example.device)  # not zeros, which may share one page
     warm_up, times = repeats // 5 + 1, []

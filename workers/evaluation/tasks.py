@@ -21,8 +21,9 @@ from torch import Tensor
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
-from workers.data.arrays import as_tensor
+from workers.data.collate import Inputs
 from workers.data.dataset import Dataset
+from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import custom_metrics as custom_metrics_
@@ -30,7 +31,7 @@ from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference, LogProbabilities
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.models import checkpoints
+from workers.models import checkpoints, predictor
 from workers.models.predictor import Predictor
 from workers.specs import FactorySpec
 
@@ -69,11 +70,13 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbab
     torch.set_num_threads(job.threads)
     (member, how), split, examples = job.asked, job.split, getattr(data, job.split)
     labels = examples.y if job.of_labels else None
-    predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, labels)
+    collator = predictor.collator(member.model)
+    predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, labels, collator)
     wrong = np.flatnonzero(np.isnan(predicted).reshape(len(predicted), -1).any(axis=1))
     if len(wrong):
+        first = examples.rows.example_of(int(wrong[0]))
         raise RunError(
-            f"{member.name} answers NaN for example {wrong[0]} of the {split} split, and for {len(wrong)} in all; "
+            f"{member.name} answers NaN for example {first} of the {split} split, and for {len(wrong)} in all; "
             "expected finite logits. Check its weights, and what its model computes of this example."
         )
     if job.kept is not None:
@@ -120,14 +123,14 @@ def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[st
     torch.set_num_threads(1)
     members, repeats = job.members, job.repeats
     place = device()
-    example = as_tensor(data.test.x[:1]).to(place)
+    x = data.test.x
     sizes = [checkpoints.size(member.weights) for member, _ in members]
-    in_turn = [_timed(asked, example, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
+    in_turn = [_timed(asked, x, place, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
     of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)
     if len(members) > 1:
         answers = [each.answered for each in in_turn]
-        of_ensemble += metrics.times_ms(lambda _: ensemble.average(answers, None, job.combine), example, repeats)
-    alone = in_turn + [_timed(asked, example, repeats, 0) for asked in job.others]
+        of_ensemble += metrics.times_ms(lambda _: ensemble.average(answers, None, job.combine), answers[0], repeats)
+    alone = in_turn + [_timed(asked, x, place, repeats, 0) for asked in job.others]
     found = {
         member.name: (timed.parameters, metrics.percentiles(timed.alone))
         for (member, _), timed in zip([*members, *job.others], alone, strict=True)
@@ -156,21 +159,22 @@ class _Timed:
     answered: Tensor
 
 
-def _timed(asked: Asked, example: Tensor, repeats: int, others: int) -> _Timed:
-    """Load one network, time it, let it go. others: bytes of the networks that answer in turn with it."""
+def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
+    """Load one network, time it on the first example of `x`, let it go. others: bytes of the networks that answer in
+    turn with it."""
     member, how = asked
-    predictor = teacher.load(member).to(example.device)
-    answer = _answering(predictor, how)
+    model = teacher.load(member).to(place)
+    answer, example = _answering(model, how), predictor.collator(member.model)(x, np.zeros(1, np.int64)).to(place)
     alone = metrics.times_ms(answer, example, repeats)
     in_turn = metrics.times_ms(answer, example, repeats, others) if others else alone
-    return _Timed(predictor.parameters, alone, in_turn, answer(example))
+    return _Timed(model.parameters, alone, in_turn, answer(example))
 
 
-def _answering(predictor: Predictor, how: Inference) -> Callable[[Tensor], Tensor]:
+def _answering(model: Predictor, how: Inference) -> Callable[[Inputs], Tensor]:
     """What answers a batch with probabilities."""
 
     @torch.no_grad()
-    def answer(x: Tensor) -> Tensor:
-        return torch.softmax(predictor(x, how.precision).logits, dim=-1)
+    def answer(x: Inputs) -> Tensor:
+        return torch.softmax(model(x, how.precision).logits, dim=-1)
 
     return answer

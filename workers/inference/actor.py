@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import faults, processes, telemetry
-from workers.data.arrays import Index, gather
+from workers.data.arrays import Index
+from workers.data.collate import Inputs
 from workers.data.dataset import Dataset
+from workers.data.examples import values_of
 from workers.errors import RunError
-from workers.inference.teacher import RESIDENT_BYTES, Asked, Member, Teacher, load
+from workers.inference.teacher import RESIDENT_BYTES, Asked, Batches, Member, Teacher, load
+from workers.models import predictor
 from workers.processes import Where
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
@@ -72,11 +75,12 @@ class TeacherActor:
     def __init__(self, members: list[Member], data: Dataset, work: TeacherWork) -> None:
         telemetry.label(work.run)
         torch.set_num_threads(work.numerics.threads)
-        self.x = data.transfer.x
+        self.x, self.positions = data.transfer.x, data.transfer.rows
         self.numbering = data.numbering
         self.layout = work.layout
         self.kept = {member.name: work.kept[member.name] for member in members if member.name in work.kept}
         self.members, self.numerics, self.class_count = members, work.numerics, work.class_count
+        self.collators = {member.name: predictor.collator(member.model) for member in members}
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
         """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
@@ -100,6 +104,7 @@ class TeacherActor:
                 bits=numerics.bits,
                 classes=self.class_count,
                 device=device,
+                collators=self.collators,
             )
         return self._teacher
 
@@ -107,12 +112,13 @@ class TeacherActor:
     def ready(self, stack: bool | None) -> Started:
         """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
         (None)."""
-        x = self._gather(self.layout.piece_ids(0)[: self.teacher.micro_batch])
-        stacked = self.teacher.prepare(stack, x)
-        shown = x[: probe_rows(self.teacher.classes)]
-        first = self.teacher.probe(shown)
+        ids = self.layout.piece_ids(0)[: self.teacher.micro_batch]
+        stacked = self.teacher.prepare(stack, self._gather(ids))
+        shown = ids[: probe_rows(self.teacher.classes)]
+        few = self._gather(shown)
+        first = self.teacher.probe(few)
         started = time.perf_counter()
-        again = self.teacher.probe(shown)
+        again = self.teacher.probe(few)
         together = len(self._together(0, range(1, self.layout.parts)))
         part_s = (time.perf_counter() - started) * len(self.layout.piece_ids(0)) / len(shown) * together
         for name, answer in first.items():
@@ -153,7 +159,8 @@ class TeacherActor:
         """This piece and those of the next that are computed with it: none where all members are on the device."""
         if not self.teacher.takes_turns:
             return [piece]
-        row = math.prod(self.x.shape[1:]) * 4 + self.teacher.classes * self.teacher.fixed_point.itemsize
+        of_row = self.teacher.classes * self.teacher.fixed_point.itemsize
+        row = values_of(self.x) * 4 + math.ceil(self.positions.mean * of_row)
         fit = TOGETHER_BYTES // max(1, row * len(self.layout.piece_ids(piece)))
         return [piece, *ahead][: max(1, fit)]
 
@@ -169,7 +176,7 @@ class TeacherActor:
         asked: list[Asked] = []
         found: list[Tensor] = []
         for some in (cuts[start : start + step] for start in range(0, len(cuts), step)):
-            these = [self._asked(ids[piece][rows], rows, known[piece]) for piece, rows in some]
+            these = [self._asked(ids[piece], rows, known[piece]) for piece, rows in some]
             found += self.teacher.soften_all(these, temperature=temperature, weights=weights, combine=combine)
             asked += [Asked(torch.empty(0), computed=each.computed) for each in these]
         for piece in pieces:
@@ -191,9 +198,12 @@ class TeacherActor:
                 found[name] = logits
         return found
 
-    def _asked(self, ids: Index, rows: slice, known: dict[str, Tensor]) -> Asked:
+    def _asked(self, ids: Index, cut: slice, known: dict[str, Tensor]) -> Asked:
+        """A cut of a piece's examples `ids`. known: members' logits for the rows of the piece."""
+        edges = self.positions.edges(ids)
+        rows = slice(int(edges[cut.start]), int(edges[cut.stop]))
         nothing_to_compute = len(known) == len(self.teacher.predictors)
-        x = torch.empty(len(ids), 0) if nothing_to_compute else self._gather(ids)
+        x = torch.empty(rows.stop - rows.start, 0) if nothing_to_compute else self._gather(ids[cut])
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 
     def _keep(self, piece: int, ids: Index, computed: Sequence[dict[str, Tensor]]) -> None:
@@ -201,14 +211,16 @@ class TeacherActor:
         for name in self.kept.keys() & computed[0].keys():
             with faults.caught(name):
                 logits = torch.cat([each[name] for each in computed])
-                self.kept[name].write(piece, self.numbering.example_ids(ids), logits, self.numbering.view_of(ids))
+                self.kept[name].write(piece, self.numbering.of(ids), logits)
 
-    def _gather(self, ids: Index) -> Tensor:
+    def _gather(self, ids: Index) -> Inputs | Batches:
         """Inputs in main memory, in few bytes where they are sent to a GPU."""
-        return gather(self.x, ids, narrow=self.teacher.device.type == "cuda")
+        narrow = self.teacher.device.type == "cuda"
+        made = {collator: collator(self.x, ids, narrow=narrow) for collator in {*self.collators.values()}}
+        return made if len(made) > 1 else next(iter(made.values()))
 
     def _cuts(self, rows: int) -> list[slice]:
         """A piece's rows, so many at a time that their inputs stay small; whole micro-batches, so no bit changes."""
-        wide = 4 * math.prod(self.x.shape[1:])
+        wide = 4 * values_of(self.x)
         step = max(1, RESIDENT_BYTES // max(wide, 1) // self.teacher.micro_batch) * self.teacher.micro_batch
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from workers import storage
-from workers.data.arrays import Inputs, gather
+from workers.data.examples import Examples
 from workers.errors import RunError
 from workers.inference.teacher import Member, load
-from workers.models import checkpoints
+from workers.models import checkpoints, predictor
 from workers.models.comparison import ALONE, SAME, apart, lost, spread
-from workers.models.predictor import Predictor
+from workers.models.predictor import Inputs, Predictor
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
 
@@ -25,13 +25,13 @@ ANSWERS, LOGITS = "answers.pt", "logits"
 """What kept weights answered in the process that trained them: a file beside them until another has compared."""
 
 
-def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Inputs) -> None:
+def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Examples) -> None:
     """`check_saved` of a trained network. kept: the state dict that was saved, which `module` then has."""
     module.load_state_dict(kept)
     check_saved(TorchPredictor(module.eval()), member, x, next(module.parameters()).device)
 
 
-def check_saved(trained: Predictor, member: Member, x: Inputs, device: torch.device) -> None:
+def check_saved(trained: Predictor, member: Member, x: Examples, device: torch.device) -> None:
     """Load `member` as everything after its training does, and compare it with what was trained.
 
     x: rows to compare on. The answers stay beside the weights for `check_elsewhere`.
@@ -39,7 +39,7 @@ def check_saved(trained: Predictor, member: Member, x: Inputs, device: torch.dev
     Raises: `RunError` where their answers differ.
     """
     with seeded(0), torch.no_grad():
-        loaded, batch = load(member).to(device), gather(x, spread(len(x), KEPT_ROWS)).to(device)
+        loaded, batch = load(member).to(device), _compared(member, x, device)
         answers = trained(batch).logits
         by = apart(answers, loaded(batch).logits)
     if not by <= (SAME_ON_GPU if device.type == "cuda" else SAME):
@@ -50,7 +50,7 @@ def check_saved(trained: Predictor, member: Member, x: Inputs, device: torch.dev
     checkpoints.save_state({LOGITS: answers.float().cpu()}, storage.join(storage.parent(member.weights), ANSWERS))
 
 
-def check_elsewhere(member: Member, x: Inputs) -> None:
+def check_elsewhere(member: Member, x: Examples) -> None:
     """Compare what kept weights answer in this process with what they answered in the one that trained them.
 
     x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
@@ -61,12 +61,17 @@ def check_elsewhere(member: Member, x: Inputs) -> None:
         return
     with seeded(0), torch.no_grad():
         logits = there[LOGITS]
-        by = apart(logits, load(member)(gather(x, spread(len(x), len(logits)))).logits)
+        by = apart(logits, load(member)(_compared(member, x, logits.device)).logits)
     storage.remove(uri)
     if not by <= ALONE:
         raise RunError(
             f"{member.name} answers differently in another process, with the same weights, by {by:.2g} of its largest "
-            f"logit on {len(logits)} validation examples. Its factory or forward pass follows from the process: the "
-            "order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) and constants "
-            "instead, and train it again."
+            f"logit on {min(KEPT_ROWS, len(x))} validation examples. Its factory or forward pass follows from the "
+            "process: the order of a set, hash(), a process id, the time or an environment variable. Use sorted(...) "
+            "and constants instead, and train it again."
         )
+
+
+def _compared(member: Member, x: Examples, device: torch.device) -> Inputs:
+    """The examples that a network is compared on, as it takes them."""
+    return predictor.collator(member.model)(x, spread(len(x), KEPT_ROWS)).to(device)

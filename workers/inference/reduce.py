@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from workers import ensemble, mixture_weights
 from workers.data.arrays import Index
-from workers.data.numbering import Numbering, Views
+from workers.data.numbering import Numbering, RowNames
 from workers.specs import ExampleWeights
 from workers.targets import kinds, soft_targets
 from workers.targets.base import Targets, joined
@@ -71,15 +71,11 @@ class Assembly:
 
     def task(self, number: int) -> PartTask:
         """One part's share of this, without the numbering of the others."""
-        of_pieces = np.concatenate([self.layout.piece_ids(piece) for piece in self.layout.pieces(number)])
-        order = np.argsort(of_pieces)
-        ids = of_pieces[order]
         return PartTask(
             folder=self.folder,
             number=number,
-            example_ids=self.numbering.example_ids(ids),
-            views=self.numbering.view_of(ids),
-            order=order if len(self.layout.pieces(number)) > 1 else None,
+            names=self.numbering.of(self.layout.ids(number)),
+            order=self.layout.row_order(number, self.numbering.rows) if len(self.layout.pieces(number)) > 1 else None,
             rule=self.rule,
             numerics=self.numerics,
         )
@@ -97,14 +93,13 @@ class Assembly:
 class PartTask:
     """What has to be known to make one part, in whatever process.
 
-    example_ids, views: [rows], in the order of the part. order: [rows] that of its pieces one after another, from which
-    it is put in its own; None for a part of a single piece, which has its own already.
+    names: of its rows, in their order. order: [rows] the row of its pieces, one after another, that each of its own
+    is; None for a part of a single piece, which has its order already.
     """
 
     folder: str
     number: int
-    example_ids: Index
-    views: Views | None
+    names: RowNames
     order: Index | None
     rule: Rule
     numerics: Numerics
@@ -115,11 +110,10 @@ class PartTask:
         return soft_targets.write_part(
             self.folder,
             self.number,
-            self.example_ids,
+            self.names,
             targets,
             members=members,
             numerics=self.numerics,
-            views=self.views,
         )
 
     def part(self, members: Sequence[str], *answers: NDArray[Any]) -> Part:

@@ -20,14 +20,17 @@ from torch import Tensor, nn
 
 from workers import ensemble, faults
 from workers.artifacts.key import Key
-from workers.data.arrays import MICRO_BATCH, widened
+from workers.data import arrays
+from workers.data.arrays import MICRO_BATCH
+from workers.data.collate import Collator, Inputs, collate, rows_of, split_rows, widened
 from workers.device import device as own_device
 from workers.errors import BadAnswer, RunError
 from workers.models import checkpoints, predictor
 from workers.models import provenance as model_provenance
 from workers.models.precision import autocast
 from workers.models.predictor import Predictor
-from workers.models.stacking import Forward, stacked, worth_stacking
+from workers.models.stacking import Forward as Stacked
+from workers.models.stacking import stacked, worth_stacking
 from workers.models.torch_module import predictor_of
 from workers.specs import AnyModel, Precision
 
@@ -36,7 +39,11 @@ logger = logging.getLogger(__name__)
 RESIDENT_BYTES = 2**28
 """Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
 
+Forward = Callable[[Inputs], Tensor]
+"""A batch of B examples to the logits of M members [M, P, K]."""
 Waves = Generator[tuple[list[str], Forward]]
+Batches = Mapping[Collator, Inputs]
+"""The same examples as each collator makes a batch of them."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,14 @@ def load(member: Member) -> Predictor:
 
 @dataclass
 class Asked:
-    """Examples that are asked for at a time: `x` [N, ...] as the models take it, or narrower (`inputs.as_tensor`).
+    """Examples that are asked for at a time: `x` as the models take it, or narrower (`arrays.as_tensor`), and where
+    members take different columns, a batch for each collator.
 
-    known: logits [N, K] float32 of members that need not be computed. computed: gets the logits of the others, where
+    known: logits [P, K] float32 of members that need not be computed. computed: gets the logits of the others, where
     they are to be kept; None: they are not.
     """
 
-    x: Tensor
+    x: Inputs | Batches
     known: Mapping[str, Tensor] = field(default_factory=dict)
     computed: dict[str, Tensor] | None = None
 
@@ -88,9 +96,11 @@ class Teacher:
         bits: Literal[32, 64] = 32,
         classes: int = 0,
         device: torch.device | None = None,
+        collators: Mapping[str, Collator] = {},
     ) -> None:
         """micro_batch: examples a forward pass. bits: of the fixed point that it answers in. classes: as many as each
-        answer must have; 0: whatever it has. device: None: CUDA where torch sees it.
+        answer must have; 0: whatever it has. device: None: CUDA where torch sees it. collators: what makes each
+        member's batches; of those that are left out, one that takes every column.
 
         Raises: `RunError` where torch does not see the device.
         """
@@ -100,9 +110,10 @@ class Teacher:
         self.micro_batch = micro_batch
         self.fixed_point = ensemble.FIXED_POINT[bits]
         self.predictors = {name: predictor_of(member) for name, member in members.items()}
+        self.collators = {name: collators.get(name, collate) for name in members}
         for module in self.modules.values():
             module.eval()
-        self._forward: Forward | None = None
+        self._forward: Stacked | None = None
         self._whole: set[str] = set()
         """Members that are computed in float32 as a whole, since their logits would be rounded otherwise."""
         self._tries_again = False
@@ -125,44 +136,50 @@ class Teacher:
         """Whether members go to the device and leave it for every call."""
         return self._forward is None and len(self.staying) < len(self.predictors)
 
-    def prepare(self, choice: bool | None, x: Tensor) -> bool:
-        """Make each member ready for pieces like `x` [N, ...], and choose how members are computed by trying it.
+    def prepare(self, choice: bool | None, x: Inputs | Batches) -> bool:
+        """Make each member ready for pieces like `x`, and choose how members are computed by trying it.
 
         choice: stacked (True) or one by one (False); None: whichever is faster on a GPU. On a CPU one by one always.
         Returns what was chosen.
         """
-        tried = x[: self.micro_batch]
+        tried = {name: self._own(x, name)[: self.micro_batch] for name in self.predictors}
         if self._forward is not None:
             self._forward = None
             self._settle(_staying(self.modules, self.device))
         for name, each in self.predictors.items():  # one after another: what is packed is there twice meanwhile
             with self._caught(name), self._on_device(name):
-                if not each.prepare(tried, self.device, self.precision):
+                if not each.prepare(tried[name], self.device, self.precision):
                     logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
                     self._whole.add(name)
         modules = list(self.modules.values())
-        if self.device.type == "cpu" or self.takes_turns or self._whole or len(modules) < len(self.predictors):
+        first = next(iter(tried.values()))
+        alike = len(modules) == len(self.predictors) and len({*self.collators.values()}) == 1
+        if self.device.type == "cpu" or self.takes_turns or self._whole or not alike or not isinstance(first, Tensor):
             choice = False
         elif choice is None:
             with autocast(self.device, self.precision):
-                choice = worth_stacking(modules, widened(tried.to(self.device)))
+                choice = worth_stacking(modules, arrays.widened(first.to(self.device)))
         if choice and len(modules) > 1:
             self._forward = stacked(modules)
             self._settle(frozenset())  # their weights are there once more, in the stack
         return choice
 
+    def _own(self, x: Inputs | Batches, name: str) -> Inputs:
+        """The batch as a member takes it."""
+        return x[self.collators[name]] if isinstance(x, Mapping) else x
+
     @torch.no_grad()
-    def probe(self, x: Tensor) -> dict[str, NDArray[np.float32]]:
+    def probe(self, x: Inputs | Batches) -> dict[str, NDArray[np.float32]]:
         """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
         found: dict[str, NDArray[np.float32]] = {}
         for names, forward in self._waves(self.predictors):
-            answers = [forward(batch) for batch in x.split(self.micro_batch)]
+            answers = [forward(batch) for batch in self._own(x, names[0]).split(self.micro_batch)]
             found |= zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True)
         return found
 
     def soften(
         self,
-        x: Tensor,
+        x: Inputs,
         *,
         temperature: float,
         weights: Mapping[str, float],
@@ -184,8 +201,8 @@ class Teacher:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T), for each piece.
 
         weights: of the hosted members that are asked, of weights that sum to 1 over all members everywhere. Returns
-        [N, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
-        soft target. combine None: the members' logits [members, N, K] float32 instead. Members that take turns on the
+        [P, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
+        soft target. combine None: the members' logits [members, P, K] float32 instead. Members that take turns on the
         device go there once for all pieces.
 
         Where the device's memory does not suffice, members take turns from then on, which changes no bit.
@@ -214,8 +231,8 @@ class Teacher:
 
     @torch.no_grad()
     def _soften_all(self, pieces: Sequence[Asked], how: _How) -> list[Tensor]:
-        at_once = sum(piece.x.nbytes for piece in pieces) <= RESIDENT_BYTES
-        inputs = [piece.x.to(self.device, non_blocking=True) if at_once else piece.x for piece in pieces]
+        at_once = sum(each.nbytes for piece in pieces for each in _batches(piece.x)) <= RESIDENT_BYTES
+        inputs = [_on(piece.x, self.device) if at_once else piece.x for piece in pieces]
         totals: list[list[Tensor]] = [[] for _ in pieces]
         if self._forward is not None and not any(piece.known for piece in pieces):
             waves = self._waves(self.predictors)
@@ -224,24 +241,25 @@ class Teacher:
         with closing(waves):
             for wave in waves:
                 for piece, x, total in zip(pieces, inputs, totals, strict=True):
-                    self._add(wave, piece, x, total, how)
+                    self._add(wave, piece, self._own(x, wave[0][0]), total, how)
         together = torch.stack if how.combine is None else torch.cat
         return [together(total).cpu() for total in totals]
 
-    def _add(self, wave: tuple[list[str], Forward], piece: Asked, x: Tensor, total: list[Tensor], how: _How) -> None:
+    def _add(self, wave: tuple[list[str], Forward], piece: Asked, x: Inputs, total: list[Tensor], how: _How) -> None:
         """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch; or
         the logits of each to the piece's answers."""
         names, forward = wave
         known = piece.known.get(names[0])
-        batches = (x if known is None else known.to(self.device)).split(self.micro_batch)
+        batches: Sequence[Any] = x.split(self.micro_batch)
+        if known is not None:  # cut as what other members answer, to which it is added
+            batches = known.to(self.device).split(split_rows(x, self.micro_batch))
         off = torch.zeros(len(names), device=self.device)
         computed: list[Tensor] = []
         for number, batch in enumerate(batches):
             logits = forward(batch) if known is None else batch.unsqueeze(0)
-            if logits.shape[1:] != (len(batch), self.classes or logits.shape[-1]):
-                raise BadAnswer(
-                    f"{names[0]} answers {list(logits.shape[1:])}; expected {[len(batch), self.classes]}", names[0]
-                )
+            expected = [rows_of(batch), self.classes or logits.shape[-1]]
+            if list(logits.shape[1:]) != expected:
+                raise BadAnswer(f"{names[0]} answers {list(logits.shape[1:])}; expected {expected}", names[0])
             if how.combine is None or (piece.computed is not None and known is None):
                 computed.append(logits.cpu())
             probabilities = torch.softmax(logits / how.temperature, dim=-1)
@@ -284,22 +302,24 @@ class Teacher:
         """What gives one member's logits [1, b, K]."""
         answer = self.predictors[name]
 
-        def forward(batch: Tensor) -> Tensor:
+        def forward(batch: Inputs) -> Tensor:
             with self._caught(name):
                 return answer(self._there(batch), self.precision).logits.unsqueeze(0)
 
         return forward
 
-    def _stacked(self, together: Forward) -> Forward:
+    def _stacked(self, together: Stacked) -> Forward:
         """What gives all members' logits [M, b, K] in one pass."""
 
-        def forward(batch: Tensor) -> Tensor:
+        def forward(batch: Inputs) -> Tensor:
             with self._caught(""), autocast(self.device, self.precision):
-                return together(self._there(batch)).float()
+                there = self._there(batch)
+                assert isinstance(there, Tensor), "members of other inputs are not stacked"
+                return together(there).float()
 
         return forward
 
-    def _there(self, batch: Tensor) -> Tensor:
+    def _there(self, batch: Inputs) -> Inputs:
         """A batch on the device, as models take it."""
         return widened(batch.to(self.device, non_blocking=True))
 
@@ -311,6 +331,16 @@ class Teacher:
 
     def _on_device(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if name in self.staying else lent(self.modules[name], self.device)
+
+
+def _batches(x: Inputs | Batches) -> Iterable[Inputs]:
+    return x.values() if isinstance(x, Mapping) else (x,)
+
+
+def _on(x: Inputs | Batches, device: torch.device) -> Inputs | Batches:
+    if isinstance(x, Mapping):
+        return {collator: batch.to(device, non_blocking=True) for collator, batch in x.items()}
+    return x.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from workers.data.arrays import Inputs, as_tensor
+from workers.data.collate import Inputs, described, rows_of
 from workers.errors import RequestError
+from workers.models.ask import ask
 from workers.models.predictor import Predictor
 from workers.user_code import calls
 
 
-def check_output(predictor: Predictor, label: str, x: Inputs, classes: int, role: str) -> None:
-    """Raise `RequestError` unless `predictor` turns two examples into finite logits [2, `classes`]."""
-    logits = answers(predictor, label, as_tensor(x[: min(2, len(x))]), classes, role)
-    if not torch.isfinite(logits).all():
-        raise RequestError(f"{role} model {label} returned NaN or infinity on two examples.")
+def answers(predictor: Predictor, label: str, batch: Inputs, classes: int, role: str) -> Tensor:
+    """What `predictor` answers in evaluation mode: logits [P, `classes`]; leaves a module in the mode that it was in.
 
-
-def answers(predictor: Predictor, label: str, batch: Tensor, classes: int, role: str) -> Tensor:
-    """What `predictor` answers in evaluation mode: logits [B, `classes`]; leaves a module in the mode that it was in.
-
-    batch: [B, ...] as `as_tensor` makes it. Raises: `RequestError` where it raises or returns anything else.
+    Raises: `RequestError` where it raises or returns anything else.
     """
-    failed = f"{role} model {label} failed on a batch of {batch.dtype} {list(batch.shape)}:"
+    failed = f"{role} model {label} failed on a batch of {described(batch)}:"
     with calls.checked(failed, ""), torch.no_grad(), _evaluated(predictor.module):
-        returned = predictor.module(batch) if predictor.module is not None else predictor(batch).logits
+        returned = ask(predictor.module, batch) if predictor.module is not None else predictor(batch).logits
     return logits_of(returned, label, batch, classes, role=role)
 
 
@@ -45,12 +39,12 @@ def _evaluated(module: nn.Module | None) -> Iterator[None]:
             module.train(was_training)
 
 
-def logits_of(returned: object, label: str, batch: Tensor, classes: int, *, role: str, when: str = "") -> Tensor:
-    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [B, `classes`].
+def logits_of(returned: object, label: str, batch: Inputs, classes: int, *, role: str, when: str = "") -> Tensor:
+    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [P, `classes`].
 
     when: the mode that it was in, for the message.
     """
-    expected = [len(batch), classes]
+    expected = [rows_of(batch), classes]
     found: object = type(returned).__name__
     if isinstance(returned, Tensor):
         found = list(returned.shape)

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from workers.data.collate import Inputs
+from workers.models.ask import ask
+
 PRODUCTS = {
     *("linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "chain_matmul"),
     *("addmm", "addmv", "addbmm", "baddbmm", "einsum", "tensordot", "convolution"),
@@ -76,7 +79,7 @@ def _with_last_product(kind: Any) -> Any:
 
 
 @torch.no_grad()
-def in_float32(module: nn.Module, x: Tensor) -> bool:
+def in_float32(module: nn.Module, x: Inputs) -> bool:
     """Let the module compute its last product in float32; whether its logits keep their digits then.
 
     To be called inside the autocast that it computes under. x: a few examples [B, ...].
@@ -87,7 +90,7 @@ def in_float32(module: nn.Module, x: Tensor) -> bool:
             kind: Any = type(holder)
             holder.__class__ = _with_last_product(kind)
             holder.last_product = number  # type: ignore[assignment]
-        return not is_rounded(module(x))
+        return not is_rounded(ask(module, x))
     except Exception:  # whatever a network does that cannot be looked into
         return False
 
@@ -99,7 +102,7 @@ def is_rounded(logits: Tensor) -> bool:
     return bool(exact.float().mean() > ROUNDED)
 
 
-def _last_product(module: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
+def _last_product(module: nn.Module, x: Inputs) -> tuple[nn.Module, int]:
     """The innermost module in whose forward pass the last product is computed, and its number there.
 
     Raises: ValueError where no product is seen.
@@ -121,7 +124,7 @@ def _last_product(module: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
     hooks = [hook for m in module.modules() for hook in _hooked(m, enter, leave)]
     try:
         with _Counting(seen):
-            module(x)
+            ask(module, x)
     finally:
         for hook in hooks:
             hook.remove()

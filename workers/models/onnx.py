@@ -11,12 +11,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers import storage
 from workers.errors import RequestError
 from workers.models import onnx_file
-from workers.models.predictor import Outputs, Predictor, log_probabilities, missing
+from workers.models.predictor import Inputs, Outputs, Predictor, dense, log_probabilities, missing
 from workers.specs import OnnxModel, Precision
 
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
@@ -43,7 +42,7 @@ class OnnxPredictor(Predictor):
         return cls(model, storage.read_bytes(weights))
 
     @classmethod
-    def settled(cls, model: OnnxModel, weights: str, x: Tensor) -> tuple[OnnxModel, tuple[str, ...]]:
+    def settled(cls, model: OnnxModel, weights: str, x: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
         """Decide whether the graph returns logits or probabilities, where the model leaves it open."""
         if model.output != "auto":
             return model, ()
@@ -66,13 +65,13 @@ class OnnxPredictor(Predictor):
             self.device, self.session = device, _session(self.content, self.model.path, device)
         return self
 
-    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
+    def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
         answers = torch.from_numpy(self.answers(x)).to(x.device)
         return Outputs(log_probabilities(answers) if self.model.output == "probabilities" else answers)
 
-    def answers(self, x: Tensor) -> NDArray[np.float32]:
+    def answers(self, x: Inputs) -> NDArray[np.float32]:
         """What the graph returns for a batch [B, ...]: [B, K] float32."""
-        values = x.cpu().numpy()
+        values = dense(x, "a model of kind 'onnx'").cpu().numpy()
         self._check(values)
         values = values.astype(KINDS[self.input.type], copy=False)
         fixed = self.input.shape[0] if self.input.shape else None

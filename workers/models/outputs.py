@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class Outputs(NamedTuple):
-    """What a model answers for B rows.
+    """What a model answers for a batch of B examples.
 
-    logits: [B, K] float32. Of a model that answers with probabilities these are log-probabilities, which are logits
-    whose softmax is the same probabilities; so T acts on them as softmax(log p / T).
+    logits: [P, K] float32, a row for each position: for each example, P = B, or for each of some elements. Of a model
+    that answers with probabilities these are log-probabilities, which are logits whose softmax is the same
+    probabilities; so T acts on them as softmax(log p / T).
     hidden_states, attentions: of each layer, where the model gives them.
     """
 

@@ -12,6 +12,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from workers.data.collate import Inputs
+from workers.models.ask import ask
+
 SMALLEST = 2**14
 """Weights of a layer that are worth it: of fewer, the way to oneDNN takes longer than it saves."""
 AGREEMENT = 1e-5
@@ -34,7 +37,7 @@ class PackedLinear(nn.Module):
 
 
 @torch.no_grad()
-def packed(module: nn.Module, x: Tensor) -> nn.Module:
+def packed(module: nn.Module, x: Inputs) -> nn.Module:
     """A copy of the module with its larger linear layers packed, for inference on a CPU.
 
     The module itself where that is not possible, or does not answer the same on `x`, a batch [B, ...]: a network may
@@ -44,7 +47,8 @@ def packed(module: nn.Module, x: Tensor) -> nn.Module:
         return module
     try:
         other = _with_packed_layers(copy.deepcopy(module), len(x))
-        apart = (torch.softmax(other(x).float(), dim=-1) - torch.softmax(module(x).float(), dim=-1)).abs().max()
+        one, two = (torch.softmax(ask(each, x).float(), dim=-1) for each in (other, module))
+        apart = (one - two).abs().max()
     except Exception:
         return module
     return other if float(apart) <= AGREEMENT else module

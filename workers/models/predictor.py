@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from workers.data.collate import Collator
+from workers.data.collate import Inputs as Inputs
 from workers.errors import RequestError
 from workers.models.outputs import Outputs as Outputs
 from workers.specs import AnyModel, Precision
@@ -53,19 +55,25 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
-        """Answer a batch [B, ...] float32 or int64 on the predictor's device. Callers turn gradients off.
+    def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
+        """Answer a batch of B examples on the predictor's device: one dense column is a tensor [B, ...] float32 or
+        int64, others come as `NamedInputs`. Callers turn gradients off.
 
         precision: of matrix products, where the kind has a choice.
         """
 
     @classmethod
-    def settled(cls, model: Any, weights: str, x: Tensor) -> tuple[Any, tuple[str, ...]]:
+    def settled(cls, model: Any, weights: str, x: Inputs) -> tuple[Any, tuple[str, ...]]:
         """`model` with what it leaves open decided on some real examples, and notes for the user.
 
         x: [B, ...] as models take it.
         """
         return model, ()
+
+    @classmethod
+    def collator(cls, model: Any) -> Collator:
+        """What makes the batches that `model` takes. Models whose collators are equal share them."""
+        return Collator(model.inputs)
 
     @classmethod
     def made(cls, model: Any) -> Any:
@@ -76,8 +84,8 @@ class Predictor(ABC):
         """Move what it computes with to a device. Returns itself."""
         return self
 
-    def prepare(self, x: Tensor, device: torch.device, precision: Precision) -> bool:
-        """Make ready for many batches like `x` [B, ...], in main memory. Returns whether it computes in `precision`."""
+    def prepare(self, x: Inputs, device: torch.device, precision: Precision) -> bool:
+        """Make ready for many batches like `x`, in main memory. Returns whether it computes in `precision`."""
         return True
 
 
@@ -132,6 +140,11 @@ def kind_of(model: AnyModel) -> type[Predictor]:
     return found
 
 
+def collator(model: AnyModel) -> Collator:
+    """What makes the batches that the model takes."""
+    return kind_of(model).collator(model)
+
+
 def load(model: AnyModel, weights: str) -> Predictor:
     """A trained model. Raises: as `Predictor.load`."""
     return kind_of(model).load(model, weights)
@@ -152,6 +165,16 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
     """Logits from probabilities [B, K]: at least `FLOOR` each, scaled to sum to 1, their logarithms in float32."""
     kept = probabilities.clamp_min(FLOOR)
     return (kept / kept.sum(dim=-1, keepdim=True)).log().float()
+
+
+def dense(x: Inputs, kind: str) -> Tensor:
+    """The batch of a model that takes one dense column. Raises: `RequestError` where it is none."""
+    if isinstance(x, Tensor):
+        return x
+    raise RequestError(
+        f"{kind} takes one dense column, and is given {', '.join(x.columns)}. Expected one in `inputs`, which names "
+        "the columns that a model takes, and one label an example."
+    )
 
 
 def missing(package: str, extra: str, kind: str) -> RequestError:

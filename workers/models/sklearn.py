@@ -19,11 +19,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models.predictor import Fittable, Lessons, Outputs, log_probabilities, missing
+from workers.models.predictor import Fittable, Inputs, Lessons, Outputs, dense, log_probabilities, missing
 from workers.models.sklearn_fits import fit
 from workers.seeds import seeded
 from workers.specs import Precision, SklearnFile, SklearnModel
@@ -86,8 +85,8 @@ class SklearnPredictor(Fittable):
     def parameters(self) -> int:
         return _count(self.estimator, {})
 
-    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
-        rows = x.cpu().numpy().reshape(len(x), -1)
+    def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
+        rows = dense(x, "a model of kind 'sklearn'").cpu().numpy().reshape(len(x), -1)
         return Outputs(log_probabilities(torch.from_numpy(self._probabilities(rows))).to(x.device))
 
     def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float64]:

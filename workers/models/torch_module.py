@@ -6,11 +6,12 @@ import hashlib
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from workers.data.arrays import widened
+from workers.data.collate import Inputs, widened
 from workers.errors import RequestError
 from workers.models import checkpoints
+from workers.models.ask import ask
 from workers.models.last_product import in_float32
 from workers.models.packing import packed
 from workers.models.precision import autocast, computed_in
@@ -43,11 +44,11 @@ class TorchPredictor(Predictor):
     def made(cls, model: ModelSpec) -> nn.Module:
         return build(model)
 
-    def __call__(self, x: Tensor, precision: Precision = "float32") -> Outputs:
+    def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
         if self.whole or computed_in(x.device, precision) == "float32":
-            return Outputs(self.module(x).float())  # without a block around it, which costs small networks some time
+            return Outputs(ask(self.module, x).float())  # without a block around it, which costs small networks time
         with autocast(x.device, precision):
-            return Outputs(self.module(x).float())
+            return Outputs(ask(self.module, x).float())
 
     @property
     def parameters(self) -> int:
@@ -57,11 +58,12 @@ class TorchPredictor(Predictor):
         self.module.to(device)
         return self
 
-    def prepare(self, x: Tensor, device: torch.device, precision: Precision) -> bool:
+    def prepare(self, x: Inputs, device: torch.device, precision: Precision) -> bool:
         """On a CPU pack its layers (`packing`); in bfloat16 keep the logits' digits (`last_product`)."""
         if computed_in(device, precision) == "bfloat16":
             with autocast(device, precision):
-                self.whole = not in_float32(self.module, widened(x[:FEW].to(device)))
+                few = widened(x[:FEW].to(device))
+                self.whole = not in_float32(self.module, few)
         elif device.type == "cpu":
             self.module = packed(self.module, x)
         return not self.whole

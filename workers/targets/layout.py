@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from workers.data.arrays import Index
+from workers.data.positions import Positions
+from workers.data.ragged import stretches
 
 LARGEST_PART = 8192
 SMALLEST_PART = 64
@@ -27,23 +29,27 @@ WINDOW = 16
 """Parts that are mixed at a time after the first epoch."""
 
 
-def piece_rows(classes: int) -> int:
-    """Rows of a piece, a power of two: they follow from what teachers send, a number for each class."""
-    return _rows(PIECE_VALUES // classes)
+def piece_rows(classes: int, positions: float = 1.0) -> int:
+    """Examples of a piece, a power of two: they follow from what teachers send, a number for each class and position.
+
+    positions: of an example, in the mean.
+    """
+    return _examples(PIECE_VALUES // classes, positions)
 
 
-def part_rows(classes: int, row_bytes: int | None = None) -> int:
-    """Rows of a part, a power of two and a multiple of `piece_rows`: they follow from what is stored.
+def part_rows(classes: int, row_bytes: int | None = None, positions: float = 1.0) -> int:
+    """Examples of a part, a power of two and a multiple of `piece_rows`: they follow from what is stored.
 
     row_bytes: bytes of a row in memory where the store keeps the largest probabilities alone; None: it keeps all, and
     a part is one piece.
     """
-    piece = piece_rows(classes)
-    return piece if row_bytes is None else max(piece, _rows(PART_BYTES // row_bytes))
+    piece = piece_rows(classes, positions)
+    return piece if row_bytes is None else max(piece, _examples(PART_BYTES // row_bytes, positions))
 
 
-def _rows(fit: int) -> int:
-    return max(SMALLEST_PART, min(LARGEST_PART, 1 << int(math.log2(max(fit, 1)))))
+def _examples(rows: int, positions: float) -> int:
+    rows = max(SMALLEST_PART, min(LARGEST_PART, rows))
+    return 1 << int(math.log2(max(rows / positions, 1)))
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,15 @@ class PartLayout:
     def piece_ids(self, piece: int) -> Index:
         """The ids in a piece, ascending: [rows] int64."""
         return self._cut(piece, self._piece, -(-self.examples // self._piece))
+
+    def row_order(self, part: int, rows: Positions) -> Index:
+        """Of each row of a part, which row it is of its pieces one after another: [rows] int64.
+
+        rows: how many rows each example has.
+        """
+        of_pieces = np.concatenate([self.piece_ids(piece) for piece in self.pieces(part)])
+        order = np.argsort(of_pieces)
+        return order if rows.is_one_each else stretches(rows.edges(of_pieces)[order], rows.of(of_pieces[order]))
 
     @property
     def _piece(self) -> int:

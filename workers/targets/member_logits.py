@@ -15,21 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import storage
 from workers.artifacts import parts
-from workers.data.arrays import Index
-from workers.targets import soft_targets
+from workers.data.numbering import RowNames
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class MemberLogits:
-    """One member's logits, a Parquet file a piece of the layout: `example_id` (and `view`) as in the store of soft
-    targets, `logits` fixed-size list of float32, in the order of the piece."""
+    """One member's logits, a Parquet file a piece of the layout: columns that name each row as in the store of
+    soft targets, `logits` fixed-size list of float32, in the order of the piece."""
 
     folder: str
     read_only: bool = False
@@ -63,12 +61,12 @@ class MemberLogits:
         column = pq.read_table(io.BytesIO(raw)).column("logits").combine_chunks()
         return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
 
-    def write(self, piece: int, ids: Index, logits: Tensor, views: NDArray[np.int16] | None = None) -> None:
-        """Keep the logits [rows, K] of a piece's examples `ids` [rows] as they were given, in `views` where several."""
+    def write(self, piece: int, names: RowNames, logits: Tensor) -> None:
+        """Keep the logits [rows, K] of a piece, each row named."""
         if self.read_only:
             return
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
-        parts.write_file(self.folder, piece, pa.table({**soft_targets.id_columns(ids, views), "logits": values}))
+        parts.write_file(self.folder, piece, pa.table({**names.columns, "logits": values}))
 
 
 def bytes_of(members: int, examples: int, classes: int) -> int:

@@ -20,15 +20,10 @@ from workers.targets.soft_targets import Rows
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part lies: its examples' ids [n], and the row of the cache that the first of them has."""
+    """Where a part lies: `rows` of the cache from row `start` on."""
 
-    ids: Index
     start: int
-
-    @property
-    def rows(self) -> Index:
-        """The cache's rows [n] of the part."""
-        return np.arange(self.start, self.start + len(self.ids))
+    rows: int
 
 
 class PartCache:
@@ -64,7 +59,7 @@ class PartCache:
     def put(self, number: int, part: Rows) -> Place:
         """Copy a part to a place of its own, in which others may have been before."""
         start = self.free.pop() if self.free else self.places.popitem(last=False)[1].start
-        place = self.places[number] = Place(part.ids, start)
+        place = self.places[number] = Place(start, len(part.ids))
         rows = slice(start, start + len(part.ids))
         for column, values in zip(self.targets.columns, part.targets.columns, strict=True):
             column.numpy()[rows] = values.numpy()

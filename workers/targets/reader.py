@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers import ensemble
+from workers.data.positions import Positions
 from workers.specs import ExampleWeights
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
@@ -47,6 +48,7 @@ class LogitsReader:
 
     folders: of each member's logits, by name. weights: of all members; those that made a part are scaled to sum to 1,
     as in the teachers' pass. combine: the rule of the mean. weighting: that of each example's weights.
+    rows: how many each example has; None: one.
     """
 
     folders: Mapping[str, str]
@@ -54,6 +56,7 @@ class LogitsReader:
     combine: str
     layout: PartLayout
     weighting: ExampleWeights | None = None
+    rows: Positions | None = None
 
     def __call__(self, number: int, part: Part | PartFile, /) -> Rows:
         if not isinstance(part, Part):
@@ -65,7 +68,12 @@ class LogitsReader:
         of_all = torch.stack([logits[name] if name in logits else torch.zeros_like(some) for name in self.folders], 1)
         weights = torch.tensor([weight.get(name, 0.0) for name in self.folders], dtype=torch.float64)
         mixture = MemberMixture(of_all, weights.repeat(len(some), 1), self.combine, part.numerics.bits, self.weighting)
-        return Rows(self.layout.ids(number), mixture, np.zeros(len(some), np.float32))
+        ids = self.layout.ids(number)
+        return Rows(self._rows.repeated(ids, ids), mixture, np.zeros(len(some), np.float32))
+
+    @property
+    def _rows(self) -> Positions:
+        return self.rows or Positions(self.layout.examples)
 
     @cached_property
     def _kept(self) -> dict[str, MemberLogits]:
@@ -80,5 +88,4 @@ class LogitsReader:
                 f"logits '{self.folders[name]}' of {name}: part {number} is missing or not what was written. Run the "
                 "same command again: it is computed anew."
             )
-        ids = np.concatenate([self.layout.piece_ids(piece) for piece in self.layout.pieces(number)])
-        return torch.cat(found)[torch.from_numpy(np.argsort(ids))]
+        return torch.cat(found)[torch.from_numpy(self.layout.row_order(number, self._rows))]

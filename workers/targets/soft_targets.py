@@ -8,7 +8,8 @@ parts that are there. A part whose content is not what its name says is thrown a
 Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of float32 or float16 (softened,
 averaged, summing to 1), or of a large vocabulary `top_ids`, `top_probabilities` and `tail` (`workers.targets.top_k`).
 `example_id` is the row as the user gave it (`workers.data.numbering`), and `view` int16 beside it where there are
-several. The order of a part's rows is that of `PartLayout.ids`, by which readers in a run know them.
+several, and `position` int32 where elements of an example have distributions of their own. The order of a part's rows
+is that of `PartLayout.ids`, by which readers in a run know them.
 
 Every key includes `FORMAT`. So a store of an older or newer format is another store, never taken for this one.
 """
@@ -33,6 +34,7 @@ from workers.artifacts import parts
 from workers.artifacts import store as artifacts
 from workers.artifacts.kinds import SOFT_TARGETS, format_of
 from workers.data.arrays import Index
+from workers.data.numbering import RowNames
 from workers.errors import RunError
 from workers.specs import Precision
 from workers.targets import kinds
@@ -132,28 +134,19 @@ def content(of_parts: Iterable[Part]) -> str:
 def write_part(
     folder: str,
     number: int,
-    ids: Index,
+    names: RowNames,
     targets: Targets,
     *,
     members: Sequence[str],
     numerics: Numerics,
-    views: NDArray[np.int16] | None = None,
 ) -> Part:
-    """Write the soft targets of the examples `ids` [n] as they were given, in `views` [n] where there are several.
-
-    The file appears when it is complete.
-    """
+    """Write soft targets [P], each named. The file appears when it is complete."""
     kind = kinds.KINDS[targets.kind]
-    table = pa.table({**id_columns(ids, views), **kind.columns(targets)})
+    table = pa.table({**names.columns, **kind.columns(targets)})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
     table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by, sort_keys=True).encode()})
     path, checksum, size = parts.write_file(folder, number, table, kind.options)
-    return Part(path=path, rows=len(ids), sha256=checksum, size=size, **made_by)  # type: ignore[arg-type]
-
-
-def id_columns(ids: Index, views: NDArray[np.int16] | None) -> dict[str, pa.Array]:
-    """The columns that say which example, as it was given, and which view of it a row is of."""
-    return {"example_id": pa.array(ids), **({} if views is None else {"view": pa.array(views)})}
+    return Part(path=path, rows=len(names), sha256=checksum, size=size, **made_by)  # type: ignore[arg-type]
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -257,9 +250,9 @@ def salvage(folder: str) -> dict[int, Part]:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part as they are read: `ids` [n] int64, their soft targets, `entropy` [n] float32 in nats.
+    """The rows of one part as they are read: `ids` [P] int64, their soft targets, `entropy` [P] float32 in nats.
 
-    From a file `ids` are its `example_id`. A student's loader puts those of the transfer set in their place.
+    From a file `ids` are its `example_id`. A student's loader knows its examples by the layout instead.
     """
 
     ids: Index

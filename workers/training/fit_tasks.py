@@ -76,7 +76,9 @@ def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
         storage.write_bytes(member.weights, fitted.dump())
         check_saved(fitted, member, data.validation.x, CPU)
         how, validation = Inference("float32"), data.validation
-        sums = metrics.measure(metrics.log_probabilities(fitted, validation.x, how), validation.y)
+        collator = predictor.collator(member.model)
+        answered = metrics.log_probabilities(fitted, validation.x, how, collator=collator)
+        sums = metrics.measure(answered, validation.y)
         epoch = Epoch(
             epoch=0,
             train_loss=_divergence(given, metrics.log_probabilities(fitted, given.x, how)),
@@ -92,9 +94,10 @@ def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
 
 
 def _lessons(job: FitJob, data: Dataset) -> Lessons:
+    collator = predictor.collator(job.member.model)
     if job.store is not None:
-        return lessons.soft(data.transfer, job.store, data.classes, job.loss, job.seed)
-    return lessons.hard(data.labelled(job.views) if job.views else data.train, data.classes, job.seed)
+        return lessons.soft(data.transfer, job.store, job.loss, job.seed, collator)
+    return lessons.hard(data.labelled(job.views) if job.views else data.train, data.classes, job.seed, collator)
 
 
 def _divergence(given: Lessons, answers: metrics.LogProbabilities) -> float:

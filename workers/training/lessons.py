@@ -14,24 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.data.arrays import Index, gather
+from workers.data.arrays import Index
+from workers.data.collate import Collator, collate
 from workers.data.dataset import Split
+from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
-from workers.models.predictor import Lessons
+from workers.models.predictor import Lessons, dense
 from workers.specs import DistillationSpec, ScheduleSpec
 from workers.training.ray_worker import Store
 
 
-def hard(split: Split, classes: int, seed: int) -> Lessons:
+def hard(split: Split, classes: int, seed: int, collator: Collator = collate) -> Lessons:
     """Examples with their labels; of several views of them, all."""
     ids = np.arange(len(split.x))
     labels = split.y[ids % len(split)]
     ids, labels = ids[labels != UNLABELLED], labels[labels != UNLABELLED]
-    return Lessons(_rows(split, ids), one_hot(labels, classes), np.ones(len(ids), np.float32), labels, seed)
+    return Lessons(rows(split.x, ids, collator), one_hot(labels, classes), np.ones(len(ids), np.float32), labels, seed)
 
 
-def soft(transfer: Split, store: Store, classes: int, loss: DistillationSpec, seed: int) -> Lessons:
+def soft(transfer: Split, store: Store, loss: DistillationSpec, seed: int, collator: Collator = collate) -> Lessons:
     """The transfer set with its soft targets, mixed with the labels as `loss` weighs them.
 
     Waits for parts that are on their way. Raises: `RequestError` for a loss that an estimator cannot learn by.
@@ -46,7 +48,8 @@ def soft(transfer: Split, store: Store, classes: int, loss: DistillationSpec, se
     labels = transfer.y[every % len(transfer)]
     targets, weights = mixed(np.concatenate(found), labels, weight.soft, weight.hard)
     used = weights > 0
-    return Lessons(_rows(transfer, every[used]), targets[used], weights[used] / weights[used].mean(), None, seed)
+    x = rows(transfer.x, every[used], collator)
+    return Lessons(x, targets[used], weights[used] / weights[used].mean(), None, seed)
 
 
 class Weighed(NamedTuple):
@@ -114,6 +117,7 @@ def one_hot(labels: Index, classes: int) -> NDArray[np.float32]:
     return np.eye(classes, dtype=np.float32)[labels]
 
 
-def _rows(split: Split, ids: Index) -> NDArray[np.generic]:
-    found: NDArray[np.generic] = gather(split.x, ids).numpy()
+def rows(x: Examples, ids: Index, collator: Collator) -> NDArray[np.generic]:
+    """What an estimator is fitted to. Raises: `RequestError` where it is not one dense column."""
+    found: NDArray[np.generic] = dense(collator(x, ids), "an estimator").numpy()
     return found

@@ -7,23 +7,25 @@ is not held up by Python, and handed to the device while the step before is comp
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from workers.data.arrays import Index, Room, gather, widened
+from workers.data.arrays import Index, Room
+from workers.data.collate import Collator, Inputs, collate, rows_between, widened
 from workers.data.dataset import Split
+from workers.data.examples import values_of
 from workers.data.labels import UNLABELLED
+from workers.data.positions import Positions
 from workers.losses import term
 from workers.targets.base import joined
 from workers.targets.layout import WINDOW, PartLayout, batch_sizes
@@ -45,32 +47,32 @@ AHEAD = 4
 class Batch(term.Batch):
     """One worker's cut of one batch, on its device: what terms see of it, and the inputs.
 
-    x: [b, ...]. entropy: in nats, summed over the cut's targets.
+    x: of b examples, a tensor [b, ...] or named. entropy: in nats, summed over the cut's targets.
     """
 
-    x: Tensor
+    x: Inputs
     entropy: float
 
     def cut(self, start: int, stop: int) -> Batch:
-        """Some of its rows, as a piece of the same batch; views. The entropy stays with the whole cut."""
-        rows = slice(start, stop)
+        """Some of its examples, as a piece of the same batch; views. The entropy stays with the whole cut."""
+        rows = rows_between(self.x, start, stop)
         targets = None if self.targets is None else self.targets.rows(rows)
-        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, x=self.x[rows], entropy=0.0)
+        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, x=self.x[start:stop], entropy=0.0)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of an epoch's order: the examples' ids [n], and the rows of `cache` with their soft targets.
+    """A stretch of an epoch's order: the examples' ids [n], and of each the first row of `cache` with its soft targets.
 
     The rows hold until the next run is asked for.
     """
 
     ids: Index
-    rows: Index | None = None
+    starts: Index | None = None
     cache: PartCache | None = None
 
     def cut(self, start: int, stop: int) -> Run:
-        return Run(self.ids[start:stop], None if self.rows is None else self.rows[start:stop], self.cache)
+        return Run(self.ids[start:stop], None if self.starts is None else self.starts[start:stop], self.cache)
 
 
 class Epochs(Protocol):
@@ -127,11 +129,16 @@ class SoftLabels:
         missing = list(numbers if self.cache is None else self.cache.missing(numbers))
         with ThreadPoolExecutor(AHEAD) as threads, closing(self._ahead(missing, threads)) as read:
             for window in windows:
-                found = [self._found(number, read) for number in window]
-                ids = np.concatenate([place.ids for place in found])
-                rows = np.concatenate([place.rows for place in found])
+                found = {number: self._found(number, read) for number in window}
+                of_parts = {number: self.layout.ids(number) for number in window}
+                ids = np.concatenate(list(of_parts.values()))
+                starts = np.concatenate([self._starts(of_parts[number], place) for number, place in found.items()])
                 order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
-                yield Run(ids[order], rows[order], self.cache)
+                yield Run(ids[order], starts[order], self.cache)
+
+    def _starts(self, ids: Index, place: Place) -> Index:
+        """The first row of the cache of each example of a part: [n]."""
+        return place.start + self.split.rows.edges(ids)[:-1]
 
     def read(self, number: int) -> Place:
         """A part in memory; read where it is not there yet."""
@@ -158,16 +165,23 @@ class SoftLabels:
         return self._put(number, rows.result())
 
     def _put(self, number: int, rows: Rows) -> Place:
-        rows = replace(rows, ids=self.layout.ids(number))  # not as examples are called in the file
         if self.cache is None:
-            places = cached_parts(self.layout, rows.nbytes // len(rows.ids))
-            self.cache = PartCache(places, self.layout.rows, rows)
+            most = most_rows(self.layout, self.split.rows)
+            places = cached_parts(self.layout, rows.nbytes / len(rows.ids) * most / self.layout.rows)
+            self.cache = PartCache(places, most, rows)
         return self.cache.put(number, rows)
 
 
-def cached_parts(layout: PartLayout, row_bytes: int) -> int:
-    """How many parts a worker keeps in memory, where a row takes so many bytes."""
-    return min(layout.parts, max(WINDOW, CACHE_BYTES // (row_bytes * layout.rows)))
+def most_rows(layout: PartLayout, rows: Positions) -> int:
+    """The most rows that a part has."""
+    if rows.is_one_each:
+        return layout.rows
+    return max(int(rows.of(layout.ids(number)).sum()) for number in range(layout.parts_per_view))
+
+
+def cached_parts(layout: PartLayout, example_bytes: float) -> int:
+    """How many parts a worker keeps in memory, where an example takes so many bytes."""
+    return min(layout.parts, max(WINDOW, int(CACHE_BYTES // (example_bytes * layout.rows))))
 
 
 def batches(
@@ -180,26 +194,28 @@ def batches(
     rank: int = 0,
     world: int = 1,
     temperatures: Sequence[float] | None = None,
+    collator: Collator = collate,
 ) -> Iterator[Batch]:
     """The batches of one epoch as `rank` of `world` workers takes them, each good until the next is asked for.
 
-    temperatures: of each batch, at which the student asks for its targets. None: at their own.
+    temperatures: of each batch, at which the student asks for its targets. None: at their own. collator: what makes
+    the batches that the model takes.
 
     Raises: `RequestError` for targets that are softened at another T.
     """
     sizes = batch_sizes(len(epochs), batch_size)
-    wide = max(1, 4 * math.prod(epochs.split.x.shape[1:]))
+    wide = max(1, 4 * values_of(epochs.split.x))
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
     room = None if device.type == "cuda" else Room()  # what is made ahead needs memory of its own
-    share, starts = Share(epochs.split, device, rank, world), np.cumsum([0, *map(len, groups)]).tolist()
+    share, starts = Share(epochs.split, device, rank, world, collator), np.cumsum([0, *map(len, groups)]).tolist()
     gathered = (
         share.gather(runs, group, room, temperatures and temperatures[start : start + len(group)])
         for group, start in zip(groups, starts[:-1], strict=True)
     )
     for ready in gathered if room else _ahead(gathered):
-        epochs.given += sum(len(batch.labels) for batch in ready)
+        epochs.given += sum(len(batch.x) for batch in ready)
         yield from ready
 
 
@@ -225,6 +241,7 @@ class Share:
     device: torch.device
     rank: int
     world: int
+    collator: Collator = collate
 
     def gather(
         self, runs: Iterator[Run], sizes: list[int], room: Room | None, temperatures: Sequence[float] | None
@@ -238,30 +255,35 @@ class Share:
         stops = edges[:-1] + np.array(sizes) * (self.rank + 1) // self.world
         own = (stops - starts).tolist()
         mine = np.concatenate([np.arange(*share) for share in zip(starts, stops, strict=True)])
-        ids, soft, entropy, done = [], [], [np.zeros(1)], 0
+        ids, soft, done = [], [], 0
+        entropy: list[NDArray[np.floating]] = [np.zeros(1)]
         while done < edges[-1]:
             run = next(runs)
-            if run.cache is not None and run.rows is not None:
+            if run.cache is not None and run.starts is not None:
                 first, behind = np.searchsorted(mine, [done, done + len(run.ids)])
-                rows = run.rows[mine[first:behind] - done]
-                soft.append(run.cache.draw(rows))
-                entropy.append(run.cache.entropy[rows])
+                drawn = mine[first:behind] - done
+                stored = split.rows.from_first(run.starts[drawn], run.ids[drawn])
+                soft.append(run.cache.draw(stored))
+                entropy.append(run.cache.entropy[stored])
             ids.append(run.ids)
             done += len(run.ids)
         every = np.concatenate(ids)
-        labels = split.y[every % len(split)]
-        labelled = np.add.reduceat((labels != UNLABELLED).astype(np.int64), edges[:-1]).tolist()
+        rows, labels = split.rows, split.labels_of(every)
+        of_batches = rows.edges(every)[edges]
+        has_label = np.concatenate([np.zeros(1, np.int64), np.cumsum(labels != UNLABELLED)])
+        size, labelled = np.diff(of_batches).tolist(), np.diff(has_label[of_batches]).tolist()
+        cuts = np.diff(rows.edges(every[mine])[np.cumsum([0, *own])]).tolist()
         narrow = self.device.type == "cuda"
-        x = widened(self._to(gather(split.x, every[mine], room, narrow=narrow))).split(own)
-        y = self._to(torch.from_numpy(labels[mine])).split(own)
+        x = widened(self._to(self.collator(split.x, every[mine], room, narrow=narrow))).split(own)
+        y = self._to(torch.from_numpy(labels[rows.within(every, mine)])).split(cuts)
         if not soft:
-            return [Batch(y[k], None, size, labelled[k], x=x[k], entropy=0.0) for k, size in enumerate(sizes)]
-        sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *own])]).tolist()
+            return [Batch(y[k], None, size[k], labelled[k], x=x[k], entropy=0.0) for k in range(len(sizes))]
+        sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *cuts])]).tolist()
         found = []
-        for k, stored in enumerate(self._to(joined(soft)).split(own)):
-            targets = stored.at(None if temperatures is None else temperatures[k])
-            of_cut = sums[k] if targets is stored else float(targets.entropy().sum())
-            found.append(Batch(y[k], targets, sizes[k], labelled[k], x=x[k], entropy=of_cut))
+        for k, of_store in enumerate(self._to(joined(soft)).split(cuts)):
+            targets = of_store.at(None if temperatures is None else temperatures[k])
+            of_cut = sums[k] if targets is of_store else float(targets.entropy().sum())
+            found.append(Batch(y[k], targets, size[k], labelled[k], x=x[k], entropy=of_cut))
         return found
 
     def _to(self, rows: Any) -> Any:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from workers.data.arrays import as_tensor, micro_batch
+from workers.data.arrays import micro_batch
+from workers.data.collate import Collator, Inputs, collate
 from workers.data.dataset import Split
+from workers.data.examples import values_of
 from workers.errors import RunError
 from workers.losses import Outputs
+from workers.models.ask import ask
 from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
 from workers.specs import DistillationSpec, TrainingSpec
@@ -49,6 +53,8 @@ class Task:
     """The objective, of which each process builds its own."""
     system: str = "the network"
     """What learns, as errors name it."""
+    collator: Collator = collate
+    """What makes the batches that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +130,7 @@ def epochs(
     `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
     """
     device = next(plain(progress.model).parameters()).device
-    forward = torch.compile(progress.model) if spec.compile else progress.model
+    forward = partial(ask, torch.compile(progress.model) if spec.compile else progress.model)
     goal = objective.build(task.loss)
     steps = len(batch_sizes(len(task.train), spec.batch_size))
     workers = torch.tensor(float(world), device=device)
@@ -136,7 +142,15 @@ def epochs(
         at_steps = [goal.at(Moment(number, spec.epochs, k, steps)) for k in range(steps)]
         temperatures = [at.temperature for at in at_steps]
         batches = loader.batches(
-            task.train, number, spec.batch_size, seed, device, rank=rank, world=world, temperatures=temperatures
+            task.train,
+            number,
+            spec.batch_size,
+            seed,
+            device,
+            rank=rank,
+            world=world,
+            temperatures=temperatures,
+            collator=task.collator,
         )
         for at, batch in zip(at_steps, batches, strict=True):
             losses = step(progress, forward, at, batch, spec, workers=workers)
@@ -147,7 +161,7 @@ def epochs(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
             )
-        correct, nll, count = _validate(progress.model, task.validation, spec, device, rank=rank, world=world)
+        correct, nll, count = _validate(progress.model, task, spec, device, rank=rank, world=world)
         if not math.isfinite(nll):
             raise _without_answer(progress.model, task, device)
         epoch = Epoch(
@@ -171,7 +185,7 @@ def epochs(
 
 def step(
     progress: Progress,
-    forward: Callable[[Tensor], Tensor],
+    forward: Callable[[Inputs], Tensor],
     at: AtStep,
     batch: Batch,
     spec: TrainingSpec,
@@ -181,7 +195,7 @@ def step(
     """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
     share of the batch's mean.
 
-    forward: `progress.model`, compiled or as it is. workers: [] float32, how many share the batch.
+    forward: what `progress.model`, compiled or as it is, answers. workers: [] float32, how many share the batch.
     """
     progress.optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -223,22 +237,22 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, split: Split, spec: TrainingSpec, device: torch.device, *, rank: int, world: int
+    model: nn.Module, task: Task, spec: TrainingSpec, device: torch.device, *, rank: int, world: int
 ) -> tuple[float, float, float]:
-    """Right answers, summed nll and examples over all workers, each measuring its cut by the micro-batch."""
-    module = plain(model).eval()
+    """Right answers, summed nll and rows over all workers, each measuring its cut by the micro-batch."""
+    module, split = plain(model).eval(), task.validation
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = np.array_split(np.arange(len(split)), world)[rank]
-    size = spec.micro_batch_size or micro_batch(math.prod(split.x.shape[1:]))
+    size = spec.micro_batch_size or micro_batch(values_of(split.x))
     for start in range(0, len(mine), size):
         rows = mine[start : start + size]
         with autocast(device, spec.precision):
-            logits = module(as_tensor(split.x[rows]).to(device))
+            logits = ask(module, task.collator(split.x, rows).to(device))
         logits = logits.float()
-        labels = torch.from_numpy(split.y[rows]).to(device)
+        labels = torch.from_numpy(split.labels_of(rows)).to(device)
         sums[0] += (logits.argmax(-1) == labels).sum()
         sums[1] += nn.functional.cross_entropy(logits, labels, reduction="sum")
-        sums[2] += len(rows)
+        sums[2] += len(labels)
     correct, nll, count = _over_workers(sums).tolist()
     return correct, nll, count
 
@@ -248,9 +262,11 @@ def _without_answer(model: nn.Module, task: Task, device: torch.device) -> RunEr
     """The error that names the first validation example without a finite answer; the same on every worker."""
     module, x, row = plain(model).eval(), task.validation.x, 0
     for start in range(0, len(x), 1024):
-        wrong = ~torch.isfinite(module(as_tensor(x[start : start + 1024]).to(device))).all(dim=-1)
+        ids = np.arange(start, min(start + 1024, len(x)))
+        wrong = ~torch.isfinite(ask(module, task.collator(x, ids).to(device))).all(dim=-1)
         if wrong.any():
-            row = start + int(wrong.nonzero()[0])
+            rows = task.validation.rows
+            row = rows.example_of(int(rows.rows(ids)[int(wrong.nonzero()[0])]))
             break
     return RunError(
         f"{task.system} answers NaN or infinity for example {row} of the validation split. Expected finite logits for "

@@ -24,7 +24,7 @@ from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
-from workers.models import checkpoints, torch_module
+from workers.models import checkpoints, predictor, torch_module
 from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
@@ -174,13 +174,13 @@ def _tell(job: WorkerJob, epoch: Epoch) -> None:
 
 
 def _task(job: WorkerJob) -> Task:
-    data = ray.get(job.data)
+    data, collator = ray.get(job.data), predictor.collator(job.model)
     if job.store is None:
         views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
-        return Task(HardLabels(data.labelled(views)), data.validation, system=job.role)
+        return Task(HardLabels(data.labelled(views)), data.validation, system=job.role, collator=collator)
     store = job.store
     labels = SoftLabels(data.transfer, store.layout, store.part, store.reader)
-    return Task(labels, data.validation, job.loss, job.role)
+    return Task(labels, data.validation, job.loss, job.role, collator)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

@@ -16,7 +16,7 @@ from workers.data.dataset import Dataset
 from workers.device import device
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
-from workers.models import checkpoints, torch_module
+from workers.models import checkpoints, predictor, torch_module
 from workers.specs import AnyTraining, ModelSpec, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
@@ -52,7 +52,8 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
         known = checkpoints.load_state(state, job.key)
         if known is not None:
             progress.restore(known)
-    task = Task(HardLabels(data.train), data.validation, system=member.name)
+    collator = predictor.collator(member.model)
+    task = Task(HardLabels(data.train), data.validation, system=member.name, collator=collator)
     with faults.caught(member.name, at=lambda: len(progress.history)):
         for epoch in loop.epochs(progress, task, training, job.seed):
             events.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores

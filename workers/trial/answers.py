@@ -1,4 +1,7 @@
-"""What a network answers in evaluation mode: one row has one finite answer, whenever and beside whatever rows."""
+"""What a network answers in evaluation mode: one example has one finite answer, whenever and beside whatever others.
+
+So a network that ignores the mask of padded rows is found here: alone an example is padded less.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from workers.data.arrays import Inputs, as_tensor, gather
+from workers.data import examples
+from workers.data.arrays import Index
+from workers.data.collate import Collator, Inputs, collate, rows_of
+from workers.data.examples import Examples
 from workers.errors import RequestError
 from workers.models import checked
 from workers.models.comparison import ALONE, SAME, apart, finite, lost, spread
@@ -22,6 +29,7 @@ ROWS, ODD_ROWS = 8, 256
 AFFORDABLE_S = 2.0
 """About how long a forward and a backward pass may take, and all of the odd rows."""
 SUMS_TO_1 = 1e-4
+FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,9 @@ class Network:
     predictor: Predictor
     label: str
     classes: int
-    x: Inputs
+    x: Examples
     role: str
+    collator: Collator = collate
 
     def __str__(self) -> str:
         return f"{self.role} model {self.label}"
@@ -46,7 +55,7 @@ class Network:
     @cached_property
     def affordable(self) -> int:
         """How many rows a forward and a backward pass may have to be quick; two at least."""
-        batch = gather(self.x, spread(len(self.x), 2))
+        batch = self.some(spread(len(self.x), 2))
         self.answers(batch)  # warms up
         started = time.perf_counter()
         self.answers(batch)
@@ -54,13 +63,24 @@ class Network:
         return max(2, int(AFFORDABLE_S / max(seconds, 1e-9)))
 
     @cached_property
-    def batch(self) -> Tensor:
-        """Some of the rows, from first to last, as models take them."""
-        return gather(self.x, spread(len(self.x), min(ROWS, self.affordable)))
+    def batch(self) -> Inputs:
+        """Some of the examples, from first to last, as the model takes them."""
+        return self.some(spread(len(self.x), min(ROWS, self.affordable)))
 
-    def answers(self, batch: Tensor) -> Tensor:
-        """Logits [B, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
+    def some(self, ids: Index) -> Inputs:
+        """The examples `ids`, as the model takes them."""
+        return self.collator(self.x, ids)
+
+    def answers(self, batch: Inputs) -> Tensor:
+        """Logits [P, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
         return checked.answers(self.predictor, self.label, batch, self.classes, self.role)
+
+
+def check_output(network: Network) -> None:
+    """Raise `RequestError` unless it turns two examples into finite logits."""
+    few = network.some(np.arange(min(2, len(network.x))))
+    if not torch.isfinite(network.answers(few)).all():
+        raise RequestError(f"{network} returned NaN or infinity on two examples.")
 
 
 def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
@@ -70,7 +90,7 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
     """
     first, again = network.answers(network.batch), network.answers(network.batch)
     if not finite(first).all():
-        raise RequestError(f"{network} returned NaN or infinity on {len(first)} training examples.")
+        raise RequestError(f"{network} returned NaN or infinity on {len(network.batch)} training examples.")
     by = apart(first, again)
     if not by <= SAME:
         raise RequestError(
@@ -78,7 +98,8 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
             "logit. Expected no random numbers there: use modules such as nn.Dropout, or look at self.training, so "
             "that eval() ends it."
         )
-    by = apart(first[:1], network.answers(network.batch[:1]))
+    alone = network.batch[:1]
+    by = apart(first[: rows_of(alone)], network.answers(alone))
     if not by <= ALONE:
         raise RequestError(
             f"{network} answers an example differently where others are beside it, by {by:.2g} of its largest logit in "
@@ -110,8 +131,9 @@ def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
     started, at_once = time.monotonic(), min(ODD_ROWS, network.affordable)
     for start in range(0, len(odd), at_once):
         rows = odd[start : start + at_once]
-        for row, sound in zip(rows, finite(_answers_to(network, rows)).tolist(), strict=True):
-            if not sound:
+        found = finite(_answers_to(network, rows)).split([rows_of(network.collator(row.x, FIRST)) for row in rows])
+        for row, sound in zip(rows, found, strict=True):
+            if not sound.all():
                 raise RequestError(
                     f"{network} returned NaN or infinity for {row}. Expected finite logits for every example: guard "
                     "divisions, logarithms and roots, for example by a small number in the denominator, or leave such "
@@ -122,9 +144,9 @@ def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
 
 
 def _answers_to(network: Network, rows: Sequence[OddRow]) -> Tensor:
-    """Logits [n, K]. Raises: `RequestError`, which names the row where one row alone makes the network fail."""
+    """Logits [P, K]. Raises: `RequestError`, which names the row where one row alone makes the network fail."""
     try:
-        return network.answers(as_tensor(np.stack([row.x for row in rows])))
+        return network.answers(network.collator(examples.joined([row.x for row in rows]), np.arange(len(rows))))
     except RequestError as error:
         if len(rows) == 1:
             raise RequestError(f"{error} That was {rows[0]}.") from error

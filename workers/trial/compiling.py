@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from workers.data.collate import Inputs
 from workers.errors import RequestError
+from workers.models.ask import ask
 from workers.seeds import seeded
 
 
-def check_network(module: nn.Module, batch: Tensor, name: str) -> None:
+def check_network(module: nn.Module, batch: Inputs, name: str) -> None:
     """Raise `RequestError` where `module` cannot be traced forwards and backwards; generates no code."""
     try:
-        torch.compile(module.train(), backend="aot_eager")(batch).float().sum().backward()
+        ask(torch.compile(module.train(), backend="aot_eager"), batch).float().sum().backward()
     except Exception as error:  # of the compiler or the model
         raise RequestError(f"{name} cannot be compiled ({_brief(error)}). Set `compile: false` for it.") from error
     finally:

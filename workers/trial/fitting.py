@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data.arrays import gather
 from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
-from workers.models import checked, predictor
+from workers.models import predictor
 from workers.models.comparison import spread
 from workers.models.predictor import Lessons
 from workers.models.torch_module import seed_of
 from workers.seeds import seeded
 from workers.specs import FitSpec, OwnModel, SklearnModel
-from workers.training.lessons import one_hot
+from workers.training.lessons import one_hot, rows
 from workers.trial import answers as asked
 from workers.trial.answers import Network
 from workers.trial.odd_rows import OddRow
@@ -50,14 +49,14 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow], known: boo
     odd: rows on which it must give finite answers. known: another role has this estimator; this one is only fitted.
     Returns notes for the user. Raises: `RequestError`.
     """
-    x, label = role.examples.x, role.model.label
+    x, label, collator = role.examples.x, role.model.label, predictor.collator(role.model)
     with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
         kind = predictor.fittable(role.model)
         fitted = kind.fit(role.model, _few(role, classes), role.training.fit)
-        checked.check_output(fitted, label, x, classes, role.name)
+        network = Network(fitted, label, classes, x, role.name, collator)
+        asked.check_output(network)
         if known:
             return ()
-        network = Network(fitted, label, classes, x, role.name)
         notes = asked.check(network, odd)
         with tempfile.TemporaryDirectory(prefix="stillhouse-trial-") as folder:
             place = Path(folder, role.model.weights_name)
@@ -80,6 +79,6 @@ def _few(role: FitRole, classes: int) -> Lessons:
     targets = one_hot(labels, classes)
     if role.is_soft:
         targets = (1 - SECOND) * targets + SECOND * one_hot((labels + 1) % classes, classes)
-    x = gather(role.examples.x, ids).numpy()
+    x = rows(role.examples.x, ids, predictor.collator(role.model))
     weights = np.ones(len(ids), np.float32)
     return Lessons(x, targets, weights, None if role.is_soft else labels, role.seed)

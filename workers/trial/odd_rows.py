@@ -1,4 +1,5 @@
-"""Examples on which networks compute NaN: rows of zeros, of one value throughout, very large and very small ones."""
+"""Examples on which networks compute NaN: rows of zeros, of one value throughout, very large and very small ones, and
+the shortest and the longest of rows that differ in length."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import ROWS_AT_ONCE, Index, Inputs
+from workers.data.arrays import ROWS_AT_ONCE, Column, Index
 from workers.data.dataset import Dataset
+from workers.data.examples import Examples, columns_of
+from workers.data.ragged import Ragged
 
 OF_EACH = 12
 """Rows that are taken for each oddity of a split."""
@@ -20,12 +23,12 @@ VALUES = 2**26
 
 @dataclass(frozen=True)
 class OddRow:
-    """An example, what is odd about it, and where it is. x: [...] as the data has it."""
+    """An example, what is odd about it, and where it is. x: the one example as the data has it."""
 
     split: str
     row: int
     oddity: str
-    x: NDArray[Any] = field(repr=False)
+    x: Examples = field(repr=False)
 
     @property
     def trains(self) -> bool:
@@ -37,20 +40,21 @@ class OddRow:
 
 def odd_rows(dataset: Dataset) -> list[OddRow]:
     """The oddest rows of every split, those that are oddest in one way before the second oddest."""
-    splits: dict[str, Inputs] = {name: getattr(dataset, name).x for name in ("train", "validation", "test")}
+    splits: dict[str, Examples] = {name: getattr(dataset, name).x for name in ("train", "validation", "test")}
     if dataset.unlabeled is not None:
         splits["unlabeled"] = dataset.unlabeled
     found = [
-        (rank, OddRow(name, row, oddity, x[row : row + 1][0]))
+        (rank, OddRow(name, row, oddity, x[row : row + 1]))
         for name, x in splits.items()
-        for rank, row, oddity in _oddest(x)
+        for column in columns_of(x).values()
+        for rank, row, oddity in _oddest(column)
     ]
     return [row for _, row in sorted(found, key=lambda each: each[0])]
 
 
-def _oddest(x: Inputs) -> list[tuple[int, int, str]]:
+def _oddest(x: Column | Ragged) -> list[tuple[int, int, str]]:
     """Rank, row and oddity of the oddest rows, each row once."""
-    rows, measures = _measures(x)
+    rows, measures = _lengths(x) if isinstance(x, Ragged) else _measures(x)
     most = min(OF_EACH, len(rows))
     found: dict[int, tuple[int, int, str]] = {}
     for oddity, measure in measures.items():
@@ -58,8 +62,8 @@ def _oddest(x: Inputs) -> list[tuple[int, int, str]]:
         for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
             row = int(rows[k])
             if row not in found or rank < found[row][0]:
-                exact = next((words for name, words in EXACT.items() if measures[name][k] == 0), oddity)
-                found[row] = (rank, row, exact)
+                exact = (words for name, words in EXACT.items() if name in measures and measures[name][k] == 0)
+                found[row] = (rank, row, next(exact, oddity))
     return list(found.values())
 
 
@@ -67,7 +71,12 @@ EXACT = {"smallest norm": "all zeros", "smallest spread": "one value throughout"
 """What messages call a row whose measure is 0."""
 
 
-def _measures(x: Inputs) -> tuple[Index, dict[str, NDArray[np.float32]]]:
+def _lengths(x: Ragged) -> tuple[Index, dict[str, NDArray[np.float32]]]:
+    lengths = x.lengths.astype(np.float32)
+    return np.arange(len(x)), {"shortest": lengths, "longest": -lengths}
+
+
+def _measures(x: Column) -> tuple[Index, dict[str, NDArray[np.float32]]]:
     """Rows [n] that were looked at, and by oddity a number for each: the smaller, the odder."""
     rows, norms, spreads, tops, bottoms = [], [], [], [], []
     for ids, values in _stretches(x):
@@ -87,7 +96,7 @@ def _measures(x: Inputs) -> tuple[Index, dict[str, NDArray[np.float32]]]:
     }
 
 
-def _stretches(x: Inputs) -> Iterator[tuple[Index, NDArray[Any]]]:
+def _stretches(x: Column) -> Iterator[tuple[Index, NDArray[Any]]]:
     values = max(1, int(np.prod(x.shape[1:])))
     size = max(1, min(ROWS_AT_ONCE, VALUES // (16 * values)))
     starts = np.arange(0, len(x), size)

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers.data.arrays import as_tensor, gather
+from workers.data import examples as examples_
+from workers.data.collate import Inputs, described, rows_of
 from workers.data.dataset import Split
+from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.evaluation import class_order
 from workers.models import checked, checkpoints, predictor, torch_module
+from workers.models.ask import ask
 from workers.models.comparison import finite, some, spread
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
@@ -74,8 +77,9 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool 
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
         torch_module.check_trainable(module, role.model, role.name)
-        checked.check_output(TorchPredictor(module), role.model.label, role.examples.x, classes, role.name)
-        network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name)
+        collator = predictor.collator(role.model)
+        network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name, collator)
+        asked.check_output(network)
         notes = () if known else asked.check(network, odd)
         _take_steps(role, network, [row.x for row in odd if row.trains])
         if role.training.compile:
@@ -91,14 +95,15 @@ def check_loaded(
     """The same of members that are loaded: each file fits, answers every row, and holds all that the answers follow
     from. Returns notes for the user. Raises: `RequestError`."""
     notes: tuple[str, ...] = ()
-    x = examples.x
     with seeded(0), provenance.in_use(spec):
         module, other = torch_module.build(spec), torch_module.build(spec, seed=1)
-        checked.check_output(TorchPredictor(module), spec.label, x, classes, "ensemble")  # before a file is blamed
+        collator = predictor.collator(spec)
+        built = Network(TorchPredictor(module), spec.label, classes, examples.x, "ensemble", collator)
+        asked.check_output(built)  # before a file is blamed
         for number, uri in enumerate(uris):
-            network = Network(TorchPredictor(module), spec.label, classes, x, f"checkpoint '{uri}': ensemble")
+            network = replace(built, role=f"checkpoint '{uri}': ensemble")
             notes += tuple(checkpoints.load(module, uri))
-            checked.check_output(network.predictor, spec.label, x, classes, network.role)
+            asked.check_output(network)
             found = asked.check(network, odd)
             _check_order(network, examples)
             if number == 0:
@@ -113,11 +118,11 @@ def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[Odd
 
     Returns notes for the user. Raises: `RequestError`.
     """
-    x = examples.x
     with seeded(0):
         settled, notes = settle(model, examples)
-        network = Network(predictor.load(settled, model.file or ""), model.label, classes, x, "ensemble")
-        checked.check_output(network.predictor, model.label, x, classes, "ensemble")
+        loaded, collator = predictor.load(settled, model.file or ""), predictor.collator(settled)
+        network = Network(loaded, model.label, classes, examples.x, "ensemble", collator)
+        asked.check_output(network)
         notes += asked.check(network, odd)
         _check_order(network, examples)
     return notes
@@ -126,14 +131,15 @@ def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[Odd
 def settle(model: AnyModel, examples: Split) -> tuple[AnyModel, tuple[str, ...]]:
     """A model that is loaded from its file with all decided that it leaves open, on some of the examples; and notes."""
     ids = spread(len(examples), SETTLED_ROWS)
-    return predictor.kind_of(model).settled(model, model.file or "", gather(examples.x, ids))
+    return predictor.kind_of(model).settled(model, model.file or "", predictor.collator(model)(examples.x, ids))
 
 
 def _check_order(network: Network, examples: Split) -> None:
     """Raise `RequestError` where a loaded model has its classes in another order than the data."""
     ids = spread(len(examples), min(ORDERED_ROWS, network.affordable))
-    ids = ids[examples.y[ids] != UNLABELLED]
-    pairs = class_order.swapped(network.answers(gather(examples.x, ids)).argmax(dim=-1).numpy(), examples.y[ids])
+    labels = examples.labels_of(ids)
+    known = labels != UNLABELLED
+    pairs = class_order.swapped(network.answers(network.some(ids)).argmax(dim=-1).numpy()[known], labels[known])
     if pairs is not None:
         raise RequestError(
             f"{network} seems to have its classes in another order: what the labels say is {pairs}. Expected logits in "
@@ -154,7 +160,7 @@ def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int])
     return sorted({piece for cut in cuts for piece in (batch_sizes(cut, micro or cut) if cut else [0])})
 
 
-def _take_steps(role: Role, network: Network, odd: Sequence[np.ndarray]) -> None:
+def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     """Train for a step on a smallest and on a largest piece, as the run would cut them.
 
     odd: training rows that the largest piece begins with.
@@ -170,11 +176,11 @@ def _take_steps(role: Role, network: Network, odd: Sequence[np.ndarray]) -> None
         _try_piece(role, network, progress, size, odd if size == pieces[-1] else ())
 
 
-def _try_piece(role: Role, network: Network, progress: Progress, size: int, first: Sequence[np.ndarray]) -> None:
+def _try_piece(role: Role, network: Network, progress: Progress, size: int, first: Sequence[Examples]) -> None:
     """Train for a step on a piece of `size` rows, or of the affordable ones where these serve as well."""
     for rows in dict.fromkeys((min(size, network.affordable), size)):
         try:
-            return _step(role, network, progress, _batch(role, rows, network.classes, first[: rows // 2]))
+            return _step(role, network, progress, _batch(role, rows, network, first[: rows // 2]))
         except RequestError:
             if rows == size:
                 raise
@@ -183,8 +189,8 @@ def _try_piece(role: Role, network: Network, progress: Progress, size: int, firs
 def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> None:
     rows, diverged = len(batch.x), _diverged(progress)
 
-    def forward(x: Tensor) -> Tensor:
-        returned = progress.model(x)
+    def forward(x: Inputs) -> Tensor:
+        returned = ask(progress.model, x)
         label, when = role.model.label, " in training mode"
         logits = checked.logits_of(returned, label, x, network.classes, role=role.name, when=when)
         if not logits.requires_grad:
@@ -197,7 +203,7 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
         return logits
 
     spec = role.training.model_copy(update={"micro_batch_size": None})
-    step = f"a step of training on {rows} examples ({batch.x.dtype} {list(batch.x.shape)})"
+    step = f"a step of training on {rows} examples ({described(batch.x)})"
     with calls.checked(f"{role} failed in {step}:", _why_so_few(role, rows)):
         progress.model.train()
         losses = loop.step(progress, forward, _first_step(role), batch, spec, workers=torch.tensor(1.0))
@@ -278,17 +284,19 @@ def _check_grown(network: Network, built: nn.Module) -> None:
         )
 
 
-def _batch(role: Role, rows: int, classes: int, first: Sequence[np.ndarray]) -> Batch:
-    """A piece of `rows` training rows, those of `first` among them; soft targets that the loss needs are made up."""
-    ids = spread(len(role.examples), rows)
-    x = gather(role.examples.x, ids)
+def _batch(role: Role, size: int, network: Network, first: Sequence[Examples]) -> Batch:
+    """A piece of `size` training examples that begins with those of `first`; soft targets that the loss needs are
+    made up, and labels of what `first` has in place of others."""
+    ids = spread(len(role.examples), size)
+    x: Examples = role.examples.x[ids]
     if first:
-        x[: len(first)] = as_tensor(np.stack(first))
-    y = torch.from_numpy(role.examples.y[ids])
+        x = examples_.joined([*first, x[np.arange(len(first), size)]])
+    batch = network.collator(x, np.arange(size))
+    y = torch.from_numpy(np.resize(role.examples.labels_of(ids), rows_of(batch)))
     at, spec = _first_step(role), role.loss
-    soft = torch.softmax(torch.randn(rows, classes) / at.temperature, dim=-1)
+    soft = torch.softmax(torch.randn(len(y), network.classes) / at.temperature, dim=-1)
     targets = kinds.of_mean(soft, "float32", spec.top_k, at.temperature)
-    return Batch(y, targets, rows, int((y != UNLABELLED).sum()), x=x, entropy=0.0)
+    return Batch(y, targets, len(y), int((y != UNLABELLED).sum()), x=batch, entropy=0.0)
 
 
 def _first_step(role: Role) -> AtStep:

@@ -1,0 +1,345 @@
+"""Elements of examples as positions: each row of labels, targets and figures belongs to just its element."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.makers import NUMERICS
+from workers.data import dataset as data
+from workers.data.collate import NamedInputs, rows_of
+from workers.data.examples import Columns
+from workers.data.ragged import Ragged
+from workers.errors import RequestError
+from workers.evaluation import metrics
+from workers.evaluation.metrics import Inference
+from workers.inference import actor
+from workers.inference.actor import TeacherWork
+from workers.inference.reduce import Assembly, Rule
+from workers.inference.teacher import Member
+from workers.models import checkpoints, torch_module
+from workers.specs import AugmentSpec, DataSpec, ModelSpec, TrainingSpec
+from workers.targets.layout import PartLayout
+from workers.targets.member_logits import MemberLogits
+from workers.targets.reader import LogitsReader, StoreReader
+from workers.training import loop
+from workers.training.loader import Batch, HardLabels, SoftLabels, batches
+from workers.training.loop import Task
+from workers.trial import trial
+from workers.trial.odd_rows import odd_rows
+
+Host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+MEAN = Rule("arithmetic")
+N, MORE, T, VIEWS, CPU = 90, 30, 2.0, 2, torch.device("cpu")
+
+CODE = """
+import numpy as np
+import torch
+from torch import nn
+
+N, MORE = 90, 30
+
+
+def rows(n, seed):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, 50, k).astype(np.int32) for k in rng.integers(1, 9, n)]
+
+
+def splits(unlabelled=True):
+    found = {}
+    for name, n, seed in (("train", N, 0), ("test", 40, 1)):
+        x = rows(n, seed)
+        found[name] = {"ids": x}, [np.where(r % 5 == 0, -1, r % 3) for r in x]
+    if unlabelled:
+        found["unlabeled"] = {"ids": rows(MORE, 2)}
+    return found
+
+
+def turned(x, draws):
+    ids = x["ids"]
+    more = np.repeat(draws.integers(0, 2)[:, 0], ids.lengths)
+    return {"ids": type(ids).packed((ids.flat + 50 * more).astype(np.int32), ids.lengths)}
+
+
+class Tagger(nn.Module):
+    def __init__(self, masked=True):
+        super().__init__()
+        self.embed, self.out, self.masked = nn.Embedding(100, 8), nn.Linear(24, 3), masked
+
+    def forward(self, ids, attention_mask):
+        x = self.embed(ids)
+        if self.masked:
+            x = x * attention_mask.unsqueeze(-1)
+        edge = torch.zeros_like(x[:, :1])
+        before, behind = torch.cat([edge, x[:, :-1]], 1), torch.cat([x[:, 1:], edge], 1)
+        return self.out(torch.cat([before, x, behind], -1))
+
+
+class Pooled(Tagger):
+    def forward(self, ids, attention_mask):
+        return super().forward(ids, attention_mask).mean(1)
+"""
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> data.Dataset:
+    return load(tmp_path, AugmentSpec(factory="mine:turned", folder=str(tmp_path), views=VIEWS))
+
+
+def load(folder: Path, augment: AugmentSpec | None = None, **kwargs: Any) -> data.Dataset:
+    (folder / "mine.py").write_text(CODE)
+    spec = DataSpec(kind="python", factory="mine:splits", folder=str(folder), augment=augment, kwargs=kwargs)
+    return data.load(spec, 0)
+
+
+def member(folder: Path, number: int = 0) -> Member:
+    found = Member(f"member-{number}", spec(folder), str(folder / f"{number}.safetensors"))
+    checkpoints.save(torch_module.build(found.model, seed=number).state_dict(), found.weights)  # type: ignore[arg-type]
+    return found
+
+
+def spec(folder: Path, factory: str = "mine:Tagger", **kwargs: Any) -> ModelSpec:
+    return ModelSpec(factory=factory, folder=str(folder), kwargs=kwargs)
+
+
+def logits_of(folder: Path, row: np.ndarray, number: int = 0) -> torch.Tensor:
+    """What a member says of each element of an example by itself: [length, K]."""
+    module = torch_module.build(spec(folder), seed=number)
+    ids = torch.from_numpy(row).long().unsqueeze(0)
+    with torch.no_grad():
+        found: torch.Tensor = module(ids=ids, attention_mask=torch.ones_like(ids))[0]
+    return found
+
+
+def written(dataset: data.Dataset, folder: Path, rule: Rule = MEAN) -> tuple[SoftLabels, LogitsReader]:
+    """A store as a run makes it from two members, in parts of two pieces each where rows are compressed."""
+    members = [member(folder, number) for number in range(2)]
+    shares = {each.name: 0.5 for each in members}
+    layout = PartLayout(len(dataset.transfer), 16, VIEWS, 8 if rule.top_k is not None else 0)
+    kept = {each.name: MemberLogits(str(folder / "logits" / each.name)) for each in members}
+    host = Host(members, dataset, TeacherWork(3, layout, NUMERICS, kept))
+    store = Assembly(
+        folder=str(folder / "store"), layout=layout, classes=3, rule=rule, numerics=NUMERICS,
+        numbering=dataset.numbering,
+    )  # fmt: skip
+    parts = {}
+    for number in range(layout.parts):
+        answers = [host.soften(piece, T, shares, "arithmetic") for piece in layout.pieces(number)]
+        assert all(rows == len(answer) for rows, answer in answers)
+        parts[number] = store.write(number, list(shares), [store.reduce(answer) for _, answer in answers])
+    folders = {name: kept[name].folder for name in shares}
+    reader = LogitsReader(folders, shares, "arithmetic", layout, rows=dataset.transfer.rows)
+    return SoftLabels(dataset.transfer, layout, parts.__getitem__, StoreReader(str(folder / "store"), T)), reader
+
+
+def elements(batch: Batch) -> list[np.ndarray]:
+    """The examples of a batch, without padding."""
+    assert isinstance(batch.x, NamedInputs)
+    inputs = batch.x.padded()
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    return [row[:length].numpy() for row, length in zip(inputs["ids"], lengths, strict=True)]
+
+
+def expected(folder: Path, rows: list[np.ndarray]) -> torch.Tensor:
+    """The mean of both members at T for every element of every example."""
+    of_each = [torch.cat([torch.softmax(logits_of(folder, row, k) / T, -1) for row in rows]) for k in range(2)]
+    return torch.stack(of_each).mean(0)
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_each_element_learns_from_its_own(dataset: data.Dataset, tmp_path: Path, micro: int | None) -> None:
+    labels, _ = written(dataset, tmp_path)
+    for epoch in range(2 * VIEWS):
+        seen = 0
+        for batch in batches(labels, epoch, 16, 0, CPU):
+            assert batch.rows == len(batch.labels) == rows_of(batch.x)
+            assert batch.labelled_rows == int((batch.labels >= 0).sum())
+            pieces = [batch] if micro is None else [piece for piece, _ in loop._pieces(batch, micro)]
+            for piece in pieces:
+                rows = elements(piece)
+                torch.testing.assert_close(piece.soft.probabilities, expected(tmp_path, rows), atol=1e-5, rtol=0)
+                known = piece.labels >= 0
+                wanted = torch.from_numpy(np.concatenate(rows) % 50 % 3)
+                assert torch.equal(piece.labels[known], wanted[known])
+                seen += len(rows)
+        assert seen == len(dataset.transfer)
+
+
+def test_the_store_names_each_element(dataset: data.Dataset, tmp_path: Path) -> None:
+    """By the row of the user's own data, the view, and the place in the row."""
+    written(dataset, tmp_path)
+    for folder, softened in (("store", True), ("logits/member-0", False)):
+        found: set[tuple[int, int, int]] = set()
+        for path in (tmp_path / folder).glob("*.parquet"):
+            table = pq.read_table(path)
+            assert [str(table.schema.field(name).type) for name in table.column_names[:3]] == [
+                "int64",
+                "int16",
+                "int32",
+            ]
+            *names, values = (table.column(name).to_pylist() for name in table.column_names)
+            found |= set(zip(*names, strict=True))
+            assert len(values[0]) == 3 and (not softened or abs(sum(values[0]) - 1) < 1e-5)
+        lengths = [len(row) for row in rows_given()]
+        held = set(range(N)) - set(dataset.kept.tolist() if dataset.kept is not None else ())
+        wanted = {
+            (example, view, place)
+            for view in range(VIEWS)
+            for example in range(N + MORE)
+            if example not in held
+            for place in range(lengths[example])
+        }
+        assert found == wanted
+
+
+def rows_given() -> list[np.ndarray]:
+    found: dict[str, Any] = {}
+    exec(CODE, found)
+    rows: list[np.ndarray] = [*found["rows"](N, 0), *found["rows"](MORE, 2)]
+    return rows
+
+
+def test_top_k_of_several_pieces_is_in_the_same_order(dataset: data.Dataset, tmp_path: Path) -> None:
+    labels, _ = written(dataset, tmp_path, Rule("arithmetic", top_k=2))
+    for batch in batches(labels, 0, 16, 0, CPU):
+        whole = expected(tmp_path, elements(batch))
+        torch.testing.assert_close(
+            batch.soft.probabilities, whole.sort(descending=True).values[:, :2], atol=1e-5, rtol=0
+        )
+
+
+def test_logits_for_a_schedule_of_temperature(dataset: data.Dataset, tmp_path: Path) -> None:
+    labels, reader = written(dataset, tmp_path)
+    softened = SoftLabels(dataset.transfer, labels.layout, labels.part, reader)
+    for stored, made in zip(
+        batches(labels, 1, 16, 0, CPU), batches(softened, 1, 16, 0, CPU, temperatures=[T] * 7), strict=True
+    ):
+        assert torch.equal(stored.soft.probabilities, made.soft.probabilities)
+        assert made.entropy == pytest.approx(stored.entropy, rel=1e-5)
+
+
+def test_two_workers_share_every_batch(dataset: data.Dataset, tmp_path: Path) -> None:
+    labels, _ = written(dataset, tmp_path)
+    whole = batches(labels, 2, 16, 0, CPU)
+    for batch, *cuts in zip(whole, *(batches(labels, 2, 16, 0, CPU, rank=r, world=2) for r in range(2)), strict=True):
+        assert [cut.rows for cut in cuts] == [batch.rows] * 2
+        assert torch.equal(torch.cat([cut.labels for cut in cuts]), batch.labels)
+        assert torch.equal(torch.cat([cut.soft.probabilities for cut in cuts]), batch.soft.probabilities)
+        assert sum(cut.entropy for cut in cuts) == pytest.approx(batch.entropy, rel=1e-5)
+
+
+def test_a_part_in_cuts_is_the_same_part(
+    dataset: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Host([member(tmp_path)], dataset, TeacherWork(3, PartLayout(len(dataset.transfer), 64), NUMERICS))
+    whole = one.soften(0, T, {"member-0": 1.0}, "arithmetic")[1]
+    monkeypatch.setattr(actor, "RESIDENT_BYTES", 20 * 8 * 4)
+    assert len(one._cuts(64)) > 1
+    one.answered_for = ()
+    assert one.soften(0, T, {"member-0": 1.0}, "arithmetic")[1].tobytes() == whole.tobytes()
+
+
+def test_figures_are_of_positions_that_have_labels(tmp_path: Path) -> None:
+    found = load(tmp_path)
+    labels = np.concatenate([np.where(row % 5 == 0, -1, row % 3) for row in exec_rows(40, 1)])
+    assert np.array_equal(found.test.y, labels[labels >= 0]) and len(found.test) == 40
+    module = torch_module.build(spec(tmp_path), seed=3)
+    answered = metrics.log_probabilities(module, found.test.x, Inference("float32", 7))
+    each = torch.cat([logits_of(tmp_path, row, 3) for row in exec_rows(40, 1)])[torch.from_numpy(labels >= 0)]
+    np.testing.assert_allclose(answered, torch.log_softmax(each, -1).numpy(), atol=1e-5)
+    of_labels = metrics.log_probabilities(module, found.test.x, Inference("float32", 7), found.test.y)
+    np.testing.assert_allclose(of_labels, answered[np.arange(len(labels[labels >= 0])), found.test.y])
+
+
+def exec_rows(n: int, seed: int) -> list[np.ndarray]:
+    found: dict[str, Any] = {}
+    exec(CODE, found)
+    rows: list[np.ndarray] = found["rows"](n, seed)
+    return rows
+
+
+def test_training_sees_no_padding(tmp_path: Path) -> None:
+    """A batch of rows of all lengths steps as the mean over its elements, each example by itself."""
+    found = load(tmp_path, unlabelled=False)
+    training = TrainingSpec(epochs=1, batch_size=len(found.train), optimizer="sgd", learning_rate=0.5, momentum=0.0)
+    module = torch_module.build(spec(tmp_path), seed=0)
+    (epoch,) = loop.epochs(
+        loop.begin(module, training, len(found.train)), Task(HardLabels(found.train), found.validation), training, 0
+    )
+    other = torch_module.build(spec(tmp_path), seed=0)
+    losses = []
+    assert isinstance(found.train.x, Columns)
+    ids, start = found.train.x.columns["ids"], 0
+    for k in range(len(found.train)):
+        row = torch.from_numpy(ids[k : k + 1].flat).long()  # type: ignore[union-attr]
+        labels = torch.from_numpy(found.train.y[start : start + len(row)])
+        start += len(row)
+        logits = other(ids=row.unsqueeze(0), attention_mask=torch.ones(1, len(row)))[0]
+        losses.append(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum"))
+    mean = torch.stack(losses).sum() / int((found.train.y >= 0).sum())
+    mean.backward()
+    assert epoch.train_loss == pytest.approx(mean.item(), rel=1e-5)
+    for one, two in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two - 0.5 * two.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_a_network_that_ignores_the_mask_is_refused(tmp_path: Path) -> None:
+    found = load(tmp_path)
+    training = TrainingSpec(epochs=1, batch_size=16, learning_rate=1e-3)
+    role = trial.Role("student", spec(tmp_path), training, 0, found.transfer)
+    assert trial.check_training(role, 3, odd_rows(found)) == ()
+    with pytest.raises(RequestError, match="answers an example differently where others are beside it"):
+        trial.check_training(trial.Role("student", spec(tmp_path, masked=False), training, 0, found.transfer), 3, [])
+    with pytest.raises(RequestError, match=r"expected logits \[2, \d+, classes\], one row for each element"):
+        trial.check_training(trial.Role("student", spec(tmp_path, "mine:Pooled"), training, 0, found.transfer), 3, [])
+
+
+X = {"ids": [np.arange(1, 4), np.arange(2, 4)] * 20}
+Y = [np.array([0, 1, 2]), np.array([1, 0])] * 20
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "says"),
+    [
+        (X, Y[:-1], r"y has 98 labels in rows, and x has 100 positions in 40 examples"),
+        (X, [row[:2] for row in Y], r"y has 80 labels in rows, and x has 100 positions in 40 examples"),
+        (X, [row + 0.5 for row in Y], "y holds fractions or NaN"),
+        ({**X, "other": [np.ones(2)] * 40}, Y, "the column 'other' has rows of other lengths than 'ids'"),
+        (Columns({"ids": Ragged.of(X["ids"])}, Ragged.of([np.zeros(1, np.int64)] * 40)), np.zeros(40),
+         "y is one array, and x has positions of its own"),
+        ({"ids": [np.arange(3), np.zeros(0, np.int64)] * 20}, np.arange(40) % 2, "ids of example 1 is empty, and of"),
+        ({"a b": X["ids"]}, Y, "expected at least one column, each under a name"),
+        ({**X, "size": np.ones(39)}, Y, "x has columns of different lengths"),
+        ({"ids": [np.ones((2, 3)), np.ones((2, 4))] * 20}, np.arange(40) % 2, "differ in more than their length"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(x: Any, y: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=says):
+        loaded({"train": (x, y), "test": (x, y)}, monkeypatch)
+
+
+def loaded(splits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> data.Dataset:
+    """The splits as a data factory returns them, checked."""
+    monkeypatch.setattr("workers.user_code.factories.call", lambda *_: splits)
+    return data.load(DataSpec(kind="python", factory="given:splits"), 0)
+
+
+def test_splits_of_other_columns_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = r"data.test: examples of words int64 \[ragged\]; expected ids int64 \[ragged\] as in train"
+    with pytest.raises(RequestError, match=says):
+        loaded({"train": (X, Y), "test": ({"words": X["ids"]}, Y)}, monkeypatch)
+
+
+def test_labels_out_of_range_name_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [*Y[:7], np.array([1, 9]), *Y[8:]]
+    with pytest.raises(RequestError, match=r"data.test: label 9 of example 7 is outside the 3 classes"):
+        loaded({"train": (X, Y), "test": (X, wrong)}, monkeypatch)
+
+
+def test_notes_count_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = loaded({"train": (X, [np.array([0, 1, -1]), np.array([2, 0])] * 20), "test": (X, Y)}, monkeypatch)
+    said = " ".join(found.notes)
+    assert "data.train: 72 of 90 positions have a label and 18 have none" in said, said

@@ -1,0 +1,230 @@
+"""Examples -> what a model is given: the rows of a batch in torch's memory, padded where rows differ in length.
+
+A dense column becomes a tensor, by one copy and with the same bits whatever is beside it. Several columns, or a ragged
+one, become `NamedInputs`. Both are cut, moved and counted alike, so that training, teachers and evaluation do not ask
+which they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.data import arrays
+from workers.data.arrays import Column, Index, Room
+from workers.data.examples import AnyColumn, Columns, Examples
+from workers.data.ragged import Ragged, stretches
+from workers.errors import RequestError
+
+MASK = "attention_mask"
+"""What a model's argument is called that says which elements of padded rows are real."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of a ragged column: their values [sum of lengths, ...] one after another."""
+
+    values: Tensor
+    lengths: Index
+
+    def cut(self, start: int, stop: int) -> Strip:
+        begin, end = (int(self.lengths[:row].sum()) for row in (start, stop))
+        return Strip(self.values[begin:end], self.lengths[start:stop])
+
+    def like(self, values: Tensor) -> Strip:
+        return Strip(values, self.lengths)
+
+
+@dataclass(frozen=True)
+class NamedInputs:
+    """A batch of B examples: each column by its name, [B, ...] dense or a `Strip`.
+
+    positions: of each example the elements that get a distribution of their own; None: the example gets one.
+    """
+
+    columns: Mapping[str, Tensor | Strip]
+    positions: Ragged | None = None
+
+    def __len__(self) -> int:
+        first = next(iter(self.columns.values()))
+        return len(first.lengths) if isinstance(first, Strip) else len(first)
+
+    def __getitem__(self, rows: slice) -> NamedInputs:
+        """Some of the examples; views."""
+        start, stop, _ = rows.indices(len(self))
+        cut = {n: c.cut(start, stop) if isinstance(c, Strip) else c[start:stop] for n, c in self.columns.items()}
+        return NamedInputs(cut, None if self.positions is None else self.positions[start:stop])
+
+    def split(self, sizes: int | Sequence[int]) -> list[NamedInputs]:
+        """All examples, so many at a time; views."""
+        edges = [*range(0, len(self), sizes), len(self)] if isinstance(sizes, int) else [0, *np.cumsum(sizes).tolist()]
+        return [self[start:stop] for start, stop in pairwise(edges)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self._tensors())).device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> NamedInputs:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> NamedInputs:
+        return self._each(Tensor.pin_memory)
+
+    def widened(self) -> NamedInputs:
+        """As models take it: float32 or int64."""
+        return self._each(arrays.widened)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for column in self.columns.values():
+            yield column.values if isinstance(column, Strip) else column
+
+    def _each(self, change: Any) -> NamedInputs:
+        changed = {
+            name: column.like(change(column.values)) if isinstance(column, Strip) else change(column)
+            for name, column in self.columns.items()
+        }
+        return NamedInputs(changed, self.positions)
+
+    def padded(self) -> dict[str, Tensor]:
+        """The arguments of a model: dense columns [B, ...], ragged ones [B, L, ...] padded with 0, L the longest here.
+
+        Beside ragged ones stands `attention_mask` [B, L] int64: 1 for real elements, 0 for padding.
+        """
+        found: dict[str, Tensor] = {}
+        for name, column in self.columns.items():
+            if not isinstance(column, Strip):
+                found[name] = column
+                continue
+            longest, count = int(column.lengths.max(initial=1)), len(column.lengths)
+            at = stretches(np.arange(count) * longest, column.lengths)
+            where = torch.from_numpy(at).to(self.device, non_blocking=True)  # not a mask, whose count a GPU waits for
+            rows = column.values.new_zeros((count * longest, *column.values.shape[1:]))
+            found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
+            if MASK not in found:
+                mask = torch.zeros(count * longest, dtype=torch.int64, device=self.device)
+                found[MASK] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
+        return found
+
+    @property
+    def longest(self) -> int:
+        """Elements of an example once it is padded."""
+        strips = [column.lengths for column in self.columns.values() if isinstance(column, Strip)]
+        if strips:
+            return max(int(lengths.max(initial=1)) for lengths in strips)
+        return max(c.shape[1] for c in self.columns.values() if isinstance(c, Tensor) and c.ndim > 1)
+
+    def at_positions(self, answers: Tensor) -> Tensor:
+        """Of what a model answers for padded rows, [B, L, K], the rows [P, K] of the positions; [B, K] as it is where
+        each example is one position.
+
+        Raises: `RequestError` for another shape.
+        """
+        if self.positions is None:
+            return answers
+        longest = self.longest
+        if answers.ndim != 3 or answers.shape[:2] != (len(self), longest):
+            raise RequestError(
+                f"the model returned {list(answers.shape)} for {len(self)} examples padded to {longest}; expected "
+                f"logits [{len(self)}, {longest}, classes], one row for each element."
+            )
+        rows = np.repeat(np.arange(len(self)), self.positions.lengths)
+        flat = torch.from_numpy(rows * longest + self.positions.flat)
+        return answers.flatten(0, 1)[flat.to(answers.device, non_blocking=True)]
+
+
+Inputs = Tensor | NamedInputs
+"""A batch of B examples as a model takes it: of one dense column its tensor [B, ...]."""
+
+
+def rows_of(x: Inputs) -> int:
+    """How many rows a model's answer to the batch has: one for each position."""
+    if isinstance(x, Tensor) or x.positions is None:
+        return len(x)
+    return int(x.positions.lengths.sum())
+
+
+def rows_between(x: Inputs, start: int, stop: int) -> slice:
+    """The rows of the answer that belong to some of the examples."""
+    if isinstance(x, Tensor) or x.positions is None:
+        return slice(start, stop)
+    return slice(int(x.positions.lengths[:start].sum()), int(x.positions.lengths[:stop].sum()))
+
+
+def split_rows(x: Inputs, sizes: int) -> list[int]:
+    """How many rows the answer has for each piece of `x.split(sizes)`."""
+    return [rows_of(piece) for piece in x.split(sizes)]
+
+
+def widened(x: Inputs) -> Inputs:
+    """A batch as models take it, from what `collate` made of it, where it is: float32 or int64."""
+    return arrays.widened(x) if isinstance(x, Tensor) else x.widened()
+
+
+def described(x: Inputs) -> str:
+    """Types and shapes in words, for messages."""
+    if isinstance(x, Tensor):
+        return f"{x.dtype} {list(x.shape)}"
+    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in x.padded().items())
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Takes rows of examples and makes a batch of them. columns: those that the model takes; None: all.
+
+    One dense column becomes its tensor. Two collators that are equal make the same of the same examples.
+    """
+
+    columns: tuple[str, ...] | None = None
+
+    def __call__(self, x: Examples, rows: Index, room: Room | None = None, *, narrow: bool = False) -> Inputs:
+        """The examples `rows` [B] int64 of `x`.
+
+        room: memory for it, which the next batch overwrites. narrow: in the data's own types where these take fewer
+        bytes, to be `widened` on the device. Raises: IndexError for rows that do not exist.
+        """
+        found = self.chosen(x)
+        if not isinstance(found, Columns):
+            return arrays.gather(found, rows, room, narrow=narrow)
+        taken = found[rows]
+        single = taken.single
+        if single is not None:
+            return arrays.as_tensor(single[:], room, narrow=narrow)
+        return NamedInputs({name: _tensor(column, narrow) for name, column in taken.columns.items()}, taken.positions)
+
+    def single(self, x: Examples) -> Column | None:
+        """The one dense column that the model takes; None where it takes others."""
+        found = self.chosen(x)
+        return found.single if isinstance(found, Columns) else found
+
+    def chosen(self, x: Examples) -> Examples:
+        """The examples with the columns that the model takes. Raises: `RequestError` where they have them not."""
+        if self.columns is None:
+            return x
+        known = list(x.columns) if isinstance(x, Columns) else []
+        missing = [name for name in self.columns if name not in known]
+        if missing or not isinstance(x, Columns):
+            raise RequestError(
+                f"`inputs` names the column '{(missing or list(self.columns))[0]}', and the data have "
+                f"{', '.join(known) or 'one column without a name'}. Expected columns that the data have."
+            )
+        return x.chosen(self.columns)
+
+
+def _tensor(column: AnyColumn, narrow: bool) -> Tensor | Strip:
+    if isinstance(column, Ragged):
+        return Strip(arrays.as_tensor(column.flat, narrow=narrow), column.lengths)
+    return arrays.as_tensor(column[:], narrow=narrow)
+
+
+collate = Collator()
+"""All columns."""

@@ -1,0 +1,156 @@
+"""The inputs of N examples: one dense column by itself, or several columns by their names, dense or ragged.
+
+`x[rows]` takes some of them, in any order. What is done to each column is done through `columns_of`, so that one dense
+column needs no name. Which elements of an example get a distribution of their own is part of it (`positions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from workers.data import arrays, ragged
+from workers.data.arrays import Column, Index, Joined, Rows
+from workers.data.positions import Positions
+from workers.data.ragged import Ragged
+
+X = "x"
+"""The name of a column that has none."""
+AnyColumn = Column | Ragged
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Named columns of N examples.
+
+    positions: [N] rows of int64, ascending: the elements of each example's ragged row that get a distribution of their
+    own. None: the example as a whole gets one. Then ragged columns may differ in their lengths; with positions they
+    are of the same.
+    """
+
+    columns: Mapping[str, AnyColumn]
+    positions: Ragged | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(column) for name, column in self.columns.items()}
+        if not sizes or len(set(sizes.values())) > 1:
+            raise ValueError(f"columns of {sizes} examples; expected at least one column, and as many in each")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, rows: slice | Index) -> Columns:
+        taken: dict[str, AnyColumn] = {name: column[rows] for name, column in self.columns.items()}
+        return Columns(taken, None if self.positions is None else self.positions[rows])
+
+    @property
+    def single(self) -> Column | None:
+        """The column of examples that are one dense column, and one position each."""
+        column = next(iter(self.columns.values()))
+        one = len(self.columns) == 1 and self.positions is None and not isinstance(column, Ragged)
+        return column if one else None  # type: ignore[return-value]
+
+    def chosen(self, names: Sequence[str]) -> Columns:
+        """Some of the columns."""
+        return Columns({name: self.columns[name] for name in names}, self.positions)
+
+
+Examples = Column | Columns
+
+
+def columns_of(x: Examples) -> Mapping[str, AnyColumn]:
+    """The columns by their names; of a dense column without a name the one that it is."""
+    return x.columns if isinstance(x, Columns) else {X: x}
+
+
+def positions_of(x: Examples, examples: int) -> Positions:
+    """How many rows of targets each example has. examples: their number, of which `x` may have several views."""
+    where = x.positions if isinstance(x, Columns) else None
+    return Positions(examples, None if where is None else where.lengths)
+
+
+def values_of(x: Examples) -> int:
+    """How many numbers an example has; of ragged columns the mean, rounded up."""
+    return sum(
+        math.ceil(column.lengths.mean() * math.prod(column.of_value)) if isinstance(column, Ragged)
+        else math.prod(column.shape[1:])
+        for column in columns_of(x).values()
+    )  # fmt: skip
+
+
+def described(x: Examples) -> str:
+    """Types and shapes in words, such as `float32 [8]`, or `tokens int32 [ragged], image uint8 [28, 28]`."""
+    found = {name: f"{column.dtype} {shape_of(column)}" for name, column in columns_of(x).items()}
+    return found[X] if not isinstance(x, Columns) else ", ".join(f"{name} {text}" for name, text in found.items())
+
+
+def shape_of(column: AnyColumn) -> str:
+    """The shape of one example, such as `[28, 28]` or `[ragged, 40]`."""
+    sizes = ("ragged", *column.of_value) if isinstance(column, Ragged) else column.shape[1:]
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def take(x: Examples, rows: Index) -> Examples:
+    """Some of the examples: of what lies in memory as it is a copy, of what is read or made no copy before it is."""
+    if isinstance(x, Columns):
+        taken = {name: c[rows] if isinstance(c, Ragged) else _taken(c, rows) for name, c in x.columns.items()}
+        return Columns(taken, None if x.positions is None else x.positions[rows])
+    return _taken(x, rows)
+
+
+def _taken(column: Column, rows: Index) -> Column:
+    return column[rows] if type(column) is np.ndarray else Rows(column, rows)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Examples with the same columns, those of each part after those of the one before."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if not isinstance(first, Columns):
+        return Joined(tuple(part for part in parts if not isinstance(part, Columns)))
+    several = [part for part in parts if isinstance(part, Columns)]
+    columns = {name: _joined([part.columns[name] for part in several]) for name in first.columns}
+    where = [part.positions for part in several if part.positions is not None]
+    return Columns(columns, ragged.joined(where) if first.positions is not None else None)
+
+
+def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:
+    rows = [part for part in parts if isinstance(part, Ragged)]
+    return ragged.joined(rows) if rows else Joined(tuple(part for part in parts if not isinstance(part, Ragged)))
+
+
+def digest(x: Examples) -> str:
+    """sha256 over every value: what the examples are, not where they came from."""
+    if not isinstance(x, Columns):
+        return arrays.digest(x)
+    return digest_of({name: digest_column(c) for name, c in x.columns.items()}, x.positions)
+
+
+def digest_of(columns: Mapping[str, str], positions: Ragged | None) -> str:
+    """The digest of named columns, from their own."""
+    found = hashlib.sha256()
+    for name in sorted(columns):
+        found.update(f"{name} {columns[name]} ".encode())
+    if positions is not None:
+        found.update(digest_column(positions).encode())
+    return found.hexdigest()
+
+
+def digest_column(column: AnyColumn) -> str:
+    """sha256 over the values of a column, and of a ragged one over its lengths."""
+    if not isinstance(column, Ragged):
+        return arrays.digest(column)
+    found = arrays.begin_digest((len(column), -1, *column.of_value), column.dtype)
+    found.update(np.ascontiguousarray(column.lengths).data)
+    found.update(np.ascontiguousarray(column.flat).data)
+    return found.hexdigest()
+
+
+def same_columns(x: Examples, other: Examples) -> bool:
+    """Whether an example of one has the columns and shapes of an example of the other."""
+    return {n: shape_of(c) for n, c in columns_of(x).items()} == {n: shape_of(c) for n, c in columns_of(other).items()}

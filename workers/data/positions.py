@@ -1,0 +1,77 @@
+"""What gets one distribution: an example as a whole, or each of some of its elements, such as the tokens of a text.
+
+Labels, soft targets, predictions and their counts are in rows, a row for each position. Examples are what is drawn,
+cut and batched. Where every example is one position, a row is an example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from workers.data.ragged import Index, stretches
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The rows of N examples, one example after another.
+
+    examples: N. counts: [N] int64, the rows of each; None: one. Several views of the examples have the same: the id
+    v * N + i stands for example i.
+    """
+
+    examples: int
+    counts: Index | None = None
+
+    def __len__(self) -> int:
+        return self.examples if self.counts is None else int(self.counts.sum())
+
+    @property
+    def is_one_each(self) -> bool:
+        return self.counts is None
+
+    @property
+    def mean(self) -> float:
+        """Rows of an example."""
+        return len(self) / max(self.examples, 1)
+
+    @cached_property
+    def _starts(self) -> Index:
+        assert self.counts is not None
+        return np.cumsum(self.counts) - self.counts
+
+    def of(self, ids: Index) -> Index:
+        """How many rows each of the examples `ids` [n] has: [n] int64."""
+        return np.ones(len(ids), np.int64) if self.counts is None else self.counts[ids % self.examples]
+
+    def rows(self, ids: Index) -> Index:
+        """The rows of these examples, one example after another, in their order."""
+        if self.counts is None:
+            return ids % self.examples
+        return self.from_first(self._starts[ids % self.examples], ids)
+
+    def example_of(self, row: int) -> int:
+        """The example that a row belongs to."""
+        if self.counts is None:
+            return row % self.examples
+        return int(np.searchsorted(self._starts + self.counts, row, side="right"))
+
+    def from_first(self, starts: Index, ids: Index) -> Index:
+        """The rows of the examples `ids` [n] whose first rows are at `starts` [n], one after another."""
+        return starts if self.counts is None else stretches(starts, self.of(ids))
+
+    def within(self, ids: Index, chosen: Index) -> Index:
+        """Among the rows of `ids` [n], one example after another, those of the examples `ids[chosen]`."""
+        return chosen if self.counts is None else stretches(self.edges(ids)[chosen], self.of(ids[chosen]))
+
+    def repeated(self, values: Index, ids: Index) -> Index:
+        """A value of each of the examples `ids` [n] for each of its rows."""
+        return values if self.counts is None else np.repeat(values, self.of(ids))
+
+    def edges(self, ids: Index) -> Index:
+        """Where the rows of each of these examples begin, and where the last end: [n + 1], from 0."""
+        if self.counts is None:
+            return np.arange(len(ids) + 1)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.of(ids))])
