@@ -25,12 +25,11 @@ from orchestrator.reporting.report import Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import costs, members, preflight
+from orchestrator.stages import costs, members, preflight, students
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import MeasuredEnsemble, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
-from orchestrator.stages.students import student
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
@@ -141,7 +140,7 @@ def _report(run: Context, given: Results) -> Report:
         _keep_student(run, student)
     reports.write(report, config.folder)
     with events.stage("tracker"):
-        trained = (*given[MEMBERS], given[BASELINE], student)
+        trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
@@ -168,9 +167,9 @@ def _teachers(given: Results) -> list[Member]:
 
 MEMBERS = Stage("members", lambda run, given: members.members(run))
 PREDICTIONS = Stage("predictions", _measure_ensemble, (MEMBERS,))
-BASELINE = Stage("baseline", lambda run, given: student(run, "baseline"))
+BASELINE = Stage("baseline", lambda run, given: students.baseline(run))
 SOFT_TARGETS: Stage[SoftTargetPass] = Stage("soft targets", _soft_targets, (MEMBERS, PREDICTIONS))
-STUDENT = Stage("student", lambda run, given: student(run, "student", given[SOFT_TARGETS]), (SOFT_TARGETS,))
+STUDENT = Stage("student", lambda run, given: students.student(run, given[SOFT_TARGETS]), (SOFT_TARGETS,))
 EVALUATION = Stage("evaluation", _compare, (MEMBERS, PREDICTIONS, BASELINE, STUDENT))
 REPORT = Stage("report", _report, (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION))
 STAGES = (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION, REPORT)

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.config.run_config import RunConfig, override, parsed
+from orchestrator.config.loading import override, parsed
+from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri, tracking_record
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
@@ -27,7 +28,7 @@ from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student")
+SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student|stage-[a-z0-9][a-z0-9_]*")
 
 
 def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
@@ -41,7 +42,9 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     folder = storage.absolute(run)
     config = _config(folder, overrides)
     mlflow_uri.reach(config.tracking.uri)
-    histories = {system.name: _history(folder, system.name) for system in report.systems}
+    systems = [system.name for system in report.systems]
+    stages = [f"stage-{stage.name}" for stage in config.training_stages[:-1]]  # of the student, before the last
+    histories = {name: _history(folder, name) for name in (*systems, *stages)}
     record = tracking_record.read(folder)
     if record is None:
         logger.warning(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.config.run_config import EnsembleSpec, StudentSpec
+from orchestrator.config.schema import EnsembleSpec, StudentSpec
 from workers.errors import RequestError
 
 ROLE_SHARE = 0.001

@@ -6,7 +6,7 @@ MLflow shows about the first 120 pixels of a description until it is opened: so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import report as reports
@@ -27,18 +27,21 @@ def params(config: RunConfig) -> dict[str, str]:
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
-def params_of(role: Role, config: RunConfig, name: str = "") -> dict[str, str]:
-    """What one system follows from, under the same keys for all of them. name: of a member."""
+def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") -> dict[str, str]:
+    """What one system follows from, under the same keys for all of them. name: of a member, or of a student's stage."""
     ensemble, student = config.ensemble, config.student
     number = int(name.rpartition("-")[2]) if role == "member" and name else 0
     own = ensemble.of_each(number + 1)[number]
     every = ensemble.model or {f"group-{k}": group.model.label for k, group in enumerate(ensemble.groups)}
-    recipes: dict[Role, dict[str, Any]] = {
+    recipes: dict[str, dict[str, Any]] = {
         "member": {"model": own.model, "training": own.training},
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
         "student": {"model": student.model, "training": student.training, "distillation": config.distillation},
     }
+    if role == "stage":
+        stage = next(each for each in config.training_stages if each.name == name.partition("-")[2])
+        recipes["stage"] = {"model": student.model, "training": stage.training, "distillation": stage.loss}
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[role].items() if value is not None}  # fmt: skip
     return flat(found)

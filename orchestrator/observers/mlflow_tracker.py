@@ -155,9 +155,10 @@ class Tracker:
         """Send what the tracker has not got of the systems and their epochs."""
         self._failures, self.missed = 0, None
         self._describe()
-        for system in report.systems:
-            self.system(system.name, system.role)
-            self.epochs(system.name, histories.get(system.name, ()))
+        roles: dict[str, str] = {name: "stage" for name in histories} | {s.name: s.role for s in report.systems}
+        for name, role in roles.items():
+            self.system(name, role)
+            self.epochs(name, histories.get(name, ()))
 
     def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]], folder: str) -> None:
         """Send every figure of the report, its tables and plots, and the models of the run's folder.

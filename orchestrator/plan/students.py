@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines, Placement
-from orchestrator.config.run_config import StudentSpec
+from orchestrator.config.schema import StudentSpec
 
 MIN_WORKER_CPUS = 0.0121
 """Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.config.run_config import PaperSpec
+from orchestrator.config.schema import PaperSpec
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.verdict import Accuracies
 from orchestrator.run_folder.paths import RunFolder

@@ -21,6 +21,7 @@ _PLACEHOLDERS = {
     "number": r"\d+",
     "role": "(baseline|student)",
     "digest": key.DIGEST,
+    "stage": r"[a-z0-9][a-z0-9_]*",
     "system": r"(member-\d+|ensemble|baseline|student)",
     "split": "(train|validation|test)",
     "ending": r"(\.json|\.safetensors|\.pt)",
@@ -57,13 +58,15 @@ PLACES = {
     "member": Place("members/{number}", _NETWORK),
     "role": Place("{role}", _NETWORK),
     "checkpoints": Place("{role}/checkpoints-{digest}", ".+"),
+    "stage": Place("stages/{stage}", _NETWORK),
+    "stage_checkpoints": Place("stages/{stage}/checkpoints-{digest}", ".+"),
     "student_model": Place(f"student/{model_folder.FOLDER}", model_folder.PATTERN),
     "soft_targets": Place("soft_targets/{digest}", _PARTS),
     "logits": Place("logits/{digest}", _PARTS),
     "predictions": Place("predictions/{system}-{split}{ending}"),
 }
-"""What runs write, relative to the folder. `trained` holds every network under its key; `member` and `role` show the
-current ones."""
+"""What runs write, relative to the folder. `trained` holds every network under its key; `member`, `role` and
+`stage` show the current ones."""
 
 
 def _filled(template: str) -> str:
@@ -152,13 +155,22 @@ class RunFolder:
         return self._at("trained", digest=digest)
 
     def shown(self, system: str) -> str:
-        """The folder that shows the current network of a member, of the baseline or of the student."""
-        member, _, number = system.partition("-")
-        return self._at("member", number=number) if member == "member" else self._at("role", role=system)
+        """The folder that shows the current network of a member, the baseline, the student, or a stage before it."""
+        kind, _, name = system.partition("-")
+        match kind:
+            case "member":
+                return self._at("member", number=name)
+            case "stage":
+                return self._at("stage", stage=name)
+            case _:
+                return self._at("role", role=system)
 
-    def checkpoints(self, role: str, digest: str) -> str:
+    def checkpoints(self, system: str, digest: str) -> str:
         """The folder from which Ray Train resumes."""
-        return self._at("checkpoints", role=role, digest=digest)
+        kind, _, name = system.partition("-")
+        if kind == "stage":
+            return self._at("stage_checkpoints", stage=name, digest=digest)
+        return self._at("checkpoints", role=system, digest=digest)
 
     def soft_targets(self, digest: str) -> str:
         """The folder of a store of soft targets."""

@@ -29,7 +29,7 @@ def spent(
             made.complete().seconds, teachers.actors * teachers.num_cpus, teachers.actors * teachers.num_gpus
         ),
         "baseline": of(trained([baseline]), workers.cores, workers.gpus),
-        "student": of(trained([student]), workers.cores, workers.gpus),
+        "student": of(trained(student.stages), workers.cores, workers.gpus),
     }
 
 
@@ -41,5 +41,5 @@ def price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
 
 def bound_by(student: Trained, made: SoftTargetPass) -> Bound:
     """What the way from teachers to student mostly waited for."""
-    trained_s = sum(epoch.seconds - epoch.waited_s for epoch in student.history)
+    trained_s = sum(epoch.seconds - epoch.waited_s for stage in student.stages for epoch in stage.history)
     return "student" if trained_s > made.complete().seconds else made.bound_by

@@ -41,6 +41,8 @@ class StudentJob:
     """What they follow from."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
+    initial: str | None = None
+    """URI of the weights that it begins from; None: random ones."""
 
 
 Fitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
@@ -64,6 +66,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         store=job.store,
         loss=job.loss,
         run=run.config.name,
+        initial=job.initial,
     )
     return ray_train.fit(run, work, name)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import PREVIOUS
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
@@ -68,7 +69,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     Raises: `RequestError`, naming the key or file.
     """
     _check_found_again(config)
-    objective.build(config.distillation)
+    for stage in config.training_stages:
+        objective.build(stage.loss)
     if config.ensemble.of_examples is not None:
         mixture_weights.try_out(config.ensemble.of_examples)
     wait_for("looking at storage and tracker")
@@ -94,7 +96,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     recipe = config.student.training
-    if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
+    alone = config.student.baseline_training is None and config.student.stages is None
+    if alone and isinstance(recipe, TrainingSpec):
         notes += tuple(short_baseline(recipe, len(dataset.train), len(dataset.transfer)))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes)
 
@@ -118,13 +121,13 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
 
 
 def _check_objective(config: RunConfig, dataset: Dataset) -> None:
-    training = config.student.training
-    if isinstance(training, FitSpec):
-        lessons.weighed(config.distillation)
-        return
-    steps = len(batch_sizes(len(dataset.transfer), training.batch_size))
-    with seeded(torch_module.seed_of(config.seed, "objective")):
-        terms.check(config.distillation, training, steps, dataset.classes)
+    for stage in config.training_stages:
+        if isinstance(stage.training, FitSpec):
+            lessons.weighed(stage.loss)
+            continue
+        steps = len(batch_sizes(len(dataset.transfer), stage.training.batch_size))
+        with seeded(torch_module.seed_of(config.seed, "objective")):
+            terms.check(stage.loss, stage.training, steps, dataset.classes)
 
 
 def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
@@ -157,9 +160,12 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     workers = student.workers
     return [
         *members,
-        _role("student", student.model, student.training, seed=seed, examples=dataset.transfer,
-              loss=config.distillation, workers=workers),
-        _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers),
+        *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,
+                seed=seed, examples=dataset.transfer, loss=stage.loss, workers=workers, initial=stage.initial,
+                known=number > 0)
+          for number, stage in enumerate(config.training_stages)),
+        _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers,
+              initial=student.initial, known=True),
     ]  # fmt: skip
 
 
@@ -172,13 +178,16 @@ def _role(
     examples: Split,
     loss: DistillationSpec = HARD_LABELS,
     workers: tuple[int, int] = (1, 1),
+    initial: str | None = None,
+    known: bool = False,
 ) -> Role | FitRole:
     """What is tried before a model is trained, as its kind learns."""
     if isinstance(training, FitSpec):
         assert isinstance(model, SklearnModel | OwnModel)
-        return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0)
+        return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
     assert isinstance(model, ModelSpec)
-    return Role(name, model, training, seed, examples, loss, workers)
+    begun = None if initial == PREVIOUS else initial
+    return Role(name, model, training, seed, examples, loss, workers, begun, known)
 
 
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:
@@ -192,24 +201,22 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
             assert isinstance(group.model, ModelSpec)
             notes += trial.check_loaded(group.model, group.checkpoints, dataset.train, dataset.classes, odd)
     for role in roles:
-        known = role.name == "baseline"
         if isinstance(role, FitRole):
-            notes += fitting.check_fitting(role, dataset.classes, odd, known)
+            notes += fitting.check_fitting(role, dataset.classes, odd)
         else:
-            notes += trial.check_training(role, dataset.classes, odd, known)
+            notes += trial.check_training(role, dataset.classes, odd)
     return tuple(notes)
 
 
 def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     """Notes on batches that are larger than what they are drawn from."""
     student, labelled, ensemble = config.student, len(dataset.train), config.ensemble
-    recipes = {
+    recipes: dict[str, tuple[AnyTraining | None, int]] = {
         f"{key}.training": (group.training, labelled)
         for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)
-    } | {
-        "student.training": (student.training, len(dataset.transfer)),
-        "student.baseline_training": (student.baseline_training, labelled),
     }
+    for key, recipe in student.recipes.items():
+        recipes[f"student.{key}"] = recipe, labelled if key == "baseline_training" else len(dataset.transfer)
     return [
         note
         for key, (recipe, examples) in recipes.items()

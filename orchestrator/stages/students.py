@@ -1,11 +1,11 @@
-"""What is trained on the transfer set: the student on soft targets, its baseline on labels."""
+"""What is trained on the transfer set: the student on soft targets, in one stage or several, its baseline on labels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.config.schema import PREVIOUS
 from orchestrator.observers.events import SystemAdded
-from orchestrator.reporting.report import Role
 from orchestrator.stages import training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
@@ -13,23 +13,45 @@ from orchestrator.stages.soft_targets import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.models.torch_module import seed_of
 
+BASELINE, STUDENT, STAGE = "baseline", "student", "stage"
 
-def student(run: Context, role: Role, made: SoftTargetPass | None = None) -> Trained:
-    """The student on the soft targets `made`; without them, the hard-label baseline of its architecture."""
-    spec, events = run.config.student, run.events
-    recipe = spec.training if made is not None else spec.baseline_training or spec.training
-    job = StudentJob(role, spec.model, recipe, seed_of(run.config.seed, "student"))
-    if made is not None:
-        job = replace(
-            job,
-            loss=run.config.distillation,
+
+def baseline(run: Context) -> Trained:
+    """A network of the student's architecture and beginning, on hard labels."""
+    spec = run.config.student
+    recipe = spec.baseline_training or spec.training
+    job = StudentJob(BASELINE, spec.model, recipe, seed_of(run.config.seed, STUDENT), initial=spec.initial)
+    return _train(run, job, BASELINE)
+
+
+def student(run: Context, made: SoftTargetPass) -> Trained:
+    """The student on the soft targets `made`, stage after stage; what the last one learned is the student."""
+    spec, seed = run.config.student, run.config.seed
+    *earlier, last = run.config.training_stages
+    done: list[Trained] = []
+    for each in (*earlier, last):
+        begun = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
+        job = StudentJob(
+            STUDENT if each is last else f"{STAGE}-{each.name}",
+            spec.model,
+            each.training,
+            seed_of(seed, STUDENT, each.name) if done else seed_of(seed, STUDENT),
+            loss=each.loss,
             store=made.store(),
             store_key=made.resume_key(),
             store_content=made.content,
+            initial=begun,
         )
-    events.emit(SystemAdded(role, role))
-    with events.stage(role, [role], recipe.epochs) as stage:
+        done.append(_train(run, job, STUDENT if each is last else STAGE))
+    return replace(done[-1], before=tuple(done[:-1]))
+
+
+def _train(run: Context, job: StudentJob, role: str) -> Trained:
+    """Train a job as a stage of the run, and a system of the tracker."""
+    events = run.events
+    events.emit(SystemAdded(job.role, role))
+    with events.stage(job.role, [job.role], job.training.epochs) as stage:
         trained = training.train_student(run, job)
         stage.reused = trained.reused
-    events.trained(role, trained.history, trained.reused)
+    events.trained(job.role, trained.history, trained.reused)
     return trained

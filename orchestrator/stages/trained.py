@@ -30,6 +30,13 @@ class Trained:
     member: Member
     history: list[Epoch]
     reused: bool
+    before: tuple[Trained, ...] = ()
+    """Of a student that was trained in several stages, those before the last."""
+
+    @property
+    def stages(self) -> tuple[Trained, ...]:
+        """All stages of its training."""
+        return (*self.before, self)
 
 
 def commit(artifacts: Catalogue, member: Member, key: Key, history: Iterable[Epoch], **facts: object) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
-from orchestrator.config.run_config import MemberGroup
+from orchestrator.config.schema import MemberGroup
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import ray_train, trained
@@ -144,6 +144,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 def _of_student(run: Context, job: StudentJob) -> Key:
     """The key of baseline or student: what is known before the soft targets are complete."""
     digests = run.dataset.digests
+    begun = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
     return key_of(
         job.model,
         job.training,
@@ -152,6 +153,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
         augmentation=run.dataset.augmentation,
         soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),
+        **begun,
     )
 
 

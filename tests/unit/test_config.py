@@ -37,6 +37,35 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "member weights": ({"ensemble__weights": [1, 2]}, "`weights` has 2 numbers for 3 members"),
     "member weights 0": ({"ensemble__weights": [0, 0, 0]}, "all 0"),
     "workers": ({"student__num_workers": [3, 1]}, "min <= max"),
+    "stages": ({"student__stages": []}, r"student: `stages` has \[\]; expected at least one"),
+    "stages of one name": (
+        {"student__stages": [{"name": "a"}, {"name": "a"}]},
+        r"`stages` has \['a', 'a'\]; .* a name of its own",
+    ),
+    "a stage's name": (
+        {"student__stages": [{"name": "../a"}]},
+        r"student\.stages\.0\.name: found '../a'; expected lower",
+    ),
+    "a stage's objective": (
+        {"student__stages": [{"name": "a", "objective": [{"term": "soft"}], "soft_weight": 1.0}]},
+        r"student\.stages\.0 \('a'\): `objective` and `soft_weight` are both given",
+    ),
+    "a stage that learns nothing": (
+        {"student__stages": [{"name": "a", "soft_weight": 0, "hard_weight": 0}]},
+        r"stages\.0 \('a'\): .*both 0",
+    ),
+    "a stage's training": (
+        {"student__stages": [{"name": "a", "training": {}}]},
+        r"`stages\.0\.training` has no `epochs`",
+    ),
+    "a stage's workers": (
+        {
+            "student__num_workers": 4,
+            "student__stages": [{"name": "a", "training": {"epochs": 1, "batch_size": 2, "learning_rate": 0.1}}],
+        },
+        "a batch has 2 examples; expected at least one for each worker",
+    ),
+    "nothing before": ({"student__initial": "previous"}, "`initial` is previous, and nothing is before it"),
     "combine": ({"ensemble__combine": "median"}, r"ensemble\.combine: found 'median'; expected 'arithmetic' or"),
 }
 
@@ -169,3 +198,25 @@ def test_files_that_are_depended_on_go_with_every_factory(tmp_path: Path) -> Non
     for wrong in ("vocab.txt", [1]):
         with pytest.raises(RequestError, match=r"data\.depends_on"):
             RunConfig.load(str(write_config(tmp_path, data__depends_on=wrong)))
+
+
+def test_the_stages_of_a_student(tmp_path: Path) -> None:
+    """Each stage has its own terms or the run's, its own recipe or the student's, and begins where it is told to."""
+    stages = [
+        {"name": "first", "objective": [{"term": "logits_mse"}]},
+        {"name": "second", "soft_weight": 0.9, "training": {"epochs": 9, "batch_size": 8, "learning_rate": 0.1}},
+        {"name": "third", "initial": "other.safetensors"},
+    ]
+    config = RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__initial="begun.safetensors")))
+    first, second, third = config.training_stages
+    assert [term.term for term in first.loss.every_term] == ["logits_mse"]
+    assert first.initial == str(tmp_path / "begun.safetensors") and first.training == config.student.training
+    assert (second.loss.soft_weight, second.loss.hard_weight) == (0.9, 0.5) and second.initial == "previous"
+    assert second.training.epochs == 9 and third.loss == config.distillation
+    assert third.initial == str(tmp_path / "other.safetensors")
+    assert {stage.loss.temperature for stage in config.training_stages} == {2.0}
+    (only,) = RunConfig.load(str(write_config(tmp_path))).training_stages
+    assert (only.name, only.loss, only.initial) == ("", config.distillation, None)
+    again = tmp_path / "resolved.yaml"
+    again.write_text(config.to_yaml())
+    assert RunConfig.load(str(again)).training_stages == config.training_stages

@@ -74,10 +74,13 @@ def predictor_of(answers: Predictor | nn.Module) -> Predictor:
     return TorchPredictor(answers) if isinstance(answers, nn.Module) else answers
 
 
-def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
+def build(spec: ModelSpec, seed: int = 0, initial: str | None = None) -> nn.Module:
     """The module that `spec` describes, its random weights drawn from `seed` alone, by torch, numpy or `random`.
 
-    Raises: `RequestError` where the factory is missing, raises, or returns anything but a module.
+    initial: URI of weights that it begins from instead.
+
+    Raises: `RequestError` where the factory is missing, raises, or returns anything but a module, or where `initial`
+    does not hold its weights.
     """
     with seeded(seed):
         module = factories.call(spec.factory, spec.kwargs, spec.folder)
@@ -86,6 +89,8 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
             f"factory '{spec.factory}' returned {type(module).__name__}; expected a torch.nn.Module "
             "from a batch to logits."
         )
+    if initial is not None:
+        checkpoints.load(module, initial)
     return module
 
 

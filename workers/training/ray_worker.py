@@ -109,6 +109,8 @@ class WorkerJob:
     store: Store | None = None
     loss: DistillationSpec = loop.HARD_LABELS
     run: str = ""
+    initial: str | None = None
+    """URI of the weights that it begins from; None: random ones."""
 
 
 def train(config: dict[str, Any]) -> None:
@@ -139,7 +141,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     """`begun` gets the progress once the first epoch is about to begin."""
     torch.set_num_threads(job.threads)
     task = _task(job)
-    model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed))
+    model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed, job.initial))
     progress = loop.begin(model, job.training, len(task.train))
     _resume(progress)
     begun(progress)

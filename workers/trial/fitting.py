@@ -41,13 +41,14 @@ class FitRole:
     examples: Split
     is_soft: bool = False
     """Whether it learns from soft targets."""
+    known: bool = False
+    """Whether another role has this estimator; this one is only fitted."""
 
 
-def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow], known: bool = False) -> tuple[str, ...]:
+def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
     """Fit `role`'s estimator to a few rows as the run does, ask it, keep it and load it again.
 
-    odd: rows on which it must give finite answers. known: another role has this estimator; this one is only fitted.
-    Returns notes for the user. Raises: `RequestError`.
+    odd: rows on which it must give finite answers. Returns notes for the user. Raises: `RequestError`.
     """
     x, label, collator = role.examples.x, role.model.label, predictor.collator(role.model)
     with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
@@ -55,7 +56,7 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow], known: boo
         fitted = kind.fit(role.model, _few(role, classes), role.training.fit)
         network = Network(fitted, label, classes, x, role.name, collator)
         asked.check_output(network)
-        if known:
+        if role.known:
             return ()
         notes = asked.check(network, odd)
         with tempfile.TemporaryDirectory(prefix="stillhouse-trial-") as folder:

@@ -63,28 +63,31 @@ class Role:
     loss: DistillationSpec = HARD_LABELS
     workers: tuple[int, int] = (1, 1)
     """The least and the most that share a batch."""
+    initial: str | None = None
+    """URI of the weights that it begins from; None: random ones."""
+    known: bool = False
+    """Whether another role has this network; this one only trains it."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
 
 
-def check_training(role: Role, classes: int, odd: Sequence[OddRow], known: bool = False) -> tuple[str, ...]:
+def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
     """Build `role`'s network as the run does, ask it, train it for a step, keep it and load it again.
 
-    odd: rows on which it must give finite answers. known: another role has this network; this one only trains it.
-    Returns notes for the user. Raises: `RequestError`.
+    odd: rows on which it must give finite answers. Returns notes for the user. Raises: `RequestError`.
     """
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
-        module = torch_module.build(role.model, role.seed)
+        module = torch_module.build(role.model, role.seed, role.initial)
         torch_module.check_trainable(module, role.model, role.name)
         collator = predictor.collator(role.model)
         network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name, collator)
         asked.check_output(network)
-        notes = () if known else asked.check(network, odd)
+        notes = () if role.known else asked.check(network, odd)
         _take_steps(role, network, [row.x for row in odd if row.trains])
         if role.training.compile:
             compiling.check_network(module, network.batch, str(role))
-        if not known:
+        if not role.known:
             _check_reloaded(network, role.model)
     return notes
 

@@ -1,0 +1,117 @@
+"""What pydantic finds wrong with a configuration -> sentences: the key, what was found, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic.fields import FieldInfo
+
+from orchestrator.config.schema import MODEL_NAME, NAME, STAGE
+from workers.specs import FACTORY, KIND
+
+PATTERNS = {
+    FACTORY: "`module:function`, for example models:mlp",
+    KIND: "a name, or `module:Class`",
+    NAME: "lower-case letters, digits, '.', '_' and '-', of which the first is a letter or digit",
+    MODEL_NAME: "a name without '/', ':' and quotes",
+    STAGE: "lower-case letters, digits and '_', of which the first is a letter or digit",
+}
+"""What texts have to be, by the pattern that decides it."""
+IN_WORDS = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+}
+"""What is expected, by pydantic's name of the error."""
+
+
+def explained(error: ValidationError, root: type[BaseModel]) -> str:
+    """Every problem as one line: the key, what was found, what was expected. root: the model that was validated."""
+    problems: dict[str, tuple[str, list[str]]] = {}
+    for found in error.errors():
+        keys, owner = _walk(found["loc"], root)
+        name = ".".join(keys) or "the configuration"
+        if found["type"] == "extra_forbidden":
+            known = list(_fields(owner)) if owner else []
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
+            problems[name] = ("", [f"unknown key; {hint}"])
+        elif found["type"] == "missing":
+            problems[name] = ("", ["missing; it is required"])
+        else:
+            message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
+            message = message.replace("Keys should be strings", "a text as the key")
+            if found["type"] in IN_WORDS:
+                message = IN_WORDS[found["type"]]
+            elif found["type"] == "string_pattern_mismatch":
+                message = PATTERNS.get(found["ctx"]["pattern"], message)
+            value = found["input"]
+            if found["type"] in ("string_type", "invalid_key"):
+                message += _quoted(value)
+            shown = "" if found["type"] == "value_error" else "nothing" if value is None else repr(value)
+            problems.setdefault(name, (shown, []))[1].append(message)
+    lines = []
+    for name, (value, messages) in problems.items():
+        text = " or ".join(dict.fromkeys(messages))
+        lines.append(f"{name}: found {value}; expected {text}" if value else f"{name}: {text}")
+    return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    """How to write a text that YAML reads as something else; nothing where it does not."""
+    if isinstance(value, bool):
+        return " in quotes (YAML reads yes, no, on and off as true or false)"
+    return " in quotes (YAML reads it as a number)" if isinstance(value, (int, float)) else ""
+
+
+def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+    """The dotted key of a pydantic location, without its union tags, and the model that the last key belongs to."""
+    keys: list[str] = []
+    owner: type[BaseModel] | None = root
+    current: type[BaseModel] | None = root
+    tagged: dict[str, type[BaseModel]] = {}
+    for part in location:
+        if isinstance(part, int):
+            keys.append(str(part))
+        elif part.startswith("("):  # the tag of a union
+            current = tagged.get(part, current)
+        elif current is not None and part in _fields(current):
+            keys.append(part)
+            annotation = _fields(current)[part].annotation
+            owner, current, tagged = current, _model_in(annotation), _tagged_in(annotation)
+        elif part == location[-1] and current is not None:
+            keys.append(part)
+            owner = current
+    return keys, owner
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A model's fields by their keys in YAML."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _tagged_in(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models of a discriminated union in an annotation, by their tags."""
+    found: dict[str, type[BaseModel]] = {}
+    if typing.get_origin(annotation) is Annotated:
+        model, *metadata = typing.get_args(annotation)
+        found |= {each.tag: inner for each in metadata if isinstance(each, Tag) and (inner := _model_in(model))}
+    for inner in typing.get_args(annotation):
+        found |= _tagged_in(inner)
+    return found
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `tuple[Model, ...] | None`."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    models = [_model_in(inner) for inner in typing.get_args(annotation)]
+    return next((model for model in models if model is not None), None)

@@ -1,0 +1,167 @@
+"""A configuration as it is written -> values with every path absolute: YAML, dotted overrides, where code lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config import yaml_text
+from orchestrator.config.schema import PREVIOUS, STORAGE, TrackingSpec
+from workers import storage
+from workers.errors import RequestError
+from workers.user_code import factories
+
+CODE = ("kind", "factory", "term", "schedule")
+"""Keys that name code of the user's: always, or as `module:Class` instead of a name in a table."""
+PATHS = ("path", "checkpoints", "initial")
+"""Keys whose values are paths, or lists of them, relative to the configuration file."""
+SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
+MAX_BYTES, MAX_NODES = 2**20, 100_000
+"""Of a configuration: what is larger is something else, or meant to fill the memory."""
+
+
+def read(path: str) -> dict[str, Any]:
+    """The keys of the configuration file at a local path. Raises: `RequestError` where it is none."""
+    try:
+        if Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES:
+            raise RequestError(f"'{path}': larger than {MAX_BYTES:,} bytes. Expected a configuration in YAML.")
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"'{path}': no such file. Expected a configuration in YAML.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"'{path}': cannot be read as text ({error}). Expected a configuration in YAML.") from None
+    return parsed(text, path)
+
+
+def parsed(text: str, path: str) -> dict[str, Any]:
+    """The keys of a configuration in YAML. `path` is what errors call it. Raises: `RequestError` where it is none."""
+    try:
+        found = yaml_text.parse(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+        raise RequestError(f"'{path}'{where}: not YAML ({_problem(error)}).") from None
+    try:
+        too_large = _nodes(found) > MAX_NODES
+    except RecursionError:
+        raise RequestError(SELF_REFERENCE) from None
+    if too_large:
+        raise RequestError(f"'{path}': its anchors make more than {MAX_NODES:,} values of it.")
+    if not isinstance(found, dict):
+        raise RequestError(f"'{path}': found {type(found).__name__}; expected keys such as name, data, ensemble.")
+    return found
+
+
+def _problem(error: Exception) -> str:
+    return getattr(error, "problem", None) or str(error)
+
+
+def _nodes(value: Any, limit: int = MAX_NODES) -> int:
+    """How many values there are with all that is inside; counts no further than a little over `limit`.
+
+    Raises: RecursionError where one is inside itself.
+    """
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    count = 1
+    for each in inner:
+        if count > limit:
+            break
+        count += _nodes(each, limit - count)
+    return count
+
+
+def override(values: dict[str, Any], assignment: str) -> None:
+    """Apply one KEY=VALUE with a dotted key. Raises: `RequestError` where it is none."""
+    key, equals, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RequestError(f"--set '{assignment}': expected KEY=VALUE, such as ensemble.size=5.")
+    try:
+        value = yaml_text.parse(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"--set '{assignment}': the value is not YAML ({_problem(error)}).") from None
+    for part in parts[:-1]:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
+        values = inner
+    values[parts[-1]] = value
+
+
+def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, Any]:
+    """The same values with every path made absolute, every factory told its folder, and an MLflow experiment."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        walked = {key: walk(item) if key != "kwargs" else item for key, item in value.items()}
+        code = next((walked[key] for key in CODE if _names_code(key, walked.get(key))), None)
+        if code is not None:
+            walked["folder"] = _folder_of(code, walked.get("folder"), folder)
+        for key in PATHS:
+            if key in walked and walked[key] != PREVIOUS:
+                walked[key] = _absolute(walked[key], folder)
+        if code is not None or value is values.get("data"):
+            walked["depends_on"] = _depends_on(walked.get("depends_on"), _section(values, "data"), folder)
+        return walked
+
+    found: dict[str, Any] = walk(values)
+    data, tracking = (_section(found, key) for key in ("data", "tracking"))
+    if isinstance(data.get("root", ""), str):
+        data["root"] = storage.absolute(data.get("root", ""), folder)
+    place = found.get("storage", STORAGE)
+    if isinstance(place, str):
+        found["storage"] = storage.absolute(place)
+    uri = tracking.get("uri", TrackingSpec.model_fields["uri"].default)
+    if isinstance(uri, str):
+        found["tracking"] = (
+            {**tracking, "uri": _absolute_tracking(uri)}
+            if "tracking" not in found or isinstance(found["tracking"], dict)
+            else found["tracking"]
+        )
+    default = experiment if isinstance(experiment, str) and experiment else found.get("name")
+    if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and isinstance(default, str):
+        found["tracking"]["experiment"] = default
+    return found
+
+
+def _names_code(key: str, value: Any) -> bool:
+    """Whether a key's value is code of the user's, and no name in a table."""
+    return value is not None and (key == "factory" or (isinstance(value, str) and ":" in value))
+
+
+def _absolute(value: Any, folder: str) -> Any:
+    """A path, or a list of them, made absolute; what is no text is left for pydantic to name."""
+    if isinstance(value, list):
+        return [_absolute(each, folder) for each in value]
+    return storage.absolute(value, folder) if isinstance(value, str) else value
+
+
+def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
+    """Where a factory is loaded from: the folder that is asked for, relative to `folder`, or where it is found."""
+    if asked:
+        return storage.absolute(asked, folder) if isinstance(asked, str) else asked
+    return factories.locate(factory, folder) if isinstance(factory, str) else folder
+
+
+def _depends_on(own: Any, data: dict[str, Any], folder: str) -> Any:
+    """The files that a factory depends on: those of its own key and of `data`'s, as absolute paths."""
+    every = [own or [], data.get("depends_on") or []]
+    if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in every):
+        return own  # for pydantic to name
+    return list(dict.fromkeys(storage.absolute(path, folder) for paths in every for path in paths))
+
+
+def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _absolute_tracking(uri: str) -> str:
+    """SQLite paths made absolute: MLflow's own default follows the working folder, which in a job is a copy."""
+    prefix = "sqlite:///"
+    return prefix + storage.absolute(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri

@@ -1,0 +1,333 @@
+"""What a configuration may say of ensemble, student, evaluation, report and tracker. Plain pydantic.
+
+With the specs of `workers.specs`, which describe what travels to workers, these make a `RunConfig`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from workers.specs import (
+    AnyModel,
+    AnyTraining,
+    Count,
+    ExampleWeights,
+    FactorySpec,
+    MemberWeights,
+    NonNegative,
+    Positive,
+    Precision,
+    Spec,
+    TermSpec,
+    Weight,
+    check_recipe,
+)
+
+NAME, MODEL_NAME, STAGE = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$", r"^[a-z0-9][a-z0-9_]*$"
+STORAGE = "runs"
+"""Where runs lie unless a configuration names it."""
+PREVIOUS = "previous"
+"""Where a stage of a student begins: from what the one before learned."""
+
+
+class Resources(Spec):
+    """What one member holds while it trains or teaches."""
+
+    num_cpus: Positive = 1.0
+    """Cores; a member computes with as many threads (at least one)."""
+    num_gpus: NonNegative | Literal["auto"] = "auto"
+    """`auto`: a GPU each where there are enough, else members share the ones there are; none on a cluster without."""
+
+
+class MemberGroup(Spec):
+    """Members of one architecture and one recipe."""
+
+    model: AnyModel
+    """The architecture of each."""
+    size: Count | None = None
+    """How many. Left out: as many as `checkpoints`, else one."""
+    training: AnyTraining | None = None
+    """How each is trained, with a seed of its own."""
+    checkpoints: tuple[str, ...] | None = None
+    """Instead of `training`: a file of weights for each."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> MemberGroup:
+        _check_source(self.model, self.size, self.training, self.checkpoints)
+        return self
+
+    @property
+    def given(self) -> tuple[str, ...] | None:
+        """The files that the members are loaded from; None where they are trained here."""
+        return (self.model.file,) if self.model.file is not None else self.checkpoints
+
+    @property
+    def count(self) -> int:
+        """How many members."""
+        return self.size or len(self.given or "1")
+
+
+def _check_source(
+    model: AnyModel, size: int | None, training: AnyTraining | None, checkpoints: tuple[str, ...] | None
+) -> None:
+    """Raises: ValueError unless it is clear where each member's weights come from."""
+    if training is not None:
+        check_recipe(model, training, "training")
+    if model.file is not None:
+        if checkpoints is not None or size not in (None, 1):
+            raise ValueError(
+                f"`model` names one file, {model.label}, which is one member; leave `size` and `checkpoints` out, and "
+                "give each further file as an entry of `ensemble.members`"
+            )
+        return
+    if (training is None) == (checkpoints is None):
+        raise ValueError("give `training` (members are trained here) or `checkpoints` (they are loaded)")
+    if checkpoints is None:
+        return
+    if model.learner != "network":
+        raise ValueError(f"`checkpoints` holds weights of networks; a model of kind '{model.kind}' names its `path`")
+    if not checkpoints:
+        raise ValueError("`checkpoints` is empty; expected a file of weights for each member")
+    if size not in (None, len(checkpoints)):
+        raise ValueError(f"`size` is {size} and `checkpoints` names {len(checkpoints)}; they must agree")
+
+
+class EnsembleSpec(Spec):
+    """The teachers: trained here, or loaded."""
+
+    size: Count | Literal["auto"] = "auto"
+    """How many members. `auto`: as many as `checkpoints`, else as many as the cluster can hold at once."""
+    model: AnyModel | None = None
+    """The architecture of every member."""
+    training: AnyTraining | None = None
+    """How each member is trained, with a seed of its own."""
+    checkpoints: tuple[str, ...] | None = None
+    """Instead of `training`: a file of weights for each member: safetensors (an index of several, too), or a state dict
+    of torch."""
+    members: tuple[MemberGroup, ...] | None = None
+    """Instead of `model`, `size`, `training` and `checkpoints`: groups of members of several architectures. Members are
+    numbered through all groups."""
+    combine: Literal["arithmetic", "geometric"] = "arithmetic"
+    """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
+    weights: MemberWeights = "uniform"
+    """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
+    validation labels the highest likelihood. Or of each example: `entropy`, where a member that is sure counts more;
+    `agreement`, where one that stands alone counts less; or `factory`, a function of the members' probabilities
+    [M, N, K] that returns weights [M, N]."""
+    on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
+    """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
+    resources_per_member: Resources = Resources()
+    """What Ray reserves for each."""
+    precision: Precision = "auto"
+    """Of the teachers' matrix products, and of the members' where they are measured. `auto`: bfloat16 on GPUs that have
+    it, else float32."""
+    micro_batch_size: Count | None = None
+    """Examples a forward pass of a teacher, and of a member that is measured. Left out: 1,024, fewer of large examples.
+    Parts that are there already keep what they were computed with."""
+    num_actors: Count | Literal["auto"] = "auto"
+    """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
+    start_timeout_s: Positive = 900.0
+    """How long members may wait for room on the cluster, whose autoscaler may have to start machines first."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> EnsembleSpec:
+        if self.members is not None:
+            given = {
+                "size": self._size,
+                "model": self.model,
+                "training": self.training,
+                "checkpoints": self.checkpoints,
+            }
+            short = [key for key, value in given.items() if value is not None]
+            if short:
+                raise ValueError(f"`members` takes the place of `{short[0]}`, which belongs to each of its groups")
+            if not self.members:
+                raise ValueError("`members` is empty; expected at least one group with a `model`")
+        elif self.model is None:
+            raise ValueError("`model` is missing; give the architecture of every member, or `members` in groups")
+        else:
+            _check_source(self.model, self._size, self.training, self.checkpoints)
+        if isinstance(self.weights, tuple):
+            if self.count is not None and self.count != len(self.weights):
+                raise ValueError(
+                    f"`weights` has {len(self.weights)} numbers for {self.count} members; expected one each"
+                )
+            if not sum(self.weights) > 0:
+                raise ValueError("`weights` are all 0; expected at least one above 0")
+        return self
+
+    @property
+    def of_examples(self) -> ExampleWeights | None:
+        """The rule by which each example has weights of its own; None: they are the same for all examples."""
+        if isinstance(self.weights, FactorySpec):
+            return self.weights
+        return self.weights if self.weights == "entropy" or self.weights == "agreement" else None
+
+    @property
+    def _size(self) -> int | None:
+        return None if self.size == "auto" else self.size
+
+    @property
+    def groups(self) -> tuple[MemberGroup, ...]:
+        """The members by architecture; the short form is one group."""
+        if self.members is not None:
+            return self.members
+        assert self.model is not None
+        return (MemberGroup(model=self.model, size=self._size, training=self.training, checkpoints=self.checkpoints),)
+
+    @property
+    def count(self) -> int | None:
+        """How many members; None where the cluster decides."""
+        if self.members is None and self.size == "auto" and self.groups[0].given is None:
+            return None
+        return sum(group.count for group in self.groups)
+
+    def keys(self) -> list[str]:
+        """What each group is called in the configuration."""
+        if self.members is None:
+            return ["ensemble"]
+        return [f"ensemble.members.{number}" for number in range(len(self.members))]
+
+    def firsts(self) -> list[int]:
+        """The number of each group's first member."""
+        return [0, *itertools.accumulate(group.count for group in self.groups[:-1])]
+
+    def of_each(self, size: int) -> list[MemberGroup]:
+        """The group of each of `size` members."""
+        if len(self.groups) == 1:
+            return [self.groups[0]] * size
+        return [group for group in self.groups for _ in range(group.count)]
+
+    def given(self) -> dict[int, str]:
+        """The files that members are loaded from, by the members' numbers."""
+        return {
+            first + k: file
+            for first, group in zip(self.firsts(), self.groups, strict=True)
+            for k, file in enumerate(group.given or ())
+        }
+
+
+class StudentStage(Spec):
+    """A stretch of the student's training, with an objective of its own. It begins from what the one before learned."""
+
+    name: Annotated[str, Field(pattern=STAGE, max_length=40)]
+    """Of the stage. Its weights are in `stages/<name>`, its nested run in MLflow is `stage-<name>`. The last one is the
+    student itself."""
+    objective: tuple[TermSpec, ...] | None = None
+    """The terms that it learns by. Left out, with the two weights below: those of `distillation`."""
+    soft_weight: Weight | None = None
+    """Of the short form of `objective`, as in `distillation`."""
+    hard_weight: Weight | None = None
+    """The same of the labels."""
+    training: AnyTraining | None = None
+    """How it is trained. Left out: as `student.training`."""
+    initial: str = PREVIOUS
+    """`previous`: the weights of the stage before, of the first stage those of `student.initial`. Or a file of weights,
+    as `ensemble.checkpoints` has them."""
+
+
+class StudentSpec(Spec):
+    """The one model that is to know what the ensemble knows, and its hard-label baseline."""
+
+    model: AnyModel
+    """The architecture of student and baseline."""
+    training: AnyTraining
+    """How the student is trained."""
+    baseline_training: AnyTraining | None = None
+    """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
+    initial: str | None = None
+    """A file of weights that student and baseline begin from, as `ensemble.checkpoints` has them. Left out: random
+    ones, the same for both."""
+    stages: tuple[StudentStage, ...] | None = None
+    """The student's training in several stages, one after another. Left out: one, by `training` and `distillation`."""
+    num_workers: Count | tuple[Count, Count] = 1
+    """Ray Train workers, each taking its cut of every batch; `[min, max]`: elastic."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StudentSpec:
+        least, most = self.workers
+        if least > most:
+            raise ValueError(f"`num_workers` is {[least, most]}; expected [min, max] with min <= max")
+        for key, training in self.recipes.items():
+            check_recipe(self.model, training, key)
+        if self.model.learner == "estimator" and most > 1:
+            raise ValueError(f"`num_workers` is {most}, and an estimator is fitted by one process; leave it out")
+        if self.model.learner == "estimator" and (self.initial is not None or self.stages is not None):
+            raise ValueError("an estimator is fitted once, from nothing; leave `initial` and `stages` out")
+        if self.initial == PREVIOUS:
+            raise ValueError(f"`initial` is {PREVIOUS}, and nothing is before it; expected a file of weights")
+        names = [stage.name for stage in self.stages or ()]
+        if self.stages == () or len(set(names)) < len(names):
+            raise ValueError(f"`stages` has {names}; expected at least one, each under a name of its own")
+        for training in self.recipes.values():
+            if training.batch_size is not None and training.batch_size < most:
+                raise ValueError(
+                    f"`num_workers` is {most} and a batch has {training.batch_size} examples; expected at least one "
+                    "for each worker"
+                )
+        return self
+
+    @property
+    def recipes(self) -> dict[str, AnyTraining]:
+        """How networks of this model are trained, by the key that says so."""
+        found = {"training": self.training, "baseline_training": self.baseline_training}
+        found |= {f"stages.{number}.training": stage.training for number, stage in enumerate(self.stages or ())}
+        return {key: training for key, training in found.items() if training is not None}
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The least and the most of them."""
+        return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+
+
+class EvaluationSpec(Spec):
+    """What is measured besides accuracy, likelihood, calibration and latency."""
+
+    metrics: tuple[FactorySpec, ...] = ()
+    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. Each
+    is tried on made-up predictions before anything is started."""
+    latency_repeats: Count = 200
+    """Single examples timed for each system."""
+
+
+class PaperSpec(Spec):
+    """A paper's figures, printed beside the measured ones."""
+
+    source: str
+    """Which paper, and which of its experiments."""
+    baseline: dict[str, float] = Field(default_factory=dict)
+    """Its figures by the names of the report's, such as `errors`."""
+    ensemble: dict[str, float] = Field(default_factory=dict)
+    """The same of its ensemble."""
+    student: dict[str, float] = Field(default_factory=dict)
+    """The same of its distilled network."""
+    gain_transferred: float | None = None
+    """The share of the ensemble's gain that reached its student."""
+
+
+class ReportSpec(Spec):
+    """How the report speaks of the run."""
+
+    accuracy: str = "accuracy"
+    """What accuracy is called in this field, such as `frame accuracy`."""
+    paper: PaperSpec | None = None
+    """Figures to print beside the measured ones."""
+    core_hour_price: NonNegative = 0.0
+    """What an hour of a core costs, in any currency."""
+    gpu_hour_price: NonNegative = 0.0
+    """What an hour of a GPU costs. The report has a price where either is above 0."""
+
+
+class TrackingSpec(Spec):
+    """Where MLflow keeps the run."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """Of the tracker: a server or a database. A relative SQLite path is relative to where the command runs."""
+    experiment: str = ""
+    """Left out: the `name` in the configuration file, so that runs which differ by `--set name=` stay side by side."""
+    registered_model: Annotated[str, Field(pattern=MODEL_NAME)] | Literal[False] = ""
+    """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
+    experiment's name and `-student`; false: MLflow does not get the model."""
