@@ -249,7 +249,7 @@ class Screen:
 
 
 class LineFormatter(HidingFormatter):
-    """Formats log lines like the screen's own lines: plain text, with the prefix `warning:` for warnings."""
+    """Formats log lines like the screen's own: plain text, with the level of warnings and the name of other loggers."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,7 +1,7 @@
-"""`tracking.json` in a run's folder: what MLflow is told of a run that needs its code or its data to be known.
+"""`tracking.json` in a run's folder: the information for MLflow that requires the run's code or data.
 
-A run writes it as it begins, while both are at hand, and sends what is in it. `report --push` sends the same later,
-from wherever the folder lies by then, without importing a module or reading a data set.
+A run writes the file as it begins, and sends its content. `report --push` sends the same content later, even from a
+moved folder, without importing a module or reading a data set.
 """
 
 from __future__ import annotations
