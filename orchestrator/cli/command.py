@@ -1,4 +1,4 @@
-"""The `stillhouse` command: parse, load the configuration, and only then what is heavy."""
+"""The `stillhouse` command. It parses and loads the configuration before it imports heavy modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asked.command(asked) or 0
     except KeyboardInterrupt:
         return _stopped(asked.debug)
-    except BaseException as error:  # a model that calls sys.exit() does not decide the status
+    except BaseException as error:  # a model may call sys.exit(), which must not set the status
         return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
 
 
@@ -44,7 +44,7 @@ def _failed(error: BaseException, debug: bool) -> int:
 
 
 def _stopped(debug: bool) -> int:
-    """Also where a library turned the interruption into an error of its own."""
+    """Report a stopped run, even where a library converted the interrupt to its own error."""
     _say(interrupts.STOPPED, debug)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a press while Python ends needs no traceback
     return interrupts.STATUS
@@ -52,7 +52,7 @@ def _stopped(debug: bool) -> int:
 
 @contextmanager
 def _logged(level: int) -> Iterator[None]:
-    """Log lines, and Python's warnings with them, in the style of the screen."""
+    """Log in the style of the screen, including Python's warnings."""
     with interrupts.at_once():
         from orchestrator.observers.terminal import LogLines
     logging.basicConfig(level=level, handlers=[LogLines()])
@@ -196,7 +196,7 @@ def _doctor(asked: argparse.Namespace) -> None:
     config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
     findings, out = [], Screen().out
     for name, look in doctor.checks(config):
-        out.print(f"{name:<12} ", end="", markup=False)  # what is waited for
+        out.print(f"{name:<12} ", end="", markup=False)  # show the check while it runs
         out.file.flush()
         finding = look()
         out.print(finding.found, markup=False, soft_wrap=True)

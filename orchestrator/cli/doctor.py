@@ -1,4 +1,4 @@
-"""What this machine has, and whether storage and tracker of a configuration can be reached. Starts nothing."""
+"""Diagnoses this machine, and the storage and tracker of a configuration. Starts nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("stillhouse", "ray", "torch", "mlflow", "fsspec", "numpy", "pyarrow"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination; `good` is False where a run would fail."""
+    """One line of the diagnosis; `good` is False where a run would fail."""
 
     name: str
     found: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 Check = tuple[str, Callable[[], Finding]]
-"""What is looked at, and what finds it; some take seconds."""
+"""The subject of a check, and its function; some take seconds."""
 
 
 def checks(config: RunConfig | None) -> list[Check]:

@@ -1,7 +1,7 @@
-"""The folder of a configuration, as it goes with a job: under a folder of its own, less what stays behind.
+"""Packages the folder of a configuration for a job: in a subfolder, without excluded files.
 
-Ray puts the root of what it sends before everything else that the job's processes import from, the standard library
-included: a user's `queue.py` there ends every worker. So the configuration's folder goes one level down.
+Ray puts the root of a package first on the import path of the job's processes, even before the standard library. There
+a user's `queue.py` would crash every worker. So the configuration's folder is one level deeper.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from orchestrator.cluster import ray_private
 from workers.errors import RequestError
 
 NAME = "stillhouse-job"
-"""No name that Python could import."""
+"""A name that Python cannot import."""
 LARGEST = 5
-"""Files that a refusal names."""
+"""Most files that an error names."""
 ENTRY_BYTES = 128
-"""About what a file's entry in a zip takes, besides twice its name."""
+"""Approximate size of a file's entry in a zip, besides twice its name."""
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """What is sent: the root whose one entry leads to the configuration's folder, and what is left out of it."""
+    """A package: the root, whose only entry links to the configuration's folder, and the excluded paths."""
 
     root: Path
     excludes: list[str]
     """Patterns as in .gitignore, anchored at the root."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of each file that goes, by its path in the configuration's folder."""
+    """Bytes of each packaged file, by its path in the configuration's folder."""
 
     @property
     def bytes(self) -> int:
@@ -42,11 +42,10 @@ class JobFolder:
 
 @contextmanager
 def prepared(folder: Path, left_out: Sequence[str], places: Sequence[Path]) -> Iterator[JobFolder]:
-    """The configuration's folder, ready to be sent as long as the block lasts.
+    """Prepare the configuration's folder for upload, for the block.
 
-    left_out: patterns of what stays behind, at any depth; places: files and folders that do.
-
-    Raises: `RequestError` where a file cannot be read, or Ray does not take so many bytes.
+    left_out: excluded patterns, at any depth; places: excluded files and folders.
+    Raises: `RequestError` where a file is unreadable, or the package is too large for Ray.
     """
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as root:
         link = Path(root, NAME)
@@ -61,7 +60,7 @@ def prepared(folder: Path, left_out: Sequence[str], places: Sequence[Path]) -> I
 
 
 def too_large(folder: Path, found: JobFolder, limit: int | None = None) -> str:
-    """Which files make a folder too large, and what to do."""
+    """The message for a folder that is too large: its largest files, and the fix."""
     largest = sorted(found.sizes, key=lambda name: -found.sizes[name])[:LARGEST]
     names = ", ".join(f"{name} ({_mb(found.sizes[name])})" for name in largest)
     takes = "less" if limit is None else f"at most {_mb(limit)}"
@@ -74,9 +73,9 @@ def too_large(folder: Path, found: JobFolder, limit: int | None = None) -> str:
 
 
 def _travel(sent: JobFolder) -> JobFolder:
-    """By the rules by which Ray packs it, the files that go; what Ray would hang on is left out as well.
+    """The package with its files by Ray's own rules, without paths on which Ray would hang.
 
-    Raises: `RequestError` where a file or folder that goes cannot be read.
+    Raises: `RequestError` where a file or folder in it is unreadable.
     """
     link = sent.root / NAME
     odd: list[str] = []
@@ -109,7 +108,7 @@ def _travel(sent: JobFolder) -> JobFolder:
 
 
 def _hangs(path: Path, link: Path) -> bool:
-    """Whether Ray would not come to an end with it: a pipe, a socket, a link that leads back to where it lies."""
+    """Whether Ray would hang on it: a pipe, a socket, or a link to one of its own parent folders."""
     try:
         mode = path.stat().st_mode
     except PermissionError:
@@ -124,7 +123,7 @@ def _hangs(path: Path, link: Path) -> bool:
 
 
 def _pattern(path: Path, root: Path) -> str:
-    """What matches just this path, as .gitignore has it."""
+    """A .gitignore pattern that matches only this path."""
     return f"/{ray_private.escaped_pattern(path.relative_to(root).as_posix())}"
 
 

@@ -1,4 +1,4 @@
-"""A finished run in the terminal: the tables, the verdict, and where to look next."""
+"""Shows a finished run in the terminal: tables, verdict, and next steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def show(report: Report, screen: Screen) -> None:
 
 
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
-    """The commands and files that a person would want now."""
+    """Print useful next commands and files."""
     uri = config.tracking.uri
     if uri.startswith("http"):
         look = f"{redacted(uri).rstrip('/')}/{report.page}"

@@ -1,7 +1,7 @@
-"""`stillhouse report RUN --push`: what a tracker has not got of a finished run, because it was down meanwhile.
+"""`stillhouse report RUN --push`: sends the parts of a finished run that a tracker lacks, because it was down.
 
-All of it comes from the run's folder, wherever that lies by now. No module is imported, no factory called and no data
-set read: a folder may have another origin.
+Everything comes from the run's folder, which may have been moved. The command imports no module, calls no factory and
+reads no data set, since the folder may come from an untrusted source.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student|stage-[a-z0-9][a-z0
 
 
 def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
-    """Send the report of the run whose folder is at `run`, and every epoch of its systems, to the tracker that its
-    configuration names; `overrides` may name another, or one with a password, which is not kept. Returns the tracker's
-    URI without credentials.
+    """Send the report of the run at `run`, and all epochs of its systems, to its configured tracker.
 
-    Raises: `RequestError` where there is no such run or tracker, or its folder is not as a run wrote it; `RunError`
-    where sending fails.
+    overrides: may name another tracker, or one with a password, which is not stored. Returns the tracker's URI without
+    credentials.
+
+    Raises: `RequestError` where the run or the tracker does not exist, or the folder is not in the form that a run
+    writes; `RunError` where sending fails.
     """
     folder = storage.absolute(run)
     config = _config(folder, overrides)
@@ -65,7 +66,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
 
 
 def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
-    """The configuration that the folder's run resolved; nothing that it names is opened."""
+    """The resolved configuration of the folder's run; opens no file that it names."""
     uri = RunFolder(folder).config
     values = parsed(storage.read_text(uri), uri)
     for each in overrides:
@@ -74,7 +75,7 @@ def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
 
 
 def _check_model(config: RunConfig, folder: str) -> None:
-    """Raise `RequestError` unless the student's model is as a run wrote it; warn where there is none."""
+    """Raise `RequestError` unless the student's model is in the form that a run writes; warn where it is missing."""
     if config.tracking.registered_model is False:
         return
     place = RunFolder(folder).shown("student")
@@ -91,7 +92,7 @@ def _check_model(config: RunConfig, folder: str) -> None:
 
 
 def _history(folder: str, system: str) -> list[Epoch]:
-    """A system's epochs; none where it was not trained in this run."""
+    """A system's epochs; none where the run did not train it."""
     named = SYSTEM.fullmatch(system)
     if named is None:  # it becomes part of a path
         raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected one of {SYSTEM.pattern}.")

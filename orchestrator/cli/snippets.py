@@ -1,4 +1,4 @@
-"""Python that loads a trained student without Stillhouse: what a run prints at its end, for a person to copy."""
+"""Python snippets that load a trained student without Stillhouse; a run prints them at its end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from workers.specs import AnyModel, ModelSpec, SklearnModel
 
 
 def load(model: AnyModel, weights: str) -> str:
-    """Lines of Python after which `student` is the trained model, by packages that its kind needs anyway.
+    """Python code that loads the trained model as `student`, using only packages that its kind needs anyway.
 
-    weights: URI of its file. Empty for a kind of the user's own.
+    weights: URI of its file. Returns an empty text for the user's own kinds.
     """
     if isinstance(model, ModelSpec):
         return load_in_torch(model, weights)
@@ -25,7 +25,7 @@ def load(model: AnyModel, weights: str) -> str:
 
 
 def load_in_skops(weights: str) -> str:
-    """Lines of Python after which `student` is the fitted estimator; types that skops does not know are looked at."""
+    """Python code that loads the fitted estimator as `student`; it shows types that skops does not trust."""
     opened = f"open({storage.filesystem(weights)[1]!r}, 'rb')"
     opened = opened if storage.is_local(weights) else f"fsspec.open({weights!r}).open()"
     return "\n".join(
@@ -38,9 +38,9 @@ def load_in_skops(weights: str) -> str:
 
 
 def load_in_torch(model: ModelSpec, weights: str) -> str:
-    """Lines of Python after which `student` is the trained network, in evaluation mode; plain torch and safetensors.
+    """Python code that loads the trained network as `student`, in evaluation mode, with plain torch and safetensors.
 
-    weights: URI of its safetensors file; one that is not local is opened by fsspec.
+    weights: URI of its safetensors file; the code opens remote files by fsspec.
     """
     module, _, function = model.factory.partition(":")
     beside = _beside(module, model.folder)
@@ -54,9 +54,9 @@ def load_in_torch(model: ModelSpec, weights: str) -> str:
 
 
 def _beside(module: str, folder: str) -> str:
-    """The folder that Python has to import the module from; empty where the module is installed.
+    """The folder from which Python has to import the module; empty where the module is installed.
 
-    A job's copy of the folder is gone by the time that a person tries, so the folder that was submitted stands for it.
+    For a job it is the submitted folder, since the job's copy no longer exists when the user runs the code.
     """
     place = Path(folder, *module.split("."))
     if not folder or not (place.with_suffix(".py").is_file() or place.is_dir()):

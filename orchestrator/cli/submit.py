@@ -1,8 +1,8 @@
 """`stillhouse submit`: a run as a job of a Ray cluster, by Ray's own job client.
 
-The job gets the folder that the configuration lies in, less what runs leave there, and this very version of
-Stillhouse, so its nodes need only what Stillhouse depends on. Places that are relative to the working folder are taken
-relative to the submitter's, if the job finds itself on that machine.
+The job gets the folder of the configuration, without results of runs, and this version of Stillhouse. So its nodes need
+only the dependencies of Stillhouse. Relative paths refer to the submitter's working folder, if the job runs on the
+submitter's machine.
 """
 
 from __future__ import annotations
@@ -40,29 +40,28 @@ LEFT_OUT = (
     ".git", ".venv*", "venv", "node_modules", "__pycache__", "*.pyc", ".*_cache", "runs", "mlruns", "mlflow.db*",
     "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key", "id_rsa*",
 )  # fmt: skip
-"""What a job does not need, or is not to have, as .gitignore says it; a `.rayignore` in the folder adds to it."""
+"""Files that a job does not need or must not get, as .gitignore patterns; a `.rayignore` in the folder adds to them."""
 HAS_RAY = "$p -P -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""
-"""Whether the cluster's `python` is Ray's. Where Ray was started from a virtual environment that is not active, it is
-not, and there may be one where the submitter has his."""
+"""Shell command that tests whether Python `$p` has Ray. The cluster's `python` lacks it where Ray was started from an
+inactive virtual environment; the submitter's path may then work."""
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     PACKAGING_LOGGER,
 )
 STOP_S = 60
-"""How long a job that is stopped has to end by itself."""
+"""Time for a stopped job to end by itself."""
 POLL_S = 2.0
 TOO_LARGE = "status code 413"
 NOT_YET, READY_TIMEOUT_S = "No available agent", 60.0
-"""What a cluster says that was only just started, and how long it may."""
+"""The error of a cluster that has just started, and how long to retry."""
 
 
 def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, follow: bool) -> int:
-    """Hand a run to the cluster whose dashboard is at `address`; returns an exit status.
+    """Submit a run to the cluster whose dashboard is at `address`; returns an exit status.
 
-    follow: show what the job says until it is over, and return its own status.
-
-    Raises: `RequestError` where the configuration is wrong or the cluster does not answer.
+    follow: show the job's log until it ends, and return its status.
+    Raises: `RequestError` where the configuration is invalid or the cluster does not respond.
     """
     config = RunConfig.load(path, overrides)
     folder = Path(path).resolve().parent
@@ -104,28 +103,28 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
 
 
 def _as_here(config: RunConfig) -> list[str]:
-    """Overrides by which local places are those that they are here: a job's own working folder is a copy."""
+    """Overrides with absolute local paths, since a job's working folder is a copy."""
     found = [f"storage={config.storage}"] if storage.is_local(config.storage) else []
     return found + ([f"tracking.uri={config.tracking.uri}"] if config.tracking.uri.startswith(SQLITE) else [])
 
 
 def _local_places(config: RunConfig) -> list[Path]:
-    """What runs leave in folders of this machine."""
+    """Local places of runs' results."""
     places = (config.storage, config.tracking.uri.removeprefix(SQLITE))
     return [Path(place) for place in places if storage.is_local(place)]
 
 
 def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:
-    """Submit it, as soon as the cluster takes jobs: one that has only just been started answers first and takes later.
+    """Submit the job, retrying on a cluster that has just started: it responds before it accepts jobs.
 
-    Raises: `RequestError` where it does not take this one.
+    Raises: `RequestError` where the cluster rejects the job.
     """
     until = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
             return str(client.submit_job(**job))
         except (RuntimeError, ValueError) as error:
-            if TOO_LARGE in str(error):  # for this cluster, or for a proxy before it
+            if TOO_LARGE in str(error):  # for this cluster, or its proxy
                 raise RequestError(job_folder.too_large(folder, sent)) from error
             if NOT_YET not in str(error) or time.monotonic() > until:
                 raise RequestError(f"the cluster did not take the job: {redacted(str(error)).strip()}") from error
@@ -141,7 +140,7 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
 
     try:
         asyncio.run(tail())
-        while not (info := client.get_job_info(job)).status.is_terminal():  # its lines ended, or the connection did
+        while not (info := client.get_job_info(job)).status.is_terminal():  # the log or the connection ended
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         print(f"stillhouse: job {job} goes on; `ray job stop` stops it.", file=sys.stderr)
@@ -166,9 +165,9 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
 
 @contextmanager
 def _client(address: str) -> Iterator[JobSubmissionClient]:
-    """Ray's client, with the token that the cluster asks for.
+    """Ray's job client, with the token that the cluster requires.
 
-    Raises: `RequestError` where no cluster takes jobs there, or it asks for a token that is not here.
+    Raises: `RequestError` where no cluster accepts jobs at the address, or it requires a token that is missing.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -186,7 +185,7 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
                 from ray.job_submission import JobSubmissionClient
             client = JobSubmissionClient(address)
             for name in TALKATIVE:
-                logging.getLogger(name).setLevel(logging.WARNING)  # which set their own
+                logging.getLogger(name).setLevel(logging.WARNING)  # they set their own level
         except (OSError, RuntimeError, ValueError) as error:
             raise RequestError(
                 f"no Ray cluster takes jobs at '{redacted(address)}' ({error}). Expected the URL of its dashboard; "
@@ -197,7 +196,7 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
 
 
 def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
-    """Ray's runtime environment: the configuration's folder, our packages, and what is to stay behind."""
+    """Ray's runtime environment: the configuration's folder, Stillhouse's packages, and the exclusions."""
     from mlflow.utils.git_utils import get_git_commit
 
     from workers.user_code.factories import JOB_FOLDER

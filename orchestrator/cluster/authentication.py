@@ -1,8 +1,8 @@
-"""Ray's token: which cluster asks for one, where this process finds one, and one for a Ray that is started in place.
+"""Ray's token: whether a cluster requires one, its source in this process, and a new one for a Ray started in place.
 
-Ray 2.60 turns token authentication on for every Ray that `ray.init` starts, and for a `ray start --head` where a token
-is stored already. A client that is given an address never turns it on by itself, so it is settled here: the cluster is
-asked without a token, and only a cluster that refuses that gets the token.
+Ray 2.60 enables token authentication for every Ray that `ray.init` starts, and for a `ray start --head` where a token
+is stored already. A client with an address never enables it by itself, so this module does. It first sends a request
+without a token, and sends the token only to a cluster that rejects that request.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ TIMEOUT_S = 10.0
 
 @contextmanager
 def in_place() -> Iterator[None]:
-    """For a Ray that is started in the block: its token is in the environment of its own processes alone.
+    """Give a Ray that starts in the block a token that only the environment of its own processes holds.
 
-    Without a token any user of this machine could run code as this one, by the open port. Ray would store a new token
-    in the home folder for good, and every later `ray start --head` would ask for it. A token or mode that the user has
-    is kept.
+    Without a token any user of this machine could run code as this one, through the open port. Ray itself would store a
+    new token permanently in the home folder, and every later `ray start --head` would require it. An existing token or
+    mode of the user stays in effect.
     """
     with _restored():
         if (MODE not in os.environ or is_on()) and not _token():
@@ -44,9 +44,9 @@ def in_place() -> Iterator[None]:
 
 @contextmanager
 def of_cluster(address: str) -> Iterator[None]:
-    """While the block lasts this process joins the cluster of that `host:port` as the cluster wants it.
+    """Set the authentication mode that the cluster at `host:port` requires, for the block.
 
-    Raises: `RequestError` where the cluster wants a token, and none is here or it is another.
+    Raises: `RequestError` where the cluster requires a token, and this process has none or a wrong one.
     """
     with _restored():
         _settle(address, lambda token: ray_private.head_accepts(address, token, TIMEOUT_S))
@@ -55,7 +55,7 @@ def of_cluster(address: str) -> Iterator[None]:
 
 @contextmanager
 def of_dashboard(url: str) -> Iterator[None]:
-    """The same for the HTTP interface of a cluster's dashboard."""
+    """`of_cluster` for the HTTP interface of a cluster's dashboard."""
     with _restored():
         _settle(url, lambda token: _dashboard_takes(url, token))
         yield
@@ -67,7 +67,7 @@ def is_on() -> bool:
 
 
 def _settle(place: str, takes: Callable[[str], bool]) -> None:
-    """Set the mode that a cluster has. takes: whether it takes a request with that token, an empty one for none."""
+    """Set the mode of a cluster. takes: whether the cluster accepts a request with a token; empty for none."""
     if not is_on() and takes(""):
         os.environ.setdefault(MODE, "disabled")  # Ray turns it on for `auto` wherever a token is stored
         ray_private.read_environment_again()
@@ -92,9 +92,9 @@ def _source() -> str:
 
 
 def _token() -> str:
-    """The token that Ray would send; empty where there is none.
+    """The token that Ray would send; empty where none exists.
 
-    Raises: `RequestError` where RAY_AUTH_TOKEN_PATH names no readable file.
+    Raises: `RequestError` where RAY_AUTH_TOKEN_PATH is not a readable file.
     """
     path = os.environ.get(TOKEN_PATH)
     if path and not os.environ.get(TOKEN) and not os.access(path, os.R_OK):  # Ray would abort the process
@@ -117,7 +117,7 @@ def _dashboard_takes(url: str, token: str) -> bool:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Give the environment back afterwards as it was: another cluster may follow in this process."""
+    """Restore the environment after the block, since this process may join another cluster later."""
     before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
     try:
         yield

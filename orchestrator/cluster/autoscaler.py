@@ -1,7 +1,7 @@
-"""What a cluster may grow to, read from where its autoscaler reads it: the cluster YAML, or a RayCluster of Kubernetes.
+"""The maximum size of a cluster, from the autoscaler's own source: the cluster YAML, or a RayCluster of Kubernetes.
 
-So `max_workers` (there `maxReplicas`) of the node type with the resource `teacher` is the knob for the ensemble's size.
-A cluster without an autoscaler is what it is.
+So `max_workers` (`maxReplicas` in Kubernetes) of the node type with the resource `teacher` limits the ensemble's size.
+A cluster without an autoscaler has a fixed size.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from orchestrator.cluster import ray_private
 logger = logging.getLogger(__name__)
 
 HEAD = "node:__internal_head__"
-"""A resource that Ray gives to the head alone."""
+"""A resource that only the head has."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ASK_TIMEOUT_S = 30.0
 ROLES = ("teacher", "student")
-"""Resources by which a cluster's YAML says what its node types are for."""
+"""Resources that assign node types to a role in a cluster's YAML."""
 
 Resources = Mapping[str, float]
 
 
 def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> list[Resources]:
-    """The resources of each node that a cluster has or that its autoscaler may add, as `config` (its YAML) says.
+    """The resources of each node that a cluster has, or that its autoscaler may add by `config` (its YAML).
 
-    Nodes that are there count against the `max_workers` of the type that has the same CPUs, GPUs and roles, and against
-    that of the whole cluster.
+    Existing nodes count against the `max_workers` of the type with the same CPUs, GPUs and roles, and of the whole
+    cluster.
     """
     found = [*alive]
     if config is None:
@@ -52,7 +52,7 @@ def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> li
 
 
 def configuration() -> Mapping[str, Any] | None:
-    """The autoscaler's configuration, as its head knows it; None where there is no autoscaler."""
+    """The autoscaler's configuration, from the head; None without an autoscaler."""
     import ray
 
     if not any(HEAD in node["Resources"] for node in ray.nodes() if node["Alive"]):
@@ -76,7 +76,7 @@ def _alike(node: Resources, kind: Resources) -> bool:
 
 
 def _of_monitor(gcs_address: str) -> Mapping[str, Any] | None:
-    """The file that `ray start --autoscaling-config` gave to the monitor of this cluster, which runs beside it."""
+    """The file in the monitor's `--autoscaling-config`; the monitor of this cluster runs on the head."""
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = place.read_bytes().decode(errors="replace").split("\0")
@@ -91,13 +91,13 @@ def _of_monitor(gcs_address: str) -> Mapping[str, Any] | None:
 
 
 def _on_kubernetes() -> Mapping[str, Any] | None:
-    """The RayCluster, as KubeRay's autoscaler derives its configuration from it."""
+    """The configuration that KubeRay's autoscaler derives from the RayCluster."""
     name = os.environ.get("RAY_CLUSTER_NAME")
     if not name or not SERVICE_ACCOUNT.exists():
         return None
     try:
         namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
         return ray_private.kuberay_configuration(name, namespace)
-    except Exception as error:  # whatever its HTTP client raises: without an autoscaler it may not ask
+    except Exception as error:  # any error of the HTTP client; a pod without an autoscaler may lack the permission
         logger.warning("the RayCluster '%s' cannot be read (%s): what the cluster has now is what counts", name, error)
         return None

@@ -1,7 +1,7 @@
-"""The Ray cluster that a run works on: joined where there is one, started in place where there is none.
+"""Connects to the Ray cluster of a run, or starts Ray in place.
 
-Also what it can hold: cores, GPUs, and whether torch sees CUDA on them. A GPU that is only declared is scheduled but
-not computed on.
+It also surveys the capacity: cores, GPUs, and whether torch sees CUDA on them. Ray also schedules work on a GPU that is
+only declared, but torch cannot compute on it.
 """
 
 from __future__ import annotations
@@ -32,21 +32,20 @@ logger = logging.getLogger(__name__)
 REACH_TIMEOUT_S = 5.0
 NOT_READY = "timed out during startup"
 FREE_TIMEOUT_S = 15.0
-"""After which a run says that it waits for a GPU."""
+"""Waiting time for a GPU after which the run notifies the user."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 SETTLE = "workers.processes.settle"
-"""What Ray calls in each worker process before any task."""
+"""The function that Ray calls in each worker process before any task."""
 
 
 @contextmanager
 def connect(
     timeout_s: float, *, verbose: bool = False, wait_for: Callable[[str], None] = logger.debug
 ) -> Iterator[Machines]:
-    """Ray for the length of a run: the one already connected, the cluster of RAY_ADDRESS or of this job, else a new
-    one.
+    """Ray for a run: the one already connected, the cluster of RAY_ADDRESS or of this job, else a new one.
 
-    Only a Ray that was started here is shut down at the end. timeout_s: how long a GPU is waited for. wait_for: is told
-    what takes time.
+    At the end, the run shuts down only a Ray that it started. timeout_s: for waiting for a GPU. wait_for: called with a
+    description of each slow step.
     """
     import ray
 
@@ -92,16 +91,15 @@ def _joined(address: str, verbose: bool) -> Iterator[None]:
 
 @contextmanager
 def settled(address: str) -> Iterator[str]:
-    """The cluster of RAY_ADDRESS, reached, and with the token that it wants for as long as the block lasts: its
-    address, found where it is `auto`.
+    """Reach the cluster of RAY_ADDRESS and set its token for the block; yields the address, with `auto` resolved.
 
-    Raises: `RequestError` where nothing answers, or a token is wanted that is not here.
+    Raises: `RequestError` where the cluster does not respond, or requires a token that this process lacks.
     """
     with contextlib.ExitStack() as stack:
         found = address
         try:
             reach(address)
-            if not address.startswith("ray://"):  # Ray's own client, which has no such address
+            if not address.startswith("ray://"):  # Ray Client has no bootstrap address
                 found = ray_private.bootstrap_address(address)
                 stack.enter_context(authentication.of_cluster(found))
         except (ConnectionError, TimeoutError, ValueError) as error:
@@ -135,9 +133,9 @@ def _init(verbose: bool, **how: Any) -> None:
 
 
 def reach(address: str) -> None:
-    """Raise `ConnectionError` or `TimeoutError` unless something listens at a cluster's `host:port`.
+    """Raise `ConnectionError` or `TimeoutError` unless a process listens at a cluster's `host:port`.
 
-    Ray itself tries for more than a minute. `auto` and `local` name no place, and are left to it.
+    Ray itself retries for more than a minute. `auto` and `local` have no port, so Ray resolves them.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
@@ -148,9 +146,9 @@ def reach(address: str) -> None:
 
 
 def survey(timeout_s: float) -> Machines:
-    """What the connected cluster has now, and what its autoscaler may add.
+    """The nodes of the connected cluster, and those that its autoscaler may add.
 
-    Raises: `RunError` where there should be GPUs and for `timeout_s` none is to be had.
+    Raises: `RunError` where the cluster declares GPUs, and none is available within `timeout_s`.
     """
     import ray
 
@@ -182,7 +180,7 @@ def survey(timeout_s: float) -> Machines:
 
 
 def expected() -> Machines | None:
-    """What a Ray started in place will have at most, known without starting it; None where a run joins a cluster."""
+    """The largest capacity of a Ray started in place, without starting it; None where the run joins a cluster."""
     import ray
     import torch
 
@@ -193,9 +191,9 @@ def expected() -> Machines | None:
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
-    """The data set in Ray's shared memory: one copy a node, which all processes there read in place.
+    """Put the data set into Ray's shared memory: one copy per node, which all its processes read in place.
 
-    Where all processes are on this machine, what is mapped from a file is read from there.
+    Where all processes are on this machine, they map files themselves instead.
     """
     import ray
 
@@ -206,8 +204,8 @@ def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
         else:
             ray.util.deregister_serializer(kind)
     for name, module in list(sys.modules.items()):
-        if name.startswith(factories.BESIDE):  # a class from beside the configuration travels by value
+        if name.startswith(factories.BESIDE):  # workers cannot import the user's modules by name
             ray.cloudpickle.register_pickle_by_value(module)
     shared = ray.put(dataset)
-    memmap.check(dataset)  # values that were copied are those that were checked
+    memmap.check(dataset)  # no file changed while Ray copied the values
     return shared

@@ -1,4 +1,4 @@
-"""What a Ray task or actor raised, as an error of ours: one sentence about what failed, and where to look further."""
+"""Converts exceptions of Ray tasks and actors to errors for the user: the failed work, and where to find details."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from workers.faults import Fault, fault
 
 
 def cause(error: BaseException) -> BaseException:
-    """What a Ray task or actor really raised, from under Ray's own wrapping."""
+    """The original exception of a Ray task or actor, without Ray's wrappers."""
     import ray
 
     while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
@@ -17,7 +17,7 @@ def cause(error: BaseException) -> BaseException:
 
 
 def as_run_error(doing: str, error: BaseException) -> BaseException:
-    """`error` as one sentence about what was being done; errors that already speak to the user stay as they are."""
+    """Convert `error` to one that names the failed work; errors meant for the user stay unchanged."""
     inner = cause(error)
     if isinstance(inner, (RequestError, RunError)):
         return inner
@@ -25,8 +25,10 @@ def as_run_error(doing: str, error: BaseException) -> BaseException:
 
 
 def failed(doing: str, raised: Fault, often: str = "") -> RunError:
-    """An exception of a model, a device or storage in its own words, what was being done, and how often it was tried
-    (`failures.often`)."""
+    """The error for an exception of a model, a device or storage, with its text.
+
+    doing: the failed work. often: the number of attempts (`failures.often`).
+    """
     return RunError(
         f"{doing} failed{often}: {str(raised).rstrip('.')}. What was complete is kept; the same command resumes. "
         f"--debug shows the traceback, and Ray's logs are in {ray_private.log_folder()}."

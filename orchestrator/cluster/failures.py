@@ -1,7 +1,7 @@
-"""How often work that failed is tried again: after `MAX_ATTEMPTS` restarts that reach nothing new it is given up.
+"""The retry limit for failed work: a component is given up after `MAX_ATTEMPTS` restarts without progress.
 
-A component is a teacher, the training of a member, the workers of a student, or a measurement. An exception is answered
-like a death: the process ends and a fresh one tries the same work again. Pure.
+A component is a teacher, the training of a member, the workers of a student, or a measurement. An exception is handled
+like the death of the process: a fresh process retries the same work. Pure.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_ATTEMPTS = 3
-"""How often in a row a component is started again, without reaching anything new, before it is given up."""
+"""Consecutive restarts of a component without progress before it is given up."""
 
 
 def may_restart(attempts: int, repeated: bool) -> bool:
-    """Whether a component is started again after so many restarts in a row.
+    """Whether a component is restarted after `attempts` consecutive restarts.
 
-    repeated: whether a fresh process failed at the same work, as it would another time.
+    repeated: whether a fresh process failed at the same work, so that another retry would fail too.
     """
     return attempts < MAX_ATTEMPTS and not repeated
 
 
 def often(attempts: int, repeated: bool) -> str:
-    """How often a component was tried that is given up, to be put behind the verb; empty where only once."""
+    """Text on the attempts of a component that is given up, to follow a verb; empty after a single attempt."""
     if repeated:
         return " again in a fresh process"
     return f" after {attempts} restarts in a row" if attempts else ""
@@ -29,19 +29,19 @@ def often(attempts: int, repeated: bool) -> str:
 
 @dataclass
 class Failures:
-    """The failures of one training or measurement in a row, with nothing new reached between them."""
+    """Consecutive failures of one training or measurement without progress between them."""
 
     attempts: int = 0
     repeated: bool = False
-    """Whether the last two were exceptions at the same place."""
+    """Whether the last two failures were exceptions at the same place."""
     at: int | None = None
     reached: object = None
 
     def may_restart(self, at: int | None, reached: object = None) -> bool:
-        """Note a failure; returns whether the component is started again.
+        """Record a failure; returns whether to restart the component.
 
-        at: where an exception was raised (an epoch); None for a death, which may have any cause. reached: what was
-        complete by then (a checkpoint's name), in any terms that change with progress.
+        at: the place of an exception (an epoch); None for a death, which may have any cause. reached: any value that
+        changes with progress, such as the name of the last checkpoint.
         """
         self.repeated = at is not None and at == self.at
         if reached != self.reached or (at is not None and self.at is not None and at > self.at):

@@ -1,7 +1,7 @@
-"""News of worker processes: where each task runs, whether a training is alive, and its epochs.
+"""Reports of worker processes: where each task runs, whether a training is alive, and its epochs.
 
-Tasks report through a Ray queue, which a thread here empties. A member's training that reports nothing for long is
-taken for hung; before its first epoch nothing shows how long one takes, so it is not.
+Tasks report through a Ray queue, which a thread here reads. A member's training without a report for long counts as
+hung. Before its first epoch it does not, since the duration of an epoch is still unknown.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from workers.training.loop import Epoch
 
 SILENCE_S, SILENCE = 120.0, 10.0
-"""A training hangs once it has reported nothing for so long, and for so many times its slowest epoch."""
+"""A training counts as hung after this time without a report, and after this multiple of its slowest epoch."""
 SUSPECTED_S = 10.0
-"""How long a hang must show: this process itself may only just have been resumed."""
+"""How long a hang must persist, since this process itself may just have been resumed."""
 
 
 @dataclass
 class _Pulse:
-    """Where a training runs, when it last reported, and the longest that it took to."""
+    """The process of a training, the time of its last report, and its longest interval between reports."""
 
     where: Where
     reported_s: float
@@ -36,9 +36,9 @@ class _Pulse:
 
 
 class Heartbeat:
-    """Open as long as its block. `queue` is what tasks are given to report to.
+    """Receives reports during its block. Tasks report to `queue`.
 
-    on_epoch: gets a system's name and its epoch. on_note: gets what a worker has for the user.
+    on_epoch: gets a system's name and its epoch. on_note: gets a worker's notes for the user.
     """
 
     def __init__(self, on_epoch: Callable[[str, Epoch], None], on_note: Callable[[str], None]) -> None:
@@ -68,15 +68,15 @@ class Heartbeat:
         self.queue.shutdown(force=True)
 
     def expect(self, epochs: Mapping[str, int]) -> None:
-        """How many epochs these systems train for: after the last a training has only its weights to write."""
+        """Set the number of epochs of these systems: after its last one, a training only writes its weights."""
         self._epochs |= epochs
 
     def where(self, name: str) -> Where | None:
-        """Where the task of that name last began; None where it has reported nothing."""
+        """The process in which the task of that name last began; None before its first report."""
         return self._places.get(name) if self._listener.is_alive() else reservation.SOMEWHERE
 
     def hung(self, name: str) -> Where | None:
-        """Where the training of that name runs, if it should have reported long ago; once."""
+        """The process of the training of that name if its report is long overdue; returned only once per hang."""
         pulse = self._pulses.get(name)
         if pulse is None or not pulse.slowest_s or not self._listener.is_alive():
             return None
@@ -102,10 +102,10 @@ class Heartbeat:
         while True:
             try:
                 news = self.queue.get()
-            except ray.exceptions.ActorUnavailableError:  # it is being started again
+            except ray.exceptions.ActorUnavailableError:  # Ray restarts the queue
                 time.sleep(0.2)
                 continue
-            except Exception:  # gone with Ray, in one of several ways
+            except Exception:  # Ray has died; it raises various types
                 return
             if news is None:
                 return

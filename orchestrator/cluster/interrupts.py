@@ -1,6 +1,6 @@
-"""Ctrl-C: once, and the run stops cleanly; again, and it ends at once. SIGTERM, as `ray job stop` sends it, likewise.
+"""Ctrl-C: the first press stops the run cleanly, the second ends it at once. SIGTERM, as of `ray job stop`, likewise.
 
-A library may handle signals meanwhile (Ray Train does, while it trains): presses are counted beside its handlers.
+Libraries may install their own handlers (Ray Train does, while it trains), so presses are counted independently.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 STATUS = 130
-"""The exit status of a run that was stopped, as shells have it."""
+"""The exit status of a stopped run, by the convention of shells."""
 STOPPED = "stopped. What was complete is kept; the same command resumes."
 STOPPING = "stopping; press Ctrl-C once more to end at once"
 TELL_S = 0.5
 AGAIN_S = 0.02
 STDERR = 2
 SAME_PRESS_S = 0.3
-"""Within which a second signal is the same press: `timeout` and terminals tell a process and its group."""
+"""Signals within this time are one press, since `timeout` and terminals signal both a process and its group."""
 
 _pressed_s: float | None = None
-"""When the first press was."""
+"""Time of the first press."""
 _counting = _ends_at_once = False
 _ending = threading.Lock()
 
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """While the block lasts, the second press ends the process: as with SIGKILL, all that is complete is kept."""
+    """In this block, the second press ends the process; as after SIGKILL, completed results stay valid."""
     global _pressed_s, _counting
     _pressed_s, _counting = None, True
     receiver, sender = socket.socketpair()
@@ -62,8 +62,8 @@ def counted() -> Iterator[None]:
 def at_once() -> Iterator[None]:
     """In this block the first press ends the process, without an exception.
 
-    For imports and the start of Ray: nothing is to be cleaned up yet, and libraries lose an exception that comes in the
-    middle of them, or turn it into another. Only where presses are counted, so not where a library calls a run.
+    It is for imports and the start of Ray: there is nothing to clean up yet, and libraries may lose or convert an
+    exception that interrupts them. It applies only where presses are counted, so not to calls from Python.
     """
     global _ends_at_once
     numbers = (signal.SIGINT, signal.SIGTERM) if _counting else ()
@@ -81,14 +81,14 @@ def at_once() -> Iterator[None]:
 
 
 def last_words(text: str) -> None:
-    """One line on stderr from any thread; what a terminal shows of progress is cleared."""
+    """Print one line to stderr from any thread, after clearing a progress line of the terminal."""
     clear = "\x1b[?25h\r\x1b[K" if os.isatty(STDERR) else ""  # a progress line hides the cursor
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{clear}stillhouse: {text}\n".encode())
 
 
 def end(text: str, status: int) -> None:
-    """End this process from any thread, with one line. The first call decides."""
+    """End this process from any thread, with one line. Only the first call has an effect."""
     if _ending.acquire(blocking=False):
         last_words(text)
         os._exit(status)
@@ -99,11 +99,11 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
-    """Python drops an interruption that comes in a destructor or a callback: bring it back."""
+    """Repeat an interrupt that Python drops because it occurred in a destructor or a callback."""
     if lost.exc_type is KeyboardInterrupt:
         main = threading.main_thread().ident
         assert main is not None
-        again = threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM))  # now it would come in here
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM))  # else it hits this hook
         again.daemon = True
         again.start()
     else:
@@ -111,25 +111,25 @@ def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
 
 
 def heed_sigterm() -> None:
-    """SIGTERM interrupts as Ctrl-C does; to be called after `ray.init`, which makes it end the process."""
+    """Handle SIGTERM like Ctrl-C; call it after `ray.init`, which makes SIGTERM end the process."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _as_interrupt)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGINT)  # raising SIGINT instead would count as a second press
-    if not callable(handler):  # ignored, as a shell lets what it starts in the background
+    if not callable(handler):  # ignored, as by shells for background processes
         raise KeyboardInterrupt
     handler(signal.SIGINT, frame)
 
 
 def pressed_for_s() -> float:
-    """How long ago the first press was; 0 where there was none, or presses are not counted."""
+    """Seconds since the first press; 0 before it, or where presses are not counted."""
     return 0.0 if _pressed_s is None else time.monotonic() - _pressed_s
 
 
 def _received(receiver: socket.socket) -> bytes:
-    """The signals that came; says once that the run is stopping, where that takes longer than `TELL_S`."""
+    """Received signals; prints once that the run is stopping if that takes longer than `TELL_S`."""
     try:
         return receiver.recv(64)
     except TimeoutError:

@@ -1,7 +1,7 @@
-"""Watch the Ray that a run started in place, for as long as the run lasts.
+"""Watches the Ray that a run started in place, until the run ends.
 
-Ray reports late, and in words of its own, that one of its vital processes was killed. And to Ray a process that is
-stopped by SIGSTOP is only slow: Ray may wait for it for ever.
+Ray reports the death of one of its vital processes late, and in an unclear message. It treats a process stopped by
+SIGSTOP as slow, and may wait for it for ever.
 """
 
 from __future__ import annotations
@@ -29,30 +29,28 @@ logger = logging.getLogger(__name__)
 
 WATCH_S = 1.0
 LOOK = 5
-"""Every so many rounds, look for stopped processes; with thousands of processes that takes longer."""
+"""Rounds between searches for stopped processes, which are slow with thousands of processes."""
 STOPPED_S = 60.0
-"""How long a process may be stopped. Only time in which this one is awake counts."""
+"""How long a process may be stopped, not counting time in which this process itself was stopped."""
 ANSWER_S = 2.0
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 DEEPEST = LONGEST_SOCKET - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
-"""Bytes that the path of Ray's temporary folder may have, so that those of its sockets are not too long."""
+"""Longest path of Ray's temporary folder, in bytes, so that the paths of its sockets are not too long."""
 PLAIN = re.compile(r"[\w/.,:=+@-]*", re.ASCII)
-"""Paths that Ray takes: it splits commands at spaces, and encodes paths as ASCII."""
+"""Paths that Ray supports: it splits commands at spaces, and encodes paths as ASCII."""
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 RAYLET, GCS = "raylet", "gcs_server"
 VITAL = frozenset({RAYLET, GCS})
-"""What Ray calls those of its processes that it cannot do without."""
+"""Names of Ray's vital processes."""
 
 
 @contextmanager
 def temporary_folder() -> Iterator[str | None]:
-    """Ray's temporary folder, for a Ray that is started in the block; None: where Ray puts it by itself.
+    """The temporary folder for a Ray that starts in the block; None: Ray's default.
 
-    Ray's sockets lie in it, and a socket's path has a limit of about a hundred bytes. Where it is too deep, or has
-    spaces or other characters that Ray does not take, a short link leads to it: what Ray writes lies where TMPDIR says
-    all the same.
-
-    Raises: `RequestError`, naming the variable, where the folder cannot be used.
+    Ray puts its sockets there, and a socket's path is limited to about a hundred bytes. If the path is too long, or has
+    spaces or other characters that Ray does not support, Ray gets a short link to it. So its files are still in TMPDIR.
+    Raises: `RequestError` with the variable's name where the folder cannot be used.
     """
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
     folder = os.path.abspath(ray_private.temporary_folder())
@@ -80,7 +78,7 @@ def temporary_folder() -> Iterator[str | None]:
 
 
 def _short_folder(named: str | None) -> str:
-    """A new folder of this user alone (mode 0700) whose path is short."""
+    """A new private folder (mode 0700) with a short path."""
     for place in SHORT_PLACES:
         with contextlib.suppress(OSError):
             return tempfile.mkdtemp(prefix="stillhouse-", dir=place)
@@ -93,7 +91,7 @@ def _short_folder(named: str | None) -> str:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """While the block lasts, stopped processes are ended as if they had died, and the run where they are vital."""
+    """In this block, a watcher kills stopped workers of Ray, and ends the run where a vital process is lost."""
     node = ray_private.local_node()
     over = threading.Event()
     threading.Thread(target=_watch, args=(node, over), name="watcher of Ray", daemon=True).start()
@@ -101,7 +99,7 @@ def watched() -> Iterator[None]:
         yield
     finally:
         over.set()
-        for lost in _lost(node):  # it could not be shut down either
+        for lost in _lost(node):  # the shutdown failed as well
             _end(node, lost)
 
 
@@ -112,7 +110,7 @@ def _watch(node: Any, over: threading.Event) -> None:
             return
         vital = {process.pid: name for name, process in node.live_processes() if name in VITAL}
         lost = _lost(node)
-        # A head that got the same signal lingers and answers no call.
+        # A head that received the same signal lingers, but does not respond.
         if interrupts.pressed_for_s() and not ray_private.head_answers(ANSWER_S):
             lost.append(GCS)
         if watched % LOOK == 0:
@@ -130,12 +128,12 @@ def _watch(node: Any, over: threading.Event) -> None:
 
 
 def _lost(node: Any) -> list[str]:
-    """What is vital and dead."""
+    """Vital processes that have died."""
     return [name for name, _ in node.dead_processes() if name in VITAL]
 
 
 def _stopped(vital: dict[int, str]) -> list[int]:
-    """Those of Ray's vital processes and of its workers, which are children of the raylet, that are stopped."""
+    """Stopped processes among Ray's vital ones and its workers, which are children of the raylet."""
     found = []
     for pid, name in vital.items():
         with contextlib.suppress(psutil.Error):
@@ -148,8 +146,8 @@ def _stopped(vital: dict[int, str]) -> list[int]:
 
 
 def _end(node: Any, lost: str) -> None:
-    """End this process, which can ask nothing of Ray any more, and what is left of Ray."""
-    if interrupts.pressed_for_s():  # the signal went to the whole group
+    """End this process, since Ray no longer responds, and the rest of Ray."""
+    if interrupts.pressed_for_s():  # the whole process group received the signal
         text, status = interrupts.STOPPED, interrupts.STATUS
     else:
         status = RunError.exit_status

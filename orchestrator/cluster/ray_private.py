@@ -1,7 +1,7 @@
-"""All that Stillhouse takes from Ray beside its public interface, each with the reason. Written for Ray 2.54 to 2.60.
+"""All uses of Ray's private interface, each with its reason. Written for Ray 2.54 to 2.60.
 
-A new version of Ray may move any of it: `tests/unit/test_ray_private.py` tries each function against the installed one.
-Every import is inside its function, so that Ray is imported once it is needed.
+A new version of Ray may change any of them; `tests/unit/test_ray_private.py` tests each function with the installed
+version. Every import is inside its function, so that Ray is imported only when needed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ def bootstrap_address(address: str) -> str:
 
 
 class _Allowed(list[str]):
-    """Folders that workers import from; takes only those that the driver itself imports from."""
+    """Folders that workers import from; it accepts only folders from which the driver imports."""
 
     def extend(self, paths: Iterable[str]) -> None:
         super().extend(path for path in paths if path in sys.path)
 
 
 def job_config() -> JobConfig:
-    """A job whose workers import from where the driver does, and from nowhere else.
+    """A job whose workers import from the same folders as the driver.
 
-    Ray puts the folder that the driver was started in before everything else: a `workers.py` there would shadow
-    Stillhouse's.
+    Ray puts the driver's working folder before all others: a `workers.py` there would shadow Stillhouse's package.
     """
     from ray.job_config import JobConfig
 
     config = JobConfig()
-    config._py_driver_sys_path = _Allowed()  # the constructor replaces an empty list by one of its own
+    config._py_driver_sys_path = _Allowed()  # the constructor would replace an empty list
     return config
 
 
@@ -69,20 +68,20 @@ def head_answers(timeout_s: float) -> bool:
     head: Any = worker.global_worker.gcs_client  # type: ignore[attr-defined]
     try:
         head.internal_kv_keys(b"any", namespace=None, timeout=timeout_s)
-    except Exception:  # in one of several ways
+    except Exception:  # Ray raises various types
         return False
     return True
 
 
 def temporary_folder() -> str:
-    """Where Ray puts its sockets and logs unless it is told otherwise."""
+    """Ray's default folder for sockets and logs."""
     from ray._common import utils
 
     return str(utils.get_default_ray_temp_dir())
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to go: preempted or drained. Ray Train reads them in the same way."""
+    """Ids of the nodes that will be preempted or drained. Ray Train reads them in the same way."""
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
@@ -96,9 +95,9 @@ def free_by_node() -> list[Mapping[str, float]]:
 
 
 def actors_of_this_job(class_name: str) -> list[dict[str, Any]]:
-    """The actors of a class that this job asked for and that are not dead.
+    """The living and pending actors of a class in this job.
 
-    `ray.util.state` asks the dashboard, which a Ray that is started in place does not have.
+    `ray.util.state` needs the dashboard, which a Ray started in place does not have.
     """
     import ray
     from ray._private import state
@@ -108,12 +107,12 @@ def actors_of_this_job(class_name: str) -> list[dict[str, Any]]:
 
 
 def actor_id(handle: Any) -> str:
-    """The id of an actor in hexadecimal, as exceptions of Ray carry it; a handle shows it to the actor alone."""
+    """The hexadecimal id of an actor, as in Ray's exceptions; a handle has no public access to it."""
     return str(handle._actor_id.hex())
 
 
 def kuberay_configuration(cluster: str, namespace: str) -> Mapping[str, Any]:
-    """What KubeRay's autoscaler derives from a RayCluster, in the form of a cluster YAML."""
+    """The configuration that KubeRay's autoscaler derives from a RayCluster, in the form of a cluster YAML."""
     from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
     found: Mapping[str, Any] = AutoscalingConfigProducer(cluster, namespace)()
@@ -121,7 +120,7 @@ def kuberay_configuration(cluster: str, namespace: str) -> Mapping[str, Any]:
 
 
 def package_bytes_limit() -> int:
-    """Bytes of a job's folder that both the dashboard and the head take."""
+    """Largest job folder that both the dashboard and the head accept, in bytes."""
     from ray._private import ray_constants
     from ray._private.runtime_env import packaging
 
@@ -129,7 +128,7 @@ def package_bytes_limit() -> int:
 
 
 def left_out_of_package(root: Path, excludes: Iterable[str]) -> Callable[[Path], bool]:
-    """A function that tells which paths below `root` Ray leaves out of a package, by its own rules and `excludes`."""
+    """A predicate for paths below `root` that Ray excludes from a package, by its own rules and `excludes`."""
     from ray._private import ray_constants
     from ray._private.runtime_env import packaging
 
@@ -139,25 +138,24 @@ def left_out_of_package(root: Path, excludes: Iterable[str]) -> Callable[[Path],
 
 
 def walk_package(root: Path, left_out: list[Callable[[Path], bool]], visit: Callable[[Path], None]) -> None:
-    """Call `visit` with every path that Ray would pack, in its order."""
+    """Call `visit` with every path that Ray would pack, in Ray's order."""
     from ray._private.runtime_env import packaging
 
     packaging._dir_travel(root, left_out, visit, include_gitignore=False)
 
 
 def escaped_pattern(path: str) -> str:
-    """A pattern, as in .gitignore, that matches just this path, by the library that Ray's packaging reads it with."""
+    """A .gitignore pattern that matches only this path, from the library that Ray's packaging uses."""
     from ray._private.thirdparty.pathspec.patterns.gitwildmatch import GitWildMatchPattern
 
     return str(GitWildMatchPattern.escape(path))
 
 
 def head_accepts(address: str, token: str, timeout_s: float) -> bool:
-    """Whether the head at `host:port` accepts a token, or where it is empty a call without one.
+    """Whether the head at `host:port` accepts a token; with an empty one, a call without a token.
 
-    The first call of every client; Ray's own client would print the refusal.
-
-    Raises: ConnectionError where the head does not answer.
+    It makes the first call of every client; Ray's own client would print the rejection.
+    Raises: ConnectionError where the head does not respond.
     """
     import grpc
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
@@ -189,12 +187,12 @@ def _channel(address: str) -> Any:
 
 
 def stored_token() -> str:
-    """The token that Ray would send, from the environment or a file; empty where there is none."""
+    """The token that Ray would send, from the environment or a file; empty where none exists."""
     return str(_loader().get_raw_token(ignore_auth_mode=True))
 
 
 def read_environment_again() -> None:
-    """Make Ray read its settings and its token anew; it keeps what it has read once."""
+    """Make Ray reload its settings and its token, which it caches."""
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     Config.initialize("")

@@ -1,7 +1,7 @@
-"""Room on the cluster: waited for no longer than was asked for, and taken for all teachers at once or for none.
+"""Reserves resources on the cluster, with a timeout, for all teachers at once.
 
-Two runs that each held half of the cores would wait for each other for ever. So the room of teachers is taken as a
-whole, by Ray's placement groups, which also tell an autoscaler at once what is needed.
+Two runs that each held half of the cores would deadlock. So a placement group reserves the teachers' resources as a
+whole; it also shows the autoscaler the whole demand at once.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELD = 0.95
-"""Of the cores that an actor is to have, those that it holds: so a student's worker, which holds a hundredth, finds a
-place beside teachers that take all."""
+"""Share of an actor's cores that it reserves. So a student's worker, which reserves a hundredth of a core, still fits
+beside teachers that use all cores."""
 SOMEWHERE = Where("", 0)
-"""The place of a task that has reported, but not where it runs."""
+"""The place of a task that runs at an unknown place."""
 ROUNDING = 1e-6
-"""Of a quotient of amounts, which Ray keeps to the ten-thousandth."""
+"""Tolerance for a quotient of amounts, which Ray rounds to 1/10,000."""
 POLL_S = 1.0
 PATIENCE_S = 15.0
-"""How long to wait before the user is told that room is missing."""
+"""Waiting time after which the user is notified of missing resources."""
 
 
 def of_an_actor(placement: Placement) -> dict[str, float]:
-    """What each teacher's actor holds."""
+    """The resources that each teacher's actor reserves."""
     return placement.held | {"CPU": HELD * placement.num_cpus}
 
 
 def of_teachers(placement: Placement) -> Need:
-    """What all the teachers need at once."""
+    """The resources that all teachers need at once."""
     return Need("teachers", placement.actors, of_an_actor(placement), placement.held)
 
 
@@ -54,9 +54,9 @@ def reserved(
     say: Callable[[str], None] = logger.warning,
     check_stopped: Callable[[], None] = lambda: None,
 ) -> Iterator[PlacementGroup]:
-    """A placement group with a bundle for each, given back at the end.
+    """A placement group with one bundle per piece, removed at the end of the block.
 
-    Raises: `RunError` where the cluster has no room for them within `timeout_s`; what `check_stopped` raises.
+    Raises: `RunError` where the cluster has no room for it within `timeout_s`; exceptions of `check_stopped`.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -72,26 +72,26 @@ def reserved(
 
 
 def leaving() -> set[str]:
-    """The nodes that are about to go: preempted or drained."""
+    """The nodes that will be preempted or drained."""
     try:
         return ray_private.draining_nodes()
-    except Exception as error:  # without the notice a teacher is lost later, and started again then
+    except Exception as error:  # without the notice, the pool restarts a lost teacher later
         logger.debug("no news of nodes that are about to go: %s", error)
         return set()
 
 
 class Watch(Protocol):
-    """Where tasks run, and a way to tell the user: `orchestrator.cluster.heartbeat.Heartbeat`."""
+    """Knows where tasks run, and notifies the user: `orchestrator.cluster.heartbeat.Heartbeat`."""
 
     def where(self, name: str) -> Where | None:
-        """Where the task of that name last began; None where it has reported nothing."""
+        """The process in which the task of that name last began; None before its first report."""
 
     def note(self, text: str) -> None:
-        """Tell the user."""
+        """Notify the user."""
 
 
 def is_any_alive(places: Iterable[Where | None]) -> bool:
-    """Whether one of these processes is on a node that is there."""
+    """Whether one of these processes is on a living node."""
     import ray
 
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -100,10 +100,10 @@ def is_any_alive(places: Iterable[Where | None]) -> bool:
 
 @dataclass(frozen=True)
 class Need:
-    """What is waited for: `count` pieces, each of which holds `each` on one node, in Ray's terms.
+    """A demand for resources: `count` pieces, each of which reserves `each` on one node, in Ray's terms.
 
-    what: what they are, in the plural. shown: what to tell people that each asks for; nothing of a share of a core that
-    a worker holds only to be counted.
+    what: plural noun for the pieces. shown: the resources in messages, without the share of a core that a worker
+    reserves only as a token.
     """
 
     what: str
@@ -125,19 +125,19 @@ class Need:
 
 
 class Waiting:
-    """For room on the cluster: says after a while what is missing, and in the end gives up."""
+    """Waits for resources: after a while it reports what is missing, and after the timeout it gives up."""
 
     def __init__(self, need: Need, timeout_s: float, say: Callable[[str], None], least: int | None = None) -> None:
-        """least: of how many it is enough to have room for one after another (default: for all at once)."""
+        """least: number of pieces that must fit at once (default: all)."""
         self.need, self.timeout_s, self.say = need, timeout_s, say
         self.least = need.count if least is None else least
         self.began_s = time.monotonic()
         self.told: set[bool] = set()
 
     def check(self, begun: bool = False, granted: Callable[[], bool] = lambda: False) -> None:
-        """Raise `RunError` where it was too long since this was last asked with `begun`: one of them runs.
+        """Raise `RunError` where the last call with `begun` was too long ago. begun: whether a piece runs.
 
-        granted: whether Ray has given room to one, whose process is still to come; asked only where it is told.
+        granted: whether Ray has assigned resources to a piece that has not started yet; called only for a message.
         """
         if begun:
             self.began_s, self.told = time.monotonic(), set()
@@ -156,7 +156,7 @@ class Waiting:
         return f"waiting for room for {self.need}. The cluster has {_has()}"
 
     def given_up(self, granted: bool) -> RunError:
-        """That there was no room, or that Ray did not use it, and what to do."""
+        """The error for missing resources, or for resources that Ray did not use, with the fix."""
         kept = "What was complete is kept; the same command resumes."
         if granted or self._fits():
             return RunError(
@@ -173,7 +173,7 @@ class Waiting:
 
 
 def demanded(each: Mapping[str, float]) -> float:
-    """How many tasks that hold so much Ray has no room for; infinity where it does not say."""
+    """The number of pending tasks with this demand; infinity where Ray does not report it."""
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
 
@@ -197,11 +197,11 @@ def _has() -> str:
 
 
 def amounts(resources: Mapping[str, float]) -> str:
-    """What each of several is to have, for people: a share of a role only says on which nodes."""
+    """Resources per piece as text; a share of a role appears as the nodes of that role."""
     roles = [f"on a node for the role '{name}'" for name in ROLES if resources.get(name)]
     return ", ".join([*(f"{amount:g} {name}" for name, amount in resources.items() if name not in ROLES), *roles])
 
 
 def _listed(resources: Mapping[str, float]) -> str:
-    """Rounded, since a worker that holds a hundredth of a core leaves as good as all of it."""
+    """Resources as text, rounded, since the hundredth of a core of a worker is negligible."""
     return ", ".join(f"{round(amount, 1):g} {name}" for name, amount in resources.items())

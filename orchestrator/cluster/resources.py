@@ -1,4 +1,4 @@
-"""What a cluster has, and what of the ensemble and the student it holds. Pure: no call of Ray."""
+"""The resources of a cluster, and the placement of ensemble and student on it. Pure: no call of Ray."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from orchestrator.config.schema import EnsembleSpec, StudentSpec
 from workers.errors import RequestError
 
 ROLE_SHARE = 0.001
-"""Of a node's role, what an actor or worker asks for: a node that has 1 of it takes any number."""
+"""Share of a node's role that an actor or worker requests; so small that a node with 1 holds any number of them."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster has."""
+    """The resources of one node."""
 
     cpus: float
     gpus: float
     roles: frozenset[str] = frozenset()
-    """Those of `autoscaler.ROLES` that are resources of the node: what it is meant for."""
+    """The node's roles, from `autoscaler.ROLES`."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What the cluster has or may grow to. `cuda`: torch sees CUDA where Ray gives a GPU."""
+    """The nodes that the cluster has or may add. `cuda`: torch sees CUDA where Ray assigns a GPU."""
 
     nodes: tuple[Node, ...]
     cuda: bool
     borrowed: bool = False
-    """Whether this Ray was there before the run in the same process, and outlives it."""
+    """Whether the same process had connected to Ray before the run, so that Ray outlives the run."""
 
     def of(self, role: str) -> Machines:
-        """Where a teacher or a student's worker may be: the nodes of that role, or where there are none, all."""
+        """The nodes of a role; all nodes where none has that role."""
         return replace(self, nodes=tuple(node for node in self.nodes if role in node.roles) or self.nodes)
 
     def asked(self, role: str) -> dict[str, float]:
-        """What it asks for besides cores and GPUs, so that it goes there."""
+        """The role's resource request, so that Ray places the work on its nodes."""
         return {role: ROLE_SHARE} if any(role in node.roles for node in self.nodes) else {}
 
     def left(self, placement: Placement) -> tuple[float, float]:
-        """The cores and GPUs that teachers leave where students may be."""
+        """The cores and GPUs that teachers leave free on the student's nodes."""
         students = self.of("student")
         elsewhere = replace(self, nodes=tuple(n for n in self.of("teacher").nodes if n not in students.nodes))
         cpus = max(0.0, placement.actors * placement.num_cpus - elsewhere.cpus)
@@ -60,43 +60,42 @@ class Machines:
 
 @dataclass(frozen=True)
 class Placement:
-    """How the ensemble is laid out: members, actors that host them, and what each actor and training task holds."""
+    """The placement of the ensemble: members, their actors, and the resources of each actor and training task."""
 
     size: int
     actors: int
     num_cpus: float
     num_gpus: float
     roles: Mapping[str, float] = field(default_factory=dict)
-    """What they ask for besides, so that they go to the nodes meant for them."""
+    """Role requests, so that Ray places them on the nodes of their role."""
 
     @property
     def held(self) -> dict[str, float]:
-        """What each task holds, as Ray names it."""
+        """The resources of each task, in Ray's terms."""
         return {"CPU": self.num_cpus, **({"GPU": self.num_gpus} if self.num_gpus else {}), **self.roles}
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as Ray's tasks are told it."""
+        """The same resources as options of a Ray task."""
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "resources": dict(self.roles)}
 
     @property
     def threads(self) -> int:
-        """Threads an actor or task computes with: the same however many there are, since it can change a bit."""
+        """Threads of an actor or task, independent of the number of actors, since threads can affect the last bit."""
         return max(1, int(self.num_cpus))
 
     def groups(self) -> list[range]:
-        """The members that each actor hosts: contiguous, and as even as they can be."""
+        """The members of each actor: contiguous, in groups as even as possible."""
         edges = [round(actor * self.size / self.actors) for actor in range(self.actors + 1)]
         return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
-    """How many members and actors the cluster takes.
+    """Decide how many members and actors the cluster can hold.
 
-    A GPU each where there are enough; else several members share an actor. Without GPUs no more actors than cores. An
-    actor lies on one node, so what is left over on each node stays unused.
-
-    Raises: `RequestError` where more is asked for than the cluster has.
+    Each member gets a GPU if there are enough; else several members share an actor. Without GPUs there are at most as
+    many actors as cores. An actor runs on one node, so the remainder of each node stays unused.
+    Raises: `RequestError` where the request exceeds the cluster.
     """
     asked = ensemble.resources_per_member
     roles, machines = machines.asked("teacher"), machines.of("teacher")
@@ -138,13 +137,13 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
 
 
 def place_student(machines: Machines) -> Placement:
-    """Where a single process computes with a student."""
+    """The placement of a single process that computes with a student."""
     cpus = min([1.0, *(node.cpus for node in machines.of("student").nodes if node.cpus)])
     return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"))
 
 
 def check_student(student: StudentSpec, machines: Machines) -> None:
-    """Raise `RequestError` where the student's workers would wait for GPUs that the cluster does not have."""
+    """Raise `RequestError` where the student's workers need more GPUs than the cluster has."""
     least, _ = student.workers
     gpus = machines.of("student").gpus
     if machines.cuda and least > gpus:
@@ -155,7 +154,7 @@ def check_student(student: StudentSpec, machines: Machines) -> None:
 
 
 def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
-    """How many actors fit on a node. A share of a GPU is of one GPU, whose rest may be too little for another."""
+    """How many actors fit on a node. A share of a GPU belongs to one GPU, whose remainder may be too small."""
     by_cpu = int(node.cpus // num_cpus)
     if not num_gpus:
         return by_cpu

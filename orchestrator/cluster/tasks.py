@@ -1,7 +1,7 @@
-"""Ray tasks that are started again where they raise: the trainings of members, predictions, measurements.
+"""Retries Ray tasks that raise: trainings of members, predictions, measurements.
 
-A process that raised is not trusted with the same work: another attempt runs in a fresh one. A task whose process dies
-is begun again by Ray itself, as it is by `max_retries` of each task.
+Each retry runs in a fresh process, since the state of one that raised may be corrupt. Ray itself retries a task whose
+process dies, by the task's `max_retries`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.errors import RunError
 from workers.faults import Fault
 
 ATTEMPT = "STILLHOUSE_ATTEMPT"
-"""Set in the process of another attempt. Ray gives work to a process of the same environment, so it is a fresh one."""
+"""Environment variable of a retry. Ray reuses only processes of an equal environment, so a retry gets a fresh one."""
 POLL_S = 1.0
 
 
@@ -30,7 +30,7 @@ POLL_S = 1.0
 class Task:
     """A job of `workers.evaluation.tasks` with its arguments.
 
-    name: what it tells the watch. doing: what an error calls it. title: what Ray calls its process.
+    name: in reports to the watch. doing: description in errors. title: name of its process in Ray.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Task:
     failures: Failures = field(default_factory=Failures)
 
     def start(self) -> ray.ObjectRef[Any]:
-        """Hand it to Ray, in a fresh process where an earlier attempt raised."""
+        """Submit it to Ray, in a fresh process where an earlier attempt raised."""
         job = _run_once(self.job) if self.placement.num_gpus else self.job
         attempt = self.failures.attempts
         fresh = {"env_vars": {ATTEMPT: f"{self.name} {attempt}"}} if attempt else None
@@ -58,12 +58,11 @@ def completed(
     check: Callable[[Task], None] = lambda pending: None,
     cancel: bool = False,
 ) -> Generator[tuple[Task, Any]]:
-    """Each task and what it returns, as they end.
+    """Each task with its result, in the order of completion.
 
-    check: called every few seconds with each that is pending. cancel: whether to cancel them where the caller stops.
-
-    Raises: `RunError` where a task raises one, where another attempt raises at the same epoch, and where for so long
-    none of the tasks is anywhere.
+    check: called every few seconds with each pending task. cancel: whether to cancel pending tasks if the caller stops.
+    Raises: `RunError` where a task raises one, where a retry raises in the same epoch, and where no task runs before
+    the timeout of `waiting`.
     """
     pending = {task.start(): task for task in tasks}
     try:
@@ -88,15 +87,15 @@ def completed(
 
 
 def _decide(task: Task, error: Exception, watch: Watch) -> None:
-    """Say that a task that raised is started again.
+    """Notify the user of the retry of a task that raised.
 
-    Raises: `RunError` where it is not.
+    Raises: `RunError` where there is no retry.
     """
     inner = errors.cause(error)
     if isinstance(inner, RunError) or not isinstance(error, ray.exceptions.RayTaskError):
         raise errors.as_run_error(
             task.doing or task.name, error
-        ) from error  # of the run itself, or a death that Ray gave up on
+        ) from error  # an error of the run, or a death after Ray's last retry
     raised = inner if isinstance(inner, Fault) else faults.fault(inner)
     what = (task.doing or task.name) + ("" if raised.at == faults.START else f", epoch {raised.at + 1},")
     if not task.failures.may_restart(raised.at):
@@ -106,6 +105,8 @@ def _decide(task: Task, error: Exception, watch: Watch) -> None:
 
 @functools.cache
 def _run_once(job: Any) -> Any:
-    """The job in a process that ends with it, as Ray does for GPUs that are asked for where a function is defined: no
-    other task meets a CUDA context that is broken, and no memory of a GPU stays taken."""
+    """The job in a process that exits afterwards, so that no other task inherits a broken CUDA context or GPU memory.
+
+    Ray does the same for functions that declare GPUs in their definition.
+    """
     return ray.remote(max_calls=1)(job._function)

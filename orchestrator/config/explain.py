@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration -> sentences: the key, what was found, what was expected."""
+"""Converts pydantic's errors on a configuration to sentences: the key, the found and the expected value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATTERNS = {
     MODEL_NAME: "a name without '/', ':' and quotes",
     STAGE: "lower-case letters, digits and '_', of which the first is a letter or digit",
 }
-"""What texts have to be, by the pattern that decides it."""
+"""Descriptions of valid texts, by their patterns."""
 IN_WORDS = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -29,11 +29,11 @@ IN_WORDS = {
     "float_parsing": "a number",
     "float_type": "a number",
 }
-"""What is expected, by pydantic's name of the error."""
+"""Descriptions of expected values, by pydantic's error types."""
 
 
 def explained(error: ValidationError, root: type[BaseModel]) -> str:
-    """Every problem as one line: the key, what was found, what was expected. root: the model that was validated."""
+    """Every error as one line: the key, the found and the expected value. root: the validated model."""
     problems: dict[str, tuple[str, list[str]]] = {}
     for found in error.errors():
         keys, owner = _walk(found["loc"], root)
@@ -66,14 +66,14 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """How to write a text that YAML reads as something else; nothing where it does not."""
+    """Advice to quote a value that YAML does not read as text; empty for other values."""
     if isinstance(value, bool):
         return " in quotes (YAML reads yes, no, on and off as true or false)"
     return " in quotes (YAML reads it as a number)" if isinstance(value, (int, float)) else ""
 
 
 def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
-    """The dotted key of a pydantic location, without its union tags, and the model that the last key belongs to."""
+    """The parts of the key in a pydantic location, without union tags, and the model of the last part."""
     keys: list[str] = []
     owner: type[BaseModel] | None = root
     current: type[BaseModel] | None = root

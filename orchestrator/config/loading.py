@@ -1,4 +1,4 @@
-"""A configuration as it is written -> values with every path absolute: YAML, dotted overrides, where code lies."""
+"""Loads a configuration from YAML, applies dotted overrides, and makes paths and the folders of code absolute."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from workers.errors import RequestError
 from workers.user_code import factories
 
 CODE = ("kind", "factory", "term", "schedule")
-"""Keys that name code of the user's: always, or as `module:Class` instead of a name in a table."""
+"""Keys that name the user's own code: always, or as `module:Class` instead of a built-in name."""
 PATHS = ("path", "checkpoints", "initial")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
 MAX_BYTES, MAX_NODES = 2**20, 100_000
-"""Of a configuration: what is larger is something else, or meant to fill the memory."""
+"""Limits of a configuration, against wrong files and exhaustion of memory."""
 
 
 def read(path: str) -> dict[str, Any]:
-    """The keys of the configuration file at a local path. Raises: `RequestError` where it is none."""
+    """The keys of the configuration file at a local path. Raises: `RequestError` where it is invalid."""
     try:
         if Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES:
             raise RequestError(f"'{path}': larger than {MAX_BYTES:,} bytes. Expected a configuration in YAML.")
@@ -36,7 +36,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def parsed(text: str, path: str) -> dict[str, Any]:
-    """The keys of a configuration in YAML. `path` is what errors call it. Raises: `RequestError` where it is none."""
+    """The keys of a configuration in YAML. path: its name in errors. Raises: `RequestError` where it is invalid."""
     try:
         found = yaml_text.parse(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -59,9 +59,9 @@ def _problem(error: Exception) -> str:
 
 
 def _nodes(value: Any, limit: int = MAX_NODES) -> int:
-    """How many values there are with all that is inside; counts no further than a little over `limit`.
+    """Number of values at all depths; stops counting soon after `limit`.
 
-    Raises: RecursionError where one is inside itself.
+    Raises: RecursionError where a value contains itself.
     """
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     count = 1
@@ -73,7 +73,7 @@ def _nodes(value: Any, limit: int = MAX_NODES) -> int:
 
 
 def override(values: dict[str, Any], assignment: str) -> None:
-    """Apply one KEY=VALUE with a dotted key. Raises: `RequestError` where it is none."""
+    """Apply one KEY=VALUE with a dotted key. Raises: `RequestError` where it is invalid."""
     key, equals, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -91,7 +91,7 @@ def override(values: dict[str, Any], assignment: str) -> None:
 
 
 def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, Any]:
-    """The same values with every path made absolute, every factory told its folder, and an MLflow experiment."""
+    """The values with absolute paths, the folder of every factory, and an MLflow experiment."""
 
     def walk(value: Any) -> Any:
         if isinstance(value, list):
@@ -130,29 +130,29 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
 
 
 def _names_code(key: str, value: Any) -> bool:
-    """Whether a key's value is code of the user's, and no name in a table."""
+    """Whether a key's value names the user's own code, and not a built-in name."""
     return value is not None and (key == "factory" or (isinstance(value, str) and ":" in value))
 
 
 def _absolute(value: Any, folder: str) -> Any:
-    """A path, or a list of them, made absolute; what is no text is left for pydantic to name."""
+    """Make a path, or a list of paths, absolute; other types stay unchanged, since pydantic reports them."""
     if isinstance(value, list):
         return [_absolute(each, folder) for each in value]
     return storage.absolute(value, folder) if isinstance(value, str) else value
 
 
 def _folder_of(factory: Any, asked: Any, folder: str) -> Any:
-    """Where a factory is loaded from: the folder that is asked for, relative to `folder`, or where it is found."""
+    """The folder of a factory: the configured one, relative to `folder`, else the one in which it is found."""
     if asked:
         return storage.absolute(asked, folder) if isinstance(asked, str) else asked
     return factories.locate(factory, folder) if isinstance(factory, str) else folder
 
 
 def _depends_on(own: Any, data: dict[str, Any], folder: str) -> Any:
-    """The files that a factory depends on: those of its own key and of `data`'s, as absolute paths."""
+    """The files in `depends_on` of a factory and of `data`, as absolute paths."""
     every = [own or [], data.get("depends_on") or []]
     if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in every):
-        return own  # for pydantic to name
+        return own  # pydantic reports it
     return list(dict.fromkeys(storage.absolute(path, folder) for paths in every for path in paths))
 
 
@@ -162,6 +162,6 @@ def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _absolute_tracking(uri: str) -> str:
-    """SQLite paths made absolute: MLflow's own default follows the working folder, which in a job is a copy."""
+    """Make SQLite paths absolute, since the working folder of a job is a copy."""
     prefix = "sqlite:///"
     return prefix + storage.absolute(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri

@@ -1,7 +1,7 @@
 """Every key of a configuration as JSON Schema (`stillhouse schema`) and as a page (`docs/CONFIGURATION.md`).
 
-Both are derived from the pydantic models, whose attribute docstrings are the descriptions, so that neither can be
-behind the code. `python -m orchestrator.config.reference` prints the page.
+Both are generated from the pydantic models and the docstrings of their attributes, so that they match the code.
+`python -m orchestrator.config.reference` prints the page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ itself, by which editors check and complete YAML. An unknown key is an error tha
 `--set a.b=value` overrides a key for one command.
 """
 FILLED_IN = frozenset({"root"})
-"""Keys that loading sets, and that no file holds."""
+"""Keys that loading sets; configuration files do not have them."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -31,7 +31,7 @@ def schema() -> dict[str, Any]:
 
 
 def page() -> str:
-    """The reference as Markdown: a table for each section, in the order in which a configuration has them."""
+    """The reference as Markdown: a table per section, in the order of a configuration."""
     whole = schema()
     places: dict[str, list[str]] = {}
     for name, place in _uses(whole, whole.get("$defs", {}), ""):
@@ -56,7 +56,7 @@ def _uses(node: Schema, definitions: Schema, place: str) -> Iterator[tuple[str, 
 
 
 def _references(node: Schema) -> Iterator[str]:
-    """Names of the definitions that a value may be of."""
+    """Names of the definitions that a value may have."""
     if "$ref" in node:
         yield node["$ref"].rpartition("/")[2]
     for option in [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())]:
@@ -78,7 +78,7 @@ def _table(place: str, node: Schema) -> str:
 
 
 def _values(node: Schema) -> str:
-    """What a value may be, in words."""
+    """The allowed values, as text."""
     options = [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())]
     if options:
         shown = [_values(option) for option in options if option.get("type") != "null"]

@@ -1,7 +1,6 @@
 """The configuration of a run: the specs of `schema` and of `workers.specs`, loaded from YAML with overrides.
 
-Loading fills in what relative paths are relative to, so that a loaded configuration means the same in every folder and
-process.
+Loading makes relative paths absolute, so that a loaded configuration has the same meaning in every folder and process.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ class RunConfig(Spec):
     name: Annotated[str, Field(pattern=NAME, max_length=100)]
     """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`."""
     seed: Whole = 0
-    """What every random number of the run follows from."""
+    """The seed of every random number of the run."""
     storage: str = STORAGE
     """A folder, relative to where the command runs, or any fsspec URI."""
     data: DataSpec
-    """What is learnt from and tested on."""
+    """The data set, with its splits."""
     ensemble: EnsembleSpec
     """The teachers."""
     distillation: DistillationSpec = DistillationSpec()
-    """How soft targets are made, and the loss that the student learns by."""
+    """How soft targets are computed, and the student's loss."""
     student: StudentSpec
     """The student and its baseline."""
     evaluation: EvaluationSpec = EvaluationSpec()
-    """What is measured."""
+    """Further metrics, and the measurement of latency."""
     report: ReportSpec = ReportSpec()
-    """What the report calls things, and compares with."""
+    """Names, prices and a paper's figures in the report."""
     tracking: TrackingSpec = TrackingSpec()
-    """The tracker, and what it keeps."""
+    """The MLflow tracker."""
 
     @model_validator(mode="after")
     def _stages_can_learn(self) -> RunConfig:
@@ -67,7 +66,7 @@ class RunConfig(Spec):
 
     @property
     def training_stages(self) -> tuple[TrainingStage, ...]:
-        """What the student learns, one stage after another; the last makes the student."""
+        """The stages of the student's training, in order; the result of the last is the student."""
         student = self.student
         if student.stages is None:
             return (TrainingStage("", self.distillation, student.training, student.initial),)
@@ -86,9 +85,9 @@ class RunConfig(Spec):
 
     @classmethod
     def load(cls, path: str, overrides: Sequence[str] = ()) -> RunConfig:
-        """Read the YAML file at `path`, apply `KEY=VALUE` overrides with dotted keys, check, resolve paths.
+        """Load the YAML file at `path`, apply `KEY=VALUE` overrides with dotted keys, validate, and resolve paths.
 
-        Raises: `RequestError`, naming the key, what was found and what was expected.
+        Raises: `RequestError` with the key, the found and the expected value.
         """
         if storage.is_uri(path):
             raise RequestError(f"'{path}': a configuration is a local file, since its folder may hold code.")
@@ -100,7 +99,7 @@ class RunConfig(Spec):
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any], folder: str, experiment: Any = None) -> RunConfig:
-        """The same from a mapping; `folder` is what data and factories are relative to.
+        """Load a configuration from a mapping; data and factories are relative to `folder`.
 
         experiment: the MLflow experiment unless `values` names one; default: the run's name.
         """
@@ -118,8 +117,10 @@ class RunConfig(Spec):
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """A stage of the student's training. name: empty where it is the only one. initial: `PREVIOUS`, or the URI of the
-    weights that it begins from; None: random ones."""
+    """A stage of the student's training.
+
+    name: empty for a single stage. initial: `PREVIOUS`, or the URI of the initial weights; None: random ones.
+    """
 
     name: str
     loss: DistillationSpec
@@ -128,7 +129,7 @@ class TrainingStage:
 
 
 def _loss_of(whole: DistillationSpec, stage: StudentStage) -> DistillationSpec:
-    """The objective of a stage: its own terms, with all else as `distillation` has it."""
+    """The objective of a stage: its own terms, and all other settings of `distillation`."""
     own = {"objective": stage.objective, "soft_weight": stage.soft_weight, "hard_weight": stage.hard_weight}
     if all(value is None for value in own.values()):
         return whole

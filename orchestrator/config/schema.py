@@ -1,6 +1,6 @@
-"""What a configuration may say of ensemble, student, evaluation, report and tracker. Plain pydantic.
+"""The schema of a configuration's sections on ensemble, student, evaluation, report and tracker. Plain pydantic.
 
-With the specs of `workers.specs`, which describe what travels to workers, these make a `RunConfig`.
+With the specs in `workers.specs`, which are sent to workers, these form a `RunConfig`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from workers.specs import (
 
 NAME, MODEL_NAME, STAGE = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$", r"^[a-z0-9][a-z0-9_]*$"
 STORAGE = "runs"
-"""Where runs lie unless a configuration names it."""
+"""Default folder of runs."""
 PREVIOUS = "previous"
-"""Where a stage of a student begins: from what the one before learned."""
+"""Value of `initial` for a stage that starts from the weights of the previous one."""
 
 
 class Resources(Spec):
-    """What one member holds while it trains or teaches."""
+    """Resources of one member while it trains or teaches."""
 
     num_cpus: Positive = 1.0
-    """Cores; a member computes with as many threads (at least one)."""
+    """Cores. A member computes with as many threads (at least one)."""
     num_gpus: NonNegative | Literal["auto"] = "auto"
-    """`auto`: a GPU each where there are enough, else members share the ones there are; none on a cluster without."""
+    """GPUs. `auto`: one per member if the cluster has enough, else members share them; 0 on a cluster without GPUs."""
 
 
 class MemberGroup(Spec):
@@ -48,7 +48,7 @@ class MemberGroup(Spec):
     model: AnyModel
     """The architecture of each."""
     size: Count | None = None
-    """How many. Left out: as many as `checkpoints`, else one."""
+    """How many members. Left out: as many as `checkpoints`, else one."""
     training: AnyTraining | None = None
     """How each is trained, with a seed of its own."""
     checkpoints: tuple[str, ...] | None = None
@@ -61,7 +61,7 @@ class MemberGroup(Spec):
 
     @property
     def given(self) -> tuple[str, ...] | None:
-        """The files that the members are loaded from; None where they are trained here."""
+        """The files of loaded members; None where the run trains them."""
         return (self.model.file,) if self.model.file is not None else self.checkpoints
 
     @property
@@ -73,7 +73,7 @@ class MemberGroup(Spec):
 def _check_source(
     model: AnyModel, size: int | None, training: AnyTraining | None, checkpoints: tuple[str, ...] | None
 ) -> None:
-    """Raises: ValueError unless it is clear where each member's weights come from."""
+    """Raise ValueError unless each member's weights have exactly one source."""
     if training is not None:
         check_recipe(model, training, "training")
     if model.file is not None:
@@ -96,7 +96,7 @@ def _check_source(
 
 
 class EnsembleSpec(Spec):
-    """The teachers: trained here, or loaded."""
+    """The teachers: trained by the run, or loaded."""
 
     size: Count | Literal["auto"] = "auto"
     """How many members. `auto`: as many as `checkpoints`, else as many as the cluster can hold at once."""
@@ -113,20 +113,21 @@ class EnsembleSpec(Spec):
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
     weights: MemberWeights = "uniform"
-    """Of the members in the mean: equal, one number each, or `validation`: those under which the mean gives the
-    validation labels the highest likelihood. Or of each example: `entropy`, where a member that is sure counts more;
-    `agreement`, where one that stands alone counts less; or `factory`, a function of the members' probabilities
+    """Mixture weights of the members: equal, one number each, or `validation`: the weights that maximise the
+    likelihood of the validation labels. Or weights per example: `entropy` gives confident members more weight;
+    `agreement` gives members that disagree with the others less; `factory` is a function of the members' probabilities
     [M, N, K] that returns weights [M, N]."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
-    """A teacher is lost during the pass: start it again, go on with the others, or end the run."""
+    """Reaction to a teacher that is lost during the pass: `wait` restarts it and waits, `reweight` restarts it and
+    continues with the others, `fail` ends the run."""
     resources_per_member: Resources = Resources()
-    """What Ray reserves for each."""
+    """Resources that Ray reserves for each member."""
     precision: Precision = "auto"
-    """Of the teachers' matrix products, and of the members' where they are measured. `auto`: bfloat16 on GPUs that have
-    it, else float32."""
+    """Precision of the members' matrix products, in the pass and in the evaluation. `auto`: bfloat16 on GPUs that
+    support it, else float32."""
     micro_batch_size: Count | None = None
-    """Examples a forward pass of a teacher, and of a member that is measured. Left out: 1,024, fewer of large examples.
-    Parts that are there already keep what they were computed with."""
+    """Examples per forward pass of a member, in the pass and in the evaluation. Left out: 1,024, fewer for large
+    examples. A resumed pass keeps the value of its existing parts."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
     start_timeout_s: Positive = 900.0
@@ -161,7 +162,7 @@ class EnsembleSpec(Spec):
 
     @property
     def of_examples(self) -> ExampleWeights | None:
-        """The rule by which each example has weights of its own; None: they are the same for all examples."""
+        """The rule for weights per example; None: all examples have the same weights."""
         if isinstance(self.weights, FactorySpec):
             return self.weights
         return self.weights if self.weights == "entropy" or self.weights == "agreement" else None
@@ -180,13 +181,13 @@ class EnsembleSpec(Spec):
 
     @property
     def count(self) -> int | None:
-        """How many members; None where the cluster decides."""
+        """The number of members; None where the cluster determines it."""
         if self.members is None and self.size == "auto" and self.groups[0].given is None:
             return None
         return sum(group.count for group in self.groups)
 
     def keys(self) -> list[str]:
-        """What each group is called in the configuration."""
+        """The key of each group in the configuration."""
         if self.members is None:
             return ["ensemble"]
         return [f"ensemble.members.{number}" for number in range(len(self.members))]
@@ -202,7 +203,7 @@ class EnsembleSpec(Spec):
         return [group for group in self.groups for _ in range(group.count)]
 
     def given(self) -> dict[int, str]:
-        """The files that members are loaded from, by the members' numbers."""
+        """The files of loaded members, by the members' numbers."""
         return {
             first + k: file
             for first, group in zip(self.firsts(), self.groups, strict=True)
@@ -211,17 +212,18 @@ class EnsembleSpec(Spec):
 
 
 class StudentStage(Spec):
-    """A stretch of the student's training, with an objective of its own. It begins from what the one before learned."""
+    """A stage of the student's training, with its own objective. By default it starts from the previous stage's
+    weights."""
 
     name: Annotated[str, Field(pattern=STAGE, max_length=40)]
-    """Of the stage. Its weights are in `stages/<name>`, its nested run in MLflow is `stage-<name>`. The last one is the
-    student itself."""
+    """Name of the stage. Its weights are in `stages/<name>`, its nested run in MLflow is `stage-<name>`. The last stage
+    is the student itself."""
     objective: tuple[TermSpec, ...] | None = None
-    """The terms that it learns by. Left out, with the two weights below: those of `distillation`."""
+    """The terms of its objective. Left out, with the two weights below: those of `distillation`."""
     soft_weight: Weight | None = None
-    """Of the short form of `objective`, as in `distillation`."""
+    """Weight of the soft targets in the short form of `objective`, as in `distillation`."""
     hard_weight: Weight | None = None
-    """The same of the labels."""
+    """Weight of the labels in the short form."""
     training: AnyTraining | None = None
     """How it is trained. Left out: as `student.training`."""
     initial: str = PREVIOUS
@@ -230,7 +232,7 @@ class StudentStage(Spec):
 
 
 class StudentSpec(Spec):
-    """The one model that is to know what the ensemble knows, and its hard-label baseline."""
+    """The student, a single model that learns from the ensemble, and its hard-label baseline."""
 
     model: AnyModel
     """The architecture of student and baseline."""
@@ -239,8 +241,8 @@ class StudentSpec(Spec):
     baseline_training: AnyTraining | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
     initial: str | None = None
-    """A file of weights that student and baseline begin from, as `ensemble.checkpoints` has them. Left out: random
-    ones, the same for both."""
+    """A file of initial weights for student and baseline, in a format of `ensemble.checkpoints`. Left out: random
+    weights, the same for both."""
     stages: tuple[StudentStage, ...] | None = None
     """The student's training in several stages, one after another. Left out: one, by `training` and `distillation`."""
     num_workers: Count | tuple[Count, Count] = 1
@@ -272,14 +274,14 @@ class StudentSpec(Spec):
 
     @property
     def recipes(self) -> dict[str, AnyTraining]:
-        """How networks of this model are trained, by the key that says so."""
+        """The training settings of networks of this model, by their keys."""
         found = {"training": self.training, "baseline_training": self.baseline_training}
         found |= {f"stages.{number}.training": stage.training for number, stage in enumerate(self.stages or ())}
         return {key: training for key, training in found.items() if training is not None}
 
     @property
     def workers(self) -> tuple[int, int]:
-        """The least and the most of them."""
+        """The smallest and the largest number of workers."""
         return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
 
 
@@ -287,10 +289,10 @@ class EvaluationSpec(Spec):
     """What is measured besides accuracy, likelihood, calibration and latency."""
 
     metrics: tuple[FactorySpec, ...] = ()
-    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. Each
-    is tried on made-up predictions before anything is started."""
+    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. The
+    run tries each on random predictions before it starts."""
     latency_repeats: Count = 200
-    """Single examples timed for each system."""
+    """Number of latency measurements per system, each with a single example."""
 
 
 class PaperSpec(Spec):
@@ -299,35 +301,36 @@ class PaperSpec(Spec):
     source: str
     """Which paper, and which of its experiments."""
     baseline: dict[str, float] = Field(default_factory=dict)
-    """Its figures by the names of the report's, such as `errors`."""
+    """The paper's figures of its baseline, by the report's names, such as `errors`."""
     ensemble: dict[str, float] = Field(default_factory=dict)
-    """The same of its ensemble."""
+    """The paper's figures of its ensemble."""
     student: dict[str, float] = Field(default_factory=dict)
-    """The same of its distilled network."""
+    """The paper's figures of its distilled network."""
     gain_transferred: float | None = None
     """The share of the ensemble's gain that reached its student."""
 
 
 class ReportSpec(Spec):
-    """How the report speaks of the run."""
+    """Settings of the report."""
 
     accuracy: str = "accuracy"
-    """What accuracy is called in this field, such as `frame accuracy`."""
+    """Name of accuracy in this field, such as `frame accuracy`."""
     paper: PaperSpec | None = None
     """Figures to print beside the measured ones."""
     core_hour_price: NonNegative = 0.0
-    """What an hour of a core costs, in any currency."""
+    """Price of a core hour, in any currency."""
     gpu_hour_price: NonNegative = 0.0
-    """What an hour of a GPU costs. The report has a price where either is above 0."""
+    """Price of a GPU hour. The report shows a total price where either is above 0."""
 
 
 class TrackingSpec(Spec):
-    """Where MLflow keeps the run."""
+    """Settings of MLflow."""
 
     uri: str = "sqlite:///mlflow.db"
-    """Of the tracker: a server or a database. A relative SQLite path is relative to where the command runs."""
+    """URI of the tracker: a server or a database. A relative SQLite path refers to the command's working folder."""
     experiment: str = ""
-    """Left out: the `name` in the configuration file, so that runs which differ by `--set name=` stay side by side."""
+    """The MLflow experiment. Left out: the `name` in the configuration file, so that runs with another `--set name=`
+    share one experiment."""
     registered_model: Annotated[str, Field(pattern=MODEL_NAME)] | Literal[False] = ""
-    """The name in the registry under which the student is kept, with two examples of the test split. Left out: the
-    experiment's name and `-student`; false: MLflow does not get the model."""
+    """The student's name in MLflow's model registry, which also stores two examples of the test split. Left out: the
+    experiment's name and `-student`; false: the run does not send the model to MLflow."""

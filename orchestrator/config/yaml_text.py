@@ -1,7 +1,7 @@
-"""YAML as a configuration is written: PyYAML, with the plain values of YAML 1.2 where YAML 1.1 surprises.
+"""The YAML of configurations: PyYAML, with the plain values of YAML 1.2 where those of YAML 1.1 are surprising.
 
 PyYAML reads YAML 1.1, in which `1e-3` is a string, `1:30` the number 90, `010` the number 8 and a date an object. Here
-the first is a number, `1:30` and dates are strings, and `010` is refused. `yes`, `no`, `on` and `off` stay booleans as
+`1e-3` is a number, `1:30` and dates are strings, and `010` is an error. `yes`, `no`, `on` and `off` stay booleans as
 values, since configurations and keyword arguments rely on it; as keys they are strings.
 """
 
@@ -33,7 +33,7 @@ PLAIN = {
 
 
 def parse(text: str) -> Any:
-    """The value of one YAML document. Builds plain values alone and runs no code.
+    """The value of one YAML document. It builds only plain values and executes no code.
 
     Raises: `yaml.YAMLError` where it is not YAML, holds a key twice, or a number that YAML 1.1 and 1.2 read
     differently; RecursionError or ValueError for values that no document should hold.
@@ -42,7 +42,7 @@ def parse(text: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """`value` as YAML that `parse` reads as the same value; keys keep their order."""
+    """`value` as YAML that `parse` maps to the same value; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 

@@ -1,1 +1,1 @@
-"""What is told of a run while it goes on: terminal, events.jsonl, MLflow."""
+"""Observers of a run: terminal, events.jsonl, MLflow."""

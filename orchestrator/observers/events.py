@@ -1,6 +1,6 @@
-"""What happens in a run, as typed events. The run emits them; observers show, record or send them, and decide nothing.
+"""The typed events of a run. The run emits them; observers show, record or send them, and decide nothing.
 
-`name` is what `events.jsonl` calls an event of a class; one without a name is shown only.
+`name` is the name of an event class in `events.jsonl`; events without a name are only shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Event:
     name: ClassVar[str] = ""
 
     def fields(self) -> Mapping[str, Any]:
-        """What `events.jsonl` keeps of it: plain values."""
+        """The event's fields in `events.jsonl`: plain values."""
         return dict(vars(self))
 
 
@@ -39,7 +39,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """The run is over. status: as MLflow has it, `FINISHED`, `FAILED` or `KILLED`. error: what ended it, in words."""
+    """The run has ended. status: MLflow's `FINISHED`, `FAILED` or `KILLED`. error: the cause, as text."""
 
     status: str
     error: str | None = None
@@ -54,7 +54,7 @@ class RunEnded(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A stage has begun. systems: which networks it trains, for `epochs` epochs each."""
+    """A stage has begun. systems: the networks that it trains, for `epochs` epochs each."""
 
     stage: str
     systems: Sequence[str] = ()
@@ -67,7 +67,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class StageProgressed(Event):
-    """`done` of `total` is complete, and what to show beside the bar."""
+    """`done` of `total` is complete. text: shown beside the progress bar."""
 
     stage: str
     done: float
@@ -77,7 +77,7 @@ class StageProgressed(Event):
 
 @dataclass(frozen=True)
 class StageEnded(Event):
-    """A stage is over. error: whether an exception ended it; such a stage is not on record."""
+    """A stage has ended. failed: whether an exception ended it; such a stage is not recorded."""
 
     stage: str
     seconds: float
@@ -94,7 +94,7 @@ class StageEnded(Event):
 
 @dataclass(frozen=True)
 class SystemAdded(Event):
-    """A member, the ensemble, the baseline or the student comes into being."""
+    """The run adds a member, the ensemble, the baseline or the student."""
 
     system: str
     role: str
@@ -130,7 +130,7 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class TeacherLost(Event):
-    """A teacher is lost: how that showed, and what the pool does about it."""
+    """A teacher is lost. evidence: of the loss. action: the pool's reaction."""
 
     members: Sequence[str]
     action: str
@@ -154,7 +154,7 @@ class TeacherBack(Event):
 
 @dataclass(frozen=True)
 class TeacherMoves(Event):
-    """The node of a teacher is about to go: the pool starts its successor on another."""
+    """The node of a teacher will be drained or preempted: the pool starts a successor on another node."""
 
     members: Sequence[str]
     evidence: str
@@ -174,6 +174,6 @@ class ReportReady(Event):
 
 
 class Observer(Protocol):
-    """Shows, records or sends events, from any thread. An exception of it ends nothing but its own part in this."""
+    """Shows, records or sends events, from any thread. Its exceptions affect neither the run nor other observers."""
 
     def __call__(self, event: Event) -> None: ...

@@ -1,6 +1,6 @@
-"""Hand every event of a run to all of its observers. An observer that fails is logged once and stops no other.
+"""Dispatches every event of a run to all observers. The first failure of an observer is logged and affects no other.
 
-Observers are set up before a run begins, and one that cannot be ends the request. After that none can end a run.
+Observers are set up before a run begins; a failure then rejects the request. Later failures cannot end a run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fanout:
-    """What a run emits its events to."""
+    """Dispatches a run's events to its observers."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.observers = observers
@@ -46,13 +46,13 @@ class Fanout:
         for observer in self.observers:
             try:
                 observer(event)
-            except Exception as error:  # of a full disk, a terminal that is gone, a tracker
+            except Exception as error:  # a full disk, a closed terminal, a failing tracker
                 if id(observer) not in self._failed:
                     self._failed.add(id(observer))
                     logger.warning("an event could not be recorded: %s: %s", type(error).__name__, error)
 
     def drain(self) -> None:
-        """Wait until observers in the background have had all events so far."""
+        """Wait until background observers have processed all events so far."""
         for observer in self.observers:
             if isinstance(observer, Background):
                 observer.drain()
@@ -62,7 +62,7 @@ class Fanout:
         self.emit(Note(text))
 
     def epoch(self, system: str, epoch: Epoch) -> None:
-        """Emit an epoch, once: a worker that was restarted reports its last epochs again."""
+        """Emit each epoch only once, since a restarted worker reports its last epochs again."""
         with self._lock:
             known = (system, epoch.epoch) in self._epochs
             self._epochs.add((system, epoch.epoch))
@@ -70,7 +70,7 @@ class Fanout:
             self.emit(EpochEnded(system, epoch))
 
     def trained(self, system: str, history: Sequence[Epoch], reused: bool) -> None:
-        """A system's training is complete: epochs whose news was lost on the way are emitted here."""
+        """Emit the end of a system's training, and epochs whose reports were lost."""
         if not reused:
             for epoch in history:
                 self.epoch(system, epoch)
@@ -78,7 +78,7 @@ class Fanout:
 
     @contextmanager
     def stage(self, name: str, systems: Sequence[str] = (), epochs: int = 0) -> Iterator[Progress]:
-        """A stage of the run, timed. systems: which networks it trains, for `epochs` epochs each."""
+        """A stage of the run, timed. systems: the networks that it trains, for `epochs` epochs each."""
         self.emit(StageStarted(name, systems, epochs))
         progress, started, failed = Progress(name, self), time.perf_counter(), True
         try:
@@ -93,7 +93,7 @@ class Fanout:
 
 @dataclass
 class Progress:
-    """A stage under way. `reused` is set where nothing had to be computed."""
+    """A stage in progress. reused: set where nothing had to be computed."""
 
     stage: str
     fanout: Fanout
@@ -105,7 +105,7 @@ class Progress:
 
 
 class Background:
-    """An observer in a thread of its own, for as long as its block: a slow one holds up nothing but its end."""
+    """Runs an observer in a separate thread during its block. A slow observer delays only the end of the block."""
 
     def __init__(self, observer: Observer) -> None:
         self._inner = Fanout([observer])
@@ -126,7 +126,7 @@ class Background:
         self._thread.join()
 
     def drain(self) -> None:
-        """Wait until the observer has had all events so far."""
+        """Wait until the observer has processed all events so far."""
         reached = threading.Event()
         self._events.put(reached)
         reached.wait()
@@ -140,7 +140,7 @@ class Background:
 
 
 def ended_by(error: BaseException | None) -> RunEnded:
-    """How a run ended, from what ended it."""
+    """The `RunEnded` event for an exception, or for None."""
     if error is None:
         return RunEnded("FINISHED")
     return RunEnded("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""`events.jsonl`: what happened when, one JSON object a line. The run's own record, whatever becomes of the tracker."""
+"""`events.jsonl`: the run's own timed record, independent of the tracker, with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from workers import storage
 from workers.redact import redacted
 
 MILESTONES = (RunStarted, StageEnded, RunEnded)
-"""Events after which the file is whole on an object store, too."""
+"""Events after which the file is written to an object store."""
 
 
 class EventLog:
-    """Appends to the file of a run. On an object store, which cannot append, the whole is written again at `flush`."""
+    """Appends to the file of a run. On an object store, which cannot append, `flush` rewrites the whole file."""
 
     def __init__(self, folder: str) -> None:
         self.uri = RunFolder(folder).events
@@ -28,7 +28,7 @@ class EventLog:
         before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
         if not self._local:
             self._lines = before.decode(errors="replace").splitlines()
-        elif before and not before.endswith(b"\n"):  # half a line, of a process that was killed
+        elif before and not before.endswith(b"\n"):  # a truncated line of a killed process
             with Path(storage.filesystem(self.uri)[1]).open("ab") as file:
                 file.write(b"\n")
 

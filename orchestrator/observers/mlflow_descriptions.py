@@ -1,6 +1,6 @@
-"""What a reviewer finds in MLflow besides figures: descriptions, and parameters that compare well.
+"""Descriptions and parameters of runs in MLflow.
 
-MLflow shows about the first 120 pixels of a description until it is opened: so the verdict first, then the table.
+MLflow shows only about the first 120 pixels of a collapsed description. So the verdict comes first, then the table.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from orchestrator.reporting.report import COMPARED, Report, Role, Rows, System
 from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
-"""Sections of a configuration that say where, not what: runs side by side would differ by them first."""
+"""Sections of a configuration that do not affect results. They are left out, so that comparisons show real changes."""
 LINKED = 20
 MOST = 500
-"""Characters of a parameter's value."""
+"""Most characters of a parameter's value."""
 
 
 def params(config: RunConfig) -> dict[str, str]:
-    """What the run follows from, by dotted keys."""
+    """The configuration of the experiment, by dotted keys."""
     found = flat(config.model_dump(mode="json", exclude_none=True))
     return {key: value for key, value in found.items() if key.split(".")[0] not in NOT_OF_THE_EXPERIMENT}
 
 
 def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") -> dict[str, str]:
-    """What one system follows from, under the same keys for all of them. name: of a member, or of a student's stage."""
+    """The configuration of one system, under the same keys for all systems. name: of a member or a student's stage."""
     ensemble, student = config.ensemble, config.student
     number = int(name.rpartition("-")[2]) if role == "member" and name else 0
     own = ensemble.of_each(number + 1)[number]
@@ -61,19 +61,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _told(key: str, value: str) -> str:
-    """Without secrets, which are known by what they are called, too."""
+    """A value without secrets, which are detected by the key as well."""
     told = redacted(f"{key}={value}").removeprefix(f"{key}=")
     return HIDDEN if told.startswith(HIDDEN) else told
 
 
 def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
-    """The description of a whole run, in Markdown: was the ensemble worth it, and did the student get it.
+    """The description of a whole run, in Markdown: the verdict, then the comparison.
 
     runs: each system's MLflow run, by its name.
     """
     base = f"#/experiments/{experiment}/runs"
     rows = reports.comparison(report)
-    compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student are what is seen first
+    compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student first
     lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
     soft = report.soft_targets
     return "\n\n".join(
@@ -90,7 +90,7 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
 
 
 def note_of(system: System, report: Report, runs: Mapping[str, str], experiment: str, parent: str) -> str:
-    """The description of one system's run: what it learned from, with the way there."""
+    """The description of one system's run: what it learned from, with links."""
     base = f"#/experiments/{experiment}/runs"
     members = _links(report.members, base, runs)
     soft = report.soft_targets
@@ -104,7 +104,7 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
 
 
 def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:
-    """The way to each; MLflow's descriptions have no room for more than `LINKED`."""
+    """Links to the systems; MLflow's descriptions have space for at most `LINKED`."""
     more = f" and {len(systems) - LINKED} more" if len(systems) > LINKED else ""
     return ", ".join(_link(system, base, runs) for system in systems[:LINKED]) + more
 
@@ -114,7 +114,7 @@ def _link(system: System, base: str, runs: Mapping[str, str]) -> str:
 
 
 def _aligned(rows: Rows) -> str:
-    """A table of fixed-width letters: MLflow gives one in Markdown neither lines nor room between its columns."""
+    """A table in fixed-width text, since MLflow renders Markdown tables without lines or column spacing."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     first = widths[0]
     return "\n".join(

@@ -1,7 +1,7 @@
 """Models in MLflow: the student, loadable with `mlflow.pyfunc.load_model` and registered, its members beside it.
 
-All by MLflow's client alone, so that a program that calls `run` keeps the tracker that is active in it. Members
-are models without files of their own: their weights stay in the run's folder, where their tags point.
+This module uses only MLflow's client, so that a program that calls `run` keeps its own active tracker. Members
+are models without files: their weights stay in the run's folder, and their tags have the URI.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 WEIGHTS_TAG, MARK_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.student", "stillhouse.model"
-"""Of a registered version: sha256 of the student's weights; what its answers follow from; and the model that it is,
-which MLflow does not say."""
+"""Tags of a registered version: sha256 of the student's weights, the digest of all its inputs, and its model's
+identifier, which MLflow does not store."""
 INPUTS_TAG = "stillhouse.inputs"
-"""What the student is asked, such as `float32 [N, 8]`."""
+"""Tag with the student's input, such as `float32 [N, 8]`."""
 TIMEOUT, UPLOAD_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", 600
 
 
 def log_members(
     client: MlflowClient, experiment: str, runs: Mapping[str, str], weights: Mapping[str, str], student: str
 ) -> None:
-    """Each member as a model of its own run, which the run `student` learned from.
+    """Log each member as a model of its own run, and as an input of the run `student`.
 
-    runs, weights: the MLflow run and the URI of the weights of each member, by its name.
+    runs, weights: the MLflow run and the URI of the weights of each member, by name.
     """
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
@@ -66,12 +66,11 @@ def log_student(
     name: str,
     tags: Mapping[str, str],
 ) -> str:
-    """The student as a model of its run, and a version of the registered model `name`: its identifier.
+    """Log the student as a model of its run and register it as a version of `name`; returns its identifier.
 
-    One that is registered already is that model. place: the student's folder in the run's, whose model `record` lists;
-    its files are copied to the tracker, and nothing in them is run.
-
-    Raises: `RequestError` where they are not what a run wrote.
+    A student that is already registered is reused. place: the student's folder in the run's; `record` lists the model's
+    files. They are copied to the tracker, and no code in them is executed.
+    Raises: `RequestError` where the files are not those that a run wrote.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -89,7 +88,7 @@ def log_student(
 def _upload(
     client: MlflowClient, run: str, folder: Path, *, experiment: str, name: str, tags: Mapping[str, str]
 ) -> str:
-    """The model in the local `folder`, checked before, as a new model of `run` and a new version of `name`."""
+    """Upload the validated model in the local `folder` as a new model of `run` and a new version of `name`."""
     model = client.create_logged_model(experiment, "student", run, dict(tags), model_type="student")
     try:
         own = model_folder.load(folder / model_folder.MLMODEL) | {"run_id": run, "model_id": model.model_id}
@@ -101,7 +100,7 @@ def _upload(
         raise
     client.finalize_logged_model(model.model_id, "READY")
     model_id = str(model.model_id)
-    # Not `models:/ID`, which MLflow's registry in a database looks up at the tracker that is active here.
+    # Not `models:/ID`, which MLflow's database registry would resolve at the process's active tracker.
     client.create_model_version(name, model.artifact_location, run, {**tags, MODEL_TAG: model_id}, model_id=model_id)
     return model_id
 
@@ -114,7 +113,7 @@ def _models_of(client: MlflowClient, run: str) -> list[str]:
 
 @contextmanager
 def _time_to_upload() -> Iterator[None]:
-    """A server may answer only once it has passed the weights on."""
+    """Raise MLflow's timeout for the block, since a server may respond only after it has forwarded the weights."""
     before = os.environ.get(TIMEOUT)
     os.environ[TIMEOUT] = str(max(UPLOAD_S, int(before or 0)))
     try:
@@ -127,7 +126,7 @@ def _time_to_upload() -> Iterator[None]:
 
 
 def _registered(client: MlflowClient, name: str, key: str) -> str | None:
-    """The same student, if it is registered; sees to it that there is something to register it under."""
+    """The model of the same student, if it is registered; creates the registered model if it is missing."""
     from mlflow.exceptions import MlflowException
 
     try:

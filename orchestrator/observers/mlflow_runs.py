@@ -1,7 +1,7 @@
-"""The MLflow runs of one `stillhouse run`: made once, found again by the run that continues them, ended once.
+"""The MLflow runs of one `stillhouse run`: created once, found again by a run that resumes them, ended once.
 
-Everything here goes through MLflow's client alone, and nothing knows what is logged to a run. Several processes may
-begin at the same moment: what another one has just made is used.
+This module uses only MLflow's client, and is independent of the logged content. Several processes may start at the
+same time, so it uses an experiment that another process has just created.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 ROLE = "stillhouse.role"
 RUN = "stillhouse.run"
 OPENED_AS = "stillhouse.opened_as"
-"""Of a run that `report --push` sent to another tracker: its identifier where it began."""
+"""Tag of a run that `report --push` sent to another tracker: its identifier at the first tracker."""
 REQUEST = "stillhouse.request"
-"""Digest of the request that a run answers; only the same request in the same folder continues it."""
+"""Tag with the digest of the run's request; only the same request in the same folder resumes the run."""
 FOLDER = "stillhouse.folder"
 """The run's folder, as it was when the run began."""
 NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
@@ -29,7 +29,7 @@ EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
 def experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The identifier of the experiment of that name; made where there is none.
+    """The identifier of the experiment of that name; creates a missing one.
 
     uri: of the tracker. Raises: MlflowException where the tracker refuses.
     """
@@ -42,7 +42,7 @@ def experiment(client: MlflowClient, name: str, uri: str) -> str:
         except MlflowException as error:
             if error.error_code != EXISTS:
                 raise
-            found = client.get_experiment_by_name(name)  # another process made it meanwhile
+            found = client.get_experiment_by_name(name)  # another process created it meanwhile
             if found is None:
                 raise
     return str(found.experiment_id)
@@ -55,7 +55,7 @@ def create(client: MlflowClient, experiment_id: str, name: str, role: str, tags:
 
 
 def find(client: MlflowClient, experiment_id: str, known: str) -> Run | None:
-    """The run that was opened as `known`, by this tracker or by another; None where there is none or it was deleted."""
+    """The run that this or another tracker opened as `known`; None where it is missing or deleted."""
     if not re.fullmatch(r"[\w-]+", known):  # it becomes part of a query
         return None
     for query in (f"attributes.run_id = '{known}'", f"tags.`{OPENED_AS}` = '{known}'"):
@@ -65,7 +65,7 @@ def find(client: MlflowClient, experiment_id: str, known: str) -> Run | None:
 
 
 def opened(client: MlflowClient, run_id: str) -> Run | None:
-    """The run of that identifier, in whichever experiment; None where there is none or it was deleted."""
+    """The run of that identifier, in any experiment; None where it is missing or deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -83,7 +83,7 @@ def nested(client: MlflowClient, experiment_id: str, parent: str) -> dict[str, s
 
 
 def reopen(client: MlflowClient, run_id: str) -> None:
-    """Set a run that ended without being finished to RUNNING again."""
+    """Set a failed or killed run to RUNNING again."""
     if client.get_run(run_id).info.status not in ("RUNNING", "FINISHED"):
         client.update_run(run_id, status="RUNNING")
 
@@ -95,7 +95,7 @@ def end(client: MlflowClient, run_id: str, status: str) -> None:
 
 
 def abandon(client: MlflowClient, parent: Run) -> None:
-    """End a run and those nested in it as KILLED, where they are still RUNNING: their process was killed."""
+    """Set a run and its nested runs to KILLED where they are still RUNNING, since their process was killed."""
     inner = _nested(client, parent.info.experiment_id, parent.info.run_id)
     for run_id in (parent.info.run_id, *(run.info.run_id for run in inner)):
         end(client, run_id, "KILLED")

@@ -1,7 +1,7 @@
 """MLflow: one parent run for a `stillhouse run`, a nested run for each system.
 
-A tracker that cannot be reached ends the request before anything starts. Later failures warn, once, and the run goes
-on: `events.jsonl` and the report hold everything that would have been sent.
+An unreachable tracker rejects the request before anything starts. Later failures cause a single warning, and the run
+continues: `events.jsonl` and the report hold everything that the tracker lacks.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Calls in a row that fail before the tracker is left alone: each may take its whole time-out."""
+"""Consecutive failed calls before the tracker is skipped for a while, since each may take its whole timeout."""
 LEFT_ALONE_S = 60.0
 MOST_PARAMS = 100
-"""That MLflow takes at once."""
+"""Most parameters in one call to MLflow."""
 
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
@@ -53,7 +53,7 @@ TRAIN_LOSS = "train_loss"
 VALIDATION_ACCURACY = "validation_accuracy"
 GAIN_TRANSFERRED = "gain_transferred"
 ACCURACY_BY_MEMBERS = "accuracy_by_members"
-"""A step is a number of members."""
+"""Metric whose step is the number of members."""
 TABLE = "comparison.json"
 NOTE = "mlflow.note.content"
 T = TypeVar("T")
@@ -73,11 +73,11 @@ class Tracker:
     ) -> None:
         """Open the parent run and describe it.
 
-        record: what it is told of code and data. earlier: the run that the last process in this folder opened. It is
-        continued where it did not finish and answers the same request, unless `fresh`; else it is ended. again: the
-        run, as it was known where it began, that is to get what it has not got.
+        record: of code and data. earlier: the run that the last process in this folder opened. The tracker resumes it
+        if it is unfinished and has the same request, unless `fresh`; else it ends it. again: the identifier, at its
+        first tracker, of the run that `report --push` completes.
 
-        Raises: `RequestError` where the tracker refuses.
+        Raises: `RequestError` where the tracker rejects the run.
         """
         mlflow_uri.prepare()
         from mlflow import MlflowClient
@@ -88,7 +88,7 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._roles: dict[str, Any] = {}
         self._known: dict[tuple[str, str], set[int]] = {}
-        """The steps of a run's metric that the tracker has, where they were asked for."""
+        """The steps of a run's metric that the tracker has, cached."""
         self._opening = threading.RLock()
         try:
             if uri.startswith(mlflow_uri.SQLITE):
@@ -104,7 +104,7 @@ class Tracker:
         self._failures = 0
         self._left_alone_s = 0.0
         self.missed: str | None = None
-        """Why something was not sent, the last time; None where all was."""
+        """The last error in sending; None where everything was sent."""
         self._warned = False
         self._monitor: Any = None
         self._describe()
@@ -113,11 +113,11 @@ class Tracker:
 
     @property
     def page(self) -> str:
-        """Of the parent run in MLflow, behind the tracker's address; a new browser would show pages for prompts."""
+        """The parent run's page, relative to the tracker's address. Without the type, MLflow may show prompt pages."""
         return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
 
     def __call__(self, event: Event) -> None:
-        """Send what an event of the run says."""
+        """Send the content of an event."""
         match event:
             case SystemAdded():
                 self.system(event.system, event.role)
@@ -143,16 +143,16 @@ class Tracker:
         self._attempt(self._send_epoch, name, epoch)
 
     def epochs(self, name: str, history: Sequence[Epoch]) -> None:
-        """Send those epochs of a system that the tracker has not got."""
+        """Send the epochs of a system that the tracker lacks."""
         for epoch in history:
             self.epoch(name, epoch)
 
     def trained(self, name: str) -> None:
-        """A system's training is over: figures may follow."""
+        """Mark a system's training as finished; metrics may still follow."""
         self._attempt(lambda: mlflow_runs.end(self.client, self._run_of(name), "FINISHED"))
 
     def catch_up(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
-        """Send what the tracker has not got of the systems and their epochs."""
+        """Send systems and epochs that the tracker lacks."""
         self._failures, self.missed = 0, None
         self._describe()
         roles: dict[str, str] = {name: "stage" for name in histories} | {s.name: s.role for s in report.systems}
@@ -161,9 +161,9 @@ class Tracker:
             self.epochs(name, histories.get(name, ()))
 
     def report(self, report: Report, histories: Mapping[str, Sequence[Epoch]], folder: str) -> None:
-        """Send every figure of the report, its tables and plots, and the models of the run's folder.
+        """Send all metrics, tables and plots of the report, and the models of the run's folder.
 
-        folder: holds the members' weights and the student's model, where there is one.
+        folder: the run's folder, with the members' weights and the student's model if it exists.
         """
         student = report.system("student")
         model_id = self._attempt(self._models, report, folder)
@@ -173,20 +173,19 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """End all runs: FINISHED, FAILED or KILLED."""
-        self._failures = 0  # asked once more, whatever was before
+        self._failures = 0  # try again, despite earlier failures
         if self._monitor is not None:
             self._monitor.finish()
         for run_id in (*self._runs.values(), self.run_id):
             self._attempt(mlflow_runs.end, self.client, run_id, status)
         engine = getattr(self.client._tracking_client.store, "engine", None)
-        if engine is not None:  # MLflow keeps a database's connections open for as long as the process lives
+        if engine is not None:  # MLflow keeps database connections open until the process ends
             engine.dispose()
 
     def _open(self, earlier: str | None, fresh: bool, again: str | None) -> None:
-        """Continue the parent run and those nested in it, or begin a new one.
+        """Resume the parent run and its nested runs, or create a new one.
 
-        MLflow's parameters cannot be changed, so a request that differs in anything is another run. A run that finished
-        is opened again by `again` alone.
+        MLflow's parameters are immutable, so any other request needs another run. Only `again` reopens a finished run.
         """
         client, config = self.client, self._config
         if again is not None:
@@ -210,14 +209,14 @@ class Tracker:
             mlflow_runs.reopen(client, run_id)
 
     def _is_this_one(self, run: Run) -> bool:
-        """Whether an earlier run did not finish and answers the same request."""
+        """Whether an earlier run is unfinished and has the same request."""
         if self._record is None or run.info.experiment_id != self.experiment_id or run.info.status == "FINISHED":
             return False
         return run.data.tags.get(REQUEST) == self._record.request
 
     def _run_of(self, name: str) -> str:
-        """A system's nested run; opened now where the tracker was down when it was to be."""
-        with self._opening:  # two threads ask
+        """A system's nested run; opened now where the tracker was down earlier."""
+        with self._opening:  # two threads may ask
             if name not in self._runs:
                 of_parent = {PARENT: self.run_id, RUN: self._config.name}
                 role = self._roles[name]
@@ -234,7 +233,7 @@ class Tracker:
         self._attempt(self.client.log_text, self.run_id, redacted(config.to_yaml()), "config.yaml")
 
     def _tags(self, tags: Mapping[str, str]) -> None:
-        """As they were when the run began: those that it has stay."""
+        """Set missing tags; existing ones keep their values from the beginning of the run."""
         known = self.client.get_run(self.run_id).data.tags
         for key, value in tags.items():
             if key not in known:
@@ -258,7 +257,7 @@ class Tracker:
         self._monitor.start()
 
     def _models(self, report: Report, folder: str) -> str | None:
-        """Members and student as models, each of its run: the student's identifier, where it is sent."""
+        """Log members and student as models of their runs; returns the student's identifier if it is sent."""
         name = self._config.tracking.registered_model
         if name is False:
             return None
@@ -268,7 +267,7 @@ class Tracker:
         mlflow_models.log_members(self.client, self.experiment_id, runs, weights, run_id)
         place = RunFolder(folder).shown("student")
         record = model_folder.read(place)
-        if record is None:  # the log has the reason, from when it was to be written
+        if record is None:  # the export has logged the reason
             return None
         accuracies = {
             f"stillhouse.{role}_test_accuracy": f"{report.system(role).test.accuracy:.6g}" for role in COMPARED
@@ -284,14 +283,14 @@ class Tracker:
         )
 
     def _system(self, system: System, report: Report, model_id: str | None) -> None:
-        """One system's figures, of its model too where there is one, and its description."""
+        """Send one system's metrics, also for its model if it exists, and its description."""
         run_id = self._run_of(system.name)
         self._figures(run_id, _figures(system), model_id)
         note = mlflow_descriptions.note_of(system, report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(run_id, NOTE, note)
 
     def _send_epoch(self, name: str, epoch: Epoch) -> None:
-        """As of when it ended: MLflow orders by that, and epochs may arrive late and out of order."""
+        """Send an epoch with its end time, since MLflow sorts by time and epochs may arrive out of order."""
         figures = {
             TRAIN_LOSS: epoch.train_loss,
             VALIDATION_ACCURACY: epoch.validation_accuracy,
@@ -305,7 +304,7 @@ class Tracker:
             self._once(self.run_id, key, {key: epoch.validation_accuracy}, step, at_s)
 
     def _once(self, run_id: str, key: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
-        """Send the figures of a step unless the run has it; `key` is the metric that tells."""
+        """Send the metrics of a step unless the run has the metric `key` for it."""
         with self._opening:
             if (run_id, key) not in self._known:
                 self._known[run_id, key] = {metric.step for metric in self.client.get_metric_history(run_id, key)}
@@ -315,7 +314,7 @@ class Tracker:
                 known.add(step)
 
     def _figures(self, run_id: str, figures: Mapping[str, float], model_id: str | None = None) -> None:
-        """Send what has one value in a run, where the run, or the model, does not have that value."""
+        """Send single-valued metrics that the run, or the model, lacks."""
         of_run = self.client.get_run(run_id).data.metrics
         has = {key for key, value in figures.items() if of_run.get(key) == value}
         if model_id is not None:
@@ -361,7 +360,7 @@ class Tracker:
         self.client.set_tag(self.run_id, NOTE, note)
 
     def _table(self, table: dict[str, list[Any]]) -> None:
-        """MLflow's own table; it would append to one that is there, so that one is written over."""
+        """Log a table; MLflow would append to an existing one, so that one is overwritten."""
         if all(item.path != TABLE for item in self.client.list_artifacts(self.run_id)):
             self.client.log_table(self.run_id, table, TABLE)
             return
@@ -369,7 +368,7 @@ class Tracker:
         self.client.log_text(self.run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
 
     def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
-        """Send. A failure after set-up is logged once; a tracker that goes on failing is not asked for a while."""
+        """Call `send`. The first failure is logged; after repeated ones the tracker is skipped for a while."""
         if self._failures >= MAX_FAILURES and time.monotonic() < self._left_alone_s:
             return None
         try:
@@ -403,9 +402,10 @@ def _figures(system: System) -> dict[str, float]:
 
 
 def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[str, str]:
-    """URI of each member's weights, by its name: given by the configuration, else in the run's folder.
+    """URI of each member's weights, by name: from the configuration, else in the run's folder.
 
-    There they lie under their key, where a later recipe leaves them as they are; `members/<i>` shows the current ones.
+    There they are stored under their cache key, where a later recipe does not overwrite them; `members/<i>` has a copy
+    of the current ones.
     """
     given, groups = config.ensemble.given(), config.ensemble.of_each(len(members))
     numbers = {member: int(member.partition("-")[2]) for member in members}
@@ -417,7 +417,7 @@ def weights_of(members: Sequence[str], config: RunConfig, folder: str) -> dict[s
 
 
 def _folder_of(member: str, folder: RunFolder) -> str:
-    """Where a member lies under its key, or what shows it where that is gone."""
+    """The folder of a member under its key, or its copy in `members/<i>` where that is missing."""
     shown = _network_in(folder.shown(member))
     keyed = "" if shown is None else folder.network(shown.key)
     return keyed if keyed and _network_in(keyed) == shown else folder.shown(member)
@@ -447,5 +447,5 @@ def _datasets(record: TrackingRecord) -> list[DatasetInput]:
 
 
 def _short(figure: float | None) -> float | None:
-    """As many digits as can be read in a table."""
+    """Round to five digits, for tables."""
     return None if figure is None else float(f"{figure:.5g}")

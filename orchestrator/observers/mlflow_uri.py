@@ -1,4 +1,4 @@
-"""Where runs are kept: which trackers MLflow can write to, and whether one can be had."""
+"""Tracker URIs: which trackers MLflow can write to, and whether one is reachable."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from workers.redact import redacted
 
 SQLITE = "sqlite:///"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Databases that MLflow speaks to itself, and where they listen unless the URI says so."""
+"""Databases that MLflow connects to directly, with their default ports."""
 REACH_TIMEOUT_S = 5.0
 ABANDONED_S = 600.0
-"""After which a database that is not whole yet counts as abandoned."""
+"""Age after which an incomplete database counts as abandoned."""
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,11 +35,11 @@ SETTINGS = {
 }
 """Environment variables that MLflow reads when it is imported; a value that the user has set is kept."""
 QUIET = {"alembic": logging.WARNING, "urllib3.connectionpool": logging.ERROR, "mlflow.system_metrics": logging.ERROR}
-"""MLflow's parts log each table and each try; `tracking` reports what comes of them."""
+"""Log levels of MLflow's parts, which log each table and each retry; the tracker reports the final failures."""
 
 
 def prepare() -> None:
-    """Set what is not set; to be called before anything imports MLflow."""
+    """Set the variables that the user has not set; call it before anything imports MLflow."""
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     for name, level in QUIET.items():
@@ -47,7 +47,7 @@ def prepare() -> None:
 
 
 def reach(uri: str) -> None:
-    """Raise `RequestError` unless an MLflow tracker can be had at `uri`; leaves nothing behind."""
+    """Raise `RequestError` unless an MLflow tracker is reachable at `uri`; leaves no files."""
     try:
         parts = urlsplit(uri)
         database = parts.scheme.partition("+")[0]
@@ -90,8 +90,10 @@ def _reach_sqlite(path: Path) -> None:
 
 
 def make_whole(path: Path) -> None:
-    """Let MLflow make its database beside its place and only then put it there: one that was half made when its process
-    was killed could never be opened again."""
+    """Create MLflow's database under a temporary name, then move it into place.
+
+    MLflow can never open a database whose creation was interrupted.
+    """
     if path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -103,10 +105,10 @@ def make_whole(path: Path) -> None:
     try:
         store = SqlAlchemyStore(f"{SQLITE}{partial}", artifacts(f"{SQLITE}{path}"))  # type: ignore[no-untyped-call]
         store.engine.dispose()
-        getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{SQLITE}{partial}", None)  # it would keep it for ever
+        getattr(SqlAlchemyStore, "_engine_map", {}).pop(f"{SQLITE}{partial}", None)  # MLflow never evicts it
         try:
             os.link(partial, path)
-        except FileExistsError:  # another run was quicker
+        except FileExistsError:  # another run created it first
             pass
         except OSError:  # a file system without links
             os.replace(partial, path)
@@ -115,5 +117,5 @@ def make_whole(path: Path) -> None:
 
 
 def artifacts(uri: str) -> str | None:
-    """Beside a SQLite file, absolute; a server knows its own place."""
+    """The artifact location: beside a SQLite file; None for a server, which has its own."""
     return (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri() if uri.startswith(SQLITE) else None

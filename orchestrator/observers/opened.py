@@ -21,12 +21,12 @@ from workers import telemetry
 def observers(
     config: RunConfig, screen: Screen, record: TrackingRecord | None = None, *, fresh: bool = False
 ) -> Iterator[tuple[Fanout, str]]:
-    """What a run emits its events to, and its page in MLflow.
+    """Open the observers of a run; yields their fanout and the run's page in MLflow.
 
-    record: what the tracker is sent of code and data. fresh: the run starts over, so what earlier ones wrote is removed
-    once the tracker has accepted it.
+    record: of code and data, for the tracker. fresh: the run starts over; the results of earlier runs are removed once
+    the tracker has accepted the new one.
 
-    Raises: `RequestError` where the tracker refuses, before anything is removed or written.
+    Raises: `RequestError` where the tracker rejects the run, before anything is removed or written.
     """
     tracker = Tracker(config, record, earlier=last_opened(config.folder), fresh=fresh)
     try:

@@ -1,7 +1,7 @@
-"""What a person sees: one progress line a stage in a terminal, plain lines in a pipe, tables at the end.
+"""Terminal output: one progress line per stage in a terminal, plain lines in a pipe, tables at the end.
 
-Progress goes to stderr and results to stdout, so that a pipe gets the results alone. Several threads report progress;
-one lock guards the state of the screen, and a screen that fails is switched off: the run goes on without it.
+Progress goes to stderr and results to stdout, so that a pipe gets only the results. Several threads report progress;
+one lock guards the state of the screen. A screen that fails is switched off, and the run continues without it.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ logger = logging.getLogger(__name__)
 PIPE_WIDTH = 160
 PLAIN_INTERVAL_S = 5.0
 START = "start-up"
-"""What the screen calls the time before the first stage."""
+"""Name of the phase before the first stage."""
 OURS = ("orchestrator", "workers", "__main__")
 
 
 def console(file: TextIO) -> Console:
-    """A rich console for `file`; wide where it is no terminal, so that tables are not cut."""
+    """A rich console for `file`; wide if it is not a terminal, so that tables are not truncated."""
     return Console(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 class Line:
-    """The progress of one stage: how far it is, and a few words. Once the stage is over, updates change nothing."""
+    """The progress of one stage. Updates after its end have no effect."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.task: TaskID | None = None
         self.over = False
         self.epochs = self.ended = 0
-        """Of all systems that the stage trains: expected, and ended."""
+        """Expected and completed epochs of all systems that the stage trains."""
         self.last_shown_s = time.monotonic()
 
 
 class Screen:
-    """Where a run is shown. Its block's end clears what is left of the progress.
+    """The display of a run. The end of its block clears remaining progress lines.
 
-    quiet: shows nothing, as for callers from Python.
+    quiet: show nothing, for callers from Python.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -146,20 +146,20 @@ class Screen:
         self._show(lambda: self.err.print(text, markup=False, soft_wrap=True))
 
     def wait_for(self, what: str, *, brief: bool = False) -> None:
-        """Show what the run waits for before its first stage; `started` ends it.
+        """Show the current step before the first stage; `started` ends it.
 
-        brief: plain lines omit it, so that a configuration that is refused at once is a single message.
+        brief: omit it from plain lines, so that an immediate rejection prints a single message.
         """
         if self._start is None:
             self._start = (self._open(START), time.monotonic())
         line, _ = self._start
         if brief and self._live is None:
             return
-        line.last_shown_s = 0.0  # each is news
+        line.last_shown_s = 0.0  # show every step at once
         self.progress(line, 0, None, what)
 
     def started(self) -> None:
-        """All that comes before the first stage is done."""
+        """End the start-up phase."""
         if self._start is not None:
             line, began_s = self._start
             self._start = None
@@ -167,7 +167,7 @@ class Screen:
             self.say(f"{line.name:<14} {time.monotonic() - began_s:.1f} s")
 
     def progress(self, line: Line, done: float, total: float | None, text: str) -> None:
-        """Show how far a stage is; nothing where it is over."""
+        """Show the progress of a stage; no effect after its end."""
         with self._lock:
             if line.over:
                 return
@@ -221,13 +221,13 @@ class Screen:
                 self._show(live.stop)
 
     def _show(self, action: Callable[[], None]) -> None:
-        """Do something with the terminal. Where that fails, nothing more is shown: the run does not depend on it."""
+        """Perform an action on the terminal. A failure switches the screen off, since the run must not depend on it."""
         with self._lock:
             if self.quiet:
                 return
             try:
                 action()
-            except Exception as error:  # of the terminal, which may be gone, or of rich
+            except Exception as error:  # from rich, or a closed terminal
                 self.quiet, live, self._live = True, self._live, None
                 if live is not None:
                     with suppress(Exception):
@@ -235,7 +235,7 @@ class Screen:
                 logger.warning("progress is not shown any more: %s: %s", type(error).__name__, error)
 
     def table(self, rows: Rows, title: str = "") -> None:
-        """A table on stdout; the first column is text, the others figures."""
+        """Print a table to stdout; the first column is text, the others are numbers."""
         header, *body = rows
         if title:
             self.out.print(f"\n{title}", style="bold", markup=False)
@@ -249,8 +249,7 @@ class Screen:
 
 
 class LineFormatter(HidingFormatter):
-    """Log lines in the style of the screen's own: plain text, `warning:` before it, and the logger where it is not
-    ours."""
+    """Formats log lines like the screen's own: plain text, with the level of warnings and the name of other loggers."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -262,7 +261,7 @@ class LineFormatter(HidingFormatter):
 
 
 class LogLines(logging.StreamHandler[TextIO]):
-    """Writes log lines to what stderr is at that moment, so that they appear above a progress line."""
+    """Writes log lines to the current value of sys.stderr, so that they appear above a progress line."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

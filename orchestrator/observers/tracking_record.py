@@ -1,7 +1,7 @@
-"""`tracking.json` in a run's folder: what MLflow is told of a run that needs its code or its data to be known.
+"""`tracking.json` in a run's folder: the information for MLflow that requires the run's code or data.
 
-A run writes it as it begins, while both are at hand, and sends what is in it. `report --push` sends the same later,
-from wherever the folder lies by then, without importing a module or reading a data set.
+A run writes the file as it begins, and sends its content. `report --push` sends the same content later, even from a
+moved folder, without importing a module or reading a data set.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from workers.data.dataset import Dataset
 
 CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", "unlabeled": "transfer"}
-"""What MLflow calls the use of each split."""
+"""MLflow's name for the use of each split."""
 DIGEST = 36
-"""Characters that MLflow keeps of a data set's digest."""
+"""Most characters of a data set's digest in MLflow."""
 CODE = "stillhouse.code."
-"""Begins the tags with the digests of the models' code."""
+"""Prefix of the tags with the digests of the models' code."""
 
 
 class SplitRecord(BaseModel):
-    """One split as MLflow's data sets have it: its source and profile are JSON."""
+    """One split in the form of MLflow's data sets: source and profile are JSON."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,12 +49,12 @@ class SplitRecord(BaseModel):
 
 
 class TrackingRecord(BaseModel):
-    """What follows from code and data."""
+    """The tracker's information on code and data."""
 
     model_config = ConfigDict(extra="forbid")
 
     request: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
-    """Digest of all that the run's results and parameters follow from, and of its folder."""
+    """Digest of all inputs of the run's results and parameters, and of its folder."""
     tags: dict[Annotated[str, Field(pattern=r"^(stillhouse\.(version|code\.\w+)|mlflow\.(source\.[\w.]+|user))$")], str]
     datasets: list[SplitRecord]
 
@@ -81,7 +81,7 @@ def write(record: TrackingRecord, folder: str) -> None:
 def read(folder: str) -> TrackingRecord | None:
     """The record in a run's folder; None where an earlier version of Stillhouse wrote the folder.
 
-    Raises: `RequestError` where the file is not such a record.
+    Raises: `RequestError` where the file is not a valid record.
     """
     uri = RunFolder(folder).tracking
     if not storage.exists(uri):
@@ -97,7 +97,7 @@ def read(folder: str) -> TrackingRecord | None:
 
 
 def _tags(config: RunConfig) -> dict[str, str]:
-    """Which code the run follows from, and its user."""
+    """Tags with the run's code digests and its user."""
     from importlib.metadata import version
 
     mlflow_uri.prepare()
@@ -123,12 +123,12 @@ def _tags(config: RunConfig) -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user needs no name
+    except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())
 
 
 def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
-    """The splits of the data: where from, a digest over every example, sizes."""
+    """The splits of the data: source, digest over every example, sizes."""
     found = []
     for name in CONTEXTS:
         split = getattr(dataset, name)
@@ -150,14 +150,14 @@ def _splits(config: RunConfig, dataset: Dataset) -> list[SplitRecord]:
 
 
 def _shape(x: Examples) -> list[int] | dict[str, str]:
-    """Of an example: of one dense column its sizes, of others each column's type and shape in words."""
+    """The shape of an example: sizes of a single dense column, else type and shape of each column as text."""
     if not isinstance(x, Columns):
         return list(x.shape[1:])
     return {name: f"{column.dtype} {shape_of(column)}" for name, column in x.columns.items()}
 
 
 def _source(config: RunConfig, split: str) -> tuple[str, dict[str, Any]]:
-    """Where a split came from, as MLflow names kinds of sources."""
+    """The source of a split, in MLflow's terms."""
     data = config.data
     if data.code is not None:
         return "code", {"tags": {"factory": data.code, "kwargs": mlflow_descriptions.flat(data.kwargs)}}

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from workers.training.loop import Epoch
 
 OVERVIEW = "overview.png"
-"""All of them side by side, as wide as a page."""
+"""All figures side by side, as wide as a page."""
 COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
 
 
 def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[str, Figure]:
-    """Each figure by its file name. `histories`: the epochs of each system that was trained here."""
+    """Each figure by its file name. histories: the epochs of each system that the run trained."""
     curves, drawn = _subplots(2)
     training_curves(drawn[0], drawn[1], report, histories)
     members, drawn = _subplots(1)
@@ -53,7 +53,7 @@ def training_curves(validation: Axes, loss: Axes, report: Report, histories: Map
 
 
 def accuracy_by_members(axes: Axes, report: Report) -> None:
-    """What each further member is worth, between the baseline and the student."""
+    """Accuracy by number of members, with the baseline and the student for comparison."""
     axes.plot(
         [p.members for p in report.curve],
         [p.accuracy for p in report.curve],
@@ -71,7 +71,7 @@ def accuracy_by_members(axes: Axes, report: Report) -> None:
 
 
 def reliability(axes: Axes, report: Report) -> None:
-    """Accuracy against confidence: below the diagonal a system is surer than it is right (Guo et al. 2017)."""
+    """Accuracy against confidence: below the diagonal a system is overconfident (Guo et al. 2017)."""
     axes.plot([0, 1], [0, 1], color="black", lw=0.8, label="calibrated")
     for role in ("ensemble", "baseline", "student"):
         system = report.system(role)
@@ -94,7 +94,7 @@ def _bins(axes: Axes, system: System) -> None:
 
 
 def _count_by_ones(axes: Axes) -> None:
-    """There is no epoch and a half."""
+    """Use integer ticks, since epochs and members are whole."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,6 +1,6 @@
-"""The comparison: members, ensemble, baseline and student on one table, and what of the gain reached the student.
+"""The comparison of members, ensemble, baseline and student in one table, and the transferred share of the gain.
 
-`Report` is the contract of `report.json`. It is rendered as Markdown here and as a terminal table by the command.
+`Report` is the schema of `report.json`. This module renders it as Markdown, and the command as a terminal table.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
 
 
 class TestMetrics(BaseModel):
-    """Held-out figures; whatever the configuration's own metrics returned stands beside them."""
+    """Metrics on held-out data; the user's own metrics are extra fields."""
 
-    __test__ = False  # pytest: not a test
+    __test__ = False  # keeps pytest from collecting it
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="strings")  # JSON has no number for them
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
@@ -39,20 +39,20 @@ class TestMetrics(BaseModel):
         return round(self.examples * (1 - self.accuracy))
 
     def figure(self, name: str) -> float | None:
-        """A metric by its name in the report, `errors` included; None where this system has none."""
+        """A metric by its name in the report, including `errors`; None where this system lacks it."""
         found = getattr(self, name, None)
         return None if found is None else float(found)
 
 
 class Latency(BaseModel):
-    """Milliseconds to answer one example."""
+    """Latency for one example, in milliseconds."""
 
     p50: float
     p99: float
 
 
 class Calibration(BaseModel):
-    """A reliability diagram: by bin of confidence, how many examples, mean confidence, share right."""
+    """A reliability diagram: number of examples, mean confidence and accuracy per bin of confidence."""
 
     examples: list[int]
     confidence: list[float]
@@ -71,7 +71,7 @@ class System(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """What an ensemble of this many members is worth: the mean over as many choices as there are members."""
+    """Metrics of an ensemble with this many members: the mean over as many choices as the run has members."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
@@ -90,7 +90,7 @@ class SoftTargets(BaseModel):
 
 
 class Spent(BaseModel):
-    """Cores and GPUs held, times hours, while epochs or parts were computed: in this run or an earlier one."""
+    """Reserved cores and GPUs times hours of computing epochs or parts, in this run or an earlier one."""
 
     core_hours: float
     gpu_hours: float
@@ -109,7 +109,7 @@ class Report(BaseModel):
     status: Literal["complete"] = "complete"
     folder: str = ""
     page: str = ""
-    """Of the run in MLflow, behind the tracker's address."""
+    """The run's page in MLflow, relative to the tracker's address."""
     accuracy_name: str = "accuracy"
     classes: int = 0
     systems: list[System]
@@ -121,9 +121,9 @@ class Report(BaseModel):
     stages: list[Stage]
     bound_by: Bound
     cost: dict[str, Spent] = {}
-    """Of the members' training, the soft targets (of a resumed pass: what was left to do), baseline and student."""
+    """Cost of the members' training, the soft targets (for a resumed pass: the rest), baseline and student."""
     price: float | None = None
-    """The same in money, where the configuration says what an hour costs."""
+    """Price of the cost, where the configuration has hourly prices."""
     lost_members: list[str] = []
     paper: PaperSpec | None = None
 
@@ -148,14 +148,14 @@ class Report(BaseModel):
 
 
 def gain_transferred(baseline: float, ensemble: float, student: float) -> float | None:
-    """The share of the ensemble's gain in accuracy that the student has; None where there is no gain to share."""
+    """The student's share of the ensemble's gain in accuracy; None where the ensemble has no gain."""
     return (student - baseline) / (ensemble - baseline) if ensemble > baseline else None
 
 
 def load(run: str) -> Report:
     """The report of the run whose folder is at `run`, a path or URI.
 
-    Raises: `RequestError` where there is none.
+    Raises: `RequestError` where the run has no report.
     """
     folder = storage.absolute(run)
     uri = RunFolder(folder).report
@@ -176,7 +176,7 @@ def write(report: Report, folder: str) -> None:
 
 
 def remove(folder: str) -> None:
-    """Take away an earlier run's report: until this one is finished there is none."""
+    """Remove an earlier run's report, since it does not describe this run."""
     for uri in (RunFolder(folder).report_text, RunFolder(folder).report):
         storage.remove(uri)
 
@@ -210,7 +210,7 @@ def each_member(report: Report) -> Rows:
 
 
 def beside_paper(report: Report) -> Rows:
-    """Measured figures beside the paper's, for the systems and metrics that the paper gives; no rows without one."""
+    """Measured figures beside the paper's, for the paper's systems and metrics; no rows without a paper."""
     paper = report.paper
     if paper is None:
         return []
@@ -277,14 +277,14 @@ FORMATS = {"accuracy": f"{{:.{verdicts.DIGITS}%}}", "nll": "{:.4f}", "ece": "{:.
 
 
 def number(metric: str, value: float | None) -> str:
-    """A figure as the tables print it; whatever is called a rate as a percentage."""
+    """A figure in the tables' format; metrics with `rate` in their name are percentages."""
     if value is None:
         return "-"
     return FORMATS.get(metric, "{:.2%}" if "rate" in metric else "{:.4g}").format(value)
 
 
 def verdict(report: Report) -> str:
-    """In words: was the ensemble worth it, and did the student get it."""
+    """The verdict as text: the ensemble's gain, and its transfer to the student."""
     return verdicts.of(_accuracies(report), report.accuracy_name)
 
 
@@ -295,7 +295,7 @@ def _accuracies(report: Report) -> Accuracies:
 
 
 def cost(report: Report) -> str:
-    """In one sentence, reused work included."""
+    """The cost in one sentence, including reused work."""
     total = report.total_cost
     price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
     hours = f"{total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours"

@@ -1,7 +1,7 @@
-"""Was the ensemble worth it, and did the student get it: a sentence for every order of the figures.
+"""The verdict on a run: sentences on the ensemble's gain and its transfer, for every order of the accuracies.
 
-Figures are compared as the tables print them, so that no sentence contradicts the table beside it. Plain numbers and
-text: `orchestrator.reporting.report` supplies the figures.
+Accuracies are compared after rounding for the tables, so that no sentence contradicts the table beside it.
+`orchestrator.reporting.report` supplies the figures.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DIGITS = 2
-"""Behind the point of a percentage of accuracy."""
+"""Decimal places of an accuracy in percent."""
 MANY = 10.0
-"""From so many times the ensemble's gain on a student's gain is no percentage any more."""
+"""From this multiple of the ensemble's gain on, the student's gain is not shown as a percentage."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ TRANSFER = {
     (-1, -1, 0): f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the ensemble.",
     (-1, -1, -1): f"the ensemble is below the baseline, {NO_GAIN}; the student is below both.",
 }
-"""By the signs of ensemble - baseline, student - baseline and student - ensemble: every order that there is."""
+"""By the signs of ensemble - baseline, student - baseline and student - ensemble: all possible orders."""
 
 IN_A_TABLE = {
     (1, 1, -1): "{share}",
@@ -51,7 +51,7 @@ IN_A_TABLE = {
     (1, 0, -1): "none",
     (1, -1, -1): "none (below the baseline)",
 }
-"""The same in a table's cell; "no gain" for every other order."""
+"""The corresponding table cells; "no gain" for every other order."""
 
 OF_MEMBERS = {
     (-1, -1): "The ensemble is below the mean of its members, {mean}, and below the best of them, {name} with {best}.",
@@ -59,7 +59,7 @@ OF_MEMBERS = {
     (1, -1): "The ensemble is below the best of its members, {name} with {best}.",
     (1, 0): "The ensemble is level with the best of its members, {name}.",
 }
-"""By the signs of ensemble - mean of the members and ensemble - best member; nothing to say of any other order."""
+"""By the signs of ensemble - mean of the members and ensemble - best member; other orders need no sentence."""
 
 
 def of(found: Accuracies, accuracy_name: str) -> str:
@@ -72,12 +72,12 @@ def of(found: Accuracies, accuracy_name: str) -> str:
 
 
 def transferred(found: Accuracies) -> str:
-    """How much of the ensemble's gain reached the student, in a table."""
+    """The transferred share of the ensemble's gain, as a table cell."""
     return IN_A_TABLE.get(_signs(found), "no gain").format(**_gain(found))
 
 
 def shown(accuracy: float) -> str:
-    """An accuracy as the tables print it."""
+    """An accuracy in the tables' format."""
     return f"{accuracy:.{DIGITS}%}"
 
 
@@ -96,7 +96,7 @@ def _sign(one: float, other: float) -> int:
 
 
 def _gain(found: Accuracies) -> dict[str, str]:
-    """The student's gain over the baseline as a share of the ensemble's, in the words that the tables above take."""
+    """Values for the placeholders of the sentences: the student's gain as a share of the ensemble's."""
     if _sign(found.ensemble, found.baseline) <= 0:
         return {}
     gain = (found.student - found.baseline) / (found.ensemble - found.baseline)
@@ -109,7 +109,7 @@ def _gain(found: Accuracies) -> dict[str, str]:
 
 
 def _of_members(found: Accuracies) -> str:
-    """What there is to say of the ensemble beside its members, after a space; nothing where it is one member."""
+    """A space and a sentence that compares the ensemble with its members; empty for a single member."""
     if len(found.members) < 2:
         return ""
     mean, best = sum(found.members) / len(found.members), max(found.members)

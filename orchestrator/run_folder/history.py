@@ -1,4 +1,4 @@
-"""What `events.jsonl` of a folder shows of earlier runs in it."""
+"""Reads earlier runs from a folder's `events.jsonl`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from workers import storage
 
 
 def last_opened(folder: str) -> str | None:
-    """The MLflow run that the last `stillhouse run` in this folder opened; None where there was none."""
+    """The MLflow run that the last `stillhouse run` in this folder opened; None without an earlier run."""
     uri = RunFolder(folder).events
     if not storage.exists(uri):
         return None
     opened = None
     for line in storage.read_bytes(uri).splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # half written when its process was killed
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a truncated line of a killed process
             event = json.loads(line)
             opened = str(event["mlflow_run"]) if event["event"] == "run" else opened
     return opened

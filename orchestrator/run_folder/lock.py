@@ -1,9 +1,9 @@
-"""One run at a time in a run's folder, however its owner may end.
+"""A lock that allows one run at a time in a run's folder, even after its owner crashes.
 
-The lock is a file in the folder, so it works wherever storage does. It is created exclusively, so that of several runs
-one gets it. A lock whose owner is dead is replaced by the one run that creates a claim to it. On the machine that wrote
-the lock, the owner's process decides whether it still holds. Elsewhere the file does: its owner counts up in it, and
-an owner that no longer counts is dead.
+The lock is a file in the folder, so it works with every storage backend. It is created exclusively, so only one of
+several runs acquires it. A run replaces the lock of a dead owner after it has exclusively created a claim to it. On the
+owner's machine, the lock is valid as long as the owner's process lives. Other machines read the heartbeat: the owner
+increments a counter in the file, and counts as dead if the counter stops.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 NAME = PLACES["lock"].path(claim="")
 BEAT_S = 5.0
-"""How often the owner counts."""
+"""Interval of the owner's heartbeat."""
 STALE_S = 20.0
-"""An owner elsewhere that has not counted for so long is dead."""
+"""An owner on another machine counts as dead after this time without a heartbeat."""
 SETTLE_S = 0.3
-"""On a storage that may not create files exclusively: the wait until a second writer's lock would be visible."""
+"""Delay until a second writer's lock is visible, on storage that may lack exclusive creation of files."""
 TRIES = 10
-"""Attempts to get a lock that other runs release, claim or abandon meanwhile."""
+"""Attempts to acquire a lock that other runs release, claim or abandon meanwhile."""
 
 _held: set[str] = set()
-"""The tokens of this process's own locks."""
+"""Tokens of the locks that this process holds."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock. `machine` and `born` tell equal process ids of other machines and times apart."""
+    """The process that holds a lock. `machine` and `born` distinguish equal process ids of other machines and times."""
 
     token: str
     host: str
@@ -53,13 +53,13 @@ class Owner:
 
 
 UNKNOWN = Owner("", "an unknown host", "", 0, "")
-"""Of a lock that Stillhouse did not write, or that its disk lost: dead, unless it turns into a lock meanwhile."""
+"""The owner of an invalid or truncated lock file: dead, unless the file becomes a valid lock meanwhile."""
 
 
 class Lock:
-    """The folder is this process's for as long as the `with` block lasts.
+    """Holds the lock of a folder during the `with` block.
 
-    Raises: `RequestError` where another run that is alive has it; `RunError` at the end where one took it over.
+    Raises: `RequestError` where another living run holds it; `RunError` at the end where another run took it over.
     """
 
     def __init__(self, folder: str) -> None:
@@ -71,7 +71,7 @@ class Lock:
         self._ended = threading.Event()
 
     def __enter__(self) -> Lock:
-        _held.add(self.me.token)  # before the file is there: another thread of this process may read it at once
+        _held.add(self.me.token)  # before the file exists, since another thread may read it at once
         try:
             self._acquire()
         except BaseException:
@@ -109,15 +109,14 @@ class Lock:
     def _take_over(self, dead: Owner) -> bool:
         """Replace the lock of a dead owner, unless another run does or did.
 
-        The claim of a run that died is not removed but claimed in turn, so that one run alone goes on in its place:
-        another that has found it dead, too, would remove the claim that follows.
-
-        Raises: `RequestError` where another run that is alive is about to.
+        The claim of a dead run is not removed but claimed in turn, so that only one run continues in its place. If runs
+        removed it, a second run that found it dead could remove the new claim as well.
+        Raises: `RequestError` where another living run is about to replace the lock.
         """
         claim, outdated = _claim(self.uri, dead), list[str]()
         while not storage.create(claim, self._content()):
             other = self._read(claim)
-            if other is None:  # another run was quicker, and is done with its claim
+            if other is None:  # another run has replaced the lock and removed its claim
                 return False
             if self._is_alive(other, claim):
                 raise self._in_use(other)
@@ -149,11 +148,11 @@ class Lock:
         try:
             self._remove()
             storage.remove_empty(self._made)
-        except Exception as unremoved:  # of a storage that ended the run, perhaps; it is found dead next time
+        except Exception as unremoved:  # storage may be down; the next run finds the owner dead
             logger.warning("'%s' could not be removed: %s", self.uri, unremoved)
 
     def _remove(self) -> None:
-        """Remove the lock, and no lock of another run: one may follow at once where the response alone was lost."""
+        """Remove the own lock. If only the response of a removal was lost, another run may already hold the lock."""
         for wait_s in (*(() if storage.is_local(self.uri) else storage.BACK_OFF_S), None):
             owner = self._read()
             if owner is None or self._is_another(owner):
@@ -166,19 +165,19 @@ class Lock:
                 time.sleep(wait_s)
 
     def _is_alive(self, owner: Owner, uri: str = "") -> bool:
-        """Whether the run that wrote the lock, or the claim at `uri`, goes on."""
-        if owner == UNKNOWN:  # half written, where a storage creates files in two steps
+        """Whether the run that wrote the lock, or the claim at `uri`, is alive."""
+        if owner == UNKNOWN:  # truncated, on storage that creates files in two steps
             time.sleep(SETTLE_S)
             now = self._read(uri)
             return now is not None and now != UNKNOWN and self._is_alive(now, uri)
         if owner.machine != self.me.machine:
             return self._counts(owner, uri)
-        if owner.pid == self.me.pid:  # a run of ours that could not take its lock away is over all the same
+        if owner.pid == self.me.pid:  # an earlier run of this process may have failed to remove its lock
             return owner.token in _held
         return _alive(owner)
 
     def _counts(self, owner: Owner, uri: str) -> bool:
-        """Whether an owner elsewhere is alive: it writes its lock anew every `BEAT_S`, and removes its claim."""
+        """Whether an owner on another machine is alive: it rewrites its lock every `BEAT_S`, or removes its claim."""
         until = time.monotonic() + STALE_S
         while time.monotonic() < until:
             time.sleep(min(BEAT_S, STALE_S) / 2)
@@ -195,12 +194,12 @@ class Lock:
             try:
                 if self._is_another(self._read()):
                     self.taken_over = True
-                    os.kill(os.getpid(), signal.SIGINT)  # end as after Ctrl-C: what is complete is the other's now
+                    os.kill(os.getpid(), signal.SIGINT)  # stop cleanly, since the folder belongs to the other run
                     return
                 beat += 1
                 if not self._ended.is_set():
                     self._write(beat)
-            except Exception as error:  # of any storage; another run may take the lock over meanwhile
+            except Exception as error:  # from any storage backend; another run may take over
                 logger.warning("'%s' could not be written: %s", self.uri, error)
 
     def _is_another(self, owner: Owner | None) -> bool:
@@ -213,7 +212,7 @@ class Lock:
         storage.write_bytes(self.uri, self._content(beat))
 
     def _read(self, uri: str = "") -> Owner | None:
-        """The owner in a lock or claim (default: the lock); None where there is none, `UNKNOWN` where it is no lock."""
+        """The owner in a lock or claim (default: the lock); None without a file, `UNKNOWN` for an invalid one."""
         content = storage.read_if_there(uri or self.uri)
         try:
             return None if content is None else Owner(**json.loads(content))
@@ -222,14 +221,14 @@ class Lock:
 
 
 def _claim(uri: str, dead: Owner) -> str:
-    """What the run creates that replaces the lock, or the claim, of a dead owner."""
+    """URI of the claim for replacing the lock, or the claim, of a dead owner."""
     return f"{uri}.{storage.sha256(dead.token.encode())[:16]}"
 
 
 def check_free(folder: str) -> None:
-    """Raise `RequestError` where another run on this machine that is alive has the folder.
+    """Raise `RequestError` where another living run on this machine holds the folder.
 
-    Costs one read, so that the refusal comes before Ray starts; an owner elsewhere is found when the lock is taken.
+    It costs one read, so that a rejection comes before Ray starts. Acquiring the lock detects owners on other machines.
     """
     lock = Lock(folder)
     owner = lock._read()
@@ -238,7 +237,7 @@ def check_free(folder: str) -> None:
 
 
 def machine() -> str:
-    """This boot of this machine, and what it numbers processes in."""
+    """Identifier of this boot of this machine, and of its process-id namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -247,7 +246,7 @@ def machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, in its kernel's ticks; None where there is none, or only what is left of one."""
+    """Start time of a process in kernel ticks; None where it does not exist, or is a zombie."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if after_name[0] in "ZX" else after_name[19]

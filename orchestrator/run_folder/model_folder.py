@@ -1,8 +1,7 @@
-"""The student's MLflow model as it lies in a run's folder: which files it may have, and what its MLmodel may say.
+"""Validation of the student's MLflow model in a run's folder: its files and its MLmodel.
 
-A folder that is pushed may be of another origin. So a model is accepted only as Stillhouse writes it: files of known
-names whose digests are on record, no links, an MLmodel that refers to nothing outside, and no pickle that MLflow would
-load.
+A pushed folder may come from an untrusted source. So a model is accepted only in the form that Stillhouse writes: known
+file names with recorded digests, no links, an MLmodel without outside references, and no pickle that MLflow would load.
 """
 
 from __future__ import annotations
@@ -23,53 +22,53 @@ from workers.artifacts.kinds import STUDENT_MODEL
 from workers.errors import RequestError
 
 FOLDER = "mlflow"
-"""Below the student's folder."""
+"""Folder of the model in the student's folder."""
 RECORD = "stillhouse.json"
 MLMODEL, SERVED, CODE = "MLmodel", "pyfunc.py", "artifacts/code"
 WEIGHTS = tuple(f"artifacts/{name}" for name in specs.WEIGHTS)
-"""Of each kind of student; a model has one of them."""
+"""Weights of each kind of student; a model has one of these files."""
 BEGINS = {".safetensors": (8, b"{"), ".skops": (0, b"PK\x03\x04")}
-"""What files of weights have at which byte, by their ending: neither is a pickle."""
+"""Offset and signature of files of weights, by their suffix; neither format is a pickle."""
 EXAMPLE, SERVING = "input_example.json", "serving_input_example.json"
 ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 FILES = {MLMODEL, SERVED, *WEIGHTS, EXAMPLE, SERVING, "requirements.txt", *ENVIRONMENT.values()}
 FOLDERS = ("code/workers", CODE)
 PATTERN = "|".join([*map(re.escape, sorted({*FILES, RECORD})), *(rf"{folder}/.+" for folder in FOLDERS)])
-"""Of the paths that a run writes in `FOLDER`."""
+"""Pattern of the paths that a run writes in `FOLDER`."""
 LOADER = "mlflow.pyfunc.loaders.code_model"
-"""Loads the Python file that the model names, and no pickle."""
+"""MLflow's loader for a Python file that the model names; it loads no pickle."""
 OF_THE_FLAVOR = {"config", "cloudpickle_version", "python_version"}
 OF_THE_MODEL = {
     "flavors", "is_signature_from_type_hint", "mlflow_version", "model_id", "model_size_bytes", "model_uuid",
     "prompts", "run_id", "saved_input_example_info", "signature", "type_hint_from_example", "utc_time_created",
 }  # fmt: skip
-"""Keys with plain values, which MLflow may leave out."""
+"""Optional keys with plain values."""
 MOST_BYTES = 2**20
-"""Of an MLmodel."""
+"""Largest MLmodel."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
 
 
 class ModelRecord(BaseModel):
-    """What the record of the model states (`workers.artifacts`), each value checked."""
+    """The validated record of the model (`workers.artifacts`)."""
 
     model_config = ConfigDict(extra="forbid")
 
     key: Digest
-    """Of everything that the files follow from."""
+    """Digest of all inputs of the files."""
     student: Digest
-    """Of what the student's answers follow from."""
+    """Digest of all inputs of the student's outputs."""
     weights: Digest
     inputs: str
-    """What the student is asked, such as `float32 [N, 8]`."""
+    """The student's input, such as `float32 [N, 8]`."""
     classes: int
     files: dict[str, Digest]
     """sha256 by path in the folder."""
 
 
 def read(place: str) -> ModelRecord | None:
-    """The record of the student's model in the folder `place` of a run's student; None where there is no model.
+    """The record of the student's model in the folder `place` of a run's student; None without a model.
 
-    Raises: `RequestError` where it is not what a run wrote.
+    Raises: `RequestError` where it is not a record that a run wrote.
     """
     uri = storage.join(place, FOLDER, RECORD)
     content = storage.read_if_there(uri)
@@ -96,9 +95,9 @@ def _parsed(uri: str, written: Any) -> ModelRecord:
 
 
 def fetch(place: str, record: ModelRecord, target: Path) -> None:
-    """Copy the files on record to the empty folder `target`, once they are known to be what a run wrote.
+    """Validate the recorded files and copy them to the empty folder `target`.
 
-    Raises: `RequestError`, naming the file.
+    Raises: `RequestError` with the name of an invalid file.
     """
     folder = storage.join(place, FOLDER)
     for path, digest in record.files.items():
@@ -128,7 +127,7 @@ def fetch(place: str, record: ModelRecord, target: Path) -> None:
 
 
 def remove(place: str) -> None:
-    """Remove the model in the folder `place` of a run's student, and no file beside it that no run wrote."""
+    """Remove the model in the folder `place` of a run's student, but no file that a run did not write."""
     folder = storage.join(place, FOLDER)
     storage.remove_files(folder, [path for path in storage.files_below(folder) if re.fullmatch(PATTERN, path)])
 
@@ -146,7 +145,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def check(model: dict[str, Any], weights: str, *, has_code: bool) -> None:
-    """Raise `RequestError` unless an MLmodel refers to the files of its own folder alone, and loads no pickle."""
+    """Raise `RequestError` unless an MLmodel refers only to files of its own folder, and loads no pickle."""
     flavor = model.get("flavors", {}).get("python_function") if isinstance(model.get("flavors"), dict) else None
     if not isinstance(flavor, dict) or set(model["flavors"]) != {"python_function"}:
         raise _refused(MLMODEL, "expected the flavor python_function alone")
@@ -163,7 +162,7 @@ def check(model: dict[str, Any], weights: str, *, has_code: bool) -> None:
 
 
 def flavor_of(weights: str, has_code: bool) -> dict[str, Any]:
-    """What MLmodel says of where its parts are: paths in its own folder, and Stillhouse's loader."""
+    """The flavor of the MLmodel: paths in its own folder, and Stillhouse's loader."""
     paths = {"weights": weights, **({"code": CODE} if has_code else {})}
     return {
         "artifacts": {name: {"path": path, "uri": path} for name, path in paths.items()},
@@ -176,7 +175,7 @@ def flavor_of(weights: str, has_code: bool) -> dict[str, Any]:
 
 
 def _is_known(path: str) -> bool:
-    """Whether a student's model may have a file of this path, which stays inside its folder."""
+    """Whether a student's model may have a file of this path; it must stay inside its folder."""
     plain = posixpath.normpath(path) == path and not path.startswith(("/", "..")) and not re.search(r"[\\\x00]", path)
     return plain and (path in FILES or path.startswith(tuple(f"{folder}/" for folder in FOLDERS)))
 

@@ -1,7 +1,7 @@
-"""A run's folder: the mark that Stillhouse made it, and the removal of what runs write.
+"""The mark that Stillhouse created a run's folder, and the removal of files that runs write.
 
-A user may keep data, notes or checkpoints in the same place. So a run overwrites and removes only what runs write, and
-only in a folder that carries the mark.
+A user may keep data, notes or checkpoints in the same folder. So a run overwrites and removes only files that runs
+write, and only in a folder with the mark.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from workers.user_code import factories
 
 MARK = paths.PLACES["mark"].path()
 FORMAT = 1
-"""Of the mark; a folder of a later format is refused."""
+"""Format of the mark; a run rejects a folder of a later format."""
 
 
 def check(config: RunConfig, *, fresh: bool) -> None:
-    """Raise `RequestError` where a run in this folder would overwrite or remove what no run of Stillhouse wrote.
+    """Raise `RequestError` where a run in this folder would overwrite or remove files that no run wrote.
 
-    fresh: the run is to remove the results of earlier ones first.
+    fresh: whether the run first removes the results of earlier runs.
     """
     folder = config.folder
     mark, present = _mark_in(folder), [name for name in storage.names(folder) if not name.startswith(lock.NAME)]
@@ -60,20 +60,20 @@ def check(config: RunConfig, *, fresh: bool) -> None:
 
 
 def mark(folder: str) -> None:
-    """Declare the folder a run's."""
+    """Mark the folder as that of a run."""
     if _mark_in(folder) is None:
         storage.write_text(RunFolder(folder).mark, json.dumps({"format": FORMAT}) + "\n")
 
 
 def clear(folder: str) -> None:
-    """Remove what earlier runs wrote, and nothing else; the mark and the lock stay."""
+    """Remove only files that earlier runs wrote, except the mark and the lock."""
     kept = (MARK, lock.NAME)
     ours = [path for path in storage.files_below(folder) if path not in kept and paths.is_written(path)]
     storage.remove_files(folder, ours)
 
 
 def sweep(folder: str) -> None:
-    """Remove the half-written files of runs that were killed; object stores keep none."""
+    """Remove partial files of killed runs; object stores have none."""
     if storage.is_local(folder):
         partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and paths.is_written(p)]
         storage.remove_files(folder, partial)

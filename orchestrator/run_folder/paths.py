@@ -1,7 +1,7 @@
-"""Every path in a run's folder: one table, from which paths are made and what a run may remove is known.
+"""All paths in a run's folder, in one table that serves for building paths and for recognising a run's files.
 
-An entry is the template of a path. Its placeholders stand for regular expressions, so that the same entry tells which
-files of a folder a run wrote. A user may keep other files in the same folder; none of them matches.
+An entry is the template of a path. Its placeholders stand for regular expressions, so the same entry matches the files
+that a run wrote. Other files of the user in the same folder do not match.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from workers import specs, storage
 from workers.artifacts import catalogue, key, parts
 
 NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS = "training.json", ".json", "manifest.json", "logits.json"
-"""How the records of artifacts are called, or end."""
+"""Names or suffixes of the artifacts' records."""
 _NETWORK = rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|training\.json|(state|answers)\.pt|(history|failure)\.json"
 _PARTS = f"{parts.NAME.pattern}|manifest\\.json|logits\\.json|abandoned"
 _PLACEHOLDERS = {
@@ -65,8 +65,8 @@ PLACES = {
     "logits": Place("logits/{digest}", _PARTS),
     "predictions": Place("predictions/{system}-{split}{ending}"),
 }
-"""What runs write, relative to the folder. `trained` holds every network under its key; `member`, `role` and
-`stage` show the current ones."""
+"""Paths that runs write, relative to the folder. `trained` has every network under its cache key; `member`, `role` and
+`stage` have copies of the current ones."""
 
 
 def _filled(template: str) -> str:
@@ -79,7 +79,7 @@ _FOLDERS = re.compile("|".join(_filled(p.template.split("/")[0]) for p in PLACES
 
 
 def is_written(path: str) -> bool:
-    """Whether a run writes a file of this path, relative to its folder, or was killed while it wrote it."""
+    """Whether a run writes a file, or its partial version, at this path relative to its folder."""
     return _WRITTEN.fullmatch(path) is not None
 
 
@@ -92,22 +92,22 @@ def is_in_the_way(name: str) -> bool:
 
 
 def network(digest: str) -> str:
-    """Of the trained network with this key."""
+    """The record of the trained network with this key."""
     return storage.join(PLACES["trained"].path(digest=digest), NETWORK)
 
 
 def soft_targets(digest: str) -> str:
-    """Of the store of soft targets with this key: its manifest."""
+    """The record of the store of soft targets with this key: its manifest."""
     return storage.join(PLACES["soft_targets"].path(digest=digest), SOFT_TARGETS)
 
 
 def logits(digest: str) -> str:
-    """Of a member's logits with this key."""
+    """The record of a member's logits with this key."""
     return storage.join(PLACES["logits"].path(digest=digest), LOGITS)
 
 
 def predictions(system: str, split: str, ending: str = PREDICTIONS) -> str:
-    """Of what a system predicts for a split; another `ending` is of another file beside it."""
+    """The record of a system's predictions for a split; with another `ending`, another file beside it."""
     return PLACES["predictions"].path(system=system, split=split, ending=ending)
 
 
@@ -155,7 +155,7 @@ class RunFolder:
         return self._at("trained", digest=digest)
 
     def shown(self, system: str) -> str:
-        """The folder that shows the current network of a member, the baseline, the student, or a stage before it."""
+        """The folder with a copy of the current network of a member, the baseline, the student, or an earlier stage."""
         kind, _, name = system.partition("-")
         match kind:
             case "member":

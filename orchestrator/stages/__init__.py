@@ -1,1 +1,1 @@
-"""What a run does, stage by stage, from preflight to evaluation."""
+"""The stages of a run, from preflight to evaluation."""

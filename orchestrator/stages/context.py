@@ -1,4 +1,4 @@
-"""What every stage of a run works with."""
+"""The context that every stage of a run receives."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A run that has begun: what was asked for, on which data, where, and what observes it."""
+    """A running run: its configuration, data, machines, plan and observers."""
 
     config: RunConfig
     dataset: Dataset
     data: ray.ObjectRef[Dataset]
-    """The data set, where all of the cluster's processes find it."""
+    """The data set in Ray's object store, for all processes of the cluster."""
     machines: Machines
     plan: Plan
-    """What was decided before anything began."""
+    """The decisions made before the stages start."""
     events: Fanout
-    """What stages emit their events to."""
+    """Receives the events of all stages."""
     heartbeat: Heartbeat
     """News of worker processes."""
     artifacts: Catalogue
-    """What this run and the others in its storage have computed."""
+    """Artifacts of this run and of others in its storage."""
     page: str = ""
-    """Of the run in MLflow, behind the tracker's address."""
+    """The run's page in MLflow, relative to the tracker's address."""
 
     def note(self, text: str) -> None:
         """Tell the user, unless the text is empty."""

@@ -1,4 +1,4 @@
-"""What a run cost: core-hours and GPU-hours of each stage, and their price."""
+"""The cost of a run: core-hours and GPU-hours of each stage, and their price."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.stages.trained import Trained
 def spent(
     plan: Plan, members: Sequence[Trained], baseline: Trained, student: Trained, made: SoftTargetPass
 ) -> dict[str, Spent]:
-    """Of everything that the student follows from, and of its baseline."""
+    """The cost of each stage that leads to the student, and of its baseline."""
     teachers, workers = plan.teachers, plan.student
 
     def of(seconds: float, cores: float, gpus: float) -> Spent:
@@ -34,12 +34,12 @@ def spent(
 
 
 def price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
-    """None where no price of an hour is configured."""
+    """The price of the run; None where the configuration has no hourly price."""
     core, gpu = config.report.core_hour_price, config.report.gpu_hour_price
     return sum(s.core_hours * core + s.gpu_hours * gpu for s in cost.values()) if core or gpu else None
 
 
 def bound_by(student: Trained, made: SoftTargetPass) -> Bound:
-    """What the way from teachers to student mostly waited for."""
+    """The bottleneck between teachers and student."""
     trained_s = sum(epoch.seconds - epoch.waited_s for stage in student.stages for epoch in stage.history)
     return "student" if trained_s > made.complete().seconds else made.bound_by

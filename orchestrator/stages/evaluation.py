@@ -1,8 +1,8 @@
-"""Every system on the same held-out data: predictions in parallel, figures from one place.
+"""Evaluates every system on the same held-out data: predictions in parallel, metrics in one place.
 
-Predictions are log-probabilities at T = 1, [N, K] float32. The ensemble's are the members' mean by the rule that made
-the soft targets, in float64 (`workers.evaluation.mixture`). The members are measured while there are machines for
-them; what they predicted is then let go.
+Predictions are log-probabilities at T = 1, [N, K] float32. The ensemble's predictions are the members' mean by the rule
+of the soft targets, in float64 (`workers.evaluation.mixture`). The members are evaluated while the run holds machines
+for them; their predictions are then released.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from workers.inference import teacher
 from workers.inference.teacher import Member
 
 KEPT_BYTES = 2**28
-"""The most that one system's predictions may take to be kept for the next run in this folder."""
+"""Largest predictions of one system that are cached for the next run in this folder."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a system's predictions for the test split come to; `extra`: by the configuration's own metrics."""
+    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics."""
 
     sums: Sums
     extra: dict[str, float]
@@ -50,8 +50,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredEnsemble:
-    """The members' weights (equal where a rule gives each example its own), the test figures of each member and of the
-    ensemble by name, and what an ensemble of 1, 2, ... members is worth. reused: no member had to predict anything."""
+    """Evaluation of the members and their ensemble.
+
+    weights: of the members, equal where a rule gives weights per example. The test metrics of each member and of the
+    ensemble are by name; the curve has the metrics of ensembles of 1, 2, ... members. reused: all predictions were
+    cached.
+    """
 
     weights: list[float]
     measured: dict[str, Measured]
@@ -60,7 +64,7 @@ class MeasuredEnsemble:
 
 
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
-    """Weigh the members as the configuration asks, and measure them and their mean on the test split."""
+    """Compute the configured member weights, and measure the members and their mean on the test split."""
     asked = [(member, _of_members(run)) for member in members]
     predicted = _predict(run, asked, "test", run.plan.teachers)
     spec, reused = run.config.ensemble, predicted.reused
@@ -95,7 +99,7 @@ def _measure_members(
 def compare_systems(
     run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
 ) -> list[System]:
-    """Each system's test figures, size and latency. measured: members and ensemble."""
+    """Each system's test metrics, size and latency. measured: those of members and ensemble."""
     place = run.plan.student.alone
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
@@ -112,19 +116,19 @@ def compare_systems(
 
 
 def _of_members(run: Context) -> Inference:
-    """How members answer: as in the teachers' pass."""
+    """How members compute predictions: as in the teachers' pass."""
     return Inference(run.config.ensemble.precision, run.config.ensemble.micro_batch_size)
 
 
 def _of_student(run: Context, role: Role) -> Inference:
-    """How student and baseline answer: as they were trained."""
+    """How student and baseline compute predictions: as in their training."""
     spec = run.config.student
     recipe = spec.training if role == "student" else spec.baseline_training or spec.training
     return Inference(recipe.precision, recipe.micro_batch_size)
 
 
 def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, LogProbabilities]) -> dict[str, Measured]:
-    """These sums, and what the configuration's own metrics say of the predictions."""
+    """These sums, and the user's own metrics of the predictions."""
     metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
     arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
     extra = _asked(run, "measuring", jobs.custom_metrics, arguments, run.plan.student.alone)
@@ -135,14 +139,16 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
 class _Predicted:
     of_each: list[LogProbabilities]
     reused: bool
-    """Whether an earlier run had kept them all."""
+    """Whether all predictions came from the cache."""
 
 
 def _predict(
     run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
 ) -> _Predicted:
-    """What each system predicts for a split, [N, K], or [N] for its labels alone; kept, so that a run that is resumed
-    needs no machines for it."""
+    """Each system's predictions on a split, [N, K], or with `of_labels` [N].
+
+    They are cached, so that a resumed run needs no machines for them.
+    """
     known = {member.name: (member, how) for member, how in systems}
     keys = {name: _key(run, asked, split, of_labels) for name, asked in known.items()}
     records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
@@ -167,7 +173,7 @@ def _predict(
 
 
 def _key(run: Context, asked: Asked, split: str, of_labels: bool) -> Key:
-    """Of a system's predictions for a split."""
+    """The cache key of a system's predictions for a split."""
     member, how = asked
     return PREDICTIONS.key(
         **teacher.follows_from(member), of_labels=of_labels, precision=how.precision, split=run.dataset.digests[split]
@@ -189,7 +195,7 @@ def _remove_earlier(run: Context, split: str) -> None:
 
 
 def _record(system: str, split: str, digest: str) -> str:
-    """The path of the record of kept predictions: a system has one for each split, whatever its key."""
+    """The path of the cache record: a system has one per split, whatever its key."""
     return paths.predictions(system, split)
 
 
@@ -201,7 +207,7 @@ def _kept(record: str) -> LogProbabilities:
 def _asked(
     run: Context, doing: str, job: Any, of: Mapping[str, tuple[Any, ...]], placement: Placement
 ) -> dict[str, Any]:
-    """What a job of `workers.evaluation.tasks` returns for each of these arguments, by their names."""
+    """The results of a job of `workers.evaluation.tasks` for each tuple of arguments, by name."""
     tasks = {}
     for name, arguments in of.items():
         own = f"{doing}: {name}"

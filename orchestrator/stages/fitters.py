@@ -1,8 +1,8 @@
-"""How a student learns: `FITTERS`, by how its kind of model does.
+"""Functions that train a student: `FITTERS`, by the learner of its kind of model.
 
-A network learns under Ray Train, by steps over several workers that may be restarted. An estimator learns by one `fit`
-in a Ray task. Both write the weights of their member and return its history; what is found again, and declared
-complete, is the same for both (`training`).
+A network learns under Ray Train, in steps over several workers, which Ray Train can restart. An estimator learns by one
+`fit` in a Ray task. Both write the weights of their member and return its history. `training` handles caching and
+completion for both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudentJob:
-    """What is to be trained: the student, or without soft targets the hard-label baseline."""
+    """A training job: the student, or without soft targets the hard-label baseline."""
 
     role: str
     model: AnyModel
@@ -36,22 +36,22 @@ class StudentJob:
     seed: int
     loss: DistillationSpec = HARD_LABELS
     store: Store | None = None
-    """Soft targets, which may still be on their way."""
+    """Soft targets, which the teachers may still be computing."""
     store_key: Key | None = None
-    """What they follow from."""
+    """The cache key of the soft targets."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
     initial: str | None = None
-    """URI of the weights that it begins from; None: random ones."""
+    """URI of the initial weights; None: random ones."""
 
 
 Fitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
-"""Trains a job, so that the weights of its member are written. folder: where the role is shown; name: of what is kept
-there to resume from. Returns the history."""
+"""Trains a job, writes the weights of its member and returns the history. folder: for the checkpoints to resume from;
+name: of the checkpoints in it."""
 
 
 def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
-    """A network, by the training loop on every worker; resumes from its last checkpoint."""
+    """Train a network by the training loop on every worker; resumes from its last checkpoint."""
     assert isinstance(job.model, ModelSpec) and isinstance(job.training, TrainingSpec)
     work = WorkerJob(
         role=job.role,
@@ -72,9 +72,9 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
 
 
 def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
-    """An estimator, in a task that begins again where its process is lost.
+    """Fit an estimator in a task, which restarts where its process dies.
 
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
+    Raises: `RunError` where the cluster has no room for the task within `ensemble.start_timeout_s`.
     """
     assert isinstance(job.training, FitSpec)
     placement = run.plan.student.alone
@@ -100,4 +100,4 @@ def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name:
 
 
 FITTERS: Mapping[Learner, Fitter] = {"network": by_ray_train, "estimator": by_one_fit}
-"""By how a model learns; one that only is loaded has none, and is refused before a run."""
+"""Fitters by learner. Preflight rejects a student whose kind can only be loaded, and so has none."""

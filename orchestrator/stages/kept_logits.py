@@ -1,6 +1,6 @@
-"""Members' own logits beside the pass: found in the whole storage, kept where the configuration says so.
+"""The cache of members' logits: looked up in the whole storage, written if the configuration requests it.
 
-They serve any other temperature, rule or choice of members without a forward pass. A schedule of T needs them.
+The logits serve any other temperature, rule or choice of members without a forward pass. A schedule of T needs them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from workers.targets.soft_targets import Manifest, Part
 
 
 def of_members(run: Context, keys: Mapping[str, Key]) -> dict[str, MemberLogits]:
-    """Where each member's own answers are read, and kept if the configuration has them kept.
+    """The cache of each member's logits, writable if the configuration requests it.
 
-    Otherwise they are read wherever a run of this storage has all of a member's, and nothing is copied.
-
+    Otherwise it is read-only: any run of this storage that has all logits of the member; nothing is copied.
     keys: by the members' names.
     """
     if run.config.distillation.keeps_logits:
@@ -42,7 +41,7 @@ def of_members(run: Context, keys: Mapping[str, Key]) -> dict[str, MemberLogits]
 
 
 def commit(run: Context, keys: Mapping[str, Key], layout: PartLayout) -> None:
-    """Declare the logits of those members complete that answered every piece."""
+    """Mark the logits of members that answered every piece as complete."""
     pieces = set(range(layout.pieces(layout.parts - 1).stop))
     for key in keys.values():
         kept = parts.files(RunFolder(run.config.folder).logits(key.digest))
@@ -53,7 +52,7 @@ def commit(run: Context, keys: Mapping[str, Key], layout: PartLayout) -> None:
 
 
 def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, MemberLogits]) -> dict[int, Part]:
-    """Of the parts, those whose members' logits are all kept."""
+    """Those of the parts whose members all have cached logits."""
     pieces = {name: logits.pieces for name, logits in kept.items()}
 
     def has_logits(number: int, part: Part) -> bool:
@@ -63,7 +62,7 @@ def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, M
 
 
 def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits]) -> LogitsReader:
-    """What a student reads for a schedule of T."""
+    """The student's reader for a schedule of T."""
     config = run.config
     names = [record.name for record in planned.members]
     return LogitsReader(

@@ -1,7 +1,7 @@
-"""Whether there is room for what a schedule of T keeps: each member's logits, in storage and in the student's workers.
+"""Checks the space for members' logits, which a schedule of T needs in storage and in the student's workers.
 
-Asked before anything starts. A local folder's free bytes are those of its disk, memory is what is available on the
-machine that asks; of an object store, and of other nodes, neither is known, and the note says so.
+Preflight calls it before anything starts. For a local folder it checks the disk, for memory this machine. The free
+space of an object store and of other nodes is unknown; the note says so.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KEY = "distillation.temperature"
 
 
 def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
-    """A note on what a schedule of T costs; none without one.
+    """A note on the space that a schedule of T needs; none without a schedule.
 
-    Raises: `RequestError` where storage or memory has no room for it.
+    Raises: `RequestError` where storage or memory is too small.
     """
     if not config.distillation.is_scheduled:
         return ()
@@ -57,7 +57,7 @@ def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
 
 
 def _free(config: RunConfig) -> int | None:
-    """Bytes that the run's logits may take, those that are kept already included; None where that is unknown."""
+    """Bytes available for the run's logits, including those already cached; None where unknown."""
     if not storage.is_local(config.storage):
         return None
     place = Path(storage.filesystem(config.folder)[1])

@@ -1,4 +1,4 @@
-"""The members of the ensemble: trained here, or loaded from what the configuration names."""
+"""The members of the ensemble: trained by the run, or loaded from configured files."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def members(run: Context) -> list[Trained]:
 
 
 def known(of: Sequence[Trained]) -> int:
-    """How many of the members an earlier run had trained; those that are loaded have no history."""
+    """The number of members that an earlier run trained; loaded members have no history and do not count."""
     return sum(member.reused and bool(member.history) for member in of)

@@ -1,7 +1,7 @@
-"""Everything that can be found wrong before anything is started or written.
+"""All checks of a request before the run starts or writes anything.
 
-In the order of cost: storage, the tracker, what this machine can hold, the data, given checkpoints, a step of each
-model's training, metrics on made-up predictions. What a cluster can hold is checked by `cluster.place` once it answers.
+They are in the order of cost: storage, tracker, capacity of this machine, data, given checkpoints, a training step
+of each model, metrics on random predictions. `cluster.place` checks the capacity of a cluster once it is connected.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 60.0
 SHORT = 3
-"""Times as many steps of the student as of its baseline, from which on they are hardly comparable."""
+"""Ratio of the student's steps to the baseline's from which on they are hardly comparable."""
 COPIES = "working_dir_files"
-"""What Ray calls the folder with the jobs' copies of their working folders."""
+"""Ray's name for the folder with the jobs' copies of their working folders."""
 
 
 def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
-    """The data set, once all that the configuration asks for is known to be possible.
+    """Check the whole configuration; returns the data set.
 
-    wait_for: is told what takes time.
+    wait_for: called with a description of each slow step.
 
-    Raises: `RequestError`, naming the key or file.
+    Raises: `RequestError` with the key or file.
     """
     _check_found_again(config)
     for stage in config.training_stages:
@@ -103,14 +103,14 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
-    """How many members there will be; None where that depends on a cluster which has not answered yet."""
+    """The number of members; None where it depends on a cluster that is not yet connected."""
     if config.ensemble.count is not None or machines is None:
         return config.ensemble.count
     return resources.place(config.ensemble, machines).size
 
 
 def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
-    """Check what follows from the number of members, where the cluster decides it; the data set with its notes.
+    """Run the checks that need the number of members, where the cluster decides it; the data set with its notes.
 
     Raises: `RequestError`.
     """
@@ -131,7 +131,7 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
 
 
 def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """The configuration with everything decided that its members leave open, as `check` found it on real examples."""
+    """The configuration with the open choices of its members settled on real examples, as in `check`."""
     ensemble = config.ensemble
     groups = [
         group if group.model.file is None else group.model_copy(update={"model": _settled(group.model, dataset)})
@@ -146,7 +146,7 @@ def _settled(model: AnyModel, dataset: Dataset) -> AnyModel:
 
 
 def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
-    """What this run trains, as it will train it: the first member of each group, student and baseline."""
+    """The trainings to try, with the run's own settings: the first member of each group, student and baseline."""
     student, seed = config.student, torch_module.seed_of(config.seed, "student")
     recipe = student.baseline_training or student.training
     labelled = dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views)
@@ -181,7 +181,7 @@ def _role(
     initial: str | None = None,
     known: bool = False,
 ) -> Role | FitRole:
-    """What is tried before a model is trained, as its kind learns."""
+    """The trial role for a model, by its learner."""
     if isinstance(training, FitSpec):
         assert isinstance(model, SklearnModel | OwnModel)
         return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
@@ -191,7 +191,7 @@ def _role(
 
 
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:
-    """Notes for the user, once every model has done what the run will ask of it."""
+    """Run the trial of every model; returns notes for the user."""
     odd = odd_rows(dataset)
     notes: list[str] = []
     for group in config.ensemble.groups:
@@ -209,7 +209,7 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
 
 
 def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
-    """Notes on batches that are larger than what they are drawn from."""
+    """Notes on batches that are larger than their data sets."""
     student, labelled, ensemble = config.student, len(dataset.train), config.ensemble
     recipes: dict[str, tuple[AnyTraining | None, int]] = {
         f"{key}.training": (group.training, labelled)
@@ -226,8 +226,10 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
 
 
 def short_baseline(recipe: TrainingSpec, labelled: int, transfer: int) -> list[str]:
-    """A note where the baseline, by the student's recipe, takes far fewer steps on its `labelled` examples than the
-    student on the `transfer` set, which has unlabelled ones as well."""
+    """A note where the baseline takes far fewer steps than the student with the same recipe.
+
+    labelled: examples of the baseline. transfer: examples of the student, which include unlabelled ones.
+    """
     of_student, of_baseline = (recipe.epochs * math.ceil(n / recipe.batch_size) for n in (transfer, labelled))
     if of_student < SHORT * of_baseline:
         return []
@@ -240,7 +242,7 @@ def short_baseline(recipe: TrainingSpec, labelled: int, transfer: int) -> list[s
 
 
 def _check_found_again(config: RunConfig) -> None:
-    """Raise `RequestError`, or warn, where a job would write to what its submitter does not see."""
+    """Raise `RequestError`, or warn, where a job would write to a place that its submitter cannot see."""
     places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(mlflow_uri.SQLITE)}
     local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
     submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
@@ -261,7 +263,7 @@ def _check_found_again(config: RunConfig) -> None:
 
 
 def check_shared(uri: str) -> None:
-    """Raise `RequestError` where `uri` is a folder that not every node of the cluster sees; leaves nothing there."""
+    """Raise `RequestError` where some node of the cluster cannot see the folder `uri`; leaves no files."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -292,7 +294,7 @@ def _sees(answer: ray.ObjectRef[bool]) -> bool:
 
     try:
         return bool(ray.get(answer))
-    except ray.exceptions.RayError:  # a node that is gone meanwhile is no reason to refuse the others
+    except ray.exceptions.RayError:  # a node that died meanwhile does not invalidate the others
         return True
 
 

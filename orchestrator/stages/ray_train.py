@@ -1,7 +1,7 @@
-"""Train a network by Ray Train, until it is trained, fails, or the cluster has no room for its workers any more.
+"""Train a network by Ray Train, until it is trained, fails, or the cluster has no room for its workers.
 
-Ray Train runs the workers, keeps their checkpoints and restarts them, as `worker_failures` decides. It waits for room
-without a message: how long, and what the user is told meanwhile, is decided here.
+Ray Train runs the workers, keeps their checkpoints and restarts them, as `worker_failures` decides. It waits for
+resources without a message or a limit, so this module adds a timeout and messages to the user.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ logger = logging.getLogger(__name__)
 START_S = 30.0
 """How long Ray Train may take to start workers that it has room for."""
 HEED_S = 5.0
-"""How long it may take to heed Ctrl-C."""
+"""How long Ray Train may take to react to Ctrl-C."""
 POLL_S = 2.0
 DAMAGED = ("CheckpointManagerInitializationError", "UnicodeDecodeError")
-"""How Ray Train says that its list of checkpoints was half written, or names some that are gone."""
+"""Errors of Ray Train that mean that its list of checkpoints is truncated, or names missing ones."""
 
 
 def fit(run: Context, work: WorkerJob, name: str) -> list[Epoch]:
-    """Train with the planned workers; what is kept to resume is at `name` in its folder until `clear`.
+    """Train with the planned workers. The checkpoints are at `name` in the job's folder until `clear`.
 
-    Raises: `RunError` where it cannot be trained, and where for `ensemble.start_timeout_s` no worker is anywhere.
+    Raises: `RunError` where the training fails, and where no worker runs within `ensemble.start_timeout_s`.
     """
     workers, folder, timeout_s = run.plan.student, work.folder, run.config.ensemble.start_timeout_s
     least, most, held = workers.least, workers.most, dict(workers.held)
@@ -91,7 +91,7 @@ def fit(run: Context, work: WorkerJob, name: str) -> list[Epoch]:
 
 
 def _ended(trainer: TorchTrainer, waiting: Waiting) -> Exception | None:
-    """What ended Ray Train before the workers were done; None where they are done."""
+    """The exception that ended Ray Train early; None where the workers finished."""
     try:
         with _own_interrupts(), _given_up_in_the_end(waiting):
             trainer.fit()
@@ -103,7 +103,7 @@ def _ended(trainer: TorchTrainer, waiting: Waiting) -> Exception | None:
 
 
 def _fail(doing: str, ended: Exception) -> NoReturn:
-    """Raise `RunError` with the cause of what ended Ray Train."""
+    """Raise `RunError` with the cause of Ray Train's failure."""
     given_up = getattr(ended, "controller_failure", None)
     if not isinstance(given_up, GivenUp):
         raise errors.as_run_error(doing, ended) from ended
@@ -114,14 +114,14 @@ def _fail(doing: str, ended: Exception) -> NoReturn:
 
 
 def clear(folder: str, name: str) -> None:
-    """Remove what was only needed to resume, once it is on record that the training is over."""
+    """Remove the checkpoints, once the record of the finished training is written."""
     storage.remove(storage.join(folder, name))
     storage.remove(storage.join(folder, HISTORY))
 
 
 @contextmanager
 def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
-    """Ray Train waits for room without a message, ignores Ctrl-C, and may wait for ever: report that, and end it."""
+    """Report and end an endless wait: Ray Train waits for resources without a message, and ignores Ctrl-C meanwhile."""
     over = threading.Event()
     refused: list[RunError] = []
 
@@ -143,7 +143,7 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         while not over.wait(POLL_S):
             try:
                 seen_s = look(seen_s)
-            except Exception as error:  # nothing is known of a Ray that is gone
+            except Exception as error:  # Ray may have died
                 logger.debug("no news of workers: %s", error)
 
     watcher = threading.Thread(target=watch, name="watcher of workers", daemon=True)
@@ -160,13 +160,13 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
 
 
 def _there(kind: str) -> list[Where]:
-    """The actors of this run's Ray Train that have a process, up or about to be."""
+    """The processes of this run's Ray Train actors, started or starting."""
     return [Where(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors_of_this_job(kind) if actor["Pid"]]
 
 
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
-    """Ray Train handles Ctrl-C while it trains, and would afterwards: give it back, as the interruption that it is."""
+    """Restore the handler of Ctrl-C after the block, since Ray Train replaces it and does not restore it."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:

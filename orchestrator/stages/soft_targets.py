@@ -1,7 +1,7 @@
-"""From teachers to the store: soft targets computed once for a transfer set, part by part.
+"""Computes the store of soft targets for a transfer set, part by part.
 
-Parts that an earlier run had finished are read, compared with their checksums and kept; the rest is asked of the
-teachers. Where there is room for both, the pass goes on in a thread while the student trains on what is there.
+The run verifies and reuses finished parts of earlier runs; the teachers compute the others. Where the cluster has room
+for both, the pass runs in a thread while the student trains on the finished parts.
 """
 
 from __future__ import annotations
@@ -56,26 +56,26 @@ ALL_MEMBERS_COMPUTE = (
 
 @dataclass(kw_only=True)
 class SoftTargetPass:
-    """Soft targets on their way: where the student reads them, and what came of it once they are complete."""
+    """A pass of the teachers: the store for the student, and its manifest once it is complete."""
 
     folder: str
     key: Key
     layout: PartLayout
     planned: Manifest
     parts: dict[int, Part]
-    """Those that are there, by their number; the pass adds to them."""
+    """Finished parts by number; the pass adds to them."""
     missing: list[int]
-    """Those that the pass makes."""
+    """Numbers of the parts that the pass has to compute."""
     kept: dict[str, MemberLogits]
-    """Members' logits that are read instead of computed, and where they are kept."""
+    """Caches of members' logits, which replace forward passes."""
     streams: bool = False
-    """Whether the student trains meanwhile."""
+    """Whether the student trains during the pass."""
     refused: frozenset[str] = frozenset()
-    """Files of parts that are made anew."""
+    """Files of parts that the pass replaces."""
     survivors_too: bool = False
-    """Whether parts that not every member made are taken."""
+    """Whether parts with missing members are accepted."""
     logits: LogitsReader | None = None
-    """What the student reads for a schedule of T."""
+    """The student's reader for a schedule of T."""
     bound_by: Bound = "teacher"
     manifest: Manifest | None = None
     error: BaseException | None = None
@@ -84,11 +84,11 @@ class SoftTargetPass:
 
     @property
     def reused(self) -> bool:
-        """Whether all parts were there."""
+        """Whether all parts came from earlier runs."""
         return not self.missing
 
     def store(self) -> Store:
-        """Where a worker reads them: the parts that are there by now, and the folder that shows the others."""
+        """The workers' view: the parts that exist by now, and the folder for the others."""
         return Store(
             self.folder,
             self.layout,
@@ -100,14 +100,14 @@ class SoftTargetPass:
         )
 
     def resume_key(self) -> Key:
-        """What a student that starts now learns from: the same only if it may resume from another's checkpoint."""
+        """The key of the soft targets for a student that starts now. It may resume checkpoints of this key only."""
         fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
         return Key("soft targets in use", 1, store=self.key, survivors_too=self.survivors_too, fewer=fewer)
 
     def complete(self) -> Manifest:
-        """The manifest, once every part is there.
+        """Wait for all parts and return the manifest.
 
-        Raises: what ended the pass before its time.
+        Raises: the exception that ended the pass early.
         """
         if self.thread is not None:
             self.thread.join()
@@ -117,16 +117,16 @@ class SoftTargetPass:
         return self.manifest
 
     def check_stopped(self) -> None:
-        """Raise InterruptedError where the run is being ended."""
+        """Raise InterruptedError where the run is stopping."""
         if self.stop.is_set():
             raise InterruptedError("the pass was stopped with its run")
 
     def content(self) -> str:
-        """sha256 over all soft targets, once they are there."""
+        """sha256 over all soft targets; waits until they are complete."""
         return store.content(self.complete().parts)
 
     def summary(self) -> SoftTargets:
-        """What the report says of them."""
+        """The report's section on soft targets."""
         manifest = self.complete()
         return SoftTargets(
             examples=sum(part.rows for part in manifest.parts),
@@ -142,15 +142,14 @@ class SoftTargetPass:
 def soft_targets(
     run: Context, members: Sequence[Member], weights: Sequence[float], *, known: int = 0
 ) -> Iterator[SoftTargetPass]:
-    """The store of this transfer set, these members, temperature and rule: there already, or under way.
+    """The store of this transfer set, these members, temperature and rule: complete, or in progress.
 
-    The pass is over when the block is; before it begins where teachers and student have no room side by side.
-
-    known: how many of the members an earlier run had trained.
+    The pass ends before the block does. It ends before the block begins where the cluster cannot hold teachers and
+    student at the same time. known: number of members that an earlier run trained.
     """
     made = _found(run, members, weights)
     if made.missing:
-        store.remove_manifest(made.folder)  # of parts that are gone
+        store.remove_manifest(made.folder)  # it lists missing parts
         store.take_up(made.folder)
         if known and not made.kept and not made.parts:
             run.note(ALL_MEMBERS_COMPUTE)
@@ -168,13 +167,13 @@ def soft_targets(
         if made.thread is not None:
             made.thread.join()
         if ended is not None and (isinstance(error, Exception) or not isinstance(ended, InterruptedError)):
-            raise ended from None  # the student only ended because its soft targets did
+            raise ended from None  # the pass's error is the cause of the student's
         raise
     made.complete()
 
 
 def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) -> SoftTargetPass:
-    """What is there of the store, in this run's folder and in those of others, and what is missing."""
+    """Look up the store in the folders of this run and of others; the pass with finished and missing parts."""
     config, plan = run.config, run.plan
     records = [MemberRecord(name=m.name, sha256=checkpoints.sha256(m.weights)) for m in members]
     key = _key(run, members, weights)
@@ -208,7 +207,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
 
 
 def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None:
-    """Make what is missing; what ends this before its time is left in `made`."""
+    """Compute the missing parts; stores an exception in `made`."""
     try:
         with run.events.stage("soft targets") as stage:
             stage.reused = made.reused
@@ -217,14 +216,14 @@ def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None
             elif made.manifest is None:
                 made.manifest = _declare(made, 0.0)
             run.artifacts.register(made.key, paths.soft_targets(made.key.digest))
-    except BaseException as error:  # raised by `SoftTargetPass.complete`
+    except BaseException as error:  # `SoftTargetPass.complete` raises it
         made.error = error
         if made.streams:
             _abandon(made.folder)
 
 
 def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], stage: Progress) -> None:
-    """Reserve room for the teachers, and let them label the parts that are missing."""
+    """Reserve resources for the teachers, and let them label the missing parts."""
     config, dataset, placement = run.config, run.dataset, run.plan.teachers
     events, planned = run.events, made.planned
     numerics = _numerics(run.plan, made.parts.values())
@@ -247,7 +246,7 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
 
 
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
-    """Emit what became of a teacher."""
+    """Emit the event for a change of a teacher."""
     match action:
         case "back":
             events.emit(TeacherBack(members))
@@ -258,16 +257,16 @@ def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence:
 
 
 def _abandon(folder: str) -> None:
-    """Tell the student that no further part will come."""
+    """Signal to the student that the teachers will write no further part."""
     try:
         store.abandon(folder)
-    except Exception as error:  # of any storage; then only an interrupt ends a student that waits
+    except Exception as error:  # from any storage backend; then only an interrupt ends a waiting student
         logger.warning("'%s' cannot be written: %s", folder, error)
         _thread.interrupt_main()
 
 
 def _answers_follow_from(run: Context) -> dict[str, Any]:
-    """What any member's answers follow from, besides the member."""
+    """The inputs that determine any member's outputs, besides the member itself."""
     dataset = run.dataset
     return {
         "train": dataset.digests["train"],
@@ -280,7 +279,7 @@ def _answers_follow_from(run: Context) -> dict[str, Any]:
 
 
 def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
-    """The key of each member's own answers."""
+    """The cache key of each member's logits."""
     what = _answers_follow_from(run)
     if run.config.ensemble.precision == "auto":
         what["device"] = run.plan.device
@@ -288,7 +287,7 @@ def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
 
 
 def _key(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Key:
-    """Of the store: everything that its numbers follow from."""
+    """The key of the store, from everything that determines its numbers."""
     ensemble, distillation = run.config.ensemble, run.config.distillation
     rule = ensemble.of_examples
     return SOFT_TARGETS.key(
@@ -304,7 +303,7 @@ def _key(run: Context, members: Sequence[Member], weights: Sequence[float]) -> K
 
 
 def _planned(run: Context, members: list[MemberRecord], weights: Sequence[float], key: Key) -> Manifest:
-    """The manifest as it will be, without parts."""
+    """The manifest of the planned store, still without parts."""
     config, dataset, distillation = run.config, run.dataset, run.config.distillation
     return Manifest(
         fingerprint=key.digest,
@@ -329,10 +328,10 @@ def _everybody(planned: Manifest) -> list[str]:
 
 
 def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
-    """Of the parts that are there, those that this run accepts.
+    """Those of the existing parts that this run accepts.
 
-    Made by all, unless it takes what survivors make. Where some are missing, of one precision: what `auto` means
-    depends on the device.
+    It accepts parts with missing members only under `on_member_loss: reweight`. If parts are missing, all have to have
+    one precision, since `auto` depends on the device.
     """
     ensemble, plan = run.config.ensemble, run.plan
     survivors = ensemble.on_member_loss == "reweight"
@@ -343,7 +342,7 @@ def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[i
 
 
 def _numerics(plan: Plan, there: Collection[Part]) -> Numerics:
-    """How teachers compute: as the parts that are there were computed, where this device can."""
+    """The teachers' numerics: those of the existing parts if this device supports them."""
     for part in there:
         if part.numerics.device == plan.device:
             return part.numerics
@@ -355,7 +354,7 @@ def _numerics(plan: Plan, there: Collection[Part]) -> Numerics:
 def _check(
     transfer: Split, members: Sequence[Member], made: SoftTargetPass, numerics: Numerics
 ) -> Callable[[TeacherPool], None]:
-    """What raises where teachers that are up do not answer as they should."""
+    """A check of started teachers, which raises where their outputs are wrong."""
     classes, known = made.planned.classes, {member.name: member for member in members}
     ids = made.layout.piece_ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
 
@@ -370,7 +369,7 @@ def _check(
 
 
 def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, stage: Progress) -> None:
-    """Every missing part as it comes, then the manifest."""
+    """Compute every missing part, then write the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
     weighting = run.config.ensemble.of_examples
     positions = run.dataset.transfer.rows
@@ -398,7 +397,7 @@ def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Nu
 
 
 def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
-    """Write the manifest of a store that has all its parts."""
+    """Write the manifest of a complete store, and remove replaced parts."""
     parts = made.parts
     manifest = made.planned.model_copy(
         update={"parts": [parts[number] for number in sorted(parts)], "seconds": round(seconds, 3), "complete": True}
@@ -406,6 +405,6 @@ def _declare(made: SoftTargetPass, seconds: float) -> Manifest:
     store.write_manifest(made.folder, manifest)
     kept = {part.path for part in manifest.parts}
     for _, name, _ in part_files.files(made.folder):
-        if name not in kept:  # made anew meanwhile
+        if name not in kept:  # replaced by the pass
             storage.remove(storage.join(made.folder, name))
     return manifest

@@ -1,7 +1,7 @@
-"""A stage of a run: what it is called, the stages whose results it takes, and what it does with them.
+"""A stage of a run: its name, its input stages and its function.
 
-Stages run in the order of a list. Each resumes by itself: what it makes has a key, and is looked for before it is made.
-A stage may still be under way when the next begins, such as soft targets that a student reads as they come.
+Stages run in the order of a list. Each resumes by itself, since it looks up its result by a cache key first. A stage
+may still run when the next begins, such as the pass whose soft targets a student reads as they are written.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Made = TypeVar("Made", covariant=True)
 
 
 class Results:
-    """What stages returned, by the stage."""
+    """Results by stage."""
 
     def __init__(self, of: Mapping[Stage[Any], Any]) -> None:
         self._of = of
 
     def __getitem__(self, stage: Stage[T]) -> T:
-        """Raises: LookupError for a stage that is not among the inputs of the one that asks."""
+        """The result of `stage`. Raises: LookupError where it is not an input of the current stage."""
         if stage not in self._of:
             raise LookupError(f"the result of stage '{stage.name}' is not at hand; name it in `inputs`")
         found: T = self._of[stage]
@@ -34,7 +34,7 @@ class Results:
 
 @dataclass(frozen=True, eq=False)
 class Stage(Generic[Made]):
-    """run: returns the result, or a context that gives it and is left, last first, behind the last stage."""
+    """run: returns the result, or a context manager for it. Contexts exit in reverse order after the last stage."""
 
     name: str
     run: Callable[[Context, Results], Made | AbstractContextManager[Made]]
@@ -42,8 +42,10 @@ class Stage(Generic[Made]):
 
 
 def execute(stages: Sequence[Stage[Any]], run: Context) -> Results:
-    """Run the stages, one after another. Raises: what one of them raises, and ValueError for an input that is not
-    before its stage."""
+    """Run the stages, one after another.
+
+    Raises: the exception of a stage, and ValueError where an input does not precede its stage.
+    """
     made: dict[Stage[Any], Any] = {}
     for number, stage in enumerate(stages):
         late = [each.name for each in stage.inputs if each not in stages[:number]]

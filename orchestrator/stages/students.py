@@ -1,4 +1,4 @@
-"""What is trained on the transfer set: the student on soft targets, in one stage or several, its baseline on labels."""
+"""Trains the student on soft targets, in one stage or several, and its baseline on labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASELINE, STUDENT, STAGE = "baseline", "student", "stage"
 
 
 def baseline(run: Context) -> Trained:
-    """A network of the student's architecture and beginning, on hard labels."""
+    """Train a network with the student's architecture and initial weights on hard labels."""
     spec = run.config.student
     recipe = spec.baseline_training or spec.training
     job = StudentJob(BASELINE, spec.model, recipe, seed_of(run.config.seed, STUDENT), initial=spec.initial)
@@ -25,7 +25,7 @@ def baseline(run: Context) -> Trained:
 
 
 def student(run: Context, made: SoftTargetPass) -> Trained:
-    """The student on the soft targets `made`, stage after stage; what the last one learned is the student."""
+    """Train the student on the soft targets `made`, stage by stage; the last stage's weights are the student."""
     spec, seed = run.config.student, run.config.seed
     *earlier, last = run.config.training_stages
     done: list[Trained] = []

@@ -1,7 +1,7 @@
-"""Trained networks, each in a folder named by its key: found again by what they follow from, never overwritten.
+"""Trained networks, each in a folder named by its cache key, so that no run overwrites them.
 
-A changed recipe has another key, so it trains beside the earlier weights, and the earlier recipe finds them again.
-`show` puts a copy where users look: `members/<i>`, `baseline`, `student`.
+A changed recipe has another key, so its weights are stored beside the earlier ones, and the earlier recipe finds its
+own again. `show` copies the current ones to the user's folders: `members/<i>`, `baseline`, `student`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from workers.user_code import provenance
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained system, and whether an earlier run had trained it."""
+    """A trained system, and whether an earlier run trained it."""
 
     member: Member
     history: list[Epoch]
     reused: bool
     before: tuple[Trained, ...] = ()
-    """Of a student that was trained in several stages, those before the last."""
+    """The earlier stages of a student that was trained in several."""
 
     @property
     def stages(self) -> tuple[Trained, ...]:
@@ -40,7 +40,7 @@ class Trained:
 
 
 def commit(artifacts: Catalogue, member: Member, key: Key, history: Iterable[Epoch], **facts: object) -> None:
-    """Declare the weights of `member` complete, which lie where `key` belongs. facts: what `obtain` is to ask for."""
+    """Mark the weights of `member`, in the folder of `key`, as complete. facts: values that `obtain` compares."""
     uri = artifacts.uri(paths.network(key.digest))
     files = {member.model.weights_name: checkpoints.sha256(member.weights)}
     store.commit(uri, key, files, provenance.versions(), history=[vars(epoch) for epoch in history], **facts)
@@ -48,7 +48,7 @@ def commit(artifacts: Catalogue, member: Member, key: Key, history: Iterable[Epo
 
 
 def record_in(folder: str) -> Record | None:
-    """The record of the network in a folder; None where no network was trained to the end there."""
+    """The record of the network in a folder; None where it has no completely trained network."""
     return store.read(storage.join(folder, paths.NETWORK), NETWORK)
 
 
@@ -61,20 +61,20 @@ def epochs(record: Record) -> list[Epoch]:
 
 
 def show(member: Member, place: str) -> None:
-    """Let the folder `place` show the network: its weights and its record."""
+    """Copy the network's weights and record to the folder `place`."""
     source = storage.parent(member.weights)
     weights = member.model.weights_name
     if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
-        for name in (weights, paths.NETWORK):  # the record last: it states what the weights beside it are
+        for name in (weights, paths.NETWORK):  # the record last, since it describes the weights beside it
             storage.copy(storage.join(source, name), storage.join(place, name))
         for name in set(WEIGHTS) - {weights}:  # of another kind of model that was shown before
             storage.remove(storage.join(place, name))
 
 
 def changes(place: str, key: Key) -> str:
-    """How the network that `place` shows differs from the one that follows from `key`, in a few words.
+    """Describe how the inputs of the network in `place` differ from those of `key`.
 
-    Empty where `place` shows none, or the one of this key.
+    Empty where `place` has no network, or the network of this key.
     """
     before = record_in(place)
     if before is None or before.key == key.digest:
@@ -86,7 +86,7 @@ def changes(place: str, key: Key) -> str:
 
 
 def other_versions(found: Record) -> str:
-    """The packages that have another version now than when the network was trained; empty where there is none."""
+    """Packages whose versions have changed since the network was trained; empty where there are none."""
     now = provenance.versions()
     return ", ".join(
         f"{name} {found.versions[name]} -> {now.get(name, 'none')}"

@@ -1,7 +1,7 @@
 """Training of every network: members as Ray tasks side by side, baseline and student by Ray Train.
 
-A trained network lies under its key, a digest of everything that it follows from, so another recipe never overwrites
-it and the earlier recipe finds it again. `members/<i>`, `baseline` and `student` show the current ones.
+A trained network is stored under its cache key, a digest of all its inputs. So another recipe never overwrites it, and
+the earlier recipe finds it again. `members/<i>`, `baseline` and `student` are copies of the current ones.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
-"""What trains a member, by how its kind of model learns."""
+"""Ray tasks that train a member, by learner."""
 
 
 def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
-    """Of a trained network: everything that it follows from, the code of its factory included."""
+    """The cache key of a trained network, from all its inputs, including the code of its factory."""
     return NETWORK.key(**model_provenance.of_model(model), training=training.model_dump(mode="json"), seed=seed, **also)
 
 
@@ -59,14 +59,13 @@ def _of_member(run: Context, group: MemberGroup, k: int) -> Key:
 
 
 def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
-    """Members by their numbers, each from a seed of its own, as many at a time as the cluster takes.
+    """Train members with separate seeds, as many at a time as the cluster can hold; returns them by number.
 
-    groups: of each member that is to be trained.
+    groups: of each member to train.
 
-    Where one hangs its process is ended, and Ray begins its task again. One that raises goes on behind its last epoch
-    in a fresh process.
-
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for any of them, and where one
+    The run kills a hung training, and Ray restarts its task. A training that raises resumes after its last epoch in a
+    fresh process.
+    Raises: `RunError` where the cluster has no room for any of them within `ensemble.start_timeout_s`, and where one
     raises in the same epoch again.
     """
     placement, folder = run.plan.teachers, RunFolder(run.config.folder)
@@ -101,7 +100,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
         if where is not None:
             processes.end(where)
 
-    # Tasks of a Ray of our own end with this process; Ray 2.60 may crash where one ends as it is cancelled.
+    # Tasks of a Ray that the run started end with this process. Ray 2.60 may crash if a cancelled task ends meanwhile.
     with closing(completed(tasks, waiting, run.heartbeat, end_hung, cancel=run.machines.borrowed)) as ended:
         for task, history in ended:
             k, member, key = missing[task.name]
@@ -117,15 +116,15 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
 
 
 def train_student(run: Context, job: StudentJob) -> Trained:
-    """Baseline or student, by the fitter of its kind of model.
+    """Train baseline or student by the fitter of its kind of model.
 
-    Raises: `RunError` where for `ensemble.start_timeout_s` the cluster has no room for it.
+    Raises: `RunError` where the cluster has no room for it within `ensemble.start_timeout_s`.
     """
     folder, key = RunFolder(run.config.folder), _of_student(run, job)
     weights = storage.join(folder.network(key.digest), job.model.weights_name)
     member, place = Member(job.role, job.model, weights), folder.shown(job.role)
     on_its_way = job.store is not None and job.store.coming
-    if not on_its_way or run.artifacts.lists(key):  # it may still be right: worth a wait
+    if not on_its_way or run.artifacts.lists(key):  # a cached student may match, so wait for the content
         found = run.artifacts.obtain(key, paths.network, content=job.store_content())
         if found is not None:
             run.note(catalogue.note(f"the {job.role}", [found]))
@@ -142,7 +141,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 
 
 def _of_student(run: Context, job: StudentJob) -> Key:
-    """The key of baseline or student: what is known before the soft targets are complete."""
+    """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
     digests = run.dataset.digests
     begun = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
     return key_of(
@@ -158,7 +157,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
 
 
 def _again(run: Context, name: str, changes: Sequence[str]) -> None:
-    """Tell the user which inputs changed, before a network that was complete is trained again."""
+    """Note which inputs changed, before a complete network is trained again."""
     known = [change for change in changes if change]
     if known:
         several = f" ({len(known)} of {len(changes)})" if len(changes) > 1 else ""
@@ -170,7 +169,7 @@ def _again(run: Context, name: str, changes: Sequence[str]) -> None:
 
 
 def _reused(run: Context, member: Member, found: Found) -> Trained:
-    """A network of an earlier run, shown where users look."""
+    """Reuse a network of an earlier run, and copy it to the user's folder."""
     trained.show(member, RunFolder(run.config.folder).shown(member.name))
     other = trained.other_versions(found.record)
     if other:

@@ -1,7 +1,7 @@
-"""Whether the workers of a Ray Train run are started again after a failure, and what the user is told.
+"""Decides whether Ray Train restarts its workers after a failure, and notifies the user.
 
-Ray Train asks in its controller, before it starts workers again; an exception raised here ends the run instead. So the
-rule is the one of every other component (`failures`), and no third start is spent on an error that came twice.
+Ray Train calls it in its controller before it restarts workers; an exception raised here ends the run instead. So the
+rule is the same as for other components (`failures`), and a repeated error does not cause a third start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.faults import Fault
 
 
 class GivenUp(Exception):
-    """The workers are not started again. raised: the cause; attempts, repeated: as of `failures.often`."""
+    """The workers are not restarted. raised: the cause; attempts, repeated: as in `failures.often`."""
 
     def __init__(self, raised: Exception, attempts: int = 0, repeated: bool = False) -> None:
         super().__init__(raised, attempts, repeated)
@@ -41,7 +41,7 @@ class Restarts(UserCallback):
         self.reports += 1
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise `GivenUp`, or tell the user that the workers are started again. worker_exceptions: by rank."""
+        """Raise `GivenUp`, or notify the user of the restart. worker_exceptions: by rank."""
         if any(_is_preempted(error) for error in worker_exceptions.values()):
             return  # Ray Train counts these apart
         reason = cause(worker_exceptions)
@@ -59,10 +59,10 @@ class Restarts(UserCallback):
 
 
 def cause(failed: Mapping[int, Exception]) -> Exception:
-    """Which of the errors of workers, by rank, was the cause of the others.
+    """The error, among those of the workers by rank, that caused the others.
 
-    An error about the run, then an exception of a worker (of the lowest rank), then a process that died. Last comes
-    what only shows that another worker ended.
+    The order of preference: an error about the run, an exception of a worker (of the lowest rank), the death of a
+    process, and last an error that only reflects the end of another worker.
     """
 
     def order(error: Exception) -> int:
@@ -76,7 +76,7 @@ def cause(failed: Mapping[int, Exception]) -> Exception:
 
 
 def told(reason: Exception) -> Fault:
-    """A cause as it is told: of a process that died, what Ray says last."""
+    """A cause as a `Fault` for the user; for a process that died, with the last line of Ray's message."""
     if isinstance(reason, Fault):
         return reason
     died = getattr(reason, "health_check_failure", reason)
@@ -85,7 +85,7 @@ def told(reason: Exception) -> Fault:
 
 
 def place(raised: Fault) -> str:
-    """Which worker failed and in which epoch, as far as that is known, in brackets."""
+    """The failed worker and its epoch in brackets, as far as known."""
     epoch = [] if raised.at == faults.START else [f"epoch {raised.at + 1}"]
     known = ", ".join([raised.of] * bool(raised.of) + epoch)
     return f" ({known})" if known else ""

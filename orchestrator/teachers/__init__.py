@@ -1,1 +1,1 @@
-"""The pool of teachers: its actors, its policy when one is lost, and what is made of the answers."""
+"""The pool of teachers: its actors, its policy for lost teachers, and the jobs that process answers."""

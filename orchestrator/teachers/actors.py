@@ -1,6 +1,7 @@
-"""Teachers' actors on Ray, and what they were asked: instructions in, events out.
+"""Teachers' actors on Ray and the requests to them: instructions in, events out.
 
-Answers stay references until the piece at the head needs them, so that the driver holds the values of one piece.
+Answers stay object references until the piece at the head needs them, so that the driver holds the values of only one
+piece.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from workers.inference.reduce import Assembly
 from workers.inference.teacher import Member
 
 StartActor = Callable[[list[Member], int | None], Any]
-"""Starts the actor that hosts these members, in its bundle of the reservation; None: wherever one is free."""
+"""Starts the actor that hosts these members in a bundle of the reservation; None: on any free resources."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a pass asks of every teacher. near: values stay where the teachers are."""
+    """The settings of a pass for every teacher. near: values stay on the teachers' nodes."""
 
     temperature: float
     assembly: Assembly
@@ -42,13 +43,13 @@ class Question:
 
     @property
     def combine(self) -> str | None:
-        """By what rule teachers sum their members; None: they return the logits of each."""
+        """The rule by which teachers sum their members; None: they return the logits of each."""
         return None if self.assembly.rule.weighting is not None else self.assembly.rule.combine
 
 
 @dataclass
 class LiveActor:
-    """An actor that is not released. up: a reference to the news that it is up, until it is."""
+    """An actor that is not released. up: the reference of its pending `ready` call; None once it is up."""
 
     handle: Any
     names: tuple[str, ...]
@@ -58,7 +59,7 @@ class LiveActor:
 
 @dataclass
 class Answer:
-    """What an actor was asked for: references to how many rows it has and to its values; `found`: what was fetched."""
+    """A request to an actor: references to the number of rows and to the values. found: the fetched value."""
 
     actor: int
     ray_actor: str
@@ -70,7 +71,7 @@ class Answer:
 
 @dataclass
 class Actors:
-    """Actors by their number, answers by the number of their ask."""
+    """Actors by number, answers by the number of their request."""
 
     start_actor: StartActor
     members: Mapping[str, Member]
@@ -78,9 +79,9 @@ class Actors:
     live: dict[int, LiveActor] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
     outdated: dict[Any, int] = field(default_factory=dict)
-    """Asks whose values are discarded, by the reference that shows their end."""
+    """Requests whose values are discarded, by the reference that completes with them."""
     probes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    """What each member answered when it was first up."""
+    """Each member's probe outputs of its first start."""
 
     # Instructions
 
@@ -97,7 +98,7 @@ class Actors:
 
     def kill(self, wanted: Kill) -> None:
         actor = self.live.pop(wanted.actor, None)
-        if actor is None:  # an earlier instruction failed before it was started
+        if actor is None:  # an earlier instruction failed before the start
             return
         self.answers = {number: answer for number, answer in self.answers.items() if answer.actor != wanted.actor}
         self.outdated = {ref: number for ref, number in self.outdated.items() if number in self.answers}
@@ -126,18 +127,18 @@ class Actors:
     # News
 
     def starting(self, numbers: Iterable[int] | None = None) -> list[Any]:
-        """References to the news that these actors are up (default: all that are on their way)."""
+        """The pending `ready` calls of these actors (default: of all starting actors)."""
         found = self.live.values() if numbers is None else (self.live[number] for number in numbers)
         return [actor.up for actor in found if actor.up is not None]
 
     def awaited(self, asks: Iterable[int]) -> dict[Any, int]:
-        """The references that show the ends of these asks."""
+        """The references that complete with these requests."""
         near = self.question is not None and self.question.near
         answers = {number: self.answers[number] for number in asks}
         return {(answer.rows if near else answer.values): number for number, answer in answers.items()}
 
     def starts(self, now_s: float) -> list[Event]:
-        """What became of the actors that were on their way."""
+        """Events of the actors that have finished or failed to start."""
         refs = self.starting()
         ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
         return [self._start(number, actor, now_s) for number, actor in self.live.items() if actor.up in ready]
@@ -155,7 +156,7 @@ class Actors:
         return Up(now_s, number, started.where.node, started.stacked, started.part_s)
 
     def _compare(self, started: Started) -> None:
-        """Raise `RunError` where members that were started again, elsewhere perhaps, are not what they were."""
+        """Raise `RunError` where restarted members, perhaps on another node, have other outputs than before."""
         for name, probe in started.probes.items():
             apart = checks.apart(self.probes.setdefault(name, probe), probe)
             if apart > checks.ROUGH_AGREEMENT:
@@ -165,7 +166,7 @@ class Actors:
                 )
 
     def ends(self, awaited: Mapping[Any, int], ready: Sequence[Any], now_s: float) -> list[Event]:
-        """What became of asks: those of `awaited` that are `ready`, and those that are discarded."""
+        """Events of completed requests: those of `awaited` that are `ready`, and discarded ones."""
         found = [self._end(awaited[ref], value, now_s) for ref, value in zip(ready, _fetched(ready), strict=True)]
         if self.outdated:
             refs = list(self.outdated)
@@ -186,7 +187,7 @@ class Actors:
         return Answered(now_s, number, "" if self.question.near else self._wrong(answer))
 
     def _wrong(self, answer: Answer) -> str:
-        """Why an answer cannot be what was asked for; empty where it can."""
+        """Why an answer is invalid; empty where it is valid."""
         assert self.question is not None
         assembly, piece = self.question.assembly, answer.ask.piece
         part = assembly.layout.part_of(piece)
@@ -205,7 +206,7 @@ class Actors:
         return ""
 
     def given(self, asks: Iterable[int]) -> dict[int, Given]:
-        """The answers to these asks, as a job takes them."""
+        """The answers to these requests, in the form for a job."""
         near = self.question is not None and self.question.near
         answers = {number: self.answers[number] for number in asks}
         return {
@@ -213,21 +214,21 @@ class Actors:
             for number, answer in answers.items()
         }
 
-    # What is known of those that are up
+    # Started actors
 
     def first_answers(self, actors: Collection[int]) -> dict[str, NDArray[np.float32]]:
-        """What each member of these actors answered for a few examples as it started: probabilities [n, K] at T = 1."""
+        """The probe outputs of each member of these actors from its start: probabilities [n, K] at T = 1."""
         found = [started for number in actors if (started := self.live[number].started) is not None]
         return {name: probe for each in found for name, probe in each.probes.items()}
 
     def one_of_each_node(self, actors: Sequence[int]) -> list[str]:
-        """A member on every node that these actors are on."""
+        """One member per node of these actors."""
         live = [self.live[number] for number in reversed(actors)]
         return list({actor.started.where.node: actor.names[0] for actor in live if actor.started is not None}.values())
 
 
 def _fetched(refs: Sequence[Any]) -> list[Any]:
-    """The value of each reference, or the error of Ray in its place."""
+    """The value of each reference, or Ray's error in its place."""
     try:
         return list(ray.get(list(refs)))
     except ray.exceptions.RayError:
@@ -242,7 +243,7 @@ def _fetched_alone(ref: Any) -> Any:
 
 
 def starter(data: ray.ObjectRef[Dataset], work: TeacherWork, placement: Placement, group: PlacementGroup) -> StartActor:
-    """What starts a teacher of these members, with the cores and the share of a GPU that it is to hold."""
+    """A function that starts a teacher with the planned cores and share of a GPU."""
     held = reservation.of_an_actor(placement)
 
     def start(members: list[Member], place: int | None) -> Any:

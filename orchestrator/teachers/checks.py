@@ -1,8 +1,8 @@
-"""Before a pass begins: do the teachers that answer compute what they should?
+"""Checks the teachers' outputs before a pass begins.
 
-Each has answered the same few examples twice when it started (`workers.inference.actor`). Here their answers are looked
-at together: as many classes as the data has, finite, in the same order as the labels and as each other's, and for one
-member equal to what the driver's own copy of it says.
+Each teacher has computed the same few examples twice at its start (`workers.inference.actor`). These checks compare the
+outputs of all: the number of classes, finite values, and the order of classes against the labels and each other. For
+one member per node, they also compare with the driver's own copy.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from workers.targets.soft_targets import Numerics
 Probabilities = NDArray[np.float32]
 
 AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
-"""How far two machines' probabilities of one member may be apart: computed alike, or one on a GPU or in bfloat16."""
+"""Largest difference of one member's probabilities on two machines: with equal numerics, with a GPU or bfloat16."""
 
 
 def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> None:
-    """Raise `RunError` where the `probes`, probabilities [n, K] of each member, cannot be right.
+    """Raise `RunError` where the `probes`, probabilities [n, K] of each member, are implausible.
 
-    labels: [n] of the examples, -1 where there is none.
+    labels: [n] of the examples, -1 for none.
     """
     for name, probe in probes.items():
         if probe.shape != (len(labels), classes):
@@ -54,7 +54,7 @@ def apart(one: Probabilities, other: Probabilities) -> float:
 
 
 def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numerics) -> None:
-    """Raise `RunError` where a teacher did not answer `x` as the driver's own copy of the member does, on its CPU."""
+    """Raise `RunError` where a teacher's output for `x` differs from that of the driver's copy on its CPU."""
     with torch.no_grad():
         own = torch.softmax(teacher.load(member)(x).logits, dim=-1).numpy()
     off = apart(probe, own)
@@ -69,7 +69,7 @@ def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numeri
 
 
 def _check_order(of: str, answers: Index, reference: Index, named: str) -> None:
-    """Raise `RunError` where `answers` follows `reference` under other names."""
+    """Raise `RunError` where the classes of `answers` are permuted against `reference`."""
     pairs = class_order.swapped(answers, reference)
     if pairs is not None:
         raise RunError(

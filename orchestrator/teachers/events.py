@@ -1,7 +1,7 @@
-"""What happens to a pool, as its state takes it. Each event carries the time at which the pool noticed it.
+"""Events of a pool, the input of its state. Each event carries the time at which the pool noticed it.
 
-Actors, asks and jobs have numbers that the state gave them in its instructions. An event about a number that is no
-longer in use changes nothing, so news may be late.
+Actors, requests (asks) and jobs have numbers from the state's instructions. An event with a number no longer in use
+has no effect, so events may be late.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Open(Event):
-    """The pool is entered: actors are to be started."""
+    """The pool opens and has to start its actors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream(Event):
-    """Parts of the store are to be made, in this order: the number and the pieces of each.
+    """The pool has to compute parts of the store, in this order: the number and the pieces of each.
 
-    near: answers stay where the teachers are; a part of a single piece is then reduced and written in one job.
-    at_once: the most jobs under way.
+    near: answers stay on the teachers' nodes; one job then reduces and writes a part of a single piece.
+    at_once: most concurrent jobs.
     """
 
     parts: Sequence[tuple[int, range]]
@@ -39,7 +39,7 @@ class Stream(Event):
 
 @dataclass(frozen=True, slots=True)
 class Close(Event):
-    """The pool is left: every actor is to be released."""
+    """The pool closes and has to release every actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Tick(Event):
 
 @dataclass(frozen=True, slots=True)
 class Leaving(Event):
-    """These nodes are about to go: preempted, or drained."""
+    """These nodes will be preempted or drained."""
 
     nodes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Up(Event):
-    """An actor has loaded its members. part_s: about how long a part takes it, at most."""
+    """An actor has loaded its members. part_s: upper estimate of its time for a part."""
 
     actor: int
     node: str
@@ -68,9 +68,9 @@ class Up(Event):
 class Lost(Event):
     """An actor is lost.
 
-    evidence: one line. told: the evidence in full, where that is more. members: those that the evidence is about; all
-    of the actor's where it names none. at: the piece at which it failed, or `faults.START`; None where unknown. part:
-    the part that the piece belongs to.
+    evidence: one line. told: the full evidence, where it is longer. members: those that the evidence names; all of the
+    actor's where it names none. at: the piece at which it failed, or `faults.START`; None where unknown. part: the part
+    of that piece.
     """
 
     actor: int
@@ -85,7 +85,7 @@ class Lost(Event):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Event):
-    """An answer is there. wrong: why it cannot be a sum of weighted probabilities; empty where it can."""
+    """An answer has arrived. wrong: why it is not a valid sum of weighted probabilities; empty where it is."""
 
     ask: int
     wrong: str = ""
@@ -93,7 +93,7 @@ class Answered(Event):
 
 @dataclass(frozen=True, slots=True)
 class Made(Event):
-    """A job has ended: a piece is reduced, or a part is written."""
+    """A job has reduced a piece or written a part."""
 
     job: int
 
@@ -102,8 +102,7 @@ class Made(Event):
 class Raised(Event):
     """A job raised an exception.
 
-    headline: one line of it. error: what ends the run unless the job is tried again. final: another attempt would not
-    help.
+    headline: its first line. error: ends the run unless the job is retried. final: a retry would not help.
     """
 
     job: int
@@ -115,9 +114,9 @@ class Raised(Event):
 
 @dataclass(frozen=True, slots=True)
 class AnswersLost(Event):
-    """A job could not read the answers that it was given.
+    """A job could not read its answers.
 
-    ask: the one that is lost; None where Ray does not say. error: what ends the run where no actor explains it.
+    ask: the lost one; None where Ray does not report it. error: ends the run if no lost actor explains the loss.
     """
 
     job: int
@@ -129,7 +128,7 @@ class AnswersLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class Ended(Event):
-    """An error that is about the run itself, and no actor's."""
+    """An error of the run itself, not of an actor."""
 
     error: BaseException
     cause: BaseException | None = None

@@ -1,4 +1,4 @@
-"""What an error of Ray means for the pool: a lost actor, a lost answer, or an error of the run itself."""
+"""Classifies errors of Ray for the pool: a lost actor, a lost answer, or an error of the run itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from workers.errors import BadAnswer, RunError
 from workers.faults import Fault
 
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
-"""How Ray shows that an actor, or an answer of it, no longer exists."""
+"""Ray's errors for an actor, or an answer of it, that no longer exists."""
 LOST = (*GONE, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an actor that hosts `names`. at: the piece that it was asked for, or `faults.START`; where: the same in
-    words; part: the part of the piece."""
+    """A call of an actor that hosts `names`.
+
+    at: the requested piece, or `faults.START`; where: the same as text; part: the part of the piece.
+    """
 
     actor: int
     names: tuple[str, ...]
@@ -33,7 +35,7 @@ class Call:
 
 
 def of(error: BaseException, call: Call, now_s: float) -> Event:
-    """What it means that a call raised `error`."""
+    """The event for a call that raised `error`."""
     inner, actor, at, part = errors.cause(error), call.actor, call.at, call.part
     if isinstance(inner, BadAnswer):
         return Lost(now_s, actor, Kind.WRONG, str(inner), [inner.member], at=at, part=part, cause=inner)
@@ -53,7 +55,7 @@ def of(error: BaseException, call: Call, now_s: float) -> Event:
 
 
 def of_job(error: BaseException, job: int, part: int, answers: Mapping[int, Any], now_s: float) -> Event:
-    """What it means that a job raised `error`. answers: what it was given (`actors.Answer`), by their asks."""
+    """The event for a job that raised `error`. answers: the job's inputs (`actors.Answer`), by request."""
     inner, doing = errors.cause(error), f"writing part {part} of the soft targets"
     if isinstance(inner, GONE):
         lost = {getattr(inner, "object_ref_hex", None), getattr(inner, "actor_id", None)}
@@ -66,6 +68,6 @@ def of_job(error: BaseException, job: int, part: int, answers: Mapping[int, Any]
 
 
 def briefly(error: BaseException) -> str:
-    """How an actor ended, in a few words: what it raised where it could not even begin, else Ray's name for it."""
+    """The end of an actor in a few words: its exception if it failed to start, else the type of Ray's error."""
     lines = str(error).strip().splitlines()
     return lines[-1] if "creation task" in str(error) else type(error).__name__

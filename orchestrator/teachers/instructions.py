@@ -1,4 +1,4 @@
-"""What the state of the pool wants done. The pool executes a list of instructions in its order."""
+"""Instructions from the state of the pool. The pool executes a list of them in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Instruction:
 class Start(Instruction):
     """Start an actor that hosts these members.
 
-    place: its bundle of the reservation; None: anywhere. stacked: as of `Prepare`. again: it replaces one that is lost.
+    place: its bundle of the reservation; None: anywhere. stacked: as in `Prepare`. again: it replaces a lost actor.
     """
 
     actor: int
@@ -27,7 +27,7 @@ class Start(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Prepare(Instruction):
-    """Tell an actor whether its members are computed stacked, or let it choose (None). It is up once it answers."""
+    """Set whether an actor stacks its members, or let it choose (None). The actor is up once this call returns."""
 
     actor: int
     stacked: bool | None
@@ -35,7 +35,7 @@ class Prepare(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Kill(Instruction):
-    """Release an actor with all that it was asked. hung: it may not react, so its node ends the process."""
+    """Release an actor and its requests. hung: it may not react, so its node has to kill the process."""
 
     actor: int
     hung: bool = False
@@ -43,10 +43,9 @@ class Kill(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Ask(Instruction):
-    """Ask an actor for a piece.
+    """Request a piece from an actor.
 
-    shares: the weights of its members, of weights that sum to 1 over all present members. ahead: the pieces that will
-    be asked for next.
+    shares: the weights of its members; the weights of all present members sum to 1. ahead: the next pieces.
     """
 
     ask: int
@@ -58,26 +57,26 @@ class Ask(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Discard(Instruction):
-    """Forget the answers to these asks, but report when each ends: until then the actor is busy with it."""
+    """Discard the answers to these requests, but report when each ends: until then the actor is busy."""
 
     asks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Instruction):
-    """Forget these asks and their answers."""
+    """Forget these requests and their answers."""
 
     asks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Instruction):
-    """Compare what the present members answered when they started (`orchestrator.teachers.checks`)."""
+    """Check the probe outputs of the present members (`orchestrator.teachers.checks`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduce(Instruction):
-    """Reduce the answers to a piece. whole: the part is this piece alone; write it in the same job."""
+    """Reduce the answers to a piece. whole: the part has only this piece; write it in the same job."""
 
     job: int
     part: int
@@ -99,7 +98,7 @@ class Write(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Retry(Instruction):
-    """Do the work of the job `failed` again, as `job`. why: to be logged. cancel: the failed one still runs."""
+    """Retry the job `failed` as `job`. why: for the log. cancel: the failed job still runs."""
 
     job: int
     failed: int
@@ -109,14 +108,14 @@ class Retry(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Drop(Instruction):
-    """Forget these jobs and what they made."""
+    """Forget these jobs and their results."""
 
     jobs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Finish(Instruction):
-    """Hand on the part that the job made."""
+    """Yield the part that the job wrote."""
 
     job: int
     part: int
@@ -124,7 +123,7 @@ class Finish(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Note(Instruction):
-    """Tell the observers: an action of `policy.Action`, `back` or `moves`, of which members, and why."""
+    """Notify the observers of an action (`policy.Action`, `back` or `moves`), its members and its reason."""
 
     action: str
     members: tuple[str, ...]
@@ -133,7 +132,7 @@ class Note(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Fail(Instruction):
-    """End the run with this error. lacks_room: what the cluster has free belongs to the message."""
+    """End the run with this error. lacks_room: the message should list the cluster's free resources."""
 
     error: BaseException
     cause: BaseException | None = None

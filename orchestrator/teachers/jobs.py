@@ -1,6 +1,6 @@
 """Reductions and writes of a pass: in threads of this process, or as Ray tasks beside the teachers.
 
-What raises here is storage's doing and no teacher's. The state of the pool decides whether it is tried again.
+An exception here comes from storage and not from a teacher. The state of the pool decides on a retry.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Given:
-    """An answer that a job was given: where it is known, how Ray names it and the actor that made it."""
+    """An answer for a job, with its reference and its actor in Ray where known."""
 
     values: Any
     ref: str = ""
@@ -34,7 +34,7 @@ class Given:
 
 
 class Call:
-    """A job under way. start: begins it and returns a future or, of a Ray task, an object reference."""
+    """A running job. start: starts it and returns a future or, for a Ray task, an object reference."""
 
     def __init__(self, part: int, start: Callable[[], Any], given: Mapping[int, Given]) -> None:
         self.part, self.start, self.given = part, start, given
@@ -43,15 +43,15 @@ class Call:
 
 
 class Jobs:
-    """The jobs of a pass, as long as the `with` block lasts."""
+    """The jobs of a pass, during its `with` block."""
 
     def __init__(self, assembly: Assembly, near: bool, at_once: int) -> None:
-        """near: answers are references, and Ray tasks reduce them where they are. at_once: jobs under way at most."""
+        """near: answers are references, and Ray tasks reduce them on their nodes. at_once: most concurrent jobs."""
         self.assembly, self.near = assembly, near
         self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="assembly")
         self.calls: dict[int, Call] = {}
         self.made: dict[int, Any] = {}
-        """What jobs made: soft targets of a piece, or a part."""
+        """Results of jobs: soft targets of a piece, or a part."""
 
     def __enter__(self) -> Jobs:
         return self
@@ -62,7 +62,7 @@ class Jobs:
         self.threads.shutdown(cancel_futures=True)
 
     def reduce(self, wanted: Reduce, given: Mapping[int, Given]) -> None:
-        """given: the answers, by their asks."""
+        """Start a reduction. given: the answers, by request."""
         self.calls[wanted.job] = Call(
             wanted.part, self._reduction(wanted, [each.values for each in given.values()]), given
         )
@@ -96,18 +96,18 @@ class Jobs:
             self.made.pop(job, None)
 
     def take(self, job: int) -> Part:
-        """The part that a job made."""
+        """Remove and return the part that a job wrote."""
         made = self.made.pop(job)
         assert isinstance(made, Part)
         return made
 
     def wait(self, timeout_s: float) -> None:
-        """Until a job has ended."""
+        """Wait until a job has ended."""
         futures = [call.future for call in self.calls.values()]
         concurrent.futures.wait(futures, timeout_s, concurrent.futures.FIRST_COMPLETED)
 
     def ends(self, now_s: float) -> list[Event]:
-        """What became of jobs that ended."""
+        """Events of the jobs that have ended."""
         over = {job: call for job, call in self.calls.items() if call.future.done()}
         return [self._end(job, call, now_s) for job, call in over.items()]
 
@@ -118,6 +118,6 @@ class Jobs:
             self.made[job] = call.future.result()
             return Made(now_s, job)
         event = evidence.of_job(error, job, call.part, call.given, now_s)
-        if not isinstance(event, Raised):  # which may be tried again
+        if not isinstance(event, Raised):  # a retry may still need it
             del self.calls[job]
         return event

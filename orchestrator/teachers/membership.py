@@ -1,7 +1,6 @@
-"""Which members are present: actors that start, come up, are lost, come back and move, and their mixture weights. Pure.
+"""Tracks the present members: starts, losses, returns and moves of their actors, and their mixture weights. Pure.
 
-Wherever the set of present members changes, the mixture weights change with it. What was asked with the old ones is
-discarded.
+A change of the present members changes the mixture weights. Pending requests with the old weights are discarded.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from workers.faults import START
 
 @dataclass(frozen=True)
 class Rules:
-    """What the configuration says of lost teachers: `ensemble.on_member_loss` and `ensemble.start_timeout_s`."""
+    """The configured rules for lost teachers: `ensemble.on_member_loss` and `ensemble.start_timeout_s`."""
 
     on_member_loss: str
     start_timeout_s: float
 
 
 class Membership:
-    """The slots of a pool. Its methods append to `out` what is to be done."""
+    """The slots of a pool. Its methods append instructions to `out`."""
 
     def __init__(
         self,
@@ -50,23 +49,22 @@ class Membership:
         stacked: bool | None,
         out: list[Instruction],
     ) -> None:
-        """groups: the members that share an actor. stacked: how members that share one are computed; None: they choose,
-        and have to agree."""
+        """groups: the members of each actor. stacked: whether actors stack their members; None: the actors choose, and
+        have to agree."""
         self.slots = [ActorSlot(place, list(names)) for place, names in enumerate(groups)]
         self.weights, self.rules, self.stacked, self.out = weights, rules, stacked, out
         self.numbers = count()
         self.is_open = False
         self.of_actor: dict[int, ActorSlot] = {}
         self.of_ask: dict[int, tuple[ActorSlot, int]] = {}
-        """The slot and the piece of each ask whose end is still of interest."""
+        """The slot and the piece of each request whose end still matters."""
         self.shares: dict[int, dict[str, float]] = {}
-        """The weights of each slot's members, which sum to 1 over those that are present; empty until they are asked
-        for."""
+        """The weights of each slot's members, which sum to 1 over the present ones; empty until first needed."""
 
-    # What holds now
+    # Current state
 
     def present(self) -> list[ActorSlot]:
-        """The slots whose answers each piece needs."""
+        """The slots that have to answer each piece."""
         return [slot for slot in self.slots if not slot.away]
 
     def members(self) -> tuple[str, ...]:
@@ -74,11 +72,11 @@ class Membership:
         return tuple(name for slot in self.slots if not slot.away for name in slot.names)
 
     def counts(self) -> bool:
-        """Whether a present member has a weight."""
+        """Whether a present member has a weight above 0."""
         return any(self.weights[name] > 0 for slot in self.slots if not slot.away for name in slot.names)
 
     def shares_of(self, slot: ActorSlot) -> dict[str, float]:
-        """The weights of a present slot's members, of weights that sum to 1."""
+        """The weights of a present slot's members; all present members' weights sum to 1."""
         if not self.shares:
             names = self.members()
             all_of = dict(zip(names, ensemble.normalised([self.weights[name] for name in names]), strict=True))
@@ -92,7 +90,7 @@ class Membership:
             self._start(slot, now_s)
 
     def settle(self, now_s: float) -> None:
-        """Open the pool once all present actors are up and agree on whether their members are stacked."""
+        """Open the pool once all present actors are up and agree on stacking."""
         present = self.present()
         if not self.counts() or not all(slot.is_up for slot in present):
             return
@@ -106,7 +104,7 @@ class Membership:
         self.out.append(Check())
 
     def up(self, event: Up) -> None:
-        """An actor is up: in its slot, as a successor, or in a slot that the pool went on without."""
+        """Handle an actor that is up: in its slot, as a successor, or in a slot without which the pool continued."""
         slot = self.of_actor.get(event.actor)
         if slot is None:
             return
@@ -120,7 +118,7 @@ class Membership:
             self._welcome(slot, actor, event.now_s)
 
     def _welcome(self, slot: ActorSlot, actor: Actor, now_s: float) -> None:
-        """Use a slot again whose actor is up."""
+        """Use a slot again after its actor is up."""
         if self.stacked is False and actor.stacked:
             self._prepare(slot, now_s)  # it was started before the others agreed
             return
@@ -131,14 +129,14 @@ class Membership:
         self.out.append(Note("back", tuple(slot.names), ""))
 
     def leaving(self, event: Leaving) -> None:
-        """Start a successor of each actor whose node is about to go; the actor goes on meanwhile."""
+        """Start a successor for each actor whose node will go away; the actor works on meanwhile."""
         for slot in self.present():
             if slot.node in event.nodes and slot.successor is None and not slot.stays:
                 self.out.append(Note("moves", tuple(slot.names), "its node is about to go"))
                 slot.successor = self._actor(slot, None, event.now_s)
 
     def check_starts(self, now_s: float) -> None:
-        """End the run where an actor that the pool waits for is not up in time."""
+        """End the run where a required actor is not up in time."""
         waited_for = [slot for slot in self.present() if not slot.is_up]
         late = [slot for slot in waited_for if self._is_late(slot, now_s)]
         if not self.counts():
@@ -161,7 +159,7 @@ class Membership:
     # Loss
 
     def lost(self, event: Lost) -> None:
-        """Do what `on_member_loss` says where an actor is lost; a lost successor is not replaced."""
+        """Apply `on_member_loss` to a lost actor; a lost successor is not replaced."""
         slot = self.of_actor.get(event.actor)
         if slot is None:
             return
@@ -205,7 +203,7 @@ class Membership:
         self._start(slot, event.now_s, again=True)
 
     def _drop(self, slot: ActorSlot, members: Sequence[str], event: Lost) -> None:
-        """Go on without the members that are lost; those that shared a failed process come back in another."""
+        """Continue without the lost members; other members of the failed process restart in a new one."""
         if len(members) == len(slot.names):
             self._vacate(slot, hung=event.kind is Kind.HUNG)
             self._end_successor(slot)
@@ -224,10 +222,10 @@ class Membership:
             "command resumes."
         )
 
-    # Actors and what they were asked
+    # Actors and their requests
 
     def _start(self, slot: ActorSlot, now_s: float, again: bool = False) -> None:
-        """Fill a slot. A successor that is not up may wait for just the room that is kept for this slot: it goes."""
+        """Start an actor in a slot. A pending successor is killed, since it may wait for the slot's own resources."""
         self._refuse_successor(slot)
         slot.actor = self._actor(slot, slot.place, now_s, again)
 
@@ -243,7 +241,7 @@ class Membership:
         self.out.append(Prepare(slot.actor.number, self.stacked))
 
     def _move(self, slot: ActorSlot) -> None:
-        """Put the successor in its slot. What its predecessor was asked has to be asked again."""
+        """Put the successor into its slot. The requests of its predecessor have to be repeated."""
         self._vacate(slot)
         slot.actor, slot.successor = slot.successor, None
 
@@ -258,7 +256,7 @@ class Membership:
             slot.successor = None
 
     def _vacate(self, slot: ActorSlot, hung: bool = False) -> None:
-        """Release the actor of a slot, and what it was asked."""
+        """Release the actor of a slot, and its requests."""
         for ask in (*slot.asked.values(), *slot.outdated):
             del self.of_ask[ask]
         slot.asked.clear()
@@ -273,10 +271,10 @@ class Membership:
         self.out.append(Kill(actor.number, hung))
 
     def ask_anew(self, now_s: float) -> None:
-        """Discard answers in flight; the mixture weights have changed.
+        """Discard pending answers, since the mixture weights have changed.
 
-        Actors compute them all the same, a few parts: an actor of Ray 2.60 waits 30 s for the number of a call that was
-        cancelled before it was sent, and answers nothing meanwhile.
+        Actors still compute them, because cancelling is worse. In Ray 2.60, an actor waits 30 s for the sequence number
+        of a call that was cancelled before it was sent, and blocks meanwhile.
         """
         self.shares = {}
         for slot in self.present():
@@ -288,7 +286,7 @@ class Membership:
             self.release(done)
 
     def release(self, asks: tuple[int, ...]) -> None:
-        """Forget asks whose answers are used, or of no use."""
+        """Forget requests whose answers are used or no longer needed."""
         for ask in asks:
             del self.of_ask[ask]
         if asks:

@@ -1,7 +1,7 @@
-"""Parts of the store under way: which pieces teachers still have to answer, and what is made of the answers. Pure.
+"""Tracks parts of the store in progress: the unanswered pieces, and the jobs that process answers. Pure.
 
-Several answers are reduced and several parts written at a time, so that a pass is as fast as its teachers. One set of
-members makes a part: where the set changes before all pieces of a part are answered, the part begins anew.
+Several jobs reduce answers and write parts concurrently, so that the teachers limit the speed of a pass. A part has a
+single set of members: if the set changes before all its pieces are answered, the part starts over.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 TRIES = 2
-"""How often in all an answer is reduced or a part written, where that raises an exception, before the run ends."""
+"""Most attempts of a job that raises, before the run ends."""
 
 
 @dataclass(slots=True)
 class Job:
     """A reduction of a piece, or the writing of a part (piece None).
 
-    asks: what it was given, by the number of the slot.
+    asks: its requests, by the number of the slot.
     """
 
     number: int
@@ -32,12 +32,12 @@ class Job:
 
 @dataclass(slots=True)
 class PartUnderWay:
-    """A part that is not handed on yet: what is known of each of its pieces."""
+    """A part that the pool has not yielded yet, with the state of each of its pieces."""
 
     number: int
     pieces: range
     members: tuple[str, ...] = ()
-    """The members whose answers it is made of, once there are any."""
+    """The members whose answers it uses; empty before the first answer."""
     reducing: dict[int, Job] = field(default_factory=dict)
     reduced: dict[int, int] = field(default_factory=dict)
     """The job that reduced each piece."""
@@ -55,17 +55,17 @@ class PartUnderWay:
         return len(self.reduced) == len(self.pieces)
 
     def begin_anew(self, members: tuple[str, ...]) -> list[int]:
-        """Make it from the answers of these members alone. Returns the jobs whose work no longer counts."""
+        """Start over with the answers of these members. Returns the jobs that have become obsolete."""
         dropped = [*(job.number for job in self.reducing.values()), *self.reduced.values()]
         self.members, self.reducing, self.reduced = members, {}, {}
         return dropped
 
 
 class Parts:
-    """The parts of a pass, in their order, and the jobs under way."""
+    """The parts of a pass, in their order, and the running jobs."""
 
     def __init__(self, parts: Sequence[tuple[int, range]], at_once: int) -> None:
-        """parts: the number and the pieces of each. at_once: the most jobs under way."""
+        """parts: the number and the pieces of each. at_once: most concurrent jobs."""
         self.at_once = at_once
         self.following = iter(parts)
         self.under_way: deque[PartUnderWay] = deque()
@@ -84,7 +84,7 @@ class Parts:
 
     @property
     def is_full(self) -> bool:
-        """Whether a job has to end before another begins: parts behind a slow one do not go on for ever."""
+        """Whether a job has to end before another begins. It also limits how far parts can overtake a slow one."""
         if len(self.jobs) >= self.at_once:
             return True
         open_parts = (place for place, part in enumerate(self.under_way) if any(True for _ in part.unanswered()))
@@ -99,7 +99,7 @@ class Parts:
         return next(part for part in self.under_way if piece in part.pieces)
 
     def begin(self, job: Job, members: tuple[str, ...]) -> list[int]:
-        """Reduce a piece that these members have answered. Returns the jobs whose work no longer counts."""
+        """Begin to reduce a piece that these members have answered. Returns the jobs that have become obsolete."""
         part, dropped = job.part, []
         if part.members != members:
             dropped = part.begin_anew(members)
@@ -110,13 +110,13 @@ class Parts:
         return dropped
 
     def reduced(self, job: Job) -> None:
-        """Take what a job made of a piece."""
+        """Record that a job has reduced a piece."""
         assert job.piece is not None
         del self.jobs[job.number], job.part.reducing[job.piece]
         job.part.reduced[job.piece] = job.number
 
     def write(self, job: Job) -> tuple[int, ...]:
-        """Write a part. Returns the jobs that reduced its pieces, in their order."""
+        """Begin to write a part. Returns the jobs that reduced its pieces, in their order."""
         part = job.part
         pieces = tuple(part.reduced[piece] for piece in part.pieces)
         part.reduced, part.writing = {}, job
@@ -124,28 +124,28 @@ class Parts:
         return pieces
 
     def written(self, job: Job) -> None:
-        """Take a part that a job wrote, from reduced pieces or from answers."""
+        """Record that a job has written a part, from reduced pieces or from answers."""
         part = job.part
         del self.jobs[job.number]
         part.made, part.writing, part.reducing = job.number, None, {}
 
     def unreduced(self, job: Job) -> None:
-        """A job lacks its answers: its piece has to be answered again."""
+        """Record that a job lost its answers: the teachers have to answer its piece again."""
         assert job.piece is not None
         del self.jobs[job.number], job.part.reducing[job.piece]
 
     def retry(self, job: Job, number: int, now_s: float) -> None:
-        """Do the work of a job again under another number."""
+        """Retry a job under another number."""
         del self.jobs[job.number]
         job.number, job.began_s = number, now_s
         self.jobs[number] = job
 
     def finished(self) -> Iterator[tuple[int, int]]:
-        """The parts that are written, in order: the number of each and its job. They are no longer under way."""
+        """Remove and yield the written parts, in order: the number of each and its job."""
         while self.under_way and (made := self.under_way[0].made) is not None:
             yield self.under_way.popleft().number, made
 
     @property
     def is_done(self) -> bool:
-        """Whether every part is handed on."""
+        """Whether the pool has yielded every part."""
         return not self.unanswered(1) and not self.under_way

@@ -1,4 +1,4 @@
-"""What to do when a teacher is lost: a pure function of `on_member_loss` and of what happened."""
+"""The policy for lost teachers: a pure function of `on_member_loss` and of the loss."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ class Kind(Enum):
     DIED = "died"
     HUNG = "hung"
     WRONG = "wrong"
-    """It answered, and the answer cannot be a probability's."""
+    """Its answer is not a valid sum of probabilities."""
     FAILED = "failed"
-    """It raised an exception, as it started or for a part."""
+    """It raised an exception, at its start or for a part."""
 
 
 class Action(Enum):
-    """The answers to a lost teacher."""
+    """The pool's reactions to a lost teacher."""
 
     RESTART = "restart"
-    """Start it again, and wait for it."""
+    """Restart it, and wait for it."""
     REWEIGHT = "reweight"
-    """Start it again; go on with the others meanwhile, or where none is left wait for the first that is up."""
+    """Restart it, and continue with the others meanwhile; if none is left, wait for the first that is up."""
     DROP = "drop"
-    """Go on with the others for good."""
+    """Continue permanently with the others."""
     FAIL = "fail"
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One lost teacher: how often in a row it had been started again.
+    """One lost teacher, with the number of its consecutive restarts.
 
-    others: members that are there or on their way and whose answers count. apart: whether some of them share its
-    process and can go on there without it. repeated: whether a fresh process failed at the same part.
+    others: present or starting members with a weight. apart: whether some of them share its process and can continue
+    without it. repeated: whether a fresh process failed at the same part.
     """
 
     attempts: int
@@ -46,8 +46,11 @@ class Loss:
 
 
 def decide(on_member_loss: str, loss: Loss) -> Action:
-    """`wait` and `reweight` start it again, as `may_restart` allows; then `wait` gives up, and `reweight` only where it
-    was the last; `fail` ends the run."""
+    """Choose the reaction to a loss.
+
+    `wait` and `reweight` restart the teacher as long as `may_restart` allows. Afterwards `wait` gives up; `reweight`
+    gives up only if no other member is left. `fail` ends the run.
+    """
     again = may_restart(loss.attempts, loss.repeated)
     if on_member_loss == "reweight":
         if again and not (loss.apart and loss.others):

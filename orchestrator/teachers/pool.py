@@ -1,7 +1,7 @@
 """The pool of teachers on Ray: a driver of `orchestrator.teachers.state`.
 
-It waits for news of Ray, tells the state, and executes the instructions that the state returns. It decides nothing but
-for how long it waits. Streams soft targets in the order of the transfer set.
+It waits for events of Ray, passes them to the state, and executes the returned instructions. It decides only how long
+it waits. It streams soft targets in the order of the transfer set.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from workers.inference.teacher import Member
 from workers.targets.soft_targets import Part
 
 AT_ONCE = 3
-"""Pieces that are reduced, and parts that are written, at a time; on fewer cores no more than those."""
+"""Most concurrent reductions and writes; at most one per core."""
 POLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Hosting:
-    """The members of a pool, the mixture weight of each, and which of them share an actor.
+    """The members of a pool, their mixture weights, and their groups by actor.
 
-    stacked: how members that share one are computed; None: they choose, and have to agree.
+    stacked: whether actors stack their members; None: the actors choose, and have to agree.
     """
 
     members: Sequence[Member]
@@ -72,11 +72,11 @@ def _ignore(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a pool calls.
+    """Callbacks of a pool.
 
-    note(action, member names, evidence): a teacher is lost, comes back or moves. check_stopped: raises where the run is
-    being ended. check: raises where teachers that are up, at the start and whenever one is back, do not compute what
-    they should.
+    note(action, member names, evidence): called when a teacher is lost, comes back or moves. check_stopped: raises if
+    the run is stopping. check: raises if the outputs of the started teachers are wrong; called at the start and
+    whenever a teacher comes back.
     """
 
     note: Callable[[str, Sequence[str], str], None] = _ignore
@@ -86,8 +86,11 @@ class Hooks:
 
 @dataclass
 class Clock:
-    """Seconds that the pool waited. A step counts for little more than the pool waits at a time, however long it takes:
-    where this process was stopped, or the consumer of the stream is slow, no teacher is late."""
+    """A clock of the pool's own waiting time.
+
+    A step counts at most two polling intervals, however long it takes. So no teacher is late because this process was
+    stopped, or because the consumer of the stream is slow.
+    """
 
     now_s: float = 0.0
     read_s: float = field(default_factory=time.monotonic)
@@ -99,7 +102,7 @@ class Clock:
 
 
 class TeacherPool:
-    """Teachers up and ready for as long as the `with` block lasts; their resources are given back at its end."""
+    """Starts teachers for a `with` block, and releases their resources at its end."""
 
     def __init__(self, hosting: Hosting, start: StartActor, spec: EnsembleSpec, hooks: Hooks = Hooks()) -> None:
         """`start(members, place)` starts the actor that hosts them."""
@@ -146,9 +149,9 @@ class TeacherPool:
         self._release()
 
     def stream(self, parts: Sequence[int], temperature: float, assembly: Assembly, *, near: bool) -> Iterator[Part]:
-        """These parts of the store, one after another, as they are written.
+        """Compute these parts of the store, and yield them in order once they are written.
 
-        near: answers stay where the teachers are, and parts are put together there.
+        near: answers stay on the teachers' nodes, and Ray tasks write the parts there.
         """
         at_once = max(1, min(AT_ONCE, int(ray.cluster_resources().get("CPU", 1))))
         self.actors.question = Question(temperature, assembly, near)
@@ -168,30 +171,30 @@ class TeacherPool:
 
     @property
     def stacked(self) -> bool | None:
-        """Whether members that share an actor are computed stacked, once all are up."""
+        """Whether actors stack their members; settled once all are up."""
         return self.state.membership.stacked
 
     @property
     def bound_by(self) -> Bound:
-        """What the pass waited for: the driver for the teachers, or the teachers for the driver."""
+        """The bottleneck of the pass: the teachers or the driver."""
         return "teacher" if self.wait_s >= self.work_s else "driver"
 
     def probes(self) -> dict[str, NDArray[np.float32]]:
-        """What each member answered for a few examples when its actor came up: probabilities [n, K] at T = 1."""
+        """The probe outputs of each member from the start of its actor: probabilities [n, K] at T = 1."""
         return self.actors.first_answers(self._present())
 
     def one_of_each_node(self) -> list[str]:
-        """A member on every node that teachers are on."""
+        """One member per node with teachers."""
         return self.actors.one_of_each_node(self._present())
 
     def _present(self) -> list[int]:
-        """The numbers of the actors whose answers each piece needs."""
+        """The numbers of the actors that have to answer each piece."""
         return [slot.actor.number for slot in self.state.membership.present() if slot.actor is not None]
 
     # News
 
     def _step(self) -> float:
-        """Wait for news, and do what follows. Returns for how many seconds teachers were waited for."""
+        """Wait for events and handle them. Returns the seconds spent waiting for teachers."""
         self.hooks.check_stopped()
         awaited = self.actors.awaited(self.state.awaited())
         began = time.perf_counter()
@@ -215,7 +218,7 @@ class TeacherPool:
         return []
 
     def _news(self, awaited: Mapping[Any, int], ready: Sequence[Any], now_s: float) -> list[Event]:
-        """What happened. Actors that are up come first: a successor takes over from an actor that is lost."""
+        """New events. Started actors come first, so that a successor can replace a lost actor."""
         return [
             *self.actors.starts(now_s),
             *self.actors.ends(awaited, ready, now_s),
@@ -225,7 +228,7 @@ class TeacherPool:
         ]
 
     def _notices(self, now_s: float) -> list[Event]:
-        """Which nodes are about to go, asked as often as the pool waits."""
+        """Events for nodes that will go away, polled once per `POLL_S`."""
         if self.jobs is None or now_s - self._looked_s < POLL_S:
             return []
         self._looked_s = now_s

@@ -1,6 +1,6 @@
-"""One teacher's slot in the pool: the actor in it, what it was asked, and how long it may take to answer. Pure.
+"""One teacher's slot in the pool: its actor, the actor's requests, and the timeout for answers. Pure.
 
-A slot outlives its actors. It may be empty for a while, with another actor on its way.
+A slot outlives its actors. It may be empty for a while, until another actor has started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 PATIENCE_S, PATIENCE = 30.0, 10.0
-"""A teacher that does not answer is hung after so long, and after so many times the longest that it ever took."""
+"""A teacher counts as hung after this time without an answer, and after this multiple of its slowest answer."""
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Actor:
 
     number: int
     asked_s: float
-    """When it was started, or prepared anew."""
+    """When it was started, or last prepared."""
     is_up: bool = False
     node: str = ""
     stacked: bool = False
@@ -26,34 +26,34 @@ class Actor:
 
 @dataclass(slots=True)
 class ActorSlot:
-    """`names`: the members that its actor is asked for. place: its bundle of the reservation."""
+    """names: the members requested from its actor. place: its bundle of the reservation."""
 
     place: int
     names: list[str]
     actor: Actor | None = None
     """None where the slot is given up."""
     successor: Actor | None = None
-    """On its way to take over, since the node of `actor` is about to go."""
+    """Replaces `actor`, whose node will go away; still starting."""
     stays: bool = False
-    """Whether no other successor is started."""
+    """Whether the pool starts no further successor."""
     away: bool = False
-    """Whether the pool goes on without it."""
+    """Whether the pool continues without it."""
     asked: dict[int, int] = field(default_factory=dict)
-    """The ask of each piece whose answer is to be used."""
+    """The current request for each piece."""
     answered: set[int] = field(default_factory=set)
-    """The pieces of `asked` whose answers are there."""
+    """The pieces of `asked` whose answers have arrived."""
     outdated: set[int] = field(default_factory=set)
-    """Asks whose answers are discarded, while the actor still computes them."""
+    """Discarded requests that the actor is still computing."""
     attempts: int = 0
-    """How often in a row it was started again, without an answer to anything new since."""
+    """Consecutive restarts without an answer to a new piece."""
     stuck: int = -1
-    """The piece that it failed at when it was lost, or the last that it had been asked for: what comes later is new."""
+    """The piece at which it was lost, or the last requested one; only later pieces count as progress."""
     failed_at: int | None = None
-    """The piece at which it raised an exception or answered wrongly when it was last lost, or `faults.START`."""
+    """The piece at which it last raised an exception or answered wrongly, or `faults.START`."""
     slowest_s: float = 0.0
-    """The longest that the pool waited for an answer; before the first, what the actor measured as it started."""
+    """The longest wait for an answer; before the first, the actor's own estimate at its start."""
     since_s: float = 0.0
-    """When it last gave a sign of life, or was asked anew."""
+    """Time of its last sign of life, or of the last repeated requests."""
 
     @property
     def is_up(self) -> bool:
@@ -61,7 +61,7 @@ class ActorSlot:
 
     @property
     def node(self) -> str:
-        """Where its actor is; empty until it is up."""
+        """The node of its actor; empty until it is up."""
         return self.actor.node if self.is_up and self.actor is not None else ""
 
     @property
@@ -70,7 +70,7 @@ class ActorSlot:
         return max(PATIENCE_S, PATIENCE * self.slowest_s)
 
     def take_answer(self, piece: int, waited_s: float, now_s: float) -> None:
-        """An answer is there, after the pool waited for it so long."""
+        """Record an answer for which the pool waited `waited_s`."""
         self.answered.add(piece)
         self.since_s, self.slowest_s = now_s, max(self.slowest_s, waited_s)
         if self.failed_at is not None and piece >= self.failed_at:
@@ -79,17 +79,17 @@ class ActorSlot:
             self.attempts = 0
 
     def note_failure(self, at: int | None) -> None:
-        """Remember where it was lost. at: the piece that it failed at; None where any that it was asked may have it."""
+        """Record a loss. at: the piece at which it failed; None if any requested piece may be the cause."""
         self.stuck = max(self.stuck, at) if at is not None else max([self.stuck, *self.asked])
         self.failed_at = self.failed_at if at is None else at
 
     def leave_out(self, names: Sequence[str]) -> None:
-        """Go on without these members; what they had failed at says nothing of the others."""
+        """Continue without these members, and reset the failures, which do not concern the others."""
         self.names = [name for name in self.names if name not in names]
         self.attempts, self.failed_at = 0, None
 
     def take_asks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Forget what it was asked. Returns the asks that are answered, and those that the actor still computes."""
+        """Forget all requests. Returns the answered ones, and those that the actor is still computing."""
         done = tuple(self.asked[piece] for piece in self.asked if piece in self.answered)
         computing = tuple(self.asked[piece] for piece in self.asked if piece not in self.answered)
         self.asked.clear()

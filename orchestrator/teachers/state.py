@@ -1,8 +1,8 @@
-"""The state of the pool of teachers: `handle(event)` returns what is to be done. No Ray, no clock, no threads.
+"""The state of the pool of teachers: `handle(event)` returns instructions. No Ray, no clock, no threads.
 
-Every actor is asked for every piece of a part, and answers with the sum of its members' contributions. A few pieces are
-in flight, so that no teacher waits for the driver, and no more, so that memory stays flat. What happens to actors is in
-`membership`, what happens to pieces in `parts`; this file joins the two. `orchestrator.teachers.pool` executes the
+The pool requests every piece of a part from every actor, which answers with the sum of its members' contributions. A
+few pieces are in flight, so that no teacher waits for the driver; their number is limited, so that memory stays flat.
+`membership` tracks actors and `parts` tracks pieces; this file joins the two. `orchestrator.teachers.pool` executes the
 instructions on Ray, `tests.simulation` on a simulated cluster.
 """
 
@@ -33,15 +33,15 @@ from orchestrator.teachers.policy import Kind
 from orchestrator.teachers.slot import ActorSlot
 
 IN_FLIGHT = 6
-"""Pieces that are asked for and not yet reduced, and so the most that a teacher can be ahead of the driver."""
+"""Pieces that are requested and not yet reduced, and so the maximum lead of a teacher over the driver."""
 AHEAD = 16
-"""Pieces behind those that are asked for whose numbers a teacher gets, since it may compute several together."""
+"""Further pieces that a request announces, since a teacher may compute several together."""
 TASK_TIMEOUT_S = 120.0
-"""After which another process is asked for what a Ray task does not make."""
+"""Timeout of a Ray task, after which the pool retries it in another process."""
 
 
 class PoolState:
-    """One pool, from `Open` to `Close`. After an instruction `Fail` only `Close` changes it."""
+    """One pool, from `Open` to `Close`. After an instruction `Fail`, only `Close` has an effect."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PoolState:
         rules: Rules,
         stacked: bool | None = None,
     ) -> None:
-        """groups: the members that share an actor. weights: of all members. stacked: see `Membership`."""
+        """groups: the members of each actor. weights: of all members. stacked: see `Membership`."""
         self.out: list[Instruction] = []
         self.membership = Membership(groups, weights, rules, stacked, self.out)
         self.work: Parts | None = None
@@ -61,7 +61,7 @@ class PoolState:
         self.over = False
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take an event. Returns what is to be done about it, in order."""
+        """Handle an event. Returns instructions, in order."""
         if self.over and type(event) is not Close:
             return []
         _HANDLERS[type(event)](self, event)
@@ -81,16 +81,16 @@ class PoolState:
 
     @property
     def is_open(self) -> bool:
-        """Whether all actors are up that the pool does not go on without."""
+        """Whether all required actors are up."""
         return self.membership.is_open
 
     @property
     def is_done(self) -> bool:
-        """Whether every part of the stream is handed on."""
+        """Whether the pool has yielded every part of the stream."""
         return self.work is not None and self.work.is_done
 
     def awaited(self) -> list[int]:
-        """The asks that the piece at the head still lacks."""
+        """The unanswered requests for the piece at the head."""
         head = self.head
         if head is None:
             return []
@@ -130,7 +130,7 @@ class PoolState:
         if event.ask not in self.membership.of_ask:
             return
         slot, piece = self.membership.of_ask[event.ask]
-        if event.ask in slot.outdated:  # a sign of life, and no more
+        if event.ask in slot.outdated:  # only a sign of life
             del self.membership.of_ask[event.ask]
             slot.outdated.remove(event.ask)
             slot.since_s = event.now_s
@@ -169,7 +169,7 @@ class PoolState:
         self._retry(job, event.now_s, why)
 
     def _answers_lost(self, event: AnswersLost) -> None:
-        """Find the actor whose answer is lost. Where an answer was replaced meanwhile, ask for the piece again."""
+        """Find the actor whose answer is lost. If an answer was replaced meanwhile, request the piece again."""
         if self.work is None or event.job not in self.work.jobs:
             return
         job = self.work.jobs[event.job]
@@ -190,7 +190,7 @@ class PoolState:
     # What follows
 
     def _go_on(self, now_s: float) -> None:
-        """Reduce every piece that all have answered, and ask for the next."""
+        """Reduce every piece that all actors have answered, and request the next ones."""
         if not self.membership.is_open:
             self.membership.settle(now_s)
         work = self.work
@@ -208,7 +208,7 @@ class PoolState:
         self.head = None
 
     def _ask(self, present: Sequence[ActorSlot], window: Sequence[int], most: int) -> None:
-        """Ask for the first pieces of the window, and tell which others will be asked for next."""
+        """Request the first pieces of the window, and announce the others."""
         for slot in present:
             actor = slot.actor
             if actor is None or not actor.is_up:
@@ -238,7 +238,7 @@ class PoolState:
         )
 
     def _is_whole(self, job: Job) -> bool:
-        """Whether one job makes the part: what is large is written where it is."""
+        """Whether a single job makes the part: large answers are reduced and written on their node."""
         return self.near and len(job.part.pieces) == 1
 
     def _retry(self, job: Job, now_s: float, why: str, cancel: bool = False) -> None:
@@ -248,21 +248,21 @@ class PoolState:
         self.out.append(Retry(job.number, failed, why, cancel))
 
     def _release(self, piece: int) -> None:
-        """Forget the answers to a piece that is reduced."""
+        """Forget the answers to a reduced piece."""
         for slot in self.membership.slots:
             if piece in slot.asked:
                 slot.answered.discard(piece)
                 self.membership.release((slot.asked.pop(piece),))
 
     def _check_tasks(self, now_s: float) -> None:
-        """Start another Ray task where one takes too long."""
+        """Retry Ray tasks that exceed the timeout."""
         for job in [*self.work.jobs.values()] if self.work is not None and self.near else ():
             if job.piece is not None and now_s - job.began_s > TASK_TIMEOUT_S:
                 why = f"soft targets were not written after {TASK_TIMEOUT_S:g} s; another process is asked"
                 self._retry(job, now_s, why, cancel=True)
 
     def _check_answers(self, now_s: float) -> None:
-        """Take an actor for lost that does not answer the piece at the head."""
+        """Declare an actor lost if it does not answer the piece at the head in time."""
         head = self.head
         for slot in self.membership.present() if head is not None else ():
             waited_s = now_s - max(slot.since_s, self.head_since_s)
@@ -278,7 +278,7 @@ class PoolState:
 
 
 _QUIET = frozenset({Answered, Tick})
-"""Events that change nothing else, unless they led to an instruction or were the last answer to the head."""
+"""Events without further effect, unless they led to an instruction or completed the answers to the head."""
 _HANDLERS: dict[type[Event], Callable[[PoolState, Any], None]] = {
     Open: PoolState._open,
     Stream: PoolState._stream,

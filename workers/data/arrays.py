@@ -1,7 +1,7 @@
-"""Dense columns of examples: arrays that need not lie in memory as they are read.
+"""Dense columns of examples: numpy arrays, or lazy objects with the same interface.
 
-Whatever has `shape`, `dtype`, a length and `x[rows] -> np.ndarray` can be one: a numpy array is. The classes here make
-rows out of other rows as they are asked for, so that a context window of 21 frames costs the memory of one.
+A column needs `shape`, `dtype`, a length and `x[rows] -> np.ndarray`. The classes here compute rows from other rows on
+access, so that a context window of 21 frames costs the memory of one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Index = NDArray[np.int64]
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # Ray's arrays are not; `gather` only reads
 
 NARROW = {np.dtype(kind): getattr(torch, kind) for kind in ("uint8", "int8", "int16", "int32", "float16")}
-"""Numbers that take fewer bytes than models take them in, and what torch calls them."""
+"""Numpy types that are narrower than the models' input types, and the corresponding torch types."""
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
-"""Rows that a pass over all rows holds at a time, and about the most bytes of them."""
+"""Most rows, and about the most bytes, that a pass over all rows holds at a time."""
 
 
 class Column(Protocol):
@@ -69,7 +69,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Joined:
-    """Column of one shape, one after another."""
+    """Columns of one shape, concatenated."""
 
     parts: tuple[Column, ...]
 
@@ -140,22 +140,22 @@ def chunks(inputs: Column, size: int | None = None) -> Iterator[tuple[slice, NDA
 
 
 MICRO_BATCH, MICRO_BATCH_VALUES = 1024, 2**24
-"""Examples a forward pass, where nothing else is on record or asked for: fewer of larger ones."""
+"""Default number of examples per forward pass, and the most numbers in them."""
 
 
 def micro_batch(values: int) -> int:
-    """How many examples of so many numbers each are computed at a time: a power of two."""
+    """Examples per forward pass, a power of two. values: numbers per example."""
     return min(MICRO_BATCH, 1 << int(math.log2(max(MICRO_BATCH_VALUES // max(values, 1), 1))))
 
 
 class Room:
-    """Memory for one batch after another: new memory costs more than the copy that fills it."""
+    """Reusable memory for batches, since an allocation costs more than the copy into it."""
 
     def __init__(self) -> None:
         self.held = torch.empty(0)
 
     def take(self, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-        """A tensor without content, in place of the one that was taken before."""
+        """An uninitialised tensor; it overwrites the one from the previous call."""
         needed = math.prod(shape)
         if self.held.dtype != kind or len(self.held) < needed:
             self.held = torch.empty(needed, dtype=kind)
@@ -165,10 +165,10 @@ class Room:
 def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
     """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
 
-    narrow: as they are where that takes fewer bytes, to be `widened` on the device that they are sent to.
+    narrow: keep a narrower dtype, for `widened` on the target device.
 
-    Always a copy in torch's own memory, or that of `room`: what Ray hands out is read-only, and matrix products on
-    differently aligned memory can differ in their last bit.
+    The result is always a copy, in torch's own memory or in `room`. Arrays from Ray are read-only, and matrix products
+    on differently aligned memory can differ in the last bit.
     """
     kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
     if narrow:
@@ -179,14 +179,14 @@ def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = Fa
 
 
 def widened(batch: torch.Tensor) -> torch.Tensor:
-    """A batch as models take it, from what `as_tensor` made of it: float32 or int64, where it is."""
+    """Convert a batch from `as_tensor` to float32 or int64, on its device."""
     return batch.float() if batch.is_floating_point() or batch.dtype == torch.uint8 else batch.long()
 
 
 def gather(inputs: Column, rows: Index, room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
-    """`as_tensor(inputs[rows], room)`, with one copy instead of two where the inputs lie in memory as models take them.
+    """`as_tensor(inputs[rows], room)`, with one copy instead of two for float32 arrays in memory.
 
-    Raises: IndexError for rows that are not there.
+    Raises: IndexError for rows that do not exist.
     """
     if isinstance(inputs, Watched):
         return inputs.read(lambda of: gather(of, rows, room, narrow=narrow))
@@ -199,7 +199,7 @@ def gather(inputs: Column, rows: Index, room: Room | None = None, *, narrow: boo
 
 
 def digest(inputs: Column) -> str:
-    """sha256 over shape, kind of number and every value: what the examples are, not where they came from."""
+    """sha256 over shape, dtype and every value; independent of the source of the data."""
     found = begin_digest(tuple(inputs.shape), inputs.dtype)
     for _, rows in chunks(inputs):
         found.update(np.ascontiguousarray(rows).data)

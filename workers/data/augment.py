@@ -1,8 +1,8 @@
-"""Augmentation that a cache can know: what is drawn for an example follows from (example, view, seed) alone.
+"""Cacheable augmentation: the random numbers of an example depend only on (example, view, seed).
 
-A teacher's soft target belongs to the very input that the teacher saw. So each example has `views` versions, drawn once
-and for all; the teachers label every version, and epoch e of the student sees version e modulo `views`. Made
-again, on any machine and in any batch, a version is the same.
+A soft target is valid only for the exact input that the teacher saw. So each example has `views` fixed versions.
+The teachers label every version, and epoch e of the student uses version e modulo `views`. A version is the same on
+every machine and in every batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Rows = NDArray[Any]
 
 @dataclass
 class Draws:
-    """Random numbers for some rows: each row's own, whatever rows are beside it. Every call draws new ones.
+    """Random numbers for some rows, independent of the other rows in the batch. Every call draws new ones.
 
     keys: [B] uint64, one for each row.
     """
@@ -36,7 +36,7 @@ class Draws:
     _drawn: int = 0
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: int = 1) -> NDArray[np.float32]:
-        """[B, size] float32, evenly from low up to high."""
+        """[B, size] float32, uniform in [low, high)."""
         counters = np.arange(self._drawn, self._drawn + size, dtype=np.uint64) + np.uint64(1)
         self._drawn += size
         bits = mixed(self.keys[:, None] + counters * GOLDEN) >> np.uint64(40)
@@ -44,7 +44,7 @@ class Draws:
         return drawn
 
     def integers(self, low: int, high: int, size: int = 1) -> NDArray[np.int64]:
-        """[B, size] int64, evenly from low up to and without high."""
+        """[B, size] int64, uniform in [low, high)."""
         return low + np.minimum(self.uniform(0, high - low, size).astype(np.int64), high - low - 1)
 
     def normal(self, size: int = 1) -> NDArray[np.float32]:
@@ -55,12 +55,12 @@ class Draws:
 
 
 Transform = Callable[..., Any]
-"""`transform(x [B, ...], draws, **kwargs) -> [B, ...]`, each row from its own row and its own draws alone. Of several
-columns x is a dict of them by name, arrays and `Ragged` rows, and so is what it returns."""
+"""`transform(x [B, ...], draws, **kwargs) -> [B, ...]`, where each row depends only on its own row and draws. For
+several columns, x and the result are dicts by name, of arrays and `Ragged` rows."""
 
 
 def made(by: Augmented | AugmentedColumns, x: Any, ids: Index) -> Any:
-    """What the transform makes of the rows x of the examples, which become the rows `ids` [B]."""
+    """Apply the transform to the examples' rows x; the results are the rows `ids` [B] of the augmented data."""
     assert by.transform is not None
     draws = Draws(mixed(ids.astype(np.uint64) + mixed(np.array(by.seed, np.uint64) + GOLDEN)))
     return by.transform(x, draws, **by.kwargs)
@@ -95,14 +95,14 @@ class Augmented:
 
 @dataclass(frozen=True)
 class AugmentedColumns(Columns):
-    """`views` versions of named columns, which describe themselves as the columns that they are made of."""
+    """`views` versions of named columns. Shapes and dtypes are those of the original columns."""
 
     transform: Transform | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     views: int = 1
     only: tuple[str, ...] | None = None
-    """The columns that are taken of what is made; None: all."""
+    """The columns to take from the transform's result; None: all."""
 
     def __len__(self) -> int:
         return self.views * super().__len__()
@@ -118,9 +118,9 @@ class AugmentedColumns(Columns):
 
 
 def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> Examples:
-    """The examples in `views` versions as `spec` says; as they are without one.
+    """The examples in `views` versions by `spec`; unchanged if it is None.
 
-    Raises: `RequestError` where the transform is missing, raises, or does not treat each row for itself.
+    Raises: `RequestError` where the transform is missing, raises, or mixes rows.
     """
     if spec is None:
         return of
@@ -149,7 +149,7 @@ def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples)
 
 
 def _other_shape(made: Any, given: Any) -> str | None:
-    """What was made of rows in another shape than they were given, and what was expected; None where it is the same."""
+    """Describe a changed shape and the expected one; None where the transform kept the shape."""
     if not isinstance(given, Columns):
         shape = getattr(made, "shape", None)
         if shape == given.shape:

@@ -1,8 +1,8 @@
-"""Examples -> what a model is given: the rows of a batch in torch's memory, padded where rows differ in length.
+"""Builds a model's input batch from examples: rows in torch's memory, padded where they differ in length.
 
-A dense column becomes a tensor, by one copy and with the same bits whatever is beside it. Several columns, or a ragged
-one, become `NamedInputs`. Both are cut, moved and counted alike, so that training, teachers and evaluation do not ask
-which they have.
+A dense column becomes a tensor, by one copy and with the same bits in every batch. Several columns, or a ragged
+one, become `NamedInputs`. Both have the same interface for cutting, moving and counting, so that training, teachers and
+evaluation need not distinguish them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from workers.data.ragged import Ragged, stretches
 from workers.errors import RequestError
 
 MASK = "attention_mask"
-"""What a model's argument is called that says which elements of padded rows are real."""
+"""Name of the model's argument that marks the real elements of padded rows."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a ragged column: their values [sum of lengths, ...] one after another."""
+    """Rows of a ragged column, concatenated: values [sum of lengths, ...]."""
 
     values: Tensor
     lengths: Index
@@ -45,7 +45,7 @@ class Strip:
 class NamedInputs:
     """A batch of B examples: each column by its name, [B, ...] dense or a `Strip`.
 
-    positions: of each example the elements that get a distribution of their own; None: the example gets one.
+    positions: the elements of each example that get their own distribution; None: one per example.
     """
 
     columns: Mapping[str, Tensor | Strip]
@@ -62,7 +62,7 @@ class NamedInputs:
         return NamedInputs(cut, None if self.positions is None else self.positions[start:stop])
 
     def split(self, sizes: int | Sequence[int]) -> list[NamedInputs]:
-        """All examples, so many at a time; views."""
+        """All examples as views, cut into pieces of these sizes."""
         edges = [*range(0, len(self), sizes), len(self)] if isinstance(sizes, int) else [0, *np.cumsum(sizes).tolist()]
         return [self[start:stop] for start, stop in pairwise(edges)]
 
@@ -81,7 +81,7 @@ class NamedInputs:
         return self._each(Tensor.pin_memory)
 
     def widened(self) -> NamedInputs:
-        """As models take it: float32 or int64."""
+        """Converted to the models' types, float32 or int64."""
         return self._each(arrays.widened)
 
     def _tensors(self) -> Iterator[Tensor]:
@@ -98,7 +98,7 @@ class NamedInputs:
     def padded(self) -> dict[str, Tensor]:
         """The arguments of a model: dense columns [B, ...], ragged ones [B, L, ...] padded with 0, L the longest here.
 
-        Beside ragged ones stands `attention_mask` [B, L] int64: 1 for real elements, 0 for padding.
+        Ragged columns add `attention_mask` [B, L] int64: 1 for real elements, 0 for padding.
         """
         found: dict[str, Tensor] = {}
         for name, column in self.columns.items():
@@ -107,7 +107,7 @@ class NamedInputs:
                 continue
             longest, count = int(column.lengths.max(initial=1)), len(column.lengths)
             at = stretches(np.arange(count) * longest, column.lengths)
-            where = torch.from_numpy(at).to(self.device, non_blocking=True)  # not a mask, whose count a GPU waits for
+            where = torch.from_numpy(at).to(self.device, non_blocking=True)  # a mask synchronises the GPU
             rows = column.values.new_zeros((count * longest, *column.values.shape[1:]))
             found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
             if MASK not in found:
@@ -117,17 +117,16 @@ class NamedInputs:
 
     @property
     def longest(self) -> int:
-        """Elements of an example once it is padded."""
+        """Number of elements of a padded example."""
         strips = [column.lengths for column in self.columns.values() if isinstance(column, Strip)]
         if strips:
             return max(int(lengths.max(initial=1)) for lengths in strips)
         return max(c.shape[1] for c in self.columns.values() if isinstance(c, Tensor) and c.ndim > 1)
 
     def at_positions(self, answers: Tensor) -> Tensor:
-        """Of what a model answers for padded rows, [B, L, K], the rows [P, K] of the positions; [B, K] as it is where
-        each example is one position.
+        """The rows [P, K] of the positions in a model's output for padded rows, [B, L, K].
 
-        Raises: `RequestError` for another shape.
+        Returns [B, K] unchanged where each example is one position. Raises: `RequestError` for another shape.
         """
         if self.positions is None:
             return answers
@@ -143,30 +142,30 @@ class NamedInputs:
 
 
 Inputs = Tensor | NamedInputs
-"""A batch of B examples as a model takes it: of one dense column its tensor [B, ...]."""
+"""A model's input batch of B examples: a tensor [B, ...] for one dense column, else `NamedInputs`."""
 
 
 def rows_of(x: Inputs) -> int:
-    """How many rows a model's answer to the batch has: one for each position."""
+    """Number of rows in a model's output for the batch: one per position."""
     if isinstance(x, Tensor) or x.positions is None:
         return len(x)
     return int(x.positions.lengths.sum())
 
 
 def rows_between(x: Inputs, start: int, stop: int) -> slice:
-    """The rows of the answer that belong to some of the examples."""
+    """The output rows of the examples `start` to `stop`."""
     if isinstance(x, Tensor) or x.positions is None:
         return slice(start, stop)
     return slice(int(x.positions.lengths[:start].sum()), int(x.positions.lengths[:stop].sum()))
 
 
 def split_rows(x: Inputs, sizes: int) -> list[int]:
-    """How many rows the answer has for each piece of `x.split(sizes)`."""
+    """Number of output rows for each piece of `x.split(sizes)`."""
     return [rows_of(piece) for piece in x.split(sizes)]
 
 
 def widened(x: Inputs) -> Inputs:
-    """A batch as models take it, from what `collate` made of it, where it is: float32 or int64."""
+    """Convert a batch from `collate` to float32 or int64, on its device."""
     return arrays.widened(x) if isinstance(x, Tensor) else x.widened()
 
 
@@ -179,9 +178,9 @@ def described(x: Inputs) -> str:
 
 @dataclass(frozen=True)
 class Collator:
-    """Takes rows of examples and makes a batch of them. columns: those that the model takes; None: all.
+    """Builds a batch from rows of examples. columns: those that the model takes; None: all.
 
-    One dense column becomes its tensor. Two collators that are equal make the same of the same examples.
+    One dense column becomes its tensor. Equal collators build equal batches.
     """
 
     columns: tuple[str, ...] | None = None
@@ -189,8 +188,8 @@ class Collator:
     def __call__(self, x: Examples, rows: Index, room: Room | None = None, *, narrow: bool = False) -> Inputs:
         """The examples `rows` [B] int64 of `x`.
 
-        room: memory for it, which the next batch overwrites. narrow: in the data's own types where these take fewer
-        bytes, to be `widened` on the device. Raises: IndexError for rows that do not exist.
+        room: memory for the batch, which the next batch overwrites. narrow: keep the data's narrower types, for
+        `widened` on the device. Raises: IndexError for rows that do not exist.
         """
         found = self.chosen(x)
         if not isinstance(found, Columns):
@@ -207,7 +206,7 @@ class Collator:
         return found.single if isinstance(found, Columns) else found
 
     def chosen(self, x: Examples) -> Examples:
-        """The examples with the columns that the model takes. Raises: `RequestError` where they have them not."""
+        """The examples with only the model's columns. Raises: `RequestError` where a column is missing."""
         if self.columns is None:
             return x
         known = list(x.columns) if isinstance(x, Columns) else []
@@ -227,4 +226,4 @@ def _tensor(column: AnyColumn, narrow: bool) -> Tensor | Strip:
 
 
 collate = Collator()
-"""All columns."""
+"""The default collator, with all columns."""

@@ -1,7 +1,7 @@
-"""A data set, read and checked: what trains, what is held out, and what the teachers label.
+"""A loaded and validated data set: training, validation and test split, and the transfer set for the teachers.
 
-`load` reads every kind through `readers`, then checks all that can be known before training, so that a wrong label
-costs seconds and not hours. The transfer set is the training examples followed by the unlabelled ones.
+`load` reads every kind through `readers`, then validates the data as far as possible before training, so that a wrong
+label costs seconds and not hours. The transfer set is the training examples followed by the unlabelled ones.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from workers.specs import AugmentSpec, DataSpec
 from workers.user_code import observed, provenance
 
 DEFAULT_VALIDATION_SHARE = 0.1
-"""Set aside where the configuration and the data name no validation split."""
+"""Share of training examples held out where neither configuration nor data has a validation split."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """N examples `x`, and `y` [P] int64 class ids, -1 where there is no label: one for each position.
+    """N examples `x`, and `y` [P] int64 class ids, one per position, -1 for no label.
 
-    `x` may have several views of them, one after another; the labels are the same.
+    `x` may hold several views of the examples, one after another; they share the labels.
     """
 
     x: Examples
@@ -71,11 +71,11 @@ class Dataset:
     augment: AugmentSpec | None = None
     seed: int = 0
     notes: tuple[str, ...] = ()
-    """What the user should know about the data or the request, though it is not wrong; one sentence each."""
+    """Notes for the user on data or request that are valid but noteworthy; one sentence each."""
     kept: Index | None = None
-    """The rows of `data.train`, as it was given, that train; None where all do."""
+    """The rows of `data.train` that are not held out; None where all train."""
     given: int = 0
-    """Rows of `data.train` as it was given, where validation is drawn from it."""
+    """Rows of `data.train` before the validation split was drawn from it."""
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`examples.digest` of splits that have been read, by their names."""
 
@@ -86,7 +86,7 @@ class Dataset:
 
     @cached_property
     def augmentation(self) -> dict[str, Any]:
-        """What the augmentation follows from; empty without one."""
+        """The augmentation's part of a cache key; empty without one."""
         if self.augment is None:
             return {}
         spec, few = self.augment, self.train.x[: min(2, len(self.train))]
@@ -95,9 +95,9 @@ class Dataset:
 
     @cached_property
     def transfer(self) -> Split:
-        """What the teachers label: the training examples, then the unlabelled ones with label -1.
+        """The set that the teachers label: the training examples, then the unlabelled ones with label -1.
 
-        Where it has several views, `x` has them one after another and `y` is of each.
+        With several views, `x` holds them one after another; `y` applies to each.
         """
         x, y = self.train.x, self.train.y
         if self.unlabeled is not None:
@@ -108,7 +108,7 @@ class Dataset:
 
     @property
     def numbering(self) -> Numbering:
-        """How the examples of the transfer set are called in the data as they were given."""
+        """Maps examples of the transfer set to rows of the user's data."""
         x = self.transfer.x
         where = x.positions if isinstance(x, Columns) else None
         return Numbering(len(self.transfer), self.views, self.kept, self.given, where)
@@ -118,7 +118,7 @@ class Dataset:
         return replace(self, notes=(*self.notes, *notes))
 
     def labelled(self, views: int) -> Split:
-        """What the hard-label baseline learns from: the training examples, varied as the student's are."""
+        """Data of the hard-label baseline: the training examples, augmented like those of the student."""
         return replace(self.train, x=augmented(self.augment, self.train.x, self.seed, views))
 
     @cached_property
@@ -137,7 +137,7 @@ class Dataset:
 
 
 def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
-    """A note where the batch that `key` (such as `student.training`) asks for is larger than its training set."""
+    """A note where the batch size under `key` (such as `student.training`) exceeds the training set."""
     if batch_size <= examples:
         return []
     return [
@@ -147,10 +147,11 @@ def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
-    """Read what `spec` names and check it. `seed` draws the validation set where none is given, and what a data
-    factory draws from the global generators.
+    """Load and validate the data of `spec`.
 
-    Raises: `RequestError`, naming the split, what was found and what was expected.
+    seed: for drawing a missing validation split, and for the global generators in a data factory.
+
+    Raises: `RequestError` with the split, the found and the expected value.
     """
     provenance.check_depends_on(spec.depends_on)
     try:
@@ -177,7 +178,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     _check_shapes(inputs)
     for name in {"validation", "test"} & y.keys():
         inputs[name], y[name] = _with_labels(name, inputs[name], y[name])
-    for name, ids in y.items():  # as it was given: examples are named by it
+    for name, ids in y.items():  # before the split, so that messages have the user's row numbers
         labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=spec.classes is not None)
     values.check_types(inputs)
     train, held = Split(inputs["train"], y["train"]), None
@@ -187,7 +188,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         kept = np.setdiff1d(np.arange(len(train)), held)
         y |= {"train": train.labels_of(kept), "validation": train.labels_of(held)}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
-    found = _scan(inputs, held, every)  # last of the checks, because it reads everything
+    found = _scan(inputs, held, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
     numbers["train"] = _numbers(train)
     if held is not None and kept is not None:
@@ -211,7 +212,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         given=len(train),
         scanned={name: of.digest for name, of in found.items()},
     )
-    _ = dataset.transfer  # where the augmentation is tried
+    _ = dataset.transfer  # checks the augmentation
     return dataset
 
 
@@ -220,7 +221,7 @@ def _empty(name: str) -> RequestError:
 
 
 def _watched(x: Examples, opened: Collection[Path]) -> Examples:
-    """The examples, each column watched that reads mapped files."""
+    """The examples, with columns that read mapped files wrapped in `Watched`."""
     if not isinstance(x, Columns):
         return memmap.watched(x, opened)
     columns = {name: c if isinstance(c, Ragged) else memmap.watched(c, opened) for name, c in x.columns.items()}
@@ -228,7 +229,7 @@ def _watched(x: Examples, opened: Collection[Path]) -> Examples:
 
 
 def _with_positions(name: str, x: Examples) -> Columns:
-    """The examples with every element as a position, unless they name theirs.
+    """The examples with every element as a position, unless they have their own positions.
 
     Raises: `RequestError` where ragged columns differ in their lengths.
     """
@@ -251,9 +252,9 @@ def _with_positions(name: str, x: Examples) -> Columns:
 
 
 def _with_labels(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
-    """The examples with those positions alone that have a label: figures are of these.
+    """The examples with only their labelled positions, since metrics need labels.
 
-    Raises: `RequestError` where none has.
+    Raises: `RequestError` where no position has one.
     """
     where = x.positions if isinstance(x, Columns) else None
     if where is None or not isinstance(x, Columns) or not (y == UNLABELLED).any():
@@ -273,7 +274,7 @@ def _held_out(train: Split, held: Index) -> Split:
 
 
 def _numbers(split: Split) -> Index:
-    """A number for the labels of each example: the label, or a hash of its positions' labels, not below -1."""
+    """One number per example for its labels: the label, or a non-negative hash of its positions' labels."""
     counts = split.rows.counts
     if counts is None:
         return split.y
@@ -326,7 +327,7 @@ def _draw(train: Split, share: float, seed: int) -> Index:
 
 
 def _scan(inputs: Mapping[str, Examples], held: Index | None, every: int) -> dict[str, Found]:
-    """What each split's inputs are; `held` of the training examples are the validation split."""
+    """Scan each split's inputs. held: the training examples that form the validation split."""
     found = {}
     for name, x in inputs.items():
         if name == "train" and held is not None:

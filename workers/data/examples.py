@@ -1,7 +1,7 @@
-"""The inputs of N examples: one dense column by itself, or several columns by their names, dense or ragged.
+"""The inputs of N examples: one dense column, or several named columns, dense or ragged.
 
-`x[rows]` takes some of them, in any order. What is done to each column is done through `columns_of`, so that one dense
-column needs no name. Which elements of an example get a distribution of their own is part of it (`positions`).
+`x[rows]` takes some of them, in any order. Code that handles each column uses `columns_of`, so that a single dense
+column needs no name. `positions` are the elements of an example that get their own distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 
 X = "x"
-"""The name of a column that has none."""
+"""The name of a dense column without one."""
 AnyColumn = Column | Ragged
 
 
@@ -27,9 +27,8 @@ AnyColumn = Column | Ragged
 class Columns:
     """Named columns of N examples.
 
-    positions: [N] rows of int64, ascending: the elements of each example's ragged row that get a distribution of their
-    own. None: the example as a whole gets one. Then ragged columns may differ in their lengths; with positions they
-    are of the same.
+    positions: [N] rows of int64, ascending: the elements of each example's ragged row that get their own distribution.
+    None: one per example. Only then may ragged columns differ in their lengths.
     """
 
     columns: Mapping[str, AnyColumn]
@@ -49,7 +48,7 @@ class Columns:
 
     @property
     def single(self) -> Column | None:
-        """The column of examples that are one dense column, and one position each."""
+        """The dense column, if it is the only one and each example is one position; else None."""
         column = next(iter(self.columns.values()))
         one = len(self.columns) == 1 and self.positions is None and not isinstance(column, Ragged)
         return column if one else None  # type: ignore[return-value]
@@ -63,18 +62,18 @@ Examples = Column | Columns
 
 
 def columns_of(x: Examples) -> Mapping[str, AnyColumn]:
-    """The columns by their names; of a dense column without a name the one that it is."""
+    """The columns by name; a dense column without a name is called `X`."""
     return x.columns if isinstance(x, Columns) else {X: x}
 
 
 def positions_of(x: Examples, examples: int) -> Positions:
-    """How many rows of targets each example has. examples: their number, of which `x` may have several views."""
+    """The number of target rows of each example. examples: their number in one view of `x`."""
     where = x.positions if isinstance(x, Columns) else None
     return Positions(examples, None if where is None else where.lengths)
 
 
 def values_of(x: Examples) -> int:
-    """How many numbers an example has; of ragged columns the mean, rounded up."""
+    """Numbers per example; for ragged columns the mean, rounded up."""
     return sum(
         math.ceil(column.lengths.mean() * math.prod(column.of_value)) if isinstance(column, Ragged)
         else math.prod(column.shape[1:])
@@ -95,7 +94,7 @@ def shape_of(column: AnyColumn) -> str:
 
 
 def take(x: Examples, rows: Index) -> Examples:
-    """Some of the examples: of what lies in memory as it is a copy, of what is read or made no copy before it is."""
+    """Some of the examples: a copy for plain arrays in memory, a lazy view for other columns."""
     if isinstance(x, Columns):
         taken = {name: c[rows] if isinstance(c, Ragged) else _taken(c, rows) for name, c in x.columns.items()}
         return Columns(taken, None if x.positions is None else x.positions[rows])
@@ -107,7 +106,7 @@ def _taken(column: Column, rows: Index) -> Column:
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """Examples with the same columns, those of each part after those of the one before."""
+    """Concatenate examples that have the same columns."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -125,14 +124,14 @@ def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:
 
 
 def digest(x: Examples) -> str:
-    """sha256 over every value: what the examples are, not where they came from."""
+    """sha256 over every value; independent of the source of the data."""
     if not isinstance(x, Columns):
         return arrays.digest(x)
     return digest_of({name: digest_column(c) for name, c in x.columns.items()}, x.positions)
 
 
 def digest_of(columns: Mapping[str, str], positions: Ragged | None) -> str:
-    """The digest of named columns, from their own."""
+    """The digest of named columns, from the digests of the columns."""
     found = hashlib.sha256()
     for name in sorted(columns):
         found.update(f"{name} {columns[name]} ".encode())

@@ -1,4 +1,4 @@
-"""Class ids: what is refused of them, and what a user should know about them before hours are spent."""
+"""Validation of class ids, and notes on them for the user."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from workers.data.ragged import Ragged
 from workers.errors import RequestError
 
 UNLABELLED = -1
-"""The label of an example that has none."""
+"""The label that stands for none."""
 FEW = 5
-"""Labelled examples of a class, below which it is hardly learnt."""
+"""Labelled examples per class below which a note warns that it is hardly learnt."""
 MOSTLY = 0.97
-"""Share of one class, from which on accuracy says little."""
+"""Share of one class above which accuracy is hardly informative."""
 NAMED = 5
-"""Classes that a sentence names."""
+"""Most classes that a message names."""
 
 
 def class_ids(name: str, x: Examples, y: NDArray[np.generic] | Ragged | None) -> Index:
-    """The labels [P] int64 of the positions of a split's examples, -1 where there is none.
+    """The labels [P] int64 of a split's positions, -1 for none.
 
-    Raises: `RequestError` where `y` is no class id for each position.
+    Raises: `RequestError` where `y` does not have a class id per position.
     """
     assert y is not None, "only the unlabelled split has no labels"
     if isinstance(y, Ragged):
@@ -70,7 +70,7 @@ def _of_elements(name: str, x: Examples, y: Ragged) -> Index:
 def _whole(name: str, y: NDArray[np.generic]) -> Index:
     if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
         raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
-    if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # would wrap around to -1, which is no label
+    if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # could overflow to -1, which means no label
         raise RequestError(
             f"data.{name}: y holds {y.max()}; expected class ids from 0, and -1 where there is no label."
         )
@@ -84,7 +84,7 @@ def _whole(name: str, y: NDArray[np.generic]) -> Index:
 
 
 def count(train: Index, declared: int | None) -> int:
-    """How many classes there are: as declared, else one more than the largest label of the training set.
+    """The number of classes: as declared, else the largest label of the training set plus one.
 
     Raises: `RequestError` where the labels cannot be class ids from 0.
     """
@@ -104,7 +104,7 @@ def count(train: Index, declared: int | None) -> int:
 
 
 def check_range(name: str, y: Index, rows: Positions, classes: int, declared: bool) -> None:
-    """Raise `RequestError` where a label of a split is none of the classes; -1 stands for no label in train alone."""
+    """Raise `RequestError` where a label is outside the classes; only train may have -1, for no label."""
     wrong = np.flatnonzero((y < (UNLABELLED if name == "train" else 0)) | (y >= classes))
     if len(wrong):
         source = "`data.classes`" if declared else "one more than train's largest"
@@ -122,9 +122,9 @@ def _minus_one(name: str, wrong: Index) -> str:
 
 
 def notes(labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "examples") -> list[str]:
-    """What the labels [P] of train, validation and test show; a sentence each.
+    """Notes on the labels [P] of train, validation and test, one sentence each.
 
-    unlabeled: how many there are without labels. of: what has a label, in the plural.
+    unlabeled: number of unlabelled examples. of: the plural noun for labelled items in messages.
     """
     found = [_counts(labels, unlabeled, of)] if (labels["train"] == UNLABELLED).any() else []
     counted = {name: np.unique(y[y >= 0], return_counts=True) for name, y in labels.items()}
@@ -174,7 +174,7 @@ def _mostly_one(name: str, ids: Index, examples: Index, of: str) -> list[str]:
 
 
 def _missing(ids: Index, classes: int) -> str:
-    """The classes that are not among `ids` [n], ascending; empty where all are."""
+    """Text with the classes that are missing in `ids` [n], which ascend; empty where none is."""
     edges = np.concatenate([[-1], ids, [classes]])
     first: list[str] = []
     for gap in np.flatnonzero(np.diff(edges) > 1)[:NAMED]:

@@ -1,11 +1,11 @@
-"""Large arrays read from where they lie: mapped files instead of copies in memory.
+"""Memory-mapped files for large arrays, instead of copies in memory.
 
-An uncompressed .npz holds its arrays byte for byte as they are in memory, so a process can map one and read the rows
-that it is asked for. A mapped array (`np.memmap`, also one that a data factory returns) travels within a machine as its
-place in the file; to other machines, which may not have the file, as its values.
+An uncompressed .npz stores arrays in their memory layout, so a process can map one and read single rows. A mapped array
+(`np.memmap`, also from a data factory) is serialised within a machine as its place in the file. For other machines,
+which may not have the file, it is serialised as values.
 
-A mapped file can change while a run lives, and touching a page that was cut off ends the process with SIGBUS. So
-`Watched` compares size, time and inode of each file before rows are read from it and afterwards.
+A mapped file can change during a run, and access to a truncated page kills the process with SIGBUS. So `Watched`
+compares size, time and inode of each file before and after it reads rows.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAPPED_FROM = 2**28
-"""Bytes of a file from which on it is mapped. Smaller ones are copied, so that a file that is overwritten meanwhile
-changes nothing in a run."""
+"""Smallest file size for mapping. Smaller files are copied, so that overwriting them cannot affect a run."""
 LOOKED_AT = 1000
-"""Elements of a list in which mapped arrays are looked for."""
+"""Elements of a list that are searched for mapped arrays, and the most opened files to watch."""
 _LOCAL_HEADER = 30
 
 State = tuple[int, int, int]
@@ -43,7 +42,7 @@ Place = tuple[str, str, int, tuple[int, ...], State]
 
 
 def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
-    """The array `name` of an .npz file, mapped; None where it is compressed or not of plain numbers in C order.
+    """The array `name` of an .npz file, mapped; None where it is compressed, or not plain numbers in C order.
 
     Raises: what zipfile and numpy raise for a file that is not an .npz.
     """
@@ -65,9 +64,9 @@ def array_in_npz(path: str, name: str) -> np.memmap[Any, Any] | None:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and dtype of the .npy that `file` begins with, which is then at its values.
+    """Read the header of an .npy: shape, whether in Fortran order, and dtype. `file` is then at the values.
 
-    Raises: ValueError where it is no .npy.
+    Raises: ValueError where the file is not an .npy.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -76,8 +75,10 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def place(array: np.memmap[Any, Any]) -> Place | np.ndarray[Any, Any]:
-    """Where a mapped array lies; the values themselves of what the file does not hold as it is: a part of an array, one
-    in another order, one that was changed in memory."""
+    """The place of a mapped array; its values where the file does not hold exactly this array.
+
+    Values are returned for a part of an array, another memory order, or a copy-on-write array.
+    """
     whole = isinstance(array.base, mmap.mmap) and array.flags.c_contiguous and array.mode != "c"
     if not whole or array.filename is None:
         return np.array(array)
@@ -88,7 +89,7 @@ def place(array: np.memmap[Any, Any]) -> Place | np.ndarray[Any, Any]:
 def at(place: Place | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array at a place.
 
-    Raises: `RunError` where the file is not the one that it was.
+    Raises: `RunError` where the file has changed.
     """
     if isinstance(place, np.ndarray):
         return place
@@ -99,13 +100,13 @@ def at(place: Place | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True)
 class File:
-    """A mapped file as it was when the run began."""
+    """A mapped file with its state at the beginning of the run."""
 
     path: str
     state: State
 
     def check(self) -> None:
-        """Raise `RunError` where the file is not as it was."""
+        """Raise `RunError` where the file has changed."""
         try:
             state = _state(self.path)
         except OSError:
@@ -126,10 +127,10 @@ class File:
 
 @dataclass(frozen=True)
 class Watched:
-    """Column that read mapped files, which must stay as they were.
+    """A column that reads mapped files, which must not change during the run.
 
-    Pickled it is the inputs alone, with values instead of mapped arrays, as other machines need it. Within a machine
-    `SERIALIZERS` keep the places.
+    It pickles as the plain inputs, with values instead of mapped arrays, for other machines. Within a machine,
+    `SERIALIZERS` serialise the places instead.
     """
 
     of: Column
@@ -147,13 +148,13 @@ class Watched:
         return len(self.of)
 
     def __getitem__(self, rows: Any, /) -> np.ndarray[Any, Any]:
-        """The rows in memory of their own, since a view would be read later, unchecked."""
+        """A copy of the rows, since later access to a view would bypass the check."""
         return self.read(lambda of: np.array(of[rows]) if isinstance(rows, slice) else np.asarray(of[rows]))
 
     def read(self, take: Callable[[Column], T]) -> T:
-        """What `take` copies out of the inputs, unless a file changed before or meanwhile.
+        """Copy values out of the inputs with `take`, and check the files before and afterwards.
 
-        Raises: `RunError` naming the file.
+        Raises: `RunError` with the name of a changed file.
         """
         self.check()
         taken = take(self.of)
@@ -170,17 +171,17 @@ class Watched:
 
 
 def watched(inputs: Column, opened: Collection[Path] = ()) -> Column:
-    """The inputs, `Watched` where they read mapped files: a mapped array, a part of one, or an object that has some.
+    """Wrap inputs in `Watched` if they read mapped files: a mapped array, a part of one, or an object with some.
 
-    opened: the files that their maker opened to read. An object that is no array may read them again.
+    opened: files that the factory opened. A lazy object may read them again.
     """
     lazy = not isinstance(inputs, np.ndarray) and len(opened) <= LOOKED_AT
     files = {str(path): File(str(path), _state(str(path))) for path in opened if lazy and path.suffix != ".py"}
     for array in _inside(inputs):
         if isinstance(array, np.memmap) and array.filename is not None:
-            array.flush()  # what its maker wrote itself is no change
+            array.flush()  # so that the factory's own writes do not count as a change
             path = str(Path(str(array.filename)).absolute())
-            if os.path.exists(path):  # one without a name cannot be changed by it
+            if os.path.exists(path):  # a deleted file cannot be changed by name
                 files[path] = File(path, _state(path))
     return Watched(inputs, tuple(files.values())) if files else inputs
 
@@ -193,7 +194,7 @@ def check(value: object) -> None:
 
 
 def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
-    """`value`, the arrays that it is a view of, and what it holds in its attributes, `depth` levels down."""
+    """`value`, its base arrays, and the values of its attributes, down to `depth` levels."""
     yield value
     if depth == 0 or isinstance(value, type | FunctionType | ModuleType):
         return
@@ -225,7 +226,7 @@ SERIALIZERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     np.memmap: (place, at),
     Watched: (_apart, _together),
 }
-"""How mapped inputs travel within a machine: to their places and back, for each class."""
+"""Serialisers of mapped inputs within a machine, by class: to their places and back."""
 
 
 def _state(path: str) -> State:

@@ -1,4 +1,4 @@
-"""How much memory data may take: what a file declares is compared with it before any is asked for."""
+"""The memory limit for data: readers compare a file's declared size with it before they allocate."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from workers import storage
 from workers.errors import RequestError
 
 SHARE = 0.5
-"""Of the memory that is available, what one file's arrays may take: a run holds them twice, as they are read and in the
-shared memory of its processes."""
+"""Share of available memory for the arrays of one file. A run holds them twice: after reading, and in shared memory."""
 
 PIECE_BYTES = 2**24
-"""Of a file that are read at a time."""
+"""Bytes per read from a file."""
 _CGROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Folder, limit, usage, and the name in `memory.stat` of the page cache that can be given back; versions 2 and 1."""
+"""Folder, limit, usage, and the key in `memory.stat` of the reclaimable page cache; cgroup versions 2 and 1."""
 
 
 def available() -> int:
-    """Bytes that this process can still take: the least that machine, container and `ulimit -v` leave it."""
+    """Bytes that this process can still allocate: the minimum over machine, container and `ulimit -v`."""
     left = [int(psutil.virtual_memory().available)]
     for folder, limit, usage, cache in _CGROUPS:
         try:
@@ -47,20 +46,20 @@ def limit() -> int:
 
 
 def require(needed: int, what: str) -> None:
-    """Raise `RequestError` where `needed` bytes are more than data may take. what: the file and its arrays."""
+    """Raise `RequestError` where `needed` bytes exceed the limit. what: names file and arrays in the message."""
     allowed = limit()
     if needed > allowed:
         raise _too_large(f"{what} would take {size(needed)} of memory", allowed)
 
 
 def read_whole(uri: str) -> io.BytesIO:
-    """A whole file in memory, decompressed where its name says so.
+    """Read a whole file into memory, and decompress it by its suffix.
 
-    Raises: `RequestError` where there is no such file, or where it takes more than data may.
+    Raises: `RequestError` where the file is missing, or exceeds the memory limit.
     """
 
     def read(file: Any) -> io.BytesIO:
-        require(getattr(file, "size", None) or 0, f"'{uri}'")  # a compressed file has no size
+        require(getattr(file, "size", None) or 0, f"'{uri}'")  # unknown for a compressed file
         allowed, content = limit(), io.BytesIO()
         while piece := file.read(PIECE_BYTES):
             if content.tell() + len(piece) > allowed:
@@ -81,7 +80,7 @@ def _too_large(found: str, allowed: int) -> RequestError:
 
 
 def size(count: int) -> str:
-    """Bytes for people: `1.5 GiB`."""
+    """A byte count in readable form: `1.5 GiB`."""
     value, units = float(count), ["bytes", "KiB", "MiB", "GiB"]
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]

@@ -1,8 +1,8 @@
-"""How rows of soft targets are called in the user's own files.
+"""Maps rows of soft targets to rows of the user's own data.
 
-A run numbers its transfer set from 0: the training examples that remain once validation is drawn, then the unlabelled
-ones, each in as many views as there are. What it writes for others is numbered as the data were given: rows 0 to N - 1
-of `data.train`, then row j of `data.unlabeled` as N + j, the view beside it, and which element of the example it is.
+Within a run, the transfer set is numbered from 0: the training examples without the drawn validation split, then the
+unlabelled ones, in each view. Files for the user have the numbers of the user's data: rows 0 to N - 1 of `data.train`,
+N + j for row j of `data.unlabeled`, with separate columns for the view and for the element of the example.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Views = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class RowNames:
-    """What P rows of soft targets are of.
+    """Identifies P rows of soft targets.
 
-    example_ids: [P] int64, rows of the data as they were given. views: [P] int16; None where there is one. positions:
-    [P] int32, elements of the example; None where the example as a whole has the distribution.
+    example_ids: [P] int64, rows of the user's data. views: [P] int16; None for a single view. positions: [P] int32,
+    elements of the example; None where each example has one distribution.
     """
 
     example_ids: Index
@@ -39,17 +39,17 @@ class RowNames:
 
     @property
     def columns(self) -> dict[str, pa.Array]:
-        """As columns of a file."""
+        """The columns for a file."""
         found = {"example_id": self.example_ids, "view": self.views, "position": self.positions}
         return {name: pa.array(values) for name, values in found.items() if values is not None}
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """From ids of the transfer set to rows as they were given.
+    """Maps ids of the transfer set to rows of the user's data.
 
-    examples: of the transfer set, one view of it. kept: the rows [n] of `data.train`, ascending, that train; None where
-    all do. given: rows of `data.train`. positions: the elements of each example that have rows of their own.
+    examples: number in one view of the transfer set. kept: the rows [n] of `data.train`, ascending, that are not held
+    out; None where all train. given: rows of `data.train`. positions: the elements of each example with their own rows.
     """
 
     examples: int
@@ -59,7 +59,7 @@ class Numbering:
     positions: Ragged | None = field(default=None, repr=False)
 
     def of(self, ids: Index) -> RowNames:
-        """What the rows of the transfer set's `ids` [n] are of, one example after another."""
+        """The names of the rows of the transfer set's `ids` [n], one example after another."""
         names, views = self.example_ids(ids), self.view_of(ids)
         if self.positions is None:
             return RowNames(names, views)
@@ -88,7 +88,7 @@ class Numbering:
         return None if self.views == 1 else (ids // self.examples).astype(np.int16)
 
     def digest(self) -> str:
-        """sha256 of the numbering; empty where rows are numbered as they are."""
+        """sha256 of the numbering; empty where it is the identity."""
         if self.kept is None:
             return ""
         return hashlib.sha256(f"{self.given} ".encode() + self.kept.tobytes()).hexdigest()

@@ -17,9 +17,9 @@ PAIRS = (
     ("train", "validation"), ("train", "test"), ("validation", "test"),
     ("unlabeled", "validation"), ("unlabeled", "test"), ("train", "unlabeled"),
 )  # fmt: skip
-"""Of splits that are compared: what is shared is counted in the second."""
+"""Pairs of splits to compare; shared examples are counted in the second."""
 MANY = 0.05
-"""Share of training examples that repeat an earlier one, from which on it is worth a sentence."""
+"""Share of duplicate training examples from which on a note reports them."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Hashed:
 
 
 def hashed(found: Found, y: Index | None) -> Hashed:
-    """The examples that were `found`, with their labels [N]; None where there are none."""
+    """The hashed examples of a scan with their labels. y: [N] labels; None where the split has none."""
     return Hashed(found.hashes, np.full(len(found.rows), UNLABELLED) if y is None else y[found.rows])
 
 
 def check_same(splits: Mapping[str, Hashed], allowed: bool) -> list[str]:
-    """Notes on splits as they were given that are the same examples, in whatever order.
+    """Notes on splits of the user's data that hold the same examples, in any order.
 
     Raises: `RequestError` where that is not `allowed`.
     """
@@ -71,7 +71,7 @@ def _equal(one: Hashed, other: Hashed) -> bool:
 
 
 def notes(splits: Mapping[str, Hashed], every: int) -> list[str]:
-    """How many examples splits share, and how many training examples repeat others; one row in `every` was hashed."""
+    """Notes on shared and on duplicate training examples. every: one row in this number was hashed."""
     of_sample = "" if every == 1 else f" (of a sample of one in {every})"
     found = []
     for one, other in PAIRS:
@@ -99,6 +99,6 @@ def notes(splits: Mapping[str, Hashed], every: int) -> list[str]:
 
 
 def _relabelled(mine: Hashed, theirs: Hashed) -> str:
-    """How many of the shared examples have a label that they do not have there."""
+    """Text with the number of shared examples whose labels differ."""
     other = int((np.isin(mine.x, theirs.x) & ~np.isin(mine.pairs, theirs.pairs)).sum())
     return f", {other:,} of them with another label" if other else ""

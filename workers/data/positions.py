@@ -1,7 +1,7 @@
-"""What gets one distribution: an example as a whole, or each of some of its elements, such as the tokens of a text.
+"""Positions: the units with one distribution each. They are whole examples, or elements such as tokens of a text.
 
-Labels, soft targets, predictions and their counts are in rows, a row for each position. Examples are what is drawn,
-cut and batched. Where every example is one position, a row is an example.
+Labels, soft targets and predictions have one row per position. Shuffling, cutting and batching operate on examples.
+Where every example is one position, a row is an example.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from workers.data.ragged import Index, stretches
 class Positions:
     """The rows of N examples, one example after another.
 
-    examples: N. counts: [N] int64, the rows of each; None: one. Several views of the examples have the same: the id
-    v * N + i stands for example i.
+    examples: N. counts: [N] int64, the rows of each; None: one. All views share the counts: the id v * N + i stands for
+    example i.
     """
 
     examples: int
@@ -34,7 +34,7 @@ class Positions:
 
     @property
     def mean(self) -> float:
-        """Rows of an example."""
+        """Mean number of rows per example."""
         return len(self) / max(self.examples, 1)
 
     @cached_property
@@ -67,7 +67,7 @@ class Positions:
         return chosen if self.counts is None else stretches(self.edges(ids)[chosen], self.of(ids[chosen]))
 
     def repeated(self, values: Index, ids: Index) -> Index:
-        """A value of each of the examples `ids` [n] for each of its rows."""
+        """Repeat one value per example `ids` [n] for each row of the example."""
         return values if self.counts is None else np.repeat(values, self.of(ids))
 
     def edges(self, ids: Index) -> Index:

@@ -1,6 +1,6 @@
-"""Rows of different lengths, all their values in one array: a text's tokens, a recording's frames.
+"""Rows of different lengths with all values in one array, such as the tokens of texts or the frames of recordings.
 
-A row is a stretch of `values`, so that rows in any order are taken without a copy of what is in them.
+A row is a slice of `values`, so that indexing copies only starts and lengths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ragged:
-    """N rows. values: [V, ...] of all; starts, lengths: [N] int64, of each row its first value and how many it has."""
+    """N rows. values: [V, ...] of all rows; starts, lengths: [N] int64, the place of each row in `values`."""
 
     values: NDArray[Any]
     starts: Index
@@ -37,7 +37,7 @@ class Ragged:
 
     @classmethod
     def packed(cls, values: NDArray[Any], lengths: Index) -> Ragged:
-        """Rows of these lengths that lie one after another."""
+        """Rows of these lengths from their concatenated values."""
         return cls(values, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
 
     @property
@@ -64,12 +64,12 @@ class Ragged:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled it has the values of its own rows alone."""
+        """Pickle only the values of its own rows."""
         return Ragged.packed, (self.flat, self.lengths)
 
 
 def joined(parts: Iterable[Ragged]) -> Ragged:
-    """Rows of one type, those of each part after those of the one before."""
+    """Concatenate rows of one type."""
     several = list(parts)
     return Ragged.packed(
         np.concatenate([part.flat for part in several]), np.concatenate([part.lengths for part in several])

@@ -1,8 +1,8 @@
-"""Files of each kind -> arrays. One function a kind, found in `READERS`; none checks what the values mean.
+"""Readers of data files: one function per kind, listed in `READERS`. They do not validate the meaning of values.
 
-A reader takes the data's spec and gives each split as (examples, labels). It adds to `notes` what the user should know,
-a sentence each. Nothing in a file is executed: numpy archives are read without pickle. What a file declares is compared
-with what it holds, and with the memory that is available, before any is asked for.
+A reader takes the data's spec and returns each split as (examples, labels). It appends notes for the user to `notes`.
+Readers execute nothing in a file: they read numpy archives without pickle. Before they allocate, they compare a file's
+declared size with its content and with the available memory.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def read_python(spec: DataSpec, notes: list[str]) -> Splits:
 
 
 def _read_by_own(spec: DataSpec) -> Splits:
-    """By a class of the user's, which is called for each split."""
+    """Read with the user's own class, which is called for each split."""
     reader = factories.call(spec.kind, spec.kwargs, spec.folder)
     splits: Splits = {}
     for name, uri in _uris(spec).items():
@@ -120,8 +120,8 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
 def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
     """Examples and their labels: [N], or `Ragged` rows with a label for each element of an example.
 
-    Elements with labels are positions, unless the examples name theirs. Outside of train, which may have some without
-    a label, these are no positions.
+    Elements with labels are positions, unless the examples have their own positions. Only train may have unlabelled
+    positions.
     """
     examples = _as_examples(x, where)
     if isinstance(y, list) and y and np.ndim(y[0]) == 1:
@@ -130,7 +130,7 @@ def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
 
 
 def _as_examples(value: Any, where: str) -> Examples:
-    """What a factory returned as x: an array, rows of different lengths, or a dict of them by their names."""
+    """Convert a factory's x: an array, rows of different lengths, or a dict of both by name."""
     if isinstance(value, Columns):
         return value
     if isinstance(value, Ragged):
@@ -165,7 +165,7 @@ def _as_any_column(value: Any, where: str) -> AnyColumn:
 
 
 def _as_column(value: Any, where: str) -> Column:
-    """What a factory returned as a dense column, once it is known to answer as one."""
+    """Convert a factory's dense column, after a check that it supports the interface of `Column`."""
     for method, what in CONVERSIONS.items():
         if hasattr(value, method) and not isinstance(value, np.ndarray):
             raise RequestError(
@@ -179,7 +179,7 @@ def _as_column(value: Any, where: str) -> Column:
         if type(value).__module__.startswith("torch"):
             value = np.asarray(value)
         _try_rows(value)
-    except Exception as error:  # of any class of the user's
+    except Exception as error:  # from the user's own class
         raise RequestError(
             f"{where}: x is {type(value).__name__}, which is no array of examples ({type(error).__name__}: {error}). "
             "Expected a numpy array, or an object with shape, dtype, a length, and x[rows] for a slice and for an "
@@ -190,11 +190,11 @@ def _as_column(value: Any, where: str) -> Column:
 
 
 CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
-"""Methods that make an array of what is none, and what has them."""
+"""Conversion methods of objects that are not arrays, and the names of such objects."""
 
 
 def _try_rows(value: Any) -> None:
-    """Raise where `value` does not answer as `Column`."""
+    """Raise where `value` does not support the interface of `Column`."""
     shape, dtype = tuple(int(size) for size in value.shape), np.dtype(value.dtype)
     if not shape:
         return  # the error about the labels names it
@@ -243,7 +243,7 @@ def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
 
 
 def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: tuple[str, ...]) -> dict[str, int]:
-    """How many bytes the values of each array take, by headers that agree with the archive's own sizes."""
+    """Bytes of each array's values by its header, which has to agree with the size in the archive."""
     found = {}
     with zipfile.ZipFile(source) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -270,14 +270,14 @@ def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: tuple[str, ...]) -> d
 
 
 DEFLATE_RATIO = 1032
-"""Bytes that a compressed one can stand for, at most."""
+"""Largest compression ratio of deflate."""
 
 
 def _idx_files(spec: DataSpec, split: str, asked: str | IdxFiles, labelled: bool) -> tuple[str, str]:
     """The files of images and labels of a split.
 
-    Asked for as both, as the folder of the four files under their usual names, as the images' file (the labels'
-    name follows from it), or as what the two names begin with (`mnist/train`).
+    The configuration names both, or the folder with the four usual names, or the images' file (the labels' name is
+    derived from it), or the common prefix of both names (`mnist/train`).
     """
     if isinstance(asked, IdxFiles):
         return storage.absolute(asked.images, spec.root), storage.absolute(asked.labels, spec.root)
@@ -310,7 +310,7 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 def _idx_array(uri: str, as_floats: bool = False) -> NDArray[Any]:
     """LeCun's idx format: two zero bytes, a type, the number of dimensions, each size, the values.
 
-    as_floats: whether bytes are to become float32, which takes memory beside them.
+    as_floats: whether the caller converts bytes to float32, which needs more memory.
     """
 
     def read(file: Any) -> NDArray[Any]:
@@ -323,7 +323,7 @@ def _idx_array(uri: str, as_floats: bool = False) -> NDArray[Any]:
         shape = struct.unpack(f">{start[3]}I", sizes)
         expected = math.prod(shape) * kind.itemsize
         says = f"'{uri}': its header says {shape}, {expected:,} bytes"
-        whole = getattr(file, "size", None)  # of a compressed file none is known
+        whole = getattr(file, "size", None)  # unknown for a compressed file
         if whole is not None and whole - len(start) - len(sizes) != expected:
             raise RequestError(f"{says}; found {whole - len(start) - len(sizes):,}.")
         memory.require(expected * (5 if as_floats and kind.itemsize == 1 else 1), f"{says}, which")
@@ -337,7 +337,7 @@ def _idx_array(uri: str, as_floats: bool = False) -> NDArray[Any]:
 
 
 def _read_into(file: Any, room: memoryview) -> int:
-    """Bytes that were read, until `room` is full or the file ends."""
+    """Read until `room` is full or the file ends; returns the number of bytes."""
     done = 0
     while done < len(room) and (piece := file.read(min(memory.PIECE_BYTES, len(room) - done))):
         room[done : done + len(piece)] = piece

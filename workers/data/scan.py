@@ -1,7 +1,7 @@
-"""One pass over a split's inputs, which finds all that has to be known of their values.
+"""One pass over a split's inputs that computes all statistics of their values.
 
-A large set is read from its disk once: for its digest, its range, whether it is finite, and a hash of each row. By
-the hashes, rows that two splits share are found without keeping the rows. Each column is gone through for itself.
+A single read of a large set yields its digest, its range, a check for finite values, and a hash of each row. The
+hashes reveal rows that two splits share, without keeping the rows. Each column is scanned separately.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from workers.hashing import Hashes
 Mask = NDArray[np.bool_]
 
 HASHED_ROWS = 2**23
-"""Rows of a data set whose hashes are kept, 8 bytes each and 8 for the row; of a larger one, a sample."""
+"""Most rows of a data set whose hashes are kept, at 16 bytes per row; a larger set is sampled."""
 BLOCK_BYTES = 2**20
-"""Of rows that are gone through at a time: they stay in a core's cache."""
+"""Bytes of a block of rows, which fits a core's cache."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What the values of a column are.
+    """Statistics of a column's values.
 
-    low, high: the least and the largest. rms: the root of the mean of squares. whole: whether all are whole numbers.
+    low, high: minimum and maximum. rms: root mean square. whole: whether all are whole numbers.
     """
 
     low: float
@@ -44,10 +44,10 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the inputs of a split are.
+    """The result of scanning a split's inputs.
 
-    digest: `examples.digest`. ranges: of each column. rows [n] int64 and hashes [n]: of one example in `every`, chosen
-    by its hash, so that equal ones are chosen in all splits alike.
+    digest: `examples.digest`. ranges: per column. rows [n] int64 and hashes [n]: a sample of one example in `every`,
+    chosen by the hash, so that equal examples are chosen in all splits.
     """
 
     digest: str
@@ -57,20 +57,20 @@ class Found:
 
 
 def sampled_every(examples: int) -> int:
-    """Of so many rows one in this number is compared with others."""
+    """The sampling rate for `examples` rows: one in this number is compared."""
     return max(1, math.ceil(examples / HASHED_ROWS))
 
 
 def scan(name: str, x: Examples, every: int = 1) -> Found:
-    """What the inputs of the split `data.<name>` are.
+    """Scan the inputs of the split `data.<name>`.
 
-    Raises: `RequestError` naming the first example that is not finite as models take it.
+    Raises: `RequestError` with the first example that is not finite in the models' dtype.
     """
     return _scan(name, x, [np.zeros(len(x), bool)], every)[0]
 
 
 def scan_apart(name: str, x: Examples, held: Index, every: int = 1) -> tuple[Found, Found]:
-    """`scan` of the rows that are not held out, and of those that are (`held` [n])."""
+    """`scan` separately for the rows that are not held out and for those that are (`held` [n])."""
     is_held = np.zeros(len(x), bool)
     is_held[held] = True
     kept, drawn = _scan(name, x, [is_held, ~is_held], every)
@@ -78,7 +78,7 @@ def scan_apart(name: str, x: Examples, held: Index, every: int = 1) -> tuple[Fou
 
 
 def _scan(name: str, x: Examples, without: Sequence[Mask], every: int) -> list[Found]:
-    """What the split is without some of its rows [N], once for each of `without`."""
+    """Scan the split once for each mask [N] of `without`, which excludes rows."""
     if not isinstance(x, Columns):
         of_each = _of_column(name, X, x, without, every)
         return [Found(digest=f.digest, ranges={X: f.range}, rows=f.rows, hashes=f.hashes) for f in of_each]
@@ -90,7 +90,7 @@ def _scan(name: str, x: Examples, without: Sequence[Mask], every: int) -> list[F
 
 
 class _Scanned(NamedTuple):
-    """What is found of a column. rows, hashes: of the rows that are chosen."""
+    """The scan of a column. rows, hashes: of the sampled rows."""
 
     digest: str
     range: Range
@@ -99,7 +99,7 @@ class _Scanned(NamedTuple):
 
 
 def _together(x: Columns, rows: Index, columns: Mapping[str, _Scanned], every: int) -> Found:
-    """What several columns, of which every row is hashed, are together."""
+    """Combine the scans of several columns, in which every row is hashed."""
     hashes = np.zeros(len(rows), np.uint64)
     for column in columns.values():
         hashes = hashing.mixed(hashes) + column.hashes
@@ -160,7 +160,7 @@ def _is_not_finite(name: str, column: str, row: int) -> RequestError:
 
 
 def _as_models_take(values: NDArray[Any]) -> NDArray[Any]:
-    """Floats as float32, other numbers in this machine's byte order; no copy where they are so."""
+    """Floats as float32, other numbers in native byte order; copies only if necessary."""
     kind = np.dtype(np.float32) if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
     with np.errstate(over="ignore"):
         return values.astype(kind, copy=False)
@@ -168,7 +168,7 @@ def _as_models_take(values: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass
 class _Part:
-    """What is known by now of some rows of a dense column. examples: how many there will be."""
+    """Accumulates the scan of some rows of a dense column. examples: their number."""
 
     column: Column
     examples: int

@@ -1,7 +1,7 @@
-"""Parquet files -> arrays. What a column means goes by its name, in every split.
+"""Reads Parquet files into arrays. Columns are matched by name in every split.
 
-The features are train's columns in train's order, or those that the configuration names; other splits are read by these
-names, in whatever order they have them. Index columns of pandas are no features.
+The features are train's columns in train's order, or those that the configuration names. Other splits may have them in
+another order. Index columns of pandas are not features.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from workers.errors import RequestError
 Array = NDArray[Any]
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
-"""What pandas calls an index without a name; also where another program wrote the file anew, without the metadata. The
-second: one that went through a CSV file."""
+"""Pandas' names for an unnamed index: in Parquet, even without pandas' metadata, and after a CSV round trip."""
 ROW_NUMBERS_FROM = 20
-"""Rows from which on a column of different whole numbers may be an index, of this table or a larger one: so many drawn
-at random from a range of less than a twentieth of their square would hardly differ all."""
+"""Fewest rows for which a column of distinct whole numbers may be an index, of this table or a larger one. So many
+random draws from a range of less than a twentieth of their square would hardly all be distinct."""
 NAMED, LISTED = 5, 20
-"""Values, and columns, that a sentence names."""
+"""Most values, and most columns, that a message names."""
 VALUE_BYTES = 8
-"""Of a number as it is read, at most."""
+"""Largest size of a number after reading."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ class Table:
 
     @cached_property
     def index(self) -> set[str]:
-        """What pandas calls its index, which is no data: columns, or row numbers that were not written."""
+        """The index columns of pandas, which are not data."""
         metadata = (self.file.schema_arrow.metadata or {}).get(b"pandas", b"{}")
         try:
             listed = json.loads(metadata).get("index_columns", [])
-        except (ValueError, AttributeError):  # not what pandas writes
+        except (ValueError, AttributeError):  # invalid metadata
             listed = []
         entries = listed if isinstance(listed, list) else []
         by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]
@@ -70,7 +69,7 @@ def read(
 ) -> dict[str, tuple[Array, Array | None]]:
     """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels.
 
-    label, features: names of columns; without `features` they are all of train's but the label and pandas' index.
+    label, features: names of columns; by default, features are train's columns without the label and pandas' index.
     """
     tables = {split: _open(split, uri) for split, uri in uris.items()}
     index = {name for table in tables.values() for name in table.index if name != label}
@@ -102,7 +101,7 @@ def _open(split: str, uri: str) -> Table:
 
 
 def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Collection[str]) -> list[str]:
-    """The names of the feature columns. index: the columns that are an index in one of the splits, and so in all."""
+    """The names of the feature columns. index: columns that are an index in any split; they are excluded in all."""
     _check_label(train, label)
     if chosen is not None:
         if label in chosen:
@@ -145,7 +144,7 @@ def _check_columns(table: Table, names: Sequence[str], others: Collection[str], 
 def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
     """The columns `names` side by side [N, ...], and the label column [N].
 
-    Raises: `RequestError` where the file does not hold such numbers.
+    Raises: `RequestError` where the columns are not numeric in that form.
     """
     try:
         return _read_arrays(table, names, label)
@@ -168,7 +167,7 @@ def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple
 
 
 def _check_memory(table: Table, wanted: Sequence[str]) -> None:
-    """Raise `RequestError` where the footer announces more values than there are rows, or than memory holds."""
+    """Raise `RequestError` where the footer declares more values than rows, or more than the memory limit."""
     metadata, needed = table.file.metadata, 0
     for group in (metadata.row_group(k) for k in range(metadata.num_row_groups)):
         for chunk in (group.column(k) for k in range(metadata.num_columns)):
@@ -184,9 +183,9 @@ def _check_memory(table: Table, wanted: Sequence[str]) -> None:
 
 
 def _column(table: Table, name: str, column: pa.ChunkedArray, each: int = 1) -> Array:
-    """A feature column of numbers as [N]; one of lists, all of one length, as [N, length]; of lists of lists alike.
+    """A feature column: numbers as [N], lists of equal length as [N, length], nested lists likewise.
 
-    each: entries of `column` a row of the table.
+    each: entries of `column` per row of the table.
     """
     kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
@@ -256,7 +255,7 @@ def _finite(table: Table, name: str, values: Array, each: int) -> Array:
 
 
 def _left_out(tables: Mapping[str, Table], index: Sequence[str], label: str) -> list[str]:
-    """Notes on columns that are there and no features."""
+    """Notes on columns that are not used as features."""
     notes = []
     if index:
         notes.append(

@@ -1,4 +1,4 @@
-"""Whether the splits' inputs belong together by the type and range of their numbers, and whether models want others."""
+"""Checks whether the splits' inputs agree in dtype and range, and whether images need scaling."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from workers.data.scan import Found, Range
 from workers.errors import RequestError
 
 GROSS = 10.0
-"""Ratio of two splits' root mean squares from which on they are hardly scaled alike."""
+"""Ratio of two splits' root mean squares above which they probably differ in scaling."""
 BELOW = -0.25
-"""What scaling to [0, 1] hardly makes of another split of the same data."""
+"""A minimum below this is implausible in a split when another split is scaled to [0, 1]."""
 PIXELS = 16
-"""Numbers an example from which on whole floats may be an image."""
+"""Fewest numbers per example for which whole-numbered floats may be an image."""
 
 
 def check_types(inputs: Mapping[str, Examples]) -> None:
-    """Raise `RequestError` where two splits hold numbers of different types.
+    """Raise `RequestError` where two splits have different dtypes.
 
-    Floats of any width may mix: models take them all as float32.
+    Floats of different widths are allowed, since models convert them to float32.
     """
     for name, x in inputs.items():
         for column, values in columns_of(x).items():
@@ -54,7 +54,7 @@ def _from_to(low: float, high: float) -> str:
 def check_ranges(found: Mapping[str, Found]) -> list[str]:
     """Notes on splits that are scaled differently.
 
-    Raises: `RequestError` where one has bytes of pixels and another the unit interval.
+    Raises: `RequestError` where one has pixel values up to 255 and another the unit interval.
     """
     return [
         note
@@ -65,7 +65,7 @@ def check_ranges(found: Mapping[str, Found]) -> list[str]:
 
 
 def _key(split: str, column: str) -> str:
-    """What messages call a column of a split."""
+    """The name of a split's column in messages."""
     return f"data.{split}" if column == X else f"data.{split}, column '{column}'"
 
 
@@ -98,7 +98,7 @@ def _is_unit(found: Range) -> bool:
 def pixels(x: Examples, found: Found) -> list[str]:
     """A note where the training inputs look like images in bytes.
 
-    Whole numbers alone are no sign of it: integers [N, L] are ids, and few columns are a table.
+    Whole numbers are not sufficient: integers [N, L] are ids, and a few columns are a table.
     """
     notes = []
     for column, values in columns_of(x).items():

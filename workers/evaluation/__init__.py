@@ -1,1 +1,1 @@
-"""Metrics of predictions, of networks and of their mixture."""
+"""Metrics of predictions: of single networks and of the ensemble."""

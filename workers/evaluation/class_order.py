@@ -1,4 +1,4 @@
-"""Whether answers follow the labels under other names: a model whose classes are in another order than the data's."""
+"""Detects a model whose classes are in another order than the classes of the data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from workers.data.arrays import Index
 
 SEEN = 5
-"""Examples of a class, from how many on it says something about the order."""
+"""The fewest examples of a class that count as evidence of its position."""
 
 
 def swapped(answers: Index, reference: Index) -> str | None:
-    """How the classes of `answers` are permuted against `reference`, in words; None where they are not.
+    """Describe how the classes of `answers` are permuted against `reference`; None where they are not.
 
-    answers, reference: [n] class ids of the same examples. They are permuted where most examples of each class get the
-    same wrong one, and no two classes the same.
+    answers, reference: [n] class ids of the same examples. They count as permuted where most examples of each class
+    are predicted as one wrong class, a different one for each class.
     """
     names: dict[int, int] = {}
     right = moved = 0

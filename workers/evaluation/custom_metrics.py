@@ -1,6 +1,6 @@
-"""The metrics that a configuration adds: functions of predictions, called and checked.
+"""The user's own metrics: functions of predictions, called and checked.
 
-`try_out` calls them before a run begins, on made-up predictions, so that one that raises or returns something else
+`try_out` calls each metric on random predictions before a run begins. So a metric that raises or returns a wrong type
 costs seconds and not the run.
 """
 
@@ -25,19 +25,19 @@ from workers.specs import FactorySpec
 from workers.user_code import calls, factories
 
 BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "errors", "figure"})
-"""Names that the report has for every system."""
+"""Metric names that the report already uses for every system."""
 INTERVAL = "_interval"
-"""What the names of its intervals end with."""
+"""Suffix of the report's confidence intervals."""
 NAME = re.compile(r"(?=.{1,100}$)\w[\w. -]*(?:/\w[\w. -]*)*")
-"""Names that MLflow takes: like a path, each part of it a name."""
+"""Metric names that MLflow accepts: parts separated by slashes."""
 LIMIT_S = 5.0
-"""How long a metric is tried."""
+"""Time limit of one metric in `try_out`."""
 
 
 def call(specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: Index) -> dict[str, float]:
     """All metrics of one system's predictions. probabilities: [N, K]. labels: [N] int64.
 
-    Raises: `RequestError` where a metric raises, or returns anything but new names for finite numbers.
+    Raises: `RequestError` where a metric raises, or returns anything but finite numbers under names not yet in use.
     """
     found: dict[str, float] = {}
     for spec in specs:
@@ -46,16 +46,16 @@ def call(specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], label
 
 
 def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int) -> tuple[str, ...]:
-    """Call every metric on probabilities that are drawn from `seed`, each for `LIMIT_S` at most.
+    """Call every metric on random probabilities, for at most `LIMIT_S` each.
 
-    labels: [N] int64, of the whole test split, since a metric may know its examples. Returns notes for the user: which
-    metrics take longer. Raises: as `call`.
+    labels: [N] int64, of the whole test split, since a metric may depend on its examples. seed: of the random
+    probabilities. Returns notes for the user on metrics that exceed the limit. Raises: as `call`.
     """
     if not specs:
         return ()
     probabilities, labels = _drawn(len(labels), classes, seed), labels.copy()
     for array in (probabilities, labels):
-        array.flags.writeable = False  # as what Ray hands out
+        array.flags.writeable = False  # as in the evaluation, where Ray returns read-only arrays
     found: dict[str, float] = {}
     notes = []
     given = _checksums(probabilities, labels)
@@ -63,7 +63,7 @@ def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int
         try:
             with _limited(LIMIT_S):
                 found.update(_call(spec, probabilities, labels, found))
-            if _checksums(probabilities, labels) != given:  # through torch.from_numpy, perhaps
+            if _checksums(probabilities, labels) != given:  # torch.from_numpy ignores the read-only flag
                 raise RequestError(
                     f"evaluation.metrics: '{spec.factory}' changed its arguments, which other metrics get as well. "
                     "Expected it to leave them as they are: let it work on a copy, such as probabilities.copy()."
@@ -128,7 +128,7 @@ def _checksums(*arrays: NDArray[Any]) -> list[int]:
 
 
 def _drawn(rows: int, classes: int, seed: int) -> NDArray[np.float32]:
-    """softmax of noise: [rows, classes] float32, made a stretch at a time, so that it exists once."""
+    """softmax of noise: [rows, classes] float32, computed block by block in place, to hold it in memory only once."""
     rng = np.random.default_rng(seed)
     found = np.empty((rows, classes), np.float32)
     for start in range(0, rows, ROWS_AT_ONCE):
@@ -140,12 +140,12 @@ def _drawn(rows: int, classes: int, seed: int) -> NDArray[np.float32]:
 
 
 class _TooLong(BaseException):
-    """A metric is tried for too long; no Exception, which the metric itself might catch."""
+    """A metric exceeded its time limit. Not an Exception, which the metric itself might catch."""
 
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise `_TooLong` in the block after so many seconds; outside the main thread there is no limit."""
+    """Raise `_TooLong` in the block after `seconds`. There is no limit outside the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

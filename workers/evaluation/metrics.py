@@ -1,7 +1,7 @@
-"""Metrics of predictions, as sums and counts: parts of a data set add up to the whole's figures.
+"""Metrics of predictions, kept as sums and counts, so that the figures of parts of a data set can be added.
 
-Works on log-probabilities at T = 1, so that members, an ensemble's mean and a student are measured alike, and a label
-of probability 10^-60 counts as what it is.
+The inputs are log-probabilities at T = 1. So members, ensemble and student are measured alike, and a label
+of probability 10^-60 does not underflow.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ LogProbabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Inference:
-    """How a network computes when it answers: the precision of its matrix products, and examples a forward pass."""
+    """How a network computes its predictions: precision of its matrix products, and examples per forward pass."""
 
     precision: Precision = "auto"
     micro_batch: int | None = None
-    """None: by the size of an example."""
+    """None: chosen by the size of an example."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """What predictions come to: counts of examples and right ones, summed loss, and the same by confidence.
+    """Sums over predictions: examples, correct ones, NLL, and the same per bin of confidence.
 
     bin_examples, bin_confidence, bin_correct: [BINS] float64.
     """
@@ -63,7 +63,7 @@ class Sums:
 
     @property
     def mean_nll(self) -> float:
-        """Negative log-likelihood of the true label, nats an example; infinite where one label is ruled out."""
+        """Negative log-likelihood of the true label, nats per example; infinite where one label has probability 0."""
         return self.nll / self.examples
 
     @property
@@ -73,9 +73,10 @@ class Sums:
 
 
 def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
-    """log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids.
+    """Measure predictions against labels.
 
-    Nothing is clamped: a label of log-probability -inf, which logits of -inf give, makes the NLL infinite.
+    log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids.
+    Nothing is clamped: a label of log-probability -inf, which follows from a logit of -inf, makes the NLL infinite.
     """
     rows, best = np.arange(len(labels)), log_probabilities.argmax(axis=1)
     confidence = np.exp(log_probabilities[rows, best].astype(np.float64))
@@ -92,7 +93,7 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
 
 
 def predict(model: Predictor | nn.Module, x: Examples, how: Inference = Inference("float32")) -> Probabilities:
-    """softmax(logits) at T = 1: [P, K] float32, a row for each position."""
+    """softmax(logits) at T = 1: [P, K] float32, one row per position."""
     return torch.cat([torch.softmax(logits, -1).cpu() for logits in _logits(model, x, how)]).numpy()
 
 
@@ -103,7 +104,7 @@ def log_probabilities(
     labels: Index | None = None,
     collator: Collator = collate,
 ) -> LogProbabilities:
-    """log_softmax(logits) at T = 1, in float32: [P, K], or [P] where only those of `labels` [P] int64 are asked."""
+    """log_softmax(logits) at T = 1, in float32: [P, K]; with `labels` [P] int64 only the labels' entries, [P]."""
     found, start = [], 0
     for logits in _logits(model, x, how, collator):
         rows = torch.log_softmax(logits, -1).cpu()
@@ -118,7 +119,7 @@ def log_probabilities(
 def _logits(
     model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate
 ) -> Iterator[Tensor]:
-    """Logits [p, K] float32 of one micro-batch after another, on the device."""
+    """Logits [p, K] float32 on the device, one micro-batch at a time."""
     place = device()
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
@@ -131,13 +132,13 @@ def _logits(
 
 @torch.no_grad()
 def times_ms(answer: Callable[[Any], Tensor], example: Inputs, repeats: int, displaced: int = 0) -> NDArray[np.float64]:
-    """Milliseconds that `answer` takes for one example, each of so many times: [repeats].
+    """Latency of `answer` for one example, in milliseconds, measured `repeats` times after a warm-up: [repeats].
 
-    example: a batch of one, on the device of what answers. Warmed up first; on a GPU the answer is waited for.
-    displaced: bytes that are read between two answers, at most `CACHES`: as other networks would displace this one's
-    weights from caches if they answered in turn with it.
+    example: a batch of one, on the device of the network. On a GPU the measurement includes the synchronisation.
+    displaced: bytes to read between two calls, at most `CACHES`. The read evicts this network's weights from the
+    caches, as the other members of an ensemble would.
     """
-    between = torch.ones(min(displaced, CACHES) // 4, device=example.device)  # not zeros, which may share one page
+    between = torch.ones(min(displaced, CACHES) // 4, device=example.device)  # zeros may all map to one shared page
     warm_up, times = repeats // 5 + 1, []
     for _ in range(warm_up + repeats):
         if displaced:
@@ -151,7 +152,7 @@ def times_ms(answer: Callable[[Any], Tensor], example: Inputs, repeats: int, dis
 
 
 CACHES = 2**27
-"""Bytes whose reading displaces all else from the caches of a core or GPU."""
+"""Reading this many bytes evicts everything else from the caches of a core or GPU."""
 
 
 def percentiles(times: NDArray[np.float64]) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""The ensemble as a mixture of its members: its prediction for evaluation, by number of members, and fitted weights.
+"""The ensemble as a mixture of its members: predictions for evaluation, by number of members, and fitted weights.
 
-All of it works on log-probabilities in float64. Soft targets are averaged in fixed point (`workers.ensemble`), whose
-steps of 10^-9 suffice to learn from; a likelihood needs the logarithm of probabilities far below them. The members
-have a fixed order, so sums are the same in every run.
+All functions work on log-probabilities in float64. Soft targets are averaged in fixed point (`workers.ensemble`).
+Its steps of 10^-9 suffice for training, but a likelihood needs the logarithm of much smaller probabilities.
+The members have a fixed order, so sums are the same in every run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from workers.specs import ExampleWeights, FactorySpec
 Float64 = NDArray[np.float64]
 
 CHUNK_VALUES = 2**18
-"""Numbers [members, rows, classes] that a chunk of rows holds at a time: its float64 arrays fit a cache."""
+"""Size of a chunk, members * rows * classes, so that its float64 arrays fit a cache."""
 MemberWeights = Sequence[float] | ExampleWeights
-"""Numbers [M], scaled to sum to 1, or the rule of each example's weights (`workers.mixture_weights`) at T = 1."""
+"""Numbers [M], scaled to sum to 1, or a rule for weights per example (`workers.mixture_weights`) at T = 1."""
 WEIGHT_TOLERANCE = 1e-6
-"""Nats an example by which the likelihood under `fit_weights` may be below the largest there is."""
+"""Nats per example by which the log-likelihood under `fit_weights` may be below its maximum."""
 _GAP = 1e-9
 _MOST_STEPS = 200
 _NEGLIGIBLE = 1e-8
@@ -39,8 +39,8 @@ def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, 
     """The ensemble's prediction: log of sum_m w_m p_m, or the normalised sum_m w_m log p_m.
 
     log_probabilities: M arrays [N, K]. weights: members of weight 0 do not count. Returns log-probabilities [N, K]
-    float64. A class has -inf where all members rule it out (`arithmetic`) or one of them does
-    (`geometric`); a geometric mean of members that between them rule out every class is -inf throughout.
+    float64. A class has -inf where all members give it probability 0 (`arithmetic`) or one of them does
+    (`geometric`). Where every class has a member that gives it 0, the geometric mean is -inf throughout.
 
     Raises: ValueError for wrong weights or an unknown `combine`.
     """
@@ -57,7 +57,7 @@ def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, 
 def log_means(
     log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str
 ) -> Iterator[tuple[slice, Float64]]:
-    """`log_mean` by chunks of rows, each with its slice, so that memory does not grow with N or M."""
+    """`log_mean` by chunks of rows, each with its slice, so that memory grows neither with N nor with M."""
     for rows in _chunks(log_probabilities):
         yield rows, log_mean([p[rows] for p in log_probabilities], weights, combine)
 
@@ -72,7 +72,7 @@ def measure_mean(
 
 @dataclass(frozen=True)
 class Point:
-    """What an ensemble of `members` members is worth: accuracy, and NLL in nats an example."""
+    """Accuracy, and NLL in nats per example, of an ensemble of `members` members."""
 
     members: int
     accuracy: float
@@ -84,12 +84,13 @@ def curve(
 ) -> list[Point]:
     """Accuracy and likelihood by number of members.
 
-    One choice of k members would say as much of the choice as of k, so each point is the mean over every run of k
-    neighbours in the members' ring: each member appears equally often. Choices of weight 0 are left out.
+    A single choice of k members would mix the effect of k with that of the choice. So each point is the mean over
+    all runs of k neighbours in the ring of members, where each member appears equally often. Runs of total weight 0
+    are left out.
 
     log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
-    start plus one member: M^2 N K additions, in chunks of rows. Weights of each example are those that it has among all
-    members, scaled to sum to 1 over the choice.
+    start plus one member: M^2 N K additions, in chunks of rows. Weights per example are computed among all members,
+    then scaled to sum to 1 over the run.
     """
     members = len(log_probabilities)
     right, nll = np.zeros((members, members)), np.zeros((members, members))  # [neighbours - 1, first]
@@ -104,24 +105,24 @@ def curve(
         nll += found[1]
     points = []
     for k in range(members):
-        counted = weighed[k] if k + 1 < members else np.arange(members) == 0  # there is one choice of all members
+        counted = weighed[k] if k + 1 < members else np.arange(members) == 0  # all runs of M are equal
         points.append(Point(k + 1, *(float(sums[k][counted].mean()) / len(labels) for sums in (right, nll))))
     return points
 
 
 def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
-    """Right answers and summed NLL of every run of neighbours over some rows: [M, M] each, neighbours - 1 and first.
+    """Correct predictions and summed NLL of every run of neighbours over some rows: [M, M] each.
 
-    each: [M, n, K] log-probabilities, overwritten. shares: [M, n], or [M, 1] where they are those of all examples.
-    masses: their `_masses`.
+    The axes of the results are the run's length - 1 and its first member. each: [M, n, K] log-probabilities,
+    overwritten. shares: [M, n], or [M, 1] where all examples share them. masses: their `_masses`.
     """
     members, rows = len(each), np.arange(len(labels))
     right, nll = np.zeros((members, members)), np.zeros((members, members))
-    with np.errstate(divide="ignore", invalid="ignore"):  # choices of weight 0 are NaN
+    with np.errstate(divide="ignore", invalid="ignore"):  # runs of total weight 0 are NaN
         of_label = each[:, rows, labels] + np.log(shares)
         terms = np.exp(each, out=each) if combine == "arithmetic" else each
         terms *= shares[:, :, None]
-        terms[np.broadcast_to(shares == 0, terms.shape[:2])] = 0.0  # also where 0 was multiplied by -inf
+        terms[np.broadcast_to(shares == 0, terms.shape[:2])] = 0.0  # 0 * -inf gave NaN
         sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
         for k, mass in enumerate(masses):
             _add_rolled(sums, terms, k)
@@ -137,7 +138,7 @@ def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels:
 
 
 def _masses(shares: Float64) -> Float64:
-    """The summed shares [M, n] of every run of neighbours: [M, M, n], neighbours - 1 and first."""
+    """The summed shares [M, n] of every run of neighbours: [M, M, n], by the run's length - 1 and first member."""
     return np.stack([np.roll(shares, -k, axis=0) for k in range(len(shares))]).cumsum(axis=0)
 
 
@@ -149,25 +150,26 @@ def _add_rolled(sums: Float64, terms: Float64, by: int) -> None:
 
 
 def fit_weights(label_log_probabilities: NDArray[Any]) -> list[float]:
-    """The member weights under which the arithmetic mean gives held-out labels the highest likelihood (for a
-    geometric mean they serve as an estimate of what each member is worth).
+    """Member weights that maximise the likelihood of held-out labels under the arithmetic mean.
 
-    label_log_probabilities: [M, N], what each member gives the true label of each held-out example. Returns M weights
-    that sum to 1, for which the mean log-likelihood is at most `WEIGHT_TOLERANCE` nats an example below its maximum.
-    Eight digits of each count, so that rounding on another machine gives the same ensemble. Examples whose label every
-    member rules out have no likelihood under any weights, and are left out; without any other the weights are uniform.
+    With a geometric mean they are only an estimate of each member's quality.
 
-    The likelihood is concave in the weights. Each step is Newton's, with the weights kept at or above 0 by
-    non-negative least squares (Kim, Carbonetto, Stephens and Anitescu 2020, "A fast algorithm for maximum likelihood
-    estimation of mixture proportions using sequential quadratic programming"); where rounding stops it, one of
-    expectation-maximisation (Dempster, Laird and Rubin 1977). The duality gap max_m mean_n p_mn / mix_n - 1 bounds
-    what is missing to the maximum.
+    label_log_probabilities: [M, N], each member's log-probability of the true label of each held-out example. Returns
+    M weights that sum to 1. Their mean log-likelihood is at most `WEIGHT_TOLERANCE` nats per example below the maximum.
+    They are rounded to eight digits, so that rounding on another machine gives the same ensemble. Examples whose label
+    has probability 0 under every member are left out; if no other example is left, the weights are uniform.
+
+    The log-likelihood is concave in the weights. Each step is a Newton step, and non-negative least squares keeps
+    the weights at or above 0 (Kim, Carbonetto, Stephens and Anitescu 2020, "A fast algorithm for maximum likelihood
+    estimation of mixture proportions using sequential quadratic programming"). Where rounding stops Newton's method,
+    a step of expectation-maximisation replaces it (Dempster, Laird and Rubin 1977). The duality gap
+    max_m mean_n p_mn / mix_n - 1 bounds the distance to the maximum.
     """
     logs = np.asarray(label_log_probabilities, dtype=np.float64)
     members = len(logs)
     weights = np.full(members, 1.0 / members)
     possible = np.isfinite(logs.max(axis=0))
-    relative = np.exp(logs[:, possible] - logs[:, possible].max(axis=0))  # a factor of an example moves no weight
+    relative = np.exp(logs[:, possible] - logs[:, possible].max(axis=0))  # a factor per example cancels
     for _ in range(_MOST_STEPS if possible.any() else 0):
         responsibility = relative / (weights @ relative)
         if responsibility.mean(axis=1).max() - 1 <= _GAP:
@@ -177,8 +179,11 @@ def fit_weights(label_log_probabilities: NDArray[Any]) -> list[float]:
 
 
 def _towards(relative: Float64, weights: Float64, responsibility: Float64) -> Float64:
-    """Weights of a higher likelihood. relative: [M, N], probabilities up to a factor of each example. responsibility:
-    [M, N], the same over the mixture's."""
+    """One step to weights of higher likelihood.
+
+    relative: [M, N], probabilities up to a factor per example. responsibility: [M, N], `relative` divided by its
+    mixture.
+    """
     gradient = responsibility.mean(axis=1)
     newton = _newton(responsibility, weights, gradient) - weights
     likelihood, slope = np.log(weights @ relative).mean(), float(gradient @ newton - newton.sum())
@@ -194,25 +199,27 @@ def _towards(relative: Float64, weights: Float64, responsibility: Float64) -> Fl
 
 
 def _newton(responsibility: Float64, weights: Float64, gradient: Float64) -> Float64:
-    """The weights, at or above 0, that maximise the second-order model of the likelihood minus the weights' sum (by
-    which they need no constraint to sum to 1)."""
+    """The weights, at or above 0, that maximise the second-order model of log-likelihood minus sum of weights.
+
+    The subtracted sum replaces the constraint that the weights sum to 1.
+    """
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls
 
     members, examples = responsibility.shape
     hessian = responsibility @ responsibility.T / examples
-    ridge = 1e-10 * float(np.trace(hessian)) / members + 1e-14  # equal members leave it singular
+    ridge = 1e-10 * float(np.trace(hessian)) / members + 1e-14  # equal members make the Hessian singular
     upper = cholesky(hessian + ridge * np.eye(members))
     target = solve_triangular(upper, 2 * gradient - 1 + ridge * weights, trans="T")
     try:
         found: Float64 = nnls(upper, target, maxiter=100 * members)[0]
-    except RuntimeError:  # too many steps: then those of expectation-maximisation go on
+    except RuntimeError:  # too many steps; the caller falls back to expectation-maximisation
         return weights
     return found
 
 
 def _shares(weights: MemberWeights, combine: str, log_probabilities: Sequence[NDArray[Any]] | Float64) -> Float64:
-    """Weights that sum to 1 over the members: [M, 1], or [M, N] of each example of `log_probabilities`, M arrays."""
+    """Weights that sum to 1 over the members: [M, 1], or per example of `log_probabilities` (M arrays) [M, N]."""
     if combine not in COMBINES:
         raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")
     if not isinstance(weights, (str, FactorySpec)):
@@ -228,7 +235,7 @@ def _chunks(log_probabilities: Sequence[LogProbabilities]) -> Iterator[slice]:
 
 
 def _log_sum_exp(values: Float64, axis: int) -> Float64:
-    """log of the sum of exp along an axis; -inf where all are."""
+    """log of the sum of exp along an axis; -inf where all values are -inf."""
     top = values.max(axis=axis, keepdims=True)
     with np.errstate(divide="ignore"):
         found: Float64 = np.log(np.exp(values - _finite(top)).sum(axis=axis)) + _finite(top.squeeze(axis))
@@ -236,5 +243,5 @@ def _log_sum_exp(values: Float64, axis: int) -> Float64:
 
 
 def _finite(values: Float64) -> Float64:
-    """The same with 0 for -inf, so that -inf less it stays -inf instead of NaN."""
+    """`values` with 0 for -inf, so that -inf minus the result stays -inf and does not become NaN."""
     return np.where(np.isneginf(values), 0.0, values)

@@ -1,7 +1,6 @@
-"""What runs as a Ray task: a member's training, a system's predictions, the latency of all.
+"""Ray tasks of the evaluation: a system's predictions, the latency of all systems, custom metrics.
 
-Tasks and not actors, since each has a beginning and an end; ten tasks cost seconds where ten Ray Train starts cost
-minutes. Each first announces itself in `events`, a `ray.util.queue.Queue`. Exceptions leave it as a `Fault`.
+Each task first announces itself in `events`, a `ray.util.queue.Queue`. It re-raises exceptions as a `Fault`.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from workers.specs import FactorySpec
 logger = logging.getLogger(__name__)
 
 Asked = tuple[Member, Inference]
-"""A system, and how it computes when it answers."""
+"""A system, and how it computes its predictions."""
 PREDICTED = "log_probabilities"
-"""What kept predictions are called in their file."""
+"""Tensor name of the cached predictions in their file."""
 ENSEMBLE = "ensemble"
 """The name of all members together."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system is asked for: its log-probabilities for a split.
+    """A request for one system's log-probabilities on a split.
 
-    of_labels: of the labels alone. kept: URI of the record that they are kept by, and their key.
+    of_labels: only the entries of the labels. kept: URI of their cache record, and their cache key.
     """
 
     asked: Asked
@@ -62,9 +61,9 @@ class Prediction:
 @ray.remote
 @faults.raises_faults
 def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbabilities:
-    """Log-probabilities of one system at T = 1 for a split: [N, K] float32, or [N] of the labels.
+    """Log-probabilities of one system on a split at T = 1: [N, K] float32, or with `of_labels` [N].
 
-    Raises: `RunError` where an answer holds NaN.
+    Raises: `RunError` where a prediction is NaN.
     """
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
@@ -82,13 +81,13 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbab
     if job.kept is not None:
         try:
             _keep(predicted, *job.kept)
-        except Exception as error:  # of any storage; they are only kept to save time
+        except Exception as error:  # from any storage backend; the cache only saves time
             logger.warning("predictions could not be kept: %s", error)
     return predicted
 
 
 def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
-    """Write predictions as safetensors beside their record, and then the record."""
+    """Write predictions as safetensors beside their record, then the record, so that a record implies its file."""
     uri = kept_beside(record)
     content = safetensors.numpy.save({PREDICTED: predicted})
     storage.write_bytes(uri, content)
@@ -96,13 +95,13 @@ def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
 
 
 def kept_beside(record: str) -> str:
-    """The file with the predictions that the record at a URI states."""
+    """URI of the predictions that the record at `record` describes."""
     return record.removesuffix(".json") + ".safetensors"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Whose size and latency are measured: the members with their mean, and the others."""
+    """The systems whose size and latency are measured: the members, with their ensemble, and the others."""
 
     members: Sequence[Asked]
     others: Sequence[Asked]
@@ -113,11 +112,11 @@ class Measurement:
 @ray.remote
 @faults.raises_faults
 def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, tuple[int, dict[str, float]]]:
-    """Parameters and latency in ms of one example: of each system by its name, and of the members' ensemble.
+    """Parameter count and latency (ms per example) of each system by its name, and of the ensemble.
 
-    One process with one thread holds one network at a time, so that the figures can be compared and memory does not
-    grow with the ensemble. The ensemble answers by its members in turn and then the mean of what they answered: the
-    n-th of its times is the sum of their n-th times, each taken with the other members' weights read in between.
+    One process with one thread holds one network at a time, so that the figures are comparable and memory does not
+    grow with the ensemble. The ensemble runs its members in turn and then averages their predictions. So its n-th
+    latency is the sum of the members' n-th latencies, each measured after the caches were evicted, and of the average.
     """
     processes.announce(name, events)
     torch.set_num_threads(1)
@@ -144,14 +143,14 @@ def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[st
 def custom_metrics(
     specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, events: Any
 ) -> dict[str, float]:
-    """The metrics that the configuration adds, of one system's predictions: they get probabilities [N, K] float32."""
+    """The user's own metrics of one system's predictions; each metric gets probabilities [N, K] float32."""
     processes.announce(name, events)
     return custom_metrics_.call(specs, np.exp(predicted), labels)
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """One network's latency: ms of each time, alone and in turn with others; and what it answered, [1, K]."""
+    """One network's latencies in ms, alone and in turn with other networks, and its prediction [1, K]."""
 
     parameters: int
     alone: NDArray[np.float64]
@@ -160,8 +159,10 @@ class _Timed:
 
 
 def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
-    """Load one network, time it on the first example of `x`, let it go. others: bytes of the networks that answer in
-    turn with it."""
+    """Load one network, time it on the first example of `x`, and release it.
+
+    others: bytes of the networks that run in turn with it.
+    """
     member, how = asked
     model = teacher.load(member).to(place)
     answer, example = _answering(model, how), predictor.collator(member.model)(x, np.zeros(1, np.int64)).to(place)
@@ -171,7 +172,7 @@ def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others:
 
 
 def _answering(model: Predictor, how: Inference) -> Callable[[Inputs], Tensor]:
-    """What answers a batch with probabilities."""
+    """A function from a batch to probabilities."""
 
     @torch.no_grad()
     def answer(x: Inputs) -> Tensor:

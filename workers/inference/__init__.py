@@ -1,1 +1,1 @@
-"""Teachers: what hosts members and answers with their contributions."""
+"""Teachers: they host members and compute the members' contributions to the soft targets."""

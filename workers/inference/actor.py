@@ -1,4 +1,4 @@
-"""A teacher behind Ray. It reads the transfer set itself, so that indices travel and examples do not."""
+"""A teacher as a Ray actor. It reads the transfer set itself, so that requests carry indices and not examples."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from workers.targets.soft_targets import Numerics
 
 PROBE_VALUES = 2**18
 TOGETHER_BYTES = 2**29
-"""Of inputs and answers, in main memory, of pieces that are computed together where members take turns on a GPU."""
+"""Most bytes of inputs and answers in main memory for pieces that share a turn of the members on a GPU."""
 REPEATABLE, REPEATABLE_ON_GPU = 1e-4, 0.05
-"""How far probabilities of the same examples may be apart: kernels of a GPU may add in another order each time, and a
-sum in bfloat16 then be rounded elsewhere."""
+"""Largest difference between two computations of the same probabilities. GPU kernels may add in another order each
+time, and rounding to bfloat16 amplifies the difference."""
 
 
 def probe_rows(classes: int) -> int:
-    """How many examples a teacher is tried on when it starts."""
+    """Number of examples on which a starting teacher is probed."""
     return max(1, min(256, PROBE_VALUES // classes))
 
 
 @dataclass(frozen=True)
 class TeacherWork:
-    """What every teacher of a pass is told. kept: where members' logits are kept, by their names; run: its name."""
+    """Settings of every teacher of a pass. kept: caches of members' logits, by member; run: the run's name."""
 
     class_count: int
     """Not `classes`: a method that names it beside `torch` drags `torch.classes` into Ray's pickle, which fails."""
@@ -54,22 +54,22 @@ class TeacherWork:
 
 @dataclass(frozen=True)
 class Started:
-    """A teacher that is up: how it computes, and which process of which node it is."""
+    """A teacher that has started: how it computes, and its process and node."""
 
     stacked: bool
     where: Where
     part_s: float
-    """About how long a part takes it, at most: few examples take longer each."""
+    """Upper estimate of the time for a part, from a few examples, which take longer each."""
     probes: dict[str, NDArray[np.float32]]
-    """What each member says of the first examples of the first part: probabilities [n, K] at T = 1."""
+    """Each member's probabilities of the first examples of the first part: [n, K] at T = 1."""
 
 
 @ray.remote
 class TeacherActor:
-    """A `Teacher` behind Ray. Loses nothing when it is started again: it only reads.
+    """A `Teacher` as a Ray actor. A restart loses nothing, since the actor has no state of its own.
 
-    Exceptions leave its methods as a `Fault`. Members are loaded by the first method, since of an exception of
-    `__init__` Ray hands on nothing but text.
+    Its methods re-raise exceptions as a `Fault`. The first method call loads the members, since Ray passes on only
+    the text of an exception in `__init__`.
     """
 
     def __init__(self, members: list[Member], data: Dataset, work: TeacherWork) -> None:
@@ -83,20 +83,20 @@ class TeacherActor:
         self.collators = {member.name: predictor.collator(member.model) for member in members}
         self._teacher: Teacher | None = None
         self.answers: dict[int, NDArray[Any]] = {}
-        """Answers to pieces that were computed together with an earlier one, before the pool asks for them."""
+        """Prefetched answers, computed together with an earlier piece."""
         self.answered_for: tuple[Any, ...] = ()
-        """The temperature, weights and rule that they are for."""
+        """The temperature, weights and rule of the prefetched answers."""
 
     @property
     def teacher(self) -> Teacher:
-        """The members, loaded."""
+        """The teacher; loads the members on first use."""
         if self._teacher is None:
             loaded = {}
             for member in self.members:
                 with faults.caught(member.name):
                     loaded[member.name] = load(member)
             numerics = self.numerics
-            device = torch.device(numerics.device)  # as it will be on record
+            device = torch.device(numerics.device)  # the device that parts record
             self._teacher = Teacher(
                 loaded,
                 numerics.precision,
@@ -110,8 +110,10 @@ class TeacherActor:
 
     @faults.raises_faults
     def ready(self, stack: bool | None) -> Started:
-        """Once the members are loaded, and it is settled whether they are computed stacked: as asked, or as is faster
-        (None)."""
+        """Load the members, decide on stacking, and probe them. stack: None to take the faster way.
+
+        Raises: `RunError` where a member's outputs are not repeatable.
+        """
         ids = self.layout.piece_ids(0)[: self.teacher.micro_batch]
         stacked = self.teacher.prepare(stack, self._gather(ids))
         shown = ids[: probe_rows(self.teacher.classes)]
@@ -123,7 +125,7 @@ class TeacherActor:
         part_s = (time.perf_counter() - started) * len(self.layout.piece_ids(0)) / len(shown) * together
         for name, answer in first.items():
             apart = float(np.abs(answer - again[name]).max())
-            if apart > (REPEATABLE if self.teacher.device.type == "cpu" else REPEATABLE_ON_GPU):  # not for NaN
+            if apart > (REPEATABLE if self.teacher.device.type == "cpu" else REPEATABLE_ON_GPU):  # false for NaN
                 raise RunError(
                     f"{name} answers the same examples differently each time, by up to {apart:.2g}. Expected a network "
                     "that in evaluation mode draws nothing at random."
@@ -131,15 +133,14 @@ class TeacherActor:
         return Started(stacked, processes.here(), part_s, first)
 
     @faults.raises_faults
-    @ray.method(num_returns=2)  # innermost: Ray reads it from the unwrapped function
+    @ray.method(num_returns=2)  # innermost, since Ray reads it from the unwrapped function
     def soften(
         self, piece: int, temperature: float, weights: dict[str, float], combine: str | None, ahead: Sequence[int] = ()
     ) -> tuple[int, NDArray[Any]]:
-        """`Teacher.soften_all` of a piece's examples, in its order, [rows, K] fixed point or [members, rows, K] logits;
-        before it the rows alone.
+        """`Teacher.soften_all` for one piece: the number of rows, and the answer.
 
-        ahead: the pieces that will be asked for next. Where members take turns on the device, some of them are computed
-        together with this one.
+        The answer is [rows, K] fixed point or [members, rows, K] logits, in the piece's order. ahead: the next pieces
+        of this teacher. Where members take turns on the device, the teacher computes some of them along with this one.
         """
         began = time.perf_counter()
         asked = (temperature, weights, combine)
@@ -156,7 +157,7 @@ class TeacherActor:
         return answer.shape[-2], answer
 
     def _together(self, piece: int, ahead: Sequence[int]) -> list[int]:
-        """This piece and those of the next that are computed with it: none where all members are on the device."""
+        """This piece and the next ones to compute with it: none where all members stay on the device."""
         if not self.teacher.takes_turns:
             return [piece]
         of_row = self.teacher.classes * self.teacher.fixed_point.itemsize
@@ -167,7 +168,7 @@ class TeacherActor:
     def _answered(
         self, pieces: Sequence[int], temperature: float, weights: dict[str, float], combine: str | None
     ) -> dict[int, NDArray[Any]]:
-        """The answers to some pieces, with what is kept of them written; each cut so that its inputs stay small."""
+        """Compute the answers to some pieces, in cuts that limit the size of inputs, and write logits to the caches."""
         ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
         known = {piece: self._known(piece) for piece in pieces}
         cuts = [(piece, rows) for piece in pieces for rows in self._cuts(len(ids[piece]))]
@@ -189,7 +190,7 @@ class TeacherActor:
         return {piece: torch.cat(answers, dim=-2).numpy() for piece, answers in of_pieces.items()}
 
     def _known(self, piece: int) -> dict[str, Tensor]:
-        """The logits of members that are kept of a piece."""
+        """The members' logits that are cached for a piece."""
         found: dict[str, Tensor] = {}
         for name, kept in self.kept.items():
             with faults.caught(name):
@@ -199,7 +200,7 @@ class TeacherActor:
         return found
 
     def _asked(self, ids: Index, cut: slice, known: dict[str, Tensor]) -> Asked:
-        """A cut of a piece's examples `ids`. known: members' logits for the rows of the piece."""
+        """The request for a cut of a piece's examples `ids`. known: cached logits for the rows of the piece."""
         edges = self.positions.edges(ids)
         rows = slice(int(edges[cut.start]), int(edges[cut.stop]))
         nothing_to_compute = len(known) == len(self.teacher.predictors)
@@ -207,20 +208,20 @@ class TeacherActor:
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 
     def _keep(self, piece: int, ids: Index, computed: Sequence[dict[str, Tensor]]) -> None:
-        """Keep the logits that members computed of a piece, its examples called as the user gave them."""
+        """Write the computed logits of a piece to the caches. Rows are identified by the user's example ids."""
         for name in self.kept.keys() & computed[0].keys():
             with faults.caught(name):
                 logits = torch.cat([each[name] for each in computed])
                 self.kept[name].write(piece, self.numbering.of(ids), logits)
 
     def _gather(self, ids: Index) -> Inputs | Batches:
-        """Inputs in main memory, in few bytes where they are sent to a GPU."""
+        """Inputs in main memory, in a narrow dtype where they go to a GPU."""
         narrow = self.teacher.device.type == "cuda"
         made = {collator: collator(self.x, ids, narrow=narrow) for collator in {*self.collators.values()}}
         return made if len(made) > 1 else next(iter(made.values()))
 
     def _cuts(self, rows: int) -> list[slice]:
-        """A piece's rows, so many at a time that their inputs stay small; whole micro-batches, so no bit changes."""
+        """Cut a piece's rows to limit the size of inputs. Cuts are whole micro-batches, so that no bit changes."""
         wide = 4 * values_of(self.x)
         step = max(1, RESIDENT_BYTES // max(wide, 1) // self.teacher.micro_batch) * self.teacher.micro_batch
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

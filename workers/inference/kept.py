@@ -1,4 +1,4 @@
-"""Whether the weights that a training kept are the network that was trained: loaded here, and in another process."""
+"""Checks that saved weights reproduce the trained network, in the training process and in another one."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
 
 KEPT_ROWS = 32
-"""Validation rows on which kept weights are compared."""
+"""Validation rows for the comparison."""
 SAME_ON_GPU = 1e-2
-"""`SAME` where kernels may add in another order each time, and products are rounded further."""
+"""`SAME` for a GPU, where kernels may add in another order each time and products are less precise."""
 ANSWERS, LOGITS = "answers.pt", "logits"
-"""What kept weights answered in the process that trained them: a file beside them until another has compared."""
+"""File beside the weights with their outputs in the training process, until another process has compared them."""
 
 
 def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Examples) -> None:
-    """`check_saved` of a trained network. kept: the state dict that was saved, which `module` then has."""
+    """`check_saved` of a trained network. kept: the saved state dict, which is loaded into `module`."""
     module.load_state_dict(kept)
     check_saved(TorchPredictor(module.eval()), member, x, next(module.parameters()).device)
 
 
 def check_saved(trained: Predictor, member: Member, x: Examples, device: torch.device) -> None:
-    """Load `member` as everything after its training does, and compare it with what was trained.
+    """Load `member` as all later stages do, and compare its outputs with those of the trained model.
 
-    x: rows to compare on. The answers stay beside the weights for `check_elsewhere`.
-
-    Raises: `RunError` where their answers differ.
+    x: rows to compare on. The outputs stay beside the weights for `check_elsewhere`.
+    Raises: `RunError` where the outputs differ.
     """
     with seeded(0), torch.no_grad():
         loaded, batch = load(member).to(device), _compared(member, x, device)
@@ -51,9 +50,9 @@ def check_saved(trained: Predictor, member: Member, x: Examples, device: torch.d
 
 
 def check_elsewhere(member: Member, x: Examples) -> None:
-    """Compare what kept weights answer in this process with what they answered in the one that trained them.
+    """Compare the outputs of saved weights in this process with those in the training process.
 
-    x: the rows of `check_kept`. Raises: `RunError` where the network follows from the process that builds it.
+    x: the rows of `check_kept`. Raises: `RunError` where the network depends on the process that builds it.
     """
     uri = storage.join(storage.parent(member.weights), ANSWERS)
     there = checkpoints.load_state(uri)
@@ -73,5 +72,5 @@ def check_elsewhere(member: Member, x: Examples) -> None:
 
 
 def _compared(member: Member, x: Examples, device: torch.device) -> Inputs:
-    """The examples that a network is compared on, as it takes them."""
+    """The examples of the comparison, as the model's collator builds them."""
     return predictor.collator(member.model)(x, spread(len(x), KEPT_ROWS)).to(device)

@@ -1,12 +1,13 @@
-"""Teachers' answers -> a part of the store: the mean, its compression and the writing, wherever that is done.
+"""Turns teachers' answers into a part of the store: computes the mean, compresses and writes it.
 
-On the driver where answers are small; as Ray tasks beside the teachers where they are large, so that the softmax of a
-large vocabulary never passes through the driver. A part of compressed rows is made of many pieces: each is reduced to
-its largest probabilities where its answers are, and only those travel on. The same functions, so the same bytes.
+This happens on the driver where answers are small, and in Ray tasks beside the teachers where they are large. So the
+softmax of a large vocabulary never passes through the driver. A part of compressed rows consists of many pieces. A
+task reduces each piece to its largest probabilities on the node of its answers, and sends only those. Both ways use the
+same functions, so the bytes are equal.
 
-What teachers answer goes there by Ray's object store. Ray Direct Transport is three times as fast between processes
-(gloo, 120 MB a teacher), but Ray 2.60 kills both ends of a transfer that fails, so that a lost teacher would take
-healthy ones with it, against what `on_member_loss` promises.
+The answers pass through Ray's object store. Ray Direct Transport is three times as fast between processes (gloo,
+120 MB per teacher). But Ray 2.60 kills both ends of a transfer that fails, so a lost teacher would kill healthy ones,
+which violates `on_member_loss`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from workers.targets.soft_targets import Numerics, Part
 
 @dataclass(frozen=True)
 class Rule:
-    """What the teachers' answers to a piece come to."""
+    """The rule that reduces the teachers' answers to a piece."""
 
     combine: str
     dtype: str = "float32"
@@ -41,10 +42,10 @@ class Rule:
     weighting: ExampleWeights | None = None
 
     def reduce(self, *answers: NDArray[Any]) -> Targets:
-        """The soft targets of a piece, as they are stored, from the teachers' answers to it.
+        """The soft targets of a piece in their stored form, from the teachers' answers.
 
-        Each is the sum of a teacher's contributions, [rows, K] in fixed point; where weights are of each example, the
-        logits of its members, [members, rows, K] float32.
+        An answer is the sum of a teacher's contributions, [rows, K] in fixed point. With weights per example it is
+        the logits of the teacher's members, [members, rows, K] float32.
         """
         if self.weighting is not None:
             logits = torch.from_numpy(np.concatenate(answers))
@@ -60,7 +61,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Assembly:
-    """How parts are made: where they go, what answers come to, and how examples are called."""
+    """How to make parts: their folder, the rule for answers, and the numbering of examples."""
 
     folder: str
     layout: PartLayout
@@ -70,7 +71,7 @@ class Assembly:
     numbering: Numbering
 
     def task(self, number: int) -> PartTask:
-        """One part's share of this, without the numbering of the others."""
+        """The settings for a single part, without the numbering of other parts, so that they are small to send."""
         return PartTask(
             folder=self.folder,
             number=number,
@@ -91,10 +92,10 @@ class Assembly:
 
 @dataclass(frozen=True, kw_only=True)
 class PartTask:
-    """What has to be known to make one part, in whatever process.
+    """All settings for one part, for any process.
 
-    names: of its rows, in their order. order: [rows] the row of its pieces, one after another, that each of its own
-    is; None for a part of a single piece, which has its order already.
+    names: identify the part's rows, in their order. order: [rows], for each row its index in the concatenated pieces;
+    None for a part of a single piece, which is already in order.
     """
 
     folder: str
@@ -117,17 +118,17 @@ class PartTask:
         )
 
     def part(self, members: Sequence[str], *answers: NDArray[Any]) -> Part:
-        """The part, of a single piece, from the teachers' answers to it."""
+        """Make a part of a single piece from the teachers' answers to that piece."""
         return self.write(members, [self.rule.reduce(*answers)])
 
 
 @ray.remote(num_cpus=0, max_retries=3)
 def part_beside_teachers(task: PartTask, members: Sequence[str], *answers: NDArray[Any]) -> Part:
-    """`PartTask.part` in a process of its own, which Ray places where the answers are."""
+    """`PartTask.part` in a separate process, which Ray places on the node of the answers."""
     return task.part(members, *answers)
 
 
 @ray.remote(num_cpus=0, max_retries=3)
 def reduced_beside_teachers(rule: Rule, *answers: NDArray[Any]) -> Targets:
-    """`Rule.reduce` in a process of its own, which Ray places where the answers are."""
+    """`Rule.reduce` in a separate process, which Ray places on the node of the answers."""
     return rule.reduce(*answers)

@@ -1,7 +1,7 @@
-"""A teacher: one or several trained members that answer with their weighted, softened probabilities.
+"""A teacher: one or several trained members that compute their weighted, softened probabilities.
 
-Plain torch, for a GPU or none; `workers.inference.actor` puts it behind Ray. Answers are sums of the hosted members'
-contributions in fixed point (see `workers.ensemble`), so it does not matter which members share a teacher.
+It is plain torch, for CPU or GPU; `workers.inference.actor` makes it a Ray actor. Answers are sums of the hosted
+members' contributions in fixed point (see `workers.ensemble`), so they do not depend on which members share a teacher.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from workers.specs import AnyModel, Precision
 logger = logging.getLogger(__name__)
 
 RESIDENT_BYTES = 2**28
-"""Of inputs that lie on the device all at once, for each member in turn; more go there by the micro-batch."""
+"""Most bytes of inputs that stay on the device for all members; larger inputs are copied by micro-batch."""
 
 Forward = Callable[[Inputs], Tensor]
-"""A batch of B examples to the logits of M members [M, P, K]."""
+"""Maps a batch of B examples to the logits of M members [M, P, K]."""
 Waves = Generator[tuple[list[str], Forward]]
 Batches = Mapping[Collator, Inputs]
-"""The same examples as each collator makes a batch of them."""
+"""The same examples as a batch per collator."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trained model: `weights` is the URI of what it learned, a file that its kind reads."""
+    """One trained model: `weights` is the URI of its weights, in the file format of its kind."""
 
     name: str
     model: AnyModel
@@ -56,27 +56,27 @@ class Member:
 
 
 def follows_from(member: Member) -> dict[str, Any]:
-    """What a member's answers follow from, besides what it is asked: its weights, its spec, its code."""
+    """The inputs that determine a member's outputs for given examples: its weights, its spec and its code."""
     return {"weights": checkpoints.sha256(member.weights), **model_provenance.of_model(member.model)}
 
 
 def key_of(member: Member) -> Key:
-    """The same as one key."""
+    """The cache key of `follows_from`."""
     return Key("answers", 1, **follows_from(member))
 
 
 def load(member: Member) -> Predictor:
-    """The member as it answers."""
+    """The member's predictor."""
     return predictor.load(member.model, member.weights)
 
 
 @dataclass
 class Asked:
-    """Examples that are asked for at a time: `x` as the models take it, or narrower (`arrays.as_tensor`), and where
-    members take different columns, a batch for each collator.
+    """One request to a teacher.
 
-    known: logits [P, K] float32 of members that need not be computed. computed: gets the logits of the others, where
-    they are to be kept; None: they are not.
+    x: the models' input batch, perhaps in a narrower dtype (`arrays.as_tensor`); where members take different columns,
+    a batch per collator. known: cached logits [P, K] float32, by member. computed: receives the logits of the other
+    members, for the cache; None: there is no cache.
     """
 
     x: Inputs | Batches
@@ -85,7 +85,7 @@ class Asked:
 
 
 class Teacher:
-    """Members on one device. `members` maps a name to what answers: a predictor, or a torch module as one."""
+    """Members on one device. `members` maps names to predictors or torch modules."""
 
     def __init__(
         self,
@@ -98,9 +98,8 @@ class Teacher:
         device: torch.device | None = None,
         collators: Mapping[str, Collator] = {},
     ) -> None:
-        """micro_batch: examples a forward pass. bits: of the fixed point that it answers in. classes: as many as each
-        answer must have; 0: whatever it has. device: None: CUDA where torch sees it. collators: what makes each
-        member's batches; of those that are left out, one that takes every column.
+        """micro_batch: examples per forward pass. bits: of the fixed point of answers. classes: required number of
+        classes; 0: any. device: None for CUDA where available. collators: by member; the default takes every column.
 
         Raises: `RunError` where torch does not see the device.
         """
@@ -115,38 +114,38 @@ class Teacher:
             module.eval()
         self._forward: Stacked | None = None
         self._whole: set[str] = set()
-        """Members that are computed in float32 as a whole, since their logits would be rounded otherwise."""
+        """Members that run entirely in float32, since bfloat16 would round their logits."""
         self._tries_again = False
-        """Whether a lack of memory is answered by another attempt."""
+        """Whether the caller retries after an out-of-memory error."""
         self._settle(_staying(self.modules, self.device))
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """The members that are torch modules; only these are moved, packed and stacked."""
+        """The members that are torch modules; only these can be moved, packed and stacked."""
         return {name: each.module for name, each in self.predictors.items() if each.module is not None}
 
     def _settle(self, staying: frozenset[str]) -> None:
-        """Let these modules stay on the device, and the others wait in main memory for their turns."""
+        """Keep these modules on the device and the others in main memory until their turn."""
         self.staying = staying | (self.predictors.keys() - self.modules.keys())
         for name, each in self.predictors.items():
             each.to(self.device if name in self.staying else torch.device("cpu"))
 
     @property
     def takes_turns(self) -> bool:
-        """Whether members go to the device and leave it for every call."""
+        """Whether some members move to the device and leave it in every call."""
         return self._forward is None and len(self.staying) < len(self.predictors)
 
     def prepare(self, choice: bool | None, x: Inputs | Batches) -> bool:
-        """Make each member ready for pieces like `x`, and choose how members are computed by trying it.
+        """Prepare each member for pieces like `x`, and decide whether to stack members.
 
-        choice: stacked (True) or one by one (False); None: whichever is faster on a GPU. On a CPU one by one always.
-        Returns what was chosen.
+        choice: stacked (True) or one by one (False); None: the faster way on a GPU, by measurement. On a CPU always one
+        by one. Returns the decision.
         """
         tried = {name: self._own(x, name)[: self.micro_batch] for name in self.predictors}
         if self._forward is not None:
             self._forward = None
             self._settle(_staying(self.modules, self.device))
-        for name, each in self.predictors.items():  # one after another: what is packed is there twice meanwhile
+        for name, each in self.predictors.items():  # one at a time, since packing briefly doubles the memory
             with self._caught(name), self._on_device(name):
                 if not each.prepare(tried[name], self.device, self.precision):
                     logger.warning("%s is computed in float32 as a whole: its last product cannot be told apart", name)
@@ -161,16 +160,16 @@ class Teacher:
                 choice = worth_stacking(modules, arrays.widened(first.to(self.device)))
         if choice and len(modules) > 1:
             self._forward = stacked(modules)
-            self._settle(frozenset())  # their weights are there once more, in the stack
+            self._settle(frozenset())  # the stack has its own copy of their weights
         return choice
 
     def _own(self, x: Inputs | Batches, name: str) -> Inputs:
-        """The batch as a member takes it."""
+        """The batch of the member's collator."""
         return x[self.collators[name]] if isinstance(x, Mapping) else x
 
     @torch.no_grad()
     def probe(self, x: Inputs | Batches) -> dict[str, NDArray[np.float32]]:
-        """What each member says of a few examples, as it would in a pass: probabilities [n, K] float32 at T = 1."""
+        """Each member's probabilities of a few examples, computed as in a pass: [n, K] float32 at T = 1."""
         found: dict[str, NDArray[np.float32]] = {}
         for names, forward in self._waves(self.predictors):
             answers = [forward(batch) for batch in self._own(x, names[0]).split(self.micro_batch)]
@@ -187,7 +186,7 @@ class Teacher:
         known: Mapping[str, Tensor] = {},
         keep: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
-        """`soften_all` of one piece. keep(name, logits) gets the logits of the members that are computed."""
+        """`soften_all` for one piece. keep: called with name and logits of each computed member."""
         asked = Asked(x, known, None if keep is None else {})
         (total,) = self.soften_all([asked], temperature=temperature, weights=weights, combine=combine)
         for name, logits in (asked.computed or {}).items():
@@ -200,15 +199,14 @@ class Teacher:
     ) -> list[Tensor]:
         """Sum over the hosted members of their contributions, p_k = softmax(v_k / T), for each piece.
 
-        weights: of the hosted members that are asked, of weights that sum to 1 over all members everywhere. Returns
-        [P, K] int32 or int64 fixed point on the CPU of each; `ensemble.mean` of the sum of all teachers' answers is the
-        soft target. combine None: the members' logits [members, P, K] float32 instead. Members that take turns on the
-        device go there once for all pieces.
+        weights: of the requested members on this teacher; the weights of all teachers' members sum to 1. Returns for
+        each piece [P, K] int32 or int64 fixed point on the CPU; `ensemble.mean` of the sum of all teachers' answers is
+        the soft target. combine None: the members' logits [members, P, K] float32 instead. Members that take turns on
+        the device move there once for all pieces.
 
-        Where the device's memory does not suffice, members take turns from then on, which changes no bit.
-
-        Raises: `BadAnswer` where a member's logits are not of so many classes, or their softmax does not sum to 1;
-        `Fault` with the member's name for what it raised itself.
+        Where the device runs out of memory, the teacher retries with members taking turns, which changes no bit.
+        Raises: `BadAnswer` where a member's logits have the wrong number of classes, or their softmax does not sum to
+        1; `Fault` with the member's name for an exception in its code.
         """
         how = _How(temperature, weights, combine)
         self._tries_again = True
@@ -220,11 +218,11 @@ class Teacher:
             )
         finally:
             self._tries_again = False
-        self._make_room()  # outside, so that what the failed attempt held is gone
+        self._make_room()  # outside the handler, so that the failed attempt's memory is free
         return self._soften_all(pieces, how)
 
     def _make_room(self) -> None:
-        if self._forward is None:  # else other kernels would compute, and bits change
+        if self._forward is None:  # unstacking would use other kernels and change bits
             self._settle(frozenset())
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -246,12 +244,11 @@ class Teacher:
         return [together(total).cpu() for total in totals]
 
     def _add(self, wave: tuple[list[str], Forward], piece: Asked, x: Inputs, total: list[Tensor], how: _How) -> None:
-        """Add the contributions of members that are computed together to a piece's sums, one for each micro-batch; or
-        the logits of each to the piece's answers."""
+        """Add the contributions of one wave of members to a piece's sums per micro-batch, or append their logits."""
         names, forward = wave
         known = piece.known.get(names[0])
         batches: Sequence[Any] = x.split(self.micro_batch)
-        if known is not None:  # cut as what other members answer, to which it is added
+        if known is not None:  # same cuts as the sums
             batches = known.to(self.device).split(split_rows(x, self.micro_batch))
         off = torch.zeros(len(names), device=self.device)
         computed: list[Tensor] = []
@@ -263,7 +260,7 @@ class Teacher:
             if how.combine is None or (piece.computed is not None and known is None):
                 computed.append(logits.cpu())
             probabilities = torch.softmax(logits / how.temperature, dim=-1)
-            off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # NaN stays NaN
+            off = torch.maximum(off, (probabilities.sum(dim=-1) - 1).abs().amax(dim=1))  # propagates NaN
             for name, each in zip(names, probabilities, strict=True):
                 if how.combine is None or name not in how.weights:
                     continue
@@ -272,7 +269,7 @@ class Teacher:
                     total[number] += part
                 else:
                     total.append(part)
-        for name, by in zip(names, off.tolist(), strict=True):  # only now, since asking a GPU waits for it
+        for name, by in zip(names, off.tolist(), strict=True):  # only now, since it synchronises the GPU
             if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
                 what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
                 raise BadAnswer(f"{name} answers {what}", name)
@@ -284,9 +281,9 @@ class Teacher:
                 total.append(logits)
 
     def _waves(self, asked: Container[str]) -> Waves:
-        """The members that are computed together, wave after wave: all that are stacked, or each for itself.
+        """Members in waves: a single wave if they are stacked, else one wave per member.
 
-        Each wave has its members' names and what gives their logits [M, b, K] float32 for a micro-batch.
+        A wave has its members' names, and a function from a micro-batch to their logits [M, b, K] float32.
         """
         if self._forward is not None:
             yield list(self.predictors), self._stacked(self._forward)
@@ -299,7 +296,7 @@ class Teacher:
                 yield [name], self._alone(name)
 
     def _alone(self, name: str) -> Forward:
-        """What gives one member's logits [1, b, K]."""
+        """The function from a batch to one member's logits [1, b, K]."""
         answer = self.predictors[name]
 
         def forward(batch: Inputs) -> Tensor:
@@ -309,7 +306,7 @@ class Teacher:
         return forward
 
     def _stacked(self, together: Stacked) -> Forward:
-        """What gives all members' logits [M, b, K] in one pass."""
+        """The function from a batch to all members' logits [M, b, K], in one forward pass."""
 
         def forward(batch: Inputs) -> Tensor:
             with self._caught(""), autocast(self.device, self.precision):
@@ -320,12 +317,12 @@ class Teacher:
         return forward
 
     def _there(self, batch: Inputs) -> Inputs:
-        """A batch on the device, as models take it."""
+        """A batch on the device, in the models' dtype."""
         return widened(batch.to(self.device, non_blocking=True))
 
     @contextmanager
     def _caught(self, name: str) -> Iterator[None]:
-        """What a member raises names it; a lack of memory only where that is not tried once more."""
+        """Add the member's name to its exceptions, except to an out-of-memory error before the retry."""
         with faults.caught(name, but=(torch.OutOfMemoryError,) if self._tries_again else ()):
             yield
 
@@ -354,7 +351,7 @@ class _How:
 
 @contextmanager
 def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module's parameters and buffers on the device for a while: copied there, and never back."""
+    """Move a module's parameters and buffers to the device for the block; nothing is copied back."""
     tensors = [*module.parameters(), *module.buffers()]
     home = [tensor.data for tensor in tensors]
     try:
@@ -377,9 +374,9 @@ def _working(device: torch.device) -> torch.device:
 
 
 def _staying(modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
-    """The members that stay on the device: all that fit, with half of what is free left for what they compute.
+    """The members that stay on the device: as many as fit into half of its free memory; activations get the rest.
 
-    Where not all fit, the largest of them has a place besides, in which the others take turns.
+    Where not all fit, room for the largest member is reserved, in which the others take turns.
     """
     if device.type != "cuda":
         return frozenset(modules)

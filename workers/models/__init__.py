@@ -1,1 +1,1 @@
-"""Networks: built by a factory, tried before a run, filled with weights, made fast."""
+"""Models: building, checking, loading and saving weights, and optimising inference."""

@@ -1,4 +1,4 @@
-"""How a batch is given to a torch module, whatever columns the examples have."""
+"""Calls a torch module with a batch, whatever columns the examples have."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from workers.data.collate import Inputs
 
 
 def ask(module: Callable[..., Any], x: Inputs) -> Any:
-    """What a module returns for a batch: one dense column is its argument, others are keyword arguments by their names.
+    """Call a module: one dense column becomes a positional argument, named columns become keyword arguments.
 
-    Where elements of examples are positions, the logits [P, K] of these.
+    Returns the module's output; where elements of examples are positions, only the logits [P, K] of these.
     """
     if isinstance(x, Tensor):
         return module(x)

@@ -1,4 +1,4 @@
-"""What a model must answer to be a member or a student: finite logits for each class, one row for each example."""
+"""Checks the output of a model: it has to be logits for each class, one row per position."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from workers.user_code import calls
 
 
 def answers(predictor: Predictor, label: str, batch: Inputs, classes: int, role: str) -> Tensor:
-    """What `predictor` answers in evaluation mode: logits [P, `classes`]; leaves a module in the mode that it was in.
+    """Logits [P, `classes`] of `predictor` in evaluation mode; restores the module's mode afterwards.
 
-    Raises: `RequestError` where it raises or returns anything else.
+    Raises: `RequestError` where the predictor raises or returns anything else.
     """
     failed = f"{role} model {label} failed on a batch of {described(batch)}:"
     with calls.checked(failed, ""), torch.no_grad(), _evaluated(predictor.module):
@@ -40,9 +40,9 @@ def _evaluated(module: nn.Module | None) -> Iterator[None]:
 
 
 def logits_of(returned: object, label: str, batch: Inputs, classes: int, *, role: str, when: str = "") -> Tensor:
-    """What a model returned for `batch`. Raises: `RequestError` unless it is a tensor [P, `classes`].
+    """The output `returned` for `batch`. Raises: `RequestError` unless it is a tensor [P, `classes`].
 
-    when: the mode that it was in, for the message.
+    when: the model's mode, for the message.
     """
     expected = [rows_of(batch), classes]
     found: object = type(returned).__name__

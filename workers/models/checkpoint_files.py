@@ -1,8 +1,8 @@
-"""Files of weights as people have them -> a state dict: safetensors, several of them with an index, or torch's own.
+"""Reads a state dict from common checkpoint formats: safetensors, one file or several with an index, or torch's own.
 
-Reading runs no code. A file of torch is a pickle inside an archive; `torch.load(weights_only=True)` reads tensors and
-plain values of it and refuses whatever else it names. What differs from the plain state dict of the model, such as a
-wrapper's prefix, is taken away and told in a note.
+Reading executes no code. A torch file is a pickle inside an archive; `torch.load(weights_only=True)` reads tensors and
+plain values and rejects everything else. The reader removes differences from a plain state dict, such as the prefix of
+a wrapper, and reports them in a note.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from workers import storage
 from workers.errors import RequestError
 
 INDEX = ".index.json"
-"""How the index of a checkpoint of several files ends."""
+"""Suffix of the index of a checkpoint with several files."""
 IN_A_FOLDER = ("model.safetensors", "model.safetensors.index.json")
-"""Files that a checkpoint is in where a folder is named, as `save_pretrained` writes it."""
+"""Names of the checkpoint in a folder, as `save_pretrained` writes it."""
 NESTED = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training scripts keep a state dict beside other things."""
+"""Keys under which training scripts store a state dict beside other values."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and `torch.compile` put before each name."""
+"""Prefixes that DataParallel and `torch.compile` add to each name."""
 VERSIONS = "module_versions"
-"""Of a safetensors file's metadata: what torch calls a state dict's `_metadata`, as JSON."""
+"""Metadata key of a safetensors file for the state dict's `_metadata`, as JSON."""
 SAVE_CALL = "safetensors.torch.save_model(model, path)"
-"""What writes the weights of any model: tied ones, too, which `save_file` refuses."""
+"""The call that saves any model, including tied weights, which `save_file` rejects."""
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How a file begins that torch wrote before its archives: its magic number, pickled."""
+"""First bytes of torch's format before archives: the pickled magic number."""
 
 Weights = dict[str, Any]
-"""A state dict: tensors on the CPU by name, and a module's extra state as it is."""
+"""A state dict: tensors on the CPU by name, and a module's extra state unchanged."""
 
 
 def read(uri: str) -> tuple[Weights, list[str]]:
-    """The state dict at `uri`, and notes on how it was found there.
+    """The state dict at `uri`, and notes on deviations from a plain one.
 
     Raises: `RequestError` where a file is missing or damaged, or holds more than tensors and plain values.
     """
@@ -63,7 +63,7 @@ def read(uri: str) -> tuple[Weights, list[str]]:
 
 
 def files(uri: str) -> list[str]:
-    """The files of a checkpoint; an index comes before those that it names.
+    """The files of a checkpoint; an index comes first.
 
     Raises: `RequestError` for a wrong index, and a folder without a checkpoint.
     """
@@ -96,7 +96,7 @@ def _weight_map(uri: str) -> dict[str, str]:
 
 def unpacked(content: bytes, source: str) -> tuple[Weights, list[str]]:
     """The state dict in the content of one file, and notes. `source` names it in errors. Raises: as `read`."""
-    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # a header's length may begin so too
+    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:2] == b"PK"):  # safetensors may start alike
         return _of_torch(content, source)
     return _of_safetensors(content, source), []
 
@@ -111,7 +111,7 @@ def _of_safetensors(content: bytes, source: str) -> Weights:
             f"{source} is not a safetensors file ({error}), and none of torch. Expected weights: {SAVE_CALL}."
         ) from error
     if versions is not None:
-        weights._metadata = versions  # type: ignore[attr-defined]  # where torch looks for it
+        weights._metadata = versions  # type: ignore[attr-defined]  # where load_state_dict reads it
     return weights
 
 
@@ -123,7 +123,7 @@ def _of_torch(content: bytes, source: str) -> tuple[Weights, list[str]]:
         if content[:2] == b"PK" and any(each.compress_type for each in zipfile.ZipFile(io.BytesIO(content)).infolist()):
             raise ValueError("a compressed archive, and torch writes none")
         found = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception as error:  # of torch's reader, by what the file holds: several kinds
+    except Exception as error:  # torch raises several types, depending on the file
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is not None:
             raise RequestError(
@@ -150,9 +150,9 @@ def _is_state_dict(found: Any) -> bool:
 
 
 def plain(weights: Weights, expected: Collection[str], source: str) -> list[str]:
-    """Take the prefixes of wrappers off the names, in place; notes on what was taken.
+    """Remove wrappers' prefixes from the names, in place; returns notes on the removed prefixes.
 
-    expected: the model's own names, which keep a prefix that they have themselves.
+    expected: the model's own names; a prefix that they have themselves stays.
     """
     notes = []
     while prefix := _common(weights, expected):
@@ -167,7 +167,7 @@ def plain(weights: Weights, expected: Collection[str], source: str) -> list[str]
 
 
 def _common(weights: Collection[str], expected: Collection[str]) -> str | None:
-    """A wrapper's prefix that all names have and none of the model's own."""
+    """A wrapper's prefix that all names in the file have, and no name of the model."""
     return next(
         (
             prefix
@@ -181,7 +181,7 @@ def _common(weights: Collection[str], expected: Collection[str]) -> str | None:
 
 
 def narrower(weights: Mapping[str, Any], expected: Mapping[str, Tensor], source: str) -> list[str]:
-    """A note where weights have fewer bits than the model computes in."""
+    """A note where the weights have a lower precision than the model."""
     kinds: Sequence[str] = sorted(
         {
             str(weights[name].dtype).removeprefix("torch.")

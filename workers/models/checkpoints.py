@@ -1,6 +1,6 @@
-"""Weights of networks in and out: written as safetensors, read from whatever `checkpoint_files` knows. No code runs.
+"""Saves and loads weights: writes safetensors, and reads every format of `checkpoint_files`. No code is executed.
 
-What a run keeps for itself to resume from holds more than weights, and is read by `torch.load(weights_only=True)`.
+Training checkpoints hold more than weights; `torch.load(weights_only=True)` reads them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.models.checkpoint_files import SAVE_CALL, VERSIONS
 logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
-"""What the file is called that training goes on from."""
+"""File name of the training checkpoint."""
 CHECKSUM = 64
 """Bytes of a sha256 in hexadecimal digits."""
 
@@ -37,7 +37,7 @@ def save(weights: Mapping[str, Tensor], uri: str) -> None:
 def packed(weights: Mapping[str, Tensor]) -> bytes:
     """A state dict as the content of a safetensors file. Shared tensors are written once for each name.
 
-    Raises: `RequestError` where an entry is no tensor that safetensors holds.
+    Raises: `RequestError` where an entry is not a tensor that safetensors supports.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor):
@@ -57,15 +57,15 @@ def packed(weights: Mapping[str, Tensor]) -> bytes:
 def load(module: nn.Module, uri: str) -> list[str]:
     """Fill `module` with the weights at `uri`, as `load_state_dict` does, its load hooks included.
 
-    Returns notes: what of the file was taken otherwise than it stands there. Raises: `RequestError` where a file is
-    missing or damaged, holds more than weights, or does not fit the module.
+    Returns notes on every change to the file's entries. Raises: `RequestError` where a file is missing or damaged,
+    holds more than weights, or does not fit the module.
     """
     weights, notes = checkpoint_files.read(uri)
     return notes + _fill(module, weights, f"checkpoint '{uri}'")
 
 
 def fill(module: nn.Module, content: bytes, source: str) -> list[str]:
-    """The same from the content of a file; `source` names it in errors."""
+    """`load` from the content of a file; `source` names the file in errors."""
     weights, notes = checkpoint_files.unpacked(content, source)
     return notes + _fill(module, weights, source)
 
@@ -75,7 +75,7 @@ def _fill(module: nn.Module, weights: checkpoint_files.Weights, source: str) -> 
     notes = checkpoint_files.plain(weights, own.keys(), source)
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False)
-    except Exception as error:  # of torch, for shapes; of the module's own load hooks, anything
+    except Exception as error:  # torch raises for shapes; a module's load hooks may raise anything
         misfit = _misshapen(own, weights) or _first(str(error).splitlines()[1:] or [str(error)], str)
         raise _unfit(source, misfit) from error
     state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)}
@@ -87,7 +87,7 @@ def _fill(module: nn.Module, weights: checkpoint_files.Weights, source: str) -> 
 
 
 def save_state(state: dict[str, Any], uri: str, key: str = "") -> None:
-    """Write what training goes on from: tensors and plain values, and the digest of their key; its sha256 first."""
+    """Write a training checkpoint: its sha256, then tensors and plain values with the digest of their key."""
     buffer = io.BytesIO()
     torch.save({"key": key, "state": state}, buffer)
     content = buffer.getvalue()
@@ -95,7 +95,7 @@ def save_state(state: dict[str, Any], uri: str, key: str = "") -> None:
 
 
 def load_state(uri: str, key: str = "") -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None where there is nothing that can be read and has the same key."""
+    """Load a training checkpoint to the CPU; None where it is missing or damaged, or has another key."""
     if not storage.exists(uri):
         return None
     raw = storage.read_bytes(uri)
@@ -120,12 +120,12 @@ def sha256(uri: str) -> str:
 
 
 def size(uri: str) -> int:
-    """Bytes of all its files."""
+    """Total bytes of a checkpoint's files."""
     return sum(map(storage.size, checkpoint_files.files(uri)))
 
 
 def _versions(weights: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """The modules' versions that torch keeps beside a state dict, for their load hooks; None where all are 1."""
+    """The module versions that torch stores in a state dict for load hooks; None where all are 1."""
     versions = getattr(weights, "_metadata", {})
     if all(version == {"version": 1} for version in versions.values()):
         return None
@@ -133,7 +133,7 @@ def _versions(weights: Mapping[str, Tensor]) -> dict[str, str] | None:
 
 
 def _filled(name: str, state: Mapping[str, Tensor], weights: Container[str]) -> bool:
-    """Whether the memory of `name` was filled under another name."""
+    """Whether the file has the memory of `name` under another name (tied weights)."""
     if name not in state:
         return False
     place, start, stop = _memory(state[name])
@@ -153,7 +153,7 @@ def _differing(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> st
 
 
 def _memory(tensor: Tensor) -> tuple[int, int, int]:
-    """Where a tensor lies that has no gaps: the storage, its first element there, and the one behind its last."""
+    """The memory of a contiguous tensor: its storage, its first element there, and the element after its last."""
     start = int(tensor.storage_offset())
     return tensor.untyped_storage().data_ptr(), start, start + tensor.numel()
 

@@ -1,4 +1,4 @@
-"""Whether two models of the same weights give the same answers, and what is lost where they do not."""
+"""Compares the outputs of two models with the same weights, and explains a difference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from workers.models.lost_state import differing_state
 from workers.models.predictor import Predictor
 
 SAME = 1e-4
-"""How far logits of the same rows and weights may be apart, in parts of the largest: kernels add in several orders."""
+"""Tolerance for logits of the same rows and weights, relative to the largest: kernels add in different orders."""
 ALONE = 1e-2
-"""The same for one row alone and beside others, for which other kernels are chosen."""
+"""Tolerance between a row alone and in a batch, since the batch size selects the kernel."""
 NOTHING = 1e-7
-"""Logits below this are none."""
+"""Added to the largest logit, to avoid a division by 0."""
 SHOWN = 3
 """Names that a message shows of a list."""
 
 
 def lost(one: Predictor, loaded: Predictor) -> str:
-    """What of a model is not in `loaded`, although the weights are, and what to do."""
+    """Describe the state of a model that `loaded` lacks, although it has the weights, and the fix."""
     if one.module is None or loaded.module is None:
         return "Expected `load` to read all that the answers follow from."
     found = differing_state(one.module, loaded.module)
@@ -35,12 +35,12 @@ def lost(one: Predictor, loaded: Predictor) -> str:
 
 
 def spread(examples: int, rows: int) -> Index:
-    """[rows] int64: rows of `examples` from first to last, as many as there are at most."""
+    """[rows] int64: indices spread evenly over `examples` rows; all of them if there are fewer than `rows`."""
     return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)
 
 
 def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference of logits [B, K], in parts of the largest logit; NaN where one of them holds NaN."""
+    """The largest difference of logits [B, K], relative to the largest logit; NaN where one of them holds NaN."""
     one, other = one.double(), other.double()
     return float((one - other).abs().amax() / (one.abs().amax() + NOTHING))
 

@@ -1,12 +1,12 @@
 """A network under autocast whose last product is computed in float32, so that its logits are not rounded to bfloat16.
 
-bfloat16 has 8 significant bits: logits rounded to it tie for the first place in 1.6 to 6% of rows. What comes before
-may be rounded, since products average it out; the logits' own digits come from the last product.
+bfloat16 has 8 significant bits: logits rounded to it tie for the first place in 1.6 to 6% of rows. Rounding in earlier
+layers is harmless, since products average it out; the last product determines the digits of the logits.
 
-Which product is the last is found by one forward pass that counts them, whatever they are called by: a linear layer, a
-convolution, a product with the embedding's weights. The module that computes it gets a class that does the same and
-leaves autocast for that product alone. A network whose products cannot be seen (a scripted one) stays as it is, and is
-left to be computed in float32 as a whole.
+One forward pass counts the products and finds the last one, whether it is a linear layer, a convolution or a product
+with the embedding's weights. The class of its module is replaced by a subclass that leaves autocast for that product
+only. A network whose products are invisible (a scripted one) stays unchanged, and the caller computes it entirely in
+float32.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PRODUCTS = {
     *("addmm", "addmv", "addbmm", "baddbmm", "einsum", "tensordot", "convolution"),
     *(f"conv{transposed}{dimensions}d" for transposed in ("", "_transpose") for dimensions in (1, 2, 3)),
 }
-"""The functions of torch that autocast computes in bfloat16, by their names."""
+"""Names of the torch functions that autocast computes in bfloat16."""
 ROUNDED = 0.5
-"""Of a few logits, the share that bfloat16 could hold from which on all of them count as rounded."""
+"""Share of logits that are exact in bfloat16, above which all count as rounded."""
 
 
 class _Counting(TorchFunctionMode):
@@ -46,7 +46,7 @@ class _Counting(TorchFunctionMode):
 
 
 class _OneInFloat32(TorchFunctionMode):
-    """Computes the product of this number in float32, counted from 1."""
+    """Computes one product in float32: that with this number, counted from 1."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class _LastProduct:
 
 @cache
 def _with_last_product(kind: Any) -> Any:
-    """One class for all modules of a kind, since members of one class can be stacked."""
+    """One subclass per module class, since only members of equal classes can be stacked."""
     return type(kind.__name__, (_LastProduct, kind), {})
 
 
 @torch.no_grad()
 def in_float32(module: nn.Module, x: Inputs) -> bool:
-    """Let the module compute its last product in float32; whether its logits keep their digits then.
+    """Make the module compute its last product in float32; returns whether its logits keep their digits.
 
-    To be called inside the autocast that it computes under. x: a few examples [B, ...].
+    Call it inside the module's autocast. x: a few examples [B, ...].
     """
     try:
         holder, number = _last_product(module, x)
@@ -91,7 +91,7 @@ def in_float32(module: nn.Module, x: Inputs) -> bool:
             holder.__class__ = _with_last_product(kind)
             holder.last_product = number  # type: ignore[assignment]
         return not is_rounded(ask(module, x))
-    except Exception:  # whatever a network does that cannot be looked into
+    except Exception:  # networks that hide their products may raise anything
         return False
 
 
@@ -105,7 +105,7 @@ def is_rounded(logits: Tensor) -> bool:
 def _last_product(module: nn.Module, x: Inputs) -> tuple[nn.Module, int]:
     """The innermost module in whose forward pass the last product is computed, and its number there.
 
-    Raises: ValueError where no product is seen.
+    Raises: ValueError where the pass contains no visible product.
     """
     inside: list[list[Any]] = []
     last: list[Any] = []
@@ -138,7 +138,7 @@ def _hooked(module: nn.Module, enter: Any, leave: Any) -> Sequence[Any]:
 
 
 def _widened(value: Any) -> Any:
-    """The same arguments, their numbers of fewer bits in float32."""
+    """The same arguments, with tensors of lower precision in float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() and value.element_size() < 4 else value
     if isinstance(value, Mapping):

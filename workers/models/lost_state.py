@@ -1,6 +1,6 @@
-"""What of a network is outside its state dict and differs between two networks of one factory.
+"""Finds state outside the state dict that differs between two networks of one factory.
 
-It explains a difference and decides nothing: networks with equal answers may differ in what training alone uses.
+It only explains a difference: networks with equal outputs may differ in state that only training uses.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 DEPTH = 3
-"""How deep lists and dictionaries inside each other are looked through."""
+"""Search depth in nested lists and dictionaries."""
 
 
 def differing_state(one: nn.Module, other: nn.Module) -> list[str]:
-    """The names of values that `one` and `other` do not share, each with what kind of state it is."""
+    """The names of values that differ between `one` and `other`, each with its kind of state."""
     found = dict(_outside(other))
     return [
         f"{name} ({kind})"

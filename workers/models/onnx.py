@@ -1,7 +1,7 @@
 """The kind `onnx`: a graph that ONNX Runtime computes, on a CPU or on CUDA where its provider is installed.
 
-The session computes with as many threads as torch does in the same process, so that a placement's share of cores holds
-for it, too. A file of ONNX holds no code; operators that are not built in are refused.
+The session uses as many threads as torch does in the same process, to respect the placement's share of cores. An ONNX
+file holds no code; ONNX Runtime rejects operators that are not built in.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from workers.specs import OnnxModel, Precision
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
 KINDS: dict[str, Any] = {**FLOATS, **INTEGERS}
-"""Numbers that a graph may take, and what numpy calls them."""
+"""Input types of a graph, and the numpy types that they correspond to."""
 SUMS_TO_1 = 1e-3
-"""How far rows of probabilities may be from summing to 1: half precision rounds so far."""
+"""Tolerance for the sum of a row of probabilities, which are rounded in half precision."""
 
 
 class OnnxPredictor(Predictor):
@@ -43,7 +43,7 @@ class OnnxPredictor(Predictor):
 
     @classmethod
     def settled(cls, model: OnnxModel, weights: str, x: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
-        """Decide whether the graph returns logits or probabilities, where the model leaves it open."""
+        """With `output: auto`, decide whether the graph returns logits or probabilities."""
         if model.output != "auto":
             return model, ()
         answers = cls.load(model, weights).answers(x)
@@ -70,7 +70,7 @@ class OnnxPredictor(Predictor):
         return Outputs(log_probabilities(answers) if self.model.output == "probabilities" else answers)
 
     def answers(self, x: Inputs) -> NDArray[np.float32]:
-        """What the graph returns for a batch [B, ...]: [B, K] float32."""
+        """The graph's output for a batch [B, ...]: [B, K] float32."""
         values = dense(x, "a model of kind 'onnx'").cpu().numpy()
         self._check(values)
         values = values.astype(KINDS[self.input.type], copy=False)
@@ -103,7 +103,7 @@ class OnnxPredictor(Predictor):
 
 
 def _session(content: bytes, path: str, device: torch.device) -> Any:
-    """An inference session on a device. Raises: `RequestError` where the file is no graph that it can compute."""
+    """An inference session on a device. Raises: `RequestError` where ONNX Runtime cannot compute the file."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -111,13 +111,13 @@ def _session(content: bytes, path: str, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with others
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes share the cores
     wanted = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         wanted.insert(0, "CUDAExecutionProvider")
     try:
         return onnxruntime.InferenceSession(content, options, providers=wanted)
-    except Exception as error:  # of its own kinds
+    except Exception as error:  # ONNX Runtime has its own exception types
         reason = " ".join(str(error).split())[:300]
         raise RequestError(f"'{path}' is no graph that ONNX Runtime can load ({reason}).") from error
 
@@ -136,7 +136,7 @@ def _described(content: bytes, path: str) -> onnx_file.Described:
 
 
 def _input(session: Any, path: str) -> Any:
-    """The one input of a graph. Raises: `RequestError` where it has others, or takes no numbers."""
+    """The input of a graph. Raises: `RequestError` where the graph has several, or the input is not numeric."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         shown = ", ".join(f"'{each.name}' {_shown(each.shape)}" for each in inputs)
@@ -149,7 +149,7 @@ def _input(session: Any, path: str) -> Any:
 
 
 def _output(session: Any, model: OnnxModel) -> str:
-    """The name of the output with a number for each class. Raises: `RequestError` where there is not just one."""
+    """The name of the output with a number for each class. Raises: `RequestError` unless it is unique."""
     outputs = session.get_outputs()
     shown = ", ".join(f"'{each.name}' {each.type} {_shown(each.shape)}" for each in outputs)
     if model.output_name is not None:

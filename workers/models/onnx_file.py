@@ -1,7 +1,7 @@
-"""What a file of ONNX says of itself, read from its bytes without the package `onnx`: how many numbers it has learned.
+"""Counts the learned parameters of an ONNX file from its bytes, without the package `onnx`.
 
-ONNX is a protocol buffer: fields of a number and a wire type, messages inside each other (onnx/onnx.proto). Only the
-path to the initializers is followed.
+ONNX is a protocol buffer: nested messages whose fields have a number and a wire type (onnx/onnx.proto). The parser
+follows only the path to the initializers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GRAPH, INITIALIZER = 7, 5
 DIMENSIONS, DATA_TYPE, DATA_LOCATION = 1, 2, 14
 """Fields of a tensor."""
 EXTERNAL = 1
-"""A data location: another file."""
+"""Data location of tensors in another file."""
 NOT_LEARNED = (0, 6, 7, 8, 9)
 """Data types of shapes and indices, texts and truth values."""
 _VARINT, _LONG, _BYTES, _WORD = 0, 1, 2, 5
@@ -25,14 +25,14 @@ Field = tuple[int, int | memoryview]
 
 @dataclass(frozen=True)
 class Described:
-    """parameters: numbers in the file's tensors, less integers of indices. external: whether others are elsewhere."""
+    """parameters: numbers in the file's tensors, without integer indices. external: whether other files have more."""
 
     parameters: int
     external: bool
 
 
 def describe(content: bytes) -> Described:
-    """Raises: ValueError where the bytes are no such message."""
+    """Parse a file. Raises: ValueError where the bytes are not an ONNX message."""
     parameters, external = 0, False
     for graph in _messages(memoryview(content), GRAPH):
         for tensor in _messages(graph, INITIALIZER):

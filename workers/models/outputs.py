@@ -1,4 +1,4 @@
-"""What a model answers, member or student: the one thing that predictors return and terms of the objective compare."""
+"""The output of a model, member or student: predictors return it, and terms of the objective compare it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from torch import Tensor
 
 
 class Outputs(NamedTuple):
-    """What a model answers for a batch of B examples.
+    """The output of a model for a batch of B examples.
 
-    logits: [P, K] float32, a row for each position: for each example, P = B, or for each of some elements. Of a model
-    that answers with probabilities these are log-probabilities, which are logits whose softmax is the same
-    probabilities; so T acts on them as softmax(log p / T).
-    hidden_states, attentions: of each layer, where the model gives them.
+    logits: [P, K] float32, a row per position: per example (P = B), or per selected element. For a model that returns
+    probabilities p they are log p, whose softmax is p; so T acts on them as softmax(log p / T).
+    hidden_states, attentions: per layer, where the model provides them.
     """
 
     logits: Tensor

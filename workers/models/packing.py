@@ -1,8 +1,8 @@
-"""Linear layers on a CPU with their weights packed once, as oneDNN reads them, instead of anew for every product.
+"""Linear layers on a CPU whose weights are packed once into oneDNN's format, instead of for every product.
 
-In float32 torch's own `nn.Linear` asks MKL, which leaves half of an AMD EPYC's AVX-512 unused: packed layers take half
-the time there (840 x 512, 512 rows: 2.25 ms instead of 4.71, one thread). Which layers are packed follows from their
-sizes alone and never from a measurement, since the last bits follow from it and the same store is to come out twice.
+In float32, torch's `nn.Linear` calls MKL, which leaves half of an AMD EPYC's AVX-512 unused: packed layers take half
+the time there (840 x 512, 512 rows: 2.25 ms instead of 4.71, one thread). The choice of layers depends only on their
+sizes and never on a measurement. It affects the last bits, and the store must be reproducible.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from workers.data.collate import Inputs
 from workers.models.ask import ask
 
 SMALLEST = 2**14
-"""Weights of a layer that are worth it: of fewer, the way to oneDNN takes longer than it saves."""
+"""Fewest weights of a layer to pack; for smaller layers, the call overhead of oneDNN exceeds the gain."""
 AGREEMENT = 1e-5
-"""How far probabilities of the two may be apart: a few roundings, and nothing that a wrong layer would give."""
+"""Largest difference of probabilities after packing: it allows a few roundings, but no wrong layer."""
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` for inference, by the operators that torch's own compiler uses where it freezes weights."""
+    """`nn.Linear` for inference, with the operators that torch's compiler uses for frozen weights."""
 
     def __init__(self, layer: nn.Linear, rows: int) -> None:
-        """rows: of the batches that it will see."""
+        """rows: batch size to optimise for."""
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
         self.bias = None if layer.bias is None else layer.bias.detach()
@@ -40,8 +40,8 @@ class PackedLinear(nn.Module):
 def packed(module: nn.Module, x: Inputs) -> nn.Module:
     """A copy of the module with its larger linear layers packed, for inference on a CPU.
 
-    The module itself where that is not possible, or does not answer the same on `x`, a batch [B, ...]: a network may
-    use a layer in ways that a packed one cannot stand for, and another torch may have no such operators.
+    It returns the module itself where packing fails or changes the output on `x`, a batch [B, ...]. A network may use
+    a layer in ways that a packed one does not support, and other versions of torch may lack the operators.
     """
     if not any(_worth_packing(layer) for layer in module.modules()):
         return module

@@ -1,6 +1,6 @@
-"""In which precision a network computes: float32, or bfloat16 where the device has it.
+"""The precision of a network: float32, or bfloat16 where the hardware supports it.
 
-Weights, losses and soft targets stay float32; bfloat16 is for matrix products (torch's autocast).
+Weights, losses and soft targets stay float32; only matrix products use bfloat16 (torch's autocast).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from workers.specs import Precision
 
 
 def computed_in(device: torch.device, precision: Precision) -> Precision:
-    """What `auto` means on a device: bfloat16 on a GPU that has it in hardware, float32 elsewhere."""
+    """The precision on a device; `auto` is bfloat16 on a GPU with hardware support, float32 elsewhere."""
     if precision != "auto":
         return precision
     return (
@@ -23,7 +23,7 @@ def computed_in(device: torch.device, precision: Precision) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """The block in which a network's forward pass runs."""
+    """The autocast context for a network's forward pass."""
     if computed_in(device, precision) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)

@@ -1,8 +1,8 @@
-"""What a member or a student is once it is trained: inputs -> outputs, whatever computes them.
+"""The interface of a trained member or student: inputs -> outputs, independent of the library that computes them.
 
-`KINDS` names the class of each kind of model, which is a file of its own. Nothing else asks of which kind a model is:
-a teacher, an evaluation and a trial call `load`, and then the predictor. What only a torch module can do (be packed,
-stacked, lent to a device) is done where `Predictor.module` is one.
+`KINDS` names the class of each kind of model; each has its own file. No other code depends on the kind: teachers,
+evaluation and trial call `load`, and then the predictor. Operations that need a torch module (packing, stacking, moving
+to a device) apply only where `Predictor.module` is set.
 """
 
 from __future__ import annotations
@@ -31,71 +31,71 @@ KINDS = {
 }
 """The class of each kind, imported when a model of it is loaded."""
 FLOOR = 2.0**-24
-"""Smallest probability of a model that answers with probabilities: half a step of float32 just below 1. A smaller one,
-such as the exact 0 of a forest, counts as this much, so that its logarithm is finite."""
+"""Lower bound for the probabilities of models that return probabilities: half a step of float32 just below 1. Smaller
+ones, such as the exact 0 of a forest, are raised to it, so that their logarithms are finite."""
 
 
 class Predictor(ABC):
-    """A trained model that answers. The answer for a row follows from that row alone."""
+    """A trained model. Its output for a row depends only on that row."""
 
     module: nn.Module | None = None
-    """The torch module that computes, where one does."""
+    """The torch module that computes the outputs; None for other libraries."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned."""
+        """Number of learned parameters."""
         return 0
 
     @classmethod
     @abstractmethod
     def load(cls, model: Any, weights: str) -> Self:
-        """The trained model that `model` describes. weights: URI of the file with what it learned.
+        """Load the trained model that `model` describes. weights: URI of its weights.
 
-        Raises: `RequestError` where the file is missing, damaged, or of another model. No code of the file is run.
+        Raises: `RequestError` where the file is missing, damaged, or of another model. No code in the file is executed.
         """
 
     @abstractmethod
     def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
-        """Answer a batch of B examples on the predictor's device: one dense column is a tensor [B, ...] float32 or
-        int64, others come as `NamedInputs`. Callers turn gradients off.
+        """Compute the outputs for a batch of B examples on the predictor's device.
 
-        precision: of matrix products, where the kind has a choice.
+        x: a tensor [B, ...] float32 or int64 for one dense column, else `NamedInputs`. precision: of matrix products,
+        where the kind supports several. Callers disable gradients.
         """
 
     @classmethod
     def settled(cls, model: Any, weights: str, x: Inputs) -> tuple[Any, tuple[str, ...]]:
-        """`model` with what it leaves open decided on some real examples, and notes for the user.
+        """`model` with its open choices settled on some real examples, and notes for the user.
 
-        x: [B, ...] as models take it.
+        x: a batch [B, ...] of the model's collator.
         """
         return model, ()
 
     @classmethod
     def collator(cls, model: Any) -> Collator:
-        """What makes the batches that `model` takes. Models whose collators are equal share them."""
+        """Builds the input batches of `model`. Models with equal collators share their batches."""
         return Collator(model.inputs)
 
     @classmethod
     def made(cls, model: Any) -> Any:
-        """What the model's code makes of it before anything is learned; looked at to know what it follows from."""
+        """The untrained object that the model's code builds; its provenance is part of the cache key."""
         return None
 
     def to(self, device: torch.device) -> Self:
-        """Move what it computes with to a device. Returns itself."""
+        """Move the model to a device. Returns itself."""
         return self
 
     def prepare(self, x: Inputs, device: torch.device, precision: Precision) -> bool:
-        """Make ready for many batches like `x`, in main memory. Returns whether it computes in `precision`."""
+        """Prepare for many batches like `x`, which is in main memory. Returns whether it can use `precision`."""
         return True
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """What an estimator is fitted to, all of it in memory.
+    """The training data of an estimator, entirely in memory.
 
     x: [N, ...] float32 or int64. targets: [N, K] float32, a distribution over the classes for each row. weights: [N]
     float32 above 0, of each row, with a mean of 1. labels: [N] int64, where every target is one class; None where some
-    are soft. seed: of all that is drawn.
+    are soft. seed: of all random numbers.
     """
 
     x: NDArray[Any]
@@ -110,24 +110,24 @@ class Lessons:
 
 
 class Fittable(Predictor):
-    """A model that learns by one `fit`, in a process of its own."""
+    """A model that learns by a single `fit`, in a separate process."""
 
     @classmethod
     @abstractmethod
     def fit(cls, model: Any, lessons: Lessons, how: str) -> Self:
-        """A new model, fitted. how: `FitSpec.fit`. Raises: `RequestError` where it cannot learn from these."""
+        """Fit a new model. how: `FitSpec.fit`. Raises: `RequestError` where it cannot learn from `lessons`."""
 
     @abstractmethod
     def dump(self) -> bytes:
         """The content of the file that `load` reads."""
 
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of what was fitted."""
+        """Notes for the user on the fitted model."""
         return ()
 
 
 def kind_of(model: AnyModel) -> type[Predictor]:
-    """The class of a model's kind. Raises: `RequestError` where a class of the user's own is none."""
+    """The class of a model's kind. Raises: `RequestError` where the user's own class is not a `Predictor`."""
     if model.kind in KINDS:
         module, _, name = KINDS[model.kind].partition(":")
         found: Any = getattr(importlib.import_module(module), name)
@@ -141,7 +141,7 @@ def kind_of(model: AnyModel) -> type[Predictor]:
 
 
 def collator(model: AnyModel) -> Collator:
-    """What makes the batches that the model takes."""
+    """Builds the model's input batches."""
     return kind_of(model).collator(model)
 
 
@@ -151,7 +151,7 @@ def load(model: AnyModel, weights: str) -> Predictor:
 
 
 def fittable(model: AnyModel) -> type[Fittable]:
-    """The class of a model that is fitted. Raises: `RequestError` where its kind cannot be."""
+    """The class of a model that learns by `fit`. Raises: `RequestError` for other kinds."""
     found = kind_of(model)
     if not issubclass(found, Fittable):
         raise RequestError(
@@ -162,13 +162,13 @@ def fittable(model: AnyModel) -> type[Fittable]:
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Logits from probabilities [B, K]: at least `FLOOR` each, scaled to sum to 1, their logarithms in float32."""
+    """Logits [B, K] from probabilities: log of probabilities raised to `FLOOR` and scaled to sum to 1, in float32."""
     kept = probabilities.clamp_min(FLOOR)
     return (kept / kept.sum(dim=-1, keepdim=True)).log().float()
 
 
 def dense(x: Inputs, kind: str) -> Tensor:
-    """The batch of a model that takes one dense column. Raises: `RequestError` where it is none."""
+    """The batch of a model that takes one dense column. Raises: `RequestError` for other columns."""
     if isinstance(x, Tensor):
         return x
     raise RequestError(

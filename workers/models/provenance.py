@@ -1,4 +1,4 @@
-"""What a model follows from: its specification, the user's code and files that build it, and what is built."""
+"""Provenance of a model: its specification, the user's code and files that build it, and the built object."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from workers.user_code.provenance import SEED, examined
 
 
 def of_model(model: AnyModel) -> dict[str, Any]:
-    """The inputs of `model` by name, as plain JSON values: with equal ones the same weights are the same function.
+    """The inputs of `model` by name, as plain JSON values. Models with equal inputs and weights are the same function.
 
-    model: its specification. code: of each file that its factory reaches, a digest of what is reached in it. files:
-    digests of the files that building it reads, and of `depends_on`. environment: digests of the values of variables
-    that reached code names. packages: versions of distributions that the code imports, except for Stillhouse's own
-    dependencies. built: classes, shapes and types, plain attributes and initial weights of the module from a fixed
+    model: its specification. code: for each file that its factory reaches, a digest of the reachable code. files:
+    digests of the files that the build reads, and of `depends_on`. environment: digests of the environment variables
+    that the reachable code names. packages: versions of distributions that the code imports, except for Stillhouse's
+    own dependencies. built: classes, shapes and types, plain attributes and initial weights of the module from a fixed
     seed, as far as two builds agree.
 
     Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
     """
-    if not isinstance(model, FactorySpec):  # a file, and no code
+    if not isinstance(model, FactorySpec):  # a file without code
         return {"model": model.model_dump(mode="json", exclude={"path"})}
     return examined(model, partial(_made, model)).inputs
 
 
 def files_of(model: AnyModel) -> dict[Path, bytes]:
-    """The files beside the configuration that `model` is built from: code, what it reads, and `depends_on`, whole.
+    """The files beside the configuration that build `model`, in full: its code, the files it reads, and `depends_on`.
 
     The paths are below `model.folder`; a copy of them in another folder builds the same model.
     """
@@ -45,9 +45,9 @@ def files_of(model: AnyModel) -> dict[Path, bytes]:
 
 
 def files_outside(model: AnyModel) -> list[Path]:
-    """The user's other files that `model` is built from: those that a copy of its folder leaves behind.
+    """The user's files outside the model's folder that build `model`, which a copy of the folder would lack.
 
-    Caches, in folders that are hidden, are left out: what filled them fills them elsewhere too.
+    Caches in hidden folders are excluded, since another machine can fill them too.
     """
     if not isinstance(model, FactorySpec):
         return []
@@ -57,6 +57,6 @@ def files_outside(model: AnyModel) -> list[Path]:
 
 
 def _made(model: AnyModel) -> Any:
-    """What the code of a model makes of it, from a fixed seed."""
+    """The object that the model's code builds from a fixed seed."""
     with seeded(SEED):
         return predictor.kind_of(model).made(model)

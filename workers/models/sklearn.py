@@ -1,9 +1,8 @@
-"""The kind `sklearn`: an estimator of scikit-learn, kept by skops, and fitted here where a factory makes it.
+"""The kind `sklearn`: an estimator of scikit-learn, stored by skops; the run fits it where a factory makes it.
 
-A classifier answers by `predict_proba`, with its columns put in the order of the data's class ids by `classes_`. A
-regressor that was fitted here answers with the probabilities that it predicts, of which those below
-`predictor.FLOOR` count as that much. A file of skops holds no pickle; types that it names beyond those that skops
-trusts are refused, unless the user trusts them.
+A classifier predicts by `predict_proba`, whose columns `classes_` maps to the order of the data's class ids. A
+regressor that the run fitted predicts probabilities, which are raised to at least `predictor.FLOOR`. A skops file
+holds no pickle. Loading rejects types that neither skops nor the user trusts.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from workers.specs import Precision, SklearnFile, SklearnModel
 from workers.user_code import beside, factories
 
 NUMERIC = ("sklearn", "numpy", "scipy")
-"""Packages that estimators are made of."""
+"""Packages whose types any estimator may contain."""
 CLASSES = "stillhouse_classes_"
-"""The attribute of an estimator that was fitted here: how many classes the data has, which its own may not show."""
+"""Attribute of an estimator that the run fitted: the number of classes, which its own attributes may not show."""
 SCHEMA = "schema.json"
-"""The file in an archive of skops that says how the others make an estimator."""
+"""The file in a skops archive that describes the estimator's structure."""
 
 
 class SklearnPredictor(Fittable):
@@ -51,7 +50,7 @@ class SklearnPredictor(Fittable):
 
     @classmethod
     def made(cls, model: SklearnFile | SklearnModel) -> Any:
-        """The estimator before it is fitted; of a file None."""
+        """The estimator before the fit; None for a file."""
         return factories.call(model.factory, model.kwargs, model.folder) if isinstance(model, SklearnModel) else None
 
     @classmethod
@@ -68,7 +67,7 @@ class SklearnPredictor(Fittable):
 
     @cached_property
     def _content(self) -> bytes:
-        """The file, made once: of many trees it takes seconds."""
+        """The file's content, cached, since serialising many trees takes seconds."""
         return _canonical(_skops().dumps(self.estimator))
 
     def notes(self) -> tuple[str, ...]:
@@ -100,7 +99,7 @@ class SklearnPredictor(Fittable):
 
 
 def _columns(estimator: Any, source: str) -> tuple[NDArray[np.int64], int]:
-    """Which class each column of `predict_proba` is, and how many classes there are. Raises: `RequestError`."""
+    """The class of each column of `predict_proba`, and the number of classes. Raises: `RequestError`."""
     classes = getattr(estimator, CLASSES, None)
     if classes is not None and not hasattr(estimator, "predict_proba"):
         return np.arange(classes), classes
@@ -120,14 +119,14 @@ def _columns(estimator: Any, source: str) -> tuple[NDArray[np.int64], int]:
 
 
 def _packages(estimator: Any) -> frozenset[str]:
-    """The packages whose types a file that was fitted here may hold: those of what the user's own factory made."""
+    """The packages whose types a fitted file may hold: those of the parts that the user's own factory made."""
     get = getattr(estimator, "get_params", None)
     parts = [estimator, *(get(deep=True).values() if get else ())]
     return frozenset({*NUMERIC, *(type(part).__module__.partition(".")[0] for part in parts)} - {"builtins"})
 
 
 def _loaded(content: bytes, trusted: Sequence[str], packages: Collection[str], source: str) -> Any:
-    """The estimator in a file of skops. packages: those whose types it may hold, beside the types `trusted`.
+    """The estimator in a skops file. packages: their types are allowed, beside the types `trusted`.
 
     Raises: `RequestError` for other files, and for types that are not trusted.
     """
@@ -141,7 +140,7 @@ def _loaded(content: bytes, trusted: Sequence[str], packages: Collection[str], s
         untrusted = [name for name in asked if name not in trusted and name.partition(".")[0] not in packages]
         if not untrusted:
             return skops.loads(content, trusted=asked)
-    except Exception as error:  # of skops and of what it makes: several kinds
+    except Exception as error:  # skops and the estimators raise several types
         raise RequestError(f"{source} cannot be read by skops ({type(error).__name__}: {error}).") from error
     raise RequestError(
         f"{source} holds types that skops does not trust: {', '.join(untrusted)}. Where you know them to be harmless, "
@@ -150,7 +149,7 @@ def _loaded(content: bytes, trusted: Sequence[str], packages: Collection[str], s
 
 
 def _canonical(content: bytes) -> bytes:
-    """An archive of skops, the same for the same estimator: it names objects by where they lay in memory."""
+    """A skops archive with reproducible bytes: it replaces ids of objects, which are memory addresses, by numbers."""
     archive = zipfile.ZipFile(io.BytesIO(content))
     schema = json.loads(archive.read(SCHEMA))
     numbers: dict[int, int] = {}
@@ -175,12 +174,12 @@ def _canonical(content: bytes) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as target:
         for name, body in files.items():
-            target.writestr(zipfile.ZipInfo(name), body)  # whose date is always the same
+            target.writestr(zipfile.ZipInfo(name), body)  # with its constant default date
     return written.getvalue()
 
 
 def _alone(estimator: Any) -> Any:
-    """Let it answer with one thread: threads of a forest add probabilities in the order in which they end."""
+    """Make it predict with one thread, since threads of a forest add probabilities in the order of completion."""
     get = getattr(estimator, "get_params", None)
     jobs = [name for name, value in get(deep=True).items() if name.endswith("n_jobs") and value] if get else []
     if jobs:
@@ -190,7 +189,7 @@ def _alone(estimator: Any) -> Any:
 
 
 def _limit_threads() -> None:
-    """Let BLAS and OpenMP, whose threads count for the whole process, compute with as many as torch does."""
+    """Limit BLAS and OpenMP, whose thread pools are process-wide, to the thread count of torch."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(torch.get_num_threads())
@@ -206,10 +205,9 @@ def _skops() -> ModuleType:
 
 
 def _count(value: Any, seen: dict[int, Any]) -> int:
-    """Numbers in the arrays that an estimator has learned, in whatever it is made of; a node of a tree counts each of
-    its fields.
+    """Count the numbers in an estimator's learned arrays, at any depth; each field of a tree node counts.
 
-    seen: what was counted, by its id; held, so that no id comes twice.
+    seen: counted objects by their ids. It holds references, so that Python does not reuse an id.
     """
     if id(value) in seen:
         return 0

@@ -16,20 +16,20 @@ from workers.specs import SklearnModel
 from workers.user_code import factories
 
 SMALLEST = 2.0**-13
-"""Weight of a copy below which it is left out (about 10^-4): it would add rows and no knowledge."""
+"""Copies below this weight (about 10^-4) are left out, since they add rows and hardly any information."""
 
 
 def copies(estimator: Any, lessons: Lessons) -> None:
     """Fit a classifier to each example once for each class, weighted by the class's probability.
 
-    The weighted log loss of the copies is the cross entropy with the targets, so a classifier that minimises it learns
-    the same as a network does; an impurity of weighted copies is that of the mean target.
+    The weighted log loss of the copies is the cross entropy with the targets. So a classifier that minimises it has the
+    same objective as a network. The impurity of weighted copies is that of the mean target.
     """
     x = lessons.x.reshape(len(lessons.x), -1)
     if lessons.labels is not None:
-        estimator.fit(x, lessons.labels)  # also where it takes no weights
+        estimator.fit(x, lessons.labels)  # works without sample weights
         return
-    if getattr(estimator, "early_stopping", None) == "auto":  # its own held-out rows would be copies of the others
+    if getattr(estimator, "early_stopping", None) == "auto":  # its held-out rows would be copies of training rows
         estimator.set_params(early_stopping=False)
     rows, classes = np.nonzero(lessons.targets >= SMALLEST)
     estimator.fit(x[rows], classes, sample_weight=lessons.targets[rows, classes] * lessons.weights[rows])
@@ -38,8 +38,8 @@ def copies(estimator: Any, lessons: Lessons) -> None:
 def probabilities(estimator: Any, lessons: Lessons) -> None:
     """Fit a regressor to the targets, a number for each class.
 
-    Its squared error is the Brier score (Brier 1950), a proper score: without noise its least is at the targets. Unlike
-    log-probabilities, labels are numbers that it can be fitted to.
+    Its squared error is the Brier score (Brier 1950), a proper score whose minimum is at the targets. Unlike
+    log-probabilities, one-hot labels are finite, so a regressor can fit them.
     """
     several = {} if np.ptp(lessons.weights) == 0 else {"sample_weight": lessons.weights}
     estimator.fit(lessons.x.reshape(len(lessons.x), -1), lessons.targets, **several)
@@ -51,7 +51,7 @@ FITS: dict[str, Callable[[Any, Lessons], None]] = {"copies": copies, "probabilit
 def fit(estimator: Any, lessons: Lessons, how: str, model: SklearnModel) -> None:
     """Fit `estimator`. how: `FitSpec.fit`.
 
-    Raises: `RequestError` where there is no such way, or the estimator cannot learn so.
+    Raises: `RequestError` where `how` is unknown, or the estimator does not support it.
     """
     try:
         from sklearn.base import is_classifier
@@ -69,7 +69,7 @@ def fit(estimator: Any, lessons: Lessons, how: str, model: SklearnModel) -> None
         teach(estimator, lessons)
     except RequestError:
         raise
-    except (Exception, SystemExit) as error:  # of the estimator, which may be the user's own
+    except (Exception, SystemExit) as error:  # the estimator may be the user's own code
         advice = {
             "copies": "Expected a classifier whose fit takes sample_weight (a Pipeline and KNeighborsClassifier do "
             "not); or a regressor.",

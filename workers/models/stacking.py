@@ -1,10 +1,9 @@
-"""Members of one architecture computed as one: their weights stacked, one forward pass for all (torch.func, vmap).
+"""Members of one architecture in one forward pass, with stacked weights (torch.func, vmap).
 
-Small members leave a GPU idle between kernels, and stacked ones less; large ones fill it alone and gain nothing. So
-both ways are timed there on real examples, in the precision of the pass, and the faster is taken. Other kernels may
-differ by rounding; which way was taken is on record with every part. On a CPU members are never stacked: kernels there
-depend on the number of rows and members, a last micro-batch has fewer rows, and no bit may follow from which members
-share an actor.
+Small members leave a GPU idle between kernels, and stacking reduces that. Large members fill a GPU alone and gain
+nothing. So a teacher times both ways on real examples, in the precision of the pass, and takes the faster. Their
+kernels may round differently, so every part records the choice. On a CPU, members are never stacked: kernels there
+depend on the number of rows and members, and no bit may depend on which members share an actor.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
-"""A batch [B, ...] to the logits of M members [M, B, K]."""
+"""Maps a batch [B, ...] to the logits of M members [M, B, K]."""
 
 REPEATS = 5
 WORTH = 1.1
-"""How many times as fast stacking must be."""
+"""Speed-up from which stacking is used."""
 AGREEMENT = 1e-6
-"""How far probabilities may be apart in float32."""
+"""Largest difference of probabilities in float32."""
 ROUNDING = 2.0
-"""In bfloat16: how many times as far from the answers in float32 as those of single members."""
+"""In bfloat16, largest error against float32, as a multiple of the error of single members."""
 
 
 def one_by_one(modules: Sequence[nn.Module]) -> Forward:
@@ -52,23 +51,23 @@ def stacked(modules: Sequence[nn.Module]) -> Forward:
 
 @torch.no_grad()
 def worth_stacking(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether stacking is possible, right and faster on `x`, a batch of the size that teachers compute.
+    """Whether stacking is possible, correct and faster on `x`, a batch of the teachers' size.
 
-    To be called inside the autocast that they compute under.
+    Call it inside the teachers' autocast.
     """
     if len(modules) < 2:
         return False
     single = one_by_one(modules)
     try:
         together = stacked(modules)
-        right = all(_is_right(single, together, rows) for rows in (x, x[:1]))  # a part may end in a single row
-    except Exception:  # whatever a network does that vmap does not
+        right = all(_is_right(single, together, rows) for rows in (x, x[:1]))  # the last batch may be one row
+    except Exception:  # unsupported operations raise various types
         return False
     return right and _seconds(single, x) >= WORTH * _seconds(together, x)
 
 
 def _is_right(single: Forward, together: Forward, x: Tensor) -> bool:
-    """Whether stacked members answer `x` as single ones, but for rounding in the precision of the pass."""
+    """Whether stacked members agree with single ones on `x`, up to rounding in the precision of the pass."""
     one, other = single(x), together(x)
     if not torch.is_autocast_enabled(x.device.type):
         return _apart(one, other) <= AGREEMENT
@@ -83,7 +82,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _seconds(forward: Forward, x: Tensor) -> float:
-    """The quickest of a few tries: what else the machine does only ever adds."""
+    """The minimum of a few measurements, since other load on the machine can only add time."""
     found = []
     for _ in range(REPEATS):
         started = time.perf_counter()

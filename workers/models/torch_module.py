@@ -1,4 +1,4 @@
-"""The kind `python`: a spec -> a torch module, with the seed that starts it; and that module as a predictor."""
+"""The kind `python`: builds a torch module from a spec and a seed, and wraps it as a predictor."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from workers.specs import ModelSpec, Precision
 from workers.user_code import factories
 
 FEW = 16
-"""Examples that a network is tried on before many are asked for."""
+"""Examples on which a network is prepared."""
 
 
 class TorchPredictor(Predictor):
-    """A torch module from a batch to logits, computed under torch's autocast."""
+    """A torch module that maps a batch to logits under torch's autocast."""
 
     module: nn.Module
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.whole = False
-        """Whether it computes in float32 whatever is asked, since its logits would be rounded otherwise."""
+        """Whether it always computes in float32, since bfloat16 would round its logits."""
 
     @classmethod
     def load(cls, model: ModelSpec, weights: str) -> Self:
@@ -46,7 +46,7 @@ class TorchPredictor(Predictor):
 
     def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
         if self.whole or computed_in(x.device, precision) == "float32":
-            return Outputs(ask(self.module, x).float())  # without a block around it, which costs small networks time
+            return Outputs(ask(self.module, x).float())  # no context manager, whose overhead slows small networks
         with autocast(x.device, precision):
             return Outputs(ask(self.module, x).float())
 
@@ -59,7 +59,7 @@ class TorchPredictor(Predictor):
         return self
 
     def prepare(self, x: Inputs, device: torch.device, precision: Precision) -> bool:
-        """On a CPU pack its layers (`packing`); in bfloat16 keep the logits' digits (`last_product`)."""
+        """On a CPU, pack its layers (`packing`); in bfloat16, keep the precision of its logits (`last_product`)."""
         if computed_in(device, precision) == "bfloat16":
             with autocast(device, precision):
                 few = widened(x[:FEW].to(device))
@@ -70,14 +70,14 @@ class TorchPredictor(Predictor):
 
 
 def predictor_of(answers: Predictor | nn.Module) -> Predictor:
-    """A predictor as it is, a plain module as one."""
+    """The predictor itself, or a predictor for a plain module."""
     return TorchPredictor(answers) if isinstance(answers, nn.Module) else answers
 
 
 def build(spec: ModelSpec, seed: int = 0, initial: str | None = None) -> nn.Module:
-    """The module that `spec` describes, its random weights drawn from `seed` alone, by torch, numpy or `random`.
+    """Build the module that `spec` describes. Its random weights depend only on `seed`.
 
-    initial: URI of weights that it begins from instead.
+    It seeds torch, numpy and `random`. initial: URI of initial weights to load instead.
 
     Raises: `RequestError` where the factory is missing, raises, or returns anything but a module, or where `initial`
     does not hold its weights.
@@ -95,7 +95,7 @@ def build(spec: ModelSpec, seed: int = 0, initial: str | None = None) -> nn.Modu
 
 
 def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
-    """Raise `RequestError` where there is nothing in `module` that training could change, or not yet."""
+    """Raise `RequestError` where `module` has no trainable parameter, or has lazy parameters."""
     lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if nn.parameter.is_lazy(each)]
     if lazy:
         raise RequestError(
@@ -110,11 +110,11 @@ def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many numbers the module learns; one that is shared counts once."""
+    """Number of learned parameters; shared ones count once."""
     return sum(p.numel() for p in module.parameters())
 
 
 def seed_of(seed: int, *path: str | int) -> int:
-    """A seed of its own for each thing that is drawn, far from those of its neighbours."""
+    """A separate, well-mixed seed for each purpose, derived from `seed` and `path`."""
     text = "/".join(str(part) for part in (seed, *path))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

@@ -1,8 +1,8 @@
-"""What every kind of targets is: columns of tensors with a row for each position, and what terms ask of them.
+"""Base classes of all kinds of targets: columns of tensors with a row per position, and the interface for terms.
 
-`Columns` can be cut, joined and moved without knowing what they mean. `Targets` are columns that are softened at one
-temperature, their own. `Columns.at` is the one place where the T that the student asks for meets the T that its targets
-carry. A kind is a subclass in a file of its own, and says how it is stored in `workers.targets.kinds`.
+`Columns` can be cut, joined and moved without knowledge of their meaning. `Targets` are columns that are softened at
+one fixed temperature. Only `Columns.at` compares the T of the student with the T of its targets. Each kind is a
+subclass in its own file; `workers.targets.kinds` has its storage format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AnyColumns = TypeVar("AnyColumns", bound="Columns")
 
 
 class Columns(ABC):
-    """Tensors with a row for each position."""
+    """Tensors with one row per position."""
 
     @property
     @abstractmethod
@@ -33,15 +33,15 @@ class Columns(ABC):
 
     @abstractmethod
     def like(self, columns: Sequence[Tensor]) -> Self:
-        """The same kind, with the same settings, made of other columns."""
+        """An object of the same kind and settings with other columns."""
 
     @abstractmethod
     def at(self, temperature: float | None) -> Targets:
-        """These targets at T; None: at their own. Raises: `RequestError` where they are softened at another T."""
+        """These targets at T; None: at the stored T. Raises: `RequestError` where they are softened at another T."""
 
     @abstractmethod
     def entropy(self) -> Tensor:
-        """[N] float32 in nats: what the cross entropy of a row cannot fall below."""
+        """[N] float32 in nats: the lower bound of each row's cross entropy."""
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -55,7 +55,7 @@ class Columns(ABC):
         return self.like([column[index] for column in self.columns])
 
     def split(self, sizes: Sequence[int]) -> list[Self]:
-        """All rows, cut into so many at a time; views."""
+        """All rows as views, cut into consecutive parts of these sizes."""
         cuts = zip(*(column.split(list(sizes)) for column in self.columns), strict=True)
         return [self.like(cut) for cut in cuts]
 
@@ -69,15 +69,15 @@ class Columns(ABC):
 class Targets(Columns):
     """Targets that are softened at `temperature`: a distribution over *events* for each row.
 
-    Events are the classes, or fewer where a kind keeps several classes as one.
+    Events are the classes, or fewer where a kind merges several classes into one event.
     """
 
     kind: ClassVar[str]
     """Its name in `workers.targets.kinds.KINDS`."""
     offers: ClassVar[frozenset[Signal]]
-    """What terms may ask of it."""
+    """Signals that it offers to terms."""
     probabilities: Tensor
-    """As they are stored."""
+    """Probabilities in the stored dtype."""
     temperature: float
 
     @abstractmethod
@@ -92,14 +92,14 @@ class Targets(Columns):
         """
 
     def log_targets(self, dtype: torch.dtype) -> Tensor:
-        """log of `events`, [N, E], with a stored 0 counted as half of the least number that could have been stored."""
+        """log of `events`, [N, E]; a stored 0 counts as half of the smallest positive number of its dtype."""
         return log_stored(self.events(dtype), self.probabilities.dtype)
 
     def cross_entropy_sum(self, logits: Tensor) -> Tensor:
         """T^2 * CE(events, the student's events), summed over the rows: a scalar.
 
-        Its gradient is T * (softmax(logits / T) - probabilities): zero where the student equals the teacher, although
-        the value there is the teacher's entropy and not zero. logits: [N, K] float.
+        Its gradient is T * (softmax(logits / T) - probabilities). Where the student equals the teacher, the gradient is
+        zero, but the value is T^2 times the teacher's entropy. logits: [N, K] float.
         """
         log_probabilities = self.log_events(logits)
         return (self.events(log_probabilities.dtype) * log_probabilities).sum() * -(self.temperature**2)
@@ -119,8 +119,8 @@ class Targets(Columns):
 
 
 LEAST_STORED = {torch.float16: 2.0**-25, torch.float32: 2.0**-31}
-"""Half of the least positive probability that is stored: of float16 its least number, of float32 one step of the fixed
-point in which means are taken (`workers.ensemble`)."""
+"""Half of the smallest positive probability that is stored. For float16 that is its smallest number, for float32 one
+step of the fixed point of means (`workers.ensemble`)."""
 
 
 def log_stored(probabilities: Tensor, stored: torch.dtype) -> Tensor:
@@ -130,13 +130,13 @@ def log_stored(probabilities: Tensor, stored: torch.dtype) -> Tensor:
 
 
 def joined(several: Sequence[AnyColumns]) -> AnyColumns:
-    """Targets of one kind, one after another."""
+    """Concatenate targets of one kind."""
     if len(several) == 1:
         return several[0]
     return several[0].like([torch.cat(parts) for parts in zip(*(each.columns for each in several), strict=True)])
 
 
 def array(values: Tensor) -> NDArray[Any]:
-    """The values as a numpy array in main memory, without a copy where they lie there."""
+    """The values as a numpy array; does not copy values that are already in main memory."""
     found: NDArray[Any] = values.detach().cpu().numpy()
     return found

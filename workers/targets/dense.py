@@ -1,6 +1,6 @@
-"""Targets with a probability for every class: the kind of few classes.
+"""Targets with a probability for every class: the default kind.
 
-Its rows sum to 1 within the rounding of what is stored. A term computes with them in the dtype of the student's logits.
+Rows sum to 1 within the rounding of the stored dtype. A term converts them to the dtype of the student's logits.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ class Dense(Targets):
         return functional.log_softmax(logits / self.temperature, dim=-1)
 
     def logits(self, dtype: torch.dtype) -> Tensor:
-        """T * log p: with `combine: geometric` the weighted mean of the members' logits, up to a constant; with
-        `arithmetic` the logits of the mean prediction. At a low T the probabilities of unlikely classes are rounded
-        to 0, and their logits with them."""
+        """T * log p.
+
+        With `combine: geometric` it is the weighted mean of the members' logits, up to a constant; with `arithmetic`
+        the logits of the mean prediction. At a low T, small probabilities are stored as 0, so their logits are lost.
+        """
         return self.log_targets(dtype) * self.temperature
 
     def entropy(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""How each kind of targets is made from the teachers' mean, and how it lies in Parquet: a table from kind to format."""
+"""How each kind of targets is computed from the teachers' mean, and its Parquet format: a table by kind."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class Format:
-    """One kind in a file, beside the columns that name examples."""
+    """The file format of one kind, without the columns that identify examples."""
 
     targets: type[Targets]
     mark: str
-    """A column that files of this kind alone have."""
+    """A column that only files of this kind have."""
     columns: Callable[[Any], dict[str, pa.Array]]
     read: Callable[[pa.Table, float], Targets]
-    """Its rows at a T, in the order of the table."""
+    """Reads rows that are softened at a T, in the order of the table."""
     options: dict[str, Any] = field(default_factory=lambda: PLAIN)
-    """For `pyarrow.parquet.write_table`."""
+    """Options for `pyarrow.parquet.write_table`."""
 
 
 def _dense_columns(targets: Dense) -> dict[str, pa.Array]:
@@ -51,19 +51,21 @@ KINDS: dict[str, Format] = {
 
 
 def kind_of(top_k: int | None) -> str:
-    """The kind that a store of this `distillation.top_k` holds."""
+    """The kind of targets in a store with this `distillation.top_k`."""
     return Dense.kind if top_k is None else TopK.kind
 
 
 def of_mean(probabilities: Tensor, dtype: str, top_k: int | None, temperature: float = 1.0) -> Targets:
-    """Soft targets as they are stored, from the mean [n, K] float32 at T: of `dtype`, all of them or the `top_k`
-    largest."""
+    """Soft targets in their stored form, from the mean [n, K] float32 at T.
+
+    They are cast to `dtype`, and reduced to the `top_k` largest probabilities unless it is None.
+    """
     if top_k is None:
         return Dense(torch.from_numpy(probabilities.numpy().astype(np.dtype(dtype), copy=False)), temperature)
     return compress(probabilities, top_k, DTYPES[dtype], temperature)
 
 
 def read(table: pa.Table, temperature: float) -> Targets:
-    """The targets of a table of any kind, in its order."""
+    """The targets of a table, of whatever kind, in the table's order."""
     found = next(kind for kind in KINDS.values() if kind.mark in table.column_names)
     return found.read(table, temperature)

@@ -1,9 +1,8 @@
-"""The order of the examples: decided by numbers alone, never by which teacher was ready first.
+"""The order of the examples: a function of sizes and seeds only, never of the order in which teachers answer.
 
-The store of soft targets keeps the transfer set in parts, each a random sample of it that is the same in every run, so
-that a student can learn from the first part while the teachers still work on the second: going through the parts in
-order is going through the examples at random. Later epochs draw the parts in an order of their own and mix several at
-a time, which needs the memory of those alone.
+The store of soft targets keeps the transfer set in parts. Each part is a random sample, the same in every run. So a
+student can learn from the first part while the teachers still compute the second: parts in order are examples in random
+order. Later epochs shuffle the parts and mix several at a time, which needs memory only for those.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from workers.data.ragged import stretches
 LARGEST_PART = 8192
 SMALLEST_PART = 64
 PIECE_VALUES = 2**22
-"""About how many probabilities a teacher answers with at a time."""
+"""About how many probabilities a teacher returns per piece."""
 PART_BYTES = 2**24
-"""About how many bytes a part of compressed rows takes in memory."""
+"""Approximate size of a part of compressed rows in memory."""
 WINDOW = 16
 """Parts that are mixed at a time after the first epoch."""
 
 
 def piece_rows(classes: int, positions: float = 1.0) -> int:
-    """Examples of a piece, a power of two: they follow from what teachers send, a number for each class and position.
+    """Examples per piece, a power of two, from the size of teachers' answers: one number per class and position.
 
-    positions: of an example, in the mean.
+    positions: mean number per example.
     """
     return _examples(PIECE_VALUES // classes, positions)
 
 
 def part_rows(classes: int, row_bytes: int | None = None, positions: float = 1.0) -> int:
-    """Examples of a part, a power of two and a multiple of `piece_rows`: they follow from what is stored.
+    """Examples per part, a power of two and a multiple of `piece_rows`, from the size of stored rows.
 
-    row_bytes: bytes of a row in memory where the store keeps the largest probabilities alone; None: it keeps all, and
+    row_bytes: bytes of a row in memory where the store keeps only the largest probabilities; None: it keeps all, and
     a part is one piece.
     """
     piece = piece_rows(classes, positions)
@@ -54,20 +53,20 @@ def _examples(rows: int, positions: float) -> int:
 
 @dataclass(frozen=True)
 class PartLayout:
-    """How `views` passes over `examples` examples are cut into parts of `rows` rows, the last of each view shorter.
+    """How `views` passes over `examples` examples are cut into parts of `rows` rows; each view's last may be shorter.
 
     Row r of view v has the id v * examples + r. With one view, ids are rows of the transfer set.
 
-    Teachers answer by the piece: a part is made of consecutive pieces of `piece` rows, by default of one. Pieces are
-    numbered through all parts and views. What is in a piece does not depend on the rows of a part, so that logits
-    that are kept by the piece serve stores of other parts.
+    Teachers answer piece by piece. A part consists of consecutive pieces of `piece` rows, by default of one. Pieces are
+    numbered through all parts and views. The examples of a piece do not depend on the size of a part, so that logits
+    cached per piece serve stores with other parts.
     """
 
     examples: int
     rows: int
     views: int = 1
     piece: int = 0
-    """Rows of a piece; `rows` is a multiple of them. 0: as many as a part has."""
+    """Rows of a piece; a divisor of `rows`. 0: as many as in a part."""
 
     def __post_init__(self) -> None:
         if self.piece and self.rows % self.piece:
@@ -101,9 +100,9 @@ class PartLayout:
         return self._cut(piece, self._piece, -(-self.examples // self._piece))
 
     def row_order(self, part: int, rows: Positions) -> Index:
-        """Of each row of a part, which row it is of its pieces one after another: [rows] int64.
+        """For each row of a part, its index in the concatenation of the part's pieces: [rows] int64.
 
-        rows: how many rows each example has.
+        rows: number of rows of each example.
         """
         of_pieces = np.concatenate([self.piece_ids(piece) for piece in self.pieces(part)])
         order = np.argsort(of_pieces)
@@ -118,9 +117,9 @@ class PartLayout:
         return np.sort(_permutation(self.examples)[number * rows : (number + 1) * rows]) + view * self.examples
 
     def windows(self, epoch: int, seed: int) -> Iterator[list[int]]:
-        """The parts that an epoch goes through, those that are mixed together at a time.
+        """The parts of an epoch, in groups that are mixed in memory.
 
-        A view's first epoch takes its parts in order and one by one, since they may only just be coming.
+        A view's first epoch takes its parts in order and one by one, since teachers may still be computing them.
         """
         view, first = epoch % self.views, epoch < self.views
         parts = np.arange(self.parts_per_view) + view * self.parts_per_view
@@ -138,6 +137,6 @@ def _permutation(examples: int) -> Index:
 
 
 def batch_sizes(examples: int, batch_size: int) -> list[int]:
-    """An epoch's batches, of nearly one size: no small one is left at the end."""
+    """Sizes of an epoch's batches. They differ by at most 1, so that no small batch remains at the end."""
     batches = -(-examples // batch_size)
     return [examples // batches + (k < examples % batches) for k in range(batches)]

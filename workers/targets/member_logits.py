@@ -1,8 +1,8 @@
-"""The logits of each member, kept beside the mean (`distillation.keep: members`).
+"""The logits of each member, cached beside the mean (`distillation.keep: members`).
 
-The logits of a member depend on its weights and on the transfer set alone. Kept, they serve every other temperature,
-rule and choice of members: an eleventh member costs its own forward passes, another T none at all. They take the bytes
-of as many means in float32 as there are members, and are read and written by the teachers themselves.
+The logits of a member depend only on its weights and on the transfer set. So the cache serves every other temperature,
+rule and choice of members: an eleventh member costs only its own forward passes, another T none. The cache takes as
+much storage per member as one mean in float32. The teachers themselves read and write it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class MemberLogits:
-    """One member's logits, a Parquet file a piece of the layout: columns that name each row as in the store of
-    soft targets, `logits` fixed-size list of float32, in the order of the piece."""
+    """One member's logits, a Parquet file per piece of the layout.
+
+    Columns: those that identify each row, as in the store of soft targets, and `logits`, a fixed-size list of float32.
+    Rows are in the order of the piece.
+    """
 
     folder: str
     read_only: bool = False
-    """Whether the folder is another run's: nothing is written or removed there, and it may vanish."""
+    """Whether another run owns the folder: this run writes and removes nothing there, and the folder may vanish."""
     _files: dict[int, str] | None = field(default=None, repr=False)
 
     @property
     def pieces(self) -> frozenset[int]:
-        """The pieces that are kept, as far as names show."""
+        """The cached pieces, judged by file names alone."""
         return frozenset(self._named())
 
     def _named(self) -> dict[int, str]:
@@ -45,13 +48,13 @@ class MemberLogits:
         return self._files
 
     def read(self, piece: int) -> Tensor | None:
-        """[rows, K] float32 in the order of the piece; None where they are not kept or not what was written."""
+        """[rows, K] float32 in the order of the piece; None where they are missing or damaged."""
         name = self._named().get(piece)
         if name is None:
             return None
         uri = storage.join(self.folder, name)
         raw = storage.read_if_there(uri)
-        if raw is None:  # the run that it belongs to was deleted meanwhile
+        if raw is None:  # the run that owns the folder was deleted meanwhile
             return None
         if not parts.is_whole(name, raw):
             logger.warning("logits '%s' are not what was written; thrown away and computed again", uri)
@@ -62,7 +65,7 @@ class MemberLogits:
         return torch.from_numpy(np.array(column.flatten().to_numpy())).view(len(column), -1)
 
     def write(self, piece: int, names: RowNames, logits: Tensor) -> None:
-        """Keep the logits [rows, K] of a piece, each row named."""
+        """Write the logits [rows, K] of a piece. names: identify the rows."""
         if self.read_only:
             return
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), logits.shape[1])
@@ -70,5 +73,5 @@ class MemberLogits:
 
 
 def bytes_of(members: int, examples: int, classes: int) -> int:
-    """About what the logits of so many members take in storage. examples: over all views."""
+    """Approximate storage for the logits of `members` members. examples: over all views."""
     return 4 * members * examples * classes

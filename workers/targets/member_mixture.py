@@ -1,7 +1,8 @@
-"""Members' logits that are not softened yet: the kind behind a schedule of T.
+"""Members' logits before softening: the columns for a schedule of T.
 
-A schedule asks for soft targets at many temperatures. Stored are the logits of each member (`member_logits`), and the
-mean is taken at the T of the step, with the arithmetic of the teachers' pass: the same bits as a store at that T.
+A schedule needs soft targets at many temperatures. So the run stores the logits of each member (`member_logits`). At
+each step, the student averages them at the step's T with the arithmetic of the teachers' pass: the result is
+bit-identical to a store at that T.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from workers.targets.dense import Dense
 
 @dataclass(frozen=True)
 class MemberMixture(Columns):
-    """logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that did
-    not answer for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`.
-    weighting: the rule by which weights follow from the answers (`workers.mixture_weights`); `weights` then show
-    which members answered."""
+    """Logits of members with their weights.
+
+    logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that has no
+    logits for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`. weighting:
+    the rule for weights per example (`workers.mixture_weights`); `weights` then only show which members have logits.
+    """
 
     logits: Tensor
     weights: Tensor
@@ -55,7 +58,7 @@ class MemberMixture(Columns):
         return Dense(ensemble.mean32(total, self.combine), temperature)
 
     def entropy(self) -> Tensor:
-        """Zeros: it follows from T. `at` returns targets that know theirs."""
+        """Zeros, since the entropy depends on T. The targets that `at` returns have theirs."""
         return torch.zeros(len(self))
 
 

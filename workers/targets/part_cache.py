@@ -1,7 +1,7 @@
-"""Parts of a store of soft targets in memory, as many as there is room for, to be drawn from row by row.
+"""Cache of parts of the soft targets in memory, with access by row.
 
-All lie in one array, each part in a place of its own: so rows of several parts are drawn in one go, and none is copied
-together first.
+All parts share one array, each in its own place. So one index operation draws rows of several parts, without
+concatenating the parts first.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from workers.targets.soft_targets import Rows
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part lies: `rows` of the cache from row `start` on."""
+    """The place of a part: `rows` rows of the cache, from row `start`."""
 
     start: int
     rows: int
 
 
 class PartCache:
-    """Room for `places` parts of at most `rows` rows, like `first`; whatever was unused longest makes room."""
+    """An LRU cache for `places` parts of at most `rows` rows each. first: a part with the columns to allocate."""
 
     def __init__(self, places: int, rows: int, first: Rows) -> None:
         self.free = [place * rows for place in reversed(range(places))]
@@ -38,13 +38,13 @@ class PartCache:
         self.places: OrderedDict[int, Place] = OrderedDict()
 
     def find(self, number: int) -> Place | None:
-        """Where a part is, if it is here."""
+        """The place of a part; None where it is not cached. Counts as a use."""
         if number in self.places:
             self.places.move_to_end(number)
         return self.places.get(number)
 
     def missing(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Those of the parts that will not be here when it is their turn, where each is found or else put in order."""
+        """Predict the cache misses of a sequence of accesses, where each miss puts the part into the cache."""
         room = len(self.free) + len(self.places)
         held = OrderedDict.fromkeys(self.places)
         for number in numbers:
@@ -57,7 +57,7 @@ class PartCache:
             yield number
 
     def put(self, number: int, part: Rows) -> Place:
-        """Copy a part to a place of its own, in which others may have been before."""
+        """Copy a part into the cache, evicting the least recently used part if it is full."""
         start = self.free.pop() if self.free else self.places.popitem(last=False)[1].start
         place = self.places[number] = Place(start, len(part.ids))
         rows = slice(start, start + len(part.ids))
@@ -67,6 +67,6 @@ class PartCache:
         return place
 
     def draw(self, rows: Index) -> Columns:
-        """The soft targets of some of the cache's rows, in memory of their own."""
+        """A copy of the soft targets in some of the cache's rows."""
         index = torch.from_numpy(rows)
         return self.targets.like([column.index_select(0, index) for column in self.targets.columns])

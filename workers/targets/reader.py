@@ -1,4 +1,4 @@
-"""How a part of the soft targets is read: as the store has it at one T, or as members' logits for a schedule of T."""
+"""Readers of a part: soft targets from the store at one T, or members' logits for a schedule of T."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class StoreReader:
-    """Soft targets of the store at `folder`, which are softened at `temperature`."""
+    """Reads soft targets, softened at `temperature`, from the store at `folder`."""
 
     folder: str
     temperature: float
@@ -38,17 +38,17 @@ class StoreReader:
         try:
             return soft_targets.read_part(self.folder, part, self.temperature)
         except DamagedPart:
-            soft_targets.remove_manifest(self.folder)  # which vouched for it: the next run reads all that is there
+            soft_targets.remove_manifest(self.folder)  # so that the next run verifies every part
             raise
 
 
 @dataclass(frozen=True)
 class LogitsReader:
-    """The logits of the members that made a part, with their weights, for the loader to average at any T.
+    """Reads the logits of the members of a part, with their weights, for the loader to average at any T.
 
-    folders: of each member's logits, by name. weights: of all members; those that made a part are scaled to sum to 1,
-    as in the teachers' pass. combine: the rule of the mean. weighting: that of each example's weights.
-    rows: how many each example has; None: one.
+    folders: of each member's logits, by name. weights: of all members; those of a part's members are scaled to sum to
+    1, as in the teachers' pass. combine: the rule of the mean. weighting: the rule for weights per example.
+    rows: number of rows of each example; None: one.
     """
 
     folders: Mapping[str, str]

@@ -1,17 +1,17 @@
 """The store of soft targets: Parquet parts that carry their checksum in their names, and a manifest, written last.
 
-A store is known by its key (`workers.artifacts.key`), a hash of everything the numbers follow from: transfer set,
-members and their code, temperature, rule and weights. The manifest calls it `fingerprint`. So whatever is in its
-folder is right for every run that asks for it: a store with a manifest is complete, and one without resumes from the
-parts that are there. A part whose content is not what its name says is thrown away.
+A store is identified by its key (`workers.artifacts.key`), a hash of everything that determines the numbers: transfer
+set, members and their code, temperature, rule and weights. The manifest calls it `fingerprint`. So the parts in the
+folder are valid for every run with that key. A store with a manifest is complete; without one, the pass resumes from
+the existing parts. A part whose content does not match the checksum in its name is discarded.
 
 Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of float32 or float16 (softened,
-averaged, summing to 1), or of a large vocabulary `top_ids`, `top_probabilities` and `tail` (`workers.targets.top_k`).
-`example_id` is the row as the user gave it (`workers.data.numbering`), and `view` int16 beside it where there are
-several, and `position` int32 where elements of an example have distributions of their own. The order of a part's rows
-is that of `PartLayout.ids`, by which readers in a run know them.
+averaged, summing to 1), or for a large vocabulary `top_ids`, `top_probabilities` and `tail` (`workers.targets.top_k`).
+`example_id` is the row in the user's data (`workers.data.numbering`). With several views there is a column `view`
+int16; where elements of an example have their own distributions, a column `position` int32. The order of a part's rows
+is that of `PartLayout.ids`, by which readers in a run identify them.
 
-Every key includes `FORMAT`. So a store of an older or newer format is another store, never taken for this one.
+Every key includes `FORMAT`. So a store of an older or newer format has another key, and is never mistaken for this one.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ MANIFEST = "manifest.json"
 ABANDONED = "abandoned"
 MADE_BY = b"stillhouse.made_by"
 FORMAT = SOFT_TARGETS.version
-"""Version of what files in a store mean."""
+"""Version of the file format of a store."""
 
 
 class DamagedPart(RunError):
-    """A part is not what was written."""
+    """The content of a part does not match its checksum."""
 
 
 class MemberRecord(BaseModel):
-    """A member as the store knows it: its name, and the sha256 of its weights file."""
+    """A member in the manifest: its name, and the sha256 of its weights file."""
 
     name: str
     sha256: str
 
 
 class Numerics(BaseModel):
-    """What the last bits depend on besides members and rule: kept when a run resumes, and on record for each part."""
+    """Settings, besides members and rule, that affect the last bits. Resumed runs keep them; each part records them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,17 +69,17 @@ class Numerics(BaseModel):
     """`cpu` or `cuda`."""
     precision: Precision
     threads: int
-    """Of each actor."""
+    """Threads of each actor."""
     micro_batch: int
-    """Examples a forward pass."""
+    """Examples per forward pass."""
     bits: Literal[32, 64] = 32
-    """Of the fixed point that members' contributions are added in (`ensemble`)."""
+    """Bits of the fixed point in which members' contributions are added (`ensemble`)."""
     stacked: bool | None = None
-    """Whether members that share an actor are computed in one pass; None: not yet known."""
+    """Whether one forward pass computes all members of an actor; None: not yet known."""
 
 
 class Part(BaseModel):
-    """One Parquet file: where, how many rows, its checksum, the members that made it, and how."""
+    """One Parquet file: its path, rows and checksum, the members in it, and the numerics of its computation."""
 
     path: str
     rows: int
@@ -91,14 +91,14 @@ class Part(BaseModel):
 
 
 class PartFile(NamedTuple):
-    """A part as its name shows it: `sha256` is the beginning of the checksum."""
+    """A part known only by its file name: `sha256` is the beginning of the checksum."""
 
     path: str
     sha256: str
 
 
 class Manifest(BaseModel):
-    """What a store holds and how it was made."""
+    """The contents of a store, and the settings of its computation."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -106,7 +106,7 @@ class Manifest(BaseModel):
     fingerprint: str
     """Digest of the store's key."""
     what: dict[str, str] = {}
-    """What the key was made from, by dotted names, without credentials."""
+    """The inputs of the key, by dotted names, without credentials."""
     temperature: float
     combine: str
     weights: list[float]
@@ -118,11 +118,11 @@ class Manifest(BaseModel):
     members: list[MemberRecord]
     parts: list[Part]
     seconds: float
-    """From the first chunk asked to the last part written, teachers already up."""
+    """Time from the first request to a teacher to the last part written, without the start of the teachers."""
     complete: bool
 
     def missing_members(self) -> list[str]:
-        """Members that some part was made without."""
+        """Members that are missing from at least one part."""
         return [m.name for m in self.members if any(m.name not in part.members for part in self.parts)]
 
 
@@ -140,7 +140,7 @@ def write_part(
     members: Sequence[str],
     numerics: Numerics,
 ) -> Part:
-    """Write soft targets [P], each named. The file appears when it is complete."""
+    """Write soft targets [P]. names: identify the rows. The file becomes visible only when it is complete."""
     kind = kinds.KINDS[targets.kind]
     table = pa.table({**names.columns, **kind.columns(targets)})
     made_by = {"members": list(members), "numerics": numerics.model_dump()}
@@ -150,24 +150,24 @@ def write_part(
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Declare the store complete. Nothing that is written before says so."""
+    """Write the manifest, which alone marks a store as complete."""
     storage.write_text(storage.join(folder, MANIFEST), manifest.model_dump_json(indent=2) + "\n")
 
 
 def remove_manifest(folder: str) -> None:
-    """Declare the store incomplete."""
+    """Mark the store as incomplete."""
     storage.remove(storage.join(folder, MANIFEST))
 
 
 def manifest_at(folder: str) -> Manifest | None:
-    """The manifest of a store; None where there is none of this format that can be read.
+    """The manifest of a store; None where it is missing, damaged or of an older format.
 
     Raises: `RequestError` where a newer version of Stillhouse wrote it.
     """
     written = _written(folder)
     try:
         return Manifest.model_validate(written) if written is not None and format_of(written) == FORMAT else None
-    except ValueError:  # not the manifest that was written
+    except ValueError:  # a damaged manifest
         return None
 
 
@@ -176,7 +176,7 @@ def _written(folder: str) -> dict[str, Any] | None:
     uri = storage.join(folder, MANIFEST)
     try:
         written = json.loads(storage.read_if_there(uri) or b"null")
-    except ValueError:  # half written, or no text at all
+    except ValueError:  # truncated, or not text
         return None
     if not isinstance(written, dict):
         return None
@@ -185,7 +185,7 @@ def _written(folder: str) -> dict[str, Any] | None:
 
 
 def _discard_older(folder: str) -> None:
-    """Remove a store whose manifest has an older format: its parts mean something else."""
+    """Remove a store whose manifest has an older format, since its parts have another meaning."""
     written = _written(folder)
     if written is None or format_of(written) >= FORMAT:
         return
@@ -199,19 +199,19 @@ def _discard_older(folder: str) -> None:
 
 
 def abandon(folder: str) -> None:
-    """Tell the workers that wait for a part that no further part will come."""
+    """Signal to waiting workers that the teachers will write no further part."""
     storage.write_text(storage.join(folder, ABANDONED), "")
 
 
 def take_up(folder: str) -> None:
-    """Remove what `abandon` wrote, since parts are computed again."""
+    """Remove the mark of `abandon`, since the teachers compute parts again."""
     storage.remove(storage.join(folder, ABANDONED))
 
 
 def there(folder: str, refused: Container[str] = ()) -> tuple[dict[int, PartFile], bool]:
-    """The parts that are in a folder by now, but for the `refused` files, and whether it is abandoned; none is read.
+    """The parts in a folder except the `refused` files, and whether the folder is abandoned.
 
-    One call to the storage.
+    Reads no file; makes one call to the storage.
     """
     found = storage.names(folder)
     whole = {number: PartFile(name, beginning) for number, name, beginning in parts.named(found) if name not in refused}
@@ -219,7 +219,7 @@ def there(folder: str, refused: Container[str] = ()) -> tuple[dict[int, PartFile
 
 
 def _part(name: str, raw: bytes) -> Part:
-    """What is known of a part from its file."""
+    """The record of a part, from its file."""
     read = pq.ParquetFile(io.BytesIO(raw))
     made_by = json.loads(read.schema_arrow.metadata[MADE_BY])
     checksum = storage.sha256(raw)
@@ -227,10 +227,10 @@ def _part(name: str, raw: bytes) -> Part:
 
 
 def salvage(folder: str) -> dict[int, Part]:
-    """The whole parts in a folder by their number (`workers.artifacts.store.recover`).
+    """Recover the intact parts in a folder, by number (`workers.artifacts.store.recover`).
 
-    Parts that a complete manifest lists, and that have not changed since, are compared where they are read. Parts that
-    are not what their names say are removed, and named in the log.
+    It does not verify parts that a complete manifest lists with the same size; their readers do. It removes and logs
+    parts whose content does not match their names.
     """
     _discard_older(folder)
     manifest = manifest_at(folder)
@@ -241,7 +241,7 @@ def salvage(folder: str) -> dict[int, Part]:
     for number, name, _ in parts.named(whole):
         part = whole[name] or listed[name]
         known = found.get(number)
-        if known is not None:  # one made by survivors, and one that was to take its place
+        if known is not None:  # a part without a lost member, and its replacement with more members
             known, part = sorted((known, part), key=lambda each: len(each.members))
             storage.remove(storage.join(folder, known.path))
         found[number] = part
@@ -250,9 +250,9 @@ def salvage(folder: str) -> dict[int, Part]:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part as they are read: `ids` [P] int64, their soft targets, `entropy` [P] float32 in nats.
+    """The rows of one part: `ids` [P] int64, soft targets, `entropy` [P] float32 in nats.
 
-    From a file `ids` are its `example_id`. A student's loader knows its examples by the layout instead.
+    For a file, `ids` is its `example_id`. A student's loader identifies its examples by the layout instead.
     """
 
     ids: Index
@@ -265,9 +265,9 @@ class Rows:
 
 
 def read_part(folder: str, part: Part | PartFile, temperature: float = 1.0) -> Rows:
-    """One part, its checksum compared. temperature: the store's, which its targets then carry.
+    """Read one part and verify its checksum. temperature: T of the store's soft targets.
 
-    Raises: `DamagedPart` where its content is not what was written.
+    Raises: `DamagedPart` where the content does not match the checksum.
     """
     uri = storage.join(folder, part.path)
     raw = storage.read_bytes(uri)

@@ -1,16 +1,16 @@
 """Soft targets of a large vocabulary: the k largest probabilities of a row, and the rest's mass as one bucket.
 
-A softmax over 50,000 or 150,000 classes is 100 to 300 KB a token in half precision; its sixteen largest entries are
-a hundred bytes. What is cut off is kept as one more event, "none of these", with the mass that the teacher gave it.
-Scaling the k entries up to sum to 1 instead would make another teacher of it: surer than the real one in every row,
-and at k = 1 one that is always right, whose loss is zero however wrong the student.
+A softmax over 50,000 or 150,000 classes takes 100 to 300 KB per token in half precision; its sixteen largest entries
+take a hundred bytes. The remaining classes become one more event, "none of these", with the teacher's mass on them.
+Rescaling the k entries to sum to 1 instead would change the teacher: it would be more confident in every row. At
+k = 1 it would give its first class probability 1, whatever its own was.
 
-Of an ensemble, the mean is taken first, over all classes (`workers.ensemble`, exact in any order), and compressed
-once. The mean of members' own top k is something else: what one member ranks below its k-th place is missing from its
-share, so that the mean loses mass exactly where the members disagree.
+For an ensemble, the mean is computed first, over all classes (`workers.ensemble`, exact in any order), then compressed
+once. The mean of the members' own top k would differ. It would lose the mass of classes below a member's k-th place,
+so it would lose mass exactly where the members disagree.
 
-Left out: sampled targets (Anshumann et al. 2025, arXiv 2503.16870), unbiased over the tail as well but noisy; and
-how rows lie in files (`workers.targets.top_k_columns`).
+Not supported: sampled targets (Anshumann et al. 2025, arXiv 2503.16870), unbiased over the tail as well but noisy.
+`workers.targets.top_k_columns` has the file format.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from workers.targets.base import Targets
 
 PROBABILITY_DTYPES = (torch.float16, torch.float32)
 
-# Logits of a batch are upcast by so many at a time (64 MiB of float32): beside its gradient, the loss of 4,096 tokens
-# over 150,000 classes then needs no second tensor of 2.4 GB.
+# The loss converts this many logits to float32 at a time (64 MiB). So beside its gradient, the loss of 4,096 tokens
+# over 150,000 classes needs no second tensor of 2.4 GB.
 _CHUNK = 2**24
 
 
@@ -37,13 +37,12 @@ _CHUNK = 2**24
 class TopK(Targets):
     """Rows of soft targets over k + 1 events: the k likeliest classes, and all others together.
 
-    ids: [N, k] int32, class ids by falling probability, so that the first column is the argmax. By rising id instead
-    they would compress by a fortieth better (1.4 bytes of 56 at k = 16).
+    ids: [N, k] int32, class ids by falling probability, so that the first column is the argmax. Sorted by id, they
+    would compress only a fortieth better (1.4 bytes of 56 at k = 16).
     probabilities: [N, k] float16 or float32, softened at `temperature`.
-    tail: [N] float32, 1 - the sum of `probabilities` as they are stored, at least 0. Multiples of 2^-24 up to 1 are
-    exact in float32, and so is the tail of float16 probabilities.
-
-    Raises: ValueError where the shapes do not belong together.
+    tail: [N] float32, 1 - the sum of the stored `probabilities`, at least 0. Multiples of 2^-24 up to 1 are exact in
+    float32, and so is the tail of float16 probabilities.
+    Raises: ValueError where the shapes do not match.
     """
 
     ids: Tensor
@@ -70,7 +69,7 @@ class TopK(Targets):
         return torch.cat([self.probabilities.to(dtype), self.tail.to(dtype).unsqueeze(-1)], dim=-1)
 
     def log_events(self, logits: Tensor) -> Tensor:
-        """[N, k + 1]. With k = K no class is in the tail: its log-probability is `NOTHING`, not -infinity."""
+        """[N, k + 1]. With k = K the tail has no class; its log-probability is `NOTHING`, to stay finite."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
         z, ids = logits.to(dtype) / self.temperature, self.ids.to(torch.int64)
         of_top = functional.log_softmax(z, dim=-1).gather(1, ids)
@@ -89,25 +88,25 @@ class TopK(Targets):
 
 
 NOTHING = -1.0e4
-"""log of a probability that is 0 in every dtype."""
+"""Finite log-probability whose exp is 0 in every dtype."""
 
 
 def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16, temperature: float = 1.0) -> TopK:
     """The k largest probabilities of each row, rounded to `dtype`, and the mass of the rest.
 
     probabilities: [N, K] float32 or float64, softened at T, each row summing to 1. The same input gives the same bits
-    on any device: of equal probabilities the lower class id comes first, and is the one kept.
-    Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 3 * 10^-6 nats a token).
-    With k = K nothing is left to be in the tail, and it is 0.
+    on any device: among equal probabilities the lower class id takes precedence.
 
-    Raises: ValueError for a k that is not in 1..K, another dtype, or probabilities that are not finite.
+    Rounding moves at most 2^-12 of mass into or out of the tail (on a language model's output 3 * 10^-6 nats per
+    token). With k = K the tail is 0.
+    Raises: ValueError for a k outside 1..K, another dtype, or probabilities that are not finite.
     """
     if probabilities.ndim != 2 or not 1 <= k <= probabilities.shape[1]:
         raise ValueError(f"k is {k} for probabilities of shape {list(probabilities.shape)}; expected [N, K], k in 1..K")
     if dtype not in PROBABILITY_DTYPES:
         raise ValueError(f"dtype is {dtype}; expected one of {list(PROBABILITY_DTYPES)}")
     values, ids = _largest(probabilities, k)
-    if not bool(values.isfinite().all()):  # a NaN counts as the largest of its row
+    if not bool(values.isfinite().all()):  # topk sorts NaN first
         raise ValueError("probabilities hold NaN or infinity; expected rows that sum to 1")
     stored = values.to(dtype)
     if k == probabilities.shape[1]:
@@ -120,12 +119,12 @@ def compress(probabilities: Tensor, k: int, dtype: torch.dtype = torch.float16, 
 def _largest(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and ids [N, k] int64 of the k largest, by falling value, then by rising id.
 
-    `torch.topk` leaves open which of equal entries it takes, and in what order.
+    `torch.topk` does not define which of several equal entries it takes, nor their order.
     """
     values, ids = probabilities.topk(min(k + 1, probabilities.shape[1]), dim=-1)
     cut = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(-1) if values.shape[1] > k else None
     values, ids = values[:, :k], ids[:, :k]
-    if cut is not None and len(cut):  # equal entries on both sides of the cut: take the lowest ids of them
+    if cut is not None and len(cut):  # equal entries on both sides of the cut
         equal = probabilities[cut] == values[cut, -1:]
         falling = torch.arange(probabilities.shape[1], 0, -1, dtype=torch.int32, device=equal.device)
         lowest = (equal * falling).topk(k, dim=-1).indices
@@ -143,19 +142,18 @@ def top_k_cross_entropy_sum(logits: Tensor, targets: TopK, *, temperature: float
 
     With q = softmax(logits / T): -(sum over the top of p_i log q_i) - tail * log(1 - sum over the top of q_i).
 
-    logits: [B, K] float; half precision is taken up to float32. targets: B rows softened at the same T, k <= K.
+    logits: [B, K] float; half precision is converted to float32. targets: B rows softened at the same T, k <= K.
     Returns a scalar in float32 (float64 for float64 logits).
 
-    This is the exact cross entropy of the two distributions after both are coarsened to the same k + 1 events. Less
+    This is the exact cross entropy of the two distributions after both are coarsened to the same k + 1 events. Minus
     `entropy(targets)` it is their KL divergence, which by the data-processing inequality is never above that of the
-    full distributions; what is not seen is tail * KL(teacher || student, both within the tail). It is at its minimum
-    where the student gives each top class and the tail as a whole the teacher's mass, the teacher itself included,
-    however the student spreads the tail; with k = K it is `Dense.cross_entropy_sum`.
+    full distributions; the difference is tail * KL(teacher || student, both within the tail). The minimum is where the
+    student gives the teacher's mass to each top class and to the tail as a whole, whatever its distribution within
+    the tail. With k = K it is `Dense.cross_entropy_sum`.
 
-    The mass outside the top comes from the logits there (log-sum-exp), not from 1 - sum: it stays right where that
-    difference would be rounded to 0. Beside its inputs it keeps two numbers a row for the gradient.
-
-    Raises: ValueError for a temperature that is not above 0, or targets of other rows or more classes than the logits.
+    The mass outside the top is computed from the logits there (log-sum-exp), not as 1 - sum, which would round to 0.
+    For the gradient, the function saves its inputs and two numbers per row.
+    Raises: ValueError for a temperature not above 0, another number of rows than the logits, or more classes.
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
@@ -169,7 +167,7 @@ def top_k_cross_entropy_sum(logits: Tensor, targets: TopK, *, temperature: float
 
 
 def entropy(targets: TopK) -> Tensor:
-    """Entropy of the k + 1 events, nats: what the cross entropy cannot fall below. Returns [N] float32."""
+    """Entropy of the k + 1 events in nats, the lower bound of the cross entropy. Returns [N] float32."""
     events = torch.cat([targets.probabilities.to(torch.float32), targets.tail.unsqueeze(-1)], dim=-1)
     return -torch.xlogy(events, events).sum(dim=-1)
 
@@ -177,8 +175,8 @@ def entropy(targets: TopK) -> Tensor:
 def bytes_per_row(k: int, dtype: torch.dtype = torch.float16) -> int:
     """Bytes of a row in memory, its example id (8) included: 108 at k = 16 in float16.
 
-    In a file it is that and a few bits of list structure where nothing compresses; 55 at k = 16 was measured on a
-    language model's output (`benchmarks/top_k.py`).
+    In a file, incompressible rows take a few more bits for the list structure. On a language model's output a row took
+    55 bytes at k = 16 (`benchmarks/top_k.py`).
     """
     return k * (4 + dtype.itemsize) + 4 + 8
 
@@ -189,7 +187,7 @@ def _row_chunks(logits: Tensor) -> Iterator[slice]:
 
 
 class _TopKCrossEntropy(torch.autograd.Function):
-    """The loss with its gradient written out: autograd would keep several float32 copies of the logits."""
+    """The loss with an explicit gradient, since autograd would save several float32 copies of the logits."""
 
     @staticmethod
     def forward(
@@ -199,7 +197,7 @@ class _TopKCrossEntropy(torch.autograd.Function):
         ids = ids.to(torch.int64)
         probabilities, tail = probabilities.to(dtype), tail.to(dtype)
         if ids.shape[1] == logits.shape[1]:
-            tail = torch.zeros_like(tail)  # there is no such event
+            tail = torch.zeros_like(tail)  # the tail has no classes
         loss = torch.empty(len(logits), dtype=dtype, device=logits.device)
         log_all = torch.empty_like(loss)
         log_tail = torch.empty_like(loss)
@@ -209,7 +207,7 @@ class _TopKCrossEntropy(torch.autograd.Function):
             log_tail[rows] = z.scatter_(1, ids[rows], -torch.inf).logsumexp(dim=-1)
             log_all[rows] = torch.logaddexp(top.logsumexp(dim=-1), log_tail[rows])
             p, t, total = probabilities[rows], tail[rows], log_all[rows]
-            # An event without mass costs nothing, even where the student gives it none: 0 * inf is not NaN here.
+            # An event without mass contributes 0, even where the student gives it none and 0 * inf would be NaN.
             of_top = torch.where(p > 0, p * (total.unsqueeze(-1) - top), 0.0).sum(dim=-1)
             loss[rows] = of_top + torch.where(t > 0, t * (total - log_tail[rows]), 0.0)
         ctx.save_for_backward(logits, ids, probabilities, tail, log_all, log_tail)
@@ -219,10 +217,10 @@ class _TopKCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """T * (q - target); the target of a class in the tail is the tail's mass, shared out as the student does."""
+        """T * (q - target); within the tail, the target is the tail's mass in the student's proportions."""
         logits, ids, probabilities, tail, log_all, log_tail = ctx.saved_tensors
-        mass = probabilities.sum(dim=-1) + tail  # 1, but for rounding
-        log_tail = torch.where(log_tail.isinf(), 0.0, log_tail)  # no class there, or none with any probability
+        mass = probabilities.sum(dim=-1) + tail  # 1 up to rounding
+        log_tail = torch.where(log_tail.isinf(), 0.0, log_tail)  # the tail has no class, or only some of probability 0
         result = torch.empty_like(logits)
         for rows in _row_chunks(logits):
             total, outside = log_all[rows], log_tail[rows]

@@ -1,6 +1,6 @@
-"""`TopK` as Arrow columns and back, and how Parquet packs them best.
+"""Conversion of `TopK` to Arrow columns and back, and the Parquet options that compress them best.
 
-Apart from the maths because that imports torch alone. The columns are readable with plain pyarrow: `top_ids` and
+It is separate from the maths, which imports only torch. The columns are readable with plain pyarrow: `top_ids` and
 `top_probabilities`, fixed-size lists of int32 and of float16 or float32, and `tail` float32.
 """
 
@@ -27,12 +27,12 @@ WRITE_OPTIONS: dict[str, Any] = {
         "tail": "BYTE_STREAM_SPLIT",
     },
 }
-"""For `pyarrow.parquet.write_table` of `example_id` and `columns`. Splitting numbers into their bytes puts the equal
-high ones side by side: 56 bytes a row at k = 16 instead of 62 (and 66 with delta-packed ids), of 106 uncompressed."""
+"""For `pyarrow.parquet.write_table` of `example_id` and `columns`. Byte stream split puts the equal high bytes side by
+side: a row takes 56 bytes at k = 16 instead of 62 (66 with delta-packed ids; 106 uncompressed)."""
 
 
 def columns(targets: TopK) -> dict[str, pa.Array]:
-    """Arrow columns of `targets`, in the order in which they are written; views where it lies in main memory."""
+    """Arrow columns of `targets`, in the order of the file; views of tensors in main memory."""
     k = targets.ids.shape[1]
     return {
         "top_ids": _lists(_array(targets.ids), k),
@@ -42,7 +42,7 @@ def columns(targets: TopK) -> dict[str, pa.Array]:
 
 
 def from_table(table: pa.Table, temperature: float = 1.0) -> TopK:
-    """The rows of a table that has `columns`, at T, in its order (not by `example_id`), in memory of their own."""
+    """Copy the rows of a table with `columns`, softened at T, in the table's order (not by `example_id`)."""
     ids, probabilities = (_flat(table, name) for name in ("top_ids", "top_probabilities"))
     k = table.schema.field("top_ids").type.list_size
     return TopK(ids.view(-1, k), probabilities.view(-1, k), _flat(table, "tail"), temperature)

@@ -1,1 +1,1 @@
-"""The training loop, and what feeds it."""
+"""The training loop, its objective, its loader and its Ray tasks."""

@@ -1,6 +1,6 @@
-"""What runs as a Ray task where an estimator learns: a member on labels, a student on soft targets.
+"""Ray tasks that fit an estimator: a member on labels, a student on soft targets.
 
-The history of a fit is one epoch, so that figures, costs and records are those of a network.
+The history of a fit is one epoch, so that metrics, costs and records have the same form as those of a network.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class FitJob:
-    """An estimator that is to be fitted. Without soft targets it learns from labels."""
+    """An estimator to fit. Without soft targets it learns from labels."""
 
     member: Member
     training: FitSpec
     seed: int
     views: int
-    """Versions of each example that it sees, where it learns from labels; 0: the examples as they are."""
+    """Views of each example for an estimator that learns from labels; 0: the examples without augmentation."""
     threads: int
     store: Store | None = None
     loss: DistillationSpec = HARD_LABELS
@@ -51,7 +51,7 @@ class FitJob:
 
 @ray.remote
 def fit_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
-    """Fit a member to labels, write it, return its history. As `workers.training.tasks.train_member`."""
+    """Fit a member to labels, write it and return its history, like `workers.training.tasks.train_member`."""
     assert isinstance(job.training, FitSpec)
     return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, events)
 
@@ -101,7 +101,7 @@ def _lessons(job: FitJob, data: Dataset) -> Lessons:
 
 
 def _divergence(given: Lessons, answers: metrics.LogProbabilities) -> float:
-    """KL of the targets from the answers, the mean over the rows by their weights: 0 where they are equal."""
+    """KL(targets || outputs), averaged over the rows by their weights: 0 where they are equal."""
     targets = given.targets.astype(np.float64)
     each = (targets * (np.log(np.maximum(targets, FLOOR)) - answers)).sum(axis=1)
     found = float(np.average(each, weights=given.weights))

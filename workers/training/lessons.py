@@ -1,9 +1,9 @@
-"""What an estimator is fitted to: the examples of an epoch with a distribution over the classes for each.
+"""Training data of an estimator: the examples of an epoch, each with a distribution over the classes.
 
-A network learns from soft targets at T, by a loss that is least where its own softmax at T equals them. An estimator
-has no T of its own. So it is fitted to what such a network answers at T = 1: softmax(T log p), which is p for T = 1.
-Soft targets and labels are mixed in the proportion of their weights, since the sum of both cross entropies is least at
-the mixture.
+A network learns from soft targets p at T, by a loss whose minimum is where its own softmax at T equals p. An
+estimator has no T. So it is fitted to the prediction of such a network at T = 1: softmax(T log p), which is p for T =
+1. Soft targets and labels are mixed in the proportion of their weights, since the mixture minimises the weighted sum of
+both cross entropies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workers.training.ray_worker import Store
 
 
 def hard(split: Split, classes: int, seed: int, collator: Collator = collate) -> Lessons:
-    """Examples with their labels; of several views of them, all."""
+    """Examples with their labels, in all of their views."""
     ids = np.arange(len(split.x))
     labels = split.y[ids % len(split)]
     ids, labels = ids[labels != UNLABELLED], labels[labels != UNLABELLED]
@@ -36,7 +36,7 @@ def hard(split: Split, classes: int, seed: int, collator: Collator = collate) ->
 def soft(transfer: Split, store: Store, loss: DistillationSpec, seed: int, collator: Collator = collate) -> Lessons:
     """The transfer set with its soft targets, mixed with the labels as `loss` weighs them.
 
-    Waits for parts that are on their way. Raises: `RequestError` for a loss that an estimator cannot learn by.
+    Waits for parts that the teachers still compute. Raises: `RequestError` for a loss that an estimator cannot use.
     """
     weight = weighed(loss)
     ids, found = [], []
@@ -53,7 +53,7 @@ def soft(transfer: Split, store: Store, loss: DistillationSpec, seed: int, colla
 
 
 class Weighed(NamedTuple):
-    """The loss as far as an estimator can learn by it: T, and how much soft targets and labels count."""
+    """The settings of a loss that an estimator can use: T, and the weights of soft targets and labels."""
 
     temperature: float
     soft: float
@@ -61,7 +61,7 @@ class Weighed(NamedTuple):
 
 
 def weighed(loss: DistillationSpec) -> Weighed:
-    """The numbers of a loss. Raises: `RequestError` for a loss that an estimator cannot learn by."""
+    """The settings of a loss. Raises: `RequestError` for a loss that an estimator cannot use."""
     if loss.top_k is not None:
         raise RequestError(
             "distillation.top_k: an estimator as the student learns from the probabilities of all classes, and the "
@@ -88,7 +88,7 @@ def _constant(value: float | ScheduleSpec, what: str) -> float:
 
 
 def untempered(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
-    """softmax(T log p) for each row [N, K]: the distribution whose softening at T is p."""
+    """softmax(T log p) for each row [N, K]: the distribution that softening at T turns into p."""
     with np.errstate(divide="ignore"):
         logits = temperature * np.log(probabilities.astype(np.float64))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -118,6 +118,6 @@ def one_hot(labels: Index, classes: int) -> NDArray[np.float32]:
 
 
 def rows(x: Examples, ids: Index, collator: Collator) -> NDArray[np.generic]:
-    """What an estimator is fitted to. Raises: `RequestError` where it is not one dense column."""
+    """The inputs of an estimator. Raises: `RequestError` where they are not one dense column."""
     found: NDArray[np.generic] = dense(collator(x, ids), "an estimator").numpy()
     return found

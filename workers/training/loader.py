@@ -1,8 +1,8 @@
-"""What the training loop is fed with: an epoch's batches, on the device, in an order that the seed alone decides.
+"""The loader of the training loop: an epoch's batches, on the device, in an order that depends only on the seed.
 
-Two kinds of an epoch: `HardLabels` draws all its examples at random; `SoftLabels` goes through the parts of a store of
-soft targets as they come. Both give runs of rows, which are gathered many batches at a time, so that a small student
-is not held up by Python, and handed to the device while the step before is computed.
+There are two sources of an epoch. `HardLabels` draws all its examples at random; `SoftLabels` goes through the parts
+of a store of soft targets as the teachers write them. Both yield runs of rows. The loader gathers many batches at a
+time, since otherwise Python would limit a small student. On a GPU it copies them while the previous step runs.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from workers.targets.soft_targets import Part, PartFile, Rows
 T = TypeVar("T")
 
 GATHERED, GATHERED_BYTES = 4096, 2**26
-"""About how many examples are gathered at a time, and the most bytes of them, unless one batch has more."""
+"""About how many examples the loader gathers at a time, and at most how many bytes, unless one batch is larger."""
 CACHE_BYTES = 256 * 2**20
-"""Of parts that a worker keeps in memory after reading them, unless those it mixes are more."""
+"""Size of a worker's cache of parts, unless the parts that it mixes are larger."""
 AHEAD = 4
-"""Parts that are read, or waited for, before they are needed."""
+"""Parts to prefetch."""
 
 
 @dataclass(frozen=True)
 class Batch(term.Batch):
-    """One worker's cut of one batch, on its device: what terms see of it, and the inputs.
+    """One worker's cut of one batch, on its device: the signals for terms, and the inputs.
 
-    x: of b examples, a tensor [b, ...] or named. entropy: in nats, summed over the cut's targets.
+    x: inputs of b examples, a tensor [b, ...] or named tensors. entropy: in nats, summed over the cut's targets.
     """
 
     x: Inputs
     entropy: float
 
     def cut(self, start: int, stop: int) -> Batch:
-        """Some of its examples, as a piece of the same batch; views. The entropy stays with the whole cut."""
+        """Some of its examples as views, as a piece of the same batch. The entropy stays with the whole cut."""
         rows = rows_between(self.x, start, stop)
         targets = None if self.targets is None else self.targets.rows(rows)
         return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, x=self.x[start:stop], entropy=0.0)
@@ -62,9 +62,10 @@ class Batch(term.Batch):
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of an epoch's order: the examples' ids [n], and of each the first row of `cache` with its soft targets.
+    """Consecutive examples of an epoch's order.
 
-    The rows hold until the next run is asked for.
+    ids: [n] of the examples. starts: [n], for each example the first row of its soft targets in `cache`. The rows are
+    valid until the consumer requests the next run.
     """
 
     ids: Index
@@ -76,23 +77,23 @@ class Run:
 
 
 class Epochs(Protocol):
-    """Where the rows of an epoch come from."""
+    """A source of an epoch's rows."""
 
     split: Split
     waited_s: float
-    """Seconds that were spent waiting for soft targets."""
+    """Seconds that the loader waited for soft targets."""
     given: int
-    """Examples that were handed out."""
+    """Examples that the loader has yielded."""
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]: ...
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Number of examples in an epoch."""
 
 
 @dataclass
 class HardLabels:
-    """Examples and their labels, all of them mixed in each epoch; where `x` has several views, each epoch the next."""
+    """Labelled examples, shuffled in each epoch; where `x` has several views, each epoch takes the next view."""
 
     split: Split
     waited_s: float = 0.0
@@ -109,8 +110,10 @@ class HardLabels:
 
 @dataclass
 class SoftLabels:
-    """The transfer set with its soft targets, part by part. `part(number)` waits for a part and returns where it is;
-    `reader` reads it."""
+    """The transfer set with its soft targets, part by part.
+
+    `part(number)` waits for a part and returns its record; `reader` reads the part.
+    """
 
     split: Split
     layout: PartLayout
@@ -137,15 +140,15 @@ class SoftLabels:
                 yield Run(ids[order], starts[order], self.cache)
 
     def _starts(self, ids: Index, place: Place) -> Index:
-        """The first row of the cache of each example of a part: [n]."""
+        """For each example of a part, the first of its rows in the cache: [n]."""
         return place.start + self.split.rows.edges(ids)[:-1]
 
     def read(self, number: int) -> Place:
-        """A part in memory; read where it is not there yet."""
+        """The place of a part in the cache; reads the part if it is missing."""
         return (self.cache and self.cache.find(number)) or self._put(number, self.reader(number, self.part(number)))
 
     def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
-        """These parts as they are read, a few ahead of the loop, each with the time when it was there."""
+        """Prefetch these parts, at most `AHEAD` of them; yields each with the time at which it was available."""
 
         def begun() -> Iterator[tuple[float, Future[Rows]]]:
             for number in numbers:
@@ -155,7 +158,7 @@ class SoftLabels:
         return _ahead(begun(), AHEAD)
 
     def _found(self, number: int, read: Iterator[tuple[float, Future[Rows]]]) -> Place:
-        """A part's place: where it is, or where the next that was read is put."""
+        """The place of a part in the cache; a missing part is the next that `read` yields."""
         known = self.cache and self.cache.find(number)
         if known:
             return known
@@ -173,14 +176,14 @@ class SoftLabels:
 
 
 def most_rows(layout: PartLayout, rows: Positions) -> int:
-    """The most rows that a part has."""
+    """The largest number of rows in a part."""
     if rows.is_one_each:
         return layout.rows
     return max(int(rows.of(layout.ids(number)).sum()) for number in range(layout.parts_per_view))
 
 
 def cached_parts(layout: PartLayout, example_bytes: float) -> int:
-    """How many parts a worker keeps in memory, where an example takes so many bytes."""
+    """How many parts a worker caches. example_bytes: size of an example in memory."""
     return min(layout.parts, max(WINDOW, int(CACHE_BYTES // (example_bytes * layout.rows))))
 
 
@@ -196,10 +199,10 @@ def batches(
     temperatures: Sequence[float] | None = None,
     collator: Collator = collate,
 ) -> Iterator[Batch]:
-    """The batches of one epoch as `rank` of `world` workers takes them, each good until the next is asked for.
+    """The batches of one epoch for worker `rank` of `world`; each is valid until the consumer requests the next.
 
-    temperatures: of each batch, at which the student asks for its targets. None: at their own. collator: what makes
-    the batches that the model takes.
+    temperatures: T of the soft targets, per batch; None: the T at which they were stored. collator: builds the model's
+    input batches.
 
     Raises: `RequestError` for targets that are softened at another T.
     """
@@ -208,7 +211,7 @@ def batches(
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
-    room = None if device.type == "cuda" else Room()  # what is made ahead needs memory of its own
+    room = None if device.type == "cuda" else Room()  # batches that are prefetched cannot share memory
     share, starts = Share(epochs.split, device, rank, world, collator), np.cumsum([0, *map(len, groups)]).tolist()
     gathered = (
         share.gather(runs, group, room, temperatures and temperatures[start : start + len(group)])
@@ -220,7 +223,7 @@ def batches(
 
 
 def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:
-    """The same order, cut also where the rows of one gathering end."""
+    """Cut the runs at the ends of the gathered groups too; the order stays the same."""
     done, following = 0, iter(ends)
     end = next(following)
     for run in runs:
@@ -235,7 +238,7 @@ def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's share of every batch, as even as it can be: what is gathered of it, and where it goes."""
+    """Gathers one worker's share of every batch onto its device. Shares differ by at most one example."""
 
     split: Split
     device: torch.device
@@ -246,9 +249,10 @@ class Share:
     def gather(
         self, runs: Iterator[Run], sizes: list[int], room: Room | None, temperatures: Sequence[float] | None
     ) -> list[Batch]:
-        """The rows of several batches, gathered at once and cut.
+        """Gather the rows of several batches at once, then cut them into batches.
 
-        Takes as many of `runs` as it needs, and of each its soft targets before the next.
+        Consumes as many `runs` as necessary. It copies the soft targets of a run before it requests the next one,
+        which invalidates them.
         """
         split, edges = self.split, np.cumsum([0, *sizes])
         starts = edges[:-1] + np.array(sizes) * self.rank // self.world
@@ -287,12 +291,12 @@ class Share:
         return found
 
     def _to(self, rows: Any) -> Any:
-        """A tensor or targets on the device; to a GPU from pinned memory, without waiting for it."""
+        """A tensor or targets on the device; copies to a GPU are asynchronous, from pinned memory."""
         return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T]:
-    """The same items, made in a thread that is at most `depth` ahead; its errors come out here."""
+    """Yield the items of a thread that runs at most `depth` ahead; its exceptions are re-raised here."""
     ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     gone = threading.Event()
 
@@ -310,7 +314,7 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T]:
                 if gone.is_set():
                     return
             put(None)
-        except BaseException as error:  # handed to the consumer, whatever it is
+        except BaseException as error:  # the consumer raises it
             put(error)
 
     threading.Thread(target=make, name="feed", daemon=True).start()

@@ -1,8 +1,8 @@
-"""One training loop, for members, baseline and student: a member's training is the student's without soft targets.
+"""One training loop for members, baseline and student: members and baseline train without soft targets.
 
-Pure torch; knows neither Ray nor storage. `epochs` is a generator: after each epoch it hands its caller what happened,
-and the caller reports, saves or stops. Where the examples come from, and in which order, is the `loader`'s; a batch is
-cut across workers after it is drawn, so that one worker and two take the same steps to rounding.
+The loop is pure torch; it knows neither Ray nor storage. `epochs` is a generator: it yields the metrics of each epoch,
+and the caller reports, saves or stops. The `loader` decides on the examples and their order. It draws a batch before it
+cuts it across workers, so that one worker and two take the same steps up to rounding.
 """
 
 from __future__ import annotations
@@ -45,22 +45,25 @@ HARD_LABELS = DistillationSpec(temperature=1.0, soft_weight=0.0, hard_weight=1.0
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt: examples with labels, soft targets or both, and the objective."""
+    """A training task: examples with labels, soft targets or both, and the objective."""
 
     train: loader.Epochs
     validation: Split
     loss: DistillationSpec = HARD_LABELS
-    """The objective, of which each process builds its own."""
+    """Specification of the objective, from which each process builds its own."""
     system: str = "the network"
-    """What learns, as errors name it."""
+    """Name of the network in error messages."""
     collator: Collator = collate
-    """What makes the batches that it takes."""
+    """Builds the model's input batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch as it went, over all workers. `train_loss` is the mean over steps of each batch's loss, the soft term
-    as a divergence (without the teacher's entropy), so that it is 0 where the student equals the teacher."""
+    """Metrics of one epoch over all workers.
+
+    `train_loss` is the mean loss of a step. Its soft term is a divergence (without the teacher's entropy), so that it
+    is 0 where the student equals the teacher.
+    """
 
     epoch: int
     train_loss: float
@@ -69,17 +72,17 @@ class Epoch:
     seconds: float
     examples: int
     ended_s: float = 0.0
-    """When it was over, in seconds since 1970; 0 where that was not yet written down."""
+    """End of the epoch, in seconds since 1970; 0 in records of older versions."""
     waited_s: float = 0.0
-    """Of `seconds`, how long the first worker waited for soft targets that were not there yet."""
+    """The part of `seconds` in which the first worker waited for soft targets."""
     terms: dict[str, float] = field(default_factory=dict)
-    """Where the objective has several terms, the mean of each over the steps in which it counted, without its weight;
-    `soft` as a divergence."""
+    """With several terms, the mean of each, unweighted, over the steps in which its weight was above 0; `soft` as a
+    divergence."""
 
 
 @dataclass
 class Progress:
-    """All that changes while training: what a checkpoint must hold for the rest to go as if never interrupted."""
+    """The complete mutable state of a training: with it in a checkpoint, a resumed training gives the same result."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -88,7 +91,7 @@ class Progress:
     best: dict[str, Tensor] | None = None
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it."""
+        """The state as tensors and plain values only, so that `torch.load(weights_only=True)` can read it."""
         return {
             "model": plain(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -105,14 +108,14 @@ class Progress:
         self.best = state["best"]
 
     def kept_weights(self) -> dict[str, Tensor]:
-        """The weights that the training is for: of the best epoch where that was asked, else the last."""
+        """The resulting weights: those of the best epoch with `keep: best`, else of the last."""
         return self.best if self.best is not None else plain(self.model).state_dict()
 
 
 def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
-    """Optimizer and schedule for `model`, which may be wrapped for data-parallel training.
+    """Optimizer and learning-rate schedule for `model`, which may be wrapped for data-parallel training.
 
-    examples: of an epoch.
+    examples: number of examples in an epoch.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[spec.optimizer](parameters, spec)
@@ -127,7 +130,7 @@ def epochs(
 ) -> Iterator[Epoch]:
     """Train until `spec.epochs` epochs are in `progress.history`, yielding each as it ends.
 
-    `rank` of `world` workers takes its cut of every batch. Gradients are summed as means over the whole batch.
+    Worker `rank` of `world` takes its cut of every batch. The gradient is that of the mean over the whole batch.
     """
     device = next(plain(progress.model).parameters()).device
     forward = partial(ask, torch.compile(progress.model) if spec.compile else progress.model)
@@ -136,7 +139,7 @@ def epochs(
     workers = torch.tensor(float(world), device=device)
     while len(progress.history) < spec.epochs:
         number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
-        torch.manual_seed(seed_of(seed, "epoch", number, rank))  # dropout and the like, and a resumed run's too
+        torch.manual_seed(seed_of(seed, "epoch", number, rank))  # same dropout in a resumed run
         progress.model.train()
         tally = Tally(goal, device)
         at_steps = [goal.at(Moment(number, spec.epochs, k, steps)) for k in range(steps)]
@@ -192,10 +195,10 @@ def step(
     *,
     workers: Tensor,
 ) -> list[Loss]:
-    """One step of the optimizer on one worker's cut of a batch; the loss of each of its pieces, summing to the cut's
-    share of the batch's mean.
+    """One step of the optimizer on one worker's cut of a batch.
 
-    forward: what `progress.model`, compiled or as it is, answers. workers: [] float32, how many share the batch.
+    Returns the loss of each piece; they sum to the cut's share of the batch's mean. forward: the forward pass of
+    `progress.model`, perhaps compiled. workers: [] float32, how many workers share the batch.
     """
     progress.optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -204,7 +207,7 @@ def step(
             with autocast(piece.x.device, spec.precision):
                 logits = forward(piece.x)
             loss = at.loss(Outputs(logits.float()), piece)
-            loss.total.backward(workers)  # DDP averages over workers; their parts sum to the batch's mean
+            loss.total.backward(workers)  # cancels DDP's division by workers
         losses.append(loss.detached())
     if spec.gradient_clip is not None:
         nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
@@ -219,9 +222,9 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _pieces(batch: Batch, size: int | None) -> Iterator[tuple[Batch, bool]]:
-    """A worker's cut of a batch in pieces of nearly one size, of at most `size`, and whether each is the last."""
+    """Cut a worker's share into nearly equal pieces of at most `size` rows; each with whether it is the last."""
     rows = len(batch.x)
-    if size is None or rows <= size:  # with more workers than examples, a cut of none has its part in every exchange
+    if size is None or rows <= size:  # also for an empty cut: each worker has to join the exchange
         yield batch, True
         return
     stop = 0
@@ -231,7 +234,7 @@ def _pieces(batch: Batch, size: int | None) -> Iterator[tuple[Batch, bool]]:
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients are exchanged once a batch, with its last piece."""
+    """Suppress DDP's gradient exchange, which happens once per batch, with its last piece."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -239,7 +242,7 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[Any]:
 def _validate(
     model: nn.Module, task: Task, spec: TrainingSpec, device: torch.device, *, rank: int, world: int
 ) -> tuple[float, float, float]:
-    """Right answers, summed nll and rows over all workers, each measuring its cut by the micro-batch."""
+    """Correct predictions, summed NLL and rows over all workers; each worker measures its cut by micro-batches."""
     module, split = plain(model).eval(), task.validation
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = np.array_split(np.arange(len(split)), world)[rank]
@@ -259,7 +262,7 @@ def _validate(
 
 @torch.no_grad()
 def _without_answer(model: nn.Module, task: Task, device: torch.device) -> RunError:
-    """The error that names the first validation example without a finite answer; the same on every worker."""
+    """The error that names the first validation example without a finite output; the same on every worker."""
     module, x, row = plain(model).eval(), task.validation.x, 0
     for start in range(0, len(x), 1024):
         ids = np.arange(start, min(start + 1024, len(x)))
@@ -299,7 +302,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSpec], torch.optim.O
         parameters,
         lr=spec.learning_rate,
         weight_decay=spec.weight_decay,
-        fused=all(parameter.is_floating_point() for parameter in parameters),  # not of complex ones
+        fused=all(parameter.is_floating_point() for parameter in parameters),  # fused Adam rejects complex numbers
     ),
     "sgd": lambda parameters, spec: torch.optim.SGD(
         parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay

@@ -1,8 +1,8 @@
 """The objective: weighted terms, evaluated at a step of the training.
 
-Built from the specification in every process that trains. At a step it is a temperature and the terms that count there,
-each with its weight; the loss of a batch is the sum of weight * sum / count over the terms, added in their order.
-Left out: what a term computes (`workers.losses`), and how a number changes over time (`schedules`).
+Every process that trains builds it from the specification. At a step, it is a temperature and the terms with a weight
+above 0. The loss of a batch is the sum of weight * sum / count over the terms, added in their order. `workers.losses`
+has the terms themselves, and `schedules` the change of a number over time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEMPERATURE, OBJECTIVE = "distillation.temperature", "distillation.objective"
 
 @dataclass(frozen=True)
 class Weighted:
-    """A term of the objective. label: its name in the history, which no other term of the objective has."""
+    """A term of the objective. label: its name in the history, unique in the objective."""
 
     label: str
     term: Term
@@ -38,8 +38,8 @@ class Weighted:
 class Loss(NamedTuple):
     """The loss of a piece of a batch.
 
-    total: [] its share of the batch's mean. of_terms: of each term that counts its number, its sum over the piece
-    without a gradient, and the count of the whole batch.
+    total: [] the piece's share of the batch's mean. of_terms: for each term with a weight above 0 its number, its sum
+    over the piece (detached), and the count of the whole batch.
     """
 
     total: Tensor
@@ -51,13 +51,13 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class AtStep:
-    """The objective at one step. terms: number, term and weight of those whose weight is above 0."""
+    """The objective at one step. terms: number, term and weight, for each weight above 0."""
 
     temperature: float
     terms: tuple[tuple[int, Term, float], ...]
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        """The loss of a piece of a batch; 0 with a gradient of 0 where no term counts."""
+        """The loss of a piece of a batch; 0 with a gradient of 0 where no weight is above 0."""
         total: Tensor | None = None
         found = []
         for number, term, weight in self.terms:
@@ -70,13 +70,13 @@ class AtStep:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a network learns from: terms in the order in which they are added, and the temperature of its targets."""
+    """The objective of a training: terms in the order of their addition, and the temperature of the targets."""
 
     terms: tuple[Weighted, ...]
     temperature: Value
 
     def at(self, moment: Moment) -> AtStep:
-        """The objective at a step. Raises: `RequestError` where a schedule gives what no weight or T can be."""
+        """The objective at a step. Raises: `RequestError` where a schedule gives an invalid weight or T."""
         return self._at(moment) if self._changes else self._as_it_stays
 
     @cached_property
@@ -99,8 +99,8 @@ class Objective:
 def build(spec: DistillationSpec) -> Objective:
     """The objective that `spec` describes.
 
-    Raises: `RequestError` for an unknown term or schedule, settings that it does not take, or a term that needs what
-    neither the soft targets nor the members have.
+    Raises: `RequestError` for an unknown term or schedule, settings that it does not accept, or a term that needs a
+    signal that neither the soft targets nor the members offer.
     """
     on = [term for term in spec.every_term if not term.is_off]
     labels = _labels([term.term for term in on])
@@ -114,7 +114,7 @@ def build(spec: DistillationSpec) -> Objective:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """The names, and behind the second of one kind its number, and so on."""
+    """Unique labels: a repeated name gets a number, as in `soft`, `soft-2`."""
     return [name if names.index(name) == k else f"{name}-{names[:k].count(name) + 1}" for k, name in enumerate(names)]
 
 
@@ -145,11 +145,11 @@ WITHOUT = {
     Signal.HIDDEN_STATES: "Its members answer with logits alone: leave the term out.",
     Signal.ATTENTIONS: "Its members answer with logits alone: leave the term out.",
 }
-"""Why a signal may be missing, and what to do."""
+"""The reason for a missing signal, and its fix, as error messages state them."""
 
 
 def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
-    """Raise `RequestError` where a term needs what there is none of."""
+    """Raise `RequestError` where a term needs a signal that is missing."""
     offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS}
     for each in objective.terms:
         unknown = [need for need in each.term.needs if need not in set(Signal)]
@@ -166,7 +166,7 @@ def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
 
 
 def follows_from(spec: DistillationSpec) -> dict[str, Any]:
-    """What training by this objective follows from, besides its targets: plain JSON values, with the user's code."""
+    """The objective's part of a cache key, without its targets: plain JSON values, with digests of the user's code."""
     on = [term for term in spec.every_term if not term.is_off]
     labels = _labels([term.term for term in on])
     return {

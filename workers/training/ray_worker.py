@@ -1,7 +1,7 @@
-"""What Ray Train runs on each worker: the training loop, with Ray's checkpoints around it.
+"""The function that Ray Train runs on each worker: the training loop, with Ray's checkpoints.
 
-Every epoch ends in one `ray.train.report` (it waits for the controller, so never each step), with a checkpoint that the
-loop goes on from after a fault as if nothing had happened. Rank 0 writes the trained weights at the end.
+Every epoch ends in one `ray.train.report`. It is never called per step, since it waits for the controller. Its
+checkpoint lets the loop resume after a fault with the same result. Rank 0 writes the trained weights at the end.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ logger = logging.getLogger(__name__)
 HISTORY = "history.json"
 TELL_TIMEOUT_S = 10.0
 POLL_S, REMOTE_POLL_S = (0.05, 0.5), (1.0, 4.0)
-"""How long a worker waits before it looks once more for a part that is not there yet: first, and at most."""
+"""First and longest interval at which a worker polls for a missing part."""
 POLL_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where a worker reads soft targets: parts that are there, and others as they come.
+    """A worker's view of the soft targets: existing parts, and others as the teachers write them.
 
-    The folder itself shows which parts are complete. So a slow student does not hold up the teachers, a fast one waits
-    here, and no process between the two can fail.
+    The folder itself shows which parts are complete. So a slow student does not block the teachers, a fast student
+    waits here, and there is no process between the two that can fail.
     """
 
     folder: str
     layout: PartLayout
     parts: dict[int, Part]
     coming: bool = False
-    """Whether teachers are at work on the other parts."""
+    """Whether teachers are computing the other parts."""
     refused: frozenset[str] = frozenset()
-    """Files that are there and that they make anew."""
+    """Existing files that the teachers replace."""
     temperature: float = 1.0
-    """Of the soft targets in the folder."""
+    """T of the soft targets in the folder."""
     logits: LogitsReader | None = None
-    """Where each member's logits are read instead, which a schedule of T needs."""
+    """Reads each member's logits instead, which a schedule of T needs."""
     seen: dict[int, PartFile] = field(default_factory=dict)
-    """Parts that a look into the folder showed."""
+    """Parts that polling has found in the folder."""
 
     def part(self, number: int) -> Part | PartFile:
-        """Where a part is, once it is there. Each look into the folder is one call to the storage, and shows all parts.
+        """Wait for a part and return its record. Each poll is one call to the storage, and finds all parts.
 
-        Raises: `PassEnded` where it will never be.
+        Raises: `PassEnded` where the teachers will not write the part.
         """
         wait_s, most_s = POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S
         while number not in self.parts and number not in self.seen:
@@ -83,17 +83,17 @@ class Store:
 
     @property
     def reader(self) -> Reader:
-        """What reads a part."""
+        """The reader of parts."""
         return self.logits or StoreReader(self.folder, self.temperature)
 
 
 class PassEnded(Exception):
-    """The teachers' pass ended before its time; the driver knows why, and says it."""
+    """The teachers' pass ended early. The driver knows the cause and reports it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJob:
-    """What a worker needs to train its cut of a network. Without soft targets it is the hard-label baseline."""
+    """Arguments of a data-parallel training worker. Without soft targets it trains the hard-label baseline."""
 
     role: str
     model: ModelSpec
@@ -101,7 +101,7 @@ class WorkerJob:
     seed: int
     data: ray.ObjectRef[Dataset]
     folder: str
-    """URI of the folder that the trained weights, and what else the driver is to know, are written to."""
+    """URI of the folder for the trained weights and for further results that the driver reads."""
     weights: str
     threads: int
     events: Any
@@ -110,14 +110,14 @@ class WorkerJob:
     loss: DistillationSpec = loop.HARD_LABELS
     run: str = ""
     initial: str | None = None
-    """URI of the weights that it begins from; None: random ones."""
+    """URI of the initial weights; None: random ones."""
 
 
 def train(config: dict[str, Any]) -> None:
     """The per-worker function; `config` is `{"job": WorkerJob}`.
 
-    What it raises leaves it as a `Fault` with the worker's rank and the epoch, and the driver decides whether workers
-    are started again. Errors of Ray, which say that one of Ray Train's own is gone, leave it as they are.
+    It re-raises exceptions as a `Fault` with the worker's rank and the epoch; the driver decides whether to restart
+    the workers. It does not wrap errors of Ray, which mean that a process of Ray Train has died.
     """
     job: WorkerJob = config["job"]
     context = ray.train.get_context()
@@ -138,7 +138,7 @@ def train(config: dict[str, Any]) -> None:
 
 
 def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], None]) -> None:
-    """`begun` gets the progress once the first epoch is about to begin."""
+    """`begun` gets the progress before the first epoch starts."""
     torch.set_num_threads(job.threads)
     task = _task(job)
     model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed, job.initial))
@@ -169,7 +169,7 @@ def _given(task: Task) -> dict[str, float]:
 def _tell(job: WorkerJob, epoch: Epoch) -> None:
     try:
         ray.get(job.events.actor.put_nowait.remote((job.role, epoch)), timeout=TELL_TIMEOUT_S)
-    except ray.exceptions.RayError as error:  # the driver's queue is gone or slow; training goes on
+    except ray.exceptions.RayError as error:  # the driver's queue has died or is slow; training continues
         logger.warning(
             "epoch %d of the %s did not reach the driver: %s", epoch.epoch + 1, job.role, type(error).__name__
         )
@@ -178,7 +178,7 @@ def _tell(job: WorkerJob, epoch: Epoch) -> None:
 def _task(job: WorkerJob) -> Task:
     data, collator = ray.get(job.data), predictor.collator(job.model)
     if job.store is None:
-        views = job.training.epochs  # nothing has to be labelled, so each epoch has its own
+        views = job.training.epochs  # without soft targets to compute, each epoch can have its own view
         return Task(HardLabels(data.labelled(views)), data.validation, system=job.role, collator=collator)
     store = job.store
     labels = SoftLabels(data.transfer, store.layout, store.part, store.reader)

@@ -1,8 +1,8 @@
-"""Numbers that change in the course of a training: pure functions of how much of it is done, and a table.
+"""Schedules of numbers over a training: pure functions of its progress, and a table of them.
 
-A schedule goes from 0 at the first step to 1 at the last; what it is applied to goes from `from` to `to` with it.
+A schedule goes from 0 at the first step to 1 at the last. The scheduled number goes from `from` to `to` with it.
 Teacher annealing (Clark et al., "BAM! Born-Again Multi-Task Networks for Natural Language Understanding", 2019) is
-`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. The learning rate has schedules of its own (`loop`).
+`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. Learning-rate schedules are separate (`loop`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from workers.errors import RequestError
 
 Schedule = Callable[[float], float]
-"""`schedule(done) -> share`: done in [0, 1] of the training -> the share of the way from `from` to `to`."""
+"""`schedule(done) -> share`: the training's progress in [0, 1] -> the share of the way from `from` to `to`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Moment:
     steps: int
 
     def done(self, by: Literal["epoch", "step"]) -> float:
-        """How much of the training is done: 0 in the first step or epoch, 1 in the last, and 0 in the only one."""
+        """Progress of the training: 0 in the first step or epoch, 1 in the last, and 0 in a single one."""
         if by == "epoch":
             return self.epoch / max(self.epochs - 1, 1)
         return (self.epoch * self.steps + self.step) / max(self.epochs * self.steps - 1, 1)
@@ -50,9 +50,9 @@ def cosine() -> Schedule:
 
 
 def step(at: float | Sequence[float] = 0.5) -> Schedule:
-    """In steps of one size, at these shares of the training. at: numbers in (0, 1].
+    """In equal steps, at these shares of the training. at: numbers in (0, 1].
 
-    Raises: `RequestError` for others.
+    Raises: `RequestError` for other values of `at`.
     """
     shares = [at] if isinstance(at, (int, float)) else list(at)
     if not shares or not all(isinstance(share, (int, float)) and 0.0 < share <= 1.0 for share in shares):
@@ -66,14 +66,14 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "step": step,
 }
-"""By the name in `schedule:`; `module:Class` names one of the user's own. Arguments are its `kwargs`."""
+"""Schedules by their name in `schedule:`; `module:Class` names the user's own. `kwargs` are the arguments."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number that follows a schedule. key: where it is configured. least: what it may not fall below.
+    """A number that follows a schedule. key: its key in the configuration. least: its lower bound.
 
-    Raises: `RequestError` where the schedule gives something else.
+    Raises: `RequestError` where the schedule gives a number below it, or none at all.
     """
 
     key: str
@@ -83,13 +83,13 @@ class Value:
     by: Literal["epoch", "step"] = "step"
     least: float = 0.0
     is_fixed: bool = False
-    """Whether it is known to stay as it is."""
+    """Whether it is known to be constant."""
 
     def at(self, moment: Moment) -> float:
         done = moment.done(self.by)
         try:
             share = float(self.schedule(done))
-        except Exception as error:  # the user's own code: anything can come
+        except Exception as error:  # the user's own code may raise anything
             raise RequestError(
                 f"{self.key}: its schedule raised {type(error).__name__}: {error}. It was called with {done:g}, the "
                 "share of the training that is done."
@@ -104,5 +104,5 @@ class Value:
 
 
 def fixed(key: str, value: float) -> Value:
-    """A number that stays as it is."""
+    """A constant number."""
     return Value(key, value, value, constant(), is_fixed=True)

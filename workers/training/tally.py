@@ -1,4 +1,4 @@
-"""What an epoch's losses come to: the total and each term, as sums that are added over workers."""
+"""Accumulates an epoch's losses: the total and each term, as sums that can be added over workers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from workers.training.objective import AtStep, Loss, Objective
 
 
 class Tally:
-    """The losses of an epoch on one worker: of each step a mean over its batch, summed."""
+    """The losses of an epoch on one worker: batch means, summed over the steps."""
 
     def __init__(self, objective: Objective, device: torch.device) -> None:
         self.labels = [each.label for each in objective.terms]
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         self.of_terms = [torch.zeros_like(self.total) for _ in self.labels]
         self.floors = [0.0] * (1 + len(self.labels))
-        """Of the total and each term: the teachers' entropy, which a cross entropy cannot go below."""
+        """For the total and each term, the teachers' entropy: the lower bound of a cross entropy."""
         self.steps, self.counted = 0, [0] * len(self.labels)
 
     def add(self, at: AtStep, losses: Sequence[Loss], entropy: float, rows: int) -> None:
-        """Add a step. losses: of the pieces of this worker's cut. entropy: summed over its targets; rows: of the batch,
-        over all workers."""
+        """Add a step.
+
+        losses: of the pieces of this worker's cut. entropy: in nats, summed over the cut's targets. rows: of the whole
+        batch, over all workers.
+        """
         for loss in losses:
             self.total += loss.total
             if len(self.labels) > 1:  # a single term is the total
@@ -37,13 +40,15 @@ class Tally:
         self.steps += 1
 
     def sums(self) -> Tensor:
-        """[1 + terms] float64: the total and each term, without the teachers' entropy; to be added over workers."""
+        """[1 + terms] float64: the total and each term, less the teachers' entropy; the caller adds over workers."""
         found = torch.stack([self.total, *self.of_terms])
         return found - torch.tensor(self.floors, dtype=torch.float64, device=found.device)
 
     def means(self, sums: Sequence[float]) -> tuple[float, dict[str, float]]:
-        """From the sums over all workers: the mean loss of a step, and of each of several terms its mean, without its
-        weight, over the steps in which it counted."""
+        """The mean loss of a step, and with several terms the mean of each.
+
+        The mean of a term is unweighted, over the steps in which its weight was above 0. sums: over all workers.
+        """
         total, *of_terms = sums
         found = zip(self.labels, of_terms, self.counted, strict=True)
         several = {label: value / counted for label, value, counted in found if counted}

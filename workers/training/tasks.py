@@ -1,6 +1,6 @@
-"""What runs as a Ray task where a network learns alone: the training of one member.
+"""Ray tasks for training in a single process: the training of one member.
 
-Ten tasks cost seconds where ten starts of Ray Train cost minutes.
+Ten tasks start in seconds; ten runs of Ray Train take minutes to start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workers.training.loop import Epoch, Task
 
 @dataclass(frozen=True)
 class MemberJob:
-    """A member that is to be trained on hard labels. key: the digest of what it follows from."""
+    """A member to train on hard labels. key: its cache key."""
 
     member: Member
     training: AnyTraining
@@ -36,10 +36,10 @@ class MemberJob:
 
 @ray.remote
 def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
-    """Train one member on hard labels, write its weights, return its history.
+    """Train one member on hard labels, write its weights and return its history.
 
-    Resumes behind the last epoch of an earlier attempt with the same key. `events` also gets
-    `(member's name, epoch)` after each.
+    Resumes after the last epoch of an earlier attempt with the same key. The task sends `(member's name, epoch)` to
+    `events` after each epoch.
     """
     member, training = job.member, job.training
     processes.announce(member.name, events)
@@ -56,7 +56,7 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     task = Task(HardLabels(data.train), data.validation, system=member.name, collator=collator)
     with faults.caught(member.name, at=lambda: len(progress.history)):
         for epoch in loop.epochs(progress, task, training, job.seed):
-            events.actor.put_nowait.remote((member.name, epoch))  # in order; waiting would lend its cores
+            events.actor.put_nowait.remote((member.name, epoch))  # ordered; waiting would release its cores
             checkpoints.save_state(progress.state(), state, job.key)
         kept = progress.kept_weights()
         checkpoints.save(kept, member.weights)

@@ -1,1 +1,1 @@
-"""What is tried of every network before a run: a step, saved weights loaded again, answers on odd rows."""
+"""Trials of every network before a run: a training step, saved weights loaded again, outputs on odd rows."""

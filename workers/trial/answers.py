@@ -1,6 +1,6 @@
-"""What a network answers in evaluation mode: one example has one finite answer, whenever and beside whatever others.
+"""Checks that a network in evaluation mode gives an example the same finite output in every call and every batch.
 
-So a network that ignores the mask of padded rows is found here: alone an example is padded less.
+So they also detect a network that ignores the mask of padded rows, since a batch of one example has less padding.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from workers.models.predictor import Predictor
 from workers.trial.odd_rows import OddRow
 
 ROWS, ODD_ROWS = 8, 256
-"""The most rows of a forward pass: that answers are compared on, and of odd ones."""
+"""Most rows of a forward pass: where outputs are compared, and of odd rows."""
 AFFORDABLE_S = 2.0
-"""About how long a forward and a backward pass may take, and all of the odd rows."""
+"""Approximate time budget of one forward and backward pass, and of all odd rows together."""
 SUMS_TO_1 = 1e-4
 FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is tried: what answers and what messages call it, for how many classes, on which inputs, in which role."""
+    """A network under test: its predictor, name and role in messages, number of classes and inputs."""
 
     predictor: Predictor
     label: str
@@ -54,7 +54,7 @@ class Network:
 
     @cached_property
     def affordable(self) -> int:
-        """How many rows a forward and a backward pass may have to be quick; two at least."""
+        """Rows that a forward and a backward pass finish within `AFFORDABLE_S`; at least two."""
         batch = self.some(spread(len(self.x), 2))
         self.answers(batch)  # warms up
         started = time.perf_counter()
@@ -64,27 +64,27 @@ class Network:
 
     @cached_property
     def batch(self) -> Inputs:
-        """Some of the examples, from first to last, as the model takes them."""
+        """Some examples, spread over the whole split, as a batch of the model's collator."""
         return self.some(spread(len(self.x), min(ROWS, self.affordable)))
 
     def some(self, ids: Index) -> Inputs:
-        """The examples `ids`, as the model takes them."""
+        """The examples `ids`, as a batch of the model's collator."""
         return self.collator(self.x, ids)
 
     def answers(self, batch: Inputs) -> Tensor:
-        """Logits [P, K] in evaluation mode. Raises: `RequestError` where the network does not answer so."""
+        """Logits [P, K] in evaluation mode. Raises: `RequestError` where the output is anything else."""
         return checked.answers(self.predictor, self.label, batch, self.classes, self.role)
 
 
 def check_output(network: Network) -> None:
-    """Raise `RequestError` unless it turns two examples into finite logits."""
+    """Raise `RequestError` unless the network turns two examples into finite logits."""
     few = network.some(np.arange(min(2, len(network.x))))
     if not torch.isfinite(network.answers(few)).all():
         raise RequestError(f"{network} returned NaN or infinity on two examples.")
 
 
 def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """Raise `RequestError` unless each row has one finite answer; a note for the user on those that are probabilities.
+    """Raise `RequestError` unless each row has one finite output; return a note where outputs are probabilities.
 
     odd: rows on which networks may compute NaN, the oddest first.
     """
@@ -116,7 +116,7 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
 
 
 def check_same(network: Network, loaded: Predictor) -> None:
-    """Raise `RequestError` where `loaded`, which has the same weights, answers anything else."""
+    """Raise `RequestError` where the outputs of `loaded`, which has the same weights, differ."""
     other = replace(network, predictor=loaded)
     by = apart(network.answers(network.batch), other.answers(network.batch))
     if not by <= SAME:
@@ -127,7 +127,7 @@ def check_same(network: Network, loaded: Predictor) -> None:
 
 
 def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
-    """Raise `RequestError` where the answer for one of the odd rows is not finite; stops when it takes long."""
+    """Raise `RequestError` where the output for an odd row is not finite; stop after `AFFORDABLE_S`."""
     started, at_once = time.monotonic(), min(ODD_ROWS, network.affordable)
     for start in range(0, len(odd), at_once):
         rows = odd[start : start + at_once]
@@ -144,7 +144,7 @@ def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
 
 
 def _answers_to(network: Network, rows: Sequence[OddRow]) -> Tensor:
-    """Logits [P, K]. Raises: `RequestError`, which names the row where one row alone makes the network fail."""
+    """Logits [P, K]. Raises: `RequestError`, which names the row if a single row makes the network fail."""
     try:
         return network.answers(network.collator(examples.joined([row.x for row in rows]), np.arange(len(rows))))
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""Whether `torch.compile` will do, found out in seconds: the network is traced, a tiny function really compiled."""
+"""Checks in seconds whether `torch.compile` will work: traces the network, and compiles only a tiny function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.seeds import seeded
 
 
 def check_network(module: nn.Module, batch: Inputs, name: str) -> None:
-    """Raise `RequestError` where `module` cannot be traced forwards and backwards; generates no code."""
+    """Raise `RequestError` where `torch.compile` cannot trace `module` forwards and backwards; generates no code."""
     try:
         ask(torch.compile(module.train(), backend="aot_eager"), batch).float().sum().backward()
     except Exception as error:  # of the compiler or the model
@@ -37,6 +37,6 @@ def check_machine() -> None:
 
 
 def _brief(error: BaseException) -> str:
-    """The beginning of a message; compilers end theirs with advice of many lines."""
+    """The beginning of a message, since compilers append many lines of advice."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:400]}"

@@ -1,4 +1,4 @@
-"""One small fit of an estimator before anything is started: it learns, is kept and loaded, and answers as it should."""
+"""One small fit of an estimator before the run starts: fit it, save it, load it again and check its outputs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from workers.trial.odd_rows import OddRow
 from workers.user_code import provenance
 
 ROWS, OF_A_CLASS = 256, 4
-"""About how many rows it is fitted to, and how many of each class, where there are so many."""
+"""About how many rows the trial fits, and at most how many of each class."""
 SECOND = 0.25
-"""What a made-up soft target gives to another class than the label's."""
+"""Probability of a second class, beside the label's, in a made-up soft target."""
 
 
 @dataclass(frozen=True)
 class FitRole:
-    """An estimator that is to be fitted: from what, how, and what it is called in messages."""
+    """An estimator to fit: its examples and settings, and its name in messages."""
 
     name: str
     model: SklearnModel | OwnModel
@@ -42,13 +42,13 @@ class FitRole:
     is_soft: bool = False
     """Whether it learns from soft targets."""
     known: bool = False
-    """Whether another role has this estimator; this one is only fitted."""
+    """Whether the trial of another role already checks this estimator; here it is only fitted."""
 
 
 def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """Fit `role`'s estimator to a few rows as the run does, ask it, keep it and load it again.
+    """Fit `role`'s estimator to a few rows as the run does, check its outputs, save it and load it again.
 
-    odd: rows on which it must give finite answers. Returns notes for the user. Raises: `RequestError`.
+    odd: rows on which its outputs must be finite. Returns notes for the user. Raises: `RequestError`.
     """
     x, label, collator = role.examples.x, role.model.label, predictor.collator(role.model)
     with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
@@ -71,7 +71,7 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[s
 
 
 def _few(role: FitRole, classes: int) -> Lessons:
-    """Some rows of each class and others from first to last, with made-up soft targets where it is to get some."""
+    """Rows of each class and rows spread over the split; with made-up soft targets if the run gives the role some."""
     y = role.examples.y
     of_each = [np.flatnonzero(y == label)[:OF_A_CLASS] for label in range(classes)]
     spaced = spread(len(y), ROWS)

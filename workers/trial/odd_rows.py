@@ -1,5 +1,8 @@
-"""Examples on which networks compute NaN: rows of zeros, of one value throughout, very large and very small ones, and
-the shortest and the longest of rows that differ in length."""
+"""Examples on which networks may compute NaN.
+
+They are rows of zeros, constant rows, rows of very large and very small values, and for rows of different lengths the
+shortest and the longest.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 
 OF_EACH = 12
-"""Rows that are taken for each oddity of a split."""
+"""Rows taken per oddity and split."""
 VALUES = 2**26
-"""About how many numbers of a split are looked at: of a larger one, stretches from first to last."""
+"""About how many numbers of a split are inspected; a larger split is sampled in blocks spread over it."""
 
 
 @dataclass(frozen=True)
 class OddRow:
-    """An example, what is odd about it, and where it is. x: the one example as the data has it."""
+    """An example, its oddity and its position. x: a single example as the data has it."""
 
     split: str
     row: int
@@ -39,7 +42,7 @@ class OddRow:
 
 
 def odd_rows(dataset: Dataset) -> list[OddRow]:
-    """The oddest rows of every split, those that are oddest in one way before the second oddest."""
+    """The oddest rows of every split, by rank: the oddest row of each oddity comes before all second ones."""
     splits: dict[str, Examples] = {name: getattr(dataset, name).x for name in ("train", "validation", "test")}
     if dataset.unlabeled is not None:
         splits["unlabeled"] = dataset.unlabeled
@@ -53,7 +56,7 @@ def odd_rows(dataset: Dataset) -> list[OddRow]:
 
 
 def _oddest(x: Column | Ragged) -> list[tuple[int, int, str]]:
-    """Rank, row and oddity of the oddest rows, each row once."""
+    """Rank, row and oddity of the oddest rows; each row appears once."""
     rows, measures = _lengths(x) if isinstance(x, Ragged) else _measures(x)
     most = min(OF_EACH, len(rows))
     found: dict[int, tuple[int, int, str]] = {}
@@ -68,7 +71,7 @@ def _oddest(x: Column | Ragged) -> list[tuple[int, int, str]]:
 
 
 EXACT = {"smallest norm": "all zeros", "smallest spread": "one value throughout"}
-"""What messages call a row whose measure is 0."""
+"""The name of an oddity in messages when its measure is exactly 0."""
 
 
 def _lengths(x: Ragged) -> tuple[Index, dict[str, NDArray[np.float32]]]:
@@ -77,7 +80,7 @@ def _lengths(x: Ragged) -> tuple[Index, dict[str, NDArray[np.float32]]]:
 
 
 def _measures(x: Column) -> tuple[Index, dict[str, NDArray[np.float32]]]:
-    """Rows [n] that were looked at, and by oddity a number for each: the smaller, the odder."""
+    """Inspected rows [n], and per oddity one measure [n]: a smaller value is odder."""
     rows, norms, spreads, tops, bottoms = [], [], [], [], []
     for ids, values in _stretches(x):
         flat = values.reshape(len(values), -1).astype(np.float32, copy=False)

@@ -1,7 +1,7 @@
-"""The objective tried before a run: its schedules over the whole training, its terms on made-up rows.
+"""Trial of the objective before a run: its schedules over the whole training, its terms on made-up rows.
 
-A term is a sum over rows and the count of the whole batch. So what two halves of a batch give adds up to what the batch
-gives; a term that divides by a count of its own does not, and a student of two workers would be another.
+A term returns a sum over rows and the count of the whole batch. So the values of two half batches add up to the value
+of the batch. They do not for a term that divides by its own count; such a term gives two workers another student.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from workers.user_code import calls
 
 ROWS = 6
 MOMENTS = 1000
-"""About how many steps schedules are tried at."""
+"""About how many steps the trial evaluates schedules at."""
 SAME = 1e-3
-"""How far the halves may be from the whole, relative to the larger of them and 1."""
+"""Largest difference between the sum of both halves and the whole, relative to the larger of the whole and 1."""
 
 
 def check(spec: DistillationSpec, training: TrainingSpec, steps: int, classes: int) -> None:
-    """Try every term, and every schedule at steps of the whole training. steps: of an epoch.
+    """Try every term, and every schedule at steps of the whole training. steps: per epoch.
 
     Raises: `RequestError` for a term that raises, or returns anything but a finite sum and its count; for a schedule
-    that leaves its range; where no term counts at any step.
+    that leaves its range; where no term has a weight above 0 at any step.
     """
     goal = objective.build(spec)
     every = steps * training.epochs
@@ -83,7 +83,7 @@ def _told(returned: object) -> str:
 
 
 def _made_up(at: AtStep, spec: DistillationSpec, classes: int) -> Batch:
-    """Rows of which one has no label."""
+    """Made-up rows, one of them without a label."""
     labels = torch.arange(ROWS) % classes
     labels[1] = UNLABELLED
     soft = torch.softmax(torch.randn(ROWS, classes), dim=-1)

@@ -1,11 +1,11 @@
-"""One real step of a network's training before anything is started, and what its saved weights answer.
+"""Trial of a network before the run starts: one real training step, and the outputs of its saved weights.
 
-A network is built, trained for a step, saved and loaded with the functions that the run itself uses, on rows cut as the
-run will cut them. What fails here would fail hours later, so each failure is a `RequestError` that names the factory.
-After training the same comparison is made once more with the weights that were kept.
+The trial builds, trains, saves and loads a network with the run's own functions, on batches cut as in the run. A
+failure here would otherwise occur hours later, so each is a `RequestError` that names the factory. After training,
+`workers.inference.kept` repeats the comparison with the saved weights.
 
-Rows are few, and large pieces are tried only where they are quick, so that a large network costs a few of its steps.
-Random states are as they were afterwards.
+The trial uses few rows, and large pieces only where they are quick. So a large network costs only a few of its steps.
+The trial restores all random states.
 """
 
 from __future__ import annotations
@@ -45,37 +45,37 @@ from workers.trial.odd_rows import OddRow
 from workers.user_code import calls, provenance
 
 SETTLED_ROWS, ORDERED_ROWS = 64, 256
-"""Training rows on which it is decided what a file's answers are, and whether its classes are in order."""
+"""Training rows for two decisions: the kind of a file's outputs, and whether its classes are in order."""
 STEPS = 4
-"""Steps where workers exchange gradients, if they are quick: a layer may be skipped at random."""
+"""Steps, if quick, where workers exchange gradients: a layer skipped at random shows only in several steps."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """A network that is to be trained: from what, how, and what it is called in messages."""
+    """A network to train: its examples and settings, and its name in messages."""
 
     name: str
     model: ModelSpec
     training: TrainingSpec
     seed: int
     examples: Split
-    """What an epoch goes through; `x` may have several views of it."""
+    """Examples of an epoch; `x` may hold several views of each."""
     loss: DistillationSpec = HARD_LABELS
     workers: tuple[int, int] = (1, 1)
-    """The least and the most that share a batch."""
+    """The smallest and the largest number of workers that share a batch."""
     initial: str | None = None
-    """URI of the weights that it begins from; None: random ones."""
+    """URI of the initial weights; None: random ones."""
     known: bool = False
-    """Whether another role has this network; this one only trains it."""
+    """Whether the trial of another role already checks this network; here it is only trained."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
 
 
 def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """Build `role`'s network as the run does, ask it, train it for a step, keep it and load it again.
+    """Build `role`'s network as the run does, check its outputs, train it for a step, save it and load it again.
 
-    odd: rows on which it must give finite answers. Returns notes for the user. Raises: `RequestError`.
+    odd: rows on which its outputs must be finite. Returns notes for the user. Raises: `RequestError`.
     """
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed, role.initial)
@@ -95,14 +95,17 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
 def check_loaded(
     spec: ModelSpec, uris: Sequence[str], examples: Split, classes: int, odd: Sequence[OddRow]
 ) -> tuple[str, ...]:
-    """The same of members that are loaded: each file fits, answers every row, and holds all that the answers follow
-    from. Returns notes for the user. Raises: `RequestError`."""
+    """Check members that the run loads from checkpoints.
+
+    Each file must fit the network, give finite outputs for every row, and determine the outputs completely. Returns
+    notes for the user. Raises: `RequestError`.
+    """
     notes: tuple[str, ...] = ()
     with seeded(0), provenance.in_use(spec):
         module, other = torch_module.build(spec), torch_module.build(spec, seed=1)
         collator = predictor.collator(spec)
         built = Network(TorchPredictor(module), spec.label, classes, examples.x, "ensemble", collator)
-        asked.check_output(built)  # before a file is blamed
+        asked.check_output(built)  # so that a fault of the network is not attributed to a file
         for number, uri in enumerate(uris):
             network = replace(built, role=f"checkpoint '{uri}': ensemble")
             notes += tuple(checkpoints.load(module, uri))
@@ -117,7 +120,7 @@ def check_loaded(
 
 
 def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """The same of a member that is complete in a file: its input fits, and each row has one finite answer.
+    """Check a member whose file is a complete model: its input fits, and each row has one finite output.
 
     Returns notes for the user. Raises: `RequestError`.
     """
@@ -132,13 +135,13 @@ def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[Odd
 
 
 def settle(model: AnyModel, examples: Split) -> tuple[AnyModel, tuple[str, ...]]:
-    """A model that is loaded from its file with all decided that it leaves open, on some of the examples; and notes."""
+    """Load a model's file and settle the open choices of its spec on some of the examples; the spec, and notes."""
     ids = spread(len(examples), SETTLED_ROWS)
     return predictor.kind_of(model).settled(model, model.file or "", predictor.collator(model)(examples.x, ids))
 
 
 def _check_order(network: Network, examples: Split) -> None:
-    """Raise `RequestError` where a loaded model has its classes in another order than the data."""
+    """Raise `RequestError` where the classes of a loaded model are in another order than those of the data."""
     ids = spread(len(examples), min(ORDERED_ROWS, network.affordable))
     labels = examples.labels_of(ids)
     known = labels != UNLABELLED
@@ -151,7 +154,7 @@ def _check_order(network: Network, examples: Split) -> None:
 
 
 def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int]) -> list[int]:
-    """How many rows a forward pass of the training has, all sizes that occur, ascending."""
+    """All row counts that occur in a forward pass of the training, ascending."""
     sizes, (least, most) = batch_sizes(examples, training.batch_size), workers
     cuts = {
         cut
@@ -164,9 +167,9 @@ def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int])
 
 
 def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
-    """Train for a step on a smallest and on a largest piece, as the run would cut them.
+    """Train for a step on a smallest and on a largest piece, cut as in the run.
 
-    odd: training rows that the largest piece begins with.
+    odd: training rows to put at the beginning of the largest piece.
     """
     progress = loop.begin(network.module, role.training, len(role.examples))
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
@@ -180,7 +183,7 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
 
 
 def _try_piece(role: Role, network: Network, progress: Progress, size: int, first: Sequence[Examples]) -> None:
-    """Train for a step on a piece of `size` rows, or of the affordable ones where these serve as well."""
+    """Train for a step on a piece of `size` rows, or on the affordable number of rows if that step succeeds."""
     for rows in dict.fromkeys((min(size, network.affordable), size)):
         try:
             return _step(role, network, progress, _batch(role, rows, network, first[: rows // 2]))
@@ -241,7 +244,7 @@ def _check_gradients(role: Role, module: nn.Module) -> None:
 
 
 def _why_so_few(role: Role, size: int) -> str:
-    """Where a piece of a single row comes from; empty for larger ones."""
+    """The end of a message that explains a piece of at most one row; only a full stop for larger pieces."""
     if size > 1:
         return "."
     training, (_, most) = role.training, role.workers
@@ -256,7 +259,7 @@ def _why_so_few(role: Role, size: int) -> str:
 
 
 def _check_reloaded(network: Network, model: ModelSpec) -> None:
-    """Save, load into a network that was built from another seed, as everything after training does, and compare."""
+    """Save the weights, load them into a network of another seed, as all later stages do, and compare outputs."""
     if not finite(network.answers(network.batch)).all():
         raise RequestError(
             f"{network} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
@@ -273,7 +276,7 @@ def _check_reloaded(network: Network, model: ModelSpec) -> None:
 
 
 def _check_grown(network: Network, built: nn.Module) -> None:
-    """Raise `RequestError` where a step of training gave the network weights or buffers that a new one has not."""
+    """Raise `RequestError` where a training step added or reshaped weights or buffers compared to a new network."""
     now, first = (
         {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
         for module in (network.module, built)
@@ -288,8 +291,10 @@ def _check_grown(network: Network, built: nn.Module) -> None:
 
 
 def _batch(role: Role, size: int, network: Network, first: Sequence[Examples]) -> Batch:
-    """A piece of `size` training examples that begins with those of `first`; soft targets that the loss needs are
-    made up, and labels of what `first` has in place of others."""
+    """A piece of `size` training examples that begins with those of `first`.
+
+    The soft targets are random. The examples of `first` get the labels of the examples that they replace.
+    """
     ids = spread(len(role.examples), size)
     x: Examples = role.examples.x[ids]
     if first:
