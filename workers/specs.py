@@ -94,7 +94,7 @@ Learner = Literal["network", "estimator"]
 class TakesColumns(Spec):
     """A model that may take some of the data's columns."""
 
-    inputs: tuple[str, ...] | None = None
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The columns that the model takes, by their names. Left out: all. One dense column is its argument, a tensor
     [B, ...]; several, or rows of different lengths, are keyword arguments."""
 

@@ -133,5 +133,7 @@ def _loss_of(whole: DistillationSpec, stage: StudentStage) -> DistillationSpec:
     own = {"objective": stage.objective, "soft_weight": stage.soft_weight, "hard_weight": stage.hard_weight}
     if all(value is None for value in own.values()):
         return whole
+    if stage.objective is None:  # one weight of the short form changes, and the other stays
+        own = {key: getattr(whole, key) if value is None else value for key, value in own.items()} | {"objective": None}
     others = {name: getattr(whole, name) for name in DistillationSpec.model_fields if name not in own}
     return DistillationSpec.model_validate({**others, **own})

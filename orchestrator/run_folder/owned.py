@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import PREVIOUS
 from orchestrator.run_folder import lock, paths
 from orchestrator.run_folder.history import last_opened
 from orchestrator.run_folder.paths import RunFolder
@@ -94,6 +95,8 @@ def _inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
     found = [*config.ensemble.given().values(), *data.depends_on]
+    found += [stage.initial for stage in config.training_stages if stage.initial not in (None, PREVIOUS)]
+    found += [config.student.initial] if config.student.initial is not None else []
     for split in (data.train, data.validation, data.test, data.unlabeled):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]

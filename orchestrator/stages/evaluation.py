@@ -123,7 +123,8 @@ def _of_members(run: Context) -> Inference:
 def _of_student(run: Context, role: Role) -> Inference:
     """How student and baseline compute predictions: as in their training."""
     spec = run.config.student
-    recipe = spec.training if role == "student" else spec.baseline_training or spec.training
+    trained = run.config.training_stages[-1].training
+    recipe = trained if role == "student" else spec.baseline_training or spec.training
     return Inference(recipe.precision, recipe.micro_batch_size)
 
 
@@ -154,7 +155,7 @@ def _predict(
     records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
     had = run.artifacts.obtain_all((key, partial(_record, name, split)) for name, key in keys.items())
     found = {name: _kept(records[name]) for name, each in zip(known, had, strict=True) if each is not None}
-    fits = 4 * len(getattr(run.dataset, split)) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
+    fits = 4 * len(getattr(run.dataset, split).y) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
     missing = {
         name: (
             Prediction(asked, split, of_labels, placement.threads, (records[name], keys[name]) if fits else None),

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,10 +97,10 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     recipe = config.student.training
-    alone = config.student.baseline_training is None and config.student.stages is None
-    if alone and isinstance(recipe, TrainingSpec):
-        notes += tuple(short_baseline(recipe, len(dataset.train), len(dataset.transfer)))
-    return dataset.noted(*_large_batches(config, dataset), *room, *notes)
+    if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
+        of_student = [stage.training for stage in config.training_stages if isinstance(stage.training, TrainingSpec)]
+        notes += tuple(short_baseline(recipe, len(dataset.train), of_student, len(dataset.transfer)))
+    return dataset.noted(*_large_batches(config, dataset), *room, *notes, *_without_a_use(config))
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
@@ -208,6 +209,16 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     return tuple(notes)
 
 
+def _without_a_use(config: RunConfig) -> list[str]:
+    """Notes on stages of the student from whose weights nothing begins."""
+    return [
+        f"student.stages.{number}: '{before.name}' is trained, and the next stage begins from '{after.initial}' "
+        "instead of its weights."
+        for number, (before, after) in enumerate(pairwise(config.training_stages))
+        if after.initial != PREVIOUS
+    ]
+
+
 def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     """Notes on batches that are larger than their data sets."""
     student, labelled, ensemble = config.student, len(dataset.train), config.ensemble
@@ -225,12 +236,13 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     ]
 
 
-def short_baseline(recipe: TrainingSpec, labelled: int, transfer: int) -> list[str]:
-    """A note where the baseline takes far fewer steps than the student with the same recipe.
+def short_baseline(recipe: TrainingSpec, labelled: int, student: Sequence[TrainingSpec], transfer: int) -> list[str]:
+    """A note where the baseline, by `recipe`, takes far fewer steps than all stages of the student.
 
     labelled: examples of the baseline. transfer: examples of the student, which include unlabelled ones.
     """
-    of_student, of_baseline = (recipe.epochs * math.ceil(n / recipe.batch_size) for n in (transfer, labelled))
+    of_baseline = recipe.epochs * math.ceil(labelled / recipe.batch_size)
+    of_student = sum(stage.epochs * math.ceil(transfer / stage.batch_size) for stage in student)
     if of_student < SHORT * of_baseline:
         return []
     return [

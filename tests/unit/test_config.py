@@ -211,7 +211,7 @@ def test_the_stages_of_a_student(tmp_path: Path) -> None:
     first, second, third = config.training_stages
     assert [term.term for term in first.loss.every_term] == ["logits_mse"]
     assert first.initial == str(tmp_path / "begun.safetensors") and first.training == config.student.training
-    assert (second.loss.soft_weight, second.loss.hard_weight) == (0.9, 0.5) and second.initial == "previous"
+    assert (second.loss.soft_weight, second.loss.hard_weight) == (0.9, 0.3) and second.initial == "previous"
     assert second.training.epochs == 9 and third.loss == config.distillation
     assert third.initial == str(tmp_path / "other.safetensors")
     assert {stage.loss.temperature for stage in config.training_stages} == {2.0}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from workers import ensemble
-from workers.data import scan
-from workers.data.arrays import gather
+from workers.data import ragged, scan
+from workers.data.arrays import Room, gather
 from workers.data.collate import Collator, NamedInputs, collate, rows_between, rows_of, widened
 from workers.data.examples import Columns, columns_of, described, digest, joined, take, values_of
 from workers.data.positions import Positions
@@ -31,14 +31,14 @@ def columns() -> Columns:
 
 
 def test_rows_of_any_length_in_any_order() -> None:
-    ragged = Ragged.of(ROWS)
-    taken = ragged[PICKED]
-    assert taken.values is ragged.values  # no copy before they are needed
+    rows = Ragged.of(ROWS)
+    taken = rows[PICKED]
+    assert taken.arrays[0] is rows.arrays[0]  # no copy before they are needed
     np.testing.assert_array_equal(taken.flat, np.concatenate([ROWS[k] for k in PICKED]))
-    np.testing.assert_array_equal(ragged[1:4].flat, np.concatenate(ROWS[1:4]))
-    assert ragged[1:4].flat.base is not None  # a stretch is a view
-    np.testing.assert_array_equal(ragged[1:5][np.array([3, 0])].flat, np.concatenate([ROWS[4], ROWS[1]]))
-    assert len(ragged[np.zeros(0, np.int64)].flat) == 0
+    np.testing.assert_array_equal(rows[1:4].flat, np.concatenate(ROWS[1:4]))
+    assert rows[1:4].flat.base is not None  # a stretch is a view
+    np.testing.assert_array_equal(rows[1:5][np.array([3, 0])].flat, np.concatenate([ROWS[4], ROWS[1]]))
+    assert len(rows[np.zeros(0, np.int64)].flat) == 0
     frames = Ragged.of([np.ones((2, 4)), np.zeros((3, 4))])
     assert frames.of_value == (4,) and frames.lengths.tolist() == [2, 3]
     np.testing.assert_array_equal(stretches(np.array([5, 0]), np.array([2, 3])), [5, 6, 0, 1, 2])
@@ -126,6 +126,45 @@ def test_one_dense_column_is_a_tensor_whatever_it_is_called() -> None:
         Collator(("ids",))(IMAGE, PICKED)
 
 
+def test_each_ragged_column_has_its_mask() -> None:
+    """Whatever lengths a batch happens to have, so that a model always gets the same arguments."""
+    x = Columns({"ids": Ragged.of(ROWS), "question": Ragged.of([row[:1] for row in ROWS]), "image": IMAGE})
+    given = collate(x, PICKED).padded()  # type: ignore[union-attr]
+    assert list(given) == ["ids", "attention_mask", "question", "question_mask", "image"]
+    assert given["question_mask"].shape == (4, 1) and given["attention_mask"].shape == (4, 7)
+    own = Columns({"ids": Ragged.of(ROWS), "attention_mask": Ragged.of([row > 50 for row in ROWS])})
+    assert collate(own, PICKED).padded()["attention_mask"][1].tolist() == [*(ROWS[0] > 50), 0, 0, 0, 0]  # type: ignore[union-attr]
+
+
+def test_rows_that_are_joined_share_their_values() -> None:
+    some, more = Ragged.of(ROWS[:4]), Ragged.of(ROWS[4:])
+    both = ragged.joined([some, more])
+    assert both.arrays[0] is some.arrays[0] and both.arrays[1] is more.arrays[0]
+    order = np.array([5, 0, 4, 3, 3])
+    np.testing.assert_array_equal(both[order].flat, np.concatenate([ROWS[k] for k in order]))
+    again = pickle.loads(pickle.dumps(both))
+    np.testing.assert_array_equal(again.flat, np.concatenate(ROWS))
+    large = Ragged.packed(np.arange(100_000), np.full(1000, 100))
+    assert len(pickle.dumps((large, ragged.joined([large, some])))) < 1.2 * len(pickle.dumps(large))
+    blocks = list(both.blocks(8 * 4))
+    assert [first for first, _ in blocks] == [0, 2, 3, 5]  # rows of 3, 1 / 7 / 2, 5 / 4 values of 4 bytes
+    np.testing.assert_array_equal(np.concatenate([block.flat for _, block in blocks]), both.flat)
+    np.testing.assert_array_equal(Ragged.counting(np.array([2, 0, 3])).flat, [0, 1, 0, 1, 2])
+
+
+def test_other_columns_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="expected the same columns"):
+        joined((Columns({"x": IMAGE}), IMAGE))
+    with pytest.raises(IndexError, match="there are 12"):
+        joined((IMAGE, IMAGE))[np.array([3, 12])]
+
+
+def test_a_named_column_is_gathered_as_any_other() -> None:
+    room = Room()
+    found = collate(Columns({"image": IMAGE}), PICKED, room)
+    assert isinstance(found, Tensor) and found.data_ptr() == room.held.data_ptr()
+
+
 def test_positions_of_an_example() -> None:
     rows = Positions(3, np.array([2, 0, 3]))
     assert len(rows) == 5 and rows.mean == pytest.approx(5 / 3)
@@ -140,7 +179,8 @@ def test_positions_of_an_example() -> None:
 
 
 def test_answers_at_positions() -> None:
-    x = Columns({"ids": Ragged.of(ROWS)}, Ragged.of([np.array(p, np.int64) for p in ([0, 2], [], [6], [1], [0], [3])]))
+    where = Ragged.of([np.array(p, np.int64) for p in ([0, 2], [], [6], [1], [0], [3])])
+    x = Columns({"ids": Ragged.of(ROWS)}, where, "ids")
     batch = collate(x, np.array([2, 1, 0]))
     assert isinstance(batch, NamedInputs) and rows_of(batch) == 3 and rows_between(batch, 1, 3) == slice(1, 3)
     answers = torch.arange(3 * 7 * 2.0).view(3, 7, 2)

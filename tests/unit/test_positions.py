@@ -10,8 +10,9 @@ import torch
 
 from tests.makers import NUMERICS
 from workers.data import dataset as data
-from workers.data.collate import NamedInputs, rows_of
-from workers.data.examples import Columns
+from workers.data.augment import augmented
+from workers.data.collate import Collator, NamedInputs, collate, rows_of
+from workers.data.examples import Columns, digest, take
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.evaluation import metrics
@@ -21,14 +22,15 @@ from workers.inference.actor import TeacherWork
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.specs import AugmentSpec, DataSpec, ModelSpec, TrainingSpec
+from workers.models.ask import ask
+from workers.specs import AugmentSpec, DataSpec, FitSpec, ModelSpec, SklearnModel, TrainingSpec
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader, StoreReader
 from workers.training import loop
 from workers.training.loader import Batch, HardLabels, SoftLabels, batches
 from workers.training.loop import Task
-from workers.trial import trial
+from workers.trial import fitting, trial
 from workers.trial.odd_rows import odd_rows
 
 Host: Any = actor.TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
@@ -291,10 +293,22 @@ def test_a_network_that_ignores_the_mask_is_refused(tmp_path: Path) -> None:
     training = TrainingSpec(epochs=1, batch_size=16, learning_rate=1e-3)
     role = trial.Role("student", spec(tmp_path), training, 0, found.transfer)
     assert trial.check_training(role, 3, odd_rows(found)) == ()
-    with pytest.raises(RequestError, match="answers an example differently where others are beside it"):
+    with pytest.raises(RequestError, match=r"where others are beside it.*`attention_mask`"):
         trial.check_training(trial.Role("student", spec(tmp_path, masked=False), training, 0, found.transfer), 3, [])
     with pytest.raises(RequestError, match=r"expected logits \[2, \d+, classes\], one row for each element"):
         trial.check_training(trial.Role("student", spec(tmp_path, "mine:Pooled"), training, 0, found.transfer), 3, [])
+
+
+def test_also_where_the_longest_example_comes_first(tmp_path: Path) -> None:
+    found = load(tmp_path)
+    assert isinstance(found.train.x, Columns)
+    ids = found.train.x.columns["ids"]
+    assert isinstance(ids, Ragged)
+    order = np.argsort(-ids.lengths, kind="stable")
+    x, y = take(found.train.x, order), found.train.labels_of(order)
+    training = TrainingSpec(epochs=1, batch_size=16, learning_rate=1e-3)
+    with pytest.raises(RequestError, match="where others are beside it"):
+        trial.check_training(trial.Role("student", spec(tmp_path, masked=False), training, 0, data.Split(x, y)), 3, [])
 
 
 X = {"ids": [np.arange(1, 4), np.arange(2, 4)] * 20}
@@ -304,10 +318,19 @@ Y = [np.array([0, 1, 2]), np.array([1, 0])] * 20
 @pytest.mark.parametrize(
     ("x", "y", "says"),
     [
-        (X, Y[:-1], r"y has 98 labels in rows, and x has 100 positions in 40 examples"),
-        (X, [row[:2] for row in Y], r"y has 80 labels in rows, and x has 100 positions in 40 examples"),
+        (X, Y[:-1], r"y has 98 labels in 39 rows, and x has 100 elements of 'ids' in 40 examples"),
+        (X, [row[:2] for row in Y], r"y has 80 labels in 40 rows, and x has 100 elements of 'ids' in 40 examples"),
+        (np.ones(40), Y, "y has 100 labels in 40 rows, and x has numbers alone in 40 examples"),
+        ([*X["ids"][:-1], np.arange(5)], Y, "x is a list of rows of different lengths; expected them under a name"),
+        (X, [*Y[:-1], 3], "y mixes rows of labels with others"),
+        (Columns(X, [np.array([0, 3])] * 40), [row[:2] for row in Y],
+         r"position 3 of example 0 is none of its 3 elements of 'ids'"),
+        (Columns(X, [np.array([1, 0])] * 40), [row[:2] for row in Y], "position 0 of example 0 .* does not follow"),
+        (Columns(X, [np.array([0])] * 39), [row[:1] for row in Y], "positions have 39 rows, and x 40 examples"),
+        (Columns(X, [np.zeros(0, int), *[np.array([0])] * 39]), [Y[0][:0], *[row[:1] for row in Y[1:]]],
+         "example 0 has no position, and 1 in all"),
+        (Columns({"n": np.ones(40)}, [np.array([0])] * 40), [row[:1] for row in Y], "positions are elements of"),
         (X, [row + 0.5 for row in Y], "y holds fractions or NaN"),
-        ({**X, "other": [np.ones(2)] * 40}, Y, "the column 'other' has rows of other lengths than 'ids'"),
         (Columns({"ids": Ragged.of(X["ids"])}, Ragged.of([np.zeros(1, np.int64)] * 40)), np.zeros(40),
          "y is one array, and x has positions of its own"),
         ({"ids": [np.arange(3), np.zeros(0, np.int64)] * 20}, np.arange(40) % 2, "ids of example 1 is empty, and of"),
@@ -319,6 +342,82 @@ Y = [np.array([0, 1, 2]), np.array([1, 0])] * 20
 def test_what_does_not_fit_is_refused(x: Any, y: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match=says):
         loaded({"train": (x, y), "test": (x, y)}, monkeypatch)
+
+
+def test_labels_of_elements_belong_to_the_column_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other columns there are, ragged or dense."""
+    x = {"context": [np.arange(5), np.arange(7)] * 20, **X, "image": np.random.default_rng(0).normal(size=(40, 9, 9))}
+    other = {**x, "image": x["image"] + 1}
+    found = loaded({"train": (x, Y), "test": (other, Y), "unlabeled": {**x, "image": x["image"] + 2}}, monkeypatch)
+    for part in (found.train.x, found.test.x, found.unlabeled):
+        assert isinstance(part, Columns) and part.elements_of == "ids"
+    batch = collate(found.transfer.x, np.array([0, 1]))
+    assert isinstance(batch, NamedInputs) and batch.longest == batch.padded()["ids"].shape[1]
+    with pytest.raises(RequestError, match=r"the elements of 'ids' have labels of their own\. Expected that"):
+        Collator(("image",))(found.train.x, np.array([0, 1]))
+
+    dense = np.random.default_rng(1).integers(0, 9, (40, 6))
+    frames = [row % 3 for row in dense]
+    both = {"image": x["image"], "tokens": dense}
+    found = loaded({"train": (both, frames), "test": ({**both, "image": x["image"] + 1}, frames)}, monkeypatch)
+    assert isinstance(found.train.x, Columns) and found.train.x.elements_of == "tokens"
+    found = loaded({"train": (dense, frames), "test": (dense[::-1] + 1, frames[::-1])}, monkeypatch)
+    batch = collate(found.train.x, np.arange(4))
+    assert ask(lambda tokens: torch.nn.functional.one_hot(tokens % 3, 3).float(), batch).shape == (24, 3)  # no keyword
+
+
+def test_lists_are_taken_in_columns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"train": (Columns(X, [np.array([0, 1])] * 40), [np.array([0, 2])] * 40), "test": (X, Y)}
+    assert len(loaded(given, monkeypatch).test.y) == 100
+
+
+def test_an_estimator_takes_no_elements(tmp_path: Path) -> None:
+    found = load(tmp_path)
+    model = SklearnModel(kind="sklearn", factory="mine:splits", folder=str(tmp_path))
+    with pytest.raises(RequestError, match="an estimator takes one dense column, and is given ids"):
+        fitting.check_fitting(fitting.FitRole("student", model, FitSpec(), 0, found.transfer), 3, [])
+
+
+def test_a_moved_label_is_another_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the labels that are left are the same."""
+
+    def digests(place: int) -> dict[str, str]:
+        rows = [np.arange(k, k + 5) for k in range(60)]
+        tags = [np.array([-1, 0, 1, 2, 0] if place == 0 else [0, -1, 1, 2, 0]) for _ in range(60)]
+        return loaded({"train": ({"ids": rows}, tags), "test": (X, Y)}, monkeypatch).digests
+
+    assert digests(0)["validation"] != digests(1)["validation"]
+
+
+def test_an_augmentation_may_write_to_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(x: Any, draws: Any) -> Any:
+        return {"ids": [np.where(np.arange(len(row)) % 2, row, 0) for row in rows_of_ragged(x["ids"])]}
+
+    def rows_of_ragged(rows: Ragged) -> list[np.ndarray]:
+        rows.flat[:] += 1  # in place
+        return np.split(rows.flat, np.cumsum(rows.lengths)[:-1])
+
+    monkeypatch.setattr("workers.user_code.factories.load", lambda *_: alone)
+    spec = AugmentSpec(factory="given:alone", views=2)
+    x = Columns({"ids": Ragged.of(X["ids"])})
+    before = digest(x)
+    views = augmented(spec, x, 0, 2)
+    made = views[np.array([0, 1, 40])]
+    assert isinstance(made, Columns) and digest(x) == before
+    assert [row.tolist() for row in np.split(made.columns["ids"].flat, [3, 5])] == [[0, 3, 0], [0, 4], [0, 3, 0]]  # type: ignore[union-attr]
+
+
+def test_the_order_of_columns_says_nothing_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = np.arange(80).reshape(40, 2), np.arange(40, 120).reshape(40, 2)
+    y = np.arange(40) % 2
+    with pytest.raises(RequestError, match=r"data\.train and data\.test are the same examples"):
+        loaded({"train": ({"a": a, "b": b}, y), "test": ({"b": b, "a": a}, y)}, monkeypatch)
+
+
+def test_a_named_column_is_no_plain_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    with pytest.raises(RequestError, match=r"data.unlabeled: examples of .*; expected"):
+        loaded({"train": ({"x": x}, y), "test": ({"x": x + 1}, y), "unlabeled": x + 2}, monkeypatch)
 
 
 def loaded(splits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> data.Dataset:

@@ -130,6 +130,8 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
         ("data__unlabeled", "runs/small/members/more.npz"),
         ("student__model__kwargs", {"tables": ["runs/small/student/model.safetensors"]}),
         ("ensemble__checkpoints", ["runs/small/members/0/model.safetensors"]),
+        ("student__initial", "runs/small/student/model.safetensors"),
+        ("student__stages", [{"name": "a"}, {"name": "b", "initial": "runs/small/stages/a/model.safetensors"}]),
     ],
 )
 def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ class Joined:
 
     def __getitem__(self, rows: Any, /) -> NDArray[Any]:
         index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f"rows from {index.min()} to {index.max()}, and there are {len(self)}")
         found = np.empty((len(index), *self.shape[1:]), self.dtype)
         start = 0
         for part in self.parts:

@@ -7,7 +7,7 @@ every machine and in every batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -109,12 +109,32 @@ class AugmentedColumns(Columns):
 
     def __getitem__(self, rows: slice | Index) -> Columns:
         ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        of = Columns(self.columns, self.positions)[ids % (len(self) // self.views)]
-        found = Columns(made(self, dict(of.columns), ids), of.positions)
+        of = Columns(self.columns, self.positions, self.elements_of)[ids % (len(self) // self.views)]
+        # a copy, since a transform may write to it, and rows that follow one another are a view of the data
+        own = {
+            n: Ragged.packed(c.flat.copy(), c.lengths) if isinstance(c, Ragged) else c for n, c in of.columns.items()
+        }
+        found = Columns(_columns(made(self, own, ids)), of.positions, of.elements_of)
         return found if self.only is None else found.chosen(self.only)
+
+    @property
+    def single(self) -> None:
+        """None, since the column is not made yet."""
 
     def chosen(self, names: Sequence[str]) -> Columns:
         return replace(self, only=tuple(names))
+
+
+def _writable(x: Columns) -> dict[str, Any]:
+    """The columns for a transform, which may write to them; consecutive ragged rows would be a view of the data."""
+    return {n: Ragged.packed(c.flat.copy(), c.lengths) if isinstance(c, Ragged) else c for n, c in x.columns.items()}
+
+
+def _columns(returned: Any) -> dict[str, Any]:
+    """What a transform returned: columns by their names, of which lists of rows become ragged."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"it returned {type(returned).__name__}; expected a dict of the columns that it was given")
+    return {name: Ragged.of(c) if isinstance(c, list) else c for name, c in returned.items()}
 
 
 def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> Examples:
@@ -126,7 +146,11 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
         return of
     how = (factories.load(spec.factory, spec.folder), spec.kwargs, seed, views)
     found: Augmented | AugmentedColumns
-    found = AugmentedColumns(of.columns, of.positions, *how) if isinstance(of, Columns) else Augmented(of, *how)
+    found = (
+        AugmentedColumns(of.columns, of.positions, of.elements_of, *how)
+        if isinstance(of, Columns)
+        else Augmented(of, *how)
+    )
     _check(spec, found, of)
     return found
 
@@ -138,7 +162,7 @@ def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples)
     with calls.checked(f"data.augment '{spec.factory}' raised", called):
         together = found[rows]
         alone = [found[rows[k : k + 1]] for k in range(len(rows))]
-    problem = _other_shape(together, of[rows])
+        problem = _other_shape(together, of[rows])
     if problem is not None:
         raise RequestError(f"data.augment '{spec.factory}' returned {problem}.")
     if _values(together) != [value for each in alone for value in _values(each)]:

@@ -37,6 +37,10 @@ class Strip:
         begin, end = (int(self.lengths[:row].sum()) for row in (start, stop))
         return Strip(self.values[begin:end], self.lengths[start:stop])
 
+    @property
+    def longest(self) -> int:
+        return int(self.lengths.max(initial=1))
+
     def like(self, values: Tensor) -> Strip:
         return Strip(values, self.lengths)
 
@@ -45,11 +49,13 @@ class Strip:
 class NamedInputs:
     """A batch of B examples: each column by its name, [B, ...] dense or a `Strip`.
 
-    positions: the elements of each example that get their own distribution; None: one per example.
+    positions: the elements of each example that get their own distribution; None: one per example. elements_of: the
+    column that they are elements of.
     """
 
     columns: Mapping[str, Tensor | Strip]
     positions: Ragged | None = None
+    elements_of: str = ""
 
     def __len__(self) -> int:
         first = next(iter(self.columns.values()))
@@ -59,7 +65,7 @@ class NamedInputs:
         """Some of the examples; views."""
         start, stop, _ = rows.indices(len(self))
         cut = {n: c.cut(start, stop) if isinstance(c, Strip) else c[start:stop] for n, c in self.columns.items()}
-        return NamedInputs(cut, None if self.positions is None else self.positions[start:stop])
+        return NamedInputs(cut, None if self.positions is None else self.positions[start:stop], self.elements_of)
 
     def split(self, sizes: int | Sequence[int]) -> list[NamedInputs]:
         """All examples as views, cut into pieces of these sizes."""
@@ -93,35 +99,42 @@ class NamedInputs:
             name: column.like(change(column.values)) if isinstance(column, Strip) else change(column)
             for name, column in self.columns.items()
         }
-        return NamedInputs(changed, self.positions)
+        return NamedInputs(changed, self.positions, self.elements_of)
+
+    @property
+    def single(self) -> Tensor | None:
+        """The dense column, if it is the only one; else None."""
+        column = next(iter(self.columns.values()))
+        return column if len(self.columns) == 1 and isinstance(column, Tensor) else None
 
     def padded(self) -> dict[str, Tensor]:
         """The arguments of a model: dense columns [B, ...], ragged ones [B, L, ...] padded with 0, L the longest here.
 
-        Ragged columns add `attention_mask` [B, L] int64: 1 for real elements, 0 for padding.
+        Beside the first ragged column stands `attention_mask` [B, L] int64, 1 for real elements and 0 for padding;
+        beside each further one `<name>_mask`. A column of that name takes the place of the mask.
         """
         found: dict[str, Tensor] = {}
+        ragged = [name for name, column in self.columns.items() if isinstance(column, Strip)]
         for name, column in self.columns.items():
             if not isinstance(column, Strip):
                 found[name] = column
                 continue
-            longest, count = int(column.lengths.max(initial=1)), len(column.lengths)
+            longest, count = column.longest, len(column.lengths)
             at = stretches(np.arange(count) * longest, column.lengths)
             where = torch.from_numpy(at).to(self.device, non_blocking=True)  # a mask synchronises the GPU
             rows = column.values.new_zeros((count * longest, *column.values.shape[1:]))
             found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
-            if MASK not in found:
+            of_mask = MASK if name == ragged[0] else f"{name}_mask"
+            if of_mask not in self.columns:
                 mask = torch.zeros(count * longest, dtype=torch.int64, device=self.device)
-                found[MASK] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
+                found[of_mask] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
         return found
 
     @property
     def longest(self) -> int:
-        """Number of elements of a padded example."""
-        strips = [column.lengths for column in self.columns.values() if isinstance(column, Strip)]
-        if strips:
-            return max(int(lengths.max(initial=1)) for lengths in strips)
-        return max(c.shape[1] for c in self.columns.values() if isinstance(c, Tensor) and c.ndim > 1)
+        """Number of elements of a padded example, in the column that positions are elements of."""
+        column = self.columns[self.elements_of]
+        return column.longest if isinstance(column, Strip) else column.shape[1]
 
     def at_positions(self, answers: Tensor) -> Tensor:
         """The rows [P, K] of the positions in a model's output for padded rows, [B, L, K].
@@ -173,7 +186,19 @@ def described(x: Inputs) -> str:
     """Types and shapes in words, for messages."""
     if isinstance(x, Tensor):
         return f"{x.dtype} {list(x.shape)}"
-    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in x.padded().items())
+    return ", ".join(f"{name} {_described(column)}" for name, column in x.columns.items())
+
+
+def _described(column: Tensor | Strip) -> str:
+    if isinstance(column, Tensor):
+        return f"{column.dtype} {list(column.shape)}"
+    return f"{column.values.dtype} {[len(column.lengths), column.longest, *column.values.shape[1:]]}"
+
+
+def shortest(x: Inputs) -> int:
+    """The example of a batch that is padded most; the first one without padding."""
+    strips = [] if isinstance(x, Tensor) else [c.lengths for c in x.columns.values() if isinstance(c, Strip)]
+    return int(strips[0].argmin()) if strips else 0
 
 
 @dataclass(frozen=True)
@@ -192,13 +217,15 @@ class Collator:
         `widened` on the device. Raises: IndexError for rows that do not exist.
         """
         found = self.chosen(x)
-        if not isinstance(found, Columns):
-            return arrays.gather(found, rows, room, narrow=narrow)
-        taken = found[rows]
-        single = taken.single
+        single = found.single if isinstance(found, Columns) else found
         if single is not None:
-            return arrays.as_tensor(single[:], room, narrow=narrow)
-        return NamedInputs({name: _tensor(column, narrow) for name, column in taken.columns.items()}, taken.positions)
+            return arrays.gather(single, rows, room, narrow=narrow)
+        taken = found[rows]
+        assert isinstance(taken, Columns)
+        if taken.single is not None:
+            return arrays.as_tensor(taken.single[:], room, narrow=narrow)
+        columns = {name: _tensor(column, narrow) for name, column in taken.columns.items()}
+        return NamedInputs(columns, taken.positions, taken.elements_of)
 
     def single(self, x: Examples) -> Column | None:
         """The one dense column that the model takes; None where it takes others."""
@@ -206,7 +233,7 @@ class Collator:
         return found.single if isinstance(found, Columns) else found
 
     def chosen(self, x: Examples) -> Examples:
-        """The examples with only the model's columns. Raises: `RequestError` where a column is missing."""
+        """The examples with only the columns of the model. Raises: `RequestError` where one does not exist."""
         if self.columns is None:
             return x
         known = list(x.columns) if isinstance(x, Columns) else []
@@ -215,6 +242,11 @@ class Collator:
             raise RequestError(
                 f"`inputs` names the column '{(missing or list(self.columns))[0]}', and the data have "
                 f"{', '.join(known) or 'one column without a name'}. Expected columns that the data have."
+            )
+        if x.positions is not None and x.elements_of not in self.columns:
+            raise RequestError(
+                f"`inputs` is {list(self.columns)}, and the elements of '{x.elements_of}' have labels of their own. "
+                "Expected that column, too."
             )
         return x.chosen(self.columns)
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from workers import hashing
-from workers.data import examples, labels, memmap, overlap, readers, scan, values
+from workers.data import elements, examples, labels, memmap, overlap, readers, scan, values
 from workers.data.arrays import Index
 from workers.data.augment import augmented
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
 from workers.data.positions import Positions
-from workers.data.ragged import Ragged, stretches
+from workers.data.ragged import Ragged
 from workers.data.scan import Found
 from workers.errors import RequestError
 from workers.seeds import seeded
@@ -125,10 +125,12 @@ class Dataset:
     def digests(self) -> dict[str, str]:
         """sha256 over every example of each split, by its name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        found = {
-            name: hashlib.sha256(self._digest(name, split.x).encode() + split.y.tobytes()).hexdigest()
-            for name, split in splits.items()
-        }
+        found = {}
+        for name, split in splits.items():
+            hashed = hashlib.sha256(self._digest(name, split.x).encode() + split.y.tobytes())
+            if isinstance(split.x, Columns) and split.x.positions is not None:  # those that are left have labels
+                hashed.update(examples.digest_column(split.x.positions).encode())
+            found[name] = hashed.hexdigest()
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found
 
@@ -170,14 +172,17 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     opened = record.read()
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if any(isinstance(y, Ragged) for _, y in read.values()):
-        inputs = {name: _with_positions(name, x) for name, x in inputs.items()}
+        inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
     y = {name: labels.class_ids(name, inputs[name], read[name][1]) for name in read if name != "unlabeled"}
     if len(y["train"]) == 0:
         raise _empty("train")
     classes = labels.count(y["train"], spec.classes)
     _check_shapes(inputs)
-    for name in {"validation", "test"} & y.keys():
-        inputs[name], y[name] = _with_labels(name, inputs[name], y[name])
+    for name, x in inputs.items():
+        if name in ("validation", "test"):
+            inputs[name], y[name] = elements.labelled(name, x, y[name])
+        else:
+            elements.check_each_has_one(name, x)
     for name, ids in y.items():  # before the split, so that messages have the user's row numbers
         labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=spec.classes is not None)
     values.check_types(inputs)
@@ -186,7 +191,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     if "validation" not in y:
         held = _draw(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
         kept = np.setdiff1d(np.arange(len(train)), held)
-        y |= {"train": train.labels_of(kept), "validation": train.labels_of(held)}
+        y |= {"train": train.labels_of(kept), "validation": _held_out(train, held).y}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
     found = _scan(inputs, held, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
@@ -194,7 +199,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     if held is not None and kept is not None:
         numbers |= {"train": numbers["train"][kept], "validation": numbers["train"][held]}
     notes += _shared(found, numbers, held is not None, every, spec.allow_overlap)
-    notes += values.check_ranges(found)
+    notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
     notes += values.pixels(train.x, found["train"])
     more = inputs.get("unlabeled")
     without = 0 if more is None else len(examples.positions_of(more, len(more)))
@@ -228,49 +233,19 @@ def _watched(x: Examples, opened: Collection[Path]) -> Examples:
     return replace(x, columns=columns)
 
 
-def _with_positions(name: str, x: Examples) -> Columns:
-    """The examples with every element as a position, unless they have their own positions.
-
-    Raises: `RequestError` where ragged columns differ in their lengths.
-    """
-    if isinstance(x, Columns) and x.positions is not None:
-        return x
-    columns = columns_of(x)
-    of_each = {
-        column: values.lengths if isinstance(values, Ragged) else np.full(len(values), values.shape[1])
-        for column, values in columns.items()
-        if isinstance(values, Ragged) or (not any(isinstance(c, Ragged) for c in columns.values()) and values.shape[1:])
+def _located(inputs: Mapping[str, Examples], labels: Mapping[str, Ragged]) -> dict[str, Examples]:
+    """The splits with their positions, elements of the same column in each."""
+    train = elements.located("train", inputs["train"], labels.get("train"), "")
+    return {
+        name: train if name == "train" else elements.located(name, x, labels.get(name), train.elements_of)
+        for name, x in inputs.items()
     }
-    first = next(iter(of_each.values()), np.zeros(len(x), np.int64))
-    other = [column for column, lengths in of_each.items() if not np.array_equal(lengths, first)]
-    if other:
-        raise RequestError(
-            f"data.{name}: the column '{other[0]}' has rows of other lengths than '{next(iter(of_each))}'. Expected "
-            "the same lengths in both, since their elements have labels."
-        )
-    return Columns(columns, Ragged.packed(stretches(np.zeros(len(x), np.int64), first), first))
-
-
-def _with_labels(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
-    """The examples with only their labelled positions, since metrics need labels.
-
-    Raises: `RequestError` where no position has one.
-    """
-    where = x.positions if isinstance(x, Columns) else None
-    if where is None or not isinstance(x, Columns) or not (y == UNLABELLED).any():
-        return x, y
-    has = y != UNLABELLED
-    if not has.any():
-        raise RequestError(f"data.{name}: no element has a label (all are -1); expected some to measure by.")
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(has)])
-    edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(where.lengths)])
-    return replace(x, positions=Ragged.packed(where.flat[has], np.diff(ends[edges]))), y[has]
 
 
 def _held_out(train: Split, held: Index) -> Split:
     """The training examples that are held out for validation."""
     taken = _take(train, held)
-    return Split(*_with_labels("validation", taken.x, taken.y))
+    return Split(*elements.labelled("validation", taken.x, taken.y))
 
 
 def _numbers(split: Split) -> Index:

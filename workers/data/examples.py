@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,12 +27,13 @@ AnyColumn = Column | Ragged
 class Columns:
     """Named columns of N examples.
 
-    positions: [N] rows of int64, ascending: the elements of each example's ragged row that get their own distribution.
-    None: one per example. Only then may ragged columns differ in their lengths.
+    positions: [N] rows of integers, ascending: the elements of an example that get their own distribution. None: one
+    per example. elements_of: the column whose elements they are; by default the first ragged one.
     """
 
     columns: Mapping[str, AnyColumn]
-    positions: Ragged | None = field(default=None)
+    positions: Ragged | None = None
+    elements_of: str = ""
 
     def __post_init__(self) -> None:
         sizes = {name: len(column) for name, column in self.columns.items()}
@@ -44,7 +45,7 @@ class Columns:
 
     def __getitem__(self, rows: slice | Index) -> Columns:
         taken: dict[str, AnyColumn] = {name: column[rows] for name, column in self.columns.items()}
-        return Columns(taken, None if self.positions is None else self.positions[rows])
+        return Columns(taken, None if self.positions is None else self.positions[rows], self.elements_of)
 
     @property
     def single(self) -> Column | None:
@@ -55,7 +56,7 @@ class Columns:
 
     def chosen(self, names: Sequence[str]) -> Columns:
         """Some of the columns."""
-        return Columns({name: self.columns[name] for name in names}, self.positions)
+        return Columns({name: self.columns[name] for name in names}, self.positions, self.elements_of)
 
 
 Examples = Column | Columns
@@ -97,7 +98,7 @@ def take(x: Examples, rows: Index) -> Examples:
     """Some of the examples: a copy for plain arrays in memory, a lazy view for other columns."""
     if isinstance(x, Columns):
         taken = {name: c[rows] if isinstance(c, Ragged) else _taken(c, rows) for name, c in x.columns.items()}
-        return Columns(taken, None if x.positions is None else x.positions[rows])
+        return Columns(taken, None if x.positions is None else x.positions[rows], x.elements_of)
     return _taken(x, rows)
 
 
@@ -106,21 +107,24 @@ def _taken(column: Column, rows: Index) -> Column:
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """Concatenate examples that have the same columns."""
+    """Concatenate examples that have the same columns. Raises: ValueError for others."""
     first = parts[0]
+    if any(not same_columns(part, first) for part in parts):
+        raise ValueError(f"examples of {' and '.join(map(described, parts))}; expected the same columns")
     if len(parts) == 1:
         return first
     if not isinstance(first, Columns):
-        return Joined(tuple(part for part in parts if not isinstance(part, Columns)))
-    several = [part for part in parts if isinstance(part, Columns)]
+        return Joined(tuple(parts))  # type: ignore[arg-type]
+    several: list[Columns] = list(parts)  # type: ignore[arg-type]
     columns = {name: _joined([part.columns[name] for part in several]) for name in first.columns}
     where = [part.positions for part in several if part.positions is not None]
-    return Columns(columns, ragged.joined(where) if first.positions is not None else None)
+    return Columns(columns, ragged.joined(where) if where else None, first.elements_of)
 
 
 def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:
-    rows = [part for part in parts if isinstance(part, Ragged)]
-    return ragged.joined(rows) if rows else Joined(tuple(part for part in parts if not isinstance(part, Ragged)))
+    if isinstance(parts[0], Ragged):
+        return ragged.joined(parts)  # type: ignore[arg-type]
+    return Joined(tuple(parts))  # type: ignore[arg-type]
 
 
 def digest(x: Examples) -> str:
@@ -146,10 +150,13 @@ def digest_column(column: AnyColumn) -> str:
         return arrays.digest(column)
     found = arrays.begin_digest((len(column), -1, *column.of_value), column.dtype)
     found.update(np.ascontiguousarray(column.lengths).data)
-    found.update(np.ascontiguousarray(column.flat).data)
+    for _, block in column.blocks(arrays.BYTES_AT_ONCE):
+        found.update(np.ascontiguousarray(block.flat).data)
     return found.hexdigest()
 
 
 def same_columns(x: Examples, other: Examples) -> bool:
     """Whether an example of one has the columns and shapes of an example of the other."""
+    if isinstance(x, Columns) != isinstance(other, Columns):
+        return False
     return {n: shape_of(c) for n, c in columns_of(x).items()} == {n: shape_of(c) for n, c in columns_of(other).items()}

@@ -193,7 +193,7 @@ def check(value: object) -> None:
             each.check()
 
 
-def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
+def _inside(value: Any, depth: int = 6) -> Iterator[Any]:
     """`value`, its base arrays, and the values of its attributes, down to `depth` levels."""
     yield value
     if depth == 0 or isinstance(value, type | FunctionType | ModuleType):

@@ -1,11 +1,12 @@
-"""Rows of different lengths with all values in one array, such as the tokens of texts or the frames of recordings.
+"""Rows of different lengths, such as the tokens of texts or the frames of recordings.
 
-A row is a slice of `values`, so that indexing copies only starts and lengths.
+The values of all rows lie in a few arrays, and a row is a slice of one of them. So indexing and concatenating rows copy
+their starts and lengths, not their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +19,10 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ragged:
-    """N rows. values: [V, ...] of all rows; starts, lengths: [N] int64, the place of each row in `values`."""
+    """N rows. arrays: of values, [V, ...] each, of one type. starts, lengths: [N] int64, the place of each row in the
+    concatenation of the arrays; a row lies in one of them."""
 
-    values: NDArray[Any]
+    arrays: tuple[NDArray[Any], ...]
     starts: Index
     lengths: Index
 
@@ -38,41 +40,75 @@ class Ragged:
     @classmethod
     def packed(cls, values: NDArray[Any], lengths: Index) -> Ragged:
         """Rows of these lengths from their concatenated values."""
-        return cls(values, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+        return cls((values,), np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+
+    @classmethod
+    def counting(cls, lengths: Index) -> Ragged:
+        """The rows 0, 1, ... length - 1, which share one array."""
+        return cls((np.arange(lengths.max(initial=0)),), np.zeros(len(lengths), np.int64), lengths)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.values.dtype
+        return self.arrays[0].dtype
 
     @property
     def of_value(self) -> tuple[int, ...]:
         """The shape of one value of a row."""
-        return self.values.shape[1:]
+        return self.arrays[0].shape[1:]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, rows: slice | Index) -> Ragged:
-        return Ragged(self.values, self.starts[rows], self.lengths[rows])
+        return Ragged(self.arrays, self.starts[rows], self.lengths[rows])
 
     @cached_property
     def flat(self) -> NDArray[Any]:
-        """The values of all rows, one row after another: [sum of lengths, ...]."""
+        """The values of all rows, one row after another: [sum of lengths, ...]. It may be a view."""
+        if len(self.arrays) > 1:
+            return self._from_several()
+        (values,) = self.arrays
         if len(self) and np.array_equal(self.starts, self.starts[0] + np.cumsum(self.lengths) - self.lengths):
-            return self.values[self.starts[0] : self.starts[0] + int(self.lengths.sum())]
-        found: NDArray[Any] = self.values[stretches(self.starts, self.lengths)]
+            return values[self.starts[0] : self.starts[0] + int(self.lengths.sum())]
+        found: NDArray[Any] = values[stretches(self.starts, self.lengths)]
         return found
 
+    def _from_several(self) -> NDArray[Any]:
+        index = stretches(self.starts, self.lengths)
+        found, first = np.empty((len(index), *self.of_value), self.dtype), 0
+        for values in self.arrays:
+            here = (index >= first) & (index < first + len(values))
+            found[here] = values[index[here] - first]
+            first += len(values)
+        return found
+
+    def blocks(self, size: int) -> Iterator[tuple[int, Ragged]]:
+        """All rows in order, about `size` bytes at a time, each block with its first row."""
+        each = max(1, int(np.prod(self.of_value))) * self.dtype.itemsize
+        ends = np.cumsum(self.lengths) * each
+        start = 0
+        while start < len(self):
+            before = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + size, side="right")))
+            yield start, self[start:stop]
+            start = stop
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle only the values of its own rows."""
+        """Pickle the arrays if the rows use most of them, since other rows may share them; else the rows' values."""
+        if 2 * int(self.lengths.sum()) >= sum(map(len, self.arrays)):
+            return Ragged, (self.arrays, self.starts, self.lengths)
         return Ragged.packed, (self.flat, self.lengths)
 
 
 def joined(parts: Iterable[Ragged]) -> Ragged:
-    """Concatenate rows of one type."""
+    """Concatenate rows of one type, without a copy of their values."""
     several = list(parts)
-    return Ragged.packed(
-        np.concatenate([part.flat for part in several]), np.concatenate([part.lengths for part in several])
+    sizes = [sum(map(len, part.arrays)) for part in several]
+    firsts = np.cumsum([0, *sizes[:-1]])
+    return Ragged(
+        tuple(values for part in several for values in part.arrays),
+        np.concatenate([part.starts + first for part, first in zip(several, firsts, strict=True)]),
+        np.concatenate([part.lengths for part in several]),
     )
 
 

@@ -125,29 +125,47 @@ def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
     """
     examples = _as_examples(x, where)
     if isinstance(y, list) and y and np.ndim(y[0]) == 1:
-        y = Ragged.of(y)
+        try:
+            y = Ragged.of(y)
+        except ValueError as error:
+            raise RequestError(
+                f"{where}: y mixes rows of labels with others ({error}). Expected a row each."
+            ) from error
     return examples, y if isinstance(y, Ragged) else np.asarray(y)
 
 
 def _as_examples(value: Any, where: str) -> Examples:
     """Convert a factory's x: an array, rows of different lengths, or a dict of both by name."""
     if isinstance(value, Columns):
-        return value
+        return _as_columns(value.columns, value.positions, value.elements_of, where)
     if isinstance(value, Ragged):
         return Columns({X: value})
     if isinstance(value, Mapping):
-        wrong = [name for name in value if not (isinstance(name, str) and name.isidentifier())]
-        if wrong or not value:
-            raise RequestError(
-                f"{where}: x is a dict with the keys {list(value)}; expected at least one column, each under a name "
-                "that can be an argument of a model."
-            )
-        columns = {name: _as_any_column(column, f"{where}, column '{name}'") for name, column in value.items()}
-        sizes = {name: len(column) for name, column in columns.items()}
-        if len(set(sizes.values())) > 1:
-            raise RequestError(f"{where}: x has columns of different lengths, {sizes}; expected as many in each.")
-        return Columns(columns)
+        return _as_columns(value, None, "", where)
+    if isinstance(value, list) and len({np.shape(row) for row in value[:LOOKED_AT]}) > 1:
+        raise RequestError(
+            f"{where}: x is a list of rows of different lengths; expected them under a name, such as "
+            '{"tokens": rows}, by which models take them.'
+        )
     return _as_column(value, where)
+
+
+def _as_columns(given: Mapping[str, Any], positions: Any, elements_of: str, where: str) -> Columns:
+    wrong = [name for name in given if not (isinstance(name, str) and name.isidentifier())]
+    if wrong or not given:
+        raise RequestError(
+            f"{where}: x is a dict with the keys {list(given)}; expected at least one column, each under a name "
+            "that can be an argument of a model."
+        )
+    columns = {name: _as_any_column(column, f"{where}, column '{name}'") for name, column in given.items()}
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise RequestError(f"{where}: x has columns of different lengths, {sizes}; expected as many in each.")
+    if positions is not None and not isinstance(positions, Ragged):
+        positions = _as_any_column(list(positions), f"{where}, positions")
+    if elements_of and elements_of not in columns:
+        raise RequestError(f"{where}: `elements_of` is '{elements_of}'; expected one of {', '.join(columns)}.")
+    return Columns(columns, positions, elements_of)
 
 
 def _as_any_column(value: Any, where: str) -> AnyColumn:
@@ -189,6 +207,8 @@ def _as_column(value: Any, where: str) -> Column:
     return column
 
 
+LOOKED_AT = 1000
+"""Rows of a list that are compared, to tell rows of different lengths from an array."""
 CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
 """Conversion methods of objects that are not arrays, and the names of such objects."""
 

@@ -25,6 +25,8 @@ Mask = NDArray[np.bool_]
 
 HASHED_ROWS = 2**23
 """Most rows of a data set whose hashes are kept, at 16 bytes per row; a larger set is sampled."""
+RAGGED_BYTES = 2**22
+"""Of values of ragged rows that are scanned at a time, which take about ten times as much meanwhile."""
 BLOCK_BYTES = 2**20
 """Bytes of a block of rows, which fits a core's cache."""
 
@@ -101,8 +103,8 @@ class _Scanned(NamedTuple):
 def _together(x: Columns, rows: Index, columns: Mapping[str, _Scanned], every: int) -> Found:
     """Combine the scans of several columns, in which every row is hashed."""
     hashes = np.zeros(len(rows), np.uint64)
-    for column in columns.values():
-        hashes = hashing.mixed(hashes) + column.hashes
+    for name in sorted(columns):
+        hashes = hashing.mixed(hashes) + columns[name].hashes
     chosen = _chosen(hashes, every)
     return Found(
         digest=digest_of(
@@ -132,19 +134,23 @@ def _of_column(name: str, column: str, values: AnyColumn, without: Sequence[Mask
 
 
 def _of_ragged(name: str, column: str, values: Ragged, rows: Index) -> _Scanned:
-    taken = values[rows]
-    flat = _as_models_take(taken.flat)
-    if flat.size and not np.isfinite(flat).all():
-        bad = np.flatnonzero(~np.isfinite(flat).reshape(len(flat), -1).all(axis=1))[0]
-        raise _is_not_finite(name, column, int(rows[np.searchsorted(np.cumsum(taken.lengths), bad, side="right")]))
-    if not flat.size:
-        found = Range(math.inf, -math.inf, 0.0, True)
-    else:
-        rms = math.sqrt(float(np.square(flat, dtype=np.float64).mean()))
-        whole = flat.dtype.kind != "f" or bool((flat == np.floor(flat)).all())
-        found = Range(float(flat.min()), float(flat.max()), rms, whole)
-    hashes = hashing.of_stretches(flat, taken.lengths)
-    return _Scanned(digest_column(taken), found, np.arange(len(rows)), hashes)
+    taken, hashes = values[rows], []
+    low, high, squares, whole, count = math.inf, -math.inf, 0.0, True, 0
+    for start, block in taken.blocks(RAGGED_BYTES):
+        flat = _as_models_take(block.flat)
+        if not np.isfinite(flat).all():
+            bad = np.flatnonzero(~np.isfinite(flat).reshape(len(flat), -1).all(axis=1))[0]
+            row = start + int(np.searchsorted(np.cumsum(block.lengths), bad, side="right"))
+            raise _is_not_finite(name, column, int(rows[row]))
+        if flat.size:
+            low, high = min(low, float(flat.min())), max(high, float(flat.max()))
+        squares += float(np.square(flat, dtype=np.float64).sum())
+        whole = whole and (flat.dtype.kind != "f" or bool((flat == np.floor(flat)).all()))
+        count += flat.size
+        hashes.append(hashing.of_stretches(flat, block.lengths))
+    found = Range(low, high, math.sqrt(squares / max(count, 1)), whole)
+    every = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    return _Scanned(digest_column(taken), found, np.arange(len(rows)), every)
 
 
 def _not_finite(name: str, column: str, start: int, values: NDArray[Any]) -> RequestError:

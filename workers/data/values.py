@@ -51,16 +51,21 @@ def _from_to(low: float, high: float) -> str:
     return f"from {low:.6g} to {high:.6g}"
 
 
-def check_ranges(found: Mapping[str, Found]) -> list[str]:
-    """Notes on splits that are scaled differently.
+def check_ranges(found: Mapping[str, Found], train: Examples) -> list[str]:
+    """Notes on splits that are scaled differently. found: the splits as they were given. train: their first.
+
+    A column with one number per example is left out, since the range of a count or a flag differs by chance.
 
     Raises: `RequestError` where one has pixel values up to 255 and another the unit interval.
     """
+    several = [name for name, c in columns_of(train).items() if isinstance(c, Ragged) or math.prod(c.shape[1:]) > 1]
     return [
         note
         for name, other in found.items()
-        for column, values in other.ranges.items()
-        for note in _compared(_key(name, column), values, _key("train", column), found["train"].ranges[column])
+        for column in several
+        for note in _compared(
+            _key(name, column), other.ranges[column], _key("train", column), found["train"].ranges[column]
+        )
     ]
 
 

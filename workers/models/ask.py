@@ -17,5 +17,6 @@ def ask(module: Callable[..., Any], x: Inputs) -> Any:
     """
     if isinstance(x, Tensor):
         return module(x)
-    returned = module(**x.padded())
+    single = x.single
+    returned = module(**x.padded()) if single is None else module(single)
     return x.at_positions(returned) if isinstance(returned, Tensor) else returned

@@ -25,7 +25,8 @@ def of_model(model: AnyModel) -> dict[str, Any]:
     Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
     """
     if not isinstance(model, FactorySpec):  # a file without code
-        return {"model": model.model_dump(mode="json", exclude={"path"})}
+        every = {"path", *({"inputs"} if model.inputs is None else ())}
+        return {"model": model.model_dump(mode="json", exclude=every)}
     return examined(model, partial(_made, model)).inputs
 
 

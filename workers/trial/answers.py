@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from workers.data import examples
 from workers.data.arrays import Index
-from workers.data.collate import Collator, Inputs, collate, rows_of
-from workers.data.examples import Examples
+from workers.data.collate import Collator, Inputs, collate, rows_between, rows_of, shortest
+from workers.data.examples import Examples, columns_of
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.models import checked
 from workers.models.comparison import ALONE, SAME, apart, finite, lost, spread
@@ -65,11 +66,17 @@ class Network:
     @cached_property
     def batch(self) -> Inputs:
         """Some examples, spread over the whole split, as a batch of the model's collator."""
-        return self.some(spread(len(self.x), min(ROWS, self.affordable)))
+        ids = spread(len(self.x), min(ROWS, self.affordable))
+        ragged = [column for column in columns_of(self.x).values() if isinstance(column, Ragged)]
+        ends = [ragged[0].lengths.argmin(), ragged[0].lengths.argmax()] if ragged else []
+        return self.some(np.unique(np.concatenate([ids, np.array(ends, np.int64)])))
 
     def some(self, ids: Index) -> Inputs:
-        """The examples `ids`, as a batch of the model's collator."""
-        return self.collator(self.x, ids)
+        """The examples `ids`, as a batch of the model's collator. Raises: `RequestError` where it cannot make one."""
+        try:
+            return self.collator(self.x, ids)
+        except RequestError as error:
+            raise RequestError(f"{self}: {error}") from error
 
     def answers(self, batch: Inputs) -> Tensor:
         """Logits [P, K] in evaluation mode. Raises: `RequestError` where the output is anything else."""
@@ -98,13 +105,14 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
             "logit. Expected no random numbers there: use modules such as nn.Dropout, or look at self.training, so "
             "that eval() ends it."
         )
-    alone = network.batch[:1]
-    by = apart(first[: rows_of(alone)], network.answers(alone))
+    one = shortest(network.batch)  # which is padded less by itself
+    by = apart(first[rows_between(network.batch, one, one + 1)], network.answers(network.batch[one : one + 1]))
     if not by <= ALONE:
+        padding = "" if isinstance(network.batch, Tensor) else ", and leave padding out by `attention_mask`"
         raise RequestError(
             f"{network} answers an example differently where others are beside it, by {by:.2g} of its largest logit in "
             "evaluation mode. Expected each answer to follow from its own row, since batches are cut in several ways: "
-            "keep running statistics instead of the batch's own."
+            f"keep running statistics instead of the batch's own{padding}."
         )
     _check_odd(network, odd)
     if bool((first >= 0).all()) and bool(((first.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all()):

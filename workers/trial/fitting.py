@@ -52,6 +52,7 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[s
     """
     x, label, collator = role.examples.x, role.model.label, predictor.collator(role.model)
     with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
+        rows(x, np.zeros(1, np.int64), collator)
         kind = predictor.fittable(role.model)
         fitted = kind.fit(role.model, _few(role, classes), role.training.fit)
         network = Network(fitted, label, classes, x, role.name, collator)

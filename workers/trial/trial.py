@@ -78,12 +78,13 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
     odd: rows on which its outputs must be finite. Returns notes for the user. Raises: `RequestError`.
     """
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
-        module = torch_module.build(role.model, role.seed, role.initial)
+        module = torch_module.build(role.model, role.seed)
+        begun = () if role.initial is None else tuple(checkpoints.load(module, role.initial))
         torch_module.check_trainable(module, role.model, role.name)
         collator = predictor.collator(role.model)
         network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name, collator)
         asked.check_output(network)
-        notes = () if role.known else asked.check(network, odd)
+        notes = begun if role.known else (*begun, *asked.check(network, odd))
         _take_steps(role, network, [row.x for row in odd if row.trains])
         if role.training.compile:
             compiling.check_network(module, network.batch, str(role))

@@ -153,6 +153,7 @@ def _watch(
     if isinstance(spec, ModelSpec | SklearnModel | OwnModel):
         places = {"folder", "depends_on", "path"}
         implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys from before there were kinds
+        implied |= {"inputs"} if spec.inputs is None else set()
         inputs = {"model": spec.model_dump(mode="json", exclude=places | implied), **inputs}
         inputs["built"] = _agreed(spec, results[0].built, results[1].built)
     loaded = [source.file for source in reach.loaded()]
