@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,16 +26,17 @@ from orchestrator.observers.events import (
     SystemTrained,
 )
 from orchestrator.reporting.report import Stage
+from orchestrator.run_folder.history import Ended
 from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
 
 
 class Fanout:
-    """Dispatches a run's events to its observers."""
+    """Dispatches a run's events to its observers. known: epochs that earlier runs have recorded."""
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
+    def __init__(self, observers: Sequence[Observer], known: Collection[Ended] = ()) -> None:
+        self.observers, self._recorded = observers, known
         self.stages: list[Stage] = []
         self._failed: set[int] = set()
         self._epochs: set[tuple[str, int]] = set()
@@ -64,7 +65,7 @@ class Fanout:
     def epoch(self, system: str, epoch: Epoch) -> None:
         """Emit each epoch only once, since a restarted worker reports its last epochs again."""
         with self._lock:
-            known = (system, epoch.epoch) in self._epochs
+            known = (system, epoch.epoch) in self._epochs or (system, epoch.epoch, epoch.ended_s) in self._recorded
             self._epochs.add((system, epoch.epoch))
         if not known:
             self.emit(EpochEnded(system, epoch))

@@ -12,8 +12,7 @@ from orchestrator.observers.jsonl import EventLog
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.observers.terminal import Screen
 from orchestrator.observers.tracking_record import TrackingRecord
-from orchestrator.run_folder import owned
-from orchestrator.run_folder.history import last_opened
+from orchestrator.run_folder import history, owned
 from workers import telemetry
 
 
@@ -28,16 +27,17 @@ def observers(
 
     Raises: `RequestError` where the tracker rejects the run, before anything is removed or written.
     """
-    tracker = Tracker(config, record, earlier=last_opened(config.folder), fresh=fresh)
+    tracker = Tracker(config, record, earlier=history.last_opened(config.folder), fresh=fresh)
     try:
         if fresh:
             owned.clear(config.folder)
+        known = history.epochs(config.folder)
         log = EventLog(config.folder)
     except BaseException:
         tracker.close("FAILED")
         raise
     with Background(tracker) as mlflow:
-        events = Fanout([log, screen, mlflow, count_epochs])
+        events = Fanout([log, screen, mlflow, count_epochs], known)
         events.emit(RunStarted(config.name, tracker.run_id))
         try:
             yield events, tracker.page

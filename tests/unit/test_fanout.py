@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from orchestrator.observers.events import EpochEnded, Event, Note, RunEnded, StageEnded, SystemTrained
 from orchestrator.observers.fanout import Background, Fanout, ended_by
+from orchestrator.observers.jsonl import EventLog
+from orchestrator.run_folder import history
 from workers.training.loop import Epoch
 
 
@@ -33,17 +37,38 @@ def test_an_observer_that_fails_is_logged_once_and_stops_no_other(
 
 def test_epochs_whose_news_was_lost_are_emitted_once_training_is_complete() -> None:
     seen: list[Event] = []
-    events, history = Fanout([seen.append]), [epoch(0), epoch(1)]
-    events.epoch("student", history[0])
-    events.trained("student", history, reused=False)
-    events.epoch("student", history[1])  # it was late, not lost
-    events.trained("baseline", history, reused=True)  # of an earlier run, whose record has them
+    events, both = Fanout([seen.append]), [epoch(0), epoch(1)]
+    events.epoch("student", both[0])
+    events.trained("student", both, reused=False)
+    events.epoch("student", both[1])  # it was late, not lost
+    events.trained("baseline", both, reused=True)  # of an earlier run, whose record has them
     assert seen == [
-        EpochEnded("student", history[0]),
-        EpochEnded("student", history[1]),
-        SystemTrained("student", history),
-        SystemTrained("baseline", history),
+        EpochEnded("student", both[0]),
+        EpochEnded("student", both[1]),
+        SystemTrained("student", both),
+        SystemTrained("baseline", both),
     ]
+
+
+def test_epochs_that_an_earlier_run_recorded_are_not_recorded_again(tmp_path: Path) -> None:
+    """A run that goes on behind epoch 1 emits the others, an epoch of which only the history knows among them."""
+    folder = str(tmp_path)
+    earlier = Fanout([EventLog(folder)])
+    for number in (0, 1):
+        earlier.epoch("student", ended(number, 10.0 + number))
+    emitted: list[Event] = []
+    log = EventLog(folder)
+    events = Fanout([log, emitted.append], history.epochs(folder))
+    events.epoch("student", ended(3, 20.0))
+    events.trained("student", [ended(0, 10.0), ended(1, 11.0), ended(2, 12.5), ended(3, 20.0)], reused=False)
+    assert [event.epoch.epoch for event in emitted if isinstance(event, EpochEnded)] == [3, 2]
+    assert sorted(number for _, number, _ in history.epochs(folder)) == [0, 1, 2, 3]
+    Fanout([log], history.epochs(folder)).epoch("student", ended(0, 30.0))  # trained anew
+    assert ("student", 0, 30.0) in history.epochs(folder)
+
+
+def ended(number: int, at_s: float) -> Epoch:
+    return replace(epoch(number), ended_s=at_s)
 
 
 def test_one_epoch_of_many_threads_is_emitted_once() -> None:
