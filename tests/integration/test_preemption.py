@@ -21,6 +21,14 @@ pytestmark = pytest.mark.slow
 GRACE_S = 60
 
 
+def prepared(folder: Path) -> Path:
+    """A run whose pass lasts long enough for a notice to come meanwhile: half a second a part and more."""
+    prepare(folder)
+    models = folder / "models.py"
+    models.write_text(models.read_text().replace("time.sleep(0.02)", "time.sleep(0.6)"))
+    return folder
+
+
 def run(folder: Path, nodes: Nodes) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
     command += ["--set=ensemble.size=2"]
@@ -47,10 +55,10 @@ def notice(nodes: Nodes, node: Any) -> None:
 def test_a_teacher_leaves_its_node_in_good_time(tmp_path: Path) -> None:
     """Three nodes for two teachers: the third is where one of them goes; what comes out is the same."""
     with Nodes(3, num_cpus=1) as nodes:
-        undisturbed = run(prepare(tmp_path / "undisturbed"), nodes)
+        undisturbed = run(prepared(tmp_path / "undisturbed"), nodes)
         assert undisturbed.wait(timeout=300) == 0, undisturbed.communicate()[0]
 
-        folder = prepare(tmp_path / "disturbed")
+        folder = prepared(tmp_path / "disturbed")
         running = run(folder, nodes)
         wait_until(lambda: list(folder.glob("runs/small/soft_targets/*/part-*")), 300)
         hosts = {parent(pid) for pid in processes(nodes.mark, b"ray::TeacherActor")}
