@@ -146,7 +146,7 @@ def test_what_will_be_missing_from_a_shelf_is_foreseen(places: int) -> None:
         for number in numbers:
             if cache.find(number) is None:
                 missing.append(number)
-                cache.put(number, rows)
+                cache.put(number, rows, rows.ids, rows.ids)
         assert missing == foreseen
 
 

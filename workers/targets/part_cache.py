@@ -20,10 +20,11 @@ from workers.targets.soft_targets import Rows
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a part: `rows` rows of the cache, from row `start`."""
+    """The place of a part, from row `start` of the cache. ids: [n] its examples; rows: [n] the first row of each."""
 
     start: int
-    rows: int
+    ids: Index
+    rows: Index
 
 
 class PartCache:
@@ -56,10 +57,10 @@ class PartCache:
             held[number] = None
             yield number
 
-    def put(self, number: int, part: Rows) -> Place:
+    def put(self, number: int, part: Rows, ids: Index, first: Index) -> Place:
         """Copy a part into the cache, evicting the least recently used part if it is full."""
         start = self.free.pop() if self.free else self.places.popitem(last=False)[1].start
-        place = self.places[number] = Place(start, len(part.ids))
+        place = self.places[number] = Place(start, ids, start + first)
         rows = slice(start, start + len(part.ids))
         for column, values in zip(self.targets.columns, part.targets.columns, strict=True):
             column.numpy()[rows] = values.numpy()

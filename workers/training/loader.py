@@ -132,16 +132,11 @@ class SoftLabels:
         missing = list(numbers if self.cache is None else self.cache.missing(numbers))
         with ThreadPoolExecutor(AHEAD) as threads, closing(self._ahead(missing, threads)) as read:
             for window in windows:
-                found = {number: self._found(number, read) for number in window}
-                of_parts = {number: self.layout.ids(number) for number in window}
-                ids = np.concatenate(list(of_parts.values()))
-                starts = np.concatenate([self._starts(of_parts[number], place) for number, place in found.items()])
+                found = [self._found(number, read) for number in window]
+                ids = np.concatenate([place.ids for place in found])
+                starts = np.concatenate([place.rows for place in found])
                 order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
                 yield Run(ids[order], starts[order], self.cache)
-
-    def _starts(self, ids: Index, place: Place) -> Index:
-        """For each example of a part, the first of its rows in the cache: [n]."""
-        return place.start + self.split.rows.edges(ids)[:-1]
 
     def read(self, number: int) -> Place:
         """The place of a part in the cache; reads the part if it is missing."""
@@ -172,7 +167,8 @@ class SoftLabels:
             most = most_rows(self.layout, self.split.rows)
             places = cached_parts(self.layout, rows.nbytes / len(rows.ids) * most / self.layout.rows)
             self.cache = PartCache(places, most, rows)
-        return self.cache.put(number, rows)
+        ids = self.layout.ids(number)
+        return self.cache.put(number, rows, ids, self.split.rows.edges(ids)[:-1])
 
 
 def most_rows(layout: PartLayout, rows: Positions) -> int:
