@@ -12,9 +12,9 @@ each student in turns of one epoch, so that a slow or busy machine slows all of 
 An epoch of Stillhouse includes its validation, which is negligible for 256 frames. Checkpoints and reports between
 epochs are excluded (`end_to_end` includes them). Ratios are medians over turns; the first turn is dropped.
 
-The targets concern Stillhouse over the bare loop with the same loss, with and without soft targets, and with over
-without soft targets for the larger student. For the small student the loss itself is a large part of a step: a bare
-loop with soft and hard loss reaches 0.92 to 0.94 of one with hard labels alone, even with loss and gradient fused.
+Three ratios have targets: Stillhouse over the bare loop with the same loss, the bare loop in Ray over the one outside,
+and for the larger student `with` over `without`. For the small student the loss itself is a large part of a step: a
+bare loop with soft and hard loss reaches 0.92 to 0.94 of one with hard labels alone, even with loss and gradient fused.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m tests.chaos.monkey --runs 10 --disturbances 50
     python -m tests.chaos.monkey --runs 3 --disturbances 15 --nodes 3
 
-Each run is restarted by the same command whenever its driver was killed, until it is complete. Then every part of its
-soft targets and its student must be byte for byte equal to those of an undisturbed run, and no process may be left. The
-seed determines targets and actions, but not their exact times, and so not the state of the run at each disturbance.
+Each run is restarted by the same command whenever its driver was killed, until it is complete. Then its soft targets
+and its student must be byte for byte equal to those of an undisturbed run. No process may be left. The seed determines
+targets and actions, but not their exact times, and so not the state of the run at each disturbance.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `models.py` is loaded as `stillhouse_beside_<folder>_<n>.models`, a submodule of a package whose path is the folder, so
 that packages and relative imports work. Its code has its own `__import__`, which resolves absolute names in this
-package first, also in functions that run later. So two configurations may have modules of the same name, and a user's
-`queue.py` does not shadow the one that torch, Ray or Stillhouse imports. Changed code becomes a new package. No
-bytecode is written beside the user's files.
+package first, also in functions that run later. So two configurations may have modules of the same name. A user's
+`queue.py` does not shadow the `queue` that torch or Ray imports. Changed code becomes a new package. No bytecode is
+written beside the user's files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The provenance of a model besides its weights: the inputs that decide whether earlier results are reused.
 
-This module builds the model in freshly loaded modules (`beside`), records the files that the code opens (`observed`),
-and follows the import graph of the factory (`reach`). A file that is read without Python's `open`, such as a
-safetensors file, is found where a constant of that code names it. Other such files only count through the built model,
-or through `data.depends_on`.
+This module builds the model in freshly loaded modules (`beside`) and records the files that the code opens
+(`observed`). It also follows the import graph of the factory (`reach`). A file that is read without Python's `open`,
+such as a safetensors file, is found where a constant of that code names it. Other such files only count through the
+built model, or through `data.depends_on`.
 """
 
 from __future__ import annotations
