@@ -1,11 +1,11 @@
-"""Distil an ensemble of teachers into one student, on Ray: what a program imports.
+"""Distil an ensemble of teachers into one student, on Ray: the public API for programs.
 
     from stillhouse import RunConfig, run
 
     report = run(RunConfig.load("config.yaml", overrides=["seed=1"]))
     print(report.system("student").test.accuracy, report.gain_transferred)
 
-`run` works alone on one machine, and inside a Ray that the program has already joined.
+`run` starts its own Ray on one machine, or uses a Ray cluster that the program has already joined.
 """
 
 from __future__ import annotations

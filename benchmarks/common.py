@@ -1,4 +1,4 @@
-"""What the tables share: the speech frames as arrays, a run of Stillhouse by its command, and how a result is kept."""
+"""Shared parts of the benchmarks: the speech frames as arrays, runs of Stillhouse, and storage of results."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from examples.speech import frames
 HERE = Path(__file__).parent
 CLASSES = 117
 VALIDATION = 256
-"""Examples of the validation split: so few that what Stillhouse spends on them does not matter."""
+"""Number of validation examples: so small that the cost of validation in Stillhouse is negligible."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run of Stillhouse. `launched` is when the command was given, in seconds since 1970."""
+    """A finished run of Stillhouse. launched: start time of the command, in seconds since 1970."""
 
     report: dict[str, Any]
     events: list[dict[str, Any]]
@@ -50,7 +50,7 @@ class Run:
 
 
 def arguments(about: str | None, **defaults: int) -> argparse.ArgumentParser:
-    """The options that every table has; `defaults`: more of them, each a whole number."""
+    """The options that every benchmark has. defaults: additional integer options."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=0, help="training frames to take (0: all 89,519)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each bare loop: as many as cores")
@@ -63,7 +63,7 @@ def arguments(about: str | None, **defaults: int) -> argparse.ArgumentParser:
 def write_speech(folder: Path, examples: int = 0) -> Path:
     """Train, validation and test windows of the speech example as npz files, which every contender reads.
 
-    `examples`: so many of the training windows, drawn at random; 0 takes all.
+    examples: number of training windows, drawn at random; 0 takes all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, (x, y) in frames.splits(copies=0).items():
@@ -72,7 +72,7 @@ def write_speech(folder: Path, examples: int = 0) -> Path:
         partial = folder / f"{name}.partial.npz"
         np.savez(partial, x=x[rows].astype(np.float32), y=y[rows])
         partial.replace(folder / f"{name}.npz")
-    os.sync()  # what is written back later would take its share of a core from whatever is measured first
+    os.sync()  # later write-back would slow the first measurement
     return folder
 
 
@@ -83,7 +83,7 @@ def read_speech(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def write_untrained_members(folder: Path, count: int) -> list[Path]:
-    """Teachers with random weights: what they answer costs as much."""
+    """Write teachers with random weights, whose forward passes cost as much as those of trained ones."""
     paths = [folder / f"member-{k}.safetensors" for k in range(count)]
     for k, path in enumerate(paths):
         torch.manual_seed(k)
@@ -94,7 +94,7 @@ def write_untrained_members(folder: Path, count: int) -> list[Path]:
 def configuration(
     data: Path, members: list[Path], loss: Loss, *, epochs: int, batch_size: int, combine: str = "arithmetic"
 ) -> dict[str, Any]:
-    """A run whose teachers are loaded, and whose student is that of the benchmarks."""
+    """The configuration of a run with loaded teachers and the student of the benchmarks."""
     return {
         "name": "benchmark",
         "storage": "runs",
@@ -120,7 +120,7 @@ def configuration(
 
 
 def stillhouse(config: dict[str, Any]) -> Run:
-    """`stillhouse run` in a folder of its own, which also holds its storage and tracker and is then removed."""
+    """Execute `stillhouse run` in a temporary folder, which also holds its storage and tracker."""
     command = Path(sys.executable).with_name("stillhouse")
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
@@ -140,7 +140,7 @@ def stillhouse(config: dict[str, Any]) -> Run:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on, and from."""
+    """The machine, the versions and the commit of a measurement."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -170,17 +170,17 @@ def _git(*words: str) -> str:
 
 
 def progress(text: str) -> None:
-    """Said on stderr while a table is made."""
+    """Print progress to stderr, so that stdout only has the table."""
     print(text, file=sys.stderr, flush=True)
 
 
 def mark(ratio: float, least: float) -> Row:
-    """A ratio beside what it is to reach."""
+    """A ratio with its target."""
     return {"ratio": round(ratio, 4), "least": least, "met": ratio >= least}
 
 
 def publish(name: str, folder: Path, started: dict[str, Any], rows: list[Row], **also: Any) -> None:
-    """Print the table and write `<name>.json`. `started`: `machine()` before the first measurement."""
+    """Print the table and write `<name>.json`. started: `machine()` before the first measurement."""
     print(f"\n{name}\n\n{table(rows)}\n")
     for title, found in also.get("marks", {}).items():
         print(f"{title}: {found['ratio']:.3f}, mark {found['least']}: {'met' if found['met'] else 'missed'}")
@@ -191,7 +191,7 @@ def publish(name: str, folder: Path, started: dict[str, Any], rows: list[Row], *
 
 
 def table(rows: list[Row]) -> str:
-    """Rows with the same keys, in columns under them."""
+    """Format rows with the same keys as a text table."""
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [

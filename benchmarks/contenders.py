@@ -1,10 +1,10 @@
-"""What people would use instead, each in a process of its own: the same teachers, student, data, loss and epochs.
+"""Alternatives to Stillhouse, each in a separate process: the same teachers, student, data, loss and epochs.
 
     python -m benchmarks.contenders NAME --data FOLDER --members FOLDER --epochs 10
 
-Each says in one line of JSON how many seconds the distillation took (`work_s`: from the first batch that a teacher
-sees to the last step of the student, models and data already in memory) and the student's accuracy on the test set.
-The rest of its process's time is start-up. None writes checkpoints or validates, except as it does by itself.
+Each prints one line of JSON: the seconds of the distillation (`work_s`) and the student's accuracy on the test set.
+`work_s` lasts from the teachers' first batch to the student's last step, with models and data already in memory. The
+rest of the process's time is start-up. Contenders only write checkpoints or validate where they do so by default.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ LEARNING_RATE = 1e-3
 LOSS = Loss(temperature=1.0, soft_weight=0.5, hard_weight=0.5)
 """At T = 1, since TextBrewer's loss has no T^2."""
 COMBINE = "geometric"
-"""The mean of logits, as TextBrewer takes it."""
+"""The mean of logits, as in TextBrewer."""
 
 Student = nn.Module
 
 
 def bare(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
-    """Tensors in memory, indexed by batch; soft targets before the first epoch, or in each."""
+    """Tensors in memory, indexed by batch; soft targets are computed before the first epoch, or in each."""
     x, y = common.read_speech(data, "train")
     teachers, student = loops.load_members(members), mlp(**loops.STUDENT)
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def bare(data: Path, members: list[Path], epochs: int, threads: int, cached: boo
 
 
 def by_hand(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
-    """As torch's tutorials write it, with a `DataLoader`; soft targets before the first epoch, or in each."""
+    """A loop as in torch's tutorials, with a `DataLoader`; soft targets as for `bare`."""
     x, y = common.read_speech(data, "train")
     teachers, student = loops.load_members(members), mlp(**loops.STUDENT)
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
@@ -73,14 +73,14 @@ def by_hand(data: Path, members: list[Path], epochs: int, threads: int, cached: 
 
 
 def textbrewer(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
-    """`MultiTeacherDistiller` as its documentation uses it; `cached`: with `is_caching_logits`."""
+    """`MultiTeacherDistiller` as in its documentation. cached: with `is_caching_logits`."""
     from textbrewer import DistillationConfig, MultiTeacherDistiller, TrainingConfig
 
     x, y = common.read_speech(data, "train")
     student = mlp(**loops.STUDENT)
 
     class Labelled(nn.Module):
-        """TextBrewer hands a model the whole batch."""
+        """Adapts a model to TextBrewer, which passes the whole batch to it."""
 
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
@@ -117,7 +117,7 @@ def textbrewer(data: Path, members: list[Path], epochs: int, threads: int, cache
 
 
 def ray_data(data: Path, members: list[Path], epochs: int, threads: int, cached: bool) -> tuple[float, Student]:
-    """Ray Data's `map_batches` over an actor on each core, then `TorchTrainer` on what that gave."""
+    """Ray Data's `map_batches` with one actor per core, then `TorchTrainer` on the result."""
     import numpy as np
     import ray
     import ray.data
@@ -128,7 +128,7 @@ def ray_data(data: Path, members: list[Path], epochs: int, threads: int, cached:
     x, y = common.read_speech(data, "train")
 
     class Teachers:
-        """All members, asked for the soft targets of a batch."""
+        """All members; computes the soft targets of a batch."""
 
         def __init__(self) -> None:
             torch.set_num_threads(1)

@@ -1,13 +1,13 @@
-"""The whole distillation against what people would use instead: 10 members of 4x512, a student of 2x128, 10 epochs.
+"""A whole distillation against alternatives to Stillhouse: 10 members of 4x512, a student of 2x128, 10 epochs.
 
-Data are the speech frames (89,519 of 840 numbers, 117 classes); the members are trained once, by a bare loop, and kept
-in `--cache`. Every contender gets the same weights, loss and number of epochs, at T = 1 and with the mean of logits,
-which is what TextBrewer computes; see `benchmarks.contenders` for each.
+Data are the speech frames (89,519 of 840 numbers, 117 classes). The members are trained once, by a bare loop, and
+cached in `--cache`. Every contender gets the same weights, loss and number of epochs, at T = 1 and with the mean of
+logits, as in TextBrewer; see `benchmarks.contenders` for each.
 
-- work s: from the first batch that a teacher sees to the student's last step. Of Stillhouse that is its pass, the
-  store written and read, and its student's epochs with their checkpoints and reports.
-- start s: the rest of the process: imports, reading data, and where there is Ray, starting it. Of Stillhouse, also
-  what the others do not do at all is apart: the baseline trained, everybody evaluated, the report and MLflow.
+- work s: from the teachers' first batch to the student's last step. For Stillhouse this is the pass, writing and
+  reading the store, and the student's epochs with their checkpoints and reports.
+- start s: the rest of the process: imports, reading data, and starting Ray where it is used. Work that only Stillhouse
+  does has a separate column: training the baseline, evaluating all systems, the report and MLflow.
 - ratio: the contender's work over Stillhouse's.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def trained_members(folder: Path, count: int, data: Path) -> list[Path]:
-    """The teachers' weights; trained where they are not there yet."""
+    """The teachers' weights from the cache; missing ones are trained."""
     paths = [folder / f"member-{k}.safetensors" for k in range(count)]
     missing = [k for k, path in enumerate(paths) if not path.exists()]
     if missing:
@@ -85,7 +85,7 @@ def trained_members(folder: Path, count: int, data: Path) -> list[Path]:
 
 
 def ours(data: Path, members: list[Path], epochs: int) -> Row:
-    """`stillhouse run`, taken apart by its events."""
+    """The times of `stillhouse run`, from its events."""
     config = common.configuration(data, members, LOSS, epochs=epochs, batch_size=BATCH_SIZE, combine=COMBINE)
     run = common.stillhouse(config)
     total = seconds_of(run.events[-1]) - run.launched
@@ -99,7 +99,7 @@ BESIDES = ("baseline", "predictions", "evaluation")
 
 
 def student_s(run: Run) -> float:
-    """From the beginning of the student's first epoch to the end of its last, all between them included."""
+    """Seconds from the start of the student's first epoch to the end of its last, including pauses between epochs."""
     epochs = run.epochs("student")
     return seconds_of(epochs[-1]) - seconds_of(epochs[0]) + float(epochs[0]["seconds"])
 
@@ -109,7 +109,7 @@ def seconds_of(event: dict[str, Any]) -> float:
 
 
 def contender(name: str, data: Path, members: list[Path], epochs: int, threads: int) -> Row:
-    """One of the others, in a process of its own."""
+    """One contender, in a separate process."""
     environment = {**os.environ, "RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", "benchmarks.contenders", name, "--data", str(data)]
     command += ["--members", str(members[0].parent)]

@@ -1,6 +1,6 @@
-"""Bare torch loops: the least that computing soft targets and training on them can cost in one process.
+"""Bare torch loops: a lower bound on the cost of soft targets and of training on them in one process.
 
-No checkpoints, no validation, no log, no resuming; arrays in memory and nothing around them.
+They have no checkpoints, validation, logs or resuming, and read arrays in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEMBER = {"hidden": 512, "layers": 4}
 STUDENT = {"hidden": 128, "layers": 2}
 
 Teach = Callable[[Tensor, Tensor], Tensor]
-"""(rows [B] int64, inputs [B, D]) -> soft targets [B, K]: looked up by the rows, or computed from the inputs."""
+"""(rows [B] int64, inputs [B, D]) -> soft targets [B, K], either looked up by row or computed from the inputs."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ HARD = Loss(soft_weight=0.0, hard_weight=1.0)
 
 
 def load_members(weights: Sequence[Path]) -> list[nn.Module]:
-    """The teachers, ready to answer."""
+    """Load the teachers in evaluation mode."""
     members = []
     for path in weights:
         member = mlp(**MEMBER)
@@ -67,7 +67,7 @@ def mean_of_members(members: Sequence[nn.Module], x: Tensor, temperature: float,
 def soft_target_pass(
     members: Sequence[nn.Module], x: Tensor, temperature: float, combine: str = "arithmetic", batch_size: int = 1024
 ) -> Tensor:
-    """Soft targets of all of `x`, [N, K], in RAM."""
+    """Compute the soft targets of all of `x`, [N, K], in RAM."""
     return torch.cat([mean_of_members(members, batch, temperature, combine) for batch in x.split(batch_size)])
 
 
@@ -82,7 +82,7 @@ def train(
     batch_size: int,
     learning_rate: float = 1e-3,
 ) -> list[float]:
-    """Train `model` in place, on labels, or also on soft targets; the seconds of each epoch."""
+    """Train `model` in place, on labels, or also on soft targets. Yields the seconds of each epoch."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     seconds = []
     model.train()
@@ -111,7 +111,7 @@ def distillation_loss(logits: Tensor, y: Tensor, soft: Tensor | None, loss: Loss
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The share of examples whose likeliest class is the right one."""
+    """The fraction of examples whose most likely class is correct."""
     model.eval()
     right = sum(int((model(a).argmax(-1) == b).sum()) for a, b in zip(x.split(1024), y.split(1024), strict=True))
     return right / len(x)

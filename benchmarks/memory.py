@@ -1,9 +1,9 @@
-"""How much memory a run takes as its transfer set grows: peaks of driver, teachers and student, megabytes.
+"""Memory of a run as its transfer set grows: peaks of driver, teachers and student, in megabytes.
 
-Random numbers, 512 to an example, 512 classes, two small members, two epochs; x1 is 131,072 examples (268 MB of inputs,
-268 MB of soft targets), then 4 and 16 times as many. Of each process what it has of its own (`RssAnon`), sampled ten
-times a second; of files that are mapped the system keeps as much in memory as it has room for and gives it back when
-asked. Not counted either is Ray's object store, which has a size of its own.
+Data are random numbers, 512 per example, with 512 classes, two small members and two epochs. x1 is 131,072 examples
+(268 MB of inputs, 268 MB of soft targets), then 4 and 16 times as many. The figures are each process's anonymous memory
+(`RssAnon`), sampled ten times a second. Mapped files are excluded, since the system can reclaim them at any time. Ray's
+object store is excluded, too, since its size is fixed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZES = (1, 4, 16)
 FEATURES, CLASSES = 512, 512
 NET = {"hidden": 64, "layers": 1, "inputs": FEATURES, "classes": CLASSES}
 MARK = 0.8
-"""Of the peak at x1, over the peak at x16: what grows is 25 bytes an example of order and labels."""
+"""Target for the peak at x1 over the peak at x16. Only order and labels grow, by 25 bytes per example."""
 KINDS = {"stillhouse": "driver", "ray::TeacherActor": "teacher", "ray::RayTrainWorker": "student"}
 MARKER = "STILLHOUSE_BENCHMARK"
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def write(folder: Path, examples: int) -> None:
-    """Splits of random numbers; an older train split is overwritten."""
+    """Write splits of random numbers; an existing train split is overwritten."""
     draw = np.random.default_rng(0)
     for name, count in {"train": examples, "validation": 256, "test": 256}.items():
         x = draw.random((count, FEATURES), dtype=np.float32)
@@ -76,7 +76,7 @@ def write(folder: Path, examples: int) -> None:
 
 @contextmanager
 def peaks() -> Iterator[dict[str, int]]:
-    """The most bytes that a process of each kind had meanwhile, of those that were started within the block."""
+    """Peak bytes of a process by kind, of the processes that were started within the block."""
     os.environ[MARKER] = mark = uuid.uuid4().hex
     found: dict[str, int] = {}
     over = threading.Event()
@@ -99,7 +99,7 @@ def peaks() -> Iterator[dict[str, int]]:
 
 
 def _sizes(process: Path, mark: str) -> list[tuple[str, int]]:
-    """What kind a process is, and its bytes; nothing of one that is not of this run."""
+    """The kind of a process, and its bytes; empty for a process of another run."""
     try:
         name = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
         kinds = [kind for beginning, kind in KINDS.items() if beginning in name]
@@ -107,7 +107,7 @@ def _sizes(process: Path, mark: str) -> list[tuple[str, int]]:
             return []
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
         return [(kinds[0], int(status["RssAnon"].split()[0]) * 1024)]
-    except (OSError, KeyError, IndexError):  # it has just ended
+    except (OSError, KeyError, IndexError):  # the process has just ended
         return []
 
 

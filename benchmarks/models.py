@@ -1,4 +1,4 @@
-"""The networks of the benchmarks. A copy of this file stands beside each configuration that Stillhouse is given."""
+"""The networks of the benchmarks. Each configuration for Stillhouse gets a copy of this file beside it."""
 
 from torch import nn
 

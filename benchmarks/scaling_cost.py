@@ -1,10 +1,10 @@
-"""What an example costs the middle of the run as its ends grow: bytes moved, and CPU of the one process in between.
+"""Bytes and CPU time per example in the driver and in a student's worker, as members, classes and workers grow.
 
-- members, classes: teachers answer at once with what they computed before, so that the driver is all that works. Bytes
-  are what comes to the driver and what it writes; CPU is the driver's, all its threads. From 4,096 classes on, parts
-  are put together beside the teachers, and the driver hears only that they are there.
-- workers: one student worker's share of the second epoch, soft targets read from the store. Bytes are what all workers
-  read together; CPU is one worker's, for its own examples, without the student.
+- members, classes: teachers respond at once with precomputed outputs, so that only the driver works. Bytes are those
+  that the driver receives and writes; CPU time is that of all the driver's threads. From 4,096 classes on, parts are
+  assembled on the teachers' workers, and the driver only receives notifications.
+- workers: one student worker's share of the second epoch, with soft targets from the store. Bytes are those that all
+  workers read together; CPU time is that of one worker for its own examples, without the student.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BATCH_SIZE = 1024
 
 
 def driver_cost(members: int, classes: int, parts: int) -> Row:
-    """A pass of so many parts by teachers that answer at once."""
+    """The driver's cost of a pass over this many parts, with teachers that respond at once."""
     layout = PartLayout(parts * part_rows(classes), part_rows(classes))
     pool = sleeping_pool(members, layout, classes, 0.0)
     near = classes >= REDUCED_ON_WORKERS
@@ -56,7 +56,7 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
 
 
 def worker_cost(workers: int, classes: int, parts: int) -> Row:
-    """An epoch of one worker's examples."""
+    """The cost of an epoch over one worker's examples."""
     rows = part_rows(classes)
     layout = PartLayout(parts * rows, rows)
     split = Split(np.zeros((layout.examples, 1), np.float32), np.zeros(layout.examples, np.int64))

@@ -1,8 +1,8 @@
-"""How near the pass comes to its teachers' own speed: 10 to 100 of them that only sleep, on this machine's cores.
+"""Speed of the pass relative to its teachers' own speed, with 10 to 100 teachers that only sleep.
 
-Each teacher takes 20 ms a batch of 256, as an accelerator would, and no CPU; together they could make 50 batches a
-second however many they are. What is less is what Ray, the mean on the driver and the writing of the store cost.
-Start-up is left out. The pool, the mean and the store are Stillhouse's own; only the actors are replaced.
+Each teacher takes 20 ms per batch of 256, like an accelerator, and no CPU. So the ideal rate is 50 batches a second for
+any number of teachers. The loss is the cost of Ray, of the mean on the driver and of writing the store. Start-up is
+excluded. The pool, the mean and the store are Stillhouse's own; only the actors are replaced.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BA
 
 
 def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: float) -> TeacherPool:
-    """Stillhouse's pool, of teachers that take `batch_s` seconds a batch."""
+    """Stillhouse's pool with teachers that take `batch_s` seconds per batch."""
     sizes = [len(layout.piece_ids(piece)) for part in range(layout.parts) for piece in layout.pieces(part)]
 
     def start(hosted: list[Member], place: int | None) -> Any:
@@ -54,7 +54,7 @@ def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: floa
 
 
 def plain_assembly(folder: str, layout: PartLayout, classes: int) -> Assembly:
-    """The mean of probabilities, all of them kept."""
+    """The assembly for the arithmetic mean, with all classes stored."""
     return Assembly(
         folder=folder,
         layout=layout,
@@ -66,7 +66,7 @@ def plain_assembly(folder: str, layout: PartLayout, classes: int) -> Assembly:
 
 
 def one_pass(teachers: int, examples: int) -> tuple[float, float]:
-    """Seconds of start-up and of a whole pass, the store written."""
+    """Seconds of start-up and of a whole pass, including writing the store."""
     layout = PartLayout(examples, part_rows(CLASSES))
     pool = sleeping_pool(teachers, layout, CLASSES, BATCH_S)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
 """The soft-target pass of Stillhouse over a bare torch loop: 10 members of 4x512 on the speech frames.
 
-Stillhouse: `soft_targets.seconds` of `report.json`, from teachers that are up to the store written and sealed.
-Bare loop: the same members in one process with as many threads as there are cores, batches of 1,024, the mean in
-fp32, the result kept in RAM and nowhere else; once warm.
+Stillhouse: `soft_targets.seconds` of `report.json`, from the teachers' readiness to the complete store.
+Bare loop: the same members in one process with one thread per core, batches of 1,024, the mean in fp32, and the result
+in RAM only; after a warm-up.
 
-Left out on both sides: starting, reading data, loading weights. The ratio is bare seconds over Stillhouse's, its median
-over turns of the two, so that a busy machine slows both. Weights are random: they cost as much.
+Both exclude start-up, reading data and loading weights. The ratio is bare seconds over Stillhouse's, as the median over
+alternating turns, so that a busy machine slows both. Weights are random, which does not change the cost.
 """
 
 from __future__ import annotations

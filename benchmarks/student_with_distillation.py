@@ -1,7 +1,7 @@
-"""What distillation costs a student, and what Stillhouse and Ray cost it: examples/s on speech frames, batches of 256.
+"""The cost of distillation, of Stillhouse and of Ray for a student: examples/s on speech frames, in batches of 256.
 
-Two students: 2x128, whose step takes little more than a millisecond, and 2x512, whose step takes more than five. Each
-is trained by five loops in turns, an epoch each, so that a slow or busy machine slows all of them:
+The students are 2x128, with a step of about a millisecond, and 2x512, with a step of more than five. Five loops train
+each student in turns of one epoch, so that a slow or busy machine slows all of them:
 
 - with, without: Stillhouse's own loop (`workers.training.loop`) with cached soft targets, soft and hard term, and
   without soft targets; in a worker of Ray Train, with Ray as Stillhouse starts it.
@@ -9,12 +9,12 @@ is trained by five loops in turns, an epoch each, so that a slow or busy machine
   in the same worker.
 - outside: the bare loop without soft targets in another process, which Ray did not start.
 
-An epoch of Stillhouse includes its validation, of 256 frames here so that it does not matter. Left out: checkpoints and
-reports between epochs (`end_to_end` includes them). Ratios are medians over turns; the first turn is dropped.
+An epoch of Stillhouse includes its validation, which is negligible for 256 frames. Checkpoints and reports between
+epochs are excluded (`end_to_end` includes them). Ratios are medians over turns; the first turn is dropped.
 
-Marks: Stillhouse over the bare loop with the same loss, with and without soft targets; with over without soft targets
-for the larger student. For the small one the loss itself is a large part of a step: a bare loop with soft and hard loss
-reaches 0.92 to 0.94 of one with hard labels alone, also with the loss and its gradient fused.
+Three ratios have targets: Stillhouse over the bare loop with the same loss, the bare loop in Ray over the one outside,
+and for the larger student `with` over `without`. For the small student the loss itself is a large part of a step: a
+bare loop with soft and hard loss reaches 0.92 to 0.94 of one with hard labels alone, even with loss and gradient fused.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def write_soft_targets(folder: Path) -> list[Part]:
-    """A store of the mean of two members that were not trained, which cost as much."""
+    """Write a store with the mean of two untrained members, which cost as much as trained ones."""
     x, y = common.read_speech(folder, "train")
     members = loops.load_members(common.write_untrained_members(folder, 2))
     soft = loops.soft_target_pass(members, x, LOSS.temperature)
@@ -117,7 +117,7 @@ def layout_of(y: Tensor) -> PartLayout:
 
 
 def measure(student: str, folder: Path, parts: list[Part], turns: int, threads: int) -> list[Row]:
-    """The rows of one student: in each turn an epoch of each loop, those in Ray first."""
+    """Measure one student: in each turn an epoch of each loop, those in Ray first. Returns a row per turn."""
     exchange = Path(tempfile.mkdtemp(dir=folder))
 
     def work(_: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def measure(student: str, folder: Path, parts: list[Part], turns: int, threads: 
 
 
 def await_file(path: Path, made_by: threading.Thread | None = None) -> Path:
-    """`path`, once it exists."""
+    """Wait until `path` exists, and return it."""
     began = time.monotonic()
     while not path.exists():
         if time.monotonic() - began > TIMEOUT_S or (made_by is not None and not made_by.is_alive()):
@@ -159,7 +159,7 @@ def await_file(path: Path, made_by: threading.Thread | None = None) -> Path:
 
 
 def loops_in_ray(student: str, folder: Path, parts: list[Part], turns: int) -> dict[str, Iterator[float]]:
-    """Of each loop the seconds of its next epoch."""
+    """For each loop an iterator over the seconds of its epochs."""
     x, y = common.read_speech(folder, "train")
     members = loops.load_members([folder / f"member-{k}.safetensors" for k in range(2)])
     soft = loops.soft_target_pass(members, x, LOSS.temperature)
@@ -188,7 +188,7 @@ def stillhouse(student: str, task: train_loop.Task, turns: int) -> Iterator[floa
 
 
 def bare(student: str, x: Tensor, y: Tensor, soft: Tensor | None) -> Iterator[float]:
-    """soft: soft targets [N, K] in RAM, or none."""
+    """Train by the bare loop; yields the seconds of each epoch. soft: soft targets [N, K] in RAM; None: labels only."""
     torch.manual_seed(0)
     model, loss = mlp(**STUDENTS[student]), HARD if soft is None else LOSS
     teach = None if soft is None else lambda rows, _: soft[rows]
@@ -197,14 +197,14 @@ def bare(student: str, x: Tensor, y: Tensor, soft: Tensor | None) -> Iterator[fl
 
 
 def ratios(rows: list[Row], student: str) -> dict[str, float]:
-    """What is divided by what, of one student."""
+    """The ratios of one student, by the names of both loops."""
     pairs = ((WITH, BARE_WITH), (WITHOUT, BARE_WITHOUT), (WITH, WITHOUT), (BARE_WITH, BARE_WITHOUT),
              (BARE_WITHOUT, OUTSIDE))  # fmt: skip
     return {f"{above} / {below}": round(ratio(rows, student, above, below), 4) for above, below in pairs}
 
 
 def marks(rows: list[Row], students: list[str]) -> dict[str, Row]:
-    """The ratios that are to reach `MARK`."""
+    """The ratios with the target `MARK`."""
     found = {}
     for student in students:
         for above, below in ((WITH, BARE_WITH), (WITHOUT, BARE_WITHOUT)):
@@ -218,7 +218,7 @@ def marks(rows: list[Row], students: list[str]) -> dict[str, Row]:
 
 
 def ratio(rows: list[Row], student: str, above: str, below: str) -> float:
-    """The median over the turns of one student."""
+    """The median ratio of two loops over the turns of one student."""
     return float(median(row[above] / row[below] for row in rows if row["student"] == student))
 
 

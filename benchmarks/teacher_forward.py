@@ -1,12 +1,12 @@
-"""What a teacher's answers cost beside its bare forward passes, on the GPU where there is one: examples/s.
+"""The speed of a teacher beside its bare forward passes, on a GPU if available: examples/s.
 
-Needs torch, numpy and `workers/` alone: no Ray, no network, random weights and inputs. For nets of three widths:
+This needs only torch, numpy and `workers/`: no Ray, no network, random weights and inputs. For nets of three widths:
 
-- bare: forward pass and softmax of inputs that are on the device already, in the precision that `auto` means there.
-- teacher: `Teacher.soften` from inputs in main memory to the fixed-point answer in main memory, members one by one.
-- packed or stacked: the same as the teacher prepares itself, with packed layers on a CPU, on a GPU with its members
-  stacked by vmap; whether it would choose to is in `chosen`.
-- of peak, on a GPU: floating-point operations of the faster of the two over those of large matrix products.
+- bare: forward pass and softmax of inputs on the device, in the precision that `auto` selects there.
+- teacher: `Teacher.soften` from inputs in main memory to fixed-point outputs in main memory, one member at a time.
+- packed or stacked: the same with the teacher's own optimisation: packed layers on a CPU, members stacked by vmap on a
+  GPU. `chosen` shows whether the teacher selects it by itself.
+- of peak, on a GPU: floating-point operations of the faster variant over those of large matrix products.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def forward(width: int, members: int, count: int, repeats: int, device: torch.device, peak: float | None) -> Row:
-    """One line of the table: the three ways in turns."""
+    """One line of the table: the three variants in turns."""
     nets = {}
     for k in range(members):
         torch.manual_seed(k)
@@ -75,7 +75,7 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
     for turn in range(repeats + 1):
         for name, way in ways.items():
             seconds = timed(way, device)
-            if turn:  # the first warms up
+            if turn:  # the first turn is the warm-up
                 found[name].append(seconds)
     rates = {name: count / median(seconds) for name, seconds in found.items()}
     best = max(rates["teacher"], rates["prepared"])
@@ -90,7 +90,7 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
 
 
 def timed(way: Callable[[], object], device: torch.device) -> float:
-    """Seconds, the device's work included."""
+    """Seconds of a call, including the device's asynchronous work."""
     started = time.perf_counter()
     way()
     if device.type == "cuda":
@@ -99,7 +99,7 @@ def timed(way: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_flops(device: torch.device) -> float:
-    """Floating-point operations a second of a large matrix product, in the precision that teachers compute in."""
+    """Floating-point operations per second of a large matrix product, in the teachers' precision."""
     size = 8192
     kind = torch.bfloat16 if computed_in(device, "auto") == "bfloat16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))

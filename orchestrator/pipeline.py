@@ -1,6 +1,6 @@
-"""The whole story of a run: pre-flight, plan, and then `STAGES`: members, soft targets, student, comparison.
+"""The sequence of a run: pre-flight checks, plan, and then `STAGES`: members, soft targets, student, comparison.
 
-Each stage takes what others made, and skips what an earlier run had completed.
+Each stage takes the results of others, and reuses artifacts that an earlier run completed.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from workers.redact import redacted
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 2
-"""Of the test split, that go to MLflow with the student."""
+"""Number of test examples that go to MLflow with the student."""
 
 
 def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen: Screen | None = None) -> Report:
-    """Distil the ensemble that `config` describes into its student, and compare everything.
+    """Distil the ensemble of `config` into its student, and compare all systems.
 
-    fresh: start over instead of reusing what is complete. verbose: let Ray's own log lines through. screen: where
-    progress is shown (default: nowhere).
+    fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
+    progress (default: no display).
 
-    Raises: `RequestError` before anything is started or written where the request is wrong; `RunError` later.
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
     lock.check_free(config.folder)
@@ -90,12 +90,12 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                 for note in dataset.notes:
                     events.note(note)
                 return execute(STAGES, context)[REPORT]
-            except RequestError as error:  # a file gone or a node without it: no longer the request's fault
+            except RequestError as error:  # validated before, so a file was lost or a node lacks it
                 raise RunError(str(error)) from error
 
 
 def _measure_ensemble(run: Context, given: Results) -> MeasuredEnsemble:
-    """Now, while there are machines for members."""
+    """Measure members and ensemble, before the student takes the machines."""
     with run.events.stage("predictions") as stage:
         ensemble = measure_ensemble(run, _teachers(given))
         stage.reused = ensemble.reused
@@ -114,7 +114,7 @@ def _compare(run: Context, given: Results) -> list[System]:
 
 
 def _report(run: Context, given: Results) -> Report:
-    """Write the report; the student's model before it, and figures to the tracker after it."""
+    """Write the student's model, then the report, then send the figures to the tracker."""
     config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
     systems = given[EVALUATION]
     accuracy = {system.role: system.test.accuracy for system in systems}
@@ -147,7 +147,7 @@ def _report(run: Context, given: Results) -> Report:
 
 
 def _keep_student(run: Context, student: Trained) -> None:
-    """Write the student's model for MLflow into the run's folder, or say why there is none."""
+    """Write the student's model for MLflow into the run's folder, or log the reason for its absence."""
     if run.config.tracking.registered_model is False:
         return
     x = predictor.collator(student.member.model).single(run.dataset.test.x)

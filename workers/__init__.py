@@ -1,1 +1,1 @@
-"""The data plane: what computes. Usable without the orchestrator; the maths knows no Ray."""
+"""The data plane: all computation. It works without the orchestrator, and its maths without Ray."""

@@ -1,4 +1,4 @@
-"""Which device a process computes on."""
+"""The device of a process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def device() -> torch.device:
-    """CUDA where torch sees it, never because a scheduler declared a GPU."""
+    """CUDA where torch finds it, regardless of the GPUs that a scheduler has declared."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

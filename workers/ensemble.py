@@ -1,10 +1,10 @@
 """The mean of the members' predictions, exact to the last bit.
 
-Floating-point sums depend on their order, and so would the soft targets on which teacher answered first, on how many
-actors there are and on where partial sums are taken. Integer sums do not. So each member's weighted contribution is
-rounded once to fixed point, contributions are added as integers in any order and grouping, and the total is
-turned back into probabilities: `mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. 32 bits, in steps of
-10^-9, are what travels where classes are few; with 4,096 of them and more, all kept, each is small and takes 64.
+Floating-point sums depend on their order. So the soft targets would depend on which teacher answers first, on the
+number of actors and on the grouping of partial sums. Integer sums do not. So each member's weighted contribution is
+rounded once to fixed point, contributions are added as integers, and the total is converted back to probabilities:
+`mean(contribution(p_1, w_1) + contribution(p_2, w_2) + ...)`. Contributions have 32 bits, in steps of 10^-9. With 4,096
+or more stored classes they have 64, since each probability is small.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 COMBINES = ("arithmetic", "geometric")
 FIXED_POINT = {32: torch.int32, 64: torch.int64}
 
-# Fixed-point positions behind the binary point. A weighted probability is at most 1. A log-probability is at least
+# Number of bits after the binary point. A weighted probability is at most 1. A log-probability is at least
 # LOG_FLOOR, and a sum of them must not overflow.
 _FRACTION_BITS = {
     torch.int32: {"arithmetic": 30, "geometric": 24},
@@ -29,7 +29,7 @@ _FRACTION_BITS = {
 }
 _COMPUTED_IN = {torch.int32: torch.float32, torch.int64: torch.float64}
 SUM_TOLERANCE = 1e-4
-"""How far a teacher's probabilities may be from summing to 1, which rounding explains."""
+"""Tolerance for the sum of a teacher's probabilities, because of rounding."""
 LOG_FLOOR = -104.0
 """Smallest log-probability: that of the smallest positive float32."""
 
@@ -39,7 +39,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
 
     Raises: ValueError where a weight is negative or not finite, or all are 0.
     """
-    total = math.fsum(weights)  # exact, so that the order of the members cannot show
+    total = math.fsum(weights)  # exact, so independent of the order of the members
     if not all(0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
         raise ValueError(f"member weights are {list(weights)}; expected finite numbers >= 0, not all 0")
     return [w / total for w in weights]
@@ -51,7 +51,7 @@ def contribution(
     """One member's part of the mean, in fixed point.
 
     probabilities: [N, K] float, softened. weight: a number, or [N] for a weight of each example; the weights of all
-    members sum to 1. Returns [N, K] of `dtype`, int32 or int64, to be added to the other members'.
+    members sum to 1. Returns [N, K] of `dtype`, int32 or int64, to add to the other members' contributions.
     """
     values = probabilities.to(_COMPUTED_IN[dtype])
     if combine == "geometric":
@@ -70,14 +70,14 @@ def mean(total: Tensor, combine: str) -> Tensor:
 
 
 def mean32(total: Tensor, combine: str) -> Tensor:
-    """`mean` in float32 [N, K]: from 32 bits one rounding gives the same as two, and at a quarter of the time."""
+    """`mean` in float32 [N, K]. For int32 the direct conversion gives the same bits in a quarter of the time."""
     if total.dtype == torch.int32 and combine == "arithmetic":
         return total.to(torch.float32) * 2.0 ** -_FRACTION_BITS[total.dtype][combine]
     return mean(total, combine).to(torch.float32)
 
 
 def off_by(total: NDArray[Any], share: float) -> float:
-    """How far some members' arithmetic contributions [N, K], int32 or int64, are from summing to their `share` of 1."""
+    """Largest deviation of a row sum of some members' arithmetic contributions [N, K], int32 or int64, from `share`."""
     one = 2.0 ** _FRACTION_BITS[FIXED_POINT[8 * total.dtype.itemsize]]["arithmetic"]
     sums = total.sum(axis=1, dtype=np.int64) / one
     return float(np.abs(sums - share).max(initial=0.0))
@@ -91,10 +91,10 @@ def average(
     """The ensemble's prediction: sum of w_k p_k, or the renormalised exp of the sum of w_k log p_k.
 
     probabilities: [M, N, K] or M tensors [N, K], each row summing to 1. weights: None (uniform), [M], or [M, N] for
-    weights of each example; scaled to sum to 1 over the members. Returns [N, K] in the dtype of `probabilities`, the
-    same bits whatever the order of the members.
+    weights of each example; scaled to sum to 1 over the members. Returns [N, K] in the dtype of `probabilities`; its
+    bits do not depend on the order of the members.
 
-    Raises: ValueError for no member, wrong weights, or an unknown `combine`.
+    Raises: ValueError for an empty ensemble, invalid weights, or an unknown `combine`.
     """
     members = list(probabilities)
     if not members:

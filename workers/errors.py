@@ -1,25 +1,25 @@
-"""The errors that a user can meet, by what they ask of the user.
+"""The errors for users, by the action that a user has to take.
 
-One base and two leaves, one for each exit status of the command that fails. Messages are whole sentences that name
-which key or file, what was found, what was expected and what to do; they are built where the fact is known.
-They cross process borders, so each carries nothing but its message and pickles as it is.
+One base class and two subclasses, one for each exit status of a failed command. Messages are whole sentences that name
+the key or file, the found and the expected value, and the remedy. Errors cross process boundaries, so each contains
+only its message and can be pickled.
 """
 
 
 class StillhouseError(Exception):
-    """Base of every error that the user is shown as one message, without a traceback."""
+    """Base of the errors that are shown to the user as one message, without a traceback."""
 
     exit_status = 1
 
 
 class RunError(StillhouseError):
-    """The run failed; what was complete is kept, and the same command resumes it."""
+    """The run failed; complete artifacts are kept, and the same command resumes the run."""
 
     exit_status = 1
 
 
 class BadAnswer(RunError):
-    """A member's answer that cannot be a probability's. `member`: its name."""
+    """A member's output that yields no valid probabilities. `member`: its name."""
 
     def __init__(self, message: str, member: str) -> None:
         super().__init__(message, member)

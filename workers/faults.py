@@ -1,7 +1,7 @@
-"""An exception of a model, a device or storage in a worker process, as text that crosses process borders.
+"""An exception of a model, a device or storage in a worker process, as text that crosses process boundaries.
 
-The class of a user's exception may be importable in the worker alone, and its traceback stays behind. So workers raise
-a `Fault` in its place, which says what failed and where; the driver decides whether the work is tried again.
+The class of a user's exception may only be importable in the worker, and tracebacks are not pickled. So workers raise a
+`Fault` instead, which names the failed component and its position. The driver decides whether to retry the work.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 START = -1
-"""Where a component is that has not reached its first part or epoch."""
+"""Position of a component before its first part or epoch."""
 MOST_CHARACTERS, HEADLINE_CHARACTERS = 4000, 200
 OF_RAY = "ray_terminate_msg"
 """Attribute of the SystemExit by which Ray ends a process."""
 PEER_ERRORS = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError"})
 PEER_SIGNS = ("gloo/transport", "connection closed by peer", "connection reset", "broken pipe")
-"""How torch.distributed shows the end of another worker: by these classes, or a `RuntimeError` with such words."""
+"""Signs in errors of torch.distributed that another worker ended: these classes, or a `RuntimeError` with such text."""
 
 
 class Fault(Exception):
-    """What was raised: the name of its class, its whole message, its traceback.
+    """An exception as text: the name of its class, its whole message, its traceback.
 
     of: the component that failed (`member-1`); empty where unknown. at: the part or epoch, counted from 0, or `START`.
-    by_peer: whether it only shows that another worker ended.
+    by_peer: whether the cause is only that another worker ended.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Fault(Exception):
 
     @property
     def headline(self) -> str:
-        """One line of it."""
+        """A summary in one line."""
         line = str(self).strip().splitlines()[0]
         return line if len(line) <= HEADLINE_CHARACTERS else line[: HEADLINE_CHARACTERS - 3] + "..."
 
 
 def fault(error: BaseException, of: str = "", at: int = START) -> Fault:
-    """`error` as a `Fault`; errors that speak to the user keep their message alone."""
+    """`error` as a `Fault`; of errors for users only the message, without the class."""
     kind = "" if isinstance(error, StillhouseError) else type(error).__name__
     trace = "".join(traceback.format_exception(error))
     return Fault(kind, _shortened(str(error).strip() or "no message"), trace, of, at=at, by_peer=is_by_peer(error))
@@ -68,20 +68,20 @@ def fault(error: BaseException, of: str = "", at: int = START) -> Fault:
 def caught(
     of: str = "", at: Callable[[], int] = lambda: START, but: tuple[type[BaseException], ...] = ()
 ) -> Iterator[None]:
-    """What the block raises leaves it as a `Fault`; a `RunError`, which is about the run itself, and `but` as it is.
+    """Convert the block's exceptions to `Fault`, except a `RunError`, which concerns the whole run, and those in `but`.
 
-    at: asked when it is raised.
+    at: returns the position; called when an exception is raised.
     """
     try:
         yield
-    except (Exception, SystemExit) as error:  # of sys.exit() in a model, too
+    except (Exception, SystemExit) as error:  # SystemExit: a model may call sys.exit()
         if isinstance(error, (RunError, Fault, *but)) or hasattr(error, OF_RAY):
             raise
-        raise fault(error, of, at()) from None  # its traceback is noted
+        raise fault(error, of, at()) from None  # the note has the traceback
 
 
 def raises_faults(function: Callable[P, T]) -> Callable[P, T]:
-    """`function` within `caught`."""
+    """Wrap `function` in `caught`."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -92,7 +92,7 @@ def raises_faults(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_by_peer(error: BaseException) -> bool:
-    """Whether an error only shows that another worker of the same training ended."""
+    """Whether an error is only a consequence of the end of another worker of the same training."""
     if any(kind.__name__ in PEER_ERRORS for kind in type(error).__mro__):
         return True
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""64-bit hashes without secrets: of counters, for random numbers, and of rows, to find equal ones."""
+"""64-bit hashes, not cryptographic: of counters, for random numbers, and of rows, to find duplicates."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STEPS = (
 
 
 def mixed(bits: Hashes) -> Hashes:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): neighbouring keys become unrelated numbers."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): maps consecutive keys to unrelated numbers."""
     found = np.array(bits, np.uint64)
     mix(found, np.empty_like(found))
     return found
 
 
 def mix(bits: Hashes, room: Hashes) -> None:
-    """`mixed` in place. room: of the same shape, overwritten."""
+    """`mixed` in place. room: a buffer of the same shape, which is overwritten."""
     with np.errstate(over="ignore"):
         for shift, factor in _STEPS:
             np.right_shift(bits, shift, out=room)
@@ -38,8 +38,8 @@ def mix(bits: Hashes, room: Hashes) -> None:
 def of_rows(rows: NDArray[Any]) -> Hashes:
     """A hash [N] of each row's bytes; rows: [N, ...].
 
-    The sum of every word's own hash, which depends on where in the row the word stands. Two different rows have the
-    same hash with a probability of about 2^-64.
+    The sum of a hash of each word and its position in the row. Two different rows have the same hash with a probability
+    of about 2^-64.
     """
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
     words = -(-flat.shape[1] // 8)
@@ -54,7 +54,7 @@ def of_rows(rows: NDArray[Any]) -> Hashes:
 
 
 def of_stretches(values: NDArray[Any], lengths: NDArray[np.int64]) -> Hashes:
-    """A hash [N] of rows of different lengths, whose values [V, ...] lie one after another."""
+    """A hash [N] of each row's bytes, for rows of different lengths with concatenated values [V, ...]."""
     of_values, ends = of_rows(values), np.cumsum(lengths)
     places = np.arange(1, len(of_values) + 1) - np.repeat(ends - lengths, lengths)
     with np.errstate(over="ignore"):
@@ -66,5 +66,5 @@ def of_stretches(values: NDArray[Any], lengths: NDArray[np.int64]) -> Hashes:
 
 @lru_cache(maxsize=4)
 def _places(words: int) -> Hashes:
-    """A key for each word of a row."""
+    """A key for each position of a word in a row."""
     return mixed(np.arange(1, words + 1, dtype=np.uint64) * GOLDEN)

@@ -1,8 +1,8 @@
-"""Weights of each example: how much a member counts in the mean, by what all members answer for that example.
+"""Mixture weights per example: a member's weight in the mean depends on all members' outputs for the example.
 
 A rule gets probabilities [M, N, K] float64 of M members, and returns weights [M, N] >= 0, which are scaled to sum to 1
-over the members. Weights that are the same for all examples are numbers, and are not here. A rule needs the answers of
-all members at one place, so teachers return the logits of each member instead of sums (`workers.inference.reduce`).
+over the members. Constant weights are plain numbers and need no rule. A rule needs the outputs of all members in one
+process, so teachers return the logits of each member instead of sums (`workers.inference.reduce`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from workers.user_code import calls, factories, provenance
 Rule = Callable[[Tensor], Tensor]
 KEY = "ensemble.weights"
 TRIED = 4
-"""Members and examples that a rule of the user's own is tried with."""
+"""Number of members and of examples in the trial of a user's rule."""
 
 
 def by_entropy(probabilities: Tensor) -> Tensor:
-    """exp(-H(p_m)), the inverse perplexity of each answer: a member that is sure counts more, by at most K times."""
+    """exp(-H(p_m)), the inverse perplexity of each output: confident members weigh more, by a factor of at most K."""
     entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
     return (-entropy).exp()
 
 
 def by_agreement(probabilities: Tensor) -> Tensor:
-    """exp(-KL(p_m || p)) with p the plain mean of the members: a member that stands alone counts less."""
+    """exp(-KL(p_m || p)) with p the unweighted mean of the members: outliers weigh less."""
     mean = ensemble.average(probabilities)
     return (-torch.xlogy(probabilities, probabilities / mean.clamp_min(1e-300)).sum(dim=-1)).exp()
 
@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {"entropy": by_entropy, "agreement": by_agreement}
 
 
 def rule(spec: ExampleWeights) -> Rule:
-    """The function that a configuration names."""
+    """The function of the rule that a configuration names."""
     if not isinstance(spec, FactorySpec):
         return RULES[spec]
     function, kwargs = factories.load(spec.factory, spec.folder), spec.kwargs
@@ -50,10 +50,10 @@ def rule(spec: ExampleWeights) -> Rule:
 def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | None = None) -> Tensor:
     """Weights [M, N] float64 that sum to 1 over the members.
 
-    probabilities: [M, N, K] float. present: [M, N] bool, the members that answered for each example; None: all did. A
-    rule sees the members that are present, and the others get 0.
+    probabilities: [M, N, K] float. present: [M, N] bool, the members with an output for each example; None: all. A rule
+    only gets the members that are present, and the others have the weight 0.
 
-    Raises: `RequestError` where a rule of the user's own raises or returns anything else.
+    Raises: `RequestError` where a user's rule raises or returns an invalid value.
     """
     values = probabilities.to(torch.float64)
     if present is None or bool(present.all()):
@@ -67,7 +67,7 @@ def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | N
 
 
 def mean(spec: ExampleWeights, probabilities: Tensor, combine: str, present: Tensor | None = None) -> Tensor:
-    """The members' mean [N, K] float32 under a rule: the same bits in whatever order the members are.
+    """The members' weighted mean [N, K] float32 by a rule; its bits do not depend on the order of the members.
 
     probabilities, present: as in `of_examples`.
     """
@@ -76,7 +76,7 @@ def mean(spec: ExampleWeights, probabilities: Tensor, combine: str, present: Ten
 
 
 def follows_from(spec: ExampleWeights) -> Any:
-    """What the weights follow from, as plain JSON values: the name of a rule, or the user's own code and its inputs."""
+    """The inputs that determine the weights, as JSON values: the name of a rule, or the user's code and its inputs."""
     if not isinstance(spec, FactorySpec):
         return spec
     inputs = provenance.of_factory(spec, lambda: try_out(spec))
@@ -84,7 +84,7 @@ def follows_from(spec: ExampleWeights) -> Any:
 
 
 def try_out(spec: ExampleWeights) -> None:
-    """Ask a rule about probabilities that are made up. Raises: as `of_examples`."""
+    """Validate a rule with random probabilities. Raises: as `of_examples`."""
     logits = torch.randn(TRIED, TRIED, TRIED, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     of_examples(spec, torch.softmax(logits, dim=-1))
 
@@ -96,7 +96,7 @@ def _scaled(spec: ExampleWeights, probabilities: Tensor) -> Tensor:
         found = torch.as_tensor(rule(spec)(probabilities), dtype=torch.float64)
     if list(found.shape) != shape:
         raise RequestError(f"{KEY}: {spec} returned {list(found.shape)}; expected weights {shape}, members x examples.")
-    totals = found.sort(dim=0).values.sum(dim=0)  # in an order that does not depend on that of the members
+    totals = found.sort(dim=0).values.sum(dim=0)  # an order that does not depend on that of the members
     if not (bool((found >= 0).all()) and bool((totals > 0).all()) and bool(torch.isfinite(totals).all())):
         raise RequestError(f"{KEY}: {spec} returned weights that are not finite, below 0, or 0 for all members.")
     return found / totals

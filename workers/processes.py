@@ -1,4 +1,4 @@
-"""Where a process of ours runs, and how it is ended when it no longer answers Ray."""
+"""Locations of worker processes, and termination of those that no longer respond to Ray."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers.user_code.factories import JOB_FOLDER
 
 TRIES, PATIENCE_S = 10, 30.0
-"""How often, and for how long each time, a task announces itself."""
+"""Number of attempts of `announce`, and the timeout of each."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """A worker process of Ray's, on which node."""
+    """The node and process id of a Ray worker process."""
 
     node: str
     pid: int
 
 
 def here() -> Where:
-    """This process."""
+    """The location of this process."""
     return Where(ray.get_runtime_context().get_node_id(), os.getpid())
 
 
 def announce(name: str, events: Any) -> None:
-    """Put `(name, here())` into the queue `events`, and try again while Ray restarts the queue's actor.
+    """Put `(name, here())` into the queue `events`, with retries while Ray restarts the queue's actor.
 
-    In a thread, since a task that waits for Ray lends its cores to others.
+    This runs in a thread, since a task that waits for Ray releases its cores to other tasks.
     """
     told = (name, here())
 
@@ -45,17 +45,17 @@ def announce(name: str, events: Any) -> None:
             try:
                 events.actor.put_nowait.remote(told).future().result(timeout=PATIENCE_S)
                 return
-            except Exception:  # of Ray, in one of several ways
+            except Exception:  # Ray has several error classes for a lost actor
                 time.sleep(1.0)
 
     threading.Thread(target=tell, name="announce", daemon=True).start()
 
 
 def settle() -> None:
-    """Ray calls this in each worker process of a run before any task.
+    """Set up a worker process; Ray calls this in each worker process of a run before any task.
 
-    Ray Train asks for actors at the address in RAY_ADDRESS; without one it asks any other Ray of this machine. And code
-    that runs in a job finds itself in the folder of the configuration, as in the driver.
+    It sets RAY_ADDRESS, since without it Ray Train may connect to another Ray on this machine. In a job it changes the
+    working directory to the folder of the configuration, as in the driver.
     """
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     folder = os.environ.get(JOB_FOLDER)
@@ -65,13 +65,13 @@ def settle() -> None:
 
 
 def end(where: Where) -> None:
-    """SIGKILL a process on its node: one that was stopped, or hangs in a driver of its GPU, cannot end itself."""
+    """Send SIGKILL on the process's node, since a stopped process or one that hangs in a GPU driver cannot exit."""
     strategy = NodeAffinitySchedulingStrategy(where.node, soft=False)
     _end.options(scheduling_strategy=strategy).remote(where.pid)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _end(pid: int) -> None:
-    with contextlib.suppress(OSError):  # gone already
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):  # the number may be another process's by now
+    with contextlib.suppress(OSError):  # it has exited already
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):  # the id may be reused
             os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""A student as MLflow serves it: its weights, the code that builds it, and no pickle.
+"""A student as an MLflow model: its weights and the code that builds it, without a pickle.
 
-MLflow keeps this very file with the model and runs it where the model is loaded ("models from code"), with the package
-`workers` and the files that the student's factory needs beside it.
+MLflow stores this file with the model and executes it on loading ("models from code"). The model also contains the
+package `workers` and the files that the student's factory needs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from workers.inference.teacher import Member
 from workers.specs import model_of
 
 WEIGHTS, CODE, MODEL = "weights", "code", "model"
-"""What the artifacts are called, and the key of its configuration under which the model's spec is."""
+"""Names of the MLflow artifacts, and the key of the model's spec in its configuration."""
 SHAPE, DTYPE, CLASSES = "shape", "dtype", "classes"
-"""Further keys: of one example of the run's data, and how many probabilities an answer has."""
+"""Further keys: shape and dtype of one example in the run's data, and the number of classes."""
 
 
 class Student(PythonModel):
-    """Examples as `pyfunc_inputs.examples` takes them -> probabilities [N, K] float32 at T = 1."""
+    """Maps inputs of `pyfunc_inputs.examples` to probabilities [N, K] float32 at T = 1."""
 
     def load_context(self, context: PythonModelContext) -> None:
         asked = {**context.model_config[MODEL], "folder": context.artifacts.get(CODE, "")}
         self.student = teacher.load(Member("student", model_of(asked), context.artifacts[WEIGHTS]))
 
-    # Lists and data frames come here too. MLflow enforces other annotations as a schema, and warns where there is none.
+    # Any, since lists and data frames are valid. MLflow enforces other annotations as a schema, and warns without one.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""What a served student is asked -> an array as the run's data has it.
+"""Converts the inputs of a served student to arrays of the run's dtype and shape.
 
-Callers of `mlflow.pyfunc` have float64, lists, data frames and single examples, where the run had one type and a
-dimension of examples. MLflow's own schema enforcement refuses all of these, so the student's signature declares no
-input and this module converts instead. Plain numpy.
+Callers of `mlflow.pyfunc` pass float64, lists, data frames and single examples, while the run had one dtype and a batch
+dimension. MLflow's own schema enforcement rejects all of these. So the student's signature declares no input, and this
+module converts instead. It only needs numpy.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ IDS = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 
 
 def examples(asked: Any, shape: Sequence[int], dtype: str) -> NDArray[Any]:
-    """`asked` as examples [N, *shape]: float32 where the run's data were floats or bytes, int64 where they were ids.
+    """Convert `asked` to examples [N, *shape]: float32 where the run's data were floats or bytes, int64 for ids.
 
     asked: an array of any numeric type, a list, a data frame or series of pandas, a sparse matrix or a tensor, of
     shape [N, *shape]; one example [*shape] counts as N = 1. A data frame may hold each example flattened over its
     columns, or as a list in its only column. dtype: of the run's data.
 
-    Raises: ValueError, with what was found and what was expected.
+    Raises: ValueError, with the found and the expected shape or type.
     """
     expected = tuple(shape)
     found = _array(asked, expected)
@@ -50,7 +50,7 @@ def _wanted(shape: Sequence[int], dtype: str) -> str:
 def _array(asked: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     if hasattr(asked, "toarray"):  # a sparse matrix of scipy
         asked = asked.toarray()
-    if hasattr(asked, "columns") and hasattr(asked, "to_numpy"):  # a data frame; MLflow has pandas, callers need not
+    if hasattr(asked, "columns") and hasattr(asked, "to_numpy"):  # a data frame; pandas is optional
         return _from_frame(asked.to_numpy(), shape)
     try:
         return np.asarray(asked)
@@ -61,7 +61,7 @@ def _array(asked: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _from_frame(cells: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Cells [N, columns]: a column for each number of an example, or one column of whole examples."""
+    """Cells [N, columns]: one column per number of an example, or a single column of whole examples."""
     if cells.shape[1] == 1 and cells.dtype == object and len(cells) and np.ndim(cells[0, 0]):
         try:
             cells = np.stack([np.asarray(cell) for cell in cells[:, 0]])

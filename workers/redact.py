@@ -1,6 +1,6 @@
-"""Redact credentials from text that leaves the process: in URIs and their queries, assignments, environment variables.
+"""Redacts credentials in text that leaves the process: in URIs and their queries, assignments, environment variables.
 
-That text is errors, log lines, events, what the tracker is sent, the resolved configuration.
+This text is errors, log lines, events, data for the tracker, and the resolved configuration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 HIDDEN = "***"
 _USER = re.compile(r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|[^/\s@'\"]+)(?=@)")
-_NAMED = re.compile(  # `pad_token` and its like belong to language models
+_NAMED = re.compile(  # excludes `pad_token` and similar names of language models
     r"(?i)\b((?:[\w-]*(?:password|passwd|secret|signature|credential|api_?key|access_?key|account_?key|authorization)"
     r"|[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?token)['\"]?\s*[=:]\s*"
     r"|(?:\btoken|[?&]sig)=)"
@@ -23,11 +23,11 @@ _NAMED = re.compile(  # `pad_token` and its like belong to language models
 )
 _TELLING = re.compile(r"(?i)password|passwd|secret|token|credential|api_?key|access_?key|account_?key")
 SHORTEST = 8
-"""Characters of an environment variable's value that is looked for wherever it turns up."""
+"""Minimal length of an environment variable's value that is redacted anywhere in a text."""
 
 
 def redacted(text: str) -> str:
-    """`text` without secrets: `scheme://***@host`, `token=***`, and the values of variables that are named for one."""
+    """`text` without secrets: `scheme://***@host`, `token=***`, and values of variables with secret names."""
     text = _USER.sub(HIDDEN, text)
     text = _NAMED.sub(lambda found: f"{found[1]}{HIDDEN}", text)
     for name, value in os.environ.items():
@@ -37,13 +37,13 @@ def redacted(text: str) -> str:
 
 
 def has_secrets(values: Mapping[str, Any]) -> bool:
-    """Whether plain values, nested or not, hold a credential, or one that was redacted before."""
+    """Whether plain or nested values contain a credential, redacted or not."""
     text = yaml.safe_dump(dict(values))
     return redacted(text) != text or HIDDEN in text
 
 
 class HidingFormatter(logging.Formatter):
-    """Log lines, and the tracebacks with them, without secrets."""
+    """Formats log lines and their tracebacks with secrets redacted."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

@@ -1,6 +1,6 @@
-"""Random numbers that user code draws: the global generators of torch, numpy and `random` follow from a seed.
+"""Random numbers in user code: seeds the global generators of torch, numpy and `random`.
 
-Generators that user code makes for itself, such as `numpy.random.default_rng()`, are beyond reach.
+Generators that user code creates itself, such as `numpy.random.default_rng()`, are not affected.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for the length of the block, and restore their states afterwards.
+    """Seed the global generators during the block, and restore their states afterwards.
 
-    The state of a GPU's generator is not restored, since to read it would open the GPU.
+    The state of a GPU's generator is not restored, since reading it would initialise the GPU.
     """
-    import torch  # here, so that modules which only locate code need no torch
+    import torch  # here, so that modules that only locate code need no torch
 
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

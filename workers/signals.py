@@ -1,7 +1,7 @@
-"""What a term of the objective can learn from, by name.
+"""Signals: the training inputs of a term of the objective, by name.
 
-A term states what it needs, a kind of targets what it offers; the data offers labels. What needs a teacher beside the
-student is offered by members that give it. Nothing here computes.
+A term declares the signals that it needs, and a kind of targets those that it provides. The data provides labels.
+Signals of a teacher beside the student are provided by members that support them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Signal(StrEnum):
-    """One thing that a term may compare the student with."""
+    """A quantity that a term may compare the student with."""
 
     PROBABILITIES = "probabilities"
     """The teachers' mean, softened at T."""

@@ -1,7 +1,7 @@
-"""Files at any fsspec URI: a thin layer that adds only what fsspec leaves to its caller.
+"""Files at any fsspec URI: a thin layer for features that fsspec lacks.
 
-That is: relative paths against a base, writes that become visible complete or not at all, and a probe that says
-whether a place can be written without leaving anything there. A plain path is a local file, as in fsspec.
+These are paths relative to a base, atomic writes, retries, and a check for write access that leaves no file behind. A
+plain path is a local file, as in fsspec.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""How long to wait before a storage that is elsewhere is asked again."""
+"""Waiting times in seconds before each retry of a request to a remote storage."""
 PARTIAL = ".partial"
-"""How names of files end that are not complete."""
+"""Suffix of the names of incomplete files."""
 
 
 def is_uri(path: str) -> bool:
-    """Whether `path` names its own protocol, as in `s3://bucket/key`."""
+    """Whether `path` has a protocol, as in `s3://bucket/key`."""
     return "://" in path
 
 
@@ -45,7 +45,7 @@ def is_local(path: str) -> bool:
 
 
 def absolute(path: str, base: str = "") -> str:
-    """`path` against `base` (a folder or URI; default: the working folder); URIs stay as they are."""
+    """Resolve `path` against `base` (a folder or URI; default: the working folder); URIs stay unchanged."""
     if is_uri(path):
         return path
     if is_uri(base) and not os.path.isabs(path):
@@ -58,7 +58,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def parent(uri: str) -> str:
-    """The folder that a file is in."""
+    """The folder of a file."""
     return uri.rsplit("/", 1)[0]
 
 
@@ -85,18 +85,18 @@ def is_folder(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file, decompressed where its name ends in a compression that fsspec knows.
+    """The whole file, decompressed if its name has a suffix for compression that fsspec knows.
 
-    Raises: `RequestError` where there is no such file, naming it.
+    Raises: `RequestError` where the file does not exist or cannot be read.
     """
     return read_with(uri, lambda file: bytes(file.read()))
 
 
 def read_with(uri: str, read: Callable[[Any], T]) -> T:
-    """What `read(file)` makes of a file, which is decompressed where its name ends in a compression that fsspec knows.
+    """The result of `read(file)`; the file is decompressed if its name has a suffix for compression that fsspec knows.
 
-    It may be called again where the storage fails meanwhile. Raises: `RequestError` where there is no such file, naming
-    it.
+    `read` may be called again after a failure of the storage. Raises: `RequestError` where the file does not exist or
+    cannot be read.
     """
 
     def ask() -> T:
@@ -114,15 +114,15 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
 
 
 def read_raw(uri: str) -> bytes:
-    """The whole file as it is stored, whatever its name ends in. Raises: FileNotFoundError."""
+    """The whole file as it is stored, without decompression. Raises: FileNotFoundError."""
     fs, path = filesystem(uri)
     return _patiently(uri, lambda: bytes(fs.cat_file(path)))
 
 
 def read_if_there(uri: str) -> bytes | None:
-    """The whole file as it is stored; None where there is none. One request, so other processes may write meanwhile.
+    """The whole file as it is stored; None where it does not exist. One request, so concurrent writers are safe.
 
-    Raises: `RequestError` where it cannot be read, naming it.
+    Raises: `RequestError` where it cannot be read.
     """
     try:
         return read_raw(uri)
@@ -133,13 +133,13 @@ def read_if_there(uri: str) -> bytes | None:
 
 
 def glance(uri: str) -> bytes | None:
-    """The content of a small file; None where there is none. One request, which is not repeated where it fails.
+    """The content of a small file; None where it does not exist. One request without retries.
 
-    Raises: whatever the storage raises.
+    Raises: the exceptions of the storage.
     """
     fs, path = filesystem(uri)
     try:
-        return bytes(fs.cat_file(path, start=0))  # without it, s3fs asks for the size first
+        return bytes(fs.cat_file(path, start=0))  # without `start`, s3fs requests the size first
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -149,7 +149,7 @@ def read_text(uri: str) -> str:
 
 
 def write_bytes(uri: str, content: bytes, patient: bool = True) -> None:
-    """Write so that a reader finds the whole content or none of it."""
+    """Write atomically: a reader finds the whole content or no file."""
     write_with(uri, lambda file: file.write(content), patient)
 
 
@@ -158,10 +158,10 @@ def write_text(uri: str, content: str) -> None:
 
 
 def create(uri: str, content: bytes) -> bool:
-    """Write a file unless there is one; of several writers at once exactly one gets True.
+    """Write a file unless it exists; of several concurrent writers exactly one gets True.
 
-    Local files become visible by a hard link, and where the file system has none by exclusive creation. S3, GCS and
-    Azure decide by a conditional request. Other protocols of fsspec look first, so two writers may both get True.
+    Local files are created by a hard link, or by exclusive creation where the file system lacks links. S3, GCS and
+    Azure decide by a conditional request. Other protocols of fsspec check first, so two writers may both get True.
     """
     fs, path = filesystem(uri)
     if is_local(uri):
@@ -175,7 +175,7 @@ def create(uri: str, content: bytes) -> bool:
         return True
     except FileExistsError:
         fs.invalidate_cache(path)
-        return read_if_there(uri) == content  # a request that was repeated after its answer was lost finds its own file
+        return read_if_there(uri) == content  # a retry after a lost response finds its own file
 
 
 def _create_local(path: str, content: bytes) -> bool:
@@ -198,7 +198,7 @@ def _create_local(path: str, content: bytes) -> bool:
 
 @contextmanager
 def _written_beside(path: str, write: Callable[[Any], Any]) -> Iterator[str]:
-    """A complete file beside `path`, flushed to the disk; removed at the end unless the block moved it."""
+    """Write a temporary file beside `path`, flushed to disk; removed after the block unless the block moved it."""
     partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         with open(partial, "wb") as file:
@@ -211,7 +211,7 @@ def _written_beside(path: str, write: Callable[[Any], Any]) -> Iterator[str]:
 
 
 def copy(source: str, target: str) -> None:
-    """The file `source` also at `target` of the same storage, complete or absent; a hard link where possible."""
+    """Copy the file `source` to `target` in the same storage, atomically; by a hard link where possible."""
     if is_local(source):
         source_path, path = filesystem(source)[1], filesystem(target)[1]
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -223,7 +223,7 @@ def copy(source: str, target: str) -> None:
         except OSError:  # a file system without hard links
             pass
         finally:
-            Path(partial).unlink(missing_ok=True)  # POSIX keeps it where both names were one file already
+            Path(partial).unlink(missing_ok=True)  # POSIX rename keeps it where both names link to one file
         write_bytes(target, Path(source_path).read_bytes())
         return
     fs, path = filesystem(source)
@@ -235,7 +235,7 @@ def copy(source: str, target: str) -> None:
 
 
 def write_folder(uri: str, source: Path) -> None:
-    """Write the files of the local folder `source` below `uri`; each becomes visible when it is complete."""
+    """Write the files of the local folder `source` below `uri`, each atomically."""
     fs, path = filesystem(uri)
     files = sorted(file for file in source.rglob("*") if file.is_file())
     if is_local(uri):
@@ -247,12 +247,12 @@ def write_folder(uri: str, source: Path) -> None:
 
 
 def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> None:
-    """Call `write(file)` on a binary file that appears at `uri` once it is complete.
+    """Call `write(file)` on a binary file that becomes visible at `uri` once it is complete.
 
-    patient: whether a storage that is elsewhere is asked again where it does not do it.
+    patient: whether to retry failed requests to a remote storage.
 
-    A local file is written beside its place, flushed to the disk and moved; an object store shows an object only
-    once it is uploaded, so there the writing itself is enough.
+    A local file is written beside its target, flushed to disk and renamed. An object store only shows complete objects,
+    so a plain upload suffices there.
     """
     fs, path = filesystem(uri)
     if not is_local(uri):
@@ -268,23 +268,23 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
 
 
 def _patiently(uri: str, ask: Callable[[], T]) -> T:
-    """Ask the storage of `uri`; one that is elsewhere again a little later where it does not do it.
+    """Send a request to the storage of `uri`, with retries if the storage is remote.
 
-    What is asked can be asked twice.
+    ask: sends the request, which must be idempotent.
     """
     for wait_s in () if is_local(uri) else BACK_OFF_S:
         try:
             return ask()
         except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
             raise
-        except Exception as error:  # each storage has errors of its own
+        except Exception as error:  # each storage has its own error classes
             logger.warning("storage: %s; asked again in %g s", _brief(error), wait_s)
             time.sleep(wait_s)
     return ask()
 
 
 def names(folder: str) -> list[str]:
-    """The names of what is in a folder, sorted; none where there is no such folder. One call to the storage."""
+    """The names of files and folders in a folder, sorted; empty where it does not exist. One request."""
     fs, path = filesystem(folder)
     found = [str(each).rstrip("/") for each in _patiently(folder, lambda: _listed(fs, path, detail=False))]
     return sorted(posixpath.basename(each) for each in found if each != path.rstrip("/"))
@@ -292,8 +292,7 @@ def names(folder: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as a listing shows it. `changed`: when its content was last written, in seconds since 1970; None where
-    the storage does not say."""
+    """A file in a listing. changed: time of the last write, in seconds since 1970; None where the storage lacks it."""
 
     name: str
     size: int
@@ -301,7 +300,7 @@ class Entry:
 
 
 def entries(folder: str) -> list[Entry]:
-    """The files in a folder by name; none where there is no such folder. One call to the storage."""
+    """The files in a folder by name; empty where the folder does not exist. One request."""
     fs, path = filesystem(folder)
     found = [
         Entry(posixpath.basename(str(each["name"])), int(each["size"]), _changed(each))
@@ -320,7 +319,7 @@ def _listed(fs: Any, path: str, detail: bool) -> list[Any]:
 
 
 CHANGED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-"""What file systems of fsspec call the time of the last write."""
+"""Names of the time of the last write in fsspec's file systems."""
 
 
 def _changed(info: Mapping[str, Any]) -> float | None:
@@ -335,7 +334,7 @@ def _changed(info: Mapping[str, Any]) -> float | None:
 
 
 def identity(uri: str) -> str:
-    """What differs once a file is written anew: its size, time, ETag or whatever its storage knows of it."""
+    """A text that changes when a file is rewritten: from its size, time, ETag or other properties."""
     fs, path = filesystem(uri)
 
     def ask() -> str:
@@ -346,14 +345,14 @@ def identity(uri: str) -> str:
 
 
 def file_sha256(uri: str) -> str:
-    """sha256 of the file, as `sha256sum` prints it. A process reads it once, unless it is written anew.
+    """sha256 of the file, in the format of `sha256sum`; cached in this process until the file changes.
 
-    Raises: `RequestError` where there is no such file.
+    Raises: `RequestError` where the file does not exist.
     """
     try:
         return _sha256(uri, identity(uri))
     except FileNotFoundError:
-        return sha256(read_bytes(uri))  # which says so
+        return sha256(read_bytes(uri))  # raises the error
 
 
 @lru_cache(maxsize=4096)
@@ -373,10 +372,10 @@ def size(uri: str) -> int:
 
 
 def remove(uri: str, patient: bool = True) -> None:
-    """Remove a file or a whole folder; nothing there is no error.
+    """Remove a file or a whole folder, if it exists.
 
-    patient: whether a storage that is elsewhere is asked again where it does not do it. What another process has
-    written there meanwhile goes, too.
+    patient: whether to retry failed requests to a remote storage. A retry also removes files that another process has
+    written meanwhile.
     """
     fs, path = filesystem(uri)
 
@@ -422,7 +421,7 @@ def remove_files(folder: str, paths: Sequence[str]) -> None:
 
 
 def missing_folders(uri: str) -> list[Path]:
-    """The folder and those above it that writing into it would make, innermost first; an object store has none."""
+    """The folder and its parents that do not exist yet, innermost first; empty for an object store."""
     if not is_local(uri):
         return []
     folder = Path(filesystem(uri)[1])
@@ -430,14 +429,14 @@ def missing_folders(uri: str) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove those of the folders that have nothing in them."""
+    """Remove the empty ones of these folders."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def probe_writable(uri: str) -> None:
-    """Raise `RequestError` unless files can be written below `uri`; leaves no trace either way."""
+    """Raise `RequestError` unless files can be written below `uri`; leaves no file behind."""
     if uri.startswith("memory://"):
         raise RequestError(
             f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
@@ -446,7 +445,7 @@ def probe_writable(uri: str) -> None:
     try:
         with probed(uri):
             pass
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system has its own error classes
         raise RequestError(
             f"storage '{uri}' cannot be written ({_brief(error)}). Expected a folder or URI where this "
             "user may create files; set `storage` to one."
@@ -455,7 +454,7 @@ def probe_writable(uri: str) -> None:
 
 @contextmanager
 def probed(uri: str) -> Iterator[str]:
-    """A small file below `uri`, there as long as the `with` block lasts."""
+    """Create a small file below `uri` for the duration of the `with` block."""
     made = missing_folders(uri)
     name = join(uri, f".probe-{uuid.uuid4().hex}")
     try:

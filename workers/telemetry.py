@@ -1,6 +1,7 @@
-"""What Prometheus sees of a run. Ray exports it from every process, with `ray_` in front of each name.
+"""Prometheus metrics of a run. Ray exports them from every process, with `ray_` as a prefix of each name.
 
-A process first says which run it works for; one that does not (teachers or a loop used alone) exports nothing.
+A process first sets the label of its run. Without it, as for teachers or a training loop used alone, no metric is
+exported.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ GAUGES = {
     MEMBERS_EXPECTED: "Members whose teachers a pass needs; 0 where there is none.",
 }
 SAMPLE_S = 5.0
-"""How often what a loop counts is looked at."""
+"""Interval in seconds at which the totals of a loop are sampled."""
 
 _run = ""
 
 
 def label(run: str) -> None:
-    """This process works for `run`, from here on."""
+    """Set the run whose metrics this process exports."""
     global _run
     _run = run
 
@@ -62,7 +63,7 @@ def gauge(name: str, value: float) -> None:
 
 @contextmanager
 def sampled(totals: Callable[[], dict[str, float]]) -> Iterator[None]:
-    """While the block lasts, count what `totals()` grows by, so that a loop need not know of Prometheus."""
+    """Count the increases of `totals()` during the block, so that a loop does not depend on Prometheus."""
     ended, seen = threading.Event(), totals()
 
     def look() -> None:

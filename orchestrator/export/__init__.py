@@ -1,1 +1,1 @@
-"""The trained student as a model for others."""
+"""Export of the trained student as a model for other programs."""

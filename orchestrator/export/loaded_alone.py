@@ -1,8 +1,8 @@
-"""A program of its own: loads a student as a stranger to its run would, and writes down what it answers.
+"""A separate program that loads an exported student outside of its run, and writes the student's predictions.
 
-Started by `student_model` as `python -I -S loaded_alone.py` in an empty folder. Two lines of JSON on stdin: first what
-may be imported, so that the slow imports overlap with the run's own work; then the model, once it is written. It must
-not import anything of Stillhouse, which comes with the model.
+`student_model` starts it as `python -I -S loaded_alone.py` in an empty folder. It reads two lines of JSON from stdin:
+first the import paths, so that slow imports overlap with the run's own work; then the model, once it is written. It
+must not import Stillhouse, since the model contains its own copy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
     sys.path += place["installed"]
     import mlflow.pyfunc
     import numpy as np
-    import torch  # the model needs it
+    import torch  # imported early, since the model needs it
 
     asked = json.loads(sys.stdin.readline())
     torch.set_num_threads(1)
@@ -29,9 +29,9 @@ def main() -> None:
 
 
 def hide(paths: list[str], all_but: list[str]) -> None:
-    """Make Python refuse to open these files, and files in these folders, as on a machine that has none of them.
+    """Make `open` fail for these files and for files in these folders, as on a machine without them.
 
-    Hidden folders inside them, such as caches and environments, and the paths `all_but` stay.
+    Folders inside them whose names start with a dot, such as caches and environments, and the paths `all_but` remain.
     """
     hidden = [os.path.realpath(path) for path in paths if path]
     kept = tuple(os.path.realpath(path) + os.sep for path in all_but)

@@ -1,7 +1,7 @@
-"""The trained student as a model for MLflow, in the run's folder: written once, tried once where nothing else is.
+"""Exports the trained student as an MLflow model in the run's folder, and validates it in an isolated process.
 
-A factory may read files and import modules that only its own machine has. So before the model counts, a process of its
-own loads it from an empty folder and must answer as the run's student does. `registry` then copies the files only.
+A factory may read files and import modules that only its own machine has. So before the model is committed, a separate
+process loads it in an empty folder, and its predictions must match the run's student. `registry` only copies files.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NEEDED = ("mlflow", "torch", "numpy", "safetensors", "fsspec", "pydantic")
-"""Distributions without which a student cannot answer, beside its factory's own."""
+"""Distributions that every student requires, besides those of its factory."""
 LOAD_TIMEOUT_S = 600.0
 TOLERANCE = 1e-4
-"""By which two processes' probabilities may differ."""
+"""Largest accepted difference between the probabilities of two processes."""
 KEPT_VARIABLES = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|(LD|DYLD|OMP|MKL|CUDA|NVIDIA|HF|HUGGINGFACE"
     r"|TORCH|TRANSFORMERS|XDG|SSL|CURL|REQUESTS)_\w+|\w+_(?i:proxy)"
 )
-"""Environment variables of machines rather than of a run: what the process that tries a model gets of them."""
+"""Environment variables that the validating process keeps: those of machines rather than of a run."""
 
 
 class Unusable(Exception):
-    """The student cannot be loaded elsewhere, and why."""
+    """The student cannot be loaded outside of its run; the message has the reason."""
 
 
 def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> str | None:
-    """Write the student's model below `place`, its folder of the run; what is there already is kept if it fits.
+    """Write the student's model below `place`, its folder in the run; an existing model with the same key is kept.
 
-    examples: what the student may be asked [n, ...], as the run's data has it; they go with the model.
+    examples: valid inputs [n, ...] from the run's data, which are stored with the model.
 
-    Returns why there is no model, None where there is one.
+    Returns the reason for a missing model; None on success.
     """
     folder = storage.join(place, model_folder.FOLDER)
     try:
@@ -102,15 +102,13 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
                 classes=classes,
             )
         return None
-    except (
-        Exception
-    ) as error:  # of the user's factory, of MLflow, of the storage; the run is complete without the model
+    except Exception as error:  # factory, MLflow and storage may fail in any way; the run is complete without the model
         model_folder.remove(place)
         return str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
 
 
 def is_there(place: str, key: str) -> bool:
-    """Whether the model that follows from `key` is below `place`, complete."""
+    """Whether a complete model with the digest `key` exists below `place`."""
     try:
         record = model_folder.read(place)
         if record is None or record.key != key:
@@ -118,13 +116,13 @@ def is_there(place: str, key: str) -> bool:
         with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
             model_folder.fetch(place, record, Path(scratch))
         return True
-    except Exception as error:  # damaged, or not readable: it is written again
+    except Exception as error:  # damaged or unreadable
         logger.info("the student's model is written again: %s", error)
         return False
 
 
 def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -> None:
-    """MLflow's own format of a model, in `folder`."""
+    """Write the model in MLflow's format into `folder`."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -144,7 +142,7 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
     if files:
         artifacts[pyfunc.CODE] = str(beside / Path(model_folder.CODE).name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the signature is given and not inferred, and the like
+        warnings.simplefilter("ignore")  # such as that the signature is explicit and not inferred
         mlflow.pyfunc.save_model(
             folder,
             python_model=inspect.getfile(pyfunc),
@@ -156,7 +154,7 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
                 pyfunc.CLASSES: classes,
             },
             code_paths=[os.path.dirname(inspect.getfile(workers))],
-            # No input: MLflow would refuse float64 where the run had float32, and a single example.
+            # No input: MLflow would reject float64 for a float32 model, and single examples.
             signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))])),
             input_example=examples,
             pip_requirements=_requirements(student.model),
@@ -165,12 +163,12 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
 
 
 def _code_folder(model: AnyModel) -> str:
-    """The folder that the code of a model lies in; empty for a model without code."""
+    """The folder of a model's code; empty for a model without code."""
     return model.folder if isinstance(model, FactorySpec) else ""
 
 
 def _refer_to_itself(folder: Path, weights: str, has_code: bool) -> None:
-    """Take paths of this machine, and bytecode, out of a model that MLflow has written."""
+    """Remove bytecode and absolute paths of this machine from a model that MLflow has written."""
     for cache in list(folder.rglob("__pycache__")):
         for file in cache.iterdir():
             file.unlink()
@@ -190,7 +188,7 @@ def _requirements(model: AnyModel) -> list[str]:
 
 
 def _package_digest() -> str:
-    """Of the package `workers`, which goes with the model."""
+    """sha256 of the source of package `workers`, which is stored with the model."""
     import workers
 
     files = sorted(Path(inspect.getfile(workers)).parent.rglob("*.py"))
@@ -199,7 +197,7 @@ def _package_digest() -> str:
 
 @contextmanager
 def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that is about to load a model: in an empty folder, without the paths `hidden`, importing already."""
+    """Start a process that will load a model, in an empty folder and without access to `hidden`; it imports already."""
     empty = scratch / "empty"
     empty.mkdir()
     process = subprocess.Popen(
@@ -210,7 +208,7 @@ def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # an interrupt is for the run, which ends it
+        start_new_session=True,  # Ctrl-C only reaches the run, which ends this process
     )
     try:
         assert process.stdin is not None
@@ -223,13 +221,13 @@ def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Without what only this run has, GPUs included: the answers are compared with those of a CPU."""
+    """The environment without variables of the run, and without GPUs, since the expected values are from a CPU."""
     kept = {key: value for key, value in variables.items() if KEPT_VARIABLES.fullmatch(key)}
     return kept | {"CUDA_VISIBLE_DEVICES": "", "MLFLOW_LOGGING_LEVEL": "ERROR"}
 
 
 def _installed() -> list[str]:
-    """Folders of installed distributions; not those of projects that are installed to be edited, or on PYTHONPATH."""
+    """Folders of installed distributions, without editable installs and PYTHONPATH."""
     names = ("site-packages", "dist-packages")
     found = (Path(place) for place in sys.path if place)
     return [str(place) for place in found if place.name in names or any(place.glob("*.dist-info"))]
@@ -238,7 +236,7 @@ def _installed() -> list[str]:
 def _check_answers(
     process: subprocess.Popen[str], model: Path, student: Member, examples: NDArray[Any], scratch: Path
 ) -> None:
-    """Raise `Unusable` unless `process` loads `model` and it answers as `student` does."""
+    """Raise `Unusable` unless `process` loads `model` and its predictions match those of `student`."""
     example, answers = scratch / "example.npy", scratch / "answers.npy"
     np.save(example, examples, allow_pickle=False)
     asked = {"model": str(model), "example": str(example), "answers": str(answers)}

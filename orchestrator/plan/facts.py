@@ -1,4 +1,4 @@
-"""What a plan follows from besides the configuration: the data's size, and the cluster."""
+"""The inputs of a plan besides the configuration: the size of the data, and the cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from workers.data.examples import values_of
 
 @dataclass(frozen=True)
 class DataFacts:
-    """examples: of the transfer set, in one view. values: numbers of an example. positions: rows of soft targets of an
-    example, in the mean."""
+    """The size of the data.
+
+    examples: number of transfer examples in one view. values: numbers per example. positions: mean number of rows of
+    soft targets per example.
+    """
 
     examples: int
     views: int
@@ -29,7 +32,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """The data, and the machines that the cluster has or may grow to."""
+    """The size of the data, and the machines that the cluster has or can add by autoscaling."""
 
     data: DataFacts
     machines: Machines

@@ -1,6 +1,6 @@
-"""Configuration and facts -> everything that a run decides before it starts. Pure: no Ray, no clock, no file.
+"""Derives the plan of a run from its configuration and facts. Pure: no Ray, no clock, no files.
 
-What an earlier run has left in the folder is no part of it: a stage resumes from that.
+The plan does not depend on artifacts of an earlier run; the stages resume from those.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Numerics
 
 REDUCED_ON_WORKERS = 4096
-"""Numbers that teachers send for an example, from which on answers are reduced beside them and never come to the
-driver."""
+"""Threshold for the numbers that teachers send per example. From it on, workers reduce the outputs instead of the
+driver. It is also the number of classes from which contributions have 64 bits if all classes are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run.
 
-    teachers: members, the actors that host them, and what each holds. layout: parts of the store, and pieces. numerics:
-    how teachers compute where no part that is there says otherwise. streams: whether the student trains during the
-    teachers' pass.
+    teachers: members, the actors that host them, and their resources. layout: parts of the store, and pieces. numerics:
+    how teachers compute, unless existing parts were computed differently. streams: whether the student trains during
+    the teachers' pass.
     """
 
     teachers: Placement
@@ -42,12 +42,12 @@ class Plan:
 
     @property
     def device(self) -> str:
-        """Of the teachers: `cpu` or `cuda`."""
+        """The teachers' device: `cpu` or `cuda`."""
         return self.numerics.device
 
 
 def plan(config: RunConfig, facts: Facts) -> Plan:
-    """Raises: `RequestError` where the configuration asks for more than the cluster has."""
+    """Plan a run. Raises: `RequestError` where the configuration requires more resources than the cluster has."""
     data, machines = facts.data, facts.machines
     teachers = resources.place(config.ensemble, machines)
     needed = sizes.sizes(config, data, teachers.size)
@@ -70,9 +70,9 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
 
 
 def _streams(config: RunConfig, machines: Machines, teachers: Placement) -> bool:
-    """Whether the student trains while the teachers are up: on GPUs of its own, or on a core that they leave."""
+    """Whether the student trains during the teachers' pass: on its own GPUs, or on a core that the teachers leave."""
     stream = config.distillation.stream
-    if config.distillation.is_scheduled:  # the student reads logits, which the folder of soft targets does not announce
+    if config.distillation.is_scheduled:  # it reads logits, and only soft targets are announced
         return False
     cpus, gpus = machines.left(teachers)
     if machines.cuda:

@@ -1,4 +1,4 @@
-"""Bytes that a run stores and holds, from numbers alone."""
+"""Estimates of the bytes that a run stores and holds in memory, by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from workers.training.loader import cached_parts
 
 @dataclass(frozen=True)
 class Sizes:
-    """soft_targets, logits: bytes in storage; logits are 0 where none are kept. held_by_worker: of a student's worker,
-    while it mixes parts. answers: bytes that teachers send for an example."""
+    """Sizes in bytes.
+
+    soft_targets, logits: in storage; logits are 0 where none are stored. held_by_worker: memory of a student's worker
+    while it mixes parts. answers: outputs that teachers send per
+    example.
+    """
 
     soft_targets: int
     logits: int
@@ -26,7 +30,7 @@ class Sizes:
 
 
 def layout(config: RunConfig, data: DataFacts) -> PartLayout:
-    """How the store is cut: parts by what is stored, pieces by what teachers send."""
+    """The division of the store: parts by the size of stored rows, pieces by the size of the teachers' outputs."""
     top_k, dtype = config.distillation.top_k, config.distillation.dtype
     row_bytes = None if top_k is None else bytes_per_row(top_k, DTYPES[dtype])
     rows = part_rows(data.classes, row_bytes, data.positions)
@@ -34,7 +38,7 @@ def layout(config: RunConfig, data: DataFacts) -> PartLayout:
 
 
 def sizes(config: RunConfig, data: DataFacts, members: int) -> Sizes:
-    """What the soft targets of so many members take."""
+    """The sizes for an ensemble of this many members."""
     spec, rows = config.distillation, round(data.examples * data.views * data.positions)
     width = DTYPES[spec.dtype].itemsize
     row = width * data.classes if spec.top_k is None else bytes_per_row(spec.top_k, DTYPES[spec.dtype])

@@ -1,4 +1,4 @@
-"""Where students and baselines compute: what each of their workers holds, and its threads."""
+"""Placement of student and baseline: the resources and threads of each of their workers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.schema import StudentSpec
 
 MIN_WORKER_CPUS = 0.0121
-"""Cores that a worker holds beside teachers. Ray 2.60 divides sums of it by it and rounds down: of this it is right."""
+"""Cores that a worker reserves beside teachers. Ray 2.60 divides sums of it by it and rounds down; for this value the
+result is exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentPlacement:
-    """How baseline and student are laid out.
+    """The placement of baseline and student.
 
-    least, most: workers of Ray Train. held: what each holds, as Ray names it. threads: that each computes with. alone:
-    where a single process computes with a student, such as one that fits an estimator or predicts.
+    least, most: number of workers in Ray Train. held: resources of each, by Ray's names. threads: number per worker.
+    alone: placement of a single process that computes with a student, to fit an estimator or to predict.
     """
 
     least: int
@@ -31,17 +32,17 @@ class StudentPlacement:
 
     @property
     def gpus(self) -> float:
-        """Of all workers together, at the most."""
+        """Maximal number of GPUs of all workers together."""
         return self.most * self.held.get("GPU", 0.0)
 
     @property
     def cores(self) -> float:
-        """What all workers compute with, at the most."""
+        """Maximal number of cores that all workers use together."""
         return float(self.most * self.threads)
 
 
 def place(student: StudentSpec, machines: Machines) -> StudentPlacement:
-    """Raises: `RequestError` where the workers would wait for GPUs that the cluster does not have."""
+    """Place the workers. Raises: `RequestError` where they would wait for GPUs that the cluster does not have."""
     resources.check_student(student, machines)
     (least, most), there = student.workers, machines.of("student")
     return StudentPlacement(
@@ -62,6 +63,6 @@ def _threads(workers: int, machines: Machines) -> int:
 
 def _held(workers: int, machines: Machines) -> dict[str, float]:
     if machines.cuda:
-        sixteenths = math.floor(16 * machines.cpus / (2 * workers))  # of which sums are exact
+        sixteenths = math.floor(16 * machines.cpus / (2 * workers))  # whose sums are exact in floating point
         return {"CPU": max(MIN_WORKER_CPUS, min(1.0, sixteenths / 16)), "GPU": 1.0}
-    return {"CPU": MIN_WORKER_CPUS}  # of cores it takes what teachers leave, whatever those hold
+    return {"CPU": MIN_WORKER_CPUS}  # it runs on the cores that teachers leave idle

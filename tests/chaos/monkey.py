@@ -1,11 +1,11 @@
-"""A seeded monkey: disturbs runs of `stillhouse` at random moments, and compares what comes of them.
+"""A seeded chaos monkey: disturbs runs of `stillhouse` at random times, and compares their results.
 
     python -m tests.chaos.monkey --runs 10 --disturbances 50
     python -m tests.chaos.monkey --runs 3 --disturbances 15 --nodes 3
 
-Each run is begun again by the same command whenever its driver was killed, until it is complete. Then every part of
-its soft targets and its student must be, byte for byte, those of a run that nobody disturbed, and no process may be
-left. What it does to whom follows from the seed; when it comes there, and so what it meets, does not.
+Each run is restarted by the same command whenever its driver was killed, until it is complete. Then its soft targets
+and its student must be byte for byte equal to those of an undisturbed run. No process may be left. The seed determines
+targets and actions, but not their exact times, and so not the state of the run at each disturbance.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ TARGETS = {
     "prediction": (b"ray::predicting", 1),
     "driver": (b"orchestrator.cli", 2),
 }
-"""How the processes of each are called, and how likely it is the next."""
+"""Part of the command line of each kind of process, and its weight in the draw of the next target."""
 PATIENCE_S = 30.0
-"""How long the next is lain in wait for, before it is another."""
+"""Waiting time for the next target to exist, before another one is drawn."""
 NODE_SHARE = 0.4
-"""Where there are nodes, how often it is one of them."""
+"""On a cluster of several nodes, the probability that the target is a node."""
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass
 class Monkey:
-    """Draws what to do to whom, and keeps count."""
+    """Draws targets and actions, and counts disturbances."""
 
     seed: int
     wanted: int
@@ -65,7 +65,7 @@ class Monkey:
         self.chosen_s = time.monotonic()
 
     def disturb(self, mark: str, driver: int, nodes: Nodes | None) -> bool:
-        """What is next, if it is there: a process of the run, or a node; whether that was the driver's end."""
+        """Disturb the next target, a process or a node, if it exists. Returns whether the driver was killed."""
         target = self.target
         there = [driver] if target == "driver" else processes(mark, TARGETS[target][0])
         if not there:
@@ -88,13 +88,13 @@ class Monkey:
         self.say(f"  {action} {target} ({victim})")
         if action == "stop":
             time.sleep(self.drawn.uniform(0.5, 4.0))
-            with contextlib.suppress(ProcessLookupError):  # somebody took it for dead
+            with contextlib.suppress(ProcessLookupError):  # the run may have ended the stopped process
                 os.kill(victim, signal.SIGCONT)
         return target == "driver" and action == "kill"
 
 
 def processes(mark: str, beginning: bytes = b"") -> list[int]:
-    """Processes of the run that is marked so, and whose command line has `beginning` in it."""
+    """Processes of the run with this mark whose command line contains `beginning`."""
     found = []
     for place in Path("/proc").iterdir():
         if not place.name.isdigit() or int(place.name) == os.getpid():
@@ -110,7 +110,7 @@ def processes(mark: str, beginning: bytes = b"") -> list[int]:
 
 
 def run_until_complete(folder: Path, monkey: Monkey | None, nodes: Nodes | None = None) -> None:
-    """The same command until it is done; raises AssertionError where it ends otherwise, or leaves a process."""
+    """Repeat the command until it succeeds. Raises: AssertionError where it fails otherwise, or leaves a process."""
     mark, began = nodes.mark if nodes else uuid.uuid4().hex, time.monotonic()
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
@@ -131,7 +131,7 @@ def run_until_complete(folder: Path, monkey: Monkey | None, nodes: Nodes | None 
             break
         said = (folder / f"output-{starts}.txt").read_text()
         assert killed and process.returncode == -signal.SIGKILL, f"ended with {process.returncode}:\n{said[-3000:]}"
-    titles = [b""] if nodes is None else [title for title, _ in TARGETS.values()]  # a cluster's own live on
+    titles = [b""] if nodes is None else [title for title, _ in TARGETS.values()]  # a cluster's own processes remain
     until = time.monotonic() + 30
     while (left := sorted({pid for title in titles for pid in processes(mark, title)})) and time.monotonic() < until:
         time.sleep(0.5)
@@ -146,7 +146,7 @@ def outcome(folder: Path) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> Path:
-    """A configuration whose stages each last long enough to be met."""
+    """Write a configuration with stages that last long enough to be disturbed."""
     training = {"epochs": 12, "batch_size": 16, "learning_rate": 2.0e-3}
     write_config(
         folder,
@@ -171,9 +171,9 @@ def prepare(folder: Path) -> Path:
 def play(
     seed: int, runs: int, disturbances: int, scratch: Path, say: Callable[[str], None] = print, nodes: int = 0
 ) -> Counter[str]:
-    """So many disturbances, spread over at least so many runs; returns how often each was done.
+    """Spread the disturbances over at least `runs` runs. Returns the number of each.
 
-    nodes: each run on a cluster of so many; 0: on a Ray that it starts itself. What comes out is the same.
+    nodes: number of nodes in each run's cluster; 0: each run starts its own Ray. The results must be the same.
     """
     run_until_complete(prepare(scratch / "undisturbed"), None)
     expected = outcome(scratch / "undisturbed")

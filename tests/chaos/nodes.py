@@ -1,4 +1,4 @@
-"""A cluster of several nodes on this machine, of which all but the head may die and be replaced."""
+"""A cluster of several nodes on this machine; all nodes but the head can be killed and replaced."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MARK = "STILLHOUSE_MONKEY"
 
 
 class Nodes:
-    """The head, which only hosts the driver and its data, and `count` nodes: of two cores each, or what each `has`.
+    """A head node, which only hosts the driver and its data, and `count` further nodes.
 
-    jobs: whether it takes jobs, at the URL `dashboard`.
+    has: resources of each node (default: two cores). jobs: whether the cluster accepts jobs, at the URL `dashboard`.
     """
 
     def __init__(self, count: int, *, jobs: bool = False, **has: float) -> None:
@@ -35,13 +35,13 @@ class Nodes:
     def __enter__(self) -> Nodes:
         from ray.cluster_utils import Cluster
 
-        os.environ[MARK] = self.mark  # for all that the cluster starts
+        os.environ[MARK] = self.mark  # inherited by all processes of the cluster
         self._cluster: Any = Cluster()
-        self._folder = tempfile.TemporaryDirectory(prefix="nodes-")  # short: sockets are in it
+        self._folder = tempfile.TemporaryDirectory(prefix="nodes-")  # short, since paths of sockets are limited
         any_port = {"dashboard_port": None, "dashboard_agent_listen_port": None}
         head = self._add(num_cpus=0, include_dashboard=self.jobs, **any_port)
         self.address: str = self._cluster.address
-        if self.jobs:  # as `ray start` does: else a job joins any cluster of this machine
+        if self.jobs:  # like `ray start`, since a job may otherwise join another local cluster
             Path(head.get_temp_dir_path(), "ray_current_cluster").write_text(self.address)
         for _ in range(self.count):
             self.add()
@@ -56,7 +56,7 @@ class Nodes:
         del os.environ[MARK]
 
     def disturb(self, action: str, drawn: random.Random) -> int:
-        """Kill a node and put another in its place; or stop its raylet for a while. Returns the raylet."""
+        """Kill and replace a node, or stop its raylet for a while. Returns the raylet."""
         pid = drawn.choice(sorted(self.raylets()))
         if action == "kill":
             self.replace(pid, drawn.uniform(0.0, 3.0))
@@ -68,7 +68,7 @@ class Nodes:
         return pid
 
     def replace(self, raylet: int, after_s: float) -> None:
-        """Lose a node, and a little later put another in its place."""
+        """Kill a node, and replace it after `after_s` seconds."""
         self.lose(raylet)
         time.sleep(after_s)
         self.add()
@@ -80,16 +80,16 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def add(self) -> None:
-        """A node like the others."""
+        """Add a node with the same resources as the others."""
         self._add(**self.has)
 
     def _add(self, **what: Any) -> Any:
-        """A node in a folder of its own: Ray's nodes throw away copies of a job's folder that they find in theirs."""
+        """Add a node with its own folder, since Ray's nodes delete the copies of a job's folder in theirs."""
         own = {"temp_dir": tempfile.mkdtemp(dir=self._folder.name, prefix="")} if self.jobs else {}
         return self._cluster.add_node(**what, **own)
 
     def raylets(self) -> dict[int, Any]:
-        """The nodes but for the head, by the process that each stands and falls with."""
+        """All nodes except the head, by the process id of the raylet."""
         return {node.all_processes["raylet"][0].process.pid: node for node in self._cluster.worker_nodes}
 
 

@@ -1,9 +1,9 @@
-"""Many small runs one after another in one driver: what it holds must not grow.
+"""Many consecutive small runs in one driver, which must not leak resources.
 
     python -m tests.chaos.soak --minutes 30
 
-After each run: memory and file descriptors of the driver, the processes below it, and what Ray's store holds. The first
-third of the runs is for everything to be loaded and filled; after it none of these may grow by more than a little.
+After each run it measures the driver's memory and file descriptors, its child processes, and the bytes in Ray's store.
+The first third of the runs is a warm-up; after it each value may only grow by the tolerance in `GROWTH`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from orchestrator import RunConfig, run  # noqa: E402
 from tests.makers import write_config  # noqa: E402
 
 GROWTH = {"rss_mb": 0.10, "file_descriptors": 0.10, "threads": 0.10, "processes": 0.25, "store_mb": 0.10}
-"""The most by which the median of the last third may be above that of the second."""
+"""Largest accepted growth, as a fraction, of the median of the last third over that of the second."""
 
 
 def held() -> dict[str, float]:
-    """What the driver holds now."""
+    """The current resources of the driver."""
     status = Path("/proc/self/status").read_text()
     rss_kb = int(status.split("VmRSS:")[1].split()[0])
     total, free = ray.cluster_resources(), ray.available_resources()
@@ -45,7 +45,7 @@ def held() -> dict[str, float]:
 
 
 def below(pid: int) -> list[int]:
-    """The processes that descend from one."""
+    """The descendants of a process."""
     parents: dict[int, list[int]] = {}
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
@@ -63,18 +63,18 @@ def below(pid: int) -> list[int]:
 
 
 def soak(minutes: float, scratch: Path) -> list[dict[str, float]]:
-    """Runs until the time is over, every third one a second time over its own folder; what was held after each."""
+    """Start runs until the time is over; every third reuses the folder of its predecessor. Returns `held()` per run."""
     rows: list[dict[str, float]] = []
     began = time.monotonic()
     with ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
         for number in itertools.count():
             path = write_config(
                 scratch / str(number - number % 3 // 2),
-                tracking={"uri": f"sqlite:///{scratch}/mlflow.db", "experiment": "soak"},  # MLflow keeps each for ever
+                tracking={"uri": f"sqlite:///{scratch}/mlflow.db", "experiment": "soak"},  # MLflow caches each for ever
             )
             config = RunConfig.load(str(path), [f"seed={number}"])
             run(config)
-            time.sleep(2)  # for Ray to clear away what was used
+            time.sleep(2)  # Ray frees resources asynchronously
             rows.append(held())
             print(f"{number:4d}  " + "  ".join(f"{key} {value:,.0f}" for key, value in rows[-1].items()), flush=True)
             if time.monotonic() - began > 60 * minutes and len(rows) >= 9:
@@ -83,7 +83,7 @@ def soak(minutes: float, scratch: Path) -> list[dict[str, float]]:
 
 
 def grown(rows: list[dict[str, float]]) -> list[str]:
-    """What did not stay flat."""
+    """Messages for the values that grew beyond the tolerance."""
     third = len(rows) // 3
     found = []
     for key, most in GROWTH.items():

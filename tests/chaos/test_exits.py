@@ -1,4 +1,4 @@
-"""However a run ends, it leaves no process, and the same command completes it."""
+"""After any kind of exit a run leaves no process, and the same command completes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.chaos.nodes import MARK
 
 
 def begin(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """The command, in a group of its own, and the mark of its processes."""
+    """Start the command in its own process group. Returns the driver, and the mark of its processes."""
     mark = uuid.uuid4().hex
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
@@ -29,7 +29,7 @@ def begin(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def hear_ctrl_c() -> None:
-    """Where these tests run in the background of a shell, it has told them not to."""
+    """Enable SIGINT, which a shell disables for background processes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -41,7 +41,7 @@ def await_process(mark: str, title: bytes, driver: subprocess.Popen[str]) -> Non
 
 
 def nothing_is_left(mark: str) -> None:
-    until = time.monotonic() + 75  # Ray's agents may wait a minute for a head that is gone
+    until = time.monotonic() + 75  # Ray's agents may wait a minute for a lost head
     while processes(mark) and time.monotonic() < until:
         time.sleep(0.2)
     assert not processes(mark), "left behind"
@@ -85,7 +85,7 @@ def test_what_stops_a_run_leaves_nothing(
 
 @pytest.mark.slow
 def test_a_signal_to_all_of_its_group_stops_a_run(tmp_path: Path) -> None:
-    """As `timeout`, a shell's `kill %1` and a scheduler send it: Ray's own processes go at once."""
+    """Like signals of `timeout`, a shell's `kill %1` and schedulers, which also end Ray's own processes at once."""
     driver, mark = begin(prepare(tmp_path))
     await_process(mark, b"ray::TeacherActor", driver)
     os.killpg(driver.pid, signal.SIGTERM)

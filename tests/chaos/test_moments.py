@@ -1,4 +1,4 @@
-"""`kill -9` just when a file is written and not yet in its place: of every kind that a run writes."""
+"""`kill -9` between the write of a temporary file and its rename, for every kind of file of a run."""
 
 from __future__ import annotations
 

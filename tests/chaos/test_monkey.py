@@ -1,4 +1,4 @@
-"""A short visit of the monkey; `make chaos` has the long one."""
+"""A short test with the chaos monkey; `make chaos` runs the long one."""
 
 from pathlib import Path
 

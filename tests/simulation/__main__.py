@@ -1,6 +1,6 @@
-"""Run schedules of the pool and contests for the lock: one with a trace, or many, of which seeds that fail are printed.
+"""Run schedules of the pool and contests for the lock: a single one with a trace, or many, printing failed seeds.
 
-`--seed N` replays a schedule, `--lock N` a contest. Otherwise `--schedules` and `--contests` say how many are run.
+`--seed N` replays a schedule, `--lock N` a contest. Otherwise `--schedules` and `--contests` are the numbers to run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def replay(seed: int) -> None:
 
 
 def run_many(what: str, runs: Callable[[int], object], seeds: range) -> int:
-    """Run all seeds, and print those that break a promise. Returns how many did."""
+    """Run all seeds, and print those that break a promise. Returns their number."""
     began, failed = time.perf_counter(), 0
     for seed in seeds:
         try:

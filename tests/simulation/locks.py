@@ -1,7 +1,7 @@
-"""Runs that contend for one folder, on a simulated object store: the lock's own code, and `workers.storage` below it.
+"""Runs that contend for one folder, on a simulated object store: tests the lock and `workers.storage` below it.
 
-The store loses responses after it applied a write, and fails for a moment. One kind of it decides which writer creates
-a file; the other looks first, so that two writers may both believe that they did.
+The store loses responses to completed writes, and fails temporarily. One kind of store creates files atomically. The
+other checks first, so that two writers may both succeed in creating a file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FOLDER = "simulated://bucket/run"
 
 
 class Contest:
-    """A schedule of runs that start, hold the folder for a while, and end or are killed."""
+    """A schedule of runs that start, hold the lock for a while, and end or are killed."""
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.trace = trace
@@ -43,19 +43,21 @@ class Contest:
         self.entered = 0
         choice = self.random.choice
         self.is_relay = self.random.random() < 0.3
-        """Whether runs of one machine are short, and others wait for just their end, on a store that fails often."""
+        """Whether short runs on one machine take the lock in quick succession, on a store that fails often."""
         self.decides = self.is_relay or self.random.random() < 0.7
-        """Whether the store creates a file for one of several writers alone."""
+        """Whether the store creates files atomically, for exactly one of several writers."""
         self.machines = 1 if self.is_relay else choice((1, 3))
         self.failing = 0.2 if self.is_relay else choice((0.0, 0.05, 0.15)) if self.decides else 0.0
-        """The share of requests, and of responses, that are lost. A store that looks first, and fails besides, lets two
-        runs in until the first counts again; nothing else is promised."""
+        """The share of requests, and of responses, that are lost; 0 for a store without atomic creation.
+
+        Such a store with failures admits two runs until the first one's next heartbeat, so the lock makes no promise.
+        """
         self.latest_s = choice((0.02, 0.05, 0.5)) if self.decides and not self.is_relay else 0.05
 
     # The store
 
     def request(self, what: str, path: str, apply: Callable[[], T]) -> T:
-        """One request: on its way, applied, and its response on the way. Either may be lost."""
+        """Send a request, apply it, and return the response. The request or the response may be lost."""
         r, task = self.random.random, self.turns.task
         self.turns.sleep(self.latest_s * r())
         self.fail(task, "503 slow down")
@@ -74,7 +76,7 @@ class Contest:
         return result
 
     def fail(self, task: Task, how: str) -> None:
-        """Raise OSError now and then, not so often that the store is down."""
+        """Raise OSError at random, but less often than the retries of `workers.storage`."""
         recent = [at_s for at_s in task.failed_s if at_s > self.turns.now_s - 10.0]
         if len(recent) < 3 and self.random.random() < self.failing:
             task.failed_s = [*recent, self.turns.now_s]
@@ -104,7 +106,7 @@ class Contest:
     # Runs
 
     def contend(self, process: Process, hold_s: float) -> bool:
-        """Whether the process got the lock, which it has given back."""
+        """Acquire the lock, hold it, and release it. Returns whether the process got the lock."""
         try:
             with Lock(FOLDER):
                 self.enter(process)
@@ -115,7 +117,7 @@ class Contest:
             return True
         except RequestError as error:
             expect("is in use by another run" in str(error), f"refused for another reason: {error}")
-            since_s = self.turns.now_s - 2 * lock.STALE_S  # it saw another run at work by then, which may have ended
+            since_s = self.turns.now_s - 2 * lock.STALE_S  # the other run was alive since then, but may have ended
             others = [other for other in self.processes if other is not process and other.ended_s > since_s]
             expect(bool(others), f"refused, and no other run is alive: {error}")
         except RunError as error:
@@ -137,10 +139,10 @@ class Contest:
         return process
 
     def _contend(self, process: Process, hold_s: float, until_s: float) -> None:
-        """Contend, and where it is refused again and again for a while, as a script would."""
+        """Contend, with retries until `until_s` after a refusal, like a script."""
         while not self.contend(process, hold_s) and self.turns.now_s < until_s:
             self.turns.sleep(0.05 if self.is_relay else 0.2)
-        self.kill(process)  # it is over
+        self.kill(process)  # the process ends with its run
 
     def kill(self, process: Process) -> None:
         if not process.is_dead:
@@ -149,7 +151,7 @@ class Contest:
         self.inside.discard(process)
 
     def leave_behind(self) -> None:
-        """The lock of a run that was killed, and perhaps the claim of another that was killed as it took it over."""
+        """Create the lock of a killed run, and sometimes the claim of another one that was killed in the takeover."""
         dead = [Owner(f"dead {k}", "host", f"machine {k % self.machines}", 90 + k, "1") for k in range(2)]
         content = [(json.dumps(asdict(owner)) + "\n").encode() for owner in dead]
         self.files["bucket/run/run.lock"] = content[0]
@@ -157,7 +159,7 @@ class Contest:
             self.files[f"bucket/run/run.lock.{storage.sha256(b'dead 0')[:16]}"] = content[1]
 
     def run(self) -> None:
-        """Runs that contend and are killed, and at the end one that nothing stands in the way of."""
+        """Execute runs that contend and are killed, and finally a single run, which must get the lock."""
         r = self.random.random
         killer = Process(1, "elsewhere")
         if r() < 0.3:
@@ -165,7 +167,7 @@ class Contest:
         for _ in range(2):
             begin_s, spread_s = self.turns.now_s, (0.1, 0.1, 4.0, 30.0)[int(4 * r())]
             for _ in range(4 if self.is_relay else 1 + int(4 * r())):
-                # some at the same time, as jobs that a cluster starts together; some while others end
+                # some start together, like jobs of a cluster, and some while others end
                 hold_s = 1.0 + 2.0 * r() if self.is_relay else 0.3 * spread_s + 40.0 * r() ** 3
                 process = self.start(begin_s + spread_s * r(), hold_s)
                 if r() < (0.1 if self.is_relay else 0.4):
@@ -180,7 +182,7 @@ class Contest:
 
 
 class SimulatedStore(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """The object store of the contest that runs."""
+    """The object store of the current contest."""
 
     protocol = "simulated"
     cachable = False
@@ -257,7 +259,7 @@ class _Thread:
 
 @contextmanager
 def simulated(contest: Contest) -> Iterator[None]:
-    """Within the block `Lock` and storage see the contest's clock, processes and store."""
+    """Replace clock, processes and store in `Lock` and storage by the contest's during the block."""
     turns = contest.turns
     SimulatedStore.contest = contest
     fsspec.register_implementation("simulated", SimulatedStore, clobber=True)

@@ -1,6 +1,6 @@
-"""What a pass promises, checked from the instructions alone.
+"""The promises of a pass, checked from its instructions alone.
 
-Nothing here reads the state: members, attempts and what is new are counted again from events and instructions.
+This module never reads the pool's state. It counts members, attempts and new pieces from events and instructions.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from orchestrator.teachers.instructions import Reduce
 from tests.simulation.schedule import START_TIMEOUT_S, Schedule
 
 IN_FLIGHT = 6
-"""Pieces that are asked for and not yet reduced, at most."""
+"""Maximal number of pieces that are requested and not yet reduced."""
 
 
 class Broken(AssertionError):
-    """A promise that a schedule broke."""
+    """A schedule broke a promise."""
 
 
 def with_seed(error: BaseException, option: str, seed: int) -> Broken:
-    """What went wrong, and the command that replays it."""
+    """The error with the command that replays it."""
     what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
     return Broken(f"{what}\nreplay: python -m tests.simulation {option} {seed}")
 
@@ -32,21 +32,21 @@ def expect(holds: bool, promise: str) -> None:
 
 @dataclass
 class SlotRecord:
-    """What happened to one slot."""
+    """The history of one slot."""
 
     names: list[str]
-    """Its members that are not left out."""
+    """Its remaining members."""
     losses: int = 0
-    """Of its actors in a row, with no answer to anything new in between."""
+    """Number of consecutive losses of its actors without an answer to a new piece."""
     old: int = -1
-    """The last piece that is not new."""
+    """The last piece that does not count as new."""
     failed_at: int | None = None
     repeated: bool = False
-    """Whether the last loss was at the same piece as the one before."""
+    """Whether the last two losses were at the same piece."""
 
     def lose(self, at: int | None, asked: int) -> None:
-        """at: the piece at which it failed, where that is known. asked: the last that it was asked for, of those whose
-        answers are not used yet; -1 for none."""
+        """Record a loss. at: the piece at which the actor failed, if known. asked: the last requested piece with an
+        unused answer; -1 for none."""
         self.repeated = at is not None and at == self.failed_at
         self.old = max(self.old, asked if at is None else at)
         self.failed_at = self.failed_at if at is None else at
@@ -60,13 +60,13 @@ class SlotRecord:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was started again as often as is allowed."""
+        """Whether no further restart is allowed."""
         return self.repeated or self.losses > MAX_ATTEMPTS
 
 
 @dataclass
 class Contribution:
-    """What an actor answers for a piece: the share of each member, and whether it is right."""
+    """An actor's answer for a piece: the share of each member, and whether it is correct."""
 
     slot: int
     piece: int
@@ -76,7 +76,7 @@ class Contribution:
 
 @dataclass
 class Promises:
-    """Everything that is checked while a schedule runs, and at its end."""
+    """All checks during a schedule, and at its end."""
 
     schedule: Schedule
     slots: list[SlotRecord] = field(init=False)
@@ -84,20 +84,20 @@ class Promises:
     lost: bool = False
     """Whether a present teacher was lost."""
     job_reasons: bool = False
-    """Whether storage gave a reason to end the run."""
+    """Whether a failure of storage justifies the end of the run."""
     ended: bool = False
-    """Whether there was an error about the run itself."""
+    """Whether an error concerned the run itself."""
 
     def __post_init__(self) -> None:
         self.slots = [SlotRecord(list(group)) for group in self.schedule.groups]
 
     def hold(self, pieces: int) -> None:
-        """An actor holds so many pieces that are not used: some more where a part that begins anew returns its own."""
+        """Check the number of an actor's unused pieces; it may exceed the limit after the restart of a part."""
         most = IN_FLIGHT + max(len(part) for _, part in self.schedule.parts) - 1
         expect(pieces <= most, f"an actor holds {pieces} pieces; expected at most {most}")
 
     def reduce(self, wanted: Reduce, given: list[Contribution], up: list[bool]) -> dict[str, float]:
-        """A piece is reduced from these answers while these slots' actors are up. Returns each member's share."""
+        """Check the reduction of a piece. up: the slots with an actor that is up. Returns each member's share."""
         shares: dict[str, float] = {}
         for each in given:
             expect(each.is_right, f"piece {wanted.piece} is made of a wrong answer")
@@ -108,7 +108,7 @@ class Promises:
         weights = self.schedule.weights
         total = sum(weights[name] for name in shares)
         exact = all(abs(share * total - weights[name]) < 1e-9 for name, share in shares.items())
-        if not (total > 0 and exact):  # no text is made where nothing is wrong: this is where the time goes
+        if not (total > 0 and exact):  # formats the message only on failure, for speed
             raise Broken(f"piece {wanted.piece} is made of shares {shares}, of weights {weights}")
         present = [name for slot, is_up in zip(self.slots, up, strict=True) if is_up for name in slot.names]
         if list(shares) != present:
@@ -118,7 +118,7 @@ class Promises:
         return shares
 
     def finish(self, part: int, content: dict[int, dict[str, float]], members: tuple[str, ...]) -> None:
-        """A part is handed on, with this content of its pieces."""
+        """Check a finished part with this content of its pieces."""
         expected = [number for number, _ in self.schedule.parts]
         expect(len(self.finished) < len(expected), f"part {part} is one too many")
         expect(part == expected[len(self.finished)], f"part {part} is handed on after parts {self.finished}")
@@ -128,21 +128,21 @@ class Promises:
         self.finished.append(part)
 
     def start_again(self, slot: int, members: tuple[str, ...]) -> None:
-        """An actor replaces one that is lost."""
+        """Check the restart of a lost actor."""
         record, policy = self.slots[slot], self.schedule.policy
         expect(policy != "fail", "`fail` started an actor again")
-        if list(members) != record.names:  # without those that are left out it is another process
+        if list(members) != record.names:  # with fewer members the restarts count anew
             record.names, record.losses, record.repeated, record.failed_at = list(members), 0, False, None
         expect(not record.is_over, f"the actor of {record.names} is started more often than is allowed")
 
     def drop(self, slot: int, members: tuple[str, ...]) -> None:
-        """Members are left out for good."""
+        """Check the permanent exclusion of members."""
         expect(self.schedule.policy == "reweight", f"`{self.schedule.policy}` left {members} out")
         self.slots[slot].names = [name for name in self.slots[slot].names if name not in members]
         self.slots[slot].losses, self.slots[slot].repeated, self.slots[slot].failed_at = 0, False, None
 
     def fail(self, message: str, present: list[str], starting_s: list[float]) -> None:
-        """The run ends. present: members that answer, once the pass has begun. starting_s: since when actors start."""
+        """Check why a run failed. present: live members during the pass. starting_s: waiting times for actors."""
         if "was not up" in message:
             expect(any(s > START_TIMEOUT_S for s in starting_s), f"nothing is late: {message}")
             could = self.schedule.policy == "reweight" and any(self.schedule.weights[name] > 0 for name in present)
@@ -166,11 +166,11 @@ class Promises:
             expect(not any(self.schedule.weights[name] > 0 for name in others), f"{others} could go on: {message}")
 
     def check_loss(self, failed: bool) -> None:
-        """A present teacher was lost, and the run failed or goes on."""
+        """Check the reaction to the loss of a present teacher: the run failed or continues."""
         expect(failed or self.schedule.policy != "fail", "`fail` goes on after a loss")
 
     def end(self, failed: bool, live: list[int]) -> None:
-        """The pool is closed, and these actors are live."""
+        """Check a closed pool. live: the actors that still exist."""
         expect(not live, f"actors {live} are not released")
         expected = [number for number, _ in self.schedule.parts]
         expect(failed or self.finished == expected, f"parts {self.finished} are handed on; expected {expected}")

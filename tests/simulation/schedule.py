@@ -1,4 +1,4 @@
-"""What happens in a simulated pass, drawn from a seed: the pool, and the faults that it meets."""
+"""Schedules of simulated passes, drawn from a seed: the pool, and its faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START_TIMEOUT_S = 60.0
 
 @dataclass
 class PieceFault:
-    """A member fails at a piece. how: `raise`, `raise unnamed`, `nan` or `shape`. times: how often at most."""
+    """A member fails at a piece. how: `raise`, `raise unnamed`, `nan` or `shape`. times: maximal number."""
 
     how: str
     times: float
@@ -29,22 +29,22 @@ class Schedule:
     near: bool
     at_once: int
     stacked: bool | None
-    """How an earlier run computed; None: actors choose."""
+    """Whether an earlier run computed with stacked members; None: actors choose."""
     pieces: dict[tuple[str, int], PieceFault] = field(default_factory=dict)
     """By member and piece."""
     starts: list[tuple[int, int, str]] = field(default_factory=list)
-    """Slot, which of its starts, and what happens: `raise`, `die`, `never` or `slow`."""
+    """Slot, index of the start, and fault: `raise`, `die`, `never` or `slow`."""
     moments: list[tuple[float, str, int]] = field(default_factory=list)
-    """When, what happens (`die`, `hang`, `notice` or `ended`), and to which slot's actor."""
+    """Time in seconds, fault (`die`, `hang`, `notice` or `ended`), and slot of the actor."""
     jobs: dict[int, str] = field(default_factory=dict)
-    """What happens to the n-th job: `raise`, `applied` (and raised), `always`, `final`,
+    """Fault of the n-th job: `raise`, `applied` (and raised), `always`, `final`,
     `slow`, `hang`, `lost` or `lost unnamed`."""
     late: float = 0.0
-    """The share of answers that take long."""
+    """The share of slow answers."""
 
 
 def draw(seed: int) -> Schedule:
-    """The schedule of a seed. Small, since most faults show in few parts; several faults, since they interact."""
+    """The schedule of a seed: small, since few parts show most faults, and with several faults, since they interact."""
     rng = Random(seed)
     r = rng.random
     groups = [[f"{slot}.{k}" for k in range(1 + (r() < 0.35))] for slot in range(1 + int(r() * 3.4))]
@@ -54,7 +54,7 @@ def draw(seed: int) -> Schedule:
         weights[names[0]] = 1.0
     each = 1 + (r() < 0.4)
     count = 1 + int(r() * 6)
-    gap = int(r() < 0.2)  # parts that an earlier run has made are left out
+    gap = int(r() < 0.2)  # skips a part that an earlier run completed
     parts = [(n, range(n * each, (n + 1) * each)) for n in range(count + gap) if not (gap and n == 1)]
     schedule = Schedule(
         seed=seed,

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, in every simulated contest; and the simulation notices a lock that is wrong."""
+"""The lock admits one run at a time in every simulated contest, and the simulation detects faulty locks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def _without_asking(uri: str, content: bytes) -> bool:
-    """`storage.create` as it would be without a request that the store decides."""
+    """`storage.create` without a conditional request."""
     if storage.exists(uri):
         return False
     storage.write_bytes(uri, content)
@@ -40,7 +40,7 @@ def _without_asking(uri: str, content: bytes) -> bool:
 
 
 def _not_ours(uri: str, content: bytes) -> bool:
-    """`storage.create` that does not recognise what it wrote itself."""
+    """`storage.create` that does not recognise its own file after a lost response."""
     fs, path = storage.filesystem(uri)
     try:
         storage._patiently(uri, lambda: fs.pipe_file(path, content, mode="create"))

@@ -1,4 +1,4 @@
-"""The pool keeps its promises in every simulated schedule, and the simulation notices a pool that does not."""
+"""The pool keeps its promises in every simulated schedule, and the simulation detects faulty pools."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.simulation.world import World
 
 SCHEDULES = 20_000
 FOUND = (876131,)
-"""Schedules beyond these that once broke a promise: a fourth start where a member had been left out before."""
+"""Further schedules that once broke a promise: a fourth start after a member had been excluded."""
 NOTICED_WITHIN = 500
-"""Schedules, one of which has to notice a mutation."""
+"""Number of schedules within which each mutation must be detected."""
 
 
 def test_every_schedule_keeps_the_promises() -> None:
@@ -43,7 +43,7 @@ def test_a_schedule_replays_with_a_trace(capsys: pytest.CaptureFixture[str]) -> 
 
 
 class Counting(World):
-    """Counts instructions and the actions that observers get."""
+    """Counts instructions, and actions that are reported to observers."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         super().__init__(draw(seed))
@@ -58,7 +58,7 @@ class Counting(World):
 
 
 def test_schedules_reach_everything_that_a_pool_does() -> None:
-    """No promise is kept only because nothing happens."""
+    """The schedules cover all instructions and actions, so that no check is vacuous."""
     counts: Counter[str] = Counter()
     for seed in range(1000):
         world = Counting(seed, counts)

@@ -1,6 +1,6 @@
 """Processes that take turns on a simulated clock, so that code with threads and waits runs the same way for a seed.
 
-Each task is a thread, of which one runs at a time: until it waits, when the task with the earliest time is next.
+Each task is a thread. One runs at a time until it waits, then the task with the earliest time continues.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ MOST_SECONDS = 1000.0
 
 
 class Killed(BaseException):
-    """Ends the tasks of a process that was killed: nothing that it does afterwards has an effect."""
+    """Ends the tasks of a killed process, so that they have no further effect."""
 
 
 class Deadlock(AssertionError):
-    """Tasks still wait after more time than anything may take."""
+    """Tasks still wait after the maximal simulated time."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Task:
     is_over: bool = False
     error: BaseException | None = None
     failed_s: list[float] = field(default_factory=list)
-    """When its last requests failed."""
+    """Times of its recent failed requests."""
 
 
 class Turns:
@@ -58,7 +58,7 @@ class Turns:
 
     @property
     def task(self) -> Task:
-        """The task whose turn it is."""
+        """The task that currently runs."""
         assert self.current is not None
         return self.current
 
@@ -73,7 +73,7 @@ class Turns:
         return task
 
     def sleep(self, seconds: float) -> None:
-        """Let others have their turns for so long."""
+        """Let other tasks run for this simulated time."""
         task = self.task
         self._wait(task, self.now_s + seconds)
         self._back.release()
@@ -82,7 +82,7 @@ class Turns:
             raise Killed
 
     def run(self) -> None:
-        """Until no task is left. Raises: what a task raised, `Deadlock`."""
+        """Run until all tasks have ended. Raises: an exception of a task; `Deadlock`."""
         while self._waiting:
             self.now_s, _, task = heappop(self._waiting)
             if self.now_s > MOST_SECONDS:

@@ -1,7 +1,7 @@
 """A simulated cluster around the state of a pool: its clock, its teachers and its storage.
 
-The world executes instructions as Ray would, at simulated times, and tells the state what comes of them: late, after
-its own end, or never. It knows nothing of the state but its instructions.
+The world executes instructions like Ray, at simulated times, and sends the resulting events to the state: late, after
+the end of an actor or job, or never. It only knows the state's instructions, not the state itself.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from workers.errors import RunError
 from workers.faults import START
 
 MOST_SECONDS, MOST_EVENTS = 5000.0, 5000
-"""A schedule that takes longer is taken for a deadlock."""
+"""Limits beyond which a schedule counts as a deadlock."""
 TASK_S = 0.3
-"""About how long a job takes."""
+"""Typical duration of a job."""
 
 
 @dataclass(slots=True)
 class SimulatedActor:
-    """An actor that is not released."""
+    """An actor that has not been released."""
 
     number: int
     slot: int
@@ -54,16 +54,16 @@ class SimulatedActor:
     node: str
     asked_s: float
     is_up: bool = False
-    """Whether the state knows."""
+    """Whether the state was informed that the actor is up."""
     prepared: int = 0
-    """How often it was prepared: news of an earlier time does not count."""
+    """Number of preparations; events of earlier ones are ignored."""
     stacked: bool = False
     is_dead: bool = False
     is_hung: bool = False
     heard_s: float = 0.0
-    """When it last answered anything."""
+    """Time of its last answer."""
     free_s: float = 0.0
-    """When it has computed all that it was asked."""
+    """Time at which it has completed all its requests."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class SimulatedAsk:
 
 @dataclass(slots=True)
 class SimulatedJob:
-    """content: the shares by piece that it makes or writes. part: set where it makes a whole part."""
+    """A job. content: the shares by piece that it computes or writes. part: the number of its part."""
 
     part: int
     content: dict[int, dict[str, float]]
@@ -99,14 +99,14 @@ class World:
     successors: dict[int, SimulatedActor] = field(default_factory=dict)
     asks: dict[int, SimulatedAsk] = field(default_factory=dict)
     lost_answers: set[int] = field(default_factory=set)
-    """Asks whose answers no job can read any more."""
+    """Requests whose answers were lost, so that no job can read them."""
     jobs: dict[int, SimulatedJob] = field(default_factory=dict)
     made: dict[int, SimulatedJob] = field(default_factory=dict)
     stored: dict[int, list[tuple[tuple[str, ...], dict[int, dict[str, float]]]]] = field(default_factory=dict)
-    """The files of each part: the members on record, and the content."""
+    """The files of each part: the recorded members, and the content."""
     starts: dict[int, int] = field(default_factory=dict)
     begun: int = 0
-    """Jobs that were begun."""
+    """Number of started jobs."""
     events: int = 0
     failure: BaseException | None = None
 
@@ -120,7 +120,7 @@ class World:
         self.streaming = False
 
     def run(self) -> None:
-        """The whole schedule, until the pool is closed. Raises: `Broken` where a promise is."""
+        """Run the whole schedule, until the pool is closed. Raises: `Broken` for a broken promise."""
         self.tell(Open(0.0))
         for at_s, what, slot in self.schedule.moments:
             self.later(at_s, _MOMENTS[what], self, slot)
@@ -134,7 +134,7 @@ class World:
         self.promises.end(self.failure is not None, list(self.actors))
 
     def step(self) -> None:
-        """The next that happens; time passes in steps of some seconds where nothing does."""
+        """Process the next event, or advance the time by a few seconds without one."""
         self.events += 1
         if self.now_s > MOST_SECONDS or self.events > MOST_EVENTS:
             raise Broken(f"deadlock: nothing ends after {self.now_s:.0f} s and {self.events} events")
@@ -151,7 +151,7 @@ class World:
         heappush(self.queue, (at_s, self.events, call, arguments))
 
     def soon(self) -> float:
-        """When something that has happened is noticed."""
+        """A random time in the near future, at which an event is reported."""
         r = self.random()
         return self.now_s + (0.05 * r if r < 0.8 else 3.0 * r)
 
@@ -236,7 +236,7 @@ class World:
             self.promises.drop(slot, i.members)
 
     def _note_hung(self, actor: SimulatedActor) -> None:
-        """The state takes an actor for hung, which no event told it."""
+        """Check an actor that the state considers hung, since no event reports this."""
         waiting = [ask.asked_s for ask in self.asks.values() if ask.actor is actor and not ask.is_outdated]
         silent_s = self.now_s - max(actor.heard_s, min(waiting))
         expect(silent_s > PATIENCE_S, f"actor {actor.number} is taken for hung after {silent_s:.1f} s")
@@ -307,7 +307,7 @@ class World:
             self.lose(actor, Kind.FAILED, piece, [name] if how == "raise" else [])
 
     def lose(self, actor: SimulatedActor, kind: Kind, at: int | None, members: list[str] | None = None) -> None:
-        """The pool learns of a loss."""
+        """Report a loss to the pool."""
         part = None if at is None or at == START else self.part_of(at)
         event = Lost(self.now_s, actor.number, kind, kind.value, members or (), at, part)
         self._count_loss(actor, at, lambda: self.tell(event))
@@ -381,7 +381,7 @@ class World:
         if job.fault == "slow" and not job.attempt:
             end_s += 60.0 * r
         if job.fault == "hang" and not job.attempt and not (job.writes and not job.asks):
-            self.later(end_s + 400.0 * r, self.apply, job)  # it writes after another was started in its place
+            self.later(end_s + 400.0 * r, self.apply, job)  # it writes after its replacement has started
             return
         self.later(end_s, self.end_job, number, job)
 
@@ -391,7 +391,7 @@ class World:
             return
         if not fails or job.fault == "applied":
             self.apply(job)
-        if self.jobs.get(number) is not job:  # late: it was dropped, or another was begun in its place
+        if self.jobs.get(number) is not job:  # late: the job was dropped or replaced
             self.tell(Made(self.now_s, number))
             return
         if fails:
@@ -403,12 +403,12 @@ class World:
         self.tell(Made(self.now_s, number))
 
     def apply(self, job: SimulatedJob) -> None:
-        """A write becomes visible, whether or not anything waits for it any more."""
+        """Make a write visible, even if the job was dropped."""
         if job.writes:
             self.stored.setdefault(job.part, []).append((job.members, job.content))
 
     def _loses_answers(self, number: int, job: SimulatedJob) -> bool:
-        """Whether an answer that the job reads is lost, or lost as it reads it. Tells the state."""
+        """Whether an answer that the job reads is lost, before or during the read. Reports the loss to the state."""
         if job.fault.startswith("lost") and job.asks and not job.attempt:
             self.lost_answers.add(job.asks[int(self.random() * len(job.asks))])
         lost = next((ask for ask in job.asks if ask in self.lost_answers), None)
@@ -427,7 +427,7 @@ class World:
                 self._count_loss(held.actor, None, lambda: self.tell(event))
         return True
 
-    # What happens at a moment of its own
+    # Faults at scheduled times
 
     def die(self, slot: int) -> None:
         actor = self.in_slot.get(slot)

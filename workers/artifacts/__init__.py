@@ -1,1 +1,1 @@
-"""What runs compute and keep: known by a key, committed by a record, found again in a whole storage."""
+"""Artifacts, the stored results of runs: identified by a key, committed by a record, reused across a storage."""

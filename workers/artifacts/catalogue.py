@@ -1,11 +1,11 @@
-"""Which artifacts the runs of one storage hold: `artifacts.json` in the folder of each.
+"""The catalogue of artifacts in one storage: a file `artifacts.json` in the folder of each run.
 
-A run looks for an artifact in its own folder first, then in the folders of all other runs, and copies what it finds
-there into its own. So a run's folder holds all that the run used, and any other folder may be deleted. A run writes
-into its own folder only, so runs that go on at the same time cannot disturb each other.
+A run looks for an artifact in its own folder first, then in the folders of all other runs. It copies artifacts of
+other runs into its own folder. So a run's folder is complete, and any other folder may be deleted. A run writes into
+its own folder only, so concurrent runs cannot disturb each other.
 
-Looking through a storage costs a listing of it and a read for each run's folder, once a run and only where something
-is missing. A catalogue may be out of date: what it names is compared with its key and its checksums in any case.
+Searching a storage costs one listing and one read per folder. A run does it at most once, and only for a missing
+artifact. A catalogue may be out of date, so each artifact is compared with its key and its checksums.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 FILE = "artifacts.json"
 FORMAT = 1
 AT_ONCE = 32
-"""Folders of runs that are looked into, and artifacts that are looked for, at a time."""
+"""Number of folders that are read, and of artifacts that are obtained, in parallel."""
 Locate = Callable[[str], str]
-"""From the digest of a key to the path of the artifact's record in a run's folder."""
+"""Maps the digest of a key to the path of the artifact's record in a run's folder."""
 
 
 class Entry(BaseModel):
@@ -53,7 +53,7 @@ class Listed(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """An artifact: its record, and the record's URI. run: another run that it is from; empty where it was there."""
+    """An artifact: its record, and the record's URI. run: the run that it comes from; empty for this run's own."""
 
     record: Record
     uri: str
@@ -63,7 +63,7 @@ class Found:
 class Catalogue:
     """The artifacts of the run called `run` in the storage at `root`, and those of the other runs there.
 
-    alone: nothing of other runs is reused, and what this run computes may still be reused by others.
+    alone: reuse no artifacts of other runs; other runs may still reuse those of this run.
     """
 
     def __init__(self, root: str, run: str, *, alone: bool = False) -> None:
@@ -74,11 +74,11 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def uri(self, path: str) -> str:
-        """Where an artifact's record is, from its path in the run's folder."""
+        """The URI of a record, from its path in the run's folder."""
         return storage.join(self.folder, path)
 
     def obtain(self, key: Key, locate: Locate, **facts: object) -> Found | None:
-        """The artifact that follows from `key` and has these facts; None where no run has it.
+        """The artifact with this key and these facts, copied into the run's folder; None where no run has it.
 
         Raises: `NewerFormat` where the run's own folder has it in a newer format.
         """
@@ -96,11 +96,11 @@ class Catalogue:
         return None
 
     def find(self, key: Key, locate: Locate) -> Found | None:
-        """The same, left where it is: it may vanish with the run that it is from."""
+        """The artifact with this key, not copied: it is lost when the run that it comes from is deleted."""
         for run, uri in (("", self.uri(locate(key.digest))), *self._elsewhere(key)):
             try:
                 record = store.load(uri, key)
-            except (RequestError, OSError) as error:  # of a newer format, or not readable
+            except (RequestError, OSError) as error:  # newer format, or not readable
                 logger.info("'%s' cannot be reused: %s", uri, error)
             else:
                 if record is not None:
@@ -108,12 +108,12 @@ class Catalogue:
         return None
 
     def obtain_all(self, asked: Iterable[tuple[Key, Locate]]) -> list[Found | None]:
-        """`obtain` of several artifacts, at a time."""
+        """`obtain` several artifacts in parallel."""
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(lambda each: self.obtain(*each), asked))
 
     def lists(self, key: Key) -> bool:
-        """Whether a run, this one or another, had the artifact when it was last looked at. No file is compared."""
+        """Whether any catalogue, as last read, lists the artifact. No file is verified."""
         return key.digest in self._own or any(self._elsewhere(key))
 
     def register(self, key: Key, path: str) -> None:
@@ -127,9 +127,9 @@ class Catalogue:
                 storage.write_text(self.uri(FILE), content + "\n")
 
     def _of_earlier_version(self, key: Key, locate: Locate, **facts: object) -> Record | None:
-        """The same from where an earlier version of Stillhouse kept it in this folder, copied to where it belongs.
+        """The artifact from the path of an earlier version of Stillhouse in this folder, copied to the current path.
 
-        Of a kind that is `self_checked` the files are copied, and no record.
+        For a `self_checked` kind only the files are copied, without a record.
         """
         kind, uri, former = KINDS[key.kind], self.uri(locate(key.digest)), self.uri(locate(key.former))
         source, target = storage.parent(former), storage.parent(uri)
@@ -144,7 +144,7 @@ class Catalogue:
         return store.commit(uri, key, record.files, record.versions, **(record.facts | facts))
 
     def _elsewhere(self, key: Key) -> Iterator[tuple[str, str]]:
-        """The name and the record's URI of every other run that lists the artifact."""
+        """For every other run that lists the artifact: the run's name, and the record's URI."""
         if self._alone:
             return
         with self._lock:
@@ -154,7 +154,7 @@ class Catalogue:
 
 
 def check(folder: str) -> None:
-    """Raise `NewerFormat` where a newer version of Stillhouse wrote the catalogue of a folder, or what it lists."""
+    """Raise `NewerFormat` where a newer version of Stillhouse wrote a folder's catalogue or a record in it."""
     listed = _parsed(folder, storage.read_if_there(storage.join(folder, FILE))).artifacts.values()
 
     def check_one(entry: Entry) -> None:
@@ -166,9 +166,9 @@ def check(folder: str) -> None:
 
 
 def note(what: str, found: Sequence[Found | None]) -> str:
-    """What of `found` was copied from which runs, for the user; empty where nothing was.
+    """A note for the user: which artifacts were copied from which runs; empty where none was.
 
-    what: names all of them, such as `members`.
+    what: the plural name of the artifacts, such as `members`.
     """
     runs = [each.run for each in found if each is not None and each.run]
     if not runs:
@@ -180,7 +180,7 @@ def note(what: str, found: Sequence[Found | None]) -> str:
 
 
 def _parsed(folder: str, content: bytes | None) -> Listed:
-    """The catalogue of a run's folder from the content of its file; empty where there is none.
+    """The catalogue of a run's folder from the content of its file; empty where the file is missing or invalid.
 
     Raises: `NewerFormat`.
     """
@@ -190,12 +190,12 @@ def _parsed(folder: str, content: bytes | None) -> Listed:
         written = json.loads(content)
         store.check_format(storage.join(folder, FILE), written, FORMAT)
         return Listed.model_validate(written)
-    except (ValidationError, ValueError, AttributeError):  # half written by a storage that can do that
+    except (ValidationError, ValueError, AttributeError):  # some storages expose incomplete writes
         return Listed()
 
 
 def _others(root: str, own: str) -> dict[str, list[tuple[str, str]]]:
-    """Name and record's URI of the other runs in a storage that list an artifact, by its digest."""
+    """By an artifact's digest: name of each other run that lists it, and the record's URI."""
     names = [name for name in storage.names(root) if name != own]
 
     def read_one(name: str) -> Listed:
@@ -204,7 +204,7 @@ def _others(root: str, own: str) -> dict[str, list[tuple[str, str]]]:
             return _parsed(folder, storage.glance(storage.join(folder, FILE)))
         except NewerFormat as error:
             logger.warning("nothing of run '%s' is reused: %s", name, error)
-        except Exception as error:  # of any storage; the folder may be no run's
+        except Exception as error:  # each storage has its own errors, and the folder may belong to no run
             logger.info("nothing of '%s' is reused: %s", name, error)
         return Listed()
 
@@ -219,5 +219,5 @@ def _others(root: str, own: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path that a file states stays in its folder."""
+    """Whether a path from a catalogue stays in the run's folder."""
     return posixpath.normpath(path) == path and not path.startswith(("/", ".."))

@@ -1,8 +1,8 @@
-"""Keys: everything that an artifact follows from, as one digest and by name.
+"""Cache keys: all inputs that determine an artifact, by name and as one digest.
 
-Two artifacts of one key hold the same content, in whichever run's folder they lie. So a key contains no path, no name
-of a run and nothing of the machine. It contains the kind of the artifact and the version of that kind's format, so an
-artifact of another format is another artifact. Pure: nothing is read or written.
+Two artifacts with the same key have the same content, in any run's folder. So a key contains no path, no run name and
+no property of the machine. It contains the kind of the artifact and the version of that kind's format, so artifacts of
+different formats have different keys. Pure: this module reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ DIGEST = f"[0-9a-f]{{{DIGITS}}}"
 """Regular expression of a digest."""
 SHOWN_CHANGES = 5
 _FORMER = 2
-"""The version that every key contained when all kinds had one version, and keys did not contain their kind."""
+"""Format version in the keys of earlier versions of Stillhouse, which did not contain the kind."""
 _CHECKSUM = re.compile(r"[0-9a-f]{16,}")
 
 
 @dataclass(frozen=True, init=False)
 class Key:
-    """`Key(kind, version, **what)`: what an artifact of this kind follows from.
+    """`Key(kind, version, **what)`: the inputs that determine an artifact of this kind.
 
-    kind: of the artifact (`workers.artifacts.kinds`). version: of the kind's format. what: plain JSON values, nested
-    mappings and other keys.
+    kind: the name of a kind in `workers.artifacts.kinds`. version: of the kind's format. what: the inputs, as plain
+    JSON values, nested mappings and other keys.
     """
 
     kind: str
@@ -51,11 +51,11 @@ class Key:
 
     @cached_property
     def former(self) -> str:
-        """The digest that earlier versions of Stillhouse gave to the same `what`."""
+        """The digest that earlier versions of Stillhouse computed from the same `what`."""
         return _digest({"format": _FORMER, **self.what}, "former")
 
     def with_also(self, **what: Any) -> Key:
-        """The same key with more that the artifact follows from."""
+        """The same key with additional inputs."""
         return Key(self.kind, self.version, **self.what, **what)
 
     def flat(self) -> dict[str, str]:
@@ -64,16 +64,16 @@ class Key:
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """How two keys differ that are given as `Key.flat`, in a few words; empty where they do not."""
+    """A short description of the differences between two keys, given as `Key.flat`; empty where they are equal."""
     differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    causes = [name for name in differing if not name.startswith("built.")]  # which is seldom the cause itself
+    causes = [name for name in differing if not name.startswith("built.")]  # usually an effect of another change
     found = [_change(name, before.get(name), after.get(name)) for name in causes or differing]
     more = f" and {len(found) - SHOWN_CHANGES} more" if len(found) > SHOWN_CHANGES else ""
     return ", ".join(found[:SHOWN_CHANGES]) + more
 
 
 def _digest(value: Any, of_keys: str) -> str:
-    """of_keys: the attribute of `Key` that stands for a key inside of `value`."""
+    """Digest of a JSON value. of_keys: the attribute of `Key` that replaces a key inside `value`."""
 
     def plain(inner: Any) -> str:
         if isinstance(inner, Key):

@@ -1,7 +1,7 @@
-"""The kinds of artifacts: an entry each, with the version of its format and the formats that are still read.
+"""The kinds of artifacts, each with the version of its format and readers for earlier formats.
 
-A kind's version is in its keys and in its records. Raise it where the content of files, or the meaning of the key,
-changes: artifacts of the earlier version then count no more, unless `readers` has a function for their records.
+A kind's version is in its keys and in its records. Increase it when the content of files or the meaning of the key
+changes. Artifacts of the earlier version are then not reused, unless `readers` has a function for their records.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers.artifacts.key import Key
 
 
 class Record(BaseModel):
-    """What is written beside an artifact's files, after them: that they are complete, and what they follow from."""
+    """The record beside an artifact's files. It is written last, so its existence shows that the files are complete."""
 
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="constants")
 
@@ -28,11 +28,11 @@ class Record(BaseModel):
     files: dict[str, str]
     """sha256, or its beginning, of each file by its name beside the record."""
     what: dict[str, str] = {}
-    """What the key was made from, by dotted names, without credentials."""
+    """The inputs in the key, by dotted names, without credentials."""
     versions: dict[str, str] = {}
-    """Of the packages that computed the artifact; they decide nothing."""
+    """Versions of the packages that computed the artifact; they do not affect reuse."""
     facts: dict[str, Any] = {}
-    """What else is known of the artifact, such as a network's history."""
+    """Further properties of the artifact, such as a network's history."""
 
 
 Reader = Callable[[Mapping[str, Any]], Record]
@@ -45,18 +45,18 @@ class Kind:
     name: str
     version: int
     readers: Mapping[int, Reader] = field(default_factory=dict)
-    """By format: what makes a `Record` of JSON that is none, such as one of an earlier version."""
+    """By format: a function that converts other JSON to a `Record`, such as a record of an earlier version."""
     self_checked: bool = False
-    """Whether its files carry checksums in their names (`workers.artifacts.parts`) and are verified where they are
-    read. What a killed run left of them counts without a record."""
+    """Whether the names of its files contain checksums (`workers.artifacts.parts`), so that readers verify the files.
+    Such files of a killed run are reused without a record."""
 
     def key(self, **what: Any) -> Key:
         return Key(self.name, self.version, **what)
 
     def record(self, written: Mapping[str, Any]) -> Record | None:
-        """The record that was `written`; None where its format is not read any more.
+        """The record in the JSON `written`; None where its format is no longer supported.
 
-        Raises: ValueError, LookupError or TypeError where it is no record.
+        Raises: ValueError, LookupError or TypeError where the JSON is not a record.
         """
         found_format = format_of(written)
         reader = self.readers.get(found_format)
@@ -66,13 +66,13 @@ class Kind:
 
 
 def format_of(written: Mapping[str, Any]) -> int:
-    """The format of a record; 1 where it has none, as the first ones had."""
+    """The format of a record; 1 where it is missing, as in the first version."""
     found = written.get("format", 1)
     return found if isinstance(found, int) else 1
 
 
 def _manifest(written: Mapping[str, Any]) -> Record:
-    """The manifest of soft targets, whose names are a contract."""
+    """The record in a manifest of soft targets, whose keys are a public format."""
     return Record(
         format=written["format"],
         kind="soft targets",
@@ -103,7 +103,7 @@ def _model_before_kinds(written: Mapping[str, Any]) -> Record:
 NETWORK = Kind("network", 3, {1: _network_before_kinds, 2: _network_before_kinds})
 """A trained network: member, baseline or student."""
 PREDICTIONS = Kind("predictions", 2)
-"""What one system predicts for one split. Format 1 was a file of torch without a record, and is not read."""
+"""The predictions of one system for one split. Format 1 was a torch file without a record, and is not supported."""
 LOGITS = Kind("logits", 2, self_checked=True)
 """The logits of one member for the transfer set."""
 SOFT_TARGETS = Kind("soft targets", 2, {2: _manifest}, self_checked=True)

@@ -1,7 +1,7 @@
-"""Parquet files that carry their number and their checksum in their names.
+"""Parquet files with their number and their checksum in their names.
 
-Such a file is known to be whole without a record, so a killed run leaves nothing that has to be computed again but the
-file that it was writing.
+Such a file can be verified without a record. So a resumed run only recomputes the file that was incomplete when the
+earlier run was killed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")
-"""Six digits at least: the number, and the beginning of the sha256."""
+"""The number, with at least six digits, and the beginning of the sha256."""
 PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 """Options of pyarrow for columns of floats."""
 
 
 def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any] = PLAIN) -> tuple[str, str, int]:
-    """Write a Parquet file that carries its checksum in its name; returns the name, the sha256 and the bytes."""
-    import pyarrow.parquet as pq  # slow; the command needs the names alone
+    """Write a Parquet file with its checksum in its name; returns the name, the sha256 and the bytes."""
+    import pyarrow.parquet as pq  # here, since the import is slow and the command only needs the names
 
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
@@ -40,12 +40,12 @@ def files(folder: str) -> list[tuple[int, str, str]]:
 
 
 def named(names: Iterable[str]) -> list[tuple[int, str, str]]:
-    """The same of those of the names that `write_file` gave."""
+    """The same as `files`, for a list of names; other names are ignored."""
     matched = [NAME.fullmatch(name) for name in names]
     return [(int(found[1]), found[0], found[2]) for found in matched if found]
 
 
 def is_whole(name: str, content: bytes) -> bool:
-    """Whether the content is what `write_file` named."""
+    """Whether the content matches the checksum in the name."""
     matched = NAME.fullmatch(name)
     return matched is not None and storage.sha256(content).startswith(matched[2])

@@ -1,8 +1,8 @@
 """Artifacts in storage: a record, and the files beside it that it lists.
 
-An artifact is named by the URI of its record. `commit` writes the record after the files, so an artifact without one
-is incomplete. `load` compares the files with the record, and the record with the key that is asked for. `copy` makes
-another run's artifact this run's own. `recover` finds what a killed run left.
+An artifact is identified by the URI of its record. `commit` writes the record after the files, so an artifact without
+a record is incomplete. `load` verifies the record against a key, and the files against the record. `copy` copies an
+artifact from another run's folder. `recover` finds the complete files of a killed run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AT_ONCE = 8
-"""Files that are copied, or read to be compared with their checksums, at a time."""
+"""Number of files that are copied or verified in parallel."""
 
 
 class NewerFormat(RequestError):
@@ -57,7 +57,7 @@ def commit(
 
 
 def read(uri: str, kind: Kind) -> Record | None:
-    """The record at `uri`, its files not compared; None where there is none that can be read.
+    """The record at `uri`, without verification of its files; None where it is missing or invalid.
 
     Raises: `NewerFormat`.
     """
@@ -68,20 +68,20 @@ def read(uri: str, kind: Kind) -> Record | None:
         written = json.loads(content)
         check_format(uri, written, kind.version)
         record = kind.record(written)
-    except (ValueError, LookupError, TypeError, AttributeError):  # not a record that was written, or no text at all
+    except (ValueError, LookupError, TypeError, AttributeError):  # not a record, or not even text
         return None
     return record if record is not None and record.kind == kind.name else None
 
 
 def check_format(uri: str, written: Mapping[str, Any], known: int) -> None:
-    """Raise `NewerFormat` where JSON that was read at `uri` has a later format than the `known` one."""
+    """Raise `NewerFormat` where the JSON from `uri` has a later format than `known`."""
     found = written.get("format")
     if isinstance(found, int) and found > known:
         raise NewerFormat(uri, found, known)
 
 
 def load(uri: str, key: Key, **facts: Any) -> Record | None:
-    """The record at `uri`, if the artifact follows from `key`, has these facts, and its files are what was written.
+    """The record at `uri`, if it has this key and these facts and its files match their checksums; else None.
 
     Raises: `NewerFormat`.
     """
@@ -92,7 +92,7 @@ def load(uri: str, key: Key, **facts: Any) -> Record | None:
 
 
 def is_whole(uri: str, record: Record) -> bool:
-    """Whether the files are there and are what was written; those that carry a checksum are compared where read."""
+    """Whether all files exist and match their checksums; files of a self-checked kind are verified by their readers."""
     folder = storage.parent(uri)
     if KINDS[record.kind].self_checked:
         return bool(record.files) and record.files.keys() <= set(storage.names(folder))
@@ -100,10 +100,10 @@ def is_whole(uri: str, record: Record) -> bool:
 
 
 def copy(source: str, target: str, key: Key) -> bool:
-    """Copy another artifact's files, then its record, to be the one at `target`; False where that was not possible.
+    """Copy an artifact's files, then its record, to `target`; False where that was not possible.
 
-    A copy on a local file system is a hard link, and an object store copies without a transfer. The source may vanish
-    meanwhile. Files that changed after their record are left behind: a copy looks older than its record again.
+    A copy on a local file system is a hard link, and an object store copies without a transfer. The source may be
+    deleted meanwhile. Files that are newer than their record are not copied, since the copies would look unchanged.
     """
     try:
         record = read(source, KINDS[key.kind])
@@ -118,13 +118,13 @@ def copy(source: str, target: str, key: Key) -> bool:
             return True
         logger.warning("'%s' is not what was written, so it is not reused", source)
         storage.remove(target)
-    except (RequestError, OSError) as error:  # gone meanwhile, of a newer format, or not readable
+    except (RequestError, OSError) as error:  # deleted meanwhile, newer format, or not readable
         logger.info("'%s' cannot be reused: %s", source, error)
     return False
 
 
 def copy_files(source: str, target: str, names: Iterable[str]) -> None:
-    """Copy these files of one folder to another of the same storage, several at a time."""
+    """Copy these files of one folder to another of the same storage, in parallel."""
 
     def copy_one(name: str) -> None:
         storage.copy(storage.join(source, name), storage.join(target, name))
@@ -134,11 +134,11 @@ def copy_files(source: str, target: str, names: Iterable[str]) -> None:
 
 
 def recover(uri: str, kind: Kind, sizes: Mapping[str, int], parse: Callable[[str, bytes], T]) -> dict[str, T | None]:
-    """What a killed run left of an artifact: the whole files beside its record at `uri`, which may not be there.
+    """The complete files of an artifact of a `self_checked` kind, by name; its record at `uri` may be missing.
 
-    Files of a kind that is `self_checked`. One that the record lists in `sizes`, and that has not changed since, is not
-    read; it is None in the result. The others are read, and `parse(name, content)` is in the result. Those that are not
-    what was written are removed, with a warning.
+    A file that has its size in `sizes` and is not newer than the record is not read, and is None in the result. Other
+    files are read, and the result has `parse(name, content)`. Files that do not match their checksums are removed with
+    a warning.
     """
     folder = storage.parent(uri)
     listed = {entry.name: entry for entry in storage.entries(folder)}
@@ -172,7 +172,7 @@ def _has(uri: str, checksum: str) -> bool:
 
 
 def _unchanged(uri: str, record: Record) -> list[str]:
-    """The record's files that are there and, as far as a listing shows, have not changed since it was written."""
+    """The record's files that exist and, by their times in a listing, are not newer than the record."""
     folder, own = storage.parent(uri), uri.rsplit("/", 1)[1]
     listed = {entry.name: entry.changed for entry in storage.entries(folder)}
     return [name for name in record.files if name in listed and not _later(listed[name], listed.get(own))]

@@ -111,7 +111,7 @@ class NamedInputs:
         """The arguments of a model: dense columns [B, ...], ragged ones [B, L, ...] padded with 0, L the longest here.
 
         Beside the first ragged column stands `attention_mask` [B, L] int64, 1 for real elements and 0 for padding;
-        beside each further one `<name>_mask`. A column of that name takes the place of the mask.
+        beside each further one `<name>_mask`. A column of the data with that name replaces the mask.
         """
         found: dict[str, Tensor] = {}
         ragged = [name for name, column in self.columns.items() if isinstance(column, Strip)]
@@ -196,7 +196,7 @@ def _described(column: Tensor | Strip) -> str:
 
 
 def shortest(x: Inputs) -> int:
-    """The example of a batch that is padded most; the first one without padding."""
+    """Index of the example with the most padding; 0 for a batch without padding."""
     strips = [] if isinstance(x, Tensor) else [c.lengths for c in x.columns.values() if isinstance(c, Strip)]
     return int(strips[0].argmin()) if strips else 0
 

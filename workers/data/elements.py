@@ -1,4 +1,4 @@
-"""Elements of examples as positions: which column they belong to, which of them count, and whether they exist."""
+"""Elements of examples as positions: finds their column, selects labelled ones, and validates their indices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.errors import RequestError
 
 
 def lengths_of(column: AnyColumn) -> Index | None:
-    """How many elements each example has in a column: [N]; None for a column of numbers."""
+    """Number of elements of each example in a column: [N]; None for a column of scalars."""
     if isinstance(column, Ragged):
         return column.lengths
     return np.full(len(column), column.shape[1]) if len(column.shape) > 1 else None
@@ -23,8 +23,8 @@ def lengths_of(column: AnyColumn) -> Index | None:
 def located(name: str, x: Examples, labels: Ragged | None, column: str) -> Columns:
     """The examples of the split `data.<name>` with their positions, and the column that these belong to.
 
-    Examples that name no positions have one for each element. labels: those of the split; None: it has none. column:
-    that of the training examples, where it is known.
+    Without explicit positions each element is one. labels: those of the split; None without labels. column: that of the
+    training examples, where it is known.
 
     Raises: `RequestError` where no column has as many elements as there are labels, or an element does not exist.
     """
@@ -77,7 +77,7 @@ def _check(name: str, x: Columns, positions: Ragged, column: str, lengths: Index
 
 
 def check_each_has_one(name: str, x: Examples) -> None:
-    """Raise `RequestError` where an example that trains has no position."""
+    """Raise `RequestError` where an example for training has no position."""
     where = x.positions if isinstance(x, Columns) else None
     if where is not None and not where.lengths.all():
         without = np.flatnonzero(where.lengths == 0)
@@ -90,7 +90,7 @@ def check_each_has_one(name: str, x: Examples) -> None:
 def labelled(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
     """The examples with only their labelled positions, since metrics need labels.
 
-    Raises: `RequestError` where no position has one.
+    Raises: `RequestError` where no position has a label.
     """
     where = x.positions if isinstance(x, Columns) else None
     if where is None or not isinstance(x, Columns) or not (y == UNLABELLED).any():

@@ -43,7 +43,7 @@ class Positions:
         return np.cumsum(self.counts) - self.counts
 
     def of(self, ids: Index) -> Index:
-        """How many rows each of the examples `ids` [n] has: [n] int64."""
+        """Number of rows of each of the examples `ids` [n]: [n] int64."""
         return np.ones(len(ids), np.int64) if self.counts is None else self.counts[ids % self.examples]
 
     def rows(self, ids: Index) -> Index:
@@ -71,7 +71,7 @@ class Positions:
         return values if self.counts is None else np.repeat(values, self.of(ids))
 
     def edges(self, ids: Index) -> Index:
-        """Where the rows of each of these examples begin, and where the last end: [n + 1], from 0."""
+        """Offsets of the rows of each of these examples, and the end of the last: [n + 1], from 0."""
         if self.counts is None:
             return np.arange(len(ids) + 1)
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.of(ids))])

@@ -1,7 +1,7 @@
-"""The terms that a student learns from, one a file, and the table from name to term.
+"""The loss terms of a student, one per file, and the table of their names.
 
-A term is `(outputs, batch) -> sum, count`, so that averages stay right however a batch is cut across workers: sums are
-added, and divided by the count of the whole batch. `workers.training.objective` weighs terms and adds them.
+A term is `(outputs, batch) -> sum, count`, so that means do not depend on how a batch is split across workers: sums are
+added, and divided by the count of the whole batch. `workers.training.objective` adds the weighted terms.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ TERMS: dict[str, type[Term]] = {
     "logits_mse": LogitsMSE,
     "hard": Hard,
 }
-"""By the name in `distillation.objective`; `term: module:Class` names one of the user's own."""
+"""The terms by their names in `distillation.objective`; `term: module:Class` names a term of the user."""
 
 __all__ = ["TERMS", "UNLABELLED", "Batch", "Outputs", "Term", "distillation_loss"]

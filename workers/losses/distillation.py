@@ -1,4 +1,4 @@
-"""The loss of Hinton et al. 2015 as one function, for scripts that need no more than its two terms."""
+"""The loss of Hinton et al. 2015 as one function, for scripts that only need its two terms."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def distillation_loss(
 ) -> Tensor:
     """soft_weight * T^2 * CE(soft_targets, softmax(logits / T)) + hard_weight * CE(labels, softmax(logits)).
 
-    The mean over the batch; the hard term's over its labelled rows only, and 0 where there are none.
+    The mean over the batch. The hard term's mean is over the labelled rows only, and 0 without any.
 
     logits: [B, K] float. soft_targets: [B, K] probabilities softened at T, or targets that carry their T, or None
     where soft_weight is 0. labels: [B] int64 class ids, -1 for none, or None where hard_weight is 0.
-    rows, labelled_rows: what to divide by where this batch is a part of a larger one (default: this batch's own
-    counts), so that the sum over the parts is the mean over the whole. Returns a scalar.
+    rows, labelled_rows: the divisors where this batch is a part of a larger one (default: this batch's own counts), so
+    that the sum over the parts is the mean over the whole. Returns a scalar.
 
     Raises: ValueError for a temperature that is not above 0, or a weighted term without its targets; `RequestError`
     for targets that carry another T.

@@ -1,7 +1,7 @@
 """Generalised Jensen-Shannon divergence between soft target and student, between forward and reverse KL.
 
 JSD_b(p, q) = b KL(p || m) + (1 - b) KL(q || m), m = b p + (1 - b) q (Agarwal et al., "On-Policy Distillation of
-Language Models", 2024, section 2; b = 1/2 is Lin 1991). Bounded, and finite without any floor under probabilities.
+Language Models", 2024, section 2; b = 1/2 is Lin 1991). It is bounded, and finite even for probabilities of 0.
 The paper has T = 1, where the factor T^2 is 1. At other T it keeps the gradient's size, as in `soft`; for large T the
 gradient is b (1 - b) times that of `soft`.
 """
@@ -22,7 +22,7 @@ from workers.signals import Signal
 class JensenShannon(Term):
     """T^2 * JSD_beta(p, q) over the rows, p the soft target and q = softmax(z / T).
 
-    Of top-k targets: over their k + 1 events, exactly. Raises: `RequestError` for a beta that is not between 0 and 1.
+    For top-k targets it is exact over their k + 1 events. Raises: `RequestError` for a beta outside of (0, 1).
     """
 
     beta: float = 0.5

@@ -1,9 +1,9 @@
-"""Squared distance of logits: what the soft term becomes at a high temperature.
+"""Squared distance of logits, the limit of the soft term at a high temperature.
 
 A model matches the logits of a larger one (Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014, section 2.2:
 1/2 |z - v|^2). Softmax ignores a constant in each row, so both sides are centred. The sum is divided by the number of
-classes K: Hinton et al. 2015, section 2.1, find T^2 times the gradient of the soft term to be (z - v) / K for a high T
-and centred logits, and that is this term's gradient at any T. So one weight means the same for both terms.
+classes K: by Hinton et al. 2015, section 2.1, T^2 times the gradient of the soft term is (z - v) / K for a high T and
+centred logits. This term has that gradient at any T, so a weight has the same meaning for both terms.
 
 The teachers' logits v come from the soft targets as T log p, at the T of the targets. With `combine: geometric` this is
 the weighted mean of the members' logits, up to the constant; with `arithmetic` it is the logits of the mean prediction.
@@ -16,10 +16,10 @@ from workers.signals import Signal
 
 
 class LogitsMSE(Term):
-    """1 / (2 K) * |z - v|^2 over the rows, the student's logits z and the teachers' v centred in each row.
+    """1 / (2 K) * |z - v|^2 over the rows, with the student's logits z and the teachers' v centred in each row.
 
-    It follows from T only in that probabilities which are stored as 0 have no logit: at a low T unlikely classes are
-    rounded there, so a T of some units serves best. Top-k targets have no logits outside the top, and are refused.
+    T matters only through rounding: at a low T unlikely classes are stored as 0, and so have no logit. A T of a few
+    units avoids this. Top-k targets have no logits outside the top k, and are rejected.
     """
 
     needs = frozenset({Signal.LOGITS})

@@ -1,7 +1,7 @@
 """Reverse KL: T^2 * KL(softmax(z / T) || p).
 
-It punishes what the student finds likely and the teacher does not, so a small student settles on the teacher's main
-modes instead of spreading over all of them (Gu, Dong, Wei and Huang, "MiniLLM", 2024, section 2.1). The paper has
+It penalises classes that the student finds likely and the teacher does not. So a small student learns the teacher's
+main modes instead of covering all of them (Gu, Dong, Wei and Huang, "MiniLLM", 2024, section 2.1). The paper has
 T = 1, where the factor is 1. At other T, T^2 keeps the gradient's size, as in `soft`: for large T both have the same.
 """
 
@@ -14,8 +14,8 @@ from workers.signals import Signal
 class ReverseKL(Term):
     """T^2 * sum of q (log q - log p) over the rows, q = softmax(z / T) and p the soft target.
 
-    Where p is stored as 0 it counts as half of the least number that could have been stored, so the term is finite.
-    Of top-k targets: over their k + 1 events, exactly.
+    A p that is stored as 0 is replaced by half of the smallest number that can be stored, so the term is finite. For
+    top-k targets it is exact over their k + 1 events.
     """
 
     needs = frozenset({Signal.PROBABILITIES})

@@ -1,7 +1,7 @@
-"""Soft cross entropy, which is forward KL but for a constant: T^2 * CE(p, softmax(z / T)).
+"""Soft cross entropy, which is forward KL up to a constant: T^2 * CE(p, softmax(z / T)).
 
-The T^2 keeps the gradient's size whatever T is (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
-Network", 2015, section 2). KL(p || q) = CE(p, q) - H(p), and the teacher's entropy H(p) has no gradient.
+The factor T^2 makes the gradient's size independent of T (Hinton, Vinyals and Dean, "Distilling the Knowledge in a
+Neural Network", 2015, section 2). KL(p || q) = CE(p, q) - H(p), and the teacher's entropy H(p) has no gradient.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from workers.signals import Signal
 class Soft(Term):
     """T^2 * CE(p, q) over the rows, p the soft target and q = softmax(z / T).
 
-    Of top-k targets: over their k + 1 events, exactly.
+    For top-k targets it is exact over their k + 1 events.
     """
 
     needs = frozenset({Signal.PROBABILITIES})

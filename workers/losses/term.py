@@ -1,7 +1,6 @@
-"""What a term is, what it gets, and what it returns.
+"""The interface of loss terms: their inputs and results.
 
-Left out: how terms are weighed and added (`workers.training.objective`), and where batches come from
-(`workers.training.loader`).
+`workers.training.objective` weighs and adds terms, and `workers.training.loader` builds the batches.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from workers.targets.base import Targets
 
 @dataclass(frozen=True)
 class Batch:
-    """What b rows of a batch are compared with: all of it, or a piece on one worker.
+    """The labels and targets of b rows: a whole batch, or a piece of it on one worker.
 
-    labels: [b] int64 class ids, -1 for none. targets: of b rows at the step's T, or None where there are none.
-    rows, labelled_rows: counts of the whole batch, over all workers and pieces: what a term's sum is divided by.
+    labels: [b] int64 class ids, -1 for none. targets: of b rows at the step's T; None without soft targets.
+    rows, labelled_rows: counts of the whole batch, over all workers and pieces, by which a term's sum is divided.
     """
 
     labels: Tensor
@@ -32,7 +31,7 @@ class Batch:
 
     @property
     def soft(self) -> Targets:
-        """The targets. Raises: ValueError where there are none."""
+        """The soft targets. Raises: ValueError where the batch has none."""
         if self.targets is None:
             raise ValueError("the batch has no soft targets; expected some for a term that needs them")
         return self.targets
@@ -43,7 +42,7 @@ Sum = tuple[Tensor, int]
 
 
 def share(of: Sum, weight: float) -> Tensor:
-    """What a weighted term of a piece adds to the loss of its batch: a scalar."""
+    """The contribution of a weighted term of a piece to the loss of its batch: a scalar."""
     value, count = of
     return value * (weight / max(count, 1))
 
@@ -52,7 +51,7 @@ class Term(ABC):
     """One term of the objective. Settings are arguments of the constructor."""
 
     needs: frozenset[Signal] = frozenset()
-    """What the batch must have for it."""
+    """The signals that the batch must have."""
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
@@ -62,15 +61,15 @@ class Term(ABC):
         """
 
     def entropy_weight(self, temperature: float) -> float:
-        """How many times the targets' entropy the term is at its minimum: 0 for a divergence.
+        """The term's minimum as a multiple of the targets' entropy: 0 for a divergence.
 
-        The history leaves so much out, so that a term is reported as 0 where the student equals the teacher.
+        The history subtracts this minimum, so that a term is reported as 0 where the student equals the teacher.
         """
         return 0.0
 
 
 class Function(Term):
-    """Any callable as a term, such as one of the user's own that is no subclass of `Term`."""
+    """Any callable as a term, such as a user's callable that is not a subclass of `Term`."""
 
     def __init__(self, function: Callable[[Outputs, Batch], Sum]) -> None:
         self.function = function

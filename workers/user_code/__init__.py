@@ -1,1 +1,1 @@
-"""The user's own code: how a factory is found, what it reaches and reads, and a digest of that."""
+"""The user's own code: factories, their import graph, the files that they read, and digests of all these."""

@@ -1,10 +1,10 @@
-"""Modules that lie beside a configuration, as a private package of their folder.
+"""Loads modules that lie beside a configuration, as a private package for their folder.
 
-`models.py` is loaded as `stillhouse_beside_<folder>_<n>.models`, a true submodule of a package whose path is the
-folder, so that packages and relative imports work. Its code has an `__import__` of its own: an absolute name that
-exists beside the configuration is this package's, now and in functions that run later. So two configurations with
-modules of one name do not meet, and a `queue.py` of the user shadows nothing for torch, Ray or Stillhouse. Changed code
-is another package. No bytecode is written beside the user's files.
+`models.py` is loaded as `stillhouse_beside_<folder>_<n>.models`, a submodule of a package whose path is the folder, so
+that packages and relative imports work. Its code has its own `__import__`, which resolves absolute names in this
+package first, also in functions that run later. So two configurations may have modules of the same name. A user's
+`queue.py` does not shadow the `queue` that torch or Ray imports. Changed code becomes a new package. No bytecode is
+written beside the user's files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from workers.user_code import observed
 from workers.user_code.origins import STILLHOUSE, is_users
 
 BESIDE = "stillhouse_beside_"
-"""What the names of modules from beside a configuration begin with."""
+"""Prefix of the names of modules from beside a configuration."""
 
 IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 Stamp = tuple[int, ...]
@@ -40,25 +40,25 @@ Stamp = tuple[int, ...]
 
 @dataclass(eq=False)
 class Package:
-    """The modules of one folder, as its files were when they were loaded."""
+    """The modules of one folder, in the version that was loaded."""
 
     name: str
     folder: str
     importable: frozenset[str]
-    """The files and packages that lay in the folder when this package was made."""
+    """The modules and packages in the folder when this package was created."""
     stamps: dict[Path, Stamp] = field(default_factory=dict)
-    """The files that its modules were made of, or read while they were loaded."""
+    """The source files of its modules, and the files that these read on import."""
     known: dict[str, bool] = field(default_factory=dict)
 
     def own(self, name: str) -> str | None:
-        """The full name in this package of a module that is imported as `name`; None where it is not beside."""
+        """The full name in this package of a module that is imported as `name`; None where it is not in the folder."""
         top = name.partition(".")[0]
         if top not in self.known:
             self.known[top] = holds(self.folder, top)
         return f"{self.name}.{name}" if self.known[top] else None
 
     def is_current(self) -> bool:
-        """Whether the folder still has what this package was loaded from."""
+        """Whether the folder still has the files that this package was loaded from."""
         return self.importable == importable(self.folder) and all(
             stamp(path) == seen for path, seen in self.stamps.items()
         )
@@ -73,15 +73,15 @@ _thread = _Thread()
 _packages: dict[str, Package] = {}
 _current: dict[str, Package] = {}
 _outside: dict[str, dict[Path, Stamp]] = {}
-"""Modules of the user's that the ordinary import brought in for user code, with the files that they were made of."""
+"""The user's modules that Python's own import loaded for user code, with their source files."""
 _count = itertools.count()
 _quiet, _quiet_lock = [0, False], threading.Lock()
 
 
 def holds(folder: str, name: str) -> bool:
-    """Whether the top-level module of the dotted `name` is one of `folder`, for code that lies there.
+    """Whether code in `folder` finds the top-level module of the dotted `name` in that folder.
 
-    A folder without `__init__.py` counts as Python counts it: where no other module has its name.
+    As in Python, a folder without `__init__.py` is a package only where no other module has its name.
     """
     top = name.partition(".")[0]
     if not folder or top in sys.builtin_module_names:
@@ -96,7 +96,7 @@ def holds(folder: str, name: str) -> bool:
 
 
 def elsewhere(top: str, path: Sequence[str] | None = None) -> ModuleSpec | None:
-    """Where Python itself finds a top-level module, on `path` (default: `sys.path`) or by other finders."""
+    """The spec with which Python itself finds a top-level module, on `path` (default: `sys.path`) or elsewhere."""
     found = None
     for finder in sys.meta_path:
         if found is None and not isinstance(finder, (_Inside, _Fallback)) and hasattr(finder, "find_spec"):
@@ -105,14 +105,14 @@ def elsewhere(top: str, path: Sequence[str] | None = None) -> ModuleSpec | None:
 
 
 def load(name: str, folder: str) -> ModuleType:
-    """The module `name` of `folder`, in the package of the folder as it is now."""
+    """Load the module `name` of `folder`, in the folder's current version."""
     importlib.invalidate_caches()
     package = of(folder)
     return importlib.import_module(f"{package.name}.{name}")
 
 
 def of(folder: str) -> Package:
-    """The package of a folder; another one where the code has changed."""
+    """The package of a folder; a new one where the code has changed."""
     folder = os.path.abspath(folder)
     if folder in _thread.fresh:
         return _thread.fresh[folder]
@@ -124,7 +124,7 @@ def of(folder: str) -> Package:
 
 @contextmanager
 def fresh(folder: str) -> Iterator[None]:
-    """Load every module of `folder` anew for this thread during the block, so that all that it does can be observed."""
+    """Reload every module of `folder` for this thread during the block, so that import-time file access is recorded."""
     folder = os.path.abspath(folder)
     package = _thread.fresh[folder] = _new(folder)
     try:
@@ -137,8 +137,8 @@ def fresh(folder: str) -> Iterator[None]:
 
 @contextmanager
 def running(folder: str) -> Iterator[None]:
-    """User code of `folder` runs: no bytecode is written, and afterwards Python's table has no module of the folder
-    under a name that another configuration could use as well."""
+    """A context for running user code of `folder`. It disables bytecode, and at its end removes from `sys.modules` the
+    folder's modules whose names another configuration could use as well."""
     _refresh_outside()
     known = set(sys.modules)
     with _quiet_lock:
@@ -157,12 +157,12 @@ def running(folder: str) -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    """A message or name with modules called as the user calls them."""
+    """A message or name with the user's own module names."""
     return re.sub(rf"{BESIDE}[0-9a-f]+_\d+\.", "", text)
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes when a file does; empty where there is none."""
+    """Times, size and inode, which change with a file; empty where the file does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -181,14 +181,14 @@ def _new(folder: str) -> Package:
 
 
 def by_value(module: str) -> None:
-    """Let classes and functions of a module travel by value where Ray is in use: no other process has that name."""
+    """Pickle classes and functions of a module by value where Ray is in use, since other processes lack the module."""
     cloudpickle = sys.modules.get("ray.cloudpickle")
     if cloudpickle is not None:
         cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
 def importable(folder: str) -> frozenset[str]:
-    """The modules and packages that lie in a folder, as files are named."""
+    """The names of the module files and packages in a folder."""
     try:
         return frozenset(
             entry.name
@@ -200,9 +200,9 @@ def importable(folder: str) -> frozenset[str]:
 
 
 class _Loader(SourceFileLoader):
-    """Source of a private package: executed with that package's `__import__`, never from or into bytecode."""
+    """Loads source in a private package, with that package's `__import__` and without bytecode caches."""
 
-    def __reduce__(self) -> tuple[Any, ...]:  # modules travel by value to processes without Stillhouse
+    def __reduce__(self) -> tuple[Any, ...]:  # processes without Stillhouse unpickle modules, too
         return SourceFileLoader, (self.name, self.path)
 
     def get_code(self, fullname: str) -> CodeType:
@@ -219,7 +219,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Importer:
-    """`__import__` as the code of a private package has it."""
+    """The `__import__` of code in a private package."""
 
     def __init__(self, package: Package) -> None:
         self.package = package
@@ -234,15 +234,15 @@ class _Importer:
             return self.importlib if found is importlib else found
         found = importlib.import_module(own)
         if fromlist:
-            found = builtins.__import__(own, globals, locals, fromlist, 0)  # which submodules it may import as well
-        if not _is_at_import(sys._getframe(1)):  # a call, and not a statement
+            found = builtins.__import__(own, globals, locals, fromlist, 0)  # which may import submodules as well
+        if not _is_at_import(sys._getframe(1)):  # a call, whose module name the import graph lacks
             for module in (own, *(f"{own}.{each}" for each in fromlist or ())):
                 observed.imported(sys.modules.get(module, found))
         return found if fromlist else sys.modules[f"{self.package.name}.{name.partition('.')[0]}"]
 
 
 class _Importlib(ModuleType):
-    """`importlib` as the code of a private package has it: `import_module` finds that package's modules."""
+    """The `importlib` of code in a private package: `import_module` finds that package's modules."""
 
     def __init__(self, package: Package) -> None:
         super().__init__("importlib")
@@ -281,8 +281,8 @@ class _Inside:
 
 
 class _Fallback:
-    """Finds what is imported by its plain name on behalf of a private package: by a library that is given the names of
-    modules, or by code that travelled here by value. Libraries' own import statements never end here."""
+    """Finds modules of a private package by their plain names: for libraries that get module names, and for code that
+    was unpickled by value. Libraries' own import statements do not use it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -294,7 +294,7 @@ class _Fallback:
 
 
 class _Alias(Loader):
-    """Gives a module that has another name in a private package."""
+    """Returns a module that has another name in a private package."""
 
     def __init__(self, own: str) -> None:
         self.own = own
@@ -311,7 +311,7 @@ class _Alias(Loader):
 
 
 def _calling() -> Package | None:
-    """The package whose code is running and wants something imported."""
+    """The package whose code requested the current import; None for other code."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and "importlib" in frame.f_code.co_filename:
         frame = frame.f_back
@@ -323,7 +323,7 @@ def _calling() -> Package | None:
             top, *inner = name.split(".")
             if top in _packages:
                 return _packages[top]
-            if isinstance(file, str):  # code that travelled by value
+            if isinstance(file, str):  # unpickled by value
                 depth = len(inner) + (Path(file).name == "__init__.py")
                 return of(str(Path(file).parents[depth - 1]))
         frame = frame.f_back
@@ -331,7 +331,7 @@ def _calling() -> Package | None:
 
 
 def _is_at_import(frame: FrameType) -> bool:
-    """Whether what a frame executes is an import statement."""
+    """Whether a frame currently executes an import statement."""
     return frame.f_code.co_code[frame.f_lasti] == IMPORT_NAME
 
 
@@ -350,7 +350,7 @@ def _forget(folder: str, known: set[str]) -> None:
 
 
 def _refresh_outside() -> None:
-    """Let the user's modules on PYTHONPATH be imported anew where one has changed since user code imported it."""
+    """Remove the user's modules on PYTHONPATH from `sys.modules` where one has changed since user code imported it."""
     if all(stamp(path) == seen for stamps in _outside.values() for path, seen in stamps.items()):
         return
     for name in _outside:
@@ -360,4 +360,4 @@ def _refresh_outside() -> None:
 
 
 sys.meta_path.insert(0, _Inside())
-sys.meta_path.append(_Fallback())  # here, since code that travelled by value comes before any package is made
+sys.meta_path.append(_Fallback())  # at import, since code by value may arrive before any package exists

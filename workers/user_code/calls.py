@@ -1,4 +1,4 @@
-"""Calls of the user's own code while a request is checked: whatever it raises is a `RequestError`."""
+"""Calls of the user's own code during validation of a request: any exception becomes a `RequestError`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from workers.errors import RequestError
 
 @contextmanager
 def checked(before: str, after: str = ".", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """What the block raises leaves it as a `RequestError`: `before`, the exception, `after`.
+    """Convert the block's exceptions to `RequestError` with the message `before`, the exception, `after`.
 
-    A `RequestError`, and the classes of `but`, leave it as they are.
+    A `RequestError` and the classes in `but` are not converted.
     """
     passed: tuple[type[Exception], ...] = (RequestError, *but)
     try:
         yield
     except passed:
         raise
-    except (Exception, SystemExit) as error:  # also of sys.exit() in a model
+    except (Exception, SystemExit) as error:  # SystemExit: a model may call sys.exit()
         raise RequestError(f"{before} {type(error).__name__}: {error}{after}") from error

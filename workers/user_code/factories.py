@@ -1,8 +1,12 @@
-"""`module:function` -> what the function returns.
+"""Factories: functions of user code, named as `module:function`.
 
-Where a module is looked for, first to last: beside the configuration (or in `folder:`, a key beside `factory:`, which
-is relative to the configuration); where Python itself finds modules (installed, or on PYTHONPATH); in the working
-directory of the command, which is settled when the configuration is loaded, since other processes have others.
+The search order for a module:
+
+1. beside the configuration, or in `folder:`, a key beside `factory:` and relative to the configuration;
+2. where Python itself finds modules: installed, or on PYTHONPATH;
+3. in the working directory of the command. It is resolved when the configuration is loaded, since other processes have
+   other working directories.
+
 A module beside the configuration may have any name: see `workers.user_code.beside`.
 """
 
@@ -25,9 +29,10 @@ from workers.user_code.beside import BESIDE as BESIDE
 from workers.user_code.origins import HOME, STILLHOUSE, distributions
 
 JOB_FOLDER = "STILLHOUSE_JOB_FOLDER"
-"""Set in the processes of a job: where its configuration lies, within the job's working folder; absolute once found."""
+"""Environment variable in the processes of a job: the folder of its configuration, relative to the job's working
+folder; `processes.settle` makes it absolute."""
 LONGEST_NAME = 256
-"""Characters of a text that may name a file."""
+"""Maximal number of characters of a text that may name a file."""
 
 
 def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
@@ -51,7 +56,7 @@ def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
 def load(factory: str, folder: str) -> Any:
     """The function that `factory` names.
 
-    Raises: `RequestError` where the module or function is missing; the module is executed.
+    This executes the module. Raises: `RequestError` where the module or function is missing.
     """
     module_name, _, function_name = factory.partition(":")
     module = _module(module_name, folder, factory)
@@ -66,17 +71,19 @@ def load(factory: str, folder: str) -> Any:
 
 
 def working_folder() -> str:
-    """The folder that this process was started for: in a job's processes that of the configuration, which
-    `processes.settle` found. Ray Train changes the working directory of its workers."""
+    """The working folder of the command; in a job's processes the folder of the configuration (`processes.settle`).
+
+    It may differ from the current directory, since Ray Train changes that of its workers.
+    """
     folder = os.environ.get(JOB_FOLDER, "")
     return folder if os.path.isabs(folder) else os.getcwd()
 
 
 def locate(factory: str, folder: str) -> str:
-    """The folder that `factory` is to be loaded from in every process: the working directory where only that has its
-    module, else `folder`. Executes nothing."""
+    """The folder from which every process loads `factory`: the working directory where only that has the module, else
+    `folder`. Executes no code."""
     name, here = factory.partition(":")[0], working_folder()
-    is_name = all(part.isidentifier() for part in name.split("."))  # else the configuration is refused for it
+    is_name = all(part.isidentifier() for part in name.split("."))  # invalid names are rejected by schema validation
     return here if is_name and private_root(name, folder) == here else folder
 
 
@@ -95,9 +102,9 @@ def private_root(name: str, folder: str) -> str | None:
 
 
 def digest(factory: str, folder: str) -> str:
-    """sha256 over the source files of `factory`, as text: a label of its code that needs none of it executed.
+    """sha256 over the source text of `factory`; executes no code.
 
-    Beside the configuration: its file and those that it imports from there. Installed: its distribution's version.
+    Beside the configuration: its file and the files that it imports from there. Installed: its distribution's version.
     """
     found = _sources(factory, folder)
     if not found:
@@ -107,7 +114,7 @@ def digest(factory: str, folder: str) -> str:
 
 
 def needs(factory: str, folder: str) -> dict[str, str]:
-    """Installed distributions, and their versions, that `factory` is in, or that its files beside the configuration
+    """Versions of the installed distributions that contain `factory`, or that its files beside the configuration
     import."""
     sources = _sources(factory, folder)
     modules = [name for content in sources.values() for name in _imports(content)] or [factory.partition(":")[0]]
@@ -119,8 +126,8 @@ def needs(factory: str, folder: str) -> dict[str, str]:
 
 
 def files(factory: str, folder: str) -> dict[Path, bytes]:
-    """The files beside the configuration that `factory` follows from: its code, and what that code was seen to read in
-    this process. None where it is installed. See `provenance.files_of` for one model's."""
+    """The files beside the configuration that `factory` depends on: its code, and the files that this code has read in
+    this process. Empty where it is installed. See `provenance.files_of` for the files of one model."""
     found = _sources(factory, folder)
     read = {path for file in found for path in observed.opened_by(os.path.abspath(file))}
     for path in sorted(read):
@@ -131,7 +138,7 @@ def files(factory: str, folder: str) -> dict[Path, bytes]:
 
 
 def within(path: Path, folder: str) -> Path | None:
-    """`path` relative to `folder`, whatever links lead there; None where it lies outside."""
+    """`path` relative to `folder`, with or without resolving links; None where it lies outside."""
     for one, other in ((path, Path(os.path.abspath(folder))), (path.resolve(), Path(folder).resolve())):
         if folder and one.is_relative_to(other):
             return one.relative_to(other)
@@ -139,7 +146,7 @@ def within(path: Path, folder: str) -> Path | None:
 
 
 def texts(value: Any) -> list[str]:
-    """The texts in a factory's arguments that may be names of files."""
+    """The strings in a factory's arguments that may be file names."""
     if isinstance(value, dict):
         return [text for each in value.values() for text in texts(each)]
     if isinstance(value, (list, tuple)):
@@ -148,7 +155,7 @@ def texts(value: Any) -> list[str]:
 
 
 def _sources(factory: str, folder: str) -> dict[Path, bytes]:
-    """The Python files beside the configuration that `factory` is in, or imports from there; a package counts whole."""
+    """The Python files beside the configuration that contain `factory` or that it imports; of a package, all files."""
     found: dict[Path, bytes] = {}
     wanted = [factory.partition(":")[0]]
     while wanted:
@@ -164,7 +171,7 @@ def _sources(factory: str, folder: str) -> dict[Path, bytes]:
 
 
 def _imports(source: bytes) -> list[str]:
-    """The modules that a file imports by absolute names; none of one that does not parse."""
+    """The modules that a file imports by absolute names; empty where it does not parse."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -192,7 +199,7 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
 
     root = private_root(name, folder)
     try:
-        with beside.running(root or folder), seeded(0):  # what a module draws is the same in every process
+        with beside.running(root or folder), seeded(0):  # so that import-time random numbers agree across processes
             return importlib.import_module(name) if root is None else beside.load(name, root)
     except ModuleNotFoundError as error:
         missing = beside.plain(error.name or "")
@@ -201,7 +208,7 @@ def _module(name: str, folder: str, factory: str) -> ModuleType:
         raise _broken(factory, name, error) from error
     except RequestError:
         raise
-    except (Exception, SystemExit) as error:  # a script, perhaps, that ends when it is through
+    except (Exception, SystemExit) as error:  # SystemExit: a script may call sys.exit() at its end
         raise _broken(factory, name, error) from error
 
 

@@ -1,4 +1,4 @@
-"""A kind by its name: an entry of a table, or `module:Class`, found as factories are."""
+"""Creates a kind by its name: an entry of a table, or `module:Class`, loaded like a factory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def make(key: str, name: str, table: Mapping[str, Callable[..., T]], kwargs: dict[str, Any], folder: str) -> T:
-    """What the kind `name` makes of `kwargs`. key: where it is configured, such as `distillation.objective`.
+    """Create the kind `name` from `kwargs`. key: its key in the configuration, such as `distillation.objective`.
 
-    Raises: `RequestError` for an unknown kind, naming those that are known, and for settings that it does not take.
+    Raises: `RequestError` for an unknown kind, with the known ones, and for settings that the kind does not accept.
     """
     if ":" in name:
         made: T = factories.call(name, kwargs, folder)
@@ -30,6 +30,6 @@ def make(key: str, name: str, table: Mapping[str, Callable[..., T]], kwargs: dic
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """A sentence with the known name that is nearest to `name`, behind a space; empty where none is near."""
+    """A space and a sentence that suggests the known name most similar to `name`; empty where none is similar."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{found[0]}'?" if found else ""

@@ -1,6 +1,7 @@
-"""Which files user code opens while it runs, seen by an audit hook of the interpreter (PEP 578).
+"""Records which files user code opens, by an audit hook of the interpreter (PEP 578).
 
-Libraries that open files in C or Rust without Python's `open` raise no event; `data.depends_on` is for those.
+Libraries that open files in C or Rust without Python's `open` raise no audit event. The user lists such files in
+`data.depends_on`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Record:
 
     opened: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
-    """Of modules that were imported by a name that code made up, loaded already or not."""
+    """Files of modules that were imported by a name computed at run time, whether or not they were loaded before."""
     written: set[str] = field(default_factory=set)
 
     def read(self) -> set[Path]:
-        """The files that were only read and are still there; sources of modules included."""
+        """The files that were read, not written, and still exist; including sources of modules."""
         return {Path(path) for path in self.opened - self.written if os.path.isfile(path)}
 
 
@@ -46,7 +47,7 @@ _opened_by: defaultdict[str, set[str]] = defaultdict(set)
 
 @contextmanager
 def recording() -> Iterator[Record]:
-    """A record of what this thread opens during the block; blocks may be nested, and each record is complete."""
+    """Record the files that this thread opens during the block; nested blocks each have a complete record."""
     _install()
     record = Record()
     _thread.records.append(record)
@@ -57,7 +58,7 @@ def recording() -> Iterator[Record]:
 
 
 def imported(module: ModuleType) -> None:
-    """Note that user code imported a module by a name that it made up."""
+    """Record that user code imported a module by a name computed at run time."""
     file = getattr(module, "__file__", None)
     if isinstance(file, str) and is_users(file):
         for record in _thread.records:
@@ -65,19 +66,19 @@ def imported(module: ModuleType) -> None:
 
 
 def opened_by(source: str) -> set[Path]:
-    """The files that the code of one source file opened while it was recorded, in the whole life of this process."""
+    """The files that code of one source file has opened within any recording in this process."""
     return {Path(path) for path in _opened_by[source] if os.path.isfile(path)}
 
 
 @cache
 def _install() -> None:
-    sys.addaudithook(_hear)  # for the life of the process: a hook cannot be taken away
+    sys.addaudithook(_hear)  # once per process, since a hook cannot be removed
 
 
-def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> None:  # globals end before the hook
+def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> None:  # the hook outlives globals
     if event not in ("open", "sqlite3.connect") or not thread.records:
         return
-    records, thread.records = thread.records, []  # what follows may open files itself
+    records, thread.records = thread.records, []  # the code below may open files itself
     try:
         path, writes = _file(*arguments) if event == "open" else _file(arguments[0], "r", 0)
         if path is None or not is_users(path):
@@ -96,7 +97,7 @@ def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> 
 
 
 def _file(path: Any, mode: Any, flags: Any) -> tuple[str | None, bool]:
-    """The absolute path of an opened file, bytecode as its source, and whether it is opened to be changed."""
+    """The absolute path of an opened file, with bytecode mapped to its source, and whether it is opened for writing."""
     if not isinstance(path, (str, bytes, os.PathLike)):  # a descriptor
         return None, False
     name = os.path.abspath(os.fsdecode(path))
@@ -110,7 +111,7 @@ def _file(path: Any, mode: Any, flags: Any) -> tuple[str | None, bool]:
 
 
 def _on_behalf_of(frame: FrameType | None) -> str | None:
-    """The user's source file whose code opens something; None where a library is being imported."""
+    """The user's source file whose code opens a file; None during the import of a library."""
     while frame is not None:
         code = frame.f_code
         if is_users(code.co_filename):

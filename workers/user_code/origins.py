@@ -1,7 +1,7 @@
-"""Whose file it is: the user's own, or that of Python, of an installed package, or of Stillhouse.
+"""The origin of a file: the user, Python, an installed package, or Stillhouse.
 
-The user's own are those beside a configuration, on PYTHONPATH, in editable installs: whatever may change without a
-version that says so.
+The user's own files lie beside a configuration, on PYTHONPATH or in editable installs. They may change without a change
+of version.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 STILLHOUSE = frozenset({"workers", "orchestrator", "stillhouse"})
 """The top-level packages and modules of Stillhouse."""
 HOME = Path(__file__).resolve().parents[2]
-"""The folder that has them."""
+"""The folder that contains them."""
 SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 @cache
 def is_users(file: str) -> bool:
-    """Whether a file is the user's own: code or data that no version stands for."""
-    if file.startswith("<"):  # what Python calls code that is in no file
+    """Whether a file is the user's own, so that no version identifies its content."""
+    if file.startswith("<"):  # names such as <string>, for code without a file
         return False
     path = Path(file)
     if not path.is_absolute() or not INSTALLED.isdisjoint(path.parts):
@@ -42,16 +42,16 @@ def _not_the_users() -> tuple[Path, ...]:
 
 @cache
 def own_dependencies() -> frozenset[str]:
-    """The distributions that Stillhouse itself needs, and itself, by normalised name."""
+    """Stillhouse and the distributions that it requires, by normalised name."""
     try:
         needed = importlib.metadata.requires("stillhouse") or []
-    except importlib.metadata.PackageNotFoundError:  # a registered student, loaded where Stillhouse is not installed
+    except importlib.metadata.PackageNotFoundError:  # a registered student is loaded without Stillhouse
         needed = ["numpy", "torch"]
     return frozenset({"stillhouse", *(normalised(need) for need in needed if "extra ==" not in need)})
 
 
 def normalised(requirement: str) -> str:
-    """The name of a distribution as PEP 503 compares it, without version or extras."""
+    """The name of a distribution, normalised by PEP 503, without version or extras."""
     name = re.match(r"[\w.-]+", requirement)
     return re.sub(r"[-_.]+", "-", name[0] if name else requirement).lower()
 
@@ -62,5 +62,5 @@ def _owners() -> dict[str, list[str]]:
 
 
 def distributions(module: str) -> dict[str, str]:
-    """The installed distributions that a top-level module is in, with their versions."""
+    """The installed distributions that contain a top-level module, with their versions."""
     return {owner: importlib.metadata.version(owner) for owner in sorted(set(_owners().get(module, [])))}

@@ -1,9 +1,9 @@
-"""What a model follows from besides its weights: the inputs that decide whether earlier results are reused.
+"""The provenance of a model besides its weights: the inputs that decide whether earlier results are reused.
 
-They are found by building the model, watched (`observed`), in modules that are loaded anew for it (`beside`), and by
-following the code that its factory reaches (`reach`). A file that is read without Python's `open`, such as a
-safetensors file, counts where a constant of that code names it; else it shows in what is built, or is named by
-`data.depends_on`.
+This module builds the model in freshly loaded modules (`beside`) and records the files that the code opens
+(`observed`). It also follows the import graph of the factory (`reach`). A file that is read without Python's `open`,
+such as a safetensors file, is found where a constant of that code names it. Other such files only count through the
+built model, or through `data.depends_on`.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ logger = logging.getLogger(__name__)
 
 UNSET = "unset"
 SEED = 0
-"""From which a model is built to be looked at."""
+"""Seed with which a model is built for its provenance."""
 REMOTE = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime")
-"""What remote file systems call that which changes with a file."""
+"""Names in remote file systems for properties that change with a file."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What a factory follows from, and the state of everything that this was found in."""
+    """The inputs of a factory, and the state of all sources from which they were determined."""
 
     inputs: dict[str, Any]
     paths: dict[str, Path]
-    """The files, code included, that inputs name."""
+    """The files, including code, that the inputs name."""
     state: dict[str, Any]
 
 
 _known: dict[str, Examined] = {}
 _read_in_use: dict[str, set[Path]] = {}
-"""By `_key`: data files that networks opened while they answered."""
+"""By `_key`: data files that networks opened in their forward passes."""
 
 
 def of_factory(spec: FactorySpec, call: Callable[[], Any]) -> dict[str, Any]:
-    """The same of any factory, without `model` and `built`. call: uses the factory as it will be used, but briefly."""
+    """The inputs of any factory, without `model` and `built`. call: uses the factory briefly, but as a run does."""
     return examined(spec, call).inputs
 
 
 def versions() -> dict[str, str]:
-    """Versions that results may depend on and that decide nothing: of python, torch, numpy and stillhouse."""
+    """Versions of python, torch, numpy and stillhouse: results may depend on them, but they do not affect reuse."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "stillhouse"):
         try:
@@ -83,7 +83,7 @@ def check_depends_on(uris: Iterable[str]) -> None:
 
 @contextmanager
 def in_use(spec: FactorySpec) -> Iterator[None]:
-    """Count the files that are opened during the block, such as tables that a forward pass looks up, among `spec`'s."""
+    """Add files that are opened during the block, such as a forward pass's lookup tables, to the inputs of `spec`."""
     with observed.recording() as record:
         yield
     read = {path for path in record.read() if path.suffix != ".py"}
@@ -109,7 +109,7 @@ def examined(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
 def _look(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     module_name, _, function = spec.factory.partition(":")
     root = factories.private_root(module_name, spec.folder)
-    factories.load(spec.factory, spec.folder)  # first, since some code can be executed only once in a process
+    factories.load(spec.factory, spec.folder)  # first, since some code can run only once in a process
     with _one_thread():
         try:
             with beside.fresh(root) if root is not None else nullcontext():
@@ -121,7 +121,7 @@ def _look(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
 def _watch(
     spec: FactorySpec, call: Callable[[], Any], root: str | None, function: str, earlier: bool = False
 ) -> Examined:
-    """Use the factory twice and see what that takes. earlier: include what its code read before in this process."""
+    """Use the factory twice and record its inputs. earlier: include files that its code read before in this process."""
     with observed.recording() as record:
         results = [_described(call()) for _ in range(2)]
     package = beside.of(root) if root is not None else None
@@ -152,7 +152,7 @@ def _watch(
     }
     if isinstance(spec, ModelSpec | SklearnModel | OwnModel):
         places = {"folder", "depends_on", "path"}
-        implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys from before there were kinds
+        implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys of versions without kinds
         implied |= {"inputs"} if spec.inputs is None else set()
         inputs = {"model": spec.model_dump(mode="json", exclude=places | implied), **inputs}
         inputs["built"] = _agreed(spec, results[0].built, results[1].built)
@@ -168,8 +168,10 @@ def _watch(
 
 
 def _named_files(reach: Reach, spec: FactorySpec) -> set[Path]:
-    """Data files that constants of the reached code name, beside it or beside the configuration, or in a folder there
-    that another constant names, and those that `kwargs` name: what reads them may not be Python."""
+    """Data files that `kwargs` or constants of the reached code name, since code outside Python may read them.
+
+    Constants are relative to their file or to the configuration, or to a folder there that another constant names.
+    """
     found = {
         path for text in factories.texts(spec.kwargs) if (path := Path(os.path.abspath(spec.folder), text)).is_file()
     }
@@ -182,7 +184,7 @@ def _named_files(reach: Reach, spec: FactorySpec) -> set[Path]:
 
 
 def _state(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The present state of what `wanted` names: cheap to look at, and different where something has changed."""
+    """The current state of the sources in `wanted`: cheap to determine, and different after any change."""
     return {
         "stamps": {uri: _stamp(uri, missing=True) for uri in wanted["stamps"]},
         "environment": {name: os.environ.get(name) for name in wanted["environment"]},
@@ -191,7 +193,7 @@ def _state(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(paths: list[Path], folder: str) -> dict[Path, str]:
-    """What each file is called: relative to the folder, or else by its name, so that copies are called the same."""
+    """A label of each file: its path relative to the folder, or else its name, so that copies have the same label."""
     found: dict[Path, str] = {}
     for path in sorted(set(paths)):
         place = factories.within(path, folder)
@@ -212,15 +214,15 @@ def _packages(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _value(variable: str) -> str:
-    """A digest of the value of an environment variable, which may be a secret."""
+    """A digest of an environment variable's value; not the value itself, which may be a secret."""
     value = os.environ.get(variable)
     return UNSET if value is None else hashlib.sha256(f"{variable}={value}".encode()).hexdigest()
 
 
 def _stamp(uri: str, missing: bool = False) -> Stamp | str:
-    """What changes when a file does, or one in a folder. missing: whether there may be none.
+    """Properties that change with a file, or with a file in a folder. missing: whether the path may be missing.
 
-    Raises: `RequestError` where there is none.
+    Raises: `RequestError` where the path is missing and `missing` is False.
     """
     if storage.is_local(uri):
         path = Path(storage.filesystem(uri)[1])
@@ -254,7 +256,7 @@ def _digest(uri: str) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Some initial weights follow from the number of threads that computed them."""
+    """Use one thread, since some initial weights depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -267,11 +269,11 @@ def _one_thread() -> Iterator[None]:
 class _Described:
     built: dict[str, Any]
     types: list[tuple[str, str]]
-    """Module and name of the classes and functions that the built module is made of."""
+    """Module and name of the classes and functions in the built module."""
 
 
 def _described(built: Any) -> _Described:
-    """What a factory returned, without holding on to it."""
+    """A description of a factory's result that keeps no reference to it."""
     if not isinstance(built, nn.Module):
         return _Described({}, [])
     tensors = {
@@ -310,14 +312,14 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
-    """The plain values among a module's own attributes, which are not in its state."""
+    """The plain values among a module's own attributes, which its `state_dict` lacks."""
     internal = vars(nn.Module()).keys()
     values = ((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in internal)
     return [(name, value) for name, value in values if value is not NotImplemented]
 
 
 def _plain(value: Any) -> Any:
-    """A value of which `repr` says all; NotImplemented for what is none."""
+    """A plain value that `repr` describes completely; NotImplemented for other values."""
     if isinstance(value, Tensor):
         if is_lazy(value) or value.is_meta or value.layout != torch.strided:
             return _shape(value)
@@ -346,7 +348,7 @@ def _hash(parts: Iterable[list[Any]]) -> str:
 
 
 def _made_of(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Where the code of a built module is: its classes, and those of what it holds."""
+    """Module and name of the user's code in a built module: its classes, and those of its attributes."""
     held: list[Any] = [module]
     for value in vars(module).values():
         held += value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else [value]

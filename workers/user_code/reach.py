@@ -1,10 +1,9 @@
-"""Which of the user's code a function can reach, and a digest of it that comments and formatting leave alone.
+"""The user's code that a function can reach, and a digest of it that ignores comments and formatting.
 
-Names are followed from the function through definitions, constants and imports, over all files that are the user's own
-(`workers.user_code.origins`). A module that is loaded on the way also counts with its statements that run for their
-effects.
-Where reached code looks names up at run time (`eval`, `globals`, ...) all that is loaded counts whole. What cannot be
-told from the text counts: a digest that changes needlessly costs time, one that does not costs a wrong result.
+The analysis follows names from the function through definitions, constants and imports, in all files of the user
+(`workers.user_code.origins`). Statements with side effects in each loaded module are reached, too. Where reached code
+looks names up at run time (`eval`, `globals`, ...), all loaded modules are reached completely. Code that the analysis
+cannot decide is reached: a digest that changes needlessly costs time, one that misses a change costs a wrong result.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from workers.user_code.beside import BESIDE, Package, plain
 from workers.user_code.origins import STILLHOUSE, is_users
 
 LOOKUPS = frozenset({"eval", "exec", "globals"})
-"""Builtins by which code reaches what it does not name."""
+"""Builtins that reach code without naming it."""
 LOADS = frozenset({"import_module", "__import__", "spec_from_file_location", "run_path", "run_module"})
 HARMLESS_DECORATORS = frozenset(
     {"abc", "builtins", "contextlib", "dataclasses", "enum", "functools", "numpy", "torch", "types", "typing"}
 )
-"""Top-level modules whose decorators keep no list of what they decorate."""
+"""Top-level modules whose decorators do not register the decorated objects."""
 Chain = tuple[str, ...]
 """A name and the attributes that follow it: `nets.core.Net`."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an import gives a name to: a module, or `attribute` of it."""
+    """The object that an import binds to a name: a module, or its `attribute`."""
 
     module: str
     attribute: str | None = None
@@ -49,13 +48,13 @@ class Target:
 
 @dataclass(eq=False)
 class Source:
-    """One file of the user's as a module, and what of it is reached."""
+    """A file of the user as a module, and the reached parts of it."""
 
     module: str
     file: Path
     statements: list[ast.stmt]
     bound: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """The statements that define or change each of its names; plain imports apart."""
+    """Indices of the statements that define or change each name, except imports."""
     imports: defaultdict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     stars: list[str] = field(default_factory=list)
     reached: set[int] = field(default_factory=set)
@@ -64,11 +63,11 @@ class Source:
 
     @property
     def package(self) -> str:
-        """What its relative imports start from."""
+        """The package from which its relative imports start."""
         return self.module if self.file.name == "__init__.py" else self.module.rpartition(".")[0]
 
     def content(self) -> str:
-        """sha256 over what is reached, the same wherever in the file it stands."""
+        """sha256 over the reached parts, independent of their positions in the file."""
         parts = sorted(f"import {name}" for name in self.reached_imports)
         kept = [self.statements[n] for n in sorted(self.reached)]
         parts += [json.dumps(canonical(each)) for each in sorted(kept, key=_definition)]
@@ -76,38 +75,38 @@ class Source:
 
 
 class Reach:
-    """The user's code that `start` and `file` reach. package: of the modules beside the configuration."""
+    """The user's code that `start` and `file` reach. package: that of the modules beside the configuration."""
 
     def __init__(self, package: Package | None) -> None:
         self.package = package
         self.sources: dict[str, Source | None] = {}
         self.binaries: set[Path] = set()
         self.installed: set[str] = set()
-        """Top-level modules that are imported from elsewhere."""
+        """Top-level modules of installed packages that are imported."""
         self.environment: set[str] = set()
-        """Variables that reached code names."""
+        """Environment variables that reached code names."""
         self.texts: set[tuple[Path, str]] = set()
-        """Constants of reached code, each with its file: some name data files."""
+        """String constants of reached code, each with its file; some name data files."""
         self.whole_files: set[Path] = set()
-        """Files that may be executed, though nothing names them."""
+        """Files that may be executed, though no import names them."""
         self.looks_up = False
         self._loaded: set[str] = set()
         self._names: set[tuple[str, str, Chain]] = set()
 
     def start(self, module: str, name: str) -> None:
-        """Reach `name` of `module`, and all that follows."""
+        """Reach `name` of `module`, and all code that it reaches."""
         source = self._load(module)
         if source is not None:
             self._name(source, name)
         self._settle()
 
     def opened(self, path: Path) -> None:
-        """Reach a whole file of code that was read, unless an import statement names it."""
+        """Reach a whole source file that was read, unless an import statement names it."""
         if all(source is None or source.file != path for source in self.sources.values()):
             self.file(path)
 
     def file(self, path: Path) -> None:
-        """Reach a whole file, which was imported by a name that code made up."""
+        """Reach a whole file that was imported by a name computed at run time."""
         loaded = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == str(path)]
         own = [name for name in loaded if self.package and name.startswith(self.package.name)]
         named = next(iter(own or [name for name in loaded if not name.startswith(BESIDE)]), None)
@@ -120,11 +119,11 @@ class Reach:
         self._settle()
 
     def reached(self) -> Iterator[Source]:
-        """The files of which something counts."""
+        """The files with reached parts."""
         return (source for source in self.sources.values() if source and (source.reached or source.reached_imports))
 
     def loaded(self) -> list[Source]:
-        """Every file of the user's that importing the reached modules executes."""
+        """Every file of the user that is executed by importing the reached modules."""
         return [source for name in sorted(self._loaded) if (source := self.sources[name]) is not None]
 
     def _settle(self) -> None:
@@ -135,7 +134,7 @@ class Reach:
                 self._whole(source)
 
     def _source(self, module: str) -> Source | None:
-        """The user's source of a module by its full name; None where it is not the user's, or is nowhere."""
+        """The user's source of a module by its full name; None where it does not exist or is not the user's."""
         if module not in self.sources:
             file = _file_of(module)
             if file is None or not is_users(file):
@@ -153,7 +152,7 @@ class Reach:
         return own or name
 
     def _load(self, module: str) -> Source | None:
-        """What importing a module executes: it, the packages that it is in, and what they import."""
+        """Reach the code that importing a module executes: its own, that of its parent packages, and their imports."""
         parent = module.rpartition(".")[0]
         if parent and parent not in self._loaded:
             self._load(parent)
@@ -175,7 +174,7 @@ class Reach:
         return source
 
     def _loads(self, target: Target, source: Source) -> Source | None:
-        """Load what an import statement names; the source of the module that is its target."""
+        """Load the modules that an import statement names; returns the source of the target module."""
         full = self._full(target.module, source)
         loaded = self._load(full)
         if target.attribute is not None and (loaded is None or target.attribute not in loaded.bound):
@@ -190,7 +189,7 @@ class Reach:
             self.installed.add(top)
 
     def _name(self, source: Source, name: str, attributes: Chain = ()) -> None:
-        """Reach a name at the top level of a file, and attributes of it where it is a module."""
+        """Reach a top-level name of a file, and its attributes where it is a module."""
         if (source.module, name, attributes) in self._names:
             return
         self._names.add((source.module, name, attributes))
@@ -214,7 +213,7 @@ class Reach:
         self._module(module, attributes if target.attribute is None else (target.attribute, *attributes))
 
     def _module(self, module: str, attributes: Chain) -> None:
-        """Reach an attribute of a module; all of it where it is used as a value."""
+        """Reach an attribute of a module, or the whole module where it is used as a value."""
         source = self._load(module)
         if not attributes:
             if source is not None:
@@ -225,7 +224,7 @@ class Reach:
             self._name(source, attributes[0], attributes[1:])
         elif self._source(inner) is not None:
             self._module(inner, attributes[1:])
-        elif source is not None:  # `__dict__`, or made at run time
+        elif source is not None:  # `__dict__`, or an attribute that is created at run time
             self._whole(source)
 
     def _whole(self, source: Source) -> None:
@@ -269,8 +268,10 @@ class Reach:
             self._name(source, name, chain[1:])
 
     def _all_around(self, source: Source) -> None:
-        """Count all that code may import which computes the names of modules. Where Python's own import loaded it, it
-        is not observed each time, so every file of its package counts."""
+        """Reach all files that code may import under computed names: every file of its package.
+
+        Python's own import executes a module only once per process, so observation may miss its later imports.
+        """
         root = _file_of(_top(source.module)) or ""
         paths = Path(root).parent.rglob("*.py") if root.endswith("__init__.py") else ()
         for path in sorted({*paths, *observed.opened_by(str(source.file))}):
@@ -279,7 +280,7 @@ class Reach:
 
 
 def canonical(node: Any) -> Any:
-    """A syntax tree as nested lists: without places, docstrings and what Python versions add to it when it is empty."""
+    """A syntax tree as nested lists, without positions, docstrings, and the empty fields of some Python versions."""
     if isinstance(node, ast.AST):
         fields = ((name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment"))
         return [type(node).__name__, *([name, canonical(v)] for name, v in fields if v is not None and v != [])]
@@ -289,7 +290,7 @@ def canonical(node: Any) -> Any:
 
 
 def whole_file(path: Path) -> str:
-    """sha256 over all of a Python file, without comments, docstrings and formatting; of other files, over the bytes."""
+    """sha256 over a whole Python file without comments, docstrings and formatting; of other files, over the bytes."""
     content = path.read_bytes()
     with contextlib.suppress(SyntaxError, ValueError):
         content = json.dumps(canonical(ast.parse(content))).encode()
@@ -297,7 +298,7 @@ def whole_file(path: Path) -> str:
 
 
 def _file_of(module: str) -> str | None:
-    """The file of what is loaded under this name, else of what an import would load."""
+    """The file of the loaded module of this name, else the file that an import would load."""
     loaded = sys.modules.get(module)
     if loaded is not None:
         file = getattr(loaded, "__file__", None)
@@ -307,7 +308,7 @@ def _file_of(module: str) -> str | None:
         return None
     try:
         spec = importlib.util.find_spec(module)
-    except Exception:  # of the packages that it is in, which this executes
+    except Exception:  # find_spec executes the parent packages
         return None
     return None if spec is None or not spec.has_location else spec.origin
 
@@ -333,14 +334,14 @@ def _parsed(module: str, path: Path) -> Source | None:
 
 
 def _imports(source: Source, statements: Iterable[ast.stmt], functions: bool) -> Iterator[tuple[str, Target]]:
-    """The names that import statements bind, with what they mean; those in functions too, or not."""
+    """The names that import statements bind, with their targets. functions: whether to include functions' bodies."""
     waiting: list[ast.AST] = [*statements]
     while waiting:
         node = waiting.pop(0)
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield name.asname or name.name.partition(".")[0], Target(name.name if name.asname else _top(name.name))
-                if not name.asname and "." in name.name:  # binds the first part, and loads all
+                if not name.asname and "." in name.name:  # binds the first part, and loads all parts
                     yield f".{name.name}", Target(name.name)
         elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
             base = "." * node.level + (node.module or "")
@@ -356,12 +357,12 @@ def _top(name: str) -> str:
 
 
 def _compiled(statement: ast.stmt) -> CodeType:
-    """Bytecode, from which scopes can be read; with annotations, which libraries may evaluate."""
+    """Bytecode, which shows the scope of each name; includes annotations, since libraries may evaluate them."""
     return compile(ast.Module([statement], type_ignores=[]), "<statement>", "exec", dont_inherit=True)
 
 
 def _global_names(code: CodeType) -> set[str]:
-    """The names outside of it that code uses or assigns, as Python's own rules of scope tell them."""
+    """The global names that code uses or assigns, by Python's own rules of scope."""
     scopes = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     found = {each.argval for each in dis.get_instructions(code) if each.opname in scopes}
     return found.union(*(_global_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
@@ -372,7 +373,7 @@ def _stored_names(code: CodeType) -> set[str]:
 
 
 def _changed_name(statement: ast.stmt) -> list[str]:
-    """The name of what `TABLE["a"] = f`, `table.width = 1` or `table.update(...)` changes."""
+    """The name of the object that `TABLE["a"] = f`, `table.width = 1` or `table.update(...)` changes."""
     places: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
         places = [target for target in statement.targets if isinstance(target, (ast.Attribute, ast.Subscript))]
@@ -389,7 +390,7 @@ def _changed_name(statement: ast.stmt) -> list[str]:
 
 
 def _chains(statement: ast.AST) -> set[Chain]:
-    """The names in a statement with the attributes that follow them."""
+    """The names in a statement, each with its attributes."""
     found: set[Chain] = set()
     waiting = [statement]
     while waiting:
@@ -410,7 +411,7 @@ def _chains(statement: ast.AST) -> set[Chain]:
 
 
 def _has_effects(statement: ast.stmt, source: Source) -> bool:
-    """Whether a statement does more than define names, or change what this file itself defines."""
+    """Whether a statement has side effects besides defining names and changing objects of this file."""
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass, ast.Global)) or _is_text(statement):
         return False
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -440,7 +441,7 @@ def _is_harmless(decorator: ast.expr, source: Source) -> bool:
 
 
 def _only_imported(source: Source) -> list[str]:
-    """Modules that a file imports and never names: for what their import does."""
+    """Modules that a file imports but never uses, so for the effects of the import."""
     if source.file.name == "__init__.py":
         return []
     tree = ast.Module(source.statements, type_ignores=[])
@@ -473,7 +474,7 @@ def _environment(statement: ast.stmt, source: Source) -> Iterator[str]:
 
 
 def _constants(key: ast.AST | None, source: Source) -> list[str]:
-    """The text that an expression is: written there, or as a constant of the file."""
+    """The string value of an expression: a literal, or a constant of the file."""
     if isinstance(key, ast.Constant):
         return [key.value] if isinstance(key.value, str) else []
     if not isinstance(key, ast.Name):
@@ -484,7 +485,7 @@ def _constants(key: ast.AST | None, source: Source) -> list[str]:
 
 
 def _texts(statement: ast.stmt) -> set[str]:
-    """The constants in a statement that may be names of files."""
+    """The string constants in a statement that may be file names."""
     return set(factories.texts([node.value for node in ast.walk(statement) if isinstance(node, ast.Constant)]))
 
 
@@ -500,12 +501,12 @@ def _looks_up(statement: ast.stmt, chains: Iterable[Chain]) -> bool:
 
 
 def _is_text(node: Any) -> bool:
-    """Whether a statement is a docstring, or another constant that does nothing."""
+    """Whether a statement is a docstring or another constant without effect."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_never(node: ast.AST) -> bool:
-    """Whether it is an `if` whose body an import does not execute, and that has nothing else."""
+    """Whether the node is an `if` without `else` whose body is not executed on import."""
     if not isinstance(node, ast.If) or node.orelse:
         return False
     if isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Eq):
@@ -517,5 +518,5 @@ def _is_never(node: ast.AST) -> bool:
 
 
 def _definition(statement: ast.stmt) -> str:
-    """What statements are sorted by: definitions by their name, then all else in its order."""
+    """The sort key of a statement: the name of a definition; other statements keep their order."""
     return getattr(statement, "name", "~")
