@@ -111,10 +111,7 @@ class AugmentedColumns(Columns):
         ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         of = Columns(self.columns, self.positions, self.elements_of)[ids % (len(self) // self.views)]
         # a copy, since a transform may write to it, and rows that follow one another are a view of the data
-        own = {
-            n: Ragged.packed(c.flat.copy(), c.lengths) if isinstance(c, Ragged) else c for n, c in of.columns.items()
-        }
-        found = Columns(_columns(made(self, own, ids)), of.positions, of.elements_of)
+        found = Columns(_columns(made(self, _writable(of), ids)), of.positions, of.elements_of)
         return found if self.only is None else found.chosen(self.only)
 
     @property
