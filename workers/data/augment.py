@@ -110,7 +110,6 @@ class AugmentedColumns(Columns):
     def __getitem__(self, rows: slice | Index) -> Columns:
         ids: Index = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         of = Columns(self.columns, self.positions, self.elements_of)[ids % (len(self) // self.views)]
-        # a copy, since a transform may write to it, and rows that follow one another are a view of the data
         found = Columns(_columns(made(self, _writable(of), ids)), of.positions, of.elements_of)
         return found if self.only is None else found.chosen(self.only)
 
