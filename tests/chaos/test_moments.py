@@ -27,9 +27,11 @@ def watched(real):
 
 def look(source, target):
     if fnmatch.fnmatch(os.path.basename(os.fspath(target)), os.environ["TEST_FILE"]):
-        with open(times, "a") as file:
-            file.write(".")
-        if os.path.getsize(times) == int(os.environ["TEST_TIME"]):
+        file = os.open(times, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(file, b".")
+        number = os.lseek(file, 0, os.SEEK_CUR)  # of this write, also where threads write at the same time
+        os.close(file)
+        if number == int(os.environ["TEST_TIME"]):
             os.truncate(source, os.path.getsize(source) // 2)
             os.kill(int(os.environ["TEST_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
