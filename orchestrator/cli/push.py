@@ -44,7 +44,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     config = _config(folder, overrides)
     mlflow_uri.reach(config.tracking.uri)
     systems = [system.name for system in report.systems]
-    stages = [f"stage-{stage.name}" for stage in config.training_stages[:-1]]  # of the student, before the last
+    stages = [stage.system for stage in config.training_stages[:-1]]  # of the student, before the last
     histories = {name: _history(folder, name) for name in (*systems, *stages)}
     record = tracking_record.read(folder)
     if record is None:

@@ -69,13 +69,14 @@ class RunConfig(Spec):
         """The stages of the student's training, in order; the result of the last is the student."""
         student = self.student
         if student.stages is None:
-            return (TrainingStage("", self.distillation, student.training, student.initial),)
+            return (TrainingStage("", STUDENT, self.distillation, student.training, student.initial),)
         found = []
         for number, stage in enumerate(student.stages):
             first = PREVIOUS if number else student.initial
             initial = stage.initial if stage.initial != PREVIOUS else first
             loss = _loss_of(self.distillation, stage)
-            found.append(TrainingStage(stage.name, loss, stage.training or student.training, initial))
+            system = STUDENT if stage is student.stages[-1] else f"stage-{stage.name}"
+            found.append(TrainingStage(stage.name, system, loss, stage.training or student.training, initial))
         return tuple(found)
 
     @property
@@ -115,14 +116,20 @@ class RunConfig(Spec):
         return yaml_text.dump(self.model_dump(mode="json", exclude_none=True))
 
 
+STUDENT = "student"
+"""The name of the student among a run's systems."""
+
+
 @dataclass(frozen=True)
 class TrainingStage:
     """A stage of the student's training.
 
-    name: empty for a single stage. initial: `PREVIOUS`, or the URI of the initial weights; None: random ones.
+    name: empty for a single stage. system: what it makes, `student` in the last stage and `stage-<name>` before it.
+    initial: `PREVIOUS`, or the URI of the initial weights; None: random ones.
     """
 
     name: str
+    system: str
     loss: DistillationSpec
     training: AnyTraining
     initial: str | None

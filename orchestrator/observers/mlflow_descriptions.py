@@ -38,9 +38,8 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
     }
-    *earlier, last = config.training_stages
-    for key, stage in {**{f"stage-{each.name}": each for each in earlier}, "student": last}.items():
-        recipes[key] = {"model": student.model, "training": stage.training, "distillation": stage.loss}
+    for stage in config.training_stages:
+        recipes[stage.system] = {"model": student.model, "training": stage.training, "distillation": stage.loss}
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
              for key, value in recipes[name if role == "stage" else role].items() if value is not None}  # fmt: skip
     return flat(found)

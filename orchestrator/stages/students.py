@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.config.run_config import STUDENT
 from orchestrator.config.schema import PREVIOUS
 from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import training
@@ -13,7 +14,7 @@ from orchestrator.stages.soft_targets import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.models.torch_module import seed_of
 
-BASELINE, STUDENT, STAGE = "baseline", "student", "stage"
+BASELINE, STAGE = "baseline", "stage"
 
 
 def baseline(run: Context) -> Trained:
@@ -27,12 +28,11 @@ def baseline(run: Context) -> Trained:
 def student(run: Context, made: SoftTargetPass) -> Trained:
     """Train the student on the soft targets `made`, stage by stage; the last stage's weights are the student."""
     spec, seed = run.config.student, run.config.seed
-    *earlier, last = run.config.training_stages
     done: list[Trained] = []
-    for each in (*earlier, last):
+    for each in run.config.training_stages:
         begun = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
         job = StudentJob(
-            STUDENT if each is last else f"{STAGE}-{each.name}",
+            each.system,
             spec.model,
             each.training,
             seed_of(seed, STUDENT, each.name) if done else seed_of(seed, STUDENT),
@@ -42,7 +42,7 @@ def student(run: Context, made: SoftTargetPass) -> Trained:
             store_content=made.content,
             initial=begun,
         )
-        done.append(_train(run, job, STUDENT if each is last else STAGE))
+        done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
 
 

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.integration.test_objective_in_a_run import OWN as TERMS
+
 pytestmark = pytest.mark.slow
 
 PACKAGE = '''
@@ -29,9 +31,7 @@ from torch import nn
 from workers.data.collate import Collator, NamedInputs
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
-from workers.losses import Term
 from workers.models.predictor import Outputs, Predictor
-from workers.signals import Signal
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -120,23 +120,6 @@ class Table(Predictor):
         return Outputs(3.0 * nn.functional.one_hot(tag, 3).float())
 
 
-class Squared(Term):
-    """A term: squared distance of probabilities."""
-
-    needs = frozenset({Signal.PROBABILITIES})
-
-    def __call__(self, outputs, batch):
-        apart = torch.softmax(outputs.logits, -1) - batch.soft.events(outputs.logits.dtype)
-        return apart.square().sum(), batch.rows
-
-
-class Late:
-    """A schedule."""
-
-    def __call__(self, done):
-        return done**3
-
-
 def surest(probabilities):
     """A rule of member weights."""
     return probabilities.max(dim=-1).values
@@ -154,6 +137,7 @@ def test_every_kind_from_a_package_of_ones_own(tmp_path: Path) -> None:
     work.mkdir()
     (package / "__init__.py").write_text("")
     (package / "kinds.py").write_text(PACKAGE)
+    (package / "terms.py").write_text(TERMS)
     rng = np.random.default_rng(0)
     for name, count in (("train", 400), ("test", 200), ("more", 100)):
         words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(2, 12))) for _ in range(count)]
@@ -177,7 +161,7 @@ def test_every_kind_from_a_package_of_ones_own(tmp_path: Path) -> None:
             "resources_per_member": {"num_cpus": 0.5},
         },
         "distillation": {"objective": [
-            {"term": "outside.kinds:Squared", "weight": {"from": 1.0, "to": 2.0, "schedule": "outside.kinds:Late"}},
+            {"term": "outside.terms:Brier", "weight": {"from": 1.0, "to": 2.0, "schedule": "outside.terms:Late"}},
             {"term": "soft", "weight": 0.5},
         ]},
         "student": {

@@ -48,7 +48,7 @@ class Split:
     @cached_property
     def rows(self) -> Positions:
         """The rows of `y`: one for each example, or one for each of its positions."""
-        where = self.x.positions if isinstance(self.x, Columns) else None
+        where = examples.explicit_positions(self.x)
         return examples.positions_of(self.x, len(self.y) if where is None else len(where))
 
     def __len__(self) -> int:
@@ -109,8 +109,7 @@ class Dataset:
     @property
     def numbering(self) -> Numbering:
         """Maps examples of the transfer set to rows of the user's data."""
-        x = self.transfer.x
-        where = x.positions if isinstance(x, Columns) else None
+        where = examples.explicit_positions(self.transfer.x)
         return Numbering(len(self.transfer), self.views, self.kept, self.given, where)
 
     def noted(self, *notes: str) -> Dataset:
@@ -128,8 +127,9 @@ class Dataset:
         found = {}
         for name, split in splits.items():
             hashed = hashlib.sha256(self._digest(name, split.x).encode() + split.y.tobytes())
-            if isinstance(split.x, Columns) and split.x.positions is not None:  # those that are left have labels
-                hashed.update(examples.digest_column(split.x.positions).encode())
+            where = examples.explicit_positions(split.x)
+            if where is not None:  # those that are left have labels
+                hashed.update(examples.digest_column(where).encode())
             found[name] = hashed.hexdigest()
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found

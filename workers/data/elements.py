@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from workers.data.arrays import Index
-from workers.data.examples import AnyColumn, Columns, Examples, columns_of
+from workers.data.examples import AnyColumn, Columns, Examples, columns_of, explicit_positions
 from workers.data.labels import UNLABELLED
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -78,7 +78,7 @@ def _check(name: str, x: Columns, positions: Ragged, column: str, lengths: Index
 
 def check_each_has_one(name: str, x: Examples) -> None:
     """Raise `RequestError` where an example for training has no position."""
-    where = x.positions if isinstance(x, Columns) else None
+    where = explicit_positions(x)
     if where is not None and not where.lengths.all():
         without = np.flatnonzero(where.lengths == 0)
         raise RequestError(
@@ -92,7 +92,7 @@ def labelled(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
 
     Raises: `RequestError` where no position has a label.
     """
-    where = x.positions if isinstance(x, Columns) else None
+    where = explicit_positions(x)
     if where is None or not isinstance(x, Columns) or not (y == UNLABELLED).any():
         return x, y
     has = y != UNLABELLED

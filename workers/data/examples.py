@@ -67,9 +67,14 @@ def columns_of(x: Examples) -> Mapping[str, AnyColumn]:
     return x.columns if isinstance(x, Columns) else {X: x}
 
 
+def explicit_positions(x: Examples) -> Ragged | None:
+    """The elements of each example that get their own distribution; None where the example as a whole gets one."""
+    return x.positions if isinstance(x, Columns) else None
+
+
 def positions_of(x: Examples, examples: int) -> Positions:
     """The number of target rows of each example. examples: their number in one view of `x`."""
-    where = x.positions if isinstance(x, Columns) else None
+    where = explicit_positions(x)
     return Positions(examples, None if where is None else where.lengths)
 
 

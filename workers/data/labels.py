@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.arrays import Index
-from workers.data.examples import Columns, Examples
+from workers.data.examples import Columns, Examples, explicit_positions
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -31,7 +31,7 @@ def class_ids(name: str, x: Examples, y: NDArray[np.generic] | Ragged | None) ->
     assert y is not None, "only the unlabelled split has no labels"
     if isinstance(y, Ragged):
         return _of_elements(name, x, y)
-    if isinstance(x, Columns) and x.positions is not None:
+    if explicit_positions(x) is not None:
         raise RequestError(
             f"data.{name}: y is one array, and x has positions of its own; expected a row of labels for each example "
             "(`Ragged`, or a list of arrays), as long as its positions."
@@ -55,7 +55,7 @@ def _is_scalar(x: Examples) -> bool:
 
 def _of_elements(name: str, x: Examples, y: Ragged) -> Index:
     """Labels of the elements that are positions: of an example's positions, in their order."""
-    where = x.positions if isinstance(x, Columns) else None
+    where = explicit_positions(x)
     if where is None or not np.array_equal(where.lengths, y.lengths):
         found = "no positions" if where is None else f"{int(where.lengths.sum()):,} positions"
         raise RequestError(
