@@ -37,6 +37,7 @@ from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
+from workers.specs import FactorySpec, ScheduleSpec
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,6 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
             Heartbeat(events.epoch, events.note) as heartbeat,
         ):
             owned.mark(config.folder)
-            owned.sweep(config.folder)
             reports.remove(config.folder)
             storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
             tracking_record.write(record, config.folder)
@@ -128,7 +128,7 @@ def _report(run: Context, given: Results) -> Report:
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         curve=given[PREDICTIONS].curve,
-        soft_targets=made.summary(),
+        soft_targets=made.summary().model_copy(update=_recipe(config)),
         stages=events.stages,
         bound_by=costs.bound_by(student, made),
         cost=cost,
@@ -144,6 +144,16 @@ def _report(run: Context, given: Results) -> Report:
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
+
+
+def _recipe(config: RunConfig) -> dict[str, str]:
+    """The schedule of T and the rule of weights, in words."""
+    schedule, rule = config.distillation.temperature, config.ensemble.of_examples
+    found = {"rule": rule.factory if isinstance(rule, FactorySpec) else rule or ""}
+    if isinstance(schedule, ScheduleSpec) and config.distillation.is_scheduled:
+        ends = [f"{value:g}" for value in (schedule.start, schedule.end) if value is not None]
+        found["schedule"] = f"T from {' to '.join(ends)} ({schedule.schedule})"
+    return found
 
 
 def _keep_student(run: Context, student: Trained) -> None:

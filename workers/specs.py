@@ -283,8 +283,7 @@ class DataSpec(Spec):
     """The kind of file; `python` for a function that returns the splits; or `module:Class` of your own: it is made with
     `kwargs`, and called with the URI of each split it returns (x, y)."""
     root: str = ""
-    """What relative paths below are relative to: a folder or an fsspec URI. Filled in with the
-    configuration's own folder."""
+    """The folder or fsspec URI that relative paths below start from. Left out: the configuration file's folder."""
     train: str | IdxFiles | None = None
     """A path, relative to the configuration file, or any fsspec URI. npz: x [N, ...], y [N] class ids, -1 for none."""
     test: str | IdxFiles | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 
 from orchestrator.cli import snippets
 from orchestrator.config.run_config import RunConfig
@@ -30,7 +32,7 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     if uri.startswith("http"):
         look = f"{redacted(uri).rstrip('/')}/{report.page}"
     else:
-        command = f"mlflow ui --backend-store-uri {shlex.quote(redacted(uri))}"
+        command = f"{_beside_this('mlflow')} ui --backend-store-uri {shlex.quote(redacted(uri))}"
         look = f"{command}, then http://127.0.0.1:5000/{report.page}"
     model = config.student.model
     weights = storage.join(RunFolder(config.folder).shown("student"), model.weights_name)
@@ -38,8 +40,14 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     for line in (
         f"Report: {report.folder}/report.md",
         f"MLflow: {look}",
-        f"Again:  stillhouse report {shlex.quote(report.folder)}",
+        f"Again:  {_beside_this('stillhouse')} report {shlex.quote(report.folder)}",
         f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
         screen.out.print(redacted(line), markup=False, soft_wrap=True)
+
+
+def _beside_this(command: str) -> str:
+    """A command as the user types it: with the folder of this one, if that was typed."""
+    folder = os.path.dirname(sys.argv[0])
+    return shlex.quote(os.path.join(folder, command)) if folder and not os.path.isabs(folder) else command

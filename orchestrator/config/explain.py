@@ -6,6 +6,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Tag, ValidationError
@@ -22,6 +23,7 @@ PATTERNS = {
     STAGE: "lower-case letters, digits and '_', of which the first is a letter or digit",
 }
 """Descriptions of valid texts, by their patterns."""
+OWN_KIND = "a kind of your own as `module:Class`"
 IN_WORDS = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -53,6 +55,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
                 message = IN_WORDS[found["type"]]
             elif found["type"] == "string_pattern_mismatch":
                 message = PATTERNS.get(found["ctx"]["pattern"], message)
+                message = OWN_KIND if keys[-1] == "kind" else message
             value = found["input"]
             if found["type"] in ("string_type", "invalid_key"):
                 message += _quoted(value)
@@ -60,9 +63,16 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
             problems.setdefault(name, (shown, []))[1].append(message)
     lines = []
     for name, (value, messages) in problems.items():
-        text = " or ".join(dict.fromkeys(messages))
+        text = " or ".join(dict.fromkeys(messages)) + _near(value, messages)
         lines.append(f"{name}: found {value}; expected {text}" if value else f"{name}: {text}")
     return "\n".join(lines)
+
+
+def _near(shown: str, messages: Sequence[str]) -> str:
+    """The known name that is most like the found text, as a question; empty where none is."""
+    known = [name for message in messages for name in re.findall(r"'(\w+)'", message)]
+    near = difflib.get_close_matches(shown.strip("'"), known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near and shown.startswith("'") else ""
 
 
 def _quoted(value: Any) -> str:

@@ -20,8 +20,6 @@ Every key, derived from the schema by `python -m orchestrator.config.reference`;
 itself, by which editors check and complete YAML. An unknown key is an error that names the nearest known one.
 `--set a.b=value` overrides a key for one command.
 """
-FILLED_IN = frozenset({"root"})
-"""Keys that loading sets; configuration files do not have them."""
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -70,8 +68,6 @@ def _table(place: str, node: Schema) -> str:
     lines += ["| key | value | default | |", "|---|---|---|---|"]
     required = node.get("required", ())
     for key, value in node["properties"].items():
-        if key in FILLED_IN:
-            continue
         default = "" if key in required else _default(value)
         lines.append(f"| `{key}` | {_values(value)} | {default} | {_text(value.get('description', ''))} |")
     return "\n".join(lines) + "\n"

@@ -113,10 +113,10 @@ class EnsembleSpec(Spec):
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
     weights: MemberWeights = "uniform"
-    """Mixture weights of the members: equal, one number each, or `validation`: the weights that maximise the
-    likelihood of the validation labels. Or weights per example: `entropy` gives confident members more weight;
-    `agreement` gives members that disagree with the others less; `factory` is a function of the members' probabilities
-    [M, N, K] that returns weights [M, N]."""
+    """Mixture weights of the members: equal, one number each (scaled to sum to 1), or `validation`: the weights that
+    maximise the likelihood of the validation labels. Or weights per example: `entropy` gives confident members more
+    weight; `agreement` gives members that disagree with the others less; `factory` is a function of the members'
+    probabilities [M, N, K] that returns weights [M, N]."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
     """Reaction to a teacher that is lost during the pass: `wait` restarts it and waits, `reweight` restarts it and
     continues with the others, `fail` ends the run."""
@@ -216,8 +216,8 @@ class StudentStage(Spec):
     weights."""
 
     name: Annotated[str, Field(pattern=STAGE, max_length=40)]
-    """Name of the stage. Its weights are in `stages/<name>`, its nested run in MLflow is `stage-<name>`. The last stage
-    is the student itself."""
+    """Name of the stage: lower-case letters, digits and `_`. Its weights are in `stages/<name>`, its nested run in
+    MLflow is `stage-<name>`. The last stage is the student itself."""
     objective: tuple[TermSpec, ...] | None = None
     """The terms of its objective. Left out, with the two weights below: those of `distillation`."""
     soft_weight: Weight | None = None

@@ -85,6 +85,12 @@ class SoftTargets(BaseModel):
     bytes: int
     temperature: float
     combine: str
+    weights: dict[str, float] = {}
+    """Mixture weight of each member; before a rule for each example."""
+    rule: str = ""
+    """The rule by which each example has weights of its own; empty without one."""
+    schedule: str = ""
+    """The schedule of T, in words; empty for a constant one."""
     seconds: float
     reused: bool
 
@@ -299,7 +305,7 @@ def cost(report: Report) -> str:
     total = report.total_cost
     price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
     hours = f"{total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours"
-    return f"Training and soft targets held {hours}{price}."
+    return f"Training and soft targets took {hours}{price}, what was reused included."
 
 
 def markdown(report: Report) -> str:
@@ -313,16 +319,18 @@ def markdown(report: Report) -> str:
     ]
     parts += [
         "## What each further member was worth\n",
-        "Mean over as many choices of members as there are members (each run of neighbours in their ring).\n",
+        "Mean over as many choices of members as there are members (each run of neighbours in their ring)"
+        f"{_without_weight(report.soft_targets)}.\n",
         _table(curve),
     ]
     soft = report.soft_targets
     parts += [
         "## How it went and what it cost\n",
-        f"{soft.examples:,} soft targets at T = {soft.temperature:g}, {soft.combine} mean, {soft.bytes / 1e6:.1f} MB, "
+        f"{soft.examples:,} soft targets at {soft.schedule or f'T = {soft.temperature:g}'}, {_mean(soft)}, "
+        f"{soft.bytes / 1e6:.1f} MB, "
         f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
         _table(
-            [["stage", "seconds", ""]]
+            [["stage", "seconds", "from"]]
             + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
         ),
         cost(report) + "\n",
@@ -332,6 +340,25 @@ def markdown(report: Report) -> str:
         ),
     ]
     return "\n".join(parts)
+
+
+def _mean(soft: SoftTargets) -> str:
+    """The rule of the mean in words, with weights that differ."""
+    if soft.rule:
+        return f"{soft.combine} mean, weights of each example by {soft.rule}"
+    if len(set(soft.weights.values())) < 2:
+        return f"{soft.combine} mean"
+    listed = ", ".join(f"{name} {weight:.3g}" for name, weight in soft.weights.items())
+    return f"{soft.combine} mean with the weights {listed}"
+
+
+def _without_weight(soft: SoftTargets) -> str:
+    """Names the members whose weight is 0, since a choice of these alone has no mean."""
+    idle = [name for name, weight in soft.weights.items() if weight == 0]
+    if soft.rule or not idle:
+        return ""
+    alone = "these" if len(idle) > 1 else "it"
+    return f"; the weight of {', '.join(idle)} is 0, and choices of {alone} alone are left out"
 
 
 def compare(reports: Sequence[Report]) -> Rows:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.run_folder.paths import PLACES, RunFolder
+from orchestrator.run_folder.paths import PLACES, RunFolder, is_written
 from workers import storage
 from workers.errors import RequestError, RunError
 
@@ -77,6 +77,7 @@ class Lock:
         except BaseException:
             _held.discard(self.me.token)
             raise
+        _sweep(self.folder)  # before any thread of this run writes a file there
         self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._beats.start()
         return self
@@ -218,6 +219,13 @@ class Lock:
             return None if content is None else Owner(**json.loads(content))
         except (ValueError, TypeError):
             return UNKNOWN
+
+
+def _sweep(folder: str) -> None:
+    """Remove partial files of killed runs; object stores have none."""
+    if storage.is_local(folder):
+        partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and is_written(p)]
+        storage.remove_files(folder, partial)
 
 
 def _claim(uri: str, dead: Owner) -> str:

@@ -73,13 +73,6 @@ def clear(folder: str) -> None:
     storage.remove_files(folder, ours)
 
 
-def sweep(folder: str) -> None:
-    """Remove partial files of killed runs; object stores have none."""
-    if storage.is_local(folder):
-        partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and paths.is_written(p)]
-        storage.remove_files(folder, partial)
-
-
 def _mark_in(folder: str) -> dict[str, Any] | None:
     content = storage.read_if_there(RunFolder(folder).mark)
     if content is None:

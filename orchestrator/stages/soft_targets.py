@@ -133,6 +133,7 @@ class SoftTargetPass:
             bytes=sum(part.size for part in manifest.parts),
             temperature=manifest.temperature,
             combine=manifest.combine,
+            weights=dict(zip(_everybody(manifest), manifest.weights, strict=True)),
             seconds=manifest.seconds,
             reused=self.reused,
         )
@@ -184,10 +185,14 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
     found = store.salvage(folder)
     there = _accepted(run, planned, found)
     kept: dict[str, MemberLogits] = {}
-    if config.distillation.is_scheduled or len(there) < layout.parts:
+    if config.distillation.keeps_logits or len(there) < layout.parts:
         kept = kept_logits.of_members(run, _logits_keys(run, members))
-    if config.distillation.is_scheduled:
+    complete = len(there)
+    if config.distillation.keeps_logits:
         there = kept_logits.with_logits(there, layout, kept)
+    again = complete - len(there)
+    if again and not config.distillation.is_scheduled:
+        run.events.note(f"{again:,} of {layout.parts:,} parts are computed again, for the members' logits (`keep`)")
     missing = [number for number in range(layout.parts) if number not in there]
     before = None if missing else store.manifest_at(folder)
     return SoftTargetPass(
@@ -198,7 +203,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
         parts=there,
         missing=missing,
         kept=kept,
-        streams=bool(missing) and plan.streams,
+        streams=bool(missing) and plan.streams and not again,  # a part made again has the name of the refused one
         refused=frozenset(part.path for number, part in found.items() if number not in there),
         survivors_too=config.ensemble.on_member_loss == "reweight",
         logits=kept_logits.reader(run, planned, kept) if config.distillation.is_scheduled else None,

@@ -76,6 +76,19 @@ def test_without_kept_logits_all_members_compute_and_the_user_is_told(tmp_path: 
     assert not (tmp_path / "runs/fourth/logits").exists()
 
 
+def test_logits_that_are_asked_for_later_are_computed_beside_the_same_soft_targets(tmp_path: Path) -> None:
+    go(tmp_path, "first", distillation__keep="mean")
+    before = parts(tmp_path / "runs/first")
+    again = go(tmp_path, "first")
+    assert reused(again) == {"members", "predictions", "baseline", "student"}
+    assert any("are computed again, for the members' logits" in note for note in notes(tmp_path, "first"))
+    assert parts(tmp_path / "runs/first") == before != {}
+    assert len(list((tmp_path / "runs/first/logits").iterdir())) == 3
+    assert reused(go(tmp_path, "first")) == {*reused(again), "soft targets"}
+    third = go(tmp_path, "third", distillation__temperature=7.0)
+    assert "reused from run 'first': 3 of 3 members' logits" in notes(tmp_path, "third") and third.curve
+
+
 def test_a_store_of_another_format_is_refused_or_computed_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -238,7 +238,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),
     "a factory that exits": ({}, models("def mlp(**k): raise SystemExit(3)\n"), "raised SystemExit: 3"),
     "NaN at once": ({}, models(NAN), "returned NaN or infinity on two examples"),
-    "no transform": ({"data__augment": {"factory": "models:shaken"}}, None, "has no function 'shaken'"),
+    "no transform": ({"data__augment": {"factory": "models:shaken"}}, None, "has no function or class 'shaken'"),
     # --- data
     "npz without x": ({}, npz(a=X, y=Y), "no array 'x'; found a, y"),
     "npz without y": ({}, npz(x=X), "no array 'y'; found x"),

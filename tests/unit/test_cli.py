@@ -95,8 +95,13 @@ def test_commands_are_printed_as_a_shell_takes_them(tmp_path: Path, capsys: pyte
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"sede": 1}, "did you mean 'seed'"),
     "no data file": ({"data__train": "gone.npz"}, "gone.npz': no such file"),
+    "near a kind": ({"data__kind": "pyton"}, "a kind of your own as `module:Class`; did you mean 'python'?"),
+    "near a name": ({"ensemble__weights": "entropi"}, "did you mean 'entropy'?"),
     "factory module": ({"student__model__factory": "nowhere:mlp"}, "no module 'nowhere'"),
-    "factory function": ({"student__model__factory": "models:cnn"}, "has no function 'cnn'. It has: frozen, mlp"),
+    "factory function": (
+        {"student__model__factory": "models:cnn"},
+        "no function or class 'cnn'. It has: frozen, mlp",
+    ),
     "factory raises": ({"ensemble__model__factory": "models:raises", "ensemble__model__kwargs": {}}, "no such layer"),
     "factory kwargs": ({"ensemble__model__kwargs": {"hiden": 3}}, "unexpected keyword argument 'hiden'"),
     "no module": ({"student__model": {"factory": "models:no_module"}}, "returned int; expected a torch.nn.Module"),
@@ -109,7 +114,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to train": ({"student__model": {"factory": "models:frozen"}}, "has no parameters to train"),
     "true is no number": ({"student__training__epochs": True}, "student.training.epochs: found true; expected"),
     "few examples a worker": ({"student__num_workers": 100}, "`num_workers` is 100 and a batch has"),
-    "metric": ({"evaluation__metrics": [{"factory": "models:wer"}]}, "has no function 'wer'"),
+    "metric": ({"evaluation__metrics": [{"factory": "models:wer"}]}, "has no function or class 'wer'"),
     "metric arguments": (
         {"evaluation__metrics": [{"factory": "models:of_nothing", "kwargs": {"k": 1}}]},
         r"'models:of_nothing' cannot be called with \(probabilities, labels, k=\.\.\.\)",

@@ -420,7 +420,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"soft_weight": {"from": 1, "to": 0, "schedule": "step", "kwargs": {"at": 2}}},
         "`at` is 2; expected shares",
     ),
-    "no such class": ({"objective": [{"term": "own:Bryer"}]}, "has no function 'Bryer'"),
+    "no such class": ({"objective": [{"term": "own:Bryer"}]}, "has no function or class 'Bryer'"),
     "no such module": ({"objective": [{"term": "other:Term"}]}, "no module 'other'"),
     "no term": ({"objective": [{"term": "own:Number"}]}, "'own:Number' made Number; expected a `workers.losses.Term`"),
     "no schedule": (

@@ -282,7 +282,10 @@ def test_a_kind_of_ones_own(tmp_path: Path) -> None:
     outputs = member(torch.from_numpy(X))
     assert isinstance(outputs, Outputs) and torch.equal(outputs.hidden_states[0], torch.from_numpy(X))
     torch.testing.assert_close(outputs.logits, -(torch.from_numpy(X) ** 2).sum(1, keepdim=True).expand(60, 3))
-    for name, words in (("Nothing", "expected a subclass of workers.models"), ("Absent", "has no function 'Absent'")):
+    for name, words in (
+        ("Nothing", "expected a subclass of workers.models"),
+        ("Absent", "no function or class 'Absent'"),
+    ):
         with pytest.raises(RequestError, match=words):
             predictor.kind_of(model_of({"kind": f"own:{name}", "folder": str(tmp_path)}))
     with pytest.raises(RequestError, match=r"is to be trained, and Loaded has no `fit`"):

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder import owned, paths
+from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
 from workers import specs
 from workers.errors import RequestError
@@ -167,6 +168,7 @@ def test_half_written_files_of_every_kind_are_swept_and_nothing_else(tmp_path: P
     folder = Path(config.folder)
     half = [name + PARTIAL for name in (*WRITTEN, "stillhouse.json", "tracking.json", "run.lock")]
     fill(folder, *WRITTEN, *FOREIGN, *half)
-    owned.sweep(config.folder)
+    with Lock(config.folder):
+        pass
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {*WRITTEN, *FOREIGN}

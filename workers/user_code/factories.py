@@ -64,7 +64,7 @@ def load(factory: str, folder: str) -> Any:
     if not callable(function):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise RequestError(
-            f"factory '{factory}': module '{module_name}' ({module.__file__}) has no function "
+            f"'{factory}': module '{module_name}' ({module.__file__}) has no function or class "
             f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
         )
     return function
