@@ -207,3 +207,21 @@ def test_an_infinite_likelihood_is_still_json() -> None:
     again = Report.model_validate_json(text)
     assert again.system("student").test.nll == float("inf") and again.curve == found.curve
     assert again.system("student").test.figure("wer") == float("inf")
+
+
+@pytest.mark.parametrize("recipe, words", [
+    ({}, "soft targets at T = 2, arithmetic mean, "),
+    ({"weights": {"member-0": 0.5, "member-1": 0.5}}, "soft targets at T = 2, arithmetic mean, "),
+    ({"weights": {"member-0": 0.694, "member-1": 0.0, "member-2": 0.306}},
+     "arithmetic mean with the weights member-0 0.694, member-1 0, member-2 0.306, "),
+    ({"rule": "entropy", "schedule": "T from 4 to 1 (cosine)", "weights": {"member-0": 1.0, "member-1": 0.0}},
+     "soft targets at T from 4 to 1 (cosine), arithmetic mean, weights of each example by entropy, "),
+])  # fmt: skip
+def test_the_recipe_of_the_soft_targets_is_reported(recipe: dict[str, object], words: str) -> None:
+    found = report(0.95, 0.931, 0.918)
+    made = found.soft_targets.model_copy(update={"temperature": 2.0, "combine": "arithmetic", **recipe})
+    text = reports.markdown(found.model_copy(update={"soft_targets": made}))
+    assert words in text
+    assert ("the weight of member-1 is 0" in text) == (
+        recipe.get("weights", {}).get("member-1") == 0 and "rule" not in recipe
+    )  # type: ignore[attr-defined]
