@@ -279,8 +279,8 @@ class AugmentSpec(FactorySpec):
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
-    kind: Literal["npz", "parquet", "idx", "python"] | FactoryName
-    """The kind of file; `python` for a function that returns the splits; or `module:Class` of your own: it is made with
+    kind: Literal["npz", "parquet", "idx", "text", "python"] | FactoryName
+    """The kind of file; `text` for texts (JSON lines, CSV, TSV, Parquet, folders of `datasets`); `python` for a function that returns the splits; or `module:Class` of your own: it is made with
     `kwargs`, and called with the URI of each split it returns (x, y)."""
     root: str = ""
     """The folder or fsspec URI that relative paths below start from. Left out: the configuration file's folder."""
@@ -303,8 +303,10 @@ class DataSpec(Spec):
     """How many classes there are. Left out: one more than the largest label of the training set."""
     allow_overlap: bool = False
     """Accept splits that are the same examples, as a trial of a set-up may want; otherwise they are refused."""
-    label_column: str = "y"
-    """`kind: parquet`: the column of class ids."""
+    label_column: str | None = None
+    """`kind: parquet` and `text`: the column of class ids, or of class names. Left out: `y`, of texts `label`."""
+    text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
+    """`kind: text`: the column of the texts; two columns for pairs of texts."""
     feature_columns: tuple[str, ...] | None = None
     """`kind: parquet`: the columns of numbers, or the one column of equally long lists. Left out: all
     but the label."""
@@ -314,6 +316,16 @@ class DataSpec(Spec):
     """Keyword arguments of the function, or of the class that `kind` names."""
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
+
+    @property
+    def labels_from(self) -> str:
+        """The column of labels."""
+        return self.label_column or ("label" if self.kind == "text" else "y")
+
+    @property
+    def texts_from(self) -> tuple[str, ...]:
+        """The columns of texts."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
 
     @property
     def code(self) -> str | None:

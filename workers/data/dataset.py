@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from workers import hashing
-from workers.data import elements, examples, labels, memmap, overlap, readers, scan, values
+from workers.data import elements, examples, label_names, labels, memmap, overlap, readers, scan, values
 from workers.data.arrays import Index
 from workers.data.augment import augmented
 from workers.data.examples import Columns, Examples, columns_of, described
@@ -70,6 +70,8 @@ class Dataset:
     classes: int
     augment: AugmentSpec | None = None
     seed: int = 0
+    label_names: tuple[str, ...] = ()
+    """The name of each class; empty where labels are numbers."""
     notes: tuple[str, ...] = ()
     """Notes for the user on data or request that are valid but noteworthy; one sentence each."""
     kept: Index | None = None
@@ -173,10 +175,11 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if any(isinstance(y, Ragged) for _, y in read.values()):
         inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
-    y = {name: labels.class_ids(name, inputs[name], read[name][1]) for name in read if name != "unlabeled"}
+    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name != "unlabeled"})
+    y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     if len(y["train"]) == 0:
         raise _empty("train")
-    classes = labels.count(y["train"], spec.classes)
+    classes = labels.count(y["train"], spec.classes, names)
     _check_shapes(inputs)
     for name, x in inputs.items():
         if name in ("validation", "test"):
@@ -210,6 +213,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         test=Split(inputs["test"], y["test"]),
         unlabeled=inputs.get("unlabeled"),
         classes=classes,
+        label_names=names,
         augment=spec.augment,
         seed=seed,
         notes=tuple(notes),

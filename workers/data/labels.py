@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from workers.data.arrays import Index
 from workers.data.examples import Columns, Examples, explicit_positions
+from workers.data.label_names import listed
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -83,11 +84,16 @@ def _whole(name: str, y: NDArray[np.generic]) -> Index:
     return ids
 
 
-def count(train: Index, declared: int | None) -> int:
-    """The number of classes: as declared, else the largest label of the training set plus one.
+def count(train: Index, declared: int | None, names: Sequence[str] = ()) -> int:
+    """The number of classes: of the names, else as declared, else the largest label of the training set plus one.
 
     Raises: `RequestError` where the labels cannot be class ids from 0.
     """
+    if names and declared not in (None, len(names)):
+        raise RequestError(
+            f"data.classes: {declared}, and the labels have {len(names)} names: {listed(names)}. Leave it out."
+        )
+    declared = len(names) or declared
     largest = int(train.max(initial=UNLABELLED))
     if declared is None and largest < 0:
         raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")

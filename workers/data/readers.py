@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import storage
-from workers.data import memmap, memory, tables
+from workers.data import memmap, memory, tables, text_files
 from workers.data.arrays import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
+from workers.data.label_names import NamedLabels
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs import DataSpec, IdxFiles
 from workers.user_code import calls, factories
 
-Labels = NDArray[Any] | Ragged | None
+Labels = NDArray[Any] | Ragged | NamedLabels | None
 Splits = dict[str, tuple[Examples, Labels]]
 
 SPLITS = ("train", "validation", "test", "unlabeled")
@@ -47,8 +48,16 @@ def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
 
 def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    found.update(tables.read(_uris(spec), spec.label_column, spec.feature_columns, notes))
+    found.update(tables.read(_uris(spec), spec.labels_from, spec.feature_columns, notes))
     return found
+
+
+def read_text(spec: DataSpec, notes: list[str]) -> Splits:
+    labels = spec.labels_from
+    return {
+        name: text_files.read(uri, name, spec.texts_from, None if name == "unlabeled" else labels)
+        for name, uri in _uris(spec).items()
+    }
 
 
 def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
@@ -113,6 +122,7 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
     "npz": read_npz,
     "parquet": read_parquet,
     "idx": read_idx,
+    "text": read_text,
     "python": read_python,
 }
 

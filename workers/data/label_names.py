@@ -1,0 +1,107 @@
+"""Class names of labels that are given as text, and the class ids that stand for them.
+
+The names of the training split decide: class k is the k-th name in sorted order, or in the order that a file declares.
+The other splits are matched by name, so their files may list the classes in another order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.arrays import Index
+from workers.errors import RequestError
+
+WHOLE = re.compile(r"-?\d{1,18}")
+NAMED = 10
+"""Most names that a message lists."""
+
+
+@dataclass(frozen=True)
+class NamedLabels:
+    """The labels of N examples by name.
+
+    ids: [N] int64, each label's place in `names`, -1 for none. declared: whether the order of `names` is that of the
+    classes, by the file's own declaration.
+    """
+
+    ids: Index
+    names: tuple[str, ...]
+    declared: bool = False
+
+    @classmethod
+    def of(cls, labels: NDArray[Any]) -> NamedLabels:
+        """The labels in an array [N] of text."""
+        names, ids = np.unique(labels.astype(str), return_inverse=True)
+        return cls(ids.astype(np.int64), tuple(map(str, names)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether all names are whole numbers, as the class ids in a file without types are."""
+        return not self.declared and all(WHOLE.fullmatch(name) for name in self.names)
+
+    def numbers(self) -> Index:
+        """The numbers [N] that the names are."""
+        found: Index = np.array([*map(int, self.names), -1], np.int64)[self.ids]
+        return found
+
+
+def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The labels of each split with class ids instead of names, and the names in the order of the ids.
+
+    Splits without names stay unchanged; the names are empty where no split has any. Raises: `RequestError` where only
+    some splits have names, and where a split has a name that the training split never has.
+    """
+    given = {split: _named(y) for split, y in labels.items() if y is not None}
+    named = {split: y for split, y in given.items() if isinstance(y, NamedLabels)}
+    if not named:
+        return {**labels, **given}, ()
+    if len(named) == len(given) and all(y.are_numbers for y in named.values()):
+        return {**labels, **{split: y.numbers() for split, y in named.items()}}, ()
+    other = [split for split in given if split not in named]
+    if other:
+        raise RequestError(
+            f"data.{other[0]}: the labels are numbers, and those of data.{next(iter(named))} are names. Expected the "
+            "same in each split."
+        )
+    train = named["train"]
+    used = np.unique(train.ids[train.ids >= 0])
+    names = train.names if train.declared else tuple(sorted(train.names[k] for k in used))
+    return {**labels, **{split: _ids(split, y, names) for split, y in named.items()}}, names
+
+
+def _named(y: Any) -> Any:
+    """Arrays of text as `NamedLabels`; all other labels unchanged."""
+    is_text = isinstance(y, np.ndarray) and y.ndim == 1 and len(y) > 0
+    if is_text and (y.dtype.kind in "UT" or (y.dtype.kind == "O" and all(isinstance(each, str) for each in y))):
+        return NamedLabels.of(y)
+    return y
+
+
+def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
+    """The class ids [N] of a split's labels."""
+    places = {name: k for k, name in enumerate(names)}
+    of_name = np.array([places.get(name, -2) for name in y.names] + [-1], np.int64)  # the last one stands for no label
+    ids: Index = of_name[y.ids]
+    unknown = np.flatnonzero(ids == -2)
+    if len(unknown):
+        name = y.names[y.ids[unknown[0]]]
+        raise RequestError(
+            f"data.{split}: the label {name!r} of example {unknown[0]} is none of the {len(names)} that data.train "
+            f"has: {listed(names)}; {len(unknown):,} such {'label' if len(unknown) == 1 else 'labels'} in all."
+        )
+    return ids
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names for a message; only the first of many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more

@@ -1,0 +1,296 @@
+"""Files of texts: JSON lines, CSV, TSV, Parquet, and folders of Hugging Face `datasets`.
+
+A split is one file, a folder of files, or a pattern such as `train-*.parquet`, whose files follow in the order of
+their names. Each file is read in batches, so that texts of any total size pass through little memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from workers import storage
+from workers.data.arrays import Index
+from workers.data.examples import Columns
+from workers.data.label_names import NamedLabels
+from workers.data.texts import PAIR, TEXT, TextColumn, is_blank
+from workers.errors import RequestError
+
+ROWS = 8192
+"""Rows of a batch."""
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+"""Files that mark a folder of `datasets`: one split, or several."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+
+Take = Callable[[pa.Table, tuple[str, ...]], None]
+"""Takes a batch, and the names that the file declares for its class ids."""
+Batches = Iterator[tuple[pa.Table, tuple[str, ...]]]
+
+
+def read(uri: str, split: str, texts: Sequence[str], label: str | None) -> tuple[Columns, Any]:
+    """The texts of a split, and its labels: class ids [N] or `NamedLabels`; None without a label column.
+
+    texts: the columns of the text, and of the second text of a pair. Raises: `RequestError` with the row where a text
+    or label is null, of a wrong type, or a text is empty.
+    """
+    where = f"data.{split} ('{uri}')"
+    columns, labels = [TextColumn() for _ in texts], _Labels(label or "")
+    rows = 0
+
+    def take(batch: pa.Table, declared: tuple[str, ...]) -> None:
+        nonlocal rows
+        for name, column in zip(texts, columns, strict=True):
+            column.add(_texts(batch.column(name), where, name, rows))
+        if label is not None:
+            labels.add(batch.column(label), declared, where, rows)
+        rows += len(batch)
+
+    _read_split(uri, [*texts, *([] if label is None else [label])], take)
+    named = dict(zip((TEXT, PAIR), (column.done() for column in columns), strict=False))
+    return Columns(named), labels.done() if label is not None else None
+
+
+def _texts(found: pa.ChunkedArray, where: str, name: str, first: int) -> pa.ChunkedArray:
+    """A batch of texts, checked. first: number of its first row."""
+    if pa.types.is_dictionary(found.type):
+        found = pc.cast(found, found.type.value_type)
+    if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type) or pa.types.is_null(found.type)):
+        raise RequestError(f"{where}: column '{name}' is {found.type}; expected texts. Set `data.text_column`.")
+    _check_no_null(found, where, name, first)
+    blank = np.flatnonzero(is_blank(found).to_numpy(zero_copy_only=False))
+    if len(blank):
+        raise RequestError(
+            f"{where}: '{name}' of example {first + blank[0]} is empty; expected at least one character other than "
+            "white space. Leave such examples out."
+        )
+    return found
+
+
+def _check_no_null(found: pa.ChunkedArray, where: str, name: str, first: int) -> None:
+    if found.null_count:
+        row = first + int(np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))[0])
+        raise RequestError(
+            f"{where}: '{name}' of example {row} is null. Expected a value in each row; leave such rows out, and give "
+            "those without a label as `data.unlabeled`."
+        )
+
+
+class _Labels:
+    """Collects the label column of a split: class ids, or names as places in the list of those seen so far."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._places: dict[str, int] = {}
+        self._ids: list[Index] = []
+        self._kind = ""
+        self._declared: tuple[str, ...] = ()
+
+    def add(self, found: pa.ChunkedArray, declared: tuple[str, ...], where: str, first: int) -> None:
+        _check_no_null(found, where, self._name, first)
+        kind = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
+        are_names = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not are_names and not pa.types.is_integer(kind):
+            raise RequestError(
+                f"{where}: the label column '{self._name}' is {kind}; expected names or class ids. Set "
+                "`data.label_column`."
+            )
+        is_kind = "names" if are_names else "ids"
+        if self._kind not in ("", is_kind) or (self._ids and self._declared != declared):
+            raise RequestError(
+                f"{where}: the label column '{self._name}' is another in example {first} than before, {is_kind} "
+                f"{', '.join(declared)}. Expected names, or ids of the same classes, in all files."
+            )
+        self._kind, self._declared = is_kind, declared
+        self._ids.append(self._places_of(found) if are_names else found.to_numpy().astype(np.int64))
+        if declared and (wrong := np.flatnonzero(self._ids[-1] >= len(declared))).size:
+            raise RequestError(
+                f"{where}: the label of example {first + wrong[0]} is {self._ids[-1][wrong[0]]}, and the file names "
+                f"{len(declared)} classes."
+            )
+
+    def _places_of(self, found: pa.ChunkedArray) -> Index:
+        encoded = pa.concat_arrays(pc.cast(found, pa.large_string()).chunks).dictionary_encode()
+        of_batch = [self._places.setdefault(name, len(self._places)) for name in encoded.dictionary.to_pylist()]
+        places: Index = np.array(of_batch, np.int64)[encoded.indices.to_numpy()]
+        return places
+
+    def done(self) -> Any:
+        ids = np.concatenate([np.zeros(0, np.int64), *self._ids])
+        if self._kind == "names":
+            return NamedLabels(ids, tuple(self._places))
+        return NamedLabels(ids, self._declared, declared=True) if self._declared else ids
+
+
+def _read_split(uri: str, names: Sequence[str], take: Take) -> None:
+    """Pass the batches of all files of a split to `take`."""
+    if storage.is_folder(uri):
+        held = storage.names(uri)
+        if SAVED in held or SAVED_SPLITS in held:
+            for batch, declared in _of_datasets(uri, held, names):
+                take(batch, declared)
+            return
+    for file in _files(uri):
+        _read_file(file, names, take)
+
+
+def _read_file(uri: str, names: Sequence[str], take: Take) -> None:
+    """Pass the batches of a file to `take`, each once, also where the storage fails in the middle and is asked again."""
+    reader = READERS.get(_ending(uri))
+    if reader is None:
+        raise RequestError(f"'{uri}': not a known file of texts. Expected {_known()}.")
+    done = 0
+
+    def read_batches(file: Any) -> None:
+        nonlocal done
+        for number, (batch, declared) in enumerate(reader(file, uri, names)):
+            if number >= done:
+                take(batch, declared)
+                done += 1
+
+    storage.read_with(uri, read_batches)
+
+
+def _files(uri: str) -> list[str]:
+    """The files of a split, in the order of their names."""
+    fs, path = storage.filesystem(uri)
+    if "*" in path:
+        prefix = uri.removesuffix(path) if storage.is_uri(uri) else ""
+        found = sorted(prefix + str(each) for each in fs.glob(path))
+    elif storage.is_folder(uri):
+        found = sorted(storage.join(uri, name) for name in storage.names(uri) if _ending(name) in READERS)
+    else:
+        return [uri]
+    if not found:
+        raise RequestError(f"'{uri}': no file of texts. Expected {_known()}.")
+    return found
+
+
+def _known() -> str:
+    return f"{', '.join(READERS)}, each also compressed, or a folder that `datasets` saved (`save_to_disk`)"
+
+
+def _ending(uri: str) -> str:
+    base, ending = posixpath.splitext(uri.lower())
+    return posixpath.splitext(base)[1] if ending in COMPRESSED else ending
+
+
+def _check_names(where: str, names: Sequence[str], found: Sequence[str]) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        key = "label_column" if missing[0] == names[-1] and len(names) > 1 else "text_column"
+        raise RequestError(
+            f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. Set `data.{key}`."
+        )
+
+
+def _parquet(file: Any, uri: str, names: Sequence[str]) -> Batches:
+    table = pq.ParquetFile(file)
+    _check_names(f"'{uri}'", names, table.schema_arrow.names)
+    declared = _declared(table.schema_arrow, names[-1])
+    for batch in table.iter_batches(ROWS, columns=list(names)):
+        yield pa.Table.from_batches([batch]), declared
+
+
+def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
+    """The class names that `datasets` wrote into the metadata of a Parquet file; empty without."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[name]["names"])) if features[name]["_type"] == "ClassLabel" else ()
+    except (KeyError, ValueError, TypeError):
+        return ()
+
+
+def _separated(delimiter: str) -> Callable[[Any, str, Sequence[str]], Batches]:
+    """A reader of values separated by `delimiter`, with a header and quotes as in RFC 4180."""
+
+    def read_separated(file: Any, uri: str, names: Sequence[str]) -> Batches:
+        reader = pa_csv.open_csv(
+            file,
+            read_options=pa_csv.ReadOptions(block_size=2**23),
+            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in names}, strings_can_be_null=False
+            ),
+        )
+        _check_names(f"'{uri}'", names, reader.schema.names)
+        for batch in reader:
+            yield pa.Table.from_batches([batch]).select(list(names)), ()
+
+    return read_separated
+
+
+def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RequestError(f"'{uri}', line {number}: not JSON ({error}). Expected an object in each line.") from None
+        if not isinstance(row, dict):
+            raise RequestError(f"'{uri}', line {number}: {type(row).__name__}; expected an object in each line.")
+        if not row.keys() >= set(names):
+            _check_names(f"'{uri}', line {number}", names, list(row))
+        rows.append(row)
+        if len(rows) == ROWS:
+            yield _table(rows, names, uri), ()
+            rows = []
+    if rows:
+        yield _table(rows, names, uri), ()
+
+
+def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], uri: str) -> pa.Table:
+    columns = {}
+    for name in names:
+        values = [row[name] for row in rows]
+        wrong = next((value for value in values if not isinstance(value, str | int | None) or value is True), None)
+        if wrong is not None:
+            raise RequestError(f"'{uri}': '{name}' is {wrong!r} in one row; expected text, or a class id as the label.")
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowException, UnicodeEncodeError) as error:
+            raise RequestError(f"'{uri}': '{name}' mixes text with numbers, or is no Unicode ({error}).") from None
+    return pa.table(columns)
+
+
+def _of_datasets(uri: str, held: Sequence[str], names: Sequence[str]) -> Batches:
+    """The batches of a folder that `Dataset.save_to_disk` wrote."""
+    if SAVED_SPLITS in held:
+        splits = [name for name in held if storage.is_folder(storage.join(uri, name))]
+        raise RequestError(
+            f"'{uri}' holds several splits, {', '.join(splits)}; expected one of them, such as "
+            f"'{storage.join(uri, splits[0] if splits else 'train')}'."
+        )
+    if importlib.util.find_spec("datasets") is None:
+        raise RequestError(
+            f"'{uri}' is a folder of `datasets`, which is not installed here. Install it by "
+            "`pip install 'stillhouse[text]'`."
+        )
+    import datasets
+
+    saved = datasets.load_from_disk(uri)
+    _check_names(f"'{uri}'", names, saved.column_names)
+    label = saved.features[names[-1]]
+    declared = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
+    for batch in saved.select_columns(list(names)).with_format("arrow").iter(ROWS):
+        yield batch, declared
+
+
+READERS: dict[str, Callable[[Any, str, Sequence[str]], Batches]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}
