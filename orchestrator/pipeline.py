@@ -30,6 +30,7 @@ from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import MeasuredEnsemble, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
+from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
@@ -75,6 +76,11 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
             storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
+                catalogue = Catalogue(config.storage, config.name, alone=fresh)
+                tokenizing = Tokenizing(
+                    config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
+                )
+                dataset = without_texts(config, tokenized(tokenizing, dataset))
                 data = connection.share(dataset)
                 context = Context(
                     config=config,
@@ -84,7 +90,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                     plan=plan,
                     events=events,
                     heartbeat=heartbeat,
-                    artifacts=Catalogue(config.storage, config.name, alone=fresh),
+                    artifacts=catalogue,
                     page=page,
                 )
                 for note in dataset.notes:

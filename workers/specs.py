@@ -97,6 +97,23 @@ class TakesColumns(Spec):
     inputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The columns that the model takes, by their names. Left out: all. One dense column is its argument, a tensor
     [B, ...]; several, or rows of different lengths, are keyword arguments."""
+    tokenizer: str | None = None
+    """A folder of Hugging Face `transformers` with a tokenizer, or its `tokenizer.json`: a path relative to the
+    configuration file, or any fsspec URI. The model then takes `input_ids` and `attention_mask` instead of texts."""
+    max_length: Count | None = None
+    """Where longer sequences of tokens are cut. Left out: never; sequences that a model cannot take are refused."""
+
+    PLACES: ClassVar[frozenset[str]] = frozenset({"folder", "depends_on", "path", "tokenizer", "checkpoint"})
+    """Keys that say where a file lies; only its content determines what the model computes."""
+
+    def for_classes(self, classes: int, names: tuple[str, ...]) -> Any:
+        """The same model for data with these classes. names: of the classes; empty where labels are numbers."""
+        return self
+
+    def determining(self) -> dict[str, Any]:
+        """The keys that determine what the model computes, without the places of files."""
+        unset = {key for key in ("inputs", "max_length") if getattr(self, key) is None}  # as in keys without them
+        return self.model_dump(mode="json", exclude={*self.PLACES, *unset})
 
 
 class ModelSpec(FactorySpec, TakesColumns):
@@ -117,6 +134,9 @@ class ModelSpec(FactorySpec, TakesColumns):
     def label(self) -> str:
         """What messages call it."""
         return f"'{self.factory}'"
+
+    def determining(self) -> dict[str, Any]:
+        return {key: value for key, value in super().determining().items() if key != "kind"}  # as in keys before kinds
 
 
 class FileModel(TakesColumns):
@@ -179,6 +199,56 @@ class SklearnModel(FactorySpec, TakesColumns):
         return f"'{self.factory}'"
 
 
+class TransformersModel(TakesColumns):
+    """A network of the package transformers, from a folder that `save_pretrained` wrote, or new by a configuration."""
+
+    kind: Literal["transformers"]
+    """A network of Hugging Face `transformers`. Code in a folder is never run."""
+    checkpoint: str | None = None
+    """The folder that training begins from, or of a member that is complete: a path relative to the configuration
+    file, or any fsspec URI."""
+    config: dict[str, Any] | None = None
+    """Instead of `checkpoint`: the keys of a configuration of transformers, `model_type` among them, for random
+    weights."""
+    task: Literal["sequence-classification"] = "sequence-classification"
+    """What the network computes: logits of each text."""
+    labels: tuple[str, ...] = ()
+    """Filled in with the names of the data's classes. A checkpoint's classes are matched with them by name."""
+    classes: Whole = 0
+    """Filled in with their number."""
+
+    learner: ClassVar[Learner | None] = "network"
+    weights_name: ClassVar[str] = "model.safetensors"
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers")
+    file: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TransformersModel:
+        if (self.checkpoint is None) == (self.config is None):
+            raise ValueError("give `checkpoint` (a folder) or `config` (the keys of a new network's configuration)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, such as `bert`")
+        if self.tokenizer is None and self.checkpoint is None:
+            raise ValueError("`config` has no tokenizer; give `tokenizer`, a folder that has one")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_tokenizer(cls, values: Any) -> Any:
+        """The tokenizer of the checkpoint, unless another one is given."""
+        if isinstance(values, dict) and values.get("tokenizer") is None and values.get("checkpoint") is not None:
+            return {**values, "tokenizer": values["checkpoint"]}
+        return values
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"'{self.checkpoint}'" if self.checkpoint is not None else f"'{(self.config or {})['model_type']}'"
+
+    def for_classes(self, classes: int, names: tuple[str, ...]) -> TransformersModel:
+        return self.model_copy(update={"classes": classes, "labels": names})
+
+
 class OwnModel(FactorySpec, TakesColumns):
     """A kind of the user's own: a subclass of `workers.models.predictor.Predictor`."""
 
@@ -212,7 +282,7 @@ class OwnModel(FactorySpec, TakesColumns):
         return f"'{self.kind}'"
 
 
-MODEL_KINDS = ("python", "onnx", "sklearn")
+MODEL_KINDS = ("python", "transformers", "onnx", "sklearn")
 OWN = "module:Class"
 
 
@@ -239,6 +309,7 @@ def _known_kind(values: Any) -> Any:
 
 AnyModel = Annotated[
     Annotated[ModelSpec, Tag("(python)")]
+    | Annotated[TransformersModel, Tag("(transformers)")]
     | Annotated[OnnxModel, Tag("(onnx)")]
     | Annotated[SklearnModel, Tag("(sklearn factory)")]
     | Annotated[SklearnFile, Tag("(sklearn file)")]
@@ -247,6 +318,8 @@ AnyModel = Annotated[
     BeforeValidator(_known_kind),
 ]
 """A model of any kind; `kind` decides, and `python` may be left out."""
+NetworkModel = ModelSpec | TransformersModel
+"""A model that is a torch module, which the training loop trains."""
 WEIGHTS = tuple(kind.weights_name for kind in (ModelSpec, SklearnModel, OwnModel))
 """Names of the files that trained models are kept in."""
 
@@ -280,8 +353,9 @@ class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
     kind: Literal["npz", "parquet", "idx", "text", "python"] | FactoryName
-    """The kind of file; `text` for texts (JSON lines, CSV, TSV, Parquet, folders of `datasets`); `python` for a function that returns the splits; or `module:Class` of your own: it is made with
-    `kwargs`, and called with the URI of each split it returns (x, y)."""
+    """The kind of file; `text` for texts (JSON lines, CSV, TSV, Parquet, folders of `datasets`); `python` for a
+    function that returns the splits; or `module:Class` of your own: it is made with `kwargs`, and called with the URI
+    of each split it returns (x, y)."""
     root: str = ""
     """The folder or fsspec URI that relative paths below start from. Left out: the configuration file's folder."""
     train: str | IdxFiles | None = None

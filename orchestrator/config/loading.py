@@ -15,7 +15,7 @@ from workers.user_code import factories
 
 CODE = ("kind", "factory", "term", "schedule")
 """Keys that name the user's own code: always, or as `module:Class` instead of a built-in name."""
-PATHS = ("path", "checkpoints", "initial")
+PATHS = ("path", "checkpoint", "checkpoints", "initial", "tokenizer")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
 MAX_BYTES, MAX_NODES = 2**20, 100_000

@@ -79,6 +79,19 @@ class RunConfig(Spec):
             found.append(TrainingStage(stage.name, system, loss, stage.training or student.training, initial))
         return tuple(found)
 
+    def for_classes(self, classes: int, names: tuple[str, ...]) -> RunConfig:
+        """The same run with models for data of these classes. names: of the classes; empty where labels are numbers."""
+
+        def model_of(holder: Any) -> Any:
+            if holder.model is None:
+                return holder
+            return holder.model_copy(update={"model": holder.model.for_classes(classes, names)})
+
+        ensemble = model_of(self.ensemble)
+        if ensemble.members is not None:
+            ensemble = ensemble.model_copy(update={"members": tuple(map(model_of, ensemble.members))})
+        return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)})
+
     @property
     def folder(self) -> str:
         """URI of the run's folder."""

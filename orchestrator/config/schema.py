@@ -22,6 +22,7 @@ from workers.specs import (
     Precision,
     Spec,
     TermSpec,
+    TransformersModel,
     Weight,
     check_recipe,
 )
@@ -62,12 +63,24 @@ class MemberGroup(Spec):
     @property
     def given(self) -> tuple[str, ...] | None:
         """The files of loaded members; None where the run trains them."""
-        return (self.model.file,) if self.model.file is not None else self.checkpoints
+        return (self.complete,) if self.complete is not None else self.checkpoints
+
+    @property
+    def complete(self) -> str | None:
+        """The file or folder of a model that is one complete member."""
+        return _complete(self.model, self.training, self.checkpoints)
 
     @property
     def count(self) -> int:
         """How many members."""
         return self.size or len(self.given or "1")
+
+
+def _complete(model: AnyModel, training: AnyTraining | None, checkpoints: tuple[str, ...] | None) -> str | None:
+    """The file or folder that is one complete member; None where members are trained, or loaded from `checkpoints`."""
+    if isinstance(model, TransformersModel) and training is None and checkpoints is None:
+        return model.checkpoint
+    return model.file
 
 
 def _check_source(
@@ -76,7 +89,7 @@ def _check_source(
     """Raise ValueError unless each member's weights have exactly one source."""
     if training is not None:
         check_recipe(model, training, "training")
-    if model.file is not None:
+    if _complete(model, training, checkpoints) is not None:
         if checkpoints is not None or size not in (None, 1):
             raise ValueError(
                 f"`model` names one file, {model.label}, which is one member; leave `size` and `checkpoints` out, and "

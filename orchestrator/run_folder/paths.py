@@ -13,10 +13,12 @@ from orchestrator.run_folder import model_folder
 from workers import specs, storage
 from workers.artifacts import catalogue, key, parts
 
-NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS = "training.json", ".json", "manifest.json", "logits.json"
+NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS, TOKENS = (
+    "training.json", ".json", "manifest.json", "logits.json", "tokens.json",
+)  # fmt: skip
 """Names or suffixes of the artifacts' records."""
 _NETWORK = rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|training\.json|(state|answers)\.pt|(history|failure)\.json"
-_PARTS = f"{parts.NAME.pattern}|manifest\\.json|logits\\.json|abandoned"
+_PARTS = f"{parts.NAME.pattern}|tokens\\.json|manifest\\.json|logits\\.json|abandoned"
 _PLACEHOLDERS = {
     "number": r"\d+",
     "role": "(baseline|student)",
@@ -63,6 +65,7 @@ PLACES = {
     "student_model": Place(f"student/{model_folder.FOLDER}", model_folder.PATTERN),
     "soft_targets": Place("soft_targets/{digest}", _PARTS),
     "logits": Place("logits/{digest}", _PARTS),
+    "tokens": Place("tokens/{digest}", _PARTS),
     "predictions": Place("predictions/{system}-{split}{ending}"),
 }
 """Paths that runs write, relative to the folder. `trained` has every network under its cache key; `member`, `role` and
@@ -104,6 +107,11 @@ def soft_targets(digest: str) -> str:
 def logits(digest: str) -> str:
     """The record of a member's logits with this key."""
     return storage.join(PLACES["logits"].path(digest=digest), LOGITS)
+
+
+def tokens(digest: str) -> str:
+    """The record of the tokens with this key."""
+    return storage.join(PLACES["tokens"].path(digest=digest), TOKENS)
 
 
 def predictions(system: str, split: str, ending: str = PREDICTIONS) -> str:
@@ -179,6 +187,10 @@ class RunFolder:
     def logits(self, digest: str) -> str:
         """The folder of a member's logits."""
         return self._at("logits", digest=digest)
+
+    def tokens(self, digest: str) -> str:
+        """The folder of the tokens of one split."""
+        return self._at("tokens", digest=digest)
 
     def _at(self, place: str, **values: object) -> str:
         return storage.join(self.uri, PLACES[place].path(**values))

@@ -17,7 +17,7 @@ from orchestrator.cluster.tasks import Task, completed
 from orchestrator.stages import ray_train
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
-from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, ModelSpec, TrainingSpec
+from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, NetworkModel, TrainingSpec
 from workers.training.fit_tasks import FitJob, fit_student
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store, WorkerJob
@@ -52,7 +52,7 @@ name: of the checkpoints in it."""
 
 def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
     """Train a network by the training loop on every worker; resumes from its last checkpoint."""
-    assert isinstance(job.model, ModelSpec) and isinstance(job.training, TrainingSpec)
+    assert isinstance(job.model, NetworkModel) and isinstance(job.training, TrainingSpec)
     work = WorkerJob(
         role=job.role,
         model=job.model,

@@ -35,9 +35,11 @@ from workers.specs import (
     FactorySpec,
     FitSpec,
     ModelSpec,
+    NetworkModel,
     OwnModel,
     SklearnModel,
     TrainingSpec,
+    TransformersModel,
 )
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
@@ -82,6 +84,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
         resources.place(config.ensemble, machines)
     wait_for("reading the data")
     dataset = datasets.load(config.data, config.seed)
+    config = config.for_classes(dataset.classes, dataset.label_names)
     top_k = config.distillation.top_k
     if top_k is not None and top_k > dataset.classes:
         raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
@@ -133,17 +136,16 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
 
 def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
     """The configuration with the open choices of its members settled on real examples, as in `check`."""
+    config = config.for_classes(dataset.classes, dataset.label_names)
     ensemble = config.ensemble
     groups = [
-        group if group.model.file is None else group.model_copy(update={"model": _settled(group.model, dataset)})
+        group
+        if group.complete is None
+        else group.model_copy(update={"model": trial.settle(group.model, group.complete, dataset.train)[0]})
         for group in ensemble.groups
     ]
     found = {"model": groups[0].model} if ensemble.members is None else {"members": tuple(groups)}
     return config.model_copy(update={"ensemble": ensemble.model_copy(update=found)})
-
-
-def _settled(model: AnyModel, dataset: Dataset) -> AnyModel:
-    return trial.settle(model, dataset.train)[0]
 
 
 def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
@@ -186,7 +188,7 @@ def _role(
     if isinstance(training, FitSpec):
         assert isinstance(model, SklearnModel | OwnModel)
         return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
-    assert isinstance(model, ModelSpec)
+    assert isinstance(model, NetworkModel)
     begun = None if initial == PREVIOUS else initial
     return Role(name, model, training, seed, examples, loss, workers, begun, known)
 
@@ -196,8 +198,11 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     odd = odd_rows(dataset)
     notes: list[str] = []
     for group in config.ensemble.groups:
-        if group.model.file is not None:
-            notes += trial.check_file(group.model, dataset.train, dataset.classes, odd)
+        if group.complete is not None:
+            notes += trial.check_file(group.model, group.complete, dataset.train, dataset.classes, odd)
+        elif isinstance(group.model, TransformersModel):
+            for uri in group.checkpoints or ():
+                notes += trial.check_file(group.model, uri, dataset.train, dataset.classes, odd)
         elif group.checkpoints is not None:
             assert isinstance(group.model, ModelSpec)
             notes += trial.check_loaded(group.model, group.checkpoints, dataset.train, dataset.classes, odd)

@@ -86,13 +86,14 @@ def test_a_graph_of_logits(tmp_path: Path, batch: int | str) -> None:
 def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
     examples, expected = Split(X, Y), softmax(X @ WEIGHT + BIAS)
     for ends, found in ((True, "probabilities"), (False, "logits")):
-        model, (note,) = trial.settle(OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=ends)), examples)
+        given = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=ends))
+        model, (note,) = trial.settle(given, given.path, examples)
         assert isinstance(model, OnnxModel) and model.output == found
         assert f"a.onnx' is taken to return {found}: its rows for 60 training examples" in note
         np.testing.assert_allclose(softmax(answers(model)), expected, rtol=1e-4)
-        assert trial.settle(model, examples) == (model, ())  # it is decided once
+        assert trial.settle(model, model.path, examples) == (model, ())  # it is decided once
     given = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=True), output="logits")
-    assert trial.settle(given, examples) == (given, ())
+    assert trial.settle(given, given.path, examples) == (given, ())
 
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

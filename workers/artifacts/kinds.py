@@ -106,8 +106,10 @@ PREDICTIONS = Kind("predictions", 2)
 """The predictions of one system for one split. Format 1 was a torch file without a record, and is not supported."""
 LOGITS = Kind("logits", 2, self_checked=True)
 """The logits of one member for the transfer set."""
+TOKENS = Kind("tokens", 1, self_checked=True)
+"""The tokens of the texts of one split, by one tokenizer."""
 SOFT_TARGETS = Kind("soft targets", 2, {2: _manifest}, self_checked=True)
 """A store of soft targets. In format 1 `example_id` counted the transfer set, after validation was drawn."""
 STUDENT_MODEL = Kind("student model", 2, {1: _model_before_kinds})
 """The student as a model for MLflow."""
-KINDS = {kind.name: kind for kind in (NETWORK, PREDICTIONS, LOGITS, SOFT_TARGETS, STUDENT_MODEL)}
+KINDS = {kind.name: kind for kind in (NETWORK, PREDICTIONS, LOGITS, TOKENS, SOFT_TARGETS, STUDENT_MODEL)}

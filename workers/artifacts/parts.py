@@ -1,4 +1,4 @@
-"""Parquet files with their number and their checksum in their names.
+"""Files with their number and their checksum in their names.
 
 Such a file can be verified without a record. So a resumed run only recomputes the file that was incomplete when the
 earlier run was killed.
@@ -16,7 +16,8 @@ from workers import storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.parquet")
+PARQUET = ".parquet"
+NAME = re.compile(r"part-(\d{6}|[1-9]\d{6,})-([0-9a-f]{16})\.(parquet|arrow)")
 """The number, with at least six digits, and the beginning of the sha256."""
 PLAIN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 """Options of pyarrow for columns of floats."""
@@ -29,19 +30,24 @@ def write_file(folder: str, number: int, table: pa.Table, options: dict[str, Any
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     checksum = storage.sha256(buffer.getvalue())
-    name = f"part-{number:06d}-{checksum[:16]}.parquet"
+    name = name_of(number, checksum)
     storage.write_bytes(storage.join(folder, name), buffer.getvalue())
     return name, checksum, buffer.tell()
 
 
-def files(folder: str) -> list[tuple[int, str, str]]:
-    """Number, name and beginning of the checksum of each file that `write_file` wrote into a folder."""
-    return named(storage.names(folder))
+def name_of(number: int, checksum: str, ending: str = PARQUET) -> str:
+    """The name of a file with this sha256."""
+    return f"part-{number:06d}-{checksum[:16]}{ending}"
 
 
-def named(names: Iterable[str]) -> list[tuple[int, str, str]]:
+def files(folder: str, ending: str = PARQUET) -> list[tuple[int, str, str]]:
+    """Number, name and beginning of the checksum of each file of this kind in a folder."""
+    return named(storage.names(folder), ending)
+
+
+def named(names: Iterable[str], ending: str = PARQUET) -> list[tuple[int, str, str]]:
     """The same as `files`, for a list of names; other names are ignored."""
-    matched = [NAME.fullmatch(name) for name in names]
+    matched = [NAME.fullmatch(name) for name in names if name.endswith(ending)]
     return [(int(found[1]), found[0], found[2]) for found in matched if found]
 
 

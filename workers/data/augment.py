@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data import texts
 from workers.data.arrays import Column, Index
-from workers.data.examples import Columns, Examples, columns_of, described, same_columns
+from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
@@ -122,15 +123,28 @@ class AugmentedColumns(Columns):
 
 
 def _writable(x: Columns) -> dict[str, Any]:
-    """The columns for a transform, which may write to them; consecutive ragged rows would be a view of the data."""
-    return {n: Ragged.packed(c.flat.copy(), c.lengths) if isinstance(c, Ragged) else c for n, c in x.columns.items()}
+    """The columns for a transform, which may write to them; consecutive ragged rows would be a view of the data.
+
+    Texts are a list of strings.
+    """
+    return {name: _handed(name, column) for name, column in x.columns.items()}
+
+
+def _handed(name: str, column: AnyColumn) -> Any:
+    if not isinstance(column, Ragged):
+        return column
+    return texts.strings(column) if texts.is_text(name, column) else Ragged.packed(column.flat.copy(), column.lengths)
 
 
 def _columns(returned: Any) -> dict[str, Any]:
     """What a transform returned: columns by their names, of which lists of rows become ragged."""
     if not isinstance(returned, Mapping):
         raise TypeError(f"it returned {type(returned).__name__}; expected a dict of the columns that it was given")
-    return {name: Ragged.of(c) if isinstance(c, list) else c for name, c in returned.items()}
+    return {name: _ragged(c) if isinstance(c, list) else c for name, c in returned.items()}
+
+
+def _ragged(rows: list[Any]) -> Ragged:
+    return texts.of_strings(rows) if rows and isinstance(rows[0], str) else Ragged.of(rows)
 
 
 def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> Examples:
@@ -143,7 +157,7 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
     how = (factories.load(spec.factory, spec.folder), spec.kwargs, seed, views)
     found: Augmented | AugmentedColumns
     found = (
-        AugmentedColumns(of.columns, of.positions, of.elements_of, *how)
+        AugmentedColumns(of.columns, of.positions, of.elements_of, {}, *how)
         if isinstance(of, Columns)
         else Augmented(of, *how)
     )

@@ -8,7 +8,7 @@ evaluation need not distinguish them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,10 @@ from torch import Tensor
 from workers.data import arrays
 from workers.data.arrays import Column, Index, Room
 from workers.data.examples import AnyColumn, Columns, Examples
+from workers.data.examples import described as described_examples
 from workers.data.ragged import Ragged, stretches
+from workers.data.texts import PAIR, TEXT
+from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 
 MASK = "attention_mask"
@@ -56,6 +59,8 @@ class NamedInputs:
     columns: Mapping[str, Tensor | Strip]
     positions: Ragged | None = None
     elements_of: str = ""
+    padding: Mapping[str, int] = field(default_factory=dict)
+    """The value that pads a ragged column; 0 for those that are not listed."""
 
     def __len__(self) -> int:
         first = next(iter(self.columns.values()))
@@ -65,7 +70,7 @@ class NamedInputs:
         """Some of the examples; views."""
         start, stop, _ = rows.indices(len(self))
         cut = {n: c.cut(start, stop) if isinstance(c, Strip) else c[start:stop] for n, c in self.columns.items()}
-        return NamedInputs(cut, None if self.positions is None else self.positions[start:stop], self.elements_of)
+        return replace(self, columns=cut, positions=None if self.positions is None else self.positions[start:stop])
 
     def split(self, sizes: int | Sequence[int]) -> list[NamedInputs]:
         """All examples as views, cut into pieces of these sizes."""
@@ -99,7 +104,7 @@ class NamedInputs:
             name: column.like(change(column.values)) if isinstance(column, Strip) else change(column)
             for name, column in self.columns.items()
         }
-        return NamedInputs(changed, self.positions, self.elements_of)
+        return replace(self, columns=changed)
 
     @property
     def single(self) -> Tensor | None:
@@ -108,7 +113,7 @@ class NamedInputs:
         return column if len(self.columns) == 1 and isinstance(column, Tensor) else None
 
     def padded(self) -> dict[str, Tensor]:
-        """The arguments of a model: dense columns [B, ...], ragged ones [B, L, ...] padded with 0, L the longest here.
+        """The arguments of a model: dense columns [B, ...], ragged ones padded to [B, L, ...], L the longest here.
 
         Beside the first ragged column stands `attention_mask` [B, L] int64, 1 for real elements and 0 for padding;
         beside each further one `<name>_mask`. A column of the data with that name replaces the mask.
@@ -122,7 +127,7 @@ class NamedInputs:
             longest, count = column.longest, len(column.lengths)
             at = stretches(np.arange(count) * longest, column.lengths)
             where = torch.from_numpy(at).to(self.device, non_blocking=True)  # a mask synchronises the GPU
-            rows = column.values.new_zeros((count * longest, *column.values.shape[1:]))
+            rows = column.values.new_full((count * longest, *column.values.shape[1:]), self.padding.get(name, 0))
             found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
             of_mask = MASK if name == ragged[0] else f"{name}_mask"
             if of_mask not in self.columns:
@@ -209,6 +214,8 @@ class Collator:
     """
 
     columns: tuple[str, ...] | None = None
+    tokens: Tokenization | None = None
+    """Turns texts into tokens, which take the place of the texts. None: the model takes the columns as they are."""
 
     def __call__(self, x: Examples, rows: Index, room: Room | None = None, *, narrow: bool = False) -> Inputs:
         """The examples `rows` [B] int64 of `x`.
@@ -217,6 +224,8 @@ class Collator:
         `widened` on the device. Raises: IndexError for rows that do not exist.
         """
         found = self.chosen(x)
+        if self.tokens is not None:
+            return self._tokenized(found[rows] if isinstance(found, Columns) else found, self.tokens, narrow)
         single = found.single if isinstance(found, Columns) else found
         if single is not None:
             return arrays.gather(single, rows, room, narrow=narrow)
@@ -227,8 +236,23 @@ class Collator:
         columns = {name: _tensor(column, narrow) for name, column in taken.columns.items()}
         return NamedInputs(columns, taken.positions, taken.elements_of)
 
+    def _tokenized(self, x: Examples, tokens: Tokenization, narrow: bool) -> NamedInputs:
+        """A batch with tokens instead of texts; the other columns follow them."""
+        if not isinstance(x, Columns) or TEXT not in x.columns:
+            raise RequestError(
+                f"`tokenizer` is '{tokens.uri}', and the data have {described_examples(x)}. Expected texts: "
+                "`data.kind: text`, or a column 'text' of UTF-8 bytes from a reader of your own."
+            )
+        pairs = x.columns.get(PAIR)
+        made = x.derived.get(tokens) or tokens(x.columns[TEXT], pairs)  # type: ignore[arg-type]
+        others = {name: column for name, column in x.columns.items() if name not in (TEXT, PAIR)}
+        columns = {name: _tensor(column, narrow) for name, column in {**made, **others}.items()}
+        return NamedInputs(columns, x.positions, x.elements_of, tokens.padding)
+
     def single(self, x: Examples) -> Column | None:
         """The one dense column that the model takes; None where it takes others."""
+        if self.tokens is not None:
+            return None
         found = self.chosen(x)
         return found.single if isinstance(found, Columns) else found
 

@@ -114,6 +114,30 @@ class Dataset:
         where = examples.explicit_positions(self.transfer.x)
         return Numbering(len(self.transfer), self.views, self.kept, self.given, where)
 
+    @property
+    def inputs(self) -> dict[str, Examples]:
+        """The inputs of each split, by its name."""
+        found = {"train": self.train.x, "validation": self.validation.x, "test": self.test.x}
+        return found if self.unlabeled is None else {**found, "unlabeled": self.unlabeled}
+
+    def with_inputs(self, inputs: Mapping[str, Examples]) -> Dataset:
+        """The same data set with other columns of the same examples, by split."""
+
+        def changed(name: str, split: Split) -> Split:
+            return replace(split, x=inputs.get(name, split.x))
+
+        return replace(
+            self,
+            train=changed("train", self.train),
+            validation=changed("validation", self.validation),
+            test=changed("test", self.test),
+            unlabeled=inputs.get("unlabeled", self.unlabeled),
+        )
+
+    def digest_of_inputs(self, split: str) -> str:
+        """sha256 over the inputs of a split."""
+        return self._digest(split, self.inputs[split])
+
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""
         return replace(self, notes=(*self.notes, *notes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from workers.data import arrays, ragged
 from workers.data.arrays import Column, Index, Joined, Rows
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
+from workers.data.tokens import Tokenization
 
 X = "x"
 """The name of a dense column without one."""
@@ -34,6 +35,8 @@ class Columns:
     columns: Mapping[str, AnyColumn]
     positions: Ragged | None = None
     elements_of: str = ""
+    derived: Mapping[Tokenization, Mapping[str, Ragged]] = field(default_factory=dict)
+    """Tokens of the texts that are known already, by tokenizer."""
 
     def __post_init__(self) -> None:
         sizes = {name: len(column) for name, column in self.columns.items()}
@@ -44,8 +47,13 @@ class Columns:
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, rows: slice | Index) -> Columns:
-        taken: dict[str, AnyColumn] = {name: column[rows] for name, column in self.columns.items()}
-        return Columns(taken, None if self.positions is None else self.positions[rows], self.elements_of)
+        return self._with({name: column[rows] for name, column in self.columns.items()}, rows)
+
+    def _with(self, columns: Mapping[str, AnyColumn], rows: slice | Index) -> Columns:
+        """These columns, which hold some of the rows, with everything else for the same rows."""
+        derived = {how: {name: c[rows] for name, c in of.items()} for how, of in self.derived.items()}
+        positions = None if self.positions is None else self.positions[rows]
+        return Columns(columns, positions, self.elements_of, derived)
 
     @property
     def single(self) -> Column | None:
@@ -56,7 +64,7 @@ class Columns:
 
     def chosen(self, names: Sequence[str]) -> Columns:
         """Some of the columns."""
-        return Columns({name: self.columns[name] for name in names}, self.positions, self.elements_of)
+        return replace(self, columns={name: self.columns[name] for name in names})
 
 
 Examples = Column | Columns
@@ -103,7 +111,7 @@ def take(x: Examples, rows: Index) -> Examples:
     """Some of the examples: a copy for plain arrays in memory, a lazy view for other columns."""
     if isinstance(x, Columns):
         taken = {name: c[rows] if isinstance(c, Ragged) else _taken(c, rows) for name, c in x.columns.items()}
-        return Columns(taken, None if x.positions is None else x.positions[rows], x.elements_of)
+        return x._with(taken, rows)
     return _taken(x, rows)
 
 
@@ -123,7 +131,12 @@ def joined(parts: Sequence[Examples]) -> Examples:
     several: list[Columns] = list(parts)  # type: ignore[arg-type]
     columns = {name: _joined([part.columns[name] for part in several]) for name in first.columns}
     where = [part.positions for part in several if part.positions is not None]
-    return Columns(columns, ragged.joined(where) if where else None, first.elements_of)
+    derived = {
+        how: {name: ragged.joined([part.derived[how][name] for part in several]) for name in of}
+        for how, of in first.derived.items()
+        if all(how in part.derived for part in several)
+    }
+    return Columns(columns, ragged.joined(where) if where else None, first.elements_of, derived)
 
 
 def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:

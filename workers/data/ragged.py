@@ -62,6 +62,10 @@ class Ragged:
     def __getitem__(self, rows: slice | Index) -> Ragged:
         return Ragged(self.arrays, self.starts[rows], self.lengths[rows])
 
+    def lengths_only(self) -> Ragged:
+        """Rows of the same lengths without their values; an access to these raises a LookupError."""
+        return Dropped((np.zeros(0, self.dtype),), self.starts, self.lengths)
+
     @cached_property
     def flat(self) -> NDArray[Any]:
         """The values of all rows, one row after another: [sum of lengths, ...]. It may be a view."""
@@ -100,12 +104,28 @@ class Ragged:
         return Ragged.packed, (self.flat, self.lengths)
 
 
+@dataclass(frozen=True)
+class Dropped(Ragged):
+    """Rows whose values no process needs any more."""
+
+    def __getitem__(self, rows: slice | Index) -> Dropped:
+        return Dropped(self.arrays, self.starts[rows], self.lengths[rows])
+
+    @property
+    def flat(self) -> NDArray[Any]:
+        raise LookupError("the values of these rows were dropped, since every model takes columns derived from them")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dropped, (self.arrays, self.starts, self.lengths)
+
+
 def joined(parts: Iterable[Ragged]) -> Ragged:
     """Concatenate rows of one type, without a copy of their values."""
     several = list(parts)
+    kind = type(several[0])
     sizes = [sum(map(len, part.arrays)) for part in several]
     firsts = np.cumsum([0, *sizes[:-1]])
-    return Ragged(
+    return kind(
         tuple(values for part in several for values in part.arrays),
         np.concatenate([part.starts + first for part, first in zip(several, firsts, strict=True)]),
         np.concatenate([part.lengths for part in several]),

@@ -143,7 +143,7 @@ def _read_split(uri: str, names: Sequence[str], take: Take) -> None:
 
 
 def _read_file(uri: str, names: Sequence[str], take: Take) -> None:
-    """Pass the batches of a file to `take`, each once, also where the storage fails in the middle and is asked again."""
+    """Pass the batches of a file to `take`, each once, even where the storage fails in the middle and is retried."""
     reader = READERS.get(_ending(uri))
     if reader is None:
         raise RequestError(f"'{uri}': not a known file of texts. Expected {_known()}.")
@@ -236,7 +236,9 @@ def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise RequestError(f"'{uri}', line {number}: not JSON ({error}). Expected an object in each line.") from None
+            raise RequestError(
+                f"'{uri}', line {number}: not JSON ({error}). Expected an object in each line."
+            ) from None
         if not isinstance(row, dict):
             raise RequestError(f"'{uri}', line {number}: {type(row).__name__}; expected an object in each line.")
         if not row.keys() >= set(names):

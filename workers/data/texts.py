@@ -39,6 +39,11 @@ def strings(rows: Ragged) -> list[str]:
     return [content[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
 
+def is_text(name: str, column: Ragged) -> bool:
+    """Whether a column holds texts, by its name and type."""
+    return name in (TEXT, PAIR) and column.dtype == np.uint8 and not column.of_value
+
+
 class TextColumn:
     """Collects a column of texts, in bounded memory."""
 
@@ -61,7 +66,8 @@ class TextColumn:
     def _spill(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="stillhouse-texts-")  # has no name, so nothing is left
+                # Without a name, so that nothing is left of it. The mapping outlives this object.
+                self._file = tempfile.TemporaryFile(prefix="stillhouse-texts-")  # noqa: SIM115
             for values in self._held:
                 self._file.write(values.data)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,4 +19,6 @@ def ask(module: Callable[..., Any], x: Inputs) -> Any:
         return module(x)
     single = x.single
     returned = module(**x.padded()) if single is None else module(single)
+    if isinstance(returned, Mapping) and isinstance(returned.get("logits"), Tensor):  # as transformers returns them
+        returned = returned["logits"]
     return x.at_positions(returned) if isinstance(returned, Tensor) else returned

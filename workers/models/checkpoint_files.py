@@ -27,7 +27,9 @@ from workers.errors import RequestError
 
 INDEX = ".index.json"
 """Suffix of the index of a checkpoint with several files."""
-IN_A_FOLDER = ("model.safetensors", "model.safetensors.index.json")
+IN_A_FOLDER = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 """Names of the checkpoint in a folder, as `save_pretrained` writes it."""
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training scripts store a state dict beside other values."""

@@ -23,6 +23,8 @@ from workers.models.checkpoint_files import SAVE_CALL, VERSIONS
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.json"
+"""Name of the configuration beside the weights in a folder, as `save_pretrained` writes it."""
 STATE = "state.pt"
 """File name of the training checkpoint."""
 CHECKSUM = 64
@@ -114,6 +116,9 @@ def sha256(uri: str) -> str:
     Raises: `RequestError` where there is no such file.
     """
     files = checkpoint_files.files(uri)
+    config = storage.join(uri, CONFIG)
+    if files[0] != uri and storage.exists(config):  # of a folder, whose configuration orders the classes
+        files = [config, *files]
     if len(files) > 1:
         return storage.sha256("\n".join(map(storage.file_sha256, files)).encode())
     return storage.file_sha256(files[0])

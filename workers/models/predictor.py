@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from workers.data.collate import Collator
 from workers.data.collate import Inputs as Inputs
+from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.models.outputs import Outputs as Outputs
 from workers.specs import AnyModel, Precision
@@ -26,6 +27,7 @@ from workers.user_code import factories
 
 KINDS = {
     "python": "workers.models.torch_module:TorchPredictor",
+    "transformers": "workers.models.transformers_module:TransformersPredictor",
     "onnx": "workers.models.onnx:OnnxPredictor",
     "sklearn": "workers.models.sklearn:SklearnPredictor",
 }
@@ -73,7 +75,8 @@ class Predictor(ABC):
     @classmethod
     def collator(cls, model: Any) -> Collator:
         """Builds the input batches of `model`. Models with equal collators share their batches."""
-        return Collator(model.inputs)
+        tokens = None if model.tokenizer is None else Tokenization(model.tokenizer, model.max_length)
+        return Collator(model.inputs, tokens)
 
     @classmethod
     def made(cls, model: Any) -> Any:

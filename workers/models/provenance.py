@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workers.models import predictor
+from workers.data import tokens as tokens_
+from workers.models import checkpoints, predictor
 from workers.seeds import seeded
-from workers.specs import AnyModel, FactorySpec
+from workers.specs import AnyModel, FactorySpec, TransformersModel
 from workers.user_code import factories
 from workers.user_code.provenance import SEED, examined
 
@@ -20,14 +21,18 @@ def of_model(model: AnyModel) -> dict[str, Any]:
     digests of the files that the build reads, and of `depends_on`. environment: digests of the environment variables
     that the reachable code names. packages: versions of distributions that the code imports, except for Stillhouse's
     own dependencies. built: classes, shapes and types, plain attributes and initial weights of the module from a fixed
-    seed, as far as two builds agree.
+    seed, as far as two builds agree. tokenizer, checkpoint: digests of the tokenizer, and of the folder that training
+    begins from.
 
     Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
     """
-    if not isinstance(model, FactorySpec):  # a file without code
-        every = {"path", *({"inputs"} if model.inputs is None else ())}
-        return {"model": model.model_dump(mode="json", exclude=every)}
-    return examined(model, partial(_made, model)).inputs
+    tokens = {} if model.tokenizer is None else {"tokenizer": tokens_.digest(model.tokenizer)}
+    begins = {}
+    if isinstance(model, TransformersModel) and model.checkpoint is not None:
+        begins = {"checkpoint": checkpoints.sha256(model.checkpoint)}
+    if not isinstance(model, FactorySpec):  # without code
+        return {"model": model.determining(), **begins, **tokens}
+    return {**examined(model, partial(_made, model)).inputs, **tokens}
 
 
 def files_of(model: AnyModel) -> dict[Path, bytes]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from workers.data.collate import Inputs, widened
 from workers.errors import RequestError
-from workers.models import checkpoints
+from workers.models import checkpoints, predictor
 from workers.models.ask import ask
 from workers.models.last_product import in_float32
 from workers.models.packing import packed
 from workers.models.precision import autocast, computed_in
 from workers.models.predictor import Outputs, Predictor
 from workers.seeds import seeded
-from workers.specs import ModelSpec, Precision
+from workers.specs import NetworkModel, Precision
 from workers.user_code import factories
 
 FEW = 16
@@ -35,14 +35,20 @@ class TorchPredictor(Predictor):
         """Whether it always computes in float32, since bfloat16 would round its logits."""
 
     @classmethod
-    def load(cls, model: ModelSpec, weights: str) -> Self:
+    def load(cls, model: Any, weights: str) -> Self:
         module = build(model)
         checkpoints.load(module, weights)
         return cls(module.eval())
 
     @classmethod
-    def made(cls, model: ModelSpec) -> nn.Module:
-        return build(model)
+    def made(cls, model: Any) -> nn.Module:
+        module = factories.call(model.factory, model.kwargs, model.folder)
+        if not isinstance(module, nn.Module):
+            raise RequestError(
+                f"factory '{model.factory}' returned {type(module).__name__}; expected a torch.nn.Module "
+                "from a batch to logits."
+            )
+        return module
 
     def __call__(self, x: Inputs, precision: Precision = "float32") -> Outputs:
         if self.whole or computed_in(x.device, precision) == "float32":
@@ -74,7 +80,7 @@ def predictor_of(answers: Predictor | nn.Module) -> Predictor:
     return TorchPredictor(answers) if isinstance(answers, nn.Module) else answers
 
 
-def build(spec: ModelSpec, seed: int = 0, initial: str | None = None) -> nn.Module:
+def build(spec: NetworkModel, seed: int = 0, initial: str | None = None) -> nn.Module:
     """Build the module that `spec` describes. Its random weights depend only on `seed`.
 
     It seeds torch, numpy and `random`. initial: URI of initial weights to load instead.
@@ -83,18 +89,13 @@ def build(spec: ModelSpec, seed: int = 0, initial: str | None = None) -> nn.Modu
     does not hold its weights.
     """
     with seeded(seed):
-        module = factories.call(spec.factory, spec.kwargs, spec.folder)
-    if not isinstance(module, nn.Module):
-        raise RequestError(
-            f"factory '{spec.factory}' returned {type(module).__name__}; expected a torch.nn.Module "
-            "from a batch to logits."
-        )
+        module: nn.Module = predictor.kind_of(spec).made(spec)
     if initial is not None:
         checkpoints.load(module, initial)
     return module
 
 
-def check_trainable(module: nn.Module, spec: ModelSpec, role: str) -> None:
+def check_trainable(module: nn.Module, spec: NetworkModel, role: str) -> None:
     """Raise `RequestError` where `module` has no trainable parameter, or has lazy parameters."""
     lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if nn.parameter.is_lazy(each)]
     if lazy:

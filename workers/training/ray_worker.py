@@ -25,7 +25,7 @@ from workers.data.dataset import Dataset
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import DistillationSpec, NetworkModel, TrainingSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.reader import LogitsReader, Reader, StoreReader
@@ -96,7 +96,7 @@ class WorkerJob:
     """Arguments of a data-parallel training worker. Without soft targets it trains the hard-label baseline."""
 
     role: str
-    model: ModelSpec
+    model: NetworkModel
     training: TrainingSpec
     seed: int
     data: ray.ObjectRef[Dataset]

@@ -17,7 +17,7 @@ from workers.device import device
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
-from workers.specs import AnyTraining, ModelSpec, TrainingSpec
+from workers.specs import AnyTraining, NetworkModel, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Epoch, Task
@@ -45,7 +45,7 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     processes.announce(member.name, events)
     torch.set_num_threads(job.threads)
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
-    assert isinstance(member.model, ModelSpec) and isinstance(training, TrainingSpec)
+    assert isinstance(member.model, NetworkModel) and isinstance(training, TrainingSpec)
     with faults.caught(member.name):
         module = torch_module.build(member.model, job.seed).to(device())
         progress = loop.begin(module, training, len(data.train))

@@ -30,7 +30,7 @@ from workers.models.ask import ask
 from workers.models.comparison import finite, some, spread
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
-from workers.specs import AnyModel, DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import AnyModel, DistillationSpec, ModelSpec, NetworkModel, TrainingSpec
 from workers.targets import kinds
 from workers.targets.layout import batch_sizes
 from workers.training import loop, objective
@@ -55,7 +55,7 @@ class Role:
     """A network to train: its examples and settings, and its name in messages."""
 
     name: str
-    model: ModelSpec
+    model: NetworkModel
     training: TrainingSpec
     seed: int
     examples: Split
@@ -120,25 +120,25 @@ def check_loaded(
     return notes
 
 
-def check_file(model: AnyModel, examples: Split, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """Check a member whose file is a complete model: its input fits, and each row has one finite output.
+def check_file(model: AnyModel, weights: str, examples: Split, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
+    """Check a member whose file or folder is a complete model: its input fits, and each row has one finite output.
 
     Returns notes for the user. Raises: `RequestError`.
     """
     with seeded(0):
-        settled, notes = settle(model, examples)
-        loaded, collator = predictor.load(settled, model.file or ""), predictor.collator(settled)
-        network = Network(loaded, model.label, classes, examples.x, "ensemble", collator)
+        settled, notes = settle(model, weights, examples)
+        loaded, collator = predictor.load(settled, weights), predictor.collator(settled)
+        network = Network(loaded, f"'{weights}'", classes, examples.x, "ensemble", collator)
         asked.check_output(network)
         notes += asked.check(network, odd)
         _check_order(network, examples)
     return notes
 
 
-def settle(model: AnyModel, examples: Split) -> tuple[AnyModel, tuple[str, ...]]:
+def settle(model: AnyModel, weights: str, examples: Split) -> tuple[AnyModel, tuple[str, ...]]:
     """Load a model's file and settle the open choices of its spec on some of the examples; the spec, and notes."""
     ids = spread(len(examples), SETTLED_ROWS)
-    return predictor.kind_of(model).settled(model, model.file or "", predictor.collator(model)(examples.x, ids))
+    return predictor.kind_of(model).settled(model, weights, predictor.collator(model)(examples.x, ids))
 
 
 def _check_order(network: Network, examples: Split) -> None:
@@ -259,7 +259,7 @@ def _why_so_few(role: Role, size: int) -> str:
     )
 
 
-def _check_reloaded(network: Network, model: ModelSpec) -> None:
+def _check_reloaded(network: Network, model: NetworkModel) -> None:
     """Save the weights, load them into a network of another seed, as all later stages do, and compare outputs."""
     if not finite(network.answers(network.batch)).all():
         raise RequestError(

@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import FactorySpec, ModelSpec, OwnModel, SklearnModel
+from workers.specs import FactorySpec, ModelSpec, OwnModel, SklearnModel, Spec
 from workers.user_code import beside, factories, observed, origins
 from workers.user_code.beside import Stamp
 from workers.user_code.reach import Reach, whole_file
@@ -82,7 +82,7 @@ def check_depends_on(uris: Iterable[str]) -> None:
 
 
 @contextmanager
-def in_use(spec: FactorySpec) -> Iterator[None]:
+def in_use(spec: Spec) -> Iterator[None]:
     """Add files that are opened during the block, such as a forward pass's lookup tables, to the inputs of `spec`."""
     with observed.recording() as record:
         yield
@@ -94,7 +94,7 @@ def in_use(spec: FactorySpec) -> Iterator[None]:
         _known.pop(key, None)
 
 
-def _key(spec: FactorySpec) -> str:
+def _key(spec: Spec) -> str:
     return json.dumps([type(spec).__name__, os.getcwd(), spec.model_dump(mode="json")], sort_keys=True)
 
 
@@ -151,10 +151,7 @@ def _watch(
         "packages": _packages(reach.installed),
     }
     if isinstance(spec, ModelSpec | SklearnModel | OwnModel):
-        places = {"folder", "depends_on", "path"}
-        implied = {"kind"} if isinstance(spec, ModelSpec) else set()  # as in keys of versions without kinds
-        implied |= {"inputs"} if spec.inputs is None else set()
-        inputs = {"model": spec.model_dump(mode="json", exclude=places | implied), **inputs}
+        inputs = {"model": spec.determining(), **inputs}
         inputs["built"] = _agreed(spec, results[0].built, results[1].built)
     loaded = [source.file for source in reach.loaded()]
     paths = {str(path): path for path in (*code, *data.values(), *loaded)}

@@ -1,0 +1,149 @@
+"""Tokens of the data's texts: computed once for each tokenizer and split, and found again by key in the whole storage.
+
+Blocks of texts are tokenized by Ray tasks, a few at a time, so that no process holds all texts or all tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import ray
+
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.resources import Machines, Placement
+from orchestrator.cluster.tasks import Task, completed
+from orchestrator.config.run_config import RunConfig
+from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
+from workers.artifacts import catalogue, parts, store
+from workers.artifacts.catalogue import Catalogue, Found
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import TOKENS
+from workers.data import token_files
+from workers.data.dataset import Dataset
+from workers.data.examples import Columns
+from workers.data.ragged import Ragged
+from workers.data.texts import PAIR, TEXT, is_text
+from workers.data.token_files import ENDING, tokenize_block
+from workers.data.tokens import Tokenization
+from workers.models import predictor
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.heartbeat import Heartbeat
+    from orchestrator.observers.fanout import Fanout
+
+BLOCK_BYTES = 2**22
+"""About how many bytes of texts a task tokenizes."""
+AHEAD = 2
+"""Blocks that wait for each core."""
+
+Block = tuple[Ragged, ...]
+tokenize = ray.remote(tokenize_block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizing:
+    """What tokenizing needs of the run."""
+
+    config: RunConfig
+    machines: Machines
+    events: Fanout
+    heartbeat: Heartbeat
+    artifacts: Catalogue
+
+
+def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
+    """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer."""
+    models = [*(group.model for group in run.config.ensemble.groups), run.config.student.model]
+    hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
+    splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and TEXT in x.columns}
+    if not hows or not splits:
+        return dataset
+    with run.events.stage("tokens") as stage:
+        keys = {(name, how): _key(dataset, name, how) for name in splits for how in hows}
+        had = run.artifacts.obtain_all((key, paths.tokens) for key in keys.values())
+        found = dict(zip(keys, had, strict=True))
+        if note := catalogue.note("tokens", had):
+            run.events.note(note)
+        made: dict[str, dict[Tokenization, Mapping[str, Ragged]]] = {name: {} for name in splits}
+        for (name, how), key in keys.items():
+            made[name][how] = _obtained(run, splits[name], how, key, found[name, how])
+        stage.reused = all(each is not None for each in had)
+    return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
+
+
+def _key(dataset: Dataset, split: str, how: Tokenization) -> Key:
+    return TOKENS.key(texts=dataset.digest_of_inputs(split), **how.identity)
+
+
+def _obtained(run: Tokenizing, x: Columns, how: Tokenization, key: Key, found: Found | None) -> Mapping[str, Ragged]:
+    """The tokens of a split, of which blocks that are missing or damaged are computed."""
+    folder = RunFolder(run.config.folder).tokens(key.digest)
+    there = {number: name for number, name, _ in parts.files(folder, ENDING) if token_files.is_whole(folder, name)}
+    made = dict(_computed(run, x, folder, how, [each for each in _blocks(x) if each[0] not in there]))
+    names = [name for _, name in sorted({**there, **made}.items())]
+    if made or found is None:
+        checksums = {name: checksum for _, name, checksum in parts.named(names, ENDING)}
+        store.commit(run.artifacts.uri(paths.tokens(key.digest)), key, checksums)
+        run.artifacts.register(key, paths.tokens(key.digest))
+    return token_files.read(folder, names)
+
+
+def _blocks(x: Columns) -> Iterator[tuple[int, slice]]:
+    """The number and the rows of each block; equal for equal texts, so that a resumed run finds its blocks."""
+    texts = x.columns[TEXT]
+    assert isinstance(texts, Ragged)
+    for number, (start, block) in enumerate(texts.blocks(BLOCK_BYTES)):
+        yield number, slice(start, start + len(block))
+
+
+def _computed(
+    run: Tokenizing, x: Columns, folder: str, how: Tokenization, missing: Sequence[tuple[int, slice]]
+) -> Iterator[tuple[int, str]]:
+    """Tokenize blocks; yields the number and the file of each. A single block is not worth a process of its own."""
+    if len(missing) == 1:
+        ((number, rows),) = missing
+        yield number, tokenize_block(folder, number, _texts(x, rows), how)[0]
+        return
+    placement = Placement(1, 1, min(1.0, run.machines.cpus), 0.0, run.machines.asked("teacher"))
+    at_once = max(2, AHEAD * int(run.machines.cpus))
+    for some in (missing[start : start + at_once] for start in range(0, len(missing), at_once)):
+        numbers = {f"tokens {number}": number for number, _ in some}
+        tasks = [
+            Task(f"tokens {number}", tokenize, (folder, number, _texts(x, rows), how), placement,
+                 f"tokenizing with '{how.uri}'")
+            for number, rows in some
+        ]  # fmt: skip
+        need = Need("tasks that tokenize", len(tasks), placement.held, placement.held)
+        waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
+        with closing(completed(tasks, waiting, run.heartbeat, cancel=run.machines.borrowed)) as ended:
+            for task, (name, _) in ended:
+                yield numbers[task.name], name
+
+
+def _texts(x: Columns, rows: slice) -> Block:
+    """The texts of a block, and their second texts, without the rest of the column's memory."""
+    columns = [x.columns[name] for name in (TEXT, PAIR) if name in x.columns]
+    block = [column[rows] for column in columns if isinstance(column, Ragged)]
+    return tuple(Ragged.packed(column.flat, column.lengths) for column in block)
+
+
+def without_texts(run: RunConfig, dataset: Dataset) -> Dataset:
+    """The data set without texts that no process needs, since all models take tokens and no example is augmented."""
+    models = [*(group.model for group in run.ensemble.groups), run.student.model]
+    if dataset.augment is not None or any(predictor.collator(model).tokens is None for model in models):
+        return dataset
+    return dataset.with_inputs(
+        {name: _without(x) for name, x in dataset.inputs.items() if isinstance(x, Columns) and x.derived}
+    )
+
+
+def _without(x: Columns) -> Columns:
+    columns = {
+        name: column.lengths_only() if isinstance(column, Ragged) and is_text(name, column) else column
+        for name, column in x.columns.items()
+    }
+    return replace(x, columns=columns)

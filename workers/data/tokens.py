@@ -1,0 +1,160 @@
+"""Texts as tokens: a tokenizer and its settings, and the columns that it makes of texts.
+
+The tokenizer is a folder of Hugging Face `transformers` on any fsspec URI. It is loaded once in each process, and its
+code is never taken from the folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from workers import storage
+from workers.data.ragged import Ragged, joined
+from workers.data.texts import strings
+from workers.errors import RequestError
+
+AT_ONCE = 1000
+"""Texts that are encoded at a time."""
+FILES = (".json", ".txt", ".model", ".jinja")
+"""Endings of the files that a tokenizer may consist of."""
+IDS, TYPES = "input_ids", "token_type_ids"
+"""Names of the columns: token ids [length] int32, and for pairs, 0 or 1 for the text that each token belongs to."""
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How texts become tokens. uri: the tokenizer's folder, or its `tokenizer.json`. max_length: where longer token
+    sequences are cut, special tokens included; None: never."""
+
+    uri: str
+    max_length: int | None = None
+
+    def __call__(self, texts: Ragged, pairs: Ragged | None = None) -> dict[str, Ragged]:
+        """The columns of tokens for texts [N] and their second texts: rows of int32 by name."""
+        tokenizer = load(self.uri)
+        with_types = pairs is not None and TYPES in tokenizer.model_input_names
+        found: dict[str, list[Ragged]] = {IDS: [], **({TYPES: []} if with_types else {})}
+        for start in range(0, max(len(texts), 1), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            made = tokenizer(
+                strings(texts[rows]),
+                None if pairs is None else strings(pairs[rows]),
+                truncation=self.max_length is not None,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=with_types,
+                verbose=False,
+            )
+            for name, several in found.items():
+                several.append(_packed(made[name]))
+        return {name: _one(joined(several)) for name, several in found.items()}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the tokens follow from, besides the texts."""
+        return {"tokenizer": digest(self.uri), "max_length": self.max_length}
+
+    @property
+    def padding(self) -> Mapping[str, int]:
+        """The value that pads each column; 0 for those that are not listed."""
+        return {IDS: int(load(self.uri).pad_token_id or 0)}
+
+
+def _packed(rows: list[list[int]]) -> Ragged:
+    lengths = np.array([len(row) for row in rows], np.int64)
+    flat = np.fromiter((value for row in rows for value in row), np.int32, int(lengths.sum()))
+    return Ragged.packed(flat, lengths)
+
+
+def _one(rows: Ragged) -> Ragged:
+    """The rows with all values in one array."""
+    return Ragged.packed(rows.flat, rows.lengths)
+
+
+def require_transformers(what: str) -> Any:
+    """The package transformers. what: names the key that needs it. Raises: `RequestError` where it is missing."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a missing file is an error, and not a download
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import transformers
+    except ImportError as error:
+        raise RequestError(
+            f"{what} needs the package transformers, which is not installed on this machine. Install it by "
+            "`pip install 'stillhouse[text]'`, on every node."
+        ) from error
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+@lru_cache(maxsize=16)
+def load(uri: str) -> Any:
+    """The tokenizer in a folder, or of a `tokenizer.json`. Raises: `RequestError` where there is none."""
+    transformers = require_transformers(f"tokenizer '{uri}'")
+    folder, name = local(uri, FILES)
+    try:
+        if name:
+            found = transformers.PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, name))
+        else:
+            found = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raise plain exceptions for damaged files
+        raise RequestError(
+            f"tokenizer '{uri}': cannot be loaded ({_first_line(error)}). Expected a folder that `save_pretrained` "
+            "wrote, or a `tokenizer.json`. Code in it is not run."
+        ) from error
+    if not found.is_fast:
+        raise RequestError(f"tokenizer '{uri}': has no `tokenizer.json`; expected a fast tokenizer. Save it as one.")
+    return found
+
+
+@lru_cache(maxsize=16)
+def digest(uri: str) -> str:
+    """sha256 of all that a tokenizer does, whatever its folder is called."""
+    tokenizer = load(uri)
+    settings = f"{type(tokenizer).__name__} {tokenizer.pad_token_id} {tokenizer.model_input_names} "
+    return storage.sha256((settings + str(tokenizer.backend_tokenizer.to_str())).encode())
+
+
+def vocabulary(uri: str) -> int:
+    """One more than the largest id that the tokenizer can return."""
+    return int(max(load(uri).get_vocab().values())) + 1
+
+
+_copies: dict[tuple[str, tuple[str, ...]], str] = {}
+
+
+def local(uri: str, endings: tuple[str, ...]) -> tuple[str, str]:
+    """The local folder with the files at `uri`, and the file's name where `uri` is a file.
+
+    Files of a remote storage that end like this are copied to a temporary folder, once in each process.
+    """
+    is_file = not storage.is_folder(uri)
+    folder, name = (storage.parent(uri), posixpath.basename(uri)) if is_file else (uri, "")
+    if is_file and not storage.exists(uri):
+        raise RequestError(f"'{uri}': no such file or folder. Relative paths start at the configuration file's folder.")
+    if storage.is_local(uri):
+        return str(storage.filesystem(folder)[1]), name
+    if (uri, endings) not in _copies:
+        target = tempfile.mkdtemp(prefix="stillhouse-model-")
+        atexit.register(shutil.rmtree, target, ignore_errors=True)
+        for each in [name] if is_file else storage.names(folder):
+            if each.endswith(endings):
+                with open(os.path.join(target, each), "wb") as file:
+                    file.write(storage.read_raw(storage.join(folder, each)))
+        _copies[uri, endings] = target
+    return _copies[uri, endings], name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

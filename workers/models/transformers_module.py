@@ -1,0 +1,227 @@
+"""The kind `transformers`: networks of the package transformers, from a folder that `save_pretrained` wrote.
+
+Weights come from safetensors or from torch files that hold tensors alone. Code in a folder is never run. Classes are
+matched by name: where a checkpoint has them in another order than the data, its logits are put into that of the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from workers import storage
+from workers.data.collate import Inputs
+from workers.data.label_names import listed
+from workers.data.tokens import local, require_transformers, vocabulary
+from workers.errors import RequestError
+from workers.models import checkpoints
+from workers.models.checkpoints import CONFIG
+from workers.models.torch_module import TorchPredictor
+from workers.specs import TransformersModel
+
+AUTO = {"sequence-classification": "AutoModelForSequenceClassification"}
+"""The class of transformers for each task."""
+FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
+"""Endings of the files of a checkpoint's folder."""
+TOKENIZER = ("tokenizer", "vocab", "special_tokens", "added_tokens", "merges", "spiece", "sentencepiece")
+"""How the names of a tokenizer's files begin."""
+
+
+class TransformersPredictor(TorchPredictor):
+    """A network of transformers, which returns its logits."""
+
+    @classmethod
+    def load(cls, model: Any, weights: str) -> Self:
+        if storage.is_folder(weights):
+            found = _from_folder(model, weights, may_add=False)
+            return cls(found.module.eval())
+        module = cls.made(model)
+        checkpoints.load(module, weights)
+        return cls(module.eval())
+
+    @classmethod
+    def made(cls, model: Any) -> nn.Module:
+        """The network as training begins with it: the checkpoint's weights, or random ones of its configuration."""
+        if model.checkpoint is not None:
+            return _from_folder(model, model.checkpoint, may_add=True).module
+        transformers = require_transformers("`kind: transformers`")
+        with _explained("`config`", model):
+            config = transformers.AutoConfig.for_model(**{**(model.config or {}), **_classes(model)})
+            return _checked(getattr(transformers, AUTO[model.task]).from_config(config), model)
+
+    @classmethod
+    def notes(cls, model: TransformersModel) -> tuple[str, ...]:
+        """Notes for the user on how training begins."""
+        if model.checkpoint is None:
+            return ()
+        added = _from_folder(model, model.checkpoint, may_add=True).added
+        if not added:
+            return ()
+        return (
+            f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training begins "
+            "with random numbers there.",
+        )
+
+    def prepare(self, x: Inputs, device: torch.device, precision: Any) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network from a folder. added: weights that the folder lacks, which are random."""
+
+    module: nn.Module
+    added: tuple[str, ...] = ()
+
+
+def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded:
+    """The network in a folder, for the classes of the data. may_add: whether a missing head may be made anew."""
+    transformers = require_transformers("`kind: transformers`")
+    folder, name = local(uri, FOLDER)
+    if name:
+        raise RequestError(f"checkpoint '{uri}': a file. Expected the folder that `save_pretrained` wrote.")
+    _check_folder(uri, folder)
+    with _explained(f"checkpoint '{uri}'", model):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        has = _names_of(config)
+        order = None if _has_no_head(config) else class_order(uri, has, model.labels, model.classes, may_add=may_add)
+        if order is None:
+            for key, value in _classes(model).items():
+                setattr(config, key, value)
+        module, info = getattr(transformers, AUTO[model.task]).from_pretrained(
+            folder,
+            config=config,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=False,
+            dtype=torch.float32,
+        )
+    missing = tuple(sorted(info["missing_keys"]))
+    if missing and not may_add:
+        raise RequestError(
+            f"checkpoint '{uri}' has no {', '.join(missing[:3])}, the head of the task '{model.task}'. Expected a "
+            "member that is trained for the task; give `training` to train it."
+        )
+    if order is not None and order != tuple(range(len(order))):
+        module.register_forward_hook(partial(_in_order, torch.tensor(order)))
+    return Loaded(_checked(module, model), missing)
+
+
+def _check_folder(uri: str, folder: str) -> None:
+    """Raise `RequestError` where a checkpoint asks for code of its own, or has none of the files."""
+    try:
+        with open(f"{folder}/{CONFIG}", encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"checkpoint '{uri}': no readable {CONFIG} ({error}). Expected the folder that `save_pretrained` wrote."
+        ) from error
+    if isinstance(config, Mapping) and config.get("auto_map") and not config.get("model_type"):
+        raise RequestError(f"checkpoint '{uri}' wants code of its own ({CONFIG}, `auto_map`), which is not run.")
+
+
+def _names_of(config: Any) -> tuple[str, ...]:
+    """The class names of a checkpoint, in the order of its logits; empty for the names that transformers makes up."""
+    names = [str(config.id2label[k]) for k in sorted(config.id2label)]
+    return () if names == [f"LABEL_{k}" for k in range(len(names))] else tuple(names)
+
+
+def _has_no_head(config: Any) -> bool:
+    """Whether the checkpoint is of another architecture than a classifier, such as a plain encoder."""
+    return not any("Classification" in str(each) for each in config.architectures or ())
+
+
+def class_order(
+    uri: str, has: Sequence[str], wanted: Sequence[str], classes: int, *, may_add: bool
+) -> tuple[int, ...] | None:
+    """For each class of the data, its place in a checkpoint's logits; None for a head that has to be made anew.
+
+    has: the checkpoint's class names, empty without any. wanted: those of the data. Raises: `RequestError` where the
+    names differ, and the head may not be replaced.
+    """
+    if not has or not wanted:
+        return tuple(range(classes))
+    if set(has) == set(wanted):
+        return tuple(list(has).index(name) for name in wanted)
+    if may_add:
+        return None
+    raise RequestError(
+        f"checkpoint '{uri}' has the classes {listed(has)}, and the data {listed(wanted)}. Expected the same names in "
+        "any order: correct `id2label` in its config.json, or the labels of the data."
+    )
+
+
+def _in_order(order: Tensor, module: nn.Module, arguments: Any, output: Any) -> Any:
+    """Forward hook: the logits in the order of the data's classes."""
+    output["logits"] = output["logits"][..., order.to(output["logits"].device)]
+    return output
+
+
+def _classes(model: TransformersModel) -> dict[str, Any]:
+    """The keys of a configuration for the data's classes."""
+    names = model.labels or tuple(f"LABEL_{k}" for k in range(model.classes))
+    return {"id2label": dict(enumerate(names)), "label2id": {name: k for k, name in enumerate(names)}}
+
+
+def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
+    """The network, if its vocabulary has each token and its positions each length. Raises: `RequestError`."""
+    rows = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if model.tokenizer is not None and vocabulary(model.tokenizer) > rows:
+        raise RequestError(
+            f"{model.label} embeds {rows:,} tokens, and the tokenizer '{model.tokenizer}' has ids up to "
+            f"{vocabulary(model.tokenizer) - 1:,}. Expected the tokenizer that the network was trained with."
+        )
+    return module
+
+
+class _explained:
+    """Turns the exceptions of transformers into a `RequestError`."""
+
+    def __init__(self, where: str, model: TransformersModel) -> None:
+        self._where, self._model = where, model
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, RequestError):
+            return
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        own = " It wants code of its own, which is not run." if "remote_code" in str(error) else ""
+        raise RequestError(
+            f"{self._where}: cannot be made into a network for '{self._model.task}' ({text}).{own} Expected a folder "
+            "that `save_pretrained` wrote, or the keys of a configuration of transformers with its `model_type`."
+        ) from error
+
+
+def positions_of(module: nn.Module) -> int | None:
+    """The longest sequence that a network takes; None where its positions are not limited."""
+    config: Any = module.config
+    most = getattr(config, "max_position_embeddings", None)
+    padded = getattr(config, "model_type", "") in OFFSET_POSITIONS
+    return None if not isinstance(most, int) or most <= 0 else most - (config.pad_token_id + 1 if padded else 0)
+
+
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xmod", "esm", "data2vec-text")
+"""Model types whose positions begin behind the padding's id, so that they take so many fewer."""
+
+
+def companions(model: TransformersModel, weights: str) -> dict[str, bytes]:
+    """The files that make a folder with `weights` one that transformers loads: configuration and tokenizer."""
+    module: Any = TransformersPredictor.made(model)
+    config = module.config
+    config.architectures = [type(module).__name__]
+    found = {CONFIG: config.to_json_string().encode()}
+    if model.tokenizer is not None:
+        folder, name = local(model.tokenizer, FOLDER)
+        for each in [name] if name else storage.names(folder):
+            if each.startswith(TOKENIZER):
+                with open(f"{folder}/{each}", "rb") as file:
+                    found[each] = file.read()
+    return found
