@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster.resources import Machines
 from workers.data.dataset import Dataset
-from workers.data.examples import values_of
+from workers.data.examples import embedded, values_of
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class DataFacts:
     """The size of the data.
 
     examples: number of transfer examples in one view. values: numbers per example. positions: mean number of rows of
-    soft targets per example.
+    soft targets per example. embedded: numbers that a model makes of each value (`examples.embedded`).
     """
 
     examples: int
@@ -22,12 +22,13 @@ class DataFacts:
     classes: int
     values: int
     positions: float = 1.0
+    embedded: int = 1
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataFacts:
         transfer = dataset.transfer
         values = values_of(transfer.x)
-        return cls(len(transfer), dataset.views, dataset.classes, values, transfer.rows.mean)
+        return cls(len(transfer), dataset.views, dataset.classes, values, transfer.rows.mean, embedded(transfer.x))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
             device="cuda" if machines.cuda and teachers.num_gpus else "cpu",
             precision=config.ensemble.precision,
             threads=teachers.threads,
-            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values),
+            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values * data.embedded),
             bits=64 if wide else 32,
         ),
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,

@@ -17,10 +17,13 @@ from workers.data import arrays, ragged
 from workers.data.arrays import Column, Index, Joined, Rows
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
+from workers.data.texts import is_text
 from workers.data.tokens import Tokenization
 
 X = "x"
 """The name of a dense column without one."""
+EMBEDDED = 256
+"""Numbers for each character of a text: a token has about four, and a network some 1,000 numbers for it."""
 AnyColumn = Column | Ragged
 
 
@@ -93,6 +96,32 @@ def values_of(x: Examples) -> int:
         else math.prod(column.shape[1:])
         for column in columns_of(x).values()
     )  # fmt: skip
+
+
+def lengths_of(x: Examples) -> Index | None:
+    """The length [N] of each example, by which batches are grouped; None where no padding depends on it.
+
+    Tokens count where they are known, else the elements of the first ragged column.
+    """
+    if not isinstance(x, Columns) or len(x) != len(next(iter(x.columns.values()))):  # views are made later
+        return None
+    known = [column for of in x.derived.values() for column in of.values()]
+    ragged_ones = known or [column for column in x.columns.values() if isinstance(column, Ragged)]
+    return ragged_ones[0].lengths if ragged_ones else None
+
+
+def by_length(x: Examples, ids: Index) -> Index | None:
+    """The order in which the examples `ids` ascend in length; None where lengths do not matter."""
+    lengths = lengths_of(x)
+    return None if lengths is None else np.argsort(lengths[ids], kind="stable")
+
+
+def embedded(x: Examples) -> int:
+    """About how many numbers a model makes of each value at its input: many of a character of a text, else one."""
+    has_text = isinstance(x, Columns) and any(
+        isinstance(column, Ragged) and is_text(name, column) for name, column in x.columns.items()
+    )
+    return EMBEDDED if has_text else 1
 
 
 def described(x: Examples) -> str:

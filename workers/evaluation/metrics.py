@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workers.data.arrays import Index, micro_batch
 from workers.data.collate import Collator, Inputs, collate
-from workers.data.examples import Examples, values_of
+from workers.data.examples import Examples, by_length, embedded, positions_of, values_of
 from workers.device import device
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
@@ -105,28 +105,33 @@ def log_probabilities(
     collator: Collator = collate,
 ) -> LogProbabilities:
     """log_softmax(logits) at T = 1, in float32: [P, K]; with `labels` [P] int64 only the labels' entries, [P]."""
+    order = by_length(x, np.arange(len(x)))
+    rows_of = None if order is None else positions_of(x, len(x)).within(np.arange(len(x)), order)
+    wanted = labels if labels is None or rows_of is None else labels[rows_of]
     found, start = [], 0
-    for logits in _logits(model, x, how, collator):
+    for logits in _logits(model, x, how, collator, order):
         rows = torch.log_softmax(logits, -1).cpu()
-        if labels is not None:
-            rows = rows[torch.arange(len(rows)), torch.from_numpy(labels[start : start + len(rows)])]
+        if wanted is not None:
+            rows = rows[torch.arange(len(rows)), torch.from_numpy(wanted[start : start + len(rows)])]
         found.append(rows)
         start += len(rows)
-    return torch.cat(found).numpy()
+    answers = torch.cat(found).numpy()
+    return answers if rows_of is None else answers[np.argsort(rows_of)]
 
 
 @torch.no_grad()
 def _logits(
-    model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate
+    model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate, order: Index | None = None
 ) -> Iterator[Tensor]:
-    """Logits [p, K] float32 on the device, one micro-batch at a time."""
+    """Logits [p, K] float32 on the device, one micro-batch at a time. order: of the examples; None: as they are."""
     place = device()
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
         predictor.module.eval()
-    size = how.micro_batch or micro_batch(values_of(x))
+    size = how.micro_batch or micro_batch(values_of(x) * embedded(x))
+    every = np.arange(len(x)) if order is None else order
     for start in range(0, len(x), size):
-        batch = collator(x, np.arange(start, min(start + size, len(x))))
+        batch = collator(x, every[start : start + size])
         yield predictor(batch.to(place), how.precision).logits
 
 

@@ -18,7 +18,7 @@ from workers import faults, processes, telemetry
 from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset
-from workers.data.examples import values_of
+from workers.data.examples import by_length, values_of
 from workers.errors import RunError
 from workers.inference.teacher import RESIDENT_BYTES, Asked, Batches, Member, Teacher, load
 from workers.models import predictor
@@ -170,7 +170,10 @@ class TeacherActor:
     ) -> dict[int, NDArray[Any]]:
         """Compute the answers to some pieces, in cuts that limit the size of inputs, and write logits to the caches."""
         ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
-        known = {piece: self._known(piece) for piece in pieces}
+        orders = {piece: by_length(self.x, ids[piece]) for piece in pieces}
+        known = {piece: self._ordered(self._known(piece), ids[piece], orders[piece]) for piece in pieces}
+        back = {piece: self._back(ids[piece], order) for piece, order in orders.items()}
+        ids = {piece: own if orders[piece] is None else own[orders[piece]] for piece, own in ids.items()}
         cuts = [(piece, rows) for piece in pieces for rows in self._cuts(len(ids[piece]))]
         step = TOGETHER_BYTES // RESIDENT_BYTES if self.teacher.takes_turns else 1
         step = len(cuts) if len(pieces) > 1 else step
@@ -181,13 +184,24 @@ class TeacherActor:
             found += self.teacher.soften_all(these, temperature=temperature, weights=weights, combine=combine)
             asked += [Asked(torch.empty(0), computed=each.computed) for each in these]
         for piece in pieces:
-            self._keep(
-                piece, ids[piece], [a.computed or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
-            )
+            computed = [a.computed or {} for (own, _), a in zip(cuts, asked, strict=True) if own == piece]
+            self._keep(piece, computed, back[piece])
         of_pieces: dict[int, list[Tensor]] = {piece: [] for piece in pieces}
         for (piece, _), answer in zip(cuts, found, strict=True):
             of_pieces[piece].append(answer)
-        return {piece: torch.cat(answers, dim=-2).numpy() for piece, answers in of_pieces.items()}
+        together = {piece: torch.cat(answers, dim=-2) for piece, answers in of_pieces.items()}
+        return {piece: _rows(answers, back[piece]).numpy() for piece, answers in together.items()}
+
+    def _ordered(self, known: dict[str, Tensor], ids: Index, order: Index | None) -> dict[str, Tensor]:
+        """Cached logits of a piece in the order in which its examples are computed."""
+        if order is None:
+            return known
+        rows = torch.from_numpy(self.positions.within(ids, order))
+        return {name: logits[rows] for name, logits in known.items()}
+
+    def _back(self, ids: Index, order: Index | None) -> Tensor | None:
+        """Where each row of a piece is among its rows in `order`; None where they are the same."""
+        return None if order is None else torch.from_numpy(np.argsort(self.positions.within(ids, order)))
 
     def _known(self, piece: int) -> dict[str, Tensor]:
         """The members' logits that are cached for a piece."""
@@ -207,12 +221,13 @@ class TeacherActor:
         x = torch.empty(rows.stop - rows.start, 0) if nothing_to_compute else self._gather(ids[cut])
         return Asked(x, {name: logits[rows] for name, logits in known.items()}, {} if self.kept else None)
 
-    def _keep(self, piece: int, ids: Index, computed: Sequence[dict[str, Tensor]]) -> None:
+    def _keep(self, piece: int, computed: Sequence[dict[str, Tensor]], back: Tensor | None) -> None:
         """Write the computed logits of a piece to the caches. Rows are identified by the user's example ids."""
+        names = self.numbering.of(self.layout.piece_ids(piece))
         for name in self.kept.keys() & computed[0].keys():
             with faults.caught(name):
                 logits = torch.cat([each[name] for each in computed])
-                self.kept[name].write(piece, self.numbering.of(ids), logits)
+                self.kept[name].write(piece, names, _rows(logits, back))
 
     def _gather(self, ids: Index) -> Inputs | Batches:
         """Inputs in main memory, in a narrow dtype where they go to a GPU."""
@@ -225,3 +240,8 @@ class TeacherActor:
         wide = 4 * values_of(self.x)
         step = max(1, RESIDENT_BYTES // max(wide, 1) // self.teacher.micro_batch) * self.teacher.micro_batch
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _rows(answers: Tensor, rows: Tensor | None) -> Tensor:
+    """Some rows of answers [..., rows, K]; all of them for None."""
+    return answers if rows is None else answers.index_select(-2, rows)

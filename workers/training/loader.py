@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from workers.data.arrays import Index, Room
 from workers.data.collate import Collator, Inputs, collate, rows_between, widened
 from workers.data.dataset import Split
-from workers.data.examples import values_of
+from workers.data.examples import lengths_of, values_of
 from workers.data.labels import UNLABELLED
 from workers.data.positions import Positions
 from workers.losses import term
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 GATHERED, GATHERED_BYTES = 4096, 2**26
 """About how many examples the loader gathers at a time, and at most how many bytes, unless one batch is larger."""
+GROUPED = 32
+"""Batches among which examples are grouped by their lengths."""
 CACHE_BYTES = 256 * 2**20
 """Size of a worker's cache of parts, unless the parts that it mixes are larger."""
 AHEAD = 4
@@ -206,7 +208,8 @@ def batches(
     wide = max(1, 4 * values_of(epochs.split.x))
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
-    runs = _cut(epochs.runs(epoch, seed), np.cumsum([sum(group) for group in groups]).tolist())
+    drawn = by_length(epochs.runs(epoch, seed), lengths_of(epochs.split.x), sizes, [seed, epoch])
+    runs = _cut(drawn, np.cumsum([sum(group) for group in groups]).tolist())
     room = None if device.type == "cuda" else Room()  # batches that are prefetched cannot share memory
     share, starts = Share(epochs.split, device, rank, world, collator), np.cumsum([0, *map(len, groups)]).tolist()
     gathered = (
@@ -216,6 +219,37 @@ def batches(
     for ready in gathered if room else _ahead(gathered):
         epochs.given += sum(len(batch.x) for batch in ready)
         yield from ready
+
+
+def by_length(runs: Iterator[Run], lengths: Index | None, sizes: Sequence[int], seed: list[int]) -> Iterator[Run]:
+    """Reorder the examples of each run, so that a batch has examples of similar lengths, and less padding.
+
+    lengths: [N] of the examples; None leaves the order as it is. sizes: of the epoch's batches. Among `GROUPED` batches
+    at a time, examples ascend in length. The batches' own order, and the order within each, are drawn from the seed.
+    """
+    if lengths is None:
+        yield from runs
+        return
+    draw, edges, done = np.random.default_rng([*seed, 0x1E46]), np.cumsum(sizes), 0
+    for run in runs:
+        inside = edges[(edges > done) & (edges < done + len(run.ids))] - done
+        order = _grouped(lengths[run.ids % len(lengths)], [0, *inside.tolist(), len(run.ids)], draw)
+        yield Run(run.ids[order], None if run.starts is None else run.starts[order], run.cache)
+        done += len(run.ids)
+
+
+def _grouped(lengths: Index, edges: Sequence[int], draw: np.random.Generator) -> Index:
+    """An order [n] of examples whose batches begin and end at `edges`."""
+    order = np.arange(len(lengths))
+    for first in range(0, len(edges) - 1, GROUPED):
+        cuts = edges[first : first + GROUPED + 1]
+        ascending = cuts[0] + np.argsort(lengths[cuts[0] : cuts[-1]], kind="stable")
+        taken = 0
+        for batch in draw.permutation(len(cuts) - 1):
+            size = cuts[batch + 1] - cuts[batch]
+            order[cuts[batch] : cuts[batch + 1]] = draw.permutation(ascending[taken : taken + size])
+            taken += size
+    return order
 
 
 def _cut(runs: Iterator[Run], ends: list[int]) -> Iterator[Run]:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from workers.data.arrays import micro_batch
 from workers.data.collate import Collator, Inputs, collate
 from workers.data.dataset import Split
-from workers.data.examples import values_of
+from workers.data.examples import embedded, values_of
 from workers.errors import RunError
 from workers.losses import Outputs
 from workers.models.ask import ask
@@ -246,7 +246,7 @@ def _validate(
     module, split = plain(model).eval(), task.validation
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = np.array_split(np.arange(len(split)), world)[rank]
-    size = spec.micro_batch_size or micro_batch(values_of(split.x))
+    size = spec.micro_batch_size or micro_batch(values_of(split.x) * embedded(split.x))
     for start in range(0, len(mine), size):
         rows = mine[start : start + size]
         with autocast(device, spec.precision):
