@@ -26,7 +26,7 @@ from workers.data import dataset as datasets
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
 from workers.evaluation import custom_metrics
-from workers.models import torch_module
+from workers.models import predictor, torch_module
 from workers.seeds import seeded
 from workers.specs import (
     AnyModel,
@@ -44,7 +44,7 @@ from workers.specs import (
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
 from workers.training.loop import HARD_LABELS
-from workers.trial import compiling, fitting, terms, trial
+from workers.trial import compiling, fitting, sequences, terms, trial
 from workers.trial.fitting import FitRole
 from workers.trial.odd_rows import odd_rows
 from workers.trial.trial import Role
@@ -94,6 +94,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
+    sequences.check(_models(config), dataset)
     roles = _roles(config, dataset)
     notes = _check_models(config, dataset, roles)
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
@@ -193,6 +194,13 @@ def _role(
     return Role(name, model, training, seed, examples, loss, workers, begun, known)
 
 
+def _models(config: RunConfig) -> dict[str, AnyModel]:
+    """Every model by its key in the configuration."""
+    ensemble = config.ensemble
+    of_groups = {f"{key}.model": group.model for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
+    return {**of_groups, "student.model": config.student.model}
+
+
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:
     """Run the trial of every model; returns notes for the user."""
     odd = odd_rows(dataset)
@@ -211,7 +219,9 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
             notes += fitting.check_fitting(role, dataset.classes, odd)
         else:
             notes += trial.check_training(role, dataset.classes, odd)
-    return tuple(notes)
+    trained = [role.model for role in roles if isinstance(role, Role)]
+    notes += [note for model in trained for note in predictor.kind_of(model).notes_on(model)]
+    return tuple(dict.fromkeys(notes))
 
 
 def _without_a_use(config: RunConfig) -> list[str]:

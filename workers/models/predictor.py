@@ -79,6 +79,16 @@ class Predictor(ABC):
         return Collator(model.inputs, tokens)
 
     @classmethod
+    def positions(cls, model: Any) -> int | None:
+        """The longest sequence of tokens that `model` takes; None where any length fits."""
+        return None
+
+    @classmethod
+    def notes_on(cls, model: Any) -> tuple[str, ...]:
+        """Notes for the user on the model that training begins with."""
+        return ()
+
+    @classmethod
     def made(cls, model: Any) -> Any:
         """The untrained object that the model's code builds; its provenance is part of the cache key."""
         return None

@@ -52,12 +52,17 @@ class TransformersPredictor(TorchPredictor):
             return _from_folder(model, model.checkpoint, may_add=True).module
         transformers = require_transformers("`kind: transformers`")
         with _explained("`config`", model):
-            config = transformers.AutoConfig.for_model(**{**(model.config or {}), **_classes(model)})
-            return _checked(getattr(transformers, AUTO[model.task]).from_config(config), model)
+            return _checked(getattr(transformers, AUTO[model.task]).from_config(_config(model)), model)
 
     @classmethod
-    def notes(cls, model: TransformersModel) -> tuple[str, ...]:
-        """Notes for the user on how training begins."""
+    def positions(cls, model: TransformersModel) -> int | None:
+        config = _config(model)
+        most = getattr(config, "max_position_embeddings", None)
+        behind = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+        return most - behind if isinstance(most, int) and most > 0 else None
+
+    @classmethod
+    def notes_on(cls, model: TransformersModel) -> tuple[str, ...]:
         if model.checkpoint is None:
             return ()
         added = _from_folder(model, model.checkpoint, may_add=True).added
@@ -78,6 +83,17 @@ class Loaded:
 
     module: nn.Module
     added: tuple[str, ...] = ()
+
+
+def _config(model: TransformersModel) -> Any:
+    """The configuration of the checkpoint, or the one that is written out, for the classes of the data."""
+    transformers = require_transformers("`kind: transformers`")
+    if model.checkpoint is None:
+        with _explained("`config`", model):
+            return transformers.AutoConfig.for_model(**{**(model.config or {}), **_classes(model)})
+    folder, _ = local(model.checkpoint, FOLDER)
+    with _explained(f"checkpoint '{model.checkpoint}'", model):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded:
@@ -198,14 +214,6 @@ class _explained:
             f"{self._where}: cannot be made into a network for '{self._model.task}' ({text}).{own} Expected a folder "
             "that `save_pretrained` wrote, or the keys of a configuration of transformers with its `model_type`."
         ) from error
-
-
-def positions_of(module: nn.Module) -> int | None:
-    """The longest sequence that a network takes; None where its positions are not limited."""
-    config: Any = module.config
-    most = getattr(config, "max_position_embeddings", None)
-    padded = getattr(config, "model_type", "") in OFFSET_POSITIONS
-    return None if not isinstance(most, int) or most <= 0 else most - (config.pad_token_id + 1 if padded else 0)
 
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xmod", "esm", "data2vec-text")

@@ -1,0 +1,206 @@
+"""Texts from every kind of file, their labels by name, and their tokens."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import texts as made
+from workers.data import dataset, text_files, texts, token_files, tokens
+from workers.data.collate import Collator, NamedInputs
+from workers.data.examples import Columns
+from workers.data.label_names import NamedLabels, resolved
+from workers.data.ragged import Ragged
+from workers.data.tokens import IDS, TYPES, Tokenization
+from workers.errors import RequestError
+from workers.specs import DataSpec
+
+ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]
+
+
+def column(x: Any, name: str = texts.TEXT) -> list[str]:
+    found = x.columns[name]
+    assert isinstance(found, Ragged)
+    return texts.strings(found)
+
+
+def write(folder: Path, ending: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / f"rows{ending}"
+    match ending:
+        case ".jsonl":
+            made.write_jsonl(path, rows)
+        case ".csv" | ".tsv":
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]), delimiter="," if ending == ".csv" else "\t")
+                writer.writeheader()
+                writer.writerows(rows)
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        case "":
+            datasets = pytest.importorskip("datasets")
+            datasets.Dataset.from_list(rows).save_to_disk(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet", ""])
+def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path, ending: str) -> None:
+    rows = [{"id": k, "text": text, "label": "ab"[k % 2]} for k, text in enumerate(ODD)]
+    x, labels = text_files.read(write(tmp_path, ending, rows), "train", ("text",), "label")
+    assert column(x) == ODD
+    assert [labels.names[k] for k in labels.ids] == [row["label"] for row in rows]
+
+
+def test_a_folder_and_a_pattern_join_files_by_name(tmp_path: Path) -> None:
+    for name, number in (("b", 1), ("a", 0)):
+        made.write_jsonl(tmp_path / f"part-{name}.jsonl", [{"text": f"text {number}", "label": number}])
+    for uri in (str(tmp_path), f"{tmp_path}/part-*.jsonl"):
+        x, labels = text_files.read(uri, "train", ("text",), "label")
+        assert (column(x), labels.tolist()) == (["text 0", "text 1"], [0, 1])
+
+
+def test_a_large_column_is_mapped_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made.rows(20_000)
+    path = write(tmp_path, ".parquet", [dict(row) for row in rows])
+    in_memory, _ = text_files.read(path, "train", ("text",), None)
+    monkeypatch.setattr(texts, "IN_MEMORY", 1000)
+    mapped, _ = text_files.read(path, "train", ("text",), None)
+    assert isinstance(mapped.columns["text"], Ragged) and isinstance(mapped.columns["text"].arrays[0], np.memmap)
+    assert column(mapped) == column(in_memory) == [row["text"] for row in rows]
+
+
+def spec(folder: Path, **also: Any) -> DataSpec:
+    return DataSpec.model_validate({"kind": "text", "root": str(folder), **also})
+
+
+def test_labels_are_matched_by_name(tmp_path: Path) -> None:
+    made.write_jsonl(tmp_path / "train.jsonl", made.rows(60))
+    made.write_jsonl(tmp_path / "test.jsonl", list(reversed(made.rows(9, 100))))
+    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+    assert found.label_names == ("geography", "science", "sport") and found.classes == 3
+    assert [found.label_names[k] for k in found.test.y] == [row["label"] for row in reversed(made.rows(9, 100))]
+
+
+def test_a_declared_order_of_classes_is_kept(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
+    rows = {"text": [f"text {k}" for k in range(40)], "label": [k % 2 for k in range(40)]}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    whole.save_to_disk(tmp_path / "train")
+    whole.select(range(8)).map(lambda row: {"text": "other " + row["text"]}).to_parquet(tmp_path / "test.parquet")
+    found = dataset.load(spec(tmp_path, train="train", test="test.parquet"), 0)
+    assert found.label_names == ("z", "a")
+    assert found.test.y.tolist() == [0, 1] * 4
+
+
+def test_ids_in_a_file_without_types_are_numbers() -> None:
+    train, test = (NamedLabels.of(np.array(y)) for y in (["0", "1", "10"], ["10", "0"]))
+    found, names = resolved({"train": train, "test": test})
+    assert names == () and found["test"].tolist() == [10, 0]
+
+
+BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "empty": ([{"text": "a", "label": "x"}, {"text": " \n", "label": "x"}], {}, "'text' of example 1 is empty"),
+    "null": ([{"text": None, "label": "x"}], {}, "'text' of example 0 is null"),
+    "null label": ([{"text": "a", "label": None}], {}, "'label' of example 0 is null"),
+    "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
+    "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
+    "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
+    "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
+    "one class": ([{"text": f"a {k}", "label": "x"} for k in range(30)], {}, "one class"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> None:
+    rows, keys, message = BAD[name]
+    made.write_jsonl(tmp_path / "train.jsonl", rows)
+    with pytest.raises(RequestError, match=message):
+        dataset.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
+
+
+def test_a_label_that_train_never_has_is_refused(tmp_path: Path) -> None:
+    made.write_jsonl(tmp_path / "train.jsonl", made.rows(60))
+    made.write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": "cooking"}])
+    with pytest.raises(RequestError, match=r"data.test: the label 'cooking' of example 0 is none of the 3"):
+        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+
+
+@pytest.mark.parametrize("content, message", [(b'{"text": \n', "line 1: not JSON"), (b'[1]\n', "line 1: list"),
+                                              (b'{"text": "\\ud83d", "label": "a"}\n', "no Unicode")])  # fmt: skip
+def test_a_damaged_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "train.jsonl").write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        text_files.read(str(tmp_path / "train.jsonl"), "train", ("text",), "label")
+
+
+# --- tokens -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("transformers")
+    return made.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def batch(x: Columns, how: Tokenization, rows: list[int]) -> NamedInputs:
+    found = Collator(tokens=how)(x, np.array(rows))
+    assert isinstance(found, NamedInputs)
+    return found
+
+
+def test_a_batch_of_texts_is_padded_and_masked(folder: str) -> None:
+    x = Columns({"text": texts.of_strings(["river", "river of the mountain", "goal 12"])})
+    found = batch(x, Tokenization(folder), [1, 0]).padded()
+    ids = tokens.load(folder)(["river of the mountain", "river"], padding=True, return_tensors="pt")
+    assert found.keys() == {"input_ids", "attention_mask"}
+    assert all((found[name] == ids[name]).all() for name in found)
+
+
+def test_pairs_have_types_and_long_texts_are_cut(folder: str) -> None:
+    x = Columns({"text": texts.of_strings(["river of the"]), "text_pair": texts.of_strings(["goal match"])})
+    found = batch(x, Tokenization(folder, 6), [0]).padded()
+    assert found[IDS].shape == (1, 6)
+    assert found[TYPES].tolist() == [[0, 0, 0, 1, 1, 1]] or found[TYPES].sum() > 0
+
+
+def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> None:
+    how, column = Tokenization(folder), texts.of_strings([row["text"] for row in made.rows(50)])
+    names = [token_files.tokenize_block(str(tmp_path), k, (column[k * 20 : (k + 1) * 20],), how)[0] for k in range(3)]
+    found = token_files.read(str(tmp_path), names)
+    with_tokens = Columns({"text": column.lengths_only()}, derived={how: found})
+    for rows in ([3, 49, 20], [0]):
+        from_files, from_texts = batch(with_tokens, how, rows), batch(Columns({"text": column}), how, rows)
+        assert all((from_files.padded()[name] == from_texts.padded()[name]).all() for name in (IDS, "attention_mask"))
+    with pytest.raises(LookupError):
+        batch(with_tokens, Tokenization(folder, 5), [0])
+
+
+def test_a_damaged_file_of_tokens_is_thrown_away(folder: str, tmp_path: Path) -> None:
+    name, _ = token_files.tokenize_block(str(tmp_path), 0, (texts.of_strings(["river"]),), Tokenization(folder))
+    assert token_files.is_whole(str(tmp_path), name)
+    (tmp_path / name).write_bytes(b"damaged")
+    assert not token_files.is_whole(str(tmp_path), name) and not (tmp_path / name).exists()
+
+
+def test_the_identity_of_a_tokenizer_is_its_content(folder: str, tmp_path: Path) -> None:
+    again = made.tokenizer(tmp_path / "elsewhere")
+    assert Tokenization(folder, 8).identity == Tokenization(again, 8).identity != Tokenization(folder, 9).identity
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda path: (path / "tokenizer.json").write_text("{"), "cannot be loaded"),
+    (lambda path: [each.unlink() for each in path.iterdir()], "cannot be loaded"),
+])  # fmt: skip
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    pytest.importorskip("transformers")
+    made.tokenizer(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(RequestError, match=message):
+        tokens.load(str(tmp_path))

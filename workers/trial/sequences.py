@@ -1,0 +1,72 @@
+"""Checks before a run starts that each text, once tokenized, is no longer than its models can take.
+
+A text has at most about as many tokens as bytes. So only the texts with more bytes than a model has positions are
+tokenized here, the longest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from workers.data.dataset import Dataset
+from workers.data.examples import Columns
+from workers.data.ragged import Ragged
+from workers.data.texts import PAIR, TEXT
+from workers.data.tokens import IDS, Tokenization
+from workers.errors import RequestError
+from workers.models import predictor
+from workers.specs import AnyModel
+
+MOST = 20_000
+"""Most texts of a split that are tokenized here; those of a larger split are the longest ones."""
+
+
+def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
+    """Raise `RequestError` where a text has more tokens than a model has positions.
+
+    models: by their keys in the configuration. A model with `max_length` cuts longer texts, and is checked by itself.
+    """
+    known: dict[tuple[str, Tokenization], tuple[int, ...]] = {}
+    for key, model in models.items():
+        how, most = predictor.collator(model).tokens, predictor.kind_of(model).positions(model)
+        if how is None or most is None:
+            continue
+        if how.max_length is not None:
+            _check_cut(key, model, how.max_length, most)
+            continue
+        for split, x in dataset.inputs.items():
+            if isinstance(x, Columns) and TEXT in x.columns:
+                if (split, how) not in known:
+                    known[split, how] = tuple(_lengths(x, how, most))
+                _check_lengths(key, model, split, [n for n in known[split, how] if n > most], most)
+
+
+def _check_cut(key: str, model: AnyModel, max_length: int, most: int) -> None:
+    if max_length > most:
+        raise RequestError(
+            f"{key}.max_length: {max_length:,}, and {model.label} has positions for {most:,} tokens. Expected at most "
+            "as many."
+        )
+
+
+def _check_lengths(key: str, model: AnyModel, split: str, longer: list[int], most: int) -> None:
+    if longer:
+        raise RequestError(
+            f"data.{split}: {len(longer):,} texts have more tokens than the {most:,} positions of {model.label}, the "
+            f"longest {max(longer):,}. Set `{key}.max_length: {most}` to cut them, or leave them out."
+        )
+
+
+def _lengths(x: Columns, how: Tokenization, most: int) -> Iterable[int]:
+    """The numbers of tokens of those texts that may have more than `most`."""
+    columns = [x.columns[name] for name in (TEXT, PAIR) if name in x.columns]
+    texts = [column for column in columns if isinstance(column, Ragged)]
+    sizes = np.sum([column.lengths for column in texts], axis=0)
+    longest = np.argsort(-sizes, kind="stable")[: min(MOST, int((sizes + SPECIAL > most).sum()))]
+    return map(int, how(*(column[longest] for column in texts))[IDS].lengths)
+
+
+SPECIAL = 4
+"""Most special tokens that a tokenizer adds to a text or a pair."""
