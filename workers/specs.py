@@ -7,6 +7,7 @@ described here is an error.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -199,6 +200,10 @@ class SklearnModel(FactorySpec, TakesColumns):
         return f"'{self.factory}'"
 
 
+AUTO = {"sequence-classification": "AutoModelForSequenceClassification"}
+"""The class of transformers for each task."""
+
+
 class TransformersModel(TakesColumns):
     """A network of the package transformers, from a folder that `save_pretrained` wrote, or new by a configuration."""
 
@@ -320,6 +325,11 @@ AnyModel = Annotated[
 """A model of any kind; `kind` decides, and `python` may be left out."""
 NetworkModel = ModelSpec | TransformersModel
 """A model that is a torch module, which the training loop trains."""
+COMPANION = re.compile(
+    r"config\.json|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
+    r"|vocab\.(txt|json)|merges\.txt|(spiece|sentencepiece[\w.]*|tokenizer)\.model"
+)
+"""Names of the files beside the weights that other software needs to load them."""
 WEIGHTS = tuple(kind.weights_name for kind in (ModelSpec, SklearnModel, OwnModel))
 """Names of the files that trained models are kept in."""
 

@@ -11,7 +11,7 @@ from orchestrator.cli import job_folder
 from orchestrator.cluster import environment
 from orchestrator.stages.preflight import COPIES
 from workers import storage
-from workers.specs import AnyModel, ModelSpec, SklearnModel
+from workers.specs import AUTO, AnyModel, ModelSpec, SklearnModel, TransformersModel
 
 
 def load(model: AnyModel, weights: str) -> str:
@@ -21,7 +21,23 @@ def load(model: AnyModel, weights: str) -> str:
     """
     if isinstance(model, ModelSpec):
         return load_in_torch(model, weights)
+    if isinstance(model, TransformersModel):
+        return load_in_transformers(model, weights)
     return load_in_skops(weights) if isinstance(model, SklearnModel) else ""
+
+
+def load_in_transformers(model: TransformersModel, weights: str) -> str:
+    """Python code that loads the trained network and its tokenizer with transformers; remote folders are copied."""
+    folder, kind = storage.parent(weights), AUTO[model.task]
+    if storage.is_local(weights):
+        place = repr(storage.filesystem(folder)[1])
+        first = f"from transformers import AutoTokenizer, {kind}"
+    else:
+        first = f"import fsspec; from transformers import AutoTokenizer, {kind}; " + (
+            f"fsspec.get_mapper({folder!r}).fs.get({storage.filesystem(folder)[1]!r}, 'student', recursive=True)"
+        )
+        place = "'student'"
+    return f"{first}\nstudent, tokenizer = {kind}.from_pretrained({place}), AutoTokenizer.from_pretrained({place})"
 
 
 def load_in_skops(weights: str) -> str:

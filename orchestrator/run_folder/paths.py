@@ -17,7 +17,10 @@ NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS, TOKENS = (
     "training.json", ".json", "manifest.json", "logits.json", "tokens.json",
 )  # fmt: skip
 """Names or suffixes of the artifacts' records."""
-_NETWORK = rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|training\.json|(state|answers)\.pt|(history|failure)\.json"
+_NETWORK = (
+    rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|{specs.COMPANION.pattern}"
+    r"|training\.json|(state|answers)\.pt|(history|failure)\.json"
+)
 _PARTS = f"{parts.NAME.pattern}|tokens\\.json|manifest\\.json|logits\\.json|abandoned"
 _PLACEHOLDERS = {
     "number": r"\d+",

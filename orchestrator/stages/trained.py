@@ -17,8 +17,8 @@ from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK, Record
 from workers.inference.teacher import Member
-from workers.models import checkpoints
-from workers.specs import WEIGHTS
+from workers.models import checkpoints, predictor
+from workers.specs import COMPANION, WEIGHTS
 from workers.training.loop import Epoch
 from workers.user_code import provenance
 
@@ -43,6 +43,9 @@ def commit(artifacts: Catalogue, member: Member, key: Key, history: Iterable[Epo
     """Mark the weights of `member`, in the folder of `key`, as complete. facts: values that `obtain` compares."""
     uri = artifacts.uri(paths.network(key.digest))
     files = {member.model.weights_name: checkpoints.sha256(member.weights)}
+    for name, content in predictor.kind_of(member.model).companions(member.model).items():
+        storage.write_bytes(storage.join(storage.parent(member.weights), name), content)
+        files[name] = storage.sha256(content)
     store.commit(uri, key, files, provenance.versions(), history=[vars(epoch) for epoch in history], **facts)
     artifacts.register(key, paths.network(key.digest))
 
@@ -65,9 +68,12 @@ def show(member: Member, place: str) -> None:
     source = storage.parent(member.weights)
     weights = member.model.weights_name
     if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
-        for name in (weights, paths.NETWORK):  # the record last, since it describes the weights beside it
+        record = record_in(source)
+        files = [weights] if record is None else list(record.files)
+        for name in (*files, paths.NETWORK):  # the record last, since it describes the files beside it
             storage.copy(storage.join(source, name), storage.join(place, name))
-        for name in set(WEIGHTS) - {weights}:  # of another kind of model that was shown before
+        of_others = {name for name in storage.names(place) if name in WEIGHTS or COMPANION.fullmatch(name)} - {*files}
+        for name in of_others:  # of another kind of model that was shown before
             storage.remove(storage.join(place, name))
 
 

@@ -5,6 +5,7 @@ So texts are scanned, hashed, drawn and shuffled as all other examples are. Only
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -35,8 +36,7 @@ def of_strings(texts: Sequence[str]) -> Ragged:
 def strings(rows: Ragged) -> list[str]:
     """The texts of the rows."""
     content, ends = rows.flat.tobytes(), np.cumsum(rows.lengths).tolist()
-    starts = [0, *ends[:-1]]
-    return [content[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+    return [content[start:end].decode() for start, end in itertools.pairwise([0, *ends])]
 
 
 def is_text(name: str, column: Ragged) -> bool:

@@ -11,7 +11,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -44,7 +44,7 @@ class Tokenization:
         tokenizer = load(self.uri)
         with_types = pairs is not None and TYPES in tokenizer.model_input_names
         found: dict[str, list[Ragged]] = {IDS: [], **({TYPES: []} if with_types else {})}
-        for start in range(0, max(len(texts), 1), AT_ONCE):
+        for start in range(0, len(texts), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             made = tokenizer(
                 strings(texts[rows]),
@@ -57,7 +57,7 @@ class Tokenization:
             )
             for name, several in found.items():
                 several.append(_packed(made[name]))
-        return {name: _one(joined(several)) for name, several in found.items()}
+        return {name: _one(several) for name, several in found.items()}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,8 +76,9 @@ def _packed(rows: list[list[int]]) -> Ragged:
     return Ragged.packed(flat, lengths)
 
 
-def _one(rows: Ragged) -> Ragged:
-    """The rows with all values in one array."""
+def _one(several: Sequence[Ragged]) -> Ragged:
+    """All rows, with their values in one array."""
+    rows = joined([Ragged.packed(np.zeros(0, np.int32), np.zeros(0, np.int64)), *several])
     return Ragged.packed(rows.flat, rows.lengths)
 
 
@@ -95,6 +96,7 @@ def require_transformers(what: str) -> Any:
             "`pip install 'stillhouse[text]'`, on every node."
         ) from error
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what it reports of a load is in the notes and errors here
     return transformers
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -87,6 +88,11 @@ class Predictor(ABC):
     def notes_on(cls, model: Any) -> tuple[str, ...]:
         """Notes for the user on the model that training begins with."""
         return ()
+
+    @classmethod
+    def companions(cls, model: Any) -> Mapping[str, bytes]:
+        """The files beside the weights that other software needs to load them, by name; of `COMPANION` names."""
+        return {}
 
     @classmethod
     def made(cls, model: Any) -> Any:

@@ -6,10 +6,13 @@ matched by name: where a checkpoint has them in another order than the data, its
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -23,14 +26,10 @@ from workers.errors import RequestError
 from workers.models import checkpoints
 from workers.models.checkpoints import CONFIG
 from workers.models.torch_module import TorchPredictor
-from workers.specs import TransformersModel
+from workers.specs import AUTO, COMPANION, TransformersModel
 
-AUTO = {"sequence-classification": "AutoModelForSequenceClassification"}
-"""The class of transformers for each task."""
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
-TOKENIZER = ("tokenizer", "vocab", "special_tokens", "added_tokens", "merges", "spiece", "sentencepiece")
-"""How the names of a tokenizer's files begin."""
 
 
 class TransformersPredictor(TorchPredictor):
@@ -72,6 +71,20 @@ class TransformersPredictor(TorchPredictor):
             f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training begins "
             "with random numbers there.",
         )
+
+    @classmethod
+    def companions(cls, model: TransformersModel) -> Mapping[str, bytes]:
+        """Configuration and tokenizer, with which transformers loads the folder."""
+        module: Any = cls.made(model)
+        config = copy.deepcopy(module.config)
+        config.architectures = [type(module).__name__]
+        found = {CONFIG: (config.to_json_string() + "\n").encode()}
+        if model.tokenizer is not None:
+            folder, name = local(model.tokenizer, FOLDER)
+            for each in [name] if name else sorted(os.listdir(folder)):
+                if each != CONFIG and COMPANION.fullmatch(each):
+                    found[each] = Path(folder, each).read_bytes()
+        return found
 
     def prepare(self, x: Inputs, device: torch.device, precision: Any) -> bool:
         return True
@@ -218,18 +231,3 @@ class _explained:
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xmod", "esm", "data2vec-text")
 """Model types whose positions begin behind the padding's id, so that they take so many fewer."""
-
-
-def companions(model: TransformersModel, weights: str) -> dict[str, bytes]:
-    """The files that make a folder with `weights` one that transformers loads: configuration and tokenizer."""
-    module: Any = TransformersPredictor.made(model)
-    config = module.config
-    config.architectures = [type(module).__name__]
-    found = {CONFIG: config.to_json_string().encode()}
-    if model.tokenizer is not None:
-        folder, name = local(model.tokenizer, FOLDER)
-        for each in [name] if name else storage.names(folder):
-            if each.startswith(TOKENIZER):
-                with open(f"{folder}/{each}", "rb") as file:
-                    found[each] = file.read()
-    return found

@@ -1,0 +1,89 @@
+"""Runs on texts: an ensemble of two architectures with tokenizers of their own, distilled into a small network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from orchestrator import RunConfig, run
+from orchestrator.stages import tokens as tokens_stage
+from tests import texts as made
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
+
+MODELS = """
+import torch
+
+class Bag(torch.nn.Module):
+    def __init__(self, classes, size=8):
+        super().__init__()
+        self.embed, self.out = torch.nn.Embedding(64, size), torch.nn.Linear(size, classes)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        return self.out((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+"""
+
+
+def config(folder: Path, name: str = "texts", **changes: Any) -> RunConfig:
+    (folder / "models.py").write_text(MODELS)
+    made.write_jsonl(folder / "train.jsonl", made.rows(300))
+    made.write_jsonl(folder / "unlabeled.jsonl", [{"text": row["text"]} for row in made.rows(60, 400)])
+    made.write_jsonl(folder / "test.jsonl", made.rows(60, 600))
+    bert = {"kind": "transformers", "checkpoint": made.checkpoint(folder / "bert"), "max_length": 12}
+    bag = {"factory": "models:Bag", "kwargs": {"classes": 3}, "tokenizer": made.tokenizer(folder / "tokenizer")}
+    training = {"epochs": 6, "batch_size": 16, "learning_rate": 0.01}
+    values = {
+        "name": name, "storage": str(folder / "runs"), "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+        "data": {"kind": "text", "train": "train.jsonl", "test": "test.jsonl", "unlabeled": "unlabeled.jsonl"},
+        "ensemble": {"members": [{"model": bert, "size": 2, "training": training},
+                                 {"model": bag, "training": training}]},
+        "student": {"model": {**bert, "checkpoint": None, "config": made.config(), "tokenizer": bert["checkpoint"]},
+                    "training": training},
+        "evaluation": {"latency_repeats": 5},
+        **changes,
+    }  # fmt: skip
+    return RunConfig.from_mapping(values, str(folder))
+
+
+def test_texts_are_distilled_and_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    monkeypatch.setattr(tokens_stage, "BLOCK_BYTES", 1500)  # several blocks, so that Ray tasks tokenize them
+    first = run(config(tmp_path))
+    assert first.system("ensemble").test.accuracy > 0.7 and first.system("student").test.accuracy > 0.5
+    folder = tmp_path / "runs" / "texts"
+    files = sorted((folder / "tokens").glob("*/part-*.arrow"))
+    assert len({file.parent for file in files}) == 4 * 2  # four splits, two lengths of one tokenizer
+    student = AutoModelForSequenceClassification.from_pretrained(folder / "student")
+    assert student.config.id2label == {0: "geography", 1: "science", 2: "sport"}
+
+    again = run(config(tmp_path, "again", seed=0, distillation={"temperature": 3.0}))
+    stages = {stage.name: stage.reused for stage in again.stages}
+    assert stages["tokens"] and stages["members"] and not stages["soft targets"]
+    notes = [json.loads(line) for line in (tmp_path / "runs/again/events.jsonl").read_text().splitlines()]
+    assert any(note.get("text") == "reused from run 'texts': 8 of 8 tokens" for note in notes)
+
+    damaged = next((tmp_path / "runs/again/tokens").glob("*/part-000000-*.arrow"))
+    before = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(b"damaged")  # a file of its own, and no link to that of the first run
+    third = run(config(tmp_path, "again", seed=0, distillation={"temperature": 3.0}))
+    assert damaged.read_bytes() == before
+    assert all(stage.reused for stage in third.stages if stage.name in ("members", "soft targets", "student"))
+
+
+def test_two_workers_give_the_student_of_one(tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        settings = config(tmp_path, f"of-{workers}")
+        student = settings.student.model_copy(update={"num_workers": workers})
+        run(settings.model_copy(update={"student": student}))
+        found.append(safetensors.torch.load_file(tmp_path / f"runs/of-{workers}/student/model.safetensors"))
+    for name, tensor in found[0].items():
+        np.testing.assert_allclose(tensor.numpy(), found[1][name].numpy(), atol=2e-3, err_msg=name)

@@ -1,0 +1,180 @@
+"""Networks of transformers: loaded from folders, matched to the data's classes by name, saved for other software."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator import RunConfig
+from orchestrator.stages import preflight
+from tests import texts as made
+from workers.data import texts
+from workers.data.collate import Inputs
+from workers.data.examples import Columns
+from workers.errors import RequestError
+from workers.models import checkpoints, predictor, torch_module
+from workers.models import provenance as model_provenance
+from workers.models.transformers_module import class_order
+from workers.specs import AnyModel, model_of
+
+pytest.importorskip("transformers")
+
+NAMES = ("geography", "science", "sport")
+TEXTS = Columns({"text": texts.of_strings([row["text"] for row in made.rows(6)])})
+
+
+def spec(**keys: Any) -> AnyModel:
+    return model_of({"kind": "transformers", **keys}).for_classes(3, NAMES)  # type: ignore[no-any-return]
+
+
+def batch(model: AnyModel) -> Inputs:
+    return predictor.collator(model)(TEXTS, np.arange(6))
+
+
+def answers(model: AnyModel, weights: str) -> torch.Tensor:
+    with torch.no_grad():
+        return predictor.load(model, weights)(batch(model)).logits
+
+
+def test_it_answers_as_transformers_itself(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = made.checkpoint(tmp_path, NAMES)
+    network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        [row["text"] for row in made.rows(6)], padding=True, return_tensors="pt"
+    )
+    tokens.pop("token_type_ids", None)
+    with torch.no_grad():
+        expected = network(**tokens).logits
+    torch.testing.assert_close(answers(spec(checkpoint=folder), folder), expected)
+
+
+def test_classes_in_another_order_are_put_into_that_of_the_data(tmp_path: Path) -> None:
+    order = ("sport", "geography", "science")
+    one, other = made.checkpoint(tmp_path / "a", NAMES), made.checkpoint(tmp_path / "b", order)
+    state = (tmp_path / "a" / "model.safetensors").read_bytes()
+    (tmp_path / "b" / "model.safetensors").write_bytes(state)  # the same numbers, whose classes have other names
+    moved = answers(spec(checkpoint=other), other)
+    plain = answers(spec(checkpoint=one), one)
+    for k, name in enumerate(NAMES):
+        torch.testing.assert_close(moved[:, k], plain[:, order.index(name)])
+
+
+def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path, ("geography", "science", "cooking"))
+    with pytest.raises(RequestError, match=r"has the classes 'geography', 'science', 'cooking', and the data"):
+        answers(spec(checkpoint=folder), folder)
+    assert class_order("", (), NAMES, 3, may_add=False) == (0, 1, 2)
+    assert class_order("", NAMES, ("a", "b"), 2, may_add=True) is None
+
+
+def test_training_begins_with_the_encoder_and_a_new_head(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path)
+    model = spec(checkpoint=folder)
+    one, same, other = (torch_module.build(model, seed=seed).state_dict() for seed in (1, 1, 2))
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert differing and all(name.startswith(("classifier", "bert.pooler")) or "cls" in name for name in differing)
+    (note,) = predictor.kind_of(model).notes_on(model)
+    assert "has no classifier.bias, classifier.weight" in note
+    with pytest.raises(RequestError, match="has no classifier"):
+        predictor.load(model, folder)
+
+
+def test_a_trained_network_is_a_folder_that_transformers_loads(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = spec(config=made.config(), tokenizer=made.tokenizer(tmp_path / "tokenizer"))
+    module = torch_module.build(model, seed=3).eval()
+    place = tmp_path / "student"
+    place.mkdir()
+    checkpoints.save(module.state_dict(), str(place / "model.safetensors"))
+    for name, content in predictor.kind_of(model).companions(model).items():
+        (place / name).write_bytes(content)
+    again, tokenizer = AutoModelForSequenceClassification.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    assert [again.config.id2label[k] for k in range(3)] == list(NAMES)
+    tokens = tokenizer([row["text"] for row in made.rows(6)], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = again.eval()(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
+    torch.testing.assert_close(answers(model, str(place / "model.safetensors")), expected)
+
+
+def test_the_key_follows_from_content_and_not_from_places(tmp_path: Path) -> None:
+    one, other = (spec(checkpoint=made.checkpoint(tmp_path / name, NAMES)) for name in "ab")
+    assert model_provenance.of_model(one) == model_provenance.of_model(other)
+    config = tmp_path / "b" / "config.json"
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "id2label": {0: "sport", 1: "science", 2: "geography"}})
+    )
+    assert model_provenance.of_model(one) != model_provenance.of_model(other)
+
+
+# --- what is refused before anything starts -----------------------------------------------------------------
+
+
+def run_config(folder: Path, *, trained: bool = True, **model: Any) -> RunConfig:
+    made.write_jsonl(folder / "train.jsonl", made.rows(60))
+    made.write_jsonl(folder / "test.jsonl", made.rows(12, 100))
+    training = {"epochs": 1, "batch_size": 16}
+    small = {"kind": "transformers", "config": made.config(), "tokenizer": str(folder / "tokenizer")}
+    made.tokenizer(folder / "tokenizer")
+    values = {
+        "name": "texts", "storage": str(folder / "runs"), "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+        "data": {"kind": "text", "train": "train.jsonl", "test": "test.jsonl"},
+        "ensemble": {"size": 1, "model": {**small, **model}, "training": training if trained else None},
+        "student": {"model": small, "training": training},
+    }  # fmt: skip
+    return RunConfig.from_mapping(values, str(folder))
+
+
+def refused(folder: Path, *, trained: bool = True, **model: Any) -> str:
+    with pytest.raises(RequestError) as error:
+        preflight.check(run_config(folder, trained=trained, **model))
+    assert not (folder / "runs").exists()
+    return str(error.value)
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    message = refused(tmp_path, config=made.config(vocab_size=20))
+    assert "embeds 20 tokens, and the tokenizer" in message and "has ids up to 25" in message
+
+
+def test_texts_longer_than_the_positions_are_counted(tmp_path: Path) -> None:
+    message = refused(tmp_path, config=made.config(max_position_embeddings=8))
+    of_train = [len(row["text"].split()) - 1 + len(row["text"].split()[-1]) + 2 for row in made.rows(60)]
+    counted = int(message.split("data.train: ")[1].split(" texts")[0])
+    assert 0 < counted <= sum(length > 8 for length in of_train)  # a tenth of them is the validation split
+    assert "texts have more tokens than the 8 positions" in message
+    assert "ensemble.model.max_length: 8" in message
+    assert "max_length: 9, and" in refused(tmp_path, config=made.config(max_position_embeddings=8), max_length=9)
+
+
+def test_a_configuration_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    assert "cannot be made into a network" in refused(tmp_path, config={"model_type": "no-such-type"})
+    with pytest.raises(RequestError, match="`config` needs `model_type`"):
+        run_config(tmp_path, config={"hidden_size": 8})
+
+
+def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path / "own", NAMES)
+    (Path(folder) / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = Path(folder, "config.json")
+    asks = {"model_type": "of-its-own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **asks}))
+    message = refused(tmp_path, checkpoint=folder, config=None)
+    assert "not run" in message and not (tmp_path / "ran").exists()
+
+
+def test_a_member_without_training_needs_a_head(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path / "bare")
+    assert "the head of the task" in refused(tmp_path, checkpoint=folder, config=None, trained=False)
+
+
+def test_relation_of_heads_to_width_is_checked_by_the_library(tmp_path: Path) -> None:
+    assert "cannot be made into a network" in refused(tmp_path, config=made.config(num_attention_heads=3))
