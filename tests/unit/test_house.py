@@ -29,7 +29,8 @@ WINGS = [
     ["workers.evaluation"],
     ["workers.losses", "workers.inference"],
     ["workers.targets", "workers.models"],
-    ["workers.data", "workers.artifacts", "workers.mixture_weights", "workers.processes"],
+    ["workers.data"],
+    ["workers.artifacts", "workers.mixture_weights", "workers.processes"],
     ["workers.user_code"],
     ["workers.specs", "workers.storage"],
 ]

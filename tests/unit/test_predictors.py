@@ -112,7 +112,7 @@ def test_graphs_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
     made, asked, words = WRONG[case]
     model = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", **made), **asked)
     with pytest.raises(RequestError, match=words):
-        trial.check_file(model, Split(X, Y), 3, ())
+        trial.check_file(model, model.path, Split(X, Y), 3, ())
 
 
 def test_files_that_are_no_graph_are_named(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_files_of_skops_are_refused_by_name(tmp_path: Path) -> None:
         predictor.load(model, model.path)
     fewer = SklearnFile(kind="sklearn", path=kept(path, LogisticRegression().fit(X, Y % 2)))
     with pytest.raises(RequestError, match=r"returned \[2, 2\] for a batch of 2; expected logits \[2, 3\]"):
-        trial.check_file(fewer, Split(X, Y), 3, ())
+        trial.check_file(fewer, fewer.path, Split(X, Y), 3, ())
 
 
 class Evil:
@@ -203,9 +203,14 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     swapped = np.array([1, 2, 0])[Y]
     model = SklearnFile(kind="sklearn", path=kept(tmp_path / "a.skops", LogisticRegression().fit(X, swapped)))
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
-        trial.check_file(model, Split(X, Y), 3, ())
+        trial.check_file(model, model.path, Split(X, Y), 3, ())
     right = SklearnFile(kind="sklearn", path=kept(tmp_path / "b.skops", LogisticRegression().fit(X, Y)))
-    assert trial.check_file(right, Split(X, Y), 3, [OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))]) == ()
+    assert (
+        trial.check_file(
+            right, right.path, Split(X, Y), 3, [OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))]
+        )
+        == ()
+    )
 
 
 def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
@@ -317,7 +322,7 @@ def test_answers_do_not_depend_on_the_rows_beside_them(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "a.onnx")
     asked = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"))
     with pytest.raises(RequestError, match="answers an example differently where others are beside it"):
-        trial.check_file(asked, Split(X, Y), 3, ())
+        trial.check_file(asked, asked.path, Split(X, Y), 3, ())
 
 
 def test_the_same_estimator_is_the_same_file() -> None:
