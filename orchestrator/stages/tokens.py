@@ -24,7 +24,7 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import TOKENS
 from workers.data import token_files
 from workers.data.dataset import Dataset
-from workers.data.examples import Columns
+from workers.data.examples import Columns, has_texts
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, is_text
 from workers.data.token_files import ENDING, tokenize_block
@@ -59,7 +59,7 @@ def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer."""
     models = [*(group.model for group in run.config.ensemble.groups), run.config.student.model]
     hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
-    splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and TEXT in x.columns}
+    splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and has_texts(x)}
     if not hows or not splits:
         return dataset
     with run.events.stage("tokens") as stage:

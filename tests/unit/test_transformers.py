@@ -178,3 +178,11 @@ def test_a_member_without_training_needs_a_head(tmp_path: Path) -> None:
 
 def test_relation_of_heads_to_width_is_checked_by_the_library(tmp_path: Path) -> None:
     assert "cannot be made into a network" in refused(tmp_path, config=made.config(num_attention_heads=3))
+
+
+def test_a_model_of_texts_needs_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("import torch\n\ndef net():\n    return torch.nn.Linear(1, 3)\n")
+    values = run_config(tmp_path).model_dump(mode="json", exclude_none=True)
+    values["student"]["model"] = {"factory": "models:net"}
+    with pytest.raises(RequestError, match=r"student.model.tokenizer: not given, and the data are texts"):
+        preflight.check(RunConfig.from_mapping(values, str(tmp_path)))

@@ -118,10 +118,12 @@ def by_length(x: Examples, ids: Index) -> Index | None:
 
 def embedded(x: Examples) -> int:
     """About how many numbers a model makes of each value at its input: many of a character of a text, else one."""
-    has_text = isinstance(x, Columns) and any(
-        isinstance(column, Ragged) and is_text(name, column) for name, column in x.columns.items()
-    )
-    return EMBEDDED if has_text else 1
+    return EMBEDDED if has_texts(x) else 1
+
+
+def has_texts(x: Examples) -> bool:
+    """Whether a column holds texts."""
+    return any(isinstance(column, Ragged) and is_text(name, column) for name, column in columns_of(x).items())
 
 
 def described(x: Examples) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 
+NameOf = Callable[[int], str]
 UNLABELLED = -1
 """The label that stands for none."""
 FEW = 5
@@ -127,15 +128,19 @@ def _minus_one(name: str, wrong: Index) -> str:
     return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
 
 
-def notes(labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "examples") -> list[str]:
+def notes(
+    labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "examples", names: Sequence[str] = ()
+) -> list[str]:
     """Notes on the labels [P] of train, validation and test, one sentence each.
 
-    unlabeled: number of unlabelled examples. of: the plural noun for labelled items in messages.
+    unlabeled: number of unlabelled examples. of: the plural noun for labelled items in messages. names: of the
+    classes; empty where they are numbers.
     """
+    named = _name_of(names)
     found = [_counts(labels, unlabeled, of)] if (labels["train"] == UNLABELLED).any() else []
     counted = {name: np.unique(y[y >= 0], return_counts=True) for name, y in labels.items()}
     ids, examples = counted["train"]
-    missing = _missing(ids, classes)
+    missing = _missing(ids, classes, named)
     if missing:
         found.append(
             f"data.train: no labelled example of {missing} ({classes} classes in all), so only soft targets can teach "
@@ -143,7 +148,7 @@ def notes(labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "
         )
     few = ids[examples < FEW]
     if len(few):
-        listed = [f"{k} ({n})" for k, n in zip(few[:NAMED], examples[examples < FEW], strict=False)]
+        listed = [f"{named(k)} ({n})" for k, n in zip(few[:NAMED], examples[examples < FEW], strict=False)]
         found.append(
             f"data.train: fewer than {FEW} labelled {of} of {_named(listed, len(few))}; hardly enough to learn "
             "from. Add examples, or join rare classes."
@@ -151,11 +156,17 @@ def notes(labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "
     for name in ("validation", "test"):
         unseen = np.setdiff1d(ids, counted[name][0])
         if len(unseen) and len(labels[name]) >= classes:
+            which = _named([named(k) for k in unseen[:NAMED]], len(unseen))
             found.append(
-                f"data.{name}: no example of {_named([str(k) for k in unseen[:NAMED]], len(unseen))}, which train has; "
+                f"data.{name}: no example of {which}, which train has; "
                 "no figure says how well it is learnt. Draw the split from all classes."
             )
-    return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name], of)]
+    return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name], of, named)]
+
+
+def _name_of(names: Sequence[str]) -> NameOf:
+    """The function from a class id to its name in messages."""
+    return lambda k: repr(names[k]) if names else str(k)
 
 
 def _counts(labels: Mapping[str, Index], unlabeled: int, of: str) -> str:
@@ -169,23 +180,24 @@ def _counts(labels: Mapping[str, Index], unlabeled: int, of: str) -> str:
     )
 
 
-def _mostly_one(name: str, ids: Index, examples: Index, of: str) -> list[str]:
+def _mostly_one(name: str, ids: Index, examples: Index, of: str, named: NameOf) -> list[str]:
     share = examples.max(initial=0) / max(examples.sum(), 1)
     if share < MOSTLY:
         return []
+    most = named(int(ids[examples.argmax()]))
     return [
-        f"data.{name}: {share:.1%} of the labelled {of} are of class {ids[examples.argmax()]}, and an answer that "
+        f"data.{name}: {share:.1%} of the labelled {of} are of class {most}, and an answer that "
         "never changes is right as often; compare accuracy with that, or look at NLL."
     ]
 
 
-def _missing(ids: Index, classes: int) -> str:
+def _missing(ids: Index, classes: int, named: NameOf) -> str:
     """Text with the classes that are missing in `ids` [n], which ascend; empty where none is."""
     edges = np.concatenate([[-1], ids, [classes]])
     first: list[str] = []
     for gap in np.flatnonzero(np.diff(edges) > 1)[:NAMED]:
         stop = min(edges[gap + 1], edges[gap] + 1 + NAMED)
-        first += [str(k) for k in range(edges[gap] + 1, stop)]
+        first += [named(k) for k in range(edges[gap] + 1, stop)]
     return _named(first[:NAMED], classes - len(ids)) if first else ""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from workers.data.dataset import Dataset
-from workers.data.examples import Columns
+from workers.data.examples import Columns, has_texts
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT
 from workers.data.tokens import IDS, Tokenization
@@ -24,10 +24,19 @@ MOST = 20_000
 
 
 def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
-    """Raise `RequestError` where a text has more tokens than a model has positions.
+    """Raise `RequestError` where a text has more tokens than a model has positions, or a model takes no texts.
 
     models: by their keys in the configuration. A model with `max_length` cuts longer texts, and is checked by itself.
     """
+    if has_texts(dataset.train.x):
+        without = [
+            key for key, model in models.items() if model.inputs is None and not predictor.collator(model).tokens
+        ]
+        if without:
+            raise RequestError(
+                f"{without[0]}.tokenizer: not given, and the data are texts. Expected a folder with a tokenizer of "
+                "transformers; a model of bytes names them as `inputs: [text]`."
+            )
     known: dict[tuple[str, Tokenization], tuple[int, ...]] = {}
     for key, model in models.items():
         how, most = predictor.collator(model).tokens, predictor.kind_of(model).positions(model)
@@ -37,7 +46,7 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
             _check_cut(key, model, how.max_length, most)
             continue
         for split, x in dataset.inputs.items():
-            if isinstance(x, Columns) and TEXT in x.columns:
+            if has_texts(x) and isinstance(x, Columns):
                 if (split, how) not in known:
                     known[split, how] = tuple(_lengths(x, how, most))
                 _check_lengths(key, model, split, [n for n in known[split, how] if n > most], most)
