@@ -20,6 +20,7 @@ from orchestrator.cluster import environment
 environment.prepare()  # before Ray is imported
 
 MARK = "STILLHOUSE_MONKEY"
+CLEANUPS = 10
 
 
 class Nodes:
@@ -52,8 +53,12 @@ class Nodes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._cluster.shutdown()
-        self._folder.cleanup()
         del os.environ[MARK]
+        for _ in range(CLEANUPS):  # the agents of a lost node still write for a moment
+            with contextlib.suppress(OSError):
+                return self._folder.cleanup()
+            time.sleep(1.0)
+        self._folder.cleanup()
 
     def disturb(self, action: str, drawn: random.Random) -> int:
         """Kill and replace a node, or stop its raylet for a while. Returns the raylet."""

@@ -105,7 +105,7 @@ def autoscaled() -> Iterator[Callable[[int], str]]:
 
 
 def nodes(address: str) -> int:
-    count = "import ray; ray.init(logging_level='ERROR'); print(sum(node['Alive'] for node in ray.nodes()))"
+    count = "import ray; ray.init(logging_level='ERROR'); print('nodes', sum(node['Alive'] for node in ray.nodes()))"
     done = subprocess.run(
         [sys.executable, "-c", count],
         env=environment() | {"RAY_ADDRESS": address},
@@ -113,7 +113,8 @@ def nodes(address: str) -> int:
         text=True,
         check=True,
     )
-    return int(done.stdout.split()[-1])
+    (found,) = [line for line in done.stdout.splitlines() if line.startswith("nodes ")]  # beside warnings of Ray
+    return int(found.split()[1])
 
 
 @pytest.mark.parametrize("most", [2, 3])
