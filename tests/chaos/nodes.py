@@ -21,6 +21,7 @@ environment.prepare()  # before Ray is imported
 
 MARK = "STILLHOUSE_MONKEY"
 CLEANUPS = 10
+"""Attempts to remove the folder of a cluster, a second apart."""
 
 
 class Nodes:
