@@ -20,7 +20,7 @@ from workers.errors import RequestError
 from workers.models import checkpoints, predictor, torch_module
 from workers.models import provenance as model_provenance
 from workers.models.transformers_module import class_order
-from workers.specs import AnyModel, model_of
+from workers.specs import AnyModel, TransformersModel, model_of
 
 pytest.importorskip("transformers")
 
@@ -70,8 +70,20 @@ def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_pa
     folder = made.checkpoint(tmp_path, ("geography", "science", "cooking"))
     with pytest.raises(RequestError, match=r"has the classes 'geography', 'science', 'cooking', and the data"):
         answers(spec(checkpoint=folder), folder)
-    assert class_order("", (), NAMES, 3, may_add=False) == (0, 1, 2)
-    assert class_order("", NAMES, ("a", "b"), 2, may_add=True) is None
+    model = spec(checkpoint=folder)
+    assert isinstance(model, TransformersModel)
+    assert class_order("", ("LABEL_0", "LABEL_1", "LABEL_2"), model, may_add=False) == (0, 1, 2)
+    assert class_order("", ("a", "b", "c"), model, may_add=True) is None
+    with pytest.raises(RequestError, match="has the classes 'LABEL_0', 'LABEL_1', and the data"):
+        class_order("", ("LABEL_0", "LABEL_1"), model, may_add=False)
+
+
+def test_a_head_for_other_classes_is_made_anew_for_training(tmp_path: Path) -> None:
+    model = spec(checkpoint=made.checkpoint(tmp_path, ("a", "b", "c", "d", "e")))
+    module = torch_module.build(model, seed=1)
+    assert list(module.classifier.weight.shape) == [3, 16]  # type: ignore[union-attr, arg-type]
+    (note,) = predictor.kind_of(model).notes_on(model)
+    assert "has no classifier.bias, classifier.weight" in note
 
 
 def test_training_begins_with_the_encoder_and_a_new_head(tmp_path: Path) -> None:

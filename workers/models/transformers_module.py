@@ -118,8 +118,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     _check_folder(uri, folder)
     with _explained(f"checkpoint '{uri}'", model):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        has = _names_of(config)
-        order = None if _has_no_head(config) else class_order(uri, has, model.labels, model.classes, may_add=may_add)
+        order = None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
         if order is None:
             for key, value in _classes(model).items():
                 setattr(config, key, value)
@@ -129,10 +128,10 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=False,
+            ignore_mismatched_sizes=order is None,  # of a head for other classes, which is made anew
             dtype=torch.float32,
         )
-    missing = tuple(sorted(info["missing_keys"]))
+    missing = tuple(sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}))
     if missing and not may_add:
         raise RequestError(
             f"checkpoint '{uri}' has no {', '.join(missing[:3])}, the head of the task '{model.task}'. Expected a "
@@ -157,9 +156,8 @@ def _check_folder(uri: str, folder: str) -> None:
 
 
 def _names_of(config: Any) -> tuple[str, ...]:
-    """The class names of a checkpoint, in the order of its logits; empty for the names that transformers makes up."""
-    names = [str(config.id2label[k]) for k in sorted(config.id2label)]
-    return () if names == [f"LABEL_{k}" for k in range(len(names))] else tuple(names)
+    """The class names of a checkpoint, in the order of its logits."""
+    return tuple(str(config.id2label[k]) for k in sorted(config.id2label))
 
 
 def _has_no_head(config: Any) -> bool:
@@ -167,23 +165,23 @@ def _has_no_head(config: Any) -> bool:
     return not any("Classification" in str(each) for each in config.architectures or ())
 
 
-def class_order(
-    uri: str, has: Sequence[str], wanted: Sequence[str], classes: int, *, may_add: bool
-) -> tuple[int, ...] | None:
+def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_add: bool) -> tuple[int, ...] | None:
     """For each class of the data, its place in a checkpoint's logits; None for a head that has to be made anew.
 
-    has: the checkpoint's class names, empty without any. wanted: those of the data. Raises: `RequestError` where the
-    names differ, and the head may not be replaced.
+    has: the checkpoint's class names. Names that transformers makes up (`LABEL_0`) stand for the data's own order.
+    Raises: `RequestError` where the names or their number differ, and the head may not be replaced.
     """
-    if not has or not wanted:
-        return tuple(range(classes))
-    if set(has) == set(wanted):
+    wanted = model.labels
+    made_up = list(has) == [f"LABEL_{k}" for k in range(len(has))]
+    if (made_up or not wanted) and len(has) == model.classes:
+        return tuple(range(model.classes))
+    if wanted and set(has) == set(wanted):
         return tuple(list(has).index(name) for name in wanted)
     if may_add:
         return None
     raise RequestError(
-        f"checkpoint '{uri}' has the classes {listed(has)}, and the data {listed(wanted)}. Expected the same names in "
-        "any order: correct `id2label` in its config.json, or the labels of the data."
+        f"checkpoint '{uri}' has the classes {listed(has)}, and the data {listed(wanted) or model.classes}. Expected "
+        "the same names in any order: correct `id2label` in its config.json, or the labels of the data."
     )
 
 
