@@ -388,7 +388,8 @@ class DataSpec(Spec):
     allow_overlap: bool = False
     """Accept splits that are the same examples, as a trial of a set-up may want; otherwise they are refused."""
     label_column: str | None = None
-    """`kind: parquet` and `text`: the column of class ids, or of class names. Left out: `y`, of texts `label`."""
+    """`kind: parquet`: the column of class ids. `kind: text`: of class ids or class names. Left out: `y`, of texts
+    `label`."""
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
     feature_columns: tuple[str, ...] | None = None

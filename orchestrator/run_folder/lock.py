@@ -74,10 +74,10 @@ class Lock:
         _held.add(self.me.token)  # before the file exists, since another thread may read it at once
         try:
             self._acquire()
+            _sweep(self.folder)  # before any thread of this run writes a file there
         except BaseException:
             _held.discard(self.me.token)
             raise
-        _sweep(self.folder)  # before any thread of this run writes a file there
         self._beats = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._beats.start()
         return self
@@ -223,9 +223,13 @@ class Lock:
 
 def _sweep(folder: str) -> None:
     """Remove partial files of killed runs; object stores have none."""
-    if storage.is_local(folder):
+    if not storage.is_local(folder):
+        return
+    try:
         partial = [p for p in storage.files_below(folder) if p.endswith(storage.PARTIAL) and is_written(p)]
         storage.remove_files(folder, partial)
+    except OSError as error:  # such files do no harm
+        logger.warning("partial files in '%s' could not be removed: %s", folder, error)
 
 
 def _claim(uri: str, dead: Owner) -> str:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.cluster.heartbeat import Heartbeat
     from orchestrator.observers.fanout import Fanout
 
-BLOCK_BYTES = 2**22
-"""About how many bytes of texts a task tokenizes."""
+BLOCK_BYTES = 2**24
+"""About how many bytes of texts a task tokenizes; each block is a file that every process maps."""
 AHEAD = 2
 """Blocks that wait for each core."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ def write(folder: Path, ending: str, rows: list[dict[str, Any]]) -> str:
     match ending:
         case ".jsonl":
             made.write_jsonl(path, rows)
-        case ".csv" | ".tsv":
+        case ".csv":
             with open(path, "w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), delimiter="," if ending == ".csv" else "\t")
+                writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
+        case ".tsv":  # without quotes, so without line ends in values
+            lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
+            path.write_text("\n".join(lines) + "\n")
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
         case "":
@@ -51,9 +55,10 @@ def write(folder: Path, ending: str, rows: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet", ""])
 def test_every_kind_of_file_gives_the_same_texts(tmp_path: Path, ending: str) -> None:
-    rows = [{"id": k, "text": text, "label": "ab"[k % 2]} for k, text in enumerate(ODD)]
+    odd = [text.replace("\n", " ") for text in ODD] if ending == ".tsv" else ODD
+    rows = [{"id": k, "text": text, "label": "ab"[k % 2]} for k, text in enumerate(odd)]
     x, labels = text_files.read(write(tmp_path, ending, rows), "train", ("text",), "label")
-    assert column(x) == ODD
+    assert column(x) == odd
     assert [labels.names[k] for k in labels.ids] == [row["label"] for row in rows]
 
 
@@ -204,3 +209,46 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, spoil: Callable
     spoil(tmp_path)
     with pytest.raises(RequestError, match=message):
         tokens.load(str(tmp_path))
+
+
+def test_quotes_are_characters_of_a_tsv_and_quotes_of_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text('text\tlabel\n"Hello there\t0\nsecond one\t1\nthird"\t0\n')
+    x, _ = text_files.read(str(tmp_path / "rows.tsv"), "train", ("text",), "label")
+    assert column(x) == ['"Hello there', "second one", 'third"']
+    (tmp_path / "rows.csv").write_text('id,"te\nxt",label\n' + "1,a,x\n" * 3 + 'z,"b, ""c""",y\n')
+    x, _ = text_files.read(str(tmp_path / "rows.csv"), "train", ("te\nxt",), "label")
+    assert column(x) == ["a", "a", "a", 'b, "c"']
+    (tmp_path / "twice.csv").write_text("text,label,text\na,0,b\n")
+    with pytest.raises(RequestError, match="several columns are called 'text'"):
+        text_files.read(str(tmp_path / "twice.csv"), "train", ("text",), "label")
+    (tmp_path / "blank.csv").write_text("text,label\na,0\nb,\n")
+    with pytest.raises(RequestError, match="'label' of example 1 is empty"):
+        text_files.read(str(tmp_path / "blank.csv"), "train", ("text",), "label")
+
+
+def test_ids_agree_whatever_the_kinds_of_files(tmp_path: Path) -> None:
+    made.write_jsonl(tmp_path / "train.jsonl", [{"text": f"text {k}", "label": k % 2} for k in range(40)])
+    (tmp_path / "test.csv").write_text("text,label\nother,1\nanother,0\n")
+    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.csv"), 0)
+    assert found.label_names == () and found.test.y.tolist() == [1, 0]
+
+
+def test_the_digest_of_a_tokenizer_does_not_follow_from_its_last_call(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder, other = made.tokenizer(tmp_path / "one"), made.tokenizer(tmp_path / "other")
+    Tokenization(other, 5)(texts.of_strings(["river of the mountain in the very river"]))
+    assert tokens.digest(folder) == tokens.digest(other)
+    left = made.tokenizer(tmp_path / "left")
+    settings = Path(left, "tokenizer_config.json")
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "truncation_side": "left"}))
+    assert tokens.digest(left) != tokens.digest(folder)
+
+
+def test_a_model_of_one_text_of_a_pair_gets_its_tokens_alone(folder: str) -> None:
+    how = Tokenization(folder)
+    one, other = texts.of_strings(["river", "goal"]), texts.of_strings(["mountain", "match"])
+    x = Columns({"text": one, "text_pair": other}, derived={how: how(one, other)})
+    alone = Collator(("text",), how)(x, np.arange(2))
+    assert isinstance(alone, NamedInputs) and alone.padded()[IDS].shape == (2, 3)
+    together = batch(x, how, [0, 1]).padded()
+    assert together[IDS].shape == (2, 5) and together.keys() == {IDS, TYPES, "attention_mask"}

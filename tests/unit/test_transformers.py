@@ -198,3 +198,25 @@ def test_a_model_of_texts_needs_a_tokenizer(tmp_path: Path) -> None:
     values["student"]["model"] = {"factory": "models:net"}
     with pytest.raises(RequestError, match=r"student.model.tokenizer: not given, and the data are texts"):
         preflight.check(RunConfig.from_mapping(values, str(tmp_path)))
+
+
+def test_classes_are_matched_without_architectures_and_beside_a_file(tmp_path: Path) -> None:
+    folder = Path(made.checkpoint(tmp_path / "ft", ("sport", "geography", "science")))
+    config = json.loads((folder / "config.json").read_text())
+    moved = answers(spec(checkpoint=str(folder)), str(folder))
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "architectures"}))
+    torch.testing.assert_close(answers(spec(checkpoint=str(folder)), str(folder)), moved)
+    with pytest.raises(RequestError, match="Name the folder instead of the file"):
+        predictor.load(spec(checkpoint=str(folder)), str(folder / "model.safetensors"))
+
+
+def test_a_head_of_other_names_is_drawn_anew(tmp_path: Path) -> None:
+    model = spec(checkpoint=made.checkpoint(tmp_path, ("a", "b", "c")))
+    one, other = (torch_module.build(model, seed=seed).state_dict() for seed in (1, 2))
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+    assert any("has no classifier" in note for note in predictor.kind_of(model).notes_on(model))
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path / "bge-small-v1.5", NAMES)
+    assert len(checkpoints.sha256(folder)) == 64

@@ -22,7 +22,7 @@ from workers.data.examples import AnyColumn, Columns, Examples
 from workers.data.examples import described as described_examples
 from workers.data.ragged import Ragged, stretches
 from workers.data.texts import PAIR, TEXT
-from workers.data.tokens import Tokenization
+from workers.data.tokens import TYPES, Tokenization
 from workers.errors import RequestError
 
 MASK = "attention_mask"
@@ -130,7 +130,7 @@ class NamedInputs:
             rows = column.values.new_full((count * longest, *column.values.shape[1:]), self.padding.get(name, 0))
             found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
             of_mask = MASK if name == ragged[0] else f"{name}_mask"
-            if of_mask not in self.columns:
+            if of_mask not in self.columns and name != TYPES:  # which has the mask of the tokens
                 mask = torch.zeros(count * longest, dtype=torch.int64, device=self.device)
                 found[of_mask] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
         return found

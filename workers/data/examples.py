@@ -67,7 +67,9 @@ class Columns:
 
     def chosen(self, names: Sequence[str]) -> Columns:
         """Some of the columns."""
-        return replace(self, columns={name: self.columns[name] for name in names})
+        left_out = {name for name, c in self.columns.items() if isinstance(c, Ragged) and is_text(name, c)} - {*names}
+        derived = {} if left_out else self.derived  # which are of all texts together
+        return replace(self, columns={name: self.columns[name] for name in names}, derived=derived)
 
 
 Examples = Column | Columns

@@ -64,8 +64,8 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     named = {split: y for split, y in given.items() if isinstance(y, NamedLabels)}
     if not named:
         return {**labels, **given}, ()
-    if len(named) == len(given) and all(y.are_numbers for y in named.values()):
-        return {**labels, **{split: y.numbers() for split, y in named.items()}}, ()
+    if all(y.are_numbers for y in named.values()):  # the ids of files without types
+        return {**labels, **given, **{split: y.numbers() for split, y in named.items()}}, ()
     other = [split for split in given if split not in named]
     if other:
         raise RequestError(

@@ -79,11 +79,12 @@ class Ragged:
 
     def _from_several(self) -> NDArray[Any]:
         index = stretches(self.starts, self.lengths)
-        found, first = np.empty((len(index), *self.of_value), self.dtype), 0
-        for values in self.arrays:
-            here = (index >= first) & (index < first + len(values))
-            found[here] = values[index[here] - first]
-            first += len(values)
+        found = np.empty((len(index), *self.of_value), self.dtype)
+        ends = np.cumsum([len(values) for values in self.arrays])
+        of_array = np.searchsorted(ends, index, side="right")
+        for number in np.unique(of_array):
+            values, here = self.arrays[number], of_array == number
+            found[here] = values[index[here] - (ends[number] - len(values))]
         return found
 
     def blocks(self, size: int) -> Iterator[tuple[int, Ragged]]:

@@ -7,10 +7,11 @@ their names. Each file is read in batches, so that texts of any total size pass 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -109,12 +110,22 @@ class _Labels:
                 f"{where}: the label column '{self._name}' is another in example {first} than before, {is_kind} "
                 f"{', '.join(declared)}. Expected names, or ids of the same classes, in all files."
             )
+        if are_names:
+            self._check_not_blank(pc.cast(found, kind), where, first)
         self._kind, self._declared = is_kind, declared
         self._ids.append(self._places_of(found) if are_names else found.to_numpy().astype(np.int64))
         if declared and (wrong := np.flatnonzero(self._ids[-1] >= len(declared))).size:
             raise RequestError(
                 f"{where}: the label of example {first + wrong[0]} is {self._ids[-1][wrong[0]]}, and the file names "
                 f"{len(declared)} classes."
+            )
+
+    def _check_not_blank(self, names: pa.ChunkedArray, where: str, first: int) -> None:
+        blank = np.flatnonzero(is_blank(names).to_numpy(zero_copy_only=False))
+        if len(blank):
+            raise RequestError(
+                f"{where}: '{self._name}' of example {first + blank[0]} is empty. Expected a label in each row; give "
+                "rows without one as `data.unlabeled`."
             )
 
     def _places_of(self, found: pa.ChunkedArray) -> Index:
@@ -209,23 +220,40 @@ def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
         return ()
 
 
-def _separated(delimiter: str) -> Callable[[Any, str, Sequence[str]], Batches]:
-    """A reader of values separated by `delimiter`, with a header and quotes as in RFC 4180."""
+def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, str, Sequence[str]], Batches]:
+    """A reader of values separated by `delimiter`, with a header. quote: the character around a value; False: none."""
 
     def read_separated(file: Any, uri: str, names: Sequence[str]) -> Batches:
+        parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=quote is not False)
+        header, whole = _header(file, parse)
+        _check_names(f"'{uri}'", names, header)
+        twice = [name for name in names if header.count(name) > 1]
+        if twice:
+            raise RequestError(f"'{uri}': several columns are called '{twice[0]}'. Expected each name once.")
         reader = pa_csv.open_csv(
-            file,
+            whole,
             read_options=pa_csv.ReadOptions(block_size=2**23),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            parse_options=parse,
             convert_options=pa_csv.ConvertOptions(
-                column_types={name: pa.string() for name in names}, strings_can_be_null=False
+                column_types={name: pa.string() for name in names},
+                include_columns=list(names),
+                strings_can_be_null=False,
             ),
         )
-        _check_names(f"'{uri}'", names, reader.schema.names)
         for batch in reader:
-            yield pa.Table.from_batches([batch]).select(list(names)), ()
+            yield pa.Table.from_batches([batch]), ()
 
     return read_separated
+
+
+def _header(file: Any, parse: pa_csv.ParseOptions) -> tuple[list[str], Any]:
+    """The names of the columns, and the file from its beginning."""
+    first = file.readline()
+    while first.count(b'"') % 2 and parse.quote_char and (more := file.readline()):  # a name with a line end
+        first += more
+    names = pa_csv.read_csv(io.BytesIO(first), parse_options=parse).column_names if first.strip() else []
+    file.seek(0)
+    return names, file
 
 
 def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
@@ -292,7 +320,7 @@ READERS: dict[str, Callable[[Any, str, Sequence[str]], Batches]] = {
     ".jsonl": _json_lines,
     ".json": _json_lines,
     ".ndjson": _json_lines,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": _separated(",", '"'),
+    ".tsv": _separated("\t", False),
     ".parquet": _parquet,
 }

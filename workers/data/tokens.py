@@ -7,6 +7,7 @@ code is never taken from the folder.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import posixpath
 import shutil
@@ -27,6 +28,10 @@ AT_ONCE = 1000
 """Texts that are encoded at a time."""
 FILES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files that a tokenizer may consist of."""
+SETTINGS = (
+    "pad_token_id", "model_input_names", "truncation_side", "split_special_tokens", "add_bos_token", "add_eos_token",
+)  # fmt: skip
+"""Attributes of a tokenizer that change its tokens, beside its `tokenizer.json`."""
 IDS, TYPES = "input_ids", "token_type_ids"
 """Names of the columns: token ids [length] int32, and for pairs, 0 or 1 for the text that each token belongs to."""
 
@@ -124,8 +129,11 @@ def load(uri: str) -> Any:
 def digest(uri: str) -> str:
     """sha256 of all that a tokenizer does, whatever its folder is called."""
     tokenizer = load(uri)
-    settings = f"{type(tokenizer).__name__} {tokenizer.pad_token_id} {tokenizer.model_input_names} "
-    return storage.sha256((settings + str(tokenizer.backend_tokenizer.to_str())).encode())
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings = {name: getattr(tokenizer, name, None) for name in SETTINGS}
+    of_last_call = {"truncation": None, "padding": None}
+    found = {"class": type(tokenizer).__name__, "settings": settings, "backend": {**backend, **of_last_call}}
+    return storage.sha256(json.dumps(found, sort_keys=True, default=str).encode())
 
 
 def vocabulary(uri: str) -> int:

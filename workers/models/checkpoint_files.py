@@ -31,6 +31,8 @@ IN_A_FOLDER = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
 """Names of the checkpoint in a folder, as `save_pretrained` writes it."""
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".skops", ".onnx")
+"""Endings of names that are files for certain, so that no request asks whether they are folders."""
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training scripts store a state dict beside other values."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -69,7 +71,7 @@ def files(uri: str) -> list[str]:
 
     Raises: `RequestError` for a wrong index, and a folder without a checkpoint.
     """
-    if not posixpath.splitext(uri)[1] and storage.is_folder(uri):
+    if posixpath.splitext(uri)[1] not in ENDINGS and storage.is_folder(uri):
         names = storage.names(uri)
         found = next((name for name in IN_A_FOLDER if name in names), None)
         if found is None:

@@ -40,6 +40,7 @@ class TransformersPredictor(TorchPredictor):
         if storage.is_folder(weights):
             found = _from_folder(model, weights, may_add=False)
             return cls(found.module.eval())
+        _check_classes_beside(model, weights)
         module = cls.made(model)
         checkpoints.load(module, weights)
         return cls(module.eval())
@@ -57,7 +58,7 @@ class TransformersPredictor(TorchPredictor):
     def positions(cls, model: TransformersModel) -> int | None:
         config = _config(model)
         most = getattr(config, "max_position_embeddings", None)
-        behind = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+        behind = (config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
         return most - behind if isinstance(most, int) and most > 0 else None
 
     @classmethod
@@ -131,7 +132,10 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
             ignore_mismatched_sizes=order is None,  # of a head for other classes, which is made anew
             dtype=torch.float32,
         )
-    missing = tuple(sorted({*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}))
+    random = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
+    if order is None and not random:
+        random = _anew(module)
+    missing = tuple(sorted(random))
     if missing and not may_add:
         raise RequestError(
             f"checkpoint '{uri}' has no {', '.join(missing[:3])}, the head of the task '{model.task}'. Expected a "
@@ -140,6 +144,16 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     if order is not None and order != tuple(range(len(order))):
         module.register_forward_hook(partial(_in_order, torch.tensor(order)))
     return Loaded(_checked(module, model), missing)
+
+
+def _anew(module: nn.Module) -> set[str]:
+    """Draw the head of a network anew, and return the names of its weights. The head is all but the encoder."""
+    encoder = f"{module.base_model_prefix}."
+    found = {name for name, _ in module.named_parameters() if not name.startswith(encoder)}
+    for name in found:
+        parameter = module.get_parameter(name)
+        nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+    return found
 
 
 def _check_folder(uri: str, folder: str) -> None:
@@ -161,8 +175,9 @@ def _names_of(config: Any) -> tuple[str, ...]:
 
 
 def _has_no_head(config: Any) -> bool:
-    """Whether the checkpoint is of another architecture than a classifier, such as a plain encoder."""
-    return not any("Classification" in str(each) for each in config.architectures or ())
+    """Whether the checkpoint says that it is no classifier, but for example a plain encoder."""
+    named = [str(each) for each in config.architectures or ()]
+    return bool(named) and not any("Classification" in each for each in named)
 
 
 def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_add: bool) -> tuple[int, ...] | None:
@@ -183,6 +198,19 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
         f"checkpoint '{uri}' has the classes {listed(has)}, and the data {listed(wanted) or model.classes}. Expected "
         "the same names in any order: correct `id2label` in its config.json, or the labels of the data."
     )
+
+
+def _check_classes_beside(model: TransformersModel, weights: str) -> None:
+    """Raise `RequestError` where the configuration beside a file of weights has the classes in another order."""
+    beside = storage.read_if_there(storage.join(storage.parent(weights), CONFIG))
+    names = json.loads(beside).get("id2label") if beside is not None else None
+    if isinstance(names, dict):
+        has = tuple(str(names[key]) for key in sorted(names, key=int))
+        if class_order(weights, has, model, may_add=False) != tuple(range(model.classes)):
+            raise RequestError(
+                f"checkpoint '{weights}': the {CONFIG} beside it has the classes {listed(has)}, and the data "
+                f"{listed(model.labels)}. Name the folder instead of the file, so that the order is put right."
+            )
 
 
 def _in_order(order: Tensor, module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -227,5 +255,8 @@ class _explained:
         ) from error
 
 
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xmod", "esm", "data2vec-text")
+OFFSET_POSITIONS = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod",
+    "esm", "data2vec-text", "ibert", "luke",
+)  # fmt: skip
 """Model types whose positions begin behind the padding's id, so that they take so many fewer."""
