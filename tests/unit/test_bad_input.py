@@ -232,7 +232,8 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "kind of model": (
         {"student__model__kind": "caffe"},
         None,
-        "student.model: unknown kind 'caffe'; expected python, transformers, onnx, sklearn, or a class of your own as `module:Class`",
+        "student.model: unknown kind 'caffe'; expected python, transformers, onnx, sklearn, or a class of your own as "
+        "`module:Class`",
     ),
     "syntax": ({}, models("def mlp(:\n"), r"cannot be imported \(SyntaxError"),
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),

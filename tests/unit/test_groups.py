@@ -169,7 +169,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown kind": (
         {"ensemble": {"members": [{"model": {"kind": "tensorflow"}}]}},
-        r"members\.0\.model: unknown kind 'tensorflow'; expected python, transformers, onnx, sklearn, or a class of your own",
+        r"members\.0\.model: unknown kind 'tensorflow'; expected python, transformers, onnx, sklearn, or a class of "
+        r"your own",
     ),
     "unknown key of a kind": (
         {"ensemble": {"members": [{"model": {"kind": "onnx", "path": "a", "outputs": "b"}}]}},
