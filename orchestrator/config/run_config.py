@@ -27,7 +27,7 @@ from orchestrator.config.schema import (
 )
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import AnyTraining, DataSpec, DistillationSpec, Spec, Whole
+from workers.specs import AnyModel, AnyTraining, DataSpec, DistillationSpec, Spec, Whole
 
 
 class RunConfig(Spec):
@@ -91,6 +91,13 @@ class RunConfig(Spec):
         if ensemble.members is not None:
             ensemble = ensemble.model_copy(update={"members": tuple(map(model_of, ensemble.members))})
         return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)})
+
+    @property
+    def models(self) -> dict[str, AnyModel]:
+        """Every model by its key: of each group of members, and of the student."""
+        ensemble = self.ensemble
+        of_groups = {f"{key}.model": group.model for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
+        return {**of_groups, "student.model": self.student.model}
 
     @property
     def folder(self) -> str:

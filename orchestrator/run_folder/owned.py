@@ -93,7 +93,7 @@ def _inputs(config: RunConfig) -> list[str]:
     for split in (data.train, data.validation, data.test, data.unlabeled):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]
-    models = [*(group.model for group in config.ensemble.groups), config.student.model]
+    models = config.models.values()
     places = [(model.tokenizer, getattr(model, "checkpoint", None)) for model in models]
     found += [place for of_model in places for place in of_model if place is not None]
     code = [model for model in models if isinstance(model, FactorySpec)] + list(config.evaluation.metrics)

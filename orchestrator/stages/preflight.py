@@ -94,7 +94,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
-    sequences.check(_models(config), dataset)
+    sequences.check(config.models, dataset)
     roles = _roles(config, dataset)
     notes = _check_models(config, dataset, roles)
     if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
@@ -192,13 +192,6 @@ def _role(
     assert isinstance(model, NetworkModel)
     begun = None if initial == PREVIOUS else initial
     return Role(name, model, training, seed, examples, loss, workers, begun, known)
-
-
-def _models(config: RunConfig) -> dict[str, AnyModel]:
-    """Every model by its key in the configuration."""
-    ensemble = config.ensemble
-    of_groups = {f"{key}.model": group.model for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
-    return {**of_groups, "student.model": config.student.model}
 
 
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:

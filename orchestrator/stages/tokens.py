@@ -57,7 +57,7 @@ class Tokenizing:
 
 def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer."""
-    models = [*(group.model for group in run.config.ensemble.groups), run.config.student.model]
+    models = run.config.models.values()
     hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
     splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and has_texts(x)}
     if not hows or not splits:
@@ -133,8 +133,7 @@ def _texts(x: Columns, rows: slice) -> Block:
 
 def without_texts(run: RunConfig, dataset: Dataset) -> Dataset:
     """The data set without texts that no process needs, since all models take tokens and no example is augmented."""
-    models = [*(group.model for group in run.ensemble.groups), run.student.model]
-    if dataset.augment is not None or any(predictor.collator(model).tokens is None for model in models):
+    if dataset.augment is not None or any(predictor.collator(m).tokens is None for m in run.models.values()):
         return dataset
     return dataset.with_inputs(
         {name: _without(x) for name, x in dataset.inputs.items() if isinstance(x, Columns) and x.derived}

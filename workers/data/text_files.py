@@ -67,13 +67,17 @@ def _texts(found: pa.ChunkedArray, where: str, name: str, first: int) -> pa.Chun
     if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type) or pa.types.is_null(found.type)):
         raise RequestError(f"{where}: column '{name}' is {found.type}; expected texts. Set `data.text_column`.")
     _check_no_null(found, where, name, first)
+    _check_not_blank(found, where, name, first)
+    return found
+
+
+def _check_not_blank(found: pa.ChunkedArray, where: str, name: str, first: int) -> None:
     blank = np.flatnonzero(is_blank(found).to_numpy(zero_copy_only=False))
     if len(blank):
         raise RequestError(
             f"{where}: '{name}' of example {first + blank[0]} is empty; expected at least one character other than "
-            "white space. Leave such examples out."
+            "white space. Leave such rows out, and give those without a label as `data.unlabeled`."
         )
-    return found
 
 
 def _check_no_null(found: pa.ChunkedArray, where: str, name: str, first: int) -> None:
@@ -111,21 +115,13 @@ class _Labels:
                 f"{', '.join(declared)}. Expected names, or ids of the same classes, in all files."
             )
         if are_names:
-            self._check_not_blank(pc.cast(found, kind), where, first)
+            _check_not_blank(pc.cast(found, kind), where, self._name, first)
         self._kind, self._declared = is_kind, declared
         self._ids.append(self._places_of(found) if are_names else found.to_numpy().astype(np.int64))
         if declared and (wrong := np.flatnonzero(self._ids[-1] >= len(declared))).size:
             raise RequestError(
                 f"{where}: the label of example {first + wrong[0]} is {self._ids[-1][wrong[0]]}, and the file names "
                 f"{len(declared)} classes."
-            )
-
-    def _check_not_blank(self, names: pa.ChunkedArray, where: str, first: int) -> None:
-        blank = np.flatnonzero(is_blank(names).to_numpy(zero_copy_only=False))
-        if len(blank):
-            raise RequestError(
-                f"{where}: '{self._name}' of example {first + blank[0]} is empty. Expected a label in each row; give "
-                "rows without one as `data.unlabeled`."
             )
 
     def _places_of(self, found: pa.ChunkedArray) -> Index:
@@ -225,13 +221,13 @@ def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, st
 
     def read_separated(file: Any, uri: str, names: Sequence[str]) -> Batches:
         parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=quote is not False)
-        header, whole = _header(file, parse)
+        header = _header(file, parse)
         _check_names(f"'{uri}'", names, header)
         twice = [name for name in names if header.count(name) > 1]
         if twice:
             raise RequestError(f"'{uri}': several columns are called '{twice[0]}'. Expected each name once.")
         reader = pa_csv.open_csv(
-            whole,
+            file,
             read_options=pa_csv.ReadOptions(block_size=2**23),
             parse_options=parse,
             convert_options=pa_csv.ConvertOptions(
@@ -246,14 +242,13 @@ def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, st
     return read_separated
 
 
-def _header(file: Any, parse: pa_csv.ParseOptions) -> tuple[list[str], Any]:
-    """The names of the columns, and the file from its beginning."""
+def _header(file: Any, parse: pa_csv.ParseOptions) -> list[str]:
+    """The names of the columns; the file is at its beginning again."""
     first = file.readline()
     while first.count(b'"') % 2 and parse.quote_char and (more := file.readline()):  # a name with a line end
         first += more
-    names = pa_csv.read_csv(io.BytesIO(first), parse_options=parse).column_names if first.strip() else []
     file.seek(0)
-    return names, file
+    return pa_csv.read_csv(io.BytesIO(first), parse_options=parse).column_names if first.strip() else []
 
 
 def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
