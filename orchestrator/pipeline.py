@@ -131,6 +131,7 @@ def _report(run: Context, given: Results) -> Report:
         page=run.page,
         accuracy_name=config.report.accuracy,
         classes=run.dataset.classes,
+        labels=list(run.dataset.label_names),
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         curve=given[PREDICTIONS].curve,
@@ -141,6 +142,7 @@ def _report(run: Context, given: Results) -> Report:
         price=costs.price(config, cost),
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
+        latency_ms=config.report.latency_ms,
     )
     with events.stage("the student's model"):
         _keep_student(run, student)

@@ -217,6 +217,8 @@ class TransformersModel(TakesColumns):
     weights."""
     task: Literal["sequence-classification"] = "sequence-classification"
     """What the network computes: logits of each text."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the network that training leaves as they are, by their names, such as `embeddings` or `layer.0`."""
     labels: tuple[str, ...] = ()
     """Filled in with the names of the data's classes. A checkpoint's classes are matched with them by name."""
     classes: Whole = 0
@@ -249,6 +251,9 @@ class TransformersModel(TakesColumns):
     def label(self) -> str:
         """What messages call it."""
         return f"'{self.checkpoint}'" if self.checkpoint is not None else f"'{(self.config or {})['model_type']}'"
+
+    def determining(self) -> dict[str, Any]:
+        return {key: value for key, value in super().determining().items() if value or key != "frozen"}
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> TransformersModel:
         return self.model_copy(update={"classes": classes, "labels": names})
@@ -458,6 +463,12 @@ class TrainingSpec(Spec):
     """Of `sgd`."""
     weight_decay: NonNegative = 0.0
     """Decoupled with `adam` (Loshchilov and Hutter 2019), an L2 penalty with `sgd`."""
+    decays: Literal["auto", "all", "matrices"] = "auto"
+    """The parameters that `weight_decay` applies to. `matrices`: those of two or more dimensions, so neither biases nor
+    norms. `auto`: `matrices` for networks of transformers, else `all`."""
+    layer_decay: Share | None = None
+    """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
+    the layer above it. The layers are those of the network's longest `ModuleList`."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate goes from its start towards zero, step by step."""
     warmup_share: Fraction = 0.0
@@ -475,6 +486,12 @@ class TrainingSpec(Spec):
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
+    def determining(self) -> dict[str, Any]:
+        """The settings that determine the trained network."""
+        later = {"decays": "auto", "layer_decay": None}
+        as_before = {key for key, value in later.items() if getattr(self, key) == value}
+        return self.model_dump(mode="json", exclude=as_before)  # as in keys before these settings
+
 
 class FitSpec(Spec):
     """How an estimator is trained: by one `fit`, on all examples at once."""
@@ -489,6 +506,10 @@ class FitSpec(Spec):
     micro_batch_size: ClassVar[None] = None
     precision: ClassVar[Precision] = "float32"
     compile: ClassVar[bool] = False
+
+    def determining(self) -> dict[str, Any]:
+        """The settings that determine the fitted estimator."""
+        return self.model_dump(mode="json")
 
 
 def _kind_of_training(values: Any) -> str:

@@ -330,6 +330,8 @@ class ReportSpec(Spec):
     """Name of accuracy in this field, such as `frame accuracy`."""
     paper: PaperSpec | None = None
     """Figures to print beside the measured ones."""
+    latency_ms: Positive | None = None
+    """The latency that a served model may have for one example; the report compares each system's p99 with it."""
     core_hour_price: NonNegative = 0.0
     """Price of a core hour, in any currency."""
     gpu_hour_price: NonNegative = 0.0

@@ -46,6 +46,7 @@ MOST_PARAMS = 100
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
 TEST_ECE = "test_ece"
+TEST_MACRO_F1 = "test_macro_f1"
 PARAMETERS = "parameters"
 LATENCY_P50 = "latency_ms_p50"
 LATENCY_P99 = "latency_ms_p99"
@@ -343,7 +344,7 @@ class Tracker:
         for point in report.curve:
             key = ACCURACY_BY_MEMBERS
             self._once(self.run_id, key, {key: point.accuracy}, point.members, time.time())
-        shown = ("accuracy", "errors", "nll", "ece", *report.extra_metrics)
+        shown = ("accuracy", "errors", "macro_f1", "nll", "ece", *report.extra_metrics)
         table: dict[str, list[Any]] = {
             "system": [s.name for s in report.systems],
             **{m: [_short(s.test.figure(m)) for s in report.systems] for m in shown},
@@ -394,6 +395,7 @@ def _figures(system: System) -> dict[str, float]:
         TEST_ACCURACY: system.test.accuracy,
         TEST_NLL: system.test.nll,
         TEST_ECE: system.test.ece,
+        **({} if system.test.macro_f1 is None else {TEST_MACRO_F1: system.test.macro_f1}),
         PARAMETERS: float(system.parameters),
         LATENCY_P50: system.latency_ms.p50,
         LATENCY_P99: system.latency_ms.p99,

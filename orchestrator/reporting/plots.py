@@ -1,9 +1,11 @@
-"""The report's figures: training curves, accuracy by number of members, reliability."""
+"""The report's figures: training curves, accuracy by members and by latency, reliability, confusion of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from orchestrator.reporting.report import Report, System
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 OVERVIEW = "overview.png"
 """All figures side by side, as wide as a page."""
+DRAWN_CLASSES, NUMBERED_CLASSES, MOST_LETTERS = 60, 20, 16
+"""Most classes of a confusion matrix that is drawn, and of one with numbers in it; letters of a class's name."""
 COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
 
 
@@ -30,12 +34,20 @@ def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[st
     accuracy_by_members(drawn[0], report)
     training_curves(drawn[1], drawn[2], report, histories)
     reliability(drawn[3], report)
-    return {
+    speed, drawn = _subplots(1)
+    accuracy_by_latency(drawn[0], report)
+    found = {
         OVERVIEW: overview,
         "training_curves.png": curves,
         "accuracy_by_members.png": members,
+        "accuracy_by_latency.png": speed,
         "reliability.png": reliable,
     }
+    if 0 < len(report.system("student").confusion) <= DRAWN_CLASSES:
+        found["confusion.png"], drawn = _subplots(2)
+        confusion(drawn[0], report, "ensemble")
+        confusion(drawn[1], report, "student")
+    return found
 
 
 def training_curves(validation: Axes, loss: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
@@ -70,6 +82,24 @@ def accuracy_by_members(axes: Axes, report: Report) -> None:
     axes.legend()
 
 
+def accuracy_by_latency(axes: Axes, report: Report) -> None:
+    """Accuracy against the 99th percentile of the latency of one example, with the limit where the report has one."""
+    seen = set()
+    for system in report.systems:
+        label = None if system.role in seen else system.role
+        seen.add(system.role)
+        axes.plot(system.latency_ms.p99, system.test.accuracy, "o", ms=6, color=COLOURS[system.role], label=label)
+    if report.latency_ms is not None:
+        axes.axvline(report.latency_ms, color="black", ls=":", label=f"{report.latency_ms:g} ms")
+    axes.set(
+        title="Accuracy by latency",
+        xlabel="p99 of one example, ms",
+        ylabel=f"test {report.accuracy_name}",
+        xscale="log",
+    )
+    axes.legend()
+
+
 def reliability(axes: Axes, report: Report) -> None:
     """Accuracy against confidence: below the diagonal a system is overconfident (Guo et al. 2017)."""
     axes.plot([0, 1], [0, 1], color="black", lw=0.8, label="calibrated")
@@ -78,6 +108,32 @@ def reliability(axes: Axes, report: Report) -> None:
         _bins(axes, system)
     axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend()
+
+
+def confusion(axes: Axes, report: Report, role: Literal["ensemble", "student"]) -> None:
+    """Of the test examples of each class (rows), the share that a system takes for each class (columns)."""
+    counts = np.array(report.system(role).confusion, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)  # the root shows small shares
+    names = [_drawable(label, k) for k, label in enumerate(report.labels)] or [str(k) for k in range(len(counts))]
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        if len(counts) <= NUMBERED_CLASSES:
+            colour = "white" if shares[row, column] > 0.4 else "black"
+            axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", fontsize=6, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(title=f"Confusion, {role}", xlabel="predicted", ylabel="label")
+    axes.grid(visible=False)
+
+
+def _drawable(label: str, k: int) -> str:
+    """The name of a class, shortened; its number where the font lacks a letter of it."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    if not all(font.get_char_index(ord(letter)) for letter in label):
+        return str(k)
+    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…"
 
 
 def _bins(axes: Axes, system: System) -> None:

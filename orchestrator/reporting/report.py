@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config.schema import PaperSpec
+from orchestrator.reporting import by_class
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.verdict import Accuracies
 from orchestrator.run_folder.paths import RunFolder
@@ -19,6 +20,8 @@ from workers.errors import RequestError
 
 Role = Literal["member", "ensemble", "baseline", "student"]
 Bound = Literal["teacher", "driver", "student"]
+BATCH = 64
+"""Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
 
 
@@ -33,6 +36,8 @@ class TestMetrics(BaseModel):
     accuracy: float
     nll: float
     ece: float
+    macro_f1: float | None = None
+    """The mean F1 of the classes; None in reports of earlier versions."""
 
     @property
     def errors(self) -> int:
@@ -67,7 +72,11 @@ class System(BaseModel):
     parameters: int
     test: TestMetrics
     latency_ms: Latency
+    examples_per_second: float | None = None
+    """In batches of 64 by one thread; None in reports of earlier versions."""
     calibration: Calibration
+    confusion: list[list[int]] = []
+    """Test examples by label (rows) and prediction (columns). Empty for members, and for many classes."""
 
 
 class CurvePoint(BaseModel):
@@ -118,6 +127,8 @@ class Report(BaseModel):
     """The run's page in MLflow, relative to the tracker's address."""
     accuracy_name: str = "accuracy"
     classes: int = 0
+    labels: list[str] = []
+    """Names of the classes; empty where labels are numbers."""
     systems: list[System]
     gain_transferred: float | None
     """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
@@ -132,6 +143,8 @@ class Report(BaseModel):
     """Price of the cost, where the configuration has hourly prices."""
     lost_members: list[str] = []
     paper: PaperSpec | None = None
+    latency_ms: float | None = None
+    """The latency that a served model may have for one example, where the configuration has it."""
 
     def system(self, role: Role) -> System:
         """The first system of a role."""
@@ -199,11 +212,11 @@ Rows = list[list[str]]
 
 def comparison(report: Report) -> Rows:
     """The header, then the members' mean and the best of them, and a row for every other system."""
-    members, extra = report.members, report.extra_metrics
-    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, extra)]
+    members, metrics = report.members, _metrics(report)
+    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, metrics)]
     best = best_member(report)
-    rows.append(_row(f"best: {best.name}", best, extra))
-    return rows + [_row(s.name, s, extra) for s in report.systems if s.role != "member"]
+    rows.append(_row(f"best: {best.name}", best, metrics))
+    return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]
 
 
 def best_member(report: Report) -> System:
@@ -212,7 +225,7 @@ def best_member(report: Report) -> System:
 
 
 def each_member(report: Report) -> Rows:
-    return [_header(report)] + [_row(s.name, s, report.extra_metrics) for s in report.members]
+    return [_header(report)] + [_row(s.name, s, _metrics(report)) for s in report.members]
 
 
 def beside_paper(report: Report) -> Rows:
@@ -240,16 +253,36 @@ def beside_paper(report: Report) -> Rows:
     return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
 
 
+def speed(report: Report) -> Rows:
+    """Latency and throughput by one thread, and the share of the ensemble's accuracy that each system keeps."""
+    limit, of_all = report.latency_ms, report.system("ensemble").test.accuracy
+    within = [] if limit is None else [f"p99 within {limit:g} ms"]
+    rows = [
+        ["system", "size", "p50 ms", "p99 ms", *within, f"in batches of {BATCH}, per s", "of the ensemble's accuracy"]
+    ]
+    for system in report.systems:
+        p50, p99, each_s = system.latency_ms.p50, system.latency_ms.p99, system.examples_per_second
+        answer = [] if limit is None else ["yes" if p99 <= limit else "no"]
+        speed_ = "-" if each_s is None else f"{each_s:,.0f}"
+        kept = percent(system.test.accuracy / of_all if of_all else None)
+        rows.append([system.name, short_count(system.parameters), f"{p50:.2f}", f"{p99:.2f}", *answer, speed_, kept])
+    return rows
+
+
+def _metrics(report: Report) -> list[str]:
+    """The metrics of the tables. Macro-F1 is shown where classes have names, since those are seldom equally many."""
+    return ["accuracy", "errors", *report.extra_metrics, *(["macro_f1"] if report.labels else []), "nll", "ece"]
+
+
 def _header(report: Report) -> list[str]:
-    extra = map(title, report.extra_metrics)
-    return ["system", report.accuracy_name, "errors", *extra, "nll", "ece", "size", "p50 ms", "p99 ms"]
+    _, *others = _metrics(report)
+    return ["system", report.accuracy_name, *map(title, others), "size", "p50 ms", "p99 ms"]
 
 
-def _mean_row(name: str, systems: Sequence[System], extra: Sequence[str]) -> list[str]:
+def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> list[str]:
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(systems)
 
-    metrics = ("accuracy", "errors", *extra, "nll", "ece")
     return [
         name,
         *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in metrics),
@@ -259,8 +292,8 @@ def _mean_row(name: str, systems: Sequence[System], extra: Sequence[str]) -> lis
     ]
 
 
-def _row(name: str, system: System, extra: Sequence[str]) -> list[str]:
-    return _mean_row(name, [system], extra)
+def _row(name: str, system: System, metrics: Sequence[str]) -> list[str]:
+    return _mean_row(name, [system], metrics)
 
 
 def short_count(count: int) -> str:
@@ -272,14 +305,20 @@ def short_count(count: int) -> str:
 
 
 def title(metric: str) -> str:
-    return metric.replace("_", " ")
+    return {"macro_f1": "macro-F1"}.get(metric, metric.replace("_", " "))
 
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-FORMATS = {"accuracy": f"{{:.{verdicts.DIGITS}%}}", "nll": "{:.4f}", "ece": "{:.4f}", "errors": "{:.0f}"}
+FORMATS = {
+    "accuracy": f"{{:.{verdicts.DIGITS}%}}",
+    "nll": "{:.4f}",
+    "ece": "{:.4f}",
+    "macro_f1": "{:.4f}",
+    "errors": "{:.0f}",
+}
 
 
 def number(metric: str, value: float | None) -> str:
@@ -314,6 +353,7 @@ def markdown(report: Report) -> str:
     if report.paper is not None:
         parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
     parts += ["## Members\n", _table(each_member(report))]
+    parts += ["## Speed\n", _table(speed(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
         [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
     ]
@@ -339,6 +379,15 @@ def markdown(report: Report) -> str:
             + [[name, f"{s.core_hours:.3g}", f"{s.gpu_hours:.3g}"] for name, s in report.cost.items()]
         ),
     ]
+    confusions = {role: report.system(role).confusion for role in COMPARED}
+    if all(confusions.values()):
+        macro = ", ".join(f"{role} {number('macro_f1', report.system(role).test.macro_f1)}" for role in COMPARED)
+        parts += [
+            f"## Classes\n\nHow many of each class are right. Macro-F1: {macro}.\n",
+            _table(by_class.accuracy(report.labels, confusions)),
+            "The student's most frequent errors, and how often the others make them:\n",
+            _table(by_class.errors(report.labels, confusions, "student")),
+        ]
     return "\n".join(parts)
 
 

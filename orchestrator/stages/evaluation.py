@@ -220,17 +220,24 @@ def _asked(
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 
 
-def _system(name: str, role: Role, measured: Measured, size: tuple[int, dict[str, float]]) -> System:
-    sums, (parameters, latency) = measured.sums, size
+def _system(name: str, role: Role, measured: Measured, described: jobs.Described) -> System:
+    sums = measured.sums
     return System(
         name=name,
         role=role,
-        parameters=parameters,
+        parameters=described.parameters,
         test=TestMetrics(
-            examples=sums.examples, accuracy=sums.accuracy, nll=sums.mean_nll, ece=sums.ece, **measured.extra
+            examples=sums.examples,
+            accuracy=sums.accuracy,
+            nll=sums.mean_nll,
+            ece=sums.ece,
+            macro_f1=sums.macro_f1,
+            **measured.extra,
         ),
-        latency_ms=Latency(**latency),
+        latency_ms=Latency(**described.latency_ms),
+        examples_per_second=described.per_second,
         calibration=_calibration(sums),
+        confusion=sums.confusion.tolist() if role != "member" else [],
     )
 
 

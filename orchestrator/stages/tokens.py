@@ -135,9 +135,11 @@ def without_texts(run: RunConfig, dataset: Dataset) -> Dataset:
     """The data set without texts that no process needs, since all models take tokens and no example is augmented."""
     if dataset.augment is not None or any(predictor.collator(m).tokens is None for m in run.models.values()):
         return dataset
-    return dataset.with_inputs(
+    served = dataset.served
+    found = dataset.with_inputs(
         {name: _without(x) for name, x in dataset.inputs.items() if isinstance(x, Columns) and x.derived}
     )
+    return replace(found, texts=served)
 
 
 def _without(x: Columns) -> Columns:

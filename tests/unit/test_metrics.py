@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.evaluation import metrics
+from workers.evaluation import latency, metrics
 from workers.evaluation.metrics import Inference
 
 P = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32))
@@ -106,15 +106,17 @@ class Clock:
 def test_the_sums_of_times_are_the_times_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that are timed one after another take as long as when they are all there and answer in turn."""
     clock = Clock()
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock.now_s)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock.now_s)
     answers, example = [clock.taking(0.5), clock.taking(1.0), clock.taking(2.0)], torch.zeros(1, 4)
 
     def all_of_them(x: Tensor) -> Tensor:
         return torch.stack([answer(x) for answer in answers])
 
-    together = metrics.percentiles(metrics.times_ms(all_of_them, example, 3000))
-    each = [metrics.times_ms(answer, example, 3000, 1000) for answer in answers]
+    together = latency.percentiles(latency.times_ms(lambda _: all_of_them(example), example.device, 3000))
+    each = [
+        latency.times_ms(lambda _, answer=answer: answer(example), example.device, 3000, 1000) for answer in answers
+    ]
     assert [len(times) for times in each] == [3000] * 3
-    apart = metrics.percentiles(np.sum(each, axis=0))
+    apart = latency.percentiles(np.sum(each, axis=0))
     assert apart["p50"] == pytest.approx(together["p50"], rel=0.02) and apart["p50"] == pytest.approx(3.5, rel=0.05)
     assert apart["p99"] == pytest.approx(together["p99"], rel=0.1) and apart["p99"] > 3 * apart["p50"]

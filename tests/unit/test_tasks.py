@@ -18,7 +18,7 @@ from workers.artifacts import store
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
-from workers.evaluation import metrics, tasks
+from workers.evaluation import latency, tasks
 from workers.evaluation.metrics import Inference
 from workers.evaluation.tasks import Asked
 from workers.inference import teacher
@@ -79,8 +79,10 @@ def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, m
     assert loaded == [f"member-{k}" for k in range(5)] and most == 1
     assert found.keys() == {*loaded, "ensemble"}
     parameters = 8 * 24 + 24 + 24 * 3 + 3
-    assert found["member-0"][0] == parameters and found["ensemble"][0] == 3 * parameters
-    assert 0 < found["member-0"][1]["p50"] < found["ensemble"][1]["p50"] <= found["ensemble"][1]["p99"]
+    assert found["member-0"].parameters == parameters and found["ensemble"].parameters == 3 * parameters
+    member, whole = found["member-0"], found["ensemble"]
+    assert 0 < member.latency_ms["p50"] < whole.latency_ms["p50"] <= whole.latency_ms["p99"]
+    assert member.per_second > whole.per_second > 0
 
 
 def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Path) -> None:
@@ -92,9 +94,9 @@ def test_an_ensemble_answers_as_fast_as_with_all_members_in_memory(tmp_path: Pat
 
     ratios = []
     for _ in range(5):  # other processes disturb some of them
-        _, apart = call(tasks.describe, tasks.Measurement(asked, [], "arithmetic", 40), data())["ensemble"]
+        apart = call(tasks.describe, tasks.Measurement(asked, [], "arithmetic", 40), data())["ensemble"].latency_ms
         example = torch.from_numpy(data().test.x[:1])
-        together = metrics.percentiles(metrics.times_ms(all_of_them, example, 40))
+        together = latency.percentiles(latency.times_ms(lambda _, x=example: all_of_them(x), example.device, 40))
         ratios.append(apart["p50"] / together["p50"])
     assert 0.5 < np.median(ratios) < 2.0
 

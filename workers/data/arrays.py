@@ -211,3 +211,8 @@ def digest(inputs: Column) -> str:
 def begin_digest(shape: tuple[int, ...], dtype: np.dtype[Any]) -> hashlib._Hash:
     """`digest` before the first value."""
     return hashlib.sha256(f"{shape} {dtype}".encode())
+
+
+def spread(examples: int, rows: int) -> Index:
+    """[rows] int64: indices spread evenly over `examples` rows; all of them if there are fewer than `rows`."""
+    return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)

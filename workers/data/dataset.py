@@ -18,7 +18,7 @@ import numpy as np
 
 from workers import hashing
 from workers.data import elements, examples, label_names, labels, memmap, overlap, readers, scan, values
-from workers.data.arrays import Index
+from workers.data.arrays import Index, spread
 from workers.data.augment import augmented
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.labels import UNLABELLED
@@ -33,6 +33,10 @@ from workers.user_code import observed, provenance
 
 DEFAULT_VALIDATION_SHARE = 0.1
 """Share of training examples held out where neither configuration nor data has a validation split."""
+
+
+SERVED = 200
+"""Test examples that latency is measured on."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,14 @@ class Dataset:
     """Rows of `data.train` before the validation split was drawn from it."""
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`examples.digest` of splits that have been read, by their names."""
+
+    texts: Examples | None = None
+    """Some test examples with their texts, where `test` has only the tokens."""
+
+    @property
+    def served(self) -> Examples:
+        """A few test examples as a caller would send them, to measure latency on."""
+        return self.test.x[spread(len(self.test.x), SERVED)] if self.texts is None else self.texts
 
     @property
     def views(self) -> int:

@@ -6,8 +6,7 @@ of probability 10^-60 does not underflow.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.data.arrays import Index, micro_batch
-from workers.data.collate import Collator, Inputs, collate
+from workers.data.collate import Collator, collate
 from workers.data.examples import Examples, by_length, embedded, positions_of, values_of
 from workers.device import device
 from workers.models.predictor import Predictor
@@ -26,6 +25,9 @@ from workers.specs import Precision
 
 BINS = 15
 """Equal bins of confidence for the calibration error, as in Guo et al. 2017."""
+
+CONFUSED = 100
+"""Most classes for which a confusion matrix is counted."""
 
 Probabilities = NDArray[np.float32]
 LogProbabilities = NDArray[np.float32]
@@ -42,9 +44,11 @@ class Inference:
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Sums over predictions: examples, correct ones, NLL, and the same per bin of confidence.
+    """Sums over predictions: examples, correct ones, NLL, and counts per bin of confidence and per class.
 
-    bin_examples, bin_confidence, bin_correct: [BINS] float64.
+    bin_examples, bin_confidence, bin_correct: [BINS] float64. labelled, predicted, hits: [K] int64, examples of each
+    class by their labels, by the predictions, and by both. confusion: [K, K] int64, examples by label and prediction;
+    [0, 0] for more than `CONFUSED` classes.
     """
 
     examples: int
@@ -53,6 +57,10 @@ class Sums:
     bin_examples: NDArray[np.float64]
     bin_confidence: NDArray[np.float64]
     bin_correct: NDArray[np.float64]
+    labelled: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    confusion: NDArray[np.int64]
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__annotations__})
@@ -71,6 +79,12 @@ class Sums:
         """Expected calibration error: |confidence - accuracy|, averaged over the bins by their examples."""
         return float(np.abs(self.bin_confidence - self.bin_correct).sum() / self.examples)
 
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes that occur among labels or predictions: 2 hits / (labelled + predicted)."""
+        occurs = self.labelled + self.predicted
+        return float((2 * self.hits[occurs > 0] / occurs[occurs > 0]).mean())
+
 
 def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
     """Measure predictions against labels.
@@ -78,7 +92,7 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
     log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids.
     Nothing is clamped: a label of log-probability -inf, which follows from a logit of -inf, makes the NLL infinite.
     """
-    rows, best = np.arange(len(labels)), log_probabilities.argmax(axis=1)
+    rows, best, classes = np.arange(len(labels)), log_probabilities.argmax(axis=1), log_probabilities.shape[1]
     confidence = np.exp(log_probabilities[rows, best].astype(np.float64))
     right = best == labels
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -89,7 +103,17 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
         bin_examples=np.bincount(bins, minlength=BINS).astype(np.float64),
         bin_confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
         bin_correct=np.bincount(bins, weights=right, minlength=BINS).astype(np.float64),
+        labelled=np.bincount(labels, minlength=classes),
+        predicted=np.bincount(best, minlength=classes),
+        hits=np.bincount(labels[right], minlength=classes),
+        confusion=_confusion(labels, best, classes),
     )
+
+
+def _confusion(labels: Index, predicted: Index, classes: int) -> NDArray[np.int64]:
+    if classes > CONFUSED:
+        return np.zeros((0, 0), np.int64)
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def predict(model: Predictor | nn.Module, x: Examples, how: Inference = Inference("float32")) -> Probabilities:
@@ -133,39 +157,3 @@ def _logits(
     for start in range(0, len(x), size):
         batch = collator(x, every[start : start + size])
         yield predictor(batch.to(place), how.precision).logits
-
-
-@torch.no_grad()
-def times_ms(answer: Callable[[Any], Tensor], example: Inputs, repeats: int, displaced: int = 0) -> NDArray[np.float64]:
-    """Latency of `answer` for one example, in milliseconds, measured `repeats` times after a warm-up: [repeats].
-
-    example: a batch of one, on the device of the network. On a GPU the measurement includes the synchronisation.
-    displaced: bytes to read between two calls, at most `CACHES`. The read evicts this network's weights from the
-    caches, as the other members of an ensemble would.
-    """
-    between = torch.ones(min(displaced, CACHES) // 4, device=example.device)  # zeros may all map to one shared page
-    warm_up, times = repeats // 5 + 1, []
-    for _ in range(warm_up + repeats):
-        if displaced:
-            between.sum()
-            _wait_for(example.device)
-        started = time.perf_counter()
-        answer(example)
-        _wait_for(example.device)
-        times.append((time.perf_counter() - started) * 1e3)
-    return np.array(times[warm_up:])
-
-
-CACHES = 2**27
-"""Reading this many bytes evicts everything else from the caches of a core or GPU."""
-
-
-def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
-    """The 50th and 99th percentile."""
-    p50, p99 = np.percentile(times, [50, 99])
-    return {"p50": float(p50), "p99": float(p99)}
-
-
-def _wait_for(place: torch.device) -> None:
-    if place.type == "cuda":
-        torch.cuda.synchronize()

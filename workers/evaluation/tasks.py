@@ -26,12 +26,12 @@ from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation import metrics
+from workers.evaluation import latency, metrics
+from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Inference, LogProbabilities
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
-from workers.models.predictor import Predictor
 from workers.specs import FactorySpec
 
 logger = logging.getLogger(__name__)
@@ -109,10 +109,19 @@ class Measurement:
     repeats: int
 
 
+@dataclass(frozen=True)
+class Described:
+    """A system's size and speed: number of parameters, latency in ms, examples per second in batches of `BATCH`."""
+
+    parameters: int
+    latency_ms: dict[str, float]
+    per_second: float
+
+
 @ray.remote
 @faults.raises_faults
-def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, tuple[int, dict[str, float]]]:
-    """Parameter count and latency (ms per example) of each system by its name, and of the ensemble.
+def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, Described]:
+    """Size and speed of each system by its name, and of the ensemble.
 
     One process with one thread holds one network at a time, so that the figures are comparable and memory does not
     grow with the ensemble. The ensemble runs its members in turn and then averages their predictions. So its n-th
@@ -121,20 +130,23 @@ def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[st
     processes.announce(name, events)
     torch.set_num_threads(1)
     members, repeats = job.members, job.repeats
-    place = device()
-    x = data.test.x
+    place, x = device(), data.served
     sizes = [checkpoints.size(member.weights) for member, _ in members]
     in_turn = [_timed(asked, x, place, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
     of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)
     if len(members) > 1:
         answers = [each.answered for each in in_turn]
-        of_ensemble += metrics.times_ms(lambda _: ensemble.average(answers, None, job.combine), answers[0], repeats)
+        of_ensemble += latency.times_ms(lambda _: ensemble.average(answers, None, job.combine), place, repeats)
     alone = in_turn + [_timed(asked, x, place, repeats, 0) for asked in job.others]
     found = {
-        member.name: (timed.parameters, metrics.percentiles(timed.alone))
+        member.name: Described(timed.parameters, latency.percentiles(timed.alone), BATCH / timed.batch_s)
         for (member, _), timed in zip([*members, *job.others], alone, strict=True)
     }
-    found[ENSEMBLE] = sum(each.parameters for each in in_turn), metrics.percentiles(of_ensemble)
+    found[ENSEMBLE] = Described(
+        sum(each.parameters for each in in_turn),
+        latency.percentiles(of_ensemble),
+        BATCH / sum(each.batch_s for each in in_turn),
+    )
     return found
 
 
@@ -150,32 +162,30 @@ def custom_metrics(
 
 @dataclass(frozen=True)
 class _Timed:
-    """One network's latencies in ms, alone and in turn with other networks, and its prediction [1, K]."""
+    """One network's latencies in ms, alone and in turn with other networks, its prediction [1, K], and seconds
+    for a batch."""
 
     parameters: int
     alone: NDArray[np.float64]
     in_turn: NDArray[np.float64]
     answered: Tensor
+    batch_s: float
 
 
 def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
-    """Load one network, time it on the first example of `x`, and release it.
+    """Load one network, time it on examples of `x`, and release it.
 
     others: bytes of the networks that run in turn with it.
     """
     member, how = asked
-    model = teacher.load(member).to(place)
-    answer, example = _answering(model, how), predictor.collator(member.model)(x, np.zeros(1, np.int64)).to(place)
-    alone = metrics.times_ms(answer, example, repeats)
-    in_turn = metrics.times_ms(answer, example, repeats, others) if others else alone
-    return _Timed(model.parameters, alone, in_turn, answer(example))
+    model, collator = teacher.load(member).to(place), predictor.collator(member.model)
+    one, many = (latency.requests(collator, x, place, size) for size in (1, BATCH))
 
+    def answering(request: Callable[[int], Inputs]) -> Callable[[int], Tensor]:
+        return lambda call: torch.softmax(model(request(call), how.precision).logits, dim=-1)
 
-def _answering(model: Predictor, how: Inference) -> Callable[[Inputs], Tensor]:
-    """A function from a batch to probabilities."""
-
-    @torch.no_grad()
-    def answer(x: Inputs) -> Tensor:
-        return torch.softmax(model(x, how.precision).logits, dim=-1)
-
-    return answer
+    alone = latency.times_ms(answering(one), place, repeats)
+    in_turn = latency.times_ms(answering(one), place, repeats, others) if others else alone
+    batch_s = latency.batch_s(answering(many), place)
+    with torch.no_grad():
+        return _Timed(model.parameters, alone, in_turn, answering(one)(0), batch_s)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from workers import storage
+from workers.data.arrays import spread
 from workers.data.examples import Examples
 from workers.errors import RunError
 from workers.inference.teacher import Member, load
 from workers.models import checkpoints, predictor
-from workers.models.comparison import ALONE, SAME, apart, lost, spread
+from workers.models.comparison import ALONE, SAME, apart, lost
 from workers.models.predictor import Inputs, Predictor
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from workers.data.arrays import Index
 from workers.models.lost_state import differing_state
 from workers.models.predictor import Predictor
 
@@ -32,11 +30,6 @@ def lost(one: Predictor, loaded: Predictor) -> str:
         f"It has state outside its state_dict, which is not saved and is made again from another seed{kinds}. Keep it "
         "with self.register_buffer(name, tensor), or compute it without random numbers."
     )
-
-
-def spread(examples: int, rows: int) -> Index:
-    """[rows] int64: indices spread evenly over `examples` rows; all of them if there are fewer than `rows`."""
-    return np.linspace(0, examples - 1, min(rows, examples)).round().astype(np.int64)
 
 
 def apart(one: Tensor, other: Tensor) -> float:

@@ -233,7 +233,22 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
             f"{model.label} embeds {rows:,} tokens, and the tokenizer '{model.tokenizer}' has ids up to "
             f"{vocabulary(model.tokenizer) - 1:,}. Expected the tokenizer that the network was trained with."
         )
+    for part in model.frozen:
+        _freeze(module, part)
     return module
+
+
+def _freeze(module: nn.Module, part: str) -> None:
+    """Exclude a part from training. Raises: `RequestError` where the network has no such part."""
+    chosen = [parameter for name, parameter in module.named_parameters() if f".{part}." in f".{name}."]
+    if not chosen:
+        known = ", ".join(name for name, _ in module.named_children())
+        raise RequestError(
+            f"`frozen` names '{part}', and no parameter's name has it. Expected a part of {type(module).__name__}, "
+            f"such as {known}, or a part of these."
+        )
+    for parameter in chosen:
+        parameter.requires_grad_(False)
 
 
 class _explained:

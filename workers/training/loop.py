@@ -33,7 +33,7 @@ from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
 from workers.specs import DistillationSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
-from workers.training import loader, objective
+from workers.training import loader, objective, optimizer
 from workers.training.loader import Batch
 from workers.training.objective import AtStep, Loss
 from workers.training.schedules import Moment
@@ -117,12 +117,9 @@ def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
 
     examples: number of examples in an epoch.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = OPTIMIZERS[spec.optimizer](parameters, spec)
+    chosen = optimizer.build(model, spec)
     steps = spec.epochs * len(batch_sizes(examples, spec.batch_size))
-    return Progress(
-        model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
-    )
+    return Progress(model, chosen, optimizer.schedule(chosen, spec, steps))
 
 
 def epochs(
@@ -281,30 +278,3 @@ def _over_workers(value: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
     return value
-
-
-def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
-    warmup = round(spec.warmup_share * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(steps - warmup, 1)
-    return SCHEDULES[spec.schedule](min(done, 1.0))
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
-    "linear": lambda done: 1.0 - done,
-}
-
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSpec], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, spec: torch.optim.AdamW(
-        parameters,
-        lr=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-        fused=all(parameter.is_floating_point() for parameter in parameters),  # fused Adam rejects complex numbers
-    ),
-    "sgd": lambda parameters, spec: torch.optim.SGD(
-        parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
-    ),
-}

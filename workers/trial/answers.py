@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from workers.data import examples
-from workers.data.arrays import Index
+from workers.data.arrays import Index, spread
 from workers.data.collate import Collator, Inputs, collate, rows_between, rows_of, shortest
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.models import checked
-from workers.models.comparison import ALONE, SAME, apart, finite, lost, spread
+from workers.models.comparison import ALONE, SAME, apart, finite, lost
 from workers.models.predictor import Predictor
 from workers.trial.odd_rows import OddRow
 

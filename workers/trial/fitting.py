@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from workers.data.arrays import spread
 from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.models import predictor
-from workers.models.comparison import spread
 from workers.models.predictor import Lessons
 from workers.models.torch_module import seed_of
 from workers.seeds import seeded

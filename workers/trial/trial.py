@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.data import examples as examples_
+from workers.data.arrays import spread
 from workers.data.collate import Inputs, described, rows_of
 from workers.data.dataset import Split
 from workers.data.examples import Examples
@@ -27,7 +28,7 @@ from workers.errors import RequestError
 from workers.evaluation import class_order
 from workers.models import checked, checkpoints, predictor, torch_module
 from workers.models.ask import ask
-from workers.models.comparison import finite, some, spread
+from workers.models.comparison import finite, some
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
 from workers.specs import AnyModel, DistillationSpec, ModelSpec, NetworkModel, TrainingSpec

@@ -1,0 +1,90 @@
+"""Parameter groups of the optimizer: which parameters decay, and layer-wise learning rates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from workers.specs import TrainingSpec
+from workers.training import loop, optimizer
+
+
+class Stack(nn.Module):
+    """Embedding, three layers, a norm and a head, as an encoder has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(x).mean(1)
+        for layer in self.layers:
+            hidden = torch.relu(layer(hidden))
+        return self.head(self.norm(hidden))
+
+
+def spec(**changes: object) -> TrainingSpec:
+    return TrainingSpec.model_validate({"epochs": 1, "learning_rate": 0.1, "weight_decay": 0.01, **changes})
+
+
+def names_in(model: nn.Module, several: list[nn.Parameter]) -> set[str]:
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {known[id(parameter)] for parameter in several}
+
+
+def test_all_parameters_are_one_group_unless_another_is_asked_for() -> None:
+    (group,) = optimizer.groups(Stack(), spec())
+    assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.1, 0.01, 11)
+
+
+def test_neither_biases_nor_norms_decay_where_matrices_do() -> None:
+    model = Stack()
+    decaying, others = optimizer.groups(model, spec(decays="matrices"))
+    assert names_in(model, decaying["params"]) == {
+        "embed.weight",
+        "head.weight",
+        *(f"layers.{k}.weight" for k in range(3)),
+    }
+    assert names_in(model, others["params"]) == {
+        "norm.weight",
+        "norm.bias",
+        "head.bias",
+        *(f"layers.{k}.bias" for k in range(3)),
+    }
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
+
+
+def test_auto_is_matrices_for_networks_of_transformers_wrapped_or_not() -> None:
+    model = Stack()
+    model.base_model_prefix = "encoder"  # as transformers has it
+    assert [group["weight_decay"] for group in optimizer.groups(model, spec())] == [0.01, 0.0]
+    wrapper = nn.Module()
+    wrapper.module = model
+    assert [group["weight_decay"] for group in optimizer.groups(wrapper, spec())] == [0.01, 0.0]
+
+
+def test_each_layer_learns_at_a_share_of_the_rate_above_it() -> None:
+    rates = optimizer.rates_by_layer(Stack(), 0.5)
+    assert rates["embed.weight"] == 0.5**4
+    assert [rates[f"layers.{k}.bias"] for k in range(3)] == [0.5**3, 0.5**2, 0.5]
+    assert rates["norm.weight"] == rates["head.weight"] == 1.0
+    assert optimizer.rates_by_layer(nn.Linear(2, 2), 0.5) == {}
+
+
+def test_warm_up_and_schedule_act_on_every_group() -> None:
+    progress = loop.begin(Stack(), spec(layer_decay=0.5, warmup_share=0.5, batch_size=5), 20)  # 4 steps
+    assert [group["lr"] for group in progress.optimizer.param_groups] == pytest.approx(
+        [0.1 * share / 3 for share in (0.5**4, 0.5**3, 0.5**2, 0.5, 1.0)]
+    )
+
+
+def test_settings_at_their_defaults_leave_keys_as_they_were() -> None:
+    assert not {"decays", "layer_decay"} & spec().determining().keys()
+    assert (
+        spec(decays="matrices", layer_decay=0.9).determining().items()
+        >= {"decays": "matrices", "layer_decay": 0.9}.items()
+    )

@@ -1,0 +1,93 @@
+"""The optimizer of a training: which parameters share a learning rate and a weight decay, and the rate of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from workers.specs import TrainingSpec
+
+Groups = list[dict[str, Any]]
+"""Parameter groups, as torch's optimizers take them."""
+
+
+def build(model: nn.Module, spec: TrainingSpec, more: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """The optimizer of a network's trainable parameters. more: further parameters, such as an objective's own."""
+    return OPTIMIZERS[spec.optimizer]([*groups(model, spec), *_further(more, spec)], spec)
+
+
+def schedule(optimizer: torch.optim.Optimizer, spec: TrainingSpec, steps: int) -> LambdaLR:
+    """The schedule of the learning rate. steps: of the whole training."""
+    return LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
+
+
+def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
+    """Parameter groups: one for each pair of learning rate and weight decay, in the order of their first parameters."""
+    rates = rates_by_layer(model, spec.layer_decay) if spec.layer_decay is not None else {}
+    matrices = spec.decays == "matrices" or (spec.decays == "auto" and _is_of_transformers(model))
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 or not matrices
+            key = spec.learning_rate * rates.get(name, 1.0), spec.weight_decay if decays else 0.0
+            found.setdefault(key, []).append(parameter)
+    return [{"params": several, "lr": rate, "weight_decay": decay} for (rate, decay), several in found.items()]
+
+
+def rates_by_layer(model: nn.Module, decay: float) -> Mapping[str, float]:
+    """The factor of the learning rate for each parameter's name: decay^d at d layers below the output.
+
+    The layers are the entries of the longest `ModuleList`. What precedes it, such as embeddings, is below its first
+    layer; what follows it, such as a head, has the full rate. Howard and Ruder 2018, "discriminative fine-tuning".
+    """
+    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    stack, layers = max(lists, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
+    if not len(layers):
+        return {}
+    depth, found = 0, {}
+    for name, _ in model.named_parameters():
+        inside = name.startswith(f"{stack}.")
+        if inside:
+            depth = int(name[len(stack) + 1 :].split(".")[0]) + 1
+        elif depth:
+            depth = len(layers) + 1
+        found[name] = decay ** (len(layers) + 1 - depth)
+    return found
+
+
+def _is_of_transformers(model: nn.Module) -> bool:
+    """Whether the network is one of the package transformers, which need not be installed."""
+    return any(hasattr(each, "base_model_prefix") for each in (model, getattr(model, "module", None)))
+
+
+def _further(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> Groups:
+    several = list(parameters)
+    return [{"params": several, "lr": spec.learning_rate, "weight_decay": spec.weight_decay}] if several else []
+
+
+def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
+    warmup = round(spec.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(steps - warmup, 1)
+    return SCHEDULES[spec.schedule](min(done, 1.0))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
+    "linear": lambda done: 1.0 - done,
+}
+
+OPTIMIZERS: dict[str, Callable[[Groups, TrainingSpec], torch.optim.Optimizer]] = {
+    "adam": lambda of, spec: torch.optim.AdamW(
+        of,
+        fused=all(p.is_floating_point() for each in of for p in each["params"]),  # fused Adam rejects complex numbers
+    ),
+    "sgd": lambda of, spec: torch.optim.SGD(of, momentum=spec.momentum),
+}
