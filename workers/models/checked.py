@@ -54,7 +54,7 @@ def logits_of(returned: object, label: str, batch: Inputs, classes: int, *, role
             found = f"{returned.dtype} {found} ({returned.layout})"
     raise RequestError(
         f"{role} model {label} returned {found} for a batch of {len(batch)}{when}; expected logits "
-        f"{expected}, one for each of the {classes} classes (`data.classes`, else one more than the largest label of "
-        "data.train), and nothing beside them. Change the model's last layer or what it returns, correct the "
-        "label, or set `data.classes`."
+        f"{expected}, one for each of the {classes} classes (of the labels in data.train, or `data.classes`), and "
+        "nothing beside them. Change the model's last layer or what it returns, correct the label, or set "
+        "`data.classes`."
     )
