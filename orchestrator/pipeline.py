@@ -113,6 +113,10 @@ def _soft_targets(run: Context, given: Results) -> AbstractContextManager[SoftTa
     return soft_targets(run, _teachers(given), given[PREDICTIONS].weights, known=known)
 
 
+def _student(run: Context, given: Results) -> Trained:
+    return students.student(run, given[SOFT_TARGETS], _teachers(given))
+
+
 def _compare(run: Context, given: Results) -> list[System]:
     with run.events.stage("evaluation"):
         of_members = given[PREDICTIONS].measured
@@ -187,7 +191,7 @@ MEMBERS = Stage("members", lambda run, given: members.members(run))
 PREDICTIONS = Stage("predictions", _measure_ensemble, (MEMBERS,))
 BASELINE = Stage("baseline", lambda run, given: students.baseline(run))
 SOFT_TARGETS: Stage[SoftTargetPass] = Stage("soft targets", _soft_targets, (MEMBERS, PREDICTIONS))
-STUDENT = Stage("student", lambda run, given: students.student(run, given[SOFT_TARGETS]), (SOFT_TARGETS,))
+STUDENT = Stage("student", _student, (MEMBERS, SOFT_TARGETS))
 EVALUATION = Stage("evaluation", _compare, (MEMBERS, PREDICTIONS, BASELINE, STUDENT))
 REPORT = Stage("report", _report, (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION))
 STAGES = (MEMBERS, PREDICTIONS, BASELINE, SOFT_TARGETS, STUDENT, EVALUATION, REPORT)

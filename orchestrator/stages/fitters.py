@@ -18,6 +18,7 @@ from orchestrator.stages import ray_train
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
 from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, NetworkModel, TrainingSpec
+from workers.training.beside import Asked
 from workers.training.fit_tasks import FitJob, fit_student
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store, WorkerJob
@@ -43,6 +44,8 @@ class StudentJob:
     """sha256 over the soft targets themselves; waits until they are complete."""
     initial: str | None = None
     """URI of the initial weights; None: random ones."""
+    beside: Asked | None = None
+    """The member whose hidden states terms need; None where none does."""
 
 
 Fitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
@@ -67,6 +70,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         loss=job.loss,
         run=run.config.name,
         initial=job.initial,
+        beside=job.beside,
     )
     return ray_train.fit(run, work, name)
 

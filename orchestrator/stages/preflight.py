@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import PREVIOUS
+from orchestrator.config.schema import PREVIOUS, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
@@ -161,12 +161,12 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
         for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
         if group.training is not None
     ]  # fmt: skip
-    workers = student.workers
+    workers, teachers = student.workers, ensemble.of_each(ensemble.count or 1)
     return [
         *members,
         *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,
                 seed=seed, examples=dataset.transfer, loss=stage.loss, workers=workers, initial=stage.initial,
-                known=number > 0)
+                known=number > 0, beside=dict(enumerate(teachers)).get(stage.loss.hidden.member))
           for number, stage in enumerate(config.training_stages)),
         _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers,
               initial=student.initial, known=True),
@@ -184,6 +184,7 @@ def _role(
     workers: tuple[int, int] = (1, 1),
     initial: str | None = None,
     known: bool = False,
+    beside: MemberGroup | None = None,
 ) -> Role | FitRole:
     """The trial role for a model, by its learner."""
     if isinstance(training, FitSpec):
@@ -191,7 +192,9 @@ def _role(
         return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
     assert isinstance(model, NetworkModel)
     begun = None if initial == PREVIOUS else initial
-    return Role(name, model, training, seed, examples, loss, workers, begun, known)
+    return Role(
+        name, model, training, seed, examples, loss, workers, begun, known, None if beside is None else beside.model
+    )
 
 
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.config.run_config import STUDENT
+from orchestrator.config.run_config import STUDENT, TrainingStage
 from orchestrator.config.schema import PREVIOUS
 from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import training
@@ -12,7 +13,10 @@ from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_targets import SoftTargetPass
 from orchestrator.stages.trained import Trained
+from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of
+from workers.training import objective
+from workers.training.beside import Asked
 
 BASELINE, STAGE = "baseline", "stage"
 
@@ -25,8 +29,11 @@ def baseline(run: Context) -> Trained:
     return _train(run, job, BASELINE)
 
 
-def student(run: Context, made: SoftTargetPass) -> Trained:
-    """Train the student on the soft targets `made`, stage by stage; the last stage's weights are the student."""
+def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Trained:
+    """Train the student on the soft targets `made`, stage by stage; the last stage's weights are the student.
+
+    members: the teachers, one of which may be beside the student.
+    """
     spec, seed = run.config.student, run.config.seed
     done: list[Trained] = []
     for each in run.config.training_stages:
@@ -41,9 +48,17 @@ def student(run: Context, made: SoftTargetPass) -> Trained:
             store_key=made.resume_key(),
             store_content=made.content,
             initial=begun,
+            beside=_beside(run, each, members),
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
+
+
+def _beside(run: Context, stage: TrainingStage, members: Sequence[Member]) -> Asked | None:
+    """The member whose hidden states the terms of a stage need; None where none does."""
+    if not objective.build(stage.loss).beside:
+        return None
+    return Asked(members[stage.loss.hidden.member], run.config.ensemble.precision)
 
 
 def _train(run: Context, job: StudentJob, role: str) -> Trained:

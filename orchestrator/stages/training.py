@@ -25,6 +25,7 @@ from workers.artifacts import catalogue
 from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK
+from workers.inference import teacher
 from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
 from workers.models import checkpoints
@@ -143,7 +144,9 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 def _of_student(run: Context, job: StudentJob) -> Key:
     """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
     digests = run.dataset.digests
-    begun = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
+    also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
+    if job.beside is not None:
+        also["beside"] = {**teacher.follows_from(job.beside.member), "precision": job.beside.precision}
     return key_of(
         job.model,
         job.training,
@@ -152,7 +155,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
         augmentation=run.dataset.augmentation,
         soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),
-        **begun,
+        **also,
     )
 
 

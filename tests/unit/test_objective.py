@@ -93,10 +93,6 @@ class Nan(Term):
         return outputs.logits.sum() / 0.0, batch.rows
 
 
-class Hidden(Brier):
-    needs = frozenset({Signal.HIDDEN_STATES})
-
-
 class Telepathic(Brier):
     needs = frozenset({"thoughts"})
 
@@ -405,7 +401,7 @@ def test_its_code_is_in_the_key(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown term": (
         {"objective": [{"term": "sofft"}]},
-        "objective: found 'sofft'; expected soft, reverse_kl, .*, hard, or `module:Class`. Did you mean 'soft'",
+        "objective: found 'sofft'; expected soft, reverse_kl, .*, relations, or `module:Class`. Did you mean 'soft'",
     ),
     "unknown schedule": (
         {"soft_weight": {"from": 1, "to": 0, "schedule": "lineal"}},
@@ -426,10 +422,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no schedule": (
         {"soft_weight": {"from": 1, "to": 0, "schedule": "own:Number"}},
         "'own:Number' made Number; expected what is called with the share",
-    ),
-    "hidden states": (
-        {"objective": [{"term": "own:Hidden"}]},
-        "'own:Hidden' needs hidden_states; this run has labels, logits, probabilities. Its members answer with logits",
     ),
     "unknown need": ({"objective": [{"term": "own:Telepathic"}]}, "needs 'thoughts'; expected some of probabilities"),
     "logits of top-k": (

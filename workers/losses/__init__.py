@@ -9,8 +9,10 @@ from __future__ import annotations
 from workers.data.labels import UNLABELLED
 from workers.losses.distillation import distillation_loss
 from workers.losses.hard import Hard
+from workers.losses.hidden_states import HiddenCosine, HiddenMSE
 from workers.losses.jensen_shannon import JensenShannon
 from workers.losses.logits_mse import LogitsMSE
+from workers.losses.relations import Relations
 from workers.losses.reverse_kl import ReverseKL
 from workers.losses.soft import Soft
 from workers.losses.term import Batch, Outputs, Term
@@ -21,6 +23,9 @@ TERMS: dict[str, type[Term]] = {
     "jensen_shannon": JensenShannon,
     "logits_mse": LogitsMSE,
     "hard": Hard,
+    "hidden_cosine": HiddenCosine,
+    "hidden_mse": HiddenMSE,
+    "relations": Relations,
 }
 """The terms by their names in `distillation.objective`; `term: module:Class` names a term of the user."""
 

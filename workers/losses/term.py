@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.models.outputs import Outputs as Outputs
 from workers.signals import Signal
@@ -21,13 +21,16 @@ class Batch:
     """The labels and targets of b rows: a whole batch, or a piece of it on one worker.
 
     labels: [b] int64 class ids, -1 for none. targets: of b rows at the step's T; None without soft targets.
-    rows, labelled_rows: counts of the whole batch, over all workers and pieces, by which a term's sum is divided.
+    rows, labelled_rows, examples: counts of the whole batch, over all workers and pieces, by which a term's sum is
+    divided. beside: the outputs of one member for these examples, for terms that need its hidden states.
     """
 
     labels: Tensor
     targets: Targets | None
     rows: int
     labelled_rows: int
+    examples: int = field(default=0, kw_only=True)
+    beside: Outputs | None = field(default=None, kw_only=True)
 
     @property
     def soft(self) -> Targets:
@@ -35,6 +38,13 @@ class Batch:
         if self.targets is None:
             raise ValueError("the batch has no soft targets; expected some for a term that needs them")
         return self.targets
+
+    @property
+    def teacher(self) -> Outputs:
+        """The outputs of one member. Raises: ValueError where the batch has none."""
+        if self.beside is None:
+            raise ValueError("the batch has no outputs of a member; expected some for a term that needs them")
+        return self.beside
 
 
 Sum = tuple[Tensor, int]
@@ -52,10 +62,19 @@ class Term(ABC):
 
     needs: frozenset[Signal] = frozenset()
     """The signals that the batch must have."""
+    module: nn.Module | None = None
+    """Learned parameters of the term, such as a projection. Training optimises and checkpoints them; the student's
+    weights do not have them."""
+
+    def prepare(self, student: Outputs, teacher: Outputs) -> None:  # noqa: B027  # most terms have nothing to settle
+        """Settle what depends on the shapes of both, before the training. Called with outputs of a few examples.
+
+        Raises: `RequestError` where they cannot be compared.
+        """
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
-        """The sum over the rows of this piece, and `batch.rows` or `batch.labelled_rows`.
+        """The sum over the rows or examples of this piece, and `batch.rows`, `labelled_rows` or `examples`.
 
         Pieces add up: sum / count of all pieces is the mean over the whole batch. A count of 0 goes with a sum of 0.
         """

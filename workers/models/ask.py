@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from workers.data.collate import Inputs
+from workers.data.collate import Inputs, NamedInputs
+from workers.data.tokens import TYPES
 
 
 def ask(module: Callable[..., Any], x: Inputs) -> Any:
@@ -15,10 +18,39 @@ def ask(module: Callable[..., Any], x: Inputs) -> Any:
 
     Returns the module's output; where elements of examples are positions, only the logits [P, K] of these.
     """
+    return logits_in(called(module, x), x)
+
+
+def called(module: Callable[..., Any], x: Inputs, **more: Any) -> Any:
+    """What a module returns for a batch. more: further keyword arguments."""
     if isinstance(x, Tensor):
-        return module(x)
+        return module(x, **more)
     single = x.single
-    returned = module(**x.padded()) if single is None else module(single)
+    if single is not None:
+        return module(single, **more)
+    arguments = x.padded()
+    inner = unwrapped(module)
+    if TYPES in arguments and isinstance(inner, nn.Module) and not _takes_types(type(inner).forward):
+        del arguments[TYPES]  # of pairs, for a network that does not tell them apart
+    return module(**arguments, **more)
+
+
+def logits_in(returned: Any, x: Inputs) -> Any:
+    """The logits in what a module returned for `x`, of positions alone."""
     if isinstance(returned, Mapping) and isinstance(returned.get("logits"), Tensor):  # as transformers returns them
         returned = returned["logits"]
-    return x.at_positions(returned) if isinstance(returned, Tensor) else returned
+    return x.at_positions(returned) if isinstance(x, NamedInputs) and isinstance(returned, Tensor) else returned
+
+
+def unwrapped(module: Callable[..., Any]) -> Callable[..., Any]:
+    """The module itself, without the wrappers of compilation and of data-parallel training."""
+    for wrapper in ("_orig_mod", "module"):
+        module = getattr(module, wrapper, module)
+    return module
+
+
+@lru_cache(maxsize=64)
+def _takes_types(forward: Callable[..., Any]) -> bool:
+    """Whether the forward method of a network takes token types."""
+    parameters = inspect.signature(forward).parameters.values()
+    return any(each.name == TYPES or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)

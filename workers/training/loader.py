@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -59,7 +59,7 @@ class Batch(term.Batch):
         """Some of its examples as views, as a piece of the same batch. The entropy stays with the whole cut."""
         rows = rows_between(self.x, start, stop)
         targets = None if self.targets is None else self.targets.rows(rows)
-        return Batch(self.labels[rows], targets, self.rows, self.labelled_rows, x=self.x[start:stop], entropy=0.0)
+        return replace(self, labels=self.labels[rows], targets=targets, x=self.x[start:stop], entropy=0.0)
 
 
 @dataclass(frozen=True)
@@ -311,13 +311,16 @@ class Share:
         x = widened(self._to(self.collator(split.x, every[mine], room, narrow=narrow))).split(own)
         y = self._to(torch.from_numpy(labels[rows.within(every, mine)])).split(cuts)
         if not soft:
-            return [Batch(y[k], None, size[k], labelled[k], x=x[k], entropy=0.0) for k in range(len(sizes))]
+            return [
+                Batch(y[k], None, size[k], labelled[k], examples=count, x=x[k], entropy=0.0)
+                for k, count in enumerate(sizes)
+            ]
         sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *cuts])]).tolist()
         found = []
         for k, of_store in enumerate(self._to(joined(soft)).split(cuts)):
             targets = of_store.at(None if temperatures is None else temperatures[k])
             of_cut = sums[k] if targets is of_store else float(targets.entropy().sum())
-            found.append(Batch(y[k], targets, size[k], labelled[k], x=x[k], entropy=of_cut))
+            found.append(Batch(y[k], targets, size[k], labelled[k], examples=sizes[k], x=x[k], entropy=of_cut))
         return found
 
     def _to(self, rows: Any) -> Any:

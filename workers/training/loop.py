@@ -12,8 +12,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,16 @@ from workers.data.examples import embedded, values_of
 from workers.errors import RunError
 from workers.losses import Outputs
 from workers.models.ask import ask
+from workers.models.hidden import observe
 from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
+from workers.seeds import seeded
 from workers.specs import DistillationSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import loader, objective, optimizer
+from workers.training.beside import Beside
 from workers.training.loader import Batch
-from workers.training.objective import AtStep, Loss
+from workers.training.objective import AtStep, Loss, Objective
 from workers.training.schedules import Moment
 from workers.training.tally import Tally
 
@@ -55,6 +58,13 @@ class Task:
     """Name of the network in error messages."""
     collator: Collator = collate
     """Builds the model's input batches."""
+    beside: Beside | None = None
+    """Asks a member for the signals of a batch; None where no term needs any."""
+
+    @cached_property
+    def goal(self) -> Objective:
+        """The objective of this process."""
+        return objective.build(self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +99,14 @@ class Progress:
     schedule: torch.optim.lr_scheduler.LambdaLR
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
+    terms: nn.Module = field(default_factory=nn.ModuleDict)
+    """Learned parameters of the objective's terms."""
 
     def state(self) -> dict[str, Any]:
         """The state as tensors and plain values only, so that `torch.load(weights_only=True)` can read it."""
         return {
             "model": plain(self.model).state_dict(),
+            "objective": self.terms.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
@@ -102,6 +115,7 @@ class Progress:
 
     def restore(self, state: dict[str, Any]) -> None:
         plain(self.model).load_state_dict(state["model"])
+        self.terms.load_state_dict(state.get("objective", {}))  # which earlier versions did not have
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
@@ -112,14 +126,28 @@ class Progress:
         return self.best if self.best is not None else plain(self.model).state_dict()
 
 
-def begin(model: nn.Module, spec: TrainingSpec, examples: int) -> Progress:
+def begin(model: nn.Module, spec: TrainingSpec, examples: int, terms: nn.Module | None = None) -> Progress:
     """Optimizer and learning-rate schedule for `model`, which may be wrapped for data-parallel training.
 
-    examples: number of examples in an epoch.
+    examples: number of examples in an epoch. terms: learned parameters of a prepared objective.
     """
-    chosen = optimizer.build(model, spec)
+    terms = nn.ModuleDict() if terms is None else terms
+    chosen = optimizer.build(model, spec, terms.parameters())
     steps = spec.epochs * len(batch_sizes(examples, spec.batch_size))
-    return Progress(model, chosen, optimizer.schedule(chosen, spec, steps))
+    return Progress(model, chosen, optimizer.schedule(chosen, spec, steps), terms=terms)
+
+
+def prepare(goal: Objective, model: nn.Module, beside: Beside | None, x: Inputs, seed: int) -> None:
+    """Settle the terms of an objective on a few examples, where it needs a member beside the student.
+
+    x: a batch of the student, on its device. Raises: `RequestError` where a term cannot compare student and member.
+    """
+    if beside is None:
+        return
+    was = plain(model).training
+    with torch.no_grad(), seeded(seed_of(seed, "objective")):
+        goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x))
+    plain(model).train(was)
 
 
 def epochs(
@@ -130,8 +158,9 @@ def epochs(
     Worker `rank` of `world` takes its cut of every batch. The gradient is that of the mean over the whole batch.
     """
     device = next(plain(progress.model).parameters()).device
-    forward = partial(ask, torch.compile(progress.model) if spec.compile else progress.model)
-    goal = objective.build(task.loss)
+    goal = task.goal
+    model: Any = torch.compile(progress.model) if spec.compile else progress.model
+    forward = partial(observe, model, needs=goal.beside)
     steps = len(batch_sizes(len(task.train), spec.batch_size))
     workers = torch.tensor(float(world), device=device)
     while len(progress.history) < spec.epochs:
@@ -153,7 +182,7 @@ def epochs(
             collator=task.collator,
         )
         for at, batch in zip(at_steps, batches, strict=True):
-            losses = step(progress, forward, at, batch, spec, workers=workers)
+            losses = step(progress, forward, at, batch, spec, workers=workers, beside=task.beside)
             tally.add(at, losses, batch.entropy, batch.rows)
         train_loss, terms = tally.means(_over_workers(tally.sums()).tolist())
         if not math.isfinite(train_loss):
@@ -185,29 +214,37 @@ def epochs(
 
 def step(
     progress: Progress,
-    forward: Callable[[Inputs], Tensor],
+    forward: Callable[[Inputs], Outputs],
     at: AtStep,
     batch: Batch,
     spec: TrainingSpec,
     *,
     workers: Tensor,
+    beside: Beside | None = None,
 ) -> list[Loss]:
     """One step of the optimizer on one worker's cut of a batch.
 
     Returns the loss of each piece; they sum to the cut's share of the batch's mean. forward: the forward pass of
-    `progress.model`, perhaps compiled. workers: [] float32, how many workers share the batch.
+    `progress.model`, perhaps compiled. workers: [] float32, how many workers share the batch. beside: asks a member for
+    the signals that terms need.
     """
     progress.optimizer.zero_grad(set_to_none=True)
     losses = []
     for piece, last in _pieces(batch, spec.micro_batch_size):
         with nullcontext() if last else _unsynchronised(progress.model):
             with autocast(piece.x.device, spec.precision):
-                logits = forward(piece.x)
-            loss = at.loss(Outputs(logits.float()), piece)
+                outputs = forward(piece.x)
+            if beside is not None:
+                piece = replace(piece, beside=beside(piece.x))
+            loss = at.loss(outputs.float(), piece)
             loss.total.backward(workers)  # cancels DDP's division by workers
         losses.append(loss.detached())
+    of_terms = list(progress.terms.parameters())
+    for parameter in of_terms:  # which DDP does not know
+        if parameter.grad is not None:
+            parameter.grad = _over_workers(parameter.grad) / workers
     if spec.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(progress.model.parameters(), spec.gradient_clip)
+        nn.utils.clip_grad_norm_([*progress.model.parameters(), *of_terms], spec.gradient_clip)
     progress.optimizer.step()
     progress.schedule.step()
     return losses

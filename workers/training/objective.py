@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.errors import RequestError
 from workers.losses import TERMS, Batch, Outputs, Term
 from workers.losses.term import Function, share
-from workers.signals import Signal
+from workers.signals import BESIDE, Signal
 from workers.specs import LEAST_TEMPERATURE, DistillationSpec, FactorySpec, OwnKind, ScheduleSpec, TermSpec
 from workers.targets.kinds import KINDS, kind_of
 from workers.training.schedules import SCHEDULES, Moment, Value, fixed
@@ -65,7 +65,12 @@ class AtStep:
             part = share((value, count), weight)
             total = part if total is None else total + part
             found.append((number, value.detach(), count))
-        return Loss(outputs.logits.sum() * 0.0 if total is None else total, found)
+        nothing = outputs.logits.sum() * 0.0
+        if total is None:
+            return Loss(nothing, found)
+        if batch.beside is not None:  # then no term may reach the last layers, and workers exchange all gradients
+            total = total + nothing
+        return Loss(total, found)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,26 @@ class Objective:
     def at(self, moment: Moment) -> AtStep:
         """The objective at a step. Raises: `RequestError` where a schedule gives an invalid weight or T."""
         return self._at(moment) if self._changes else self._as_it_stays
+
+    @property
+    def beside(self) -> frozenset[Signal]:
+        """The signals of a member beside the student that some term needs."""
+        return frozenset().union(*(each.term.needs for each in self.terms)) & BESIDE
+
+    @cached_property
+    def module(self) -> nn.ModuleDict:
+        """The learned parameters of all terms, by number; after `prepare`."""
+        found = {str(number): each.term.module for number, each in enumerate(self.terms)}
+        return nn.ModuleDict({number: module for number, module in found.items() if module is not None})
+
+    def prepare(self, student: Outputs, teacher: Outputs) -> None:
+        """Settle what depends on the shapes of student and member, from outputs of a few examples.
+
+        Raises: `RequestError` where a term cannot compare them.
+        """
+        for each in self.terms:
+            if each.term.needs & BESIDE:
+                each.term.prepare(student, teacher)
 
     @cached_property
     def _changes(self) -> bool:
@@ -140,17 +165,9 @@ def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
     return Value(key, of.start, of.start if of.end is None else of.end, made, by=of.by, least=least)
 
 
-WITHOUT = {
-    Signal.LOGITS: "`distillation.top_k` keeps no logits outside the top: leave it out, or the term.",
-    Signal.HIDDEN_STATES: "Its members answer with logits alone: leave the term out.",
-    Signal.ATTENTIONS: "Its members answer with logits alone: leave the term out.",
-}
-"""The reason for a missing signal, and its fix, as error messages state them."""
-
-
 def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
     """Raise `RequestError` where a term needs a signal that is missing."""
-    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS}
+    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS} | BESIDE
     for each in objective.terms:
         unknown = [need for need in each.term.needs if need not in set(Signal)]
         if unknown:
@@ -161,7 +178,8 @@ def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
         if missing:
             raise RequestError(
                 f"{OBJECTIVE}: the term '{each.label}' needs {' and '.join(missing)}; this run has "
-                f"{', '.join(sorted(offered))}. {WITHOUT[Signal(missing[0])]}"
+                f"{', '.join(sorted(offered))}. `distillation.top_k` keeps no logits outside the top: leave it out, or "
+                "the term."
             )
 
 

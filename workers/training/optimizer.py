@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from workers.models.hidden import is_of_transformers
 from workers.specs import TrainingSpec
 
 Groups = list[dict[str, Any]]
@@ -29,7 +30,7 @@ def schedule(optimizer: torch.optim.Optimizer, spec: TrainingSpec, steps: int) -
 def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
     """Parameter groups: one for each pair of learning rate and weight decay, in the order of their first parameters."""
     rates = rates_by_layer(model, spec.layer_decay) if spec.layer_decay is not None else {}
-    matrices = spec.decays == "matrices" or (spec.decays == "auto" and _is_of_transformers(model))
+    matrices = spec.decays == "matrices" or (spec.decays == "auto" and is_of_transformers(model))
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -58,11 +59,6 @@ def rates_by_layer(model: nn.Module, decay: float) -> Mapping[str, float]:
             depth = len(layers) + 1
         found[name] = decay ** (len(layers) + 1 - depth)
     return found
-
-
-def _is_of_transformers(model: nn.Module) -> bool:
-    """Whether the network is one of the package transformers, which need not be installed."""
-    return any(hasattr(each, "base_model_prefix") for each in (model, getattr(model, "module", None)))
 
 
 def _further(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> Groups:

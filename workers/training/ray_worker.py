@@ -11,10 +11,11 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -30,7 +31,8 @@ from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.reader import LogitsReader, Reader, StoreReader
 from workers.targets.soft_targets import Part, PartFile
-from workers.training import loop
+from workers.training import beside, loop
+from workers.training.beside import Asked
 from workers.training.loader import HardLabels, SoftLabels
 from workers.training.loop import Epoch, Progress, Task
 
@@ -111,6 +113,8 @@ class WorkerJob:
     run: str = ""
     initial: str | None = None
     """URI of the initial weights; None: random ones."""
+    beside: Asked | None = None
+    """The member whose hidden states terms need."""
 
 
 def train(config: dict[str, Any]) -> None:
@@ -142,7 +146,9 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     torch.set_num_threads(job.threads)
     task = _task(job)
     model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed, job.initial))
-    progress = loop.begin(model, job.training, len(task.train))
+    few = task.collator(task.train.split.x, np.arange(min(2, len(task.train.split.x))))
+    loop.prepare(task.goal, model, task.beside, few.to(ray.train.torch.get_device()), job.seed)
+    progress = loop.begin(model, job.training, len(task.train), task.goal.module)
     _resume(progress)
     begun(progress)
     if job.store is not None:
@@ -182,7 +188,10 @@ def _task(job: WorkerJob) -> Task:
         return Task(HardLabels(data.labelled(views)), data.validation, system=job.role, collator=collator)
     store = job.store
     labels = SoftLabels(data.transfer, store.layout, store.part, store.reader)
-    return Task(labels, data.validation, job.loss, job.role, collator)
+    task = Task(labels, data.validation, job.loss, job.role, collator)
+    if job.beside is None:
+        return task
+    return replace(task, beside=beside.in_process(job.beside, task.goal.beside, ray.train.torch.get_device()))
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

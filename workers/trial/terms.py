@@ -13,6 +13,7 @@ import torch
 from workers.errors import RequestError
 from workers.losses import UNLABELLED, Batch, Outputs
 from workers.losses.term import Sum, share
+from workers.signals import BESIDE
 from workers.specs import DistillationSpec, TrainingSpec
 from workers.targets import kinds
 from workers.training import objective
@@ -41,7 +42,8 @@ def check(spec: DistillationSpec, training: TrainingSpec, steps: int, classes: i
         raise RequestError(f"{OBJECTIVE}: no term has a weight above 0 at any step; expected at least one that has.")
     batch = _made_up(at_steps[0], spec, classes)
     for each in goal.terms:
-        _check_term(each, batch, classes)
+        if not each.term.needs & BESIDE:  # the others are tried in a step of the student's training
+            _check_term(each, batch, classes)
 
 
 def _check_term(each: Weighted, batch: Batch, classes: int) -> None:

@@ -16,28 +16,30 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workers.data import examples as examples_
 from workers.data.arrays import spread
-from workers.data.collate import Inputs, described, rows_of
+from workers.data.collate import Collator, Inputs, described, rows_of
 from workers.data.dataset import Split
 from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.evaluation import class_order
 from workers.models import checked, checkpoints, predictor, torch_module
-from workers.models.ask import ask
 from workers.models.comparison import finite, some
+from workers.models.hidden import observe
+from workers.models.outputs import Outputs
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
 from workers.specs import AnyModel, DistillationSpec, ModelSpec, NetworkModel, TrainingSpec
 from workers.targets import kinds
 from workers.targets.layout import batch_sizes
-from workers.training import loop, objective
+from workers.training import beside, loop, objective
+from workers.training.beside import Beside
 from workers.training.loader import Batch
 from workers.training.loop import HARD_LABELS, Progress
-from workers.training.objective import AtStep
+from workers.training.objective import AtStep, Objective
 from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling
@@ -45,6 +47,7 @@ from workers.trial.answers import AFFORDABLE_S, Network
 from workers.trial.odd_rows import OddRow
 from workers.user_code import calls, provenance
 
+HIDDEN = "distillation.hidden.member"
 SETTLED_ROWS, ORDERED_ROWS = 64, 256
 """Training rows for two decisions: the kind of a file's outputs, and whether its classes are in order."""
 STEPS = 4
@@ -68,6 +71,8 @@ class Role:
     """URI of the initial weights; None: random ones."""
     known: bool = False
     """Whether the trial of another role already checks this network; here it is only trained."""
+    beside: AnyModel | None = None
+    """The member whose hidden states terms of `loss` need."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
@@ -173,7 +178,10 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
 
     odd: training rows to put at the beginning of the largest piece.
     """
-    progress = loop.begin(network.module, role.training, len(role.examples))
+    goal = objective.build(role.loss)
+    teacher = _beside(role, goal)
+    loop.prepare(goal, network.module, teacher, network.batch[:2], role.seed)
+    progress = loop.begin(network.module, role.training, len(role.examples), goal.module)
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
     needed = list(dict.fromkeys((pieces[0], pieces[-1])))
     more = [pieces[0], pieces[-1]] * (STEPS // 2) if role.workers[1] > 1 else []
@@ -181,26 +189,76 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     for number, size in enumerate([*needed, *more]):
         if number >= len(needed) and time.monotonic() - started > AFFORDABLE_S:
             return
-        _try_piece(role, network, progress, size, odd if size == pieces[-1] else ())
+        _try_piece(role, Training(network, progress, goal, teacher), size, odd if size == pieces[-1] else ())
 
 
-def _try_piece(role: Role, network: Network, progress: Progress, size: int, first: Sequence[Examples]) -> None:
+@dataclass(frozen=True)
+class Training:
+    """A network in training, with the member beside it where terms need one."""
+
+    network: Network
+    progress: Progress
+    goal: Objective
+    beside: Beside | None
+
+    def at(self, role: Role) -> AtStep:
+        """The objective at the first step."""
+        return self.goal.at(Moment(0, role.training.epochs, 0, 1))
+
+
+def _beside(role: Role, goal: Objective) -> Beside | None:
+    """The member for the terms of an objective, as its training begins. Raises: `RequestError` where it is unfit."""
+    if not goal.beside:
+        return None
+    model = role.beside
+    if model is None or model.learner != "network":
+        what = "there is none of that number" if model is None else f"kind '{model.kind}' has no hidden states"
+        raise RequestError(f"{HIDDEN}: {what}. Expected the number of a member of kind python or transformers.")
+    own, other = predictor.collator(role.model), predictor.collator(model)
+    if _columns(own) != _columns(other):
+        raise RequestError(
+            f"{HIDDEN}: {role} and {model.label} take different inputs ({_told(own)}, and {_told(other)}). Expected "
+            "the same `inputs`, tokenizer and `max_length`, so that their hidden states are of the same elements."
+        )
+    if role.training.compile:
+        raise RequestError(
+            f"{role}: `compile` is true, and its objective needs hidden states, which a compiled network does not "
+            "show. Leave `compile` out."
+        )
+    module = predictor.kind_of(model).made(model)
+    return beside.of_module(module, goal.beside, "float32")
+
+
+def _columns(collator: Collator) -> tuple[object, ...]:
+    tokens = collator.tokens
+    return collator.columns, None if tokens is None else tuple(tokens.identity.values())
+
+
+def _told(collator: Collator) -> str:
+    found = [] if collator.columns is None else [f"inputs {list(collator.columns)}"]
+    if collator.tokens is not None:
+        found.append(f"tokens of '{collator.tokens.uri}', max_length {collator.tokens.max_length}")
+    return ", ".join(found) or "all columns"
+
+
+def _try_piece(role: Role, training: Training, size: int, first: Sequence[Examples]) -> None:
     """Train for a step on a piece of `size` rows, or on the affordable number of rows if that step succeeds."""
-    for rows in dict.fromkeys((min(size, network.affordable), size)):
+    for rows in dict.fromkeys((min(size, training.network.affordable), size)):
         try:
-            return _step(role, network, progress, _batch(role, rows, network, first[: rows // 2]))
+            return _step(role, training, _batch(role, training, rows, first[: rows // 2]))
         except RequestError:
             if rows == size:
                 raise
 
 
-def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> None:
+def _step(role: Role, training: Training, batch: Batch) -> None:
+    network, progress = training.network, training.progress
     rows, diverged = len(batch.x), _diverged(progress)
 
-    def forward(x: Inputs) -> Tensor:
-        returned = ask(progress.model, x)
+    def forward(x: Inputs) -> Outputs:
+        outputs = observe(progress.model, x, training.goal.beside)
         label, when = role.model.label, " in training mode"
-        logits = checked.logits_of(returned, label, x, network.classes, role=role.name, when=when)
+        logits = checked.logits_of(outputs.logits, label, x, network.classes, role=role.name, when=when)
         if not logits.requires_grad:
             raise RequestError(
                 f"{role} returns logits without a gradient in training mode, so nothing can be learnt. Expected an "
@@ -208,13 +266,15 @@ def _step(role: Role, network: Network, progress: Progress, batch: Batch) -> Non
             )
         if not finite(logits).all():
             raise RequestError(f"{role} {diverged} in training mode for a piece of {rows} examples.")
-        return logits
+        return outputs._replace(logits=logits)
 
     spec = role.training.model_copy(update={"micro_batch_size": None})
     step = f"a step of training on {rows} examples ({described(batch.x)})"
     with calls.checked(f"{role} failed in {step}:", _why_so_few(role, rows)):
         progress.model.train()
-        losses = loop.step(progress, forward, _first_step(role), batch, spec, workers=torch.tensor(1.0))
+        losses = loop.step(
+            progress, forward, training.at(role), batch, spec, workers=torch.tensor(1.0), beside=training.beside
+        )
     _check_gradients(role, progress.model)
     if not all(torch.isfinite(loss.total) for loss in losses):
         raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
@@ -292,23 +352,18 @@ def _check_grown(network: Network, built: nn.Module) -> None:
         )
 
 
-def _batch(role: Role, size: int, network: Network, first: Sequence[Examples]) -> Batch:
+def _batch(role: Role, training: Training, size: int, first: Sequence[Examples]) -> Batch:
     """A piece of `size` training examples that begins with those of `first`.
 
     The soft targets are random. The examples of `first` get the labels of the examples that they replace.
     """
-    ids = spread(len(role.examples), size)
+    network, ids = training.network, spread(len(role.examples), size)
     x: Examples = role.examples.x[ids]
     if first:
         x = examples_.joined([*first, x[np.arange(len(first), size)]])
     batch = network.collator(x, np.arange(size))
     y = torch.from_numpy(np.resize(role.examples.labels_of(ids), rows_of(batch)))
-    at, spec = _first_step(role), role.loss
+    at, spec = training.at(role), role.loss
     soft = torch.softmax(torch.randn(len(y), network.classes) / at.temperature, dim=-1)
     targets = kinds.of_mean(soft, "float32", spec.top_k, at.temperature)
-    return Batch(y, targets, len(y), int((y != UNLABELLED).sum()), x=batch, entropy=0.0)
-
-
-def _first_step(role: Role) -> AtStep:
-    """The objective at the first step of the training."""
-    return objective.build(role.loss).at(Moment(0, role.training.epochs, 0, 1))
+    return Batch(y, targets, len(y), int((y != UNLABELLED).sum()), examples=len(batch), x=batch, entropy=0.0)

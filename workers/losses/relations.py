@@ -1,0 +1,103 @@
+"""The term on relations of a self-attention: which elements attend to which. MiniLMv2, Wang et al. 2021.
+
+Queries, keys and values are cut into a common number of relation heads, whatever number of attention heads each network
+has. So student and teacher may have different widths and heads, and nothing is projected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workers.errors import RequestError
+from workers.losses.layers import Pairs, pairs
+from workers.losses.term import Batch, Outputs, Sum, Term
+from workers.signals import Signal
+
+PARTS = {"query": "queries", "key": "keys", "value": "values"}
+MOST_HEADS = 16
+"""Of `heads: auto`, which takes the largest common divisor of both widths up to this number."""
+
+
+class Relations(Term):
+    """KL(teacher, student) of softmax(A B^T / sqrt(d)) for each relation A-B, summed over the relations.
+
+    d is the width of a relation head. A mean over the elements of each example, its heads and the pairs of layers.
+    """
+
+    needs = frozenset({Signal.ATTENTION_INPUTS})
+
+    def __init__(
+        self,
+        of: Sequence[str] = ("query-key", "value-value"),
+        heads: int | Literal["auto"] = "auto",
+        layers: Pairs = "last",
+    ) -> None:
+        """of: relations of queries, keys and values, such as `key-key`. heads: number of relation heads."""
+        known = [f"{a}-{b}" for a in PARTS for b in PARTS]
+        unknown = [each for each in ([of] if isinstance(of, str) else of) if each not in known]
+        if isinstance(of, str) or not of or unknown:
+            raise RequestError(
+                f"distillation.objective: the term 'relations' has `of: {of}`. Expected a list of some of "
+                f"{', '.join(known)}."
+            )
+        if heads != "auto" and (type(heads) is not int or heads < 1):
+            raise RequestError(
+                f"distillation.objective: the term 'relations' has `heads: {heads}`. Expected a number >= 1, or `auto`."
+            )
+        self.of = [(PARTS[a], PARTS[b]) for a, b in (each.split("-") for each in of)]
+        self.heads, self.layers = heads, layers
+        self.found: list[tuple[int, int]] = []
+        self.count = 1
+
+    def prepare(self, student: Outputs, teacher: Outputs) -> None:
+        self.found = pairs(self.layers, len(student.queries), len(teacher.queries), "relations")
+        widths = {
+            f"{part} of the {of}": outputs[0].shape[-1]
+            for part in sorted({part for relation in self.of for part in relation})
+            for of, outputs in (("student", getattr(student, part)), ("teacher", getattr(teacher, part)))
+        }
+        common = math.gcd(*widths.values())
+        if self.heads == "auto":
+            self.count = max(count for count in range(1, MOST_HEADS + 1) if common % count == 0)
+            return
+        wrong = [f"{what}, {width}" for what, width in widths.items() if width % self.heads]
+        if wrong:
+            fits = [count for count in range(1, 4 * MOST_HEADS + 1) if common % count == 0]
+            raise RequestError(
+                f"distillation.objective: the term 'relations' has {self.heads} heads, which do not divide the "
+                f"width of the {wrong[0]}. Expected a common divisor of all widths: {', '.join(map(str, fits))}."
+            )
+        self.count = self.heads
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
+        total = outputs.logits.new_zeros(())
+        for own, other in self.found:
+            for a, b in self.of:
+                with torch.no_grad():
+                    wanted = _log_relation(getattr(batch.teacher, a)[other], getattr(batch.teacher, b)[other],
+                                           self.count, outputs.mask)  # fmt: skip
+                found = _log_relation(getattr(outputs, a)[own], getattr(outputs, b)[own], self.count, outputs.mask)
+                total = total + _divergence(wanted, found, outputs.mask).sum()
+        return total / max(len(self.found), 1), batch.examples
+
+
+def _log_relation(a: Tensor, b: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """log softmax(A B^T / sqrt(d)) over the elements that are no padding: [B, heads, L, L] of a, b [B, L, D]."""
+    a, b = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (a, b))
+    scores = a @ b.transpose(-1, -2) / math.sqrt(a.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+    return scores.log_softmax(-1)
+
+
+def _divergence(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
+    """KL of relations [B, heads, L, L], the mean over heads and real elements: [B]."""
+    each = (teacher.exp() * (teacher - student)).sum(-1).mean(1)
+    if mask is None:
+        return each.mean(1)
+    return (each * mask).sum(1) / mask.sum(1).clamp_min(1)

@@ -1,0 +1,56 @@
+"""A member beside the student: it computes the signals of each batch that are too large for a store.
+
+It never learns: no gradient is kept, data-parallel training does not wrap it, and no checkpoint has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from workers.data.collate import Inputs
+from workers.errors import RequestError
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.models.hidden import observe
+from workers.models.outputs import Outputs
+from workers.models.precision import autocast
+from workers.signals import Signal
+from workers.specs import Precision
+
+Beside = Callable[[Inputs], Outputs]
+"""The outputs of a member for a batch of the student, on the batch's device, in float32."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which member is beside the student, and how it computes."""
+
+    member: Member
+    precision: Precision = "auto"
+
+
+def in_process(asked: Asked, needs: Collection[Signal], device: torch.device) -> Beside:
+    """The member in this process, on the student's device."""
+    predictor = teacher.load(asked.member).to(device)
+    if predictor.module is None:
+        raise RequestError(
+            f"{asked.member.name} of kind '{asked.member.model.kind}' has no hidden states. Expected a member of kind "
+            "python or transformers in `distillation.hidden.member`."
+        )
+    return of_module(predictor.module, needs, asked.precision)
+
+
+def of_module(module: nn.Module, needs: Collection[Signal], precision: Precision) -> Beside:
+    """A module as it is, in evaluation mode."""
+    module.eval()
+
+    @torch.no_grad()
+    def outputs(x: Inputs) -> Outputs:
+        with autocast(x.device, precision):
+            return observe(module, x, needs).float()
+
+    return outputs
