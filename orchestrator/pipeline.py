@@ -189,7 +189,7 @@ def _teachers(given: Results) -> list[Member]:
 
 MEMBERS = Stage("members", lambda run, given: members.members(run))
 PREDICTIONS = Stage("predictions", _measure_ensemble, (MEMBERS,))
-BASELINE = Stage("baseline", lambda run, given: students.baseline(run))
+BASELINE = Stage("baseline", lambda run, given: students.baseline(run, _teachers(given)), (MEMBERS,))
 SOFT_TARGETS: Stage[SoftTargetPass] = Stage("soft targets", _soft_targets, (MEMBERS, PREDICTIONS))
 STUDENT = Stage("student", _student, (MEMBERS, SOFT_TARGETS))
 EVALUATION = Stage("evaluation", _compare, (MEMBERS, PREDICTIONS, BASELINE, STUDENT))

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from orchestrator.config import yaml_text
-from orchestrator.config.schema import PREVIOUS, STORAGE, TrackingSpec
+from orchestrator.config.schema import STORAGE, WORDS, TrackingSpec
 from workers import storage
 from workers.errors import RequestError
 from workers.user_code import factories
@@ -103,7 +103,7 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
         if code is not None:
             walked["folder"] = _folder_of(code, walked.get("folder"), folder)
         for key in PATHS:
-            if key in walked and walked[key] != PREVIOUS:
+            if key in walked and walked[key] not in WORDS:
                 walked[key] = _absolute(walked[key], folder)
         if code is not None or value is values.get("data"):
             walked["depends_on"] = _depends_on(walked.get("depends_on"), _section(values, "data"), folder)

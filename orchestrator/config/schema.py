@@ -32,6 +32,10 @@ STORAGE = "runs"
 """Default folder of runs."""
 PREVIOUS = "previous"
 """Value of `initial` for a stage that starts from the weights of the previous one."""
+TEACHER_LAYERS = "teacher_layers"
+"""Value of `initial` for a start from layers of a member."""
+WORDS = (PREVIOUS, TEACHER_LAYERS)
+"""Values of `initial` that are no files."""
 
 
 class Resources(Spec):
@@ -240,8 +244,8 @@ class StudentStage(Spec):
     training: AnyTraining | None = None
     """How it is trained. Left out: as `student.training`."""
     initial: str = PREVIOUS
-    """`previous`: the weights of the stage before, of the first stage those of `student.initial`. Or a file of weights,
-    as `ensemble.checkpoints` has them."""
+    """`previous`: the weights of the stage before, of the first stage those of `student.initial`. Or `teacher_layers`,
+    or a file of weights, as of `student.initial`."""
 
 
 class StudentSpec(Spec):
@@ -254,8 +258,9 @@ class StudentSpec(Spec):
     baseline_training: AnyTraining | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
     initial: str | None = None
-    """A file of initial weights for student and baseline, in a format of `ensemble.checkpoints`. Left out: random
-    weights, the same for both."""
+    """A file of initial weights for student and baseline, in a format of `ensemble.checkpoints`. `teacher_layers`:
+    embeddings of the member `distillation.hidden.member`, and its layers at even distances. Left out: random weights.
+    Both begin with the same."""
     stages: tuple[StudentStage, ...] | None = None
     """The student's training in several stages, one after another. Left out: one, by `training` and `distillation`."""
     num_workers: Count | tuple[Count, Count] = 1

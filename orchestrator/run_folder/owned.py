@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import PREVIOUS
+from orchestrator.config.schema import WORDS
 from orchestrator.run_folder import lock, paths
 from orchestrator.run_folder.history import last_opened
 from orchestrator.run_folder.paths import RunFolder
@@ -88,8 +88,8 @@ def _inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
     found = [*config.ensemble.given().values(), *data.depends_on]
-    found += [stage.initial for stage in config.training_stages if stage.initial not in (None, PREVIOUS)]
-    found += [config.student.initial] if config.student.initial is not None else []
+    begun = [config.student.initial, *(stage.initial for stage in config.training_stages)]
+    found += [initial for initial in begun if initial is not None and initial not in WORDS]
     for split in (data.train, data.validation, data.test, data.unlabeled):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]

@@ -43,7 +43,9 @@ class StudentJob:
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
     initial: str | None = None
-    """URI of the initial weights; None: random ones."""
+    """URI of the initial weights; None: random ones, or layers of `layers_of`."""
+    layers_of: Member | None = None
+    """The member whose layers are the initial weights."""
     beside: Asked | None = None
     """The member whose hidden states terms need; None where none does."""
 
@@ -70,6 +72,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         loss=job.loss,
         run=run.config.name,
         initial=job.initial,
+        layers_of=job.layers_of,
         beside=job.beside,
     )
     return ray_train.fit(run, work, name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import PREVIOUS, MemberGroup
+from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
@@ -161,15 +161,15 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
         for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
         if group.training is not None
     ]  # fmt: skip
-    workers, teachers = student.workers, ensemble.of_each(ensemble.count or 1)
+    workers, hidden = student.workers, dict(enumerate(ensemble.of_each(ensemble.count or 1)))
     return [
         *members,
         *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,
                 seed=seed, examples=dataset.transfer, loss=stage.loss, workers=workers, initial=stage.initial,
-                known=number > 0, beside=dict(enumerate(teachers)).get(stage.loss.hidden.member))
+                known=number > 0, beside=hidden.get(stage.loss.hidden.member))
           for number, stage in enumerate(config.training_stages)),
         _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers,
-              initial=student.initial, known=True),
+              initial=student.initial, known=True, beside=hidden.get(config.distillation.hidden.member)),
     ]  # fmt: skip
 
 
@@ -191,9 +191,18 @@ def _role(
         assert isinstance(model, SklearnModel | OwnModel)
         return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
     assert isinstance(model, NetworkModel)
-    begun = None if initial == PREVIOUS else initial
     return Role(
-        name, model, training, seed, examples, loss, workers, begun, known, None if beside is None else beside.model
+        name=name,
+        model=model,
+        training=training,
+        seed=seed,
+        examples=examples,
+        loss=loss,
+        workers=workers,
+        initial=None if initial in WORDS else initial,
+        known=known,
+        beside=None if beside is None else beside.model,
+        begins_with_layers=initial == TEACHER_LAYERS,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from orchestrator.config.run_config import STUDENT, TrainingStage
-from orchestrator.config.schema import PREVIOUS
+from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS
 from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import training
 from orchestrator.stages.context import Context
@@ -15,17 +16,19 @@ from orchestrator.stages.soft_targets import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of
+from workers.specs import DistillationSpec
 from workers.training import objective
 from workers.training.beside import Asked
 
 BASELINE, STAGE = "baseline", "stage"
 
 
-def baseline(run: Context) -> Trained:
+def baseline(run: Context, members: Sequence[Member]) -> Trained:
     """Train a network with the student's architecture and initial weights on hard labels."""
     spec = run.config.student
     recipe = spec.baseline_training or spec.training
-    job = StudentJob(BASELINE, spec.model, recipe, seed_of(run.config.seed, STUDENT), initial=spec.initial)
+    begun = _begun(run, spec.initial, run.config.distillation, members)
+    job = StudentJob(BASELINE, spec.model, recipe, seed_of(run.config.seed, STUDENT), **begun)
     return _train(run, job, BASELINE)
 
 
@@ -37,7 +40,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
     spec, seed = run.config.student, run.config.seed
     done: list[Trained] = []
     for each in run.config.training_stages:
-        begun = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
+        initial = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
         job = StudentJob(
             each.system,
             spec.model,
@@ -47,11 +50,16 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             store=made.store(),
             store_key=made.resume_key(),
             store_content=made.content,
-            initial=begun,
+            **_begun(run, initial, each.loss, members),
             beside=_beside(run, each, members),
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
+
+
+def _begun(run: Context, initial: str | None, loss: DistillationSpec, members: Sequence[Member]) -> dict[str, Any]:
+    """Where the initial weights of a job come from."""
+    return {"layers_of": members[loss.hidden.member]} if initial == TEACHER_LAYERS else {"initial": initial}
 
 
 def _beside(run: Context, stage: TrainingStage, members: Sequence[Member]) -> Asked | None:

@@ -145,6 +145,8 @@ def _of_student(run: Context, job: StudentJob) -> Key:
     """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
     digests = run.dataset.digests
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
+    if job.layers_of is not None:
+        also["initial"] = {"layers_of": teacher.follows_from(job.layers_of)}
     if job.beside is not None:
         also["beside"] = {**teacher.follows_from(job.beside.member), "precision": job.beside.precision}
     return key_of(

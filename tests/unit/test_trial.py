@@ -177,7 +177,7 @@ class InTraining(Net):
         if self.kind == "tuple":
             return logits, x
         if self.kind == "dict":
-            return {"logits": logits}
+            return {"scores": logits}
         if self.kind == "shape":
             return torch.cat([logits, logits])
         if self.kind == "nan":

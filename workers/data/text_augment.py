@@ -40,25 +40,26 @@ def words_and_stretches(
             words = [WORD.findall(text) for text in x[name]]
             choices, of_words = draws.uniform(size=4), draws.uniform(size=max(map(len, words), default=0))
             found[name] = [
-                text if not of_text or choice[0] < unchanged else _varied(of_text, choice, each, masked, stretch, mask)
+                text
+                if not of_text or choice[0] < unchanged
+                else _masked(_cut(of_text, choice, stretch), each, masked, mask)
                 for text, of_text, choice, each in zip(x[name], words, choices.tolist(), of_words.tolist(), strict=True)
             ]
     return found
 
 
-def _varied(
-    words: list[str], choice: list[float], of_words: list[float], masked: float, stretch: float, mask: str
-) -> str:
-    """choice: three more uniform numbers of the text, from the second on. of_words: one for each word."""
-    start, stop = 0, len(words)
-    if choice[1] < stretch:
-        length = max(1, round(stop * (0.25 + 0.5 * choice[2])))
-        start = int(choice[3] * (stop - length + 1))
-        stop = start + length
-    kept = [_masked(word, mask) if of_words[k] < masked else word for k, word in enumerate(words[start:stop], start)]
+def _cut(words: list[str], choice: list[float], stretch: float) -> list[str]:
+    """A text, or a stretch of it. choice: uniform numbers of the text; the first has been used."""
+    if choice[1] >= stretch:
+        return words
+    length = max(1, round(len(words) * (0.25 + 0.5 * choice[2])))
+    start = int(choice[3] * (len(words) - length + 1))
+    return words[start : start + length]
+
+
+def _masked(words: list[str], draws: list[float], masked: float, mask: str) -> str:
+    """The text of the words, of which some are replaced. draws: a uniform number for each."""
+    kept = [
+        word[: -len(word.lstrip())] + mask if draw < masked else word for word, draw in zip(words, draws, strict=False)
+    ]
     return "".join(kept).strip() or mask
-
-
-def _masked(word: str, mask: str) -> str:
-    space = word[: len(word) - len(word.lstrip())]
-    return space + mask

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from workers.models.ask import ask, logits_in
+
 Forward = Callable[[Tensor], Tensor]
 """Maps a batch [B, ...] to the logits of M members [M, B, K]."""
 
@@ -29,8 +31,7 @@ ROUNDING = 2.0
 
 def one_by_one(modules: Sequence[nn.Module]) -> Forward:
     """Each member's own forward pass."""
-    first, *others = modules
-    return lambda x: torch.stack([first(x), *(module(x) for module in others)]) if others else first(x).unsqueeze(0)
+    return lambda x: torch.stack([ask(each, x) for each in modules])
 
 
 def stacked(modules: Sequence[nn.Module]) -> Forward:
@@ -43,7 +44,7 @@ def stacked(modules: Sequence[nn.Module]) -> Forward:
     skeleton = copy.deepcopy(modules[0]).to("meta")
 
     def one(own: dict[str, Tensor], state: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = torch.func.functional_call(skeleton, (own, state), (x,))
+        logits: Tensor = logits_in(torch.func.functional_call(skeleton, (own, state), (x,)), x)
         return logits
 
     return lambda x: torch.vmap(one, in_dims=(0, 0, None))(parameters, buffers, x)

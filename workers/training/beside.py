@@ -35,13 +35,18 @@ class Asked:
 
 def in_process(asked: Asked, needs: Collection[Signal], device: torch.device) -> Beside:
     """The member in this process, on the student's device."""
-    predictor = teacher.load(asked.member).to(device)
-    if predictor.module is None:
+    return of_module(module_of(asked.member).to(device), needs, asked.precision)
+
+
+def module_of(member: Member) -> nn.Module:
+    """The torch module of a trained member. Raises: `RequestError` for a member of another kind."""
+    module = teacher.load(member).module
+    if module is None:
         raise RequestError(
-            f"{asked.member.name} of kind '{asked.member.model.kind}' has no hidden states. Expected a member of kind "
-            "python or transformers in `distillation.hidden.member`."
+            f"{member.name} of kind '{member.model.kind}' has no layers to look into. Expected a member of kind python "
+            "or transformers in `distillation.hidden.member`."
         )
-    return of_module(predictor.module, needs, asked.precision)
+    return module
 
 
 def of_module(module: nn.Module, needs: Collection[Signal], precision: Precision) -> Beside:

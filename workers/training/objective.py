@@ -167,14 +167,14 @@ def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
 
 def _check_needs(objective: Objective, spec: DistillationSpec) -> None:
     """Raise `RequestError` where a term needs a signal that is missing."""
-    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS} | BESIDE
+    offered = KINDS[kind_of(spec.top_k)].targets.offers | {Signal.LABELS}
     for each in objective.terms:
         unknown = [need for need in each.term.needs if need not in set(Signal)]
         if unknown:
             raise RequestError(
                 f"{OBJECTIVE}: '{each.label}' needs '{unknown[0]}'; expected some of {', '.join(Signal)}."
             )
-        missing = sorted(need for need in each.term.needs if need not in offered)
+        missing = sorted(need for need in each.term.needs if need not in offered | BESIDE)
         if missing:
             raise RequestError(
                 f"{OBJECTIVE}: the term '{each.label}' needs {' and '.join(missing)}; this run has "

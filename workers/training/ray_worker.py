@@ -20,12 +20,13 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from torch import nn
 
 from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
-from workers.models import checkpoints, predictor, torch_module
+from workers.models import checkpoints, predictor, teacher_layers, torch_module
 from workers.specs import DistillationSpec, NetworkModel, TrainingSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
@@ -112,7 +113,9 @@ class WorkerJob:
     loss: DistillationSpec = loop.HARD_LABELS
     run: str = ""
     initial: str | None = None
-    """URI of the initial weights; None: random ones."""
+    """URI of the initial weights; None: random ones, or layers of `layers_of`."""
+    layers_of: Member | None = None
+    """The member whose layers are the initial weights."""
     beside: Asked | None = None
     """The member whose hidden states terms need."""
 
@@ -144,10 +147,11 @@ def train(config: dict[str, Any]) -> None:
 def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], None]) -> None:
     """`begun` gets the progress before the first epoch starts."""
     torch.set_num_threads(job.threads)
-    task = _task(job)
-    model = ray.train.torch.prepare_model(torch_module.build(job.model, job.seed, job.initial))
+    model = ray.train.torch.prepare_model(_built(job))
+    device = next(loop.plain(model).parameters()).device
+    task = _task(job, device)
     few = task.collator(task.train.split.x, np.arange(min(2, len(task.train.split.x))))
-    loop.prepare(task.goal, model, task.beside, few.to(ray.train.torch.get_device()), job.seed)
+    loop.prepare(task.goal, model, task.beside, few.to(device), job.seed)
     progress = loop.begin(model, job.training, len(task.train), task.goal.module)
     _resume(progress)
     begun(progress)
@@ -168,6 +172,14 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
         storage.write_text(storage.join(job.folder, HISTORY), history)
 
 
+def _built(job: WorkerJob) -> nn.Module:
+    """The network with its initial weights."""
+    module = torch_module.build(job.model, job.seed, job.initial)
+    if job.layers_of is not None:
+        teacher_layers.fill(module, beside.module_of(job.layers_of), job.role)
+    return module
+
+
 def _given(task: Task) -> dict[str, float]:
     return {telemetry.STUDENT_EXAMPLES: task.train.given, telemetry.STUDENT_WAIT_S: task.train.waited_s}
 
@@ -181,7 +193,7 @@ def _tell(job: WorkerJob, epoch: Epoch) -> None:
         )
 
 
-def _task(job: WorkerJob) -> Task:
+def _task(job: WorkerJob, device: torch.device) -> Task:
     data, collator = ray.get(job.data), predictor.collator(job.model)
     if job.store is None:
         views = job.training.epochs  # without soft targets to compute, each epoch can have its own view
@@ -191,7 +203,7 @@ def _task(job: WorkerJob) -> Task:
     task = Task(labels, data.validation, job.loss, job.role, collator)
     if job.beside is None:
         return task
-    return replace(task, beside=beside.in_process(job.beside, task.goal.beside, ray.train.torch.get_device()))
+    return replace(task, beside=beside.in_process(job.beside, task.goal.beside, device))
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

@@ -26,7 +26,7 @@ from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.evaluation import class_order
-from workers.models import checked, checkpoints, predictor, torch_module
+from workers.models import checked, checkpoints, predictor, teacher_layers, torch_module
 from workers.models.comparison import finite, some
 from workers.models.hidden import observe
 from workers.models.outputs import Outputs
@@ -72,7 +72,9 @@ class Role:
     known: bool = False
     """Whether the trial of another role already checks this network; here it is only trained."""
     beside: AnyModel | None = None
-    """The member whose hidden states terms of `loss` need."""
+    """The member whose hidden states terms of `loss` need, and whose layers it may begin with."""
+    begins_with_layers: bool = False
+    """Whether its initial weights are layers of that member."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
@@ -86,6 +88,8 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
         begun = () if role.initial is None else tuple(checkpoints.load(module, role.initial))
+        if role.begins_with_layers:
+            teacher_layers.fill(module, _member(role), str(role))
         torch_module.check_trainable(module, role.model, role.name)
         collator = predictor.collator(role.model)
         network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name, collator)
@@ -210,23 +214,30 @@ def _beside(role: Role, goal: Objective) -> Beside | None:
     """The member for the terms of an objective, as its training begins. Raises: `RequestError` where it is unfit."""
     if not goal.beside:
         return None
-    model = role.beside
-    if model is None or model.learner != "network":
-        what = "there is none of that number" if model is None else f"kind '{model.kind}' has no hidden states"
-        raise RequestError(f"{HIDDEN}: {what}. Expected the number of a member of kind python or transformers.")
-    own, other = predictor.collator(role.model), predictor.collator(model)
+    module = _member(role)
+    assert role.beside is not None
+    own, other = predictor.collator(role.model), predictor.collator(role.beside)
     if _columns(own) != _columns(other):
         raise RequestError(
-            f"{HIDDEN}: {role} and {model.label} take different inputs ({_told(own)}, and {_told(other)}). Expected "
-            "the same `inputs`, tokenizer and `max_length`, so that their hidden states are of the same elements."
+            f"{HIDDEN}: {role} and {role.beside.label} take different inputs ({_told(own)}, and {_told(other)}). "
+            "Expected the same `inputs`, tokenizer and `max_length`, so that hidden states are of the same elements."
         )
     if role.training.compile:
         raise RequestError(
             f"{role}: `compile` is true, and its objective needs hidden states, which a compiled network does not "
             "show. Leave `compile` out."
         )
-    module = predictor.kind_of(model).made(model)
     return beside.of_module(module, goal.beside, "float32")
+
+
+def _member(role: Role) -> nn.Module:
+    """The member that a student looks into, as its training begins. Raises: `RequestError` where there is none."""
+    model = role.beside
+    if model is None or model.learner != "network":
+        what = "there is none of that number" if model is None else f"kind '{model.kind}' has no layers to look into"
+        raise RequestError(f"{HIDDEN}: {what}. Expected the number of a member of kind python or transformers.")
+    module: nn.Module = predictor.kind_of(model).made(model)
+    return module
 
 
 def _columns(collator: Collator) -> tuple[object, ...]:

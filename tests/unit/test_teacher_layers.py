@@ -1,0 +1,72 @@
+"""A student's initial weights from layers of its teacher."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from workers.errors import RequestError
+from workers.models import teacher_layers
+
+transformers = pytest.importorskip("transformers")
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50, "num_labels": 3}
+
+
+def bert(layers: int, **also: int) -> nn.Module:
+    config = transformers.BertConfig(num_hidden_layers=layers, max_position_embeddings=20, **{**SIZES, **also})
+    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def distilbert(layers: int) -> nn.Module:
+    config = transformers.DistilBertConfig(n_layers=layers, dim=16, n_heads=2, hidden_dim=32, vocab_size=50,
+                                           max_position_embeddings=20, num_labels=3)  # fmt: skip
+    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def weights(module: nn.Module, part: str) -> torch.Tensor:
+    return dict(module.named_parameters())[part]
+
+
+def test_every_second_layer_is_taken_and_embeddings_and_head_as_they_are() -> None:
+    student, teacher = bert(3), bert(6)
+    teacher_layers.fill(student, teacher, "student")
+    name = "bert.encoder.layer.{}.attention.self.query.weight"
+    for own, other in ((0, 0), (1, 2), (2, 4)):
+        assert torch.equal(weights(student, name.format(own)), weights(teacher, name.format(other)))
+    for name in ("bert.embeddings.word_embeddings.weight", "classifier.weight", "bert.pooler.dense.bias"):
+        assert torch.equal(weights(student, name), weights(teacher, name))
+
+
+def test_as_many_layers_are_the_whole_teacher() -> None:
+    student, teacher = bert(2), bert(2)
+    teacher_layers.fill(student, teacher, "student")
+    ids = torch.tensor([[2, 7, 9, 3]])
+    assert torch.equal(student(ids).logits, teacher(ids).logits)
+
+
+def test_distilbert_computes_the_hidden_states_of_bert_without_token_types() -> None:
+    student, teacher = distilbert(2), bert(2)
+    teacher_layers.fill(student, teacher, "student")
+    ids = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
+    mask = (ids > 0).long()
+    hidden = [
+        module(ids, attention_mask=mask, output_hidden_states=True).hidden_states for module in (student, teacher)
+    ]
+    for own, other in zip(*hidden, strict=True):
+        torch.testing.assert_close(own[mask.bool()], other[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_in_another_order_is_not_copied() -> None:
+    student, teacher = bert(1), bert(2)
+    teacher.register_forward_hook(lambda module, arguments, output: output)
+    before = weights(student, "classifier.weight").clone()
+    teacher_layers.fill(student, teacher, "student")
+    assert torch.equal(weights(student, "classifier.weight"), before)
+
+
+def test_other_widths_and_networks_without_layers_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"'embeddings.word_embeddings.weight' is \[50, 8\], and the teacher's is"):
+        teacher_layers.fill(bert(1, hidden_size=8), bert(2), "student model 'bert'")
+    with pytest.raises(RequestError, match="no stack of layers is known in the student"):
+        teacher_layers.fill(nn.Linear(3, 3), bert(2), "student model 'bert'")
