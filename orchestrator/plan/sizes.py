@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.facts import DataFacts
+from workers.data.arrays import micro_batch
 from workers.targets.kinds import DTYPES
-from workers.targets.layout import PartLayout, part_rows, piece_rows
+from workers.targets.layout import LARGEST_PART, PartLayout, part_rows, piece_rows
 from workers.targets.member_logits import bytes_of
 from workers.targets.member_mixture import row_bytes
 from workers.targets.top_k import bytes_per_row
 from workers.training.loader import cached_parts
+
+TEXT_PASSES = 16
+"""Forward passes of a part of texts: a network of texts takes long for an example, and a resumed run loses a part."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ def layout(config: RunConfig, data: DataFacts) -> PartLayout:
     """The division of the store: parts by the size of stored rows, pieces by the size of the teachers' outputs."""
     top_k, dtype = config.distillation.top_k, config.distillation.dtype
     row_bytes = None if top_k is None else bytes_per_row(top_k, DTYPES[dtype])
-    rows = part_rows(data.classes, row_bytes, data.positions)
-    return PartLayout(data.examples, rows, data.views, piece_rows(data.classes, data.positions))
+    most = TEXT_PASSES * micro_batch(data.values * data.embedded) if data.embedded > 1 else LARGEST_PART
+    rows = part_rows(data.classes, row_bytes, data.positions, most)
+    return PartLayout(data.examples, rows, data.views, piece_rows(data.classes, data.positions, most))
 
 
 def sizes(config: RunConfig, data: DataFacts, members: int) -> Sizes:

@@ -28,26 +28,26 @@ WINDOW = 16
 """Parts that are mixed at a time after the first epoch."""
 
 
-def piece_rows(classes: int, positions: float = 1.0) -> int:
+def piece_rows(classes: int, positions: float = 1.0, most: int = LARGEST_PART) -> int:
     """Examples per piece, a power of two, from the size of teachers' answers: one number per class and position.
 
-    positions: mean number per example.
+    positions: mean number per example. most: fewer where examples take long.
     """
-    return _examples(PIECE_VALUES // classes, positions)
+    return _examples(PIECE_VALUES // classes, positions, most)
 
 
-def part_rows(classes: int, row_bytes: int | None = None, positions: float = 1.0) -> int:
+def part_rows(classes: int, row_bytes: int | None = None, positions: float = 1.0, most: int = LARGEST_PART) -> int:
     """Examples per part, a power of two and a multiple of `piece_rows`, from the size of stored rows.
 
     row_bytes: bytes of a row in memory where the store keeps only the largest probabilities; None: it keeps all, and
     a part is one piece.
     """
-    piece = piece_rows(classes, positions)
-    return piece if row_bytes is None else max(piece, _examples(PART_BYTES // row_bytes, positions))
+    piece = piece_rows(classes, positions, most)
+    return piece if row_bytes is None else max(piece, _examples(PART_BYTES // row_bytes, positions, most))
 
 
-def _examples(rows: int, positions: float) -> int:
-    rows = max(SMALLEST_PART, min(LARGEST_PART, rows))
+def _examples(rows: int, positions: float, most: int) -> int:
+    rows = max(SMALLEST_PART, min(most, rows))
     return 1 << int(math.log2(max(rows / positions, 1)))
 
 
