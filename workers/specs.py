@@ -407,6 +407,9 @@ class DataSpec(Spec):
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
 
+    stages: dict[str, str] = Field(default_factory=dict)
+    """Filled in with the files of `student.stages`."""
+
     @property
     def labels_from(self) -> str:
         """The column of labels."""

@@ -76,7 +76,9 @@ class RunConfig(Spec):
             initial = stage.initial if stage.initial != PREVIOUS else first
             loss = _loss_of(self.distillation, stage)
             system = STUDENT if stage is student.stages[-1] else f"stage-{stage.name}"
-            found.append(TrainingStage(stage.name, system, loss, stage.training or student.training, initial))
+            training = stage.training or student.training
+            data = "" if stage.data is None else f"stages.{stage.name}"
+            found.append(TrainingStage(stage.name, system, loss, training, initial, data))
         return tuple(found)
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> RunConfig:
@@ -98,6 +100,14 @@ class RunConfig(Spec):
         ensemble = self.ensemble
         of_groups = {f"{key}.model": group.model for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
         return {**of_groups, "student.model": self.student.model}
+
+    @property
+    def every_split(self) -> DataSpec:
+        """The data, with the files of the student's stages."""
+        stages = {
+            f"stages.{each.name}": each.data.unlabeled for each in self.student.stages or () if each.data is not None
+        }
+        return self.data.model_copy(update={"stages": stages})
 
     @property
     def folder(self) -> str:
@@ -145,7 +155,8 @@ class TrainingStage:
     """A stage of the student's training.
 
     name: empty for a single stage. system: what it makes, `student` in the last stage and `stage-<name>` before it.
-    initial: `PREVIOUS`, or the URI of the initial weights; None: random ones.
+    initial: `PREVIOUS`, or the URI of the initial weights; None: random ones. data: the split that it learns on; empty
+    for the transfer set.
     """
 
     name: str
@@ -153,6 +164,7 @@ class TrainingStage:
     loss: DistillationSpec
     training: AnyTraining
     initial: str | None
+    data: str = ""
 
 
 def _loss_of(whole: DistillationSpec, stage: StudentStage) -> DistillationSpec:

@@ -228,6 +228,13 @@ class EnsembleSpec(Spec):
         }
 
 
+class StageData(Spec):
+    """Data of a stage of the student, in the format of `data`."""
+
+    unlabeled: str
+    """A file of examples without labels: a path or an fsspec URI, as in `data`."""
+
+
 class StudentStage(Spec):
     """A stage of the student's training, with its own objective. By default it starts from the previous stage's
     weights."""
@@ -243,6 +250,9 @@ class StudentStage(Spec):
     """Weight of the labels in the short form."""
     training: AnyTraining | None = None
     """How it is trained. Left out: as `student.training`."""
+    data: StageData | None = None
+    """What it learns on instead of the transfer set, such as general texts. Its terms need neither soft targets nor
+    labels."""
     initial: str = PREVIOUS
     """`previous`: the weights of the stage before, of the first stage those of `student.initial`. Or `teacher_layers`,
     or a file of weights, as of `student.initial`."""

@@ -44,6 +44,8 @@ class StudentJob:
     """sha256 over the soft targets themselves; waits until they are complete."""
     initial: str | None = None
     """URI of the initial weights; None: random ones, or layers of `layers_of`."""
+    data: str = ""
+    """The split that it learns on; empty for the transfer set, or without soft targets the training set."""
     layers_of: Member | None = None
     """The member whose layers are the initial weights."""
     beside: Asked | None = None
@@ -72,6 +74,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         loss=job.loss,
         run=run.config.name,
         initial=job.initial,
+        split=job.data,
         layers_of=job.layers_of,
         beside=job.beside,
     )

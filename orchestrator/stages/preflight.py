@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
-from orchestrator.config.run_config import RunConfig
+from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
@@ -28,6 +28,7 @@ from workers.errors import RequestError
 from workers.evaluation import custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seeded
+from workers.signals import BESIDE
 from workers.specs import (
     AnyModel,
     AnyTraining,
@@ -83,7 +84,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None:
         resources.place(config.ensemble, machines)
     wait_for("reading the data")
-    dataset = datasets.load(config.data, config.seed)
+    dataset = datasets.load(config.every_split, config.seed)
     config = config.for_classes(dataset.classes, dataset.label_names)
     top_k = config.distillation.top_k
     if top_k is not None and top_k > dataset.classes:
@@ -130,9 +131,25 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
         if isinstance(stage.training, FitSpec):
             lessons.weighed(stage.loss)
             continue
-        steps = len(batch_sizes(len(dataset.transfer), stage.training.batch_size))
+        _check_signals(stage)
+        steps = len(batch_sizes(len(_examples(stage, dataset)), stage.training.batch_size))
         with seeded(torch_module.seed_of(config.seed, "objective")):
             terms.check(stage.loss, stage.training, steps, dataset.classes)
+
+
+def _check_signals(stage: TrainingStage) -> None:
+    """Raise `RequestError` where a stage with data of its own needs soft targets or labels, which these have not."""
+    for term in objective.build(stage.loss).terms if stage.data else ():
+        if not term.term.needs or term.term.needs - BESIDE:
+            raise RequestError(
+                f"student.{stage.data}: it has `data` of its own, and its term '{term.label}' needs soft targets or "
+                "labels. Expected terms on hidden states or attention alone, such as `relations`."
+            )
+
+
+def _examples(stage: TrainingStage, dataset: Dataset) -> Split:
+    """The examples that a stage learns on."""
+    return dataset.of_stage(stage.data) if stage.data else dataset.transfer
 
 
 def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
@@ -165,7 +182,7 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     return [
         *members,
         *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,
-                seed=seed, examples=dataset.transfer, loss=stage.loss, workers=workers, initial=stage.initial,
+                seed=seed, examples=_examples(stage, dataset), loss=stage.loss, workers=workers, initial=stage.initial,
                 known=number > 0, beside=hidden.get(stage.loss.hidden.member))
           for number, stage in enumerate(config.training_stages)),
         _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers,

@@ -47,14 +47,17 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             each.training,
             seed_of(seed, STUDENT, each.name) if done else seed_of(seed, STUDENT),
             loss=each.loss,
-            store=made.store(),
-            store_key=made.resume_key(),
-            store_content=made.content,
+            **({"data": each.data} if each.data else _soft_targets(made)),
             **_begun(run, initial, each.loss, members),
             beside=_beside(run, each, members),
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
+
+
+def _soft_targets(made: SoftTargetPass) -> dict[str, Any]:
+    """The soft targets that a job learns from."""
+    return {"store": made.store(), "store_key": made.resume_key(), "store_content": made.content}
 
 
 def _begun(run: Context, initial: str | None, loss: DistillationSpec, members: Sequence[Member]) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 def _of_student(run: Context, job: StudentJob) -> Key:
     """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
     digests = run.dataset.digests
+    splits = ["train", "validation", *([job.data] if job.data else [])]
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
     if job.layers_of is not None:
         also["initial"] = {"layers_of": teacher.follows_from(job.layers_of)}
@@ -153,7 +154,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
         job.model,
         job.training,
         job.seed,
-        data={name: digests[name] for name in ("train", "validation")},  # the transfer set is in the soft targets
+        data={name: digests[name] for name in splits},  # the transfer set is in the soft targets
         augmentation=run.dataset.augmentation,
         soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),

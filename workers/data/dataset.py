@@ -85,6 +85,8 @@ class Dataset:
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`examples.digest` of splits that have been read, by their names."""
 
+    stages: Mapping[str, Examples] = field(default_factory=dict)
+    """Examples without labels for stages of the student, by `stages.<name>`."""
     texts: Examples | None = None
     """Some test examples with their texts, where `test` has only the tokens."""
 
@@ -130,7 +132,7 @@ class Dataset:
     def inputs(self) -> dict[str, Examples]:
         """The inputs of each split, by its name."""
         found = {"train": self.train.x, "validation": self.validation.x, "test": self.test.x}
-        return found if self.unlabeled is None else {**found, "unlabeled": self.unlabeled}
+        return {**found, **({} if self.unlabeled is None else {"unlabeled": self.unlabeled}), **self.stages}
 
     def with_inputs(self, inputs: Mapping[str, Examples]) -> Dataset:
         """The same data set with other columns of the same examples, by split."""
@@ -144,6 +146,7 @@ class Dataset:
             validation=changed("validation", self.validation),
             test=changed("test", self.test),
             unlabeled=inputs.get("unlabeled", self.unlabeled),
+            stages={name: inputs.get(name, x) for name, x in self.stages.items()},
         )
 
     def digest_of_inputs(self, split: str) -> str:
@@ -153,6 +156,11 @@ class Dataset:
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def of_stage(self, name: str) -> Split:
+        """The examples of a stage of the student, none of which has a label."""
+        x = self.stages[name]
+        return Split(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
 
     def labelled(self, views: int) -> Split:
         """Data of the hard-label baseline: the training examples, augmented like those of the student."""
@@ -170,7 +178,7 @@ class Dataset:
                 hashed.update(examples.digest_column(where).encode())
             found[name] = hashed.hexdigest()
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
-        return found
+        return found | {name: self._digest(name, x) for name, x in self.stages.items()}
 
     def _digest(self, name: str, x: Examples) -> str:
         return self.scanned.get(name) or examples.digest(x)
@@ -211,7 +219,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if any(isinstance(y, Ragged) for _, y in read.values()):
         inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
-    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name != "unlabeled"})
+    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in readers.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     if len(y["train"]) == 0:
         raise _empty("train")
@@ -248,6 +256,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         validation=Split(inputs["validation"], y["validation"]) if held is None else _held_out(train, held),
         test=Split(inputs["test"], y["test"]),
         unlabeled=inputs.get("unlabeled"),
+        stages={name: inputs[name] for name in spec.stages},
         classes=classes,
         label_names=names,
         augment=spec.augment,

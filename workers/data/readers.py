@@ -33,17 +33,19 @@ Labels = NDArray[Any] | Ragged | NamedLabels | None
 Splits = dict[str, tuple[Examples, Labels]]
 
 SPLITS = ("train", "validation", "test", "unlabeled")
+LABELLED = SPLITS[:3]
+"""Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
 
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Splits:
-    """The splits that `spec` names: `{"train": (x [N, ...], y [N]), ...}`; `unlabeled` has no labels."""
+    """The splits that `spec` names: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None."""
     if ":" in spec.kind:
         return _read_by_own(spec)
     return READERS[spec.kind](spec, [] if notes is None else notes)
 
 
 def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
-    return {name: _npz_arrays(uri, name != "unlabeled") for name, uri in _uris(spec).items()}
+    return {name: _npz_arrays(uri, name in LABELLED) for name, uri in _uris(spec).items()}
 
 
 def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
@@ -55,18 +57,18 @@ def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
 def read_text(spec: DataSpec, notes: list[str]) -> Splits:
     labels = spec.labels_from
     return {
-        name: text_files.read(uri, name, spec.texts_from, None if name == "unlabeled" else labels)
+        name: text_files.read(uri, name, spec.texts_from, labels if name in LABELLED else None)
         for name, uri in _uris(spec).items()
     }
 
 
 def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
     splits: Splits = {}
-    for name in SPLITS:
-        asked = getattr(spec, name)
+    asked_for = {**{name: getattr(spec, name) for name in SPLITS}, **spec.stages}
+    for name, asked in asked_for.items():
         if asked is None:
             continue
-        labelled = name != "unlabeled"
+        labelled = name in LABELLED
         images, labels = _idx_files(spec, name, asked, labelled)
         # Bytes to the unit interval, the convention of every MNIST paper since LeCun et al. 1998.
         pixels = _idx_array(images, as_floats=True)
@@ -79,6 +81,11 @@ def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
 
 def read_python(spec: DataSpec, notes: list[str]) -> Splits:
     assert spec.factory is not None, "checked by DataSpec"
+    if spec.stages:
+        raise RequestError(
+            f"student.{next(iter(spec.stages))}.data: a file, and `data.kind` is python, which reads none. Expected "
+            "another kind."
+        )
     returned = factories.call(spec.factory, spec.kwargs, spec.folder)
     where = f"data.factory '{spec.factory}'"
     if not isinstance(returned, dict):
@@ -112,9 +119,9 @@ def _read_by_own(spec: DataSpec) -> Splits:
         with calls.checked(f"{where}:", "", but=(MemoryError,)):
             returned = reader(uri)
         x, y = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-        if y is None and name != "unlabeled":
+        if y is None and name in LABELLED:
             raise RequestError(f"{where} returned {type(returned).__name__}; expected a pair (x, y).")
-        splits[name] = (_as_examples(x, where), None) if name == "unlabeled" else _labelled(x, y, where)
+        splits[name] = _labelled(x, y, where) if name in LABELLED else (_as_examples(x, where), None)
     return splits
 
 
@@ -240,7 +247,8 @@ def _try_rows(value: Any) -> None:
 
 def _uris(spec: DataSpec) -> dict[str, str]:
     """Each split's file."""
-    return {name: storage.absolute(path, spec.root) for name in SPLITS if (path := getattr(spec, name)) is not None}
+    found = {**{name: getattr(spec, name) for name in SPLITS}, **spec.stages}
+    return {name: storage.absolute(path, spec.root) for name, path in found.items() if path is not None}
 
 
 def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:

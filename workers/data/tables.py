@@ -77,7 +77,7 @@ def read(
     names = _features(tables["train"], label, features, index)
     found = {}
     for split, table in tables.items():
-        labelled = split != "unlabeled"
+        labelled = split in ("train", "validation", "test")
         if labelled:
             _check_label(table, label)
         _check_columns(table, names, {label, *index}, tables["train"], chosen=features is not None)

@@ -34,7 +34,7 @@ from workers.targets.reader import LogitsReader, Reader, StoreReader
 from workers.targets.soft_targets import Part, PartFile
 from workers.training import beside, loop
 from workers.training.beside import Asked
-from workers.training.loader import HardLabels, SoftLabels
+from workers.training.loader import Epochs, HardLabels, SoftLabels
 from workers.training.loop import Epoch, Progress, Task
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class WorkerJob:
     run: str = ""
     initial: str | None = None
     """URI of the initial weights; None: random ones, or layers of `layers_of`."""
+    split: str = ""
+    """The split of a stage that it learns on; empty for the transfer set, or without soft targets the training set."""
     layers_of: Member | None = None
     """The member whose layers are the initial weights."""
     beside: Asked | None = None
@@ -195,12 +197,14 @@ def _tell(job: WorkerJob, epoch: Epoch) -> None:
 
 def _task(job: WorkerJob, device: torch.device) -> Task:
     data, collator = ray.get(job.data), predictor.collator(job.model)
-    if job.store is None:
+    if job.split:
+        source: Epochs = HardLabels(data.of_stage(job.split))
+    elif job.store is None:
         views = job.training.epochs  # without soft targets to compute, each epoch can have its own view
-        return Task(HardLabels(data.labelled(views)), data.validation, system=job.role, collator=collator)
-    store = job.store
-    labels = SoftLabels(data.transfer, store.layout, store.part, store.reader)
-    task = Task(labels, data.validation, job.loss, job.role, collator)
+        source = HardLabels(data.labelled(views))
+    else:
+        source = SoftLabels(data.transfer, job.store.layout, job.store.part, job.store.reader)
+    task = Task(source, data.validation, job.loss, job.role, collator)
     if job.beside is None:
         return task
     return replace(task, beside=beside.in_process(job.beside, task.goal.beside, device))
