@@ -78,12 +78,34 @@ def test_texts_are_distilled_and_tokenized_once(tmp_path: Path, monkeypatch: pyt
     assert all(stage.reused for stage in third.stages if stage.name in ("members", "soft targets", "student"))
 
 
-def test_two_workers_give_the_student_of_one(tmp_path: Path) -> None:
+def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> None:
+    """With general texts first, relations and projected hidden states of a member beside it, then soft targets."""
+    from transformers import AutoModelForSequenceClassification
+
+    hidden = [{"term": "relations", "kwargs": {"of": ["query-key", "value-value"]}}, {"term": "hidden_cosine"}]
+    small = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     found = []
     for workers in (1, 2):
         settings = config(tmp_path, f"of-{workers}")
-        student = settings.student.model_copy(update={"num_workers": workers})
-        run(settings.model_copy(update={"student": student}))
-        found.append(safetensors.torch.load_file(tmp_path / f"runs/of-{workers}/student/model.safetensors"))
-    for name, tensor in found[0].items():
-        np.testing.assert_allclose(tensor.numpy(), found[1][name].numpy(), atol=2e-3, err_msg=name)
+        made.write_jsonl(tmp_path / "general.jsonl", [{"text": row["text"]} for row in made.rows(90, 900)])
+        student = {
+            **settings.student.model_dump(),
+            "num_workers": workers,
+            "stages": [
+                {"name": "ged", "data": {"unlabeled": "general.jsonl"}, "objective": hidden},
+                {"name": "td1", "objective": hidden},
+                {"name": "td2"},
+            ],
+        }
+        student["model"]["config"] |= small
+        run(config(tmp_path, f"of-{workers}", student=student))
+        folder = tmp_path / f"runs/of-{workers}"
+        found.append({part: folder / part for part in ("stages/ged", "stages/td1", "student")})
+    for part in found[0]:
+        one, two = (safetensors.torch.load_file(of[part] / "model.safetensors") for of in found)
+        for name, tensor in one.items():
+            np.testing.assert_allclose(tensor.numpy(), two[name].numpy(), atol=2e-3, err_msg=f"{part} {name}")
+    record = json.loads((found[0]["stages/ged"] / "training.json").read_text())
+    first, *_, last = record["facts"]["history"]
+    assert last["terms"]["relations"] < first["terms"]["relations"] and last["examples"] == 90
+    assert AutoModelForSequenceClassification.from_pretrained(found[1]["student"]).config.hidden_size == 8
