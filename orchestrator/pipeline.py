@@ -61,7 +61,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     config = preflight.settled(config, dataset)
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         telemetry.label(config.name)
-        plan = planned(config, Facts(DataFacts.of(dataset), machines))
+        plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")

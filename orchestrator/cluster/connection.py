@@ -154,20 +154,25 @@ def survey(timeout_s: float) -> Machines:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = tuple(
-        Node(float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)), frozenset(autoscaler.ROLES) & has.keys())
+        Node(
+            cpus=float(has.get("CPU", 0.0)),
+            gpus=float(has.get("GPU", 0.0)),
+            roles=frozenset(autoscaler.ROLES) & has.keys(),
+            memory=float(has.get("memory", 0.0)),
+        )
         for has in autoscaler.possible(alive, autoscaler.configuration())
     )
     gpus = sum(node.gpus for node in nodes)
 
     @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
-    def sees_cuda() -> bool:
+    def cuda_memory() -> int:
         import torch
 
-        return torch.cuda.is_available()
+        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
     if not gpus:
         return Machines(nodes, cuda=False)
-    answer = sees_cuda.remote()
+    answer = cuda_memory.remote()
     if not ray.wait([answer], timeout=min(FREE_TIMEOUT_S, timeout_s))[0]:
         logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
         if not ray.wait([answer], timeout=timeout_s)[0]:
@@ -176,7 +181,8 @@ def survey(timeout_s: float) -> Machines:
                 "autoscaler did not start their nodes (`ray status` says why). Free some, or let it wait longer by "
                 "`ensemble.start_timeout_s`."
             )
-    return Machines(nodes, cuda=bool(ray.get(answer)))
+    gpu_memory = ray.get(answer)
+    return Machines(nodes, cuda=gpu_memory > 0, gpu_memory=float(gpu_memory))
 
 
 def expected() -> Machines | None:

@@ -22,6 +22,8 @@ class Node:
     gpus: float
     roles: frozenset[str] = frozenset()
     """The node's roles, from `autoscaler.ROLES`."""
+    memory: float = 0.0
+    """Bytes of main memory for work; 0 where Ray does not report it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Machines:
     cuda: bool
     borrowed: bool = False
     """Whether the same process had connected to Ray before the run, so that Ray outlives the run."""
+    gpu_memory: float = 0.0
+    """Bytes of one GPU's memory; 0 where there is none or it is unknown."""
 
     def of(self, role: str) -> Machines:
         """The nodes of a role; all nodes where none has that role."""

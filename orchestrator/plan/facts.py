@@ -37,3 +37,5 @@ class Facts:
 
     data: DataFacts
     machines: Machines
+    beside_bytes: int = 0
+    """Size of the weights of the member that computes hidden states; 0 where no term needs any."""

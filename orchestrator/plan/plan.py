@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
-from orchestrator.plan import sizes, students
+from orchestrator.plan import hidden, sizes, students
 from orchestrator.plan.facts import Facts
+from orchestrator.plan.hidden import Where
 from orchestrator.plan.sizes import Sizes
 from orchestrator.plan.students import StudentPlacement
 from workers.data.arrays import micro_batch
@@ -29,7 +30,7 @@ class Plan:
 
     teachers: members, the actors that host them, and their resources. layout: parts of the store, and pieces. numerics:
     how teachers compute, unless existing parts were computed differently. streams: whether the student trains during
-    the teachers' pass.
+    the teachers' pass. hidden: where a member computes hidden states; None where no term needs any.
     """
 
     teachers: Placement
@@ -39,6 +40,7 @@ class Plan:
     reduces_on_workers: bool
     streams: bool
     sizes: Sizes
+    hidden: Where | None = None
 
     @property
     def device(self) -> str:
@@ -51,10 +53,11 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
     data, machines = facts.data, facts.machines
     teachers = resources.place(config.ensemble, machines)
     needed = sizes.sizes(config, data, teachers.size)
+    student = students.place(config.student, machines)
     wide = data.classes >= REDUCED_ON_WORKERS and config.distillation.top_k is None
     return Plan(
         teachers=teachers,
-        student=students.place(config.student, machines),
+        student=student,
         layout=sizes.layout(config, data),
         numerics=Numerics(
             device="cuda" if machines.cuda and teachers.num_gpus else "cpu",
@@ -66,6 +69,7 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,
         streams=_streams(config, machines, teachers),
         sizes=needed,
+        hidden=hidden.place(config.distillation.hidden, facts.beside_bytes, student, machines),
     )
 
 

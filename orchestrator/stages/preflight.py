@@ -152,6 +152,15 @@ def _examples(stage: TrainingStage, dataset: Dataset) -> Split:
     return dataset.of_stage(stage.data) if stage.data else dataset.transfer
 
 
+def beside_bytes(config: RunConfig) -> int:
+    """Size of the weights of the member that computes hidden states; 0 where no term needs any."""
+    if not any(objective.build(stage.loss).beside for stage in config.training_stages):
+        return 0
+    number = config.distillation.hidden.member
+    model = config.ensemble.of_each(number + 1)[number].model
+    return sum(parameter.nbytes for parameter in predictor.kind_of(model).made(model).parameters())
+
+
 def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
     """The configuration with the open choices of its members settled on real examples, as in `check`."""
     config = config.for_classes(dataset.classes, dataset.label_names)

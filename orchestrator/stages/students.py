@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config.run_config import STUDENT, TrainingStage
+from orchestrator.config.run_config import STUDENT
 from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS
 from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import training
+from orchestrator.stages.beside import beside
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_targets import SoftTargetPass
@@ -17,8 +18,6 @@ from orchestrator.stages.trained import Trained
 from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of
 from workers.specs import DistillationSpec
-from workers.training import objective
-from workers.training.beside import Asked
 
 BASELINE, STAGE = "baseline", "stage"
 
@@ -49,9 +48,9 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             loss=each.loss,
             **({"data": each.data} if each.data else _soft_targets(made)),
             **_begun(run, initial, each.loss, members),
-            beside=_beside(run, each, members),
         )
-        done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
+        with beside(run, each, members) as asked:
+            done.append(_train(run, replace(job, beside=asked), STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
 
 
@@ -63,13 +62,6 @@ def _soft_targets(made: SoftTargetPass) -> dict[str, Any]:
 def _begun(run: Context, initial: str | None, loss: DistillationSpec, members: Sequence[Member]) -> dict[str, Any]:
     """Where the initial weights of a job come from."""
     return {"layers_of": members[loss.hidden.member]} if initial == TEACHER_LAYERS else {"initial": initial}
-
-
-def _beside(run: Context, stage: TrainingStage, members: Sequence[Member]) -> Asked | None:
-    """The member whose hidden states the terms of a stage need; None where none does."""
-    if not objective.build(stage.loss).beside:
-        return None
-    return Asked(members[stage.loss.hidden.member], run.config.ensemble.precision)
 
 
 def _train(run: Context, job: StudentJob, role: str) -> Trained:

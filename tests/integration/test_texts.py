@@ -79,7 +79,10 @@ def test_texts_are_distilled_and_tokenized_once(tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> None:
-    """With general texts first, relations and projected hidden states of a member beside it, then soft targets."""
+    """With general texts first, relations and projected hidden states of a member beside it, then soft targets.
+
+    The member computes in the one worker, and for the two in an actor.
+    """
     from transformers import AutoModelForSequenceClassification
 
     hidden = [{"term": "relations", "kwargs": {"of": ["query-key", "value-value"]}}, {"term": "hidden_cosine"}]
@@ -98,7 +101,8 @@ def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> N
             ],
         }
         student["model"]["config"] |= small
-        run(config(tmp_path, f"of-{workers}", student=student))
+        where = {"where": "worker" if workers == 1 else "actor"}
+        run(config(tmp_path, f"of-{workers}", student=student, distillation={"hidden": where}))
         folder = tmp_path / f"runs/of-{workers}"
         found.append({part: folder / part for part in ("stages/ged", "stages/td1", "student")})
     for part in found[0]:

@@ -290,6 +290,20 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.state()["objective"][name]), name
 
 
+def test_an_actor_sends_the_layers_that_are_compared_and_nothing_else(tmp_path: Path) -> None:
+    module, of, training = task(tmp_path)
+    spec = model(tmp_path, num_hidden_layers=2)
+    x = of.collator(of.train.split.x, np.arange(4))
+    sent = observe(made(spec, seed=9).eval(), x, ALL)
+    assert of.goal.wanted is None
+    start(module, of, training)
+    assert of.goal.wanted == {"hidden_states": {2}, "queries": {1}, "keys": {1}, "values": {1}}
+    found = sent.only(of.goal.wanted)
+    assert [each.numel() > 0 for each in found.hidden_states] == [False, False, True]
+    assert [each.numel() > 0 for each in found.queries] == [False, True]
+    assert torch.equal(found.hidden_states[2], sent.hidden_states[2]) and torch.equal(found.logits, sent.logits)
+
+
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     found = []
     for size in (None, 3):

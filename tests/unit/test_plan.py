@@ -9,10 +9,13 @@ import pytest
 
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import StudentSpec
+from orchestrator.plan import hidden, students
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import REDUCED_ON_WORKERS, Plan, plan
 from tests.makers import write_config
 from workers.errors import RequestError
+from workers.specs import HiddenSpec
 
 SMALL = DataFacts(examples=1000, views=1, classes=3, values=8)
 LAPTOP = Machines((Node(2, 0),), cuda=False)
@@ -93,3 +96,31 @@ def test_elastic_workers_share_a_node(tmp_path: Path) -> None:
     made = planned(tmp_path, Machines((Node(8, 0), Node(8, 0)), cuda=False), student__num_workers=[2, 4])
     assert (made.student.least, made.student.most, made.student.threads) == (2, 4, 4)
     assert made.student.threads_alone == 8
+
+
+GB = 2**30
+STUDENT = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1, "learning_rate": 0.1}}
+PLACES: list[tuple[str, int, Machines, str | None]] = [
+    ("auto", 0, LAPTOP, None),
+    ("actor", 0, LAPTOP, None),
+    ("auto", GB, LAPTOP, "worker"),  # its memory is unknown
+    ("auto", GB, Machines((Node(2, 0, memory=6 * GB),), cuda=False), "worker"),
+    ("auto", GB, Machines((Node(2, 0, memory=5 * GB),), cuda=False), "actor"),
+    ("worker", GB, Machines((Node(2, 0, memory=5 * GB),), cuda=False), "worker"),
+    ("actor", GB, Machines((Node(2, 0, memory=99 * GB),), cuda=False), "actor"),
+    ("auto", 10 * GB, Machines((Node(8, 1, memory=900 * GB),), cuda=True, gpu_memory=16 * GB), "actor"),
+    ("auto", 10 * GB, Machines((Node(8, 1, memory=9 * GB),), cuda=True, gpu_memory=80 * GB), "worker"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PLACES)))
+def test_hidden_states_are_computed_where_there_is_memory(case: int) -> None:
+    where, member, machines, expected = PLACES[case]
+    students_ = students.place(StudentSpec.model_validate(STUDENT), machines)
+    assert hidden.place(HiddenSpec(where=where), member, students_, machines) == expected
+
+
+def test_workers_of_one_node_share_its_memory() -> None:
+    machines = Machines((Node(4, 0, memory=6 * GB),), cuda=False)
+    several = students.place(StudentSpec.model_validate({**STUDENT, "num_workers": 2}), machines)
+    assert hidden.place(HiddenSpec(), GB, several, machines) == "actor"

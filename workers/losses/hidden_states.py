@@ -44,6 +44,7 @@ class HiddenStates(Term):
             if self.project or one.shape[-1] != another.shape[-1]:
                 made[str(number)] = nn.Linear(one.shape[-1], another.shape[-1], device=one.device)
         self.module = made if len(made) else None
+        self.wanted = {"hidden_states": {other for _, other in self.found}}
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
         total = outputs.logits.new_zeros(())

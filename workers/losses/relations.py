@@ -56,6 +56,7 @@ class Relations(Term):
 
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
         self.found = pairs(self.layers, len(student.queries), len(teacher.queries), "relations")
+        self.wanted = {part: {other for _, other in self.found} for relation in self.of for part in relation}
         widths = {
             f"{part} of the {of}": outputs[0].shape[-1]
             for part in sorted({part for relation in self.of for part in relation})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -65,6 +65,8 @@ class Term(ABC):
     module: nn.Module | None = None
     """Learned parameters of the term, such as a projection. Training optimises and checkpoints them; the student's
     weights do not have them."""
+    wanted: Mapping[str, Collection[int]] | None = None
+    """The layers of the member that the term compares, by field of `Outputs`, after `prepare`; None: all."""
 
     def prepare(self, student: Outputs, teacher: Outputs) -> None:  # noqa: B027  # most terms have nothing to settle
         """Settle what depends on the shapes of both, before the training. Called with outputs of a few examples.

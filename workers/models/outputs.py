@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Layers = tuple[Tensor, ...]
+LAYERS = ("hidden_states", "queries", "keys", "values")
+"""Fields of `Outputs` with a tensor for each layer."""
 
 
 class Outputs(NamedTuple):
@@ -31,12 +34,20 @@ class Outputs(NamedTuple):
         """All numbers as float32."""
         return self._each(lambda tensor: tensor.float())
 
-    def detached(self) -> Outputs:
-        """The same numbers without a gradient."""
-        return self._each(lambda tensor: tensor.detach())
+    def to(self, device: torch.device | str) -> Outputs:
+        """The same on a device."""
+        moved = self._each(lambda tensor: tensor.to(device))
+        return moved if self.mask is None else moved._replace(mask=self.mask.to(device))
+
+    def only(self, wanted: Mapping[str, Collection[int]]) -> Outputs:
+        """The same with empty tensors for the layers that are not wanted. wanted: numbers of layers, by field."""
+
+        def kept(name: str, layers: Layers) -> Layers:
+            return tuple(layer if k in wanted.get(name, ()) else layer.new_empty(0) for k, layer in enumerate(layers))
+
+        hidden, queries, keys, values = (kept(name, getattr(self, name)) for name in LAYERS)
+        return Outputs(self.logits, hidden, queries, keys, values, self.mask)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Outputs:
-        hidden, queries, keys, values = (
-            tuple(map(change, of)) for of in (self.hidden_states, self.queries, self.keys, self.values)
-        )
+        hidden, queries, keys, values = (tuple(map(change, getattr(self, name))) for name in LAYERS)
         return Outputs(change(self.logits), hidden, queries, keys, values, self.mask)

@@ -5,8 +5,9 @@ It never learns: no gradient is kept, data-parallel training does not wrap it, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +22,12 @@ from workers.models.precision import autocast
 from workers.signals import Signal
 from workers.specs import Precision
 
-Beside = Callable[[Inputs], Outputs]
-"""The outputs of a member for a batch of the student, on the batch's device, in float32."""
+Answer = Callable[[], Outputs]
+Beside = Callable[[Inputs], Answer]
+"""Begins to compute the outputs of a member for a batch of the student; the answer is on the batch's device, in
+float32."""
+Wanted = Mapping[str, Collection[int]]
+"""Layers that are compared, by field of `Outputs`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Asked:
 
     member: Member
     precision: Precision = "auto"
+    actor: Any = None
+    """The actor that computes; None: each worker does."""
 
 
 def in_process(asked: Asked, needs: Collection[Signal], device: torch.device) -> Beside:
@@ -58,4 +65,16 @@ def of_module(module: nn.Module, needs: Collection[Signal], precision: Precision
         with autocast(x.device, precision):
             return observe(module, x, needs).float()
 
-    return outputs
+    return lambda x: lambda: outputs(x)
+
+
+def from_actor(actor: Any, wanted: Callable[[], Wanted | None]) -> Beside:
+    """The member in an actor, which computes while the student does. wanted: the layers to send."""
+
+    def begin(x: Inputs) -> Answer:
+        import ray
+
+        asked, device = actor.outputs.remote(x.to("cpu"), wanted()), x.device
+        return lambda: ray.get(asked).to(device)
+
+    return begin

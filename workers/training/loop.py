@@ -146,7 +146,7 @@ def prepare(goal: Objective, model: nn.Module, beside: Beside | None, x: Inputs,
         return
     was = plain(model).training
     with torch.no_grad(), seeded(seed_of(seed, "objective")):
-        goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x))
+        goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x)())
     plain(model).train(was)
 
 
@@ -232,10 +232,11 @@ def step(
     losses = []
     for piece, last in _pieces(batch, spec.micro_batch_size):
         with nullcontext() if last else _unsynchronised(progress.model):
+            answer = None if beside is None else beside(piece.x)
             with autocast(piece.x.device, spec.precision):
                 outputs = forward(piece.x)
-            if beside is not None:
-                piece = replace(piece, beside=beside(piece.x))
+            if answer is not None:
+                piece = replace(piece, beside=answer())
             loss = at.loss(outputs.float(), piece)
             loss.total.backward(workers)  # cancels DDP's division by workers
         losses.append(loss.detached())

@@ -95,6 +95,17 @@ class Objective:
         found = {str(number): each.term.module for number, each in enumerate(self.terms)}
         return nn.ModuleDict({number: module for number, module in found.items() if module is not None})
 
+    @property
+    def wanted(self) -> dict[str, set[int]] | None:
+        """The layers of a member that the terms compare, by field of `Outputs`, after `prepare`; None: all."""
+        found: dict[str, set[int]] = {}
+        for term in (each.term for each in self.terms if each.term.needs & BESIDE):
+            if term.wanted is None:
+                return None
+            for name, layers in term.wanted.items():
+                found[name] = found.get(name, set()) | {*layers}
+        return found
+
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
         """Settle what depends on the shapes of student and member, from outputs of a few examples.
 

@@ -207,7 +207,10 @@ def _task(job: WorkerJob, device: torch.device) -> Task:
     task = Task(source, data.validation, job.loss, job.role, collator)
     if job.beside is None:
         return task
-    return replace(task, beside=beside.in_process(job.beside, task.goal.beside, device))
+    if job.beside.actor is None:
+        return replace(task, beside=beside.in_process(job.beside, task.goal.beside, device))
+    found = replace(task, beside=beside.from_actor(job.beside.actor, lambda: found.goal.wanted))
+    return found
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

@@ -1,0 +1,32 @@
+"""A member that computes hidden states in an actor of its own, for workers that have no memory for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from workers.data.collate import Inputs
+from workers.device import device
+from workers.models.outputs import Outputs
+from workers.signals import Signal
+from workers.training import beside
+from workers.training.beside import Asked, Wanted
+
+
+class BesideActor:
+    """Answers each batch by the member's outputs, in float32 in main memory. It keeps no state between batches."""
+
+    def __init__(self, asked: Asked, needs: Sequence[Signal], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.device = device()
+        self.answer = beside.in_process(asked, frozenset(needs), self.device)
+
+    def ready(self) -> bool:
+        """Whether it has loaded the member."""
+        return True
+
+    def outputs(self, x: Inputs, wanted: Wanted | None) -> Outputs:
+        """The layers that terms compare, of a batch. wanted: None for all layers."""
+        found = self.answer(x.to(self.device))()
+        return (found if wanted is None else found.only(wanted)).to("cpu")
