@@ -133,7 +133,7 @@ def _report(run: Context, given: Results) -> Report:
         name=config.name,
         folder=redacted(config.folder),
         page=run.page,
-        accuracy_name=config.report.accuracy,
+        accuracy_name=config.report.accuracy or ("accuracy" if config.data.masking is None else "masked accuracy"),
         classes=run.dataset.classes,
         labels=list(run.dataset.label_names),
         systems=systems,

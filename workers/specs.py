@@ -200,7 +200,11 @@ class SklearnModel(FactorySpec, TakesColumns):
         return f"'{self.factory}'"
 
 
-AUTO = {"sequence-classification": "AutoModelForSequenceClassification"}
+AUTO = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "masked-lm": "AutoModelForMaskedLM",
+}
 """The class of transformers for each task."""
 
 
@@ -215,8 +219,9 @@ class TransformersModel(TakesColumns):
     config: dict[str, Any] | None = None
     """Instead of `checkpoint`: the keys of a configuration of transformers, `model_type` among them, for random
     weights."""
-    task: Literal["sequence-classification"] = "sequence-classification"
-    """What the network computes: logits of each text."""
+    task: Literal["sequence-classification", "token-classification", "masked-lm"] = "sequence-classification"
+    """What the network computes: logits of each text, of each of its tokens, or of the vocabulary for masked tokens
+    (`data.masking`). The last two take `input_ids`, and no texts."""
     frozen: tuple[str, ...] = ()
     """Parts of the network that training leaves as they are, by their names, such as `embeddings` or `layer.0`."""
     labels: tuple[str, ...] = ()
@@ -235,7 +240,7 @@ class TransformersModel(TakesColumns):
             raise ValueError("give `checkpoint` (a folder) or `config` (the keys of a new network's configuration)")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs `model_type`, such as `bert`")
-        if self.tokenizer is None and self.checkpoint is None:
+        if self.tokenizer is None and self.checkpoint is None and self.task == "sequence-classification":
             raise ValueError("`config` has no tokenizer; give `tokenizer`, a folder that has one")
         return self
 
@@ -364,6 +369,26 @@ class AugmentSpec(FactorySpec):
     """Versions of each example. The teachers label them all; epoch e of the student sees version e modulo `views`."""
 
 
+class MaskingSpec(Spec):
+    """Makes texts examples of masked language modelling: some of their tokens are to be predicted."""
+
+    tokenizer: str
+    """A folder of Hugging Face `transformers` with a tokenizer, or its `tokenizer.json`, as of a model. All models take
+    its tokens."""
+    max_length: Count | None = None
+    """Where longer sequences of tokens are cut. Left out: never."""
+    probability: Share = 0.15
+    """The share of a text's tokens to predict, at least one. Of them 80% are masked, 10% replaced by a random token."""
+    smoothing: NonNegative = 0.7
+    """Rare tokens are chosen more often, in proportion to count^-smoothing; 0: all alike."""
+    copies: Annotated[int, Field(ge=1, le=1000), NoBool] = 1
+    """Copies of each text in `train` and `unlabeled`, each with other tokens masked."""
+    positions: Literal["masked", "all"] = "masked"
+    """What gets soft targets: the masked tokens, or all tokens of the text. Labels are of masked ones alone."""
+    seed: Whole = 0
+    """Of the masks."""
+
+
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
@@ -407,6 +432,9 @@ class DataSpec(Spec):
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
 
+    masking: MaskingSpec | None = None
+    """`kind: text`: predict masked tokens instead of labels; `label_column` is not read, and the classes are the tokens
+    of the vocabulary."""
     stages: dict[str, str] = Field(default_factory=dict)
     """Filled in with the files of `student.stages`."""
 
@@ -446,6 +474,15 @@ class DataSpec(Spec):
                 or isinstance(self.validation, IdxFiles)
             ):
                 raise ValueError(f"`images` and `labels` belong to kind 'idx', not '{self.kind}'")
+        if self.masking is not None and (self.kind != "text" or self.augment is not None or self.classes is not None):
+            raise ValueError(
+                "`masking` makes texts examples of their own; expected kind 'text', without `augment` and `classes`"
+            )
+        if self.masking is not None and self.masking.copies > 1 and self.validation is None:
+            raise ValueError(
+                "`masking.copies` is above 1, and a validation split that is drawn from copies would have training "
+                "texts; expected `validation`, a file"
+            )
         if self.validation is not None and self.validation_share is not None:
             raise ValueError("give `validation` or `validation_share`, not both")
         return self

@@ -341,8 +341,9 @@ class PaperSpec(Spec):
 class ReportSpec(Spec):
     """Settings of the report."""
 
-    accuracy: str = "accuracy"
-    """Name of accuracy in this field, such as `frame accuracy`."""
+    accuracy: str = ""
+    """Name of accuracy in this field, such as `frame accuracy`. Left out: `accuracy`; of masked tokens
+    `masked accuracy`."""
     paper: PaperSpec | None = None
     """Figures to print beside the measured ones."""
     latency_ms: Positive | None = None

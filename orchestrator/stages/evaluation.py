@@ -7,6 +7,7 @@ for them; their predictions are then released.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked, Measurement, Pr
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
+MOST_NLL = 700.0
+"""The exp of a larger number is no float."""
 KEPT_BYTES = 2**28
 """Largest predictions of one system that are cached for the next run in this folder."""
 
@@ -133,7 +136,14 @@ def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, Lo
     metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
     arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
     extra = _asked(run, "measuring", jobs.custom_metrics, arguments, run.plan.student.alone)
-    return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
+    return {name: Measured(of_it, {**_of_tokens(run, of_it), **extra.get(name, {})}) for name, of_it in sums.items()}
+
+
+def _of_tokens(run: Context, sums: Sums) -> dict[str, float]:
+    """The perplexity of a language model, exp of the mean NLL of a token; of other models nothing."""
+    if run.config.data.masking is None:
+        return {}
+    return {"perplexity": math.exp(min(sums.mean_nll, MOST_NLL))}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def test_distilbert_computes_the_hidden_states_of_bert_without_token_types() -> 
         torch.testing.assert_close(own[mask.bool()], other[mask.bool()], rtol=1e-4, atol=1e-5)
 
 
+def test_a_masked_language_model_of_distilbert_has_the_head_of_bert() -> None:
+    kinds = transformers.BertForMaskedLM, transformers.DistilBertForMaskedLM
+    teacher, student = (
+        kind(module.config).eval() for kind, module in zip(kinds, (bert(2), distilbert(2)), strict=True)
+    )
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    teacher_layers.fill(student, teacher, "student")
+    ids = torch.tensor([[2, 7, 9, 3]])
+    torch.testing.assert_close(student(ids).logits, teacher(ids).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_in_another_order_is_not_copied() -> None:
     student, teacher = bert(1), bert(2)
     teacher.register_forward_hook(lambda module, arguments, output: output)

@@ -154,9 +154,13 @@ class NamedInputs:
                 f"the model returned {list(answers.shape)} for {len(self)} examples padded to {longest}; expected "
                 f"logits [{len(self)}, {longest}, classes], one row for each element."
             )
+        return answers.flatten(0, 1)[self.places().to(answers.device, non_blocking=True)]
+
+    def places(self) -> Tensor:
+        """The places of the positions among all B * L padded elements: [P] int64 in main memory."""
+        assert self.positions is not None
         rows = np.repeat(np.arange(len(self)), self.positions.lengths)
-        flat = torch.from_numpy(rows * longest + self.positions.flat)
-        return answers.flatten(0, 1)[flat.to(answers.device, non_blocking=True)]
+        return torch.from_numpy(rows * self.longest + self.positions.flat)
 
 
 Inputs = Tensor | NamedInputs

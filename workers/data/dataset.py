@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from workers import hashing
-from workers.data import elements, examples, label_names, labels, memmap, overlap, readers, scan, values
+from workers.data import elements, examples, label_names, labels, memmap, overlap, readers, scan, tokens, values
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented
 from workers.data.examples import Columns, Examples, columns_of, described
@@ -223,7 +223,8 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     if len(y["train"]) == 0:
         raise _empty("train")
-    classes = labels.count(y["train"], spec.classes, names)
+    declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
+    classes = labels.count(y["train"], declared, names)
     _check_shapes(inputs)
     for name, x in inputs.items():
         if name in ("validation", "test"):
@@ -231,7 +232,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         else:
             elements.check_each_has_one(name, x)
     for name, ids in y.items():  # before the split, so that messages have the user's row numbers
-        labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=spec.classes is not None)
+        labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=declared is not None)
     values.check_types(inputs)
     train, held = Split(inputs["train"], y["train"]), None
     kept = None

@@ -18,12 +18,14 @@ from workers.data.arrays import Column, Index, Joined, Rows
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.data.texts import is_text
-from workers.data.tokens import Tokenization
+from workers.data.tokens import IDS, Tokenization
 
 X = "x"
 """The name of a dense column without one."""
 EMBEDDED = 256
 """Numbers for each character of a text: a token has about four, and a network some 1,000 numbers for it."""
+OF_TOKEN = 1024
+"""Numbers for each token."""
 AnyColumn = Column | Ragged
 
 
@@ -119,7 +121,9 @@ def by_length(x: Examples, ids: Index) -> Index | None:
 
 
 def embedded(x: Examples) -> int:
-    """About how many numbers a model makes of each value at its input: many of a character of a text, else one."""
+    """About how many numbers a model makes of each value at its input: many of a text or a token, else one."""
+    if IDS in columns_of(x) and isinstance(columns_of(x)[IDS], Ragged):
+        return OF_TOKEN
     return EMBEDDED if has_texts(x) else 1
 
 

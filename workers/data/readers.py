@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import storage
-from workers.data import memmap, memory, tables, text_files
+from workers.data import masking, memmap, memory, tables, text_files
 from workers.data.arrays import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.label_names import NamedLabels
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
-from workers.specs import DataSpec, IdxFiles
+from workers.specs import DataSpec, IdxFiles, MaskingSpec
 from workers.user_code import calls, factories
 
 Labels = NDArray[Any] | Ragged | NamedLabels | None
@@ -55,11 +55,29 @@ def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
 
 
 def read_text(spec: DataSpec, notes: list[str]) -> Splits:
+    if spec.masking is not None:
+        return _masked(spec, spec.masking)
     labels = spec.labels_from
     return {
         name: text_files.read(uri, name, spec.texts_from, labels if name in LABELLED else None)
         for name, uri in _uris(spec).items()
     }
+
+
+def _masked(spec: DataSpec, how: MaskingSpec) -> Splits:
+    """Texts with masked tokens, which are the labels. Token counts are those of `train`."""
+    vocabulary = masking.Vocabulary.of(how.tokenizer)
+    ids = {
+        name: masking.tokenized(text_files.read(uri, name, spec.texts_from, None)[0], how)
+        for name, uri in _uris(spec).items()
+    }
+    weights = masking.weights_of(ids["train"], vocabulary, how.smoothing)
+    found: Splits = {}
+    for name, of_split in ids.items():
+        copies = how.copies if name not in ("validation", "test") else 1
+        x, labels = masking.masked(of_split, weights, vocabulary, how, copies=copies, where=name)
+        found[name] = (x, labels if name in LABELLED else None)
+    return found
 
 
 def read_idx(spec: DataSpec, notes: list[str]) -> Splits:

@@ -23,6 +23,7 @@ TERMS: dict[str, type[Term]] = {
     "jensen_shannon": JensenShannon,
     "logits_mse": LogitsMSE,
     "hard": Hard,
+    "masked_lm": Hard,
     "hidden_cosine": HiddenCosine,
     "hidden_mse": HiddenMSE,
     "relations": Relations,

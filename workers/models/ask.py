@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from workers.data.collate import Inputs, NamedInputs
+from workers.data.collate import Inputs
 from workers.data.tokens import TYPES
+from workers.models import at_positions
 
 
 def ask(module: Callable[..., Any], x: Inputs) -> Any:
@@ -18,7 +19,7 @@ def ask(module: Callable[..., Any], x: Inputs) -> Any:
 
     Returns the module's output; where elements of examples are positions, only the logits [P, K] of these.
     """
-    return logits_in(called(module, x), x)
+    return logits_in(called(module, x), x, module)
 
 
 def called(module: Callable[..., Any], x: Inputs, **more: Any) -> Any:
@@ -32,14 +33,18 @@ def called(module: Callable[..., Any], x: Inputs, **more: Any) -> Any:
     inner = unwrapped(module)
     if TYPES in arguments and isinstance(inner, nn.Module) and not _takes_types(type(inner).forward):
         del arguments[TYPES]  # of pairs, for a network that does not tell them apart
+    if at_positions.computes(inner) and x.positions is not None:
+        more = {**more, at_positions.POSITIONS: x.places().to(x.device, non_blocking=True)}
     return module(**arguments, **more)
 
 
-def logits_in(returned: Any, x: Inputs) -> Any:
-    """The logits in what a module returned for `x`, of positions alone."""
+def logits_in(returned: Any, x: Inputs, module: Callable[..., Any]) -> Any:
+    """The logits in what `module` returned for `x`, of positions alone."""
     if isinstance(returned, Mapping) and isinstance(returned.get("logits"), Tensor):  # as transformers returns them
         returned = returned["logits"]
-    return x.at_positions(returned) if isinstance(x, NamedInputs) and isinstance(returned, Tensor) else returned
+    if isinstance(x, Tensor) or not isinstance(returned, Tensor) or at_positions.computes(unwrapped(module)):
+        return returned
+    return x.at_positions(returned)
 
 
 def unwrapped(module: Callable[..., Any]) -> Callable[..., Any]:

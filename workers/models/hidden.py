@@ -34,13 +34,13 @@ def observe(module: nn.Module, x: Inputs, needs: Collection[Signal]) -> Outputs:
     Raises: `RequestError` where the module does not offer a signal.
     """
     if not needs:
-        return Outputs(logits_in(called(module, x), x))
+        return Outputs(logits_in(called(module, x), x, module))
     more = {"output_hidden_states": True} if Signal.HIDDEN_STATES in needs and is_of_transformers(module) else {}
     with _captured(module, NAMES if Signal.ATTENTION_INPUTS in needs else {}) as found:
         returned = called(module, x, **more)
     hidden = _hidden_states(module, returned) if Signal.HIDDEN_STATES in needs else ()
     captured = {name: _of_layers(module, name, layers) for name, layers in found.items()}
-    return Outputs(logits_in(returned, x), hidden, **captured, mask=mask_of(x))
+    return Outputs(logits_in(returned, x, module), hidden, **captured, mask=mask_of(x))
 
 
 def is_of_transformers(module: nn.Module) -> bool:

@@ -44,7 +44,7 @@ def stacked(modules: Sequence[nn.Module]) -> Forward:
     skeleton = copy.deepcopy(modules[0]).to("meta")
 
     def one(own: dict[str, Tensor], state: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = logits_in(torch.func.functional_call(skeleton, (own, state), (x,)), x)
+        logits: Tensor = logits_in(torch.func.functional_call(skeleton, (own, state), (x,)), x, skeleton)
         return logits
 
     return lambda x: torch.vmap(one, in_dims=(0, 0, None))(parameters, buffers, x)

@@ -26,6 +26,9 @@ OF_DISTILBERT = {
     ".ffn.lin1.": ".intermediate.dense.",
     ".ffn.lin2.": ".output.dense.",
     ".output_layer_norm.": ".output.LayerNorm.",
+    "vocab_transform.": "cls.predictions.transform.dense.",
+    "vocab_layer_norm.": "cls.predictions.transform.LayerNorm.",
+    "vocab_projector.": "cls.predictions.",
 }
 """Parts of DistilBERT's names, and the same of BERT's."""
 POSITIONS, TYPES = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from workers import storage
-from workers.data.collate import Inputs
+from workers.data.collate import Collator, Inputs
 from workers.data.label_names import listed
 from workers.data.tokens import local, require_transformers, vocabulary
 from workers.errors import RequestError
-from workers.models import checkpoints
+from workers.models import at_positions, checkpoints
 from workers.models.checkpoints import CONFIG
 from workers.models.torch_module import TorchPredictor
 from workers.specs import AUTO, COMPANION, TransformersModel
 
+MASKED_LM = "masked-lm"
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
 
@@ -40,7 +41,8 @@ class TransformersPredictor(TorchPredictor):
         if storage.is_folder(weights):
             found = _from_folder(model, weights, may_add=False)
             return cls(found.module.eval())
-        _check_classes_beside(model, weights)
+        if model.task != MASKED_LM:
+            _check_classes_beside(model, weights)
         module = cls.made(model)
         checkpoints.load(module, weights)
         return cls(module.eval())
@@ -53,6 +55,11 @@ class TransformersPredictor(TorchPredictor):
         transformers = require_transformers("`kind: transformers`")
         with _explained("`config`", model):
             return _checked(getattr(transformers, AUTO[model.task]).from_config(_config(model)), model)
+
+    @classmethod
+    def collator(cls, model: TransformersModel) -> Collator:
+        tokens = super().collator(model)
+        return tokens if model.task == "sequence-classification" else replace(tokens, tokens=None)
 
     @classmethod
     def positions(cls, model: TransformersModel) -> int | None:
@@ -119,7 +126,10 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     _check_folder(uri, folder)
     with _explained(f"checkpoint '{uri}'", model):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        order = None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
+        if model.task == MASKED_LM:
+            order: tuple[int, ...] | None = ()
+        else:
+            order = None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
         if order is None:
             for key, value in _classes(model).items():
                 setattr(config, key, value)
@@ -141,7 +151,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
             f"checkpoint '{uri}' has no {', '.join(missing[:3])}, the head of the task '{model.task}'. Expected a "
             "member that is trained for the task; give `training` to train it."
         )
-    if order is not None and order != tuple(range(len(order))):
+    if order and order != tuple(range(len(order))):
         module.register_forward_hook(partial(_in_order, torch.tensor(order)))
     return Loaded(_checked(module, model), missing)
 
@@ -221,6 +231,8 @@ def _in_order(order: Tensor, module: nn.Module, arguments: Any, output: Any) -> 
 
 def _classes(model: TransformersModel) -> dict[str, Any]:
     """The keys of a configuration for the data's classes."""
+    if model.task == MASKED_LM:
+        return {}
     names = model.labels or tuple(f"LABEL_{k}" for k in range(model.classes))
     return {"id2label": dict(enumerate(names)), "label2id": {name: k for k, name in enumerate(names)}}
 
@@ -235,6 +247,14 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
         )
     for part in model.frozen:
         _freeze(module, part)
+    if model.task == MASKED_LM:
+        predicts = module.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
+        if model.classes and predicts != model.classes:
+            raise RequestError(
+                f"{model.label} predicts {predicts:,} tokens, and `data.masking.tokenizer` has {model.classes:,}. "
+                "Expected the tokenizer that the network was trained with; of a new network, `vocab_size` as many."
+            )
+        return at_positions.only(module)
     return module
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from workers.data.dataset import Dataset
-from workers.data.examples import Columns, has_texts
+from workers.data.examples import Columns, columns_of, described, has_texts
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT
 from workers.data.tokens import IDS, Tokenization
@@ -28,7 +28,7 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
 
     models: by their keys in the configuration. A model with `max_length` cuts longer texts, and is checked by itself.
     """
-    if has_texts(dataset.train.x):
+    if has_texts(dataset.train.x) and not any(getattr(model, "task", "") == "masked-lm" for model in models.values()):
         without = [
             key for key, model in models.items() if model.inputs is None and not predictor.collator(model).tokens
         ]
@@ -39,6 +39,7 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
             )
     known: dict[tuple[str, Tokenization], tuple[int, ...]] = {}
     for key, model in models.items():
+        _check_tokens(key, model, dataset)
         how, most = predictor.collator(model).tokens, predictor.kind_of(model).positions(model)
         if how is None or most is None:
             continue
@@ -50,6 +51,22 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
                 if (split, how) not in known:
                     known[split, how] = tuple(_lengths(x, how, most))
                 _check_lengths(key, model, split, [n for n in known[split, how] if n > most], most)
+
+
+def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
+    """Raise `RequestError` where the data's tokens are more than a model's positions, or it needs tokens to mask."""
+    if getattr(model, "task", "") == "masked-lm" and IDS not in columns_of(dataset.train.x):
+        raise RequestError(
+            f"{key}.task: masked-lm, and the data have {described(dataset.train.x)}. Expected texts and `data.masking`."
+        )
+    most = predictor.kind_of(model).positions(model)
+    for split, x in dataset.inputs.items():
+        column = columns_of(x).get(IDS)
+        if most is not None and isinstance(column, Ragged) and len(longer := column.lengths[column.lengths > most]):
+            raise RequestError(
+                f"data.{split}: {len(longer):,} rows of {IDS} have more than the {most:,} positions of {model.label}, "
+                f"the longest {longer.max():,}. Set `data.masking.max_length`, or leave them out."
+            )
 
 
 def _check_cut(key: str, model: AnyModel, max_length: int, most: int) -> None:
