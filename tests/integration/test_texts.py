@@ -113,3 +113,50 @@ def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> N
     first, *_, last = record["facts"]["history"]
     assert last["terms"]["relations"] < first["terms"]["relations"] and last["examples"] == 90
     assert AutoModelForSequenceClassification.from_pretrained(found[1]["student"]).config.hidden_size == 8
+
+
+def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path) -> None:
+    """As DistilBERT: soft targets of masked tokens, their labels, the cosine of hidden states; one worker and two."""
+    import pyarrow.parquet as pq
+    from transformers import AutoModelForMaskedLM
+
+    plain = {name: [{"text": row["text"]} for row in made.rows(count, first)]
+             for name, count, first in (("train", 240, 0), ("validation", 40, 500), ("test", 80, 700))}  # fmt: skip
+    for name, rows in plain.items():
+        made.write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    tokenizer = made.tokenizer(tmp_path / "tokenizer")
+    vocabulary = len(json.loads((tmp_path / "tokenizer/tokenizer.json").read_text())["model"]["vocab"])
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": vocabulary}
+    teacher = {"kind": "transformers", "task": "masked-lm", "tokenizer": tokenizer,
+               "config": made.config(num_hidden_layers=2, **still)}  # fmt: skip
+    small = {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "dropout": 0.0,
+             "attention_dropout": 0.0, "vocab_size": vocabulary, "max_position_embeddings": 40}  # fmt: skip
+    training = {"epochs": 12, "batch_size": 32, "learning_rate": 0.01}
+    found = []
+    for workers in (1, 2):
+        values = {
+            "name": f"of-{workers}", "storage": str(tmp_path / "runs"),
+            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+            "data": {"kind": "text", **{name: f"{name}.jsonl" for name in plain},
+                     "masking": {"tokenizer": tokenizer, "copies": 2}},
+            "ensemble": {"model": teacher, "size": 2, "training": training},
+            "distillation": {"top_k": 8, "objective": [{"term": "soft", "weight": 5.0},
+                                                       {"term": "masked_lm", "weight": 2.0},
+                                                       {"term": "hidden_cosine", "weight": 1.0}]},
+            "student": {"model": {**teacher, "config": small}, "initial": "teacher_layers",
+                        "training": {**training, "epochs": 3}, "num_workers": workers},
+            "evaluation": {"latency_repeats": 5},
+        }  # fmt: skip
+        report = run(RunConfig.from_mapping(values, str(tmp_path)))
+        found.append(tmp_path / f"runs/of-{workers}")
+    assert report.accuracy_name == "masked accuracy" and report.classes == vocabulary
+    student, baseline = (report.system(role).test for role in ("student", "baseline"))
+    assert student.figure("perplexity") == pytest.approx(np.exp(student.nll))
+    assert student.figure("perplexity") < vocabulary / 2 and baseline.examples == student.examples > 80
+    rows = [pq.read_table(part) for part in sorted(found[0].glob("soft_targets/*/part-*.parquet"))]
+    positions = {(e, p) for table in rows for e, p in zip(*map(table.column, ("example_id", "position")), strict=True)}
+    assert len(positions) == sum(len(table) for table in rows) >= 2 * 240
+    assert AutoModelForMaskedLM.from_pretrained(found[0] / "student").config.n_layers == 1
+    one, two = (safetensors.torch.load_file(folder / "student/model.safetensors") for folder in found)
+    for name, tensor in one.items():
+        np.testing.assert_allclose(tensor.numpy(), two[name].numpy(), atol=2e-3, err_msg=name)
