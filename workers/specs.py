@@ -652,7 +652,7 @@ class TermSpec(OwnKind):
 
     term: KindName
     """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
-    `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
+    `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
     weight: Weight = 1.0
     """How much it counts: a number, or one that follows a schedule."""
 

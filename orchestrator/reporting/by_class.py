@@ -1,11 +1,9 @@
-"""Tables of a run's classes: how often each is right, and what a system takes it for."""
+"""Tables of a run's classes: how often each is right, and what a system takes it for. Without numpy, for `--help`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 Confusions = Mapping[Any, Sequence[Sequence[int]]]
 """For each system, its test examples by label (rows) and prediction (columns): [K, K]."""
@@ -15,25 +13,27 @@ ERRORS = 10
 
 def accuracy(labels: Sequence[str], confusions: Confusions) -> list[list[str]]:
     """A row for each class that the test split has: its examples, and the share that each system gets right."""
-    counts = {system: np.array(found) for system, found in confusions.items()}
-    examples = next(iter(counts.values())).sum(axis=1)
-    rows = [["class", "test examples", *counts]]
-    for k in np.flatnonzero(examples).tolist():
-        right = [f"{found[k, k] / examples[k]:.1%}" for found in counts.values()]
-        rows.append([_name(labels, k), str(examples[k]), *right])
+    examples = [sum(row) for row in next(iter(confusions.values()))]
+    rows = [["class", "test examples", *confusions]]
+    for k, count in enumerate(examples):
+        if count:
+            right = [f"{found[k][k] / count:.1%}" for found in confusions.values()]
+            rows.append([_name(labels, k), str(count), *right])
     return rows
 
 
 def errors(labels: Sequence[str], confusions: Confusions, of: str) -> list[list[str]]:
     """The most frequent errors of one system, and how often each of the others makes them."""
-    counts = {system: np.array(found) for system, found in confusions.items()}
-    wrong = counts[of] * ~np.eye(len(counts[of]), dtype=bool)
-    most = np.argsort(-wrong, axis=None, kind="stable")[:ERRORS]
-    rows = [["label", "predicted", *counts]]
-    for label, predicted in zip(*np.unravel_index(most, wrong.shape), strict=True):
-        if wrong[label, predicted]:
-            numbers = [str(found[label, predicted]) for found in counts.values()]
-            rows.append([_name(labels, int(label)), _name(labels, int(predicted)), *numbers])
+    wrong = {
+        (label, predicted): count
+        for label, row in enumerate(confusions[of])
+        for predicted, count in enumerate(row)
+        if count and label != predicted
+    }
+    rows = [["label", "predicted", *confusions]]
+    for label, predicted in sorted(wrong, key=lambda pair: -wrong[pair])[:ERRORS]:
+        numbers = [str(found[label][predicted]) for found in confusions.values()]
+        rows.append([_name(labels, label), _name(labels, predicted), *numbers])
     return rows
 
 

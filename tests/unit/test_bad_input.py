@@ -151,7 +151,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "an unknown term": (
         objective("sofft"),
         None,
-        "expected soft, reverse_kl, jensen_shannon, logits_mse, hard, hidden_cosine, hidden_mse, relations, or",
+        "expected soft, reverse_kl, jensen_shannon, logits_mse, hard, masked_lm, hidden_cosine, hidden_mse, relations, or",
     ),
     "an unknown schedule": (
         {"distillation__soft_weight": {"from": 1, "to": 0, "schedule": "exp"}},
@@ -163,7 +163,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
         models(
             MODELS + "\nclass Hidden:\n    needs = {'hidden_states'}\n    def __call__(self, outputs, batch): ...\n"
         ),
-        "MLP returns no hidden states, which a term of the objective needs",
+        "hidden.member: 'models:.*': Sequential returns no hidden states, which a term of the objective needs",
     ),
     "logits of top-k targets": (
         {**objective("logits_mse"), "distillation__top_k": 2},

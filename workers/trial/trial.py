@@ -11,7 +11,8 @@ The trial restores all random states.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -184,7 +185,8 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     """
     goal = objective.build(role.loss)
     teacher = _beside(role, goal)
-    loop.prepare(goal, network.module, teacher, network.batch[:2], role.seed)
+    with _naming(str(role)):
+        loop.prepare(goal, network.module, teacher, network.batch[:2], role.seed)
     progress = loop.begin(network.module, role.training, len(role.examples), goal.module)
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
     needed = list(dict.fromkeys((pieces[0], pieces[-1])))
@@ -227,7 +229,19 @@ def _beside(role: Role, goal: Objective) -> Beside | None:
             f"{role}: `compile` is true, and its objective needs hidden states, which a compiled network does not "
             "show. Leave `compile` out."
         )
-    return beside.of_module(module, goal.beside, "float32")
+    found = beside.of_module(module, goal.beside, "float32")
+    with _naming(f"{HIDDEN}: {role.beside.label}"):
+        found(own(role.examples.x, np.arange(min(2, len(role.examples.x)))))()
+    return found
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Begins the message of a `RequestError` with what it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{what}: {error}") from error
 
 
 def _member(role: Role) -> nn.Module:
