@@ -28,7 +28,8 @@ def config(folder: Path, changes: CHANGES) -> RunConfig:
     settings.write_text(settings.read_text().replace('"river"', '"lake"'))
     (folder / "models.py").write_text(
         "import torch\n\n\nclass Bag(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.embed = torch.nn.EmbeddingBag(64, 3, mode='sum')\n\n    def forward(self, input_ids, attention_mask):\n"
+        "        self.embed = torch.nn.EmbeddingBag(64, 3, mode='sum')\n\n"
+        "    def forward(self, input_ids, attention_mask):\n"
         "        return self.embed(input_ids, per_sample_weights=attention_mask.float())\n"
     )
     training = {"epochs": 1, "batch_size": 16}
