@@ -89,6 +89,7 @@ def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> N
     small = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     found = []
     for workers in (1, 2):
+        apart = {"storage": str(tmp_path / f"storage-{workers}")}  # one would find the student of the other
         settings = config(tmp_path, f"of-{workers}")
         made.write_jsonl(tmp_path / "general.jsonl", [{"text": row["text"]} for row in made.rows(90, 900)])
         student = {
@@ -102,8 +103,9 @@ def test_two_workers_give_the_student_of_one_in_every_stage(tmp_path: Path) -> N
         }
         student["model"]["config"] |= small
         where = {"where": "worker" if workers == 1 else "actor"}
-        run(config(tmp_path, f"of-{workers}", student=student, distillation={"hidden": where}))
-        folder = tmp_path / f"runs/of-{workers}"
+        report = run(config(tmp_path, f"of-{workers}", student=student, distillation={"hidden": where}, **apart))
+        assert not any(stage.reused for stage in report.stages)
+        folder = tmp_path / f"storage-{workers}/of-{workers}"
         found.append({part: folder / part for part in ("stages/ged", "stages/td1", "student")})
     for part in found[0]:
         one, two = (safetensors.torch.load_file(of[part] / "model.safetensors") for of in found)
@@ -135,7 +137,7 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path) -> 
     found = []
     for workers in (1, 2):
         values = {
-            "name": f"of-{workers}", "storage": str(tmp_path / "runs"),
+            "name": f"of-{workers}", "storage": str(tmp_path / f"storage-{workers}"),
             "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
             "data": {"kind": "text", **{name: f"{name}.jsonl" for name in plain},
                      "masking": {"tokenizer": tokenizer, "copies": 2}},
@@ -148,7 +150,8 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path) -> 
             "evaluation": {"latency_repeats": 5},
         }  # fmt: skip
         report = run(RunConfig.from_mapping(values, str(tmp_path)))
-        found.append(tmp_path / f"runs/of-{workers}")
+        assert not any(stage.reused for stage in report.stages)
+        found.append(tmp_path / f"storage-{workers}/of-{workers}")
     assert report.accuracy_name == "masked accuracy" and report.classes == vocabulary
     student, baseline = (report.system(role).test for role in ("student", "baseline"))
     assert student.figure("perplexity") == pytest.approx(np.exp(student.nll))
