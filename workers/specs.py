@@ -508,7 +508,7 @@ class TrainingSpec(Spec):
     norms. `auto`: `matrices` for networks of transformers, else `all`."""
     layer_decay: Share | None = None
     """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
-    the layer above it. The layers are those of the network's longest `ModuleList`."""
+    the layer above it. The layers are those of the network's longest `ModuleList` of equal layers."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate goes from its start towards zero, step by step."""
     warmup_share: Fraction = 0.0
@@ -526,11 +526,18 @@ class TrainingSpec(Spec):
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
-    def determining(self) -> dict[str, Any]:
-        """The settings that determine the trained network."""
-        later = {"decays": "auto", "layer_decay": None}
-        as_before = {key for key, value in later.items() if getattr(self, key) == value}
-        return self.model_dump(mode="json", exclude=as_before)  # as in keys before these settings
+    def decays_in(self, *, of_transformers: bool) -> Literal["all", "matrices"]:
+        """The parameters that decay in a network, which may be one of transformers."""
+        if self.decays == "auto":
+            return "matrices" if of_transformers else "all"
+        return self.decays
+
+    def determining(self, model: AnyModel) -> dict[str, Any]:
+        """The settings that determine the trained network of a model."""
+        decays = self.decays_in(of_transformers=isinstance(model, TransformersModel))
+        found = {**self.model_dump(mode="json"), "decays": decays}
+        as_before = {"decays": "all", "layer_decay": None}  # keys before these settings did not have them
+        return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
 
 
 class FitSpec(Spec):
@@ -547,8 +554,8 @@ class FitSpec(Spec):
     precision: ClassVar[Precision] = "float32"
     compile: ClassVar[bool] = False
 
-    def determining(self) -> dict[str, Any]:
-        """The settings that determine the fitted estimator."""
+    def determining(self, model: AnyModel) -> dict[str, Any]:
+        """The settings that determine the fitted estimator of a model."""
         return self.model_dump(mode="json")
 
 

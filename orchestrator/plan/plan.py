@@ -54,6 +54,7 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
     teachers = resources.place(config.ensemble, machines)
     needed = sizes.sizes(config, data, teachers.size)
     student = students.place(config.student, machines)
+    where = hidden.place(config.distillation.hidden, facts.beside_bytes, student, teachers, machines)
     wide = data.classes >= REDUCED_ON_WORKERS and config.distillation.top_k is None
     return Plan(
         teachers=teachers,
@@ -67,9 +68,9 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
             bits=64 if wide else 32,
         ),
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,
-        streams=_streams(config, machines, teachers),
+        streams=where != "actor" and _streams(config, machines, teachers),  # which takes a teacher's place
         sizes=needed,
-        hidden=hidden.place(config.distillation.hidden, facts.beside_bytes, student, machines),
+        hidden=where,
     )
 
 

@@ -133,7 +133,8 @@ def _drawable(label: str, k: int) -> str:
     font = get_font(findfont(FontProperties()))
     if not all(font.get_char_index(ord(letter)) for letter in label):
         return str(k)
-    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…"
+    short = label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1]}…"
+    return short.replace("$", r"\$")  # else a formula
 
 
 def _bins(axes: Axes, system: System) -> None:

@@ -431,4 +431,9 @@ def compare(reports: Sequence[Report]) -> Rows:
 def _table(rows: Rows) -> str:
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body]) + "\n"
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rule, *body]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of Markdown; names of classes may hold anything."""
+    return " ".join(text.split()).replace("|", r"\|")

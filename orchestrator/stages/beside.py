@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,39 +10,47 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from orchestrator.cluster.reservation import Need, Waiting
-from orchestrator.config.run_config import TrainingStage
 from workers.inference.teacher import Member
+from workers.specs import DistillationSpec
 from workers.training import objective
 from workers.training.beside import Asked
 from workers.training.beside_actor import BesideActor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.stages.context import Context
 
 POLL_S = 1.0
+RESTARTS = 3
+"""How often Ray restarts the actor, and sends it a batch again."""
+
+
+def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) -> Asked | None:
+    """The member whose hidden states the terms of an objective need; None where no term needs any."""
+    if not objective.build(loss).beside:
+        return None
+    return Asked(members[loss.hidden.member], run.config.ensemble.precision)
 
 
 @contextmanager
-def beside(run: Context, stage: TrainingStage, members: Sequence[Member]) -> Iterator[Asked | None]:
-    """The member for the terms of a stage; None where no term needs it. An actor lives as long as the context.
+def started(run: Context, asked: Asked | None, loss: DistillationSpec, system: str) -> Iterator[Asked | None]:
+    """The member, in an actor for the time of the context where the plan says so. system: which it is beside.
 
     Raises: `RunError` where the cluster has no room for the actor within `ensemble.start_timeout_s`.
     """
-    goal = objective.build(stage.loss)
-    if not goal.beside:
-        yield None
-        return
-    asked = Asked(members[stage.loss.hidden.member], run.config.ensemble.precision)
-    if run.plan.hidden != "actor":
-        run.note(f"{asked.member.name} computes hidden states in each worker of '{stage.system}'")
+    if asked is None or run.plan.hidden != "actor":
+        if asked is not None:
+            run.note(f"{asked.member.name} computes hidden states in each worker of '{system}'")
         yield asked
         return
     placement = run.plan.teachers
-    options = {**placement.options, "max_restarts": -1, "max_task_retries": -1}  # an answer follows from a batch alone
-    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, sorted(goal.beside), placement.threads)
+    options = {**placement.options, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    needs = sorted(objective.build(loss).beside)
+    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, needs, placement.threads)
     try:
         _wait(run, actor.ready.remote(), asked.member.name)
-        run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{stage.system}'")
+        run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{system}'")
         yield replace(asked, actor=actor)
     finally:
         ray.kill(actor)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
-from orchestrator.stages import ray_train
+from orchestrator.stages import beside, ray_train
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
 from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, NetworkModel, TrainingSpec
@@ -76,9 +76,9 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         initial=job.initial,
         split=job.data,
         layers_of=job.layers_of,
-        beside=job.beside,
     )
-    return ray_train.fit(run, work, name)
+    with beside.started(run, job.beside, job.loss, job.role) as asked:
+        return ray_train.fit(run, replace(work, beside=asked), name)
 
 
 def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:

@@ -9,8 +9,7 @@ from typing import Any
 from orchestrator.config.run_config import STUDENT
 from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS
 from orchestrator.observers.events import SystemAdded
-from orchestrator.stages import training
-from orchestrator.stages.beside import beside
+from orchestrator.stages import beside, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_targets import SoftTargetPass
@@ -48,9 +47,9 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             loss=each.loss,
             **({"data": each.data} if each.data else _soft_targets(made)),
             **_begun(run, initial, each.loss, members),
+            beside=beside.asked_of(run, each.loss, members),
         )
-        with beside(run, each, members) as asked:
-            done.append(_train(run, replace(job, beside=asked), STUDENT if each.system == STUDENT else STAGE))
+        done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
 
 

@@ -48,7 +48,7 @@ JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
 
 def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
     """The cache key of a trained network, from all its inputs, including the code of its factory."""
-    return NETWORK.key(**model_provenance.of_model(model), training=training.determining(), seed=seed, **also)
+    return NETWORK.key(**model_provenance.of_model(model), training=training.determining(model), seed=seed, **also)
 
 
 def _of_member(run: Context, group: MemberGroup, k: int) -> Key:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from workers.specs import TrainingSpec
+from workers.errors import RequestError
+from workers.specs import ModelSpec, TrainingSpec, TransformersModel
 from workers.training import loop, optimizer
 
 
@@ -72,7 +73,22 @@ def test_each_layer_learns_at_a_share_of_the_rate_above_it() -> None:
     assert rates["embed.weight"] == 0.5**4
     assert [rates[f"layers.{k}.bias"] for k in range(3)] == [0.5**3, 0.5**2, 0.5]
     assert rates["norm.weight"] == rates["head.weight"] == 1.0
-    assert optimizer.rates_by_layer(nn.Linear(2, 2), 0.5) == {}
+
+
+def test_the_head_of_a_network_of_transformers_has_the_full_rate_wherever_it_stands() -> None:
+    model = nn.Module()
+    model.head, model.encoder = nn.Linear(4, 2), Stack()
+    assert optimizer.rates_by_layer(model, 0.5)["head.weight"] == 0.5**4
+    model.base_model_prefix = "encoder"
+    assert optimizer.rates_by_layer(model, 0.5)["head.weight"] == 1.0
+
+
+def test_a_network_without_a_stack_of_layers_has_no_layer_decay() -> None:
+    parallel = nn.Module()
+    parallel.convolutions = nn.ModuleList(nn.Conv1d(4, 4, width) for width in (1, 2, 3))
+    for model in (nn.Linear(2, 2), parallel):
+        with pytest.raises(RequestError, match="no `ModuleList` of layers that are alike"):
+            optimizer.rates_by_layer(model, 0.5)
 
 
 def test_warm_up_and_schedule_act_on_every_group() -> None:
@@ -82,9 +98,9 @@ def test_warm_up_and_schedule_act_on_every_group() -> None:
     )
 
 
-def test_settings_at_their_defaults_leave_keys_as_they_were() -> None:
-    assert not {"decays", "layer_decay"} & spec().determining().keys()
-    assert (
-        spec(decays="matrices", layer_decay=0.9).determining().items()
-        >= {"decays": "matrices", "layer_decay": 0.9}.items()
-    )
+def test_keys_of_networks_that_learn_as_before_are_as_before() -> None:
+    own, bert = ModelSpec(factory="a:b"), TransformersModel(kind="transformers", checkpoint="bert")
+    later = {"decays", "layer_decay"}
+    assert not later & spec().determining(own).keys() and not later & spec(decays="all").determining(bert).keys()
+    assert spec().determining(bert)["decays"] == spec(decays="matrices").determining(own)["decays"] == "matrices"
+    assert spec(layer_decay=0.9).determining(own)["layer_decay"] == 0.9

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.resources import Machines, Node
+from orchestrator.cluster.resources import Machines, Node, Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import StudentSpec
 from orchestrator.plan import hidden, students
@@ -100,27 +100,54 @@ def test_elastic_workers_share_a_node(tmp_path: Path) -> None:
 
 GB = 2**30
 STUDENT = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1, "learning_rate": 0.1}}
+TEACHERS = {False: Placement(1, 1, 1.0, 0.0), True: Placement(1, 1, 1.0, 1.0)}
+
+
+def cpu_only(cpus: float, memory: float = 0.0) -> Machines:
+    return Machines((Node(cpus, 0, memory=memory),), cuda=False)
+
+
+def with_gpus(gpus: float, gpu_memory: float) -> Machines:
+    return Machines((Node(8, gpus, memory=900 * GB),), cuda=True, gpu_memory=gpu_memory)
+
+
 PLACES: list[tuple[str, int, Machines, str | None]] = [
     ("auto", 0, LAPTOP, None),
     ("actor", 0, LAPTOP, None),
     ("auto", GB, LAPTOP, "worker"),  # its memory is unknown
-    ("auto", GB, Machines((Node(2, 0, memory=6 * GB),), cuda=False), "worker"),
-    ("auto", GB, Machines((Node(2, 0, memory=5 * GB),), cuda=False), "actor"),
-    ("worker", GB, Machines((Node(2, 0, memory=5 * GB),), cuda=False), "worker"),
-    ("actor", GB, Machines((Node(2, 0, memory=99 * GB),), cuda=False), "actor"),
-    ("auto", 10 * GB, Machines((Node(8, 1, memory=900 * GB),), cuda=True, gpu_memory=16 * GB), "actor"),
-    ("auto", 10 * GB, Machines((Node(8, 1, memory=9 * GB),), cuda=True, gpu_memory=80 * GB), "worker"),
+    ("auto", GB, cpu_only(2, 6 * GB), "worker"),
+    ("auto", GB, cpu_only(2, 5 * GB), "actor"),
+    ("auto", GB, cpu_only(1, 5 * GB), "worker"),  # no core is left for an actor
+    ("worker", GB, cpu_only(2, 5 * GB), "worker"),
+    ("actor", GB, cpu_only(2, 99 * GB), "actor"),
+    ("auto", 10 * GB, with_gpus(2, 16 * GB), "actor"),
+    ("auto", 10 * GB, with_gpus(1, 16 * GB), "worker"),  # the student takes the only one
+    ("auto", 10 * GB, with_gpus(2, 80 * GB), "worker"),
 ]
 
 
+def placed(where: str, member: int, machines: Machines, **student: Any) -> str | None:
+    workers = students.place(StudentSpec.model_validate({**STUDENT, **student}), machines)
+    return hidden.place(HiddenSpec(where=where), member, workers, TEACHERS[machines.cuda], machines)
+
+
 @pytest.mark.parametrize("case", range(len(PLACES)))
-def test_hidden_states_are_computed_where_there_is_memory(case: int) -> None:
+def test_hidden_states_are_computed_where_there_is_memory_and_room(case: int) -> None:
     where, member, machines, expected = PLACES[case]
-    students_ = students.place(StudentSpec.model_validate(STUDENT), machines)
-    assert hidden.place(HiddenSpec(where=where), member, students_, machines) == expected
+    assert placed(where, member, machines) == expected
 
 
 def test_workers_of_one_node_share_its_memory() -> None:
-    machines = Machines((Node(4, 0, memory=6 * GB),), cuda=False)
-    several = students.place(StudentSpec.model_validate({**STUDENT, "num_workers": 2}), machines)
-    assert hidden.place(HiddenSpec(), GB, several, machines) == "actor"
+    assert placed("auto", GB, cpu_only(4, 6 * GB), num_workers=2) == "actor"
+
+
+def test_an_actor_without_room_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"hidden\.where: actor, which takes 1 CPU and 1 GPU beside the student's 1"):
+        placed("actor", GB, with_gpus(1, 80 * GB))
+
+
+def test_a_student_beside_an_actor_does_not_stream(tmp_path: Path) -> None:
+    asked = {"objective": [{"term": "hidden_cosine"}], "hidden": {"where": "actor"}}
+    config = RunConfig.load(str(write_config(tmp_path, distillation=asked)))
+    wide = Machines((Node(16, 0),), cuda=False)
+    assert not plan(config, Facts(SMALL, wide, GB)).streams and plan(config, Facts(SMALL, wide)).streams

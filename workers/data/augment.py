@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data import texts
-from workers.data.arrays import Column, Index
+from workers.data.arrays import Column, Index, spread
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -24,6 +24,8 @@ from workers.specs import AugmentSpec
 from workers.user_code import calls, factories
 
 Rows = NDArray[Any]
+TRIED = 8
+"""Examples on which an augmentation is tried."""
 
 
 @dataclass
@@ -166,7 +168,7 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
 
 
 def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples) -> None:
-    rows = np.arange(min(3, len(of)))
+    rows = _unlike(of)
     arguments = spec.kwargs or "no further arguments"
     called = f". It was called with x of {described(of[rows])}, {len(rows)} rows, draws, and {arguments}."
     with calls.checked(f"data.augment '{spec.factory}' raised", called):
@@ -180,6 +182,13 @@ def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples)
             f"data.augment '{spec.factory}' makes something else of an example when others are beside it. Expected "
             "each row to follow from itself and from `draws` alone: teachers and student cut their batches differently."
         )
+
+
+def _unlike(of: Examples) -> Index:
+    """Some examples, the shortest and the longest among them."""
+    lengths = [column.lengths for column in columns_of(of).values() if isinstance(column, Ragged)]
+    ends = [place for each in lengths for place in (each.argmin(), each.argmax())]
+    return np.unique(np.concatenate([spread(len(of), TRIED), np.array(ends, np.int64)]))
 
 
 def _other_shape(made: Any, given: Any) -> str | None:

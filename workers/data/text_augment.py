@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.data.augment import Draws
+from workers.hashing import GOLDEN, mixed
 
 WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)")
 """A word with the space before it: letters without a space among them, or one Chinese or Japanese character."""
@@ -38,7 +39,8 @@ def words_and_stretches(
     for name in ("text", "text_pair"):
         if name in x:
             words = [WORD.findall(text) for text in x[name]]
-            choices, of_words = draws.uniform(size=4), draws.uniform(size=max(map(len, words), default=0))
+            own = draws if name == "text" else Draws(mixed(draws.keys + GOLDEN))  # whatever the length of other rows
+            choices, of_words = own.uniform(size=4), own.uniform(size=max(map(len, words), default=0))
             found[name] = [
                 text
                 if not of_text or choice[0] < unchanged

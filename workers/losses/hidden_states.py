@@ -41,6 +41,11 @@ class HiddenStates(Term):
                     f"distillation.objective: the term '{self.name}' compares hidden states {list(one.shape)} of the "
                     f"student with {list(another.shape)} of the teacher. Expected one state for each element in both."
                 )
+            if student.mask is not None and one.ndim > 2 and one.shape[:2] != student.mask.shape:
+                raise RequestError(
+                    f"distillation.objective: the term '{self.name}' compares hidden states {list(one.shape)}, and the "
+                    f"examples have {student.mask.shape[1]} elements. Expected one state for each element or example."
+                )
             if self.project or one.shape[-1] != another.shape[-1]:
                 made[str(number)] = nn.Linear(one.shape[-1], another.shape[-1], device=one.device)
         self.module = made if len(made) else None

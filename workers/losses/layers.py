@@ -19,13 +19,15 @@ def pairs(wanted: Pairs, student: int, teacher: int, term: str) -> list[tuple[in
 
     Raises: `RequestError` for layers that do not exist.
     """
+    if not isinstance(wanted, (str, list, tuple)):
+        raise _wrong(wanted, term)
     if wanted == "last":
         return [(student - 1, teacher - 1)]
     if wanted == "uniform":
         return [(k, round(k * (teacher - 1) / max(student - 1, 1))) for k in range(student)]
     found = []
     for pair in wanted:
-        if isinstance(pair, str) or len(pair) != 2 or not all(type(layer) is int for layer in pair):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(type(layer) is int for layer in pair):
             raise _wrong(wanted, term)
         for layer, layers, of in ((pair[0], student, "student"), (pair[1], teacher, "teacher")):
             if not -layers <= layer < layers:
@@ -47,8 +49,8 @@ def _wrong(wanted: object, term: str) -> RequestError:
 
 
 def example_means(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of each example [B] over its elements. values: [B, L] or [B, ...]. mask: [B, L], None: all count."""
-    if mask is None:
-        return values.flatten(1).mean(1)
+    """The mean of each example [B] over its elements. values: [B, ...]; mask: [B, L], or None."""
+    if mask is None or values.shape != mask.shape:
+        return values.reshape(len(values), -1).mean(1)
     kept = mask.to(values.dtype)
     return (values * kept).sum(1) / kept.sum(1).clamp_min(1.0)

@@ -7,7 +7,7 @@ has. So student and teacher may have different widths and heads, and nothing is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -62,6 +62,7 @@ class Relations(Term):
             for part in sorted({part for relation in self.of for part in relation})
             for of, outputs in (("student", getattr(student, part)), ("teacher", getattr(teacher, part)))
         }
+        self._check_pairs(widths)
         common = math.gcd(*widths.values())
         if self.heads == "auto":
             self.count = max(count for count in range(1, MOST_HEADS + 1) if common % count == 0)
@@ -74,6 +75,17 @@ class Relations(Term):
                 f"width of the {wrong[0]}. Expected a common divisor of all widths: {', '.join(map(str, fits))}."
             )
         self.count = self.heads
+
+    def _check_pairs(self, widths: Mapping[str, int]) -> None:
+        for a, b in self.of:
+            for of in ("student", "teacher"):
+                one, other = widths[f"{a} of the {of}"], widths[f"{b} of the {of}"]
+                if one != other:
+                    raise RequestError(
+                        f"distillation.objective: the term 'relations' relates {a} of width {one} to {b} of width "
+                        f"{other} of the {of}, as with grouped-query attention. Expected relations of parts of one "
+                        "width, such as `of: [query-query, key-key, value-value]`."
+                    )
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
         total = outputs.logits.new_zeros(())

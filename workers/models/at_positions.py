@@ -6,7 +6,6 @@ memory and time of a small network. So the hidden states of the positions are se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,11 +40,10 @@ class AtPositions:
 
         hook = encoder.register_forward_hook(cut)
         try:
-            returned = super().forward(*arguments, **named)  # type: ignore[misc]
+            returned = super().forward(*arguments, **{**named, "return_dict": True})  # type: ignore[misc]
         finally:
             hook.remove()
-        assert isinstance(returned, Mapping)
-        returned["logits"] = returned["logits"].squeeze(0)  # type: ignore[index]
+        returned["logits"] = returned["logits"].squeeze(0)
         return returned
 
 

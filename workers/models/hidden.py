@@ -21,9 +21,9 @@ from workers.models.outputs import Layers, Outputs
 from workers.signals import Signal
 
 NAMES = {
-    "queries": ("query", "q_lin", "q_proj", "q"),
-    "keys": ("key", "k_lin", "k_proj", "k"),
-    "values": ("value", "v_lin", "v_proj", "v"),
+    "queries": ("query", "query_proj", "q_lin", "q_proj", "q"),
+    "keys": ("key", "key_proj", "k_lin", "k_proj", "k"),
+    "values": ("value", "value_proj", "v_lin", "v_proj", "v"),
 }
 """Names of the linear layers of a self-attention, in the networks of transformers."""
 

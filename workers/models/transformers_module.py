@@ -247,6 +247,7 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
         )
     for part in model.frozen:
         _freeze(module, part)
+    module.config.return_dict = True  # type: ignore[union-attr]  # a checkpoint may ask for tuples
     if model.task == MASKED_LM:
         predicts = module.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
         if model.classes and predicts != model.classes:

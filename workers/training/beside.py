@@ -74,7 +74,8 @@ def from_actor(actor: Any, wanted: Callable[[], Wanted | None]) -> Beside:
     def begin(x: Inputs) -> Answer:
         import ray
 
-        asked, device = actor.outputs.remote(x.to("cpu"), wanted()), x.device
+        alone = x.to("cpu").clone()  # a view would be sent with all that it is a view of
+        asked, device = actor.outputs.remote(alone, wanted()), x.device
         return lambda: ray.get(asked).to(device)
 
     return begin

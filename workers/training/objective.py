@@ -65,7 +65,7 @@ class AtStep:
             part = share((value, count), weight)
             total = part if total is None else total + part
             found.append((number, value.detach(), count))
-        nothing = outputs.logits.sum() * 0.0
+        nothing = outputs.logits[:0].sum()  # 0 with a gradient of 0, whatever the logits are
         if total is None:
             return Loss(nothing, found)
         if batch.beside is not None:  # then no term may reach the last layers, and workers exchange all gradients

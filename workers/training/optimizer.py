@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from workers.errors import RequestError
+from workers.models.ask import unwrapped
 from workers.models.hidden import is_of_transformers
 from workers.specs import TrainingSpec
 
@@ -30,7 +32,7 @@ def schedule(optimizer: torch.optim.Optimizer, spec: TrainingSpec, steps: int) -
 def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
     """Parameter groups: one for each pair of learning rate and weight decay, in the order of their first parameters."""
     rates = rates_by_layer(model, spec.layer_decay) if spec.layer_decay is not None else {}
-    matrices = spec.decays == "matrices" or (spec.decays == "auto" and is_of_transformers(model))
+    matrices = spec.decays_in(of_transformers=is_of_transformers(model)) == "matrices"
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -43,22 +45,35 @@ def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
 def rates_by_layer(model: nn.Module, decay: float) -> Mapping[str, float]:
     """The factor of the learning rate for each parameter's name: decay^d at d layers below the output.
 
-    The layers are the entries of the longest `ModuleList`. What precedes it, such as embeddings, is below its first
-    layer; what follows it, such as a head, has the full rate. Howard and Ruder 2018, "discriminative fine-tuning".
+    The layers are the entries of the longest `ModuleList` whose entries are alike. What precedes it, such as
+    embeddings, is below its first layer; what follows it has the full rate, and so has the head of a network of
+    transformers, wherever it stands. Howard and Ruder 2018, "discriminative fine-tuning".
+
+    Raises: `RequestError` for a network without such a list.
     """
-    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
-    stack, layers = max(lists, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
-    if not len(layers):
-        return {}
-    depth, found = 0, {}
+    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList) and _alike(each)]
+    if not lists:
+        raise RequestError(
+            "`layer_decay` is set, and the network has no `ModuleList` of layers that are alike. Leave it out, or keep "
+            "the layers in such a list."
+        )
+    stack, layers = max(lists, key=lambda found: len(found[1]))
+    top, depth, found = len(layers) + 1, 0, {}
+    encoder = f"{getattr(unwrapped(model), 'base_model_prefix', '')}."
     for name, _ in model.named_parameters():
-        inside = name.startswith(f"{stack}.")
-        if inside:
+        if name.startswith(f"{stack}."):
             depth = int(name[len(stack) + 1 :].split(".")[0]) + 1
         elif depth:
-            depth = len(layers) + 1
-        found[name] = decay ** (len(layers) + 1 - depth)
+            depth = top
+        is_head = encoder != "." and not name.removeprefix("module.").startswith(encoder)
+        found[name] = decay ** (top - (top if is_head else depth))
     return found
+
+
+def _alike(layers: nn.ModuleList) -> bool:
+    """Whether all layers have parameters of the same names and shapes, as those of a stack."""
+    shapes = [{name: parameter.shape for name, parameter in layer.named_parameters()} for layer in layers]
+    return bool(shapes) and bool(shapes[0]) and all(each == shapes[0] for each in shapes)
 
 
 def _further(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> Groups:
