@@ -385,7 +385,7 @@ class MaskingSpec(Spec):
     """Copies of each text in `train` and `unlabeled`, each with other tokens masked."""
     positions: Literal["masked", "all"] = "masked"
     """What gets soft targets: the masked tokens, or all tokens of the text. Labels are of masked ones alone."""
-    seed: Whole = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), NoBool] = 0
     """Of the masks."""
 
 

@@ -90,7 +90,9 @@ def _inputs(config: RunConfig) -> list[str]:
     found = [*config.ensemble.given().values(), *data.depends_on]
     begun = [config.student.initial, *(stage.initial for stage in config.training_stages)]
     found += [initial for initial in begun if initial is not None and initial not in WORDS]
-    for split in (data.train, data.validation, data.test, data.unlabeled):
+    found += [] if data.masking is None else [data.masking.tokenizer]
+    of_stages = [stage.data.unlabeled for stage in config.student.stages or () if stage.data is not None]
+    for split in (data.train, data.validation, data.test, data.unlabeled, *of_stages):
         files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
         found += [storage.absolute(file, data.root) for file in files if file]
     models = config.models.values()

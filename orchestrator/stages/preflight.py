@@ -141,9 +141,10 @@ def _check_signals(stage: TrainingStage) -> None:
     """Raise `RequestError` where a stage with data of its own needs soft targets or labels, which these have not."""
     for term in objective.build(stage.loss).terms if stage.data else ():
         if not term.term.needs or term.term.needs - BESIDE:
+            needs = "needs soft targets or labels" if term.term.needs else "does not say what it `needs`"
             raise RequestError(
-                f"student.{stage.data}: it has `data` of its own, and its term '{term.label}' needs soft targets or "
-                "labels. Expected terms on hidden states or attention alone, such as `relations`."
+                f"student.{stage.data}: it has `data` of its own, and its term '{term.label}' {needs}. Expected terms "
+                "that need hidden states or attention alone, such as `relations`."
             )
 
 
@@ -187,7 +188,9 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
         for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
         if group.training is not None
     ]  # fmt: skip
-    workers, hidden = student.workers, dict(enumerate(ensemble.of_each(ensemble.count or 1)))
+    workers = student.workers
+    several = ensemble.of_each(ensemble.count or 1 + max(s.loss.hidden.member for s in config.training_stages))
+    hidden = dict(enumerate(several))
     return [
         *members,
         *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,

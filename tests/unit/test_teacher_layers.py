@@ -77,6 +77,33 @@ def test_a_head_in_another_order_is_not_copied() -> None:
     assert torch.equal(weights(student, "classifier.weight"), before)
 
 
+def test_more_layers_and_other_architectures_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"'encoder.layer.' has 4 layers, and the teacher 2 of this name"):
+        teacher_layers.fill(bert(4), bert(2), "student")
+    config = transformers.MPNetConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+                                      vocab_size=50, max_position_embeddings=20)  # fmt: skip
+    with pytest.raises(
+        RequestError, match=r"the teacher's layers have no 'encoder\.layer\.0\.attention\.attn\.q\.weight'"
+    ):
+        teacher_layers.fill(transformers.MPNetForSequenceClassification(config), bert(2), "student")
+
+
+def test_each_stack_of_an_encoder_and_decoder_is_thinned_by_itself() -> None:
+    def bart(encoder: int, decoder: int) -> nn.Module:
+        config = transformers.BartConfig(
+            encoder_layers=encoder, decoder_layers=decoder, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16,
+            encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=50, max_position_embeddings=20,
+        )  # fmt: skip
+        return transformers.BartForSequenceClassification(config)
+
+    student, teacher = bart(6, 2), bart(6, 6)
+    teacher_layers.fill(student, teacher, "student")
+    name = "model.decoder.layers.{}.fc1.weight"
+    assert torch.equal(weights(student, name.format(1)), weights(teacher, name.format(3)))
+    name = "model.encoder.layers.{}.fc1.weight"
+    assert torch.equal(weights(student, name.format(5)), weights(teacher, name.format(5)))
+
+
 def test_other_widths_and_networks_without_layers_are_refused() -> None:
     with pytest.raises(RequestError, match=r"'embeddings.word_embeddings.weight' is \[50, 8\], and the teacher's is"):
         teacher_layers.fill(bert(1, hidden_size=8), bert(2), "student model 'bert'")

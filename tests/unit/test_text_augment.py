@@ -56,6 +56,20 @@ def test_no_text_becomes_empty_and_pairs_vary_apart() -> None:
     assert all(found["text"]) and all(found["text_pair"]) and found["text"] != found["text_pair"]
 
 
+def test_pairs_do_not_depend_on_other_rows() -> None:
+    keys = np.array([7, 8], np.uint64) * np.uint64(7919)
+    longer = " ".join("abcdefghij" * 4)
+    pairs = {"text": ["a b c", longer], "text_pair": ["k l m n o p q r", "x"]}
+    for column in pairs:
+        both = words_and_stretches(pairs, Draws(keys), unchanged=0.0, masked=0.5)[column]
+        alone = [
+            words_and_stretches({name: of[k : k + 1] for name, of in pairs.items()}, Draws(keys[k : k + 1]),
+                                unchanged=0.0, masked=0.5)[column][0]
+            for k in range(2)
+        ]  # fmt: skip
+        assert both == alone
+
+
 def test_a_probability_is_one() -> None:
     with pytest.raises(ValueError, match=r"masked is 1\.5"):
         words_and_stretches({"text": TEXTS}, draws(len(TEXTS)), masked=1.5)

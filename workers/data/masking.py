@@ -8,6 +8,8 @@ texts are columns of tokens with positions, as a data factory may return them.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +45,8 @@ class Vocabulary(NamedTuple):
                 f"data.masking.tokenizer: '{uri}' has no mask token. Expected the tokenizer of a masked language model."
             )
         ordinary = np.ones(tokens.vocabulary(uri), bool)
-        ordinary[[each for each in tokenizer.all_special_ids if each < len(ordinary)]] = False
+        special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        ordinary[[each for each in special if each < len(ordinary)]] = False
         return cls(ordinary, int(tokenizer.mask_token_id))
 
 
@@ -81,7 +84,7 @@ def masked(
     wanted = np.maximum(1, np.round(spec.probability * counts)).astype(np.int64)
     made = []
     for copy in range(copies):
-        draws = _draws(of_example, lengths, copy * len(ids), spec.seed)
+        draws = _draws(of_example, lengths, copy * len(ids), [spec.seed, zlib.crc32(where.encode())])
         with np.errstate(divide="ignore"):  # the first `wanted` of independent clocks at these rates (Efraimidis 2006)
             arrivals = np.where(ordinary, -np.log(draws[0]) / weights[flat], np.inf)
         first = np.lexsort((arrivals, of_example))
@@ -99,9 +102,12 @@ def masked(
     return found, Ragged.packed(labels, per_example)
 
 
-def _draws(of_example: Index, lengths: Index, first: int, seed: int) -> list[Uniform]:
-    """Three uniform numbers in (0, 1] for each token, from its example, its place there and the seed."""
-    keys = mixed((of_example + first).astype(np.uint64) + mixed(np.array(seed, np.uint64) + GOLDEN))
+def _draws(of_example: Index, lengths: Index, first: int, seeds: Sequence[int]) -> list[Uniform]:
+    """Three uniform numbers in (0, 1] for each token, from its example, its place there and the seeds."""
+    key = np.zeros((), np.uint64)
+    for seed in seeds:
+        key = mixed(key + np.array(seed, np.uint64) + GOLDEN)
+    keys = mixed((of_example + first).astype(np.uint64) + key)
     place = np.arange(len(of_example)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     with np.errstate(over="ignore"):
         each = [mixed(keys + (3 * place + k + 1).astype(np.uint64) * GOLDEN) for k in range(3)]

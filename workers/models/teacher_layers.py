@@ -8,6 +8,7 @@ token type is added to those of the positions, since every token has it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +46,24 @@ def fill(student: nn.Module, teacher: nn.Module, label: str) -> None:
     if not layers or not of_teacher:
         what = "student" if not layers else "teacher"
         raise RequestError(f"{label}: no stack of layers is known in the {what}, which `teacher_layers` copies.")
+    for stack, count in layers.items():
+        if count > of_teacher.get(stack, 0):
+            raise RequestError(
+                f"{label}: '{stack}' has {count} layers, and the teacher {of_teacher.get(stack, 0)} of this name. For "
+                "`teacher_layers` a student has the teacher's architecture, and at most as many layers."
+            )
     for name, parameter in own.items():
         source = given.get(_source(name, layers, of_teacher))
+        if source is None and LAYER.fullmatch(name):
+            raise RequestError(f"{label}: the teacher's layers have no '{name}', which `teacher_layers` copies.")
         if source is None:
             continue
         if source.shape != parameter.shape:
             raise RequestError(
                 f"{label}: '{name}' is {list(parameter.shape)}, and the teacher's is {list(source.shape)}. For "
-                "`teacher_layers` a student has the teacher's widths and vocabulary, and fewer layers."
+                "`teacher_layers` a student has the teacher's widths and vocabulary, and at most as many layers."
             )
         parameter.copy_(source)
-    if not any(LAYER.fullmatch(name) and _source(name, layers, of_teacher) in given for name in own):
-        raise RequestError(f"{label}: no parameter of its layers has the name of one of the teacher's.")
     if TYPES in given and TYPES not in own and POSITIONS in own:
         own[POSITIONS].add_(given[TYPES][0])
 
@@ -78,14 +85,18 @@ def _named(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _layers(named: dict[str, Tensor]) -> int:
-    """How many layers the stack has."""
-    return 1 + max((int(match["number"]) for name in named if (match := LAYER.fullmatch(name))), default=-1)
+def _layers(named: Iterable[str]) -> dict[str, int]:
+    """How many layers each stack has."""
+    found: dict[str, int] = {}
+    for match in filter(None, map(LAYER.fullmatch, named)):
+        found[match["stack"]] = max(found.get(match["stack"], 0), int(match["number"]) + 1)
+    return found
 
 
-def _source(name: str, layers: int, of_teacher: int) -> str:
+def _source(name: str, layers: Mapping[str, int], of_teacher: Mapping[str, int]) -> str:
     """The teacher's name for a parameter of the student."""
     match = LAYER.fullmatch(name)
     if match is None:
         return name
-    return f"{match['stack']}{int(match['number']) * of_teacher // layers}{match['inside']}"
+    stack = match["stack"]
+    return f"{stack}{int(match['number']) * of_teacher[stack] // layers[stack]}{match['inside']}"

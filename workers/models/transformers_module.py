@@ -253,7 +253,7 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
         if model.classes and predicts != model.classes:
             raise RequestError(
                 f"{model.label} predicts {predicts:,} tokens, and `data.masking.tokenizer` has {model.classes:,}. "
-                "Expected the tokenizer that the network was trained with; of a new network, `vocab_size` as many."
+                "Expected as many: the tokenizer that the network was trained with, and no ids that pad its vocabulary."
             )
         return at_positions.only(module)
     return module
