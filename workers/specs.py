@@ -382,7 +382,7 @@ class MaskingSpec(Spec):
     smoothing: NonNegative = 0.7
     """Rare tokens are chosen more often, in proportion to count^-smoothing; 0: all alike."""
     copies: Annotated[int, Field(ge=1, le=1000), NoBool] = 1
-    """Copies of each text in `train` and `unlabeled`, each with other tokens masked."""
+    """Copies of each text that is trained on, each with other tokens masked."""
     positions: Literal["masked", "all"] = "masked"
     """What gets soft targets: the masked tokens, or all tokens of the text. Labels are of masked ones alone."""
     seed: Annotated[int, Field(ge=0, lt=2**63), NoBool] = 0

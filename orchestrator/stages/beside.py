@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from workers.inference.teacher import Member
 from workers.specs import DistillationSpec
@@ -62,4 +63,7 @@ def _wait(run: Context, ready: ray.ObjectRef[bool], name: str) -> None:
     waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note)
     while not ray.wait([ready], timeout=POLL_S)[0]:
         waiting.check()
-    ray.get(ready)
+    try:
+        ray.get(ready)
+    except ray.exceptions.RayError as error:
+        raise errors.as_run_error(f"starting the {need.what}", error) from error

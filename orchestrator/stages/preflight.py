@@ -105,7 +105,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
         of_student = [stage.training for stage in config.training_stages if isinstance(stage.training, TrainingSpec)]
         notes += tuple(short_baseline(recipe, len(dataset.train), of_student, len(dataset.transfer)))
-    return dataset.noted(*_large_batches(config, dataset), *room, *notes, *_without_a_use(config))
+    idle = (*_without_a_use(config), *_best_of_nothing(config))
+    return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
@@ -265,6 +266,18 @@ def _without_a_use(config: RunConfig) -> list[str]:
         "instead of its weights."
         for number, (before, after) in enumerate(pairwise(config.training_stages))
         if after.initial != PREVIOUS
+    ]
+
+
+def _best_of_nothing(config: RunConfig) -> list[str]:
+    """Notes on stages that keep their best epoch, and do not train what this is measured by."""
+    return [
+        f"{stage.system}: `keep: best` takes the epoch of the best validation accuracy, and its terms compare hidden "
+        "states alone, so that accuracy says little there."
+        for stage in config.training_stages
+        if isinstance(stage.training, TrainingSpec)
+        and stage.training.keep == "best"
+        and all(term.term.needs and term.term.needs <= BESIDE for term in objective.build(stage.loss).terms)
     ]
 
 

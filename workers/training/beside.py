@@ -40,9 +40,11 @@ class Asked:
     """The actor that computes; None: each worker does."""
 
 
-def in_process(asked: Asked, needs: Collection[Signal], device: torch.device) -> Beside:
-    """The member in this process, on the student's device."""
-    return of_module(module_of(asked.member).to(device), needs, asked.precision)
+def in_process(
+    asked: Asked, needs: Collection[Signal], device: torch.device, wanted: Callable[[], Wanted | None] = lambda: None
+) -> Beside:
+    """The member in this process, on the student's device. wanted: the layers to keep."""
+    return of_module(module_of(asked.member).to(device), needs, asked.precision, wanted)
 
 
 def module_of(member: Member) -> nn.Module:
@@ -56,14 +58,20 @@ def module_of(member: Member) -> nn.Module:
     return module
 
 
-def of_module(module: nn.Module, needs: Collection[Signal], precision: Precision) -> Beside:
+def of_module(
+    module: nn.Module,
+    needs: Collection[Signal],
+    precision: Precision,
+    wanted: Callable[[], Wanted | None] = lambda: None,
+) -> Beside:
     """A module as it is, in evaluation mode."""
     module.eval()
 
     @torch.no_grad()
     def outputs(x: Inputs) -> Outputs:
         with autocast(x.device, precision):
-            return observe(module, x, needs).float()
+            found, layers = observe(module, x, needs), wanted()
+        return (found if layers is None else found.only(layers)).float()
 
     return lambda x: lambda: outputs(x)
 
@@ -76,6 +84,14 @@ def from_actor(actor: Any, wanted: Callable[[], Wanted | None]) -> Beside:
 
         alone = x.to("cpu").clone()  # a view would be sent with all that it is a view of
         asked, device = actor.outputs.remote(alone, wanted()), x.device
-        return lambda: ray.get(asked).to(device)
+
+        def answer() -> Outputs:
+            try:
+                found: Outputs = ray.get(asked)
+            except ray.exceptions.RayTaskError as error:  # the member's own, and no death of a process
+                raise error.cause from None
+            return found.to(device)
+
+        return answer
 
     return begin

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from workers import faults
 from workers.data.collate import Inputs
 from workers.device import device
 from workers.models.outputs import Outputs
@@ -19,7 +20,7 @@ class BesideActor:
 
     def __init__(self, asked: Asked, needs: Sequence[Signal], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.device = device()
+        self.name, self.device = asked.member.name, device()
         self.answer = beside.in_process(asked, frozenset(needs), self.device)
 
     def ready(self) -> bool:
@@ -28,5 +29,6 @@ class BesideActor:
 
     def outputs(self, x: Inputs, wanted: Wanted | None) -> Outputs:
         """The layers that terms compare, of a batch. wanted: None for all layers."""
-        found = self.answer(x.to(self.device))()
-        return (found if wanted is None else found.only(wanted)).to("cpu")
+        with faults.caught(f"{self.name} (hidden states)"):
+            found = self.answer(x.to(self.device))()
+            return (found if wanted is None else found.only(wanted)).to("cpu")

@@ -208,8 +208,10 @@ def _task(job: WorkerJob, device: torch.device) -> Task:
     if job.beside is None:
         return task
     if job.beside.actor is None:
-        return replace(task, beside=beside.in_process(job.beside, task.goal.beside, device))
-    found = replace(task, beside=beside.from_actor(job.beside.actor, lambda: found.goal.wanted))
+        ask = beside.in_process(job.beside, task.goal.beside, device, lambda: found.goal.wanted)
+    else:
+        ask = beside.from_actor(job.beside.actor, lambda: found.goal.wanted)
+    found = replace(task, beside=ask)
     return found
 
 

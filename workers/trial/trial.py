@@ -27,7 +27,7 @@ from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.evaluation import class_order
-from workers.models import checked, checkpoints, predictor, teacher_layers, torch_module
+from workers.models import at_positions, checked, checkpoints, predictor, teacher_layers, torch_module
 from workers.models.comparison import finite, some
 from workers.models.hidden import observe
 from workers.models.outputs import Outputs
@@ -97,6 +97,11 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
         asked.check_output(network)
         notes = begun if role.known else (*begun, *asked.check(network, odd))
         _take_steps(role, network, [row.x for row in odd if row.trains])
+        if role.training.compile and at_positions.computes(module):
+            raise RequestError(
+                f"{role}: `compile` is true, and the logits of masked tokens alone are computed by a hook, which a "
+                "compiled network does not run. Leave `compile` out."
+            )
         if role.training.compile:
             compiling.check_network(module, network.batch, str(role))
         if not role.known:
