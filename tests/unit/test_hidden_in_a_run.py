@@ -110,6 +110,11 @@ WRONG: dict[str, tuple[CHANGES, str]] = {
          "ensemble.model": {"kind": "transformers", "task": "masked-lm", "config": made.config()}},
         "predicts 64 tokens, and `data.masking.tokenizer` has 26",
     ),
+    "a compiled masked language model": (
+        {"data.masking": MASKING, "ensemble.training": {"epochs": 1, "compile": True},
+         "ensemble.model": {"kind": "transformers", "task": "masked-lm", "config": made.config(vocab_size=26)}},
+        "`compile` is true, and the logits of masked tokens alone",
+    ),
     "a part that is not there": (
         {"ensemble.model.frozen": ["heads"]},
         "`frozen` names 'heads', and no parameter's name has it",
@@ -123,6 +128,11 @@ def test_it_is_refused_by_the_key_that_is_wrong(tmp_path: Path, case: str) -> No
     with pytest.raises(RequestError, match=message):
         preflight.check(config(tmp_path, changes))
     assert not (tmp_path / "runs").exists()
+
+
+def test_keeping_the_best_epoch_of_what_accuracy_does_not_measure_is_noted(tmp_path: Path) -> None:
+    found = preflight.check(config(tmp_path, {"student.training": {"epochs": 2, "batch_size": 16, "keep": "best"}}))
+    assert any(note.startswith("student: `keep: best` takes the epoch") for note in found.notes)
 
 
 def test_what_is_right_passes(tmp_path: Path) -> None:
