@@ -97,6 +97,7 @@ def accuracy_by_latency(axes: Axes, report: Report) -> None:
         ylabel=f"test {report.accuracy_name}",
         xscale="log",
     )
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
 
 
