@@ -106,7 +106,8 @@ def _draws(of_example: Index, lengths: Index, first: int, seeds: Sequence[int]) 
     """Three uniform numbers in (0, 1] for each token, from its example, its place there and the seeds."""
     key = np.zeros((), np.uint64)
     for seed in seeds:
-        key = mixed(key + np.array(seed, np.uint64) + GOLDEN)
+        with np.errstate(over="ignore"):
+            key = mixed(key + np.array(seed, np.uint64) + GOLDEN)
     keys = mixed((of_example + first).astype(np.uint64) + key)
     place = np.arange(len(of_example)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     with np.errstate(over="ignore"):
