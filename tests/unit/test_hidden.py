@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ B, L, D, WIDE = 3, 5, 8, 12
 LENGTHS = [5, 2, 3]
 MASK = torch.arange(L)[None] < torch.tensor(LENGTHS)[:, None]
 ALL = {Signal.HIDDEN_STATES, Signal.ATTENTION_INPUTS}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads only wait for each other on so small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def outputs(width: int, layers: int = 2, seed: int = 0) -> Outputs:
@@ -271,7 +281,7 @@ def task(tmp_path: Path, objective: list[dict[str, Any]] = OBJECTIVE) -> tuple[n
     loss = DistillationSpec(objective=objective)
     found = Task(HardLabels(split), split, loss, "student", collator)
     found = replace(found, beside=beside.of_module(teacher, found.goal.beside, "float32"))
-    training = TrainingSpec(epochs=3, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
+    training = TrainingSpec(epochs=2, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
     return made(spec, seed=1), found, training
 
 
