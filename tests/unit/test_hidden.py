@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,6 @@ B, L, D, WIDE = 3, 5, 8, 12
 LENGTHS = [5, 2, 3]
 MASK = torch.arange(L)[None] < torch.tensor(LENGTHS)[:, None]
 ALL = {Signal.HIDDEN_STATES, Signal.ATTENTION_INPUTS}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads only wait for each other on so small networks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def outputs(width: int, layers: int = 2, seed: int = 0) -> Outputs:
