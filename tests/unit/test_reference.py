@@ -32,8 +32,8 @@ def test_every_key_is_described() -> None:
 
 
 def keys(values: Any, place: str = "") -> set[str]:
-    """Dotted keys of a configuration, down to what the user's own functions get."""
-    if not isinstance(values, dict) or place.endswith("kwargs"):
+    """Dotted keys of a configuration, down to what the user's own functions and networks of transformers get."""
+    if not isinstance(values, dict) or place.endswith(("kwargs", "model.config")):
         return {place}
     return {own for key, value in values.items() for own in keys(value, f"{place}.{key}".lstrip("."))}
 
