@@ -147,8 +147,8 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"config.yaml", "comparison.json", "report.md", "plots"} <= artifacts
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "plots")} == {
-        f"plots/{name}.png"
-        for name in ("overview", "training_curves", "accuracy_by_members", "accuracy_by_latency", "reliability", "confusion")
+        f"plots/{name}.png" for name in ("overview", "training_curves", "accuracy_by_members", "accuracy_by_latency",
+                                         "reliability", "confusion")
     }  # fmt: skip
     assert parent.data.params["distillation.temperature"] == "2.0" and parent.info.status == "FINISHED"
 
