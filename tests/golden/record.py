@@ -63,6 +63,10 @@ def machine() -> dict[str, str]:
     }
 
 
+METRICS = ("examples", "accuracy", "nll", "ece")
+"""Test metrics of the record; reports of later versions have more."""
+
+
 def outcome(run: Path) -> dict[str, Any]:
     """Checksums of every part, of all weights, and the report's figures, of the run in this folder."""
     (manifest_file,) = run.glob("soft_targets/*/manifest.json")
@@ -77,7 +81,7 @@ def outcome(run: Path) -> dict[str, Any]:
             str(file.parent.relative_to(run)): _of_weights(file)
             for file in sorted([*run.glob("members/*/model.safetensors"), *run.glob("[bs]*/model.safetensors")])
         },
-        "systems": {system["name"]: system["test"] for system in report["systems"]},
+        "systems": {s["name"]: {name: s["test"][name] for name in METRICS} for s in report["systems"]},
         "curve": report["curve"],
         "gain_transferred": report["gain_transferred"],
     }
