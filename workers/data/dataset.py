@@ -219,7 +219,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if any(isinstance(y, Ragged) for _, y in read.values()):
         inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
-    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in readers.LABELLED})
+    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     if len(y["train"]) == 0:
         raise _empty("train")

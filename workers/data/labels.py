@@ -17,6 +17,8 @@ from workers.errors import RequestError
 NameOf = Callable[[int], str]
 UNLABELLED = -1
 """The label that stands for none."""
+LABELLED = ("train", "validation", "test")
+"""Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
 FEW = 5
 """Labelled examples per class below which a note warns that it is hardly learnt."""
 MOSTLY = 0.97

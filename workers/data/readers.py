@@ -24,6 +24,7 @@ from workers.data import masking, memmap, memory, tables, text_files
 from workers.data.arrays import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.label_names import NamedLabels
+from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs import DataSpec, IdxFiles, MaskingSpec
@@ -32,9 +33,7 @@ from workers.user_code import calls, factories
 Labels = NDArray[Any] | Ragged | NamedLabels | None
 Splits = dict[str, tuple[Examples, Labels]]
 
-SPLITS = ("train", "validation", "test", "unlabeled")
-LABELLED = SPLITS[:3]
-"""Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
+SPLITS = (*LABELLED, "unlabeled")
 
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Splits:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from workers.data import memory
+from workers.data.labels import LABELLED
 from workers.errors import RequestError
 
 Array = NDArray[Any]
@@ -77,7 +78,7 @@ def read(
     names = _features(tables["train"], label, features, index)
     found = {}
     for split, table in tables.items():
-        labelled = split in ("train", "validation", "test")
+        labelled = split in LABELLED
         if labelled:
             _check_label(table, label)
         _check_columns(table, names, {label, *index}, tables["train"], chosen=features is not None)
