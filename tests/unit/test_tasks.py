@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from workers.artifacts import store
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
-from workers.evaluation import latency, tasks
+from workers.evaluation import latency, metrics, mixture, tasks
 from workers.evaluation.metrics import Inference
 from workers.evaluation.tasks import Asked
 from workers.inference import teacher
@@ -109,12 +110,38 @@ def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
 def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
     (asked,) = members(tmp_path, 1)
     record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
-    found = call(tasks.predict, tasks.Prediction(asked, "test", False, 1, (record, key)), data())
+    call(tasks.predict, tasks.Prediction(asked, "test", False, 1, record, key), data())
+    found = safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED]
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
     assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
-    np.testing.assert_array_equal(safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED], found)
-    of_labels = call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, None), data())
-    np.testing.assert_array_equal(of_labels, found[np.arange(40), data().test.y])
+    np.testing.assert_array_equal(tasks.read_kept(record), found)
+    call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, record, key), data())
+    np.testing.assert_array_equal(tasks.read_kept(record), found[np.arange(40), data().test.y])
+
+
+@pytest.mark.parametrize("combine", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("kept", [0, 2, 3])
+def test_sums_of_ranges_add_up(tmp_path: Path, kept: int, combine: str) -> None:
+    asked, whole = members(tmp_path, 3), data()
+    records = {member.name: str(tmp_path / f"{member.name}.json") for member, _ in asked}
+    for member, how in asked:
+        job = tasks.Prediction((member, how), "test", False, 1, records[member.name], PREDICTIONS.key(split="test"))
+        call(tasks.predict, job, whole)
+    of_each = [tasks.read_kept(record) for record in records.values()]
+    job = tasks.Measuring(asked, dict([*records.items()][:kept]), 1, [0.5, 0.3, 0.2], combine)
+    first, *others = (call(tasks.measure, job, each, whole) for each in (slice(0, 7), slice(7, 8), slice(8, 40)))
+    found = sum(others, start=first)
+    curve = mixture.curve(of_each, [0.5, 0.3, 0.2], combine, whole.test.y)
+    assert found.curve.examples == 40 and (found.curve.right == curve.right).all()
+    np.testing.assert_allclose(found.curve.nll, curve.nll, rtol=1e-6)
+    expected = {name: metrics.measure(p, whole.test.y) for name, p in zip(records, of_each, strict=True)}
+    expected["ensemble"] = mixture.measure_mean(of_each, [0.5, 0.3, 0.2], combine, whole.test.y)
+    assert found.sums.keys() == expected.keys()
+    for name, sums in expected.items():
+        assert found.sums[name].correct == sums.correct and found.sums[name].nll == pytest.approx(sums.nll, rel=1e-6)
+        np.testing.assert_array_equal(found.sums[name].confusion, sums.confusion)
+    alone = replace(job, systems=asked[:1], weights=None)
+    assert call(tasks.measure, alone, slice(0, 40), whole).curve is None
 
 
 @pytest.mark.parametrize("of_labels", [True, False])
@@ -126,7 +153,10 @@ def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -
     weights["0.weight"][:] = float("inf")
     checkpoints.save(weights, member.weights)
     with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):
-        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, None), data())
+        record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
+        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, record, key), data())
+    with pytest.raises(RunError, match="member-0 answers NaN for example 30 of the test split, and for 10 in all"):
+        call(tasks.measure, tasks.Measuring([(member, how)], {}, 1), slice(30, 40), data())
 
 
 def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:
@@ -135,7 +165,9 @@ def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:
         "    assert str(probabilities.dtype) == 'float32' and (probabilities >= least).all()\n"
         "    return {'mass': probabilities.sum(), 'first': probabilities[0, labels[0]]}\n"
     )
-    predicted = np.log(np.array([[0.25, 0.75]], np.float32))
     spec = FactorySpec(factory="own:of", kwargs={"least": 0.0}, folder=str(tmp_path))
-    found = call(tasks.custom_metrics, [spec], predicted, np.array([1]))
-    assert found == {"mass": pytest.approx(1.0), "first": pytest.approx(0.75)}
+    asked, whole, ranges = members(tmp_path, 2), data(), [slice(0, 1), slice(1, 40)]
+    each = [metrics.predict(teacher.load(member), whole.test.x)[0, whole.test.y[0]] for member, _ in asked]
+    for systems, weights, first in ((asked[:1], None, each[0]), (asked, [1.0, 1.0], np.mean(each))):
+        found = call(tasks.custom_metrics, [spec], tasks.Measuring(systems, {}, 1, weights), ranges, whole)
+        assert found == {"mass": pytest.approx(40.0), "first": pytest.approx(first, rel=1e-5)}

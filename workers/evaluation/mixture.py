@@ -79,21 +79,49 @@ class Point:
     nll: float
 
 
+@dataclass(frozen=True)
+class CurveSums:
+    """Sums over predictions of every run of neighbours in the ring of M members.
+
+    right, nll: [M, M] float64, by the run's length - 1 and its first member. weighed: [M, M] bool, runs whose weight is
+    above 0 for every example.
+    """
+
+    examples: int
+    right: Float64
+    nll: Float64
+    weighed: NDArray[np.bool_]
+
+    def __add__(self, other: CurveSums) -> CurveSums:
+        weighed = self.weighed & other.weighed
+        return CurveSums(self.examples + other.examples, self.right + other.right, self.nll + other.nll, weighed)
+
+    @property
+    def points(self) -> list[Point]:
+        """Accuracy and likelihood by number of members.
+
+        A single choice of k members would mix the effect of k with that of the choice. So each point is the mean over
+        all runs of k neighbours, where each member appears equally often. Runs of total weight 0 are left out.
+        """
+        members, found = len(self.right), []
+        for k in range(members):
+            counted = self.weighed[k] if k + 1 < members else np.arange(members) == 0  # all runs of M are equal
+            means = (float(sums[k][counted].mean()) / self.examples for sums in (self.right, self.nll))
+            found.append(Point(k + 1, *means))
+        return found
+
+
 def curve(
     log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str, labels: Index
-) -> list[Point]:
-    """Accuracy and likelihood by number of members.
-
-    A single choice of k members would mix the effect of k with that of the choice. So each point is the mean over
-    all runs of k neighbours in the ring of members, where each member appears equally often. Runs of total weight 0
-    are left out.
+) -> CurveSums:
+    """Sums for accuracy and likelihood by number of members.
 
     log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
     start plus one member: M^2 N K additions, in chunks of rows. Weights per example are computed among all members,
     then scaled to sum to 1 over the run.
     """
     members = len(log_probabilities)
-    right, nll = np.zeros((members, members)), np.zeros((members, members))  # [neighbours - 1, first]
+    right, nll = np.zeros((members, members)), np.zeros((members, members))
     weighed = np.ones((members, members), bool)
     for rows in _chunks(log_probabilities):
         each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
@@ -103,11 +131,7 @@ def curve(
         found = _ring(each, shares, masses, combine, labels[rows])
         right += found[0]
         nll += found[1]
-    points = []
-    for k in range(members):
-        counted = weighed[k] if k + 1 < members else np.arange(members) == 0  # all runs of M are equal
-        points.append(Point(k + 1, *(float(sums[k][counted].mean()) / len(labels) for sums in (right, nll))))
-    return points
+    return CurveSums(len(labels), right, nll, weighed)
 
 
 def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:

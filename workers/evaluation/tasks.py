@@ -1,12 +1,14 @@
-"""Ray tasks of the evaluation: a system's predictions, the latency of all systems, custom metrics.
+"""Ray tasks of the evaluation: a system's predictions, their metrics, custom metrics, the latency of all systems.
+
+Predictions are large, and metrics are sums. So predictions stay with the task that computes them, or in the storage,
+and only sums come to the driver.
 
 Each task first announces itself in `events`, a `ray.util.queue.Queue`. It re-raises exceptions as a `Fault`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +23,19 @@ from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
 from workers.data.collate import Inputs
-from workers.data.dataset import Dataset
+from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation import latency, metrics
+from workers.evaluation import latency, metrics, mixture
 from workers.evaluation.latency import BATCH
-from workers.evaluation.metrics import Inference, LogProbabilities
+from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.mixture import CurveSums, MemberWeights
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
 from workers.specs import FactorySpec
-
-logger = logging.getLogger(__name__)
 
 Asked = tuple[Member, Inference]
 """A system, and how it computes its predictions."""
@@ -48,55 +49,140 @@ ENSEMBLE = "ensemble"
 class Prediction:
     """A request for one system's log-probabilities on a split.
 
-    of_labels: only the entries of the labels. kept: URI of their cache record, and their cache key.
+    of_labels: only the entries of the labels. record, key: of the cache.
     """
 
     asked: Asked
     split: str
     of_labels: bool
     threads: int
-    kept: tuple[str, Key] | None = None
+    record: str
+    key: Key
 
 
 @ray.remote
 @faults.raises_faults
-def predict(job: Prediction, data: Dataset, name: str, events: Any) -> LogProbabilities:
-    """Log-probabilities of one system on a split at T = 1: [N, K] float32, or with `of_labels` [N].
+def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
+    """Write the log-probabilities of one system on a split at T = 1: [P, K] float32, or with `of_labels` [P].
 
-    Raises: `RunError` where a prediction is NaN.
+    They are written as safetensors beside their record, then the record, so that a record implies its file. Raises:
+    `RunError` where a prediction is NaN.
     """
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
-    (member, how), split, examples = job.asked, job.split, getattr(data, job.split)
-    labels = examples.y if job.of_labels else None
-    collator = predictor.collator(member.model)
-    predicted = metrics.log_probabilities(teacher.load(member), examples.x, how, labels, collator)
-    wrong = np.flatnonzero(np.isnan(predicted).reshape(len(predicted), -1).any(axis=1))
+    predicted = _predicted(job.asked, data, job.split, of_labels=job.of_labels)
+    uri = kept_beside(job.record)
+    content = safetensors.numpy.save({PREDICTED: predicted})
+    storage.write_bytes(uri, content)
+    store.commit(job.record, job.key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+
+
+def _predicted(
+    asked: Asked, data: Dataset, split: str, examples: slice = slice(None), *, of_labels: bool = False
+) -> LogProbabilities:
+    """Log-probabilities of one system on some examples of a split: [P, K] float32, or with `of_labels` [P].
+
+    Raises: `RunError` where one is NaN.
+    """
+    member, how = asked
+    whole: Split = getattr(data, split)
+    ids = np.arange(len(whole))[examples]
+    labels = whole.labels_of(ids) if of_labels else None
+    x = whole.x if len(ids) == len(whole) else whole.x[ids]
+    found = metrics.log_probabilities(teacher.load(member), x, how, labels, predictor.collator(member.model))
+    wrong = np.flatnonzero(np.isnan(found).reshape(len(found), -1).any(axis=1))
     if len(wrong):
-        first = examples.rows.example_of(int(wrong[0]))
+        first = whole.rows.example_of(int(wrong[0]) + whole.rows.rows(ids[:1])[0])
         raise RunError(
             f"{member.name} answers NaN for example {first} of the {split} split, and for {len(wrong)} in all; "
             "expected finite logits. Check its weights, and what its model computes of this example."
         )
-    if job.kept is not None:
-        try:
-            _keep(predicted, *job.kept)
-        except Exception as error:  # from any storage backend; the cache only saves time
-            logger.warning("predictions could not be kept: %s", error)
-    return predicted
-
-
-def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
-    """Write predictions as safetensors beside their record, then the record, so that a record implies its file."""
-    uri = kept_beside(record)
-    content = safetensors.numpy.save({PREDICTED: predicted})
-    storage.write_bytes(uri, content)
-    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+    return found
 
 
 def kept_beside(record: str) -> str:
     """URI of the predictions that the record at `record` describes."""
     return record.removesuffix(".json") + ".safetensors"
+
+
+def read_kept(record: str) -> LogProbabilities:
+    """The predictions that the record at `record` describes."""
+    kept: LogProbabilities = safetensors.numpy.load(storage.read_bytes(kept_beside(record)))[PREDICTED]
+    return kept
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Systems that are measured on the test split.
+
+    kept: records of predictions, by system; the others are predicted. weights: of the systems as members of the
+    ensemble; None: they are no ensemble.
+    """
+
+    systems: Sequence[Asked]
+    kept: Mapping[str, str]
+    threads: int
+    weights: MemberWeights | None = None
+    combine: str = "arithmetic"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, and for its curve."""
+
+    sums: Mapping[str, Sums]
+    curve: CurveSums | None = None
+
+    def __add__(self, other: Measured) -> Measured:
+        curve = None if self.curve is None or other.curve is None else self.curve + other.curve
+        return Measured({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve)
+
+
+@ray.remote
+@faults.raises_faults
+def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Measured:
+    """The metrics of systems on some examples of the test split."""
+    processes.announce(name, events)
+    torch.set_num_threads(job.threads)
+    predicted, labels = _of_systems(job, examples, data), data.test.labels_of(np.arange(len(data.test))[examples])
+    sums = {member.name: metrics.measure(p, labels) for (member, _), p in zip(job.systems, predicted, strict=True)}
+    if job.weights is None:
+        return Measured(sums)
+    sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels)
+    return Measured(sums, mixture.curve(predicted, job.weights, job.combine, labels))
+
+
+def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:
+    """Log-probabilities [P, K] float32 of each system on some examples of the test split."""
+    rows = data.test.rows.rows(np.arange(len(data.test))[examples])
+    return [
+        read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1]
+        if member.name in job.kept
+        else _predicted((member, how), data, "test", examples)
+        for member, how in job.systems
+    ]
+
+
+@ray.remote
+@faults.raises_faults
+def custom_metrics(
+    specs: Sequence[FactorySpec], job: Measuring, ranges: Sequence[slice], data: Dataset, name: str, events: Any
+) -> dict[str, float]:
+    """The user's own metrics of a system or an ensemble. Each metric gets probabilities [P, K] float32.
+
+    ranges: of examples, predicted one after another, so that only one array of all positions is held.
+    """
+    processes.announce(name, events)
+    torch.set_num_threads(job.threads)
+    found = []
+    for examples in ranges:
+        predicted = _of_systems(job, examples, data)
+        if job.weights is None:
+            found.append(np.exp(predicted[0]))
+        else:
+            means = mixture.log_means(predicted, job.weights, job.combine)
+            found += [np.exp(mean.astype(np.float32)) for _, mean in means]
+    return custom_metrics_.call(specs, np.concatenate(found), data.test.y)
 
 
 @dataclass(frozen=True)
@@ -148,16 +234,6 @@ def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[st
         BATCH / sum(each.batch_s for each in in_turn),
     )
     return found
-
-
-@ray.remote
-@faults.raises_faults
-def custom_metrics(
-    specs: Sequence[FactorySpec], predicted: LogProbabilities, labels: NDArray[np.int64], name: str, events: Any
-) -> dict[str, float]:
-    """The user's own metrics of one system's predictions; each metric gets probabilities [N, K] float32."""
-    processes.announce(name, events)
-    return custom_metrics_.call(specs, np.exp(predicted), labels)
 
 
 @dataclass(frozen=True)
