@@ -19,6 +19,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from tests.makers import blobs
+from workers.data.collate import NamedInputs
 from workers.data.dataset import Split
 from workers.errors import RequestError
 from workers.inference.teacher import Member, Teacher, follows_from, load
@@ -98,7 +99,8 @@ def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "width": ({"width": 5}, {}, r"its input 'x' is \[N, 5\], and an example of data.train is \[8\]"),
-    "inputs": ({"more": "input"}, {}, r"has 2 inputs \('x' \[N, 8\], 'mask' \[N, 8\]\); expected one"),
+    "inputs": ({"more": "input"}, {}, r"has the inputs 'x' \[N, 8\], 'mask' \[N, 8\]; expected a column for each, and "
+               "'x' is none: it is given one dense column without a name"),
     "outputs": ({"more": "output"}, {}, r"has 2 outputs of numbers \[B, K\]; expected one, or"),
     "name": ({}, {"output_name": "probs"}, r"has no output 'probs'. It has 'y' tensor\(float\) \[N, 3\]"),
     "whole numbers": ({"kind": TensorProto.INT64}, {}, r"'x' takes tensor\(int64\), and data.train has fractions"),
@@ -113,6 +115,40 @@ def test_graphs_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
     model = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", **made), **asked)
     with pytest.raises(RequestError, match=words):
         trial.check_file(model, model.path, Split(X, Y), 3, ())
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_a_graph_takes_columns_by_their_names(tmp_path: Path, batch: int | str) -> None:
+    """As an exported encoder: token ids, their mask, and types of tokens that single texts do not have."""
+    table = GENERATOR.normal(size=(20, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Add", ["input_ids", "token_type_ids"], ["ids"]),
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
+        helper.make_node("Mul", ["rows", "wide"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["y"], keepdims=0),
+    ]
+    names = ("attention_mask", "input_ids", "token_type_ids")
+    made = helper.make_graph(
+        nodes, "bag", [helper.make_tensor_value_info(name, TensorProto.INT64, [batch, "L"]) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([2]), "last"),
+         numpy_helper.from_array(np.array([1]), "middle")],
+    )  # fmt: skip
+    whole = helper.make_model(made)
+    whole.ir_version, whole.opset_import[0].version = 8, 17
+    onnx.save(whole, tmp_path / "a.onnx")
+    ids, mask = torch.randint(0, 20, (5, 4)), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).repeat(3, 1)[:5]
+    model = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"), output="logits")
+    loaded = predictor.load(model, model.path)
+    found = loaded(NamedInputs({"input_ids": ids.int(), "attention_mask": mask})).logits.numpy()
+    np.testing.assert_allclose(found, (table[ids] * mask.numpy()[:, :, None]).sum(1), rtol=1e-5)
+    with pytest.raises(
+        RequestError,
+        match=r"'attention_mask' is none: it is given input_ids, x, token_type_ids\. For texts, `tokenizer`",
+    ):
+        loaded(NamedInputs({"input_ids": ids, "x": mask}))
 
 
 def test_files_that_are_no_graph_are_named(tmp_path: Path) -> None:

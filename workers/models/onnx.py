@@ -11,11 +11,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from workers import storage
 from workers.errors import RequestError
 from workers.models import onnx_file
-from workers.models.predictor import Inputs, Outputs, Predictor, dense, log_probabilities, missing
+from workers.models.predictor import Inputs, Outputs, Predictor, log_probabilities, missing
 from workers.specs import OnnxModel, Precision
 
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
@@ -26,15 +27,20 @@ SUMS_TO_1 = 1e-3
 """Tolerance for the sum of a row of probabilities, which are rounded in half precision."""
 
 
+ZEROS = "token_type_ids"
+"""The input that exported encoders ask for, and that tokenizers of single texts leave out: 0 for every token."""
+
+
 class OnnxPredictor(Predictor):
-    """A graph with one input [B, ...] and an output [B, K], logits or probabilities."""
+    """A graph with one input [B, ...], or one for each column by its name, and an output [B, K], logits or
+    probabilities."""
 
     def __init__(self, model: OnnxModel, content: bytes) -> None:
         self.model, self.content = model, content
         self.device = torch.device("cpu")
         self.described = _described(content, model.path)
         self.session = _session(content, model.path, self.device)
-        self.input = _input(self.session, model.path)
+        self.inputs = _inputs(self.session, model.path)
         self.output = _output(self.session, model)
 
     @classmethod
@@ -71,35 +77,54 @@ class OnnxPredictor(Predictor):
 
     def answers(self, x: Inputs) -> NDArray[np.float32]:
         """The graph's output for a batch [B, ...]: [B, K] float32."""
-        values = dense(x, "a model of kind 'onnx'").cpu().numpy()
-        self._check(values)
-        values = values.astype(KINDS[self.input.type], copy=False)
-        fixed = self.input.shape[0] if self.input.shape else None
-        if not isinstance(fixed, int) or fixed == len(values):
+        values = {name: self._converted(name, column.cpu().numpy()) for name, column in self._columns(x).items()}
+        fixed = next(iter(self.inputs.values())).shape[:1]
+        if not fixed or not isinstance(fixed[0], int) or fixed[0] == len(x):
             return self._run(values)
-        found = [self._run(_filled(values[start : start + fixed], fixed)) for start in range(0, len(values), fixed)]
-        return np.concatenate(found)[: len(values)]
+        found = [
+            self._run({name: _filled(column[start : start + fixed[0]], fixed[0]) for name, column in values.items()})
+            for start in range(0, len(x), fixed[0])
+        ]
+        return np.concatenate(found)[: len(x)]
 
-    def _run(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        (found,) = self.session.run([self.output], {self.input.name: values})
+    def _columns(self, x: Inputs) -> dict[str, Tensor]:
+        """The column of each input of the graph: one dense column whatever its name, several by their names."""
+        if isinstance(x, Tensor) and len(self.inputs) == 1:
+            return {next(iter(self.inputs)): x}
+        columns = {} if isinstance(x, Tensor) else x.padded()
+        if ZEROS in self.inputs and ZEROS not in columns and columns:
+            columns[ZEROS] = torch.zeros_like(next(iter(columns.values())))
+        if missing := [name for name in self.inputs if name not in columns]:
+            has = "one dense column without a name" if isinstance(x, Tensor) else ", ".join(columns)
+            shown = ", ".join(f"'{name}' {_shown(each.shape)}" for name, each in self.inputs.items())
+            raise RequestError(
+                f"'{self.model.path}' has the inputs {shown}; expected a column for each, and '{missing[0]}' is none: "
+                f"it is given {has}. For texts, `tokenizer` gives input_ids and attention_mask."
+            )
+        return {name: columns[name] for name in self.inputs}
+
+    def _run(self, values: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        (found,) = self.session.run([self.output], values)
         return np.array(found, np.float32)
 
-    def _check(self, values: NDArray[Any]) -> None:
-        """Raise `RequestError` where examples do not fit the graph's input."""
-        shape, expected = list(values.shape[1:]), list(self.input.shape[1:])
+    def _converted(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """A column in the type of its input. Raises: `RequestError` where it does not fit."""
+        asked = self.inputs[name]
+        shape, expected = list(values.shape[1:]), list(asked.shape[1:])
         fits = len(shape) == len(expected) and all(
             not isinstance(size, int) or size == own for size, own in zip(expected, shape, strict=True)
         )
         if not fits:
             raise RequestError(
-                f"'{self.model.path}': its input '{self.input.name}' is {_shown(self.input.shape)}, and an example of "
+                f"'{self.model.path}': its input '{name}' is {_shown(asked.shape)}, and an example of "
                 f"data.train is {shape}. Expected a graph for the same examples."
             )
-        if values.dtype.kind == "f" and self.input.type not in FLOATS:
+        if values.dtype.kind == "f" and asked.type not in FLOATS:
             raise RequestError(
-                f"'{self.model.path}': its input '{self.input.name}' takes {self.input.type}, and data.train has "
+                f"'{self.model.path}': its input '{name}' takes {asked.type}, and data.train has "
                 "fractions. Expected a graph that takes tensor(float)."
             )
+        return values.astype(KINDS[asked.type], copy=False)
 
 
 def _session(content: bytes, path: str, device: torch.device) -> Any:
@@ -135,17 +160,15 @@ def _described(content: bytes, path: str) -> onnx_file.Described:
     return found
 
 
-def _input(session: Any, path: str) -> Any:
-    """The input of a graph. Raises: `RequestError` where the graph has several, or the input is not numeric."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        shown = ", ".join(f"'{each.name}' {_shown(each.shape)}" for each in inputs)
-        raise RequestError(f"'{path}' has {len(inputs)} inputs ({shown}); expected one, the examples.")
-    if inputs[0].type not in KINDS:
-        raise RequestError(
-            f"'{path}': its input '{inputs[0].name}' takes {inputs[0].type}; expected {', '.join(KINDS)}."
-        )
-    return inputs[0]
+def _inputs(session: Any, path: str) -> dict[str, Any]:
+    """The inputs of a graph, by name. Raises: `RequestError` where there is none, or one is not numeric."""
+    found = {each.name: each for each in session.get_inputs()}
+    if not found:
+        raise RequestError(f"'{path}' has no input; expected one, the examples, or one for each column.")
+    for name, each in found.items():
+        if each.type not in KINDS:
+            raise RequestError(f"'{path}': its input '{name}' takes {each.type}; expected {', '.join(KINDS)}.")
+    return found
 
 
 def _output(session: Any, model: OnnxModel) -> str:
