@@ -45,8 +45,9 @@ screenshots: install
 	    --set distillation.temperature=$$t --set tracking.uri=sqlite:///build/screenshots/mlflow.db --set tracking.experiment=mnist; done
 	$(BIN)/python docs/screenshots.py --uri sqlite:///build/screenshots/mlflow.db --experiment mnist
 
-# Side-by-side measurements, about forty minutes on two cores; each writes benchmarks/results/<name>.json.
-BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end
+# Side-by-side measurements, about an hour on two cores; each writes benchmarks/results/<name>.json.
+BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end \
+    text_teacher_pass text_student text_end_to_end text_memory text_forward
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done

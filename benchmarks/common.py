@@ -50,9 +50,10 @@ class Run:
 
 
 def arguments(about: str | None, **defaults: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has. defaults: additional integer options."""
+    """The options that every benchmark has. defaults: additional integer options; `texts` takes the place of frames."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=0, help="training frames to take (0: all 89,519)")
+    if "texts" not in defaults:
+        parser.add_argument("--examples", type=int, default=0, help="training frames to take (0: all 89,519)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each bare loop: as many as cores")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the JSON file is written")
     for name, value in defaults.items():

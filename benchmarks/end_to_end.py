@@ -108,10 +108,12 @@ def seconds_of(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["time"]).timestamp()
 
 
-def contender(name: str, data: Path, members: list[Path], epochs: int, threads: int) -> Row:
-    """One contender, in a separate process."""
+def contender(
+    name: str, data: Path, members: list[Path], epochs: int, threads: int, module: str = "benchmarks.contenders"
+) -> Row:
+    """One contender, in a separate process. module: its main function runs them by name."""
     environment = {**os.environ, "RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "disabled"}
-    command = [sys.executable, "-m", "benchmarks.contenders", name, "--data", str(data)]
+    command = [sys.executable, "-m", module, name, "--data", str(data)]
     command += ["--members", str(members[0].parent)]
     began = time.perf_counter()
     done = subprocess.run(

@@ -11,17 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import top_k
+from benchmarks import texts, top_k
 from workers.targets.top_k import compress
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("simulated_accelerators --teachers 10 --examples 4096", "teacher_forward --members 2 --rows 256 --repeats 1")
+QUICK = (
+    "simulated_accelerators --teachers 10 --examples 4096",
+    "teacher_forward --members 2 --rows 256 --repeats 1",
+    "text_forward --texts 64 --members 2 --repeats 1",
+    "text_student --texts 64 --turns 2",
+)
 SLOW = (
     "soft_target_pass --examples 2000 --members 2 --repeats 1",
     "student_with_distillation --examples 2000 --turns 2",
     "scaling_cost --parts 1",
     "memory --base 2048",
     "end_to_end --examples 2000 --members 2 --epochs 1 --only by\\ hand --cache {folder}",
+    "text_teacher_pass --texts 200 --members 2 --repeats 1",
+    "text_memory --texts 256",
+    "text_end_to_end --texts 100 --epochs 1 --only bare\\ loop",
 )
 
 
@@ -50,6 +58,24 @@ def test_a_benchmark_in_small(command: str, tmp_path: Path) -> None:
     assert isinstance(marks, dict)
     assert all(isinstance(mark["ratio"], float) and mark["ratio"] > 0 for mark in marks.values())
     assert marks or command.startswith("scaling_cost"), "figures beside what they are to reach"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("bare loop, caching", "transformers"), ("textbrewer", "textbrewer"), ("textbrewer, grouped", "textbrewer"),
+     ("trainer", "accelerate"), ("sentence-transformers", "sentence_transformers")],
+)  # fmt: skip
+def test_a_contender_of_texts_in_small(name: str, package: str, tmp_path: Path) -> None:
+    """Those of the extra `bench` only where it is installed."""
+    pytest.importorskip(package)
+    texts.write_teachers(texts.write(tmp_path, 64, others=16), 1)
+    command = ["benchmarks.text_contenders", name, "--data", str(tmp_path), "--members", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--epochs", "2", "--threads", "1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["work_s"] > 0
 
 
 def test_top_k_against_the_fit_of_another() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def test_on_a_laptop(tmp_path: Path) -> None:
     assert (made.student.least, made.student.most, made.student.threads) == (1, 1, 2)
     assert made.student.gpus == 0 and made.student.cores == 2.0
     assert made.layout.examples == 1000 and made.layout.parts == 1 and not made.reduces_on_workers
+
+
+def test_a_forward_pass_of_texts_fits_the_caches_of_a_cpu(tmp_path: Path) -> None:
+    tokens = replace(SMALL, values=27, embedded=1024)
+    laptop, gpu = (planned(tmp_path, machines, data=tokens) for machines in (LAPTOP, ONE_GPU))
+    assert (laptop.numerics.micro_batch, gpu.numerics.micro_batch) == (64, 512)
+    assert laptop.layout == gpu.layout  # so that parts do not depend on the device
+    assert planned(tmp_path, data=tokens, ensemble__micro_batch_size=9).numerics.micro_batch == 9
+    assert planned(tmp_path).numerics.micro_batch == 1024
 
 
 STREAMS = [

@@ -14,11 +14,14 @@ from orchestrator import RunConfig
 from orchestrator.stages import preflight
 from tests import texts as made
 from workers.data import texts
-from workers.data.collate import Inputs
+from workers.data.collate import Inputs, NamedInputs, collate
 from workers.data.examples import Columns
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.models import checkpoints, predictor, torch_module
 from workers.models import provenance as model_provenance
+from workers.models.last_product import is_rounded
+from workers.models.packing import PackedLinear
 from workers.models.transformers_module import class_order
 from workers.specs import AnyModel, TransformersModel, model_of
 
@@ -53,6 +56,32 @@ def test_it_answers_as_transformers_itself(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(**tokens).logits
     torch.testing.assert_close(answers(spec(checkpoint=folder), folder), expected)
+
+
+@pytest.mark.parametrize("task", ["sequence-classification", "masked-lm"])
+def test_a_member_is_prepared_for_its_device_as_other_networks(tmp_path: Path, task: str) -> None:
+    """Its layers are packed on a CPU, and its logits are not rounded to bfloat16."""
+    config = made.config(hidden_size=128, num_hidden_layers=2, intermediate_size=256)
+    model = spec(config=config, tokenizer=made.tokenizer(tmp_path), task=task)
+    if task == "masked-lm":
+        model = model.model_copy(update={"classes": 0})
+        rows = Ragged.of([np.arange(5, 5 + length) for length in (3, 9, 4, 12)])
+        x: Inputs = NamedInputs({"input_ids": collate(Columns({"ids": rows}), np.arange(4)).columns["ids"]})  # type: ignore[union-attr]
+    else:
+        x = batch(model)
+    member: Any = predictor.kind_of(model)(torch_module.build(model).eval())  # type: ignore[call-arg]
+    cpu = torch.device("cpu")
+    with torch.no_grad():
+        expected = member(x).logits
+        assert member.prepare(x, cpu, "bfloat16")
+        assert not is_rounded(member(x, "bfloat16").logits)
+        torch.testing.assert_close(member(x).logits, expected)
+        assert member.prepare(x, cpu, "float32")
+        assert any(isinstance(layer, PackedLinear) for layer in member.module.modules())
+        torch.testing.assert_close(member(x).logits, expected)
+        for row in range(len(x)):  # whatever it is batched with
+            alone = member(x[row : row + 1]).logits
+            torch.testing.assert_close(alone.flatten(0, -2)[0], member(x).logits[row].reshape(-1, alone.shape[-1])[0])
 
 
 def test_classes_in_another_order_are_put_into_that_of_the_data(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import storage
-from workers.data.collate import Collator, Inputs
+from workers.data.collate import Collator
 from workers.data.label_names import listed
 from workers.data.tokens import local, require_transformers, vocabulary
 from workers.errors import RequestError
@@ -93,9 +93,6 @@ class TransformersPredictor(TorchPredictor):
                 if each != CONFIG and COMPANION.fullmatch(each):
                     found[each] = Path(folder, each).read_bytes()
         return found
-
-    def prepare(self, x: Inputs, device: torch.device, precision: Any) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
