@@ -133,7 +133,24 @@ def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> N
 def test_a_label_that_train_never_has_is_refused(tmp_path: Path) -> None:
     made.write_jsonl(tmp_path / "train.jsonl", made.rows(60))
     made.write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": "cooking"}])
-    with pytest.raises(RequestError, match=r"data.test: the label 'cooking' of example 0 is none of the 3"):
+    with pytest.raises(RequestError, match=r"data.test: the label 'cooking' of example 0 is none of the 3.* in all\.$"):
+        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+
+
+@pytest.mark.parametrize("label", ["Ärger", " ärger", "a\u0308rger"])
+def test_a_label_that_looks_like_a_known_one_is_named_with_it(tmp_path: Path, label: str) -> None:
+    texts = [{"text": f"a text {k}", "label": ("ärger", "joy")[k % 2]} for k in range(40)]
+    made.write_jsonl(tmp_path / "train.jsonl", texts)
+    made.write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": label}])
+    with pytest.raises(RequestError, match=r"differs from 'ärger' in case, white space or Unicode form alone"):
+        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_a_split_without_rows_is_named(tmp_path: Path, empty: str) -> None:
+    for split in ("train", "test"):
+        made.write_jsonl(tmp_path / f"{split}.jsonl", [] if split == empty else made.rows(60))
+    with pytest.raises(RequestError, match=rf"data\.{empty}: no examples\. Expected at least one"):
         dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
 
 

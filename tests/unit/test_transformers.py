@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from orchestrator import RunConfig
@@ -215,6 +216,12 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_a_member_without_training_needs_a_head(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path / "bare")
     assert "the head of the task" in refused(tmp_path, checkpoint=folder, config=None, trained=False)
+    whole = made.checkpoint(tmp_path / "whole", NAMES)
+    weights = safetensors.torch.load_file(f"{whole}/model.safetensors")
+    dropped = next(name for name in weights if name.endswith("query.weight"))
+    safetensors.torch.save_file({n: w for n, w in weights.items() if n != dropped}, f"{whole}/model.safetensors")
+    message = refused(tmp_path, checkpoint=whole, config=None, trained=False)
+    assert f"has no {dropped}. Expected all weights of a member" in message
 
 
 def test_relation_of_heads_to_width_is_checked_by_the_library(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ The other splits are matched by name, so their files may list the classes in ano
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     if all(y.are_numbers for y in named.values()):  # the ids of files without types
         return {**labels, **given, **{split: y.numbers() for split, y in named.items()}}, ()
     other = [split for split in given if split not in named]
+    if empty := [split for split in other if not len(given[split])]:
+        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one.")
     if other:
         raise RequestError(
             f"data.{other[0]}: the labels are numbers, and those of data.{next(iter(named))} are names. Expected the "
@@ -76,6 +79,11 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     used = np.unique(train.ids[train.ids >= 0])
     names = train.names if train.declared else tuple(sorted(train.names[k] for k in used))
     return {**labels, **{split: _ids(split, y, names) for split, y in named.items()}}, names
+
+
+def _folded(name: str) -> str:
+    """A name without what is hard to see: case, white space around it, the form of its characters."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def _named(y: Any) -> Any:
@@ -94,9 +102,11 @@ def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
     unknown = np.flatnonzero(ids == -2)
     if len(unknown):
         name = y.names[y.ids[unknown[0]]]
+        near = next((known for known in names if _folded(known) == _folded(name)), None)
         raise RequestError(
             f"data.{split}: the label {name!r} of example {unknown[0]} is none of the {len(names)} that data.train "
             f"has: {listed(names)}; {len(unknown):,} such {'label' if len(unknown) == 1 else 'labels'} in all."
+            + ("" if near is None else f" It differs from {near!r} in case, white space or Unicode form alone.")
         )
     return ids
 

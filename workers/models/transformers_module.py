@@ -144,9 +144,12 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
         random = _anew(module)
     missing = tuple(sorted(random))
     if missing and not may_add:
+        encoder = f"{module.base_model_prefix}."
+        is_head = any(not name.startswith(encoder) for name in missing)
+        part = f", the head of the task '{model.task}'" if is_head else ""
         raise RequestError(
-            f"checkpoint '{uri}' has no {', '.join(missing[:3])}, the head of the task '{model.task}'. Expected a "
-            "member that is trained for the task; give `training` to train it."
+            f"checkpoint '{uri}' has no {', '.join(missing[:3])}{part}. Expected all weights of a member that is "
+            "trained for the task; give `training` to train it."
         )
     if order and order != tuple(range(len(order))):
         module.register_forward_hook(partial(_in_order, torch.tensor(order)))
