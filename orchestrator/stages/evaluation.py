@@ -31,7 +31,7 @@ from workers.artifacts.kinds import PREDICTIONS
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.metrics import Inference, Sums
-from workers.evaluation.tasks import ENSEMBLE, Asked, Measurement, Measuring, Prediction
+from workers.evaluation.tasks import ENSEMBLE, Asked, CustomMetrics, Measurement, Measuring, Prediction
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
@@ -145,7 +145,9 @@ def _with_metrics(run: Context, job: Measuring, sums: Mapping[str, Sums], placem
     alone = {member.name: replace(job, systems=[(member, how)], weights=None) for member, how in job.systems}
     jobs_of = alone if job.weights is None else {**alone, ENSEMBLE: job}
     arguments = {
-        name: (metrics, of_it, _ranges(run, len(of_it.systems)), run.data) for name, of_it in jobs_of.items() if metrics
+        name: (CustomMetrics(metrics, of_it, _ranges(run, len(of_it.systems))), run.data)
+        for name, of_it in jobs_of.items()
+        if metrics
     }
     extra = _asked(run, "measuring", jobs.custom_metrics, arguments, placement)
     return {name: Measured(of_it, {**_of_tokens(run, of_it), **extra.get(name, {})}) for name, of_it in sums.items()}
@@ -180,7 +182,7 @@ def _predict(
     records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
     had = run.artifacts.obtain_all((key, partial(_record, name, split)) for name, key in keys.items())
     missing = {
-        name: (Prediction(known[name], split, of_labels, placement.threads, records[name], keys[name]), run.data)
+        name: (Prediction(known[name], split, of_labels, placement.threads, (records[name], keys[name])), run.data)
         for name, each in zip(known, had, strict=True)
         if each is None
     }

@@ -110,12 +110,12 @@ def test_one_member_is_its_own_ensemble(tmp_path: Path) -> None:
 def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None:
     (asked,) = members(tmp_path, 1)
     record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
-    call(tasks.predict, tasks.Prediction(asked, "test", False, 1, record, key), data())
+    call(tasks.predict, tasks.Prediction(asked, "test", False, 1, (record, key)), data())
     found = safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED]
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
     assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
     np.testing.assert_array_equal(tasks.read_kept(record), found)
-    call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, record, key), data())
+    call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, (record, key)), data())
     np.testing.assert_array_equal(tasks.read_kept(record), found[np.arange(40), data().test.y])
 
 
@@ -125,7 +125,7 @@ def test_sums_of_ranges_add_up(tmp_path: Path, kept: int, combine: str) -> None:
     asked, whole = members(tmp_path, 3), data()
     records = {member.name: str(tmp_path / f"{member.name}.json") for member, _ in asked}
     for member, how in asked:
-        job = tasks.Prediction((member, how), "test", False, 1, records[member.name], PREDICTIONS.key(split="test"))
+        job = tasks.Prediction((member, how), "test", False, 1, (records[member.name], PREDICTIONS.key(split="test")))
         call(tasks.predict, job, whole)
     of_each = [tasks.read_kept(record) for record in records.values()]
     job = tasks.Measuring(asked, dict([*records.items()][:kept]), 1, [0.5, 0.3, 0.2], combine)
@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_number_is_named(tmp_path: Path, of_labels: bool) -
     checkpoints.save(weights, member.weights)
     with pytest.raises(RunError, match="member-0 answers NaN for example 0 of the test split, and for 40 in all"):
         record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
-        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, record, key), data())
+        call(tasks.predict, tasks.Prediction((member, how), "test", of_labels, 1, (record, key)), data())
     with pytest.raises(RunError, match="member-0 answers NaN for example 30 of the test split, and for 10 in all"):
         call(tasks.measure, tasks.Measuring([(member, how)], {}, 1), slice(30, 40), data())
 
@@ -169,5 +169,7 @@ def test_metrics_of_ones_own_get_probabilities(tmp_path: Path) -> None:
     asked, whole, ranges = members(tmp_path, 2), data(), [slice(0, 1), slice(1, 40)]
     each = [metrics.predict(teacher.load(member), whole.test.x)[0, whole.test.y[0]] for member, _ in asked]
     for systems, weights, first in ((asked[:1], None, each[0]), (asked, [1.0, 1.0], np.mean(each))):
-        found = call(tasks.custom_metrics, [spec], tasks.Measuring(systems, {}, 1, weights), ranges, whole)
+        found = call(
+            tasks.custom_metrics, tasks.CustomMetrics([spec], tasks.Measuring(systems, {}, 1, weights), ranges), whole
+        )
         assert found == {"mass": pytest.approx(40.0), "first": pytest.approx(first, rel=1e-5)}

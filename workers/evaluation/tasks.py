@@ -49,15 +49,14 @@ ENSEMBLE = "ensemble"
 class Prediction:
     """A request for one system's log-probabilities on a split.
 
-    of_labels: only the entries of the labels. record, key: of the cache.
+    of_labels: only the entries of the labels. kept: URI of their cache record, and their cache key.
     """
 
     asked: Asked
     split: str
     of_labels: bool
     threads: int
-    record: str
-    key: Key
+    kept: tuple[str, Key]
 
 
 @ray.remote
@@ -71,10 +70,11 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
     predicted = _predicted(job.asked, data, job.split, of_labels=job.of_labels)
-    uri = kept_beside(job.record)
+    record, key = job.kept
+    uri = kept_beside(record)
     content = safetensors.numpy.save({PREDICTED: predicted})
     storage.write_bytes(uri, content)
-    store.commit(job.record, job.key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
 
 
 def _predicted(
@@ -163,26 +163,32 @@ def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProba
     ]
 
 
-@ray.remote
-@faults.raises_faults
-def custom_metrics(
-    specs: Sequence[FactorySpec], job: Measuring, ranges: Sequence[slice], data: Dataset, name: str, events: Any
-) -> dict[str, float]:
-    """The user's own metrics of a system or an ensemble. Each metric gets probabilities [P, K] float32.
+@dataclass(frozen=True)
+class CustomMetrics:
+    """The user's own metrics of a system, or with weights of an ensemble.
 
     ranges: of examples, predicted one after another, so that only one array of all positions is held.
     """
+
+    specs: Sequence[FactorySpec]
+    measured: Measuring
+    ranges: Sequence[slice]
+
+
+@ray.remote
+@faults.raises_faults
+def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) -> dict[str, float]:
+    """The user's own metrics. Each gets probabilities [P, K] float32."""
     processes.announce(name, events)
-    torch.set_num_threads(job.threads)
-    found = []
-    for examples in ranges:
-        predicted = _of_systems(job, examples, data)
-        if job.weights is None:
+    torch.set_num_threads(job.measured.threads)
+    weights, combine, found = job.measured.weights, job.measured.combine, []
+    for examples in job.ranges:
+        predicted = _of_systems(job.measured, examples, data)
+        if weights is None:
             found.append(np.exp(predicted[0]))
         else:
-            means = mixture.log_means(predicted, job.weights, job.combine)
-            found += [np.exp(mean.astype(np.float32)) for _, mean in means]
-    return custom_metrics_.call(specs, np.concatenate(found), data.test.y)
+            found += [np.exp(mean.astype(np.float32)) for _, mean in mixture.log_means(predicted, weights, combine)]
+    return custom_metrics_.call(job.specs, np.concatenate(found), data.test.y)
 
 
 @dataclass(frozen=True)
