@@ -271,7 +271,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pickle": (lambda f: declared(f, "python_model.pkl", pickle.dumps(1)), "lists 'python_model.pkl'"),
     "a pickle as weights": (lambda f: declared(f, "artifacts/model.safetensors", pickle.dumps(1)), "no safetensors"),
     "a way out": (lambda f: declared(f, "code/workers/../../../../x", b"x"), "which no student's model has"),
-    "an absolute path": (lambda f: declared(f, str(f.resolve().parent / "elsewhere"), b"x"), "which no student's model has"),
+    "an absolute path": (
+        lambda f: declared(f, str(f.resolve().parent / "elsewhere"), b"x"),
+        "which no student's model has",
+    ),
     "a pickled model": (flavor(python_model="artifacts/model.safetensors"), "python_model is"),
     "an artifact elsewhere": (flavor(artifacts={"weights": {"path": "../../secret", "uri": "x"}}), "artifacts is"),
     "an absolute artifact": (flavor(artifacts={"weights": {"path": "/etc/passwd", "uri": "x"}}), "artifacts is"),
