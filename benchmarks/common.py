@@ -96,23 +96,40 @@ def configuration(
     data: Path, members: list[Path], loss: Loss, *, epochs: int, batch_size: int, combine: str = "arithmetic"
 ) -> dict[str, Any]:
     """The configuration of a run with loaded teachers and the student of the benchmarks."""
+    ensemble = {
+        "model": {"kind": "python", "factory": "models:mlp", "kwargs": MEMBER},
+        "checkpoints": [str(path.resolve()) for path in members],
+        "combine": combine,
+    }
+    student = {"kind": "python", "factory": "models:mlp", "kwargs": STUDENT}
+    config = distillation(data, "npz", ensemble, student, loss=loss, epochs=epochs, batch_size=batch_size)
+    config["data"]["classes"] = CLASSES
+    return config
+
+
+def distillation(
+    data: Path,
+    ending: str,
+    ensemble: dict[str, Any],
+    student: dict[str, Any],
+    *,
+    loss: Loss,
+    epochs: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """The configuration of a run. ending: of the splits' files in the folder `data`. student: its model."""
     return {
         "name": "benchmark",
         "storage": "runs",
         "data": {
-            "kind": "npz",
+            "kind": {"jsonl": "text"}.get(ending, ending),
             "root": str(data.resolve()),
-            "classes": CLASSES,
-            **{split: f"{split}.npz" for split in ("train", "validation", "test")},
+            **{split: f"{split}.{ending}" for split in ("train", "validation", "test")},
         },
-        "ensemble": {
-            "model": {"kind": "python", "factory": "models:mlp", "kwargs": MEMBER},
-            "checkpoints": [str(path.resolve()) for path in members],
-            "combine": combine,
-        },
+        "ensemble": ensemble,
         "distillation": vars(loss),
         "student": {
-            "model": {"kind": "python", "factory": "models:mlp", "kwargs": STUDENT},
+            "model": student,
             "training": {"epochs": epochs, "batch_size": batch_size, "learning_rate": 1e-3, "optimizer": "adam"},
         },
         "evaluation": {"latency_repeats": 1},

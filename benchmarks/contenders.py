@@ -14,7 +14,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +181,19 @@ CONTENDERS: dict[str, tuple[Contender, bool]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(CONTENDERS))
+def arguments(about: str | None, names: Iterable[str]) -> argparse.ArgumentParser:
+    """The options that `end_to_end.contender` gives. names: of the contenders."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(names))
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--members", type=Path, required=True)
+    parser.add_argument("--members", type=Path, required=True, help="the folder that the teachers lie in")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    asked = arguments(__doc__, CONTENDERS).parse_args()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     contender, cached = CONTENDERS[asked.name]

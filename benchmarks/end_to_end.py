@@ -47,7 +47,9 @@ def main() -> None:
         members = trained_members(
             asked.cache / f"{asked.members}-members-{asked.examples or 'all'}", asked.members, data
         )
-        rows = [ours(data, members, asked.epochs)]
+        rows = [
+            ours(common.configuration(data, members, LOSS, epochs=asked.epochs, batch_size=BATCH_SIZE, combine=COMBINE))
+        ]
         common.progress(common.table(rows))
         for name in asked.only:
             rows.append(contender(name, data, members, asked.epochs, asked.threads))
@@ -84,18 +86,25 @@ def trained_members(folder: Path, count: int, data: Path) -> list[Path]:
     return paths
 
 
-def ours(data: Path, members: list[Path], epochs: int) -> Row:
+def ours(config: dict[str, Any]) -> Row:
     """The times of `stillhouse run`, from its events."""
-    config = common.configuration(data, members, LOSS, epochs=epochs, batch_size=BATCH_SIZE, combine=COMBINE)
     run = common.stillhouse(config)
-    total = seconds_of(run.events[-1]) - run.launched
-    work = run.report["soft_targets"]["seconds"] + student_s(run)
+    total, work = seconds_of(run.events[-1]) - run.launched, work_s(run)
     besides = sum(e["seconds"] for e in run.events if e["event"] == "stage finished" and e["stage"] in BESIDES)
     student = next(s for s in run.report["systems"] if s["role"] == "student")
     return row("stillhouse", work, total - work - besides, student["test"]["accuracy"], besides)
 
 
 BESIDES = ("baseline", "predictions", "evaluation")
+
+
+def work_s(run: Run) -> float:
+    """Seconds in which the pass or the student's epochs were under way; both count once where they overlap."""
+    finished = [e for e in run.events if e["event"] == "stage finished" and e["stage"] == "soft targets"]
+    of_pass, end_of_pass = run.report["soft_targets"]["seconds"], seconds_of(finished[0])
+    of_student, end = student_s(run), seconds_of(run.epochs("student")[-1])
+    together = min(end_of_pass, end) - max(end_of_pass - of_pass, end - of_student)
+    return float(of_pass + of_student - max(0.0, together))
 
 
 def student_s(run: Run) -> float:

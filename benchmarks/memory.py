@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,20 +51,22 @@ def main() -> None:
             config = common.configuration(folder, members, Loss(), epochs=2, batch_size=1024)
             config["data"]["classes"] = CLASSES
             config["ensemble"]["model"]["kwargs"] = config["student"]["model"]["kwargs"] = NET
-            with peaks() as peak:
-                common.stillhouse(config)
-            found = {kind: round(peak.get(kind, 0) / 1e6) for kind in KINDS.values()}
-            rows.append({"size": f"x{size}", "examples": asked.base * size, **found})
+            rows.append({"size": f"x{size}", "examples": asked.base * size, **peaks_of(config)})
             common.progress(common.table(rows[-1:]))
+    common.publish("memory", asked.results, started, rows, unit="MB", marks=marks(rows))
+
+
+def peaks_of(config: dict[str, Any]) -> Row:
+    """Peak megabytes of each kind of process of a run."""
+    with peaks() as peak:
+        common.stillhouse(config)
+    return {kind: round(peak.get(kind, 0) / 1e6) for kind in KINDS.values()}
+
+
+def marks(rows: list[Row]) -> dict[str, Row]:
+    """The peaks of the first row over those of the last, with the target `MARK`."""
     first, last = rows[0], rows[-1]
-    common.publish(
-        "memory",
-        asked.results,
-        started,
-        rows,
-        unit="MB",
-        marks={f"{kind}, x1 over x16": common.mark(first[kind] / last[kind], MARK) for kind in KINDS.values()},
-    )
+    return {f"{kind}, x1 over x16": common.mark(first[kind] / last[kind], MARK) for kind in KINDS.values()}
 
 
 def write(folder: Path, examples: int) -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -28,18 +30,13 @@ def main() -> None:
     options = common.arguments(__doc__, members=10, repeats=5).parse_args()
     torch.set_num_threads(options.threads)
     started = common.machine()
-    rows: list[common.Row] = []
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
         data = common.write_speech(Path(scratch), options.examples)
         weights = common.write_untrained_members(Path(scratch), options.members)
         x, _ = common.read_speech(data, "train")
         members = loops.load_members(weights)
         config = common.configuration(data, weights, LOSS, epochs=1, batch_size=1024)
-        for turn in range(1, options.repeats + 1):
-            ours = common.stillhouse(config).report["soft_targets"]["seconds"]
-            bare = bare_seconds(members, x)
-            rows.append({"turn": turn, "stillhouse s": ours, "bare loop s": bare, "ratio": bare / ours})
-            common.progress(common.table(rows[-1:]))
+        rows = in_turns(config, lambda: bare_seconds(members, x), options.repeats)
     ratio = median(row["ratio"] for row in rows)
     common.publish(
         "soft_target_pass",
@@ -52,6 +49,17 @@ def main() -> None:
         examples_per_second=round(len(x) / median(row["stillhouse s"] for row in rows)),
         marks={"stillhouse over bare loop": common.mark(ratio, MARK)},
     )
+
+
+def in_turns(config: dict[str, Any], bare: Callable[[], float], repeats: int) -> list[common.Row]:
+    """The pass of a run beside a bare loop, in turns. bare: runs the loop and returns its seconds."""
+    rows: list[common.Row] = []
+    for turn in range(1, repeats + 1):
+        ours = common.stillhouse(config).report["soft_targets"]["seconds"]
+        theirs = bare()
+        rows.append({"turn": turn, "stillhouse s": ours, "bare loop s": theirs, "ratio": theirs / ours})
+        common.progress(common.table(rows[-1:]))
+    return rows
 
 
 def bare_seconds(members: list[torch.nn.Module], x: torch.Tensor) -> float:

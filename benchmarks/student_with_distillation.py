@@ -39,17 +39,14 @@ environment.prepare()  # before Ray is imported
 import ray.train  # noqa: E402
 from ray.train.torch import TorchTrainer  # noqa: E402
 
-from benchmarks import common, loops  # noqa: E402
+from benchmarks import common, loops, store  # noqa: E402
 from benchmarks.common import Row  # noqa: E402
 from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
-from workers.data.numbering import RowNames  # noqa: E402
 from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
-from workers.targets import kinds, soft_targets  # noqa: E402
-from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.reader import StoreReader  # noqa: E402
-from workers.targets.soft_targets import Numerics, Part  # noqa: E402
+from workers.targets.soft_targets import Part  # noqa: E402
 from workers.training import loop as train_loop  # noqa: E402
 from workers.training.loader import HardLabels, SoftLabels  # noqa: E402
 
@@ -95,25 +92,10 @@ def main() -> None:
 
 def write_soft_targets(folder: Path) -> list[Part]:
     """Write a store with the mean of two untrained members, which cost as much as trained ones."""
-    x, y = common.read_speech(folder, "train")
+    x, _ = common.read_speech(folder, "train")
     members = loops.load_members(common.write_untrained_members(folder, 2))
     soft = loops.soft_target_pass(members, x, LOSS.temperature)
-    numerics = Numerics(device="cpu", precision="float32", threads=1, micro_batch=BATCH_SIZE)
-    layout = layout_of(y)
-    found = []
-    for number in range(layout.parts):
-        ids = layout.ids(number)
-        stored = kinds.of_mean(soft[torch.from_numpy(ids)], "float16", None)
-        found.append(
-            soft_targets.write_part(
-                str(folder / "store"), number, RowNames(ids), stored, members=["mean"], numerics=numerics
-            )
-        )
-    return found
-
-
-def layout_of(y: Tensor) -> PartLayout:
-    return PartLayout(len(y), part_rows(common.CLASSES))
+    return store.write(str(folder / "store"), soft, micro_batch=BATCH_SIZE)
 
 
 def measure(student: str, folder: Path, parts: list[Part], turns: int, threads: int) -> list[Row]:
@@ -163,7 +145,7 @@ def loops_in_ray(student: str, folder: Path, parts: list[Part], turns: int) -> d
     x, y = common.read_speech(folder, "train")
     members = loops.load_members([folder / f"member-{k}.safetensors" for k in range(2)])
     soft = loops.soft_target_pass(members, x, LOSS.temperature)
-    examples, layout = Split(x.numpy(), y.numpy()), layout_of(y)
+    examples, layout = Split(x.numpy(), y.numpy()), store.layout(len(y), common.CLASSES)
     validation = Split(*(tensor.numpy() for tensor in common.read_speech(folder, "validation")))
     reader = StoreReader(str(folder / "store"), LOSS.temperature)
     stored = SoftLabels(examples, layout, parts.__getitem__, reader)

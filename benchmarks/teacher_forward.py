@@ -12,7 +12,7 @@ This needs only torch, numpy and `workers/`: no Ray, no network, random weights 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
@@ -33,17 +33,15 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     started = common.machine()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = peak_flops(device) if device.type == "cuda" else None
+    peak = peak_flops(device)
     rows = [forward(width, asked.members, asked.rows, asked.repeats, device, peak) for width in WIDTHS[device.type]]
     common.publish(
         f"teacher_forward_{device.type}",
         asked.results,
         started,
         rows,
-        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        precision=computed_in(device, "auto"),
+        **conditions(device, peak),
         members=asked.members,
-        measured_peak_tflops=peak and round(peak / 1e12, 2),
         marks={f"width {row['width']}, over bare": common.mark(row["over bare"], MARK) for row in rows},
     )
 
@@ -71,13 +69,7 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
         return lambda: teacher.soften(x, temperature=TEMPERATURE, weights=shares, combine="arithmetic")
 
     ways = {"bare": bare, "teacher": asked(plain), "prepared": asked(prepared)}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            seconds = timed(way, device)
-            if turn:  # the first turn is the warm-up
-                found[name].append(seconds)
-    rates = {name: count / median(seconds) for name, seconds in found.items()}
+    rates = {name: count / median(seconds) for name, seconds in in_turns(ways, repeats, device).items()}
     best = max(rates["teacher"], rates["prepared"])
     operations = 2 * members * sum(p.numel() for p in nets["member-0"].parameters() if p.ndim == 2)
     return {
@@ -89,6 +81,12 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
     }
 
 
+def in_turns(ways: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """The seconds of each way, by turn, after a turn to warm up."""
+    turns = [{name: timed(way, device) for name, way in ways.items()} for _ in range(repeats + 1)]
+    return {name: [turn[name] for turn in turns[1:]] for name in ways}
+
+
 def timed(way: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call, including the device's asynchronous work."""
     started = time.perf_counter()
@@ -98,8 +96,19 @@ def timed(way: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_flops(device: torch.device) -> float:
-    """Floating-point operations per second of a large matrix product, in the teachers' precision."""
+def conditions(device: torch.device, peak: float | None) -> Row:
+    """What a result says of its device. peak: `peak_flops`."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "precision": computed_in(device, "auto"),
+        "measured_peak_tflops": peak and round(peak / 1e12, 2),
+    }
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Floating-point operations per second of a large matrix product, in the teachers' precision; None on a CPU."""
+    if device.type != "cuda":
+        return None
     size = 8192
     kind = torch.bfloat16 if computed_in(device, "auto") == "bfloat16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))

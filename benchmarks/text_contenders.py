@@ -10,7 +10,6 @@ tokenized before the work, except by sentence-transformers, which tokenizes each
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from benchmarks import texts
+from benchmarks.contenders import arguments
 from benchmarks.loops import distillation_loss
 from benchmarks.texts import LEARNING_RATE, LOSS
 
@@ -225,13 +225,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(CONTENDERS))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--members", type=Path, required=True, help="the folder of the teacher's folder")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    asked = parser.parse_args()
+    asked = arguments(__doc__, CONTENDERS).parse_args()
     torch.set_num_threads(asked.threads)
     teacher, student = texts.load(asked.members / "teacher-0"), texts.made(0, **texts.STUDENT)
     work_s = CONTENDERS[asked.name](asked.data, teacher, student, asked.epochs)

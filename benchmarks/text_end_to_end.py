@@ -12,17 +12,19 @@ Every contender gets the same teacher, texts, loss (T = 2, soft 0.9, hard 0.1) a
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from benchmarks import common, end_to_end, texts
-from benchmarks.common import Row, Run
-from benchmarks.end_to_end import BESIDES, contender, row, seconds_of
+from benchmarks import common, texts
+from benchmarks.common import Row
+from benchmarks.end_to_end import contender, ours
 from benchmarks.text_contenders import BATCH_SIZE, CONTENDERS
 
+MODULE = "benchmarks.text_contenders"
 MARKS = dict.fromkeys(("textbrewer", "textbrewer, grouped", "trainer", "sentence-transformers", "bare loop"), 1.0)
 
 
@@ -36,11 +38,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
         data = texts.write(Path(scratch), asked.texts)
         teachers = texts.write_teachers(data, 1)
+        config = texts.configuration(data, teachers, texts.STUDENT, epochs=asked.epochs, batch_size=BATCH_SIZE)
         for turn in range(1, asked.repeats + 1):
-            first = ours(data, teachers, asked.epochs)
-            for name in (None, *asked.only):
-                module = "benchmarks.text_contenders"
-                found = contender(name, data, teachers, asked.epochs, asked.threads, module) if name else first
+            first = ours(config)
+            others = (contender(name, data, teachers, asked.epochs, asked.threads, MODULE) for name in asked.only)
+            for found in itertools.chain([first], others):
                 rows.append({"turn": turn, **found, "ratio": found["work s"] / first["work s"]})
                 common.progress(common.table(rows[-1:]))
     ratios = {name: median(each["ratio"] for each in rows if each["who"] == name) for name in asked.only}
@@ -57,24 +59,6 @@ def main() -> None:
         ratios=ratios,
         marks={name: common.mark(ratio, MARKS[name]) for name, ratio in ratios.items() if name in MARKS},
     )
-
-
-def ours(data: Path, teachers: list[Path], epochs: int) -> Row:
-    """The times of `stillhouse run`, from its events."""
-    run = common.stillhouse(texts.configuration(data, teachers, texts.STUDENT, epochs=epochs, batch_size=BATCH_SIZE))
-    total, work = seconds_of(run.events[-1]) - run.launched, work_s(run)
-    besides = sum(e["seconds"] for e in run.events if e["event"] == "stage finished" and e["stage"] in BESIDES)
-    student = next(s for s in run.report["systems"] if s["role"] == "student")
-    return row("stillhouse", work, total - work - besides, student["test"]["accuracy"], besides)
-
-
-def work_s(run: Run) -> float:
-    """Seconds in which the pass or the student's epochs were under way; both count once where they overlap."""
-    finished = [e for e in run.events if e["event"] == "stage finished" and e["stage"] == "soft targets"]
-    of_pass, end_of_pass = run.report["soft_targets"]["seconds"], seconds_of(finished[0])
-    of_student, end = end_to_end.student_s(run), seconds_of(run.epochs("student")[-1])
-    together = min(end_of_pass, end) - max(end_of_pass - of_pass, end - of_student)
-    return float(of_pass + of_student - max(0.0, together))
 
 
 if __name__ == "__main__":

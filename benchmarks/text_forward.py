@@ -12,21 +12,20 @@ Both take batches of `--batch-size`; 0 is the size that a run on these texts tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 import torch
 
 from benchmarks import common, texts
-from benchmarks.teacher_forward import peak_flops, timed
+from benchmarks.teacher_forward import conditions, in_turns, peak_flops
 from workers.data.arrays import micro_batch
 from workers.data.collate import collate
 from workers.data.examples import Columns, embedded, values_of
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS
 from workers.inference.teacher import Teacher
-from workers.models.precision import autocast, computed_in
+from workers.models.precision import autocast
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SIZES = {"2x128": texts.STUDENT, "4x256": texts.TEACHER, "12x768": LARGE}
@@ -39,20 +38,18 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     started = common.machine()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = peak_flops(device) if device.type == "cuda" else None
+    peak = peak_flops(device)
     x = sorted_tokens(asked.texts)
-    size = asked.batch_size or micro_batch(values_of(x) * embedded(x))
+    size = asked.batch_size or micro_batch(values_of(x), embedded(x), device.type)
     rows = [forward(name, x, asked.members, asked.repeats, size, device, peak) for name in ON[device.type]]
     common.publish(
         f"text_forward_{device.type}",
         asked.results,
         started,
         rows,
-        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        precision=computed_in(device, "auto"),
+        **conditions(device, peak),
         members=asked.members,
         batch_size=size,
-        measured_peak_tflops=peak and round(peak / 1e12, 2),
         marks={f"{row['network']}, over bare": common.mark(row["over bare"], MARK) for row in rows},
     )
 
@@ -85,13 +82,7 @@ def forward(
     def ours() -> None:
         teacher.soften(batch, temperature=texts.LOSS.temperature, weights=shares, combine="arithmetic")
 
-    ways: dict[str, Callable[[], object]] = {"bare": bare, "teacher": ours}
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats + 1):
-        for way, called in ways.items():
-            seconds = timed(called, device)
-            if turn:  # the first turn is the warm-up
-                found[way].append(seconds)
+    found = in_turns({"bare": bare, "teacher": ours}, repeats, device)
     tokens = int(sum(inputs["attention_mask"].sum() for inputs in padded)) * members
     rates = {way: tokens / median(seconds) for way, seconds in found.items()}
     linear = sum(m.weight.numel() for m in nets["member-0"].modules() if isinstance(m, torch.nn.Linear))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from benchmarks import common, memory, texts
 
-MARK = memory.MARK
-
 
 def main() -> None:
     asked = common.arguments(__doc__, texts=65_536).parse_args()
@@ -21,27 +19,15 @@ def main() -> None:
     rows: list[common.Row] = []
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
         folder = Path(scratch)
-        teachers = [folder / f"teacher-{k}" for k in range(2)]
-        for k, path in enumerate(teachers):
-            texts.save(texts.made(k, **texts.SMALLEST), path)
+        teachers = texts.write_teachers(folder, 2, **texts.SMALLEST)
         for size in memory.SIZES:
             data = texts.write(folder, asked.texts * size)
             config = texts.configuration(data, teachers, texts.SMALLEST, epochs=1, batch_size=1024)
-            with memory.peaks() as peak:
-                common.stillhouse(config)
-            found = {kind: round(peak.get(kind, 0) / 1e6) for kind in memory.KINDS.values()}
+            found = memory.peaks_of(config)
             written = (data / "train.jsonl").stat().st_size
             rows.append({"size": f"x{size}", "texts": asked.texts * size, "jsonl MB": round(written / 1e6, 1), **found})
             common.progress(common.table(rows[-1:]))
-    first, last = rows[0], rows[-1]
-    common.publish(
-        "text_memory",
-        asked.results,
-        started,
-        rows,
-        unit="MB",
-        marks={f"{kind}, x1 over x16": common.mark(first[kind] / last[kind], MARK) for kind in memory.KINDS.values()},
-    )
+    common.publish("text_memory", asked.results, started, rows, unit="MB", marks=memory.marks(rows))
 
 
 if __name__ == "__main__":

@@ -20,18 +20,14 @@ from statistics import median
 
 import torch
 
-from benchmarks import common, texts
+from benchmarks import common, store, texts
 from benchmarks.loops import HARD
 from workers.data.dataset import Split
 from workers.data.examples import Columns
-from workers.data.numbering import RowNames
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS
 from workers.specs import DistillationSpec, TrainingSpec
-from workers.targets import kinds, soft_targets
-from workers.targets.layout import PartLayout, part_rows
 from workers.targets.reader import StoreReader
-from workers.targets.soft_targets import Numerics, Part
 from workers.training import loop as train_loop
 from workers.training.loader import HardLabels, SoftLabels
 
@@ -48,10 +44,13 @@ def main() -> None:
         folder = texts.write(Path(scratch), options.texts, others=32)
         x, validation = texts.read(folder, "train"), texts.read(folder, "validation")
         soft = texts.teacher_pass([texts.made(1, **texts.STUDENT).eval()], x, texts.LOSS.temperature, 64)
-        store = str(folder / "store")
+        kept = str(folder / "store")
+        parts = store.write(kept, soft, micro_batch=64)
         tasks = {
             WITH: train_loop.Task(
-                SoftLabels(split(x), layout(x), write(store, x, soft).__getitem__, StoreReader(store, 2.0)),
+                SoftLabels(
+                    split(x), store.layout(*soft.shape), parts.__getitem__, StoreReader(kept, texts.LOSS.temperature)
+                ),
                 split(validation),
                 DistillationSpec.model_validate(vars(texts.LOSS)),
             ),
@@ -91,21 +90,6 @@ def main() -> None:
 def split(x: texts.Tokens) -> Split:
     """Texts as the loop takes them: a ragged column of tokens."""
     return Split(Columns({IDS: Ragged.of([row.numpy().astype("int32") for row in x.ids])}), x.labels.numpy())
-
-
-def layout(x: texts.Tokens) -> PartLayout:
-    return PartLayout(len(x), part_rows(texts.TOPICS))
-
-
-def write(store: str, x: texts.Tokens, soft: torch.Tensor) -> list[Part]:
-    """Write a store of the soft targets [N, K]."""
-    numerics = Numerics(device="cpu", precision="float32", threads=1, micro_batch=64)
-    found = []
-    for number in range(layout(x).parts):
-        ids = layout(x).ids(number)
-        stored = kinds.of_mean(soft[torch.from_numpy(ids)], "float16", None)
-        found.append(soft_targets.write_part(store, number, RowNames(ids), stored, members=["mean"], numerics=numerics))
-    return found
 
 
 def stillhouse(task: train_loop.Task, turns: int) -> Iterator[float]:

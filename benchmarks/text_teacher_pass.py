@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import common, texts
+from benchmarks.soft_target_pass import in_turns
 
 MARK = 0.95
 BATCH_SIZE = 64
@@ -33,7 +34,6 @@ def main() -> None:
     options = common.arguments(__doc__, texts=8000, members=2, repeats=3).parse_args()
     torch.set_num_threads(options.threads)
     started = common.machine()
-    rows: list[common.Row] = []
     with tempfile.TemporaryDirectory(prefix="stillhouse-benchmark-") as scratch:
         data = texts.write(Path(scratch), options.texts)
         paths = texts.write_teachers(Path(scratch), options.members)
@@ -41,11 +41,7 @@ def main() -> None:
         config = texts.configuration(data, paths, texts.SMALLEST, epochs=1, batch_size=256)
         config["ensemble"]["num_actors"] = min(options.threads, options.members)
         config["distillation"]["stream"] = False  # the bare loop trains no student either
-        for turn in range(1, options.repeats + 1):
-            ours = common.stillhouse(config).report["soft_targets"]["seconds"]
-            bare = bare_seconds(teachers, x)
-            rows.append({"turn": turn, "stillhouse s": ours, "bare loop s": bare, "ratio": bare / ours})
-            common.progress(common.table(rows[-1:]))
+        rows = in_turns(config, lambda: bare_seconds(teachers, x), options.repeats)
     tokens = int(x.lengths.sum())
     common.publish(
         "text_teacher_pass",

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks import common
 from benchmarks.loops import Loss, distillation_loss
 
 transformers.utils.logging.disable_progress_bar()
@@ -148,11 +149,14 @@ def made(seed: int, **size: int) -> nn.Module:
     return module
 
 
-def write_teachers(folder: Path, count: int) -> list[Path]:
-    """Write teachers with random weights, whose forward passes cost as much as those of trained ones."""
+def write_teachers(folder: Path, count: int, **size: int) -> list[Path]:
+    """Write teachers with random weights, whose forward passes cost as much as those of trained ones.
+
+    size: of their networks; left out: `TEACHER`.
+    """
     paths = [folder / f"teacher-{k}" for k in range(count)]
     for k, path in enumerate(paths):
-        save(made(k, **TEACHER), path)
+        save(made(k, **(size or TEACHER)), path)
     return paths
 
 
@@ -172,38 +176,17 @@ def configuration(
     data: Path, teachers: Sequence[Path], student: dict[str, int], *, epochs: int, batch_size: int
 ) -> dict[str, Any]:
     """The configuration of a run with loaded teachers."""
-    return {
-        "name": "benchmark",
-        "storage": "runs",
-        "data": {
-            "kind": "text",
-            "root": str(data.resolve()),
-            **{split: f"{split}.jsonl" for split in ("train", "validation", "test")},
-        },
-        "ensemble": {
-            "members": [
-                {"model": {"kind": "transformers", "checkpoint": str(path.resolve()), "max_length": MAX_LENGTH}}
-                for path in teachers
-            ]
-        },
-        "distillation": vars(LOSS),
-        "student": {
-            "model": {
-                "kind": "transformers",
-                "config": bert(**student),
-                "tokenizer": str(data.resolve() / "tokenizer"),
-                "max_length": MAX_LENGTH,
-            },
-            "training": {
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "learning_rate": LEARNING_RATE,
-                "optimizer": "adam",
-            },
-        },
-        "evaluation": {"latency_repeats": 1},
-        "tracking": {"uri": "sqlite:///mlflow.db", "experiment": "benchmark"},
+    models = [
+        {"kind": "transformers", "checkpoint": str(path.resolve()), "max_length": MAX_LENGTH} for path in teachers
+    ]
+    made_anew = {
+        "kind": "transformers",
+        "config": bert(**student),
+        "tokenizer": str(data.resolve() / "tokenizer"),
+        "max_length": MAX_LENGTH,
     }
+    ensemble = {"members": [{"model": model} for model in models]}
+    return common.distillation(data, "jsonl", ensemble, made_anew, loss=LOSS, epochs=epochs, batch_size=batch_size)
 
 
 @torch.no_grad()
