@@ -15,7 +15,7 @@ from orchestrator.plan.facts import Facts
 from orchestrator.plan.hidden import Where
 from orchestrator.plan.sizes import Sizes
 from orchestrator.plan.students import StudentPlacement
-from workers.data.arrays import CACHED_VALUES, MICRO_BATCH_VALUES, micro_batch
+from workers.data.arrays import micro_batch
 from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Numerics
 
@@ -57,7 +57,6 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
     where = hidden.place(config.distillation.hidden, facts.beside_bytes, student, teachers, machines)
     wide = data.classes >= REDUCED_ON_WORKERS and config.distillation.top_k is None
     device = "cuda" if machines.cuda and teachers.num_gpus else "cpu"
-    most = CACHED_VALUES if device == "cpu" and data.embedded > 1 else MICRO_BATCH_VALUES
     return Plan(
         teachers=teachers,
         student=student,
@@ -66,7 +65,7 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
             device=device,
             precision=config.ensemble.precision,
             threads=teachers.threads,
-            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values * data.embedded, most),
+            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values, data.embedded, device),
             bits=64 if wide else 32,
         ),
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,

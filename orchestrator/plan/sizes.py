@@ -37,7 +37,7 @@ def layout(config: RunConfig, data: DataFacts) -> PartLayout:
     """The division of the store: parts by the size of stored rows, pieces by the size of the teachers' outputs."""
     top_k, dtype = config.distillation.top_k, config.distillation.dtype
     row_bytes = None if top_k is None else bytes_per_row(top_k, DTYPES[dtype])
-    most = TEXT_PASSES * micro_batch(data.values * data.embedded) if data.embedded > 1 else LARGEST_PART
+    most = TEXT_PASSES * micro_batch(data.values, data.embedded) if data.embedded > 1 else LARGEST_PART
     rows = part_rows(data.classes, row_bytes, data.positions, most)
     return PartLayout(data.examples, rows, data.views, piece_rows(data.classes, data.positions, most))
 

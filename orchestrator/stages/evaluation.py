@@ -40,7 +40,7 @@ MOST_NLL = 700.0
 KEPT_BYTES = 2**28
 """Largest predictions of one system that are cached; a task predicts and measures larger ones without keeping them."""
 RANGE_BYTES = 2**29
-"""Largest predictions of all systems together that one task holds."""
+"""Size of the predictions of all systems together that one task holds."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +119,22 @@ def _of_student(run: Context, role: Role) -> Inference:
     return Inference(recipe.precision, recipe.micro_batch_size)
 
 
-def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Measured:
+def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:
     """The metrics of systems on the test split, each range of examples in a task of its own."""
     arguments = {
         f"test examples {each.start:,} to {each.stop:,}": (job, each, run.data)
         for each in _ranges(run, len(job.systems))
     }
     first, *others = _asked(run, "measuring", jobs.measure, arguments, placement).values()
-    found: jobs.Measured = sum(others, start=first)
+    found: jobs.Totals = sum(others, start=first)
     return found
 
 
 def _ranges(run: Context, systems: int) -> list[slice]:
-    """Ranges of test examples whose predictions by so many systems take at most `RANGE_BYTES`."""
+    """Ranges of test examples whose predictions by so many systems take some `RANGE_BYTES`."""
     test = run.dataset.test
     row = 4 * run.dataset.classes * systems
-    of_range = 1 + np.cumsum(test.rows.of(np.arange(len(test)))) * row // RANGE_BYTES
+    of_range = np.cumsum(test.rows.of(np.arange(len(test)))) * row // RANGE_BYTES
     edges = [0, *(np.flatnonzero(np.diff(of_range)) + 1).tolist(), len(test)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 

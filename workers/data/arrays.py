@@ -148,9 +148,14 @@ CACHED_VALUES = 2**21
 takes 1.6 times as long."""
 
 
-def micro_batch(values: int, most: int = MICRO_BATCH_VALUES) -> int:
-    """Examples per forward pass, a power of two. values: numbers per example. most: numbers in a forward pass."""
-    return min(MICRO_BATCH, 1 << int(math.log2(max(most // max(values, 1), 1))))
+def micro_batch(values: int, embedded: int = 1, device: str = "") -> int:
+    """Examples per forward pass, a power of two.
+
+    values: numbers per example. embedded: numbers that a model makes of each, more than 1 for tokens and texts. device:
+    type of the device that computes the pass; left out: any.
+    """
+    most = CACHED_VALUES if device == "cpu" and embedded > 1 else MICRO_BATCH_VALUES
+    return min(MICRO_BATCH, 1 << int(math.log2(max(most // max(values * embedded, 1), 1))))
 
 
 class Room:

@@ -217,12 +217,12 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         read = readers.read(spec, notes)
     opened = record.read()
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
+    if empty := [name for name, x in inputs.items() if _is_empty(x)]:
+        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
     if any(isinstance(y, Ragged) for _, y in read.values()):
         inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
     given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
-    if len(y["train"]) == 0:
-        raise _empty("train")
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
     _check_shapes(inputs)
@@ -271,8 +271,9 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     return dataset
 
 
-def _empty(name: str) -> RequestError:
-    return RequestError(f"data.{name}: no examples. Expected at least one; check how the split was made.")
+def _is_empty(x: Examples) -> bool:
+    """Whether there are no examples. A scalar, which has no length, is refused with its labels."""
+    return len(x) == 0 if isinstance(x, Columns) else x.shape[:1] == (0,)
 
 
 def _watched(x: Examples, opened: Collection[Path]) -> Examples:
@@ -309,8 +310,6 @@ def _numbers(split: Split) -> Index:
 def _check_shapes(inputs: Mapping[str, Examples]) -> None:
     first = inputs["train"]
     for name, x in inputs.items():
-        if len(x) == 0:
-            raise _empty(name)
         if not examples.same_columns(x, first):
             shape = "" if isinstance(x, Columns) else "shape "
             raise RequestError(f"data.{name}: examples of {shape}{_shapes(x)}; expected {_shapes(first)} as in train.")

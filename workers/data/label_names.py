@@ -68,8 +68,6 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     if all(y.are_numbers for y in named.values()):  # the ids of files without types
         return {**labels, **given, **{split: y.numbers() for split, y in named.items()}}, ()
     other = [split for split in given if split not in named]
-    if empty := [split for split in other if not len(given[split])]:
-        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one.")
     if other:
         raise RequestError(
             f"data.{other[0]}: the labels are numbers, and those of data.{next(iter(named))} are names. Expected the "

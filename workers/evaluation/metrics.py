@@ -152,7 +152,7 @@ def _logits(
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
         predictor.module.eval()
-    size = how.micro_batch or micro_batch(values_of(x) * embedded(x))
+    size = how.micro_batch or micro_batch(values_of(x), embedded(x), place.type)
     every = np.arange(len(x)) if order is None else order
     for start in range(0, len(x), size):
         batch = collator(x, every[start : start + size])

@@ -127,36 +127,39 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Totals:
     """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, and for its curve."""
 
     sums: Mapping[str, Sums]
     curve: CurveSums | None = None
 
-    def __add__(self, other: Measured) -> Measured:
+    def __add__(self, other: Totals) -> Totals:
         curve = None if self.curve is None or other.curve is None else self.curve + other.curve
-        return Measured({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve)
+        return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve)
 
 
 @ray.remote
 @faults.raises_faults
-def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Measured:
+def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Totals:
     """The metrics of systems on some examples of the test split."""
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
     predicted, labels = _of_systems(job, examples, data), data.test.labels_of(np.arange(len(data.test))[examples])
     sums = {member.name: metrics.measure(p, labels) for (member, _), p in zip(job.systems, predicted, strict=True)}
     if job.weights is None:
-        return Measured(sums)
+        return Totals(sums)
     sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels)
-    return Measured(sums, mixture.curve(predicted, job.weights, job.combine, labels))
+    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels))
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:
-    """Log-probabilities [P, K] float32 of each system on some examples of the test split."""
+    """Log-probabilities [P, K] float32 of each system on some examples of the test split.
+
+    Those of kept predictions are copies, so that the other rows of a file are not held.
+    """
     rows = data.test.rows.rows(np.arange(len(data.test))[examples])
     return [
-        read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1]
+        read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1].copy()
         if member.name in job.kept
         else _predicted((member, how), data, "test", examples)
         for member, how in job.systems

@@ -94,11 +94,11 @@ class OnnxPredictor(Predictor):
         columns = {} if isinstance(x, Tensor) else x.padded()
         if ZEROS in self.inputs and ZEROS not in columns and columns:
             columns[ZEROS] = torch.zeros_like(next(iter(columns.values())))
-        if missing := [name for name in self.inputs if name not in columns]:
+        if lacking := [name for name in self.inputs if name not in columns]:
             has = "one dense column without a name" if isinstance(x, Tensor) else ", ".join(columns)
             shown = ", ".join(f"'{name}' {_shown(each.shape)}" for name, each in self.inputs.items())
             raise RequestError(
-                f"'{self.model.path}' has the inputs {shown}; expected a column for each, and '{missing[0]}' is none: "
+                f"'{self.model.path}' has the inputs {shown}; expected a column for each, and '{lacking[0]}' is none: "
                 f"it is given {has}. For texts, `tokenizer` gives input_ids and attention_mask."
             )
         return {name: columns[name] for name in self.inputs}

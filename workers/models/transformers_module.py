@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -144,9 +144,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
         random = _anew(module)
     missing = tuple(sorted(random))
     if missing and not may_add:
-        encoder = f"{module.base_model_prefix}."
-        is_head = any(not name.startswith(encoder) for name in missing)
-        part = f", the head of the task '{model.task}'" if is_head else ""
+        part = f", the head of the task '{model.task}'" if _of_head(module, missing) else ""
         raise RequestError(
             f"checkpoint '{uri}' has no {', '.join(missing[:3])}{part}. Expected all weights of a member that is "
             "trained for the task; give `training` to train it."
@@ -156,10 +154,15 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     return Loaded(_checked(module, model), missing)
 
 
-def _anew(module: nn.Module) -> set[str]:
-    """Draw the head of a network anew, and return the names of its weights. The head is all but the encoder."""
+def _of_head(module: nn.Module, names: Iterable[str]) -> set[str]:
+    """Those of the weights `names` that are of a network's head, which is all but the encoder."""
     encoder = f"{module.base_model_prefix}."
-    found = {name for name, _ in module.named_parameters() if not name.startswith(encoder)}
+    return {name for name in names if not name.startswith(encoder)}
+
+
+def _anew(module: nn.Module) -> set[str]:
+    """Draw the head of a network anew, and return the names of its weights."""
+    found = _of_head(module, (name for name, _ in module.named_parameters()))
     for name in found:
         parameter = module.get_parameter(name)
         nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)

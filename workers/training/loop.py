@@ -281,7 +281,7 @@ def _validate(
     module, split = plain(model).eval(), task.validation
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = np.array_split(np.arange(len(split)), world)[rank]
-    size = spec.micro_batch_size or micro_batch(values_of(split.x) * embedded(split.x))
+    size = spec.micro_batch_size or micro_batch(values_of(split.x), embedded(split.x), device.type)
     for start in range(0, len(mine), size):
         rows = mine[start : start + size]
         with autocast(device, spec.precision):
