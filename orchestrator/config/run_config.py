@@ -5,7 +5,7 @@ Loading makes relative paths absolute, so that a loaded configuration has the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from orchestrator.config.schema import (
     STORAGE,
     EnsembleSpec,
     EvaluationSpec,
+    FurtherSystem,
     ReportSpec,
     StudentSpec,
     StudentStage,
@@ -92,14 +93,20 @@ class RunConfig(Spec):
         ensemble = model_of(self.ensemble)
         if ensemble.members is not None:
             ensemble = ensemble.model_copy(update={"members": tuple(map(model_of, ensemble.members))})
-        return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)})
+        return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)}).with_systems(model_of)
+
+    def with_systems(self, changed: Callable[[FurtherSystem], FurtherSystem]) -> RunConfig:
+        """The same run with another form of each of the evaluation's further systems."""
+        systems = {name: changed(system) for name, system in self.evaluation.systems.items()}
+        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update={"systems": systems})})
 
     @property
     def models(self) -> dict[str, AnyModel]:
-        """Every model by its key: of each group of members, and of the student."""
+        """Every model by its key: of each group of members, of the student, and of the evaluation's further systems."""
         ensemble = self.ensemble
         of_groups = {f"{key}.model": group.model for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
-        return {**of_groups, "student.model": self.student.model}
+        further = {f"evaluation.systems.{name}.model": each.model for name, each in self.evaluation.systems.items()}
+        return {**of_groups, "student.model": self.student.model, **further}
 
     @property
     def every_split(self) -> DataSpec:

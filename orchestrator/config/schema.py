@@ -36,6 +36,8 @@ TEACHER_LAYERS = "teacher_layers"
 """Value of `initial` for a start from layers of a member."""
 WORDS = (PREVIOUS, TEACHER_LAYERS)
 """Values of `initial` that are no files."""
+SYSTEMS = ("ensemble", "baseline", "student")
+"""Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""
 
 
 class Resources(Spec):
@@ -313,6 +315,43 @@ class StudentSpec(Spec):
         return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
 
 
+class FurtherSystem(Spec):
+    """A finished model that is measured beside the run's systems, and takes no part in the distillation."""
+
+    model: AnyModel
+    """A model of any kind that is complete: a folder of transformers, a file, or a network with its `checkpoint`."""
+    checkpoint: str | None = None
+    """The file of weights, where `model` describes a network without any."""
+    precision: Precision = "auto"
+    """Precision of its matrix products, as of the members."""
+    micro_batch_size: Count | None = None
+    """Examples per forward pass of its predictions, as of the members."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FurtherSystem:
+        complete = _complete(self.model, None, None)
+        if (complete is None) == (self.checkpoint is None):
+            raise ValueError(
+                f"`model` has its weights in {self.model.label}; leave `checkpoint` out"
+                if complete is not None
+                else "`model` has no weights; give `checkpoint`, the file of them"
+            )
+        if complete is None and self.model.learner != "network":
+            raise ValueError(f"a model of kind '{self.model.kind}' has no `checkpoint`; give the `path` of its file")
+        return self
+
+    @property
+    def group(self) -> MemberGroup:
+        """The same model, as a group of one loaded member."""
+        return MemberGroup(model=self.model, checkpoints=None if self.checkpoint is None else (self.checkpoint,))
+
+    @property
+    def weights(self) -> str:
+        """URI of the file or folder of its weights."""
+        (found,) = self.group.given or ("",)
+        return found
+
+
 class EvaluationSpec(Spec):
     """What is measured besides accuracy, likelihood, calibration and latency."""
 
@@ -321,6 +360,16 @@ class EvaluationSpec(Spec):
     run tries each on random predictions before it starts."""
     latency_repeats: Count = 200
     """Number of latency measurements per system, each with a single example."""
+    systems: dict[Annotated[str, Field(pattern=NAME, max_length=100)], FurtherSystem] = Field(default_factory=dict)
+    """Further finished models that are measured on the same test split and have a row in the report, by name: a model
+    in production, a student of another run, a quantized network."""
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> EvaluationSpec:
+        taken = [name for name in self.systems if name in SYSTEMS or name.startswith(("member-", "stage-"))]
+        if taken:
+            raise ValueError(f"`systems` has the name '{taken[0]}', which a system of the run has; expected another")
+        return self
 
 
 class PaperSpec(Spec):

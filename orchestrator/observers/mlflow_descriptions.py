@@ -38,6 +38,8 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
     }
+    if role == "further":
+        recipes["further"] = {"model": config.evaluation.systems[name].model}
     for stage in config.training_stages:
         recipes[stage.system] = {"model": student.model, "training": stage.training, "distillation": stage.loss}
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
@@ -97,6 +99,7 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
         "ensemble": f"The {soft.combine} mean of {members}.",
         "baseline": "The student's architecture on hard labels alone.",
         "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
+        "further": "A finished model that is measured beside them.",
     }
     return f"{of[system.role]} Part of [{report.name}]({base}/{parent})."
 

@@ -19,7 +19,13 @@ OVERVIEW = "overview.png"
 """All figures side by side, as wide as a page."""
 DRAWN_CLASSES, NUMBERED_CLASSES, MOST_LETTERS = 60, 20, 16
 """Most classes of a confusion matrix that is drawn, and of one with numbers in it; letters of a class's name."""
-COLOURS = {"member": "#9aa5b1", "ensemble": "#1b6ca8", "baseline": "#c2571a", "student": "#2e7d32"}
+COLOURS = {
+    "member": "#9aa5b1",
+    "ensemble": "#1b6ca8",
+    "baseline": "#c2571a",
+    "student": "#2e7d32",
+    "further": "#7b4fa3",
+}
 
 
 def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[str, Figure]:

@@ -18,7 +18,7 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.errors import RequestError
 
-Role = Literal["member", "ensemble", "baseline", "student"]
+Role = Literal["member", "ensemble", "baseline", "student", "further"]
 Bound = Literal["teacher", "driver", "student"]
 BATCH = 64
 """Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
@@ -76,7 +76,8 @@ class System(BaseModel):
     """In batches of 64 by one thread; None in reports of earlier versions."""
     calibration: Calibration
     confusion: list[list[int]] = []
-    """Test examples by label (rows) and prediction (columns). Empty for members, and for many classes."""
+    """Test examples by label (rows) and prediction (columns). Empty for members and further systems, and for many
+    classes."""
 
 
 class CurvePoint(BaseModel):

@@ -20,7 +20,7 @@ import numpy as np
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
-from orchestrator.reporting.report import Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.reporting.report import COMPARED, Calibration, CurvePoint, Latency, Role, System, TestMetrics
 from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
 from workers import ensemble as ensembles
@@ -92,8 +92,12 @@ def compare_systems(
     run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
 ) -> list[System]:
     """Each system's test metrics, size and latency. measured: those of members and ensemble."""
-    place = run.plan.student.alone
+    place, further = run.plan.student.alone, run.config.evaluation.systems
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
+    asked += [
+        (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size))
+        for name, each in further.items()
+    ]
     job = Measuring(asked, _predict(run, asked, "test", place).records, place.threads)
     measured = {**measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
@@ -103,6 +107,7 @@ def compare_systems(
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
+    roles |= dict.fromkeys(further, "further")
     return [_system(name, role, measured[name], sizes[name]) for name, role in roles.items()]
 
 
@@ -254,7 +259,7 @@ def _system(name: str, role: Role, measured: Measured, described: jobs.Described
         latency_ms=Latency(**described.latency_ms),
         examples_per_second=described.per_second,
         calibration=_calibration(sums),
-        confusion=sums.confusion.tolist() if role != "member" else [],
+        confusion=sums.confusion.tolist() if role in COMPARED else [],
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig, TrainingStage
-from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, MemberGroup
+from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherSystem, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
@@ -35,7 +35,6 @@ from workers.specs import (
     DistillationSpec,
     FactorySpec,
     FitSpec,
-    ModelSpec,
     NetworkModel,
     OwnModel,
     SklearnModel,
@@ -174,7 +173,15 @@ def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
         for group in ensemble.groups
     ]
     found = {"model": groups[0].model} if ensemble.members is None else {"members": tuple(groups)}
-    return config.model_copy(update={"ensemble": ensemble.model_copy(update=found)})
+
+    def settled_system(system: FurtherSystem) -> FurtherSystem:
+        if system.group.complete is None:
+            return system
+        model = trial.settle(system.model, system.weights, dataset.train)[0]
+        return system.model_copy(update={"model": model})
+
+    config = config.model_copy(update={"ensemble": ensemble.model_copy(update=found)})
+    return config.with_systems(settled_system)
 
 
 def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
@@ -240,15 +247,17 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     """Run the trial of every model; returns notes for the user."""
     odd = odd_rows(dataset)
     notes: list[str] = []
-    for group in config.ensemble.groups:
+    loaded = [("ensemble", group) for group in config.ensemble.groups]
+    loaded += [(f"evaluation.systems.{name}", system.group) for name, system in config.evaluation.systems.items()]
+    for name, group in loaded:
+        asked = trial.Loaded(name, group.model, dataset.train, dataset.classes, odd)
         if group.complete is not None:
-            notes += trial.check_file(group.model, group.complete, dataset.train, dataset.classes, odd)
+            notes += trial.check_file(asked, group.complete)
         elif isinstance(group.model, TransformersModel):
             for uri in group.checkpoints or ():
-                notes += trial.check_file(group.model, uri, dataset.train, dataset.classes, odd)
+                notes += trial.check_file(asked, uri)
         elif group.checkpoints is not None:
-            assert isinstance(group.model, ModelSpec)
-            notes += trial.check_loaded(group.model, group.checkpoints, dataset.train, dataset.classes, odd)
+            notes += trial.check_loaded(asked, group.checkpoints)
     for role in roles:
         if isinstance(role, FitRole):
             notes += fitting.check_fitting(role, dataset.classes, odd)

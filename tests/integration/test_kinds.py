@@ -13,7 +13,7 @@ from orchestrator.cli.command import main
 from orchestrator.config.run_config import RunConfig
 from tests.makers import write_config
 from tests.unit.test_fits import MODELS as ESTIMATORS
-from tests.unit.test_groups import of_all_kinds
+from tests.unit.test_groups import NET, of_all_kinds
 from tests.unit.test_predictors import OWN
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -22,6 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
 
 
 KEPT: dict[str, Any] = {"distillation__keep": "members", "student__training__learning_rate": 0.05}
+FURTHER = {
+    "graph": {"model": {"kind": "onnx", "path": "c.onnx"}},
+    "linear": {"model": {"kind": "sklearn", "path": "d.skops"}},
+    "network": {"model": NET, "checkpoint": "0.pt"},
+}
 
 
 def go(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -49,6 +54,12 @@ def test_members_of_every_kind_and_a_network_as_their_student(tmp_path: Path) ->
     reused = {stage["name"]: stage["reused"] for stage in again["stages"]}
     assert reused["members"] and reused["soft targets"] and reused["student"] and reused["baseline"]
     assert [s["test"] for s in again["systems"]] == [s["test"] for s in report["systems"]]
+    beside = go(tmp_path, **KEPT, evaluation__systems=FURTHER)["systems"]
+    assert [s["test"] for s in beside[:-3]] == [s["test"] for s in report["systems"]]
+    assert [(s["name"], s["role"]) for s in beside[-3:]] == [(name, "further") for name in sorted(FURTHER)]
+    of_name = {s["name"]: (s["test"], s["parameters"]) for s in beside}
+    assert of_name["linear"] == of_name["member-4"] and of_name["network"] == of_name["member-2"]
+    assert "| network |" in (folder / "report.md").read_text()
     other = go(tmp_path, **KEPT, distillation__temperature=4.0)
     reused = {stage["name"]: stage["reused"] for stage in other["stages"]}
     assert reused["members"] and not reused["soft targets"]

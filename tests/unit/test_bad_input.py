@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from orchestrator.cli.command import main
 from tests.makers import MODELS, blobs, message, write_config
@@ -66,6 +67,10 @@ def text(content: str) -> Prepare:
 
 def models(content: str) -> Prepare:
     return raw("models.py", content.encode())
+
+
+def further(keys: dict[str, Any], model: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"evaluation": {"systems": {"other": {"model": model or {"factory": "models:mlp"}, **keys}}}}
 
 
 def objective(*names: str) -> dict[str, Any]:
@@ -275,6 +280,23 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "a header that lies": (IDX, raw("i", b"\0\0\x08\x03" + b"\xff" * 12), "its header says .* bytes; found 0"),
     "not safetensors": (LOADED, raw("a.safetensors", b"junkjunkjunk"), "is not a safetensors file"),
     "a header without end": (LOADED, raw("a.safetensors", b"\xff" * 7 + b"\x7f{}"), "is not a safetensors file"),
+    "a further system without weights": (further({}), None, "`model` has no weights; give `checkpoint`"),
+    "a further system of a name that is taken": (
+        {"evaluation": {"systems": {"student": {"model": {"factory": "models:mlp"}, "checkpoint": "a.pt"}}}},
+        None,
+        "'student', which a system",
+    ),
+    "a further system with two weights": (
+        further({"checkpoint": "a.pt"}, {"kind": "onnx", "path": "a.onnx"}),
+        None,
+        "leave `checkpoint` out",
+    ),
+    "a further system that is not there": (further({"checkpoint": "a.pt"}), None, "a.pt': no such file"),
+    "a further system that does not fit": (
+        further({"checkpoint": "a.pt"}),
+        lambda folder: torch.save({"a": torch.ones(2)}, folder / "a.pt"),
+        "a.pt",
+    ),
     "a folder for a checkpoint": (LOADED, lambda folder: (folder / "a.safetensors").mkdir(), "cannot be read"),
     "labels of an SVM": ({}, npz(x=X, y=2 * (Y > 0) - 1), r"data\.train: the labels are -1 and \+1"),
     "labels from one": ({}, npz(x=X, y=Y + 1), "Do labels start at 1"),

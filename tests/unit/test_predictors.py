@@ -36,6 +36,10 @@ WEIGHT = GENERATOR.normal(size=(8, 3)).astype(np.float32)
 BIAS = GENERATOR.normal(size=3).astype(np.float32)
 
 
+def loaded(model: AnyModel, *odd: OddRow) -> trial.Loaded:
+    return trial.Loaded("ensemble", model, Split(X, Y), 3, odd)
+
+
 def graph(
     path: Path,
     *,
@@ -114,7 +118,7 @@ def test_graphs_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
     made, asked, words = WRONG[case]
     model = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", **made), **asked)
     with pytest.raises(RequestError, match=words):
-        trial.check_file(model, model.path, Split(X, Y), 3, ())
+        trial.check_file(loaded(model), model.path)
 
 
 @pytest.mark.parametrize("batch", ["N", 2])
@@ -217,7 +221,7 @@ def test_files_of_skops_are_refused_by_name(tmp_path: Path) -> None:
         predictor.load(model, model.path)
     fewer = SklearnFile(kind="sklearn", path=kept(path, LogisticRegression().fit(X, Y % 2)))
     with pytest.raises(RequestError, match=r"returned \[2, 2\] for a batch of 2; expected logits \[2, 3\]"):
-        trial.check_file(fewer, fewer.path, Split(X, Y), 3, ())
+        trial.check_file(loaded(fewer), fewer.path)
 
 
 class Evil:
@@ -239,13 +243,10 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     swapped = np.array([1, 2, 0])[Y]
     model = SklearnFile(kind="sklearn", path=kept(tmp_path / "a.skops", LogisticRegression().fit(X, swapped)))
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
-        trial.check_file(model, model.path, Split(X, Y), 3, ())
+        trial.check_file(loaded(model), model.path)
     right = SklearnFile(kind="sklearn", path=kept(tmp_path / "b.skops", LogisticRegression().fit(X, Y)))
     assert (
-        trial.check_file(
-            right, right.path, Split(X, Y), 3, [OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))]
-        )
-        == ()
+        trial.check_file(loaded(right, OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))), right.path) == ()
     )
 
 
@@ -358,7 +359,7 @@ def test_answers_do_not_depend_on_the_rows_beside_them(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "a.onnx")
     asked = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"))
     with pytest.raises(RequestError, match="answers an example differently where others are beside it"):
-        trial.check_file(asked, asked.path, Split(X, Y), 3, ())
+        trial.check_file(loaded(asked), asked.path)
 
 
 def test_the_same_estimator_is_the_same_file() -> None:

@@ -109,25 +109,39 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
     return notes
 
 
-def check_loaded(
-    spec: ModelSpec, uris: Sequence[str], examples: Split, classes: int, odd: Sequence[OddRow]
-) -> tuple[str, ...]:
-    """Check members that the run loads from checkpoints.
+@dataclass(frozen=True)
+class Loaded:
+    """A model whose weights are loaded: its name in messages, and the examples on which it is checked.
+
+    odd: rows on which its outputs must be finite.
+    """
+
+    name: str
+    model: AnyModel
+    examples: Split
+    classes: int
+    odd: Sequence[OddRow]
+
+
+def check_loaded(loaded: Loaded, uris: Sequence[str]) -> tuple[str, ...]:
+    """Check networks that the run loads from checkpoints.
 
     Each file must fit the network, give finite outputs for every row, and determine the outputs completely. Returns
     notes for the user. Raises: `RequestError`.
     """
     notes: tuple[str, ...] = ()
+    spec, examples = loaded.model, loaded.examples
+    assert isinstance(spec, ModelSpec)
     with seeded(0), provenance.in_use(spec):
         module, other = torch_module.build(spec), torch_module.build(spec, seed=1)
         collator = predictor.collator(spec)
-        built = Network(TorchPredictor(module), spec.label, classes, examples.x, "ensemble", collator)
+        built = Network(TorchPredictor(module), spec.label, loaded.classes, examples.x, loaded.name, collator)
         asked.check_output(built)  # so that a fault of the network is not attributed to a file
         for number, uri in enumerate(uris):
-            network = replace(built, role=f"checkpoint '{uri}': ensemble")
+            network = replace(built, role=f"checkpoint '{uri}': {loaded.name}")
             notes += tuple(checkpoints.load(module, uri))
             asked.check_output(network)
-            found = asked.check(network, odd)
+            found = asked.check(network, loaded.odd)
             _check_order(network, examples)
             if number == 0:
                 notes += found
@@ -136,18 +150,18 @@ def check_loaded(
     return notes
 
 
-def check_file(model: AnyModel, weights: str, examples: Split, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
-    """Check a member whose file or folder is a complete model: its input fits, and each row has one finite output.
+def check_file(loaded: Loaded, weights: str) -> tuple[str, ...]:
+    """Check a file or folder that is a complete model: its input fits, and each row has one finite output.
 
     Returns notes for the user. Raises: `RequestError`.
     """
     with seeded(0):
-        settled, notes = settle(model, weights, examples)
-        loaded, collator = predictor.load(settled, weights), predictor.collator(settled)
-        network = Network(loaded, f"'{weights}'", classes, examples.x, "ensemble", collator)
+        settled, notes = settle(loaded.model, weights, loaded.examples)
+        model, collator = predictor.load(settled, weights), predictor.collator(settled)
+        network = Network(model, f"'{weights}'", loaded.classes, loaded.examples.x, loaded.name, collator)
         asked.check_output(network)
-        notes += asked.check(network, odd)
-        _check_order(network, examples)
+        notes += asked.check(network, loaded.odd)
+        _check_order(network, loaded.examples)
     return notes
 
 
