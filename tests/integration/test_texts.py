@@ -184,3 +184,51 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
     assert len(positions) == sum(len(table) for table in rows) >= 2 * 240
     assert AutoModelForMaskedLM.from_pretrained(found[0] / "student").config.n_layers == 1
     assert_same_weights(*(folder / "student" for folder in found))
+
+
+TAGGED = """
+import numpy as np
+
+def splits():
+    def split(rows, seed):
+        draws = np.random.default_rng(seed)
+        ids = [draws.integers(5, 40, draws.integers(1, 11)).astype(np.int64) for _ in range(rows)]
+        tags = [np.where(np.append(0, row[:-1]) % 2 == 1, 2, row % 2) for row in ids]  # 2 behind an odd one
+        return {"input_ids": ids}, tags
+    train, labels = split(400, 0)
+    labels = [np.where(np.arange(len(row)) == 9, -1, row) for row in labels]  # the last of long rows have no label
+    return {"train": (train, labels), "validation": split(60, 1), "test": split(80, 2)}
+"""
+
+
+def _drawn(rows: int, seed: int) -> int:
+    """The number of tokens that `TAGGED` draws for a split."""
+    draws = np.random.default_rng(seed)
+    return sum(len(draws.integers(5, 40, draws.integers(1, 11))) for _ in range(rows))
+
+
+def test_tokens_with_a_label_each(tmp_path: Path) -> None:
+    """Members and student tag each token by the token itself and the one before it."""
+    import pyarrow.parquet as pq
+    from transformers import AutoModelForTokenClassification
+
+    (tmp_path / "tagged.py").write_text(TAGGED)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    teacher = {"kind": "transformers", "task": "token-classification", "config": made.config(hidden_size=32, **still)}
+    training = {"epochs": 12, "batch_size": 32, "learning_rate": 0.005}
+    values = {
+        "name": "tags", "storage": str(tmp_path / "runs"), "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        "data": {"kind": "python", "factory": "tagged:splits"},
+        "ensemble": {"model": teacher, "size": 2, "training": training},
+        "distillation": {"objective": [{"term": "soft", "weight": 0.9}, {"term": "hard", "weight": 0.1},
+                                       {"term": "relations"}]},
+        "student": {"model": {**teacher, "config": made.config(**still)}, "training": training},
+        "evaluation": {"latency_repeats": 5},
+    }  # fmt: skip
+    report = run(RunConfig.from_mapping(values, str(tmp_path)))
+    assert all(system.test.examples == _drawn(80, 2) for system in report.systems)
+    assert report.system("ensemble").test.accuracy > 0.9 and report.system("student").test.accuracy > 0.8
+    folder = tmp_path / "runs/tags"
+    soft = [pq.read_table(part) for part in folder.glob("soft_targets/*/part-*.parquet")]
+    assert sum(map(len, soft)) == _drawn(400, 0)
+    assert AutoModelForTokenClassification.from_pretrained(folder / "student").config.num_labels == 3
