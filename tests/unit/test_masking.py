@@ -65,6 +65,18 @@ def test_rare_tokens_are_chosen_more_often() -> None:
     assert shares[0.7] == pytest.approx(0.1 * 9**0.7 / (0.1 * 9**0.7 + 0.9), abs=0.06)
 
 
+def test_texts_are_masked_in_blocks_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ids(50)
+    weights = masking.weights_of(given, VOCABULARY, 0.7)
+    found = []
+    for size in (2**22, 700):  # four texts a block
+        monkeypatch.setattr(masking, "BLOCK_BYTES", size)
+        x, labels = masking.masked(given, weights, VOCABULARY, spec(), copies=2, where="train")
+        found.append([x.columns[IDS].flat, x.columns[IDS].lengths, x.positions.flat, labels.flat, labels.lengths])
+    for once, in_blocks in zip(*found, strict=True):
+        np.testing.assert_array_equal(once, in_blocks)
+
+
 def test_masks_follow_from_example_copy_and_seed_and_not_from_the_rows_beside() -> None:
     given, weights = ids(6), masking.weights_of(ids(6), VOCABULARY, 0.7)
 

@@ -25,6 +25,8 @@ from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
 from workers.specs import MaskingSpec
 
+BLOCK_BYTES = 2**22
+"""Size of the texts or tokens that are handled at once, so that arrays besides the results stay small."""
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the chosen tokens that become the mask, and a random token; the others stay."""
 Uniform = NDArray[np.float64]
@@ -52,7 +54,14 @@ class Vocabulary(NamedTuple):
 
 def tokenized(texts: Columns, spec: MaskingSpec) -> Ragged:
     """The tokens of each text."""
-    return Tokenization(spec.tokenizer, spec.max_length)(*texts.columns.values())[IDS]  # type: ignore[arg-type]
+    how = Tokenization(spec.tokenizer, spec.max_length)
+    columns = [column for column in texts.columns.values() if isinstance(column, Ragged)]
+    return _packed(
+        [
+            how(*(column[first : first + len(block)] for column in columns))[IDS]
+            for first, block in columns[0].blocks(BLOCK_BYTES)
+        ]
+    )
 
 
 def weights_of(ids: Ragged, vocabulary: Vocabulary, smoothing: float) -> Uniform:
@@ -72,34 +81,54 @@ def masked(
 
     Raises: `RequestError` for a text without an ordinary token.
     """
+    blocks = [
+        _block(block, weights, vocabulary, spec, _Place(where, first, copy * len(ids)))
+        for copy in range(copies)
+        for first, block in ids.blocks(BLOCK_BYTES)
+    ]
+    tokens_, positions, labels = (_packed(several) for several in zip(*blocks, strict=True))
+    return Columns({IDS: tokens_}, positions, IDS), labels
+
+
+class _Place(NamedTuple):
+    """Where a block of texts is: in which split, its first text there, and the number of examples before its copy."""
+
+    split: str
+    first: int
+    before: int
+
+
+def _block(
+    ids: Ragged, weights: Uniform, vocabulary: Vocabulary, spec: MaskingSpec, place: _Place
+) -> tuple[Ragged, Ragged, Ragged]:
+    """One copy of some texts: tokens, positions, and labels of these."""
     flat, lengths = ids.flat.astype(np.int64), ids.lengths
-    of_example = np.repeat(np.arange(len(ids)), lengths)
+    of_text = np.repeat(np.arange(len(ids)), lengths)
     ordinary = weights[flat] > 0
-    counts = np.bincount(of_example, weights=ordinary, minlength=len(ids)).astype(np.int64)
-    if len(counts) and not counts.all():
+    counts = np.bincount(of_text, weights=ordinary, minlength=len(ids)).astype(np.int64)
+    if not counts.all():
         raise RequestError(
-            f"data.{where}: text {int(np.argmin(counts))} has no token of the tokenizer's vocabulary besides special "
-            "ones. Expected at least one in each; leave such texts out."
+            f"data.{place.split}: text {place.first + int(np.argmin(counts))} has no token of the tokenizer's "
+            "vocabulary besides special ones. Expected at least one in each; leave such texts out."
         )
     wanted = np.maximum(1, np.round(spec.probability * counts)).astype(np.int64)
-    made = []
-    for copy in range(copies):
-        draws = _draws(of_example, lengths, copy * len(ids), [spec.seed, zlib.crc32(where.encode())])
-        with np.errstate(divide="ignore"):  # the first `wanted` of independent clocks at these rates (Efraimidis 2006)
-            arrivals = np.where(ordinary, -np.log(draws[0]) / weights[flat], np.inf)
-        first = np.lexsort((arrivals, of_example))
-        chosen = np.zeros(len(flat), bool)
-        chosen[first[stretches(np.cumsum(lengths) - lengths, wanted)]] = True
-        made.append((_replaced(flat, chosen, draws[1:], vocabulary), chosen))
-    taken = np.concatenate([chosen for _, chosen in made])
-    several = np.tile(lengths, copies)
-    positions = np.tile(ordinary, copies) if spec.positions == "all" else taken
-    place = np.arange(len(taken)) - np.repeat(np.cumsum(several) - several, several)
-    per_example = _per_row(positions, several)
-    labels = np.where(taken, np.tile(flat, copies), UNLABELLED)[positions]
-    tokens_ = Ragged.packed(np.concatenate([each for each, _ in made]).astype(np.int32), several)
-    found = Columns({IDS: tokens_}, Ragged.packed(place[positions], per_example), IDS)
-    return found, Ragged.packed(labels, per_example)
+    draws = _draws(of_text, lengths, place.before + place.first, [spec.seed, zlib.crc32(place.split.encode())])
+    with np.errstate(divide="ignore"):  # the first `wanted` of independent clocks at these rates (Efraimidis 2006)
+        arrivals = np.where(ordinary, -np.log(draws[0]) / weights[flat], np.inf)
+    first = np.lexsort((arrivals, of_text))
+    chosen = np.zeros(len(flat), bool)
+    chosen[first[stretches(np.cumsum(lengths) - lengths, wanted)]] = True
+    positions = ordinary if spec.positions == "all" else chosen
+    at = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    per_text = _per_row(positions, lengths)
+    made = _replaced(flat, chosen, draws[1:], vocabulary).astype(np.int32)
+    labels = np.where(chosen, flat, UNLABELLED)[positions]
+    return Ragged.packed(made, lengths), Ragged.packed(at[positions], per_text), Ragged.packed(labels, per_text)
+
+
+def _packed(several: Sequence[Ragged]) -> Ragged:
+    """The rows of several blocks, with their values in one array."""
+    return Ragged.packed(np.concatenate([each.flat for each in several]), np.concatenate([e.lengths for e in several]))
 
 
 def _draws(of_example: Index, lengths: Index, first: int, seeds: Sequence[int]) -> list[Uniform]:
