@@ -138,7 +138,7 @@ def test_sums_of_ranges_add_up(tmp_path: Path, kept: int, combine: str) -> None:
     expected["ensemble"] = mixture.measure_mean(of_each, [0.5, 0.3, 0.2], combine, whole.test.y)
     assert found.sums.keys() == expected.keys()
     for name, sums in expected.items():
-        assert found.sums[name].correct == sums.correct and found.sums[name].nll == pytest.approx(sums.nll, rel=1e-6)
+        assert found.sums[name].figures == pytest.approx(sums.figures, rel=1e-6)
         np.testing.assert_array_equal(found.sums[name].confusion, sums.confusion)
     alone = replace(job, systems=asked[:1], weights=None)
     assert call(tasks.measure, alone, slice(0, 40), whole).curve is None

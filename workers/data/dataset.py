@@ -87,6 +87,8 @@ class Dataset:
 
     stages: Mapping[str, Examples] = field(default_factory=dict)
     """Examples without labels for stages of the student, by `stages.<name>`."""
+    groups: Index | None = None
+    """The group of each test example, a number from 0; None: each example is a group of its own."""
     texts: Examples | None = None
     """Some test examples with their texts, where `test` has only the tokens."""
 

@@ -22,15 +22,16 @@ from torch import Tensor
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
+from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
+from workers.evaluation import bootstrap, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation import latency, metrics, mixture
 from workers.evaluation.latency import BATCH
-from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.metrics import Blocks, Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -144,12 +145,22 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     """The metrics of systems on some examples of the test split."""
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
-    predicted, labels = _of_systems(job, examples, data), data.test.labels_of(np.arange(len(data.test))[examples])
-    sums = {member.name: metrics.measure(p, labels) for (member, _), p in zip(job.systems, predicted, strict=True)}
+    ids = np.arange(len(data.test))[examples]
+    predicted, labels, blocks = _of_systems(job, examples, data), data.test.labels_of(ids), _blocks(data, ids)
+    sums = {
+        member.name: metrics.measure(p, labels, blocks) for (member, _), p in zip(job.systems, predicted, strict=True)
+    }
     if job.weights is None:
         return Totals(sums)
-    sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels)
+    sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
     return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels))
+
+
+def _blocks(data: Dataset, ids: Index) -> Blocks:
+    """The blocks of the rows of some test examples: their groups, or each example by itself."""
+    groups = np.arange(len(data.test)) if data.groups is None else data.groups
+    blocks = bootstrap.blocks_of(groups)
+    return Blocks(data.test.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:
