@@ -158,7 +158,7 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
 
 def _blocks(data: Dataset, ids: Index) -> Blocks:
     """The blocks of the rows of some test examples: their groups, or each example by itself."""
-    groups = np.arange(len(data.test)) if data.groups is None else data.groups
+    groups = np.arange(len(data.test)) if data.test_groups is None else data.test_groups
     blocks = bootstrap.blocks_of(groups)
     return Blocks(data.test.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 

@@ -1,0 +1,93 @@
+"""Intervals of a run's figures, and of the differences that its report speaks of, all from the same resamples.
+
+Pure: the inputs are sums of each system over blocks of test examples (`workers.evaluation.metrics.Sums`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.evaluation import bootstrap
+from workers.evaluation.bootstrap import Interval
+from workers.evaluation.metrics import COLUMNS, EXAMPLES, FIGURES, figures
+
+Float64 = NDArray[np.float64]
+Pair = tuple[str, str]
+ACCURACY = FIGURES.index("accuracy")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one system is more accurate than another on the same test examples.
+
+    interval: None where the test set has too few examples or groups for one. needed: test examples that would resolve
+    a difference of this size, with a probability of 80%; None where it is 0.
+    """
+
+    of: str
+    over: str
+    accuracy: float
+    interval: Interval | None
+    needed: int | None
+
+    @property
+    def resolved(self) -> bool:
+        return self.interval is not None and not self.interval.holds_zero
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """intervals: of each system's `FIGURES`, by its name. gain: of the share of the ensemble's gain that reached the
+    student; None where the ensemble's gain over the baseline is not resolved, so that a share of it says nothing."""
+
+    intervals: Mapping[str, Mapping[str, Interval | None]]
+    differences: Sequence[Difference]
+    gain: Interval | None
+
+
+def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimates:
+    """The intervals of a run.
+
+    of_blocks: [B, COLUMNS] of each system, of the same blocks. pairs: systems whose accuracies are compared; the first
+    of each minus the second.
+    """
+    names = list(of_blocks)
+    joint = np.concatenate([of_blocks[name] for name in names], axis=1)
+    number = {name: k for k, name in enumerate(names)}
+
+    def of_sums(sums: Float64) -> Float64:
+        each = figures(sums.reshape(*sums.shape[:-1], len(names), COLUMNS))  # [4, ..., S]
+        accuracy = {name: each[ACCURACY, ..., k] for name, k in number.items()}
+        several = [each[f, ..., k] for k in range(len(names)) for f in range(len(FIGURES))]
+        return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
+
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums)
+    of_systems = {
+        name: dict(zip(FIGURES, found[k * len(FIGURES) : (k + 1) * len(FIGURES)], strict=True))
+        for name, k in number.items()
+    }
+    first = len(names) * len(FIGURES)
+    examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
+    differences = [
+        _difference(pair, float(value), interval, examples)
+        for pair, value, interval in zip(pairs, values[first:-1], found[first:-1], strict=True)
+    ]
+    own = next((each for each in differences if (each.of, each.over) == ("ensemble", "baseline")), None)
+    return Estimates(of_systems, differences, found[-1] if own is not None and own.resolved else None)
+
+
+def _gain(accuracy: Mapping[str, Float64]) -> Float64:
+    """The share of the ensemble's gain that reached the student; NaN without one."""
+    baseline, ensemble, student = (accuracy[name] for name in ("baseline", "ensemble", "student"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Float64 = (student - baseline) / (ensemble - baseline)
+    return found
+
+
+def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
+    needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
+    return Difference(*pair, value, interval, needed)
