@@ -21,13 +21,14 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Report, System
+from orchestrator.reporting import statistics
+from orchestrator.reporting.report import Difference, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
 from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import MeasuredEnsemble, compare_systems, measure_ensemble
+from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
@@ -117,16 +118,15 @@ def _student(run: Context, given: Results) -> Trained:
     return students.student(run, given[SOFT_TARGETS], _teachers(given))
 
 
-def _compare(run: Context, given: Results) -> list[System]:
+def _compare(run: Context, given: Results) -> Compared:
     with run.events.stage("evaluation"):
-        of_members = given[PREDICTIONS].measured
-        return compare_systems(run, _teachers(given), of_members, given[BASELINE].member, given[STUDENT].member)
+        return compare_systems(run, _teachers(given), given[PREDICTIONS], given[BASELINE].member, given[STUDENT].member)
 
 
 def _report(run: Context, given: Results) -> Report:
     """Write the student's model, then the report, then send the figures to the tracker."""
     config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
-    systems = given[EVALUATION]
+    systems, estimates = given[EVALUATION].systems, given[EVALUATION].estimates
     accuracy = {system.role: system.test.accuracy for system in systems}
     cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
     report = Report(
@@ -138,6 +138,10 @@ def _report(run: Context, given: Results) -> Report:
         labels=list(run.dataset.label_names),
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
+        gain_transferred_interval=None if estimates.gain is None else (estimates.gain.low, estimates.gain.high),
+        resolved=estimates.gain is not None and not estimates.gain.holds_zero,
+        differences=[_difference(each) for each in estimates.differences],
+        best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
         soft_targets=made.summary().model_copy(update=_recipe(config)),
         stages=events.stages,
@@ -156,6 +160,18 @@ def _report(run: Context, given: Results) -> Report:
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
+
+
+def _difference(found: statistics.Difference) -> Difference:
+    interval = None if found.interval is None else (found.interval.low, found.interval.high)
+    return Difference(
+        of=found.of,
+        over=found.over,
+        accuracy=found.accuracy,
+        interval=interval,
+        resolved=found.resolved,
+        examples_needed=found.needed,
+    )
 
 
 def _recipe(config: RunConfig) -> dict[str, str]:

@@ -19,6 +19,8 @@ from workers.redact import redacted
 def show(report: Report, screen: Screen) -> None:
     """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
     screen.table(reports.comparison(report), report.name)
+    if report.differences:
+        screen.table(reports.differences(report), "how sure the differences are")
     if report.paper is not None:
         screen.table(reports.beside_paper(report), f"beside {report.paper.source}")
     if report.lost_members:

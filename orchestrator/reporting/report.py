@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.config.schema import PaperSpec
 from orchestrator.reporting import by_class
 from orchestrator.reporting import verdict as verdicts
-from orchestrator.reporting.verdict import Accuracies
+from orchestrator.reporting.verdict import Accuracies, Unresolved
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.errors import RequestError
 
 Role = Literal["member", "ensemble", "baseline", "student", "further"]
 Bound = Literal["teacher", "driver", "student"]
+Bounds = tuple[float, float]
+"""The lower and the upper end of an interval."""
 BATCH = 64
 """Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
@@ -36,8 +38,15 @@ class TestMetrics(BaseModel):
     accuracy: float
     nll: float
     ece: float
+    brier: float | None = None
+    """The mean squared distance of probabilities and label, 0 to 2; None in reports of earlier versions."""
     macro_f1: float | None = None
     """The mean F1 of the classes; None in reports of earlier versions."""
+    accuracy_interval: Bounds | None = None
+    """95% interval, by resampling test examples or their groups; None in reports of earlier versions."""
+    nll_interval: Bounds | None = None
+    ece_interval: Bounds | None = None
+    brier_interval: Bounds | None = None
 
     @property
     def errors(self) -> int:
@@ -47,6 +56,20 @@ class TestMetrics(BaseModel):
         """A metric by its name in the report, including `errors`; None where this system lacks it."""
         found = getattr(self, name, None)
         return None if found is None else float(found)
+
+
+class Difference(BaseModel):
+    """By how much one system is more accurate than another on the same test examples."""
+
+    of: str
+    over: str
+    accuracy: float
+    interval: Bounds | None
+    """95%, by resampling pairs; None where there are too few examples."""
+    resolved: bool
+    """Whether the interval leaves 0 out."""
+    examples_needed: int | None
+    """Test examples that would resolve a difference of this size, with a probability of 80%."""
 
 
 class Latency(BaseModel):
@@ -134,6 +157,14 @@ class Report(BaseModel):
     gain_transferred: float | None
     """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
     baseline."""
+    gain_transferred_interval: Bounds | None = None
+    """95%; None where the ensemble's gain over the baseline is not resolved, or in reports of earlier versions."""
+    resolved: bool | None = None
+    """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
+    differences: list[Difference] = []
+    """The differences in accuracy that the report speaks of."""
+    best_member: str = ""
+    """The member that is best on the validation split; empty in reports of earlier versions."""
     curve: list[CurvePoint]
     soft_targets: SoftTargets
     stages: list[Stage]
@@ -216,17 +247,35 @@ def comparison(report: Report) -> Rows:
     members, metrics = report.members, _metrics(report)
     rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, metrics)]
     best = best_member(report)
-    rows.append(_row(f"best: {best.name}", best, metrics))
+    rows.append(_row(f"best: {best.name}" if len(members) > 1 else best.name, best, metrics))
     return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]
 
 
 def best_member(report: Report) -> System:
-    """The member of the highest accuracy; of several the first."""
-    return max(report.members, key=lambda system: system.test.accuracy)
+    """The member that is best on the validation split; in reports of earlier versions on the test split."""
+    named = [member for member in report.members if member.name == report.best_member]
+    return max(named or report.members, key=lambda system: system.test.accuracy)
 
 
 def each_member(report: Report) -> Rows:
     return [_header(report)] + [_row(s.name, s, _metrics(report)) for s in report.members]
+
+
+def differences(report: Report) -> Rows:
+    """The differences in accuracy that the report speaks of, with their intervals."""
+    rows = [["difference", "points", "95% interval", "resolved"]]
+    for each in report.differences:
+        low_high = "-" if each.interval is None else " to ".join(f"{100 * bound:+.2f}" for bound in each.interval)
+        needed = (
+            "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
+        )
+        answer = "yes" if each.resolved else f"no{needed}"
+        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", low_high, answer])
+    share = report.gain_transferred_interval
+    if share is not None and report.gain_transferred is not None:
+        bounds = " to ".join(f"{bound:.1%}" for bound in share)
+        rows.append(["gain transferred", percent(report.gain_transferred), bounds, "yes" if report.resolved else "no"])
+    return rows
 
 
 def beside_paper(report: Report) -> Rows:
@@ -277,16 +326,22 @@ def _metrics(report: Report) -> list[str]:
 
 def _header(report: Report) -> list[str]:
     _, *others = _metrics(report)
-    return ["system", report.accuracy_name, *map(title, others), "size", "p50 ms", "p99 ms"]
+    return ["system", report.accuracy_name, "95% interval", *map(title, others), "size", "p50 ms", "p99 ms"]
 
 
 def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> list[str]:
+    """The means of the systems' figures, and for a single one the interval of its accuracy."""
+    accuracy, *others = metrics
+    bounds = systems[0].test.accuracy_interval if len(systems) == 1 else None
+
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(systems)
 
     return [
         name,
-        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in metrics),
+        number(accuracy, mean(s.test.accuracy for s in systems)),
+        "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}",
+        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in others),
         short_count(round(mean(s.parameters for s in systems))),
         f"{mean(s.latency_ms.p50 for s in systems):.2f}",
         f"{mean(s.latency_ms.p99 for s in systems):.2f}",
@@ -337,7 +392,23 @@ def verdict(report: Report) -> str:
 def _accuracies(report: Report) -> Accuracies:
     baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
     members = tuple(system.test.accuracy for system in report.members)
-    return Accuracies(baseline, ensemble, student, members, best_member(report).name)
+    best = best_member(report)
+    unresolved = tuple(
+        Unresolved(each.of, each.over, each.accuracy, each.interval, each.examples_needed)
+        for each in report.differences
+        if not each.resolved and each.interval is not None
+    )
+    share = report.gain_transferred_interval
+    return Accuracies(
+        baseline=baseline,
+        ensemble=ensemble,
+        student=student,
+        members=members,
+        best=best.test.accuracy,
+        best_name=best.name,
+        share=share,
+        unresolved=unresolved,
+    )
 
 
 def cost(report: Report) -> str:
@@ -353,6 +424,8 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
     if report.paper is not None:
         parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+    if report.differences:
+        parts += ["## How sure the differences are\n", _table(differences(report))]
     parts += ["## Members\n", _table(each_member(report))]
     parts += ["## Speed\n", _table(speed(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from workers.evaluation import bootstrap
 from workers.evaluation.bootstrap import Interval
-from workers.evaluation.metrics import COLUMNS, EXAMPLES, FIGURES, figures
+from workers.evaluation.metrics import COLUMNS, CORRECT, EXAMPLES, FIGURES, figures
 
 Float64 = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -70,6 +70,9 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         name: dict(zip(FIGURES, found[k * len(FIGURES) : (k + 1) * len(FIGURES)], strict=True))
         for name, k in number.items()
     }
+    for name, of_system in of_systems.items():
+        if of_system["accuracy"] is not None and of_system["accuracy"].error == 0.0:  # all right, or all wrong
+            of_system["accuracy"] = _of_equal(of_blocks[name])
     first = len(names) * len(FIGURES)
     examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
     differences = [
@@ -78,6 +81,13 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
     ]
     own = next((each for each in differences if (each.of, each.over) == ("ensemble", "baseline")), None)
     return Estimates(of_systems, differences, found[-1] if own is not None and own.resolved else None)
+
+
+def _of_equal(of_blocks: Float64) -> Interval:
+    """The interval of an accuracy that no resample changes, as of so many independent blocks."""
+    used = of_blocks[of_blocks[:, EXAMPLES] > 0]
+    share = float(used[:, CORRECT].sum() / used[:, EXAMPLES].sum())
+    return bootstrap.of_share(share * len(used), len(used))
 
 
 def _gain(accuracy: Mapping[str, Float64]) -> Float64:

@@ -228,8 +228,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
     _check_shapes(inputs)
-    of_test = groups.numbered(whole.groups, len(inputs["test"]))
-    notes += groups.notes(of_test)
+    test_groups = groups.numbered(whole.groups, len(inputs["test"]), notes)
     for name, x in inputs.items():
         if name in ("validation", "test"):
             inputs[name], y[name] = elements.labelled(name, x, y[name])
@@ -260,7 +259,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         train=train if kept is None else _take(train, kept),
         validation=Split(inputs["validation"], y["validation"]) if held is None else _held_out(train, held),
         test=Split(inputs["test"], y["test"]),
-        test_groups=of_test,
+        test_groups=test_groups,
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,

@@ -16,10 +16,11 @@ FEW = 10
 """Groups below which the bootstrap says little."""
 
 
-def numbered(values: Any, examples: int) -> Index | None:
+def numbered(values: Any, examples: int, notes: list[str]) -> Index | None:
     """The group of each of N test examples, as numbers from 0: [N] int64; None without groups.
 
-    values: one of any type for each example. Raises: `RequestError` for null, or another number of values.
+    values: one of any type for each example. Appends a note where there are too few groups for an interval. Raises:
+    `RequestError` for null, or another number of values.
     """
     if values is None:
         return None
@@ -34,16 +35,11 @@ def numbered(values: Any, examples: int) -> Index | None:
             f"data.test: example {missing[0]} has no group, and {len(missing):,} in all; expected one for each."
         )
     places: dict[Any, int] = {}
-    return np.array([places.setdefault(_plain(value), len(places)) for value in given], np.int64)
+    found = np.array([places.setdefault(_plain(value), len(places)) for value in given], np.int64)
+    if len(places) < FEW:
+        notes.append(f"data.test: its examples are in {len(places)} groups; intervals from fewer than {FEW} are rough.")
+    return found
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def notes(groups: Index | None) -> list[str]:
-    """A note where there are too few groups for intervals to be trusted."""
-    count = 0 if groups is None else int(groups.max(initial=-1)) + 1
-    if groups is None or count >= FEW:
-        return []
-    return [f"data.test: its examples are in {count} groups; intervals from fewer than {FEW} are rough."]

@@ -10,6 +10,7 @@ Bootstrap", section 4.3).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def intervals(of_blocks: Float64, figures: Figures, seed: int = 0) -> list[Inter
     such sums. Returns None for a figure without an interval: with fewer than two blocks, or where it is undefined in
     some resamples, such as a share of nothing.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     used = of_blocks[of_blocks.any(axis=1)]
     blocks = len(used)
@@ -77,7 +78,8 @@ def intervals(of_blocks: Float64, figures: Figures, seed: int = 0) -> list[Inter
     def statistic(drawn: NDArray[Any], axis: int = -1) -> Float64:
         return figures(_counts(drawn, blocks) @ used)
 
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # `_interval` handles it
         drawn = bootstrap(
             (np.arange(blocks),),
             statistic,

@@ -114,7 +114,7 @@ def read_kept(record: str) -> LogProbabilities:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Systems that are measured on the test split.
+    """Systems that are measured on a split.
 
     kept: records of predictions, by system; the others are predicted. weights: of the systems as members of the
     ensemble; None: they are no ensemble.
@@ -125,6 +125,7 @@ class Measuring:
     threads: int
     weights: MemberWeights | None = None
     combine: str = "arithmetic"
+    split: str = "test"
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,12 @@ class Totals:
 @ray.remote
 @faults.raises_faults
 def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Totals:
-    """The metrics of systems on some examples of the test split."""
+    """The metrics of systems on some examples of a split."""
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
-    ids = np.arange(len(data.test))[examples]
-    predicted, labels, blocks = _of_systems(job, examples, data), data.test.labels_of(ids), _blocks(data, ids)
+    split: Split = getattr(data, job.split)
+    ids = np.arange(len(split))[examples]
+    predicted, labels, blocks = _of_systems(job, examples, data), split.labels_of(ids), _blocks(data, job.split, ids)
     sums = {
         member.name: metrics.measure(p, labels, blocks) for (member, _), p in zip(job.systems, predicted, strict=True)
     }
@@ -156,23 +158,25 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels))
 
 
-def _blocks(data: Dataset, ids: Index) -> Blocks:
-    """The blocks of the rows of some test examples: their groups, or each example by itself."""
-    groups = np.arange(len(data.test)) if data.test_groups is None else data.test_groups
-    blocks = bootstrap.blocks_of(groups)
-    return Blocks(data.test.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
+def _blocks(data: Dataset, split: str, ids: Index) -> Blocks:
+    """The blocks of the rows of some examples: groups of the test split, or each example by itself."""
+    whole: Split = getattr(data, split)
+    groups = data.test_groups if split == "test" else None
+    blocks = bootstrap.blocks_of(np.arange(len(whole)) if groups is None else groups)
+    return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:
-    """Log-probabilities [P, K] float32 of each system on some examples of the test split.
+    """Log-probabilities [P, K] float32 of each system on some examples of a split.
 
     Those of kept predictions are copies, so that the other rows of a file are not held.
     """
-    rows = data.test.rows.rows(np.arange(len(data.test))[examples])
+    whole: Split = getattr(data, job.split)
+    rows = whole.rows.rows(np.arange(len(whole))[examples])
     return [
         read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1].copy()
         if member.name in job.kept
-        else _predicted((member, how), data, "test", examples)
+        else _predicted((member, how), data, job.split, examples)
         for member, how in job.systems
     ]
 
