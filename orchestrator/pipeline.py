@@ -53,9 +53,12 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
     progress (default: no display).
 
+    With `seeds`, the repetitions run first, and the report has their figures beside its own.
+
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
+    others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
@@ -93,6 +96,7 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                     heartbeat=heartbeat,
                     artifacts=catalogue,
                     page=page,
+                    repetitions=others,
                 )
                 for note in dataset.notes:
                     events.note(note)
@@ -131,6 +135,7 @@ def _report(run: Context, given: Results) -> Report:
     cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
     report = Report(
         name=config.name,
+        seed=config.seed,
         folder=redacted(config.folder),
         page=run.page,
         accuracy_name=config.report.accuracy or ("accuracy" if config.data.masking is None else "masked accuracy"),
@@ -152,6 +157,9 @@ def _report(run: Context, given: Results) -> Report:
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
     )
+    if run.repetitions:
+        reports_of_all = sorted([report, *run.repetitions], key=lambda each: each.seed)
+        report = report.model_copy(update={"seeds": [reports.of_seed(each) for each in reports_of_all]})
     with events.stage("the student's model"):
         _keep_student(run, student)
     reports.write(report, config.folder)

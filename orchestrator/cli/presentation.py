@@ -21,6 +21,8 @@ def show(report: Report, screen: Screen) -> None:
     screen.table(reports.comparison(report), report.name)
     if report.differences:
         screen.table(reports.differences(report), "how sure the differences are")
+    if report.seeds:
+        screen.table(reports.over_seeds(report), f"over {len(report.seeds)} seeds")
     if report.paper is not None:
         screen.table(reports.beside_paper(report), f"beside {report.paper.source}")
     if report.lost_members:

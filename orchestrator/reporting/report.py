@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config.schema import PaperSpec
-from orchestrator.reporting import by_class
+from orchestrator.reporting import by_class, spread
 from orchestrator.reporting import verdict as verdicts
+from orchestrator.reporting.spread import SeedFigures
 from orchestrator.reporting.verdict import Accuracies, Unresolved
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -145,6 +146,7 @@ class Report(BaseModel):
     """A finished run."""
 
     name: str
+    seed: int = 0
     status: Literal["complete"] = "complete"
     folder: str = ""
     page: str = ""
@@ -163,6 +165,8 @@ class Report(BaseModel):
     """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
     differences: list[Difference] = []
     """The differences in accuracy that the report speaks of."""
+    seeds: list[SeedFigures] = []
+    """The figures of this run and of its repetitions with other seeds; empty without repetitions."""
     best_member: str = ""
     """The member that is best on the validation split; empty in reports of earlier versions."""
     curve: list[CurvePoint]
@@ -255,6 +259,23 @@ def best_member(report: Report) -> System:
     """The member that is best on the validation split; in reports of earlier versions on the test split."""
     named = [member for member in report.members if member.name == report.best_member]
     return max(named or report.members, key=lambda system: system.test.accuracy)
+
+
+def of_seed(report: Report) -> SeedFigures:
+    """A run's figures, as one of several repetitions."""
+    accuracy = {role: report.system(role).test.accuracy for role in COMPARED}
+    return SeedFigures(
+        seed=report.seed,
+        run=report.name,
+        best_member=best_member(report).test.accuracy,
+        gain_transferred=report.gain_transferred,
+        **{str(role): value for role, value in accuracy.items()},
+    )
+
+
+def over_seeds(report: Report) -> Rows:
+    """The spread over the repetitions; no rows without any."""
+    return spread.rows(report.seeds, report.accuracy_name) if report.seeds else []
 
 
 def each_member(report: Report) -> Rows:
@@ -426,6 +447,8 @@ def markdown(report: Report) -> str:
         parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
     if report.differences:
         parts += ["## How sure the differences are\n", _table(differences(report))]
+    if report.seeds:
+        parts += [f"## Over {len(report.seeds)} seeds\n", _table(over_seeds(report))]
     parts += ["## Members\n", _table(each_member(report))]
     parts += ["## Speed\n", _table(speed(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
