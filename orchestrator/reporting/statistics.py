@@ -83,6 +83,54 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
     return Estimates(of_systems, differences, found[-1] if own is not None and own.resolved else None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What one member is worth. adds: accuracy with it over that without, in the order of the best k members, of which
+    `with_it` is the accuracy so far; for the first its own. lost: what the whole ensemble loses without it."""
+
+    with_it: float
+    with_it_interval: Interval | None
+    nll: float
+    ece: float
+    adds: float
+    adds_interval: Interval | None
+    lost: float
+    lost_interval: Interval | None
+
+
+def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Float64]) -> list[Member]:
+    """The worth of each member, in this order.
+
+    best: sums [B, COLUMNS] of the first 1, 2, ... M members of the order. without: of the ensembles that lack one
+    member, by its number.
+    """
+    count = len(order)
+    joint = np.concatenate([*best, *(without[k] for k in order)], axis=1)
+
+    def of_sums(sums: Float64) -> Float64:
+        each = figures(sums.reshape(*sums.shape[:-1], 2 * count, COLUMNS))[ACCURACY]  # [..., 2M]
+        several = np.moveaxis(each, -1, 0)
+        prefixes, lacking = several[:count], several[count:]
+        adds = np.concatenate([prefixes[:1], np.diff(prefixes, axis=0)])
+        return np.concatenate([prefixes, adds, prefixes[-1:] - lacking])
+
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums)
+    whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
+    return [
+        Member(
+            with_it=float(values[k]),
+            with_it_interval=found[k],
+            nll=float(whole[k]["nll"]),
+            ece=float(whole[k]["ece"]),
+            adds=float(values[count + k]),
+            adds_interval=found[count + k],
+            lost=float(values[2 * count + k]),
+            lost_interval=found[2 * count + k],
+        )
+        for k in range(count)
+    ]
+
+
 def _of_equal(of_blocks: Float64) -> Interval:
     """The interval of an accuracy that no resample changes, as of so many independent blocks."""
     used = of_blocks[of_blocks[:, EXAMPLES] > 0]

@@ -36,6 +36,7 @@ from workers.evaluation import tasks as jobs
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import Inference, Sums
 from workers.evaluation.tasks import ENSEMBLE, Asked, CustomMetrics, Measurement, Measuring, Prediction
+from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
@@ -57,18 +58,28 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What each member is worth. order: of the members, chosen on the validation split."""
+
+    order: Sequence[int]
+    sums: WorthSums
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredEnsemble:
     """Evaluation of the members and their ensemble.
 
     weights: of the members, equal where a rule gives weights per example. The test metrics of each member and of the
     ensemble are by name; the curve has the metrics of ensembles of 1, 2, ... members. best: the member that is best in
-    validation accuracy. reused: all predictions were cached.
+    validation accuracy. worth: None for a single member, or where predictions are too large to be kept. reused: all
+    predictions were cached.
     """
 
     weights: list[float]
     best: str
     measured: dict[str, Measured]
     curve: list[CurvePoint]
+    worth: Worth | None
     reused: bool
 
 
@@ -90,13 +101,29 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     valid = _predict(run, asked, "validation", run.plan.teachers)
     held_out = Measuring(asked, valid.records, threads, split="validation")
     best = _best(_measure(run, held_out, run.plan.teachers).sums)
-    job = Measuring(asked, predicted.records, threads, spec.of_examples or weights, spec.combine)
+    job = Measuring(
+        asked,
+        predicted.records,
+        threads,
+        spec.of_examples or weights,
+        spec.combine,
+        order=_order(run, replace(held_out, combine=spec.combine)),
+    )
     found = _measure(run, job, run.plan.teachers)
     assert found.curve is not None
     curve = [CurvePoint(**vars(point)) for point in found.curve.points]
     of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
     reused = reused and valid.reused and not run.config.evaluation.metrics
-    return MeasuredEnsemble(weights, best, of_each, curve, reused)
+    worth = None if found.worth is None else Worth(job.order, found.worth)
+    return MeasuredEnsemble(weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused)
+
+
+def _order(run: Context, held_out: Measuring) -> list[int]:
+    """The order of members by their worth; empty for a single one, or where predictions are too large to be kept."""
+    if len(held_out.kept) < len(held_out.systems) or len(held_out.systems) == 1:
+        return []
+    doing = "ordering members"
+    return next(iter(_asked(run, doing, jobs.order_members, {"all": (held_out, run.data)}, run.plan.teachers).values()))
 
 
 def _best(sums: Mapping[str, Sums]) -> str:

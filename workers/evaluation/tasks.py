@@ -33,6 +33,7 @@ from workers.evaluation import custom_metrics as custom_metrics_
 from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Blocks, Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
+from workers.evaluation.worth import WorthSums, greedy, measure_worth
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
@@ -126,18 +127,22 @@ class Measuring:
     weights: MemberWeights | None = None
     combine: str = "arithmetic"
     split: str = "test"
+    order: Sequence[int] = ()
+    """Of the members by their worth (`workers.evaluation.worth`); empty: their worth is not measured."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, and for its curve."""
+    """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, for its curve, and for members' worth."""
 
     sums: Mapping[str, Sums]
     curve: CurveSums | None = None
+    worth: WorthSums | None = None
 
     def __add__(self, other: Totals) -> Totals:
         curve = None if self.curve is None or other.curve is None else self.curve + other.curve
-        return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve)
+        worth = None if self.worth is None or other.worth is None else self.worth + other.worth
+        return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve, worth)
 
 
 @ray.remote
@@ -155,7 +160,18 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     if job.weights is None:
         return Totals(sums)
     sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
-    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels))
+    worth = measure_worth(predicted, job.order, job.combine, labels, blocks) if job.order else None
+    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels), worth)
+
+
+@ray.remote
+@faults.raises_faults
+def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list[int]:
+    """The order of the members by `worth.greedy` on the split of the job."""
+    processes.announce(name, events)
+    torch.set_num_threads(job.threads)
+    split: Split = getattr(data, job.split)
+    return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine)
 
 
 def _blocks(data: Dataset, split: str, ids: Index) -> Blocks:
