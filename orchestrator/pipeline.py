@@ -6,6 +6,7 @@ Each stage takes the results of others, and reuses artifacts that an earlier run
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -22,13 +23,13 @@ from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics
-from orchestrator.reporting.report import Difference, Report
+from orchestrator.reporting.report import Difference, MemberWorth, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
 from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, compare_systems, measure_ensemble
+from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
@@ -36,6 +37,7 @@ from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
+from workers.evaluation.bootstrap import Interval
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
@@ -143,11 +145,13 @@ def _report(run: Context, given: Results) -> Report:
         labels=list(run.dataset.label_names),
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
-        gain_transferred_interval=None if estimates.gain is None else (estimates.gain.low, estimates.gain.high),
+        gain_transferred_interval=_bounds(estimates.gain),
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[_difference(each) for each in estimates.differences],
         best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
+        worth=_worth(given[PREDICTIONS], [each.member.name for each in given[MEMBERS]]),
+        disagreement=_disagreement(given[PREDICTIONS].worth),
         soft_targets=made.summary().model_copy(update=_recipe(config)),
         stages=events.stages,
         bound_by=costs.bound_by(student, made),
@@ -170,13 +174,46 @@ def _report(run: Context, given: Results) -> Report:
     return report
 
 
+def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
+    worth = found.worth
+    if worth is None:
+        return []
+    sums = worth.sums
+    members = statistics.members(worth.order, [s.of_blocks for s in sums.best], [s.of_blocks for s in sums.without])
+    return [
+        MemberWorth(
+            member=names[k],
+            accuracy=each.with_it,
+            accuracy_interval=_bounds(each.with_it_interval),
+            nll=each.nll,
+            ece=each.ece,
+            adds=each.adds,
+            adds_interval=_bounds(each.adds_interval),
+            lost=each.lost,
+            lost_interval=_bounds(each.lost_interval),
+        )
+        for k, each in zip(worth.order, members, strict=True)
+    ]
+
+
+def _disagreement(worth: Worth | None) -> float | None:
+    """The share of test rows on which two members predict other classes, the mean over pairs."""
+    if worth is None:
+        return None
+    pairs = worth.sums.disagree[np.triu_indices(len(worth.order), 1)]
+    return float(pairs.mean() / worth.sums.best[0].examples)
+
+
+def _bounds(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
 def _difference(found: statistics.Difference) -> Difference:
-    interval = None if found.interval is None else (found.interval.low, found.interval.high)
     return Difference(
         of=found.of,
         over=found.over,
         accuracy=found.accuracy,
-        interval=interval,
+        interval=_bounds(found.interval),
         resolved=found.resolved,
         examples_needed=found.needed,
     )

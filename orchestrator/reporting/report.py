@@ -114,6 +114,23 @@ class CurvePoint(BaseModel):
     nll: float
 
 
+class MemberWorth(BaseModel):
+    """What one member is worth; members are in the order in which each helps those before it most on validation."""
+
+    member: str
+    accuracy: float
+    """Of the ensemble of this member and those before it."""
+    accuracy_interval: Bounds | None
+    nll: float
+    ece: float
+    adds: float
+    """Accuracy over that of the ensemble before; of the first its own."""
+    adds_interval: Bounds | None
+    lost: float
+    """What the whole ensemble loses in accuracy without this member."""
+    lost_interval: Bounds | None
+
+
 class SoftTargets(BaseModel):
     examples: int
     bytes: int
@@ -170,6 +187,10 @@ class Report(BaseModel):
     best_member: str = ""
     """The member that is best on the validation split; empty in reports of earlier versions."""
     curve: list[CurvePoint]
+    worth: list[MemberWorth] = []
+    """Of each member; empty for a single one, where predictions are too large, and in reports of earlier versions."""
+    disagreement: float | None = None
+    """The share of test examples on which two members predict other classes, the mean over pairs."""
     soft_targets: SoftTargets
     stages: list[Stage]
     bound_by: Bound
@@ -286,17 +307,58 @@ def differences(report: Report) -> Rows:
     """The differences in accuracy that the report speaks of, with their intervals."""
     rows = [["difference", "points", "95% interval", "resolved"]]
     for each in report.differences:
-        low_high = "-" if each.interval is None else " to ".join(f"{100 * bound:+.2f}" for bound in each.interval)
         needed = (
             "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
         )
         answer = "yes" if each.resolved else f"no{needed}"
-        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", low_high, answer])
+        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", _points(each.interval), answer])
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
         bounds = " to ".join(f"{bound:.1%}" for bound in share)
-        rows.append(["gain transferred", percent(report.gain_transferred), bounds, "yes" if report.resolved else "no"])
+        answer = "yes" if report.resolved else "no"
+        rows.append(["gain transferred", verdicts.transferred(_accuracies(report)), bounds, answer])
     return rows
+
+
+def worth(report: Report) -> Rows:
+    """What each member adds and what its loss would cost, in points, beside random choices of as many members."""
+    rows = [
+        [
+            "members",
+            "with",
+            "accuracy",
+            "95% interval",
+            "adds",
+            "95% interval",
+            "any so many",
+            "lost without it",
+            "95% interval",
+        ]
+    ]
+    random = {point.members: point.accuracy for point in report.curve}
+    for count, each in enumerate(report.worth, 1):
+        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", _points(each.adds_interval)]
+        rows.append(
+            [
+                str(count),
+                each.member,
+                number("accuracy", each.accuracy),
+                _bounds(each.accuracy_interval),
+                *adds,
+                number("accuracy", random.get(count)),
+                f"{100 * each.lost:+.2f}",
+                _points(each.lost_interval),
+            ]
+        )
+    return rows
+
+
+def _points(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
+
+
+def _bounds(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
 
 
 def beside_paper(report: Report) -> Rows:
@@ -361,7 +423,7 @@ def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> l
     return [
         name,
         number(accuracy, mean(s.test.accuracy for s in systems)),
-        "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}",
+        _bounds(bounds),
         *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in others),
         short_count(round(mean(s.parameters for s in systems))),
         f"{mean(s.latency_ms.p50 for s in systems):.2f}",
@@ -460,6 +522,12 @@ def markdown(report: Report) -> str:
         f"{_without_weight(report.soft_targets)}.\n",
         _table(curve),
     ]
+    if report.worth:
+        parts += [
+            "Members in the order in which each helps those before it most on the validation split, of equal weights. "
+            f"Two members disagree on {percent(report.disagreement)} of the test examples.\n",
+            _table(worth(report)),
+        ]
     soft = report.soft_targets
     parts += [
         "## How it went and what it cost\n",

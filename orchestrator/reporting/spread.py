@@ -33,7 +33,13 @@ DIFFERENCES = (("ensemble", "best_member"), ("ensemble", "baseline"), ("student"
 
 def rows(seeds: Sequence[SeedFigures], accuracy: str) -> list[list[str]]:
     """A table: each figure and difference by its mean, standard deviation and 95% interval of the mean, and by seed."""
-    header = ["", "mean", "standard deviation", "95% interval of the mean", *(f"seed {each.seed}" for each in seeds)]
+    header = [
+        "figure",
+        "mean",
+        "standard deviation",
+        "95% interval of the mean",
+        *(f"seed {each.seed}" for each in seeds),
+    ]
     found = [header]
     for name in FIGURES:
         found.append(_row(f"{name.replace('_', ' ')}, {accuracy}", [getattr(each, name) for each in seeds], "%"))
