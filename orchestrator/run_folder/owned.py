@@ -88,6 +88,7 @@ def _inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
     found = [*config.ensemble.given().values(), *data.depends_on]
+    found += [system.weights for system in config.evaluation.systems.values()]
     begun = [config.student.initial, *(stage.initial for stage in config.training_stages)]
     found += [initial for initial in begun if initial is not None and initial not in WORDS]
     found += [] if data.masking is None else [data.masking.tokenizer]

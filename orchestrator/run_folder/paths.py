@@ -27,7 +27,7 @@ _PLACEHOLDERS = {
     "role": "(baseline|student)",
     "digest": key.DIGEST,
     "stage": r"[a-z0-9][a-z0-9_]*",
-    "system": r"(member-\d+|ensemble|baseline|student)",
+    "system": r"[a-z0-9][a-z0-9._-]*",
     "split": "(train|validation|test)",
     "ending": r"(\.json|\.safetensors|\.pt)",
     "claim": r"[\w.]*",

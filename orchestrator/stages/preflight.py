@@ -102,8 +102,12 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     recipe = config.student.training
     if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
-        of_student = [stage.training for stage in config.training_stages if isinstance(stage.training, TrainingSpec)]
-        notes += tuple(short_baseline(recipe, len(dataset.train), of_student, len(dataset.transfer)))
+        of_student = [
+            (stage.training, len(_examples(stage, dataset)))
+            for stage in config.training_stages
+            if isinstance(stage.training, TrainingSpec)
+        ]
+        notes += tuple(short_baseline(recipe, len(dataset.train), of_student))
     idle = (*_without_a_use(config), *_best_of_nothing(config))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
 
@@ -122,6 +126,14 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
     """
     if config.ensemble.count is not None:
         return dataset
+    for stage in config.training_stages:
+        number = stage.loss.hidden.member
+        looks = objective.build(stage.loss).beside or stage.initial == TEACHER_LAYERS
+        if looks and number >= members:
+            raise RequestError(
+                f"distillation.hidden.member: {number}, and the cluster holds {members} members, numbered from 0. "
+                "Expected the number of one of them."
+            )
     notes = logits_room.check(config, dataset, members)
     return dataset.noted(*(note for note in notes if note not in dataset.notes))
 
@@ -297,8 +309,11 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
         f"{key}.training": (group.training, labelled)
         for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)
     }
-    for key, recipe in student.recipes.items():
-        recipes[f"student.{key}"] = recipe, labelled if key == "baseline_training" else len(dataset.transfer)
+    recipes["student.baseline_training"] = student.baseline_training, labelled
+    for number, stage in enumerate(config.training_stages):
+        own = student.stages is not None and student.stages[number].training is not None
+        key = f"student.stages.{number}.training" if own else "student.training"
+        recipes.setdefault(key, (stage.training, len(_examples(stage, dataset))))
     return [
         note
         for key, (recipe, examples) in recipes.items()
@@ -307,18 +322,19 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     ]
 
 
-def short_baseline(recipe: TrainingSpec, labelled: int, student: Sequence[TrainingSpec], transfer: int) -> list[str]:
+def short_baseline(recipe: TrainingSpec, labelled: int, student: Sequence[tuple[TrainingSpec, int]]) -> list[str]:
     """A note where the baseline, by `recipe`, takes far fewer steps than all stages of the student.
 
-    labelled: examples of the baseline. transfer: examples of the student, which include unlabelled ones.
+    labelled: examples of the baseline. student: the recipe of each stage, and its examples, unlabelled ones included.
     """
     of_baseline = recipe.epochs * math.ceil(labelled / recipe.batch_size)
-    of_student = sum(stage.epochs * math.ceil(transfer / stage.batch_size) for stage in student)
+    of_student = sum(stage.epochs * math.ceil(examples / stage.batch_size) for stage, examples in student)
     if of_student < SHORT * of_baseline:
         return []
+    most = max(examples for _, examples in student)
     return [
         f"student.baseline_training: not given, so the baseline takes {of_baseline:,} steps on {labelled:,} labelled "
-        f"examples, and the student {of_student:,} on {transfer:,}. Give the baseline about as many, by "
+        f"examples, and the student {of_student:,} on {most:,}. Give the baseline about as many, by "
         f"`epochs: {round(recipe.epochs * of_student / of_baseline)}` there; else the gain over it is in part that of "
         "longer training."
     ]

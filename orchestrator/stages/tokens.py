@@ -5,7 +5,7 @@ Blocks of texts are tokenized by Ray tasks, a few at a time, so that no process 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from workers.artifacts.catalogue import Catalogue, Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import TOKENS
 from workers.data import token_files
+from workers.data.collate import Collator
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns, has_texts
 from workers.data.ragged import Ragged
@@ -133,13 +134,21 @@ def _texts(x: Columns, rows: slice) -> Block:
 
 def without_texts(run: RunConfig, dataset: Dataset) -> Dataset:
     """The data set without texts that no process needs, since all models take tokens and no example is augmented."""
-    if dataset.augment is not None or any(predictor.collator(m).tokens is None for m in run.models.values()):
+    texts = {name for x in dataset.inputs.values() if isinstance(x, Columns) and has_texts(x) for name in (TEXT, PAIR)}
+    texts &= {name for x in dataset.inputs.values() if isinstance(x, Columns) for name in x.columns}
+    takes_texts = (_takes_texts(predictor.collator(model), texts) for model in run.models.values())
+    if dataset.augment is not None or any(takes_texts):
         return dataset
     served = dataset.served
     found = dataset.with_inputs(
         {name: _without(x) for name, x in dataset.inputs.items() if isinstance(x, Columns) and x.derived}
     )
     return replace(found, texts=served)
+
+
+def _takes_texts(collator: Collator, texts: Collection[str]) -> bool:
+    """Whether a model takes texts: without a tokenizer, or by tokens of some text columns, which are made as needed."""
+    return collator.tokens is None or (collator.columns is not None and not {*texts} <= {*collator.columns})
 
 
 def _without(x: Columns) -> Columns:

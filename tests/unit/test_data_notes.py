@@ -124,8 +124,8 @@ def test_a_batch_of_more_than_all_is_said() -> None:
 
 def test_a_baseline_of_few_steps_is_said() -> None:
     recipe = TrainingSpec(epochs=3, batch_size=512)
-    assert preflight.short_baseline(recipe, 5000, [recipe], 12_000) == []
-    (note,) = preflight.short_baseline(recipe, 1200, [recipe], 201_200)
+    assert preflight.short_baseline(recipe, 5000, [(recipe, 12_000)]) == []
+    (note,) = preflight.short_baseline(recipe, 1200, [(recipe, 201_200)])
     assert "the baseline takes 9 steps on 1,200 labelled examples, and the student 1,179 on 201,200" in note
     assert "`epochs: 393`" in note
 

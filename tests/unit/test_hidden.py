@@ -18,6 +18,7 @@ from tests import texts
 from workers.data.collate import Collator
 from workers.data.dataset import Split
 from workers.data.examples import Columns
+from workers.data.ragged import Ragged
 from workers.data.texts import TEXT, of_strings
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError
@@ -337,3 +338,19 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
         found.append({**module.state_dict(), **of.goal.module.state_dict()})
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-2, atol=2e-3, msg=name)
+
+
+def test_projections_of_relative_positions_are_no_layers() -> None:
+    """DeBERTa computes queries and keys of its table of positions, too."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(
+        "deberta-v2", vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=40, relative_attention=True, share_att_key=True, pos_att_type=["p2c", "c2p"],
+        position_buckets=8, norm_rel_ebd="layer_norm", position_biased_input=False,
+    )  # fmt: skip
+    module = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = Columns({"input_ids": Ragged.of([np.arange(5, 5 + length) for length in (7, 3, 5)])})
+    found = observe(module, Collator(None)(ids, np.arange(3)), {Signal.ATTENTION_INPUTS})
+    for part in (found.queries, found.keys, found.values):
+        assert [tuple(layer.shape) for layer in part] == [(3, 7, 16)] * 2

@@ -83,3 +83,12 @@ def test_how_many_members_there_are_may_only_be_known_later(tmp_path: Path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0))
     with pytest.raises(RequestError, match="free on its disk"):
         preflight.check_placed(asked, dataset, 7)
+
+
+def test_a_member_to_look_into_has_to_be_among_those_that_the_cluster_holds(tmp_path: Path) -> None:
+    hidden = {"hidden": {"member": 7}, "objective": [{"term": "soft"}, {"term": "hidden_mse"}]}
+    asked = config(tmp_path, ensemble__size="auto", distillation=hidden)
+    dataset = datasets.load(asked.data, 0)
+    assert preflight.check_placed(asked, dataset, 8) is not None
+    with pytest.raises(RequestError, match=r"hidden\.member: 7, and the cluster holds 2 members"):
+        preflight.check_placed(asked, dataset, 2)

@@ -84,7 +84,9 @@ def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
     digest, folder = "0123456789abcdef", paths.RunFolder("")
     files = [folder.mark, folder.lock, folder.config, folder.events, folder.report, folder.report_text, folder.tracking]
     files += [paths.network(digest), paths.soft_targets(digest), paths.logits(digest)]
-    files += [paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student")]
+    files += [
+        paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student", "int8.v2")
+    ]
     folders = [folder.network(digest), folder.shown("member-12"), folder.shown("baseline"), folder.shown("student")]
     files += [f"{place}/{name}" for place in folders for name in (*specs.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
     files += [f"{folder.checkpoints('student', digest)}/checkpoint_1/state.pt"]
@@ -132,6 +134,10 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
         ("student__model__kwargs", {"tables": ["runs/small/student/model.safetensors"]}),
         ("ensemble__checkpoints", ["runs/small/members/0/model.safetensors"]),
         ("student__initial", "runs/small/student/model.safetensors"),
+        (
+            "evaluation__systems",
+            {"x": {"model": {"factory": "models:mlp"}, "checkpoint": "runs/small/student/model.safetensors"}},
+        ),
         ("student__stages", [{"name": "a"}, {"name": "b", "initial": "runs/small/stages/a/model.safetensors"}]),
     ],
 )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
 from workers.data import dataset, text_files, texts, token_files, tokens
 from workers.data.collate import Collator, NamedInputs
@@ -267,5 +268,8 @@ def test_a_model_of_one_text_of_a_pair_gets_its_tokens_alone(folder: str) -> Non
     x = Columns({"text": one, "text_pair": other}, derived={how: how(one, other)})
     alone = Collator(("text",), how)(x, np.arange(2))
     assert isinstance(alone, NamedInputs) and alone.padded()[IDS].shape == (2, 3)
+    kept = tokens_stage._takes_texts  # a run that has its tokens drops texts which no model takes
+    assert kept(Collator(("text",), how), {"text", "text_pair"}) and not kept(Collator(("text",), how), {"text"})
+    assert not kept(Collator(None, how), {"text", "text_pair"}) and kept(Collator(None, None), {"text"})
     together = batch(x, how, [0, 1]).padded()
     assert together[IDS].shape == (2, 5) and together.keys() == {IDS, TYPES, "attention_mask"}

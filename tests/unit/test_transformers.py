@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,71 @@ def test_classes_in_another_order_are_put_into_that_of_the_data(tmp_path: Path) 
     plain = answers(spec(checkpoint=one), one)
     for k, name in enumerate(NAMES):
         torch.testing.assert_close(moved[:, k], plain[:, order.index(name)])
+
+
+def test_training_from_classes_in_another_order_gives_a_member_that_loads(tmp_path: Path) -> None:
+    """As a file, as a run addresses it, and as a folder; the folder says in which order its classes are."""
+    from transformers import AutoModelForSequenceClassification
+
+    order = ("sport", "geography", "science")
+    model = spec(checkpoint=made.checkpoint(tmp_path / "begun", order))
+    module = torch_module.build(model, seed=3).eval()
+    place = tmp_path / "member"
+    place.mkdir()
+    checkpoints.save(module.state_dict(), str(place / "model.safetensors"))
+    for name, content in predictor.kind_of(model).companions(model).items():
+        (place / name).write_bytes(content)
+    x = batch(model)
+    with torch.no_grad():
+        expected = module(**x.padded())["logits"]
+    for weights in (str(place / "model.safetensors"), str(place)):
+        torch.testing.assert_close(predictor.load(model, weights)(x).logits, expected)
+    plain = AutoModelForSequenceClassification.from_pretrained(place).eval()
+    with torch.no_grad():
+        found = plain(**x.padded()).logits
+    assert [plain.config.id2label[k] for k in range(3)] == list(order)
+    torch.testing.assert_close(found[:, [order.index(name) for name in NAMES]], expected)
+    settings = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**settings, "id2label": dict(enumerate(NAMES))}))
+    with pytest.raises(RequestError, match=r"Name the folder instead of the file"):
+        predictor.load(model, str(place / "model.safetensors"))
+
+
+def test_a_head_of_two_layers_is_drawn_in_one_order(tmp_path: Path) -> None:
+    """The order of a set of names differs from process to process."""
+    import subprocess
+    import sys
+
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(
+        "distilbert", vocab_size=64, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=40,
+        id2label=dict(enumerate("abc")), label2id={"a": 0, "b": 1, "c": 2},
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    made.tokenizer(tmp_path)
+    script = (
+        "import sys, torch; from workers.models import torch_module; from workers.specs import model_of\n"
+        "torch.set_num_threads(1)\n"
+        f"model = model_of({{'kind': 'transformers', 'checkpoint': {str(tmp_path)!r}}}).for_classes(3, {NAMES!r})\n"
+        "state = torch_module.build(model, seed=1).state_dict()\n"
+        "print([float(state[f'{name}.weight'].double().abs().sum()) for name in ('pre_classifier', 'classifier')])"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, text=True,
+                       capture_output=True, check=True).stdout for seed in ("1", "3")
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+def test_a_head_of_other_classes_is_not_kept_where_the_encoder_lacks_a_weight(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path, ("a", "b", "c"))
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    del state["bert.pooler.dense.bias"]
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    built = torch_module.build(spec(checkpoint=folder), seed=1).state_dict()
+    assert not torch.equal(built["classifier.weight"], state["classifier.weight"])
+    assert torch.equal(built["bert.pooler.dense.weight"], state["bert.pooler.dense.weight"])
 
 
 def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_path: Path) -> None:
@@ -242,8 +308,10 @@ def test_classes_are_matched_without_architectures_and_beside_a_file(tmp_path: P
     moved = answers(spec(checkpoint=str(folder)), str(folder))
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "architectures"}))
     torch.testing.assert_close(answers(spec(checkpoint=str(folder)), str(folder)), moved)
+    file = str(folder / "model.safetensors")
+    torch.testing.assert_close(answers(spec(checkpoint=str(folder)), file), moved)
     with pytest.raises(RequestError, match="Name the folder instead of the file"):
-        predictor.load(spec(checkpoint=str(folder)), str(folder / "model.safetensors"))
+        predictor.load(spec(config=made.config(), tokenizer=str(folder)), file)
 
 
 def test_a_head_of_other_names_is_drawn_anew(tmp_path: Path) -> None:

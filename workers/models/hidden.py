@@ -39,8 +39,15 @@ def observe(module: nn.Module, x: Inputs, needs: Collection[Signal]) -> Outputs:
     with _captured(module, NAMES if Signal.ATTENTION_INPUTS in needs else {}) as found:
         returned = called(module, x, **more)
     hidden = _hidden_states(module, returned) if Signal.HIDDEN_STATES in needs else ()
-    captured = {name: _of_layers(module, name, layers) for name, layers in found.items()}
-    return Outputs(logits_in(returned, x, module), hidden, **captured, mask=mask_of(x))
+    mask = mask_of(x)
+    captured = {name: _of_layers(module, name, layers, mask) for name, layers in found.items()}
+    if len({len(layers) for layers in captured.values()}) > 1:
+        counts = ", ".join(f"{len(layers)} {name}" for name, layers in captured.items())
+        raise RequestError(
+            f"{_name(module)} computes {counts} for a batch, so that they cannot be assigned to its layers. Expected "
+            "as many of each; use terms on hidden states instead."
+        )
+    return Outputs(logits_in(returned, x, module), hidden, **captured, mask=mask)
 
 
 def is_of_transformers(module: nn.Module) -> bool:
@@ -86,7 +93,10 @@ def _captured(module: nn.Module, names: Mapping[str, Sequence[str]]) -> Iterator
             hook.remove()
 
 
-def _of_layers(module: nn.Module, name: str, layers: Sequence[Tensor]) -> Layers:
+def _of_layers(module: nn.Module, name: str, layers: Sequence[Tensor], mask: Tensor | None) -> Layers:
+    """The outputs [B, L, D] by layer. Others are left out, such as DeBERTa's projections of relative positions."""
+    if mask is not None:
+        layers = [layer for layer in layers if layer.shape[:2] == mask.shape]
     if not layers or not all(isinstance(layer, torch.Tensor) and layer.ndim == 3 for layer in layers):
         raise RequestError(
             f"{_name(module)} has no {name} [B, L, D] of a self-attention that are known by their names, which a term "

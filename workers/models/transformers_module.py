@@ -123,10 +123,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     _check_folder(uri, folder)
     with _explained(f"checkpoint '{uri}'", model):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        if model.task == MASKED_LM:
-            order: tuple[int, ...] | None = ()
-        else:
-            order = None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
+        order = _order_of(config, uri, model, may_add=may_add)
         if order is None:
             for key, value in _classes(model).items():
                 setattr(config, key, value)
@@ -140,8 +137,8 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
             dtype=torch.float32,
         )
     random = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
-    if order is None and not random:
-        random = _anew(module)
+    if order is None and not _of_head(module, random):
+        random |= _anew(module)
     missing = tuple(sorted(random))
     if missing and not may_add:
         part = f", the head of the task '{model.task}'" if _of_head(module, missing) else ""
@@ -154,19 +151,26 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     return Loaded(_checked(module, model), missing)
 
 
-def _of_head(module: nn.Module, names: Iterable[str]) -> set[str]:
+def _order_of(config: Any, uri: str, model: TransformersModel, *, may_add: bool) -> tuple[int, ...] | None:
+    """`class_order` of a checkpoint, empty for a language model; None for a head that has to be made anew."""
+    if model.task == MASKED_LM:
+        return ()
+    return None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
+
+
+def _of_head(module: nn.Module, names: Iterable[str]) -> list[str]:
     """Those of the weights `names` that are of a network's head, which is all but the encoder."""
     encoder = f"{module.base_model_prefix}."
-    return {name for name in names if not name.startswith(encoder)}
+    return [name for name in names if not name.startswith(encoder)]
 
 
 def _anew(module: nn.Module) -> set[str]:
-    """Draw the head of a network anew, and return the names of its weights."""
+    """Draw the head of a network anew, in the order of its weights, and return their names."""
     found = _of_head(module, (name for name, _ in module.named_parameters()))
     for name in found:
         parameter = module.get_parameter(name)
         nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
-    return found
+    return set(found)
 
 
 def _check_folder(uri: str, folder: str) -> None:
@@ -214,12 +218,16 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
 
 
 def _check_classes_beside(model: TransformersModel, weights: str) -> None:
-    """Raise `RequestError` where the configuration beside a file of weights has the classes in another order."""
+    """Raise `RequestError` where the configuration beside a file of weights has the classes in another order than
+    `made` expects them: that of the checkpoint which training begins with, else that of the data."""
     beside = storage.read_if_there(storage.join(storage.parent(weights), CONFIG))
     names = json.loads(beside).get("id2label") if beside is not None else None
     if isinstance(names, dict):
         has = tuple(str(names[key]) for key in sorted(names, key=int))
-        if class_order(weights, has, model, may_add=False) != tuple(range(model.classes)):
+        begun = None
+        if model.checkpoint is not None:
+            begun = _order_of(_config(model), model.checkpoint, model, may_add=True)
+        if class_order(weights, has, model, may_add=False) != (begun or tuple(range(model.classes))):
             raise RequestError(
                 f"checkpoint '{weights}': the {CONFIG} beside it has the classes {listed(has)}, and the data "
                 f"{listed(model.labels)}. Name the folder instead of the file, so that the order is put right."
