@@ -35,7 +35,7 @@ from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import Inference, Sums
-from workers.evaluation.tasks import ENSEMBLE, Asked, CustomMetrics, Measurement, Measuring, Prediction
+from workers.evaluation.tasks import ENSEMBLE, CustomMetrics, Measurement, Measuring, Prediction, Subject
 from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -233,7 +233,7 @@ class _Predicted:
 
 
 def _predict(
-    run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
+    run: Context, systems: Sequence[Subject], split: str, placement: Placement, *, of_labels: bool = False
 ) -> _Predicted:
     """Predict a split with each system, [P, K], or with `of_labels` [P], and cache the predictions.
 
@@ -259,7 +259,7 @@ def _predict(
     return _Predicted(records, reused=not missing)
 
 
-def _key(run: Context, asked: Asked, split: str, of_labels: bool) -> Key:
+def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:
     """The cache key of a system's predictions for a split."""
     member, how = asked
     return PREDICTIONS.key(

@@ -21,7 +21,7 @@ from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
 from workers.evaluation import latency, metrics, mixture, tasks
 from workers.evaluation.metrics import Inference
-from workers.evaluation.tasks import Asked
+from workers.evaluation.tasks import Subject
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -48,7 +48,7 @@ def data() -> Dataset:
     return Dataset(split, split, split, None, 3)
 
 
-def members(folder: Path, count: int, hidden: int = 24) -> list[Asked]:
+def members(folder: Path, count: int, hidden: int = 24) -> list[Subject]:
     (folder / "models.py").write_text(makers.MODELS)
     spec = ModelSpec(factory="models:mlp", kwargs={"hidden": hidden}, folder=str(folder))
     found = []

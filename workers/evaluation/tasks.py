@@ -39,7 +39,7 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
 from workers.specs import FactorySpec
 
-Asked = tuple[Member, Inference]
+Subject = tuple[Member, Inference]
 """A system, and how it computes its predictions."""
 PREDICTED = "log_probabilities"
 """Tensor name of the cached predictions in their file."""
@@ -54,7 +54,7 @@ class Prediction:
     of_labels: only the entries of the labels. kept: URI of their cache record, and their cache key.
     """
 
-    asked: Asked
+    asked: Subject
     split: str
     of_labels: bool
     threads: int
@@ -80,7 +80,7 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
 
 
 def _predicted(
-    asked: Asked, data: Dataset, split: str, examples: slice = slice(None), *, of_labels: bool = False
+    asked: Subject, data: Dataset, split: str, examples: slice = slice(None), *, of_labels: bool = False
 ) -> LogProbabilities:
     """Log-probabilities of one system on some examples of a split: [P, K] float32, or with `of_labels` [P].
 
@@ -121,7 +121,7 @@ class Measuring:
     ensemble; None: they are no ensemble.
     """
 
-    systems: Sequence[Asked]
+    systems: Sequence[Subject]
     kept: Mapping[str, str]
     threads: int
     weights: MemberWeights | None = None
@@ -229,8 +229,8 @@ def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) ->
 class Measurement:
     """The systems whose size and latency are measured: the members, with their ensemble, and the others."""
 
-    members: Sequence[Asked]
-    others: Sequence[Asked]
+    members: Sequence[Subject]
+    others: Sequence[Subject]
     combine: str
     repeats: int
 
@@ -288,7 +288,7 @@ class _Timed:
     batch_s: float
 
 
-def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
+def _timed(asked: Subject, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
     """Load one network, time it on examples of `x`, and release it.
 
     others: bytes of the networks that run in turn with it.
