@@ -65,14 +65,16 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         several = [each[f, ..., k] for k in range(len(names)) for f in range(len(FIGURES))]
         return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
 
-    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums)
+    rows, grouped = of_blocks[names[0]][:, EXAMPLES], _is_grouped(of_blocks[names[0]])
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=grouped)
     of_systems = {
         name: dict(zip(FIGURES, found[k * len(FIGURES) : (k + 1) * len(FIGURES)], strict=True))
         for name, k in number.items()
     }
     for name, of_system in of_systems.items():
-        if of_system["accuracy"] is not None and of_system["accuracy"].error == 0.0:  # all right, or all wrong
-            of_system["accuracy"] = _of_equal(of_blocks[name])
+        accuracy = of_system["accuracy"]
+        if accuracy is not None and (rows.max() == 1 or accuracy.error == 0.0):  # or all right, or all wrong
+            of_system["accuracy"] = _of_trials(of_blocks[name])
     first = len(names) * len(FIGURES)
     examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
     differences = [
@@ -114,7 +116,7 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
         adds = np.concatenate([prefixes[:1], np.diff(prefixes, axis=0)])
         return np.concatenate([prefixes, adds, prefixes[-1:] - lacking])
 
-    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums)
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(best[0]))
     whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
     return [
         Member(
@@ -131,8 +133,13 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
     ]
 
 
-def _of_equal(of_blocks: Float64) -> Interval:
-    """The interval of an accuracy that no resample changes, as of so many independent blocks."""
+def _is_grouped(of_blocks: Float64) -> bool:
+    """Whether blocks are groups of examples, and not single ones, or random ones of a large test set."""
+    return bool((of_blocks[:, EXAMPLES] > 1).any()) and len(of_blocks) < bootstrap.BLOCKS
+
+
+def _of_trials(of_blocks: Float64) -> Interval:
+    """The interval of an accuracy as that of independent trials, one for each block."""
     used = of_blocks[of_blocks[:, EXAMPLES] > 0]
     share = float(used[:, CORRECT].sum() / used[:, EXAMPLES].sum())
     return bootstrap.of_share(share * len(used), len(used))

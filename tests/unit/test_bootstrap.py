@@ -42,19 +42,20 @@ def skewed(n: int) -> Draw:
     return lambda draw: np.stack([np.ones(n), draw.lognormal(-1.0, 0.8, n)], axis=1)
 
 
-TRUTHS: dict[str, tuple[Draw, float]] = {
-    "a share": (single(0.9, 300), 0.9),
-    "a difference": (difference(400), 0.02),
-    "groups": (grouped(60), 0.9),
-    "skewed": (skewed(400), float(np.exp(-1.0 + 0.32))),
+TRUTHS: dict[str, tuple[Draw, float, bool]] = {
+    "a share": (single(0.9, 300), 0.9, False),
+    "a difference": (difference(400), 0.02, False),
+    "twenty groups": (grouped(20), 0.9, True),
+    "many groups": (grouped(150), 0.9, True),
+    "skewed": (skewed(400), float(np.exp(-1.0 + 0.32)), False),
 }
 
 
-def coverage(draw: Draw, truth: float, times: int) -> float:
+def coverage(draw: Draw, truth: float, is_grouped: bool, times: int) -> float:
     generator = np.random.default_rng(0)
     held = 0
     for seed in range(times):
-        (found,) = bootstrap.intervals(draw(generator), share, seed)
+        (found,) = bootstrap.intervals(draw(generator), share, grouped=is_grouped, seed=seed)
         assert found is not None
         held += found.low <= truth <= found.high
     return held / times
