@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +63,29 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     screen = screen or Screen(quiet=True)
     others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
+    return executed(config, STAGES, Options(fresh, verbose, screen, others))[REPORT]
+
+
+@dataclass(frozen=True)
+class Options:
+    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds."""
+
+    fresh: bool
+    verbose: bool
+    screen: Screen
+    repetitions: Sequence[Report] = ()
+
+
+def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
+    """Check a configuration, plan it, and execute stages in its folder. Raises: as `run`."""
+    screen, fresh = options.screen, options.fresh
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
     config = preflight.settled(config, dataset)
-    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+    with connection.connect(
+        config.ensemble.start_timeout_s, verbose=options.verbose, wait_for=screen.wait_for
+    ) as machines:
         telemetry.label(config.name)
         plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
@@ -98,11 +118,11 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                     heartbeat=heartbeat,
                     artifacts=catalogue,
                     page=page,
-                    repetitions=others,
+                    repetitions=options.repetitions,
                 )
                 for note in dataset.notes:
                     events.note(note)
-                return execute(STAGES, context)[REPORT]
+                return execute(stages, context)
             except RequestError as error:  # validated before, so a file was lost or a node lacks it
                 raise RunError(str(error)) from error
 

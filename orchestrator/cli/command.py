@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import dataclasses
 import json
 import logging
 import os
@@ -119,6 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
     compare.set_defaults(command=_compare)
 
+    worth = commands.add_parser(
+        "worth",
+        parents=[common, overriding],
+        help="what each member of a run is worth; or, from three members, what an ensemble would be",
+    )
+    worth.add_argument("of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI")
+    worth.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
+    worth.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    worth.set_defaults(command=_worth)
+
     schema = commands.add_parser("schema", parents=[common], help="every key of a configuration, as JSON Schema")
     schema.set_defaults(command=_schema)
 
@@ -180,6 +191,36 @@ def _compare(asked: argparse.Namespace) -> None:
     from orchestrator.reporting import report
 
     Screen().table(report.compare([report.load(run) for run in asked.runs]))
+
+
+def _worth(asked: argparse.Namespace) -> None:
+    from orchestrator.observers.terminal import Screen
+
+    if not asked.of.endswith((".yaml", ".yml")):
+        from orchestrator.reporting import report
+
+        found = report.load(asked.of)
+        if asked.json:
+            print(json.dumps([each.model_dump(mode="json") for each in found.worth], indent=2))
+        else:
+            Screen().table(report.worth(found), found.name)
+        return
+    with Screen(quiet=asked.json) as screen:
+        with interrupts.at_once():
+            from orchestrator.config.run_config import RunConfig
+
+            config = RunConfig.load(asked.of, asked.overrides)
+            screen.wait_for("loading torch, Ray and MLflow")
+            from orchestrator.cluster import environment
+
+            environment.prepare()
+            from orchestrator import prospects
+        foreseen = prospects.prospects(config, asked.members, verbose=asked.verbose, screen=screen)
+        if asked.json:
+            print(json.dumps(dataclasses.asdict(foreseen), indent=2))
+        else:
+            screen.table(prospects.rows(foreseen), config.name)
+            screen.out.print(prospects.verdict(foreseen), markup=False)
 
 
 def _schema(asked: argparse.Namespace) -> None:

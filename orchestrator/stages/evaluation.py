@@ -131,6 +131,21 @@ def _best(sums: Mapping[str, Sums]) -> str:
     return max(sums, key=lambda name: (sums[name].accuracy, -sums[name].mean_nll))
 
 
+def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
+    """The sums of members of equal weights on the validation split: of each, and of the first 1, 2, ... together."""
+    asked = [(member, _of_members(run)) for member in members]
+    job = Measuring(
+        asked,
+        _predict(run, asked, "validation", run.plan.teachers).records,
+        run.plan.teachers.threads,
+        [1.0] * len(members),
+        run.config.ensemble.combine,
+        "validation",
+        range(len(members)),
+    )
+    return _measure(run, job, run.plan.teachers)
+
+
 @dataclass(frozen=True)
 class Compared:
     """Every system on the test split, and how sure the differences are."""
