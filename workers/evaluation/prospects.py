@@ -3,7 +3,7 @@
 The error of an ensemble of K equally good members is nearly a + b / K, since a mean of K predictions has 1 / K of the
 variance of one (Lobacheva, Chirkova, Kodryan and Vetrov 2020, "On Power Laws in Deep Ensembles"). The error of one
 network falls as a power of its training (Hestness et al. 2017). So a network that was trained twice as long says what
-K times would do. The first law is a little cautious: it foresaw 90 to 95% of the gain in simulations and in the examples.
+K times would do. The first law is a little cautious: in simulations it foresees 90 to 95% of the gain.
 
 Both are drawn many times: test examples by the bootstrap, and seeds by a normal distribution with the spread of the
 members. So an interval holds both kinds of chance.
