@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from workers.evaluation.bootstrap import LEVEL
-
 
 class SeedFigures(BaseModel):
     """Test accuracies of one repetition."""
@@ -67,5 +65,7 @@ def _row(name: str, values: Sequence[float], unit: str) -> list[str]:
 def _quantile(degrees: int) -> float:
     """Of Student's t, for the interval of a mean of a few repetitions."""
     from scipy.stats import t
+
+    from workers.evaluation.bootstrap import LEVEL
 
     return float(t.ppf(0.5 + LEVEL / 2, degrees))
