@@ -5,6 +5,7 @@ Each stage takes the results of others, and reuses artifacts that an earlier run
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import statistics
+from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, MemberWorth, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
@@ -186,6 +187,8 @@ def _report(run: Context, given: Results) -> Report:
         report = report.model_copy(update={"seeds": [reports.of_seed(each) for each in reports_of_all]})
     with events.stage("the student's model"):
         _keep_student(run, student)
+    of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
+    sums.write(config.folder, of_blocks, _test_digest(run))
     reports.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
@@ -194,12 +197,19 @@ def _report(run: Context, given: Results) -> Report:
     return report
 
 
+def _test_digest(run: Context) -> str:
+    """Digest of the test examples, their labels and groups."""
+    groups = run.dataset.test_groups
+    own = b"" if groups is None else groups.tobytes()
+    return hashlib.sha256(run.dataset.digests["test"].encode() + own).hexdigest()
+
+
 def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
     worth = found.worth
     if worth is None:
         return []
-    sums = worth.sums
-    members = statistics.members(worth.order, [s.of_blocks for s in sums.best], [s.of_blocks for s in sums.without])
+    best, without = ([of.of_blocks for of in several] for several in (worth.sums.best, worth.sums.without))
+    members = statistics.members(worth.order, best, without)
     return [
         MemberWorth(
             member=names[k],

@@ -196,10 +196,10 @@ def _report(asked: argparse.Namespace) -> None:
 
 
 def _compare(asked: argparse.Namespace) -> None:
+    from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import report
 
-    Screen().table(report.compare([report.load(run) for run in asked.runs]))
+    presentation.show_compared(asked.runs, Screen())
 
 
 def _worth(asked: argparse.Namespace) -> None:

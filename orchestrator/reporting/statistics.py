@@ -153,6 +153,18 @@ def _gain(accuracy: Mapping[str, Float64]) -> Float64:
     return found
 
 
+def difference(one: Float64, other: Float64) -> Difference:
+    """The accuracy of a student over that of another run's, on the same test examples. one, other: [B, COLUMNS]."""
+    joint = np.concatenate([one, other], axis=1)
+
+    def of_sums(sums: Float64) -> Float64:
+        accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
+        return np.stack([accuracy[..., 0] - accuracy[..., 1]])
+
+    (value,), (interval,) = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one))
+    return _difference(("student", "student"), float(value), interval, round(float(one[:, EXAMPLES].sum())))
+
+
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
     needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
     return Difference(*pair, value, interval, needed)

@@ -151,6 +151,7 @@ class Compared:
     """Every system on the test split, and how sure the differences are."""
 
     systems: list[System]
+    measured: Mapping[str, Measured]
     estimates: Estimates
 
 
@@ -182,7 +183,7 @@ def compare_systems(
         _system(name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name])
         for name, role in roles.items()
     ]
-    return Compared(systems, estimates)
+    return Compared(systems, measured, estimates)
 
 
 def _of_members(run: Context) -> Inference:
