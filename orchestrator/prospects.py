@@ -83,7 +83,7 @@ def rows(found: Forecast) -> Rows:
         return [[name, value, f"{low} to {high}"]]
 
     return [
-        ["validation accuracy, %", "", "95% interval"],
+        ["on the validation split", "accuracy, %", "95% interval"],
         *row("one member", found.one),
         *row(f"{found.trained} members, trained", found.together),
         *row(f"{found.count} members, foreseen", found.members),

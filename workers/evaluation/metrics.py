@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,12 +65,13 @@ class Blocks(NamedTuple):
 class Sums:
     """Sums over predictions, by block of rows, per bin of confidence, and per class.
 
-    of_blocks: [B, COLUMNS] float64: rows, correct ones, NLL, Brier score, and for each bin of confidence the sum of
+    nll: the sum over all rows in their order, whose rounding does not depend on the blocks. of_blocks: [B, COLUMNS] float64: rows, correct ones, NLL, Brier score, and for each bin of confidence the sum of
     confidence - correctness. bin_examples, bin_confidence, bin_correct: [BINS] float64. labelled, predicted, hits: [K]
     int64, examples of each class by their labels, by the predictions, and by both. confusion: [K, K] int64, examples by
     label and prediction; [0, 0] for more than `CONFUSED` classes.
     """
 
+    nll: float
     of_blocks: NDArray[np.float64]
     bin_examples: NDArray[np.float64]
     bin_confidence: NDArray[np.float64]
@@ -88,29 +88,29 @@ class Sums:
     def examples(self) -> int:
         return round(float(self.of_blocks[:, EXAMPLES].sum()))
 
-    @cached_property
-    def figures(self) -> dict[str, float]:
-        """The figures of `FIGURES`, by their names."""
-        return dict(zip(FIGURES, map(float, figures(self.of_blocks.sum(axis=0))), strict=True))
-
     @property
     def accuracy(self) -> float:
-        return self.figures["accuracy"]
+        return float(self.of_blocks[:, CORRECT].sum()) / self.examples
 
     @property
     def mean_nll(self) -> float:
         """Negative log-likelihood of the true label, nats per example; infinite where one label has probability 0."""
-        return self.figures["nll"]
+        return self.nll / self.examples
 
     @property
     def brier(self) -> float:
         """Brier score: the squared distance of probabilities and label, 0 to 2, averaged over examples (Brier 1950)."""
-        return self.figures["brier"]
+        return float(self.of_blocks[:, BRIER].sum()) / self.examples
 
     @property
     def ece(self) -> float:
         """Expected calibration error: |confidence - accuracy|, averaged over the bins by their examples."""
-        return self.figures["ece"]
+        return float(np.abs(self.bin_confidence - self.bin_correct).sum() / self.examples)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures of `FIGURES`, by their names."""
+        return dict(zip(FIGURES, (self.accuracy, self.mean_nll, self.brier, self.ece), strict=True))
 
     @property
     def macro_f1(self) -> float:
@@ -142,6 +142,7 @@ def measure(log_probabilities: NDArray[Any], labels: Index, blocks: Blocks | Non
     of_each[:, EXAMPLES], of_each[:, CORRECT] = 1.0, right
     of_each[:, NLL], of_each[:, BRIER] = -log_probabilities[rows, labels], _brier(log_probabilities, labels)
     return Sums(
+        nll=float(-log_probabilities[rows, labels].sum(dtype=np.float64)),
         of_blocks=_by_block(in_blocks, of_each, bins, confidence - right),
         bin_examples=np.bincount(bins, minlength=BINS).astype(np.float64),
         bin_confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
