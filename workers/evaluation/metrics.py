@@ -65,10 +65,11 @@ class Blocks(NamedTuple):
 class Sums:
     """Sums over predictions, by block of rows, per bin of confidence, and per class.
 
-    nll: the sum over all rows in their order, whose rounding does not depend on the blocks. of_blocks: [B, COLUMNS] float64: rows, correct ones, NLL, Brier score, and for each bin of confidence the sum of
-    confidence - correctness. bin_examples, bin_confidence, bin_correct: [BINS] float64. labelled, predicted, hits: [K]
-    int64, examples of each class by their labels, by the predictions, and by both. confusion: [K, K] int64, examples by
-    label and prediction; [0, 0] for more than `CONFUSED` classes.
+    nll: the sum over all rows in their order, whose rounding does not depend on the blocks. of_blocks: [B, COLUMNS]
+    float64: rows, correct ones, NLL, Brier score, and for each bin of confidence the sum of confidence - correctness.
+    bin_examples, bin_confidence, bin_correct: [BINS] float64. labelled, predicted, hits: [K] int64, examples of each
+    class by their labels, by the predictions, and by both. confusion: [K, K] int64, examples by label and prediction;
+    [0, 0] for more than `CONFUSED` classes.
     """
 
     nll: float
