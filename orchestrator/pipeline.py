@@ -5,8 +5,12 @@ Each stage takes the results of others, and reuses artifacts that an earlier run
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +25,14 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Report, System
+from orchestrator.reporting import statistics, sums
+from orchestrator.reporting.report import Difference, MemberWorth, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
 from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import MeasuredEnsemble, compare_systems, measure_ensemble
+from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
@@ -35,6 +40,7 @@ from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
 from workers.errors import RequestError, RunError
+from workers.evaluation.bootstrap import Interval
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
@@ -52,14 +58,35 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
     progress (default: no display).
 
+    With `seeds`, the repetitions run first, and the report has their figures beside its own.
+
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
+    others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
+    return executed(config, STAGES, Options(fresh, verbose, screen, others))[REPORT]
+
+
+@dataclass(frozen=True)
+class Options:
+    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds."""
+
+    fresh: bool
+    verbose: bool
+    screen: Screen
+    repetitions: Sequence[Report] = ()
+
+
+def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
+    """Check a configuration, plan it, and execute stages in its folder. Raises: as `run`."""
+    screen, fresh = options.screen, options.fresh
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
     config = preflight.settled(config, dataset)
-    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+    with connection.connect(
+        config.ensemble.start_timeout_s, verbose=options.verbose, wait_for=screen.wait_for
+    ) as machines:
         telemetry.label(config.name)
         plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
@@ -92,10 +119,11 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
                     heartbeat=heartbeat,
                     artifacts=catalogue,
                     page=page,
+                    repetitions=options.repetitions,
                 )
                 for note in dataset.notes:
                     events.note(note)
-                return execute(STAGES, context)[REPORT]
+                return execute(stages, context)
             except RequestError as error:  # validated before, so a file was lost or a node lacks it
                 raise RunError(str(error)) from error
 
@@ -117,20 +145,20 @@ def _student(run: Context, given: Results) -> Trained:
     return students.student(run, given[SOFT_TARGETS], _teachers(given))
 
 
-def _compare(run: Context, given: Results) -> list[System]:
+def _compare(run: Context, given: Results) -> Compared:
     with run.events.stage("evaluation"):
-        of_members = given[PREDICTIONS].measured
-        return compare_systems(run, _teachers(given), of_members, given[BASELINE].member, given[STUDENT].member)
+        return compare_systems(run, _teachers(given), given[PREDICTIONS], given[BASELINE].member, given[STUDENT].member)
 
 
 def _report(run: Context, given: Results) -> Report:
     """Write the student's model, then the report, then send the figures to the tracker."""
     config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
-    systems = given[EVALUATION]
+    systems, estimates = given[EVALUATION].systems, given[EVALUATION].estimates
     accuracy = {system.role: system.test.accuracy for system in systems}
     cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
     report = Report(
         name=config.name,
+        seed=config.seed,
         folder=redacted(config.folder),
         page=run.page,
         accuracy_name=config.report.accuracy or ("accuracy" if config.data.masking is None else "masked accuracy"),
@@ -138,7 +166,13 @@ def _report(run: Context, given: Results) -> Report:
         labels=list(run.dataset.label_names),
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
+        gain_transferred_interval=_bounds(estimates.gain),
+        resolved=estimates.gain is not None and not estimates.gain.holds_zero,
+        differences=[_difference(each) for each in estimates.differences],
+        best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
+        worth=_worth(given[PREDICTIONS], [each.member.name for each in given[MEMBERS]]),
+        disagreement=_disagreement(given[PREDICTIONS].worth),
         soft_targets=made.summary().model_copy(update=_recipe(config)),
         stages=events.stages,
         bound_by=costs.bound_by(student, made),
@@ -148,14 +182,71 @@ def _report(run: Context, given: Results) -> Report:
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
     )
+    if run.repetitions:
+        reports_of_all = sorted([report, *run.repetitions], key=lambda each: each.seed)
+        report = report.model_copy(update={"seeds": [reports.of_seed(each) for each in reports_of_all]})
     with events.stage("the student's model"):
         _keep_student(run, student)
+    of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
+    sums.write(config.folder, of_blocks, _test_digest(run))
     reports.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
+
+
+def _test_digest(run: Context) -> str:
+    """Digest of the test examples, their labels and groups."""
+    groups = run.dataset.test_groups
+    own = b"" if groups is None else groups.tobytes()
+    return hashlib.sha256(run.dataset.digests["test"].encode() + own).hexdigest()
+
+
+def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
+    worth = found.worth
+    if worth is None:
+        return []
+    best, without = ([of.of_blocks for of in several] for several in (worth.sums.best, worth.sums.without))
+    members = statistics.members(worth.order, best, without)
+    return [
+        MemberWorth(
+            member=names[k],
+            accuracy=each.with_it,
+            accuracy_interval=_bounds(each.with_it_interval),
+            nll=each.nll,
+            ece=each.ece,
+            adds=each.adds,
+            adds_interval=_bounds(each.adds_interval),
+            lost=each.lost,
+            lost_interval=_bounds(each.lost_interval),
+        )
+        for k, each in zip(worth.order, members, strict=True)
+    ]
+
+
+def _disagreement(worth: Worth | None) -> float | None:
+    """The share of test rows on which two members predict other classes, the mean over pairs."""
+    if worth is None:
+        return None
+    pairs = worth.sums.disagree[np.triu_indices(len(worth.order), 1)]
+    return float(pairs.mean() / worth.sums.best[0].examples)
+
+
+def _bounds(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _difference(found: statistics.Difference) -> Difference:
+    return Difference(
+        of=found.of,
+        over=found.over,
+        accuracy=found.accuracy,
+        interval=_bounds(found.interval),
+        resolved=found.resolved,
+        examples_needed=found.needed,
+    )
 
 
 def _recipe(config: RunConfig) -> dict[str, str]:

@@ -422,6 +422,10 @@ class DataSpec(Spec):
     `label`."""
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
+    group_column: str | None = None
+    """Of `test`: which examples belong together when intervals are drawn, such as those of a user, a document or an
+    utterance. A column of texts or Parquet, or an array [N] of an npz; a data factory returns `(x, y, groups)`. Left
+    out: each example is drawn by itself."""
     feature_columns: tuple[str, ...] | None = None
     """`kind: parquet`: the columns of numbers, or the one column of equally long lists. Left out: all
     but the label."""

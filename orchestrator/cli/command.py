@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import dataclasses
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 from orchestrator.cluster import interrupts
 from workers.errors import RequestError, StillhouseError
@@ -87,16 +89,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {version('stillhouse')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(commands, [common, overriding])
+    _add_reports(commands, common, overriding)
 
+    schema = commands.add_parser("schema", parents=[common], help="every key of a configuration, as JSON Schema")
+    schema.set_defaults(command=_schema)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[common, overriding], help="versions, cores, GPUs; storage and tracker reached or not"
+    )
+    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="check what this configuration needs")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_runs(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """The commands that execute a configuration."""
     run = commands.add_parser(
-        "run", parents=[common, overriding], help="members, baseline, soft targets, student, evaluation, report"
+        "run", parents=parents, help="members, baseline, soft targets, student, evaluation, report"
     )
     run.add_argument("config", metavar="CONFIG", help="a YAML file")
     run.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
     run.set_defaults(command=_run)
 
     submit = commands.add_parser(
-        "submit", parents=[common, overriding], help="`run` as a job of a Ray cluster; what it needs goes with it"
+        "submit", parents=parents, help="`run` as a job of a Ray cluster; what it needs goes with it"
     )
     submit.add_argument("config", metavar="CONFIG", help="a YAML file; its folder goes with the job")
     submit.add_argument(
@@ -109,6 +126,19 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--follow", action="store_true", help="show what the job says, and end with its status")
     submit.set_defaults(command=_submit)
 
+    worth = commands.add_parser(
+        "worth",
+        parents=parents,
+        help="what each member of a run is worth; or, from three members, what an ensemble would be",
+    )
+    worth.add_argument("of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI")
+    worth.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
+    worth.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    worth.set_defaults(command=_worth)
+
+
+def _add_reports(commands: Any, common: argparse.ArgumentParser, overriding: argparse.ArgumentParser) -> None:
+    """The commands that read finished runs."""
     report = commands.add_parser("report", parents=[common, overriding], help="the report of a finished run")
     report.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
     report.add_argument("--format", choices=["markdown", "json"], help="default: a table")
@@ -118,16 +148,6 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", parents=[common], help="several runs on one table")
     compare.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
     compare.set_defaults(command=_compare)
-
-    schema = commands.add_parser("schema", parents=[common], help="every key of a configuration, as JSON Schema")
-    schema.set_defaults(command=_schema)
-
-    doctor = commands.add_parser(
-        "doctor", parents=[common, overriding], help="versions, cores, GPUs; storage and tracker reached or not"
-    )
-    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="check what this configuration needs")
-    doctor.set_defaults(command=_doctor)
-    return parser
 
 
 def _run(asked: argparse.Namespace) -> None:
@@ -176,10 +196,40 @@ def _report(asked: argparse.Namespace) -> None:
 
 
 def _compare(asked: argparse.Namespace) -> None:
+    from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import report
 
-    Screen().table(report.compare([report.load(run) for run in asked.runs]))
+    presentation.show_compared(asked.runs, Screen())
+
+
+def _worth(asked: argparse.Namespace) -> None:
+    from orchestrator.observers.terminal import Screen
+
+    if not asked.of.endswith((".yaml", ".yml")):
+        from orchestrator.reporting import report
+
+        found = report.load(asked.of)
+        if asked.json:
+            print(json.dumps([each.model_dump(mode="json") for each in found.worth], indent=2))
+        else:
+            Screen().table(report.worth(found), found.name)
+        return
+    with Screen(quiet=asked.json) as screen:
+        with interrupts.at_once():
+            from orchestrator.config.run_config import RunConfig
+
+            config = RunConfig.load(asked.of, asked.overrides)
+            screen.wait_for("loading torch, Ray and MLflow")
+            from orchestrator.cluster import environment
+
+            environment.prepare()
+            from orchestrator import prospects
+        foreseen = prospects.prospects(config, asked.members, verbose=asked.verbose, screen=screen)
+        if asked.json:
+            print(json.dumps(dataclasses.asdict(foreseen), indent=2))
+        else:
+            screen.table(prospects.rows(foreseen), config.name)
+            screen.out.print(prospects.verdict(foreseen), markup=False)
 
 
 def _schema(asked: argparse.Namespace) -> None:

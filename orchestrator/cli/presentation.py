@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
-from orchestrator.cli import snippets
+from orchestrator.cli import comparison, snippets
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
+from orchestrator.reporting import sums
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -19,11 +21,27 @@ from workers.redact import redacted
 def show(report: Report, screen: Screen) -> None:
     """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
     screen.table(reports.comparison(report), report.name)
+    if report.differences:
+        screen.table(reports.differences(report), "how sure the differences are")
+    if report.seeds:
+        screen.table(reports.over_seeds(report), f"over {len(report.seeds)} seeds")
     if report.paper is not None:
         screen.table(reports.beside_paper(report), f"beside {report.paper.source}")
     if report.lost_members:
         screen.out.print(f"Members lost on the way: {', '.join(report.lost_members)}.", markup=False)
     screen.out.print(reports.verdict(report), markup=False)
+
+
+def show_compared(runs: Sequence[str], screen: Screen) -> None:
+    """Several runs on one table, then for each further one in what it differs from the first, and by how much."""
+    found = [reports.load(run) for run in runs]
+    screen.table(reports.compare(found))
+    folders = [storage.absolute(run) for run in runs]
+    for folder, report, difference in zip(folders[1:], found[1:], sums.students(folders), strict=True):
+        rows = comparison.differing(folders[0], folder)
+        if rows:
+            screen.table([["differs in", found[0].name, report.name], *rows])
+        screen.out.print(comparison.verdict(found[0].name, report.name, difference), markup=False)
 
 
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:

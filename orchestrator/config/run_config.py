@@ -28,7 +28,7 @@ from orchestrator.config.schema import (
 )
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import AnyModel, AnyTraining, DataSpec, DistillationSpec, Spec, Whole
+from workers.specs import AnyModel, AnyTraining, Count, DataSpec, DistillationSpec, Spec, Whole
 
 
 class RunConfig(Spec):
@@ -38,6 +38,9 @@ class RunConfig(Spec):
     """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`."""
     seed: Whole = 0
     """The seed of every random number of the run."""
+    seeds: Count = 1
+    """How many times the whole run is repeated, with the seeds `seed`, `seed` + 1, ...; the report adds the spread. The
+    repetitions are runs of their own, `<name>-seed-<seed>`."""
     storage: str = STORAGE
     """A folder, relative to where the command runs, or any fsspec URI."""
     data: DataSpec
@@ -81,6 +84,13 @@ class RunConfig(Spec):
             data = "" if stage.data is None else f"stages.{stage.name}"
             found.append(TrainingStage(stage.name, system, loss, training, initial, data))
         return tuple(found)
+
+    def of_seeds(self) -> list[RunConfig]:
+        """The repetitions of this run with other seeds."""
+        seeds = range(self.seed + 1, self.seed + self.seeds)
+        return [
+            self.model_copy(update={"name": f"{self.name}-seed-{seed}", "seed": seed, "seeds": 1}) for seed in seeds
+        ]
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> RunConfig:
         """The same run with models for data of these classes. names: of the classes; empty where labels are numbers."""

@@ -46,6 +46,9 @@ MOST_PARAMS = 100
 TEST_ACCURACY = "test_accuracy"
 TEST_NLL = "test_nll"
 TEST_ECE = "test_ece"
+TEST_BRIER = "test_brier"
+ENDS = ("low", "high")
+"""Endings of the names of an interval's two metrics."""
 TEST_MACRO_F1 = "test_macro_f1"
 PARAMETERS = "parameters"
 LATENCY_P50 = "latency_ms_p50"
@@ -338,6 +341,8 @@ class Tracker:
         figures = {f"{role}_{TEST_ACCURACY}": report.system(role).test.accuracy for role in COMPARED}
         figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
         figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
+        gain = report.gain_transferred_interval or ()
+        figures |= {f"{GAIN_TRANSFERRED}_{end}": value for end, value in zip(ENDS, gain, strict=False)}
         figures |= {} if report.price is None else {"price": report.price}
         figures |= _figures(report.system("student"))  # so that runs compare by the same names as systems
         self._figures(self.run_id, figures)
@@ -391,7 +396,11 @@ class Tracker:
 
 
 def _figures(system: System) -> dict[str, float]:
+    test = system.test
+    bounds = {TEST_ACCURACY: test.accuracy_interval, TEST_NLL: test.nll_interval, TEST_ECE: test.ece_interval}
     return {
+        **{f"{name}_{end}": value for name, of in bounds.items() if of for end, value in zip(ENDS, of, strict=True)},
+        **({} if test.brier is None else {TEST_BRIER: test.brier}),
         TEST_ACCURACY: system.test.accuracy,
         TEST_NLL: system.test.nll,
         TEST_ECE: system.test.ece,

@@ -71,15 +71,24 @@ def training_curves(validation: Axes, loss: Axes, report: Report, histories: Map
 
 
 def accuracy_by_members(axes: Axes, report: Report) -> None:
-    """Accuracy by number of members, with the baseline and the student for comparison."""
+    """Accuracy by number of members, with the baseline and the student for comparison.
+
+    Of any members, the mean; and of the best by validation first, with its 95% interval.
+    """
     axes.plot(
         [p.members for p in report.curve],
         [p.accuracy for p in report.curve],
         "-o",
         ms=4,
         color=COLOURS["ensemble"],
-        label="ensemble",
+        label="any members" if report.worth else "ensemble",
     )
+    if report.worth:
+        sizes = range(1, len(report.worth) + 1)
+        axes.plot(sizes, [w.accuracy for w in report.worth], "s:", ms=4, color=COLOURS["ensemble"], label="best first")
+        bounds = [w.accuracy_interval or (w.accuracy, w.accuracy) for w in report.worth]
+        low, high = zip(*bounds, strict=True)
+        axes.fill_between(sizes, low, high, color=COLOURS["ensemble"], alpha=0.12, lw=0)
     for role in ("baseline", "student"):
         value = report.system(role).test.accuracy
         axes.axhline(value, color=COLOURS[role], ls="--", label=role)

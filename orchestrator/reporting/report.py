@@ -11,15 +11,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config.schema import PaperSpec
-from orchestrator.reporting import by_class
+from orchestrator.reporting import by_class, spread
 from orchestrator.reporting import verdict as verdicts
-from orchestrator.reporting.verdict import Accuracies
+from orchestrator.reporting.spread import SeedFigures
+from orchestrator.reporting.verdict import Accuracies, Unresolved
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.errors import RequestError
 
 Role = Literal["member", "ensemble", "baseline", "student", "further"]
 Bound = Literal["teacher", "driver", "student"]
+Bounds = tuple[float, float]
+"""The lower and the upper end of an interval."""
 BATCH = 64
 """Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
@@ -36,8 +39,15 @@ class TestMetrics(BaseModel):
     accuracy: float
     nll: float
     ece: float
+    brier: float | None = None
+    """The mean squared distance of probabilities and label, 0 to 2; None in reports of earlier versions."""
     macro_f1: float | None = None
     """The mean F1 of the classes; None in reports of earlier versions."""
+    accuracy_interval: Bounds | None = None
+    """95% interval, by resampling test examples or their groups; None in reports of earlier versions."""
+    nll_interval: Bounds | None = None
+    ece_interval: Bounds | None = None
+    brier_interval: Bounds | None = None
 
     @property
     def errors(self) -> int:
@@ -47,6 +57,20 @@ class TestMetrics(BaseModel):
         """A metric by its name in the report, including `errors`; None where this system lacks it."""
         found = getattr(self, name, None)
         return None if found is None else float(found)
+
+
+class Difference(BaseModel):
+    """By how much one system is more accurate than another on the same test examples."""
+
+    of: str
+    over: str
+    accuracy: float
+    interval: Bounds | None
+    """95%, by resampling pairs; None where there are too few examples."""
+    resolved: bool
+    """Whether the interval leaves 0 out."""
+    examples_needed: int | None
+    """Test examples that would resolve a difference of this size, with a probability of 80%."""
 
 
 class Latency(BaseModel):
@@ -90,6 +114,23 @@ class CurvePoint(BaseModel):
     nll: float
 
 
+class MemberWorth(BaseModel):
+    """What one member is worth; members are in the order in which each helps those before it most on validation."""
+
+    member: str
+    accuracy: float
+    """Of the ensemble of this member and those before it."""
+    accuracy_interval: Bounds | None
+    nll: float
+    ece: float
+    adds: float
+    """Accuracy over that of the ensemble before; of the first its own."""
+    adds_interval: Bounds | None
+    lost: float
+    """What the whole ensemble loses in accuracy without this member."""
+    lost_interval: Bounds | None
+
+
 class SoftTargets(BaseModel):
     examples: int
     bytes: int
@@ -122,6 +163,7 @@ class Report(BaseModel):
     """A finished run."""
 
     name: str
+    seed: int = 0
     status: Literal["complete"] = "complete"
     folder: str = ""
     page: str = ""
@@ -134,7 +176,21 @@ class Report(BaseModel):
     gain_transferred: float | None
     """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
     baseline."""
+    gain_transferred_interval: Bounds | None = None
+    """95%; None where the ensemble's gain over the baseline is not resolved, or in reports of earlier versions."""
+    resolved: bool | None = None
+    """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
+    differences: list[Difference] = []
+    """The differences in accuracy that the report speaks of."""
+    seeds: list[SeedFigures] = []
+    """The figures of this run and of its repetitions with other seeds; empty without repetitions."""
+    best_member: str = ""
+    """The member that is best on the validation split; empty in reports of earlier versions."""
     curve: list[CurvePoint]
+    worth: list[MemberWorth] = []
+    """Of each member; empty for a single one, where predictions are too large, and in reports of earlier versions."""
+    disagreement: float | None = None
+    """The share of test examples on which two members predict other classes, the mean over pairs."""
     soft_targets: SoftTargets
     stages: list[Stage]
     bound_by: Bound
@@ -216,17 +272,93 @@ def comparison(report: Report) -> Rows:
     members, metrics = report.members, _metrics(report)
     rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, metrics)]
     best = best_member(report)
-    rows.append(_row(f"best: {best.name}", best, metrics))
+    rows.append(_row(f"best: {best.name}" if len(members) > 1 else best.name, best, metrics))
     return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]
 
 
 def best_member(report: Report) -> System:
-    """The member of the highest accuracy; of several the first."""
-    return max(report.members, key=lambda system: system.test.accuracy)
+    """The member that is best on the validation split; in reports of earlier versions on the test split."""
+    named = [member for member in report.members if member.name == report.best_member]
+    return max(named or report.members, key=lambda system: system.test.accuracy)
+
+
+def of_seed(report: Report) -> SeedFigures:
+    """A run's figures, as one of several repetitions."""
+    accuracy = {role: report.system(role).test.accuracy for role in COMPARED}
+    return SeedFigures(
+        seed=report.seed,
+        run=report.name,
+        best_member=best_member(report).test.accuracy,
+        gain_transferred=report.gain_transferred,
+        **{str(role): value for role, value in accuracy.items()},
+    )
+
+
+def over_seeds(report: Report) -> Rows:
+    """The spread over the repetitions; no rows without any."""
+    return spread.rows(report.seeds, report.accuracy_name) if report.seeds else []
 
 
 def each_member(report: Report) -> Rows:
     return [_header(report)] + [_row(s.name, s, _metrics(report)) for s in report.members]
+
+
+def differences(report: Report) -> Rows:
+    """The differences in accuracy that the report speaks of, with their intervals."""
+    rows = [["difference", "points", "95% interval", "resolved"]]
+    for each in report.differences:
+        needed = (
+            "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
+        )
+        answer = "yes" if each.resolved else f"no{needed}"
+        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", _points(each.interval), answer])
+    share = report.gain_transferred_interval
+    if share is not None and report.gain_transferred is not None:
+        bounds = " to ".join(f"{bound:.1%}" for bound in share)
+        answer = "yes" if report.resolved else "no"
+        rows.append(["gain transferred", verdicts.transferred(_accuracies(report)), bounds, answer])
+    return rows
+
+
+def worth(report: Report) -> Rows:
+    """What each member adds and what its loss would cost, in points, beside random choices of as many members."""
+    rows = [
+        [
+            "members",
+            "with",
+            "accuracy",
+            "95% interval",
+            "adds",
+            "95% interval",
+            "any so many",
+            "lost without it",
+            "95% interval",
+        ]
+    ]
+    random = {point.members: point.accuracy for point in report.curve}
+    for count, each in enumerate(report.worth, 1):
+        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", _points(each.adds_interval)]
+        rows.append(
+            [
+                str(count),
+                each.member,
+                number("accuracy", each.accuracy),
+                _bounds(each.accuracy_interval),
+                *adds,
+                number("accuracy", random.get(count)),
+                f"{100 * each.lost:+.2f}",
+                _points(each.lost_interval),
+            ]
+        )
+    return rows
+
+
+def _points(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
+
+
+def _bounds(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
 
 
 def beside_paper(report: Report) -> Rows:
@@ -277,16 +409,22 @@ def _metrics(report: Report) -> list[str]:
 
 def _header(report: Report) -> list[str]:
     _, *others = _metrics(report)
-    return ["system", report.accuracy_name, *map(title, others), "size", "p50 ms", "p99 ms"]
+    return ["system", report.accuracy_name, "95% interval", *map(title, others), "size", "p50 ms", "p99 ms"]
 
 
 def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> list[str]:
+    """The means of the systems' figures, and for a single one the interval of its accuracy."""
+    accuracy, *others = metrics
+    bounds = systems[0].test.accuracy_interval if len(systems) == 1 else None
+
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(systems)
 
     return [
         name,
-        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in metrics),
+        number(accuracy, mean(s.test.accuracy for s in systems)),
+        _bounds(bounds),
+        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in others),
         short_count(round(mean(s.parameters for s in systems))),
         f"{mean(s.latency_ms.p50 for s in systems):.2f}",
         f"{mean(s.latency_ms.p99 for s in systems):.2f}",
@@ -337,7 +475,23 @@ def verdict(report: Report) -> str:
 def _accuracies(report: Report) -> Accuracies:
     baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
     members = tuple(system.test.accuracy for system in report.members)
-    return Accuracies(baseline, ensemble, student, members, best_member(report).name)
+    best = best_member(report)
+    unresolved = tuple(
+        Unresolved(each.of, each.over, each.accuracy, each.interval, each.examples_needed)
+        for each in report.differences
+        if not each.resolved and each.interval is not None
+    )
+    share = report.gain_transferred_interval
+    return Accuracies(
+        baseline=baseline,
+        ensemble=ensemble,
+        student=student,
+        members=members,
+        best=best.test.accuracy,
+        best_name=best.name,
+        share=share,
+        unresolved=unresolved,
+    )
 
 
 def cost(report: Report) -> str:
@@ -353,6 +507,10 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
     if report.paper is not None:
         parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+    if report.differences:
+        parts += ["## How sure the differences are\n", _table(differences(report))]
+    if report.seeds:
+        parts += [f"## Over {len(report.seeds)} seeds\n", _table(over_seeds(report))]
     parts += ["## Members\n", _table(each_member(report))]
     parts += ["## Speed\n", _table(speed(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
@@ -364,6 +522,12 @@ def markdown(report: Report) -> str:
         f"{_without_weight(report.soft_targets)}.\n",
         _table(curve),
     ]
+    if report.worth:
+        parts += [
+            "Members in the order in which each helps those before it most on the validation split, of equal weights. "
+            f"Two members disagree on {percent(report.disagreement)} of the test examples.\n",
+            _table(worth(report)),
+        ]
     soft = report.soft_targets
     parts += [
         "## How it went and what it cost\n",

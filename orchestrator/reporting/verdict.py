@@ -15,20 +15,38 @@ MANY = 10.0
 
 
 @dataclass(frozen=True)
+class Unresolved:
+    """A difference in accuracy whose 95% interval holds 0. needed: test examples that would resolve it."""
+
+    of: str
+    over: str
+    accuracy: float
+    interval: tuple[float, float]
+    needed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracies:
-    """Test accuracies, each a share of 1. `best_name`: the member of the highest accuracy."""
+    """Test accuracies, each a share of 1.
+
+    best, best_name: of the member that is best on the validation split. share: the 95% interval of the share of the
+    ensemble's gain that reached the student, where it has one.
+    """
 
     baseline: float
     ensemble: float
     student: float
     members: tuple[float, ...]
+    best: float
     best_name: str
+    share: tuple[float, float] | None = None
+    unresolved: tuple[Unresolved, ...] = ()
 
 
 NO_GAIN = "so there was no gain to transfer"
 
 TRANSFER = {
-    (1, 1, -1): "{share} of the ensemble's gain reached the student.",
+    (1, 1, -1): "{share}{interval} of the ensemble's gain reached the student.",
     (1, 1, 0): "all of the ensemble's gain reached the student.",
     (1, 1, 1): "all of the ensemble's gain reached the student, which beats the ensemble: it gained {beyond}.",
     (1, 0, -1): "none of the ensemble's gain reached the student, which is level with the baseline.",
@@ -54,10 +72,16 @@ IN_A_TABLE = {
 """The corresponding table cells; "no gain" for every other order."""
 
 OF_MEMBERS = {
-    (-1, -1): "The ensemble is below the mean of its members, {mean}, and below the best of them, {name} with {best}.",
-    (0, -1): "The ensemble is level with the mean of its members, and below the best of them, {name} with {best}.",
-    (1, -1): "The ensemble is below the best of its members, {name} with {best}.",
-    (1, 0): "The ensemble is level with the best of its members, {name}.",
+    (-1, -1): "The ensemble is below the mean of its members, {mean}, and below {name}, the best on the validation "
+    "split, with {best}.",
+    (-1, 0): "The ensemble is below the mean of its members, {mean}, and level with {name}, the best on the validation "
+    "split.",
+    (-1, 1): "The ensemble is below the mean of its members, {mean}.",
+    (0, -1): "The ensemble is level with the mean of its members, and below {name}, the best on the validation split, "
+    "with {best}.",
+    (0, 1): "The ensemble is level with the mean of its members.",
+    (1, -1): "The ensemble is below {name}, the best of its members on the validation split, with {best}.",
+    (1, 0): "The ensemble is level with {name}, the best of its members on the validation split.",
 }
 """By the signs of ensemble - mean of the members and ensemble - best member; other orders need no sentence."""
 
@@ -68,7 +92,26 @@ def of(found: Accuracies, accuracy_name: str) -> str:
         f"The ensemble has {shown(found.ensemble)} {accuracy_name}, the hard-label baseline {shown(found.baseline)}, "
         f"the student {shown(found.student)}"
     )
-    return f"{figures}: {TRANSFER[_signs(found)].format(**_gain(found))}" + _of_members(found)
+    transfer = TRANSFER[_signs(found)].format(interval=_interval(found.share), **_gain(found))
+    return " ".join([f"{figures}: {transfer}{_of_members(found)}", *map(_unresolved, found.unresolved)])
+
+
+def _interval(share: tuple[float, float] | None) -> str:
+    return "" if share is None else f" (95% interval {share[0]:.0%} to {share[1]:.0%})"
+
+
+def _unresolved(found: Unresolved) -> str:
+    """The sentence on a difference that may be chance."""
+    low, high = (100 * bound for bound in found.interval)
+    more = "" if found.needed is None else f"; some {rounded(found.needed):,} test examples would resolve it"
+    figures = f"{100 * found.accuracy:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
+    return f"The difference between {found.of} and {found.over} ({figures}) is not resolved at this test size{more}."
+
+
+def rounded(count: int) -> int:
+    """A count with two significant digits, upwards."""
+    step: int = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // step) * step
 
 
 def transferred(found: Accuracies) -> str:
@@ -112,7 +155,7 @@ def _of_members(found: Accuracies) -> str:
     """A space and a sentence that compares the ensemble with its members; empty for a single member."""
     if len(found.members) < 2:
         return ""
-    mean, best = sum(found.members) / len(found.members), max(found.members)
-    signs = _sign(found.ensemble, mean), _sign(found.ensemble, best)
-    text = OF_MEMBERS.get(signs, "").format(mean=shown(mean), best=shown(best), name=found.best_name)
+    mean = sum(found.members) / len(found.members)
+    signs = _sign(found.ensemble, mean), _sign(found.ensemble, found.best)
+    text = OF_MEMBERS.get(signs, "").format(mean=shown(mean), best=shown(found.best), name=found.best_name)
     return f" {text}" if text else ""

@@ -57,6 +57,7 @@ PLACES = {
     "events": Place("events.jsonl"),
     "report": Place("report.json"),
     "report_text": Place("report.md"),
+    "sums": Place("sums.safetensors"),
     "tracking": Place("tracking.json"),
     "artifacts": Place(catalogue.FILE),
     "trained": Place("trained/{digest}", _NETWORK),
@@ -151,6 +152,10 @@ class RunFolder:
     @property
     def report_text(self) -> str:
         return self._at("report_text")
+
+    @property
+    def sums(self) -> str:
+        return self._at("sums")
 
     @property
     def tracking(self) -> str:

@@ -14,7 +14,7 @@ from orchestrator.cluster.reservation import Need, Waiting
 from workers.inference.teacher import Member
 from workers.specs import DistillationSpec
 from workers.training import objective
-from workers.training.beside import Asked
+from workers.training.beside import MemberBeside
 from workers.training.beside_actor import BesideActor
 
 if TYPE_CHECKING:
@@ -27,15 +27,17 @@ RESTARTS = 3
 """How often Ray restarts the actor, and sends it a batch again."""
 
 
-def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) -> Asked | None:
+def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) -> MemberBeside | None:
     """The member whose hidden states the terms of an objective need; None where no term needs any."""
     if not objective.build(loss).beside:
         return None
-    return Asked(members[loss.hidden.member], run.config.ensemble.precision)
+    return MemberBeside(members[loss.hidden.member], run.config.ensemble.precision)
 
 
 @contextmanager
-def started(run: Context, asked: Asked | None, loss: DistillationSpec, system: str) -> Iterator[Asked | None]:
+def started(
+    run: Context, asked: MemberBeside | None, loss: DistillationSpec, system: str
+) -> Iterator[MemberBeside | None]:
     """The member, in an actor for the time of the context where the plan says so. system: which it is beside.
 
     Raises: `RunError` where the cluster has no room for the actor within `ensemble.start_timeout_s`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cluster.heartbeat import Heartbeat
     from orchestrator.observers.fanout import Fanout
+    from orchestrator.reporting.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Context:
     """News of worker processes."""
     artifacts: Catalogue
     """Artifacts of this run and of others in its storage."""
+    repetitions: Sequence[Report] = ()
+    """Reports of the same run with other seeds."""
     page: str = ""
     """The run's page in MLflow, relative to the tracker's address."""
 

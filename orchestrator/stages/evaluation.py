@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,9 @@ import numpy as np
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
+from orchestrator.reporting import statistics
 from orchestrator.reporting.report import COMPARED, Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.reporting.statistics import Estimates
 from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
 from workers import ensemble as ensembles
@@ -28,10 +30,13 @@ from workers import storage
 from workers.artifacts import catalogue
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
+from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
+from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import Inference, Sums
-from workers.evaluation.tasks import ENSEMBLE, Asked, CustomMetrics, Measurement, Measuring, Prediction
+from workers.evaluation.tasks import ENSEMBLE, CustomMetrics, Measurement, Measuring, Prediction, Subject
+from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
 
@@ -45,24 +50,36 @@ RANGE_BYTES = 2**29
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics."""
+    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics; `intervals`: by name."""
 
     sums: Sums
     extra: dict[str, float]
+    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What each member is worth. order: of the members, chosen on the validation split."""
+
+    order: Sequence[int]
+    sums: WorthSums
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredEnsemble:
     """Evaluation of the members and their ensemble.
 
     weights: of the members, equal where a rule gives weights per example. The test metrics of each member and of the
-    ensemble are by name; the curve has the metrics of ensembles of 1, 2, ... members. reused: all predictions were
-    cached.
+    ensemble are by name; the curve has the metrics of ensembles of 1, 2, ... members. best: the member that is best in
+    validation accuracy. worth: None for a single member, or where predictions are too large to be kept. reused: all
+    predictions were cached.
     """
 
     weights: list[float]
+    best: str
     measured: dict[str, Measured]
     curve: list[CurvePoint]
+    worth: Worth | None
     reused: bool
 
 
@@ -80,18 +97,68 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     else:
         assert isinstance(spec.weights, tuple)
         weights = ensembles.normalised(spec.weights)
-    job = Measuring(asked, predicted.records, run.plan.teachers.threads, spec.of_examples or weights, spec.combine)
+    threads = run.plan.teachers.threads
+    valid = _predict(run, asked, "validation", run.plan.teachers)
+    held_out = Measuring(asked, valid.records, threads, split="validation")
+    best = _best(_measure(run, held_out, run.plan.teachers).sums)
+    job = Measuring(
+        asked,
+        predicted.records,
+        threads,
+        spec.of_examples or weights,
+        spec.combine,
+        order=_order(run, replace(held_out, combine=spec.combine)),
+    )
     found = _measure(run, job, run.plan.teachers)
     assert found.curve is not None
     curve = [CurvePoint(**vars(point)) for point in found.curve.points]
     of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
-    return MeasuredEnsemble(weights, of_each, curve, reused and not run.config.evaluation.metrics)
+    reused = reused and valid.reused and not run.config.evaluation.metrics
+    worth = None if found.worth is None else Worth(job.order, found.worth)
+    return MeasuredEnsemble(weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused)
+
+
+def _order(run: Context, held_out: Measuring) -> list[int]:
+    """The order of members by their worth; empty for a single one, or where predictions are too large to be kept."""
+    if len(held_out.kept) < len(held_out.systems) or len(held_out.systems) == 1:
+        return []
+    doing = "ordering members"
+    return next(iter(_asked(run, doing, jobs.order_members, {"all": (held_out, run.data)}, run.plan.teachers).values()))
+
+
+def _best(sums: Mapping[str, Sums]) -> str:
+    """The system of the highest accuracy; of several the most likely."""
+    return max(sums, key=lambda name: (sums[name].accuracy, -sums[name].mean_nll))
+
+
+def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
+    """The sums of members of equal weights on the validation split: of each, and of the first 1, 2, ... together."""
+    asked = [(member, _of_members(run)) for member in members]
+    job = Measuring(
+        asked,
+        _predict(run, asked, "validation", run.plan.teachers).records,
+        run.plan.teachers.threads,
+        [1.0] * len(members),
+        run.config.ensemble.combine,
+        "validation",
+        range(len(members)),
+    )
+    return _measure(run, job, run.plan.teachers)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Every system on the test split, and how sure the differences are."""
+
+    systems: list[System]
+    measured: Mapping[str, Measured]
+    estimates: Estimates
 
 
 def compare_systems(
-    run: Context, members: Sequence[Member], measured: Mapping[str, Measured], baseline: Member, student: Member
-) -> list[System]:
-    """Each system's test metrics, size and latency. measured: those of members and ensemble."""
+    run: Context, members: Sequence[Member], ensemble: MeasuredEnsemble, baseline: Member, student: Member
+) -> Compared:
+    """Each system's test metrics, size and latency, and the intervals of metrics and differences."""
     place, further = run.plan.student.alone, run.config.evaluation.systems
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     asked += [
@@ -99,7 +166,7 @@ def compare_systems(
         for name, each in further.items()
     ]
     job = Measuring(asked, _predict(run, asked, "test", place).records, place.threads)
-    measured = {**measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
+    measured = {**ensemble.measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
     timed = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
     (sizes,) = _asked(  # alone, since it measures time
@@ -108,7 +175,15 @@ def compare_systems(
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
     roles |= dict.fromkeys(further, "further")
-    return [_system(name, role, measured[name], sizes[name]) for name, role in roles.items()]
+    pairs = [(ENSEMBLE, ensemble.best), (ENSEMBLE, "baseline"), ("student", "baseline"), ("student", ENSEMBLE)]
+    estimates = statistics.estimate(
+        {name: measured[name].sums.of_blocks for name in roles}, pairs if len(members) > 1 else pairs[1:]
+    )
+    systems = [
+        _system(name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name])
+        for name, role in roles.items()
+    ]
+    return Compared(systems, measured, estimates)
 
 
 def _of_members(run: Context) -> Inference:
@@ -125,22 +200,22 @@ def _of_student(run: Context, role: Role) -> Inference:
 
 
 def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:
-    """The metrics of systems on the test split, each range of examples in a task of its own."""
+    """The metrics of systems on a split, each range of examples in a task of its own."""
     arguments = {
-        f"test examples {each.start:,} to {each.stop:,}": (job, each, run.data)
-        for each in _ranges(run, len(job.systems))
+        f"{job.split} examples {each.start:,} to {each.stop:,}": (job, each, run.data)
+        for each in _ranges(run, job.split, len(job.systems))
     }
     first, *others = _asked(run, "measuring", jobs.measure, arguments, placement).values()
     found: jobs.Totals = sum(others, start=first)
     return found
 
 
-def _ranges(run: Context, systems: int) -> list[slice]:
-    """Ranges of test examples whose predictions by so many systems take some `RANGE_BYTES`."""
-    test = run.dataset.test
+def _ranges(run: Context, split: str, systems: int) -> list[slice]:
+    """Ranges of a split's examples whose predictions by so many systems take some `RANGE_BYTES`."""
+    whole: Split = getattr(run.dataset, split)
     row = 4 * run.dataset.classes * systems
-    of_range = np.cumsum(test.rows.of(np.arange(len(test)))) * row // RANGE_BYTES
-    edges = [0, *(np.flatnonzero(np.diff(of_range)) + 1).tolist(), len(test)]
+    of_range = np.cumsum(whole.rows.of(np.arange(len(whole)))) * row // RANGE_BYTES
+    edges = [0, *(np.flatnonzero(np.diff(of_range)) + 1).tolist(), len(whole)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
@@ -150,7 +225,7 @@ def _with_metrics(run: Context, job: Measuring, sums: Mapping[str, Sums], placem
     alone = {member.name: replace(job, systems=[(member, how)], weights=None) for member, how in job.systems}
     jobs_of = alone if job.weights is None else {**alone, ENSEMBLE: job}
     arguments = {
-        name: (CustomMetrics(metrics, of_it, _ranges(run, len(of_it.systems))), run.data)
+        name: (CustomMetrics(metrics, of_it, _ranges(run, of_it.split, len(of_it.systems))), run.data)
         for name, of_it in jobs_of.items()
         if metrics
     }
@@ -174,7 +249,7 @@ class _Predicted:
 
 
 def _predict(
-    run: Context, systems: Sequence[Asked], split: str, placement: Placement, *, of_labels: bool = False
+    run: Context, systems: Sequence[Subject], split: str, placement: Placement, *, of_labels: bool = False
 ) -> _Predicted:
     """Predict a split with each system, [P, K], or with `of_labels` [P], and cache the predictions.
 
@@ -200,7 +275,7 @@ def _predict(
     return _Predicted(records, reused=not missing)
 
 
-def _key(run: Context, asked: Asked, split: str, of_labels: bool) -> Key:
+def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:
     """The cache key of a system's predictions for a split."""
     member, how = asked
     return PREDICTIONS.key(
@@ -253,14 +328,21 @@ def _system(name: str, role: Role, measured: Measured, described: jobs.Described
             accuracy=sums.accuracy,
             nll=sums.mean_nll,
             ece=sums.ece,
+            brier=sums.brier,
             macro_f1=sums.macro_f1,
-            **measured.extra,
+            **{**_intervals(measured), **measured.extra},
         ),
         latency_ms=Latency(**described.latency_ms),
         examples_per_second=described.per_second,
         calibration=_calibration(sums),
         confusion=sums.confusion.tolist() if role in COMPARED else [],
     )
+
+
+def _intervals(measured: Measured) -> dict[str, Any]:
+    """The intervals by their names in the report."""
+    known = {name: interval for name, interval in measured.intervals.items() if interval is not None}
+    return {f"{name}_interval": (interval.low, interval.high) for name, interval in known.items()}
 
 
 def _calibration(sums: Sums) -> Calibration:

@@ -18,7 +18,7 @@ from orchestrator.stages import beside, ray_train
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
 from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, NetworkModel, TrainingSpec
-from workers.training.beside import Asked
+from workers.training.beside import MemberBeside
 from workers.training.fit_tasks import FitJob, fit_student
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store, WorkerJob
@@ -48,7 +48,7 @@ class StudentJob:
     """The split that it learns on; empty for the transfer set, or without soft targets the training set."""
     layers_of: Member | None = None
     """The member whose layers are the initial weights."""
-    beside: Asked | None = None
+    beside: MemberBeside | None = None
     """The member whose hidden states terms need; None where none does."""
 
 

@@ -108,8 +108,11 @@ def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str)
         assert (tmp_path / "runs/small" / each.member.name / "model.skops").is_file()
     assert training.train_student(run, job).reused
     measured = evaluation.measure_ensemble(run, [member.member])
-    systems = evaluation.compare_systems(run, [member.member], measured.measured, baseline.member, fitted.member)
-    figures = {system.role: system for system in systems}
+    compared = evaluation.compare_systems(run, [member.member], measured, baseline.member, fitted.member)
+    figures = {system.role: system for system in compared.systems}
+    assert [(each.of, each.over) for each in compared.estimates.differences] == [
+        ("ensemble", "baseline"), ("student", "baseline"), ("student", "ensemble")
+    ]  # fmt: skip
     assert figures["student"].test.accuracy > 0.6 and figures["student"].parameters > 100
     agree = {role: _agreement(run, each.member, soft) for role, each in (("base", baseline), ("soft", fitted))}
     assert agree["soft"] < agree["base"]  # it learned from the teacher

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,14 +269,20 @@ def task(tmp_path: Path, objective: list[dict[str, Any]] = OBJECTIVE) -> tuple[n
     split = Split(x, np.arange(len(TEXTS)) % 3)
     teacher = made(model(tmp_path, num_hidden_layers=2), seed=9)
     loss = DistillationSpec(objective=objective)
-    found = Task(HardLabels(split), split, loss, "student", collator)
-    found = replace(found, beside=beside.of_module(teacher, found.goal.beside, "float32"))
+    found = Task(
+        HardLabels(split),
+        split,
+        loss,
+        "student",
+        collator,
+        lambda goal: beside.of_module(teacher, goal.beside, "float32"),
+    )
     training = TrainingSpec(epochs=2, batch_size=8, learning_rate=3e-3, weight_decay=0.01)
     return made(spec, seed=1), found, training
 
 
 def start(module: nn.Module, of: Task, training: TrainingSpec) -> Progress:
-    loop.prepare(of.goal, module, of.beside, of.collator(of.train.split.x, np.arange(2)), seed=5)
+    loop.prepare(of.goal, module, of.ask, of.collator(of.train.split.x, np.arange(2)), seed=5)
     return loop.begin(module, training, len(of.train), of.goal.module)
 
 

@@ -15,6 +15,7 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
+    ["orchestrator.prospects"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],
     ["orchestrator.plan"],

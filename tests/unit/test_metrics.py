@@ -22,6 +22,10 @@ def test_known_figures() -> None:
     assert found.mean_nll == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), rel=1e-6)
     # Each example has a bin of its own: |0.9 - 1|, |0.6 - 0|, |0.8 - 1|, |0.7 - 1|.
     assert found.ece == pytest.approx((0.1 + 0.6 + 0.2 + 0.3) / 4, rel=1e-6)
+    assert found.brier == pytest.approx(2 * (0.1**2 + 0.6**2 + 0.2**2 + 0.3**2) / 4, rel=1e-6)
+    blocks = metrics.measure(P, Y, metrics.Blocks(np.array([0, 2, 2, 0]), 3)).of_blocks  # the same figures, by block
+    assert blocks[:, metrics.EXAMPLES].tolist() == [2, 0, 2] and blocks[:, metrics.CORRECT].tolist() == [2, 0, 1]
+    assert metrics.figures(blocks.sum(axis=0)).tolist() == pytest.approx([*found.figures.values()])
 
 
 def test_parts_add_up() -> None:

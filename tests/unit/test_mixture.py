@@ -120,7 +120,7 @@ def test_chunks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch, combine: str) ->
     monkeypatch.setattr(mixture, "CHUNK_VALUES", 5 * 4 * 7)
     parts = mixture.curve(p, weights, combine, labels).points, mixture.measure_mean(p, weights, combine, labels)
     assert [vars(a) for a in parts[0]] == [pytest.approx(vars(b), rel=1e-12) for b in whole[0]]
-    assert parts[1].mean_nll == pytest.approx(whole[1].mean_nll, rel=1e-12) and parts[1].correct == whole[1].correct
+    assert parts[1].mean_nll == pytest.approx(whole[1].mean_nll, rel=1e-12) and parts[1].accuracy == whole[1].accuracy
     assert parts[0][-1].accuracy == parts[1].accuracy and parts[0][-1].nll == pytest.approx(parts[1].mean_nll)
 
 

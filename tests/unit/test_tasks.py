@@ -21,7 +21,7 @@ from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
 from workers.evaluation import latency, metrics, mixture, tasks
 from workers.evaluation.metrics import Inference
-from workers.evaluation.tasks import Asked
+from workers.evaluation.tasks import Subject
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -48,7 +48,7 @@ def data() -> Dataset:
     return Dataset(split, split, split, None, 3)
 
 
-def members(folder: Path, count: int, hidden: int = 24) -> list[Asked]:
+def members(folder: Path, count: int, hidden: int = 24) -> list[Subject]:
     (folder / "models.py").write_text(makers.MODELS)
     spec = ModelSpec(factory="models:mlp", kwargs={"hidden": hidden}, folder=str(folder))
     found = []
@@ -138,7 +138,7 @@ def test_sums_of_ranges_add_up(tmp_path: Path, kept: int, combine: str) -> None:
     expected["ensemble"] = mixture.measure_mean(of_each, [0.5, 0.3, 0.2], combine, whole.test.y)
     assert found.sums.keys() == expected.keys()
     for name, sums in expected.items():
-        assert found.sums[name].correct == sums.correct and found.sums[name].nll == pytest.approx(sums.nll, rel=1e-6)
+        assert found.sums[name].figures == pytest.approx(sums.figures, rel=1e-6)
         np.testing.assert_array_equal(found.sums[name].confusion, sums.confusion)
     alone = replace(job, systems=asked[:1], weights=None)
     assert call(tasks.measure, alone, slice(0, 40), whole).curve is None

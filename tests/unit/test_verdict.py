@@ -19,7 +19,15 @@ from orchestrator.reporting.verdict import Accuracies
 
 def accuracies(ensemble: float, baseline: float, student: float, *members: float) -> Accuracies:
     each = members or (0.0,)
-    return Accuracies(baseline, ensemble, student, each, f"member-{each.index(max(each))}")
+    best = max(each)
+    return Accuracies(
+        baseline=baseline,
+        ensemble=ensemble,
+        student=student,
+        members=each,
+        best=best,
+        best_name=f"member-{each.index(best)}",
+    )
 
 
 HAS = "The ensemble has {} accuracy, the hard-label baseline {}, the student {}: "
@@ -126,15 +134,21 @@ def test_figures_are_compared_as_they_are_printed(figures: tuple[float, float, f
         (
             0.90,
             (0.94, 0.96),
-            " The ensemble is below the mean of its members, 95.00%, and below the best of them, member-1 with 96.00%.",
+            " The ensemble is below the mean of its members, 95.00%, and below member-1, the "
+            "best on the validation split, with 96.00%.",
         ),
         (
             0.95,
             (0.94, 0.96),
-            " The ensemble is level with the mean of its members, and below the best of them, member-1 with 96.00%.",
+            " The ensemble is level with the mean of its members, and below member-1, the "
+            "best on the validation split, with 96.00%.",
         ),
-        (0.955, (0.96, 0.94), " The ensemble is below the best of its members, member-0 with 96.00%."),
-        (0.96, (0.96, 0.94), " The ensemble is level with the best of its members, member-0."),
+        (
+            0.955,
+            (0.96, 0.94),
+            " The ensemble is below member-0, the best of its members on the validation split, with 96.00%.",
+        ),
+        (0.96, (0.96, 0.94), " The ensemble is level with member-0, the best of its members on the validation split."),
         (0.96, (0.96, 0.96), ""),
         (0.96, (0.97,), ""),
     ],
@@ -191,7 +205,7 @@ def test_it_reads_the_same_wherever_it_is_printed() -> None:
     sentence = (
         "The ensemble has 95.00% accuracy, the hard-label baseline 93.10%, the student 91.80%: none of the ensemble's "
         "gain reached the student, which is below the baseline. The ensemble is level with the mean of its members, "
-        "and below the best of them, member-1 with 96.00%."
+        "and below member-1, the best on the validation split, with 96.00%."
     )
     assert reports.verdict(found) == sentence
     assert sentence in reports.markdown(found) and f"**{sentence}**" in mlflow_descriptions.note(found, {}, "1", "2")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from workers import hashing
-from workers.data import elements, examples, label_names, labels, memmap, overlap, readers, scan, tokens, values
+from workers.data import elements, examples, groups, label_names, labels, memmap, overlap, readers, scan, tokens, values
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented
 from workers.data.examples import Columns, Examples, columns_of, described
@@ -87,6 +87,8 @@ class Dataset:
 
     stages: Mapping[str, Examples] = field(default_factory=dict)
     """Examples without labels for stages of the student, by `stages.<name>`."""
+    test_groups: Index | None = None
+    """The group of each test example, a number from 0; None: each example is a group of its own."""
     texts: Examples | None = None
     """Some test examples with their texts, where `test` has only the tokens."""
 
@@ -214,8 +216,8 @@ def load(spec: DataSpec, seed: int) -> Dataset:
 def _load(spec: DataSpec, seed: int) -> Dataset:
     notes: list[str] = []
     with seeded(seed), observed.recording() as record:
-        read = readers.read(spec, notes)
-    opened = record.read()
+        whole = readers.read(spec, notes)
+    read, opened = whole.splits, record.read()
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if empty := [name for name, x in inputs.items() if _is_empty(x)]:
         raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
@@ -226,6 +228,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
     _check_shapes(inputs)
+    test_groups = groups.numbered(whole.groups, len(inputs["test"]), notes)
     for name, x in inputs.items():
         if name in ("validation", "test"):
             inputs[name], y[name] = elements.labelled(name, x, y[name])
@@ -256,6 +259,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         train=train if kept is None else _take(train, kept),
         validation=Split(inputs["validation"], y["validation"]) if held is None else _held_out(train, held),
         test=Split(inputs["test"], y["test"]),
+        test_groups=test_groups,
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,

@@ -13,7 +13,8 @@ import posixpath
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,50 @@ Splits = dict[str, tuple[Examples, Labels]]
 SPLITS = (*LABELLED, "unlabeled")
 
 
-def read(spec: DataSpec, notes: list[str] | None = None) -> Splits:
-    """The splits that `spec` names: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None."""
+@dataclass(frozen=True)
+class Read:
+    """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: what test examples
+    belong to, a value of any type for each; None where they are not in groups."""
+
+    splits: Splits
+    groups: Sequence[Any] | NDArray[Any] | None = None
+
+
+def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
+    """The splits that `spec` names, and the groups of `test`."""
+    if spec.kind == "python":
+        return read_python(spec)
+    groups = _groups(spec)  # first, since their column is easily misspelt
     if ":" in spec.kind:
-        return _read_by_own(spec)
-    return READERS[spec.kind](spec, [] if notes is None else notes)
+        return Read(_read_by_own(spec), groups)
+    return Read(READERS[spec.kind](spec, [] if notes is None else notes), groups)
+
+
+def _groups(spec: DataSpec) -> Sequence[Any] | NDArray[Any] | None:
+    """The column `group_column` of the file of `test`; None without one."""
+    if spec.group_column is None:
+        return None
+    if spec.kind not in GROUPS or not isinstance(spec.test, str):
+        raise RequestError(
+            f"data.group_column: data of kind '{spec.kind}' has no columns. Expected kind {', '.join(GROUPS)}; of kind "
+            "python, the factory returns `(x, y, groups)` as `test`."
+        )
+    return GROUPS[spec.kind](_uris(spec)["test"], spec.group_column)
 
 
 def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
-    return {name: _npz_arrays(uri, name in LABELLED) for name, uri in _uris(spec).items()}
+    found: Splits = {}
+    for name, uri in _uris(spec).items():
+        wanted = ("x", "y") if name in LABELLED else ("x",)
+        x, *y = _npz_arrays(uri, wanted)
+        found[name] = (x, y[0] if y else None)
+    return found
 
 
 def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    found.update(tables.read(_uris(spec), spec.labels_from, spec.feature_columns, notes))
+    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
+    found.update(tables.read(_uris(spec), roles, notes))
     return found
 
 
@@ -96,7 +127,8 @@ def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
     return splits
 
 
-def read_python(spec: DataSpec, notes: list[str]) -> Splits:
+def read_python(spec: DataSpec) -> Read:
+    """What a data factory returns. `test` may be a triple (x, y, groups)."""
     assert spec.factory is not None, "checked by DataSpec"
     if spec.stages:
         raise RequestError(
@@ -111,6 +143,15 @@ def read_python(spec: DataSpec, notes: list[str]) -> Splits:
             '{"train": (x, y), "test": (x, y), "validation": (x, y), "unlabeled": x}.'
         )
     splits: Splits = {}
+    groups = None
+    if isinstance(returned.get("test"), tuple) and len(returned["test"]) == 3:
+        *pair, groups = returned["test"]
+        returned = {**returned, "test": tuple(pair)}
+    if spec.group_column is not None:
+        raise RequestError(
+            "data.group_column: the data come from a factory. Expected it to return `(x, y, groups)` as `test`, and no "
+            "`group_column`."
+        )
     for name, value in returned.items():
         if name not in SPLITS:
             raise RequestError(f"{where} returned an unknown split '{name}'; expected {', '.join(SPLITS)}.")
@@ -124,7 +165,7 @@ def read_python(spec: DataSpec, notes: list[str]) -> Splits:
     for name in ("train", "test"):
         if name not in splits:
             raise RequestError(f"{where} returned no '{name}' split; expected at least train and test.")
-    return splits
+    return Read(splits, groups)
 
 
 def _read_by_own(spec: DataSpec) -> Splits:
@@ -147,8 +188,15 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
     "parquet": read_parquet,
     "idx": read_idx,
     "text": read_text,
-    "python": read_python,
 }
+
+
+GROUPS: dict[str, Callable[[str, str], Sequence[Any] | NDArray[Any]]] = {
+    "npz": lambda uri, name: _npz_arrays(uri, (name,))[0],
+    "parquet": tables.read_groups,
+    "text": text_files.read_groups,
+}
+"""By kind: the values of a column in a file."""
 
 
 def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
@@ -268,19 +316,19 @@ def _uris(spec: DataSpec) -> dict[str, str]:
     return {name: storage.absolute(path, spec.root) for name, path in found.items() if path is not None}
 
 
-def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
+def _npz_arrays(uri: str, wanted: Sequence[str]) -> list[NDArray[Any]]:
+    """The arrays of these names in a file; a large `x` is mapped."""
     plain = storage.is_local(uri) and uri.endswith(".npz") and storage.exists(uri)
     large = plain and storage.size(uri) >= memmap.MAPPED_FROM
-    wanted = ("x", "y") if labelled else ("x",)
     try:
         source = storage.filesystem(uri)[1] if large else memory.read_whole(uri)
         declared = _npz_bytes(uri, source, wanted)
-        x = memmap.array_in_npz(str(source), "x") if large else None
+        x = memmap.array_in_npz(str(source), "x") if large and "x" in wanted else None
         memory.require(sum(declared[name] for name in wanted if name != "x" or x is None), f"'{uri}'")
         if isinstance(source, io.BytesIO):
             source.seek(0)
         with np.load(source, allow_pickle=False) as file:
-            return file["x"] if x is None else x, file["y"] if labelled else None
+            return [x if name == "x" and x is not None else file[name] for name in wanted]
     except (
         ValueError,
         TypeError,
@@ -297,7 +345,7 @@ def _npz_arrays(uri: str, labelled: bool) -> tuple[NDArray[Any], Labels]:
         ) from error
 
 
-def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: tuple[str, ...]) -> dict[str, int]:
+def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: Sequence[str]) -> dict[str, int]:
     """Bytes of each array's values by its header, which has to agree with the size in the archive."""
     found = {}
     with zipfile.ZipFile(source) as archive:

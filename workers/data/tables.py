@@ -65,26 +65,44 @@ class Table:
         return RequestError(f"'{self.uri}': {found}")
 
 
-def read(
-    uris: Mapping[str, str], label: str, features: Sequence[str] | None, notes: list[str]
-) -> dict[str, tuple[Array, Array | None]]:
+@dataclass(frozen=True)
+class Roles:
+    """The names of columns: the label, the groups, and the features; None: every other column of train."""
+
+    label: str
+    features: Sequence[str] | None = None
+    groups: str | None = None
+
+
+def read(uris: Mapping[str, str], roles: Roles, notes: list[str]) -> dict[str, tuple[Array, Array | None]]:
     """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels.
 
-    label, features: names of columns; by default, features are train's columns without the label and pandas' index.
+    By default, features are train's columns without the label, the groups and pandas' index.
     """
+    label, features = roles.label, roles.features
     tables = {split: _open(split, uri) for split, uri in uris.items()}
     index = {name for table in tables.values() for name in table.index if name != label}
     index = {name for name in index if any(name in table.columns for table in tables.values())}
-    names = _features(tables["train"], label, features, index)
+    excluded = index | ({roles.groups} if roles.groups is not None else set())
+    names = _features(tables["train"], label, features, excluded)
     found = {}
     for split, table in tables.items():
         labelled = split in LABELLED
         if labelled:
             _check_label(table, label)
-        _check_columns(table, names, {label, *index}, tables["train"], chosen=features is not None)
+        _check_columns(table, names, {label, *excluded}, tables["train"], chosen=features is not None)
         found[split] = _arrays(table, names, label if labelled else None)
     if features is None:
         notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
+    return found
+
+
+def read_groups(uri: str, name: str) -> list[Any]:
+    """The values of the column `name` of a file, of any type; None for null."""
+    table = _open("test", uri)
+    if name not in table.columns:
+        raise table.error(f"no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
+    found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
     return found
 
 

@@ -32,6 +32,9 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 """Files that mark a folder of `datasets`: one split, or several."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 
+TEXTS, LABEL = "text_column", "label_column"
+Names = Mapping[str, str]
+"""Names of columns, each with the key of `data` that gives it."""
 Take = Callable[[pa.Table, tuple[str, ...]], None]
 """Takes a batch, and the names that the file declares for its class ids."""
 Batches = Iterator[tuple[pa.Table, tuple[str, ...]]]
@@ -55,9 +58,16 @@ def read(uri: str, split: str, texts: Sequence[str], label: str | None) -> tuple
             labels.add(batch.column(label), declared, where, rows)
         rows += len(batch)
 
-    _read_split(uri, [*texts, *([] if label is None else [label])], take)
+    _read_split(uri, dict.fromkeys(texts, TEXTS) | ({} if label is None else {label: LABEL}), take)
     named = dict(zip((TEXT, PAIR), (column.done() for column in columns), strict=False))
     return Columns(named), labels.done() if label is not None else None
+
+
+def read_groups(uri: str, name: str) -> list[Any]:
+    """The values of the column `name` in a split, of any type; None for null."""
+    found: list[Any] = []
+    _read_split(uri, {name: "group_column"}, lambda batch, _: found.extend(batch.column(name).to_pylist()))
+    return found
 
 
 def _texts(found: pa.ChunkedArray, where: str, name: str, first: int) -> pa.ChunkedArray:
@@ -137,7 +147,7 @@ class _Labels:
         return NamedLabels(ids, self._declared, declared=True) if self._declared else ids
 
 
-def _read_split(uri: str, names: Sequence[str], take: Take) -> None:
+def _read_split(uri: str, names: Names, take: Take) -> None:
     """Pass the batches of all files of a split to `take`."""
     if storage.is_folder(uri):
         held = storage.names(uri)
@@ -149,7 +159,7 @@ def _read_split(uri: str, names: Sequence[str], take: Take) -> None:
         _read_file(file, names, take)
 
 
-def _read_file(uri: str, names: Sequence[str], take: Take) -> None:
+def _read_file(uri: str, names: Names, take: Take) -> None:
     """Pass the batches of a file to `take`, each once, even where the storage fails in the middle and is retried."""
     reader = READERS.get(_ending(uri))
     if reader is None:
@@ -190,19 +200,24 @@ def _ending(uri: str) -> str:
     return posixpath.splitext(base)[1] if ending in COMPRESSED else ending
 
 
-def _check_names(where: str, names: Sequence[str], found: Sequence[str]) -> None:
+def _label_of(names: Names) -> str:
+    """The column of labels; empty without."""
+    return next((name for name, key in names.items() if key == LABEL), "")
+
+
+def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
-        key = "label_column" if missing[0] == names[-1] and len(names) > 1 else "text_column"
         raise RequestError(
-            f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. Set `data.{key}`."
+            f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. Set `data."
+            f"{names[missing[0]]}`."
         )
 
 
-def _parquet(file: Any, uri: str, names: Sequence[str]) -> Batches:
+def _parquet(file: Any, uri: str, names: Names) -> Batches:
     table = pq.ParquetFile(file)
     _check_names(f"'{uri}'", names, table.schema_arrow.names)
-    declared = _declared(table.schema_arrow, names[-1])
+    declared = _declared(table.schema_arrow, _label_of(names))
     for batch in table.iter_batches(ROWS, columns=list(names)):
         yield pa.Table.from_batches([batch]), declared
 
@@ -216,10 +231,10 @@ def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
         return ()
 
 
-def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, str, Sequence[str]], Batches]:
+def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, str, Names], Batches]:
     """A reader of values separated by `delimiter`, with a header. quote: the character around a value; False: none."""
 
-    def read_separated(file: Any, uri: str, names: Sequence[str]) -> Batches:
+    def read_separated(file: Any, uri: str, names: Names) -> Batches:
         parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=quote is not False)
         header = _header(file, parse)
         _check_names(f"'{uri}'", names, header)
@@ -251,7 +266,7 @@ def _header(file: Any, parse: pa_csv.ParseOptions) -> list[str]:
     return pa_csv.read_csv(io.BytesIO(first), parse_options=parse).column_names if first.strip() else []
 
 
-def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
+def _json_lines(file: Any, uri: str, names: Names) -> Batches:
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -274,7 +289,7 @@ def _json_lines(file: Any, uri: str, names: Sequence[str]) -> Batches:
         yield _table(rows, names, uri), ()
 
 
-def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], uri: str) -> pa.Table:
+def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Table:
     columns = {}
     for name in names:
         values = [row[name] for row in rows]
@@ -288,7 +303,7 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], uri: str) ->
     return pa.table(columns)
 
 
-def _of_datasets(uri: str, held: Sequence[str], names: Sequence[str]) -> Batches:
+def _of_datasets(uri: str, held: Sequence[str], names: Names) -> Batches:
     """The batches of a folder that `Dataset.save_to_disk` wrote."""
     if SAVED_SPLITS in held:
         splits = [name for name in held if storage.is_folder(storage.join(uri, name))]
@@ -305,13 +320,13 @@ def _of_datasets(uri: str, held: Sequence[str], names: Sequence[str]) -> Batches
 
     saved = datasets.load_from_disk(uri)
     _check_names(f"'{uri}'", names, saved.column_names)
-    label = saved.features[names[-1]]
+    label = saved.features.get(_label_of(names))
     declared = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
     for batch in saved.select_columns(list(names)).with_format("arrow").iter(ROWS):
         yield batch, declared
 
 
-READERS: dict[str, Callable[[Any, str, Sequence[str]], Batches]] = {
+READERS: dict[str, Callable[[Any, str, Names], Batches]] = {
     ".jsonl": _json_lines,
     ".json": _json_lines,
     ".ndjson": _json_lines,

@@ -24,7 +24,7 @@ from workers.errors import RequestError
 from workers.specs import FactorySpec
 from workers.user_code import calls, factories
 
-BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "macro_f1", "perplexity", "errors", "figure"})
+BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "brier", "macro_f1", "perplexity", "errors", "figure"})
 """Metric names that the report already uses for every system."""
 INTERVAL = "_interval"
 """Suffix of the report's confidence intervals."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ BINS = 15
 CONFUSED = 100
 """Most classes for which a confusion matrix is counted."""
 
+EXAMPLES, CORRECT, NLL, BRIER, GAPS = range(5)
+"""Columns of sums; from `GAPS` on one for each bin."""
+COLUMNS = GAPS + BINS
+FIGURES = ("accuracy", "nll", "brier", "ece")
+"""What `figures` returns, in this order."""
+CHUNK_VALUES = 2**20
+"""Probabilities that are held in float64 at once."""
+
 Probabilities = NDArray[np.float32]
 LogProbabilities = NDArray[np.float32]
 
@@ -42,18 +50,30 @@ class Inference:
     """None: chosen by the size of an example."""
 
 
+class Blocks(NamedTuple):
+    """Which block each of P rows belongs to (`workers.evaluation.bootstrap`). of: [P] int64 in [0, number)."""
+
+    of: Index
+    number: int
+
+    def at(self, rows: slice) -> Blocks:
+        """The blocks of some of the rows."""
+        return Blocks(self.of[rows], self.number)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Sums over predictions: examples, correct ones, NLL, and counts per bin of confidence and per class.
+    """Sums over predictions, by block of rows, per bin of confidence, and per class.
 
+    nll: the sum over all rows in their order, whose rounding does not depend on the blocks. of_blocks: [B, COLUMNS]
+    float64: rows, correct ones, NLL, Brier score, and for each bin of confidence the sum of confidence - correctness.
     bin_examples, bin_confidence, bin_correct: [BINS] float64. labelled, predicted, hits: [K] int64, examples of each
     class by their labels, by the predictions, and by both. confusion: [K, K] int64, examples by label and prediction;
     [0, 0] for more than `CONFUSED` classes.
     """
 
-    examples: int
-    correct: int
     nll: float
+    of_blocks: NDArray[np.float64]
     bin_examples: NDArray[np.float64]
     bin_confidence: NDArray[np.float64]
     bin_correct: NDArray[np.float64]
@@ -66,8 +86,12 @@ class Sums:
         return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__annotations__})
 
     @property
+    def examples(self) -> int:
+        return round(float(self.of_blocks[:, EXAMPLES].sum()))
+
+    @property
     def accuracy(self) -> float:
-        return self.correct / self.examples
+        return float(self.of_blocks[:, CORRECT].sum()) / self.examples
 
     @property
     def mean_nll(self) -> float:
@@ -75,9 +99,19 @@ class Sums:
         return self.nll / self.examples
 
     @property
+    def brier(self) -> float:
+        """Brier score: the squared distance of probabilities and label, 0 to 2, averaged over examples (Brier 1950)."""
+        return float(self.of_blocks[:, BRIER].sum()) / self.examples
+
+    @property
     def ece(self) -> float:
         """Expected calibration error: |confidence - accuracy|, averaged over the bins by their examples."""
         return float(np.abs(self.bin_confidence - self.bin_correct).sum() / self.examples)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures of `FIGURES`, by their names."""
+        return dict(zip(FIGURES, (self.accuracy, self.mean_nll, self.brier, self.ece), strict=True))
 
     @property
     def macro_f1(self) -> float:
@@ -86,20 +120,31 @@ class Sums:
         return float((2 * self.hits[occurs > 0] / occurs[occurs > 0]).mean())
 
 
-def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
+def figures(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`FIGURES` of sums [..., COLUMNS]: [4, ...] float64."""
+    rows = sums[..., EXAMPLES]
+    gaps = np.abs(sums[..., GAPS:]).sum(axis=-1)
+    return np.stack([sums[..., CORRECT] / rows, sums[..., NLL] / rows, sums[..., BRIER] / rows, gaps / rows])
+
+
+def measure(log_probabilities: NDArray[Any], labels: Index, blocks: Blocks | None = None) -> Sums:
     """Measure predictions against labels.
 
-    log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids.
-    Nothing is clamped: a label of log-probability -inf, which follows from a logit of -inf, makes the NLL infinite.
+    log_probabilities: [N, K] float32 or float64, rows whose exp sums to 1. labels: [N] int64 class ids. blocks: of the
+    rows; None: all in one. Nothing is clamped: a label of log-probability -inf, which follows from a logit of -inf,
+    makes the NLL infinite.
     """
     rows, best, classes = np.arange(len(labels)), log_probabilities.argmax(axis=1), log_probabilities.shape[1]
     confidence = np.exp(log_probabilities[rows, best].astype(np.float64))
     right = best == labels
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    in_blocks = blocks or Blocks(np.zeros(len(labels), np.int64), 1)
+    of_each = np.empty((len(labels), GAPS))
+    of_each[:, EXAMPLES], of_each[:, CORRECT] = 1.0, right
+    of_each[:, NLL], of_each[:, BRIER] = -log_probabilities[rows, labels], _brier(log_probabilities, labels)
     return Sums(
-        examples=len(labels),
-        correct=int(right.sum()),
         nll=float(-log_probabilities[rows, labels].sum(dtype=np.float64)),
+        of_blocks=_by_block(in_blocks, of_each, bins, confidence - right),
         bin_examples=np.bincount(bins, minlength=BINS).astype(np.float64),
         bin_confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
         bin_correct=np.bincount(bins, weights=right, minlength=BINS).astype(np.float64),
@@ -108,6 +153,29 @@ def measure(log_probabilities: NDArray[Any], labels: Index) -> Sums:
         hits=np.bincount(labels[right], minlength=classes),
         confusion=_confusion(labels, best, classes),
     )
+
+
+def _brier(log_probabilities: NDArray[Any], labels: Index) -> NDArray[np.float64]:
+    """The Brier score of each row: [N] float64."""
+    squares = np.empty(len(labels))
+    size = max(1, CHUNK_VALUES // log_probabilities.shape[1])
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
+        p = np.exp(log_probabilities[part].astype(np.float64))
+        squares[part] = np.square(p).sum(axis=1) - 2 * p[np.arange(len(p)), labels[part]] + 1
+    return squares
+
+
+def _by_block(
+    blocks: Blocks, of_each: NDArray[np.float64], bins: Index, gaps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sums over each block [B, COLUMNS] of values [N, GAPS], and of `gaps` [N] by bin [N]."""
+    found = np.empty((blocks.number, COLUMNS))
+    for column in range(GAPS):
+        found[:, column] = np.bincount(blocks.of, weights=of_each[:, column], minlength=blocks.number)
+    places = blocks.of * BINS + bins
+    found[:, GAPS:] = np.bincount(places, weights=gaps, minlength=blocks.number * BINS).reshape(-1, BINS)
+    return found
 
 
 def _confusion(labels: Index, predicted: Index, classes: int) -> NDArray[np.int64]:

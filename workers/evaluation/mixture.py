@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workers import mixture_weights
 from workers.data.arrays import Index
 from workers.ensemble import COMBINES, normalised
-from workers.evaluation.metrics import LogProbabilities, Sums, measure
+from workers.evaluation.metrics import Blocks, LogProbabilities, Sums, measure
 from workers.specs import ExampleWeights, FactorySpec
 
 Float64 = NDArray[np.float64]
@@ -63,10 +63,17 @@ def log_means(
 
 
 def measure_mean(
-    log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str, labels: Index
+    log_probabilities: Sequence[LogProbabilities],
+    weights: MemberWeights,
+    combine: str,
+    labels: Index,
+    blocks: Blocks | None = None,
 ) -> Sums:
-    """`evaluate.measure` of the ensemble's prediction. labels: [N] int64."""
-    each = [measure(mean, labels[rows]) for rows, mean in log_means(log_probabilities, weights, combine)]
+    """`metrics.measure` of the ensemble's prediction. labels: [N] int64."""
+    each = [
+        measure(mean, labels[rows], None if blocks is None else blocks.at(rows))
+        for rows, mean in log_means(log_probabilities, weights, combine)
+    ]
     return sum(each[1:], start=each[0])
 
 

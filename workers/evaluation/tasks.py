@@ -22,22 +22,24 @@ from torch import Tensor
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
+from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
+from workers.evaluation import bootstrap, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation import latency, metrics, mixture
 from workers.evaluation.latency import BATCH
-from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.metrics import Blocks, Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
+from workers.evaluation.worth import WorthSums, greedy, measure_worth
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
 from workers.specs import FactorySpec
 
-Asked = tuple[Member, Inference]
+Subject = tuple[Member, Inference]
 """A system, and how it computes its predictions."""
 PREDICTED = "log_probabilities"
 """Tensor name of the cached predictions in their file."""
@@ -52,7 +54,7 @@ class Prediction:
     of_labels: only the entries of the labels. kept: URI of their cache record, and their cache key.
     """
 
-    asked: Asked
+    asked: Subject
     split: str
     of_labels: bool
     threads: int
@@ -78,7 +80,7 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
 
 
 def _predicted(
-    asked: Asked, data: Dataset, split: str, examples: slice = slice(None), *, of_labels: bool = False
+    asked: Subject, data: Dataset, split: str, examples: slice = slice(None), *, of_labels: bool = False
 ) -> LogProbabilities:
     """Log-probabilities of one system on some examples of a split: [P, K] float32, or with `of_labels` [P].
 
@@ -113,55 +115,84 @@ def read_kept(record: str) -> LogProbabilities:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Systems that are measured on the test split.
+    """Systems that are measured on a split.
 
     kept: records of predictions, by system; the others are predicted. weights: of the systems as members of the
     ensemble; None: they are no ensemble.
     """
 
-    systems: Sequence[Asked]
+    systems: Sequence[Subject]
     kept: Mapping[str, str]
     threads: int
     weights: MemberWeights | None = None
     combine: str = "arithmetic"
+    split: str = "test"
+    order: Sequence[int] = ()
+    """Of the members by their worth (`workers.evaluation.worth`); empty: their worth is not measured."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, and for its curve."""
+    """Sums of each system and, with weights, of the ensemble by `ENSEMBLE`, for its curve, and for members' worth."""
 
     sums: Mapping[str, Sums]
     curve: CurveSums | None = None
+    worth: WorthSums | None = None
 
     def __add__(self, other: Totals) -> Totals:
         curve = None if self.curve is None or other.curve is None else self.curve + other.curve
-        return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve)
+        worth = None if self.worth is None or other.worth is None else self.worth + other.worth
+        return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve, worth)
 
 
 @ray.remote
 @faults.raises_faults
 def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Totals:
-    """The metrics of systems on some examples of the test split."""
+    """The metrics of systems on some examples of a split."""
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
-    predicted, labels = _of_systems(job, examples, data), data.test.labels_of(np.arange(len(data.test))[examples])
-    sums = {member.name: metrics.measure(p, labels) for (member, _), p in zip(job.systems, predicted, strict=True)}
+    split: Split = getattr(data, job.split)
+    ids = np.arange(len(split))[examples]
+    predicted, labels, blocks = _of_systems(job, examples, data), split.labels_of(ids), _blocks(data, job.split, ids)
+    sums = {
+        member.name: metrics.measure(p, labels, blocks) for (member, _), p in zip(job.systems, predicted, strict=True)
+    }
     if job.weights is None:
         return Totals(sums)
-    sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels)
-    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels))
+    sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
+    worth = measure_worth(predicted, job.order, job.combine, labels, blocks) if job.order else None
+    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels), worth)
+
+
+@ray.remote
+@faults.raises_faults
+def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list[int]:
+    """The order of the members by `worth.greedy` on the split of the job."""
+    processes.announce(name, events)
+    torch.set_num_threads(job.threads)
+    split: Split = getattr(data, job.split)
+    return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine)
+
+
+def _blocks(data: Dataset, split: str, ids: Index) -> Blocks:
+    """The blocks of the rows of some examples: groups of the test split, or each example by itself."""
+    whole: Split = getattr(data, split)
+    groups = data.test_groups if split == "test" else None
+    blocks = bootstrap.blocks_of(np.arange(len(whole)) if groups is None else groups)
+    return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:
-    """Log-probabilities [P, K] float32 of each system on some examples of the test split.
+    """Log-probabilities [P, K] float32 of each system on some examples of a split.
 
     Those of kept predictions are copies, so that the other rows of a file are not held.
     """
-    rows = data.test.rows.rows(np.arange(len(data.test))[examples])
+    whole: Split = getattr(data, job.split)
+    rows = whole.rows.rows(np.arange(len(whole))[examples])
     return [
         read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1].copy()
         if member.name in job.kept
-        else _predicted((member, how), data, "test", examples)
+        else _predicted((member, how), data, job.split, examples)
         for member, how in job.systems
     ]
 
@@ -198,8 +229,8 @@ def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) ->
 class Measurement:
     """The systems whose size and latency are measured: the members, with their ensemble, and the others."""
 
-    members: Sequence[Asked]
-    others: Sequence[Asked]
+    members: Sequence[Subject]
+    others: Sequence[Subject]
     combine: str
     repeats: int
 
@@ -257,7 +288,7 @@ class _Timed:
     batch_s: float
 
 
-def _timed(asked: Asked, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
+def _timed(asked: Subject, x: Examples, place: torch.device, repeats: int, others: int) -> _Timed:
     """Load one network, time it on examples of `x`, and release it.
 
     others: bytes of the networks that run in turn with it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from workers.models.precision import autocast
 from workers.signals import Signal
 from workers.specs import Precision
 
+if TYPE_CHECKING:
+    from workers.training.objective import Objective
+
 Answer = Callable[[], Outputs]
 Beside = Callable[[Inputs], Answer]
 """Begins to compute the outputs of a member for a batch of the student; the answer is on the batch's device, in
@@ -31,7 +34,7 @@ Wanted = Mapping[str, Collection[int]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class MemberBeside:
     """Which member is beside the student, and how it computes."""
 
     member: Member
@@ -40,11 +43,11 @@ class Asked:
     """The actor that computes; None: each worker does."""
 
 
-def in_process(
-    asked: Asked, needs: Collection[Signal], device: torch.device, wanted: Callable[[], Wanted | None] = lambda: None
-) -> Beside:
-    """The member in this process, on the student's device. wanted: the layers to keep."""
-    return of_module(module_of(asked.member).to(device), needs, asked.precision, wanted)
+def of_objective(asked: MemberBeside, device: torch.device, goal: Objective) -> Beside:
+    """The member with the signals that the terms of an objective need: in its actor, or in this process on `device`."""
+    if asked.actor is not None:
+        return from_actor(asked.actor, lambda: goal.wanted)
+    return of_module(module_of(asked.member).to(device), goal.beside, asked.precision, lambda: goal.wanted)
 
 
 def module_of(member: Member) -> nn.Module:

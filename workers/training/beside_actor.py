@@ -12,16 +12,17 @@ from workers.device import device
 from workers.models.outputs import Outputs
 from workers.signals import Signal
 from workers.training import beside
-from workers.training.beside import Asked, Wanted
+from workers.training.beside import MemberBeside, Wanted
 
 
 class BesideActor:
     """Answers each batch by the member's outputs, in float32 in main memory. It keeps no state between batches."""
 
-    def __init__(self, asked: Asked, needs: Sequence[Signal], threads: int) -> None:
+    def __init__(self, asked: MemberBeside, needs: Sequence[Signal], threads: int) -> None:
         torch.set_num_threads(threads)
         self.name, self.device = asked.member.name, device()
-        self.answer = beside.in_process(asked, frozenset(needs), self.device)
+        module = beside.module_of(asked.member).to(self.device)
+        self.answer = beside.of_module(module, frozenset(needs), asked.precision)
 
     def ready(self) -> bool:
         """Whether it has loaded the member."""

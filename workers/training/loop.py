@@ -58,13 +58,18 @@ class Task:
     """Name of the network in error messages."""
     collator: Collator = collate
     """Builds the model's input batches."""
-    beside: Beside | None = None
-    """Asks a member for the signals of a batch; None where no term needs any."""
+    beside: Callable[[Objective], Beside] | None = None
+    """The member beside the network, with the signals that an objective needs; None where no term needs any."""
 
     @cached_property
     def goal(self) -> Objective:
         """The objective of this process."""
         return objective.build(self.loss)
+
+    @cached_property
+    def ask(self) -> Beside | None:
+        """Asks the member for the signals of a batch."""
+        return None if self.beside is None else self.beside(self.goal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,7 @@ def epochs(
             collator=task.collator,
         )
         for at, batch in zip(at_steps, batches, strict=True):
-            losses = step(progress, forward, at, batch, spec, workers=workers, beside=task.beside)
+            losses = step(progress, forward, at, batch, spec, workers=workers, beside=task.ask)
             tally.add(at, losses, batch.entropy, batch.rows)
         train_loss, terms = tally.means(_over_workers(tally.sums()).tolist())
         if not math.isfinite(train_loss):

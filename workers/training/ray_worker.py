@@ -11,7 +11,8 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from workers.targets.layout import PartLayout
 from workers.targets.reader import LogitsReader, Reader, StoreReader
 from workers.targets.soft_targets import Part, PartFile
 from workers.training import beside, loop
-from workers.training.beside import Asked
+from workers.training.beside import MemberBeside
 from workers.training.loader import Epochs, HardLabels, SoftLabels
 from workers.training.loop import Epoch, Progress, Task
 
@@ -118,7 +119,7 @@ class WorkerJob:
     """The split of a stage that it learns on; empty for the transfer set, or without soft targets the training set."""
     layers_of: Member | None = None
     """The member whose layers are the initial weights."""
-    beside: Asked | None = None
+    beside: MemberBeside | None = None
     """The member whose hidden states terms need."""
 
 
@@ -153,7 +154,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     device = next(loop.plain(model).parameters()).device
     task = _task(job, device)
     few = task.collator(task.train.split.x, np.arange(min(2, len(task.train.split.x))))
-    loop.prepare(task.goal, model, task.beside, few.to(device), job.seed)
+    loop.prepare(task.goal, model, task.ask, few.to(device), job.seed)
     progress = loop.begin(model, job.training, len(task.train), task.goal.module)
     _resume(progress)
     begun(progress)
@@ -204,15 +205,8 @@ def _task(job: WorkerJob, device: torch.device) -> Task:
         source = HardLabels(data.labelled(views))
     else:
         source = SoftLabels(data.transfer, job.store.layout, job.store.part, job.store.reader)
-    task = Task(source, data.validation, job.loss, job.role, collator)
-    if job.beside is None:
-        return task
-    if job.beside.actor is None:
-        ask = beside.in_process(job.beside, task.goal.beside, device, lambda: found.goal.wanted)
-    else:
-        ask = beside.from_actor(job.beside.actor, lambda: found.goal.wanted)
-    found = replace(task, beside=ask)
-    return found
+    member = None if job.beside is None else partial(beside.of_objective, job.beside, device)
+    return Task(source, data.validation, job.loss, job.role, collator, member)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:

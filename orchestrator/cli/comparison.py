@@ -1,0 +1,61 @@
+"""In what two runs differ, and whether the difference of their students is resolved, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from orchestrator.observers.mlflow_descriptions import flat
+from orchestrator.observers.tracking_record import TrackingRecord
+from orchestrator.reporting.report import Rows
+from orchestrator.reporting.statistics import Difference
+from orchestrator.reporting.verdict import rounded
+from orchestrator.run_folder.paths import RunFolder
+from workers import storage
+
+PLACES = ("name", "storage", "tracking")
+"""Sections of a configuration that no result follows from."""
+MOST = 60
+"""Letters of a value in the table."""
+
+
+def differing(one: str, other: str) -> Rows:
+    """What two runs differ in, a row each: keys of their configurations, data, code and versions."""
+    before, after = _described(one), _described(other)
+    return [
+        [key, *(_short(of.get(key, "-")) for of in (before, after))]
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _described(folder: str) -> dict[str, str]:
+    """The inputs of a run by name."""
+    place = RunFolder(folder)
+    config: dict[str, Any] = yaml.safe_load(storage.read_text(place.config))
+    found = flat({key: value for key, value in config.items() if key not in PLACES})
+    content = storage.read_if_there(place.tracking)
+    if content is not None:
+        record = TrackingRecord.model_validate_json(content)
+        tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
+        found |= {f"content of {split.name}": split.digest for split in record.datasets}
+        found |= {key.removeprefix("stillhouse."): value for key, value in tags.items()}
+    return found
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= MOST else f"{value[: MOST - 3]}..."
+
+
+def verdict(one: str, other: str, found: Difference | None) -> str:
+    """The sentence on the students of two runs."""
+    if found is None:
+        return f"The students of {other} and {one} are not compared: their test examples differ, or are not on record."
+    points = f"The student of {other} over that of {one}: {100 * found.accuracy:+.2f} points"
+    if found.interval is None:
+        return f"{points}, of too few test examples for an interval."
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    more = "" if found.needed is None else f"; some {rounded(found.needed):,} test examples would resolve it"
+    resolved = "which is resolved" if found.resolved else f"which is not resolved at this test size{more}"
+    return f"{points} (95% interval {low:+.2f} to {high:+.2f}), {resolved}."

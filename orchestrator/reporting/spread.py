@@ -1,0 +1,71 @@
+"""The spread of figures over repetitions of a run with other seeds: all that is random in training and splits.
+
+An interval over test examples says how far another test set could move a figure; the spread, how far another training.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+
+class SeedFigures(BaseModel):
+    """Test accuracies of one repetition."""
+
+    seed: int
+    run: str
+    """The name of the repetition's run."""
+    best_member: float
+    ensemble: float
+    baseline: float
+    student: float
+    gain_transferred: float | None
+
+
+FIGURES = ("best_member", "ensemble", "baseline", "student")
+DIFFERENCES = (("ensemble", "best_member"), ("ensemble", "baseline"), ("student", "baseline"), ("student", "ensemble"))
+
+
+def rows(seeds: Sequence[SeedFigures], accuracy: str) -> list[list[str]]:
+    """A table: each figure and difference by its mean, standard deviation and 95% interval of the mean, and by seed."""
+    header = [
+        "figure",
+        "mean",
+        "standard deviation",
+        "95% interval of the mean",
+        *(f"seed {each.seed}" for each in seeds),
+    ]
+    found = [header]
+    for name in FIGURES:
+        found.append(_row(f"{name.replace('_', ' ')}, {accuracy}", [getattr(each, name) for each in seeds], "%"))
+    for one, other in DIFFERENCES:
+        values = [getattr(each, one) - getattr(each, other) for each in seeds]
+        found.append(_row(f"{one} over {other}".replace("_", " "), values, " points"))
+    shares = [each.student / each.ensemble for each in seeds if each.ensemble]
+    if len(shares) == len(seeds):
+        found.append(_row("student's share of the ensemble's accuracy", shares, "%"))
+    return found
+
+
+def _row(name: str, values: Sequence[float], unit: str) -> list[str]:
+    sign = "+" if unit == " points" else ""
+
+    def shown(value: float) -> str:
+        return f"{100 * value:{sign}.2f}{unit if unit == '%' else ''}"
+
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    half = _quantile(len(values) - 1) * spread / math.sqrt(len(values))
+    bounds = f"{shown(mean - half)} to {shown(mean + half)}"
+    return [name + ("" if unit == "%" else ", points"), shown(mean), f"{100 * spread:.2f}", bounds, *map(shown, values)]
+
+
+def _quantile(degrees: int) -> float:
+    """Of Student's t, for the interval of a mean of a few repetitions."""
+    from scipy.stats import t
+
+    from workers.evaluation.bootstrap import LEVEL
+
+    return float(t.ppf(0.5 + LEVEL / 2, degrees))

@@ -1,0 +1,170 @@
+"""Intervals of a run's figures, and of the differences that its report speaks of, all from the same resamples.
+
+Pure: the inputs are sums of each system over blocks of test examples (`workers.evaluation.metrics.Sums`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.evaluation import bootstrap
+from workers.evaluation.bootstrap import Interval
+from workers.evaluation.metrics import COLUMNS, CORRECT, EXAMPLES, FIGURES, figures
+
+Float64 = NDArray[np.float64]
+Pair = tuple[str, str]
+ACCURACY = FIGURES.index("accuracy")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one system is more accurate than another on the same test examples.
+
+    interval: None where the test set has too few examples or groups for one. needed: test examples that would resolve
+    a difference of this size, with a probability of 80%; None where it is 0.
+    """
+
+    of: str
+    over: str
+    accuracy: float
+    interval: Interval | None
+    needed: int | None
+
+    @property
+    def resolved(self) -> bool:
+        return self.interval is not None and not self.interval.holds_zero
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """intervals: of each system's `FIGURES`, by its name. gain: of the share of the ensemble's gain that reached the
+    student; None where the ensemble's gain over the baseline is not resolved, so that a share of it says nothing."""
+
+    intervals: Mapping[str, Mapping[str, Interval | None]]
+    differences: Sequence[Difference]
+    gain: Interval | None
+
+
+def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimates:
+    """The intervals of a run.
+
+    of_blocks: [B, COLUMNS] of each system, of the same blocks. pairs: systems whose accuracies are compared; the first
+    of each minus the second.
+    """
+    names = list(of_blocks)
+    joint = np.concatenate([of_blocks[name] for name in names], axis=1)
+    number = {name: k for k, name in enumerate(names)}
+
+    def of_sums(sums: Float64) -> Float64:
+        each = figures(sums.reshape(*sums.shape[:-1], len(names), COLUMNS))  # [4, ..., S]
+        accuracy = {name: each[ACCURACY, ..., k] for name, k in number.items()}
+        several = [each[f, ..., k] for k in range(len(names)) for f in range(len(FIGURES))]
+        return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
+
+    rows, grouped = of_blocks[names[0]][:, EXAMPLES], _is_grouped(of_blocks[names[0]])
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=grouped)
+    of_systems = {
+        name: dict(zip(FIGURES, found[k * len(FIGURES) : (k + 1) * len(FIGURES)], strict=True))
+        for name, k in number.items()
+    }
+    for name, of_system in of_systems.items():
+        accuracy = of_system["accuracy"]
+        if accuracy is not None and (rows.max() == 1 or accuracy.error == 0.0):  # or all right, or all wrong
+            of_system["accuracy"] = _of_trials(of_blocks[name])
+    first = len(names) * len(FIGURES)
+    examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
+    differences = [
+        _difference(pair, float(value), interval, examples)
+        for pair, value, interval in zip(pairs, values[first:-1], found[first:-1], strict=True)
+    ]
+    own = next((each for each in differences if (each.of, each.over) == ("ensemble", "baseline")), None)
+    return Estimates(of_systems, differences, found[-1] if own is not None and own.resolved else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What one member is worth. adds: accuracy with it over that without, in the order of the best k members, of which
+    `with_it` is the accuracy so far; for the first its own. lost: what the whole ensemble loses without it."""
+
+    with_it: float
+    with_it_interval: Interval | None
+    nll: float
+    ece: float
+    adds: float
+    adds_interval: Interval | None
+    lost: float
+    lost_interval: Interval | None
+
+
+def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Float64]) -> list[Member]:
+    """The worth of each member, in this order.
+
+    best: sums [B, COLUMNS] of the first 1, 2, ... M members of the order. without: of the ensembles that lack one
+    member, by its number.
+    """
+    count = len(order)
+    joint = np.concatenate([*best, *(without[k] for k in order)], axis=1)
+
+    def of_sums(sums: Float64) -> Float64:
+        each = figures(sums.reshape(*sums.shape[:-1], 2 * count, COLUMNS))[ACCURACY]  # [..., 2M]
+        several = np.moveaxis(each, -1, 0)
+        prefixes, lacking = several[:count], several[count:]
+        adds = np.concatenate([prefixes[:1], np.diff(prefixes, axis=0)])
+        return np.concatenate([prefixes, adds, prefixes[-1:] - lacking])
+
+    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(best[0]))
+    whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
+    return [
+        Member(
+            with_it=float(values[k]),
+            with_it_interval=found[k],
+            nll=float(whole[k]["nll"]),
+            ece=float(whole[k]["ece"]),
+            adds=float(values[count + k]),
+            adds_interval=found[count + k],
+            lost=float(values[2 * count + k]),
+            lost_interval=found[2 * count + k],
+        )
+        for k in range(count)
+    ]
+
+
+def _is_grouped(of_blocks: Float64) -> bool:
+    """Whether blocks are groups of examples, and not single ones, or random ones of a large test set."""
+    return bool((of_blocks[:, EXAMPLES] > 1).any()) and len(of_blocks) < bootstrap.BLOCKS
+
+
+def _of_trials(of_blocks: Float64) -> Interval:
+    """The interval of an accuracy as that of independent trials, one for each block."""
+    used = of_blocks[of_blocks[:, EXAMPLES] > 0]
+    share = float(used[:, CORRECT].sum() / used[:, EXAMPLES].sum())
+    return bootstrap.of_share(share * len(used), len(used))
+
+
+def _gain(accuracy: Mapping[str, Float64]) -> Float64:
+    """The share of the ensemble's gain that reached the student; NaN without one."""
+    baseline, ensemble, student = (accuracy[name] for name in ("baseline", "ensemble", "student"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Float64 = (student - baseline) / (ensemble - baseline)
+    return found
+
+
+def difference(one: Float64, other: Float64) -> Difference:
+    """The accuracy of a student over that of another run's, on the same test examples. one, other: [B, COLUMNS]."""
+    joint = np.concatenate([one, other], axis=1)
+
+    def of_sums(sums: Float64) -> Float64:
+        accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
+        return np.stack([accuracy[..., 0] - accuracy[..., 1]])
+
+    (value,), (interval,) = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one))
+    return _difference(("student", "student"), float(value), interval, round(float(one[:, EXAMPLES].sum())))
+
+
+def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
+    needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
+    return Difference(*pair, value, interval, needed)

@@ -1,0 +1,56 @@
+"""Two runs beside each other: what they differ in, and whether their students' difference is resolved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from orchestrator.cli import comparison
+from orchestrator.reporting import sums
+from tests.unit.test_statistics import sums as of_right
+
+
+def folder(place: Path, right: float, temperature: float, test: str = "abc", code: str = "1") -> str:
+    """A run whose student is right for the first examples of 800."""
+    place.mkdir()
+    config = {"name": place.name, "storage": "x", "seed": 0, "distillation": {"temperature": temperature}}
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    splits = [{"name": "train", "digest": "f00", "source_type": "local", "source": "{}", "profile": "{}"}]
+    tags = {"stillhouse.version": "0.1.0", "stillhouse.code.student": code, "mlflow.user": place.name}
+    record = {"request": "0123456789abcdef", "tags": tags, "datasets": splits}
+    (place / "tracking.json").write_text(json.dumps(record))
+    sums.write(str(place), {"student": of_right(np.arange(800) < 800 * right)}, test)
+    return str(place)
+
+
+def test_sums_are_read_as_they_were_written(tmp_path: Path) -> None:
+    place = folder(tmp_path / "a", 0.9, 2.0)
+    found, test = sums.read(place)
+    np.testing.assert_array_equal(found["student"], of_right(np.arange(800) < 720))
+    assert test == "abc" and sums.read(str(tmp_path)) == ({}, "")
+
+
+def test_students_of_the_same_test_examples_are_compared_in_pairs(tmp_path: Path) -> None:
+    one, better = folder(tmp_path / "a", 0.90, 2.0), folder(tmp_path / "b", 0.93, 4.0)
+    hardly, elsewhere = folder(tmp_path / "c", 0.90125, 2.0), folder(tmp_path / "d", 0.93, 2.0, test="def")
+    found = sums.students([one, better, hardly, elsewhere, str(tmp_path)])
+    assert found[0] is not None and found[0].resolved and found[0].accuracy == pytest.approx(0.03)
+    assert found[0].interval is not None and found[0].interval.error < 0.007  # unpaired it would be 0.014
+    assert found[1] is not None and not found[1].resolved and found[2] is None and found[3] is None
+    words = comparison.verdict("a", "b", found[0])
+    assert (
+        words.startswith("The student of b over that of a: +3.00 points (95% interval +")
+        and "which is resolved" in words
+    )
+    assert "test examples would resolve it" in comparison.verdict("a", "c", found[1])
+    assert "their test examples differ" in comparison.verdict("a", "d", None)
+
+
+def test_what_differs_is_listed_without_names_and_places(tmp_path: Path) -> None:
+    one, other = folder(tmp_path / "a", 0.9, 2.0), folder(tmp_path / "b", 0.9, 4.0, code="2")
+    assert comparison.differing(one, other) == [["code.student", "1", "2"], ["distillation.temperature", "2.0", "4.0"]]
+    assert comparison.differing(one, one) == []

@@ -1,0 +1,99 @@
+"""Groups of test examples, from every kind of data that has columns, and the refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.makers import blobs
+from workers.data import dataset
+from workers.errors import RequestError
+from workers.specs import DataSpec
+
+X, Y = blobs(60, 0)
+USERS = np.array([f"user {k % 12}" for k in range(60)])
+FACTORY = """
+import numpy as np
+
+def splits(groups=True):
+    x, y = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32), np.arange(90) % 3
+    test = (x[60:], y[60:], [None] + list("abc") * 10) if groups == "wrong" else (x[60:], y[60:], list("abc") * 10)
+    return {"train": (x[:60], y[:60]), "test": test}
+"""
+
+
+def npz(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+    other = blobs(60, 5)
+    np.savez(folder / "train.npz", x=other[0], y=other[1])
+    np.savez(folder / "test.npz", x=X, y=Y, user=groups)
+    return {"kind": "npz", "train": "train.npz", "test": "test.npz"}
+
+
+def parquet(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+    for name, (x, y) in {"train": blobs(60, 5), "test": (X, Y)}.items():
+        pd.DataFrame({"user": groups, **{f"c{k}": x[:, k] for k in range(8)}, "y": y}).to_parquet(
+            folder / f"{name}.parquet"
+        )
+    return {"kind": "parquet", "train": "train.parquet", "test": "test.parquet"}
+
+
+def text(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+    for name in ("train", "test"):
+        rows = [{"text": f"{name} {k}", "label": "ab"[k % 2], "user": user} for k, user in enumerate(groups)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"kind": "text", "train": "train.jsonl", "test": "test.jsonl"}
+
+
+@pytest.mark.parametrize("kind", [npz, parquet, text])
+def test_groups_are_numbered_by_their_values(kind: Any, tmp_path: Path) -> None:
+    spec = DataSpec(**kind(tmp_path), root=str(tmp_path), group_column="user")
+    found = dataset.load(spec, seed=0)
+    assert found.test_groups is not None
+    np.testing.assert_array_equal(found.test_groups, np.arange(60) % 12)
+    assert not [note for note in found.notes if "groups" in note]
+    if kind is parquet:
+        assert found.train.x.shape == (54, 8)  # without the users
+
+
+@pytest.mark.parametrize("kind", [npz, parquet, text])
+def test_a_column_that_is_missing_is_named(kind: Any, tmp_path: Path) -> None:
+    spec = DataSpec(**kind(tmp_path), root=str(tmp_path), group_column="speaker")
+    with pytest.raises(RequestError, match=r"speaker"):
+        dataset.load(spec, seed=0)
+
+
+def test_a_factory_returns_groups(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FACTORY)
+    spec = DataSpec(kind="python", factory="mine:splits", folder=str(tmp_path))
+    found = dataset.load(spec, seed=0)
+    assert found.test_groups is not None and found.test_groups.tolist() == [0, 1, 2] * 10
+    assert any("3 groups; intervals from fewer than 10" in note for note in found.notes)
+    with pytest.raises(RequestError, match="31 groups for 30 examples"):
+        dataset.load(spec.model_copy(update={"kwargs": {"groups": "wrong"}}), seed=0)
+    with pytest.raises(RequestError, match="no `group_column`"):
+        dataset.load(spec.model_copy(update={"group_column": "user"}), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (np.where(np.arange(60) == 7, np.nan, 1.0), "example 7 has no group, and 1 in all"),
+        (USERS[:9], "9 groups for 60"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=words):
+        dataset.load(DataSpec(**npz(tmp_path, groups), root=str(tmp_path), group_column="user"), seed=0)
+
+
+def test_pixels_have_no_columns() -> None:
+    spec = DataSpec(kind="idx", train="a", test="b", group_column="user")
+    with pytest.raises(RequestError, match=r"data of kind 'idx' has no columns"):
+        from workers.data import readers
+
+        readers._groups(spec)

@@ -1,0 +1,74 @@
+"""The prospects of an ensemble: foreseen from three members as it then is, and as often as the interval says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator import prospects as command
+from workers.evaluation import metrics, prospects
+from workers.evaluation.metrics import Blocks
+
+Float64 = NDArray[np.float64]
+CLASSES, NOISE = 6, 0.7
+
+
+def logits(labels: NDArray[np.int64], difficulty: Float64, members: int, seed: int, noise: float = NOISE) -> Float64:
+    """Of networks [M, N, K] that share what is hard about an example, and err by themselves beside."""
+    draw = np.random.default_rng(seed)
+    own = draw.normal(0.0, noise, (members, len(labels), CLASSES))
+    return 2.2 * np.eye(CLASSES)[labels] + difficulty + own
+
+
+def sums(given: Float64, labels: NDArray[np.int64]) -> Float64:
+    """[B, COLUMNS] of an ensemble of these networks [m, N, K]."""
+    p = np.exp(given - given.max(axis=2, keepdims=True))
+    mean = np.log((p / p.sum(axis=2, keepdims=True)).mean(axis=0))
+    return metrics.measure(mean, labels, Blocks(np.arange(len(labels)), len(labels))).of_blocks
+
+
+def data(n: int, seed: int) -> tuple[NDArray[np.int64], Float64]:
+    draw = np.random.default_rng(seed)
+    return draw.integers(0, CLASSES, n), draw.normal(0.0, 1.2, (n, CLASSES))
+
+
+def foreseen(n: int, seed: int, longer: float | None = None, count: int = 10) -> prospects.Forecast:
+    labels, difficulty = data(n, seed)
+    three = logits(labels, difficulty, 3, seed + 1)
+    other = None if longer is None else sums(logits(labels, difficulty, 1, seed + 2, longer), labels)
+    return prospects.forecast([sums(three[k : k + 1], labels) for k in range(3)], sums(three, labels), other, count)
+
+
+def truth(members: int) -> float:
+    labels, difficulty = data(60_000, 999)
+    return float(sums(logits(labels, difficulty, members, 5), labels)[:, metrics.CORRECT].mean())
+
+
+def test_ten_members_are_foreseen_from_three() -> None:
+    found = foreseen(20_000, 3)
+    gain = truth(10) - truth(1)
+    assert gain > 0.03
+    assert found.gain.value == pytest.approx(gain, rel=0.15)  # the law is a little cautious
+    assert found.gain.low < found.gain.value < found.gain.high and found.gain.high - found.gain.low < 0.02
+    assert found.together.value == pytest.approx(truth(3), abs=0.01) and (found.trained, found.examples) == (3, 20_000)
+    assert found.beats is None and found.as_much is None
+
+
+def test_the_interval_holds_the_gain_about_as_often_as_it_says() -> None:
+    gain = truth(10) - truth(1)
+    held = [(f := foreseen(500, 10 * k)).gain.low <= gain <= f.gain.high for k in range(60)]
+    assert 0.85 <= np.mean(held) <= 1.0
+
+
+def test_a_network_that_trains_longer_is_beaten_or_not() -> None:
+    same, far_better = foreseen(4000, 3, NOISE), foreseen(4000, 3, 0.5 * NOISE)
+    assert same.beats is not None and same.beats > 0.9
+    assert far_better.beats is not None and far_better.beats < 0.1
+    assert far_better.as_much is not None and far_better.longer is not None
+    assert far_better.as_much.value > far_better.longer.value > far_better.one.value
+    words = command.verdict(far_better)
+    assert "10 members are foreseen to gain +" in words and "than one network with 10 times the training" in words
+    assert ["one network, 2 times the training", f"{100 * far_better.longer.value:.2f}"] in [
+        row[:2] for row in command.rows(far_better)
+    ]

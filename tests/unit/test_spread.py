@@ -1,0 +1,30 @@
+"""The spread over seeds: means, deviations, and intervals of the mean, of figures and of their differences."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from orchestrator.reporting import spread
+from orchestrator.reporting.spread import SeedFigures
+
+
+def test_each_row_has_mean_deviation_interval_and_every_seed() -> None:
+    student = [0.90, 0.91, 0.935]
+    seeds = [
+        SeedFigures(
+            seed=k, run=f"r-{k}", best_member=0.94, ensemble=0.95, baseline=0.88, student=s, gain_transferred=0.5
+        )
+        for k, s in enumerate(student)
+    ]
+    header, *rows = spread.rows(seeds, "frame accuracy")
+    of = {row[0]: row[1:] for row in rows}
+    assert header[-3:] == ["seed 0", "seed 1", "seed 2"]
+    mean, deviation = np.mean(student), np.std(student, ddof=1)
+    low, high = stats.t.interval(0.95, 2, mean, deviation / np.sqrt(3))
+    bounds = f"{100 * low:.2f}% to {100 * high:.2f}%"
+    assert of["student, frame accuracy"][:3] == [f"{100 * mean:.2f}%", f"{100 * deviation:.2f}", bounds]
+    assert of["student, frame accuracy"][3:] == ["90.00%", "91.00%", "93.50%"]
+    assert of["ensemble over baseline, points"][:2] == ["+7.00", "0.00"]
+    assert float(of["student over baseline, points"][0]) == pytest.approx(100 * (mean - 0.88), abs=0.01)
+    assert of["student over ensemble, points"][0].startswith("-")
+    assert of["student's share of the ensemble's accuracy"][1] == f"{100 * deviation / 0.95:.2f}"

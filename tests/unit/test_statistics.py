@@ -1,0 +1,85 @@
+"""Intervals of a run: paired differences, what is resolved and what would resolve it, the share of a gain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator.reporting import statistics
+from workers.evaluation import metrics
+from workers.evaluation.metrics import Blocks
+
+CLASSES = 4
+PAIRS = [("ensemble", "member-0"), ("ensemble", "baseline"), ("student", "baseline")]
+Float64 = NDArray[np.float64]
+
+
+def sums(right: NDArray[np.bool_], seed: int = 0) -> Float64:
+    """Of a system that is right for these examples, with a confidence of 0.4 to 0.99."""
+    n, draw = len(right), np.random.default_rng(seed)
+    labels = draw.integers(0, CLASSES, n)
+    confidence = draw.uniform(0.4, 0.99, n)
+    p = np.repeat((1 - confidence)[:, None] / (CLASSES - 1), CLASSES, axis=1)
+    p[np.arange(n), np.where(right, labels, (labels + 1) % CLASSES)] = confidence
+    return metrics.measure(np.log(p), labels, Blocks(np.arange(n), n)).of_blocks
+
+
+def systems(n: int, seed: int = 0) -> dict[str, Float64]:
+    """An ensemble that is right in 92% and mostly where the baseline is, 86%; the student repairs half of the rest."""
+    draw = np.random.default_rng(seed)
+    baseline = draw.random(n) < 0.86
+    ensemble = np.where(baseline, draw.random(n) < 0.98, draw.random(n) < 0.55)
+    student = np.where(baseline, draw.random(n) < 0.985, draw.random(n) < 0.3)
+    member = np.where(draw.random(n) < 0.002, ~ensemble, ensemble)
+    each = {"member-0": member, "ensemble": ensemble, "baseline": baseline, "student": student}
+    return {name: sums(right) for name, right in each.items()}
+
+
+def test_a_difference_of_pairs_is_surer_than_the_figures() -> None:
+    given = systems(1500)
+    found = statistics.estimate(given, PAIRS)
+    accuracy = {name: interval["accuracy"] for name, interval in found.intervals.items()}
+    for name, interval in accuracy.items():
+        own = given[name][:, metrics.CORRECT].mean()
+        assert interval is not None and interval.low < own < interval.high
+        assert interval.error == pytest.approx(np.sqrt(own * (1 - own) / 1500), rel=0.1)
+    best, over, transferred = found.differences
+    assert (not best.resolved and best.needed is None) or best.needed > 1500
+    assert over.resolved and transferred.resolved and over.interval is not None
+    errors = [interval.error for name in ("ensemble", "baseline") if (interval := accuracy[name]) is not None]
+    assert over.interval.error < 0.75 * np.hypot(*errors)  # of two test sets
+    assert found.gain is not None and 0.1 < found.gain.low < 0.6 < found.gain.high + 0.3
+
+
+def test_a_share_of_a_gain_that_may_be_none_has_no_interval() -> None:
+    given = systems(60)
+    given["ensemble"] = given["baseline"].copy()
+    given["ensemble"][0] += sums(np.ones(1, bool))[0] - sums(np.zeros(1, bool))[0]
+    found = statistics.estimate(given, PAIRS)
+    assert found.gain is None and not found.differences[1].resolved
+    assert found.differences[1].needed is not None and found.differences[1].needed > 60
+
+
+def test_so_many_examples_as_are_needed_resolve_it_four_times_in_five() -> None:
+    draw = np.random.default_rng(1)
+
+    def pair(n: int) -> dict[str, Float64]:
+        of = draw.choice([0, 1, 2, 3], n, p=[0.06, 0.04, 0.8, 0.1])
+        one, other = (of == 0) | (of == 2), (of == 1) | (of == 2)
+        each = {"ensemble": one, "baseline": other, "student": one}
+        return {name: sums(right) for name, right in each.items()}
+
+    (found,) = statistics.estimate(pair(20_000), [("ensemble", "baseline")]).differences
+    assert found.needed is not None
+    resolved = [
+        statistics.estimate(pair(found.needed), [("ensemble", "baseline")]).differences[0].resolved for _ in range(40)
+    ]
+    assert 0.6 <= np.mean(resolved) <= 0.95
+
+
+def test_a_system_that_is_never_wrong_is_not_certain() -> None:
+    given = systems(80)
+    given["ensemble"] = sums(np.ones(80, bool))
+    interval = statistics.estimate(given, PAIRS).intervals["ensemble"]["accuracy"]
+    assert interval is not None and 0.94 < interval.low < 0.97 and interval.high == 1.0

@@ -1,0 +1,185 @@
+"""Confidence intervals of figures of one test set, by the paired bootstrap over blocks of test examples.
+
+A block holds examples that are drawn together: one example, or those of a group (an utterance, a document, a user).
+Each system has sums over each block. All figures of a run, and their differences, are computed from the same resamples
+of blocks, so that differences are paired. The intervals are BCa (Efron 1987), expanded: the nominal level is that of
+Student's t with as many degrees of freedom (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section
+4.3). Of few groups they are studentized instead (Efron and Tibshirani 1993, section 12.5), since BCa is too narrow
+there: with 20 groups of unequal accuracy, 92% of its intervals hold the truth, and 95% of the studentized ones.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.arrays import Index
+from workers.hashing import mixed
+
+LEVEL = 0.95
+"""Probability that an interval holds the true value."""
+RESAMPLES = 4999
+BLOCKS = 2048
+"""Most blocks: more examples or groups than these are joined at random. Sums of random blocks have the same spread."""
+FEW = 100
+"""Blocks below which intervals are studentized."""
+STEP = 1e-4
+"""Of the numerical derivative of a figure by the weight of a block."""
+MOST_DEGENERATE = 0.002
+"""Share of resamples without spread up to which studentized intervals are computed."""
+BATCH_VALUES = 2**23
+"""Resampled blocks that are held at once."""
+POWER = 0.8
+"""Probability that a test set of the size in `needed` resolves a difference of the measured size."""
+
+Float64 = NDArray[np.float64]
+Figures = Callable[[Float64], Float64]
+"""Sums over examples [..., C] -> figures [k, ...]."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval, and the standard error of the figure."""
+
+    low: float
+    high: float
+    error: float
+
+    @property
+    def holds_zero(self) -> bool:
+        return self.low <= 0.0 <= self.high
+
+
+def blocks_of(groups: Index) -> Index:
+    """The block of each example or position: [P] int64 in [0, `BLOCKS`).
+
+    groups: [P], of each a number >= 0 of what it is drawn together with. Up to `BLOCKS` groups are a block each.
+    """
+    if len(groups) == 0 or int(groups.max()) < BLOCKS:
+        return groups.astype(np.int64)
+    found: Index = (mixed(groups.astype(np.uint64)) % np.uint64(BLOCKS)).astype(np.int64)
+    return found
+
+
+def intervals(of_blocks: Float64, figures: Figures, *, grouped: bool = False, seed: int = 0) -> list[Interval | None]:
+    """The interval of each figure.
+
+    of_blocks: [B, C], sums over each block; a block whose sums are all 0 is left out. figures: computes k figures of
+    such sums. grouped: whether blocks are groups of several examples, of which few are studentized. Returns None for a
+    figure without an interval: with fewer than two blocks, or where it is undefined in some resamples, such as a share
+    of nothing.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    used = of_blocks[of_blocks.any(axis=1)]
+    blocks = len(used)
+    found = figures(used.sum(axis=0))
+    if blocks < 2:
+        return [None] * len(found)
+
+    def statistic(drawn: NDArray[Any], axis: int = -1) -> Float64:
+        return figures(_counts(drawn, blocks) @ used)
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # `_interval` handles it
+        drawn = bootstrap(
+            (np.arange(blocks),),
+            statistic,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, BATCH_VALUES // blocks),
+            confidence_level=expanded(LEVEL, blocks),
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
+    several = np.atleast_2d(drawn.bootstrap_distribution)
+    bounds = np.stack([np.atleast_1d(drawn.confidence_interval.low), np.atleast_1d(drawn.confidence_interval.high)])
+    if grouped and blocks < FEW:
+        studentized = _studentized(used, figures, seed)
+        bounds = np.where(np.isfinite(studentized), studentized, bounds)
+    each = zip(several, bounds.T, found, strict=True)
+    return [_interval(values, float(low), float(high), float(figure)) for values, (low, high), figure in each]
+
+
+def _studentized(used: Float64, figures: Figures, seed: int) -> Float64:
+    """Lower and upper bounds [2, k] of the figures by the distribution of (resampled - figure) / standard error.
+
+    NaN where too many resamples have no spread.
+    """
+    blocks = len(used)
+    ones = np.ones((1, blocks))
+    whole, error = figures(used.sum(axis=0)[None])[:, 0], _errors(ones, used, figures)[:, 0]
+    draw, found = np.random.default_rng([seed, 1]), []
+    for start in range(0, RESAMPLES, FEW):
+        size = min(FEW, RESAMPLES - start)
+        weights = draw.multinomial(blocks, np.full(blocks, 1 / blocks), size).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append((figures(weights @ used) - whole[:, None]) / _errors(weights, used, figures))
+    ratios = np.concatenate(found, axis=1)
+    wrong = ~np.isfinite(ratios)
+    ratios[wrong] = 0.0
+    low, high = np.quantile(ratios, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=1)
+    bounds: Float64 = np.stack([whole - high * error, whole - low * error])
+    return np.where(wrong.mean(axis=1) <= MOST_DEGENERATE, bounds, np.nan)
+
+
+def _errors(weights: Float64, used: Float64, figures: Figures) -> Float64:
+    """Standard errors [k, R] of figures of weighted blocks, linearised. weights: [R, B]."""
+    sums, blocks = weights @ used, len(used)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = figures(sums[:, None, :] + STEP * used)  # [k, R, B]
+        influence = (moved - figures(sums)[:, :, None]) / STEP
+    found: Float64 = np.sqrt(blocks / (blocks - 1) * (weights * influence**2).sum(axis=2))
+    return found
+
+
+def _interval(resampled: Float64, low: float, high: float, figure: float) -> Interval | None:
+    if not np.isfinite(resampled).all() or not math.isfinite(figure):
+        return None
+    if np.ptp(resampled) == 0:  # BCa is undefined where nothing varies
+        return Interval(figure, figure, 0.0)
+    return Interval(low, high, float(resampled.std(ddof=1)))
+
+
+def _counts(drawn: NDArray[Any], blocks: int) -> Float64:
+    """How often each block is drawn: [..., B] float64. drawn: [..., n] numbers of blocks."""
+    flat = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
+    places = flat + blocks * np.arange(len(flat))[:, None]
+    counts = np.bincount(places.ravel(), minlength=blocks * len(flat)).astype(np.float64)
+    return counts.reshape(*drawn.shape[:-1], blocks)
+
+
+def expanded(level: float, blocks: int) -> float:
+    """The nominal level whose percentiles of the bootstrap are an interval of `level`, for so many blocks."""
+    from scipy.stats import norm, t
+
+    quantile = t.ppf(0.5 + level / 2, blocks - 1) * math.sqrt(blocks / (blocks - 1))
+    return float(1 - 2 * norm.sf(quantile))
+
+
+def of_share(successes: float, trials: float) -> Interval:
+    """The interval of a proportion of independent trials (Wilson 1927), of some width even where all succeed."""
+    from scipy.stats import binomtest
+
+    share = successes / trials
+    found = binomtest(round(successes), round(trials)).proportion_ci(LEVEL, "wilson")
+    return Interval(float(found.low), float(found.high), math.sqrt(share * (1 - share) / trials))
+
+
+def needed(difference: float, error: float, examples: int) -> int | None:
+    """How many test examples would resolve a difference of this size, with probability `POWER`.
+
+    error: its standard error with `examples`. None for a difference of 0, which no number resolves.
+    """
+    from scipy.stats import norm
+
+    if difference == 0:
+        return None
+    quantiles = float(norm.ppf(0.5 + LEVEL / 2) + norm.ppf(POWER))
+    return math.ceil(examples * (quantiles * error / difference) ** 2)
