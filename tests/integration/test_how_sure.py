@@ -1,0 +1,63 @@
+"""A run with repetitions, groups and intervals; then what its members are worth, and a comparison of two runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.cli.command import main
+from tests.makers import write_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]
+
+
+def report_of(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "runs" / name / "report.json").read_text())
+    return found
+
+
+def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, ensemble__size=3, seeds=2, data__group_column="user")
+    test = dict(np.load(tmp_path / "test.npz"))
+    np.savez(tmp_path / "test.npz", **test, user=np.arange(len(test["y"])) // 4)
+    assert main(["run", str(path)]) == 0
+    found, other = report_of(tmp_path, "small"), report_of(tmp_path, "small-seed-1")
+    for system in found["systems"]:
+        figures = system["test"]
+        for name in ("accuracy", "nll", "ece", "brier"):
+            low, high = figures[f"{name}_interval"]
+            assert low < high and low - 0.1 < figures[name] < high + 0.1
+    assert {(d["of"], d["over"]) for d in found["differences"]} == {
+        ("ensemble", found["best_member"]), ("ensemble", "baseline"), ("student", "baseline"), ("student", "ensemble")
+    }  # fmt: skip
+    assert [each["seed"] for each in found["seeds"]] == [0, 1] and not other["seeds"]
+    assert (
+        found["seeds"][1]["student"] == next(s for s in other["systems"] if s["role"] == "student")["test"]["accuracy"]
+    )
+    assert {each["member"] for each in found["worth"]} == {"member-0", "member-1", "member-2"}
+    ensemble = next(s for s in found["systems"] if s["role"] == "ensemble")
+    assert found["worth"][-1]["accuracy"] == pytest.approx(ensemble["test"]["accuracy"])
+    assert 0 < found["disagreement"] < 1
+    text = (tmp_path / "runs/small/report.md").read_text()
+    assert "## How sure the differences are" in text and "## Over 2 seeds" in text
+
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "runs/small"), str(tmp_path / "runs/small-seed-1")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "differs in" in shown and "The student of small-seed-1 over that of small:" in shown
+    assert main(["worth", str(tmp_path / "runs/small"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found["worth"]
+
+    assert main(["worth", str(path), "--members", "8", "--json"]) == 0
+    foreseen = json.loads(capsys.readouterr().out)
+    assert (foreseen["count"], foreseen["trained"]) == (8, 3) and 0 <= foreseen["beats"] <= 1
+    assert foreseen["gain"]["low"] < foreseen["gain"]["value"] < foreseen["gain"]["high"]
+    events = (tmp_path / "runs/small-worth/events.jsonl").read_text()
+    assert "reused from run 'small': 3 of 4 members" in events
+    assert (tmp_path / "runs/small/report.json").is_file()  # which `worth` leaves alone
+    assert main(["worth", str(path), "--members", "2"]) == 2
+    assert "expected at least 3" in capsys.readouterr().err
