@@ -38,6 +38,8 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
     screen.table(reports.compare(found))
     folders = [storage.absolute(run) for run in runs]
     for folder, report, difference in zip(folders[1:], found[1:], sums.students(folders), strict=True):
+        if folder == folders[0]:
+            continue
         rows = comparison.differing(folders[0], folder)
         if rows:
             screen.table([["differs in", found[0].name, report.name], *rows])
