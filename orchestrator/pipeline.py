@@ -24,8 +24,8 @@ from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
+from orchestrator.reporting import markdown, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, MemberWorth, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
@@ -189,7 +189,7 @@ def _report(run: Context, given: Results) -> Report:
         _keep_student(run, student)
     of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
     sums.write(config.folder, of_blocks, _test_digest(run))
-    reports.write(report, config.folder)
+    markdown.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))

@@ -179,7 +179,7 @@ def _submit(asked: argparse.Namespace) -> int:
 def _report(asked: argparse.Namespace) -> None:
     from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import report
+    from orchestrator.reporting import markdown, report
 
     found = report.load(asked.run)
     if asked.push:
@@ -188,7 +188,7 @@ def _report(asked: argparse.Namespace) -> None:
         tracker = push.push(found, asked.run, asked.overrides)
         print(f"'{found.name}' is complete in the tracker {tracker}", file=sys.stderr)
         return
-    formats = {"markdown": report.markdown, "json": report.as_json}
+    formats = {"markdown": markdown.markdown, "json": report.as_json}
     if asked.format is None:
         presentation.show(found, Screen())
     else:
@@ -206,13 +206,13 @@ def _worth(asked: argparse.Namespace) -> None:
     from orchestrator.observers.terminal import Screen
 
     if not asked.of.endswith((".yaml", ".yml")):
-        from orchestrator.reporting import report
+        from orchestrator.reporting import report, tables
 
         found = report.load(asked.of)
         if asked.json:
             print(json.dumps([each.model_dump(mode="json") for each in found.worth], indent=2))
         else:
-            Screen().table(report.worth(found), found.name)
+            Screen().table(tables.worth(found), found.name)
         return
     with Screen(quiet=asked.json) as screen:
         with interrupts.at_once():

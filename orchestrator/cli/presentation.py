@@ -11,7 +11,7 @@ from orchestrator.cli import comparison, snippets
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import sums
+from orchestrator.reporting import sums, tables
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -20,22 +20,22 @@ from workers.redact import redacted
 
 def show(report: Report, screen: Screen) -> None:
     """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
-    screen.table(reports.comparison(report), report.name)
+    screen.table(tables.comparison(report), report.name)
     if report.differences:
-        screen.table(reports.differences(report), "how sure the differences are")
+        screen.table(tables.differences(report), "how sure the differences are")
     if report.seeds:
-        screen.table(reports.over_seeds(report), f"over {len(report.seeds)} seeds")
+        screen.table(tables.over_seeds(report), f"over {len(report.seeds)} seeds")
     if report.paper is not None:
-        screen.table(reports.beside_paper(report), f"beside {report.paper.source}")
+        screen.table(tables.beside_paper(report), f"beside {report.paper.source}")
     if report.lost_members:
         screen.out.print(f"Members lost on the way: {', '.join(report.lost_members)}.", markup=False)
-    screen.out.print(reports.verdict(report), markup=False)
+    screen.out.print(tables.verdict(report), markup=False)
 
 
 def show_compared(runs: Sequence[str], screen: Screen) -> None:
     """Several runs on one table, then for each further one in what it differs from the first, and by how much."""
     found = [reports.load(run) for run in runs]
-    screen.table(reports.compare(found))
+    screen.table(tables.compare(found))
     folders = [storage.absolute(run) for run in runs]
     for folder, report, difference in zip(folders[1:], found[1:], sums.students(folders), strict=True):
         if folder == folders[0]:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.reporting import report as reports
+from orchestrator.reporting import tables
 from orchestrator.reporting.plots import OVERVIEW
-from orchestrator.reporting.report import COMPARED, Report, Role, Rows, System
+from orchestrator.reporting.report import COMPARED, Report, Role, System
+from orchestrator.reporting.tables import Rows
 from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
@@ -72,19 +73,19 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
     runs: each system's MLflow run, by its name.
     """
     base = f"#/experiments/{experiment}/runs"
-    rows = reports.comparison(report)
+    rows = tables.comparison(report)
     compared = [rows[0], *rows[:0:-1]]  # ensemble, baseline and student first
     lost = f"**Members lost on the way: {', '.join(report.lost_members)}.** " if report.lost_members else ""
     soft = report.soft_targets
     return "\n\n".join(
         [
-            f"{lost}**{reports.verdict(report)}**",
+            f"{lost}**{tables.verdict(report)}**",
             "```\n" + _aligned(compared) + "\n```",
             f"![the same in pictures](get-artifact?path=plots%2F{OVERVIEW}&run_uuid={parent})",
             " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
             f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
             + _links(report.members, base, runs)
-            + f". {reports.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
+            + f". {tables.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
         ]
     )
 

@@ -21,7 +21,8 @@ from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnd
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import plots
-from orchestrator.reporting.report import COMPARED, Report, System, as_json, markdown
+from orchestrator.reporting.markdown import markdown
+from orchestrator.reporting.report import COMPARED, Report, System, as_json
 from orchestrator.run_folder import model_folder, paths
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage

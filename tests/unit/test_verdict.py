@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.observers import mlflow_descriptions
+from orchestrator.reporting import markdown, tables, verdict
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import verdict
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.verdict import Accuracies
 
@@ -207,17 +207,17 @@ def test_it_reads_the_same_wherever_it_is_printed() -> None:
         "gain reached the student, which is below the baseline. The ensemble is level with the mean of its members, "
         "and below member-1, the best on the validation split, with 96.00%."
     )
-    assert reports.verdict(found) == sentence
-    assert sentence in reports.markdown(found) and f"**{sentence}**" in mlflow_descriptions.note(found, {}, "1", "2")
-    assert "none (below the baseline)" in reports.compare([found])[1]
-    assert reports.beside_paper(found)[-1] == ["gain transferred", "90.0%", "none (below the baseline)"]
-    assert "-68" not in reports.markdown(found) + str(reports.compare([found]))
+    assert tables.verdict(found) == sentence
+    assert sentence in markdown.markdown(found) and f"**{sentence}**" in mlflow_descriptions.note(found, {}, "1", "2")
+    assert "none (below the baseline)" in tables.compare([found])[1]
+    assert tables.beside_paper(found)[-1] == ["gain transferred", "90.0%", "none (below the baseline)"]
+    assert "-68" not in markdown.markdown(found) + str(tables.compare([found]))
 
 
 def test_an_infinite_likelihood_is_still_json() -> None:
     found = report(0.95, 0.931, 0.918, nll=float("inf"))
     text = reports.as_json(found)
-    assert '"nll": "Infinity"' in text and "inf" in reports.markdown(found)
+    assert '"nll": "Infinity"' in text and "inf" in markdown.markdown(found)
     again = Report.model_validate_json(text)
     assert again.system("student").test.nll == float("inf") and again.curve == found.curve
     assert again.system("student").test.figure("wer") == float("inf")
@@ -234,7 +234,7 @@ def test_an_infinite_likelihood_is_still_json() -> None:
 def test_the_recipe_of_the_soft_targets_is_reported(recipe: dict[str, object], words: str) -> None:
     found = report(0.95, 0.931, 0.918)
     made = found.soft_targets.model_copy(update={"temperature": 2.0, "combine": "arithmetic", **recipe})
-    text = reports.markdown(found.model_copy(update={"soft_targets": made}))
+    text = markdown.markdown(found.model_copy(update={"soft_targets": made}))
     assert words in text
     assert ("the weight of member-1 is 0" in text) == (
         recipe.get("weights", {}).get("member-1") == 0 and "rule" not in recipe
