@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -29,8 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asked.command(asked) or 0
     except KeyboardInterrupt:
         return _stopped(asked.debug)
+    except BrokenPipeError as error:
+        return 0 if _reader_left() else _failed(error, asked.debug)
     except BaseException as error:  # a model may call sys.exit(), which must not set the status
         return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
+
+
+def _reader_left() -> bool:
+    """Whether the process that reads stdout has ended, as in `stillhouse report RUN | head`; then discard the rest."""
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, 0)  # errors are always reported
+        closed = bool(poll.poll(0))
+    except (OSError, ValueError):  # stdout is no file
+        return False
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
 
 
 def _failed(error: BaseException, debug: bool) -> int:

@@ -47,9 +47,16 @@ START = "start-up"
 OURS = ("orchestrator", "workers", "__main__")
 
 
+class Output(Console):
+    """A rich console that leaves a closed pipe to its caller; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(file: TextIO) -> Console:
     """A rich console for `file`; wide if it is not a terminal, so that tables are not truncated."""
-    return Console(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+    return Output(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 class Line:

@@ -45,6 +45,17 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert (done.returncode, done.stdout) == (0, f"stillhouse {importlib.metadata.version('stillhouse')}\n")
 
 
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    """As `stillhouse schema | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "{\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
+
+
 def test_what_programs_import_is_what_the_command_uses() -> None:
     import orchestrator
     import stillhouse
