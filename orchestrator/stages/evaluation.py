@@ -34,7 +34,7 @@ from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.bootstrap import Interval
-from workers.evaluation.metrics import Inference, Sums
+from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.tasks import ENSEMBLE, CustomMetrics, Measurement, Measuring, Prediction, Subject
 from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
@@ -87,18 +87,16 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     """Compute the configured member weights, and measure the members and their mean on the test split."""
     asked = [(member, _of_members(run)) for member in members]
     predicted = _predict(run, asked, "test", run.plan.teachers)
-    spec, reused = run.config.ensemble, predicted.reused
+    valid = _predict(run, asked, "validation", run.plan.teachers)
+    spec = run.config.ensemble
     if spec.weights == "uniform" or spec.of_examples is not None:
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
-        of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
-        each = [jobs.read_kept(record) for record in of_labels.records.values()]
-        weights, reused = mixture.fit_weights(np.stack(each)), reused and of_labels.reused
+        weights = mixture.fit_weights(np.stack(_of_validation_labels(run, asked, valid)))
     else:
         assert isinstance(spec.weights, tuple)
         weights = ensembles.normalised(spec.weights)
     threads = run.plan.teachers.threads
-    valid = _predict(run, asked, "validation", run.plan.teachers)
     held_out = Measuring(asked, valid.records, threads, split="validation")
     best = _best(_measure(run, held_out, run.plan.teachers).sums)
     job = Measuring(
@@ -113,9 +111,21 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     assert found.curve is not None
     curve = [CurvePoint(**vars(point)) for point in found.curve.points]
     of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
-    reused = reused and valid.reused and not run.config.evaluation.metrics
+    reused = predicted.reused and valid.reused and not run.config.evaluation.metrics
     worth = None if found.worth is None else Worth(job.order, found.worth)
     return MeasuredEnsemble(weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused)
+
+
+def _of_validation_labels(run: Context, asked: Sequence[Subject], valid: _Predicted) -> list[LogProbabilities]:
+    """Each member's log-probabilities of the validation labels, [P]: of its kept predictions, one file at a time.
+
+    Of predictions that are too large to be kept, the entries of the labels alone are predicted and kept.
+    """
+    if not valid.records:
+        of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
+        return [jobs.read_kept(record) for record in of_labels.records.values()]
+    labels = run.dataset.validation.y
+    return [jobs.read_kept(record)[np.arange(len(labels)), labels] for record in valid.records.values()]
 
 
 def _order(run: Context, held_out: Measuring) -> list[int]:
