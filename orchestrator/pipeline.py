@@ -235,7 +235,7 @@ def _disagreement(worth: Worth | None) -> float | None:
 
 
 def _bounds(interval: Interval | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval.low, interval.high)
+    return None if interval is None else interval.bounds
 
 
 def _difference(found: statistics.Difference) -> Difference:

@@ -12,6 +12,7 @@ from orchestrator.config.schema import MemberGroup
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import MEMBERS, Options
 from orchestrator.reporting.tables import Rows
+from orchestrator.reporting.verdict import interval
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import measure_held_out
 from orchestrator.stages.stage import Results, Stage
@@ -96,7 +97,7 @@ def rows(found: Forecast) -> Rows:
 def verdict(found: Forecast) -> str:
     """The forecast in sentences."""
     gain = found.gain
-    points = f"{100 * gain.value:+.2f} points (95% interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+    points = f"{100 * gain.value:+.2f} points ({interval((gain.low, gain.high))})"
     parts = [
         f"{found.count} members are foreseen to gain {points} over one, from {found.examples:,} validation examples."
     ]

@@ -10,7 +10,7 @@ from orchestrator.observers.mlflow_descriptions import flat
 from orchestrator.observers.tracking_record import TrackingRecord
 from orchestrator.reporting.statistics import Difference
 from orchestrator.reporting.tables import Rows
-from orchestrator.reporting.verdict import rounded
+from orchestrator.reporting.verdict import interval, unresolved
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 
@@ -55,7 +55,5 @@ def verdict(one: str, other: str, found: Difference | None) -> str:
     points = f"The student of {other} over that of {one}: {100 * found.accuracy:+.2f} points"
     if found.interval is None:
         return f"{points}, of too few test examples for an interval."
-    low, high = 100 * found.interval.low, 100 * found.interval.high
-    more = "" if found.needed is None else f"; some {rounded(found.needed):,} test examples would resolve it"
-    resolved = "which is resolved" if found.resolved else f"which is not resolved at this test size{more}"
-    return f"{points} (95% interval {low:+.2f} to {high:+.2f}), {resolved}."
+    answer = "resolved" if found.resolved else unresolved(found.needed)
+    return f"{points} ({interval(found.interval.bounds)}), which is {answer}."

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.report import COMPARED, Bounds, Report, System, best_member
-from orchestrator.reporting.verdict import Accuracies, Unresolved
+from orchestrator.reporting.verdict import Accuracies
 
 BATCH = 64
 """Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
@@ -205,11 +205,7 @@ def _accuracies(report: Report) -> Accuracies:
     baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
     members = tuple(system.test.accuracy for system in report.members)
     best = best_member(report)
-    unresolved = tuple(
-        Unresolved(each.of, each.over, each.accuracy, each.interval, each.examples_needed)
-        for each in report.differences
-        if not each.resolved and each.interval is not None
-    )
+    unresolved = tuple(each for each in report.differences if not each.resolved and each.interval is not None)
     share = report.gain_transferred_interval
     return Accuracies(
         baseline=baseline,

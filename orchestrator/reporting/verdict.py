@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.reporting.report import Difference
+
 DIGITS = 2
 """Decimal places of an accuracy in percent."""
 MANY = 10.0
 """From this multiple of the ensemble's gain on, the student's gain is not shown as a percentage."""
-
-
-@dataclass(frozen=True)
-class Unresolved:
-    """A difference in accuracy whose 95% interval holds 0. needed: test examples that would resolve it."""
-
-    of: str
-    over: str
-    accuracy: float
-    interval: tuple[float, float]
-    needed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +31,7 @@ class Accuracies:
     best: float
     best_name: str
     share: tuple[float, float] | None = None
-    unresolved: tuple[Unresolved, ...] = ()
+    unresolved: tuple[Difference, ...] = ()
 
 
 NO_GAIN = "so there was no gain to transfer"
@@ -92,20 +83,29 @@ def of(found: Accuracies, accuracy_name: str) -> str:
         f"The ensemble has {shown(found.ensemble)} {accuracy_name}, the hard-label baseline {shown(found.baseline)}, "
         f"the student {shown(found.student)}"
     )
-    transfer = TRANSFER[_signs(found)].format(interval=_interval(found.share), **_gain(found))
+    transfer = TRANSFER[_signs(found)].format(interval=_of_share(found.share), **_gain(found))
     return " ".join([f"{figures}: {transfer}{_of_members(found)}", *map(_unresolved, found.unresolved)])
 
 
-def _interval(share: tuple[float, float] | None) -> str:
+def _of_share(share: tuple[float, float] | None) -> str:
     return "" if share is None else f" (95% interval {share[0]:.0%} to {share[1]:.0%})"
 
 
-def _unresolved(found: Unresolved) -> str:
+def _unresolved(found: Difference) -> str:
     """The sentence on a difference that may be chance."""
-    low, high = (100 * bound for bound in found.interval)
-    more = "" if found.needed is None else f"; some {rounded(found.needed):,} test examples would resolve it"
-    figures = f"{100 * found.accuracy:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"
-    return f"The difference between {found.of} and {found.over} ({figures}) is not resolved at this test size{more}."
+    figures = f"{100 * found.accuracy:+.2f} points, {interval(found.interval)}"
+    return f"The difference between {found.of} and {found.over} ({figures}) is {unresolved(found.examples_needed)}."
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """The interval of a difference, in points."""
+    return "no interval" if bounds is None else f"95% interval {100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+
+
+def unresolved(needed: int | None) -> str:
+    """Words on a difference that may be chance. needed: test examples that would resolve it."""
+    more = "" if needed is None else f"; some {rounded(needed):,} test examples would resolve it"
+    return f"not resolved at this test size{more}"
 
 
 def rounded(count: int) -> int:

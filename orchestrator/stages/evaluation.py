@@ -351,8 +351,7 @@ def _system(name: str, role: Role, measured: Measured, described: jobs.Described
 
 def _intervals(measured: Measured) -> dict[str, Any]:
     """The intervals by their names in the report."""
-    known = {name: interval for name, interval in measured.intervals.items() if interval is not None}
-    return {f"{name}_interval": (interval.low, interval.high) for name, interval in known.items()}
+    return {f"{name}_interval": of.bounds for name, of in measured.intervals.items() if of is not None}
 
 
 def _calibration(sums: Sums) -> Calibration:

@@ -52,6 +52,10 @@ class Interval:
     error: float
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
     def holds_zero(self) -> bool:
         return self.low <= 0.0 <= self.high
 
