@@ -258,6 +258,10 @@ def test_fitted_weights_and_the_geometric_mean(tmp_path: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["combine"] == found.soft_targets.combine == "geometric"
     assert sum(manifest["weights"]) == pytest.approx(1.0) and len(set(manifest["weights"])) > 1
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs/small/predictions").glob("member-*")}
+    assert {p.stem for p in kept} >= {"member-0-test", "member-0-validation"}
+    go(tmp_path, ensemble__weights="validation", ensemble__combine="geometric")
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept  # the weights need no predictions of their own
 
 
 def test_alone_on_a_machine_ray_is_started_on_loopback_and_taken_down(tmp_path: Path) -> None:
