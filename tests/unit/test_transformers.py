@@ -37,6 +37,15 @@ def spec(**keys: Any) -> AnyModel:
     return model_of({"kind": "transformers", **keys}).for_classes(3, NAMES)  # type: ignore[no-any-return]
 
 
+def kept(model: AnyModel, module: torch.nn.Module, place: Path) -> Path:
+    """A trained network in its folder, as a run keeps it."""
+    place.mkdir()
+    checkpoints.save(module.state_dict(), str(place / "model.safetensors"))
+    for name, content in predictor.kind_of(model).companions(model).items():
+        (place / name).write_bytes(content)
+    return place
+
+
 def batch(model: AnyModel) -> Inputs:
     return predictor.collator(model)(TEXTS, np.arange(6))
 
@@ -104,11 +113,7 @@ def test_training_from_classes_in_another_order_gives_a_member_that_loads(tmp_pa
     order = ("sport", "geography", "science")
     model = spec(checkpoint=made.checkpoint(tmp_path / "begun", order))
     module = torch_module.build(model, seed=3).eval()
-    place = tmp_path / "member"
-    place.mkdir()
-    checkpoints.save(module.state_dict(), str(place / "model.safetensors"))
-    for name, content in predictor.kind_of(model).companions(model).items():
-        (place / name).write_bytes(content)
+    place = kept(model, module, tmp_path / "member")
     x = batch(model)
     with torch.no_grad():
         expected = module(**x.padded())["logits"]
@@ -200,11 +205,7 @@ def test_a_trained_network_is_a_folder_that_transformers_loads(tmp_path: Path) -
 
     model = spec(config=made.config(), tokenizer=made.tokenizer(tmp_path / "tokenizer"))
     module = torch_module.build(model, seed=3).eval()
-    place = tmp_path / "student"
-    place.mkdir()
-    checkpoints.save(module.state_dict(), str(place / "model.safetensors"))
-    for name, content in predictor.kind_of(model).companions(model).items():
-        (place / name).write_bytes(content)
+    place = kept(model, module, tmp_path / "student")
     again, tokenizer = AutoModelForSequenceClassification.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     assert [again.config.id2label[k] for k in range(3)] == list(NAMES)
     tokens = tokenizer([row["text"] for row in made.rows(6)], padding=True, return_tensors="pt")

@@ -19,7 +19,7 @@ from workers.data import tokens
 from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.labels import UNLABELLED
-from workers.data.ragged import Ragged, stretches
+from workers.data.ragged import Ragged, contiguous, stretches
 from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
@@ -56,7 +56,7 @@ def tokenized(texts: Columns, spec: MaskingSpec) -> Ragged:
     """The tokens of each text."""
     how = Tokenization(spec.tokenizer, spec.max_length)
     columns = [column for column in texts.columns.values() if isinstance(column, Ragged)]
-    return _packed(
+    return contiguous(
         [
             how(*(column[first : first + len(block)] for column in columns))[IDS]
             for first, block in columns[0].blocks(BLOCK_BYTES)
@@ -86,7 +86,7 @@ def masked(
         for copy in range(copies)
         for first, block in ids.blocks(BLOCK_BYTES)
     ]
-    tokens_, positions, labels = (_packed(several) for several in zip(*blocks, strict=True))
+    tokens_, positions, labels = (contiguous(several) for several in zip(*blocks, strict=True))
     return Columns({IDS: tokens_}, positions, IDS), labels
 
 
@@ -124,11 +124,6 @@ def _block(
     made = _replaced(flat, chosen, draws[1:], vocabulary).astype(np.int32)
     labels = np.where(chosen, flat, UNLABELLED)[positions]
     return Ragged.packed(made, lengths), Ragged.packed(at[positions], per_text), Ragged.packed(labels, per_text)
-
-
-def _packed(several: Sequence[Ragged]) -> Ragged:
-    """The rows of several blocks, with their values in one array."""
-    return Ragged.packed(np.concatenate([each.flat for each in several]), np.concatenate([e.lengths for e in several]))
 
 
 def _draws(of_example: Index, lengths: Index, first: int, seeds: Sequence[int]) -> list[Uniform]:

@@ -133,6 +133,12 @@ def joined(parts: Iterable[Ragged]) -> Ragged:
     )
 
 
+def contiguous(parts: Iterable[Ragged]) -> Ragged:
+    """Concatenate rows of one type, with their values in one array."""
+    several = list(parts)
+    return Ragged.packed(np.concatenate([p.flat for p in several]), np.concatenate([p.lengths for p in several]))
+
+
 def stretches(starts: Index, lengths: Index) -> Index:
     """start, start + 1, ... of each stretch, one after another: [sum of lengths]."""
     total = int(lengths.sum())

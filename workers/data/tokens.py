@@ -12,7 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from workers import storage
-from workers.data.ragged import Ragged, joined
+from workers.data.ragged import Ragged, contiguous
 from workers.data.texts import strings
 from workers.errors import RequestError
 
@@ -62,7 +62,8 @@ class Tokenization:
             )
             for name, several in found.items():
                 several.append(_packed(made[name]))
-        return {name: _one(several) for name, several in found.items()}
+        none = Ragged.packed(np.zeros(0, np.int32), np.zeros(0, np.int64))
+        return {name: contiguous([none, *several]) for name, several in found.items()}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,12 +80,6 @@ def _packed(rows: list[list[int]]) -> Ragged:
     lengths = np.array([len(row) for row in rows], np.int64)
     flat = np.fromiter((value for row in rows for value in row), np.int32, int(lengths.sum()))
     return Ragged.packed(flat, lengths)
-
-
-def _one(several: Sequence[Ragged]) -> Ragged:
-    """All rows, with their values in one array."""
-    rows = joined([Ragged.packed(np.zeros(0, np.int32), np.zeros(0, np.int64)), *several])
-    return Ragged.packed(rows.flat, rows.lengths)
 
 
 def require_transformers(what: str) -> Any:
