@@ -37,10 +37,8 @@ def interrupted(code: str, number: signal.Signals = signal.SIGINT) -> tuple[int,
 COMMAND = """
 def command(asked):
     {0}
-parser = cli._parser
-cli._parser = lambda: type('P', (), dict(parse_args=lambda self, a: type('A', (), dict(
-    verbose=False, debug=False, command=staticmethod(command)))()))()
-sys.exit(cli.main([]))
+cli.COMMANDS['schema'].main = command
+sys.exit(cli.main(['schema']))
 """
 AT_ONCE = """with interrupts.at_once():
         print('ready', flush=True)

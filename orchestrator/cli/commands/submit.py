@@ -1,0 +1,31 @@
+"""`stillhouse submit CONFIG --address URL`: a run as a job of a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from orchestrator.cli.commands import base
+
+HELP = "`run` as a job of a Ray cluster; what it needs goes with it"
+EXAMPLES = ("stillhouse submit config.yaml --address http://HEAD:8265 --follow",)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, the cluster's address, `--fresh` and `--follow`."""
+    base.add_config(parser, "a YAML file; its folder goes with the job")
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265",
+        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else %(default)s)",
+    )
+    base.add_fresh(parser)
+    parser.add_argument("--follow", action="store_true", help="show what the job says, and end with its status")
+
+
+def main(asked: argparse.Namespace) -> int:
+    """Submit the job; with `--follow` returns its exit status."""
+    from orchestrator.cli import submit
+
+    return submit.submit(asked.config, asked.overrides, asked.address, fresh=asked.fresh, follow=asked.follow)

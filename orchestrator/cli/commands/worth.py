@@ -1,0 +1,57 @@
+"""`stillhouse worth CONFIG|RUN`: what each member is worth, or what an ensemble of more members would be."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from orchestrator.cli.commands import base
+from orchestrator.cluster import interrupts
+
+HELP = "what each member of a run is worth; or, from three members, what an ensemble would be"
+EXAMPLES = ("stillhouse worth runs/digits", "stillhouse worth config.yaml --members 10")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG or RUN, the number of members, and `--json`."""
+    parser.add_argument("of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI")
+    parser.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    base.add_overrides(parser)
+
+
+def main(asked: argparse.Namespace) -> None:
+    """Print what members are worth."""
+    if asked.of.endswith((".yaml", ".yml")):
+        _foresee(asked)
+    else:
+        _of_run(asked)
+
+
+def _of_run(asked: argparse.Namespace) -> None:
+    from orchestrator.observers.terminal import Screen
+    from orchestrator.reporting import report, tables
+
+    found = report.load(asked.of)
+    if asked.json:
+        print(json.dumps([each.model_dump(mode="json") for each in found.worth], indent=2))
+    else:
+        Screen().table(tables.worth(found), found.name)
+
+
+def _foresee(asked: argparse.Namespace) -> None:
+    from orchestrator.observers.terminal import Screen
+
+    with Screen(quiet=asked.json) as screen:
+        from orchestrator.cli.commands.loading import prepared
+
+        config = prepared(asked.of, asked.overrides, screen)
+        with interrupts.at_once():
+            from orchestrator import prospects
+        foreseen = prospects.prospects(config, asked.members, verbose=asked.verbose, screen=screen)
+        if asked.json:
+            print(json.dumps(dataclasses.asdict(foreseen), indent=2))
+        else:
+            screen.table(prospects.rows(foreseen), config.name)
+            screen.out.print(prospects.verdict(foreseen), markup=False)
