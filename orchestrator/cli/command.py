@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from orchestrator.cli.commands import compare, doctor, report, run, schema, submit, worth
+from orchestrator.cli.commands import compare, doctor, plan, report, run, schema, submit, worth
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
@@ -26,6 +26,7 @@ from workers.redact import redacted
 COMMANDS: Mapping[str, Command] = {
     "run": run,
     "submit": submit,
+    "plan": plan,
     "worth": worth,
     "report": report,
     "compare": compare,
