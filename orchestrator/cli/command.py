@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from orchestrator.cli.commands import compare, doctor, plan, report, run, schema, submit, worth
+from orchestrator.cli.commands import compare, doctor, plan, report, run, schema, submit, sweep, worth
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": run,
     "submit": submit,
     "plan": plan,
+    "sweep": sweep,
     "worth": worth,
     "report": report,
     "compare": compare,

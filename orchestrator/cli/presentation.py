@@ -23,6 +23,8 @@ def show(report: Report, screen: Screen) -> None:
     screen.table(tables.comparison(report), report.name)
     if report.differences:
         screen.table(tables.differences(report), "how sure the differences are")
+    if report.students:
+        screen.table(tables.front(report), "students: accuracy against latency and size")
     if report.seeds:
         screen.table(tables.over_seeds(report), f"over {len(report.seeds)} seeds")
     if report.paper is not None:
