@@ -85,7 +85,9 @@ def _metadata(about: Mapping[str, Any], measured: Measured, report: Report, lice
 
 
 def _systems(measured: Measured, report: Report) -> Rows:
-    rows = [["system", "accuracy", "95% interval", "nll", "95% interval", "ece", "95% interval", "p50 ms", "p99 ms"]]
+    rows: list[Sequence[str]] = [
+        ["system", "accuracy", "95% interval", "nll", "95% interval", "ece", "95% interval", "p50 ms", "p99 ms"]
+    ]
     bounds = {name: None if of is None else of.bounds for name, of in measured.intervals.items()}
     rows.append(_row("this export", measured.figures, bounds, measured.latency_ms))
     for title, system in (
