@@ -52,13 +52,13 @@ class Lstm(nn.Module):
         return self.output(self.lstm(x.reshape(-1, 4, 2))[0].amax(1))
 
 class Fixed(nn.Module):
-    \"\"\"Its Python code depends on the number of examples.\"\"\"
+    \"\"\"Its Python code depends on values.\"\"\"
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(8, 3)
 
     def forward(self, x):
-        return self.layer(x) if len(x) % 2 else self.layer(x) + 0.0 * x.sum().item()
+        return self.layer(x) if x.sum() > 0 else self.layer(x) + 0.0
 """
 
 

@@ -121,7 +121,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         files.write(folder, card.record(about, measured, origin, asked.licence), text, made, student)
         files.check(folder, made, dataset, about)
         with target.written(asked.to, folder):
-            registered = "" if asked.register is None else _register(asked, run, config, folder, measured, dataset)
+            registered = "" if asked.register is None else _register(asked, run, folder, measured, dataset.classes)
     return Exported(asked.to, measured, registered)
 
 
@@ -162,7 +162,7 @@ def _passed(measured: Measured, *, quantized: bool) -> Passed:
     )
 
 
-def _register(asked: Asked, run: _Run, config: RunConfig, folder: Path, measured: Measured, dataset: Dataset) -> str:
+def _register(asked: Asked, run: _Run, folder: Path, measured: Measured, classes: int) -> str:
     """Register the export with the alias `champion`."""
     figures = {
         **{f"test_{name}": value for name, value in measured.figures.items()},
@@ -170,8 +170,8 @@ def _register(asked: Asked, run: _Run, config: RunConfig, folder: Path, measured
         "share_of_ensemble": measured.share,
         "parameters": float(measured.parameters),
     }
-    name = asked.register or mlflow_export.name_of(config)
+    name = asked.register or mlflow_export.name_of(run.config)
     version = mlflow_export.register(
-        config, folder, run.folder, name=name, figures=figures, classes=dataset.classes, run=run.report.name
+        run.config, folder, run.folder, name=name, figures=figures, classes=classes, run=run.report.name
     )
     return f"{name}, version {version}, alias {mlflow_export.CHAMPION}"
