@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving --run runs/textcnn --export exports/textcnn
 
-Each is one replica on one core, by the deployment of docs/EXPORT.md. Each of several callers sends its next text as soon
-as it has an answer. Both systems take turns. It takes students of texts alone.
+Each is one replica on one core, by the deployment of docs/EXPORT.md. Each of several callers sends its next text once
+it has an answer. Both systems take turns. It takes students of texts alone.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
 from workers import storage
 from workers.data import dataset as datasets
-from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.evaluation.bootstrap import LEVEL
 from workers.inference.teacher import Member
@@ -44,7 +43,8 @@ class Asked:
     """What is to be exported.
 
     quantize: `int8`, or None. licence: an SPDX identifier or a name; None: not stated. register: the name of a model in
-    MLflow's registry, empty for that of the run's student; None: it is not registered.
+    MLflow's registry, empty for that of the run's student; None: it is not registered. overrides: `KEY=VALUE` of
+    `tracking`, such as another tracker.
     """
 
     run: str
@@ -54,6 +54,7 @@ class Asked:
     quantize: str | None = None
     licence: str | None = None
     register: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,12 @@ def _checked(asked: Asked) -> _Run:
     licence = asked.licence
     if licence is not None and not (0 < len(licence) <= MOST_LICENCE and licence.isprintable()):
         raise RequestError("--license: expected a short text in one line, such as the SPDX identifier apache-2.0.")
+    others = [each for each in asked.overrides if not each.startswith("tracking.")]
+    if others:
+        raise RequestError(f"--set {others[0]}: an export takes a run as it is. Expected a key of `tracking`.")
     folder = storage.absolute(asked.run)
     report = reports.load(folder)
-    config = config_of(folder)
+    config = config_of(folder, asked.overrides)
     formats.check(asked.format, asked.quantize, config.student.model)
     weights = storage.join(RunFolder(folder).shown("student"), config.student.model.weights_name)
     if not storage.exists(weights):

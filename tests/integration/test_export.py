@@ -161,6 +161,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
         (runs["mlp"], "onnx", ("--register",), "through the gate alone"),
         (runs["mlp"], "onnx", ("--min-share", "97"), "such as 0.97"),
         (runs["mlp"], "onnx", ("--license", "two\nlines"), "--license"),
+        (runs["mlp"], "onnx", ("--set", "student.model.kwargs.hidden=3"), "takes a run as it is"),
         (runs["untraceable"], "onnx", (), "torch.onnx cannot trace"),
     ):
         assert export(run, target, name, *more) == 2, message

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from orchestrator.cli.commands import base
+
 HELP = "a run's student as ONNX, torch or transformers, through a gate"
 EXAMPLES = (
     "stillhouse export runs/digits --to exports/digits --format onnx",
@@ -32,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         help="register it in MLflow with the alias champion (default: the name of the run's student)",
     )
+    base.add_overrides(parser)
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -52,6 +55,7 @@ def main(asked: argparse.Namespace) -> None:
                 quantize=asked.quantize,
                 licence=asked.license,
                 register=asked.register,
+                overrides=tuple(asked.overrides),
             ),
             screen.wait_for,
         )
