@@ -64,16 +64,17 @@ def blocks(language: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, stop: int, **variables: str) -> Iterator[None]:
+def running(command: list[str], folder: Path, stop: int, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server, ended with all that it started."""
     with (folder / "server.txt").open("ab") as output:
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **variables}, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            yield
+            yield process
         finally:
-            os.killpg(process.pid, stop)
+            if process.poll() is None:
+                os.killpg(process.pid, stop)
             try:
                 process.wait(60.0)
             finally:
@@ -82,7 +83,7 @@ def running(command: list[str], folder: Path, stop: int, **variables: str) -> It
                     process.wait()
 
 
-def answer(url: str, asked: Any) -> Any:
+def answer(server: subprocess.Popen[bytes], url: str, asked: Any) -> Any:
     """The server's answer, as soon as it gives one."""
     until = time.monotonic() + START_S
     request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
@@ -91,7 +92,7 @@ def answer(url: str, asked: Any) -> Any:
             with urllib.request.urlopen(request, timeout=30.0) as response:
                 return json.loads(response.read())
         except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > until:
+            if time.monotonic() > until or server.poll() is not None:
                 raise AssertionError(f"no answer: {error}") from error
             time.sleep(0.5)
 
@@ -154,8 +155,13 @@ def test_mlflow_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
     arguments = shlex.split(command.replace("5001", str(port)))
     assert arguments[0] == "mlflow"
     program = [sys.executable, "-m", *arguments]
-    with running(program, place, signal.SIGTERM, MLFLOW_TRACKING_URI=f"sqlite:///{place}/mlflow.db"):
-        found = answer(f"http://127.0.0.1:{port}/invocations", {"inputs": EXAMPLES})
+    uvicorn = place / "bin/uvicorn"  # which MLflow looks for on the path, as in an activated environment
+    uvicorn.parent.mkdir()
+    uvicorn.write_text(f'#!/bin/sh\nexec {sys.executable} -m uvicorn "$@"\n')
+    uvicorn.chmod(0o755)
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db", "PATH": f"{place}/bin:{os.environ['PATH']}"}
+    with running(program, place, signal.SIGTERM, **variables) as server:
+        found = answer(server, f"http://127.0.0.1:{port}/invocations", {"inputs": EXAMPLES})
     np.testing.assert_allclose(np.array(found["predictions"]), expected, atol=1e-6)
 
 
@@ -164,6 +170,6 @@ def test_ray_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
     port = free_port()
     (place / "serve_student.py").write_text(blocks("python")[-1].replace("8000", str(port)))
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    with running([sys.executable, "serve_student.py", "exports/digits"], place, signal.SIGINT, **settings):
-        found = [answer(f"http://127.0.0.1:{port}/", text) for text in EXAMPLES]
+    with running([sys.executable, "serve_student.py", "exports/digits"], place, signal.SIGINT, **settings) as server:
+        found = [answer(server, f"http://127.0.0.1:{port}/", text) for text in EXAMPLES]
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
