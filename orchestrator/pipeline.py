@@ -5,7 +5,6 @@ Each stage takes the results of others, and reuses artifacts that an earlier run
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -211,20 +210,13 @@ def _report(run: Context, given: Results) -> Report:
     with events.stage("the student's model"):
         _keep_student(run, student)
     of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
-    sums.write(config.folder, of_blocks, _test_digest(run))
+    sums.write(config.folder, of_blocks, run.dataset.test_digest)
     markdown.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
-
-
-def _test_digest(run: Context) -> str:
-    """Digest of the test examples, their labels and groups."""
-    groups = run.dataset.test_groups
-    own = b"" if groups is None else groups.tobytes()
-    return hashlib.sha256(run.dataset.digests["test"].encode() + own).hexdigest()
 
 
 def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:

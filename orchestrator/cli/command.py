@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from orchestrator.cli.commands import compare, doctor, plan, report, run, schema, submit, sweep, worth
+from orchestrator.cli.commands import compare, doctor, export, plan, report, run, schema, submit, sweep, worth
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "worth": worth,
     "report": report,
     "compare": compare,
+    "export": export,
     "schema": schema,
     "doctor": doctor,
 }
@@ -38,7 +39,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong)."""
+    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
     asked = _parser().parse_args(arguments)
     try:
         with interrupts.counted(), _logged(logging.INFO if asked.verbose else logging.WARNING):

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.cli import comparison, snippets
 from orchestrator.config.run_config import RunConfig
@@ -16,6 +17,10 @@ from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.redact import redacted
+
+if TYPE_CHECKING:
+    from orchestrator.cli.export import Exported
+    from workers.evaluation.bootstrap import Interval
 
 
 def show(report: Report, screen: Screen) -> None:
@@ -46,6 +51,27 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
         if rows:
             screen.table([["differs in", found[0].name, report.name], *rows])
         screen.out.print(comparison.verdict(found[0].name, report.name, difference), markup=False)
+
+
+def show_export(done: Exported, screen: Screen) -> None:
+    """Print where an export is, and its figures."""
+    found = done.measured
+    bounds = (
+        "" if found.share_interval is None else f", {100 * found.level:g}% interval {_between(found.share_interval)}"
+    )
+    for line in (
+        f"Written: {done.to} ({found.bytes:,} bytes; README.md is its card)",
+        f"Accuracy: {found.figures['accuracy']:.2%}, {found.share:.2%} of the ensemble's{bounds}",
+        f"Latency: p50 {found.latency_ms['p50']:.2f} ms, p99 {found.latency_ms['p99']:.2f} ms, one example, one thread",
+        f"As in torch: {found.agreement.same_class:.2%} the same class, probabilities differ by up to "
+        f"{found.agreement.difference:.2g}",
+        *([f"Registered: {done.registered}"] if done.registered else []),
+    ):
+        screen.out.print(redacted(line), markup=False, soft_wrap=True)
+
+
+def _between(interval: Interval) -> str:
+    return f"{interval.low:.2%} to {interval.high:.2%}"
 
 
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
