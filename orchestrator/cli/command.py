@@ -17,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from orchestrator.cli.commands import compare, doctor, report, run, schema, submit, worth
+from orchestrator.cli.commands import compare, doctor, init, report, run, schema, submit, worth
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
 from workers.redact import redacted
 
 COMMANDS: Mapping[str, Command] = {
+    "init": init,
     "run": run,
     "submit": submit,
     "worth": worth,
