@@ -626,7 +626,7 @@ class ScheduleSpec(OwnKind):
     """Its value at the first step."""
     end: Annotated[Number | None, Field(alias="to")] = None
     """Its value at the last step; not for `schedule: constant`."""
-    schedule: KindName = "linear"
+    schedule: Annotated[KindName, Field(examples=["constant", "linear", "cosine", "step"])] = "linear"
     """How it goes there: `constant`, `linear`, `cosine`, `step` (`kwargs: {at: 0.5}`, one share of the training or
     several), or `module:Class`."""
     by: Literal["epoch", "step"] = "step"
@@ -673,10 +673,17 @@ Temperature = Annotated[
 ]
 
 
+TERM_NAMES = [
+    "soft", "reverse_kl", "jensen_shannon", "logits_mse", "hard", "masked_lm", "hidden_cosine", "hidden_mse",
+    "relations",
+]  # fmt: skip
+"""Names of `workers.losses.TERMS`, which editors offer."""
+
+
 class TermSpec(OwnKind):
     """One term of the objective: what is compared with what, and how much it counts."""
 
-    term: KindName
+    term: Annotated[KindName, Field(examples=TERM_NAMES)]
     """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
     `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
     weight: Weight = 1.0

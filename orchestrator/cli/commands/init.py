@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="a member that is trained already: weights of torch or safetensors, a folder of transformers, onnx, skops; "
-        "or a folder of these",
+        help="a member that is trained already: weights of torch or safetensors, a folder of transformers, onnx, "
+        "skops; or a folder of these",
     )
     parser.add_argument("--label", metavar="COLUMN", help="the column, or the array of an npz, that holds the classes")
     base.completes(folder, base.FOLDERS)
@@ -81,8 +82,6 @@ def _tell(started: Started, folder: str, say: object) -> None:
     line(f"Run: {teachers}, a student `{chosen.factory}` of {chosen.student_training['epochs']} epochs{about}")
     for missing in members.missing:
         line(f"  to do: {missing}")
-    line("Written:")
-    for file in started.files:
-        line(f"  {file}")
-    config = shlex.quote(started.files[0])
-    line(f"Next:\n  stillhouse doctor {config}    # what would stop it\n  stillhouse run {config}")
+    line(f"Written: {', '.join(os.path.join(folder, file) for file in started.files)}")
+    config = shlex.quote(os.path.normpath(os.path.join(folder, started.files[0])))
+    line(f"Next: stillhouse doctor {config}    # what would stop a run\n      stillhouse run {config}")

@@ -43,9 +43,9 @@ class Guess:
         rows = "".join(f'            ("{layer}", {code}),\n' for layer, code in self.layers)
         return (
             f"\n\ndef {name}() -> nn.Module:\n"
-            '    """The network of the checkpoints, guessed from names and shapes of their layers. What has no weights\n'
-            "    (activations, pooling) was chosen by accuracy: "
-            f'{self.accuracy:.1%} of {examples:,} examples."""\n'
+            '    """The network of the checkpoints, guessed from the names and shapes of its layers.\n\n'
+            "    What has no weights (activations, pooling) was chosen by the accuracy on examples: "
+            f'{self.accuracy:.1%} of {examples:,}.\n    """\n'
             f"    return Chain(\n        [\n{rows}        ]\n    )\n"
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from orchestrator.cli.start import chains
@@ -140,7 +141,7 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen
     _check_widths(layers, uri, seen)
     data = seen.loaded.train
     labelled = (data.y >= 0).nonzero()[0][: chains.TRIED]
-    x, y = as_tensor(data.x[labelled]), torch.from_numpy(data.y[labelled])
+    x, y = as_tensor(np.asarray(data.x[labelled])), torch.from_numpy(data.y[labelled])
     guess = chains.best(layers, {key: value.float() for key, value in weights.items()}, x, y)
     if guess is None:
         found.missing.append(f"{described}: layers that do not take the examples; put their network into `{name}`")
@@ -151,8 +152,8 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen
     )
     if guess.accuracy <= often:
         found.missing.append(
-            f"{described}: {guess.accuracy:.1%} right, and one class always would be {often:.1%}. Was the input scaled, "
-            f"or in another order? Correct `{name}` of models.py"
+            f"{described}: {guess.accuracy:.1%} right, and one class always would be {often:.1%}. Was the input "
+            f"scaled, or in another order? Correct `{name}` of models.py"
         )
     return guess.function(name, len(y))
 
@@ -163,8 +164,8 @@ def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
     width = width if first.kind == "conv" else int(torch.Size(seen.shape).numel())
     if first.inputs != width or last.outputs != seen.classes:
         raise RequestError(
-            f"--checkpoint '{uri}': takes {first.inputs} numbers (or channels) and answers with {last.outputs} classes; "
-            f"the data have {width} and {seen.classes}. Give the data as these networks learnt them, with the same columns."
+            f"--checkpoint '{uri}': takes {first.inputs} numbers (or channels) and has {last.outputs} classes; the "
+            f"data have {width} and {seen.classes}. Give the data as these networks learnt them, with the same columns."
         )
 
 

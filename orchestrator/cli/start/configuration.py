@@ -11,7 +11,7 @@ import yaml
 
 from orchestrator.cli.start.checkpoints import Members
 from orchestrator.cli.start.look import Seen
-from orchestrator.cli.start.recipe import MEMBERS, Recipe
+from orchestrator.cli.start.recipe import MEMBERS, TOKENS, Recipe
 from workers import storage
 
 SCHEMA = "stillhouse.schema.json"
@@ -50,7 +50,8 @@ def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: P
     yield "  soft_weight: 0.9  # how much the ensemble's probabilities count"
     yield "  hard_weight: 0.1  # how much the labels count"
     yield "student:"
-    yield f"  model: {inline(_model(recipe, recipe.student, tokenizer))}  # the small network to serve"
+    yield "  model:  # the small network to serve"
+    yield from _model(recipe, recipe.student, tokenizer)
     yield f"  training: {inline(recipe.student_training)}"
     yield "tracking:"
     yield '  uri: "sqlite:///mlflow.db"  # of MLflow: a database, or a server such as http://HOST:5000'
@@ -60,7 +61,8 @@ def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: P
 def _ensemble(groups: list[dict[str, Any]], seen: Seen, recipe: Recipe, tokenizer: str) -> Iterator[str]:
     if not groups:
         yield f"  size: {MEMBERS}  # more members are better teachers, and take longer"
-        yield f"  model: {inline(_model(recipe, recipe.member, tokenizer))}  # function and arguments: see models.py"
+        yield "  model:"
+        yield from _model(recipe, recipe.member, tokenizer)
         yield f"  training: {inline(recipe.training)}  # of each member, with a seed of its own"
         return
     yield "  members:  # your checkpoints; one without `training` is used as it is"
@@ -74,10 +76,12 @@ def _ensemble(groups: list[dict[str, Any]], seen: Seen, recipe: Recipe, tokenize
             yield from (f"        - {inline(each)}" for each in group["checkpoints"])
 
 
-def _model(recipe: Recipe, kwargs: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"factory": f"models:{recipe.factory}"}
-    found |= {"tokenizer": tokenizer, "max_length": 128} if tokenizer else {}
-    return {**found, "kwargs": dict(kwargs)}
+def _model(recipe: Recipe, kwargs: Mapping[str, Any], tokenizer: str) -> Iterator[str]:
+    yield f'    factory: "models:{recipe.factory}"  # the function in models.py'
+    if tokenizer:
+        yield f"    tokenizer: {inline(tokenizer)}"
+        yield f"    max_length: {TOKENS}  # tokens at which texts are cut"
+    yield f"    kwargs: {inline(dict(kwargs))}"
 
 
 def inline(value: Any) -> str:

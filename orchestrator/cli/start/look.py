@@ -30,6 +30,8 @@ HEAD_BYTES = 2**25
 HEAD_ROWS = 100_000
 """Rows of a Parquet file that are read, where it is larger."""
 TEST_SHARE = 0.2
+EXPECTED = ("numbers, since some are", "look like pixels in bytes")
+"""Of notes that speak of what this command takes care of."""
 IMAGE_SIDES = (16, 24, 28, 32, 48, 64)
 """Sizes that images are scaled to: the largest that is no larger than the images."""
 NPZ_X = ("x", "X", "images", "image", "features", "data", "inputs", "arr_0")
@@ -104,7 +106,7 @@ def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
         label_names=data.label_names,
         examples={name: len(rows) for name, rows in data.inputs.items()},
         reasons=(*reasons, _balance(data)),
-        warnings=tuple(note for note in data.notes if "are numbers, since some" not in note),
+        warnings=tuple(note for note in data.notes if not any(each in note for each in EXPECTED)),
         loaded=data,
     )
 
@@ -148,7 +150,8 @@ def table_head(uri: str) -> pa.Table:
     if storage.size(uri) <= WHOLE_BYTES:
         return table_files.read(uri)
     content = storage.read_with(uri, lambda file: file.read(HEAD_BYTES))
-    return table_files.parsed(uri, content[: content.rfind(b"\n") + 1] or content)
+    is_text = b"\0" not in content
+    return table_files.parsed(uri, content[: content.rfind(b"\n") + 1] if is_text else content)
 
 
 def _parquet_head(uri: str) -> pa.Table:
@@ -236,7 +239,9 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
         shape, kind = npz_shapes(train)[section.get("feature_columns", ["x"])[0]]
         label = section.get("label_column", "y")
         values = storage.read_with(train, lambda file: np.unique(np.load(file, allow_pickle=False)[label]))
-        return _unloaded(section, reasons, shape[1:], values, shape[0], 255.0 if kind == np.uint8 else 1.0)
+        return _unloaded(
+            section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
+        )
     head = table_head(train)
     texts = encoded_tables.texts_of(head.column(section["label_column"]), train)
     values = np.unique([each for each in texts if each is not None])
@@ -245,11 +250,17 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
         rows = pq.ParquetFile(train).metadata.num_rows
     names = section.get("feature_columns", [])
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
-    return _unloaded(section, reasons, (width,) if names else (), values, rows, 1.0)
+    return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
 
 
 def _unloaded(
-    section: dict[str, Any], reasons: list[str], shape: tuple[int, ...], values: Any, rows: int, scale: float
+    section: dict[str, Any],
+    reasons: list[str],
+    values: Any,
+    *,
+    shape: tuple[int, ...],
+    rows: int,
+    scale: float = 1.0,
 ) -> Seen:
     name = posixpath.basename(str(section["train"]))
     return Seen(

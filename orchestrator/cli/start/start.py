@@ -73,7 +73,7 @@ def name_of(place: Path, found: splits.Given) -> str:
 
 
 def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | None) -> tuple[str, ...]:
-    """Write all files, or none; returns their paths."""
+    """Write all files, or none; returns their names."""
     made = storage.missing_folders(str(place))
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -88,4 +88,4 @@ def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | Non
     except OSError as error:
         storage.remove_empty(made)
         raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
-    return tuple(str(place / name) for name in names)
+    return tuple(names)
