@@ -41,6 +41,7 @@ TRAINING_COPIES = 4
 """Of a network in training: weights, gradients, and two moments of Adam."""
 FLOAT_BYTES = 4
 ASSUMED_MEMBERS = 5
+UNKNOWN = "not known before data and code are right"
 
 
 class Request:
@@ -59,10 +60,11 @@ class Request:
 
     @cached_property
     def bytes(self) -> int:
-        """Bytes of the data files; 0 for data of other sources."""
+        """Bytes of the data files that exist; 0 for data of other sources."""
         if self.config.data.kind == "idx":
             return 0
-        return sum(0 if storage.is_folder(uri) else storage.size(uri) for uri in self.files.values())
+        there = [uri for uri in self.files.values() if storage.exists(uri) and not storage.is_folder(uri)]
+        return sum(map(storage.size, there))
 
     @cached_property
     def loaded(self) -> Dataset | None:
@@ -220,7 +222,7 @@ def disk(request: Request, free: int | None = None) -> Finding:
     try:
         needed = _stored_bytes(request)
     except RequestError:
-        return Finding("disk", "not known before data and code are right")
+        return Finding("disk", UNKNOWN)
     if free is None:
         place = Path(config.storage)
         free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
@@ -243,18 +245,22 @@ def room(request: Request, available: int | None = None, cores: int | None = Non
     """Whether memory has room for the data, and for the networks that train at once."""
     cores = cores or os.cpu_count() or 1
     available = memory.available() if available is None else available
-    try:
-        largest = max(request.parameters(group.model) for group in request.members())
-    except RequestError:
-        return Finding("memory", "not known before data and code are right")
     at_once = max(1, min(len(request.members()), int(cores / request.config.ensemble.resources_per_member.num_cpus)))
-    arrays = request.bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
-    each = PROCESS_BYTES + TRAINING_COPIES * FLOAT_BYTES * largest
-    needed = 2 * arrays + 2 * PROCESS_BYTES + at_once * each
+    try:
+        needed = _held_bytes(request, at_once)
+    except RequestError:
+        return Finding("memory", UNKNOWN)
     found = (
         f"{memory.size(available)} available; {at_once} members at once and the data take about {memory.size(needed)}"
     )
     return Finding("memory", found, "ok" if available > needed else "warning")
+
+
+def _held_bytes(request: Request, at_once: int) -> int:
+    """Memory of the driver, of Ray, of two copies of the data, and of so many members in training."""
+    largest = max(request.parameters(group.model) for group in request.members())
+    arrays = request.bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
+    return 2 * (arrays + PROCESS_BYTES) + at_once * (PROCESS_BYTES + TRAINING_COPIES * FLOAT_BYTES * largest)
 
 
 def _bytes_of(x: Examples) -> int:
