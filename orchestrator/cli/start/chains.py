@@ -1,7 +1,7 @@
 """A network that fits a state dict, where its layers are a chain: linear, convolutional and normalising ones.
 
 Names and shapes say which layers there are. They do not say what has no weights (activations, pooling), so each usual
-choice is tried on labelled examples, and the one that answers best is proposed with its accuracy.
+choice is tried on labelled examples. The most likely one is proposed: a network answers best as it was trained.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Guess:
-    """A network, as pairs of a name and the call that makes the layer. accuracy: on the labelled examples."""
+    """A network, as pairs of a name and the call that makes the layer. accuracy, nll: on the labelled examples."""
 
     layers: tuple[tuple[str, str], ...]
     accuracy: float
+    nll: float
 
     def function(self, name: str, examples: int) -> str:
         """The text of a function of `models.py`."""
@@ -44,7 +45,7 @@ class Guess:
         return (
             f"\n\ndef {name}() -> nn.Module:\n"
             '    """The network of the checkpoints, guessed from the names and shapes of its layers.\n\n'
-            "    What has no weights (activations, pooling) was chosen by the accuracy on examples: "
+            "    What has no weights (activations, pooling) was chosen by its likelihood on examples; accuracy "
             f'{self.accuracy:.1%} of {examples:,}.\n    """\n'
             f"    return Chain(\n        [\n{rows}        ]\n    )\n"
         )
@@ -123,10 +124,11 @@ def best(layers: Sequence[Layer], weights: Mapping[str, Tensor], x: Tensor, y: T
     """
     found = []
     for choice in _choices(layers, x):
-        accuracy = _accuracy(choice, weights, x, y)
-        if accuracy is not None:
-            found.append(Guess(choice, accuracy))
-    return max(found, key=lambda guess: guess.accuracy, default=None)
+        logits = _answers(choice, weights, x)
+        if logits is not None:
+            nll = float(nn.functional.cross_entropy(logits, y))
+            found.append(Guess(choice, float((logits.argmax(1) == y).double().mean()), nll))
+    return min(found, key=lambda guess: guess.nll, default=None)
 
 
 def _choices(layers: Sequence[Layer], x: Tensor) -> Iterator[tuple[tuple[str, str], ...]]:
@@ -160,8 +162,8 @@ def _assembled(
                 yield "", pool
 
 
-def _accuracy(choice: Sequence[tuple[str, str]], weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> float | None:
-    """The share of right answers; None where the network does not take weights or examples."""
+def _answers(choice: Sequence[tuple[str, str]], weights: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+    """Logits [N, K]; None where the network does not take weights or examples."""
     layers = [(name, eval(code, {"nn": nn})) for name, code in choice]  # the calls are made here, of numbers alone
     try:
         with torch.no_grad():
@@ -169,6 +171,6 @@ def _accuracy(choice: Sequence[tuple[str, str]], weights: Mapping[str, Tensor], 
                 own = {k.rpartition(".")[2]: v for k, v in weights.items() if name and k.rpartition(".")[0] == name}
                 layer.load_state_dict(own)
                 x = layer.eval()(x)
-            return float((x.argmax(1) == y).double().mean())
+            return x if x.ndim == 2 else None
     except (RuntimeError, ValueError, IndexError):
         return None

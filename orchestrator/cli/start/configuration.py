@@ -53,6 +53,8 @@ def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: P
     yield "  model:  # the small network to serve"
     yield from _model(recipe, recipe.student, tokenizer)
     yield f"  training: {inline(recipe.student_training)}"
+    if recipe.baseline_training:
+        yield f"  baseline_training: {inline(recipe.baseline_training)}  # on labelled examples alone, so more epochs"
     yield "tracking:"
     yield '  uri: "sqlite:///mlflow.db"  # of MLflow: a database, or a server such as http://HOST:5000'
     yield f"  experiment: {name}"

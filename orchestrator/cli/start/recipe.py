@@ -12,6 +12,9 @@ from orchestrator.cli.start.look import Seen
 MEMBERS = 5
 RATE = 1.0e10
 """Floating-point operations a second of one core, in the training of small networks: a cautious guess."""
+STEP_S = 0.002
+"""Seconds that a step takes beside its operations."""
+CORES = 2
 MEMBER_S = 40.0
 """Seconds of training a member."""
 STEPS = (300, 4000)
@@ -22,16 +25,18 @@ TOKENS = 128
 VOCABULARY = 8000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """factory: the function in models.py. member, student: its keyword arguments. training, student_training: as in
-    the configuration. minutes: of members, student and baseline, roughly, on two cores."""
+    """factory: the function in models.py. member, student: its keyword arguments. training, student_training,
+    baseline_training: as in the configuration; the last is empty where it is the student's. minutes: of members,
+    student and baseline, roughly, on two cores."""
 
     factory: str
     member: dict[str, Any]
     student: dict[str, Any]
     training: dict[str, Any]
     student_training: dict[str, Any]
+    baseline_training: dict[str, Any]
     minutes: float = 0.0
 
 
@@ -39,15 +44,30 @@ def recipe(seen: Seen) -> Recipe:
     """The recipe for the data."""
     family = family_of(seen)
     member, student = FAMILIES[family](seen)
-    examples = max(1, round(0.72 * sum(seen.examples.values()))) if len(seen.examples) < 2 else seen.examples["train"]
-    batch = batch_size(examples, seen.examples.get("unlabeled", 0))
-    trainings, seconds = [], 0.0
-    for kwargs in (member, student):
+    labelled, unlabeled = seen.examples["train"], seen.examples.get("unlabeled", 0)
+    batch = batch_size(labelled, unlabeled)
+
+    def training(kwargs: dict[str, Any], examples: int) -> tuple[dict[str, Any], float]:
+        """The settings, and the seconds that they take."""
         operations = 6.0 * multiplications(family, kwargs, seen) * examples
         epochs = _epochs(examples, batch, operations)
-        trainings.append({"epochs": epochs, "batch_size": batch, "learning_rate": 1.0e-3, "schedule": "cosine"})
-        seconds += (MEMBERS if kwargs is member else 4) * epochs * (operations / RATE + 0.002 * examples / batch) / 2
-    return Recipe(family, member, student, trainings[0], trainings[1], seconds / 60)
+        settings = {"epochs": epochs, "batch_size": batch, "learning_rate": 1.0e-3, "schedule": "cosine"}
+        return settings, epochs * (operations / RATE + STEP_S * examples / batch)
+
+    of_member, member_s = training(member, labelled)
+    of_student, student_s = training(student, labelled + unlabeled)
+    of_baseline, baseline_s = training(student, labelled)
+    seconds = MEMBERS * member_s / CORES + student_s + baseline_s
+    own = of_baseline if unlabeled else {}
+    return Recipe(
+        factory=family,
+        member=member,
+        student=student,
+        training=of_member,
+        student_training=of_student,
+        baseline_training=own,
+        minutes=seconds / 60,
+    )
 
 
 def family_of(seen: Seen) -> str:
