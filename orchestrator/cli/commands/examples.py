@@ -23,8 +23,10 @@ def main(asked: argparse.Namespace) -> None:
     from orchestrator.cli import examples
 
     if asked.name is None:
-        for example in examples.every().values():
-            print(f"{example.name:<12} {example.summary}{'  (prepare.py first)' if example.prepares else ''}")
+        known = examples.every()
+        for example in known.values():
+            first = any(each.prepares for each in (example, *(known[name] for name in example.beside if name in known)))
+            print(f"{example.name:<12} {example.summary}{'  (prepare.py first)' if first else ''}")
         return
     copies = examples.copy(asked.name, asked.to)
     for example, folder in copies:
