@@ -20,6 +20,7 @@ from orchestrator.cli.start.splits import Given
 from workers import storage
 from workers.data import dataset, encoded_tables, image_folders, memmap, memory, table_files
 from workers.data.examples import Columns
+from workers.data.tables import Roles
 from workers.errors import RequestError
 from workers.specs import DataSpec
 
@@ -134,12 +135,9 @@ def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
             "label_column": roles.label,
         }
     else:
-        section = {
-            "kind": "table",
-            **found.splits,
-            "label_column": roles.label,
-            "feature_columns": list(roles.features),
-        }
+        section = {"kind": "table", **found.splits, "label_column": roles.label}
+        if len(roles.features) + 1 < len(head.column_names):  # else all are features, as by default
+            section["feature_columns"] = list(roles.features)
     return section, [*roles.reasons]
 
 
@@ -248,7 +246,8 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
     rows = round(head.num_rows * max(1.0, storage.size(train) / HEAD_BYTES))
     if table_files.ending(train) == ".parquet":
         rows = pq.ParquetFile(train).metadata.num_rows
-    names = section.get("feature_columns", [])
+    roles = Roles(section["label_column"], section.get("feature_columns"))
+    names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
     return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
 
