@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,20 @@ import numpy as np
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.heartbeat import Heartbeat
+from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import tracking_record
 from orchestrator.observers.events import ReportReady
-from orchestrator.observers.opened import observers
+from orchestrator.observers.opened import observers, untracked
 from orchestrator.observers.terminal import Screen
+from orchestrator.plan import kept
 from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import markdown, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Difference, MemberWorth, Report
+from orchestrator.reporting.report import Difference, MemberWorth, PlannedPass, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -39,6 +42,7 @@ from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
 from orchestrator.stages.trained import Trained
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
+from workers.data.dataset import Dataset
 from workers.errors import RequestError, RunError
 from workers.evaluation.bootstrap import Interval
 from workers.inference.teacher import Member
@@ -69,12 +73,18 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
 
 @dataclass(frozen=True)
 class Options:
-    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds."""
+    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
+
+    sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
+    run.
+    """
 
     fresh: bool
     verbose: bool
     screen: Screen
     repetitions: Sequence[Report] = ()
+    sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
+    tracked: bool = True
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
@@ -88,14 +98,16 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
         config.ensemble.start_timeout_s, verbose=options.verbose, wait_for=screen.wait_for
     ) as machines:
         telemetry.label(config.name)
+        dataset = options.sampled(dataset, machines)
         plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
+        opened = observers(config, screen, record, fresh=fresh) if options.tracked else untracked(config, screen)
         with (
             Lock(config.folder),
-            observers(config, screen, record, fresh=fresh) as (events, page),
+            opened as (events, page),
             Heartbeat(events.epoch, events.note) as heartbeat,
         ):
             owned.mark(config.folder)
@@ -155,6 +167,7 @@ def _report(run: Context, given: Results) -> Report:
     config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
     systems, estimates = given[EVALUATION].systems, given[EVALUATION].estimates
     accuracy = {system.role: system.test.accuracy for system in systems}
+    foreseen = kept.read(config)
     cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
     report = Report(
         name=config.name,
@@ -173,8 +186,8 @@ def _report(run: Context, given: Results) -> Report:
         curve=given[PREDICTIONS].curve,
         worth=_worth(given[PREDICTIONS], [each.member.name for each in given[MEMBERS]]),
         disagreement=_disagreement(given[PREDICTIONS].worth),
-        soft_targets=made.summary().model_copy(update=_recipe(config)),
-        stages=events.stages,
+        soft_targets=made.summary().model_copy(update=_recipe(config) | _planned_pass(foreseen)),
+        stages=[_beside_plan(stage, foreseen) for stage in events.stages],
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
@@ -257,6 +270,17 @@ def _recipe(config: RunConfig) -> dict[str, str]:
         ends = [f"{value:g}" for value in (schedule.start, schedule.end) if value is not None]
         found["schedule"] = f"T from {' to '.join(ends)} ({schedule.schedule})"
     return found
+
+
+def _planned_pass(foreseen: KeptPlan | None) -> dict[str, PlannedPass]:
+    if foreseen is None:
+        return {}
+    return {"planned": PlannedPass(seconds=foreseen.pass_seconds, bytes=foreseen.bytes)}
+
+
+def _beside_plan(stage: reports.Stage, foreseen: KeptPlan | None) -> reports.Stage:
+    """A stage with the seconds that a plan foresaw."""
+    return stage if foreseen is None else stage.model_copy(update={"planned": foreseen.stages.get(stage.name)})
 
 
 def _keep_student(run: Context, student: Trained) -> None:

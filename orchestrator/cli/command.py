@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from orchestrator.cli.commands import compare, doctor, examples, init, report, run, schema, submit, worth
+from orchestrator.cli.commands import compare, doctor, examples, init, plan, report, run, schema, submit, worth
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Command] = {
     "init": init,
     "run": run,
     "submit": submit,
+    "plan": plan,
     "worth": worth,
     "report": report,
     "compare": compare,

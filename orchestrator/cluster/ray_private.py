@@ -119,6 +119,14 @@ def kuberay_configuration(cluster: str, namespace: str) -> Mapping[str, Any]:
     return found
 
 
+def configuration_of_manifest(manifest: dict[str, Any]) -> Mapping[str, Any]:
+    """The same from the RayCluster's manifest alone."""
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    found: Mapping[str, Any] = autoscaling_config._derive_autoscaling_config_from_ray_cr(manifest)
+    return found
+
+
 def package_bytes_limit() -> int:
     """Largest job folder that both the dashboard and the head accept, in bytes."""
     from ray._private import ray_constants

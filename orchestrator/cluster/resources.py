@@ -110,7 +110,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
             f"{largest:g}. Ask for fewer, or add larger nodes."
         )
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
-    slots = sum(_slots(node, asked.num_cpus, num_gpus) for node in machines.nodes)
+    slots = at_once(Placement(1, 1, asked.num_cpus, num_gpus), machines)
     size = _size(ensemble, max(slots, 1))
     if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
         raise RequestError(
@@ -138,6 +138,11 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
                 f"at most {slots}, or add nodes."
             )
     return Placement(size, actors, asked.num_cpus, num_gpus, roles)
+
+
+def at_once(placement: Placement, machines: Machines) -> int:
+    """How many tasks with the resources of a member run at the same time."""
+    return sum(_slots(node, placement.num_cpus, placement.num_gpus) for node in machines.of("teacher").nodes)
 
 
 def place_student(machines: Machines) -> Placement:

@@ -47,6 +47,12 @@ def observers(
         events.emit(ended_by(None))
 
 
+@contextmanager
+def untracked(config: RunConfig, screen: Screen) -> Iterator[tuple[Fanout, str]]:
+    """The observers of a run that MLflow does not get; without a page."""
+    yield Fanout([EventLog(config.folder), screen]), ""
+
+
 def count_epochs(event: Event) -> None:
     """Count epochs for Prometheus."""
     if isinstance(event, EpochEnded):

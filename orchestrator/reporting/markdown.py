@@ -15,6 +15,7 @@ from orchestrator.reporting.tables import (
     over_seeds,
     percent,
     speed,
+    stages,
     verdict,
     worth,
 )
@@ -59,10 +60,7 @@ def markdown(report: Report) -> str:
         f"{soft.examples:,} soft targets at {soft.schedule or f'T = {soft.temperature:g}'}, {_mean(soft)}, "
         f"{soft.bytes / 1e6:.1f} MB, "
         f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
-        _table(
-            [["stage", "seconds", "from"]]
-            + [[s.name, f"{s.seconds:.1f}", "reused" if s.reused else ""] for s in report.stages]
-        ),
+        _table(stages(report)),
         cost(report) + "\n",
         _table(
             [["computed", "core hours", "GPU hours"]]

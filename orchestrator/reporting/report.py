@@ -125,6 +125,13 @@ class MemberWorth(BaseModel):
     lost_interval: Bounds | None
 
 
+class PlannedPass(BaseModel):
+    """The teachers' pass and its soft targets, as planned."""
+
+    seconds: float
+    bytes: int
+
+
 class SoftTargets(BaseModel):
     examples: int
     bytes: int
@@ -132,6 +139,8 @@ class SoftTargets(BaseModel):
     combine: str
     weights: dict[str, float] = {}
     """Mixture weight of each member; before a rule for each example."""
+    planned: PlannedPass | None = None
+    """What `stillhouse plan` foresaw; None without a plan of this configuration."""
     rule: str = ""
     """The rule by which each example has weights of its own; empty without one."""
     schedule: str = ""
@@ -151,6 +160,8 @@ class Stage(BaseModel):
     name: str
     seconds: float
     reused: bool
+    planned: float | None = None
+    """Seconds that `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
 
 
 class Report(BaseModel):

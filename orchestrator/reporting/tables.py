@@ -219,6 +219,16 @@ def _accuracies(report: Report) -> Accuracies:
     )
 
 
+def stages(report: Report) -> Rows:
+    """The time of each stage, beside the planned time where the run was planned."""
+    is_planned = any(each.planned is not None for each in report.stages)
+    rows = [["stage", "seconds", *(["planned"] if is_planned else []), "from"]]
+    for each in report.stages:
+        planned = ["-" if each.planned is None else f"{each.planned:.1f}"] if is_planned else []
+        rows.append([each.name, f"{each.seconds:.1f}", *planned, "reused" if each.reused else ""])
+    return rows
+
+
 def cost(report: Report) -> str:
     """The cost in one sentence, including reused work."""
     total = report.total_cost

@@ -22,6 +22,7 @@ from workers.specs import FactorySpec, IdxFiles
 from workers.user_code import factories
 
 MARK = paths.PLACES["mark"].path()
+PLAN = paths.PLACES["plan"].path()
 FORMAT = 1
 """Format of the mark; a run rejects a folder of a later format."""
 
@@ -67,8 +68,8 @@ def mark(folder: str) -> None:
 
 
 def clear(folder: str) -> None:
-    """Remove only files that earlier runs wrote, except the mark and the lock."""
-    kept = (MARK, lock.NAME)
+    """Remove only files that earlier runs wrote, except the mark, the lock and the plan."""
+    kept = (MARK, lock.NAME, PLAN)
     ours = [path for path in storage.files_below(folder) if path not in kept and paths.is_written(path)]
     storage.remove_files(folder, ours)
 

@@ -54,6 +54,7 @@ PLACES = {
     "mark": Place("stillhouse.json"),
     "lock": Place("run.lock{claim}"),
     "config": Place("config.yaml"),
+    "plan": Place("plan.json"),
     "events": Place("events.jsonl"),
     "report": Place("report.json"),
     "report_text": Place("report.md"),
@@ -140,6 +141,10 @@ class RunFolder:
     @property
     def config(self) -> str:
         return self._at("config")
+
+    @property
+    def plan(self) -> str:
+        return self._at("plan")
 
     @property
     def events(self) -> str:

@@ -15,7 +15,8 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
-    ["orchestrator.prospects"],
+    ["orchestrator.prospects", "orchestrator.planning"],
+    ["orchestrator.rehearsal"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],
     ["orchestrator.plan"],

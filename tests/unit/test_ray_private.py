@@ -95,6 +95,21 @@ def test_kuberay_takes_a_cluster_and_a_namespace(monkeypatch: pytest.MonkeyPatch
     assert ray_private.kuberay_configuration("speech", "research") == {"max_workers": 3}
 
 
+def test_a_manifest_of_kuberay_is_read() -> None:
+    def template(cpu: str) -> dict[str, object]:
+        return {"spec": {"containers": [{"name": "ray", "resources": {"limits": {"cpu": cpu, "memory": "1Gi"}}}]}}
+
+    group = {"groupName": "w", "replicas": 0, "minReplicas": 0, "maxReplicas": 3, "rayStartParams": {}}
+    spec = {
+        "headGroupSpec": {"rayStartParams": {}, "template": template("2")},
+        "workerGroupSpecs": [{**group, "template": template("4")}],
+    }
+    found = ray_private.configuration_of_manifest({"metadata": {"name": "c", "namespace": "n"}, "spec": spec})
+    types = found["available_node_types"]
+    assert [types[name]["resources"]["CPU"] for name in (found["head_node_type"], "w")] == [2, 4]
+    assert types["w"]["max_workers"] == 3 and types["w"]["resources"]["memory"] == 2**30
+
+
 def test_every_function_is_tried() -> None:
     """By a test of the unit suite that calls it, or reads from it what its caller does."""
     tests = "\n".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))

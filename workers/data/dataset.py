@@ -41,6 +41,8 @@ NO_ROWS: Index = np.zeros(0, np.int64)
 
 SERVED = 200
 """Test examples that latency is measured on."""
+SAMPLED = 64
+"""Examples that a sample has of each split, where it has so many."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,28 @@ class Dataset:
     def digest_of_inputs(self, split: str) -> str:
         """sha256 over the inputs of a split."""
         return self._digest(split, self.inputs[split])
+
+    def sampled(self, share: float, least: int) -> Dataset:
+        """The same data set with a share of each split, at even distances; of training at least `least` examples."""
+
+        def some(count: int, least: int = SAMPLED) -> Index:
+            return spread(count, max(least, round(share * count)))
+
+        def inputs(x: Examples) -> Examples:
+            return examples.take(x, some(len(x)))
+
+        chosen, tested = some(len(self.train), least), some(len(self.test))
+        return replace(
+            self,
+            train=_take(self.train, chosen),
+            validation=_take(self.validation, some(len(self.validation))),
+            test=_take(self.test, tested),
+            test_groups=None if self.test_groups is None else self.test_groups[tested],
+            unlabeled=None if self.unlabeled is None else inputs(self.unlabeled),
+            stages={name: inputs(x) for name, x in self.stages.items()},
+            kept=chosen if self.kept is None else self.kept[chosen],
+            scanned={},  # digests of the whole splits
+        )
 
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""

@@ -81,7 +81,7 @@ def _too_large(found: str, allowed: int) -> RequestError:
 
 def size(count: int) -> str:
     """A byte count in readable form: `1.5 GiB`."""
-    value, units = float(count), ["bytes", "KiB", "MiB", "GiB"]
+    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]
     return f"{value:,.0f} {units[0]}" if units[0] == "bytes" else f"{value:,.1f} {units[0]}"

@@ -1,0 +1,44 @@
+"""What of a planned run does not fit: memory of nodes and GPUs, and the disk. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.plan.outlook import Case, Outlook, PlannedStage
+from workers.data.memory import size
+
+
+def misfits(case: Case, found: Outlook, free: int | None) -> Iterator[str]:
+    """Each thing that does not fit, with the figures and a remedy. free: bytes on the disk of the storage, if known."""
+    if free is not None and found.stored > free:
+        largest = max(found.stages, key=lambda each: each.stored)
+        yield (
+            f"storage: the run stores {size(found.stored)}, of which {largest.name} {size(largest.stored)}, and "
+            f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
+            + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
+        )
+    for stage in found.stages:
+        yield from _of_memory(case, stage)
+
+
+def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
+    """A process of a stage that is larger than the memory it runs in."""
+    machines, on_student = case.machines, stage.name not in ("members", "soft targets")
+    on_gpu = bool(case.plan.student.gpus) if on_student else case.plan.device == "cuda"
+    if on_gpu:
+        if machines.gpu_memory and stage.memory > machines.gpu_memory:
+            yield (
+                f"{stage.name}: a process needs {size(stage.memory)} of GPU memory, and a GPU has "
+                f"{size(round(machines.gpu_memory))}. Set `micro_batch_size`, or use larger GPUs."
+            )
+        return
+    nodes = machines.of("student" if on_student else "teacher").nodes
+    at_once = case.plan.student.most if on_student else case.plan.teachers.actors
+    together = -(-at_once // len(nodes)) * stage.memory
+    memory = min(node.memory for node in nodes)
+    if memory and together > memory:
+        yield (
+            f"{stage.name}: the processes of a node need {size(together)} of memory, and the smallest node has "
+            f"{size(round(memory))}. Use fewer at a time (`ensemble.num_actors`, `resources_per_member.num_cpus`), "
+            "smaller batches, or larger nodes."
+        )

@@ -1,0 +1,53 @@
+"""The plan that `stillhouse plan` leaves in a run's folder, for the run's report to show beside its own figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.outlook import Outlook
+from orchestrator.run_folder import owned
+from orchestrator.run_folder.paths import RunFolder
+from workers import storage
+
+
+class KeptPlan(BaseModel):
+    """Planned seconds of each stage, and of the teachers' pass in it. config: sha256 of the configuration."""
+
+    config: str
+    stages: dict[str, float]
+    pass_seconds: float
+    bytes: int
+
+
+def write(config: RunConfig, found: Outlook) -> None:
+    """Keep a plan of `config`, as settled. Raises: `RequestError` where no run may write to its folder."""
+    owned.check(config, fresh=False)
+    owned.mark(config.folder)
+    kept = KeptPlan(
+        config=_digest(config),
+        stages={stage.name: stage.seconds for stage in found.stages},
+        pass_seconds=found.pass_seconds,
+        bytes=found.soft_targets,
+    )
+    storage.write_text(RunFolder(config.folder).plan, kept.model_dump_json(indent=2) + "\n")
+
+
+def read(config: RunConfig) -> KeptPlan | None:
+    """The plan of exactly this configuration; None without one."""
+    content = storage.read_if_there(RunFolder(config.folder).plan)
+    if content is None:
+        return None
+    try:
+        found = KeptPlan.model_validate_json(content)
+    except ValidationError:
+        return None
+    return found if found.config == _digest(config) else None
+
+
+def _digest(config: RunConfig) -> str:
+    content = config.model_dump(mode="json", exclude={"tracking"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

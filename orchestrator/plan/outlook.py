@@ -1,0 +1,293 @@
+"""What a run will take: seconds, machine hours, bytes and memory of each stage, from its plan and its rates. Pure.
+
+Nothing is reused in it: an outlook is that of a first run.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.cluster import resources
+from orchestrator.cluster.resources import Machines
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import MemberGroup
+from orchestrator.plan.facts import DataFacts
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
+from orchestrator.plan.workload import Workload
+from workers.models.profile import Profile
+from workers.specs import AnyTraining
+from workers.training.loader import CACHE_BYTES
+
+DRIVER_BYTES_S = 1.0e9
+"""Bytes of teachers' outputs that one process adds in a second, and that reach it from others."""
+STORE_BYTES_S = 2.0e8
+"""Bytes of soft targets that one process compresses and writes in a second."""
+RUNTIME_BYTES = 2**29
+"""Memory of a Python process with torch, before it loads anything."""
+TRAINED = 4
+"""Copies of the weights in a training: with gradient and the optimizer's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """A stage, by the name that it has in the report.
+
+    where: the processes. seconds: from its start to its end. core_hours, gpu_hours: of computing epochs or parts, as
+    the report counts them. moved: bytes between processes. stored: bytes that it leaves in storage. memory: bytes of
+    one process; on a GPU, of the GPU.
+    """
+
+    name: str
+    where: str
+    seconds: float
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+    moved: int = 0
+    stored: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A planned run.
+
+    seconds: of all stages, of which the pass and the student may overlap. pass_seconds: of the teachers' pass, from its
+    first piece to its last part. soft_targets: bytes of the store.
+    """
+
+    stages: tuple[PlannedStage, ...]
+    seconds: float
+    pass_seconds: float
+    soft_targets: int
+    bound_by: str
+    price: float | None
+
+    @property
+    def stored(self) -> int:
+        """Bytes in storage."""
+        return sum(each.stored for each in self.stages)
+
+    @property
+    def moved(self) -> int:
+        """Bytes between processes."""
+        return sum(each.moved for each in self.stages)
+
+    @property
+    def core_hours(self) -> float:
+        return sum(each.core_hours for each in self.stages)
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(each.gpu_hours for each in self.stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Everything that an outlook follows from. profiles: of the models, by their keys in the configuration."""
+
+    config: RunConfig
+    data: DataFacts
+    machines: Machines
+    plan: Plan
+    work: Workload
+    profiles: Mapping[str, Profile | None]
+
+
+def outlook(case: Case, rates: Rates) -> Outlook:
+    """The outlook of a run. Its stages are in the order of the run."""
+    made = _soft_targets(case, rates)
+    student = _student(case, rates)
+    pass_s = made.seconds - rates.pass_start_s
+    trained_s = sum(each.seconds for each in student)
+    stages = (*_tokens(case, rates), *_members(case, rates), _predictions(case, rates))
+    stages += (_baseline(case, rates), made, *student, _evaluation(case, rates))
+    seconds = sum(each.seconds for each in stages)
+    if case.plan.streams:
+        seconds -= min(made.seconds, trained_s)
+    config = case.config.report
+    hours = [(each.core_hours, each.gpu_hours) for each in stages]
+    price = sum(cores * config.core_hour_price + gpus * config.gpu_hour_price for cores, gpus in hours)
+    asked = bool(config.core_hour_price or config.gpu_hour_price)
+    teachers_s, driver_s = _pass(case, rates)
+    bound_by = "student" if trained_s > pass_s else "teacher" if teachers_s >= driver_s else "driver"
+    return Outlook(
+        stages=stages,
+        seconds=seconds,
+        pass_seconds=pass_s,
+        soft_targets=case.plan.sizes.soft_targets,
+        bound_by=bound_by,
+        price=price if asked else None,
+    )
+
+
+def makespan(durations: Sequence[float], slots: int) -> float:
+    """When the last of these tasks ends, if so many run at a time, in their order."""
+    free = [0.0] * max(1, min(slots, len(durations)))
+    for each in durations:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
+
+
+def _tokens(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
+    if not rates.tokens_s:
+        return ()
+    return (PlannedStage(name="tokens", where="tasks", seconds=rates.tokens_s * case.work.everything),)
+
+
+def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
+    """The training of members; no stage where all are loaded."""
+    plan, work = case.plan, case.work
+    trained = [
+        (key, group.training, rate.seconds(group.training.epochs, work.train, work.validation))
+        for (key, group, count), rate in zip(_groups(case), rates.members, strict=True)
+        if rate is not None and group.training is not None
+        for _ in range(count)
+    ]
+    if not trained:
+        return ()
+    slots = resources.at_once(plan.teachers, case.machines)
+    hours = sum(seconds for _, _, seconds in trained) / 3600
+    return (
+        PlannedStage(
+            name="members",
+            where=f"{_count(len(trained), 'task')}, {min(slots, len(trained))} at a time, {_each(case)}",
+            seconds=makespan([seconds for _, _, seconds in trained], slots),
+            core_hours=hours * plan.teachers.num_cpus,
+            gpu_hours=hours * plan.teachers.num_gpus,
+            stored=sum(2 * _weights(case, key) for key, _, _ in trained),
+            memory=max(_training_bytes(case, key, training, 1) for key, training, _ in trained),
+        ),
+    )
+
+
+def _groups(case: Case) -> list[tuple[str, MemberGroup, int]]:
+    """Each group of members, with its key and its number of members."""
+    ensemble = case.config.ensemble
+    counts = [case.plan.teachers.size] if len(ensemble.groups) == 1 else [group.count for group in ensemble.groups]
+    return list(zip(ensemble.keys(), ensemble.groups, counts, strict=True))
+
+
+def _predictions(case: Case, rates: Rates) -> PlannedStage:
+    work, plan, members = case.work, case.plan, case.plan.teachers.size
+    slots = min(members, resources.at_once(plan.teachers, case.machines))
+    seconds = (work.validation + work.test) * members * rates.forward_s / slots
+    row = round(4 * case.data.classes * case.data.positions)
+    return PlannedStage(
+        name="predictions",
+        where=f"{slots} at a time, {_each(case)}",
+        seconds=rates.predictions_s + seconds,
+        stored=(work.validation + work.test) * members * row,
+    )
+
+
+def _baseline(case: Case, rates: Rates) -> PlannedStage:
+    recipe = case.config.student.baseline_training or case.config.student.training
+    return _training(case, "baseline", _on_workers(case, rates, rates.baseline), recipe, case.work.train)
+
+
+def _student(case: Case, rates: Rates) -> list[PlannedStage]:
+    """Every stage of the student. It reads soft targets once, and in each epoch those that its cache does not hold."""
+    work, stored = case.work, case.plan.sizes.soft_targets
+    found = []
+    for stage, rate in zip(case.config.training_stages, rates.student, strict=True):
+        examples = work.of_stages[stage.data] if stage.data else work.transfer
+        reads = 0 if stage.data else stored * (1 if stored <= CACHE_BYTES else stage.training.epochs)
+        moved = reads * case.plan.student.most
+        training = _on_workers(case, rates, rate)
+        found.append(_training(case, stage.system, training, stage.training, examples, moved=moved))
+    return found
+
+
+def _training(
+    case: Case, name: str, rate: TrainingRate, training: AnyTraining, examples: int, *, moved: int = 0
+) -> PlannedStage:
+    """The training of baseline or student."""
+    plan = case.plan.student
+    epochs_s = training.epochs * rate.epoch_s(examples, case.work.validation)
+    device = f"{plan.held['GPU']:g} GPU" if plan.gpus else f"{_count(plan.threads, 'thread')}"
+    return PlannedStage(
+        name=name,
+        where=f"{_count(plan.most, 'worker')}, {device} each",
+        seconds=rate.start_s + epochs_s,
+        core_hours=epochs_s * plan.cores / 3600,
+        gpu_hours=epochs_s * plan.gpus / 3600,
+        moved=moved,
+        stored=2 * _weights(case, "student"),
+        memory=_training_bytes(case, "student", training, plan.most) + (case.plan.sizes.held_by_worker if moved else 0),
+    )
+
+
+def _on_workers(case: Case, rates: Rates, rate: TrainingRate) -> TrainingRate:
+    """A rate of the student's workers, if its examples take less time on more of them."""
+    return replace(rate, example_s=rate.example_s * rates.student_units / units(case.plan))
+
+
+def _pass(case: Case, rates: Rates) -> tuple[float, float]:
+    """Seconds that the teachers compute, and that their outputs are added and stored."""
+    plan, rows = case.plan, case.work.transfer * case.work.views
+    largest = max(len(group) for group in plan.teachers.groups())
+    adding = 1 if not plan.reduces_on_workers else plan.teachers.actors
+    added_s = rows * plan.sizes.answers * plan.teachers.actors / DRIVER_BYTES_S
+    stored_s = (plan.sizes.soft_targets + plan.sizes.logits) / STORE_BYTES_S
+    return rows * largest * rates.forward_s, (added_s + stored_s) / adding
+
+
+def _soft_targets(case: Case, rates: Rates) -> PlannedStage:
+    plan, rows = case.plan, case.work.transfer * case.work.views
+    teachers = plan.teachers
+    largest = max(len(group) for group in teachers.groups())
+    seconds = max(_pass(case, rates))
+    hours = seconds * teachers.actors / 3600
+    held = max(_weights(case, key) for key, _, _ in _groups(case)) * largest
+    answered = 2 * round(plan.layout.piece * plan.sizes.answers)
+    return PlannedStage(
+        name="soft targets",
+        where=f"{_count(teachers.actors, 'actor')} of {_count(largest, 'member')}, {_each(case)}; "
+        + ("reduced by the actors" if plan.reduces_on_workers else "reduced by the driver"),
+        seconds=rates.pass_start_s + seconds,
+        core_hours=hours * teachers.num_cpus,
+        gpu_hours=hours * teachers.num_gpus,
+        moved=rows * plan.sizes.answers * teachers.actors,
+        stored=plan.sizes.soft_targets + plan.sizes.logits,
+        memory=held + answered + (0 if plan.device == "cuda" else RUNTIME_BYTES),
+    )
+
+
+def _evaluation(case: Case, rates: Rates) -> PlannedStage:
+    row = round(4 * case.data.classes * case.data.positions)
+    seconds = 2 * case.work.test * rates.baseline.example_s / BACKWARD
+    return PlannedStage(
+        name="evaluation",
+        where="1 task at a time",
+        seconds=rates.evaluation_s + seconds,
+        stored=2 * case.work.test * row,
+    )
+
+
+def _weights(case: Case, key: str) -> int:
+    """Bytes of a model's weights; 0 where they are unknown."""
+    found = case.profiles[f"{key}.model"]
+    return 0 if found is None else found.weight_bytes
+
+
+def _training_bytes(case: Case, key: str, training: AnyTraining, workers: int) -> int:
+    """Memory of one process of a training: weights with gradient and moments, and what a piece of a batch keeps."""
+    found = case.profiles[f"{key}.model"]
+    if found is None or training.batch_size is None:
+        return RUNTIME_BYTES
+    piece = min(training.micro_batch_size or training.batch_size, -(-training.batch_size // workers))
+    on_gpu = bool(case.plan.student.gpus) if key == "student" else case.plan.device == "cuda"
+    return round(TRAINED * found.weight_bytes + piece * found.activation_bytes) + (0 if on_gpu else RUNTIME_BYTES)
+
+
+def _each(case: Case) -> str:
+    teachers = case.plan.teachers
+    gpus = f" and {teachers.num_gpus:g} GPU" if teachers.num_gpus else ""
+    return f"{teachers.num_cpus:g} CPU{gpus} each"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"

@@ -1,0 +1,248 @@
+"""What a run would do, before it does anything: `stillhouse plan`.
+
+The facts come from the data and from the cluster or its file, the rates from a rehearsal or from shapes. The outlook is
+computed from these by `orchestrator.plan`, which is pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster import cluster_file, connection
+from orchestrator.cluster.resources import Machines
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.terminal import Screen
+from orchestrator.plan import kept
+from orchestrator.plan import rates as estimated
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.fit import misfits
+from orchestrator.plan.outlook import Case, Outlook, outlook
+from orchestrator.plan.plan import plan
+from orchestrator.plan.rates import GPU_FLOPS, Rates
+from orchestrator.plan.what_if import Variation, fastest, smallest, variations
+from orchestrator.plan.workload import Workload
+from orchestrator.rehearsal import EPOCH_S, rehearse
+from orchestrator.reporting.tables import Rows
+from orchestrator.stages import preflight
+from workers import storage
+from workers.data import dataset as datasets
+from workers.data.dataset import Dataset
+from workers.data.memory import size
+from workers.errors import RequestError
+from workers.models.profile import Profile, profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request for a plan.
+
+    cluster: a file with the machines; None: those of this machine, or of the cluster in RAY_ADDRESS. probe: whether to
+    rehearse. examples: plan for a transfer set of this size instead of that of the data. gpu_flops: operations per
+    second of one GPU, where rates are estimated.
+    """
+
+    cluster: str | None = None
+    probe: bool = True
+    examples: int | None = None
+    gpu_flops: float = GPU_FLOPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan, and what it rests on. probed: training examples of the rehearsal; 0: rates are estimated from shapes."""
+
+    name: str
+    outlook: Outlook
+    probed: int
+    misfits: tuple[str, ...]
+    variations: tuple[Variation, ...]
+    case: Case
+
+
+def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> Planned:
+    """Plan a run. Trains nothing but the rehearsal; a plan of the data as it is stays in the run's folder.
+
+    Raises: `RequestError` where the run would, or the cluster's file is none; `RunError` where the rehearsal fails.
+    """
+    screen = screen or Screen(quiet=True)
+    if asked.examples is not None and asked.examples < 1:
+        raise RequestError(f"--examples: {asked.examples}; expected at least 1.")
+    if not asked.gpu_flops > 0:
+        raise RequestError(f"--gpu-tflops: {asked.gpu_flops / 1e12:g}; expected a number above 0.")
+    other = None if asked.cluster is None else cluster_file.machines(asked.cluster)
+    probe = asked.probe and not (other is not None and other.cuda)
+    if not probe:
+        screen.wait_for("reading the data")
+        dataset = datasets.load(config.every_split, config.seed)
+        config = preflight.settled(config, dataset)
+        case = _case(config, dataset, other or _machines(config, verbose, screen), asked)
+        rates, probed = estimated.of_shapes(config, case.plan, case.profiles, asked.gpu_flops), 0
+    else:
+        case, rates, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
+    facts = Facts(case.data, case.machines, preflight.beside_bytes(case.config))
+    found = outlook(case, rates)
+    if probed and other is None and asked.examples is None:
+        kept.write(case.config, found)
+    return Planned(
+        name=config.name,
+        outlook=found,
+        probed=probed,
+        misfits=tuple(misfits(case, found, _free(config) if other is None else None)),
+        variations=tuple(variations(case, rates, facts)),
+        case=case,
+    )
+
+
+def _rehearsed(
+    config: RunConfig, other: Machines | None, asked: Asked, *, verbose: bool, screen: Screen
+) -> tuple[Case, Rates, int]:
+    """The case of the whole run, and the rates of a rehearsal."""
+    cases: list[Case] = []
+
+    def share(dataset: Dataset, machines: Machines) -> float:
+        settled = preflight.settled(config, dataset)
+        case = _case(settled, dataset, other or machines, asked)
+        cases.append(case)
+        rates = estimated.of_shapes(settled, case.plan, case.profiles)
+        of_data = Workload.of(dataset)
+        trainings = [each for each in (*rates.members, rates.baseline, *rates.student) if each is not None]
+        slowest_s = max(each.epoch_s(of_data.transfer, of_data.validation) for each in trainings)
+        part = min(1.0, EPOCH_S / slowest_s)
+        screen.wait_for(f"a rehearsal on {round(part * of_data.train):,} of {of_data.train:,} training examples")
+        return part
+
+    found = rehearse(config, share, verbose=verbose)
+    return cases[-1], found.rates, found.work.train
+
+
+def _case(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Case:
+    data, work = DataFacts.of(dataset), Workload.of(dataset)
+    if asked.examples is not None:
+        data, work = dataclasses.replace(data, examples=asked.examples), work.of_size(asked.examples)
+    facts = Facts(data, machines, preflight.beside_bytes(config))
+    return Case(
+        config=config,
+        data=data,
+        machines=machines,
+        plan=plan(config, facts),
+        work=work,
+        profiles=_profiles(config, dataset),
+    )
+
+
+def _profiles(config: RunConfig, dataset: Dataset) -> Mapping[str, Profile | None]:
+    needed = [f"{key}.model" for key in (*config.ensemble.keys(), "student")]
+    return {key: profile(config.models[key], dataset.train.x) for key in needed}
+
+
+def _machines(config: RunConfig, verbose: bool, screen: Screen) -> Machines:
+    """The machines of a run here: of this machine, or of the running cluster."""
+    here = connection.expected()
+    if here is not None:
+        return here
+    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+        return machines
+
+
+def _free(config: RunConfig) -> int | None:
+    """Bytes free on the disk of the storage; None where unknown."""
+    if not storage.is_local(config.storage):
+        return None
+    place = Path(storage.filesystem(config.folder)[1])
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
+
+
+def rows(found: Planned) -> Rows:
+    """The plan as a table."""
+    header = ["stage", "where", "seconds", "core h", "GPU h", "moved", "stored", "memory of a process"]
+    total = found.outlook
+    return [
+        header,
+        *(
+            [
+                each.name,
+                each.where,
+                duration(each.seconds),
+                _hours(each.core_hours),
+                _hours(each.gpu_hours),
+                _bytes(each.moved),
+                _bytes(each.stored),
+                _bytes(each.memory),
+            ]
+            for each in total.stages
+        ),
+        ["together", "", duration(total.seconds), _hours(total.core_hours), _hours(total.gpu_hours),
+         _bytes(total.moved), _bytes(total.stored), ""],
+    ]  # fmt: skip
+
+
+def what_if(found: Planned) -> Rows:
+    """The variations as a table."""
+
+    def row(name: str, of: Outlook) -> list[str]:
+        return [name, duration(of.seconds), f"the {of.bound_by}", _bytes(of.moved), _bytes(of.stored)]
+
+    return [
+        ["what if", "together", "bound by", "moved", "stored"],
+        row("as configured", found.outlook),
+        *(row(each.change, each.outlook) for each in found.variations),
+    ]
+
+
+def verdict(found: Planned) -> str:
+    """The plan in sentences."""
+    of, lines = found.outlook, []
+    basis = (
+        f"from a rehearsal on {found.probed:,} training examples"
+        if found.probed
+        else "from shapes alone, and so within a factor of some three"
+    )
+    price = "" if of.price is None else f", {of.price:,.2f} at the prices given"
+    lines.append(f"About {duration(of.seconds)}{price}, {basis}. Bound by the {of.bound_by}.")
+    faster, smaller = fastest(of, found.variations), smallest(of, found.variations)
+    if faster is not None:
+        lines.append(f"What saves most time: {faster.change}, {duration(faster.outlook.seconds)} instead.")
+    if smaller is not None:
+        instead = f"{size(smaller.outlook.stored)} instead of {size(of.stored)}"
+        lines.append(f"What saves most storage: {smaller.change}, {instead}.")
+    lines += [f"Does not fit: {each}" for each in found.misfits]
+    return "\n".join(lines)
+
+
+def as_json(found: Planned) -> str:
+    """The plan as JSON: the outlook, what it rests on, what does not fit, and the variations."""
+    content: dict[str, Any] = {
+        "name": found.name,
+        "probed_examples": found.probed,
+        **_described(found.outlook),
+        "does_not_fit": list(found.misfits),
+        "what_if": {each.change: _described(each.outlook) for each in found.variations},
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _described(of: Outlook) -> dict[str, Any]:
+    totals = {"stored": of.stored, "moved": of.moved, "core_hours": of.core_hours, "gpu_hours": of.gpu_hours}
+    return {**dataclasses.asdict(of), **totals}
+
+
+def duration(seconds: float) -> str:
+    """Seconds in readable form: `42 s`, `7 min`, `3.1 h`, `12 days`."""
+    for limit, unit, digits in ((120, 1, "{:.0f} s"), (7200, 60, "{:.0f} min"), (172800, 3600, "{:.1f} h")):
+        if seconds < limit:
+            return digits.format(seconds / unit)
+    return f"{seconds / 86400:,.1f} days"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.3g}" if value else "-"
+
+
+def _bytes(count: int) -> str:
+    return size(count) if count else "-"

@@ -1,0 +1,181 @@
+"""What a run will take, from known rates: exact figures, what does not fit, and what another cluster would change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.resources import Machines, Node
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan import kept
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.fit import misfits
+from orchestrator.plan.outlook import Case, Outlook, makespan, outlook
+from orchestrator.plan.plan import plan
+from orchestrator.plan.rates import BACKWARD, CPU_FLOPS, Rates, TrainingRate, of_shapes
+from orchestrator.plan.what_if import fastest, smallest, variations
+from orchestrator.plan.workload import Workload
+from tests.makers import write_config
+from workers.models.profile import Profile
+
+FOUR_CORES = Machines((Node(4, 0, memory=2.0**34),), cuda=False)
+GPUS = Machines((*[Node(4, 1, frozenset({"teacher"}))] * 5, Node(4, 1, frozenset({"student"}))), cuda=True)
+WORK = Workload(train=1000, validation=300, test=600, transfer=2000, views=2)
+RATES = Rates(
+    members=(TrainingRate(start_s=2.0, example_s=0.001, between_s=0.5),),
+    predictions_s=3.0,
+    pass_start_s=4.0,
+    forward_s=0.0005,
+    baseline=TrainingRate(start_s=5.0, example_s=0.002),
+    student=(TrainingRate(start_s=6.0, example_s=0.004),),
+    student_units=4.0,
+    evaluation_s=7.0,
+)
+PROFILE = Profile(parameters=1000, weight_bytes=4000, forward_flops=1e6, activation_bytes=1000.0)
+
+
+def case(folder: Path, machines: Machines = FOUR_CORES, classes: int = 3, **changes: Any) -> tuple[Case, Facts]:
+    asked = {
+        "ensemble__size": 5,
+        "ensemble__training": {"epochs": 2, "batch_size": 100},
+        "ensemble__resources_per_member": {"num_cpus": 2 if not machines.cuda else 1},
+        "student__training": {"epochs": 3, "batch_size": 100},
+        "distillation__stream": False,
+    }
+    config = RunConfig.load(str(write_config(folder, **(asked | changes))))
+    data = DataFacts(examples=WORK.transfer, views=WORK.views, classes=classes, values=8)
+    facts = Facts(data, machines)
+    profiles = {"ensemble.model": PROFILE, "student.model": PROFILE}
+    made = plan(config, facts)
+    return Case(config=config, data=data, machines=machines, plan=made, work=WORK, profiles=profiles), facts
+
+
+def seconds(found: Outlook) -> dict[str, float]:
+    return {stage.name: stage.seconds for stage in found.stages}
+
+
+def test_every_stage_follows_from_the_rates(tmp_path: Path) -> None:
+    of, _ = case(tmp_path)
+    assert of.plan.teachers.actors == 2  # of 2 cores each, for 5 members
+    found = outlook(of, RATES)
+    member = 2.0 + 2 * ((1000 + 300 / BACKWARD) * 0.001 + 0.5)
+    assert seconds(found) == pytest.approx(
+        {
+            "members": 3 * member,  # 5 members, 2 at a time
+            "predictions": 3.0 + 900 * 5 * 0.0005 / 2,
+            "baseline": 5.0 + 3 * (1000 + 100) * 0.002,
+            "soft targets": 4.0 + 4000 * 3 * 0.0005,  # the actor with 3 members
+            "student": 6.0 + 3 * (2000 + 100) * 0.004,
+            "evaluation": 7.0 + 2 * 600 * 0.002 / BACKWARD,
+        }
+    )
+    assert found.seconds == pytest.approx(sum(seconds(found).values()))
+    assert found.pass_seconds == pytest.approx(6.0) and found.bound_by == "student"
+    by_name = {stage.name: stage for stage in found.stages}
+    assert by_name["members"].core_hours == pytest.approx(5 * member * 2 / 3600)
+    assert by_name["soft targets"].core_hours == pytest.approx(6.0 * 2 * 2 / 3600)
+    assert by_name["soft targets"].stored == found.soft_targets == 4000 * 3 * 4
+    assert by_name["soft targets"].moved == 4000 * 3 * 4 * 2
+    assert found.price is None and found.gpu_hours == 0
+
+
+def test_a_student_on_twice_the_cores_takes_half_the_time(tmp_path: Path) -> None:
+    of, _ = case(tmp_path)
+    slow = outlook(of, replace(RATES, student_units=8.0))  # the rates were measured on twice the cores
+    assert seconds(slow)["student"] == pytest.approx(6.0 + 2 * 3 * 2100 * 0.004)
+
+
+def test_a_student_that_trains_during_the_pass_overlaps_with_it(tmp_path: Path) -> None:
+    of, _ = case(tmp_path, distillation__stream=True)
+    assert of.plan.streams
+    found = outlook(of, RATES)
+    assert found.seconds == pytest.approx(sum(seconds(found).values()) - seconds(found)["soft targets"])
+
+
+def test_gpus_and_prices(tmp_path: Path) -> None:
+    prices = {"gpu_hour_price": 2.0, "core_hour_price": 0.1}
+    of, _ = case(tmp_path, GPUS, report=prices)
+    found = outlook(of, replace(RATES, student_units=1.0))
+    members = next(stage for stage in found.stages if stage.name == "members")
+    assert "1 CPU and 1 GPU each" in members.where
+    assert members.gpu_hours == pytest.approx(5 * (2 + 2 * 1.6) / 3600)
+    assert found.price == pytest.approx(2.0 * found.gpu_hours + 0.1 * found.core_hours)
+
+
+MAKESPANS = [
+    ([], 3, 0.0),
+    ([2.0, 2.0, 2.0], 1, 6.0),
+    ([2.0, 2.0, 2.0], 2, 4.0),
+    ([5.0, 1.0, 1.0, 1.0], 2, 5.0),
+    ([1.0, 1.0], 8, 1.0),
+]
+
+
+@pytest.mark.parametrize(("durations", "slots", "expected"), MAKESPANS)
+def test_tasks_start_in_their_order_on_the_first_free_slot(durations: list[float], slots: int, expected: float) -> None:
+    assert makespan(durations, slots) == expected
+
+
+def test_estimates_divide_operations_by_speed(tmp_path: Path) -> None:
+    of, _ = case(tmp_path)
+    rates = of_shapes(of.config, of.plan, of.profiles)
+    assert rates.forward_s == pytest.approx(1e6 / (2 * CPU_FLOPS))
+    assert rates.members[0] is not None and rates.student_units == 4.0
+    assert rates.members[0].example_s > BACKWARD * rates.forward_s > rates.student[0].example_s - 1e-3 / 100
+    on_gpu, _ = case(tmp_path, GPUS)
+    slow, fast = (of_shapes(on_gpu.config, on_gpu.plan, of.profiles, flops) for flops in (1e12, 1e13))
+    assert slow.forward_s == pytest.approx(10 * fast.forward_s) == pytest.approx(1e-6)
+    unknown = of_shapes(of.config, of.plan, dict.fromkeys(of.profiles))
+    assert unknown.forward_s > 0
+
+
+def test_what_does_not_fit_is_named_with_figures(tmp_path: Path) -> None:
+    of, _ = case(tmp_path)
+    found = outlook(of, RATES)
+    assert list(misfits(of, found, free=None)) == []
+    (disk,) = misfits(of, found, free=10)
+    assert disk.startswith("storage: the run stores") and "10 bytes free" in disk
+    small = replace(of, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False))
+    names = [each.split(":")[0] for each in misfits(small, found, free=None)]
+    assert names == ["members", "baseline", "soft targets", "student"]
+    on_gpu, _ = case(tmp_path, GPUS)
+    large = replace(on_gpu, profiles=dict.fromkeys(of.profiles, replace(PROFILE, weight_bytes=2**35)),
+                    machines=replace(GPUS, gpu_memory=2.0**34))  # fmt: skip
+    (first, *_) = misfits(large, outlook(large, replace(RATES, student_units=1.0)), free=None)
+    assert first.startswith("members: a process needs 128.0 GiB") and "a GPU has 16.0 GiB" in first
+
+
+def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:
+    """14,000 classes and 700 million frames (Hinton et al. 2015, section 3)."""
+    of, facts = case(tmp_path, GPUS, classes=14_000)
+    data = replace(of.data, examples=700_000_000, views=1)
+    facts = replace(facts, data=data)
+    of = replace(of, data=data, plan=plan(of.config, facts), work=replace(of.work.of_size(700_000_000), views=1))
+    found = outlook(of, RATES)
+    assert found.soft_targets == 700_000_000 * 14_000 * 4 and of.plan.reduces_on_workers
+    several = list(variations(of, RATES, facts))
+    smaller = smallest(found, several)
+    assert smaller is not None and smaller.change == "distillation.top_k: 64"
+    assert smaller.outlook.soft_targets < found.soft_targets / 100
+    faster = fastest(found, several)
+    assert faster is not None and faster.change.startswith("twice the student's workers")
+    assert not [each for each in several if each.outlook.seconds > found.seconds]
+
+
+def test_a_small_run_is_not_told_to_store_less(tmp_path: Path) -> None:
+    of, facts = case(tmp_path)
+    assert smallest(outlook(of, RATES), list(variations(of, RATES, facts))) is None
+
+
+def test_a_plan_is_found_by_its_configuration_alone(tmp_path: Path) -> None:
+    of, _ = case(tmp_path, storage=str(tmp_path / "runs"))
+    assert kept.read(of.config) is None
+    kept.write(of.config, outlook(of, RATES))
+    found = kept.read(of.config)
+    assert found is not None and found.stages["baseline"] == pytest.approx(11.6) and found.bytes == 48_000
+    assert kept.read(of.config.model_copy(update={"seed": 5})) is None
+    (tmp_path / "runs" / of.config.name / "plan.json").write_text("{")
+    assert kept.read(of.config) is None
