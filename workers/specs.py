@@ -392,8 +392,9 @@ class MaskingSpec(Spec):
 class DataSpec(Spec):
     """The data: a transfer set with labels, held-out sets, and optionally inputs without labels."""
 
-    kind: Literal["npz", "parquet", "idx", "text", "python"] | FactoryName
-    """The kind of file; `text` for texts (JSON lines, CSV, TSV, Parquet, folders of `datasets`); `python` for a
+    kind: Literal["npz", "parquet", "table", "images", "idx", "text", "python"] | FactoryName
+    """The kind of file; `table` for CSV, TSV, JSON lines and Parquet with categories and empty cells; `images` for
+    folders of images; `text` for texts (JSON lines, CSV, TSV, Parquet, folders of `datasets`); `python` for a
     function that returns the splits; or `module:Class` of your own: it is made with `kwargs`, and called with the URI
     of each split it returns (x, y)."""
     root: str = ""
@@ -406,6 +407,9 @@ class DataSpec(Spec):
     """What `keep: best` and `weights: validation` decide by."""
     validation_share: Share | None = None
     """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
+    test_share: Share | None = None
+    """Instead of `test`: the share of the labelled training examples set aside, the same ones for every `seed`; those
+    of a group (`group_column`) together."""
     unlabeled: str | None = None
     """Inputs that join the transfer set and get soft targets only."""
     depends_on: tuple[str, ...] = ()
@@ -418,8 +422,8 @@ class DataSpec(Spec):
     allow_overlap: bool = False
     """Accept splits that are the same examples, as a trial of a set-up may want; otherwise they are refused."""
     label_column: str | None = None
-    """`kind: parquet`: the column of class ids. `kind: text`: of class ids or class names. Left out: `y`, of texts
-    `label`."""
+    """The column of labels: of Parquet and the array of npz class ids, of `table` and `text` class ids or class names.
+    Left out: `y`, of texts `label`."""
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
     group_column: str | None = None
@@ -427,8 +431,12 @@ class DataSpec(Spec):
     utterance. A column of texts or Parquet, or an array [N] of an npz; a data factory returns `(x, y, groups)`. Left
     out: each example is drawn by itself."""
     feature_columns: tuple[str, ...] | None = None
-    """`kind: parquet`: the columns of numbers, or the one column of equally long lists. Left out: all
-    but the label."""
+    """`kind: parquet`: the columns of numbers, or the one column of equally long lists. `kind: table`: columns of
+    numbers, categories or lists. Left out: all but the label. `kind: npz`: the one array of the examples, `x`."""
+    image_size: tuple[Count, Count] | None = None
+    """`kind: images`: [height, width] that every image is scaled to; what is too long is cut at the edges."""
+    image_mode: Literal["rgb", "grey"] = "rgb"
+    """`kind: images`: whether examples are [3, height, width] or [1, height, width]."""
     factory: FactoryName | None = None
     """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -469,9 +477,13 @@ class DataSpec(Spec):
                 raise ValueError(f"`factory` belongs to kind 'python', not '{self.kind}'")
             if self.kwargs and ":" not in self.kind:
                 raise ValueError(f"`kwargs` belong to kind 'python' or one of your own, not '{self.kind}'")
-            missing = [key for key in ("train", "test") if getattr(self, key) is None]
+            needed = ("train",) if self.test_share is not None else ("train", "test")
+            missing = [key for key in needed if getattr(self, key) is None]
             if missing:
-                raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI")
+                share = ", or `test_share`" if missing == ["test"] else ""
+                raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI{share}")
+            if self.kind == "images" and self.image_size is None:
+                raise ValueError("kind 'images' needs `image_size: [height, width]`")
             if self.kind != "idx" and (
                 isinstance(self.train, IdxFiles)
                 or isinstance(self.test, IdxFiles)
@@ -487,8 +499,11 @@ class DataSpec(Spec):
                 "`masking.copies` is above 1, and a validation split that is drawn from copies would have training "
                 "texts; expected `validation`, a file"
             )
-        if self.validation is not None and self.validation_share is not None:
-            raise ValueError("give `validation` or `validation_share`, not both")
+        for split in ("validation", "test"):
+            if getattr(self, split) is not None and getattr(self, f"{split}_share") is not None:
+                raise ValueError(f"give `{split}` or `{split}_share`, not both")
+        if self.masking is not None and self.test_share is not None:
+            raise ValueError("`masking` makes copies of texts, so a drawn test split would share texts; give `test`")
         return self
 
 
@@ -611,7 +626,7 @@ class ScheduleSpec(OwnKind):
     """Its value at the first step."""
     end: Annotated[Number | None, Field(alias="to")] = None
     """Its value at the last step; not for `schedule: constant`."""
-    schedule: KindName = "linear"
+    schedule: Annotated[KindName, Field(examples=["constant", "linear", "cosine", "step"])] = "linear"
     """How it goes there: `constant`, `linear`, `cosine`, `step` (`kwargs: {at: 0.5}`, one share of the training or
     several), or `module:Class`."""
     by: Literal["epoch", "step"] = "step"
@@ -658,10 +673,17 @@ Temperature = Annotated[
 ]
 
 
+TERM_NAMES = [
+    "soft", "reverse_kl", "jensen_shannon", "logits_mse", "hard", "masked_lm", "hidden_cosine", "hidden_mse",
+    "relations",
+]  # fmt: skip
+"""Names of `workers.losses.TERMS`, which editors offer."""
+
+
 class TermSpec(OwnKind):
     """One term of the objective: what is compared with what, and how much it counts."""
 
-    term: KindName
+    term: Annotated[KindName, Field(examples=TERM_NAMES)]
     """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
     `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
     weight: Weight = 1.0

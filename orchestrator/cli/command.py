@@ -16,14 +16,29 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
-from orchestrator.cli.commands import compare, doctor, export, plan, report, run, schema, submit, sweep, worth
+from orchestrator.cli.commands import (
+    compare,
+    doctor,
+    examples,
+    export,
+    init,
+    plan,
+    report,
+    run,
+    schema,
+    submit,
+    sweep,
+    worth,
+)
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
 from workers.redact import redacted
 
 COMMANDS: Mapping[str, Command] = {
+    "init": init,
     "run": run,
     "submit": submit,
     "plan": plan,
@@ -32,6 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": report,
     "compare": compare,
     "export": export,
+    "examples": examples,
     "schema": schema,
     "doctor": doctor,
 }
@@ -104,6 +120,16 @@ def _say(error: str, debug: bool) -> None:
     print(f"stillhouse: {redacted(error)}", file=sys.stderr)
 
 
+class _PrintCompletion(argparse.Action):
+    """`--print-completion SHELL`; only this imports shtab."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **named: Any) -> None:
+        import shtab
+
+        print(shtab.complete(parser, given[1]))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -112,12 +138,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {version('stillhouse')}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=["bash", "zsh", "tcsh"],
+        help="print completion for a shell",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
-        examples = "\n".join(["examples:", *(f"  {example}" for example in command.EXAMPLES)])
+        shown = "\n".join(["examples:", *(f"  {example}" for example in command.EXAMPLES)])
         layout = argparse.RawDescriptionHelpFormatter  # which keeps the lines of the examples
         of_command = commands.add_parser(
-            name, parents=[common], help=command.HELP, epilog=examples, formatter_class=layout
+            name, parents=[common], help=command.HELP, epilog=shown, formatter_class=layout
         )
         command.arguments(of_command)
     return parser

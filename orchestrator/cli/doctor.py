@@ -1,98 +1,35 @@
-"""Diagnoses this machine, and the storage and tracker of a configuration. Starts nothing."""
+"""Diagnoses this machine, and what a configuration needs of it: a table of checks. Starts nothing."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from orchestrator.cluster import authentication, environment, interrupts
-from orchestrator.config.run_config import RunConfig
-from workers.errors import RequestError
+from orchestrator.cli.checks import machine
+from orchestrator.cli.checks.finding import Check, Finding
 
-PACKAGES = ("stillhouse", "ray", "torch", "mlflow", "fsspec", "numpy", "pyarrow", "safetensors")
+if TYPE_CHECKING:
+    from orchestrator.config.run_config import RunConfig
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the diagnosis; `good` is False where a run would fail."""
-
-    name: str
-    found: str
-    good: bool = True
-
-
-Check = tuple[str, Callable[[], Finding]]
-"""The subject of a check, and its function; some take seconds."""
+MACHINE: dict[str, Callable[[], Finding]] = {
+    **{name: partial(machine.version, name) for name in machine.PACKAGES},
+    "cores": machine.cores,
+    "GPUs": lambda: machine.gpus(machine.built(), machine.driver()),
+    "shared memory": machine.shared_memory,
+    "open files": machine.open_files,
+    "cluster": machine.cluster,
+}
+"""The checks of this machine, by their subjects."""
 
 
 def checks(config: RunConfig | None) -> list[Check]:
-    """Versions, cores and GPUs of this machine; with a configuration, its storage and tracker too."""
-    found: list[Check] = [
-        ("python", lambda: Finding("python", platform.python_version())),
-        *((name, partial(_version, name)) for name in PACKAGES),
-        ("cores", _cores),
-        ("GPUs", _gpus),
-        ("cluster", _cluster),
-    ]
-    if config is not None:
-        found += [("storage", partial(_storage, config)), ("tracker", partial(_tracker, config))]
-    return found
+    """The checks in their order: of the machine, and with a configuration, of what it needs."""
+    return [("python", machine.python), *MACHINE.items(), *([] if config is None else _of(config))]
 
 
-def _version(name: str) -> Finding:
-    try:
-        return Finding(name, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "not installed: pip install stillhouse", good=name == "stillhouse")
+def _of(config: RunConfig) -> list[Check]:
+    """The checks of a configuration. Its modules are loaded once the first of them is asked."""
+    from orchestrator.cli.checks import request
 
-
-def _cores() -> Finding:
-    return Finding("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
-
-
-def _cluster() -> Finding:
-    address = environment.ray_address()
-    if address == "local":
-        return Finding("cluster", "none in RAY_ADDRESS: a run starts Ray in place")
-    with interrupts.at_once():
-        from orchestrator.cluster import connection
-    try:
-        with connection.settled(address):
-            token = "; it asks for a token, which is here" if authentication.is_on() else ""
-    except RequestError as error:
-        return Finding("cluster", str(error), good=False)
-    return Finding("cluster", f"RAY_ADDRESS '{address}' reached{token}")
-
-
-def _gpus() -> Finding:
-    with interrupts.at_once():
-        import torch
-
-    if not torch.cuda.is_available():
-        return Finding("GPUs", f"none that torch {torch.__version__} sees")
-    return Finding("GPUs", ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())))
-
-
-def _storage(config: RunConfig) -> Finding:
-    from workers import storage
-
-    try:
-        storage.probe_writable(config.storage)
-    except RequestError as error:
-        return Finding("storage", str(error), good=False)
-    return Finding("storage", f"{config.storage} can be written")
-
-
-def _tracker(config: RunConfig) -> Finding:
-    with interrupts.at_once():
-        from orchestrator.observers import mlflow_uri
-
-    try:
-        mlflow_uri.reach(config.tracking.uri)
-    except RequestError as error:
-        return Finding("tracker", str(error), good=False)
-    return Finding("tracker", f"{config.tracking.uri} reached")
+    return request.checks(request.Request(config))

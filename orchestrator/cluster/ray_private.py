@@ -181,6 +181,19 @@ def head_accepts(address: str, token: str, timeout_s: float) -> bool:
     return True
 
 
+def cluster_version(address: str) -> str:
+    """The version of Ray of the cluster at `host:port`; empty where it does not say. Only `ray.init` compares it."""
+    import json
+
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    try:
+        found = GcsClient(address=address).internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=5)
+        return str(json.loads(found)["ray_version"])
+    except Exception:  # Ray raises various types
+        return ""
+
+
 def _channel(address: str) -> Any:
     import os
 

@@ -35,6 +35,12 @@ def test_a_wheel_runs_without_the_clone(tmp_path: Path) -> None:
     home = output(str(venv / "bin/python"), "-c", "import stillhouse; print(stillhouse.__file__)", cwd=empty)
     assert home.startswith(str(packages))
     assert output(str(venv / "bin/stillhouse"), "--version", cwd=empty).startswith("stillhouse ")
+    listed = output(str(venv / "bin/stillhouse"), "examples", cwd=empty).splitlines()
+    names = sorted(path.parent.name for path in ROOT.glob("examples/*/config.yaml"))
+    assert [line.split()[0] for line in listed] == names
+    assert any(line.startswith("speech") and line.endswith("(prepare.py first)") for line in listed)
+    output(str(venv / "bin/stillhouse"), "examples", "tabular", cwd=empty)
+    assert (empty / "tabular/letters.npz").read_bytes() == (ROOT / "examples/tabular/letters.npz").read_bytes()
     config = write_config(tmp_path / "own")
     shown = output(str(venv / "bin/stillhouse"), "run", str(config), cwd=empty)
     assert "student" in shown and (tmp_path / "own/runs/small/report.json").exists()

@@ -295,7 +295,7 @@ def test_of_many_rows_a_sample_is_compared(tmp_path: Path, monkeypatch: pytest.M
 def test_one_pass_finds_what_several_did(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5000, 3, 7)).astype(np.float32)
     held = np.sort(np.random.default_rng(1).permutation(5000)[:700])
-    kept, drawn = scan.scan_apart("train", x, held)
+    kept, drawn = scan.scan_apart("train", x, [held])
     assert kept.digest == digest(np.delete(x, held, 0)) and drawn.digest == digest(x[held])
     whole = scan.scan("train", x)
     assert whole.digest == digest(x) and (whole.ranges["x"].low, whole.ranges["x"].high) == (x.min(), x.max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,10 @@ from workers.user_code import observed, provenance
 
 DEFAULT_VALIDATION_SHARE = 0.1
 """Share of training examples held out where neither configuration nor data has a validation split."""
+DRAWN = ("validation", "test")
+"""Splits that may be drawn from the training examples."""
+VALIDATION_SEED, TEST_SEED = 0x5E7A51DE, 0x7E575E7
+NO_ROWS: Index = np.zeros(0, np.int64)
 
 
 SERVED = 200
@@ -258,28 +262,28 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
     _check_shapes(inputs)
-    test_groups = groups.numbered(whole.groups, len(inputs["test"]), notes)
+    grouped = groups.numbered(whole.groups, len(inputs.get("test", inputs["train"])), notes)
     for name, x in inputs.items():
-        if name in ("validation", "test"):
+        if name in DRAWN:
             inputs[name], y[name] = elements.labelled(name, x, y[name])
         else:
             elements.check_each_has_one(name, x)
     for name, ids in y.items():  # before the split, so that messages have the user's row numbers
         labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=declared is not None)
     values.check_types(inputs)
-    train, held = Split(inputs["train"], y["train"]), None
-    kept = None
-    if "validation" not in y:
-        held = _draw(train, spec.validation_share or DEFAULT_VALIDATION_SHARE, seed)
-        kept = np.setdiff1d(np.arange(len(train)), held)
-        y |= {"train": train.labels_of(kept), "validation": _held_out(train, held).y}
+    train = Split(inputs["train"], y["train"])
+    held = _drawn(train, spec, y, grouped, seed)
+    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values()])) if held else None
+    apart = {name: _held_out(name, train, rows) for name, rows in held.items()}
+    if kept is not None:
+        y |= {"train": train.labels_of(kept)} | {name: split.y for name, split in apart.items()}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
     found = _scan(inputs, held, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
-    numbers["train"] = _numbers(train)
-    if held is not None and kept is not None:
-        numbers |= {"train": numbers["train"][kept], "validation": numbers["train"][held]}
-    notes += _shared(found, numbers, held is not None, every, spec.allow_overlap)
+    of_train = _numbers(train)
+    numbers |= {"train": of_train if kept is None else of_train[kept]}
+    numbers |= {name: of_train[rows] for name, rows in held.items()}
+    notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
     notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
     notes += values.pixels(train.x, found["train"])
     more = inputs.get("unlabeled")
@@ -287,9 +291,9 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     notes += labels.notes(y, without, classes, "examples" if train.rows.is_one_each else "positions", names)
     dataset = Dataset(
         train=train if kept is None else _take(train, kept),
-        validation=Split(inputs["validation"], y["validation"]) if held is None else _held_out(train, held),
-        test=Split(inputs["test"], y["test"]),
-        test_groups=test_groups,
+        validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
+        test=apart.get("test") or Split(inputs["test"], y["test"]),
+        test_groups=grouped if grouped is None or "test" not in held else groups.renumbered(grouped[held["test"]]),
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,
@@ -327,10 +331,27 @@ def _located(inputs: Mapping[str, Examples], labels: Mapping[str, Ragged]) -> di
     }
 
 
-def _held_out(train: Split, held: Index) -> Split:
-    """The training examples that are held out for validation."""
+def _drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index | None, seed: int) -> dict[str, Index]:
+    """The training examples of the splits that have no file, by the split: rows of `train`, ascending.
+
+    The test split is the same for every `seed`, so that runs of several seeds are measured on the same examples. Groups
+    [N] stay whole in it.
+    """
+    found: dict[str, Index] = {}
+    taken = np.zeros(0, np.int64)
+    if "test" not in given:
+        assert spec.test_share is not None, "checked by DataSpec and by the reader"
+        taken = found["test"] = _draw(train, "test", spec.test_share, [TEST_SEED], grouped=grouped)
+    if "validation" not in given:
+        share = spec.validation_share or DEFAULT_VALIDATION_SHARE
+        found["validation"] = _draw(train, "validation", share, [seed, VALIDATION_SEED], without=taken)
+    return found
+
+
+def _held_out(name: str, train: Split, held: Index) -> Split:
+    """The training examples that are held out as the split `name`."""
     taken = _take(train, held)
-    return Split(*elements.labelled("validation", taken.x, taken.y))
+    return Split(*elements.labelled(name, taken.x, taken.y))
 
 
 def _numbers(split: Split) -> Index:
@@ -371,36 +392,53 @@ def _check_column(name: str, column: str, values: examples.AnyColumn) -> None:
         )
 
 
-def _draw(train: Split, share: float, seed: int) -> Index:
-    """The labelled training examples that are held out for validation, ascending."""
+def _draw(
+    train: Split,
+    name: str,
+    share: float,
+    seed: list[int],
+    *,
+    without: Index = NO_ROWS,
+    grouped: Index | None = None,
+) -> Index:
+    """The labelled training examples that are held out as the split `name`, ascending.
+
+    without: rows that are not drawn. grouped: [N] the group of each example, of which all or none are drawn.
+    """
     has = np.concatenate([np.zeros(1, np.int64), np.cumsum(train.y != UNLABELLED)])
     labelled = np.flatnonzero(np.diff(has[train.rows.edges(np.arange(len(train)))]))
-    count = round(len(labelled) * share)
-    if count == 0 or count == len(labelled):
+    labelled = np.setdiff1d(labelled, without) if len(without) else labelled
+    units = labelled if grouped is None else np.unique(grouped[labelled])
+    count, of = round(len(units) * share), "labelled training examples" if grouped is None else "groups of examples"
+    if count == 0 or count == len(units):
         raise RequestError(
-            f"data.validation_share: {share} of {len(labelled)} labelled training examples is {count}; expected at "
-            "least one example on each side. Give a `validation` split or another share."
+            f"data.{name}_share: {share} of {len(units)} {of} is {count}; expected at least one on each side. Give a "
+            f"`{name}` split or another share."
         )
-    return np.sort(np.random.default_rng([seed, 0x5E7A51DE]).permutation(labelled)[:count])
+    drawn = np.sort(np.random.default_rng(seed).permutation(units)[:count])
+    return drawn if grouped is None else labelled[np.isin(grouped[labelled], drawn)]
 
 
-def _scan(inputs: Mapping[str, Examples], held: Index | None, every: int) -> dict[str, Found]:
-    """Scan each split's inputs. held: the training examples that form the validation split."""
-    found = {}
+def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], every: int) -> dict[str, Found]:
+    """Scan each split's inputs. held: the training examples that form other splits."""
+    found: dict[str, Found] = {}
     for name, x in inputs.items():
-        if name == "train" and held is not None:
-            found["train"], found["validation"] = scan.scan_apart(name, x, held, every)
+        if name == "train" and held:
+            scanned = scan.scan_apart(name, x, [*held.values()], every)
+            found |= dict(zip(("train", *held), scanned, strict=True))
         else:
             found[name] = scan.scan(name, x, every)
     return found
 
 
-def _shared(found: Mapping[str, Found], y: Mapping[str, Index], drawn: bool, every: int, allowed: bool) -> list[str]:
-    """Notes on examples that are in several splits; `drawn`: whether validation is from the training examples."""
+def _shared(
+    found: Mapping[str, Found], y: Mapping[str, Index], drawn: Sequence[str], every: int, allowed: bool
+) -> list[str]:
+    """Notes on examples that are in several splits. drawn: the splits that are from the training examples."""
     splits = {name: overlap.hashed(of, y.get(name)) for name, of in found.items()}
     as_given = {**splits}
-    if drawn:
-        as_given["train"] = splits["train"].and_also(as_given.pop("validation"))
+    for name in drawn:
+        as_given["train"] = as_given["train"].and_also(as_given.pop(name))
     return overlap.check_same(as_given, allowed) + overlap.notes(splits, every)
 
 

@@ -41,5 +41,11 @@ def numbered(values: Any, examples: int, notes: list[str]) -> Index | None:
     return found
 
 
+def renumbered(grouped: Index) -> Index:
+    """The groups [n] of some examples, numbered from 0 without gaps."""
+    found: Index = np.unique(grouped, return_inverse=True)[1].astype(np.int64)
+    return found
+
+
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

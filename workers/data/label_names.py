@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,34 @@ class NamedLabels:
         """The numbers [N] that the names are."""
         found: Index = np.array([*map(int, self.names), -1], np.int64)[self.ids]
         return found
+
+
+def ids_or_names(labels: Mapping[str, Sequence[str | None]]) -> dict[str, NamedLabels | Index]:
+    """The labels of each split, given as texts; None for no label.
+
+    They are class ids where those of train are whole numbers from 0 without a gap, and -1 for none. Otherwise they are
+    names, in the order of the numbers where all are numbers.
+    """
+    names = sorted({each for each in labels["train"] if each is not None})
+    if names and all(WHOLE.fullmatch(each) for each in names):
+        if _are_ids(names) and all(each is None or WHOLE.fullmatch(each) for y in labels.values() for each in y):
+            return {split: np.array([int(each or -1) for each in y], np.int64) for split, y in labels.items()}
+        names.sort(key=int)
+    known = {split: {*names, *(each for each in y if each is not None)} for split, y in labels.items()}
+    return {split: _as_named(y, [*names, *sorted(known[split] - {*names})]) for split, y in labels.items()}
+
+
+def _are_ids(names: Collection[str]) -> bool:
+    """Whether whole numbers are 0 ... K-1, and maybe -1."""
+    numbers = {int(each) for each in names} - {-1}
+    return numbers == set(range(len(numbers)))
+
+
+def _as_named(labels: Sequence[str | None], names: Sequence[str]) -> NamedLabels:
+    """Labels by names, whose order is that of the classes."""
+    places = {name: k for k, name in enumerate(names)}
+    ids = np.array([-1 if each is None else places[each] for each in labels], np.int64)
+    return NamedLabels(ids, tuple(names), declared=True)
 
 
 def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import storage
-from workers.data import masking, memmap, memory, tables, text_files
+from workers.data import (
+    encoded_tables,
+    image_folders,
+    label_names,
+    masking,
+    memmap,
+    memory,
+    tables,
+    text_files,
+)
 from workers.data.arrays import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.label_names import NamedLabels
@@ -57,21 +66,25 @@ def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
 
 
 def _groups(spec: DataSpec) -> Sequence[Any] | NDArray[Any] | None:
-    """The column `group_column` of the file of `test`; None without one."""
+    """The column `group_column` of `test`, or of `train` where `test` is drawn from it; None without one."""
     if spec.group_column is None:
         return None
-    if spec.kind not in GROUPS or not isinstance(spec.test, str):
+    split = "train" if spec.test is None else "test"
+    if spec.kind not in GROUPS or not isinstance(getattr(spec, split), str):
         raise RequestError(
             f"data.group_column: data of kind '{spec.kind}' has no columns. Expected kind {', '.join(GROUPS)}; of kind "
             "python, the factory returns `(x, y, groups)` as `test`."
         )
-    return GROUPS[spec.kind](_uris(spec)["test"], spec.group_column)
+    return GROUPS[spec.kind](_uris(spec)[split], spec.group_column)
 
 
 def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
+    features, *more = spec.feature_columns or ("x",)
+    if more:
+        raise RequestError(f"data.feature_columns: {len(more) + 1} names; expected the one array of the examples.")
     for name, uri in _uris(spec).items():
-        wanted = ("x", "y") if name in LABELLED else ("x",)
+        wanted = (features, spec.labels_from) if name in LABELLED else (features,)
         x, *y = _npz_arrays(uri, wanted)
         found[name] = (x, y[0] if y else None)
     return found
@@ -82,6 +95,23 @@ def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
     roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
     found.update(tables.read(_uris(spec), roles, notes))
     return found
+
+
+def read_table(spec: DataSpec, notes: list[str]) -> Splits:
+    found: Splits = {}
+    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
+    found.update(encoded_tables.read(_uris(spec), roles, notes))
+    return found
+
+
+def read_images(spec: DataSpec, notes: list[str]) -> Splits:
+    assert spec.image_size is not None, "checked by DataSpec"
+    read = {
+        name: image_folders.read(uri, spec.image_size, spec.image_mode, name in LABELLED)
+        for name, uri in _uris(spec).items()
+    }
+    y = label_names.ids_or_names({name: names for name, (_, names) in read.items() if names is not None})
+    return {name: (x, y.get(name)) for name, (x, _) in read.items()}
 
 
 def read_text(spec: DataSpec, notes: list[str]) -> Splits:
@@ -162,9 +192,11 @@ def read_python(spec: DataSpec) -> Read:
             splits[name] = _labelled(*value, f"{where}, split '{name}'")
         else:
             raise RequestError(f"{where} returned {type(value).__name__} for '{name}'; expected a pair (x, y).")
-    for name in ("train", "test"):
+    for name in ("train",) if spec.test_share is not None else ("train", "test"):
         if name not in splits:
             raise RequestError(f"{where} returned no '{name}' split; expected at least train and test.")
+    if spec.test_share is not None and "test" in splits:
+        raise RequestError(f"data.test_share: {where} returns a `test` split. Leave `test_share` out.")
     return Read(splits, groups)
 
 
@@ -188,6 +220,8 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
     "parquet": read_parquet,
     "idx": read_idx,
     "text": read_text,
+    "table": read_table,
+    "images": read_images,
 }
 
 
@@ -195,6 +229,7 @@ GROUPS: dict[str, Callable[[str, str], Sequence[Any] | NDArray[Any]]] = {
     "npz": lambda uri, name: _npz_arrays(uri, (name,))[0],
     "parquet": tables.read_groups,
     "text": text_files.read_groups,
+    "table": encoded_tables.read_groups,
 }
 """By kind: the values of a column in a file."""
 
@@ -317,18 +352,18 @@ def _uris(spec: DataSpec) -> dict[str, str]:
 
 
 def _npz_arrays(uri: str, wanted: Sequence[str]) -> list[NDArray[Any]]:
-    """The arrays of these names in a file; a large `x` is mapped."""
+    """The arrays of these names in a file; the first is mapped where it is large."""
     plain = storage.is_local(uri) and uri.endswith(".npz") and storage.exists(uri)
     large = plain and storage.size(uri) >= memmap.MAPPED_FROM
     try:
         source = storage.filesystem(uri)[1] if large else memory.read_whole(uri)
         declared = _npz_bytes(uri, source, wanted)
-        x = memmap.array_in_npz(str(source), "x") if large and "x" in wanted else None
-        memory.require(sum(declared[name] for name in wanted if name != "x" or x is None), f"'{uri}'")
+        x = memmap.array_in_npz(str(source), wanted[0]) if large else None
+        memory.require(sum(declared[name] for name in wanted if name != wanted[0] or x is None), f"'{uri}'")
         if isinstance(source, io.BytesIO):
             source.seek(0)
         with np.load(source, allow_pickle=False) as file:
-            return [x if name == "x" and x is not None else file[name] for name in wanted]
+            return [x if name == wanted[0] and x is not None else file[name] for name in wanted]
     except (
         ValueError,
         TypeError,

@@ -71,12 +71,14 @@ def scan(name: str, x: Examples, every: int = 1) -> Found:
     return _scan(name, x, [np.zeros(len(x), bool)], every)[0]
 
 
-def scan_apart(name: str, x: Examples, held: Index, every: int = 1) -> tuple[Found, Found]:
-    """`scan` separately for the rows that are not held out and for those that are (`held` [n])."""
-    is_held = np.zeros(len(x), bool)
-    is_held[held] = True
-    kept, drawn = _scan(name, x, [is_held, ~is_held], every)
-    return kept, drawn
+def scan_apart(name: str, x: Examples, held: Sequence[Index], every: int = 1) -> list[Found]:
+    """`scan` separately for the rows that are not held out, and for each of those sets that are (`held`, [n] each)."""
+    of_each = []
+    for rows in held:
+        without = np.ones(len(x), bool)
+        without[rows] = False
+        of_each.append(without)
+    return _scan(name, x, [~np.logical_and.reduce(of_each), *of_each], every)
 
 
 def _scan(name: str, x: Examples, without: Sequence[Mask], every: int) -> list[Found]:

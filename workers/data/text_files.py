@@ -20,6 +20,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from workers import storage
+from workers.data import table_files
 from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
@@ -231,11 +232,16 @@ def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
         return ()
 
 
-def _separated(delimiter: str, quote: str | Literal[False]) -> Callable[[Any, str, Names], Batches]:
-    """A reader of values separated by `delimiter`, with a header. quote: the character around a value; False: none."""
+def _separated(delimiter: str | None, quote: str | Literal[False]) -> Callable[[Any, str, Names], Batches]:
+    """A reader of values separated by `delimiter`, with a header. None: as the header shows.
+
+    quote: the character around a value; False: none.
+    """
 
     def read_separated(file: Any, uri: str, names: Names) -> Batches:
-        parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=quote is not False)
+        separator = delimiter or table_files.dialect(file.readline()).separator
+        file.seek(0)
+        parse = pa_csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=quote is not False)
         header = _header(file, parse)
         _check_names(f"'{uri}'", names, header)
         twice = [name for name in names if header.count(name) > 1]
@@ -330,7 +336,7 @@ READERS: dict[str, Callable[[Any, str, Names], Batches]] = {
     ".jsonl": _json_lines,
     ".json": _json_lines,
     ".ndjson": _json_lines,
-    ".csv": _separated(",", '"'),
+    ".csv": _separated(None, '"'),
     ".tsv": _separated("\t", False),
     ".parquet": _parquet,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -24,9 +25,20 @@ class Command(Protocol):
         """Execute it. Returns its exit status; None for 0. Raises: `StillhouseError`."""
 
 
+Completion = Mapping[str, str]
+FILES: Completion = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+FOLDERS: Completion = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d"}
+"""What a shell offers for an argument, in the words of shtab, which is imported for completion alone."""
+
+
+def completes(action: argparse.Action, with_these: Completion) -> None:
+    """Let shells complete an argument."""
+    action.complete = with_these  # type: ignore[attr-defined]  # where shtab reads it
+
+
 def add_config(parser: argparse.ArgumentParser, help_text: str = "a YAML file", nargs: str | None = None) -> None:
     """The configuration, and overrides of its keys."""
-    parser.add_argument("config", metavar="CONFIG", help=help_text, nargs=nargs)
+    completes(parser.add_argument("config", metavar="CONFIG", help=help_text, nargs=nargs), FILES)
     add_overrides(parser)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from orchestrator.cli.commands import base
+
 HELP = "several runs on one table"
 EXAMPLES = ("stillhouse compare runs/digits runs/digits-t4",)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The runs."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
+    runs = parser.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
+    base.completes(runs, base.FOLDERS)
 
 
 def main(asked: argparse.Namespace) -> None:

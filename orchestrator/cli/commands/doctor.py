@@ -7,7 +7,7 @@ import argparse
 from orchestrator.cli.commands import base
 from workers.errors import RequestError
 
-HELP = "versions, cores, GPUs; storage and tracker reached or not"
+HELP = "what would stop a run: versions, GPUs, disk, memory, storage, packages, data, code"
 EXAMPLES = ("stillhouse doctor", "stillhouse doctor config.yaml")
 
 
@@ -25,11 +25,11 @@ def main(asked: argparse.Namespace) -> None:
     config = RunConfig.load(asked.config, asked.overrides) if asked.config else None
     findings, out = [], Screen().out
     for name, look in doctor.checks(config):
-        out.print(f"{name:<12} ", end="", markup=False)  # show the check while it runs
+        out.print(f"{name:<14} ", end="", markup=False)  # show the check while it runs
         out.file.flush()
         finding = look()
-        out.print(finding.found, markup=False, soft_wrap=True)
+        out.print(("warning: " if finding.level == "warning" else "") + finding.found, markup=False, soft_wrap=True)
         findings.append(finding)
-    wrong = [f for f in findings if not f.good]
+    wrong = [f for f in findings if f.level == "stops"]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))

@@ -13,7 +13,7 @@ EXAMPLES = ("stillhouse report runs/digits", "stillhouse report runs/digits --fo
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the format, and `--push`."""
-    parser.add_argument("run", metavar="RUN", help="the run's folder, a path or URI")
+    base.completes(parser.add_argument("run", metavar="RUN", help="the run's folder, a path or URI"), base.FOLDERS)
     parser.add_argument("--format", choices=["markdown", "json"], help="default: a table")
     parser.add_argument("--push", action="store_true", help="send the tracker what it has not got, instead of printing")
     base.add_overrides(parser)

@@ -15,7 +15,10 @@ EXAMPLES = ("stillhouse worth runs/digits", "stillhouse worth config.yaml --memb
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG or RUN, the number of members, and `--json`."""
-    parser.add_argument("of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI")
+    of = parser.add_argument(
+        "of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI"
+    )
+    base.completes(of, base.FILES)
     parser.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     base.add_overrides(parser)

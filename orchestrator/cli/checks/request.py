@@ -1,0 +1,270 @@
+"""What a configuration needs: storage, tracker, packages, code, checkpoints, data, disk and memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+
+from orchestrator.cli.checks.finding import Check, Finding
+from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import WORDS, MemberGroup
+from orchestrator.plan.facts import DataFacts
+from orchestrator.plan.sizes import sizes
+from workers import storage
+from workers.data import dataset, memory
+from workers.data.dataset import Dataset
+from workers.data.examples import Examples, columns_of
+from workers.data.ragged import Ragged
+from workers.errors import RequestError
+from workers.specs import AnyModel, FactorySpec, ModelSpec, OnnxModel, SklearnFile, TransformersModel
+
+EXTRAS = {
+    "transformers": "text",
+    "tokenizers": "text",
+    "onnxruntime": "onnx",
+    "scikit-learn": "sklearn",
+    "skops": "sklearn",
+}
+"""The extra of Stillhouse that has a package."""
+PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+"""The package that fsspec needs for a protocol."""
+LOADED_BYTES = 2**29
+"""Most bytes of data files that are read to check them; of larger ones, only their existence is checked."""
+PROCESS_BYTES = 350 * 2**20
+"""Memory of a process with torch and Ray, before data and networks."""
+TRAINING_COPIES = 4
+"""Of a network in training: weights, gradients, and two moments of Adam."""
+FLOAT_BYTES = 4
+ASSUMED_MEMBERS = 5
+UNKNOWN = "not known before data and code are right"
+
+
+class Request:
+    """A configuration, and what several checks ask of it: its data, and the sizes of its networks."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """URI of each file or folder of data, by its key."""
+        data = self.config.data
+        named = {split: getattr(data, split) for split in ("train", "test", "validation", "unlabeled")}
+        files = {split: name for split, name in named.items() if isinstance(name, str) and "*" not in name}
+        return {f"data.{split}": storage.absolute(name, data.root) for split, name in files.items()}
+
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes of the data files that exist; 0 for data of other sources."""
+        if self.config.data.kind == "idx":
+            return 0
+        there = [uri for uri in self.files.values() if storage.exists(uri) and not storage.is_folder(uri)]
+        return sum(map(storage.size, there))
+
+    @cached_property
+    def loaded(self) -> Dataset | None:
+        """The checked data set; None where it is too large to load here. Raises: `RequestError`."""
+        if self.bytes > LOADED_BYTES:
+            return None
+        return dataset.load(self.config.every_split, self.config.seed)
+
+    def parameters(self, model: AnyModel) -> int:
+        """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built."""
+        if isinstance(model, ModelSpec):
+            from workers.models import torch_module
+
+            return torch_module.parameters(torch_module.build(model))
+        place = model.checkpoint if isinstance(model, TransformersModel) else model.file
+        if place is None:
+            return 0
+        names = storage.files_below(place) if storage.is_folder(place) else []
+        weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
+        return sum(storage.size(uri) for uri in weights) // FLOAT_BYTES
+
+    def members(self) -> list[MemberGroup]:
+        """The group of each member; five where the cluster decides how many there are."""
+        ensemble = self.config.ensemble
+        return ensemble.of_each(ensemble.count or ASSUMED_MEMBERS)
+
+
+def checks(request: Request) -> list[Check]:
+    """The checks of a configuration, the quickest first."""
+    config = request.config
+    return [
+        ("storage", partial(reached_storage, config)),
+        ("tracker", partial(reached_tracker, config)),
+        ("packages", partial(packages, config)),
+        ("code", partial(code, config)),
+        ("checkpoints", partial(checkpoints, config)),
+        ("data", partial(data, request)),
+        ("disk", partial(disk, request)),
+        ("memory", partial(room, request)),
+    ]
+
+
+def reached_storage(config: RunConfig) -> Finding:
+    try:
+        storage.probe_writable(config.storage)
+    except RequestError as error:
+        return Finding("storage", str(error), "stops")
+    return Finding("storage", f"{config.storage} can be written")
+
+
+def reached_tracker(config: RunConfig) -> Finding:
+    from orchestrator.observers import mlflow_uri
+
+    try:
+        mlflow_uri.reach(config.tracking.uri)
+    except RequestError as error:
+        return Finding("tracker", str(error), "stops")
+    return Finding("tracker", f"{config.tracking.uri} reached")
+
+
+def packages(config: RunConfig, installed: Callable[[str], bool] | None = None) -> Finding:
+    """Packages that models, data and storage need beyond Stillhouse's own."""
+    is_here = installed or _is_installed
+    needed = sorted({*_of_models(config), *_of_places(config)})
+    missing = [name for name in needed if not is_here(name)]
+    if missing:
+        sources = [f"'stillhouse[{EXTRAS[name]}]'" if name in EXTRAS else name for name in missing]
+        command = f"pip install {' '.join(dict.fromkeys(sources))}"
+        return Finding("packages", f"not installed: {', '.join(missing)}. {command}", "stops")
+    return Finding("packages", f"{', '.join(needed) or 'none'} needed beyond Stillhouse's own")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _of_models(config: RunConfig) -> Iterator[str]:
+    for model in config.models.values():
+        yield from model.packages
+        if isinstance(model, OnnxModel):
+            yield "onnxruntime"
+        if isinstance(model, SklearnFile):
+            yield from ("scikit-learn", "skops")
+        if model.tokenizer is not None:
+            yield from ("transformers", "tokenizers")
+
+
+def _of_places(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    places = [config.storage, data.root, data.train, data.test, data.validation, data.unlabeled]
+    for place in (*places, *config.ensemble.given().values()):
+        protocol = place.partition("://")[0] if isinstance(place, str) and "://" in place else ""
+        if protocol in PROTOCOLS:
+            yield PROTOCOLS[protocol]
+
+
+def code(config: RunConfig) -> Finding:
+    """Whether the functions and classes that the configuration names can be imported; importing executes modules."""
+    from workers.user_code import factories
+
+    named = [(each.factory, each.folder) for each in config.models.values() if isinstance(each, FactorySpec)]
+    named += [(each.factory, each.folder) for each in config.evaluation.metrics]
+    named += [(config.data.code, config.data.folder)] if config.data.code is not None else []
+    wrong = []
+    for factory, folder in dict.fromkeys(named):
+        try:
+            factories.load(factory, folder)
+        except RequestError as error:
+            wrong.append(str(error))
+        except Exception as error:  # the user's own module raised it
+            wrong.append(f"'{factory}': {type(error).__name__}: {error}")
+    if wrong:
+        return Finding("code", "\n  ".join(wrong), "stops")
+    return Finding("code", ", ".join(dict.fromkeys(factory for factory, _ in named)) or "none of your own")
+
+
+def checkpoints(config: RunConfig) -> Finding:
+    """Whether the files of finished members, initial weights and tokenizers exist."""
+    places = [*config.ensemble.given().values(), *(each.tokenizer for each in config.models.values())]
+    places += [each.checkpoint for each in config.models.values() if isinstance(each, TransformersModel)]
+    initial = [config.student.initial, *(stage.initial for stage in config.student.stages or ())]
+    places += [each for each in initial if each not in WORDS]
+    wanted = list(dict.fromkeys(each for each in places if each is not None))
+    missing = [each for each in wanted if not storage.exists(each)]
+    if missing:
+        return Finding("checkpoints", f"{', '.join(missing)}: no such file or folder", "stops")
+    return Finding("checkpoints", f"{len(wanted)} there" if wanted else "none needed")
+
+
+def data(request: Request) -> Finding:
+    """Whether the data can be read, and are valid."""
+    missing = [f"{key} '{uri}'" for key, uri in request.files.items() if not storage.exists(uri)]
+    if missing and request.config.data.kind != "idx":
+        return Finding("data", f"{', '.join(missing)}: no such file", "stops")
+    try:
+        loaded = request.loaded
+    except RequestError as error:
+        return Finding("data", str(error), "stops")
+    if loaded is None:
+        return Finding("data", f"{memory.size(request.bytes)}, which are there; too large to look into here")
+    counts = ", ".join(f"{len(x):,} {name}" for name, x in loaded.inputs.items())
+    notes = "".join(f"\n  {note}" for note in loaded.notes)
+    return Finding("data", f"{counts}; {loaded.classes:,} classes{notes}", "warning" if notes else "ok")
+
+
+def disk(request: Request, free: int | None = None) -> Finding:
+    """Whether storage has room for soft targets, logits and weights. free: bytes; None: those of the disk."""
+    config = request.config
+    if not storage.is_local(config.storage):
+        return Finding("disk", f"not known of {config.storage}")
+    try:
+        needed = _stored_bytes(request)
+    except RequestError:
+        return Finding("disk", UNKNOWN)
+    if free is None:
+        place = Path(config.storage)
+        free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+    found = f"{memory.size(free)} free, and a run stores about {memory.size(needed)}"
+    return Finding("disk", found, "ok" if free > needed else "stops")
+
+
+def _stored_bytes(request: Request) -> int:
+    config = request.config
+    trained = [request.parameters(group.model) for group in request.members() if group.training is not None]
+    of_student = request.parameters(config.student.model)
+    weights = FLOAT_BYTES * (sum(trained) + of_student * (1 + len(config.training_stages)))
+    if request.loaded is None:
+        return weights
+    of_targets = sizes(config, DataFacts.of(request.loaded), len(request.members()))
+    return weights + of_targets.soft_targets + of_targets.logits
+
+
+def room(request: Request, available: int | None = None, cores: int | None = None) -> Finding:
+    """Whether memory has room for the data, and for the networks that train at once."""
+    cores = cores or os.cpu_count() or 1
+    available = memory.available() if available is None else available
+    at_once = max(1, min(len(request.members()), int(cores / request.config.ensemble.resources_per_member.num_cpus)))
+    try:
+        needed = _held_bytes(request, at_once)
+    except RequestError:
+        return Finding("memory", UNKNOWN)
+    found = (
+        f"{memory.size(available)} available; {at_once} members at once and the data take about {memory.size(needed)}"
+    )
+    return Finding("memory", found, "ok" if available > needed else "warning")
+
+
+def _held_bytes(request: Request, at_once: int) -> int:
+    """Memory of the driver, of Ray, of two copies of the data, and of so many members in training."""
+    largest = max(request.parameters(group.model) for group in request.members())
+    arrays = request.bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
+    return 2 * (arrays + PROCESS_BYTES) + at_once * (PROCESS_BYTES + TRAINING_COPIES * FLOAT_BYTES * largest)
+
+
+def _bytes_of(x: Examples) -> int:
+    return sum(
+        column.flat.nbytes if isinstance(column, Ragged) else math.prod(column.shape) * column.dtype.itemsize
+        for column in columns_of(x).values()
+    )

@@ -1,0 +1,1 @@
+"""`stillhouse init`: looks at the user's data and checkpoints, and writes a configuration for them."""

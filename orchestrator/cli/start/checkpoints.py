@@ -1,0 +1,181 @@
+"""Finds out what the user's checkpoints are, and which members they make. No code of a file is run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from orchestrator.cli.start import chains
+from orchestrator.cli.start.look import Seen
+from orchestrator.cli.start.recipe import TOKENS
+from workers import storage
+from workers.data.arrays import as_tensor
+from workers.data.examples import Columns
+from workers.errors import RequestError
+from workers.models import checkpoint_files
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+FINE_TUNING = {"epochs": 2, "batch_size": 16, "learning_rate": 5.0e-5, "warmup_share": 0.1, "schedule": "linear"}
+
+
+@dataclass(frozen=True)
+class Members:
+    """Groups of members as `ensemble.members` has them, with absolute paths; functions for `models.py`; what was
+    found, and what needs the user's hand."""
+
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def look(uris: Sequence[str], seen: Seen) -> Members:
+    """The members in checkpoints: files, folders of transformers, or folders of either.
+
+    Raises: `RequestError` for what is no checkpoint, is a pickle, or does not fit the data.
+    """
+    found = Members()
+    weights: list[str] = []
+    for uri in (each for given in uris for each in _expanded(given)):
+        if storage.is_folder(uri):
+            _transformers(uri, seen, found)
+        elif uri.endswith(".onnx"):
+            found.groups.append({"model": {"kind": "onnx", "path": uri}})
+            found.reasons.append(f"'{_name(uri)}': a graph of ONNX")
+        elif uri.endswith(".skops"):
+            _skops(uri, found)
+        else:
+            weights.append(uri)
+    _networks(weights, seen, found)
+    return found
+
+
+def _name(uri: str) -> str:
+    return posixpath.basename(uri.rstrip("/"))
+
+
+def _expanded(uri: str) -> list[str]:
+    if not storage.exists(uri):
+        raise RequestError(f"--checkpoint '{uri}': no such file or folder.")
+    if not storage.is_folder(uri):
+        if not uri.endswith((*WEIGHTS, ".onnx", ".skops")):
+            raise RequestError(
+                f"--checkpoint '{uri}': no kind of checkpoint that is known. Expected {', '.join(WEIGHTS)}, .onnx, "
+                ".skops, or a folder of transformers. Pickles of whole models (joblib, torch.save(model)) are not read."
+            )
+        return [uri]
+    names = sorted(storage.names(uri))
+    if "config.json" in names:
+        return [uri]
+    inner = [storage.join(uri, name) for name in names]
+    found = [each for each in inner if each.endswith((*WEIGHTS, ".onnx", ".skops"))]
+    found += [each for each in inner if storage.is_folder(each) and "config.json" in storage.names(each)]
+    if not found:
+        raise RequestError(f"--checkpoint '{uri}': no checkpoint in it. Expected {', '.join(WEIGHTS)}, .onnx, .skops.")
+    return found
+
+
+def _transformers(uri: str, seen: Seen, found: Members) -> None:
+    if not seen.is_text:
+        raise RequestError(f"--checkpoint '{uri}': a network of transformers, and the data are no texts.")
+    config = json.loads(storage.read_text(storage.join(uri, "config.json")))
+    labels = config.get("id2label") or {}
+    finished = any("ForSequenceClassification" in each for each in config.get("architectures") or ())
+    model = {"kind": "transformers", "checkpoint": uri, "max_length": TOKENS}
+    if finished and len(labels) == seen.classes:
+        found.groups.append({"model": model})
+        found.reasons.append(f"'{_name(uri)}': {config.get('model_type')}, a finished classifier")
+    else:
+        found.groups.append({"model": model, "size": 3, "training": FINE_TUNING})
+        found.reasons.append(f"'{_name(uri)}': {config.get('model_type')} without a head for these classes; fine-tuned")
+
+
+def _skops(uri: str, found: Members) -> None:
+    model: dict[str, Any] = {"kind": "sklearn", "path": uri}
+    if importlib.util.find_spec("skops") is None:
+        found.reasons.append(f"'{_name(uri)}': an estimator; `pip install 'stillhouse[sklearn]'` has what reads it")
+    else:
+        from skops import io
+
+        try:
+            types = io.get_untrusted_types(data=storage.read_bytes(uri))
+        except Exception as error:  # skops raises several types
+            raise RequestError(f"--checkpoint '{uri}': not a file of skops ({error}).") from error
+        model |= {"trusted": types} if types else {}
+        found.reasons.append(f"'{_name(uri)}': an estimator of scikit-learn")
+    found.groups.append({"model": model})
+
+
+def _networks(uris: Sequence[str], seen: Seen, found: Members) -> None:
+    """Groups of state dicts of one architecture each."""
+    alike: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+    for uri in uris:
+        weights, _ = checkpoint_files.read(uri)
+        checkpoint_files.plain(weights, (), uri)
+        shapes = tuple(sorted((name, tuple(value.shape)) for name, value in weights.items() if hasattr(value, "shape")))
+        alike.setdefault(shapes, []).append((uri, weights))
+    for number, files in enumerate(alike.values()):
+        function = "member" if len(alike) == 1 else f"member_{number}"
+        found.groups.append({"model": {"factory": f"models:{function}"}, "checkpoints": [uri for uri, _ in files]})
+        found.functions.append(_function(function, files, seen, found))
+
+
+def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen, found: Members) -> str:
+    """The text of the factory of some checkpoints."""
+    uri, weights = files[0]
+    shapes = {key: tuple(value.shape) for key, value in weights.items() if hasattr(value, "shape")}
+    described = f"{len(files)} {'checkpoint' if len(files) == 1 else 'checkpoints'} like '{_name(uri)}'"
+    layers = chains.layers_of(shapes)
+    if layers is None or seen.loaded is None or isinstance(seen.loaded.train.x, Columns):
+        found.missing.append(
+            f"{described}: no plain chain of layers; put the class of the network into `{name}` of models.py"
+        )
+        return _place(name, shapes)
+    _check_widths(layers, uri, seen)
+    data = seen.loaded.train
+    labelled = (data.y >= 0).nonzero()[0][: chains.TRIED]
+    x, y = as_tensor(np.asarray(data.x[labelled])), torch.from_numpy(data.y[labelled])
+    guess = chains.best(layers, {key: value.float() for key, value in weights.items()}, x, y)
+    if guess is None:
+        found.missing.append(f"{described}: layers that do not take the examples; put their network into `{name}`")
+        return _place(name, shapes)
+    often = float(y.bincount().max()) / len(y)
+    found.reasons.append(
+        f"{described}: {len(layers)} layers; it is right in {guess.accuracy:.1%} of {len(y):,} examples"
+    )
+    if guess.accuracy <= often:
+        found.missing.append(
+            f"{described}: {guess.accuracy:.1%} right, and one class always would be {often:.1%}. Was the input "
+            f"scaled, or in another order? Correct `{name}` of models.py"
+        )
+    return guess.function(name, len(y))
+
+
+def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
+    first, last = layers[0], layers[-1]
+    width = seen.shape[0] if first.kind == "conv" and len(seen.shape) == 3 else 1
+    width = width if first.kind == "conv" else int(torch.Size(seen.shape).numel())
+    if first.inputs != width or last.outputs != seen.classes:
+        raise RequestError(
+            f"--checkpoint '{uri}': takes {first.inputs} numbers (or channels) and has {last.outputs} classes; the "
+            f"data have {width} and {seen.classes}. Give the data as these networks learnt them, with the same columns."
+        )
+
+
+def _place(name: str, shapes: chains.Shapes) -> str:
+    """A function in which the user puts the network's class."""
+    listed = "".join(f"    #   {key} {list(shape)}\n" for key, shape in list(shapes.items())[:12])
+    more = f"    #   and {len(shapes) - 12} more\n" if len(shapes) > 12 else ""
+    return (
+        f"\n\ndef {name}() -> nn.Module:\n"
+        '    """The network of the checkpoints: put its class here, and return one."""\n'
+        f"    # Its weights:\n{listed}{more}"
+        '    raise NotImplementedError("return the network of the checkpoints here")\n'
+    )

@@ -1,0 +1,196 @@
+"""What each column of a table is for: the label, texts, features, or nothing. Guesses, each with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workers.data import encoded_tables
+from workers.data.tables import PANDAS_INDEX, ROW_NUMBERS_FROM
+from workers.errors import RequestError
+
+LABELS = (
+    "label", "labels", "target", "y", "class", "classes", "category", "outcome", "diagnosis", "species", "topic",
+    "sentiment", "klasse", "ziel", "clase", "classe",
+)  # fmt: skip
+"""Names that a label usually has, the surest first."""
+MOST_CLASSES = 1000
+FEW_ROWS_A_CLASS = 5
+"""Rows for each value, on average, below which a column is no label."""
+WORDS_OF_TEXT, LETTERS_OF_TEXT = 3.0, 8.0
+"""Mean number of words of a text; and of letters, where a script has no spaces."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column and what is seen in it. values: different ones, empty cells aside."""
+
+    name: str
+    type: pa.DataType
+    values: int
+    empty: int
+    use: str = ""
+    """Why it is no feature; empty for a feature."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The label, the columns of texts (one, else none), the features, and the reasons."""
+
+    label: str
+    texts: tuple[str, ...]
+    features: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def guessed(table: pa.Table, label: str | None, where: str) -> Roles:
+    """The roles in the first rows of the training set. label: as the user names it.
+
+    Raises: `RequestError` where no column can be the label, or it is a quantity, or has one value.
+    """
+    if table.num_rows == 0:
+        raise RequestError(f"'{where}': no rows. Expected a table with a header and examples.")
+    seen = {name: _seen(name, table.column(name)) for name in table.column_names}
+    name, why = _label(seen, table.num_rows, label, where)
+    _check_label(seen[name], table, where)
+    others = {each: column for each, column in seen.items() if each != name}
+    texts = [each for each in others if is_free_text(table.column(each))]
+    if texts:
+        text = max(texts, key=lambda each: _mean_length(table.column(each)))
+        left = [each for each in others if each != text]
+        reasons = [why, f"text: '{text}', the column of free text"]
+        reasons += [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
+        return Roles(name, (text,), (), tuple(reasons))
+    unused = {each: _no_feature(column, table) for each, column in others.items()}
+    features = tuple(each for each, reason in unused.items() if not reason)
+    if not features:
+        told = "; ".join(f"'{each}' {reason}" for each, reason in unused.items()) or "there is no other column"
+        raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
+    reasons = [why, f"features: {_listed(features)}"]
+    reasons += [f"not used: '{each}' {reason}" for each, reason in unused.items() if reason]
+    return Roles(name, (), features, tuple(reasons))
+
+
+def _seen(name: str, column: pa.ChunkedArray) -> Column:
+    column = encoded_tables.plain(column)
+    try:
+        values = pc.count_distinct(column, mode="only_valid").as_py()
+    except pa.ArrowNotImplementedError:  # lists
+        values = len(column)
+    return Column(name, column.type, values, column.null_count)
+
+
+def _label(seen: dict[str, Column], rows: int, asked: str | None, where: str) -> tuple[str, str]:
+    """The column of the label, and why."""
+    if asked is not None:
+        if asked not in seen:
+            raise RequestError(f"--label: '{where}' has no column '{asked}'; found {_listed([*seen])}.")
+        return asked, f"label: '{asked}', as you say"
+    for known in LABELS:
+        found = next((name for name in seen if name.lower().rpartition(".")[2] == known), None)
+        if found is not None:
+            return found, f"label: '{found}', by its name (--label names another)"
+    parts = [name for name in seen if {*re.split(r"[^a-z]+", name.lower())} & {"label", "target", "class"}]
+    likely = [name for name, column in seen.items() if _may_be_label(column, rows)]
+    for names, why in ((parts, "by its name"), (_ends(likely, seen), "since it has few different values")):
+        if names:
+            return names[0], f"label: '{names[0]}', {why} (--label names another)"
+    raise RequestError(
+        f"'{where}': which column is the label? Found {_listed([*seen])}; none is called {', '.join(LABELS[:5])}, or "
+        "has few different values. Name it by `--label COLUMN`."
+    )
+
+
+def _ends(likely: Sequence[str], seen: dict[str, Column]) -> list[str]:
+    """Of the columns that may be the label: the last column of the table, else the first, else texts, else the last."""
+    names = [*seen]
+    at_ends = [name for name in (names[-1], names[0]) if name in likely]
+    texts = [name for name in likely if encoded_tables.is_text(seen[name].type)]
+    return [*at_ends, *reversed(texts), *reversed(likely)]
+
+
+def _may_be_label(column: Column, rows: int) -> bool:
+    kind = column.type
+    of_classes = encoded_tables.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return of_classes and 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
+
+
+def _check_label(column: Column, table: pa.Table, where: str) -> None:
+    texts = encoded_tables.texts_of(table.column(column.name), where)  # refuses numbers with a fraction
+    different = len({each for each in texts if each is not None})
+    if different < 2:
+        raise RequestError(
+            f"'{where}': the label '{column.name}' has {different} different "
+            f"{'value' if different == 1 else 'values'}; expected at least two classes. --label names another column."
+        )
+    if different > MOST_CLASSES or different * 2 > len(texts) > 10:
+        what = "a quantity" if encoded_tables.is_number(column.type) else "free text or an id"
+        raise RequestError(
+            f"'{where}': the label '{column.name}' has {different:,} different values in {len(texts):,} rows, as "
+            f"{what} has. Stillhouse is for classification; --label names another column."
+        )
+
+
+def is_free_text(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds sentences: several words, or letters of a script without spaces."""
+    column = encoded_tables.plain(column)
+    if not encoded_tables.is_text(column.type) or column.null_count == len(column):
+        return False
+    texts = [each for each in column.slice(0, 1000).to_pylist() if each]
+    if not texts or len({*texts}) * 5 < len(texts):
+        return False
+    words = sum(len(each.split()) for each in texts) / len(texts)
+    foreign = sum(not each.isascii() for each in texts) * 2 > len(texts) and _mean_length(column) >= LETTERS_OF_TEXT
+    return words >= WORDS_OF_TEXT or foreign
+
+
+def _mean_length(column: pa.ChunkedArray) -> float:
+    found: Any = pc.mean(pc.utf8_length(encoded_tables.plain(column))).as_py()
+    return float(found or 0.0)
+
+
+def _no_feature(column: Column, table: pa.Table) -> str:
+    """Why a column is no feature; empty where it is one."""
+    rows = table.num_rows
+    if PANDAS_INDEX.fullmatch(column.name):
+        return "is pandas' index"
+    if column.empty == rows:
+        return "is empty"
+    if column.values == 1 and not column.empty:
+        return "has the same value in every row"
+    if encoded_tables.is_text(column.type):
+        many = column.values > encoded_tables.MOST_CATEGORIES
+        return f"has {column.values:,} different texts, as an id or a name has" if many else ""
+    if encoded_tables.is_list(column.type):
+        return _no_list(table.column(column.name))
+    if not encoded_tables.is_number(column.type):
+        return f"is {column.type}; dates and the like are no numbers"
+    if pa.types.is_integer(column.type) and column.values == rows >= ROW_NUMBERS_FROM and _is_id(column.name, table):
+        return "has another whole number in each row, as an id has"
+    return ""
+
+
+def _no_list(column: pa.ChunkedArray) -> str:
+    try:
+        encoded_tables.encoding("", column, "")
+    except RequestError:
+        return f"is {column.type}, not lists of numbers of one length"
+    return ""
+
+
+def _is_id(name: str, table: pa.Table) -> bool:
+    """Whether different whole numbers look like an id: by the name, or as they ascend without large gaps."""
+    values = table.column(name).to_numpy()
+    named = bool({*re.split(r"[^a-z]+", name.lower())} & {"id", "nr", "no", "key", "index", "number"})
+    span = int(values.max()) - int(values.min()) + 1
+    return named or name.lower().endswith("id") or span <= 3 * len(values)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,274 @@
+"""Looks at the user's data: its splits and columns, its classes, and what is noteworthy. It reads large files in part.
+
+Data of up to `WHOLE_BYTES` are loaded and checked as a run does it; of larger ones, headers and the first rows.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.cli.start import columns
+from orchestrator.cli.start.splits import Given
+from workers import storage
+from workers.data import dataset, encoded_tables, image_folders, memmap, memory, table_files
+from workers.data.examples import Columns
+from workers.data.tables import Roles
+from workers.errors import RequestError
+from workers.specs import DataSpec
+
+WHOLE_BYTES = 2**28
+"""Most bytes of files that are loaded whole."""
+HEAD_BYTES = 2**25
+"""Bytes of a larger table that are read."""
+HEAD_ROWS = 100_000
+"""Rows of a Parquet file that are read, where it is larger."""
+TEST_SHARE = 0.2
+EXPECTED = ("numbers, since some are", "look like pixels in bytes")
+"""Of notes that speak of what this command takes care of."""
+IMAGE_SIDES = (16, 24, 28, 32, 48, 64)
+"""Sizes that images are scaled to: the largest that is no larger than the images."""
+NPZ_X = ("x", "X", "images", "image", "features", "data", "inputs", "arr_0")
+NPZ_Y = ("y", "Y", "labels", "label", "targets", "target", "classes", "arr_1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is in the data.
+
+    data: the section of the configuration. shape: of one example; empty for texts. scale: the largest value where they
+    are bytes, else 1. classes: their number. examples: of each split, about as many where the data are large. reasons:
+    what was guessed, and why. warnings: what may spoil the figures. loaded: the checked data set, of small data.
+    """
+
+    data: Mapping[str, Any]
+    shape: tuple[int, ...]
+    scale: float
+    classes: int
+    label_names: tuple[str, ...]
+    examples: Mapping[str, int]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    loaded: dataset.Dataset | None = None
+
+    @property
+    def is_text(self) -> bool:
+        return bool(self.data["kind"] == "text")
+
+
+def look(found: Given, label: str | None) -> Seen:
+    """Look at the data. label: the column that the user names. Raises: `RequestError` with what is wrong."""
+    section, reasons = LOOKS[found.kind](found, label)
+    for split in ("validation", "test"):
+        if split not in found.splits:
+            reasons.append(_proposal(split))
+    section |= {} if "test" in found.splits else {"test_share": TEST_SHARE}
+    if _total_bytes(found) <= WHOLE_BYTES:
+        return _loaded(section, reasons)
+    return _headers(found, section, reasons)
+
+
+def _proposal(split: str) -> str:
+    if split == "test":
+        return (
+            f"test: no file for it, so {TEST_SHARE:.0%} of the examples are set aside; if rows belong together (users, "
+            "documents, days), give a file of others instead"
+        )
+    return "validation: no file for it, so a tenth of the training examples is set aside"
+
+
+def _total_bytes(found: Given) -> int:
+    if found.kind == "images":
+        return sum(
+            storage.size(storage.join(uri, n)) for uri in found.splits.values() for n in image_folders.files(uri)
+        )
+    return sum(storage.size(uri) for uri in found.splits.values())
+
+
+def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
+    """What the checked data set holds."""
+    spec = DataSpec.model_validate(section)
+    data = dataset.load(spec, seed=0)
+    x = data.train.x
+    shape = () if isinstance(x, Columns) else tuple(x.shape[1:])
+    is_bytes = len(shape) > 1 and not isinstance(x, Columns) and float(np.max(x[:1000])) > 1.5
+    return Seen(
+        data=section,
+        shape=shape,
+        scale=255.0 if is_bytes else 1.0,
+        classes=data.classes,
+        label_names=data.label_names,
+        examples={name: len(rows) for name, rows in data.inputs.items()},
+        reasons=(*reasons, _balance(data)),
+        warnings=tuple(note for note in data.notes if not any(each in note for each in EXPECTED)),
+        loaded=data,
+    )
+
+
+def _balance(data: dataset.Dataset) -> str:
+    """The classes, with the smallest and the largest."""
+    ids, counts = np.unique(data.train.y[data.train.y >= 0], return_counts=True)
+    name = (lambda k: repr(data.label_names[k])) if data.label_names else str
+    least, most = ids[counts.argmin()], ids[counts.argmax()]
+    shares = counts / counts.sum()
+    return (
+        f"classes: {data.classes}, from {name(int(least))} with {shares.min():.1%} of the training examples to "
+        f"{name(int(most))} with {shares.max():.1%}"
+    )
+
+
+def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    head = table_head(found.splits["train"])
+    roles = columns.guessed(head, label, found.splits["train"])
+    if roles.texts:
+        section: dict[str, Any] = {
+            "kind": "text",
+            **found.splits,
+            "text_column": roles.texts[0],
+            "label_column": roles.label,
+        }
+    else:
+        section = {"kind": "table", **found.splits, "label_column": roles.label}
+        if len(roles.features) + 1 < len(head.column_names):  # else all are features, as by default
+            section["feature_columns"] = list(roles.features)
+    return section, [*roles.reasons]
+
+
+def table_head(uri: str) -> pa.Table:
+    """The first rows of a table; all of a small one."""
+    if table_files.ending(uri) == ".parquet":
+        return _parquet_head(uri)
+    if storage.size(uri) <= WHOLE_BYTES:
+        return table_files.read(uri)
+    content = storage.read_with(uri, lambda file: file.read(HEAD_BYTES))
+    is_text = b"\0" not in content
+    return table_files.parsed(uri, content[: content.rfind(b"\n") + 1] if is_text else content)
+
+
+def _parquet_head(uri: str) -> pa.Table:
+    if not storage.is_local(uri):
+        return table_files.read(uri)
+    try:
+        with pq.ParquetFile(uri, memory_map=True) as file:
+            batch = next(file.iter_batches(HEAD_ROWS), None)
+            empty = file.schema_arrow.empty_table()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RequestError(f"'{uri}': not a Parquet file ({str(error).splitlines()[0]}).") from error
+    return table_files.flat(empty if batch is None else pa.Table.from_batches([batch]))
+
+
+def _npz(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    shapes = npz_shapes(found.splits["train"])
+    x = next((name for name in NPZ_X if name in shapes), None)
+    y = label or next((name for name in NPZ_Y if name in shapes and name != x), None)
+    if x is None or y is None or y not in shapes:
+        listed = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items()) or "none"
+        raise RequestError(
+            f"'{found.splits['train']}': found the arrays {listed}. Expected `x` [N, ...] and `y` [N], as "
+            "numpy.savez(path, x=..., y=...) writes them, in a file for each split."
+        )
+    names: dict[str, Any] = {} if x == "x" else {"feature_columns": [x]}
+    names |= {} if y == "y" else {"label_column": y}
+    shape, kind = shapes[x]
+    return {"kind": "npz", **found.splits, **names}, [f"examples: '{x}', {kind} {list(shape)}; label: '{y}'"]
+
+
+def npz_shapes(uri: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of each array of an npz, from its header. Raises: `RequestError` where it is none."""
+
+    def read(file: Any) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        shapes = {}
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as inner:
+                        shape, _, kind = memmap.read_header(inner)
+                    shapes[name.removesuffix(".npy")] = (shape, kind)
+        return shapes
+
+    try:
+        return storage.read_with(uri, read)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RequestError(f"'{uri}': not a numpy archive ({error}).") from error
+
+
+def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    from PIL import Image
+
+    train = found.splits["train"]
+    names = image_folders.files(train)
+    sizes, grey = [], True
+    for name in names[:: max(1, len(names) // 50)]:
+        try:
+            with Image.open(storage.join(train, name)) as image:
+                sizes.append(image.size)
+                grey = grey and image.mode in ("1", "L", "I;16")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise RequestError(f"'{storage.join(train, name)}': no image that can be read ({error}).") from error
+    typical = int(np.median([min(size) for size in sizes]))
+    side = max([each for each in IMAGE_SIDES if each <= typical], default=IMAGE_SIDES[0])
+    section = {"kind": "images", **found.splits, "image_size": [side, side], "image_mode": "grey" if grey else "rgb"}
+    widths, heights = zip(*sizes, strict=True)
+    seen = f"from {min(widths)} x {min(heights)} to {max(widths)} x {max(heights)} pixels"
+    reasons = [
+        f"images: {len(names):,}, {seen}, in {'grey' if grey else 'colour'}; scaled to {side} x {side}",
+        "label: the folder that an image is in",
+    ]
+    return section, reasons
+
+
+LOOKS = {"table": _table, "npz": _npz, "images": _images}
+"""By the kind of the files: the section of the configuration, and what was guessed."""
+
+
+def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
+    """What the headers and the first rows of large data say."""
+    train = found.splits["train"]
+    if found.kind == "images":
+        raise RequestError(f"'{train}': more than {memory.size(WHOLE_BYTES)} of images. Look at a part of them first.")
+    if found.kind == "npz":
+        shape, kind = npz_shapes(train)[section.get("feature_columns", ["x"])[0]]
+        label = section.get("label_column", "y")
+        values = storage.read_with(train, lambda file: np.unique(np.load(file, allow_pickle=False)[label]))
+        return _unloaded(
+            section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
+        )
+    head = table_head(train)
+    texts = encoded_tables.texts_of(head.column(section["label_column"]), train)
+    values = np.unique([each for each in texts if each is not None])
+    rows = round(head.num_rows * max(1.0, storage.size(train) / HEAD_BYTES))
+    if table_files.ending(train) == ".parquet":
+        rows = pq.ParquetFile(train).metadata.num_rows
+    roles = Roles(section["label_column"], section.get("feature_columns"))
+    names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
+    width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
+    return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
+
+
+def _unloaded(
+    section: dict[str, Any],
+    reasons: list[str],
+    values: Any,
+    *,
+    shape: tuple[int, ...],
+    rows: int,
+    scale: float = 1.0,
+) -> Seen:
+    name = posixpath.basename(str(section["train"]))
+    return Seen(
+        data=section,
+        shape=shape,
+        scale=scale,
+        classes=len(values) if section["kind"] != "npz" else int(values.max()) + 1,
+        label_names=tuple(map(str, values)),
+        examples={"train": rows},
+        reasons=(*reasons, f"classes: {len(values)} in what was read"),
+        warnings=(f"'{name}' is large: only its header and first rows were read. `stillhouse run` checks all of it.",),
+    )

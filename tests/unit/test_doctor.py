@@ -1,0 +1,148 @@
+"""`stillhouse doctor`: each check with what a machine or a configuration may answer. Nothing is started."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import RunConfig
+from orchestrator.cli.checks import machine, request
+from orchestrator.cli.checks.finding import Finding
+from orchestrator.cli.checks.machine import Driver, Torch
+from orchestrator.cli.command import main
+from orchestrator.cli.doctor import MACHINE
+from tests.makers import write_config
+
+GIB = 2**30
+CPU_BUILD, CUDA_BUILD = Torch("2.13.0+cpu", "", ()), Torch("2.13.0", "13.0", ())
+
+GPUS: dict[str, tuple[Torch, Driver | None, str, str]] = {
+    "used": (Torch("2.13.0", "13.0", ("H200",)), Driver(("H200",), (13, 0)), "ok", r"H200 \(CUDA 13.0\)"),
+    "none": (CPU_BUILD, None, "ok", "none that torch"),
+    "no build": (CPU_BUILD, Driver(("H200",), (13, 0)), "warning", "built without CUDA"),
+    "old driver": (CUDA_BUILD, Driver(("T4",), (12, 4)), "warning", "for CUDA 13.0, and the driver supports 12.4"),
+    "newer driver": (CUDA_BUILD, Driver(("T4",), (13, 2)), "warning", "does not see"),
+}
+
+
+@pytest.mark.parametrize("case", GPUS)
+def test_gpus(case: str) -> None:
+    torch_, driver, level, found = GPUS[case]
+    finding = machine.gpus(torch_, driver)
+    assert finding.level == level
+    assert re.search(found, finding.found)
+
+
+def test_hidden_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is ''" in machine.gpus(CUDA_BUILD, Driver(("T4",), (13, 0))).found
+
+
+def test_shared_memory() -> None:
+    assert machine.shared_memory(free=10 * GIB, whole=20 * GIB).level == "ok"
+    small = machine.shared_memory(free=GIB // 16, whole=20 * GIB)
+    assert small.level == "warning" and "64.0 MiB free" in small.found and "6.0 GiB" in small.found
+
+
+def test_open_files() -> None:
+    assert machine.open_files(hard=65536).level == "ok" and machine.open_files(hard=-1).found == "no limit"
+    assert machine.open_files(hard=256).level == "warning"
+
+
+def test_the_version_of_a_cluster() -> None:
+    assert machine.same_version("1.2.3.4:6379", "2.60.0", "2.60.0").level == "ok"
+    other = machine.same_version("1.2.3.4:6379", "2.54.0", "2.60.0")
+    assert other.level == "stops" and "pip install ray==2.54.0" in other.found
+
+
+def of(path: Path) -> RunConfig:
+    return RunConfig.load(str(path))
+
+
+def found(path: Path, name: str) -> Finding:
+    """One check of a configuration."""
+    return dict(request.checks(request.Request(of(path))))[name]()
+
+
+def test_packages_with_the_command_that_installs_them(tmp_path: Path) -> None:
+    config = of(
+        write_config(
+            tmp_path,
+            storage="s3://bucket/runs",
+            ensemble={
+                "members": [
+                    {"model": {"kind": "onnx", "path": "a.onnx"}},
+                    {"model": {"kind": "sklearn", "path": "a.skops"}},
+                    {"model": {"kind": "transformers", "checkpoint": "bert"}},
+                ]
+            },
+        )
+    )
+    missing = request.packages(config, lambda name: name == "tokenizers")
+    assert missing.level == "stops"
+    assert missing.found.startswith("not installed: onnxruntime, s3fs, scikit-learn, skops, transformers. ")
+    command = "pip install 'stillhouse[onnx]' s3fs 'stillhouse[sklearn]' 'stillhouse[text]'"
+    assert missing.found.endswith(command)
+    assert request.packages(config, lambda name: True).level == "ok"
+
+
+WRONG: dict[str, tuple[dict[str, object], str, str]] = {
+    "data": ({"data__train": "gone.npz"}, "data", "gone.npz': no such file"),
+    "classes": ({"data__classes": 2}, "data", "outside the 2 classes"),
+    "module": ({"student__model__factory": "nowhere:net"}, "code", "no module 'nowhere'"),
+    "function": ({"student__model__factory": "models:cnn"}, "code", "no function or class 'cnn'"),
+    "metric": ({"evaluation__metrics": [{"factory": "models:wer"}]}, "code", "'wer'"),
+    "checkpoint": (
+        {"ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": ["gone.pt"]},
+        "checkpoints",
+        "gone.pt: no such file",
+    ),
+    "tokenizer": ({"student__model__tokenizer": "gone"}, "checkpoints", "gone: no such file"),
+    "storage": ({"storage": "/proc/runs"}, "storage", "cannot be written"),
+    "tracker": ({"tracking__uri": "http://127.0.0.1:9"}, "tracker", "no MLflow tracker"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_would_stop_a_run(case: str, tmp_path: Path) -> None:
+    changes, name, message = WRONG[case]
+    finding = found(write_config(tmp_path, **changes), name)
+    assert finding.level == "stops" and message in finding.found
+
+
+def test_a_right_configuration(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    started = time.monotonic()
+    findings = {name: check() for name, check in request.checks(request.Request(of(path)))}
+    assert {name: each.level for name, each in findings.items()} == dict.fromkeys(findings, "ok")
+    assert findings["data"].found == "600 train, 200 validation, 400 test, 3 classes".replace(", 3", "; 3")
+    assert findings["code"].found == "models:mlp" and findings["checkpoints"].found == "none needed"
+    assert time.monotonic() - started < 20  # a loaded machine
+    assert not (tmp_path / "runs").exists()
+
+
+def test_disk_and_memory(tmp_path: Path) -> None:
+    asked = request.Request(of(write_config(tmp_path)))
+    # members 24 units, student and baseline 6: 8 inputs, 3 classes; soft targets 600 x 3 float32
+    numbers = 3 * (8 * 24 + 24 + 24 * 3 + 3) + 2 * (8 * 6 + 6 + 6 * 3 + 3)
+    needed = 4 * numbers + 600 * 3 * 4
+    assert request.disk(asked, free=needed + 1).level == "ok" and request.disk(asked, free=needed).level == "stops"
+    assert request.room(asked, available=64 * GIB, cores=2).level == "ok"
+    assert request.room(asked, available=GIB // 2, cores=2).level == "warning"
+
+
+def test_one_broken_part_leaves_the_other_checks(tmp_path: Path) -> None:
+    path = write_config(tmp_path, data__train="gone.npz")
+    for name in ("disk", "memory"):
+        assert found(path, name).found == "not known before data and code are right"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(write_config(tmp_path, data__train="gone.npz"))]) == 2
+    shown = capsys.readouterr()
+    assert all(name in shown.out for name in MACHINE) and torch.__version__ in shown.out
+    assert "data: data.train" in shown.err and "gone.npz': no such file" in shown.err

@@ -1,0 +1,50 @@
+"""`stillhouse examples`: each is listed, goes into the wheel, and is copied without overwriting anything."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from orchestrator import RunConfig
+from orchestrator.cli import examples
+from orchestrator.cli.command import main
+
+ROOT = Path(__file__).parents[2]
+MOST_BYTES = 2**20
+"""Of a file in the wheel."""
+
+
+def test_all_are_listed_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["examples"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(p.parent.name for p in ROOT.glob("examples/*/config.yaml"))
+    assert "tabular      Trees and networks together teach one small network" in lines
+
+
+def test_the_wheel_has_them_without_large_data() -> None:
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    files = {path for patterns in packed.values() for each in patterns for path in ROOT.glob(each)}
+    large = ROOT / "examples/speech/frames.npz"
+    for example in examples.every().values():
+        assert {*example.files.values()} - {large} <= files, f"{example.name}: name it in pyproject.toml, data-files"
+    assert all(path.stat().st_size < MOST_BYTES for path in files) and large not in files
+
+
+def test_a_copy_loads_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["examples", "ernie-tiny", "--to", str(tmp_path / "mine")]) == 0
+    shown = capsys.readouterr().out
+    assert f"Next: stillhouse run {tmp_path / 'mine' / 'config.yaml'}" in shown
+    assert f"First get its data, as {tmp_path / 'textcnn' / 'prepare.py'} says" in shown
+    config = RunConfig.load(str(tmp_path / "mine" / "config.yaml"))
+    assert config.data.root == str(tmp_path / "textcnn")
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models.py").write_text("mine")
+    assert main(["examples", "mnist", "--to", str(tmp_path)]) == 2
+    assert "models.py' exists, and nothing is overwritten" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
+    assert main(["examples", "minst"]) == 2
+    assert "no example 'minst'; known: distilbert" in capsys.readouterr().err

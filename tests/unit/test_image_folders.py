@@ -1,0 +1,54 @@
+"""Images in a folder for each class, of odd sizes and modes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.data import dataset, image_folders
+from workers.errors import RequestError
+from workers.specs import DataSpec
+
+
+def painted(folder: Path, colours: dict[str, tuple[int, int, int]], each: int = 8) -> None:
+    """Images of one colour for each class, of different sizes."""
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            Image.new("RGB", (10 + number, 7), colour).save(folder / name / f"{number}.png")
+
+
+def test_colours_and_names(tmp_path: Path) -> None:
+    painted(tmp_path, {"red": (255, 0, 0), "blue": (0, 0, 255)})
+    (tmp_path / "red" / "notes.txt").write_text("no image")
+    found = dataset.load(DataSpec(kind="images", train=str(tmp_path), test_share=0.25, image_size=(4, 6)), 0)
+    assert found.label_names == ("blue", "red") and len(found.test) == 4
+    assert found.train.x[0:1].shape == (1, 3, 4, 6) and found.train.x[0:1].dtype == np.float32
+    for image, label in zip(found.train.x[:], found.train.y, strict=True):
+        np.testing.assert_array_equal(image, np.array([[0, 0, 1], [1, 0, 0]])[label][:, None, None] * np.ones((4, 6)))
+
+
+def test_grey(tmp_path: Path) -> None:
+    Image.new("L", (5, 5), 51).save(tmp_path / "a.png")
+    np.testing.assert_allclose(
+        image_folders.pixels_of(str(tmp_path / "a.png"), (2, 3), "grey"), np.full((1, 2, 3), 0.2)
+    )
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no images in it"):
+        image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)
+    with pytest.raises(RequestError, match="no such folder"):
+        image_folders.read(str(tmp_path / "gone"), (4, 4), "rgb", labelled=True)
+    painted(tmp_path, {"a": (1, 2, 3)}, each=1)
+    (tmp_path / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(RequestError, match=r"broken\.png': no image that can be read"):
+        image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)
+    (tmp_path / "a" / "broken.png").rename(tmp_path / "loose.png")
+    with pytest.raises(RequestError, match="in no class's folder"):
+        image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)
+    with pytest.raises(ValueError, match="image_size"):
+        DataSpec(kind="images", train="a", test="b")

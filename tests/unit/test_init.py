@@ -1,0 +1,373 @@
+"""`stillhouse init`: what it guesses of data and checkpoints, what it refuses, and that what it writes can run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from orchestrator import RunConfig
+from orchestrator.cli.command import main
+from orchestrator.cli.start import chains, checkpoints, columns, look, recipe, splits, start
+from tests.makers import blobs
+from workers import storage
+from workers.data import dataset
+from workers.errors import RequestError
+from workers.models.torch_module import build
+
+
+def table(n: int = 300, seed: int = 1, **more: Any) -> pd.DataFrame:
+    """Three classes by name in four columns of numbers, and further columns."""
+    x, y = blobs(n, seed, inputs=4)
+    return pd.DataFrame({**dict(zip("abcd", x.T, strict=True)), **more, "kind": np.array(["u", "v", "w"])[y]})
+
+
+def written(folder: Path, *data: Path, label: str | None = None, given: tuple[Path, ...] = ()) -> start.Started:
+    return start.start(str(folder), [str(each) for each in data], [str(each) for each in given], label)
+
+
+def runs(folder: Path) -> RunConfig:
+    """The written configuration, after its data are read and each network has answered for them."""
+    importlib.invalidate_caches()  # the folder was searched before there was a file
+    config = RunConfig.load(str(folder / "config.yaml"))
+    data = dataset.load(config.data, 0)
+    for model in config.models.values():
+        x = torch.from_numpy(np.asarray(data.test.x[:3]))
+        with torch.no_grad():
+            assert build(model).eval()(x.float()).shape == (3, data.classes)
+    return config
+
+
+# Tables
+
+
+def guessed(frame: pd.DataFrame, label: str | None = None) -> columns.Roles:
+    return columns.guessed(pa.Table.from_pandas(frame, preserve_index=False), label, "a.csv")
+
+
+def test_the_roles_of_columns() -> None:
+    n = 300
+    frame = table(
+        n,
+        customer_id=np.random.default_rng(0).permutation(n) + 10**6,
+        country=["DE", "FR", "IT"] * (n // 3),
+        constant=1,
+        nothing=np.nan,
+        seen=pd.Timestamp("2024-01-01"),
+        uuid=[f"{k:x}-{k * 7919:x}" for k in range(n)],
+    )
+    found = guessed(frame)
+    assert found.label == "kind" and found.features == ("a", "b", "c", "d", "country") and found.texts == ()
+    told = "\n".join(found.reasons)
+    assert "label: 'kind', since it has few different values" in told
+    assert "'customer_id' has another whole number in each row" in told and "'constant' has the same value" in told
+    assert "'nothing' is empty" in told and "'uuid' has 300 different texts" in told and "'seen' has the same" in told
+
+
+LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "by name": ({"Target": [0, 1] * 20, "x": [0, 1] * 20}, "Target"),
+    "in a name": ({"x": [0.5, 1.5] * 20, "is_class_b": [0, 1] * 20, "y2": [0, 1] * 20}, "is_class_b"),
+    "nested": ({"x": [0.5, 1.5] * 20, "meta.label": ["a", "b"] * 20}, "meta.label"),
+    "the last": ({"first": [0, 1] * 20, "x": [0.5, 1.5] * 20, "last": [0, 1] * 20}, "last"),
+    "the first": ({"first": [0, 1] * 20, "x": [0.5, 1.5] * 20}, "first"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_the_label(case: str) -> None:
+    values, label = LABELS[case]
+    assert guessed(pd.DataFrame(values)).label == label
+
+
+def test_texts_are_told_from_categories() -> None:
+    n = 60
+    english = [f"the soup number {k} was quite good" for k in range(n)]
+    chinese = [f"这家酒店非常好服务热情{k}" for k in range(n)]
+    cities = ["New York", "São Paulo", "Köln"] * (n // 3)
+    for text in (english, chinese):
+        frame = pd.DataFrame({"text": text, "city": cities, "stars": [1, 2] * (n // 2)})
+        assert guessed(frame, "stars").texts == ("text",)
+    assert guessed(pd.DataFrame({"city": cities, "stars": [1, 2] * (n // 2)}), "stars").features == ("city",)
+
+
+WRONG_TABLES: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "one class": ({"x": [1.5, 2.5, 3.5], "label": ["u"] * 3}, "has 1 different value; expected at least two classes"),
+    "a quantity": ({"x": [1.5] * 50, "price": [0.5 + k for k in range(50)]}, "which column is the label?"),
+    "its fraction": ({"x": [1.5] * 50, "y": [0.5 + k for k in range(50)]}, "is for classification"),
+    "whole quantities": ({"x": [1.5, 2.5] * 25, "y": [*range(50)]}, "50 different values in 50 rows, as a quantity"),
+    "ids as labels": ({"x": [1.5, 2.5] * 25, "y": [f"u{k}" for k in range(50)]}, "as free text or an id has"),
+    "no feature": ({"x": [1.0, 1.0] * 25, "y": [0, 1] * 25}, "no column can be a feature beside the label 'y'"),
+    "no rows": ({"x": [], "y": []}, "no rows"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TABLES)
+def test_a_table_that_is_not_for_classification(case: str) -> None:
+    values, message = WRONG_TABLES[case]
+    with pytest.raises(RequestError, match=message.replace("?", r"\?")):
+        guessed(pd.DataFrame(values))
+
+
+def test_a_named_label_must_be_there() -> None:
+    with pytest.raises(RequestError, match=r"--label: 'a\.csv' has no column 'gone'; found 'a', 'b'"):
+        guessed(table(), "gone")
+
+
+# Files
+
+
+def test_splits_by_their_names(tmp_path: Path) -> None:
+    names = ["iris-train.csv", "iris_TEST.csv", "dev.csv", "iris.unlabelled.csv"]
+    for name in names:
+        table().to_csv(tmp_path / name, index=False)
+    uris = [str(tmp_path / name) for name in names]
+    found = splits.given(uris, "")
+    assert [*found.splits] == ["train", "test", "validation", "unlabeled"] and found.kind == "table"
+    assert splits.given([], str(tmp_path)).splits == found.splits  # what is in the folder
+    assert splits.split_of("latest.csv") is None and splits.split_of("retrain2.csv") is None
+    with pytest.raises(RequestError, match=r"which split is .*other\.csv"):
+        table().to_csv(tmp_path / "other.csv", index=False)
+        splits.given([*uris[:1], str(tmp_path / "other.csv")], "")
+
+
+def test_what_is_no_data(tmp_path: Path) -> None:
+    for name, message in (("a.xlsx", "An Excel sheet"), ("a.pkl", "A pickle could run code"), ("a.bin", "no kind")):
+        (tmp_path / name).write_bytes(b"\x80")
+        with pytest.raises(RequestError, match=message):
+            splits.given([str(tmp_path / name)], "")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="no data in it"):
+        splits.given([str(tmp_path / "empty")], "")
+
+
+def test_a_large_file_is_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(tmp_path / "a.csv", "w") as file:
+        table().to_csv(file, index=False)
+        file.truncate(5 * 2**30)  # sparse
+    found = splits.given([str(tmp_path / "a.csv")], "")
+    with pytest.raises(RequestError, match="zero bytes"):
+        look.look(found, None)
+    table(2000).to_csv(tmp_path / "b.csv", index=False)
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    monkeypatch.setattr(look, "HEAD_BYTES", 2**14)
+    seen = look.look(splits.given([str(tmp_path / "b.csv")], ""), None)
+    assert seen.loaded is None and abs(seen.examples["train"] - 2000) < 100 and seen.shape == (4,)
+    assert "only its header and first rows were read" in seen.warnings[0]
+    np.savez(tmp_path / "c.npz", x=np.zeros((500, 28, 28), np.uint8), y=np.arange(500) % 7)
+    seen = look.look(splits.given([str(tmp_path / "c.npz")], ""), None)
+    assert (seen.shape, seen.classes, seen.scale, seen.examples) == ((28, 28), 7, 255.0, {"train": 500})
+
+
+# What is written
+
+
+def test_a_table_as_a_run_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table().to_csv(tmp_path / "people.csv", index=False, sep=";", decimal=",")
+    assert main(["init", str(tmp_path / "new"), "--data", str(tmp_path / "people.csv")]) == 0
+    told = capsys.readouterr().out
+    assert "Data: table, 216 train, 24 validation, 60 test" in told and "label: 'kind'" in told
+    assert "test: no file for it, so 20% of the examples are set aside" in told
+    assert f"stillhouse run {tmp_path / 'new' / 'config.yaml'}" in told
+    config = runs(tmp_path / "new")
+    assert config.data.test_share == 0.2 and config.name == "new" and config.ensemble.size == 5
+    first = (tmp_path / "new" / "config.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=stillhouse.schema.json"
+    assert json.loads((tmp_path / "new" / "stillhouse.schema.json").read_text())["title"] == "RunConfig"
+
+
+def test_in_the_folder_of_the_data_paths_are_relative(tmp_path: Path) -> None:
+    for name, seed in (("train", 1), ("test", 2)):
+        table(seed=seed).to_parquet(tmp_path / f"{name}.parquet")
+    written(tmp_path)
+    assert "  train: train.parquet  #" in (tmp_path / "config.yaml").read_text()
+    runs(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (16, 16, 3), (3, 12, 12), (5,), (4, 6)])
+def test_arrays_of_any_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, *shape)).astype(np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "data.npz", images=x, labels=y)
+    found = written(tmp_path / "new", tmp_path / "data.npz")
+    config = runs(tmp_path / "new")
+    is_image = min(recipe.side_of(shape)) >= 8 if len(shape) > 1 else False
+    assert found.chosen.factory == ("cnn" if is_image else "mlp") and config.data.label_column == "labels"
+
+
+def test_images_in_folders(tmp_path: Path) -> None:
+    for split, n in (("train", 30), ("val", 12), ("test", 14)):
+        for k in range(n):
+            folder = tmp_path / "photos" / split / ("cat" if k % 2 else "dog")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40 + k, 35), (k, 7 * k, n)).save(folder / f"{k}.png")
+    found = written(tmp_path / "new", tmp_path / "photos")
+    config = runs(tmp_path / "new")
+    assert config.data.image_size == (32, 32) and config.data.validation == str(tmp_path / "photos" / "val")
+    assert found.seen.label_names == ("cat", "dog")
+
+
+def test_texts_get_a_tokenizer(tmp_path: Path) -> None:
+    rows = [{"body": f"{'好' if k % 2 else '坏'}酒店服务热情房间干净 {k}", "label": k % 2} for k in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    found = written(tmp_path / "new", tmp_path / "a.jsonl")
+    config = RunConfig.load(str(tmp_path / "new" / "config.yaml"))
+    assert config.data.kind == "text" and config.data.text_column == "body" and found.chosen.factory == "textcnn"
+    tokens = tmp_path / "new" / "tokenizer" / "tokenizer.json"
+    assert tokens.exists() and config.student.model.tokenizer == str(tokens.parent)
+
+
+def test_leaks_and_imbalance_are_told(tmp_path: Path) -> None:
+    frame = table(400)
+    frame["kind"] = ["v" if k % 100 == 0 else "u" for k in range(400)]
+    frame[:300].to_csv(tmp_path / "train.csv", index=False)
+    frame[250:].to_csv(tmp_path / "test.csv", index=False)
+    told = " ".join(written(tmp_path).seen.warnings)
+    assert "of 150 examples are also in data.train" in told and "% of the labelled examples are of class 'u'" in told
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "models.py", "stillhouse.schema.json"])
+def test_nothing_is_overwritten(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / name).write_text("mine")
+    assert main(["init", str(tmp_path)]) == 2
+    assert f"{name}' exists, and nothing is overwritten" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "train.csv"])
+
+
+def test_a_refused_request_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_bytes("a,label\nKöln,1\n".encode("latin-1"))
+    assert main(["init", str(tmp_path / "new"), "--data", str(tmp_path / "a.csv")]) == 2
+    assert "not UTF-8" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_trainings_fit_the_size_of_the_data() -> None:
+    def chosen(shape: tuple[int, ...], examples: int) -> recipe.Recipe:
+        values: dict[str, Any] = {"data": {"kind": "npz"}, "shape": shape, "scale": 1.0, "classes": 10}
+        values |= {"label_names": (), "reasons": (), "warnings": ()}
+        return recipe.recipe(look.Seen(**values, examples={"train": examples, "test": 100}))
+
+    for shape in ((20,), (28, 28), (3, 64, 64)):
+        found = [chosen(shape, examples) for examples in (100, 1000, 10_000, 100_000)]
+        epochs = [each.training["epochs"] for each in found]
+        assert epochs == sorted(epochs, reverse=True) and all(each.minutes < 30 for each in found[:3])
+    assert recipe.batch_size(65) == 31 and recipe.batch_size(64) == 32  # none leaves one example alone
+
+
+# Checkpoints
+
+
+def mlp(activation: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 16), activation(), nn.Linear(16, 3))
+
+
+class Named(nn.Module):
+    """Layers under names whose order in a file is not that of the chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.classifier = nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_chain_is_found_with_its_activation(activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    x, y = (torch.from_numpy(each) for each in blobs(600, 1, inputs=4))
+    model = trained(mlp(activation), x * 3, y)
+    layers = chains.layers_of({name: tuple(value.shape) for name, value in model.state_dict().items()})
+    assert layers is not None
+    guess = chains.best(layers, model.state_dict(), x * 3, y)
+    assert guess is not None and ("", f"nn.{activation.__name__}()") in guess.layers
+    assert guess.accuracy == float((model(x * 3).argmax(1) == y).double().mean())
+
+
+def test_convolutions_in_any_order_of_names() -> None:
+    torch.manual_seed(0)
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 1, 12, 12) + y[:, None, None, None]
+    model = trained(Named(), x, y)
+    shuffled = OrderedDict(sorted(model.state_dict().items()))  # as safetensors has them
+    layers = chains.layers_of({name: tuple(value.shape) for name, value in shuffled.items()})
+    assert layers is not None and [layer.name for layer in layers] == ["features.0", "classifier"]
+    guess = chains.best(layers, shuffled, x, y)
+    assert guess is not None and guess.accuracy == float((model(x).argmax(1) == y).double().mean())
+
+
+def test_other_networks_are_no_chain() -> None:
+    lstm = {"lstm.weight_ih_l0": (16, 4), "lstm.weight_hh_l0": (16, 4), "output.weight": (3, 4), "output.bias": (3,)}
+    assert chains.layers_of(lstm) is None
+    assert chains.layers_of({"a.weight": (5, 4), "b.weight": (3, 7)}) is None
+
+
+def test_checkpoints_become_members(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    frame = table(600)
+    frame.to_parquet(tmp_path / "train.parquet")
+    x, y = (torch.from_numpy(each) for each in blobs(600, 1, inputs=4))
+    (tmp_path / "members").mkdir()
+    for k in range(3):
+        torch.save(trained(mlp(nn.Tanh), x, y).state_dict(), tmp_path / "members" / f"{k}.pt")
+    found = written(tmp_path / "new", tmp_path / "train.parquet", given=(tmp_path / "members",))
+    assert "nn.Tanh()" in found.members.functions[0] and not found.members.missing
+    config = runs(tmp_path / "new")
+    assert len(config.ensemble.given()) == 3 and config.ensemble.groups[0].training is None
+
+
+def test_a_network_of_another_kind_has_a_place(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    torch.save(nn.LSTM(4, 3).state_dict(), tmp_path / "lstm.pt")
+    found = written(tmp_path / "new", tmp_path / "train.csv", given=(tmp_path / "lstm.pt",))
+    assert "put the class of the network into `member` of models.py" in found.members.missing[0]
+    models = (tmp_path / "new" / "models.py").read_text()
+    assert "#   weight_ih_l0 [12, 4]" in models and "raise NotImplementedError" in models
+
+
+def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    seen = look.look(splits.given([str(tmp_path / "train.csv")], ""), None)
+    torch.save(nn.Sequential(nn.Linear(9, 3)).state_dict(), tmp_path / "wide.pt")
+    torch.save(nn.Linear(4, 3), tmp_path / "model.pt")
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04")
+    for name, message in (
+        ("wide.pt", r"takes 9 numbers .* the data have 4 and 3"),
+        ("model.pt", "holds more than tensors"),
+        ("model.pkl", "Pickles of whole models"),
+        ("gone.pt", "no such file"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            checkpoints.look([str(tmp_path / name)], seen)
+
+
+def test_files_for_other_libraries(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    seen = look.look(splits.given([str(tmp_path / "train.csv")], ""), None)
+    (tmp_path / "a.onnx").write_bytes(b"")
+    assert checkpoints.look([str(tmp_path / "a.onnx")], seen).groups == [
+        {"model": {"kind": "onnx", "path": storage.join(str(tmp_path), "a.onnx")}}
+    ]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text("{}")
+    with pytest.raises(RequestError, match="a network of transformers, and the data are no texts"):
+        checkpoints.look([str(tmp_path / "bert")], seen)

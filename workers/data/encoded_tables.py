@@ -1,0 +1,208 @@
+"""Tables of numbers, categories and empty cells as arrays of numbers. What train holds decides how each column is read.
+
+A column of numbers stays one; empty cells get train's mean, and where train has some, a further column is 1 for them.
+A column of texts becomes one column for each text that train has, 1 where it is this one (one-hot); a text that train
+never has is 0 in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from workers.data import label_names, table_files, tables
+from workers.data.label_names import NamedLabels
+from workers.data.labels import LABELLED
+from workers.errors import RequestError
+
+Numbers = NDArray[np.float32]
+MOST_CATEGORIES = 100
+"""Different texts of a column from which on it is taken for free text, or for an id."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a column becomes numbers.
+
+    fill: the number for empty cells; None for categories. flagged: whether a further column marks empty cells.
+    categories: the texts, each a column. width: numbers of a column of lists.
+    """
+
+    name: str
+    fill: float | None = None
+    flagged: bool = False
+    categories: tuple[str, ...] = ()
+    width: int = 1
+
+    @property
+    def names(self) -> list[str]:
+        """What each of its numbers is called."""
+        if self.fill is None:
+            return [f"{self.name}={each}" for each in self.categories]
+        own = [self.name] if self.width == 1 else [f"{self.name}[{k}]" for k in range(self.width)]
+        return [*own, *([f"{self.name} is empty"] if self.flagged else [])]
+
+
+def read(
+    uris: Mapping[str, str], roles: tables.Roles, notes: list[str]
+) -> dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]]:
+    """Features [N, D] float32 and labels of each split. Raises: `RequestError` with the file and the column."""
+    found = {split: table_files.read(uri) for split, uri in uris.items()}
+    names = feature_names(found["train"], roles)
+    for split, table in found.items():
+        wanted = [*names, *([roles.label] if split in LABELLED else [])]
+        for name in wanted:
+            if name not in table.column_names:
+                key = "label_column" if name == roles.label else "feature_columns"
+                raise RequestError(
+                    f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. Set `data.{key}`."
+                )
+    encodings = [encoding(name, found["train"].column(name), uris["train"]) for name in names]
+    notes += _told(encodings)
+    labels = label_names.ids_or_names(
+        {split: texts_of(table.column(roles.label), uris[split]) for split, table in found.items() if split in LABELLED}
+    )
+    return {split: (encoded(table, encodings, uris[split]), labels.get(split)) for split, table in found.items()}
+
+
+def read_groups(uri: str, name: str) -> list[Any]:
+    """The values of a column of any type; None for an empty cell."""
+    table = table_files.read(uri)
+    if name not in table.column_names:
+        raise RequestError(f"'{uri}': no column '{name}'; found {', '.join(table.column_names)}.")
+    return cast(list[Any], table.column(name).to_pylist())
+
+
+def feature_names(train: pa.Table, roles: tables.Roles) -> list[str]:
+    """The feature columns in their order: those that are named, else all without a role."""
+    if roles.features is not None:
+        return list(roles.features)
+    others = {roles.label, roles.groups}
+    return [n for n in train.column_names if n not in others and not tables.PANDAS_INDEX.fullmatch(n)]
+
+
+def encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
+    """How a column of train is encoded. Raises: `RequestError` where it holds neither numbers nor categories."""
+    column = plain(column)
+    if is_text(column.type):
+        texts = sorted({str(each) for each in pc.unique(pc.fill_null(column, "")).to_pylist()})
+        if len(texts) > MOST_CATEGORIES:
+            raise RequestError(
+                f"'{uri}': column '{name}' has {len(texts):,} different texts; expected at most {MOST_CATEGORIES} "
+                "categories. Name the columns to use in `data.feature_columns`."
+            )
+        return Encoding(name, categories=tuple(texts))
+    if is_list(column.type):
+        return Encoding(name, 0.0, width=_lists(column, uri, name).shape[1])
+    if not is_number(column.type):
+        raise RequestError(
+            f"'{uri}': column '{name}' is {column.type}; expected numbers or categories. Name the columns to use in "
+            "`data.feature_columns`."
+        )
+    values = _floats(column)
+    known = values[~np.isnan(values)]
+    return Encoding(name, float(known.mean()) if len(known) else 0.0, bool(len(known) < len(values)))
+
+
+def encoded(table: pa.Table, encodings: Sequence[Encoding], uri: str) -> Numbers:
+    """The features [N, D] of a table."""
+    columns = [_encoded(table.column(each.name), each, uri) for each in encodings]
+    return np.concatenate([np.zeros((len(table), 0), np.float32), *columns], axis=1)
+
+
+def _encoded(column: pa.ChunkedArray, how: Encoding, uri: str) -> Numbers:
+    """One column as [N, D] float32."""
+    column = plain(column)
+    if how.fill is None:
+        if not (is_text(column.type) or pa.types.is_null(column.type)):
+            column = pc.cast(column, pa.string())
+        places = pc.index_in(pc.fill_null(column.cast(pa.string()), ""), pa.array(how.categories, pa.string()))
+        ids = pc.fill_null(places, -1).to_numpy()
+        return cast(Numbers, (ids[:, None] == np.arange(len(how.categories))).astype(np.float32))
+    if how.width > 1 or is_list(column.type):
+        lists = _lists(column, uri, how.name)
+        if lists.shape[1] != how.width:
+            raise RequestError(
+                f"'{uri}': column '{how.name}' has lists of {lists.shape[1]} numbers; expected {how.width} as in train."
+            )
+        return lists
+    if not is_number(column.type):
+        raise RequestError(f"'{uri}': column '{how.name}' is {column.type}; expected numbers, as in train.")
+    values = _floats(column)
+    empty = np.isnan(values)
+    filled = np.where(empty, how.fill, values)
+    return np.column_stack([filled, *([empty] if how.flagged else [])]).astype(np.float32)
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without the dictionary of its categories."""
+    return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    of_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(of_numbers or pa.types.is_boolean(kind) or pa.types.is_null(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """A column of numbers [N]; NaN for empty cells."""
+    column = pc.cast(column, pa.uint8()) if pa.types.is_boolean(column.type) else column
+    return cast(NDArray[np.float64], pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
+
+
+def _lists(column: pa.ChunkedArray, uri: str, name: str) -> Numbers:
+    """A column of equally long lists of numbers as [N, D]."""
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    flat = pc.list_flatten(column)
+    if len(lengths) != 1 or lengths[0] is None or not is_number(flat.type) or flat.null_count:
+        raise RequestError(f"'{uri}': column '{name}' is {column.type}; expected lists of numbers of one length.")
+    return _floats(flat).astype(np.float32).reshape(len(column), lengths[0])
+
+
+def texts_of(column: pa.ChunkedArray, uri: str) -> list[str | None]:
+    """Labels as texts, whole numbers without a fraction; None for an empty cell.
+
+    Raises: `RequestError` where they are numbers with a fraction, as of a regression.
+    """
+    column = plain(column)
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        values = _floats(column)
+        known = values[~np.isnan(values)]
+        if (known != np.round(known)).any():
+            raise RequestError(
+                f"'{uri}': the label has numbers with a fraction, such as {known[known != np.round(known)][0]:g}. "
+                "Stillhouse is for classification: expected class names or ids; put a quantity into classes first."
+            )
+        return [None if np.isnan(value) else str(int(value)) for value in values]
+    if not (is_text(column.type) or is_number(column.type)):
+        raise RequestError(f"'{uri}': the label is {column.type}; expected class names or ids.")
+    found = [None if each is None else str(each) for each in column.to_pylist()]
+    return [None if each is None or not each.strip() else each for each in found]
+
+
+def _told(encodings: Sequence[Encoding]) -> list[str]:
+    """A note where columns and numbers are not the same."""
+    several = [each for each in encodings if len(each.names) > 1 or each.fill is None]
+    if not several:
+        return []
+    shown = ", ".join(f"{each.name} ({len(each.names)})" for each in several[: tables.NAMED])
+    more = f" and {len(several) - tables.NAMED} more" if len(several) > tables.NAMED else ""
+    total = sum(len(each.names) for each in encodings)
+    return [
+        f"data.train: {len(encodings)} columns are {total} numbers, since some are categories, lists, or have empty "
+        f"cells: {shown}{more}."
+    ]

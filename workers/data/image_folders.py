@@ -1,0 +1,62 @@
+"""Images in folders: one folder for each class, whose name is the class's name.
+
+Pictures of any size are scaled to fill one size and cut at the edges, in grey or colour, with values from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from workers import storage
+from workers.data import memory
+from workers.errors import RequestError
+
+Pixels = NDArray[np.float32]
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MODES = {"rgb": "RGB", "grey": "L"}
+
+
+def files(folder: str) -> list[str]:
+    """Paths of the images below a folder, relative to it, in the order of their names."""
+    return [each for each in storage.files_below(folder) if posixpath.splitext(each.lower())[1] in ENDINGS]
+
+
+def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pixels, list[str | None] | None]:
+    """The images [N, C, height, width] float32 of a split, and the name of each one's class.
+
+    Raises: `RequestError` for a folder without images, an image that cannot be read, or one outside a class's folder.
+    """
+    if not storage.is_folder(uri):
+        raise RequestError(f"'{uri}': no such folder. Expected a folder with a folder of images for each class.")
+    found = files(uri)
+    if not found:
+        raise RequestError(f"'{uri}': no images in it. Expected {', '.join(ENDINGS)}, in a folder for each class.")
+    outside = [each for each in found if "/" not in each]
+    if labelled and outside:
+        raise RequestError(
+            f"'{uri}': the image '{outside[0]}' is in no class's folder. Expected a folder for each class."
+        )
+    channels = 3 if mode == "rgb" else 1
+    memory.require(4 * len(found) * channels * size[0] * size[1], f"'{uri}': {len(found):,} images")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter
+        pixels = [*pool.map(lambda each: pixels_of(storage.join(uri, each), size, mode), found)]
+    return np.stack(pixels), [each.split("/")[0] for each in found] if labelled else None
+
+
+def pixels_of(uri: str, size: tuple[int, int], mode: str) -> Pixels:
+    """One image as [C, height, width]."""
+    try:
+        with Image.open(io.BytesIO(storage.read_bytes(uri))) as image:
+            turned = ImageOps.exif_transpose(image).convert(MODES[mode])
+            fitted = ImageOps.fit(turned, (size[1], size[0]), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError(f"'{uri}': no image that can be read ({error}). Remove it, or write it anew.") from error
+    values = np.asarray(fitted, np.float32) / np.float32(255)
+    return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
