@@ -24,13 +24,14 @@ from orchestrator.observers.opened import observers
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
-from orchestrator.reporting import markdown, statistics, sums
+from orchestrator.reporting import files, statistics, sums
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Difference, MemberWorth, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
+from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
@@ -52,11 +53,18 @@ EXAMPLES = 2
 """Number of test examples that go to MLflow with the student."""
 
 
-def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen: Screen | None = None) -> Report:
+def run(
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    verbose: bool = False,
+    screen: Screen | None = None,
+    command: str = "",
+) -> Report:
     """Distil the ensemble of `config` into its student, and compare all systems.
 
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
-    progress (default: no display).
+    progress (default: no display). command: what the user typed, for the report.
 
     With `seeds`, the repetitions run first, and the report has their figures beside its own.
 
@@ -64,17 +72,19 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     """
     screen = screen or Screen(quiet=True)
     others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
-    return executed(config, STAGES, Options(fresh, verbose, screen, others))[REPORT]
+    return executed(config, STAGES, Options(fresh, verbose, screen, others, command))[REPORT]
 
 
 @dataclass(frozen=True)
 class Options:
-    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds."""
+    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
+    command: what the user typed."""
 
     fresh: bool
     verbose: bool
     screen: Screen
     repetitions: Sequence[Report] = ()
+    command: str = ""
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
@@ -107,7 +117,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                 tokenizing = Tokenizing(
                     config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
                 )
-                dataset = without_texts(config, tokenized(tokenizing, dataset))
+                given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
                 data = connection.share(dataset)
                 context = Context(
                     config=config,
@@ -120,6 +130,8 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                     artifacts=catalogue,
                     page=page,
                     repetitions=options.repetitions,
+                    test_inputs=given,
+                    command=options.command,
                 )
                 for note in dataset.notes:
                     events.note(note)
@@ -181,6 +193,7 @@ def _report(run: Context, given: Results) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
+        **appendix(run, given[EVALUATION].agreement, given[BASELINE], student),
     )
     if run.repetitions:
         reports_of_all = sorted([report, *run.repetitions], key=lambda each: each.seed)
@@ -189,7 +202,7 @@ def _report(run: Context, given: Results) -> Report:
         _keep_student(run, student)
     of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
     sums.write(config.folder, of_blocks, _test_digest(run))
-    markdown.write(report, config.folder)
+    files.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -125,6 +125,76 @@ class MemberWorth(BaseModel):
     lost_interval: Bounds | None
 
 
+class Agreement(BaseModel):
+    """Test examples by the answers of the ensemble and the student."""
+
+    both_right: int
+    lost: int
+    """The ensemble is right, and the student wrong."""
+    gained: int
+    """The other way round."""
+    wrong_alike: int
+    """Both are wrong, with the same class."""
+    wrong_otherwise: int
+
+
+class DifferingExample(BaseModel):
+    """A test example on which the student and the ensemble differ: what it looks like, and both answers."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    kind: Literal["lost", "gained", "divergent"]
+    """`lost`: the ensemble is right, the student wrong. `gained`: the other way round. `divergent`: both are right, or
+    both wrong, of unlike probabilities."""
+    example: int
+    """The row of `data.test`."""
+    position: int | None = None
+    """The position within the example, such as a token; None where the example has one answer."""
+    label: int
+    ensemble: list[tuple[int, float]]
+    """The likeliest classes with their probabilities."""
+    student: list[tuple[int, float]]
+    divergence: float
+    """KL of the ensemble's from the student's probabilities, nats."""
+    text: str = ""
+    """The text, shortened."""
+    image: Annotated[str, Field(pattern="^[A-Za-z0-9+/=]*$")] = ""
+    """A PNG in base64."""
+    values: list[float] = []
+    """The first values of an example that is neither text nor image."""
+
+
+class EpochFigures(BaseModel):
+    """One epoch of training."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float
+
+
+class Origin(BaseModel):
+    """What the run follows from, to run it again."""
+
+    command: str = ""
+    """The command that the user typed, without credentials; empty for a run from Python."""
+    config: str = ""
+    """The resolved configuration, YAML without credentials."""
+    versions: dict[str, str] = {}
+    data: dict[str, str] = {}
+    """The digest of each split."""
+    code: dict[str, str] = {}
+    """Digests of the models' code, and the Git commit where there is one."""
+
+
+class Planned(BaseModel):
+    """What the plan foresaw."""
+
+    seconds: float | None = None
+    bytes: int | None = None
+
+
 class SoftTargets(BaseModel):
     examples: int
     bytes: int
@@ -138,6 +208,7 @@ class SoftTargets(BaseModel):
     """The schedule of T, in words; empty for a constant one."""
     seconds: float
     reused: bool
+    planned: Planned | None = None
 
 
 class Spent(BaseModel):
@@ -151,6 +222,7 @@ class Stage(BaseModel):
     name: str
     seconds: float
     reused: bool
+    planned: Planned | None = None
 
 
 class Report(BaseModel):
@@ -196,6 +268,14 @@ class Report(BaseModel):
     paper: PaperSpec | None = None
     latency_ms: float | None = None
     """The latency that a served model may have for one example, where the configuration has it."""
+    agreement: Agreement | None = None
+    """Of ensemble and student; None where predictions are too large to be kept, and in reports of earlier versions."""
+    examples: list[DifferingExample] = []
+    """As many of each kind as `report.examples` asks for, the most divergent first."""
+    training: dict[str, list[EpochFigures]] = {}
+    """The epochs of baseline and student, thinned out where there are many."""
+    origin: Origin | None = None
+    """None in reports of earlier versions."""
 
     def system(self, role: Role) -> System:
         """The first system of a role."""
@@ -242,7 +322,8 @@ def load(run: str) -> Report:
 
 def remove(folder: str) -> None:
     """Remove an earlier run's report, since it does not describe this run."""
-    for uri in (RunFolder(folder).report_text, RunFolder(folder).report):
+    place = RunFolder(folder)
+    for uri in (place.report_page, place.report_text, place.report):
         storage.remove(uri)
 
 

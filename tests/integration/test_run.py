@@ -96,6 +96,7 @@ def test_the_folder_keeps_its_contract(finished: Path) -> None:
     for name in (
         "config.yaml",
         "report.md",
+        "report.html",
         "events.jsonl",
         "baseline/model.safetensors",
         "members/2/model.safetensors",
@@ -145,7 +146,7 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
             assert [m.step for m in client.get_metric_history(child.info.run_id, "train_loss")] == [1, 2]
             assert len(client.get_metric_history(child.info.run_id, "validation_accuracy")) == 2
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
-    assert {"config.yaml", "comparison.json", "report.md", "plots"} <= artifacts
+    assert {"config.yaml", "comparison.json", "report.md", "report.html", "report.json", "plots"} <= artifacts
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "plots")} == {
         f"plots/{name}.png" for name in ("overview", "training_curves", "accuracy_by_members", "accuracy_by_latency",
                                          "reliability", "confusion")

@@ -108,7 +108,7 @@ def test_no_order_is_left_out() -> None:
         for e, b, s in itertools.product((1, 2, 3), repeat=3)
     }
     assert orders == verdict.TRANSFER.keys() and len(orders) == 13
-    assert len({verdict._signs(accuracies(*figures)) for figures, _, _ in CASES}) == 13
+    assert len({verdict.signs(accuracies(*figures)) for figures, _, _ in CASES}) == 13
 
 
 @pytest.mark.parametrize(
