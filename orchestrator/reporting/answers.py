@@ -80,7 +80,8 @@ def _reached(found: Accuracies) -> str:
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
     lines = [_side(found, "ensemble", "baseline", "the hard-label baseline")]
     if len(found.members) > 1:
-        lines.append(_side(found, "ensemble", found.best_name, f"{found.best_name}, the best member on validation"))
+        chosen = "the best member on validation" if report.best_member else "the best member"
+        lines.append(_side(found, "ensemble", found.best_name, f"{found.best_name}, {chosen}"))
     ensemble, student = report.system("ensemble"), report.system("student")
     if student.parameters:
         lines.append(f"{ensemble.parameters / student.parameters:.3g} times the student's parameters.")

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 from orchestrator.reporting import svg, verdict
 from orchestrator.reporting.by_class import Pair
 from orchestrator.reporting.content import Figure
-from orchestrator.reporting.report import COMPARED, Bounds, EpochFigures, Report, Role, System, best_member
+from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, EpochFigures, Report, Role, System, best_member
 from orchestrator.reporting.svg import Scale, axes, drawing, element, line, mark, text
 from orchestrator.reporting.verdict import shown
 
@@ -34,7 +34,7 @@ def _whole(value: float) -> str:
 def accuracies(report: Report) -> Figure:
     """Each system's test accuracy with its 95% interval; the members as marks on one line."""
     further = [system for system in report.systems if system.role == "further"][:FURTHER]
-    systems = [best_member(report), *(report.system(role) for role in ("ensemble", "baseline", "student")), *further]
+    systems = [best_member(report), *(report.system(role) for role in FIGURED), *further]
     bounds = [bound for each in systems for bound in each.test.accuracy_interval or ()]
     members = [system.test.accuracy for system in report.members]
     x = Scale(*svg.around([*members, *bounds, *(each.test.accuracy for each in systems)]), 114, WIDTH - 62)
@@ -108,8 +108,8 @@ def by_members(report: Report) -> Figure:
     values = [*(accuracy for _, accuracy in any_), *levels.values(), *(accuracy for _, accuracy, _ in best)]
     values += [bound for _, _, bounds in best for bound in bounds or ()]
     most = max([count for count, _ in any_] + [len(best)])
-    x, y = Scale(1, max(most, 2), 50, WIDTH - 74), Scale(*svg.around(values), HEIGHT - 42, 10)
-    parts = axes(x, y, lambda v: _whole(v) if v == round(v) else "", _percent)
+    x, y = Scale(1, max(most, 2), 50, WIDTH - 74, whole=True), Scale(*svg.around(values), HEIGHT - 42, 10)
+    parts = axes(x, y, _whole, _percent)
     parts += [text("members", (x.start + x.end) / 2, HEIGHT - 8, "tick", "middle")]
     labels = []
     for role, value in levels.items():
@@ -117,11 +117,11 @@ def by_members(report: Report) -> Figure:
         labels.append((role, role, value))
     whole = [(x.at(k), y.at(bounds[0]), y.at(bounds[1])) for k, _, bounds in best if bounds is not None]
     parts += [svg.band(whole, "band ensemble")] if len(whole) > 1 else []
-    parts += [svg.path([(x.at(k), y.at(v)) for k, v in any_], "line dotted ensemble")]
+    parts += [svg.path([(x.at(k), y.at(v)) for k, v in any_], "line dotted ensemble" if best else "line ensemble")]
     parts += [svg.path([(x.at(k), y.at(v)) for k, v, _ in best], "line ensemble")]
     parts += [mark("ensemble", x.at(k), y.at(v), 4) for k, v, _ in best]
     if best:
-        labels.append(("best first", "ensemble", best[-1][1]))
+        labels.append(("ensemble", "ensemble", best[-1][1]))
     elif any_:
         parts += [mark("ensemble", x.at(k), y.at(v), 4) for k, v in any_]
         labels.append(("ensemble", "ensemble", any_[-1][1]))
@@ -150,8 +150,8 @@ def reliability(report: Report) -> Figure:
     parts += [line(x.at(0), y.at(0), x.at(1), y.at(1), "axis dashed")]
     parts += [text("confidence", (x.start + x.end) / 2, 332, "tick", "middle")]
     told = []
-    for k, role in enumerate(("ensemble", "baseline", "student")):
-        system = report.system(role)  # type: ignore[arg-type]
+    for k, role in enumerate(FIGURED):
+        system = report.system(role)
         points = bins(system)
         placed = [(x.at(confidence), y.at(accuracy)) for confidence, accuracy in points]
         parts += [svg.path(placed, f"line {role}"), *(mark(role, *each, 3.8) for each in placed)]
@@ -181,7 +181,7 @@ def shared_confusion(pairs: Sequence[Pair]) -> Figure:
     parts: list[Element] = []
     y = 12.0
     for pair in pairs:
-        parts += [text(svg.fitted(_named(pair), WIDTH), 0, y, "strong")]
+        parts += [text(_named(pair, WIDTH / 2 - 45), 0, y, "strong")]
         for role, count in pair.counts.items():
             y += 16
             parts += [text(role, 76, y, "tick", "end")]
@@ -197,8 +197,10 @@ def shared_confusion(pairs: Sequence[Pair]) -> Figure:
     return Figure(f"{title}: test examples", told, drawing(WIDTH, y - 10, parts, title=title, description=told))
 
 
-def _named(pair: Pair) -> str:
-    return f"{isolated(pair.label)} taken for {isolated(pair.predicted)}"
+def _named(pair: Pair, width: float = math.inf) -> str:
+    """The pair in words, each name cut where it is wider than `width`."""
+    label, predicted = (isolated(svg.fitted(name, width)) for name in (pair.label, pair.predicted))
+    return f"{label} taken for {predicted}"
 
 
 def isolated(name: str) -> str:
@@ -235,9 +237,9 @@ def _curves(
     values = [figure(each) for history in histories.values() for each in history]
     epochs = [each.epoch for history in histories.values() for each in history]
     span = (min(values) / 1.2, max(values) * 1.2) if log else svg.around(values)
-    x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), 50, WIDTH - 64)
-    y = Scale(*span, HEIGHT - 42, 10, log)
-    parts = axes(x, y, lambda v: _whole(v) if v == round(v) else "", written)
+    x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), 50, WIDTH - 64, whole=True)
+    y = Scale(*span, HEIGHT - 42, 10, log=log)
+    parts = axes(x, y, _whole, written)
     parts += [text("epoch", (x.start + x.end) / 2, HEIGHT - 8, "tick", "middle")]
     ends, told = [], []
     for role, history in histories.items():

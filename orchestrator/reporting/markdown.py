@@ -19,7 +19,7 @@ def markdown(report: Report) -> str:
     """The report as Markdown."""
     found = sections.document(report)
     lead = [_line(paragraph) + "\n" for paragraph in (*found.notes, found.lead)]
-    return "\n".join([f"# {found.title}\n", *lead, *map(_answer, found.answers), *map(_section, found.sections)])
+    return "\n".join([f"# {_line(found.title)}\n", *lead, *map(_answer, found.answers), *map(_section, found.sections)])
 
 
 def _answer(answer: Answer) -> str:

@@ -20,6 +20,8 @@ Bound = Literal["teacher", "driver", "student"]
 Bounds = tuple[float, float]
 """The lower and the upper end of an interval."""
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
+FIGURED: tuple[Role, ...] = ("ensemble", "baseline", "student")
+"""The compared systems, in the order of the figures."""
 
 
 class TestMetrics(BaseModel):

@@ -12,7 +12,7 @@ from orchestrator.reporting import by_class, charts, tables, verdict
 from orchestrator.reporting.answers import answers
 from orchestrator.reporting.by_class import name as class_name
 from orchestrator.reporting.content import Block, Card, Cards, Code, Document, Guess, Row, Section, Table, Text
-from orchestrator.reporting.report import COMPARED, DifferingExample, Report, Role, SoftTargets
+from orchestrator.reporting.report import COMPARED, FIGURED, DifferingExample, Report, SoftTargets
 
 LONG = 16
 """Rows of a table that is closed at first, where the form of the report allows it."""
@@ -20,8 +20,6 @@ SCORES = (
     "nll: negative log-likelihood of the label, in nats; ece: expected calibration error; of both less is better. p50, "
     "p99: latency of one example by one thread."
 )
-FIGURED: tuple[Role, ...] = ("ensemble", "baseline", "student")
-"""The compared systems, in the order of the figures."""
 KINDS = {
     "lost": "The ensemble is right, the student wrong",
     "gained": "The student is right, the ensemble wrong",

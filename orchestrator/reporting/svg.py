@@ -108,31 +108,30 @@ def fitted(words: str, width: float) -> str:
     """A text, cut where it is wider than `width`."""
     found = words
     while found and width_of(found) > width:
-        found = found.removesuffix("…")[:-1] + "…" if len(found) > 1 else ""
+        found = found.removesuffix("…")[:-1].rstrip() + "…" if len(found) > 1 else ""
     return found
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values `low` to `high` at places `start` to `end`; logarithmic where `log`."""
+    """Values `low` to `high` at places `start` to `end`; logarithmic where `log`. whole: ticks are whole values."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def at(self, value: float) -> float:
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / ((high - low) or 1.0)
 
-    def holds(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high
-
     @property
     def ticks(self) -> list[float]:
         """Some five round values; of a logarithmic scale powers of ten, or their simple multiples."""
-        return _powers(self.low, self.high) if self.log else _round_values(self.low, self.high)
+        found = _powers(self.low, self.high) if self.log else _round_values(self.low, self.high)
+        return [value for value in found if not self.whole or value == round(value)]
 
 
 def _round_values(low: float, high: float) -> list[float]:

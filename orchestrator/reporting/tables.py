@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.content import Rows
-from orchestrator.reporting.report import COMPARED, Bounds, Report, System, best_member
+from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, Report, System, best_member
 from orchestrator.reporting.verdict import Accuracies
 
 BATCH = 64
@@ -101,7 +101,7 @@ def calibration(report: Report) -> Rows:
     rows = [["system", report.accuracy_name, "mean confidence"]]
     for name in ("ece", "nll", "brier"):
         rows[0] += [name, "95% interval"]
-    for role in ("ensemble", "baseline", "student"):
+    for role in FIGURED:
         system = report.system(role)
         test = system.test
         rows.append([role, number("accuracy", test.accuracy), percent(mean_confidence(system))])

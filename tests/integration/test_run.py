@@ -87,6 +87,19 @@ def test_the_report_keeps_its_contract(finished: Path) -> None:
     assert found["curve"][-1]["nll"] == pytest.approx(nll["ensemble"])
     assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
     assert found["bound_by"] in ("teacher", "driver", "student")
+    answers = found["agreement"]
+    assert sum(answers.values()) == 400
+    wrong = {s["role"]: round(400 * (1 - s["test"]["accuracy"])) for s in found["systems"]}
+    both_wrong = answers["wrong_alike"] + answers["wrong_otherwise"]
+    assert (wrong["ensemble"], wrong["student"]) == (answers["gained"] + both_wrong, answers["lost"] + both_wrong)
+    assert [each["values"] for each in found["examples"]] == [
+        [float(f"{value:.4g}") for value in np.load(finished / "test.npz")["x"][each["example"]].tolist()]
+        for each in found["examples"]
+    ]
+    assert [each["epoch"] for each in found["training"]["student"]] == [1, 2]
+    command, written = found["origin"]["command"], (finished / "runs/small/report.html").read_text()
+    assert command == f"stillhouse run {finished / 'config.yaml'}" and command in written
+    assert set(found["origin"]["data"]) == {"train", "validation", "test", "unlabeled"}
     stages = ["members", "predictions", "baseline", "soft targets", "student", "evaluation"]
     assert [s["name"] for s in found["stages"]] == stages
 
