@@ -45,7 +45,7 @@ COMPARED = 3
 IN_SIGHT = 5
 """Of the metrics of runs that are compared, so many are drawn before one scrolls."""
 
-REPORT_WIDTH, REPORT_HEIGHT = 1120, 1010
+REPORT_WIDTH, REPORT_HEIGHT = 1120, 1300
 """Of the report's picture: its verdict, the table of systems and their figures."""
 REPORT = (
     "Was the ensemble worth it?",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator.reporting import verdict
 from orchestrator.reporting.content import Answer
 from orchestrator.reporting.report import COMPARED, Difference, Report
-from orchestrator.reporting.tables import accuracies, short_count
+from orchestrator.reporting.tables import accuracies, points, short_count
 from orchestrator.reporting.verdict import Accuracies
 
 WORTH = {
@@ -90,7 +90,7 @@ def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
 
 def _on_student(report: Report, found: Accuracies) -> list[str]:
     ensemble, student = report.system("ensemble"), report.system("student")
-    share = [] if found.share is None else [f"95% interval of the share: {found.share[0]:.0%} to {found.share[1]:.0%}."]
+    share = [] if found.share is None else [f"The share is between {found.share[0]:.0%} and {found.share[1]:.0%}."]
     return [
         *share,
         _side(found, "student", "baseline", "the hard-label baseline"),
@@ -109,7 +109,7 @@ def _side(found: Accuracies, of: str, over: str, other: str) -> str:
     if known is None or known.interval is None:
         return f"{where}."
     unsure = "" if known.resolved else ", not resolved"
-    return f"{where} ({verdict.interval(known.interval)}{unsure})."
+    return f"{where} ({points(known.interval)}{unsure})."
 
 
 def _sure(report: Report) -> tuple[str, list[str]]:
@@ -125,9 +125,8 @@ def _sure(report: Report) -> tuple[str, list[str]]:
         short = SURE[bool(unsure), len(unsure) < len(with_interval)].format(
             known=len(with_interval) - len(unsure), count=len(with_interval)
         )
-        lines = [verdict.of_unresolved(each) for each in unsure] or [
-            f"The 95% interval of each difference leaves 0 out, by resampling {examples:,} test examples."
-        ]
+        lines = [f"Ranges are 95% intervals, by resampling {examples:,} test examples."]
+        lines += [verdict.of_unresolved(each) for each in unsure] or ["Each difference's leaves 0 out."]
     return short, [*lines, *_over_seeds(report)]
 
 

@@ -40,7 +40,7 @@ def differences(report: Report) -> Rows:
             "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
         )
         answer = "yes" if each.resolved else f"no{needed}"
-        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", _points(each.interval), answer])
+        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", points(each.interval), answer])
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
         bounds = " to ".join(f"{bound:.1%}" for bound in share)
@@ -66,7 +66,7 @@ def worth(report: Report) -> Rows:
     ]
     random = {point.members: point.accuracy for point in report.curve}
     for count, each in enumerate(report.worth, 1):
-        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", _points(each.adds_interval)]
+        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", points(each.adds_interval)]
         rows.append(
             [
                 str(count),
@@ -76,13 +76,14 @@ def worth(report: Report) -> Rows:
                 *adds,
                 number("accuracy", random.get(count)),
                 f"{100 * each.lost:+.2f}",
-                _points(each.lost_interval),
+                points(each.lost_interval),
             ]
         )
     return rows
 
 
-def _points(bounds: Bounds | None) -> str:
+def points(bounds: Bounds | None) -> str:
+    """An interval of a difference, in points."""
     return "-" if bounds is None else " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
 
 

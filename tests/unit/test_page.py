@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
-from typing import Any
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from orchestrator.cli.command import main
 from orchestrator.reporting import files, html, markdown
+from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from tests.reports import DIFFERENCES, example, full, plain
@@ -151,27 +153,25 @@ def test_the_users_words_are_shown_and_never_obeyed() -> None:
     assert "<script" not in outside and "<img" not in outside and "<b>" not in outside
 
 
-def test_a_picture_is_base64_and_nothing_else(tmp_path: Any) -> None:
+def test_a_picture_is_base64_and_nothing_else(tmp_path: Path) -> None:
     files.write(full(), str(tmp_path))
     found = json.loads((tmp_path / "report.json").read_text())
     found["examples"][0]["image"] = 'x"><script>'
     (tmp_path / "report.json").write_text(json.dumps(found))
-    from orchestrator.reporting import report as reports
-
     with pytest.raises(RequestError, match="not a report"):
         reports.load(str(tmp_path))
 
 
-def test_the_command_prints_the_page_that_the_run_wrote(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_page_that_the_run_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files.write(full(), str(tmp_path))
     assert main(["report", str(tmp_path), "--format", "html"]) == 0
     assert capsys.readouterr().out == (tmp_path / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.json", "report.md"}
-    from orchestrator.reporting import report as reports
-
     reports.remove(str(tmp_path))
     assert not list(tmp_path.iterdir()) and RunFolder("x").report_page == "x/report.html"
 
 
 def test_the_template_is_part_of_the_package() -> None:
     assert importlib.resources.files("orchestrator.reporting").joinpath("page.html").is_file()
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert declared["package-data"]["orchestrator.reporting"] == ["page.html"]
