@@ -58,8 +58,8 @@ def answers(report: Report) -> list[Answer]:
 
 def _worth(found: Accuracies) -> str:
     sign = verdict.sign(found.ensemble, found.baseline)
-    points = f"{100 * (found.ensemble - found.baseline):+.2f}"
-    return WORTH[sign, _resolved(found, "ensemble", "baseline")].format(points=points)
+    gained = f"{100 * (found.ensemble - found.baseline):+.2f}"
+    return WORTH[sign, _resolved(found, "ensemble", "baseline")].format(points=gained)
 
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
@@ -126,7 +126,7 @@ def _sure(report: Report) -> tuple[str, list[str]]:
             known=len(with_interval) - len(unsure), count=len(with_interval)
         )
         lines = [f"Ranges are 95% intervals, by resampling {examples:,} test examples."]
-        lines += [verdict.of_unresolved(each) for each in unsure] or ["Each difference's leaves 0 out."]
+        lines += [f"{each.of} over {each.over}: {verdict.unresolved(each.examples_needed)}." for each in unsure]
     return short, [*lines, *_over_seeds(report)]
 
 

@@ -87,8 +87,12 @@ def speed(report: Report) -> Section:
 
 
 def worth(report: Report) -> Section:
-    """What further members add."""
-    blocks: list[Block] = [charts.by_members(report)] if len(report.members) > 1 else []
+    """What further members add; of a single member its figures alone."""
+    each = Table(tables.each_member(report), folded=len(report.members) > 1, title="Each member")
+    if len(report.members) == 1:
+        return Section("What each further member was worth", [Text("The ensemble has one member."), each])
+    curve = tables.members_curve(report)
+    blocks: list[Block] = [charts.by_members(report)]
     if report.worth:
         blocks += [
             Text(
@@ -103,8 +107,8 @@ def worth(report: Report) -> Section:
             "their ring)"
             f"{_without_weight(report.soft_targets)}."
         ),
-        Table(tables.members_curve(report), folded=bool(report.worth), title="Any so many members"),
-        Table(tables.each_member(report), folded=len(report.members) > 1, title="Each member"),
+        Table(curve, folded=bool(report.worth) or len(curve) > LONG, title="Any so many members"),
+        each,
     ]
     return Section("What each further member was worth", blocks)
 
@@ -124,11 +128,18 @@ def reliability(report: Report) -> Section:
     confidence = tables.mean_confidence(student)
     blocks: list[Block] = [Table(tables.calibration(report))]
     if confidence is not None:
-        side = "over" if confidence > student.test.accuracy else "under"
-        points = f"{100 * abs(confidence - student.test.accuracy):.1f} points"
-        known = f"The student is {points} {side}confident on average: its mean confidence is {confidence:.1%}."
+        known = f"The student's mean confidence is {confidence:.1%}, {_beside(confidence - student.test.accuracy)}."
         blocks = [Text(known), *blocks, charts.reliability(report)]
     return Section("Reliability", blocks)
+
+
+def _beside(gap: float) -> str:
+    """A mean confidence beside the accuracy, by their difference."""
+    points = f"{100 * abs(gap):.1f}"
+    if points == "0.0":
+        return "level with its accuracy"
+    where, side = ("above", "over") if gap > 0 else ("below", "under")
+    return f"{points} points {where} its accuracy: it is {side}confident"
 
 
 def classes(report: Report) -> Section | None:
@@ -213,7 +224,7 @@ def costs(report: Report) -> Section:
                 f"{soft.bytes / 1e6:.1f} MB, {made}{_planned(soft)}; the run was bound by the {report.bound_by}."
             ),
             Text(tables.cost(report)),
-            Row([Table(tables.stages(report)), Table(tables.spent(report))]),
+            Row([Table(tables.stages(report)), *([Table(tables.spent(report))] if report.cost else [])]),
         ],
     )
 

@@ -92,12 +92,8 @@ def test_no_sign_is_left_out() -> None:
     ("differences", "expected", "words"),
     [
         (DIFFERENCES, "3 of 4 differences are resolved", "some 4,400 test examples would resolve it"),
-        (
-            DIFFERENCES[1:],
-            "All 3 differences are resolved",
-            "by resampling 1,000 test examples. Each difference's leaves",
-        ),
-        (DIFFERENCES[:1], "None of 1 differences is resolved", "is not resolved at this test size"),
+        (DIFFERENCES[1:], "All 3 differences are resolved", "95% intervals, by resampling 1,000 test examples."),
+        (DIFFERENCES[:1], "None of 1 differences is resolved", "ensemble over member-1: not resolved at this test"),
         ([difference("ensemble", "baseline", 6.0, None)], "Unknown", "are too few for intervals"),
         ([], "Not measured", "earlier version"),
     ],
@@ -115,6 +111,22 @@ def blocks(report: Report, title: str) -> list[Block]:
     """The blocks of a section, those of rows included."""
     (found,) = [each for each in sections.document(report).sections if each.title == title]
     return [inner for block in found.blocks for inner in (block.blocks if isinstance(block, Row) else [block])]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [
+        (0.97, "97.0%, 3.0 points above its accuracy: it is overconfident."),
+        (0.9, "90.0%, 4.0 points below its accuracy: it is underconfident."),
+        (0.9401, "94.0%, level with its accuracy."),
+    ],
+)
+def test_confidence_beside_accuracy(confidence: float, words: str) -> None:
+    report = plain()
+    report.system("student").calibration.examples = [0, 1000]
+    report.system("student").calibration.confidence = [0.0, confidence]
+    (text, *_) = blocks(report, "Reliability")
+    assert isinstance(text, Text) and text.text == f"The student's mean confidence is {words}"
 
 
 def test_planned_beside_actual_where_the_report_has_it() -> None:
@@ -156,6 +168,12 @@ def test_errors_that_the_student_inherited() -> None:
         "Of 40 errors of the ensemble the student repeats 15 with the same class and 5 with another, and corrects 20. "
         "It adds 40 of its own."
     )
+
+
+def test_a_single_member_has_no_curve() -> None:
+    text, table = blocks(plain(members=[0.94]), "What each further member was worth")
+    assert isinstance(text, Text) and text.text == "The ensemble has one member."
+    assert isinstance(table, Table) and [row[0] for row in table.rows] == ["system", "member-0"] and not table.folded
 
 
 def test_examples_are_grouped_by_kind() -> None:
