@@ -37,13 +37,13 @@ CONFIG ?= examples/mnist/config.yaml
 dashboards: install
 	dashboards/serve $(CONFIG)
 
-# The documentation's pictures of MLflow, taken in a browser (chromium) of the three runs that they compare.
+# The documentation's pictures of MLflow and of a report, taken in a browser (chromium) of the three runs that they compare.
 screenshots: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[screenshots]'
 	rm -rf build/screenshots && mkdir -p build/screenshots
 	set -e; for t in 1 5 20; do $(BIN)/stillhouse run examples/mnist/config.yaml --set name=mnist-t$$t --set storage=build/screenshots \
 	    --set distillation.temperature=$$t --set tracking.uri=sqlite:///build/screenshots/mlflow.db --set tracking.experiment=mnist; done
-	$(BIN)/python docs/screenshots.py --uri sqlite:///build/screenshots/mlflow.db --experiment mnist
+	$(BIN)/python docs/screenshots.py --uri sqlite:///build/screenshots/mlflow.db --experiment mnist --report build/screenshots/mnist-t20/report.html
 
 # Side-by-side measurements, about an hour on two cores; each writes benchmarks/results/<name>.json.
 BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end \

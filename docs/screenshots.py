@@ -1,6 +1,9 @@
-"""The documentation's pictures of MLflow, taken in a real browser; a page that lacks what it should show is an error.
+"""The documentation's pictures of MLflow and of a report's page, taken in a real browser.
 
     python docs/screenshots.py --uri sqlite:///mlflow.db|http://HOST:PORT --experiment NAME [--out docs/images]
+    python docs/screenshots.py --report runs/mnist/report.html [--out docs/images]
+
+A page that lacks what it should show is an error.
 
 Needs Chromium (Debian: `apt-get install chromium`) and `pip install '.[screenshots]'`. A database gets a server of its
 own on loopback for as long as it takes.
@@ -42,6 +45,17 @@ COMPARED = 3
 IN_SIGHT = 5
 """Of the metrics of runs that are compared, so many are drawn before one scrolls."""
 
+REPORT_WIDTH, REPORT_HEIGHT = 1120, 1300
+"""Of the report's picture: its verdict, the table of systems and their figures."""
+REPORT = (
+    "Was the ensemble worth it?",
+    "Did the student get it?",
+    "How sure is that?",
+    "Systems",
+    "ensemble",
+    "student",
+)
+"""What a report's page has in sight."""
 TABLE = "comparison.json"
 PLOT = "plots/accuracy_by_members.png"
 CURVES = ("train_loss", "validation_accuracy", "validation_nll")
@@ -187,8 +201,8 @@ def shots(subject: Subject) -> list[Shot]:
 
 
 @contextmanager
-def browsing(subject: Subject, chromium: str) -> Iterator[Page]:
-    """A page of a browser that has been in MLflow before."""
+def browsing(subject: Subject | None, chromium: str) -> Iterator[Page]:
+    """A page of a browser that has been in MLflow before. subject: None for pages of another kind."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -196,7 +210,8 @@ def browsing(subject: Subject, chromium: str) -> Iterator[Page]:
         try:
             page = browser.new_page()
             page.set_default_timeout(SHOWN_S * 1000)
-            page.add_init_script(_settings(subject))
+            if subject is not None:
+                page.add_init_script(_settings(subject))
             yield page
         finally:
             browser.close()
@@ -222,6 +237,19 @@ def take(shot: Shot, page: Page, url: str, out: Path) -> Path:
         page.screenshot(path=out / f"{shot.name}.failed.png")
         raise NotShownError(f"{shot.name}: {page.url} does not show {behind}") from error
     path = out / f"{shot.name}.png"
+    path.write_bytes(small(_settled(page)))
+    return path
+
+
+def take_report(file: Path, page: Page, out: Path) -> Path:
+    """The top of a report's page as `report.png` in `out`. Raises: `NotShownError` where it lacks its verdict."""
+    out.mkdir(parents=True, exist_ok=True)
+    page.set_viewport_size({"width": REPORT_WIDTH, "height": REPORT_HEIGHT})
+    page.goto(file.resolve().as_uri())
+    missing = [text for text in REPORT if text not in page.inner_text("body")]
+    if missing:
+        raise NotShownError(f"{file} does not show {missing}")
+    path = out / "report.png"
     path.write_bytes(small(_settled(page)))
     return path
 
@@ -331,24 +359,36 @@ def _show_differences(page: Page) -> None:
     page.get_by_label("Parameters - Show diff only").click()
 
 
+def _taken(asked: Any) -> Iterator[Path]:
+    """Each picture that the command asks for, once it is written."""
+    if asked.report:
+        with browsing(None, asked.chromium) as page:
+            yield take_report(asked.report, page, asked.out)
+    if asked.uri:
+        from mlflow import MlflowClient
+
+        with serving(asked.uri) as url:
+            subject = look_up(MlflowClient(url), asked.experiment)
+            with browsing(subject, asked.chromium) as page:
+                for shot in shots(subject):
+                    yield take(shot, page, url, asked.out)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--uri", required=True, help="sqlite:///PATH, or the URL of a running server")
-    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--uri", help="sqlite:///PATH, or the URL of a running server")
+    parser.add_argument("--experiment")
+    parser.add_argument("--report", type=Path, help="a report.html")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser; that of the PATH")
     asked: Any = parser.parse_args(words)
     if asked.chromium is None:
         parser.error("there is no `chromium` on the PATH; install it, or say where it is with --chromium")
-    from mlflow import MlflowClient
-
+    if not asked.report and not (asked.uri and asked.experiment):
+        parser.error("expected --report, or --uri and --experiment")
     try:
-        with serving(asked.uri) as url:
-            subject = look_up(MlflowClient(url), asked.experiment)
-            with browsing(subject, asked.chromium) as page:
-                for shot in shots(subject):
-                    path = take(shot, page, url, asked.out)
-                    print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+        for path in _taken(asked):
+            print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
     except NotShownError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -26,13 +26,14 @@ from orchestrator.plan import kept
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
-from orchestrator.reporting import markdown, several, statistics, sums
+from orchestrator.reporting import files, several, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Difference, MemberWorth, PlannedPass, Report, System
+from orchestrator.reporting.report import Difference, MemberWorth, Planned, Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
+from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth, compare_systems, measure_ensemble
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
@@ -55,11 +56,18 @@ EXAMPLES = 2
 """Number of test examples that go to MLflow with the student."""
 
 
-def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen: Screen | None = None) -> Report:
+def run(
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    verbose: bool = False,
+    screen: Screen | None = None,
+    command: str = "",
+) -> Report:
     """Distil the ensemble of `config` into its student, and compare all systems.
 
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
-    progress (default: no display).
+    progress (default: no display). command: what the user typed, for the report.
 
     With `seeds` or `students`, the other runs come first, and the report has their figures beside its own.
 
@@ -71,13 +79,14 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     students = {
         name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
     }
-    return executed(config, STAGES, Options(fresh, verbose, screen, others, students))[REPORT]
+    options = Options(fresh, verbose, screen, repetitions=others, students=students, command=command)
+    return executed(config, STAGES, options)[REPORT]
 
 
 @dataclass(frozen=True)
 class Options:
     """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
-    students: reports of further students, by name.
+    students: reports of further students, by name. command: what the user typed.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run.
@@ -90,6 +99,7 @@ class Options:
     students: Mapping[str, Report] = field(default_factory=dict)
     sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
     tracked: bool = True
+    command: str = ""
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
@@ -124,7 +134,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                 tokenizing = Tokenizing(
                     config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
                 )
-                dataset = without_texts(config, tokenized(tokenizing, dataset))
+                given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
                 data = connection.share(dataset)
                 context = Context(
                     config=config,
@@ -138,6 +148,8 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                     page=page,
                     repetitions=options.repetitions,
                     students=options.students,
+                    test_inputs=given,
+                    command=options.command,
                 )
                 for note in dataset.notes:
                     events.note(note)
@@ -201,6 +213,7 @@ def _report(run: Context, given: Results) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
+        **appendix(run, given[EVALUATION].agreement, given[BASELINE], student),
     )
     if run.students:
         report = several.merged(report, next(iter(config.students or {})), run.students)
@@ -211,7 +224,7 @@ def _report(run: Context, given: Results) -> Report:
         _keep_student(run, student)
     of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
     sums.write(config.folder, of_blocks, run.dataset.test_digest)
-    markdown.write(report, config.folder)
+    files.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
@@ -289,15 +302,17 @@ def _validated(config: RunConfig, systems: Sequence[System], trained: Mapping[st
     return [system.model_copy(update={"validation_accuracy": kept_.get(system.name)}) for system in systems]
 
 
-def _planned_pass(foreseen: KeptPlan | None) -> dict[str, PlannedPass]:
+def _planned_pass(foreseen: KeptPlan | None) -> dict[str, Planned]:
     if foreseen is None:
         return {}
-    return {"planned": PlannedPass(seconds=foreseen.pass_seconds, bytes=foreseen.bytes)}
+    return {"planned": Planned(seconds=foreseen.pass_seconds, bytes=foreseen.bytes)}
 
 
 def _beside_plan(stage: reports.Stage, foreseen: KeptPlan | None) -> reports.Stage:
     """A stage with the seconds that a plan foresaw."""
-    return stage if foreseen is None else stage.model_copy(update={"planned": foreseen.stages.get(stage.name)})
+    if foreseen is None or stage.name not in foreseen.stages:
+        return stage
+    return stage.model_copy(update={"planned": Planned(seconds=foreseen.stages[stage.name])})
 
 
 def _keep_student(run: Context, student: Trained) -> None:

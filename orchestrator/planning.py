@@ -28,7 +28,7 @@ from orchestrator.plan.rates import GPU_FLOPS, Rates
 from orchestrator.plan.what_if import Variation, fastest, smallest, variations
 from orchestrator.plan.workload import Workload
 from orchestrator.rehearsal import EPOCH_S, rehearse
-from orchestrator.reporting.tables import Rows
+from orchestrator.reporting.content import Rows
 from orchestrator.stages import preflight
 from workers import storage
 from workers.data import dataset as datasets

@@ -11,7 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import MemberGroup
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import MEMBERS, Options
-from orchestrator.reporting.tables import Rows
+from orchestrator.reporting.content import Rows
 from orchestrator.reporting.verdict import interval
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import measure_held_out

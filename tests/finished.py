@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.reporting import markdown, sums
+from orchestrator.reporting import files, sums
 from orchestrator.reporting.report import Calibration, CurvePoint, Latency, Report, Role, SoftTargets, System
 from orchestrator.reporting.report import TestMetrics as Figures
 from orchestrator.run_folder import owned
@@ -153,7 +153,7 @@ def _write_report(config: RunConfig, dataset: Dataset, student: Member) -> None:
         stages=[],
         bound_by="student",
     )
-    markdown.write(report, config.folder)
+    files.write(report, config.folder)
 
 
 def _sure_of(classes: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -8,8 +8,8 @@ import yaml
 
 from orchestrator.observers.mlflow_descriptions import flat
 from orchestrator.observers.tracking_record import TrackingRecord
+from orchestrator.reporting.content import Rows
 from orchestrator.reporting.statistics import Difference
-from orchestrator.reporting.tables import Rows
 from orchestrator.reporting.verdict import interval, unresolved
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage

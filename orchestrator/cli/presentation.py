@@ -12,7 +12,8 @@ from orchestrator.cli import comparison, snippets
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import sums, tables
+from orchestrator.reporting import sections, sums, tables
+from orchestrator.reporting.content import Table
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -24,19 +25,13 @@ if TYPE_CHECKING:
 
 
 def show(report: Report, screen: Screen) -> None:
-    """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
-    screen.table(tables.comparison(report), report.name)
-    if report.differences:
-        screen.table(tables.differences(report), "how sure the differences are")
-    if report.students:
-        screen.table(tables.front(report), "students: accuracy against latency and size")
-    if report.seeds:
-        screen.table(tables.over_seeds(report), f"over {len(report.seeds)} seeds")
-    if report.paper is not None:
-        screen.table(tables.beside_paper(report), f"beside {report.paper.source}")
-    if report.lost_members:
-        screen.out.print(f"Members lost on the way: {', '.join(report.lost_members)}.", markup=False)
-    screen.out.print(tables.verdict(report), markup=False)
+    """The tables of the sections that say most, and the verdict."""
+    for number, section in enumerate(sections.brief(report)):
+        for block in section.blocks:
+            if isinstance(block, Table):
+                screen.table(block.rows, section.title if number else report.name)
+    for words in (*sections.notes(report), tables.verdict(report)):
+        screen.out.print(words, markup=False)
 
 
 def show_compared(runs: Sequence[str], screen: Screen) -> None:
@@ -86,13 +81,18 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
     weights = storage.join(RunFolder(config.folder).shown("student"), model.weights_name)
     student = snippets.load(model, weights)
     for line in (
-        f"Report: {report.folder}/report.md",
+        f"Report: {report.folder}/report.html",
         f"MLflow: {look}",
         f"Again:  {_beside_this('stillhouse')} report {shlex.quote(report.folder)}",
         f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
         screen.out.print(redacted(line), markup=False, soft_wrap=True)
+
+
+def command(name: str, config: str, overrides: Sequence[str]) -> str:
+    """A subcommand with its configuration and overrides, as a shell takes it."""
+    return shlex.join(["stillhouse", name, config, *(word for each in overrides for word in ("--set", each))])
 
 
 def _beside_this(command: str) -> str:

@@ -24,6 +24,7 @@ from workers.specs import (
     TermSpec,
     TransformersModel,
     Weight,
+    Whole,
     check_recipe,
 )
 
@@ -401,6 +402,12 @@ class ReportSpec(Spec):
     """Price of a core hour, in any currency."""
     gpu_hour_price: NonNegative = 0.0
     """Price of a GPU hour. The report shows a total price where either is above 0."""
+    examples: Annotated[Whole, Field(le=50)] = 4
+    """Test examples that the report shows of each kind: lost by the student, gained by it, answered most unlike the
+    ensemble. They lie in `report.json` and `report.html`, and go to MLflow with them; 0: none."""
+    image_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
+    """The shape as which the report draws an example that is a flat row of pixels, such as `[28, 28]` or
+    `[3, 32, 32]`. Left out: rows are not drawn, and examples of such shapes are."""
 
 
 class TrackingSpec(Spec):

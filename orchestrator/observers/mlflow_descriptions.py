@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import tables
+from orchestrator.reporting.content import Rows
 from orchestrator.reporting.plots import OVERVIEW
 from orchestrator.reporting.report import COMPARED, Report, Role, System
-from orchestrator.reporting.tables import Rows
 from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
@@ -86,7 +86,7 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
             " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
             f"{soft.examples:,} soft targets at T = {soft.temperature:g} of {len(report.members)} members: "
             + _links(report.members, base, runs)
-            + f". {tables.cost(report)} [The whole report]({base}/{parent}/artifacts/report.md).",
+            + f". {tables.cost(report)} [The whole report]({base}/{parent}/artifacts/report.html).",
         ]
     )
 

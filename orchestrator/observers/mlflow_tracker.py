@@ -20,9 +20,8 @@ from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_ru
 from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
-from orchestrator.reporting import plots
-from orchestrator.reporting.markdown import markdown
-from orchestrator.reporting.report import COMPARED, Report, System, as_json
+from orchestrator.reporting import files, plots
+from orchestrator.reporting.report import COMPARED, Report, System
 from orchestrator.run_folder import model_folder, paths
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -362,8 +361,8 @@ class Tracker:
             "role": [s.role for s in report.systems],
         }
         self._table(table)
-        self.client.log_text(self.run_id, markdown(report), "report.md")
-        self.client.log_text(self.run_id, as_json(report), "report.json")
+        for name, written in files.NAMES.items():
+            self.client.log_text(self.run_id, written(report), name)
         for name, figure_ in plots.figures(report, histories).items():
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
         note = mlflow_descriptions.note(report, self._runs, self.experiment_id, self.run_id)

@@ -36,7 +36,7 @@ from orchestrator.observers.events import (
 from workers.redact import HidingFormatter
 
 if TYPE_CHECKING:
-    from orchestrator.reporting.tables import Rows
+    from orchestrator.reporting.content import Rows
 
 logger = logging.getLogger(__name__)
 

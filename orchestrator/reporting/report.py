@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,8 @@ Bound = Literal["teacher", "driver", "student"]
 Bounds = tuple[float, float]
 """The lower and the upper end of an interval."""
 COMPARED: tuple[Role, ...] = ("baseline", "ensemble", "student")
+FIGURED: tuple[Role, ...] = ("ensemble", "baseline", "student")
+"""The compared systems, in the order of the figures."""
 
 
 class TestMetrics(BaseModel):
@@ -127,11 +129,74 @@ class MemberWorth(BaseModel):
     lost_interval: Bounds | None
 
 
-class PlannedPass(BaseModel):
-    """The teachers' pass and its soft targets, as planned."""
+class Agreement(BaseModel):
+    """Test examples by the answers of the ensemble and the student."""
 
-    seconds: float
-    bytes: int
+    both_right: int
+    lost: int
+    """The ensemble is right, and the student wrong."""
+    gained: int
+    """The other way round."""
+    wrong_alike: int
+    """Both are wrong, with the same class."""
+    wrong_otherwise: int
+
+
+class DifferingExample(BaseModel):
+    """A test example on which the student and the ensemble differ: what it looks like, and both answers."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    kind: Literal["lost", "gained", "divergent"]
+    """`lost`: the ensemble is right, the student wrong. `gained`: the other way round. `divergent`: both are right, or
+    both wrong, of unlike probabilities."""
+    example: int
+    """The row of `data.test`."""
+    position: int | None = None
+    """The position within the example, such as a token; None where the example has one answer."""
+    label: int
+    ensemble: list[tuple[int, float]]
+    """The likeliest classes with their probabilities."""
+    student: list[tuple[int, float]]
+    divergence: float
+    """KL of the ensemble's from the student's probabilities, nats."""
+    text: str = ""
+    """The text, shortened."""
+    image: Annotated[str, Field(pattern="^[A-Za-z0-9+/=]*$")] = ""
+    """A PNG in base64."""
+    values: list[float] = []
+    """The first values of an example that is neither text nor image."""
+
+
+class EpochFigures(BaseModel):
+    """One epoch of training."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float
+
+
+class Origin(BaseModel):
+    """What the run follows from, to run it again."""
+
+    command: str = ""
+    """The command that the user typed, without credentials; empty for a run from Python."""
+    config: str = ""
+    """The resolved configuration, YAML without credentials."""
+    versions: dict[str, str] = {}
+    data: dict[str, str] = {}
+    """The digest of each split."""
+    code: dict[str, str] = {}
+    """Digests of the models' code, and the Git commit where there is one."""
+
+
+class Planned(BaseModel):
+    """What the plan foresaw."""
+
+    seconds: float | None = None
+    bytes: int | None = None
 
 
 class SoftTargets(BaseModel):
@@ -141,7 +206,7 @@ class SoftTargets(BaseModel):
     combine: str
     weights: dict[str, float] = {}
     """Mixture weight of each member; before a rule for each example."""
-    planned: PlannedPass | None = None
+    planned: Planned | None = None
     """What `stillhouse plan` foresaw; None without a plan of this configuration."""
     rule: str = ""
     """The rule by which each example has weights of its own; empty without one."""
@@ -162,8 +227,8 @@ class Stage(BaseModel):
     name: str
     seconds: float
     reused: bool
-    planned: float | None = None
-    """Seconds that `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
+    planned: Planned | None = None
+    """What `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
 
 
 class StudentFigures(BaseModel):
@@ -224,6 +289,14 @@ class Report(BaseModel):
     paper: PaperSpec | None = None
     latency_ms: float | None = None
     """The latency that a served model may have for one example, where the configuration has it."""
+    agreement: Agreement | None = None
+    """Of ensemble and student; None where predictions are too large to be kept, and in reports of earlier versions."""
+    examples: list[DifferingExample] = []
+    """As many of each kind as `report.examples` asks for, the most divergent first."""
+    training: dict[str, list[EpochFigures]] = {}
+    """The epochs of baseline and student, thinned out where there are many."""
+    origin: Origin | None = None
+    """None in reports of earlier versions."""
 
     def system(self, role: Role) -> System:
         """The first system of a role."""
@@ -270,7 +343,8 @@ def load(run: str) -> Report:
 
 def remove(folder: str) -> None:
     """Remove an earlier run's report, since it does not describe this run."""
-    for uri in (RunFolder(folder).report_text, RunFolder(folder).report):
+    place = RunFolder(folder)
+    for uri in (place.report_page, place.report_text, place.report):
         storage.remove(uri)
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import Bounds, Report
-from orchestrator.reporting.tables import Rows, number, percent, short_count
+from orchestrator.reporting.tables import number, percent, short_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

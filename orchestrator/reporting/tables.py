@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
-from orchestrator.reporting.report import COMPARED, Bounds, Report, System, best_member
+from orchestrator.reporting.content import Rows
+from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, Report, System, best_member
 from orchestrator.reporting.verdict import Accuracies
 
 BATCH = 64
 """Examples in a batch whose throughput the report has (`workers.evaluation.latency`)."""
-Rows = list[list[str]]
 
 
 def comparison(report: Report) -> Rows:
@@ -73,12 +73,12 @@ def differences(report: Report) -> Rows:
             "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
         )
         answer = "yes" if each.resolved else f"no{needed}"
-        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", _points(each.interval), answer])
+        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", points(each.interval), answer])
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
         bounds = " to ".join(f"{bound:.1%}" for bound in share)
         answer = "yes" if report.resolved else "no"
-        rows.append(["gain transferred", verdicts.transferred(_accuracies(report)), bounds, answer])
+        rows.append(["gain transferred", verdicts.transferred(accuracies(report)), bounds, answer])
     return rows
 
 
@@ -99,7 +99,7 @@ def worth(report: Report) -> Rows:
     ]
     random = {point.members: point.accuracy for point in report.curve}
     for count, each in enumerate(report.worth, 1):
-        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", _points(each.adds_interval)]
+        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", points(each.adds_interval)]
         rows.append(
             [
                 str(count),
@@ -109,18 +109,71 @@ def worth(report: Report) -> Rows:
                 *adds,
                 number("accuracy", random.get(count)),
                 f"{100 * each.lost:+.2f}",
-                _points(each.lost_interval),
+                points(each.lost_interval),
             ]
         )
     return rows
 
 
-def _points(bounds: Bounds | None) -> str:
+def points(bounds: Bounds | None) -> str:
+    """An interval of a difference, in points."""
     return "-" if bounds is None else " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
 
 
 def _bounds(bounds: Bounds | None) -> str:
     return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
+
+
+def members_curve(report: Report) -> Rows:
+    """Accuracy and NLL of ensembles of any 1, 2, ... members."""
+    rows = [["members", report.accuracy_name, "nll"]]
+    return rows + [[str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve]
+
+
+def calibration(report: Report) -> Rows:
+    """How well the probabilities of each compared system fit: mean confidence, and three scores with intervals."""
+    rows = [["system", report.accuracy_name, "mean confidence"]]
+    for name in ("ece", "nll", "brier"):
+        rows[0] += [name, "95% interval"]
+    for role in FIGURED:
+        system = report.system(role)
+        test = system.test
+        rows.append([role, number("accuracy", test.accuracy), percent(mean_confidence(system))])
+        for name in ("ece", "nll", "brier"):
+            bounds: Bounds | None = getattr(test, f"{name}_interval")
+            rows[-1] += [number(name, test.figure(name)), _to(bounds)]
+    return rows
+
+
+def mean_confidence(system: System) -> float | None:
+    """The mean probability of the predicted class; None without examples in any bin."""
+    found = system.calibration
+    examples = sum(found.examples)
+    total = sum(n * confidence for n, confidence in zip(found.examples, found.confidence, strict=True))
+    return total / examples if examples else None
+
+
+def _to(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else " to ".join(f"{bound:.4f}" for bound in bounds)
+
+
+def stages(report: Report) -> Rows:
+    """The seconds of each stage, and those that were planned where the report has them."""
+    planned = any(each.planned is not None and each.planned.seconds is not None for each in report.stages)
+    rows = [["stage", "seconds", *(["planned"] if planned else []), "from"]]
+    for each in report.stages:
+        foreseen = "-" if each.planned is None or each.planned.seconds is None else f"{each.planned.seconds:.1f}"
+        rows.append(
+            [each.name, f"{each.seconds:.1f}", *([foreseen] if planned else []), "reused" if each.reused else ""]
+        )
+    return rows
+
+
+def spent(report: Report) -> Rows:
+    """Core hours and GPU hours by what they computed."""
+    return [["computed", "core hours", "GPU hours"]] + [
+        [name, f"{each.core_hours:.3g}", f"{each.gpu_hours:.3g}"] for name, each in report.cost.items()
+    ]
 
 
 def beside_paper(report: Report) -> Rows:
@@ -144,7 +197,7 @@ def beside_paper(report: Report) -> Rows:
         here = report.system(role).test
         rows.append([role, *(number(m, value) for m in metrics for value in (figures.get(m), here.figure(m)))])
     width = len(rows[0])
-    gain = [percent(paper.gain_transferred), verdicts.transferred(_accuracies(report))]
+    gain = [percent(paper.gain_transferred), verdicts.transferred(accuracies(report))]
     return [*rows, (["gain transferred", *gain] + [""] * width)[:width]]
 
 
@@ -217,6 +270,7 @@ FORMATS = {
     "accuracy": f"{{:.{verdicts.DIGITS}%}}",
     "nll": "{:.4f}",
     "ece": "{:.4f}",
+    "brier": "{:.4f}",
     "macro_f1": "{:.4f}",
     "errors": "{:.0f}",
 }
@@ -231,14 +285,14 @@ def number(metric: str, value: float | None) -> str:
 
 def verdict(report: Report) -> str:
     """The verdict as text: the ensemble's gain, and its transfer to the student."""
-    return verdicts.of(_accuracies(report), report.accuracy_name)
+    return verdicts.of(accuracies(report), report.accuracy_name)
 
 
-def _accuracies(report: Report) -> Accuracies:
+def accuracies(report: Report) -> Accuracies:
+    """The figures that the verdict speaks of."""
     baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
     members = tuple(system.test.accuracy for system in report.members)
     best = best_member(report)
-    unresolved = tuple(each for each in report.differences if not each.resolved and each.interval is not None)
     share = report.gain_transferred_interval
     return Accuracies(
         baseline=baseline,
@@ -248,18 +302,8 @@ def _accuracies(report: Report) -> Accuracies:
         best=best.test.accuracy,
         best_name=best.name,
         share=share,
-        unresolved=unresolved,
+        differences=tuple(report.differences),
     )
-
-
-def stages(report: Report) -> Rows:
-    """The time of each stage, beside the planned time where the run was planned."""
-    is_planned = any(each.planned is not None for each in report.stages)
-    rows = [["stage", "seconds", *(["planned"] if is_planned else []), "from"]]
-    for each in report.stages:
-        planned = ["-" if each.planned is None else f"{each.planned:.1f}"] if is_planned else []
-        rows.append([each.name, f"{each.seconds:.1f}", *planned, "reused" if each.reused else ""])
-    return rows
 
 
 def cost(report: Report) -> str:
@@ -280,7 +324,7 @@ def compare(reports: Sequence[Report]) -> Rows:
                 report.name,
                 str(len(report.members)),
                 *(number("accuracy", report.system(role).test.accuracy) for role in COMPARED),
-                verdicts.transferred(_accuracies(report)),
+                verdicts.transferred(accuracies(report)),
                 short_count(student.parameters),
                 f"{student.latency_ms.p99:.2f}",
             ]

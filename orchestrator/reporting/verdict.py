@@ -31,7 +31,12 @@ class Accuracies:
     best: float
     best_name: str
     share: tuple[float, float] | None = None
-    unresolved: tuple[Difference, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def unresolved(self) -> tuple[Difference, ...]:
+        """The differences whose interval holds 0."""
+        return tuple(each for each in self.differences if not each.resolved and each.interval is not None)
 
 
 NO_GAIN = "so there was no gain to transfer"
@@ -78,20 +83,25 @@ OF_MEMBERS = {
 
 
 def of(found: Accuracies, accuracy_name: str) -> str:
-    """The verdict on a run."""
+    """The verdict on a run: its lead, then what is not resolved."""
+    return " ".join([lead(found, accuracy_name), *map(of_unresolved, found.unresolved)])
+
+
+def lead(found: Accuracies, accuracy_name: str) -> str:
+    """The accuracies, and what they say of the gain, the student and the members."""
     figures = (
         f"The ensemble has {shown(found.ensemble)} {accuracy_name}, the hard-label baseline {shown(found.baseline)}, "
         f"the student {shown(found.student)}"
     )
-    transfer = TRANSFER[_signs(found)].format(interval=_of_share(found.share), **_gain(found))
-    return " ".join([f"{figures}: {transfer}{_of_members(found)}", *map(_unresolved, found.unresolved)])
+    transfer = TRANSFER[signs(found)].format(interval=_of_share(found.share), **gain(found))
+    return f"{figures}: {transfer}{_of_members(found)}"
 
 
 def _of_share(share: tuple[float, float] | None) -> str:
     return "" if share is None else f" (95% interval {share[0]:.0%} to {share[1]:.0%})"
 
 
-def _unresolved(found: Difference) -> str:
+def of_unresolved(found: Difference) -> str:
     """The sentence on a difference that may be chance."""
     figures = f"{100 * found.accuracy:+.2f} points, {interval(found.interval)}"
     return f"The difference between {found.of} and {found.over} ({figures}) is {unresolved(found.examples_needed)}."
@@ -116,7 +126,7 @@ def rounded(count: int) -> int:
 
 def transferred(found: Accuracies) -> str:
     """The transferred share of the ensemble's gain, as a table cell."""
-    return IN_A_TABLE.get(_signs(found), "no gain").format(**_gain(found))
+    return IN_A_TABLE.get(signs(found), "no gain").format(**gain(found))
 
 
 def shown(accuracy: float) -> str:
@@ -124,23 +134,23 @@ def shown(accuracy: float) -> str:
     return f"{accuracy:.{DIGITS}%}"
 
 
-def _signs(found: Accuracies) -> tuple[int, int, int]:
+def signs(found: Accuracies) -> tuple[int, int, int]:
     return (
-        _sign(found.ensemble, found.baseline),
-        _sign(found.student, found.baseline),
-        _sign(found.student, found.ensemble),
+        sign(found.ensemble, found.baseline),
+        sign(found.student, found.baseline),
+        sign(found.student, found.ensemble),
     )
 
 
-def _sign(one: float, other: float) -> int:
+def sign(one: float, other: float) -> int:
     """Which of two accuracies is larger as printed: 1 the first, -1 the second, 0 neither."""
     a, b = (float(shown(accuracy).removesuffix("%")) for accuracy in (one, other))
     return (a > b) - (a < b)
 
 
-def _gain(found: Accuracies) -> dict[str, str]:
+def gain(found: Accuracies) -> dict[str, str]:
     """Values for the placeholders of the sentences: the student's gain as a share of the ensemble's."""
-    if _sign(found.ensemble, found.baseline) <= 0:
+    if sign(found.ensemble, found.baseline) <= 0:
         return {}
     gain = (found.student - found.baseline) / (found.ensemble - found.baseline)
     if gain >= MANY:
@@ -156,6 +166,6 @@ def _of_members(found: Accuracies) -> str:
     if len(found.members) < 2:
         return ""
     mean = sum(found.members) / len(found.members)
-    signs = _sign(found.ensemble, mean), _sign(found.ensemble, found.best)
-    text = OF_MEMBERS.get(signs, "").format(mean=shown(mean), best=shown(found.best), name=found.best_name)
+    order = sign(found.ensemble, mean), sign(found.ensemble, found.best)
+    text = OF_MEMBERS.get(order, "").format(mean=shown(mean), best=shown(found.best), name=found.best_name)
     return f" {text}" if text else ""

@@ -58,6 +58,7 @@ PLACES = {
     "events": Place("events.jsonl"),
     "report": Place("report.json"),
     "report_text": Place("report.md"),
+    "report_page": Place("report.html"),
     "sums": Place("sums.safetensors"),
     "tracking": Place("tracking.json"),
     "artifacts": Place(catalogue.FILE),
@@ -157,6 +158,10 @@ class RunFolder:
     @property
     def report_text(self) -> str:
         return self._at("report_text")
+
+    @property
+    def report_page(self) -> str:
+        return self._at("report_page")
 
     @property
     def sums(self) -> str:

@@ -11,6 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.plan import Plan
 from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
+from workers.data.examples import Examples
 
 if TYPE_CHECKING:
     import ray
@@ -41,6 +42,10 @@ class Context:
     """Reports of the same run with other seeds."""
     students: Mapping[str, Report] = field(default_factory=dict)
     """Reports of further students of the same soft targets, by name."""
+    test_inputs: Examples | None = None
+    """The inputs of the test split with their texts, which `dataset` may lack; for the report's examples."""
+    command: str = ""
+    """The command that the user typed; empty for a run from Python."""
     page: str = ""
     """The run's page in MLflow, relative to the tracker's address."""
 

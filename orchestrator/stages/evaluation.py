@@ -33,9 +33,10 @@ from workers.artifacts.kinds import PREDICTIONS
 from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
+from workers.evaluation.agreement import Agreement
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
-from workers.evaluation.tasks import ENSEMBLE, CustomMetrics, Measurement, Measuring, Prediction, Subject
+from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Prediction, Subject
 from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -72,7 +73,7 @@ class MeasuredEnsemble:
     weights: of the members, equal where a rule gives weights per example. The test metrics of each member and of the
     ensemble are by name; the curve has the metrics of ensembles of 1, 2, ... members. best: the member that is best in
     validation accuracy. worth: None for a single member, or where predictions are too large to be kept. reused: all
-    predictions were cached.
+    predictions were cached. compared: what measured the ensemble, with the records of the predictions.
     """
 
     weights: list[float]
@@ -81,6 +82,7 @@ class MeasuredEnsemble:
     curve: list[CurvePoint]
     worth: Worth | None
     reused: bool
+    compared: Measuring
 
 
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
@@ -113,7 +115,9 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
     reused = predicted.reused and valid.reused and not run.config.evaluation.metrics
     worth = None if found.worth is None else Worth(job.order, found.worth)
-    return MeasuredEnsemble(weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused)
+    return MeasuredEnsemble(
+        weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused, compared=job
+    )
 
 
 def _of_validation_labels(run: Context, asked: Sequence[Subject], valid: _Predicted) -> list[LogProbabilities]:
@@ -158,11 +162,15 @@ def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
 
 @dataclass(frozen=True)
 class Compared:
-    """Every system on the test split, and how sure the differences are."""
+    """Every system on the test split, and how sure the differences are.
+
+    agreement: of ensemble and student; None where predictions are too large to be kept.
+    """
 
     systems: list[System]
     measured: Mapping[str, Measured]
     estimates: Estimates
+    agreement: Agreement | None
 
 
 def compare_systems(
@@ -193,7 +201,22 @@ def compare_systems(
         _system(name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name])
         for name, role in roles.items()
     ]
-    return Compared(systems, measured, estimates)
+    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place))
+
+
+def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:
+    """Compare the ensemble's and the student's answers, from kept predictions alone."""
+    student = replace(others, systems=[each for each in others.systems if each[0].name == "student"])
+    if any(member.name not in job.kept for job in (ensemble, student) for member, _ in job.systems):
+        return None
+    asked = Comparing(ensemble, student, run.config.report.examples)
+    arguments = {
+        f"test examples {each.start:,} to {each.stop:,}": (asked, each, run.data)
+        for each in _ranges(run, ensemble.split, len(ensemble.systems) + 1)
+    }
+    first, *more = _asked(run, "comparing answers", jobs.agreement, arguments, place).values()
+    found: Agreement = sum(more, start=first)
+    return found
 
 
 def _of_members(run: Context) -> Inference:

@@ -19,6 +19,7 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.plan import students
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
+from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
 from orchestrator.sweep import processes
@@ -75,7 +76,10 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
             address = ray.get_runtime_context().gcs_address
             proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, at_once, base.seed)
             with processes.started(address, tracked.run_id, verbose=verbose) as of_runs:
-                found = _run(proposals, Runs(of_runs, asked.path, common, base, at_once, screen))
+                found = _run(
+                    proposals,
+                    Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen),
+                )
             outcome = sweeps.collected(name, [each.key for each in axes], found)
             maps = _write(outcome, folder)
         finally:
@@ -83,7 +87,7 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
     return outcome, folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Runs:
     """How points become runs. common: overrides of every run. at_once: runs at a time."""
 
@@ -157,7 +161,7 @@ def _room(config: RunConfig, machines: Machines) -> int:
 def _write(outcome: Sweep, folder: str) -> dict[str, Figure]:
     """Write the table and the heat maps; returns these by their file names."""
     storage.write_text(storage.join(folder, RECORD), outcome.model_dump_json(indent=2) + "\n")
-    storage.write_text(storage.join(folder, TEXT), f"# {outcome.name}\n\n{table(sweeps.rows(outcome))}")
+    storage.write_text(storage.join(folder, TEXT), f"# {outcome.name}\n\n{table(Table(sweeps.rows(outcome)))}")
     drawn = {name: sweeps.heat_map(outcome, figure) for figure, name in MAPS.items()}
     maps: dict[str, Figure] = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in maps.items():

@@ -57,7 +57,7 @@ def test_a_rehearsed_plan_is_shown_beside_the_run(tmp_path: Path, capsys: pytest
     assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/small"))
     assert main(["run", path]) == 0
     report = json.loads((folder / "report.json").read_text())
-    assert {stage["name"]: stage["planned"] for stage in report["stages"]} == planned
+    assert {stage["name"]: stage["planned"]["seconds"] for stage in report["stages"]} == planned
     assert report["soft_targets"]["planned"]["bytes"] == pytest.approx(report["soft_targets"]["bytes"], rel=0.5)
     assert "| stage | seconds | planned | from |" in (folder / "report.md").read_text()
     assert main(["run", path, "--set", "seed=1"]) == 0  # another run, which was not planned

@@ -87,6 +87,19 @@ def test_the_report_keeps_its_contract(finished: Path) -> None:
     assert found["curve"][-1]["nll"] == pytest.approx(nll["ensemble"])
     assert found["soft_targets"]["examples"] == 900 and found["soft_targets"]["bytes"] > 900 * 3
     assert found["bound_by"] in ("teacher", "driver", "student")
+    answers = found["agreement"]
+    assert sum(answers.values()) == 400
+    wrong = {s["role"]: round(400 * (1 - s["test"]["accuracy"])) for s in found["systems"]}
+    both_wrong = answers["wrong_alike"] + answers["wrong_otherwise"]
+    assert (wrong["ensemble"], wrong["student"]) == (answers["gained"] + both_wrong, answers["lost"] + both_wrong)
+    assert [each["values"] for each in found["examples"]] == [
+        [float(f"{value:.4g}") for value in np.load(finished / "test.npz")["x"][each["example"]].tolist()]
+        for each in found["examples"]
+    ]
+    assert [each["epoch"] for each in found["training"]["student"]] == [1, 2]
+    command, written = found["origin"]["command"], (finished / "runs/small/report.html").read_text()
+    assert command == f"stillhouse run {finished / 'config.yaml'}" and command in written
+    assert set(found["origin"]["data"]) == {"train", "validation", "test", "unlabeled"}
     stages = ["members", "predictions", "baseline", "soft targets", "student", "evaluation"]
     assert [s["name"] for s in found["stages"]] == stages
 
@@ -96,6 +109,7 @@ def test_the_folder_keeps_its_contract(finished: Path) -> None:
     for name in (
         "config.yaml",
         "report.md",
+        "report.html",
         "events.jsonl",
         "baseline/model.safetensors",
         "members/2/model.safetensors",
@@ -145,7 +159,7 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
             assert [m.step for m in client.get_metric_history(child.info.run_id, "train_loss")] == [1, 2]
             assert len(client.get_metric_history(child.info.run_id, "validation_accuracy")) == 2
     artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
-    assert {"config.yaml", "comparison.json", "report.md", "plots"} <= artifacts
+    assert {"config.yaml", "comparison.json", "report.md", "report.html", "report.json", "plots"} <= artifacts
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "plots")} == {
         f"plots/{name}.png" for name in ("overview", "training_curves", "accuracy_by_members", "accuracy_by_latency",
                                          "reliability", "confusion")

@@ -50,6 +50,13 @@ def test_each_page_shows_what_three_runs_sent(tmp_path: Path, monkeypatch: pytes
             assert picture.startswith(PNG) and len(picture) < screenshots.MAX_BYTES
             assert all(text in shown for text in shot.expected), shot.name
 
+        with screenshots.browsing(None, CHROMIUM) as page:
+            page_of = tmp_path / "temperature-5/runs/temperature-5/report.html"
+            assert screenshots.take_report(page_of, page, out / "of the report").read_bytes().startswith(PNG)
+            (tmp_path / "empty.html").write_text("<p>Systems</p>")
+            with pytest.raises(screenshots.NotShownError, match=r"does not show \['Was the ensemble worth it\?'"):
+                screenshots.take_report(tmp_path / "empty.html", page, out / "of the report")
+
         monkeypatch.setattr(screenshots, "SHOWN_S", 5.0)
         _, overview, *_, models = wanted
         asked_too_much = replace(overview, expected=[*overview.expected, "a figure that nobody sent"])
@@ -64,4 +71,4 @@ def test_each_page_shows_what_three_runs_sent(tmp_path: Path, monkeypatch: pytes
             pytest.raises(screenshots.NotShownError, match=r"models: .* does not show all, for a dialog is before it"),
         ):
             screenshots.take(models, page, url, out)
-    assert sorted(path.stem for path in out.iterdir()) == sorted([*names, "run.failed", "models.failed"])
+    assert sorted(path.stem for path in out.glob("*.png")) == sorted([*names, "run.failed", "models.failed"])

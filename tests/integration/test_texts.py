@@ -72,6 +72,8 @@ def test_texts_are_distilled_and_tokenized_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tokens_stage, "BLOCK_BYTES", 1500)  # several blocks, so that Ray tasks tokenize them
     first = run(config(tmp_path))
     assert first.system("ensemble").test.accuracy > 0.7 and first.system("student").test.accuracy > 0.5
+    given = {row["text"] for row in made.rows(60, 600)}
+    assert first.examples and all(each.text in given for each in first.examples)
     folder = tmp_path / "runs" / "texts"
     files = sorted((folder / "tokens").glob("*/part-*.arrow"))
     assert len({file.parent for file in files}) == 4 * 2  # four splits, two lengths of one tokenizer
@@ -169,6 +171,7 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
             monkeypatch.setattr(evaluation, "RANGE_BYTES", 2 * 4 * vocabulary * 70)
             again = run(RunConfig.from_mapping(values, str(tmp_path)))
             monkeypatch.undo()
+            assert again.agreement is None and not again.examples
             assert [system.test.accuracy for system in again.systems] == [s.test.accuracy for s in report.systems]
             assert [s.test.nll for s in again.systems] == pytest.approx([s.test.nll for s in report.systems], rel=1e-5)
             assert [point.nll for point in again.curve] == pytest.approx([point.nll for point in report.curve])
@@ -176,6 +179,8 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
         assert not any(stage.reused for stage in report.stages)
         found.append(tmp_path / f"storage-{workers}/of-{workers}")
     assert report.accuracy_name == "masked accuracy" and report.classes == vocabulary
+    assert report.agreement is not None and all(each.position is not None for each in report.examples)
+    assert "masked accuracy" in (found[0] / "report.html").read_text()
     student, baseline = (report.system(role).test for role in ("student", "baseline"))
     assert student.figure("perplexity") == pytest.approx(np.exp(student.nll))
     assert student.figure("perplexity") < vocabulary / 2 and baseline.examples == student.examples > 80
@@ -228,6 +233,8 @@ def test_tokens_with_a_label_each(tmp_path: Path) -> None:
     report = run(RunConfig.from_mapping(values, str(tmp_path)))
     assert all(system.test.examples == _drawn(80, 2) for system in report.systems)
     assert report.system("ensemble").test.accuracy > 0.9 and report.system("student").test.accuracy > 0.8
+    for each in report.examples:
+        assert each.position is not None and each.position < 10 and each.values
     folder = tmp_path / "runs/tags"
     soft = [pq.read_table(part) for part in folder.glob("soft_targets/*/part-*.parquet")]
     assert sum(map(len, soft)) == _drawn(400, 0)

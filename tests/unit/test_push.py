@@ -20,7 +20,7 @@ from orchestrator.cli.command import main
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import mlflow_uri, tracking_record
-from orchestrator.reporting import markdown
+from orchestrator.reporting import files
 from orchestrator.reporting.report import (
     Calibration,
     CurvePoint,
@@ -99,7 +99,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages=[],
         bound_by="student",
     )
-    markdown.write(found, folder)
+    files.write(found, folder)
     mlflow_uri.make_whole(place / "empty.db")
     return place
 

@@ -23,6 +23,7 @@ WRITTEN = (
     "config.yaml",
     "report.json",
     "report.md",
+    "report.html",
     "events.jsonl",
     "members/0/model.safetensors",
     "members/11/training.json",
@@ -42,7 +43,7 @@ WRITTEN = (
 FOREIGN = (
     "train.npz", "notes.md", "members/notes.md", "members/0/old.safetensors", "members/best/model.safetensors",
     "student/export.onnx", "soft_targets/mine.parquet", "trained/notes/model.safetensors", "models.py", "x.partial",
-    "config.yaml.bak", "backup/config.yaml", "predictions/submission.pt", "student/mlflow/notes.ipynb", "report.html",
+    "config.yaml.bak", "backup/config.yaml", "predictions/submission.pt", "student/mlflow/notes.ipynb", "page.html",
     "student/checkpoints-abc/best.pt", "trained/cafe/model.safetensors", "members/0/failure-analysis.json",
 )  # fmt: skip
 
@@ -82,7 +83,16 @@ def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
 
 def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
     digest, folder = "0123456789abcdef", paths.RunFolder("")
-    files = [folder.mark, folder.lock, folder.config, folder.events, folder.report, folder.report_text, folder.tracking]
+    files = [
+        folder.mark,
+        folder.lock,
+        folder.config,
+        folder.events,
+        folder.report,
+        folder.report_text,
+        folder.report_page,
+    ]
+    files += [folder.tracking]
     files += [paths.network(digest), paths.soft_targets(digest), paths.logits(digest)]
     files += [
         paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student", "int8.v2")

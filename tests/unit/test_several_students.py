@@ -11,7 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import several, tables
 from orchestrator.reporting.report import System
 from tests.makers import settings, write_config
-from tests.reports import report, system
+from tests.reports import plain, system
 from workers.errors import RequestError
 
 
@@ -55,7 +55,7 @@ def test_both_forms_at_once(tmp_path: Path) -> None:
 
 
 def made(accuracy: float, p99: float, parameters: int) -> System:
-    of = system("student", "student", accuracy)
+    of = System.model_validate(system("student", "student", accuracy))
     return of.model_copy(update={"parameters": parameters, "latency_ms": of.latency_ms.model_copy(update={"p99": p99})})
 
 
@@ -74,7 +74,7 @@ def test_the_front(figures: list[tuple[float, float, int]], expected: list[bool]
 
 
 def test_one_report_has_all_systems() -> None:
-    own, other = report(), report()
+    own, other = plain(), plain()
     found = several.merged(own, "small", {"tiny": other})
     assert [s.name for s in found.systems if s.role in ("baseline", "student")] == [
         "baseline", "student", "baseline-tiny", "student-tiny"

@@ -27,8 +27,10 @@ from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
+from workers.evaluation import agreement as agreement_
 from workers.evaluation import custom_metrics as custom_metrics_
 from workers.evaluation import latency, metrics, mixture
+from workers.evaluation.agreement import Agreement
 from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
@@ -175,6 +177,37 @@ def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
     return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine)
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """The ensemble and the student, whose answers are compared; `most` rows of each kind are kept."""
+
+    ensemble: Measuring
+    student: Measuring
+    most: int
+
+
+@ray.remote
+@faults.raises_faults
+def agreement(job: Comparing, examples: slice, data: Dataset, name: str, events: Any) -> Agreement:
+    """How the ensemble and the student answer some examples of a split."""
+    processes.announce(name, events)
+    ensemble = job.ensemble
+    torch.set_num_threads(ensemble.threads)
+    split: Split = getattr(data, ensemble.split)
+    ids = np.arange(len(split))[examples]
+    assert ensemble.weights is not None
+    (answered,) = _of_systems(job.student, examples, data)
+    return agreement_.compare(
+        _of_systems(ensemble, examples, data),
+        ensemble.weights,
+        ensemble.combine,
+        answered,
+        labels=split.labels_of(ids),
+        most=job.most,
+        first=int(split.rows.rows(ids[:1])[0]),
+    )
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:

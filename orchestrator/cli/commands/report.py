@@ -8,13 +8,13 @@ import sys
 from orchestrator.cli.commands import base
 
 HELP = "the report of a finished run"
-EXAMPLES = ("stillhouse report runs/digits", "stillhouse report runs/digits --format markdown > digits.md")
+EXAMPLES = ("stillhouse report runs/digits", "stillhouse report runs/digits --format html > digits.html")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the format, and `--push`."""
     base.completes(parser.add_argument("run", metavar="RUN", help="the run's folder, a path or URI"), base.FOLDERS)
-    parser.add_argument("--format", choices=["markdown", "json"], help="default: a table")
+    parser.add_argument("--format", choices=["markdown", "json", "html"], help="default: a table")
     parser.add_argument("--push", action="store_true", help="send the tracker what it has not got, instead of printing")
     base.add_overrides(parser)
 
@@ -23,7 +23,7 @@ def main(asked: argparse.Namespace) -> None:
     """Print the report, or send it to the tracker."""
     from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import markdown, report
+    from orchestrator.reporting import files, report
 
     found = report.load(asked.run)
     if asked.push:
@@ -32,8 +32,7 @@ def main(asked: argparse.Namespace) -> None:
         tracker = push.push(found, asked.run, asked.overrides)
         print(f"'{found.name}' is complete in the tracker {tracker}", file=sys.stderr)
         return
-    formats = {"markdown": markdown.markdown, "json": report.as_json}
     if asked.format is None:
         presentation.show(found, Screen())
     else:
-        sys.stdout.write(formats[asked.format](found))
+        sys.stdout.write(files.FORMATS[asked.format](found))

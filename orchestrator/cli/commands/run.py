@@ -31,6 +31,7 @@ def main(asked: argparse.Namespace) -> None:
         with interrupts.at_once():
             from orchestrator import pipeline
             from orchestrator.cli import presentation
-        report = pipeline.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen)
+        typed = presentation.command("run", asked.config, asked.overrides)
+        report = pipeline.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen, command=typed)
         presentation.show(report, screen)
         presentation.where_next(report, config, screen)

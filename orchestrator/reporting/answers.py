@@ -1,0 +1,140 @@
+"""The verdict as three questions: was the ensemble worth it, did the student get its gain, and how sure is that?
+
+Each answer has a few words, chosen by signs and by whether a difference is resolved, and sentences with the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.reporting import verdict
+from orchestrator.reporting.content import Answer
+from orchestrator.reporting.report import COMPARED, Difference, Report
+from orchestrator.reporting.tables import accuracies, points, short_count
+from orchestrator.reporting.verdict import Accuracies
+
+WORTH = {
+    (1, True): "Yes: {points} points",
+    (1, None): "Yes: {points} points",
+    (1, False): "Not shown: {points} points may be chance",
+    (0, True): "No: level with the baseline",
+    (0, None): "No: level with the baseline",
+    (0, False): "No: level with the baseline",
+    (-1, True): "No: {points} points",
+    (-1, None): "No: {points} points",
+    (-1, False): "Not shown: {points} points may be chance",
+}
+"""By the sign of ensemble - baseline, and by whether it is resolved; None: no interval."""
+
+REACHED = {
+    (1, 1, -1): "Yes: {share} of the gain",
+    (1, 1, 0): "Yes: all of the gain",
+    (1, 1, 1): "Yes: all of the gain, and more",
+    (1, 0, -1): "No: none of the gain",
+    (1, -1, -1): "No: it is below the baseline",
+}
+"""By the signs of `verdict.TRANSFER`; every other order has no gain."""
+NO_GAIN = "There was no gain"
+SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{size:.2f} points below {other}"}
+"""Where one system is, by the sign of the difference."""
+
+SURE = {
+    (False, True): "All {count} differences are resolved",
+    (True, True): "{known} of {count} differences are resolved",
+    (True, False): "None of {count} differences is resolved",
+}
+"""By whether some difference is not resolved, and whether some is."""
+
+
+def answers(report: Report) -> list[Answer]:
+    """The three questions, with their answers."""
+    found = accuracies(report)
+    return [
+        Answer("Was the ensemble worth it?", _worth(found), _on_ensemble(report, found)),
+        Answer("Did the student get it?", _reached(found), _on_student(report, found)),
+        Answer("How sure is that?", *_sure(report)),
+    ]
+
+
+def _worth(found: Accuracies) -> str:
+    sign = verdict.sign(found.ensemble, found.baseline)
+    gained = f"{100 * (found.ensemble - found.baseline):+.2f}"
+    return WORTH[sign, _resolved(found, "ensemble", "baseline")].format(points=gained)
+
+
+def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
+    known = _difference(found.differences, of, over)
+    return None if known is None or known.interval is None else known.resolved
+
+
+def _difference(differences: Sequence[Difference], of: str, over: str) -> Difference | None:
+    return next((each for each in differences if (each.of, each.over) == (of, over)), None)
+
+
+def _reached(found: Accuracies) -> str:
+    words = REACHED.get(verdict.signs(found), NO_GAIN).format(**verdict.gain(found))
+    unsure = words.startswith("Yes") and _resolved(found, "ensemble", "baseline") is False
+    return f"{words.replace('Yes: ', '').capitalize()}, if there was one" if unsure else words
+
+
+def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
+    lines = [_side(found, "ensemble", "baseline", "the hard-label baseline")]
+    if len(found.members) > 1:
+        chosen = "the best member on validation" if report.best_member else "the best member"
+        lines.append(_side(found, "ensemble", found.best_name, f"{found.best_name}, {chosen}"))
+    ensemble, student = report.system("ensemble"), report.system("student")
+    if student.parameters:
+        lines.append(f"{ensemble.parameters / student.parameters:.3g} times the student's parameters.")
+    return lines
+
+
+def _on_student(report: Report, found: Accuracies) -> list[str]:
+    ensemble, student = report.system("ensemble"), report.system("student")
+    share = [] if found.share is None else [f"The share is between {found.share[0]:.0%} and {found.share[1]:.0%}."]
+    return [
+        *share,
+        _side(found, "student", "baseline", "the hard-label baseline"),
+        _side(found, "student", "ensemble", "the ensemble"),
+        f"{short_count(student.parameters)} parameters instead of {short_count(ensemble.parameters)}.",
+        f"{student.latency_ms.p50:.2f} ms for one example instead of {ensemble.latency_ms.p50:.2f} ms (median).",
+    ]
+
+
+def _side(found: Accuracies, of: str, over: str, other: str) -> str:
+    """Where a system is beside another one, with the interval of the difference where it has one."""
+    values: dict[str, float] = {role: getattr(found, role) for role in COMPARED} | {found.best_name: found.best}
+    sign = verdict.sign(values[of], values[over])
+    where = SIDES[sign].format(size=100 * abs(values[of] - values[over]), other=other)
+    known = _difference(found.differences, of, over)
+    if known is None or known.interval is None:
+        return f"{where}."
+    unsure = "" if known.resolved else ", not resolved"
+    return f"{where} ({points(known.interval)}{unsure})."
+
+
+def _sure(report: Report) -> tuple[str, list[str]]:
+    """A few words on how many of the differences are resolved, and sentences on those that are not."""
+    with_interval = [each for each in report.differences if each.interval is not None]
+    examples = report.system("student").test.examples
+    if not report.differences:
+        return "Not measured", ["The report has no intervals: an earlier version of Stillhouse wrote it."]
+    if not with_interval:
+        short, lines = "Unknown", [f"{examples:,} test examples, or their groups, are too few for intervals."]
+    else:
+        unsure = [each for each in with_interval if not each.resolved]
+        short = SURE[bool(unsure), len(unsure) < len(with_interval)].format(
+            known=len(with_interval) - len(unsure), count=len(with_interval)
+        )
+        lines = [f"Ranges are 95% intervals, by resampling {examples:,} test examples."]
+        lines += [f"{each.of} over {each.over}: {verdict.unresolved(each.examples_needed)}." for each in unsure]
+    return short, [*lines, *_over_seeds(report)]
+
+
+def _over_seeds(report: Report) -> list[str]:
+    if len(report.seeds) < 2:
+        return []
+    values = [each.student for each in report.seeds]
+    return [
+        f"Over {len(values)} seeds the student's {report.accuracy_name} is between {verdict.shown(min(values))} and "
+        f"{verdict.shown(max(values))}."
+    ]

@@ -1,0 +1,130 @@
+"""Test examples on which student and ensemble differ, as a report shows them: a text, a small picture, or first values.
+
+What is kept of an example is bounded, so that a report stays small: `LETTERS`, `SIDE` pixels, `VALUES` numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.reporting.report import DifferingExample
+from workers.data import texts
+from workers.data.examples import Examples, columns_of, explicit_positions
+from workers.data.positions import Positions
+from workers.data.ragged import Ragged
+from workers.evaluation.agreement import Row
+
+LETTERS, SIDE, VALUES = 280, 64, 8
+"""Most letters of a text, pixels of a picture's longer side, and numbers of any other example."""
+FEWEST = 8
+"""Pixels of the shorter side of an array that is drawn; smaller ones are numbers."""
+CHANNELS = (1, 3)
+
+
+def examples(
+    rows: Sequence[Row], x: Examples, positions: Positions, image_shape: tuple[int, ...] | None
+) -> list[DifferingExample]:
+    """The examples of some rows of the test split.
+
+    x: the inputs of the split as the data has them, with texts. positions: the rows of each example. image_shape: of
+    an example that is a flat row of pixels; None: rows are numbers.
+    """
+    return [_example(each, x, positions, image_shape) for each in rows]
+
+
+def _example(row: Row, x: Examples, positions: Positions, image_shape: tuple[int, ...] | None) -> DifferingExample:
+    number = positions.example_of(row.row)
+    first = int(positions.rows(np.array([number]))[0])
+    where = explicit_positions(x)
+    offset = row.row - first
+    position = (
+        None if positions.is_one_each else offset if where is None else int(where[number : number + 1].flat[offset])
+    )
+    columns = columns_of(x[number : number + 1])
+    held = [c for name, c in columns.items() if isinstance(c, Ragged) and texts.is_text(name, c)]
+    text = shortened(" / ".join(texts.strings(column)[0] for column in held))
+    values = _values(next(iter(columns.values())))
+    image = "" if text else picture(values, image_shape)
+    flat = [] if text or image else [float(f"{value:.4g}") for value in _flat(values, position)]
+    return DifferingExample(
+        kind=row.kind,
+        example=number,
+        position=position,
+        label=row.label,
+        ensemble=row.ensemble,
+        student=row.student,
+        divergence=row.divergence,
+        text=text,
+        image=image,
+        values=[value for value in flat if math.isfinite(value)],
+    )
+
+
+def shortened(text: str, most: int = LETTERS) -> str:
+    """A text in one line, cut after so many letters."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
+
+
+def _values(column: object) -> NDArray[np.generic]:
+    """The values of the one example of a column: its shape, or of a ragged column [length, ...]."""
+    if isinstance(column, Ragged):
+        return column.flat
+    found: NDArray[np.generic] = np.asarray(column)[0]
+    return found
+
+
+def _flat(values: NDArray[np.generic], position: int | None) -> Sequence[float]:
+    """The first values; those around a position within the example."""
+    start = 0 if position is None else max(0, position - VALUES // 2)
+    if values.dtype.kind not in "biuf":
+        return []
+    rows = values if values.ndim == 1 else values[start : start + 1].reshape(-1)
+    begin = start if values.ndim == 1 else 0
+    found: Sequence[float] = rows[begin : begin + VALUES].astype(np.float64).tolist()
+    return found
+
+
+def picture(values: NDArray[np.generic], image_shape: tuple[int, ...] | None) -> str:
+    """A PNG in base64 of an array of pixels with 1 or 3 channels; empty where it is none."""
+    from PIL import Image
+
+    pixels = _pixels(values, image_shape)
+    if pixels is None:
+        return ""
+    image = Image.fromarray(pixels)
+    image.thumbnail((SIDE, SIDE))
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def _pixels(values: NDArray[np.generic], image_shape: tuple[int, ...] | None) -> NDArray[np.uint8] | None:
+    """The array as [height, width] or [height, width, 3], 0 to 255; None where its shape or type is no picture's.
+
+    Values between 0 and 1 keep their scale; others are scaled by the least and the largest of them.
+    """
+    if values.dtype.kind not in "buf" and not (values.dtype.kind == "i" and values.min() >= 0):
+        return None
+    if image_shape is not None and values.size == math.prod(image_shape):
+        values = values.reshape(image_shape)
+    if values.ndim == 3 and values.shape[0] in CHANNELS and values.shape[2] not in CHANNELS:
+        values = np.moveaxis(values, 0, 2)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    is_picture = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+    if not is_picture or min(values.shape[:2]) < FEWEST:
+        return None
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values).view(np.uint8)
+    numbers = np.nan_to_num(values.astype(np.float64))
+    low, high = min(0.0, float(numbers.min())), max(1.0, float(numbers.max()))
+    if low < 0 or high > 1:
+        low, high = float(numbers.min()), float(numbers.max())
+    return np.round(255 * (numbers - low) / ((high - low) or 1.0)).astype(np.uint8)

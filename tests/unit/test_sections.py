@@ -1,0 +1,195 @@
+"""The content of a report: its answers for every sign, its sections, and the same order in each form."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+
+from orchestrator.reporting import html, markdown, sections, verdict
+from orchestrator.reporting.answers import NO_GAIN, REACHED, WORTH, answers
+from orchestrator.reporting.by_class import Pair, shared
+from orchestrator.reporting.content import Block, Cards, Code, Figure, Row, Table, Text
+from orchestrator.reporting.report import Report
+from tests.reports import DIFFERENCES, difference, full, plain
+
+SECTIONS = [
+    "Systems",
+    "How sure the differences are",
+    "Over 2 seeds",
+    "Beside a paper",
+    "Speed",
+    "What each further member was worth",
+    "Reliability",
+    "Classes",
+    "Confusion that the student inherited",
+    "Where student and ensemble differ",
+    "Training",
+    "How it went and what it cost",
+    "How to run it again",
+]
+
+
+def short(report: Report) -> list[str]:
+    return [each.short for each in answers(report)]
+
+
+def test_every_section_in_its_order_in_markdown_and_html() -> None:
+    report = full()
+    assert [each.title for each in sections.document(report).sections] == SECTIONS
+    assert re.findall("^## (.*)$", markdown.markdown(report), re.MULTILINE) == SECTIONS
+    assert re.findall('<section id="[^"]*">\n<h2>(.*)</h2>', html.page(report)) == SECTIONS
+
+
+def test_a_report_of_an_earlier_version_has_the_sections_that_it_can_fill() -> None:
+    report = plain(stages=[], folder="")
+    found = [each.title for each in sections.document(report).sections]
+    assert found == ["Systems", "Speed", "What each further member was worth", "Reliability", SECTIONS[-2]]
+    last = answers(report)[2]
+    assert last.short == "Not measured" and "earlier version" in last.lines[0]
+    assert "best member on validation" not in markdown.markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "interval", "expected"),
+    [
+        ((0.90, 0.96, 0.94), (4.0, 8.0), ["Yes: +6.00 points", "Yes: 66.7% of the gain"]),
+        ((0.90, 0.96, 0.96), (4.0, 8.0), ["Yes: +6.00 points", "Yes: all of the gain"]),
+        ((0.90, 0.96, 0.97), (4.0, 8.0), ["Yes: +6.00 points", "Yes: all of the gain, and more"]),
+        ((0.90, 0.96, 0.90), (4.0, 8.0), ["Yes: +6.00 points", "No: none of the gain"]),
+        ((0.90, 0.96, 0.89), (4.0, 8.0), ["Yes: +6.00 points", "No: it is below the baseline"]),
+        (
+            (0.95, 0.96, 0.955),
+            (-1.0, 3.0),
+            ["Not shown: +1.00 points may be chance", "50.0% of the gain, if there was one"],
+        ),
+        ((0.96, 0.90, 0.97), (-8.0, -4.0), ["No: -6.00 points", NO_GAIN]),
+        ((0.96, 0.95, 0.97), (-3.0, 1.0), ["Not shown: -1.00 points may be chance", NO_GAIN]),
+        ((0.95, 0.95, 0.95), (-1.0, 1.0), ["No: level with the baseline", NO_GAIN]),
+        ((0.90, 0.96, 0.94), None, ["Yes: +6.00 points", "Yes: 66.7% of the gain"]),
+    ],
+)
+def test_an_answer_for_every_sign(
+    accuracies: tuple[float, float, float], interval: tuple[float, float] | None, expected: list[str]
+) -> None:
+    named = dict(zip(("baseline", "ensemble", "student"), accuracies, strict=True))
+    points = 100 * (named["ensemble"] - named["baseline"])
+    known = [] if interval is None else [difference("ensemble", "baseline", points, interval)]
+    report = plain(named, differences=known)
+    assert short(report)[:2] == expected
+    text = markdown.markdown(report) + html.page(report)
+    assert not re.search(r"\bnan\b|\binf\b|\{\w*\}", text)
+
+
+def test_no_sign_is_left_out() -> None:
+    assert set(WORTH) == set(itertools.product((-1, 0, 1), (True, False, None)))
+    assert set(REACHED) == {signs for signs in verdict.TRANSFER if signs[0] == 1}
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected", "words"),
+    [
+        (DIFFERENCES, "3 of 4 differences are resolved", "some 4,400 test examples would resolve it"),
+        (DIFFERENCES[1:], "All 3 differences are resolved", "95% intervals, by resampling 1,000 test examples."),
+        (DIFFERENCES[:1], "None of 1 differences is resolved", "ensemble over member-1: not resolved at this test"),
+        ([difference("ensemble", "baseline", 6.0, None)], "Unknown", "are too few for intervals"),
+        ([], "Not measured", "earlier version"),
+    ],
+)
+def test_how_sure_it_is(differences: list[dict[str, Any]], expected: str, words: str) -> None:
+    found = answers(plain(differences=differences))[2]
+    assert found.short == expected and words in " ".join(found.lines)
+
+
+def test_the_spread_over_seeds_belongs_to_how_sure_it_is() -> None:
+    assert answers(full())[2].lines[-1] == "Over 2 seeds the student's accuracy is between 94.00% and 94.10%."
+
+
+def blocks(report: Report, title: str) -> list[Block]:
+    """The blocks of a section, those of rows included."""
+    (found,) = [each for each in sections.document(report).sections if each.title == title]
+    return [inner for block in found.blocks for inner in (block.blocks if isinstance(block, Row) else [block])]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [
+        (0.97, "97.0%, 3.0 points above its accuracy: it is overconfident."),
+        (0.9, "90.0%, 4.0 points below its accuracy: it is underconfident."),
+        (0.9401, "94.0%, level with its accuracy."),
+    ],
+)
+def test_confidence_beside_accuracy(confidence: float, words: str) -> None:
+    report = plain()
+    report.system("student").calibration.examples = [0, 1000]
+    report.system("student").calibration.confidence = [0.0, confidence]
+    (text, *_) = blocks(report, "Reliability")
+    assert isinstance(text, Text) and text.text == f"The student's mean confidence is {words}"
+
+
+def test_planned_beside_actual_where_the_report_has_it() -> None:
+    title = "How it went and what it cost"
+    (stages, _) = [block for block in blocks(full(), title) if isinstance(block, Table)]
+    assert stages.rows == [["stage", "seconds", "from"], ["members", "12.0", "reused"]]
+    soft = full().soft_targets.model_dump() | {"planned": {"seconds": 4.0, "bytes": 1_000_000}}
+    planned = [{"name": "members", "seconds": 12.0, "reused": False, "planned": {"seconds": 10.0}}]
+    found = blocks(full(stages=planned, soft_targets=soft), title)
+    assert isinstance(found[0], Text) and "2.0 MB, 3.0 s (planned: 1.0 MB, 4.0 s)" in found[0].text
+    (stages, _) = [block for block in found if isinstance(block, Table)]
+    assert stages.rows == [["stage", "seconds", "planned", "from"], ["members", "12.0", "10.0", ""]]
+
+
+def test_how_to_run_it_again() -> None:
+    title = "How to run it again"
+    code = [block for block in blocks(full(), title) if isinstance(block, Code)]
+    assert code[0].text.splitlines()[0] == "stillhouse run config.yaml --set seed=1"
+    assert code[1].folded and code[1].text == "name: small\n"
+    from_python = full(origin={"config": "name: small\n"}, folder="/my runs/small")
+    (first, *_) = [block for block in blocks(from_python, title) if isinstance(block, Code)]
+    assert first.text.startswith("stillhouse run '/my runs/small/config.yaml'\nstillhouse report '/my runs/small' ")
+
+
+def test_errors_that_the_student_inherited() -> None:
+    confusions = {
+        "ensemble": [[9, 5, 1], [0, 9, 2], [4, 0, 9]],
+        "baseline": [[9, 1, 1], [1, 9, 1], [1, 1, 9]],
+        "student": [[9, 3, 0], [7, 9, 2], [4, 0, 9]],
+    }
+    assert shared([], confusions) == [
+        Pair("2", "0", {"ensemble": 4, "baseline": 1, "student": 4}),
+        Pair("0", "1", {"ensemble": 5, "baseline": 1, "student": 3}),
+        Pair("1", "2", {"ensemble": 2, "baseline": 1, "student": 2}),
+    ]
+    (text, *_, figure, _) = blocks(full(), "Confusion that the student inherited")
+    assert isinstance(text, Text) and isinstance(figure, Figure)
+    assert text.text == (
+        "Of 40 errors of the ensemble the student repeats 15 with the same class and 5 with another, and corrects 20. "
+        "It adds 40 of its own."
+    )
+
+
+def test_a_single_member_has_no_curve() -> None:
+    text, table = blocks(plain(members=[0.94]), "What each further member was worth")
+    assert isinstance(text, Text) and text.text == "The ensemble has one member."
+    assert isinstance(table, Table) and [row[0] for row in table.rows] == ["system", "member-0"] and not table.folded
+
+
+def test_examples_are_grouped_by_kind() -> None:
+    cards = [block for block in blocks(full(), "Where student and ensemble differ") if isinstance(block, Cards)]
+    assert [(each.title, len(each.cards)) for each in cards] == [(title, 1) for title in sections.KINDS.values()]
+    (lost,) = cards[0].cards
+    assert (lost.name, lost.label, lost.text) == ("example 1303", "sea", "") and lost.image
+    assert [(g.system, g.right, list(g.classes)) for g in lost.guesses] == [
+        ("ensemble", True, [("sea", "70.0%"), ("sky", "30.0%")]),
+        ("student", False, [("sky", "60.0%"), ("sea", "40.0%")]),
+    ]
+    assert cards[2].cards[0].values == "1.5, -2"
+    text = markdown.markdown(full())
+    assert "| example 1303 | sea | sky 60.0%, sea 40.0% | sea 70.0%, sky 30.0% | a text of the sea |" in text
+
+
+def test_a_fence_of_markdown_is_longer_than_any_in_the_code() -> None:
+    report = full(origin={"config": "name: |\n  ````\n"})
+    assert "`````\nname: |\n  ````\n`````\n" in markdown.markdown(report)
