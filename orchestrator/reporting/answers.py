@@ -126,7 +126,7 @@ def _sure(report: Report) -> tuple[str, list[str]]:
             known=len(with_interval) - len(unsure), count=len(with_interval)
         )
         lines = [f"Ranges are 95% intervals, by resampling {examples:,} test examples."]
-        lines += [f"{each.of} over {each.over}: {verdict.unresolved(each.examples_needed)}." for each in unsure]
+        lines += [f"The {each.of} over {each.over} is {verdict.unresolved(each.examples_needed)}." for each in unsure]
     return short, [*lines, *_over_seeds(report)]
 
 

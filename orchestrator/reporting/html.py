@@ -15,8 +15,6 @@ from orchestrator.reporting.report import Report
 if TYPE_CHECKING:
     from jinja2 import Template
 
-NUMBER = re.compile(r"[-+~]?[\d.,]+([%kMB]|\s(ms|s))?|-|[-+\d.,%]+ to [-+\d.,%]+")
-
 
 def page(report: Report) -> str:
     """The page."""
@@ -35,7 +33,6 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["anchor"] = anchor
-    environment.tests["a_number"] = lambda cell: NUMBER.fullmatch(cell) is not None
     return environment.get_template("page.html")
 
 

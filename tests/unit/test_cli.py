@@ -34,7 +34,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "import sys; from orchestrator.cli.command import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "import stillhouse\n"
-        "print([m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'numpy', 'jinja2', 'PIL') if m in sys.modules])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.splitlines()[-1] == "[]"

@@ -93,7 +93,7 @@ def test_no_sign_is_left_out() -> None:
     [
         (DIFFERENCES, "3 of 4 differences are resolved", "some 4,400 test examples would resolve it"),
         (DIFFERENCES[1:], "All 3 differences are resolved", "95% intervals, by resampling 1,000 test examples."),
-        (DIFFERENCES[:1], "None of 1 differences is resolved", "ensemble over member-1: not resolved at this test"),
+        (DIFFERENCES[:1], "None of 1 differences is resolved", "The ensemble over member-1 is not resolved at this"),
         ([difference("ensemble", "baseline", 6.0, None)], "Unknown", "are too few for intervals"),
         ([], "Not measured", "earlier version"),
     ],
