@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,14 @@ MACHINE: dict[str, Callable[[], Finding]] = {
 """The checks of this machine, by their subjects."""
 
 
-def checks(config: RunConfig | None) -> list[Check]:
-    """The checks in their order: of the machine, and with a configuration, of what it needs."""
-    return [("python", machine.python), *MACHINE.items(), *([] if config is None else _of(config))]
+def checks(config: RunConfig | None) -> Iterator[Check]:
+    """The checks in their order: of the machine, and with a configuration, of what it needs.
 
+    Modules that take long to load are loaded once a check of the configuration is asked.
+    """
+    yield "python", machine.python
+    yield from MACHINE.items()
+    if config is not None:
+        from orchestrator.cli.checks import request
 
-def _of(config: RunConfig) -> list[Check]:
-    """The checks of a configuration. Its modules are loaded once the first of them is asked."""
-    from orchestrator.cli.checks import request
-
-    return request.checks(request.Request(config))
+        yield from request.checks(request.Request(config))

@@ -43,7 +43,7 @@ def start(folder: str, data: Sequence[str], given: Sequence[str], label: str | N
     of_checkpoint = next((g["model"]["checkpoint"] for g in members.groups if "checkpoint" in g["model"]), None)
     if seen.is_text:
         tokenizer.check_installed()
-    chosen = recipe.recipe(seen)
+    chosen = recipe.recipe(seen, checkpoints.vocabulary(of_checkpoint) if of_checkpoint else recipe.VOCABULARY)
     name = name_of(place, found)
     tokens = str(configuration.located(of_checkpoint, place)) if of_checkpoint else TOKENIZER if seen.is_text else ""
     texts = {
