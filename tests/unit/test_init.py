@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -39,7 +38,6 @@ def written(folder: Path, *data: Path, label: str | None = None, given: tuple[Pa
 
 def runs(folder: Path) -> RunConfig:
     """The written configuration, after its data are read and each network has answered for them."""
-    importlib.invalidate_caches()  # the folder was searched before there was a file
     config = RunConfig.load(str(folder / "config.yaml"))
     data = dataset.load(config.data, 0)
     for model in config.models.values():

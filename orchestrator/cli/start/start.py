@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import tempfile
@@ -88,4 +89,5 @@ def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | Non
     except OSError as error:
         storage.remove_empty(made)
         raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+    importlib.invalidate_caches()  # Python has looked for models.py in this folder before it was there
     return tuple(names)
