@@ -5,11 +5,10 @@ Each stage takes the results of others, and reuses artifacts that an earlier run
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,9 @@ from orchestrator.plan import kept
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
-from orchestrator.reporting import markdown, statistics, sums
+from orchestrator.reporting import markdown, several, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Difference, MemberWorth, PlannedPass, Report
+from orchestrator.reporting.report import Difference, MemberWorth, PlannedPass, Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -48,7 +47,7 @@ from workers.evaluation.bootstrap import Interval
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
-from workers.specs import FactorySpec, ScheduleSpec
+from workers.specs import FactorySpec, ScheduleSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +61,23 @@ def run(config: RunConfig, *, fresh: bool = False, verbose: bool = False, screen
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
     progress (default: no display).
 
-    With `seeds`, the repetitions run first, and the report has their figures beside its own.
+    With `seeds` or `students`, the other runs come first, and the report has their figures beside its own.
 
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
+    preflight.check_further(config, screen.wait_for)
     others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
-    return executed(config, STAGES, Options(fresh, verbose, screen, others))[REPORT]
+    students = {
+        name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
+    }
+    return executed(config, STAGES, Options(fresh, verbose, screen, others, students))[REPORT]
 
 
 @dataclass(frozen=True)
 class Options:
     """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
+    students: reports of further students, by name.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run.
@@ -83,6 +87,7 @@ class Options:
     verbose: bool
     screen: Screen
     repetitions: Sequence[Report] = ()
+    students: Mapping[str, Report] = field(default_factory=dict)
     sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
     tracked: bool = True
 
@@ -132,6 +137,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                     artifacts=catalogue,
                     page=page,
                     repetitions=options.repetitions,
+                    students=options.students,
                 )
                 for note in dataset.notes:
                     events.note(note)
@@ -165,7 +171,8 @@ def _compare(run: Context, given: Results) -> Compared:
 def _report(run: Context, given: Results) -> Report:
     """Write the student's model, then the report, then send the figures to the tracker."""
     config, events, made, student = run.config, run.events, given[SOFT_TARGETS], given[STUDENT]
-    systems, estimates = given[EVALUATION].systems, given[EVALUATION].estimates
+    estimates = given[EVALUATION].estimates
+    systems = _validated(config, given[EVALUATION].systems, {"baseline": given[BASELINE], "student": student})
     accuracy = {system.role: system.test.accuracy for system in systems}
     foreseen = kept.read(config)
     cost = costs.spent(run.plan, given[MEMBERS], given[BASELINE], student, made)
@@ -195,26 +202,21 @@ def _report(run: Context, given: Results) -> Report:
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
     )
+    if run.students:
+        report = several.merged(report, next(iter(config.students or {})), run.students)
     if run.repetitions:
         reports_of_all = sorted([report, *run.repetitions], key=lambda each: each.seed)
         report = report.model_copy(update={"seeds": [reports.of_seed(each) for each in reports_of_all]})
     with events.stage("the student's model"):
         _keep_student(run, student)
     of_blocks = {name: measured.sums.of_blocks for name, measured in given[EVALUATION].measured.items()}
-    sums.write(config.folder, of_blocks, _test_digest(run))
+    sums.write(config.folder, of_blocks, run.dataset.test_digest)
     markdown.write(report, config.folder)
     with events.stage("tracker"):
         trained = (*given[MEMBERS], given[BASELINE], *student.stages)
         events.emit(ReportReady(report, {each.member.name: each.history for each in trained}, config.folder))
         events.drain()
     return report
-
-
-def _test_digest(run: Context) -> str:
-    """Digest of the test examples, their labels and groups."""
-    groups = run.dataset.test_groups
-    own = b"" if groups is None else groups.tobytes()
-    return hashlib.sha256(run.dataset.digests["test"].encode() + own).hexdigest()
 
 
 def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
@@ -270,6 +272,21 @@ def _recipe(config: RunConfig) -> dict[str, str]:
         ends = [f"{value:g}" for value in (schedule.start, schedule.end) if value is not None]
         found["schedule"] = f"T from {' to '.join(ends)} ({schedule.schedule})"
     return found
+
+
+def _validated(config: RunConfig, systems: Sequence[System], trained: Mapping[str, Trained]) -> list[System]:
+    """The systems with the validation accuracy of the weights that their training kept."""
+    recipes = {
+        "baseline": config.student.baseline_training or config.student.training,
+        "student": config.training_stages[-1].training,
+    }
+    kept_: dict[str, float] = {}
+    for name, each in trained.items():
+        accuracies = [epoch.validation_accuracy for epoch in each.history]
+        recipe = recipes[name]
+        is_best = isinstance(recipe, TrainingSpec) and recipe.keep == "best"
+        kept_[name] = max(accuracies) if is_best else accuracies[-1]
+    return [system.model_copy(update={"validation_accuracy": kept_.get(system.name)}) for system in systems]
 
 
 def _planned_pass(foreseen: KeptPlan | None) -> dict[str, PlannedPass]:

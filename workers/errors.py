@@ -1,6 +1,6 @@
 """The errors for users, by the action that a user has to take.
 
-One base class and two subclasses, one for each exit status of a failed command. Messages are whole sentences that name
+One base class, and a subclass for each exit status of a failed command. Messages are whole sentences that name
 the key or file, the found and the expected value, and the remedy. Errors cross process boundaries, so each contains
 only its message and can be pickled.
 """
@@ -33,3 +33,9 @@ class RequestError(StillhouseError):
     """The request was wrong: arguments, configuration or data. Raised before any training."""
 
     exit_status = 2
+
+
+class GateError(StillhouseError):
+    """An export fell short of its thresholds, so nothing was written or registered."""
+
+    exit_status = 3

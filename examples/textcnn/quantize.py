@@ -2,7 +2,7 @@
 
     python quantize.py runs/textcnn/members/0 int8.onnx
 
-Weights of linear layers are int8; activations are quantized as they come, one scale for each tensor ("dynamic").
+It is exported as `stillhouse export --format onnx --quantize int8` exports a student.
 """
 
 from __future__ import annotations
@@ -11,40 +11,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from onnxruntime.quantization import quant_pre_process, quantize_dynamic
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import numpy as np
+from transformers import AutoModelForSequenceClassification
 
-
-class Logits(nn.Module):
-    """The logits of an encoder as one tensor."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
+from workers.data.collate import Collator
+from workers.data.examples import Columns
+from workers.data.texts import TEXT, of_strings
+from workers.data.tokens import Tokenization
+from workers.models import onnx_export
 
 
 def main(folder: str, file: str) -> None:
     encoder = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokens = AutoTokenizer.from_pretrained(folder)(
-        ["one text", "and one that is longer"], padding=True, return_tensors="pt"
-    )
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=encoder.config.max_position_embeddings)}
-    inputs = (tokens["input_ids"], tokens["attention_mask"])
-    names = ["input_ids", "attention_mask"]
+    few = Columns({TEXT: of_strings(["one text", "and one that is longer"])})
+    tokens = Collator(tokens=Tokenization(folder))(few, np.arange(2))
     with tempfile.TemporaryDirectory() as place:
-        whole, prepared = Path(place) / "whole.onnx", Path(place) / "prepared.onnx"
-        torch.onnx.export(
-            Logits(encoder), inputs, whole, input_names=names, output_names=["logits"],
-            dynamic_shapes=(sizes, sizes), dynamo=True, external_data=False,
-        )  # fmt: skip
-        quant_pre_process(whole, prepared, skip_symbolic_shape=True)
-        quantize_dynamic(prepared, file, per_channel=True)
+        whole = Path(place) / "whole.onnx"
+        onnx_export.write(encoder, tokens, whole, folder)
+        onnx_export.quantize(whole, Path(file))
 
 
 if __name__ == "__main__":

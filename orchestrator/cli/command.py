@@ -18,7 +18,20 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from orchestrator.cli.commands import compare, doctor, examples, init, plan, report, run, schema, submit, worth
+from orchestrator.cli.commands import (
+    compare,
+    doctor,
+    examples,
+    export,
+    init,
+    plan,
+    report,
+    run,
+    schema,
+    submit,
+    sweep,
+    worth,
+)
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers.errors import StillhouseError
@@ -29,9 +42,11 @@ COMMANDS: Mapping[str, Command] = {
     "run": run,
     "submit": submit,
     "plan": plan,
+    "sweep": sweep,
     "worth": worth,
     "report": report,
     "compare": compare,
+    "export": export,
     "examples": examples,
     "schema": schema,
     "doctor": doctor,
@@ -40,7 +55,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong)."""
+    """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
     asked = _parser().parse_args(arguments)
     try:
         with interrupts.counted(), _logged(logging.INFO if asked.verbose else logging.WARNING):

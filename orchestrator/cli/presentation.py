@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.cli import comparison, snippets
 from orchestrator.config.run_config import RunConfig
@@ -17,12 +18,18 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.redact import redacted
 
+if TYPE_CHECKING:
+    from orchestrator.cli.export import Exported
+    from workers.evaluation.bootstrap import Interval
+
 
 def show(report: Report, screen: Screen) -> None:
     """The comparison, the paper's figures beside it where the configuration gives them, and the verdict."""
     screen.table(tables.comparison(report), report.name)
     if report.differences:
         screen.table(tables.differences(report), "how sure the differences are")
+    if report.students:
+        screen.table(tables.front(report), "students: accuracy against latency and size")
     if report.seeds:
         screen.table(tables.over_seeds(report), f"over {len(report.seeds)} seeds")
     if report.paper is not None:
@@ -44,6 +51,27 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
         if rows:
             screen.table([["differs in", found[0].name, report.name], *rows])
         screen.out.print(comparison.verdict(found[0].name, report.name, difference), markup=False)
+
+
+def show_export(done: Exported, screen: Screen) -> None:
+    """Print where an export is, and its figures."""
+    found = done.measured
+    bounds = (
+        "" if found.share_interval is None else f", {100 * found.level:g}% interval {_between(found.share_interval)}"
+    )
+    for line in (
+        f"Written: {done.to} ({found.bytes:,} bytes; README.md is its card)",
+        f"Accuracy: {found.figures['accuracy']:.2%}, {found.share:.2%} of the ensemble's{bounds}",
+        f"Latency: p50 {found.latency_ms['p50']:.2f} ms, p99 {found.latency_ms['p99']:.2f} ms, one example, one thread",
+        f"As in torch: {found.agreement.same_class:.2%} the same class, probabilities differ by up to "
+        f"{found.agreement.difference:.2g}",
+        *([f"Registered: {done.registered}"] if done.registered else []),
+    ):
+        screen.out.print(redacted(line), markup=False, soft_wrap=True)
+
+
+def _between(interval: Interval) -> str:
+    return f"{interval.low:.2%} to {interval.high:.2%}"
 
 
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.config.loading import override, parsed
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_uri, tracking_record
 from orchestrator.observers.mlflow_tracker import Tracker
@@ -20,6 +19,7 @@ from orchestrator.reporting.report import Report
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.history import last_opened
 from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.resolved import config_of
 from orchestrator.stages import trained
 from workers import storage
 from workers.errors import RequestError, RunError
@@ -41,7 +41,7 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     writes; `RunError` where sending fails.
     """
     folder = storage.absolute(run)
-    config = _config(folder, overrides)
+    config = config_of(folder, overrides)
     mlflow_uri.reach(config.tracking.uri)
     systems = [system.name for system in report.systems]
     stages = [stage.system for stage in config.training_stages[:-1]]  # of the student, before the last
@@ -63,15 +63,6 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     if tracker.missed is not None:
         raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
     return redacted(config.tracking.uri)
-
-
-def _config(folder: str, overrides: Sequence[str]) -> RunConfig:
-    """The resolved configuration of the folder's run; opens no file that it names."""
-    uri = RunFolder(folder).config
-    values = parsed(storage.read_text(uri), uri)
-    for each in overrides:
-        override(values, each)
-    return RunConfig.from_mapping(values, folder)
 
 
 def _check_model(config: RunConfig, folder: str) -> None:

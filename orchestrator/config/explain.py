@@ -88,15 +88,20 @@ def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[
     owner: type[BaseModel] | None = root
     current: type[BaseModel] | None = root
     tagged: dict[str, type[BaseModel]] = {}
+    named = False  # whether the next part is a name that the user gave
     for part in location:
         if isinstance(part, int):
             keys.append(str(part))
+        elif named:
+            keys.append(part)
+            named = False
         elif part.startswith("("):  # the tag of a union
             current = tagged.get(part, current)
         elif current is not None and part in _fields(current):
             keys.append(part)
             annotation = _fields(current)[part].annotation
             owner, current, tagged = current, _model_in(annotation), _tagged_in(annotation)
+            named = current is not None and _is_mapping(annotation)
         elif part == location[-1] and current is not None:
             keys.append(part)
             owner = current
@@ -117,6 +122,14 @@ def _tagged_in(annotation: Any) -> dict[str, type[BaseModel]]:
     for inner in typing.get_args(annotation):
         found |= _tagged_in(inner)
     return found
+
+
+def _is_mapping(annotation: Any) -> bool:
+    """Whether an annotation such as `dict[str, Model] | None` is one of a mapping."""
+    return typing.get_origin(annotation) is dict or (
+        typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        and any(map(_is_mapping, typing.get_args(annotation)))
+    )
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -49,6 +49,9 @@ class RunConfig(Spec):
     """The teachers."""
     distillation: DistillationSpec = DistillationSpec()
     """How soft targets are computed, and the student's loss."""
+    students: dict[Annotated[str, Field(pattern=NAME, max_length=40)], StudentSpec] | None = None
+    """Instead of `student`: several, by name, from the same soft targets, each with its own baseline. The first is that
+    of the run itself; the others are runs of their own, `<name>-<student>`, whose figures are in its report."""
     student: StudentSpec
     """The student and its baseline."""
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -57,6 +60,23 @@ class RunConfig(Spec):
     """Names, prices and a paper's figures in the report."""
     tracking: TrackingSpec = TrackingSpec()
     """The MLflow tracker."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_several(cls, values: Any) -> Any:
+        """`student` is the first of `students`."""
+        several = values.get("students") if isinstance(values, dict) else None
+        if several == {}:
+            raise ValueError("`students` is empty; expected at least one, by name")
+        if isinstance(several, dict) and several and values.get("student") is None:
+            return {**values, "student": next(iter(several.values()))}
+        return values
+
+    @model_validator(mode="after")
+    def _one_form(self) -> RunConfig:
+        if self.students is not None and next(iter(self.students.values())) != self.student:
+            raise ValueError("`students` takes the place of `student`; give one of both")
+        return self
 
     @model_validator(mode="after")
     def _stages_can_learn(self) -> RunConfig:
@@ -91,6 +111,14 @@ class RunConfig(Spec):
         return [
             self.model_copy(update={"name": f"{self.name}-seed-{seed}", "seed": seed, "seeds": 1}) for seed in seeds
         ]
+
+    def of_students(self) -> dict[str, RunConfig]:
+        """The runs of the further students, by the students' names."""
+        _, *others = (self.students or {"": self.student}).items()
+        return {
+            name: self.model_copy(update={"name": f"{self.name}-{name}", "student": spec, "students": None, "seeds": 1})
+            for name, spec in others
+        }
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> RunConfig:
         """The same run with models for data of these classes. names: of the classes; empty where labels are numbers."""

@@ -203,7 +203,7 @@ def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", inspect.getfile(loaded_alone)],
         cwd=empty,
-        env=_environment(os.environ),
+        env=environment_alone(os.environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -220,7 +220,7 @@ def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def environment_alone(variables: Mapping[str, str]) -> dict[str, str]:
     """The environment without variables of the run, and without GPUs, since the expected values are from a CPU."""
     kept = {key: value for key, value in variables.items() if KEPT_VARIABLES.fullmatch(key)}
     return kept | {"CUDA_VISIBLE_DEVICES": "", "MLFLOW_LOGGING_LEVEL": "ERROR"}

@@ -29,7 +29,8 @@ def params(config: RunConfig) -> dict[str, str]:
 
 
 def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") -> dict[str, str]:
-    """The configuration of one system, under the same keys for all systems. name: of a member or a student's stage."""
+    """The configuration of one system, under the same keys for all systems. name: of the system."""
+    config = config.of_students().get(name.partition("-")[2], config) if role in ("baseline", "student") else config
     ensemble, student = config.ensemble, config.student
     number = int(name.rpartition("-")[2]) if role == "member" and name else 0
     own = ensemble.of_each(number + 1)[number]

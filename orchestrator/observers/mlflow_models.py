@@ -21,6 +21,7 @@ from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModelOutput
 
 WEIGHTS_TAG, MARK_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.student", "stillhouse.model"
 """Tags of a registered version: sha256 of the student's weights, the digest of all its inputs, and its model's
@@ -105,6 +106,23 @@ def _upload(
     return model_id
 
 
+def upload_version(
+    client: MlflowClient, run: str, folder: Path, *, experiment: str, name: str, tags: Mapping[str, str]
+) -> str:
+    """Upload the model in the local `folder` as a new model of `run`, and as a new version of `name`; the version."""
+    _make_registered(client, name)
+    model_id = _upload(client, run, folder, experiment=experiment, name=name, tags=tags)
+    client.log_outputs(run, [_output(model_id)])
+    versions = client.search_model_versions(f"name = '{name}'")
+    return str(next(found.version for found in versions if found.tags.get(MODEL_TAG) == model_id))
+
+
+def _output(model_id: str) -> LoggedModelOutput:
+    from mlflow.entities import LoggedModelOutput
+
+    return LoggedModelOutput(model_id, 0)
+
+
 def _models_of(client: MlflowClient, run: str) -> list[str]:
     """The models that a run made."""
     outputs = client.get_run(run).outputs
@@ -129,11 +147,7 @@ def _registered(client: MlflowClient, name: str, key: str) -> str | None:
     """The model of the same student, if it is registered; creates the registered model if it is missing."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        client.create_registered_model(name, description="Students that Stillhouse distilled.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _make_registered(client, name)
     for found in client.search_model_versions(f"name = '{name}'"):
         if found.tags.get(MARK_TAG) == key:
             try:
@@ -141,3 +155,14 @@ def _registered(client: MlflowClient, name: str, key: str) -> str | None:
             except MlflowException:  # it was deleted
                 continue
     return None
+
+
+def _make_registered(client: MlflowClient, name: str) -> None:
+    """Create the registered model, unless it exists."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Students that Stillhouse distilled.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

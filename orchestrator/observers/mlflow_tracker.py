@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_uri
+from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_sweep, mlflow_uri
 from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
@@ -173,6 +173,7 @@ class Tracker:
         student = report.system("student")
         model_id = self._attempt(self._models, report, folder)
         for system in report.systems:
+            self._roles.setdefault(system.name, system.role)  # of those that other runs trained
             self._attempt(self._system, system, report, model_id if system is student else None)
         self._attempt(self._summarise, report, histories)
 
@@ -206,6 +207,8 @@ class Tracker:
         if found is None:
             tags = {FOLDER: redacted(config.folder)} | ({} if again is None else {OPENED_AS: again})
             tags |= {} if self._record is None else {REQUEST: self._record.request}
+            if mlflow_sweep.current():
+                tags[PARENT] = mlflow_sweep.current()
             self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
             return
         self.run_id = found.info.run_id

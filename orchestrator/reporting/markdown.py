@@ -11,6 +11,7 @@ from orchestrator.reporting.tables import (
     cost,
     differences,
     each_member,
+    front,
     number,
     over_seeds,
     percent,
@@ -30,15 +31,17 @@ def write(report: Report, folder: str) -> None:
 
 def markdown(report: Report) -> str:
     lost = f"Members lost on the way: {', '.join(report.lost_members)}.\n\n" if report.lost_members else ""
-    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", _table(comparison(report))]
+    parts = [f"# {report.name}\n", lost + verdict(report) + "\n", table(comparison(report))]
     if report.paper is not None:
-        parts += [f"## Beside {report.paper.source}\n", _table(beside_paper(report))]
+        parts += [f"## Beside {report.paper.source}\n", table(beside_paper(report))]
     if report.differences:
-        parts += ["## How sure the differences are\n", _table(differences(report))]
+        parts += ["## How sure the differences are\n", table(differences(report))]
+    if report.students:
+        parts += ["## Students: accuracy against latency and size\n", table(front(report))]
     if report.seeds:
-        parts += [f"## Over {len(report.seeds)} seeds\n", _table(over_seeds(report))]
-    parts += ["## Members\n", _table(each_member(report))]
-    parts += ["## Speed\n", _table(speed(report))]
+        parts += [f"## Over {len(report.seeds)} seeds\n", table(over_seeds(report))]
+    parts += ["## Members\n", table(each_member(report))]
+    parts += ["## Speed\n", table(speed(report))]
     curve = [["members", report.accuracy_name, "nll"]] + [
         [str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve
     ]
@@ -46,13 +49,13 @@ def markdown(report: Report) -> str:
         "## What each further member was worth\n",
         "Mean over as many choices of members as there are members (each run of neighbours in their ring)"
         f"{_without_weight(report.soft_targets)}.\n",
-        _table(curve),
+        table(curve),
     ]
     if report.worth:
         parts += [
             "Members in the order in which each helps those before it most on the validation split, of equal weights. "
             f"Two members disagree on {percent(report.disagreement)} of the test examples.\n",
-            _table(worth(report)),
+            table(worth(report)),
         ]
     soft = report.soft_targets
     parts += [
@@ -60,9 +63,9 @@ def markdown(report: Report) -> str:
         f"{soft.examples:,} soft targets at {soft.schedule or f'T = {soft.temperature:g}'}, {_mean(soft)}, "
         f"{soft.bytes / 1e6:.1f} MB, "
         f"{'reused' if soft.reused else f'{soft.seconds:.1f} s'}; the run was bound by the {report.bound_by}.\n",
-        _table(stages(report)),
+        table(stages(report)),
         cost(report) + "\n",
-        _table(
+        table(
             [["computed", "core hours", "GPU hours"]]
             + [[name, f"{s.core_hours:.3g}", f"{s.gpu_hours:.3g}"] for name, s in report.cost.items()]
         ),
@@ -72,9 +75,9 @@ def markdown(report: Report) -> str:
         macro = ", ".join(f"{role} {number('macro_f1', report.system(role).test.macro_f1)}" for role in COMPARED)
         parts += [
             f"## Classes\n\nHow many of each class are right. Macro-F1: {macro}.\n",
-            _table(by_class.accuracy(report.labels, confusions)),
+            table(by_class.accuracy(report.labels, confusions)),
             "The student's most frequent errors, and how often the others make them:\n",
-            _table(by_class.errors(report.labels, confusions, "student")),
+            table(by_class.errors(report.labels, confusions, "student")),
         ]
     return "\n".join(parts)
 
@@ -98,7 +101,7 @@ def _without_weight(soft: SoftTargets) -> str:
     return f"; the weight of {', '.join(idle)} is 0, and choices of {alone} alone are left out"
 
 
-def _table(rows: Rows) -> str:
+def table(rows: Rows) -> str:
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rule, *body]) + "\n"

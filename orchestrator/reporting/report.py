@@ -93,6 +93,8 @@ class System(BaseModel):
     examples_per_second: float | None = None
     """In batches of 64 by one thread; None in reports of earlier versions."""
     calibration: Calibration
+    validation_accuracy: float | None = None
+    """Of the weights that training kept, on the validation split; None for members, ensemble and further systems."""
     confusion: list[list[int]] = []
     """Test examples by label (rows) and prediction (columns). Empty for members and further systems, and for many
     classes."""
@@ -164,6 +166,19 @@ class Stage(BaseModel):
     """Seconds that `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
 
 
+class StudentFigures(BaseModel):
+    """One of several students. student, baseline: names of its two systems. run: the name of its run."""
+
+    name: str
+    student: str
+    baseline: str
+    run: str
+    gain_transferred: float | None
+    gain_transferred_interval: Bounds | None
+    on_front: bool
+    """Whether no other student is as accurate, as fast and as small, and better in one of these."""
+
+
 class Report(BaseModel):
     """A finished run."""
 
@@ -187,6 +202,8 @@ class Report(BaseModel):
     """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
     differences: list[Difference] = []
     """The differences in accuracy that the report speaks of."""
+    students: list[StudentFigures] = []
+    """Each student of several from the same soft targets; empty for a single one."""
     seeds: list[SeedFigures] = []
     """The figures of this run and of its repetitions with other seeds; empty without repetitions."""
     best_member: str = ""

@@ -5,6 +5,7 @@ Pure: the inputs are sums of each system over blocks of test examples (`workers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -168,3 +169,22 @@ def difference(one: Float64, other: Float64) -> Difference:
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
     needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
     return Difference(*pair, value, interval, needed)
+
+
+def share_of(one: Float64, other: Float64) -> float:
+    """The accuracy of one system as a share of another's; NaN where that is never right. one, other: [B, COLUMNS]."""
+    accuracy = [figures(each.sum(axis=0))[ACCURACY] for each in (one, other)]
+    return float(accuracy[0] / accuracy[1]) if accuracy[1] > 0 else math.nan
+
+
+def share(one: Float64, other: Float64, level: float = bootstrap.LEVEL) -> tuple[float, Interval | None]:
+    """`share_of` two systems on the same test examples, and its paired interval of `level`; None for few blocks."""
+    joint = np.concatenate([one, other], axis=1)
+
+    def of_sums(sums: Float64) -> Float64:
+        accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([accuracy[..., 0] / accuracy[..., 1]])
+
+    (interval,) = bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one), level=level)
+    return share_of(one, other), interval

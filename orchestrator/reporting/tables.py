@@ -28,6 +28,39 @@ def over_seeds(report: Report) -> Rows:
     return spread.rows(report.seeds, report.accuracy_name) if report.seeds else []
 
 
+def front(report: Report) -> Rows:
+    """The students beside each other: accuracy against latency and size; no rows for a single student."""
+    if not report.students:
+        return []
+    of_all, systems = report.system("ensemble").test.accuracy, {system.name: system for system in report.systems}
+    header = [
+        "student",
+        "size",
+        "p99 ms",
+        report.accuracy_name,
+        "95% interval",
+        "over its baseline",
+        "gain transferred",
+    ]
+    rows = [[*header, "of the ensemble's accuracy", "on the front"]]
+    for each in sorted(report.students, key=lambda each: systems[each.student].parameters):
+        student, baseline = systems[each.student], systems[each.baseline]
+        rows.append(
+            [
+                each.name,
+                short_count(student.parameters),
+                f"{student.latency_ms.p99:.2f}",
+                number("accuracy", student.test.accuracy),
+                _bounds(student.test.accuracy_interval),
+                f"{100 * (student.test.accuracy - baseline.test.accuracy):+.2f}",
+                percent(each.gain_transferred),
+                percent(student.test.accuracy / of_all if of_all else None),
+                "yes" if each.on_front else "no",
+            ]
+        )
+    return rows
+
+
 def each_member(report: Report) -> Rows:
     return [_header(report)] + [_row(s.name, s, _metrics(report)) for s in report.members]
 

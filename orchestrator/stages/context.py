@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.resources import Machines
@@ -39,6 +39,8 @@ class Context:
     """Artifacts of this run and of others in its storage."""
     repetitions: Sequence[Report] = ()
     """Reports of the same run with other seeds."""
+    students: Mapping[str, Report] = field(default_factory=dict)
+    """Reports of further students of the same soft targets, by name."""
     page: str = ""
     """The run's page in MLflow, relative to the tracker's address."""
 

@@ -46,7 +46,7 @@ from workers.training import lessons, objective
 from workers.training.loop import HARD_LABELS
 from workers.trial import compiling, fitting, sequences, terms, trial
 from workers.trial.fitting import FitRole
-from workers.trial.odd_rows import odd_rows
+from workers.trial.odd_rows import OddRow, odd_rows
 from workers.trial.trial import Role
 from workers.user_code import factories
 
@@ -110,6 +110,34 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
         notes += tuple(short_baseline(recipe, len(dataset.train), of_student))
     idle = (*_without_a_use(config), *_best_of_nothing(config))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
+
+
+def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> None:
+    """Check the further students of a run, before the first of its runs starts. Raises: `RequestError`."""
+    others = config.of_students()
+    if not others:
+        return
+    wait_for("reading the data")
+    dataset = datasets.load(config.every_split, config.seed)
+    for name, other in others.items():
+        wait_for(f"trying the student '{name}'")
+        settled_ = other.for_classes(dataset.classes, dataset.label_names)
+        try:
+            _check_objective(settled_, dataset)
+            sequences.check({"student.model": settled_.student.model}, dataset)
+            odd = odd_rows(dataset)
+            for role in _roles(settled_, dataset):
+                if role.name.startswith(("student", "baseline")):
+                    _check_role(role, dataset, odd)
+        except RequestError as error:
+            raise RequestError(f"students.{name}: {error}") from error
+
+
+def _check_role(role: Role | FitRole, dataset: Dataset, odd: Sequence[OddRow]) -> tuple[str, ...]:
+    """Try a training; returns notes for the user."""
+    if isinstance(role, FitRole):
+        return fitting.check_fitting(role, dataset.classes, odd)
+    return trial.check_training(role, dataset.classes, odd)
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
@@ -271,10 +299,7 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
         elif group.checkpoints is not None:
             notes += trial.check_loaded(asked, group.checkpoints)
     for role in roles:
-        if isinstance(role, FitRole):
-            notes += fitting.check_fitting(role, dataset.classes, odd)
-        else:
-            notes += trial.check_training(role, dataset.classes, odd)
+        notes += _check_role(role, dataset, odd)
     trained = [role.model for role in roles if isinstance(role, Role)]
     notes += [note for model in trained for note in predictor.kind_of(model).notes_on(model)]
     return tuple(dict.fromkeys(notes))

@@ -15,7 +15,7 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
-    ["orchestrator.prospects", "orchestrator.planning"],
+    ["orchestrator.prospects", "orchestrator.planning", "orchestrator.sweep"],
     ["orchestrator.rehearsal"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],

@@ -83,3 +83,22 @@ def test_a_system_that_is_never_wrong_is_not_certain() -> None:
     given["ensemble"] = sums(np.ones(80, bool))
     interval = statistics.estimate(given, PAIRS).intervals["ensemble"]["accuracy"]
     assert interval is not None and 0.94 < interval.low < 0.97 and interval.high == 1.0
+
+
+def test_a_share_and_its_interval_by_hand() -> None:
+    """Of 400 examples one system has 360 right, among them all 340 of the other."""
+    right = np.arange(400) < np.array([[340], [360]])
+    one, other = (sums(each) for each in right)
+    value, interval = statistics.share(one, other)
+    assert value == statistics.share_of(one, other) == pytest.approx(340 / 360)
+    assert interval is not None
+    assert interval.low < value < interval.high < 1.0, "paired: the first is never right where the other is not"
+    wider = statistics.share(one, other, 0.99)[1]
+    narrower = statistics.share(one, other, 0.8)[1]
+    assert wider is not None and narrower is not None
+    assert wider.low < interval.low < narrower.low
+
+
+def test_a_share_of_nothing_is_undefined() -> None:
+    value, interval = statistics.share(sums(np.ones(50, bool)), sums(np.zeros(50, bool)))
+    assert np.isnan(value) and interval is None

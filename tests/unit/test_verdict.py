@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from orchestrator.reporting import markdown, tables, verdict
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Report
 from orchestrator.reporting.verdict import Accuracies
+from tests.reports import report
 
 
 def accuracies(ensemble: float, baseline: float, student: float, *members: float) -> Accuracies:
@@ -171,32 +171,6 @@ def test_no_share_of_a_gain_is_negative_or_above_all_without_words(
     for text in (sentence, cell):
         for percent in map(float, re.findall(r"([\d.]+)%", text)):
             assert percent <= 100 or "above the ensemble" in text or "beats the ensemble" in text
-
-
-def report(ensemble: float, baseline: float, student: float, nll: float = 0.5) -> Report:
-    def system(name: str, role: str, accuracy: float) -> dict[str, Any]:
-        test = {"examples": 400, "accuracy": accuracy, "nll": nll, "ece": 0.1, "wer": nll}
-        calibration: dict[str, list[float]] = {"examples": [], "confidence": [], "accuracy": []}
-        latency = {"p50": 1.0, "p99": 2.0}
-        return {"name": name, "role": role, "parameters": 9, "test": test, "latency_ms": latency} | {
-            "calibration": calibration
-        }
-
-    systems = [system("member-0", "member", 0.94), system("member-1", "member", 0.96)]
-    systems += [system(r, r, a) for r, a in zip(reports.COMPARED, (baseline, ensemble, student), strict=True)]
-    soft = {"examples": 1, "bytes": 1, "temperature": 2.0, "combine": "arithmetic", "seconds": 1.0, "reused": False}
-    return Report.model_validate(
-        {
-            "name": "small",
-            "systems": systems,
-            "gain_transferred": reports.gain_transferred(baseline, ensemble, student),
-            "curve": [{"members": 1, "accuracy": 0.5, "nll": nll}],
-            "soft_targets": soft,
-            "stages": [],
-            "bound_by": "student",
-            "paper": {"source": "a paper", "student": {"accuracy": 0.9}, "gain_transferred": 0.9},
-        }
-    )
 
 
 def test_it_reads_the_same_wherever_it_is_printed() -> None:

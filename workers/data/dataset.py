@@ -210,6 +210,12 @@ class Dataset:
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found | {name: self._digest(name, x) for name, x in self.stages.items()}
 
+    @property
+    def test_digest(self) -> str:
+        """sha256 over the test examples, their labels and their groups."""
+        groups = b"" if self.test_groups is None else self.test_groups.tobytes()
+        return hashlib.sha256(self.digests["test"].encode() + groups).hexdigest()
+
     def _digest(self, name: str, x: Examples) -> str:
         return self.scanned.get(name) or examples.digest(x)
 

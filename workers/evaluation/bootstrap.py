@@ -23,7 +23,7 @@ from workers.data.arrays import Index
 from workers.hashing import mixed
 
 LEVEL = 0.95
-"""Probability that an interval holds the true value."""
+"""Probability that an interval holds the true value, unless a caller asks for another."""
 RESAMPLES = 4999
 BLOCKS = 2048
 """Most blocks: more examples or groups than these are joined at random. Sums of random blocks have the same spread."""
@@ -45,7 +45,7 @@ Figures = Callable[[Float64], Float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval, and the standard error of the figure."""
+    """An interval, of 95% unless another level was asked for, and the standard error of the figure."""
 
     low: float
     high: float
@@ -71,13 +71,15 @@ def blocks_of(groups: Index) -> Index:
     return found
 
 
-def intervals(of_blocks: Float64, figures: Figures, *, grouped: bool = False, seed: int = 0) -> list[Interval | None]:
+def intervals(
+    of_blocks: Float64, figures: Figures, *, grouped: bool = False, seed: int = 0, level: float = LEVEL
+) -> list[Interval | None]:
     """The interval of each figure.
 
     of_blocks: [B, C], sums over each block; a block whose sums are all 0 is left out. figures: computes k figures of
-    such sums. grouped: whether blocks are groups of several examples, of which few are studentized. Returns None for a
-    figure without an interval: with fewer than two blocks, or where it is undefined in some resamples, such as a share
-    of nothing.
+    such sums. grouped: whether blocks are groups of several examples, of which few are studentized. level: probability
+    that an interval holds the true value. Returns None for a figure without an interval: with fewer than two blocks, or
+    where it is undefined in some resamples, such as a share of nothing.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -98,20 +100,20 @@ def intervals(of_blocks: Float64, figures: Figures, *, grouped: bool = False, se
             vectorized=True,
             n_resamples=RESAMPLES,
             batch=max(1, BATCH_VALUES // blocks),
-            confidence_level=expanded(LEVEL, blocks),
+            confidence_level=expanded(level, blocks),
             method="BCa",
             rng=np.random.default_rng(seed),
         )
     several = np.atleast_2d(drawn.bootstrap_distribution)
     bounds = np.stack([np.atleast_1d(drawn.confidence_interval.low), np.atleast_1d(drawn.confidence_interval.high)])
     if grouped and blocks < FEW:
-        studentized = _studentized(used, figures, seed)
+        studentized = _studentized(used, figures, seed, level)
         bounds = np.where(np.isfinite(studentized), studentized, bounds)
     each = zip(several, bounds.T, found, strict=True)
     return [_interval(values, float(low), float(high), float(figure)) for values, (low, high), figure in each]
 
 
-def _studentized(used: Float64, figures: Figures, seed: int) -> Float64:
+def _studentized(used: Float64, figures: Figures, seed: int, level: float) -> Float64:
     """Lower and upper bounds [2, k] of the figures by the distribution of (resampled - figure) / standard error.
 
     NaN where too many resamples have no spread.
@@ -128,7 +130,7 @@ def _studentized(used: Float64, figures: Figures, seed: int) -> Float64:
     ratios = np.concatenate(found, axis=1)
     wrong = ~np.isfinite(ratios)
     ratios[wrong] = 0.0
-    low, high = np.quantile(ratios, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=1)
+    low, high = np.quantile(ratios, [0.5 - level / 2, 0.5 + level / 2], axis=1)
     bounds: Float64 = np.stack([whole - high * error, whole - low * error])
     return np.where(wrong.mean(axis=1) <= MOST_DEGENERATE, bounds, np.nan)
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from workers.data.arrays import Index, micro_batch
 from workers.data.collate import Collator, collate
+from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples, by_length, embedded, positions_of, values_of
 from workers.device import device
+from workers.evaluation import bootstrap
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
 from workers.specs import Precision
@@ -118,6 +120,14 @@ class Sums:
         """The mean F1 of the classes that occur among labels or predictions: 2 hits / (labelled + predicted)."""
         occurs = self.labelled + self.predicted
         return float((2 * self.hits[occurs > 0] / occurs[occurs > 0]).mean())
+
+
+def blocks_of(data: Dataset, split: str, ids: Index) -> Blocks:
+    """The blocks of the rows of some examples: groups of the test split, or each example by itself."""
+    whole: Split = getattr(data, split)
+    groups = data.test_groups if split == "test" else None
+    blocks = bootstrap.blocks_of(np.arange(len(whole)) if groups is None else groups)
+    return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
 def figures(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,16 +22,15 @@ from torch import Tensor
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
-from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
-from workers.evaluation import bootstrap, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
+from workers.evaluation import latency, metrics, mixture
 from workers.evaluation.latency import BATCH
-from workers.evaluation.metrics import Blocks, Inference, LogProbabilities, Sums
+from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
 from workers.evaluation.worth import WorthSums, greedy, measure_worth
 from workers.inference import teacher
@@ -153,7 +152,11 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
     ids = np.arange(len(split))[examples]
-    predicted, labels, blocks = _of_systems(job, examples, data), split.labels_of(ids), _blocks(data, job.split, ids)
+    predicted, labels, blocks = (
+        _of_systems(job, examples, data),
+        split.labels_of(ids),
+        metrics.blocks_of(data, job.split, ids),
+    )
     sums = {
         member.name: metrics.measure(p, labels, blocks) for (member, _), p in zip(job.systems, predicted, strict=True)
     }
@@ -172,14 +175,6 @@ def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
     return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine)
-
-
-def _blocks(data: Dataset, split: str, ids: Index) -> Blocks:
-    """The blocks of the rows of some examples: groups of the test split, or each example by itself."""
-    whole: Split = getattr(data, split)
-    groups = data.test_groups if split == "test" else None
-    blocks = bootstrap.blocks_of(np.arange(len(whole)) if groups is None else groups)
-    return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
 def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProbabilities]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from workers.data.collate import Inputs
+from workers.data.collate import Inputs, NamedInputs
 from workers.data.tokens import TYPES
 from workers.models import at_positions
 
@@ -29,13 +29,18 @@ def called(module: Callable[..., Any], x: Inputs, **more: Any) -> Any:
     single = x.single
     if single is not None:
         return module(single, **more)
-    arguments = x.padded()
     inner = unwrapped(module)
-    if TYPES in arguments and isinstance(inner, nn.Module) and not _takes_types(type(inner).forward):
-        del arguments[TYPES]  # of pairs, for a network that does not tell them apart
     if at_positions.computes(inner) and x.positions is not None:
         more = {**more, at_positions.POSITIONS: x.places().to(x.device, non_blocking=True)}
-    return module(**arguments, **more)
+    return module(**arguments(inner, x), **more)
+
+
+def arguments(inner: Callable[..., Any], x: NamedInputs) -> dict[str, Tensor]:
+    """The keyword arguments of a module without wrappers: padded columns [B, ...], and their masks."""
+    found = x.padded()
+    if TYPES in found and isinstance(inner, nn.Module) and not _takes_types(type(inner).forward):
+        del found[TYPES]  # of pairs, for a network that does not tell them apart
+    return found
 
 
 def logits_in(returned: Any, x: Inputs, module: Callable[..., Any]) -> Any:

@@ -1,0 +1,181 @@
+"""`stillhouse export RUN`: the student of a finished run in a format for production, through a gate.
+
+Everything is made, measured and tried in a temporary folder of this machine; only what passes is written to its target
+and registered. No cluster is needed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.export import card, files, formats, gate, lineage, target
+from orchestrator.export import measure as measuring
+from orchestrator.export.gate import Gate, Passed
+from orchestrator.export.measure import Measured
+from orchestrator.observers import mlflow_export, mlflow_uri
+from orchestrator.reporting import report as reports
+from orchestrator.reporting import sums
+from orchestrator.reporting.report import Report
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.resolved import config_of
+from workers import storage
+from workers.data import dataset as datasets
+from workers.errors import RequestError
+from workers.evaluation.bootstrap import LEVEL
+from workers.inference.teacher import Member
+
+FORMAT = 1
+"""Version of `export.json`."""
+OPEN = Gate()
+MOST_LICENCE = 100
+"""Characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be exported.
+
+    quantize: `int8`, or None. licence: an SPDX identifier or a name; None: not stated. register: the name of a model in
+    MLflow's registry, empty for that of the run's student; None: it is not registered. overrides: `KEY=VALUE` of
+    `tracking`, such as another tracker.
+    """
+
+    run: str
+    to: str
+    format: str
+    gate: Gate = OPEN
+    quantize: str | None = None
+    licence: str | None = None
+    register: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was written. registered: `name@champion, version N`; empty without."""
+
+    to: str
+    measured: Measured
+    registered: str = ""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run. systems: sums of its systems over blocks of test examples. test: digest of these examples."""
+
+    folder: str
+    config: RunConfig
+    report: Report
+    systems: Mapping[str, NDArray[np.float64]]
+    test: str
+
+
+def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) -> Exported:
+    """Export the student of a finished run.
+
+    wait_for: called with a description of each slow step.
+
+    Raises: `RequestError` for an invalid request, `GateError` where the gate is not met, `RunError` where the export
+    fails or parts from the student. Each leaves nothing behind.
+    """
+    run = _checked(asked)
+    wait_for("reading the data")
+    dataset = datasets.load(run.config.data, run.config.seed)
+    if dataset.test_digest != run.test:
+        raise RequestError(
+            f"'{run.folder}': the test examples are no longer those of the run (data.test, their labels or groups have "
+            "changed), so figures would not compare. Restore them, or run again."
+        )
+    config = run.config.for_classes(dataset.classes, dataset.label_names)
+    weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)
+    student = formats.student_of(Member("student", config.student.model, weights), dataset)
+    with tempfile.TemporaryDirectory(prefix="stillhouse-export-") as scratch:
+        folder = Path(scratch, "export")
+        folder.mkdir()
+        wait_for(f"writing the student as {asked.format}")
+        made = formats.FORMATS[asked.format].write(student, folder)
+        if asked.quantize is not None:
+            made = formats.quantize(made, folder)
+        wait_for("measuring it on the test examples")
+        level = asked.gate.confidence or LEVEL
+        quantized = asked.quantize is not None
+        measured = measuring.measure(made, student, dataset, run.systems, level=level, quantized=quantized)
+        gate.enforce(asked.gate, _passed(measured, quantized=quantized))
+        wait_for("loading it by a process of its own")
+        origin = lineage.of(run.folder, config, dataset, run.report, weights)
+        about = {
+            "format_version": FORMAT,
+            "format": asked.format,
+            "quantized": asked.quantize,
+            "classes": dataset.classes,
+            "labels": list(dataset.label_names) or [str(k) for k in range(dataset.classes)],
+            **made.about,
+        }
+        text = card.card(about, measured, origin, run.report, licence=asked.licence)
+        files.write(folder, card.record(about, measured, origin, asked.licence), text, made, student)
+        files.check(folder, made, dataset, about)
+        with target.written(asked.to, folder):
+            registered = "" if asked.register is None else _register(asked, run, folder, measured, dataset.classes)
+    return Exported(asked.to, measured, registered)
+
+
+def _checked(asked: Asked) -> _Run:
+    """All that can be wrong with a request and takes no time to find. Raises: `RequestError`."""
+    gate.check(asked.gate, registers=asked.register is not None)
+    licence = asked.licence
+    if licence is not None and not (0 < len(licence) <= MOST_LICENCE and licence.isprintable()):
+        raise RequestError("--license: expected a short text in one line, such as the SPDX identifier apache-2.0.")
+    others = [each for each in asked.overrides if not each.startswith("tracking.")]
+    if others:
+        raise RequestError(f"--set {others[0]}: an export takes a run as it is. Expected a key of `tracking`.")
+    folder = storage.absolute(asked.run)
+    report = reports.load(folder)
+    config = config_of(folder, asked.overrides)
+    formats.check(asked.format, asked.quantize, config.student.model)
+    weights = storage.join(RunFolder(folder).shown("student"), config.student.model.weights_name)
+    if not storage.exists(weights):
+        raise RequestError(
+            f"'{weights}': no such file; expected the student of a finished run. The same run writes it."
+        )
+    systems, test = sums.read(folder)
+    if not {"ensemble", "student", "baseline"} <= systems.keys():
+        raise RequestError(
+            f"'{RunFolder(folder).sums}': no sums of the ensemble and the student on the test examples, since an "
+            "earlier version of Stillhouse made this report. The same `stillhouse run` writes them and reuses the rest."
+        )
+    target.check(asked.to)
+    if asked.register is not None:
+        mlflow_uri.reach(config.tracking.uri)
+    return _Run(folder, config, report, systems, test)
+
+
+def _passed(measured: Measured, *, quantized: bool) -> Passed:
+    interval = measured.share_interval
+    return Passed(
+        share=measured.share,
+        share_low=None if interval is None else interval.low,
+        p99_ms=measured.latency_ms["p99"],
+        as_float=measured.student_share if quantized else None,
+    )
+
+
+def _register(asked: Asked, run: _Run, folder: Path, measured: Measured, classes: int) -> str:
+    """Register the export with the alias `champion`."""
+    figures = {
+        **{f"test_{name}": value for name, value in measured.figures.items()},
+        **{f"latency_ms_{name}": value for name, value in measured.latency_ms.items()},
+        "share_of_ensemble": measured.share,
+        "parameters": float(measured.parameters),
+    }
+    name = asked.register or mlflow_export.name_of(run.config)
+    version = mlflow_export.register(
+        run.config, folder, run.folder, name=name, figures=figures, classes=classes, run=run.report.name
+    )
+    return f"{name}, version {version}, alias {mlflow_export.CHAMPION}"

@@ -1,0 +1,123 @@
+"""The points of a sweep: combinations of values of configuration keys, or ranges to search. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from orchestrator.config import yaml_text
+from workers.errors import RequestError
+
+RANGE = re.compile(r"(?P<low>-?[\d.]+(e-?\d+)?)\.\.(?P<high>-?[\d.]+(e-?\d+)?)(?P<log>:log)?")
+FIXED = ("name", "storage", "seeds", "students")
+"""Keys that name or multiply runs, which a sweep does itself."""
+MOST_NAME = 60
+"""Letters of a point in the name of its run."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values of a key."""
+
+    key: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers between two; integers between integers. log: drawn by their logarithms."""
+
+    key: str
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Axis = Choices | Range
+Point = Mapping[str, Any]
+"""A value of each key."""
+
+
+def axis(text: str) -> Axis:
+    """Parse one `--over KEY=V1,V2` or `KEY=LOW..HIGH[:log]`. Raises: `RequestError`."""
+    key, equals, given = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not given.strip():
+        raise RequestError(
+            f"--over '{text}': expected KEY=V1,V2, such as distillation.temperature=1,2,5, or KEY=1..20."
+        )
+    if key.split(".")[0] in FIXED:
+        raise RequestError(f"--over '{text}': a sweep sets `{key}` itself; expected another key.")
+    found = RANGE.fullmatch(given.strip())
+    if found is not None:
+        return _range(text, key, found)
+    try:
+        values = yaml_text.parse(f"[{given}]")
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"--over '{text}': the values are not YAML ({error}).") from error
+    if not values or any(values.count(value) > 1 for value in values):
+        raise RequestError(f"--over '{text}': expected one or more values, each once.")
+    return Choices(key, tuple(values))
+
+
+def _range(text: str, key: str, found: re.Match[str]) -> Range:
+    low, high = (yaml_text.parse(found[name]) for name in ("low", "high"))
+    is_log = found["log"] is not None
+    if not all(isinstance(end, int | float) for end in (low, high)) or not low < high or (is_log and low <= 0):
+        raise RequestError(f"--over '{text}': expected a lower and a higher number{', above 0' if is_log else ''}.")
+    return Range(key, low, high, is_log)
+
+
+def axes(texts: Sequence[str], *, trials: int | None) -> list[Axis]:
+    """Parse all axes of a sweep. Raises: `RequestError`, also for a range without trials and for a key given twice."""
+    found = [axis(text) for text in texts]
+    for number, each in enumerate(found):
+        if each.key in [other.key for other in found[:number]]:
+            raise RequestError(f"--over {each.key}: given twice; expected all its values in one.")
+        if isinstance(each, Range) and trials is None:
+            raise RequestError(f"--over {each.key}: a range has no end of values; expected `--trials N`, or values.")
+    if trials is not None and trials < 1:
+        raise RequestError(f"--trials: {trials}; expected at least 1.")
+    return found
+
+
+def points(choices: Sequence[Axis]) -> list[Point]:
+    """Every combination of values, the last key changing fastest."""
+    values = [each.values for each in choices if isinstance(each, Choices)]
+    return [dict(zip([each.key for each in choices], found, strict=True)) for found in itertools.product(*values)]
+
+
+def overrides(point: Point) -> list[str]:
+    """The point as `KEY=VALUE`, as `RunConfig.load` takes them."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in point.items()]
+
+
+def name_of(base: str, point: Point) -> str:
+    """The name of a point's run: of the sweep's configuration, then each key's last word with its value."""
+    words = [f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in point.items()]
+    ending = re.sub(r"[^a-z0-9._]+", "-", "-".join(words).lower()).strip("-")
+    return f"{base}-{ending[:MOST_NAME].strip('-')}"
+
+
+def names(base: str, found: Sequence[Point], taken: Sequence[str] = ()) -> list[str]:
+    """A name for each point, with a number where it would be taken."""
+    given: list[str] = []
+    for point in found:
+        name = name_of(base, point)
+        same = sum(each == name or each.startswith(f"{name}--") for each in (*taken, *given))
+        given.append(f"{name}--{same + 1}" if same else name)
+    return given
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,190 @@
+"""The formats of an export: which students have each, the files of each, and how these files are loaded to be measured.
+
+`onnx`: a graph in one file, for ONNX Runtime; the student's own code is not needed. `torch`: weights as safetensors
+beside the factory's files, which give back the module itself, to be trained further or compiled; `torch.export` would
+give a graph instead, and cannot trace every network. `transformers`: a folder for `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers import storage
+from workers.data import tokens
+from workers.data.collate import Inputs, NamedInputs, widened
+from workers.data.dataset import Dataset
+from workers.data.examples import by_length
+from workers.errors import RequestError
+from workers.inference import teacher
+from workers.inference.teacher import Member
+from workers.models import onnx_export, predictor
+from workers.models import provenance as model_provenance
+from workers.models.torch_module import TorchPredictor
+from workers.models.transformers_module import TransformersPredictor
+from workers.redact import has_secrets
+from workers.specs import AUTO, AnyModel, ModelSpec, OnnxModel, TransformersModel
+
+GRAPH, CODE, TOKENIZER = "model.onnx", "code", "tokenizer.json"
+"""Names of files and folders in an export."""
+SAMPLE = 3
+"""Test examples that a graph is traced with."""
+INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An export's files in a local folder.
+
+    model, weights: how Stillhouse loads them, to measure them. about: what `load.py` needs to know. packages: that
+    `load.py` imports.
+    """
+
+    model: AnyModel
+    weights: str
+    about: dict[str, Any]
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Student:
+    """The trained student, in torch, and a batch of test examples, which it was not trained on."""
+
+    member: Member
+    predictor: TorchPredictor
+    sample: Inputs
+
+    @property
+    def columns(self) -> dict[str, torch.Tensor]:
+        """The sample as the module's arguments, or by `onnx_export.INPUT`."""
+        return onnx_export.columns_of(self.predictor.module, widened(self.sample))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format. of: the kinds of students that have it. write: its files, into a local folder."""
+
+    of: tuple[type, ...]
+    write: Callable[[Student, Path], Made]
+
+
+def check(name: str, quantized: str | None, model: AnyModel) -> None:
+    """Raise `RequestError` where a student has no such format, or a format cannot be quantized."""
+    if quantized is not None and name != "onnx":
+        raise RequestError(
+            f"--quantize {quantized}: not of `--format {name}`. Expected `--format onnx`: ONNX Runtime quantizes it."
+        )
+    if isinstance(model, FORMATS[name].of):
+        if isinstance(model, ModelSpec) and has_secrets(model.kwargs):
+            raise RequestError("student.model.kwargs has a secret in it, which an export would publish. Remove it.")
+        return
+    has = [f"`--format {each}`" for each, of in FORMATS.items() if isinstance(model, of.of)]
+    instead = f"It has {' and '.join(has)}." if has else "MLflow serves it as it is (docs/MLFLOW.md)."
+    raise RequestError(
+        f"--format {name}: a format that the student has not. It is the model {model.label} of kind '{model.kind}'. "
+        f"{instead}"
+    )
+
+
+def student_of(member: Member, dataset: Dataset) -> Student:
+    """Load the student. Raises: `RequestError` where elements of an example have predictions of their own."""
+    found, x = teacher.load(member), dataset.test.x
+    assert isinstance(found, TorchPredictor), "`check` refuses others"
+    order = by_length(x, np.arange(len(x)))
+    rows = np.arange(len(x)) if order is None else order[::-1]  # the longest first
+    rows = np.resize(rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64)], SAMPLE)
+    return Student(member, found, predictor.collator(member.model)(x, rows))
+
+
+def quantize(made: Made, folder: Path) -> Made:
+    """The same export with its graph in int8."""
+    whole, graph = folder / "float.onnx", folder / GRAPH
+    graph.rename(whole)
+    onnx_export.quantize(whole, graph)
+    whole.unlink()
+    return made
+
+
+def _onnx(student: Student, folder: Path) -> Made:
+    _check_one_each(student, "onnx")
+    model, graph = student.member.model, folder / GRAPH
+    onnx_export.write(student.predictor.module, student.sample, graph, model.label)
+    spec = OnnxModel(
+        kind="onnx", path=str(graph), output="logits", tokenizer=model.tokenizer, max_length=model.max_length,
+        inputs=model.inputs,
+    )  # fmt: skip
+    return Made(spec, str(graph), {"weights": GRAPH, **_inputs(student, folder)}, ("onnxruntime",))
+
+
+def _torch(student: Student, folder: Path) -> Made:
+    _check_one_each(student, "torch")
+    model = student.member.model
+    assert isinstance(model, ModelSpec)
+    if outside := model_provenance.files_outside(model):
+        raise RequestError(
+            f"--format torch: the student's model {model.label} reads '{outside[0]}', outside its own folder "
+            f"'{model.folder}', so that a copy of the folder would not build it. Move the file there, or use "
+            "`--format onnx`, which needs no code."
+        )
+    for path, content in model_provenance.files_of(model).items():
+        place = folder / CODE / path.relative_to(model.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    (folder / CODE).mkdir(exist_ok=True)
+    weights = folder / model.weights_name
+    weights.write_bytes(storage.read_bytes(student.member.weights))
+    about = {"weights": weights.name, "code": CODE, "factory": model.factory, "kwargs": model.kwargs}
+    spec = model.model_copy(update={"folder": str(folder / CODE), "depends_on": ()})
+    return Made(spec, str(weights), {**about, **_inputs(student, folder)}, ("torch", "safetensors"))
+
+
+def _transformers(student: Student, folder: Path) -> Made:
+    model = student.member.model
+    assert isinstance(model, TransformersModel)
+    weights = folder / model.weights_name
+    weights.write_bytes(storage.read_bytes(student.member.weights))
+    for name, content in TransformersPredictor.companions(model).items():
+        (folder / name).write_bytes(content)
+    about = {"weights": weights.name, "auto_class": AUTO[model.task]}
+    spec = model.model_copy(update={"checkpoint": str(folder), "config": None})
+    return Made(spec, str(folder), {**about, **_inputs(student, folder)}, ("transformers", "torch", "safetensors"))
+
+
+def _inputs(student: Student, folder: Path) -> dict[str, Any]:
+    """How `load.py` makes batches of a caller's examples. Writes the tokenizer, if there is one."""
+    model, columns = student.member.model, student.columns
+    names = {name: str(column.numpy().dtype) for name, column in columns.items()}
+    if onnx_export.INPUT in columns:
+        (column,) = columns.values()
+        return {"inputs": {"kind": "array", "dtype": names[onnx_export.INPUT], "shape": list(column.shape[1:])}}
+    if model.tokenizer is None or set(names) - TOKENS:
+        return {"inputs": {"kind": "columns", "names": names}}
+    if not (folder / TOKENIZER).exists():
+        (folder / TOKENIZER).write_text(tokens.load(model.tokenizer).backend_tokenizer.to_str(), encoding="utf-8")
+    assert isinstance(student.sample, NamedInputs)
+    padding = student.sample.padding.get(tokens.IDS, 0)
+    found = {"kind": "texts", "names": list(names), "tokenizer": TOKENIZER, "padding": padding}
+    return {"inputs": {**found, "max_length": model.max_length}}
+
+
+def _check_one_each(student: Student, name: str) -> None:
+    sample = student.sample
+    if isinstance(sample, NamedInputs) and sample.positions is not None:
+        raise RequestError(
+            f"--format {name}: the student predicts a class for each element of an example. Expected one for each "
+            "example; `--format transformers` exports networks of transformers for tokens."
+        )
+
+
+TOKENS = {tokens.IDS, tokens.TYPES, "attention_mask"}
+"""The columns that `load.py` makes of texts."""
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format((ModelSpec, TransformersModel), _onnx),
+    "torch": Format((ModelSpec,), _torch),
+    "transformers": Format((TransformersModel,), _transformers),
+}

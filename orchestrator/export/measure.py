@@ -1,0 +1,166 @@
+"""Measures an exported artefact like any other system of the run: from its files, on the run's test examples.
+
+Everything runs in this process, on a CPU and with one thread, so that no cluster is needed and latencies compare with
+those of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from orchestrator.export.formats import Made, Student
+from orchestrator.reporting import statistics
+from orchestrator.reporting.statistics import Difference
+from workers.data.arrays import spread
+from workers.data.dataset import Dataset
+from workers.errors import RunError
+from workers.evaluation import latency, metrics
+from workers.evaluation.bootstrap import Interval
+from workers.evaluation.latency import BATCH
+from workers.evaluation.metrics import Inference
+from workers.models import predictor
+from workers.models.predictor import Predictor
+
+EXPORT = "export"
+"""The artefact's name among the run's systems."""
+CHECKED = 1000
+"""Test examples on which the artefact is compared with the student in torch, at most."""
+TOLERANCE = 1e-3
+"""Largest accepted difference between the probabilities of the student in torch and of an export in float."""
+CALLS = 500
+"""Calls whose latency is measured."""
+CPU = torch.device("cpu")
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the artefact's probabilities compare with those of the student in torch. difference: the largest. same_class:
+    the share of examples on which both predict the same class."""
+
+    examples: int
+    difference: float
+    same_class: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The artefact on the test split.
+
+    figures, intervals: accuracy, NLL, Brier score and ECE by name, with 95% intervals. over_student, over_ensemble: in
+    accuracy. share, share_interval: its accuracy over the ensemble's; the interval is of `level`. student_share: that
+    of the student in the run's report. latency_ms: of one example. bytes: of the files that it is computed from.
+    """
+
+    examples: int
+    figures: Mapping[str, float]
+    intervals: Mapping[str, Interval | None]
+    over_student: Difference
+    over_ensemble: Difference
+    share: float
+    share_interval: Interval | None
+    level: float
+    student_share: float
+    latency_ms: Mapping[str, float]
+    per_second: float
+    parameters: int
+    bytes: int
+    agreement: Agreement
+
+
+def measure(
+    made: Made, student: Student, dataset: Dataset, systems: Mapping[str, Float64], *, level: float, quantized: bool
+) -> Measured:
+    """Measure an artefact.
+
+    systems: sums of the run's systems over blocks of the test examples. level: of the interval of the share. quantized:
+    whether it may part from the student. Raises: `RunError` where it parts from the student, or answers NaN.
+    """
+    with one_thread():
+        found = predictor.load(made.model, made.weights)
+        agreement = _agreement(found, made, student, dataset)
+        if not quantized and not agreement.difference <= TOLERANCE:
+            raise RunError(
+                f"the export parts from the student: on {agreement.examples:,} test examples its probabilities differ "
+                f"by up to {agreement.difference:.2g}, and {agreement.same_class:.2%} have the same class; expected at "
+                f"most {TOLERANCE:g}. Nothing was written. `--format torch` exports the module itself."
+            )
+        sums = _sums(found, made, dataset, quantized=quantized)
+        times, batch_s = _times(found, made, dataset)
+    blocks = {**systems, EXPORT: sums.of_blocks}
+    pairs = [(EXPORT, "student"), (EXPORT, "ensemble")]
+    estimates = statistics.estimate(blocks, pairs)
+    share, interval = statistics.share(sums.of_blocks, systems["ensemble"], level)
+    return Measured(
+        examples=sums.examples,
+        figures=dict(zip(metrics.FIGURES, metrics.figures(sums.of_blocks.sum(axis=0)).tolist(), strict=True)),
+        intervals=estimates.intervals[EXPORT],
+        over_student=estimates.differences[0],
+        over_ensemble=estimates.differences[1],
+        share=share,
+        share_interval=interval,
+        level=level,
+        student_share=statistics.share_of(systems["student"], systems["ensemble"]),
+        latency_ms=latency.percentiles(times),
+        per_second=BATCH / batch_s,
+        parameters=student.predictor.parameters,
+        bytes=_size(Path(made.weights)),
+        agreement=agreement,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and sessions of ONNX Runtime that are loaded in the block use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _agreement(found: Predictor, made: Made, student: Student, dataset: Dataset) -> Agreement:
+    ids = spread(len(dataset.test), min(CHECKED, len(dataset.test)))
+    x, how = dataset.test.x[ids], Inference("float32")
+    expected, exported = (
+        np.exp(metrics.log_probabilities(each, x, how, collator=predictor.collator(model)))
+        for each, model in ((student.predictor, student.member.model), (found, made.model))
+    )
+    same = expected.argmax(axis=1) == exported.argmax(axis=1)
+    return Agreement(len(ids), float(np.abs(expected - exported).max()), float(same.mean()))
+
+
+def _sums(found: Predictor, made: Made, dataset: Dataset, *, quantized: bool) -> metrics.Sums:
+    """The sums of the artefact's predictions. An int8 graph scales activations by the batch, so that it gets examples
+    one by one, as a caller sends them."""
+    split = dataset.test
+    how = Inference("float32", 1 if quantized else None)
+    predicted = metrics.log_probabilities(found, split.x, how, collator=predictor.collator(made.model))
+    if np.isnan(predicted).any():
+        raise RunError("the export answers NaN for a test example. Nothing was written.")
+    ids = np.arange(len(split))
+    return metrics.measure(predicted, split.labels_of(ids), metrics.blocks_of(dataset, "test", ids))
+
+
+def _times(found: Predictor, made: Made, dataset: Dataset) -> tuple[Float64, float]:
+    """Latencies of one example in ms: [CALLS], and seconds for a batch of `BATCH`."""
+    found.to(CPU)
+    collator, x = predictor.collator(made.model), dataset.served
+    one, many = (latency.requests(collator, x, CPU, size) for size in (1, BATCH))
+    times = latency.times_ms(lambda call: torch.softmax(found(one(call)).logits, dim=-1), CPU, CALLS)
+    return times, latency.batch_s(lambda call: torch.softmax(found(many(call)).logits, dim=-1), CPU)
+
+
+def _size(weights: Path) -> int:
+    """Bytes of the weights: a file, or those in a folder of transformers."""
+    files = [weights] if weights.is_file() else list(weights.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files)

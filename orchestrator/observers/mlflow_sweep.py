@@ -1,0 +1,70 @@
+"""The MLflow run of a sweep: the parent of its runs, with their table and heat map."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.observers import mlflow_runs, mlflow_uri
+from orchestrator.observers.mlflow_runs import FOLDER, ROLE
+from orchestrator.reporting import sweeps
+from orchestrator.reporting.sweeps import Sweep
+from workers.redact import redacted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = "STILLHOUSE_SWEEP"
+"""Set in the processes of a sweep: the identifier of its run, which is the parent of theirs."""
+
+
+def current() -> str:
+    """The run of the sweep that this process belongs to; empty outside of sweeps."""
+    return os.environ.get(ENVIRONMENT, "")
+
+
+class TrackedSweep:
+    """The MLflow run of a sweep, open while its runs run. A sweep in the same folder goes on in the same run."""
+
+    def __init__(self, uri: str, experiment: str, name: str, folder: str) -> None:
+        """Open the run. Raises: MlflowException and OSError where the tracker refuses it."""
+        mlflow_uri.prepare()
+        from mlflow import MlflowClient
+
+        if uri.startswith(mlflow_uri.SQLITE):
+            mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
+        self.client = MlflowClient(uri)
+        self.experiment_id = mlflow_runs.experiment(self.client, experiment, uri)
+        query = f"tags.`{ROLE}` = 'sweep' and tags.`{FOLDER}` = '{redacted(folder)}'"
+        found = self.client.search_runs([self.experiment_id], query)
+        if found:
+            self.run_id = str(found[0].info.run_id)
+            self.client.update_run(self.run_id, status="RUNNING")
+        else:
+            tags = {FOLDER: redacted(folder)}
+            self.run_id = mlflow_runs.create(self.client, self.experiment_id, name, "sweep", tags)
+
+    def close(self, sweep: Sweep | None, maps: dict[str, Figure]) -> None:
+        """Send the table and the heat maps by their file names, and end the run; without a sweep as failed."""
+        try:
+            if sweep is not None:
+                self._send(sweep, maps)
+        except Exception as error:  # of any tracker; the files have the same
+            logger.warning("MLflow does not get the sweep's table: %s: %s", type(error).__name__, error)
+        self.client.set_terminated(self.run_id, "FAILED" if sweep is None else "FINISHED")
+
+    def _send(self, sweep: Sweep, maps: dict[str, Figure]) -> None:
+        header, *rows = sweeps.rows(sweep)
+        columns = {name: [row[k] for row in rows] for k, name in enumerate(header)}
+        self.client.log_table(self.run_id, columns, "sweep.json")
+        for name, figure in maps.items():
+            with tempfile.TemporaryDirectory() as folder:
+                figure.savefig(Path(folder, name))
+                self.client.log_artifact(self.run_id, str(Path(folder, name)))
+        if sweep.best is not None:
+            self.client.set_tag(self.run_id, "stillhouse.best", sweep.best)

@@ -1,0 +1,140 @@
+"""The outcome of a sweep: a row for each run, and a heat map over two keys.
+
+The best run is the one whose student is best on the validation split; test figures stand beside it and choose nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from orchestrator.reporting.report import Bounds, Report
+from orchestrator.reporting.tables import Rows, number, percent, short_count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class SweptRun(BaseModel):
+    """One run of a sweep. problem: why it has no figures; empty for a complete one."""
+
+    run: str
+    values: dict[str, Any]
+    """The value of each key that varies."""
+    problem: str = ""
+    validation_accuracy: float | None = None
+    """Of the student."""
+    student: float | None = None
+    student_interval: Bounds | None = None
+    baseline: float | None = None
+    ensemble: float | None = None
+    gain_transferred: float | None = None
+    parameters: int | None = None
+    latency_ms_p99: float | None = None
+
+
+class Sweep(BaseModel):
+    """A sweep. best: the name of the run that is best on validation; None where no run is complete."""
+
+    name: str
+    keys: list[str]
+    runs: list[SweptRun]
+    best: str | None
+
+
+def swept(run: str, values: dict[str, Any], report: Report | None, problem: str = "") -> SweptRun:
+    """A run's row. report: None where it failed with `problem`."""
+    if report is None:
+        return SweptRun(run=run, values=values, problem=problem)
+    student = report.system("student")
+    return SweptRun(
+        run=run,
+        values=values,
+        validation_accuracy=student.validation_accuracy,
+        student=student.test.accuracy,
+        student_interval=student.test.accuracy_interval,
+        baseline=report.system("baseline").test.accuracy,
+        ensemble=report.system("ensemble").test.accuracy,
+        gain_transferred=report.gain_transferred,
+        parameters=student.parameters,
+        latency_ms_p99=student.latency_ms.p99,
+    )
+
+
+def collected(name: str, keys: Sequence[str], runs: Sequence[SweptRun]) -> Sweep:
+    """A sweep with its best run."""
+    complete = [each for each in runs if each.validation_accuracy is not None]
+    best = max(complete, key=lambda each: each.validation_accuracy or 0.0, default=None)
+    return Sweep(name=name, keys=list(keys), runs=list(runs), best=None if best is None else best.run)
+
+
+def rows(sweep: Sweep) -> Rows:
+    """The table, a row for each run in the order of the sweep."""
+    short = [key.rpartition(".")[2] for key in sweep.keys]
+    figures = ["validation", "student", "95% interval", "baseline", "ensemble", "gain transferred", "size", "p99 ms"]
+    found = [[*short, *figures, "note"]]
+    for each in sweep.runs:
+        values = [_value(each.values[key]) for key in sweep.keys]
+        if each.problem:
+            found.append([*values, *["-"] * len(figures), f"failed: {each.problem}"])
+            continue
+        interval = each.student_interval
+        found.append(
+            [
+                *values,
+                number("accuracy", each.validation_accuracy),
+                number("accuracy", each.student),
+                "-" if interval is None else " to ".join(f"{100 * bound:.1f}" for bound in interval),
+                number("accuracy", each.baseline),
+                number("accuracy", each.ensemble),
+                percent(each.gain_transferred),
+                "-" if each.parameters is None else short_count(each.parameters),
+                "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
+                "best on validation" if each.run == sweep.best else "",
+            ]
+        )
+    return found
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
+    """A figure of each run over the first two keys, the mean over further ones; None for other than two keys or more.
+
+    figure: a field of `SweptRun`.
+    """
+    if len(sweep.keys) < 2:
+        return None
+    from matplotlib.figure import Figure
+
+    by_row, by_column = ([_value(each.values[key]) for each in sweep.runs] for key in sweep.keys[:2])
+    of_rows, of_columns = list(dict.fromkeys(by_row)), list(dict.fromkeys(by_column))
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row, column, each in zip(by_row, by_column, sweep.runs, strict=True):
+        value = getattr(each, figure)
+        if value is not None:
+            cells.setdefault((row, column), []).append(100 * value)
+    grid = [
+        [sum(found) / len(found) if (found := cells.get((row, column))) else float("nan") for column in of_columns]
+        for row in of_rows
+    ]
+    drawn = Figure(figsize=(1.6 + 0.9 * len(of_columns), 1.4 + 0.55 * len(of_rows)), layout="constrained")
+    axes = drawn.subplots()
+    image = axes.imshow(grid, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(of_columns)), of_columns)
+    axes.set_yticks(range(len(of_rows)), of_rows)
+    axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=f"test accuracy of the {figure}, %")
+    known = [value for found in cells.values() for value in found] or [0.0]
+    low, high = min(known), max(known)
+    for y, row_values in enumerate(grid):
+        for x, value in enumerate(row_values):
+            if value == value:
+                is_dark = value < low + 0.6 * (high - low)
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if is_dark else "black")
+    drawn.colorbar(image)
+    return drawn

@@ -1,0 +1,74 @@
+"""The runs of a sweep as processes on one Ray, so that a failing run leaves the others alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from orchestrator.observers import mlflow_sweep
+
+PREFIX = "stillhouse: "
+"""Of an error message of the command."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to execute. overrides: by which its process loads the configuration."""
+
+    path: str
+    name: str
+    overrides: Sequence[str]
+
+
+@dataclass
+class Processes:
+    """Starts runs. address: of the Ray that they join. parent: the sweep's run in MLflow."""
+
+    address: str
+    parent: str
+    verbose: bool = False
+    running: set[subprocess.Popen[str]] = field(default_factory=set)
+
+    def run(self, jobs: Sequence[Job], at_once: int) -> list[str]:
+        """Execute jobs, so many at a time; returns for each why it failed, empty where it did not."""
+        with ThreadPoolExecutor(at_once) as threads:
+            return list(threads.map(self._run, jobs))
+
+    def _run(self, job: Job) -> str:
+        sets = [word for override in job.overrides for word in ("--set", override)]
+        flags = ["--verbose"] if self.verbose else []
+        command = [sys.executable, "-P", "-m", "orchestrator.cli", "run", job.path, *sets, *flags]
+        environment = os.environ | {"RAY_ADDRESS": self.address, mlflow_sweep.ENVIRONMENT: self.parent}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        self.running.add(process)
+        try:
+            _, shown = process.communicate()
+        finally:
+            self.running.discard(process)
+        return "" if process.returncode == 0 else _problem(shown, process.returncode)
+
+
+@contextmanager
+def started(address: str, parent: str, *, verbose: bool) -> Iterator[Processes]:
+    """Processes that end with the block."""
+    found = Processes(address, parent, verbose)
+    try:
+        yield found
+    finally:
+        for process in [*found.running]:
+            process.terminate()
+        for process in [*found.running]:
+            process.wait()
+
+
+def _problem(shown: str, status: int) -> str:
+    """The error message of a command that failed."""
+    _, found, message = shown.rpartition(PREFIX)
+    return " ".join(message.split()) if found else f"exit status {status}"

@@ -1,0 +1,69 @@
+"""Which points of a sweep run next: generators that yield batches of points and receive the outcomes of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from orchestrator.config.grid import Axis, Choices, Point, points
+from orchestrator.reporting.sweeps import SweptRun
+from workers.errors import RequestError
+
+Proposals = Generator[list[Point], list[SweptRun], None]
+"""Yields the points of the next batch; receives their runs, in the same order."""
+SHARED = "distillation."
+"""Keys that change neither members nor baseline."""
+
+
+def of_grid(axes: Sequence[Axis]) -> Proposals:
+    """Every combination.
+
+    Runs find what others have completed. So the first runs alone and makes the members, then one run for each baseline,
+    then all others.
+    """
+    every = points(axes)
+    first: dict[tuple[tuple[str, str], ...], Point] = {}
+    for point in every:
+        own = tuple((key, str(value)) for key, value in point.items() if not key.startswith(SHARED))
+        first.setdefault(own, point)
+    firsts = list(first.values())
+    yield firsts[:1]
+    if firsts[1:]:
+        yield firsts[1:]
+    rest = [point for point in every if not any(point is each for each in firsts)]
+    if rest:
+        yield rest
+
+
+def of_search(axes: Sequence[Axis], trials: int, at_once: int, seed: int) -> Proposals:
+    """Points of Optuna's TPE sampler (Bergstra et al. 2011), which maximises the student's validation accuracy.
+
+    The same seed and outcomes give the same points, so a repeated search finds its complete runs again. Raises:
+    `RequestError` where Optuna is not installed.
+    """
+    optuna = _optuna()
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    for start in range(0, trials, at_once):
+        asked = [study.ask() for _ in range(min(at_once, trials - start))]
+        outcomes = yield [{axis.key: _suggested(trial, axis) for axis in axes} for trial in asked]
+        for trial, outcome in zip(asked, outcomes, strict=True):
+            failed = outcome.validation_accuracy is None
+            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+            study.tell(trial, outcome.validation_accuracy, state=state)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise RequestError("--trials: a search needs Optuna: pip install 'stillhouse[search]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _suggested(trial: Any, axis: Axis) -> Any:
+    if isinstance(axis, Choices):
+        return axis.values[trial.suggest_categorical(axis.key, list(range(len(axis.values))))]
+    if axis.is_whole:
+        return trial.suggest_int(axis.key, axis.low, axis.high, log=axis.log)
+    return trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log)

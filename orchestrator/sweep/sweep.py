@@ -1,0 +1,167 @@
+"""`stillhouse sweep`: from the axes to one table, heat maps and a parent run in MLflow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+
+from orchestrator.cluster import connection
+from orchestrator.cluster.resources import Machines
+from orchestrator.config import grid, loading
+from orchestrator.config.grid import Axis, Choices, Point
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.mlflow_sweep import TrackedSweep
+from orchestrator.observers.terminal import Screen
+from orchestrator.plan import students
+from orchestrator.reporting import report as reports
+from orchestrator.reporting import sweeps
+from orchestrator.reporting.markdown import table
+from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
+from orchestrator.sweep import processes
+from orchestrator.sweep.processes import Job, Processes
+from orchestrator.sweep.proposals import Proposals, of_grid, of_search
+from workers import storage
+from workers.errors import RequestError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEEP = "distillation.keep"
+OF_MEANS = (
+    "distillation.temperature",
+    "distillation.top_k",
+    "distillation.dtype",
+    "ensemble.combine",
+    "ensemble.weights",
+)
+"""Keys whose change takes no forward pass of a teacher, where the members' logits are kept."""
+RECORD, TEXT, MAPS = "sweep.json", "sweep.md", {"student": "student.png", "gain_transferred": "gain_transferred.png"}
+"""Files in the sweep's folder; heat maps by their figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request. path: of the configuration. over: axes as in `--over`. trials: of a search; None: the whole grid."""
+
+    path: str
+    overrides: Sequence[str] = ()
+    over: Sequence[str] = ()
+    trials: int | None = None
+
+
+def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> tuple[Sweep, str]:
+    """Execute a sweep; returns its outcome and its folder, `<storage>/<name>-sweep`.
+
+    Raises: `RequestError` where a point is no valid configuration, before any run starts.
+    """
+    screen = screen or Screen(quiet=True)
+    base = RunConfig.load(asked.path, asked.overrides)
+    axes = grid.axes(asked.over, trials=asked.trials)
+    common = [*asked.overrides, *_keeping(asked, axes)]
+    _check(asked.path, common, axes)
+    name = f"{base.name}-sweep"
+    folder = storage.join(base.storage, name)
+    storage.probe_writable(base.storage)
+    with connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+        at_once = _room(base, machines)
+        tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
+        outcome: Sweep | None = None
+        maps: dict[str, Figure] = {}
+        try:
+            address = ray.get_runtime_context().gcs_address
+            proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, at_once, base.seed)
+            with processes.started(address, tracked.run_id, verbose=verbose) as of_runs:
+                found = _run(proposals, Runs(of_runs, asked.path, common, base, at_once, screen))
+            outcome = sweeps.collected(name, [each.key for each in axes], found)
+            maps = _write(outcome, folder)
+        finally:
+            tracked.close(outcome, maps)
+    return outcome, folder
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How points become runs. common: overrides of every run. at_once: runs at a time."""
+
+    processes: Processes
+    path: str
+    common: Sequence[str]
+    base: RunConfig
+    at_once: int
+    screen: Screen
+
+
+def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
+    """Execute batch by batch; returns the runs, those of a grid in its order."""
+    found: list[SweptRun] = []
+    names: list[str] = []
+    batch = next(proposals, None)
+    while batch is not None:
+        new = grid.names(of.base.name, batch, names)
+        names += new
+        done = _batch(batch, new, of)
+        found += done
+        try:
+            batch = proposals.send(done)
+        except StopIteration:
+            batch = None
+    return found
+
+
+def _batch(batch: Sequence[Point], names: Sequence[str], of: Runs) -> list[SweptRun]:
+    jobs = [
+        Job(of.path, name, [*of.common, *grid.overrides(point), f"name={name}"])
+        for point, name in zip(batch, names, strict=True)
+    ]
+    of.screen.say(f"runs of the sweep: {', '.join(names)}")
+    problems = of.processes.run(jobs, of.at_once)
+    found = []
+    for point, name, problem in zip(batch, names, problems, strict=True):
+        folder = storage.join(of.base.storage, name)
+        report = None if problem else reports.load(folder)
+        found.append(swept(name, dict(point), report, problem))
+        of.screen.say(f"{name}: {f'failed: {problem}' if problem else 'done'}")
+    return found
+
+
+def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:
+    """The override that keeps members' logits, where they spare passes and the configuration does not decide it."""
+    written = loading.read(asked.path)
+    for each in asked.overrides:
+        loading.override(written, each)
+    decided = "keep" in (written.get("distillation") or {}) or any(axis.key == KEEP for axis in axes)
+    return [] if decided or not any(axis.key in OF_MEANS for axis in axes) else [f"{KEEP}=members"]
+
+
+def _check(path: str, common: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Load every point of a grid, or the ends of ranges. Raises: `RequestError`."""
+    ends = [axis if isinstance(axis, Choices) else Choices(axis.key, (axis.low, axis.high)) for axis in axes]
+    for point in grid.points(ends):
+        try:
+            RunConfig.load(path, [*common, *grid.overrides(point)])
+        except RequestError as error:
+            raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
+
+
+def _room(config: RunConfig, machines: Machines) -> int:
+    """How many students the cluster trains at a time."""
+    placed = students.place(config.student, machines)
+    here = machines.of("student")
+    return max(1, int(here.gpus // placed.gpus) if placed.gpus else int(here.cpus // placed.cores))
+
+
+def _write(outcome: Sweep, folder: str) -> dict[str, Figure]:
+    """Write the table and the heat maps; returns these by their file names."""
+    storage.write_text(storage.join(folder, RECORD), outcome.model_dump_json(indent=2) + "\n")
+    storage.write_text(storage.join(folder, TEXT), f"# {outcome.name}\n\n{table(sweeps.rows(outcome))}")
+    drawn = {name: sweeps.heat_map(outcome, figure) for figure, name in MAPS.items()}
+    maps: dict[str, Figure] = {name: figure for name, figure in drawn.items() if figure is not None}
+    for name, figure in maps.items():
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
+        storage.write_bytes(storage.join(folder, name), content.getvalue())
+    return maps

@@ -1,0 +1,91 @@
+"""Where an export is written: whole or not at all, and never over files of another origin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from orchestrator.export import target
+from workers import storage
+from workers.errors import RequestError
+
+
+def made(folder: Path, *names: str) -> Path:
+    """A local export with these files."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / target.RECORD).write_text(json.dumps({target.FILES: {name: "0" for name in names}}))
+    return folder
+
+
+@pytest.fixture(params=["disk", "memory"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "disk":
+        yield str(tmp_path / "exports" / "digits")
+        return
+    place = f"memory://{tmp_path.name}/digits"
+    yield place
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True) if storage.exists(place) else None
+
+
+def write(uri: str, source: Path) -> None:
+    target.check(uri)
+    with target.written(uri, source):
+        pass
+
+
+def test_an_export_replaces_an_earlier_one_and_leaves_none_of_its_files(uri: str, tmp_path: Path) -> None:
+    write(uri, made(tmp_path / "one", "model.onnx", "code/nets.py"))
+    assert storage.files_below(uri) == ["code/nets.py", target.RECORD, "model.onnx"]
+    write(uri, made(tmp_path / "two", "model.safetensors"))
+    assert storage.files_below(uri) == [target.RECORD, "model.safetensors"]
+
+
+def test_files_of_another_origin_are_not_replaced(uri: str, tmp_path: Path) -> None:
+    write(uri, made(tmp_path / "one", "model.onnx"))
+    storage.write_text(storage.join(uri, "notes.txt"), "mine")
+    with pytest.raises(RequestError, match=r"notes\.txt"):
+        target.check(uri)
+    other = storage.join(storage.parent(uri), "other")
+    storage.write_text(storage.join(other, "model.onnx"), "mine")
+    with pytest.raises(RequestError, match="which no export wrote"):
+        target.check(other)
+    with pytest.raises(RequestError, match="is a file"):
+        target.check(storage.join(other, "model.onnx"))
+
+
+def test_a_failure_after_writing_leaves_nothing(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), target.written(uri, made(tmp_path / "one", "model.onnx")):
+        raise RuntimeError("the registry is gone")
+    assert storage.files_below(uri) == []
+    assert not (tmp_path / "exports").exists()
+
+
+def test_a_failure_brings_the_earlier_export_back_on_a_disk(tmp_path: Path) -> None:
+    uri = str(tmp_path / "digits")
+    write(uri, made(tmp_path / "one", "model.onnx"))
+    with pytest.raises(RuntimeError), target.written(uri, made(tmp_path / "two", "model.safetensors")):
+        raise RuntimeError("the registry is gone")
+    assert storage.files_below(uri) == [target.RECORD, "model.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "one", "two"]
+
+
+def test_a_failed_upload_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"memory://{tmp_path.name}-failed/digits"
+    write_bytes = storage.write_bytes
+
+    def failing(place: str, content: bytes, patient: bool = True) -> None:
+        if place.endswith("model.onnx"):
+            raise OSError("no space")
+        write_bytes(place, content, patient)
+
+    monkeypatch.setattr(storage, "write_bytes", failing)
+    with pytest.raises(OSError), target.written(uri, made(tmp_path / "one", "a.txt", "model.onnx")):
+        pass
+    assert storage.files_below(uri) == []

@@ -1,0 +1,135 @@
+"""Points of a sweep: what `--over` means, names of runs, and the order in which they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.config import grid
+from orchestrator.config.grid import Choices, Range
+from orchestrator.reporting import sweeps
+from orchestrator.reporting.sweeps import SweptRun
+from orchestrator.sweep.processes import _problem
+from orchestrator.sweep.proposals import of_grid, of_search
+from workers.errors import RequestError
+
+AXES = [
+    ("distillation.temperature=1,2.5,20", Choices("distillation.temperature", (1, 2.5, 20))),
+    ("student.initial=teacher_layers", Choices("student.initial", ("teacher_layers",))),
+    ("a.b=[1, 2],[3]", Choices("a.b", ([1, 2], [3]))),
+    ("t={from: 4, to: 1},2", Choices("t", ({"from": 4, "to": 1}, 2))),
+    ("x=true,false", Choices("x", (True, False))),
+    ("t=1..20", Range("t", 1, 20, False)),
+    ("t=0.5..2.0", Range("t", 0.5, 2.0, False)),
+    ("lr=1.0e-4..1.0e-2:log", Range("lr", 1e-4, 1e-2, True)),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), AXES, ids=[text for text, _ in AXES])
+def test_an_axis(text: str, expected: grid.Axis) -> None:
+    assert grid.axis(text) == expected
+
+
+WRONG = {
+    "temperature": "expected KEY=V1,V2",
+    "temperature=": "expected KEY=V1,V2",
+    "=1,2": "expected KEY=V1,V2",
+    "t=1,1": "each once",
+    "t=[1": "not YAML",
+    "name=a,b": "a sweep sets `name` itself",
+    "students.small=1": "a sweep sets `students.small` itself",
+    "t=5..2": "a lower and a higher number",
+    "t=0..2:log": "a lower and a higher number, above 0",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_axis(text: str) -> None:
+    with pytest.raises(RequestError, match=WRONG[text]):
+        grid.axis(text)
+
+
+def test_axes_together() -> None:
+    with pytest.raises(RequestError, match="--over t: given twice"):
+        grid.axes(["t=1,2", "t=3"], trials=None)
+    with pytest.raises(RequestError, match="a range has no end of values; expected `--trials N`"):
+        grid.axes(["t=1..2"], trials=None)
+    with pytest.raises(RequestError, match="--trials: 0; expected at least 1"):
+        grid.axes(["t=1,2"], trials=0)
+
+
+def test_points_and_their_names() -> None:
+    axes = grid.axes(["distillation.temperature=1,2.5", "student.model.kwargs.hidden=30,300"], trials=None)
+    points = grid.points(axes)
+    assert [tuple(point.values()) for point in points] == [(1, 30), (1, 300), (2.5, 30), (2.5, 300)]
+    assert grid.overrides(points[2]) == ["distillation.temperature=2.5", "student.model.kwargs.hidden=30"]
+    assert grid.names("mnist", points)[2] == "mnist-temperature-2.5-hidden-30"
+    alike = [{"a.x": "A/B"}, {"a.x": "a b"}, {"a.x": "a:b"}]
+    assert grid.names("n", alike) == ["n-x-a-b", "n-x-a-b--2", "n-x-a-b--3"]
+    assert grid.names("n", alike[:1], taken=["n-x-a-b"]) == ["n-x-a-b--2"]
+
+
+def test_a_grid_begins_with_what_others_share() -> None:
+    axes = grid.axes(["distillation.temperature=1,2,5", "student.model.kwargs.hidden=30,300"], trials=None)
+    batches = list(of_grid(axes))
+    assert [[tuple(point.values()) for point in batch] for batch in batches] == [
+        [(1, 30)],  # makes the members
+        [(1, 300)],  # makes the other baseline
+        [(2, 30), (2, 300), (5, 30), (5, 300)],
+    ]
+    assert sum(map(len, batches)) == 6
+    assert [len(batch) for batch in of_grid(grid.axes(["distillation.temperature=1,2"], trials=None))] == [1, 1]
+
+
+def outcome(value: float | None) -> SweptRun:
+    return SweptRun(run="x", values={}, validation_accuracy=value, problem="" if value is not None else "broken")
+
+
+def searched(seed: int, score: Any) -> list[dict[str, Any]]:
+    axes = grid.axes(["t=1.0..20.0:log", "h=30,300", "n=1..8"], trials=12)
+    search = of_search(axes, 12, 3, seed)
+    batch, found = next(search), []
+    while True:
+        found += [dict(point) for point in batch]
+        try:
+            batch = search.send([outcome(score(point)) for point in batch])
+        except StopIteration:
+            return found
+
+
+def test_a_search_follows_from_its_seed_and_outcomes() -> None:
+    def score(point: Any) -> float | None:
+        return None if point["n"] == 3 else -abs(point["t"] - 4.0)
+
+    found = searched(0, score)
+    assert len(found) == 12 and found == searched(0, score) != searched(1, score)
+    assert all(1 <= point["t"] <= 20 and point["h"] in (30, 300) and point["n"] in range(1, 9) for point in found)
+    assert isinstance(found[0]["n"], int)
+
+
+def test_the_best_run_is_chosen_on_validation() -> None:
+    runs = [
+        SweptRun(run="a", values={"t": 1, "h": 3}, validation_accuracy=0.90, student=0.80, gain_transferred=0.5),
+        SweptRun(run="b", values={"t": 2, "h": 3}, validation_accuracy=0.85, student=0.99, gain_transferred=None),
+        SweptRun(run="c", values={"t": 1, "h": 4}, problem="no such layer"),
+    ]
+    found = sweeps.collected("s", ["distillation.t", "student.h"], [
+        run.model_copy(update={"values": {"distillation.t": run.values["t"], "student.h": run.values["h"]}})
+        for run in runs
+    ])  # fmt: skip
+    assert found.best == "a"
+    header, first, second, failed = sweeps.rows(found)
+    assert header[:4] == ["t", "h", "validation", "student"]
+    assert first[-1] == "best on validation" and second[-1] == "" and failed[-1] == "failed: no such layer"
+    drawn = sweeps.heat_map(found)
+    assert drawn is not None and {text.get_text() for text in drawn.axes[0].texts} == {"80.00", "99.00"}
+    assert sweeps.heat_map(sweeps.collected("s", ["distillation.t"], [])) is None
+    assert sweeps.collected("s", ["t"], runs[2:]).best is None
+
+
+def test_the_problem_of_a_run_is_the_last_message() -> None:
+    assert (
+        _problem("stillhouse: a note\nmembers ...\nstillhouse: data.x:\n no such file.\n", 2) == "data.x: no such file."
+    )
+    assert _problem("Killed", -9) == "exit status -9"

@@ -1,0 +1,89 @@
+"""Several students of the same soft targets: the configuration, the front, and their systems in one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.reporting import several, tables
+from orchestrator.reporting.report import System
+from tests.makers import settings, write_config
+from tests.reports import report, system
+from workers.errors import RequestError
+
+
+def several_settings(folder: Path, **changes: Any) -> Path:
+    student = settings(folder)["student"]
+    wide = {**student, "model": {**student["model"], "kwargs": {"hidden": 32}}}
+    return write_config(folder, **{"student": None, "students": {"small": student, "wide": wide}} | changes)
+
+
+def test_the_first_is_the_runs_own(tmp_path: Path) -> None:
+    config = RunConfig.load(str(several_settings(tmp_path)))
+    assert config.students is not None and config.student == config.students["small"]
+    (other,) = config.of_students().values()
+    assert other.name == f"{config.name}-wide" and other.students is None
+    assert other.student == config.students["wide"] and other.ensemble == config.ensemble
+    path = tmp_path / "again.yaml"
+    path.write_text(config.to_yaml())
+    assert RunConfig.load(str(path)) == config
+    assert RunConfig.load(str(write_config(tmp_path))).of_students() == {}
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"students": {}}, "`students` is empty"),
+    ({"students__Big": {}}, "students"),
+    ({"students__wide__model__kwarg": 1}, "students.wide.model.kwarg: unknown key; did you mean 'kwargs'"),
+    ({"evaluation__systems": {"old": {"model": {"kwarg": 1}}}}, "evaluation.systems.old.model"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), WRONG)
+def test_wrong_students(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=expected):
+        RunConfig.load(str(several_settings(tmp_path, **changes)))
+
+
+def test_both_forms_at_once(tmp_path: Path) -> None:
+    student = settings(tmp_path)["student"]
+    other = {**student, "num_workers": 2}
+    with pytest.raises(RequestError, match="`students` takes the place of `student`"):
+        RunConfig.load(str(several_settings(tmp_path, student=other)))
+
+
+def made(accuracy: float, p99: float, parameters: int) -> System:
+    of = system("student", "student", accuracy)
+    return of.model_copy(update={"parameters": parameters, "latency_ms": of.latency_ms.model_copy(update={"p99": p99})})
+
+
+FRONTS = [
+    ([(0.9, 1.0, 10)], [True]),
+    ([(0.9, 1.0, 10), (0.8, 2.0, 20)], [True, False]),
+    ([(0.9, 2.0, 20), (0.8, 1.0, 10)], [True, True]),
+    ([(0.9, 1.0, 10), (0.9, 1.0, 10)], [True, True]),  # equal ones do not beat each other
+    ([(0.9, 1.0, 10), (0.9, 1.0, 11)], [True, False]),
+]
+
+
+@pytest.mark.parametrize(("figures", "expected"), FRONTS)
+def test_the_front(figures: list[tuple[float, float, int]], expected: list[bool]) -> None:
+    assert several.pareto([made(*each) for each in figures]) == expected
+
+
+def test_one_report_has_all_systems() -> None:
+    own, other = report(), report()
+    found = several.merged(own, "small", {"tiny": other})
+    assert [s.name for s in found.systems if s.role in ("baseline", "student")] == [
+        "baseline", "student", "baseline-tiny", "student-tiny"
+    ]  # fmt: skip
+    assert found.system("student") == own.system("student")
+    assert [(each.name, each.student, each.baseline) for each in found.students] == [
+        ("small", "student", "baseline"),
+        ("tiny", "student-tiny", "baseline-tiny"),
+    ]
+    header, *rows = tables.front(found)
+    assert len(rows) == 2 and all(len(row) == len(header) for row in rows)
+    assert tables.front(own) == []
