@@ -26,7 +26,7 @@ MACHINE: dict[str, Callable[[], Finding]] = {
 def checks(config: RunConfig | None) -> Iterator[Check]:
     """The checks in their order: of the machine, and with a configuration, of what it needs.
 
-    Modules for the latter are loaded when they are reached, so that the first lines come at once.
+    Modules that take long to load are loaded once a check of the configuration is asked.
     """
     yield "python", machine.python
     yield from MACHINE.items()

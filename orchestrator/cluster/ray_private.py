@@ -181,17 +181,27 @@ def head_accepts(address: str, token: str, timeout_s: float) -> bool:
     return True
 
 
-def cluster_version(address: str) -> str:
-    """The version of Ray of the cluster at `host:port`; empty where it does not say. Only `ray.init` compares it."""
+def cluster_version(address: str, token: str, timeout_s: float) -> str:
+    """The version of Ray of the cluster at `host:port`; empty where it does not answer.
+
+    Ray's own client ends the process where the head does not answer. token: empty for a cluster without one.
+    """
     import json
 
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-    try:
-        found = GcsClient(address=address).internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=5)
-        return str(json.loads(found)["ray_version"])
-    except Exception:  # Ray raises various types
-        return ""
+    request: Any = gcs_service_pb2.InternalKVGetRequest(  # type: ignore[attr-defined]
+        key=b"CLUSTER_METADATA", namespace=b"cluster"
+    )
+    metadata = (("authorization", f"Bearer {token}"),) if token else None
+    with _channel(address) as channel:
+        stub = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
+        try:
+            found = stub.InternalKVGet(request, timeout=timeout_s, metadata=metadata)
+            return str(json.loads(found.value)["ray_version"])
+        except (grpc.RpcError, ValueError, KeyError):
+            return ""
 
 
 def _channel(address: str) -> Any:

@@ -25,7 +25,10 @@ BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a configuration file."""
-    return RunConfig.model_json_schema()
+    found = RunConfig.model_json_schema()
+    found["required"].remove("student")
+    found["anyOf"] = [{"required": ["student"]}, {"required": ["students"]}]
+    return found
 
 
 def page() -> str:

@@ -23,15 +23,10 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def can_run(block: str) -> bool:
-    """Whether the command has what the block needs: `export`, which another change brings."""
-    return "export" in COMMANDS or "export" not in block
-
-
 def test_its_commands_are_known() -> None:
     lines = [shlex.split(line) for language, block in blocks() if language == "sh" for line in block.splitlines()]
     assert [line[1] for line in lines] == ["init", "doctor", "run", "worth", "export"]
-    assert {line[1] for line in lines} - {*COMMANDS} <= {"export"}
+    assert {line[1] for line in lines} <= {*COMMANDS}
 
 
 @pytest.mark.slow
@@ -41,12 +36,11 @@ def test_its_blocks_run_in_their_order(tmp_path: Path) -> None:
     environment.pop("RAY_ADDRESS", None)
     shown = []
     for language, block in blocks():
-        if can_run(block):
-            done = subprocess.run(
-                [*LANGUAGES[language], block], cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{block}\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
-            shown.append(done.stdout)
+        done = subprocess.run(
+            [*LANGUAGES[language], block], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
+        shown.append(done.stdout)
     said = re.findall(r"^```\n(Data: .*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[0]
     assert [line for line in said.splitlines() if line not in shown[1]] == []
     found = report.load(str(tmp_path / "runs" / "turbines"))

@@ -102,6 +102,13 @@ def test_editors_offer_values_and_show_defaults() -> None:
     assert "table" in kinds and "images" in kinds
 
 
+def test_one_student_or_several() -> None:
+    values = yaml.safe_load((ROOT / "examples/mnist/config.yaml").read_text())
+    student = values.pop("student")
+    assert wrong(values) == [f": {values} is not valid under any of the given schemas"]
+    assert wrong({**values, "students": {"small": student}}) == []
+
+
 def test_short_forms_are_known() -> None:
     values = yaml.safe_load((ROOT / "examples/mnist/config.yaml").read_text())
     values["distillation"] = {"temperature": {"from": 4.0, "to": 1.0}, "objective": [{"term": "soft"}]}

@@ -135,6 +135,16 @@ def test_disk_and_memory(tmp_path: Path) -> None:
     assert request.room(asked, available=GIB // 2, cores=2).level == "warning"
 
 
+def test_further_students_are_checked(tmp_path: Path) -> None:
+    training = {"epochs": 1}
+    students = {
+        "small": {"model": {"factory": "models:mlp"}, "training": training},
+        "own": {"model": {"factory": "models:gone"}, "training": training},
+    }
+    finding = found(write_config(tmp_path, student=None, students=students), "code")
+    assert finding.level == "stops" and "no function or class 'gone'" in finding.found
+
+
 def test_one_broken_part_leaves_the_other_checks(tmp_path: Path) -> None:
     path = write_config(tmp_path, data__train="gone.npz")
     for name in ("disk", "memory"):

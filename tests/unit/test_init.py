@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -24,6 +23,7 @@ from workers import storage
 from workers.data import dataset
 from workers.errors import RequestError
 from workers.models.torch_module import build
+from workers.specs import ModelSpec
 
 
 def table(n: int = 300, seed: int = 1, **more: Any) -> pd.DataFrame:
@@ -38,7 +38,6 @@ def written(folder: Path, *data: Path, label: str | None = None, given: tuple[Pa
 
 def runs(folder: Path) -> RunConfig:
     """The written configuration, after its data are read and each network has answered for them."""
-    importlib.invalidate_caches()  # the folder was searched before there was a file
     config = RunConfig.load(str(folder / "config.yaml"))
     data = dataset.load(config.data, 0)
     for model in config.models.values():
@@ -358,6 +357,21 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=message):
             checkpoints.look([str(tmp_path / name)], seen)
+
+
+def test_a_folder_of_transformers_brings_its_tokenizer(tmp_path: Path) -> None:
+    rows = [{"text": f"{'good' if k % 2 else 'bad'} soup number {k} of many", "label": k % 2} for k in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "bert").mkdir()
+    described = {"model_type": "bert", "vocab_size": 30522, "architectures": ["BertForMaskedLM"]}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(described))
+    written(tmp_path / "new", tmp_path / "a.jsonl", given=(tmp_path / "bert",))
+    config = RunConfig.load(str(tmp_path / "new" / "config.yaml"))
+    (group,) = config.ensemble.groups
+    assert group.size == 3 and group.training is not None and group.training.epochs == 2
+    student = config.student.model
+    assert isinstance(student, ModelSpec) and student.kwargs["vocabulary"] == 30522
+    assert student.tokenizer == str(tmp_path / "bert") and not (tmp_path / "new" / "tokenizer").exists()
 
 
 def test_files_for_other_libraries(tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def test_no_other_module_imports_what_is_private() -> None:
 
 
 @pytest.mark.usefixtures("small_ray")
+def test_a_cluster_says_its_version() -> None:
+    address = ray.get_runtime_context().gcs_address
+    token = ray_private.stored_token()
+    assert ray_private.cluster_version(address, token, timeout_s=30) == ray.__version__
+    assert ray_private.cluster_version("127.0.0.1:1", token, timeout_s=1) == ""
+
+
+@pytest.mark.usefixtures("small_ray")
 def test_of_a_connected_ray() -> None:
     waiter = Waiter.remote()  # type: ignore[attr-defined]
     pid = ray.get(waiter.pid.remote())

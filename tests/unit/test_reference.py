@@ -52,5 +52,5 @@ def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["schema"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == reference.schema()
-    assert printed["required"] == ["name", "data", "ensemble", "student"] and printed["additionalProperties"] is False
+    assert printed["required"] == ["name", "data", "ensemble"] and printed["additionalProperties"] is False
     assert printed["$defs"]["TrainingSpec"]["properties"]["epochs"]["minimum"] == 1

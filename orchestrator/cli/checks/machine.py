@@ -23,6 +23,8 @@ PACKAGES = ("stillhouse", "ray", "torch", "mlflow", "fsspec", "numpy", "pyarrow"
 STORE_SHARE, MOST_STORE = 0.3, 200 * 10**9
 """Ray's object store: its share of memory, and the most bytes of it."""
 SHARED_MEMORY = "/dev/shm"
+ANSWER_S = 5.0
+"""How long a cluster may take to say its version."""
 FEW_FILES = 4096
 """Open files of a process below which Ray may run out of them with many actors."""
 
@@ -140,10 +142,15 @@ def cluster() -> Finding:
     try:
         with connection.settled(address) as found:
             token = "; it asks for a token, which is here" if authentication.is_on() else ""
-            theirs = "" if found.startswith("ray://") else ray_private.cluster_version(found)
+            theirs = "" if found.startswith("ray://") else _version_of(found)
     except RequestError as error:
         return Finding("cluster", str(error), "stops")
     return same_version(address, theirs, importlib.metadata.version("ray"), token)
+
+
+def _version_of(address: str) -> str:
+    token = ray_private.stored_token() if authentication.is_on() else ""
+    return ray_private.cluster_version(address, token, ANSWER_S)
 
 
 def same_version(address: str, theirs: str, ours: str, token: str = "") -> Finding:

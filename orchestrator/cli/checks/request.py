@@ -107,6 +107,16 @@ def checks(request: Request) -> list[Check]:
     ]
 
 
+def _runs(config: RunConfig) -> list[RunConfig]:
+    """The run itself, and those of its further students."""
+    return [config, *config.of_students().values()]
+
+
+def _models(config: RunConfig) -> list[AnyModel]:
+    """Every model, those of further students included."""
+    return [model for run in _runs(config) for model in run.models.values()]
+
+
 def reached_storage(config: RunConfig) -> Finding:
     try:
         storage.probe_writable(config.storage)
@@ -146,7 +156,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _of_models(config: RunConfig) -> Iterator[str]:
-    for model in config.models.values():
+    for model in _models(config):
         yield from model.packages
         if isinstance(model, OnnxModel):
             yield "onnxruntime"
@@ -169,7 +179,7 @@ def code(config: RunConfig) -> Finding:
     """Whether the functions and classes that the configuration names can be imported; importing executes modules."""
     from workers.user_code import factories
 
-    named = [(each.factory, each.folder) for each in config.models.values() if isinstance(each, FactorySpec)]
+    named = [(each.factory, each.folder) for each in _models(config) if isinstance(each, FactorySpec)]
     named += [(each.factory, each.folder) for each in config.evaluation.metrics]
     named += [(config.data.code, config.data.folder)] if config.data.code is not None else []
     wrong = []
@@ -187,10 +197,11 @@ def code(config: RunConfig) -> Finding:
 
 def checkpoints(config: RunConfig) -> Finding:
     """Whether the files of finished members, initial weights and tokenizers exist."""
-    places = [*config.ensemble.given().values(), *(each.tokenizer for each in config.models.values())]
-    places += [each.checkpoint for each in config.models.values() if isinstance(each, TransformersModel)]
-    initial = [config.student.initial, *(stage.initial for stage in config.student.stages or ())]
-    places += [each for each in initial if each not in WORDS]
+    places = [*config.ensemble.given().values(), *(each.tokenizer for each in _models(config))]
+    places += [each.checkpoint for each in _models(config) if isinstance(each, TransformersModel)]
+    for student in (run.student for run in _runs(config)):
+        initial = [student.initial, *(stage.initial for stage in student.stages or ())]
+        places += [each for each in initial if each not in WORDS]
     wanted = list(dict.fromkeys(each for each in places if each is not None))
     missing = [each for each in wanted if not storage.exists(each)]
     if missing:
@@ -233,8 +244,8 @@ def disk(request: Request, free: int | None = None) -> Finding:
 def _stored_bytes(request: Request) -> int:
     config = request.config
     trained = [request.parameters(group.model) for group in request.members() if group.training is not None]
-    of_student = request.parameters(config.student.model)
-    weights = FLOAT_BYTES * (sum(trained) + of_student * (1 + len(config.training_stages)))
+    students = [request.parameters(run.student.model) * (1 + len(run.training_stages)) for run in _runs(config)]
+    weights = FLOAT_BYTES * (sum(trained) + sum(students))
     if request.loaded is None:
         return weights
     of_targets = sizes(config, DataFacts.of(request.loaded), len(request.members()))

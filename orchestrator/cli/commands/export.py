@@ -16,8 +16,10 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the target, the format, the gate, and where it is registered."""
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run, a path or URI")
-    parser.add_argument("--to", metavar="URI", required=True, help="a folder to write, a path or URI")
+    run = parser.add_argument("run", metavar="RUN", help="the folder of a finished run, a path or URI")
+    to = parser.add_argument("--to", metavar="URI", required=True, help="a folder to write, a path or URI")
+    base.completes(run, base.FOLDERS)
+    base.completes(to, base.FOLDERS)
     parser.add_argument("--format", choices=["onnx", "torch", "transformers"], required=True)
     parser.add_argument("--quantize", choices=["int8"], help="of --format onnx: weights and activations in int8")
     parser.add_argument("--license", metavar="NAME", help="for the model card, such as apache-2.0")

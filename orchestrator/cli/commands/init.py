@@ -11,6 +11,8 @@ from orchestrator.cli.commands import base
 from orchestrator.cluster import interrupts
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from orchestrator.cli.start.start import Started
 
 HELP = "write a commented configuration for your own data"
@@ -58,14 +60,14 @@ def main(asked: argparse.Namespace) -> None:
         with interrupts.at_once():
             from orchestrator.cli.start import start
         started = start.start(asked.folder, asked.data, asked.checkpoint, asked.label)
-    _tell(started, asked.folder, screen.out.print)
+    _tell(started, asked.folder, screen.out)
 
 
-def _tell(started: Started, folder: str, say: object) -> None:
+def _tell(started: Started, folder: str, out: Console) -> None:
     from orchestrator.cli.start.recipe import MEMBERS
 
-    def line(text: str = "") -> None:
-        say(text, markup=False, soft_wrap=True)  # type: ignore[operator]
+    def line(text: str) -> None:
+        out.print(text, markup=False, soft_wrap=True)
 
     seen, members, chosen = started.seen, started.members, started.chosen
     counts = ", ".join(f"{count:,} {split}" for split, count in seen.examples.items())

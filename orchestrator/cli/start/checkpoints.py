@@ -57,6 +57,11 @@ def look(uris: Sequence[str], seen: Seen) -> Members:
     return found
 
 
+def vocabulary(uri: str) -> int:
+    """The number of tokens of a folder of transformers."""
+    return int(json.loads(storage.read_text(storage.join(uri, "config.json")))["vocab_size"])
+
+
 def _name(uri: str) -> str:
     return posixpath.basename(uri.rstrip("/"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import tempfile
@@ -43,7 +44,7 @@ def start(folder: str, data: Sequence[str], given: Sequence[str], label: str | N
     of_checkpoint = next((g["model"]["checkpoint"] for g in members.groups if "checkpoint" in g["model"]), None)
     if seen.is_text:
         tokenizer.check_installed()
-    chosen = recipe.recipe(seen)
+    chosen = recipe.recipe(seen, checkpoints.vocabulary(of_checkpoint) if of_checkpoint else recipe.VOCABULARY)
     name = name_of(place, found)
     tokens = str(configuration.located(of_checkpoint, place)) if of_checkpoint else TOKENIZER if seen.is_text else ""
     texts = {
@@ -88,4 +89,5 @@ def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | Non
     except OSError as error:
         storage.remove_empty(made)
         raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+    importlib.invalidate_caches()  # Python has looked for models.py in this folder before it was there
     return tuple(names)
