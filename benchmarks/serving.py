@@ -78,7 +78,7 @@ class Served:
         return found
 
     async def __call__(self, text: str) -> list[float]:
-        found: list[float] = await self.answer(text)  # type: ignore[arg-type, assignment]
+        found: list[float] = await self.answer(text)
         return found
 
 
