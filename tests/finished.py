@@ -89,7 +89,10 @@ def of_texts(folder: Path, model: dict[str, Any], files: dict[str, str] | None =
 
 
 def finish(config: RunConfig) -> str:
-    """Write the folder of a run with this configuration as one leaves it, as far as an export reads it."""
+    """Write the folder of a run with this configuration as one leaves it, as far as an export reads it.
+
+    Its members are untrained, and its report has other figures of them.
+    """
     folder = config.folder
     dataset = datasets.load(config.data, config.seed)
     config = config.for_classes(dataset.classes, dataset.label_names)
@@ -98,6 +101,9 @@ def finish(config: RunConfig) -> str:
     model = config.student.model
     weights = storage.join(folder, "student", model.weights_name)
     _train(model, dataset, config, weights)
+    for k, group in enumerate(config.ensemble.of_each(3)):
+        module = torch_module.build(group.model, seed=k)  # type: ignore[arg-type]
+        checkpoints.save(module.state_dict(), storage.join(folder, "members", str(k), group.model.weights_name))
     _write_report(config, dataset, Member("student", model, weights))
     return folder
 

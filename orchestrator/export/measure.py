@@ -130,7 +130,7 @@ def one_thread() -> Iterator[None]:
 
 def _agreement(found: Predictor, made: Made, student: Student, dataset: Dataset) -> Agreement:
     ids = spread(len(dataset.test), min(CHECKED, len(dataset.test)))
-    x, how = dataset.test.x[ids], Inference("float32")
+    x, how = dataset.test.x[ids], Inference("float32", on=CPU.type)
     expected, exported = (
         np.exp(metrics.log_probabilities(each, x, how, collator=predictor.collator(model)))
         for each, model in ((student.predictor, student.member.model), (found, made.model))
@@ -143,7 +143,7 @@ def _sums(found: Predictor, made: Made, dataset: Dataset, *, quantized: bool) ->
     """The sums of the artefact's predictions. An int8 graph scales activations by the batch, so that it gets examples
     one by one, as a caller sends them."""
     split = dataset.test
-    how = Inference("float32", 1 if quantized else None)
+    how = Inference("float32", 1 if quantized else None, on=CPU.type)
     predicted = metrics.log_probabilities(found, split.x, how, collator=predictor.collator(made.model))
     if np.isnan(predicted).any():
         raise RunError("the export answers NaN for a test example. Nothing was written.")

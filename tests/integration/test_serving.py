@@ -29,6 +29,7 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/EXPORT.md").read_text()
 START_S = 300.0
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 EXAMPLES = ["river in the very", "goal of the match 7", "atom"]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
@@ -169,7 +170,17 @@ def test_mlflow_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
 def test_ray_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
     port = free_port()
     (place / "serve_student.py").write_text(blocks("python")[-1].replace("8000", str(port)))
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    with running([sys.executable, "serve_student.py", "exports/digits"], place, signal.SIGINT, **settings) as server:
+    with running([sys.executable, "serve_student.py", "exports/digits"], place, signal.SIGINT, **SETTINGS) as server:
         found = [answer(server, f"http://127.0.0.1:{port}/", text) for text in EXAMPLES]
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_serving_in_small(place: Path, tmp_path: Path) -> None:
+    asked = ["--run", str(place / "runs/small"), "--export", str(place / "exports/digits"), "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.serving", *asked, "--texts", "20", "--calls", "3", "--turns", "1"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "serving.json").read_text())
+    assert [row["callers"] for row in found["rows"]] == [1, 4, 16]
+    assert all(row["student p99"] > 0 and row["ensemble p99"] > 0 for row in found["rows"])

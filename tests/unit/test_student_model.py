@@ -169,11 +169,11 @@ def test_a_secret_stays_at_home(place: Path) -> None:
 def test_what_the_process_gets_of_this_one() -> None:
     given = {"PATH": "/bin", "HOME": "/root", "HF_HOME": "/hf", "https_proxy": "x", "LC_ALL": "C", "TORCH_HOME": "/t"}
     left = {"PYTHONPATH": "/mine", "HIDDEN": "64", "RAY_ADDRESS": "x", "MLFLOW_TRACKING_PASSWORD": "x", "VOCAB": "/v"}
-    assert student_model._environment(given | left).keys() - given.keys() == {
+    assert student_model.environment_alone(given | left).keys() - given.keys() == {
         "CUDA_VISIBLE_DEVICES",
         "MLFLOW_LOGGING_LEVEL",
     }
-    assert student_model._environment(given | left).keys() >= given.keys()
+    assert student_model.environment_alone(given | left).keys() >= given.keys()
 
 
 def test_the_folder_of_the_configuration_is_hidden(tmp_path: Path) -> None:

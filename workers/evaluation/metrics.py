@@ -50,6 +50,8 @@ class Inference:
     precision: Precision = "auto"
     micro_batch: int | None = None
     """None: chosen by the size of an example."""
+    on: str | None = None
+    """The device; None: CUDA where it is available."""
 
 
 class Blocks(NamedTuple):
@@ -226,7 +228,7 @@ def _logits(
     model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate, order: Index | None = None
 ) -> Iterator[Tensor]:
     """Logits [p, K] float32 on the device, one micro-batch at a time. order: of the examples; None: as they are."""
-    place = device()
+    place = device() if how.on is None else torch.device(how.on)
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
         predictor.module.eval()
