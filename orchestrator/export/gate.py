@@ -113,7 +113,7 @@ def _of_latency(gate: Gate, found: Passed) -> Sequence[str]:
     helps = "A smaller student, shorter inputs" + (", `--quantize int8`" if found.as_float is None else "")
     return [
         f"--max-latency-ms: p99 of one example is {found.p99_ms:.3g} ms on one thread; expected at most {most:g} ms: "
-        f"{found.p99_ms - most:.2g} ms too slow. {helps}, or a machine without other work would help."
+        f"{found.p99_ms - most:.3g} ms too slow. {helps}, or a machine without other work would help."
     ]
 
 
