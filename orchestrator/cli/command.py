@@ -20,6 +20,7 @@ from typing import Any
 
 from orchestrator.cli.commands import (
     compare,
+    diff,
     doctor,
     examples,
     export,
@@ -46,6 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     "worth": worth,
     "report": report,
     "compare": compare,
+    "diff": diff,
     "export": export,
     "examples": examples,
     "schema": schema,
