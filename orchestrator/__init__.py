@@ -23,10 +23,10 @@ def __getattr__(name: str) -> Any:
 
 
 def run(config: RunConfig, **options: Any) -> Report:
-    """Run `config` and return its report; see `orchestrator.pipeline.run`."""
+    """Run `config` and return its report; see `orchestrator.runs.run`."""
     from orchestrator.cluster import environment
 
     environment.prepare()
-    from orchestrator.pipeline import run as run_pipeline
+    from orchestrator.runs import run as execute
 
-    return run_pipeline(config, **options)
+    return execute(config, **options)

@@ -35,7 +35,14 @@ from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import costs, members, preflight, students
 from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth, compare_systems, measure_ensemble
+from orchestrator.stages.evaluation import (
+    Compared,
+    MeasuredEnsemble,
+    Worth,
+    compare_systems,
+    measure_ensemble,
+    measure_held_out,
+)
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
@@ -45,6 +52,7 @@ from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
 from workers.errors import RequestError, RunError
 from workers.evaluation.bootstrap import Interval
+from workers.evaluation.tasks import Totals
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
@@ -56,37 +64,10 @@ EXAMPLES = 2
 """Number of test examples that go to MLflow with the student."""
 
 
-def run(
-    config: RunConfig,
-    *,
-    fresh: bool = False,
-    verbose: bool = False,
-    screen: Screen | None = None,
-    command: str = "",
-) -> Report:
-    """Distil the ensemble of `config` into its student, and compare all systems.
-
-    fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
-    progress (default: no display). command: what the user typed, for the report.
-
-    With `seeds` or `students`, the other runs come first, and the report has their figures beside its own.
-
-    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
-    """
-    screen = screen or Screen(quiet=True)
-    preflight.check_further(config, screen.wait_for)
-    others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
-    students = {
-        name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
-    }
-    options = Options(fresh, verbose, screen, repetitions=others, students=students, command=command)
-    return executed(config, STAGES, options)[REPORT]
-
-
 @dataclass(frozen=True)
 class Options:
     """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
-    students: reports of further students, by name. command: what the user typed.
+    students: reports of further students, by name. command: what the user typed. note: why the ensemble has its size.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run.
@@ -100,10 +81,14 @@ class Options:
     sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
     tracked: bool = True
     command: str = ""
+    note: str = ""
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
-    """Check a configuration, plan it, and execute stages in its folder. Raises: as `run`."""
+    """Check a configuration, plan it, and execute stages in its folder.
+
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
+    """
     screen, fresh = options.screen, options.fresh
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
@@ -150,12 +135,18 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                     students=options.students,
                     test_inputs=given,
                     command=options.command,
+                    ensemble_note=options.note,
                 )
-                for note in dataset.notes:
+                for note in (*filter(None, [options.note]), *dataset.notes):
                     events.note(note)
                 return execute(stages, context)
             except RequestError as error:  # validated before, so a file was lost or a node lacks it
                 raise RunError(str(error)) from error
+
+
+def _held_out(run: Context, given: Results) -> Totals:
+    with run.events.stage("predictions"):
+        return measure_held_out(run, _teachers(given))
 
 
 def _measure_ensemble(run: Context, given: Results) -> MeasuredEnsemble:
@@ -210,6 +201,7 @@ def _report(run: Context, given: Results) -> Report:
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
+        ensemble_note=run.ensemble_note,
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
@@ -335,6 +327,8 @@ def _teachers(given: Results) -> list[Member]:
 
 
 MEMBERS = Stage("members", lambda run, given: members.members(run))
+HELD_OUT = Stage("predictions", _held_out, (MEMBERS,))
+"""Of runs that are about members alone."""
 PREDICTIONS = Stage("predictions", _measure_ensemble, (MEMBERS,))
 BASELINE = Stage("baseline", lambda run, given: students.baseline(run, _teachers(given)), (MEMBERS,))
 SOFT_TARGETS: Stage[SoftTargetPass] = Stage("soft targets", _soft_targets, (MEMBERS, PREDICTIONS))

@@ -10,15 +10,11 @@ from orchestrator import pipeline
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import MemberGroup
 from orchestrator.observers.terminal import Screen
-from orchestrator.pipeline import MEMBERS, Options
+from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.verdict import interval
-from orchestrator.stages.context import Context
-from orchestrator.stages.evaluation import measure_held_out
-from orchestrator.stages.stage import Results, Stage
 from workers.errors import RequestError
 from workers.evaluation.prospects import LONGER, Estimate, Forecast, forecast
-from workers.evaluation.tasks import Totals
 from workers.specs import TrainingSpec
 
 TRAINED = 3
@@ -64,14 +60,6 @@ def _few(config: RunConfig, trained: int) -> RunConfig:
         update={"members": tuple(groups), "model": None, "training": None, "size": "auto", "weights": "uniform"}
     )
     return config.model_copy(update={"name": f"{config.name}-worth", "ensemble": few, "seeds": 1})
-
-
-def _held_out(run: Context, given: Results) -> Totals:
-    with run.events.stage("predictions"):
-        return measure_held_out(run, [each.member for each in given[MEMBERS]])
-
-
-HELD_OUT = Stage("predictions", _held_out, (MEMBERS,))
 
 
 def rows(found: Forecast) -> Rows:

@@ -49,7 +49,7 @@ class Rehearsed:
 def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, verbose: bool) -> Rehearsed:
     """Rehearse a run. share: the part of the data to use, from the data and the machines.
 
-    Raises: as `pipeline.run`.
+    Raises: as `pipeline.executed`.
     """
 
     def sampled(dataset: Dataset, machines: Machines) -> Dataset:

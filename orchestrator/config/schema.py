@@ -130,6 +130,9 @@ class EnsembleSpec(Spec):
     members: tuple[MemberGroup, ...] | None = None
     """Instead of `model`, `size`, `training` and `checkpoints`: groups of members of several architectures. Members are
     numbered through all groups."""
+    stop_when_flat: Positive | None = None
+    """Points of accuracy. Members are trained in rounds, at most `size` of them, until the next one is expected to add
+    less than this on the validation split, with its whole 95% interval. Left out: `size` members."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
     weights: MemberWeights = "uniform"
@@ -171,6 +174,14 @@ class EnsembleSpec(Spec):
             raise ValueError("`model` is missing; give the architecture of every member, or `members` in groups")
         else:
             _check_source(self.model, self._size, self.training, self.checkpoints)
+        flat = self.stop_when_flat
+        if flat is not None and (self.members is not None or self.training is None or self._size is None):
+            raise ValueError(
+                "`stop_when_flat` decides how many members of one kind are trained; expected `model`, `training` and a "
+                "number as `size`, the most that may be"
+            )
+        if flat is not None and isinstance(self.weights, tuple):
+            raise ValueError("`stop_when_flat` settles the number of members, and `weights` has one for each of them")
         if isinstance(self.weights, tuple):
             if self.count is not None and self.count != len(self.weights):
                 raise ValueError(

@@ -46,8 +46,9 @@ def brief(report: Report) -> list[Section]:
 
 
 def notes(report: Report) -> list[str]:
-    """What to know before all else: the members that the run lost."""
-    return [f"Members lost on the way: {', '.join(report.lost_members)}."] if report.lost_members else []
+    """What to know before all else: why the ensemble has its size, and the members that the run lost."""
+    lost = [f"Members lost on the way: {', '.join(report.lost_members)}."] if report.lost_members else []
+    return [*filter(None, [report.ensemble_note]), *lost]
 
 
 def _about(report: Report) -> str:

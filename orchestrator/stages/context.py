@@ -46,6 +46,8 @@ class Context:
     """The inputs of the test split with their texts, which `dataset` may lack; for the report's examples."""
     command: str = ""
     """The command that the user typed; empty for a run from Python."""
+    ensemble_note: str = ""
+    """Why the ensemble has its size, where the run has settled it."""
     page: str = ""
     """The run's page in MLflow, relative to the tracker's address."""
 

@@ -61,3 +61,23 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "runs/small/report.json").is_file()  # which `worth` leaves alone
     assert main(["worth", str(path), "--members", "2"]) == 2
     assert "expected at least 3" in capsys.readouterr().err
+
+
+def test_members_are_trained_until_the_next_adds_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_config(tmp_path, ensemble__size=9, ensemble__stop_when_flat=60.0))
+    assert main(["run", path]) == 0
+    found = report_of(tmp_path, "small")
+    trained = [system["name"] for system in found["systems"] if system["role"] == "member"]
+    assert 3 <= len(trained) < 9
+    assert found["ensemble_note"].startswith(f"Stopped at {len(trained)} of 9 members: the next is expected to add")
+    assert found["ensemble_note"] in capsys.readouterr().out
+    events = (tmp_path / "runs/small/events.jsonl").read_text()
+    assert f"reused from run 'small-grown': {len(trained)} of {len(trained)} members" in events
+
+    assert main(["run", path, "--set", "ensemble.stop_when_flat=1.0e-9", "--set", "ensemble.size=4"]) == 0
+    again = report_of(tmp_path, "small")
+    assert sum(system["role"] == "member" for system in again["systems"]) == 4
+    assert again["ensemble_note"].startswith("All 4 members are trained")
+    for wrong in ("ensemble.size=auto", "ensemble.weights=[1, 1]"):
+        assert main(["run", path, "--set", wrong]) == 2
+        assert "stop_when_flat" in capsys.readouterr().err

@@ -15,8 +15,8 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
-    ["orchestrator.prospects", "orchestrator.planning", "orchestrator.sweep"],
-    ["orchestrator.rehearsal"],
+    ["orchestrator.prospects", "orchestrator.planning", "orchestrator.sweep", "orchestrator.runs"],
+    ["orchestrator.rehearsal", "orchestrator.growing"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],
     ["orchestrator.plan"],

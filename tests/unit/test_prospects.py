@@ -72,3 +72,24 @@ def test_a_network_that_trains_longer_is_beaten_or_not() -> None:
     assert ["one network, 2 times the training", f"{100 * far_better.longer.value:.2f}"] in [
         row[:2] for row in command.rows(far_better)
     ]
+
+
+def test_the_next_member_is_worth_less_and_less() -> None:
+    """By the law a + b / K, the (m + 1)-th member adds b / (m (m + 1))."""
+    random = np.random.default_rng(0)
+    rows = 20_000
+
+    def sums(accuracy: float) -> NDArray[np.float64]:
+        found = np.zeros((rows, metrics.COLUMNS))
+        found[:, metrics.EXAMPLES], found[:, metrics.CORRECT] = 1, random.random(rows) < accuracy
+        return found
+
+    worths = []
+    for count in (2, 5, 10):
+        singles = [sums(0.80) for _ in range(count)]
+        together = sums(0.80 + 0.06 * (1 - 1 / count))
+        found = prospects.next_worth(singles, together)
+        assert found.low < found.value < found.high
+        assert found.low < 0.06 / (count * (count + 1)) < found.high
+        worths.append(found.value)
+    assert worths[0] > worths[1] > worths[2] > 0

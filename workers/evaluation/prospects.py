@@ -61,6 +61,42 @@ class Forecast:
     beats: float | None
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Accuracies [1 + DRAWS, S] of members, their ensemble and others: first as measured, then drawn again."""
+
+    accuracies: Float64
+    members: int
+    random: np.random.Generator
+
+    def noise(self, scale: float) -> Float64:
+        """Of other seeds, [1 + DRAWS]; none in the measured figures."""
+        spread = float(self.accuracies[0, : self.members].std(ddof=1))
+        return np.concatenate([np.zeros(1), self.random.normal(0.0, scale * spread, DRAWS)])
+
+    def law(self) -> tuple[Float64, Float64, Float64]:
+        """The accuracy of one member, that of all together, and b of the law: [1 + DRAWS] each."""
+        count = self.members
+        one = self.accuracies[:, :count].mean(axis=1) + self.noise(1 / math.sqrt(count))
+        together = self.accuracies[:, count] + self.noise(1 / count)
+        return one, together, (together - one) / (1 - 1 / count)
+
+
+def _drawn(systems: Sequence[Float64], members: int, seed: int) -> _Drawn:
+    """systems: sums of the members, of their ensemble, and of others."""
+    return _Drawn(_resampled(systems, seed), members, np.random.default_rng([seed, 2]))
+
+
+def next_worth(singles: Sequence[Float64], together: Float64, seed: int = 0) -> Estimate:
+    """What one more member would add in accuracy to the ensemble of these.
+
+    singles: sums [B, COLUMNS] over blocks of held-out examples of each of m >= 2 members. together: of their ensemble.
+    """
+    count = len(singles)
+    _, _, slope = _drawn([*singles, together], count, seed).law()
+    return _estimate(slope * (1 / count - 1 / (count + 1)))
+
+
 def forecast(
     singles: Sequence[Float64], together: Float64, longer: Float64 | None, count: int, seed: int = 0
 ) -> Forecast:
@@ -70,26 +106,15 @@ def forecast(
     longer: of a network that was trained `LONGER` times as long as a member.
     """
     trained = len(singles)
-    systems = [*singles, together, *([] if longer is None else [longer])]
-    accuracies = _resampled(systems, seed)  # [1 + DRAWS, systems], first as measured
-    draw = np.random.default_rng([seed, 2])
-    spread = float(accuracies[0, :trained].std(ddof=1))
-
-    def noise(scale: float) -> Float64:
-        """Of other seeds; none in the measured figures."""
-        found = draw.normal(0.0, scale * spread, DRAWS)
-        return np.concatenate([np.zeros(1), found])
-
-    one = accuracies[:, :trained].mean(axis=1) + noise(1 / math.sqrt(trained))
-    of_trained = accuracies[:, trained] + noise(1 / trained)
-    slope = (of_trained - one) / (1 - 1 / trained)
+    drawn = _drawn([*singles, together, *([] if longer is None else [longer])], trained, seed)
+    one, of_trained, slope = drawn.law()
     members = one + slope * (1 - 1 / count)
     found: dict[str, Estimate | None] = {"longer": None, "as_much": None}
     beats = None
     if longer is not None:
-        of_longer = accuracies[:, -1] + noise(1.0)
+        of_longer = drawn.accuracies[:, -1] + drawn.noise(1.0)
         as_much = _as_much(one, of_longer, count)
-        beats = float((members[1:] > as_much[1:] + noise(1.0)[1:]).mean())
+        beats = float((members[1:] > as_much[1:] + drawn.noise(1.0)[1:]).mean())
         found = {"longer": _estimate(of_longer), "as_much": _estimate(as_much)}
     return Forecast(
         count=count,

@@ -29,9 +29,9 @@ def main(asked: argparse.Namespace) -> None:
 
         config = prepared(asked.config, asked.overrides, screen)
         with interrupts.at_once():
-            from orchestrator import pipeline
+            from orchestrator import runs
             from orchestrator.cli import presentation
         typed = presentation.command("run", asked.config, asked.overrides)
-        report = pipeline.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen, command=typed)
+        report = runs.run(config, fresh=asked.fresh, verbose=asked.verbose, screen=screen, command=typed)
         presentation.show(report, screen)
         presentation.where_next(report, config, screen)

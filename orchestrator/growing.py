@@ -1,0 +1,70 @@
+"""`ensemble.stop_when_flat`: members are trained in rounds, until the next one is expected to add too little.
+
+The rounds are untracked runs of members alone in the same storage, `<name>-grown`; the run proper reuses these members.
+All is measured on the validation split, since the answer decides how many members the test split is measured with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator import pipeline
+from orchestrator.cluster import connection, resources
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.terminal import Screen
+from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
+from orchestrator.reporting.verdict import interval
+from workers.evaluation.prospects import Estimate, next_worth
+
+FIRST = 3
+"""Members of the first round, from which the next one's worth is foreseen."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A run with as many members as are worth training. note: why there are so many."""
+
+    config: RunConfig
+    note: str
+
+
+def grown(config: RunConfig, *, verbose: bool, screen: Screen) -> Grown:
+    """Train members in rounds, as many at a time as the cluster holds, and settle their number.
+
+    Raises: as `pipeline.executed`.
+    """
+    ensemble, flat = config.ensemble, config.ensemble.stop_when_flat
+    most = ensemble.count
+    assert flat is not None and most is not None  # as the schema requires
+    with connection.connect(ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+        at_once = resources.at_once(resources.place(ensemble, machines), machines)
+        count = min(most, max(FIRST, at_once))
+        while True:
+            worth = _worth(config, count, verbose=verbose, screen=screen) if count > 1 else None
+            if worth is None or count == most or 100 * worth.high < flat:
+                return Grown(_of_size(config, count), _note(count, most, worth, flat))
+            count = min(most, count + at_once)
+
+
+def _worth(config: RunConfig, count: int, *, verbose: bool, screen: Screen) -> Estimate:
+    """What one more than `count` members is expected to add in accuracy."""
+    few = _of_size(config, count).model_copy(update={"name": f"{config.name}-grown", "seeds": 1, "students": None})
+    options = Options(fresh=False, verbose=verbose, screen=screen, tracked=False)
+    found = pipeline.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
+    assert found.worth is not None
+    singles = [each.of_blocks for each in found.sums.values()][:count]
+    return next_worth(singles, found.worth.best[-1].of_blocks, config.seed)
+
+
+def _of_size(config: RunConfig, count: int) -> RunConfig:
+    update = {"size": count, "stop_when_flat": None}
+    return config.model_copy(update={"ensemble": config.ensemble.model_copy(update=update)})
+
+
+def _note(count: int, most: int, worth: Estimate | None, flat: float) -> str:
+    if worth is None:
+        return ""
+    expected = f"the next is expected to add {100 * worth.value:+.2f} points ({interval((worth.low, worth.high))})"
+    if count == most:
+        return f"All {most} members are trained: {expected}."
+    return f"Stopped at {count} of {most} members: {expected}, below `stop_when_flat: {flat:g}`."

@@ -1,0 +1,41 @@
+"""A run with all that belongs to it: an ensemble that grows, repetitions with other seeds, further students."""
+
+from __future__ import annotations
+
+from orchestrator.config.run_config import RunConfig
+from orchestrator.growing import grown
+from orchestrator.observers.terminal import Screen
+from orchestrator.pipeline import REPORT, STAGES, Options, executed
+from orchestrator.reporting.report import Report
+from orchestrator.stages import preflight
+
+
+def run(
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    verbose: bool = False,
+    screen: Screen | None = None,
+    command: str = "",
+) -> Report:
+    """Distil the ensemble of `config` into its student, and compare all systems.
+
+    fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
+    progress (default: no display). command: what the user typed, for the report.
+
+    With `seeds` or `students`, the other runs come first, and the report has their figures beside its own.
+
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
+    """
+    screen = screen or Screen(quiet=True)
+    preflight.check_further(config, screen.wait_for)
+    note = ""
+    if config.ensemble.stop_when_flat is not None:
+        settled = grown(config, verbose=verbose, screen=screen)
+        config, note = settled.config, settled.note
+    others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
+    students = {
+        name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
+    }
+    options = Options(fresh, verbose, screen, repetitions=others, students=students, command=command, note=note)
+    return executed(config, STAGES, options)[REPORT]
