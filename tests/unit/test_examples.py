@@ -73,7 +73,7 @@ def test_columns_are_taken_and_joined() -> None:
 
 def test_one_pass_over_columns() -> None:
     x, held = columns(), np.array([1, 4])
-    kept, drawn = scan.scan_apart("train", x, held)
+    kept, drawn = scan.scan_apart("train", x, [held])
     assert kept.digest == digest(take(x, np.array([0, 2, 3, 5]))) and drawn.digest == digest(take(x, held))
     whole = scan.scan("train", x)
     assert whole.digest == digest(x) and sorted([*kept.hashes, *drawn.hashes]) == sorted(whole.hashes)
