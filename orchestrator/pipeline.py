@@ -15,7 +15,7 @@ import numpy as np
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.heartbeat import Heartbeat
-from orchestrator.cluster.resources import Machines
+from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import student_model
 from orchestrator.observers import tracking_record
@@ -194,7 +194,7 @@ def _report(run: Context, given: Results) -> Report:
         differences=[_difference(each) for each in estimates.differences],
         best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
-        worth=_worth(given[PREDICTIONS], [each.member.name for each in given[MEMBERS]]),
+        worth=_worth(given[PREDICTIONS], given[MEMBERS], run.plan.teachers),
         disagreement=_disagreement(given[PREDICTIONS].worth),
         soft_targets=made.summary().model_copy(update=_recipe(config) | _planned_pass(foreseen)),
         stages=[_beside_plan(stage, foreseen) for stage in events.stages],
@@ -224,7 +224,8 @@ def _report(run: Context, given: Results) -> Report:
     return report
 
 
-def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
+def _worth(found: MeasuredEnsemble, trained: Sequence[Trained], held: Placement) -> list[MemberWorth]:
+    """What each member is worth, and what its training cost. held: of a training."""
     worth = found.worth
     if worth is None:
         return []
@@ -232,7 +233,7 @@ def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
     members = statistics.members(worth.order, best, without)
     return [
         MemberWorth(
-            member=names[k],
+            member=trained[k].member.name,
             accuracy=each.with_it,
             accuracy_interval=_bounds(each.with_it_interval),
             nll=each.nll,
@@ -241,6 +242,7 @@ def _worth(found: MeasuredEnsemble, names: Sequence[str]) -> list[MemberWorth]:
             adds_interval=_bounds(each.adds_interval),
             lost=each.lost,
             lost_interval=_bounds(each.lost_interval),
+            **costs.of_member(trained[k], held),
         )
         for k, each in zip(worth.order, members, strict=True)
     ]

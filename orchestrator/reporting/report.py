@@ -110,6 +110,10 @@ class CurvePoint(BaseModel):
     members: int
     accuracy: float
     nll: float
+    ece: float | None = None
+    """None in reports of earlier versions, as the spread."""
+    spread: float | None = None
+    """Standard deviation of the accuracy over the choices; None for a single choice."""
 
 
 class MemberWorth(BaseModel):
@@ -127,6 +131,9 @@ class MemberWorth(BaseModel):
     lost: float
     """What the whole ensemble loses in accuracy without this member."""
     lost_interval: Bounds | None
+    core_hours: float | None = None
+    """Of its training; None for a loaded member, and in reports of earlier versions."""
+    gpu_hours: float | None = None
 
 
 class Agreement(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.content import Rows
-from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, Report, System, best_member
+from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, CurvePoint, Report, System, best_member
 from orchestrator.reporting.verdict import Accuracies
 
 BATCH = 64
@@ -83,7 +83,9 @@ def differences(report: Report) -> Rows:
 
 
 def worth(report: Report) -> Rows:
-    """What each member adds and what its loss would cost, in points, beside random choices of as many members."""
+    """What each member adds and what its loss would cost, in points, beside random choices of as many members; and what
+    its training cost, in all and for each point that it adds."""
+    unit = "GPU" if any(each.gpu_hours for each in report.worth) else "core"
     rows = [
         [
             "members",
@@ -95,9 +97,11 @@ def worth(report: Report) -> Rows:
             "any so many",
             "lost without it",
             "95% interval",
+            f"{unit} hours",
+            "for a point",
         ]
     ]
-    random = {point.members: point.accuracy for point in report.curve}
+    random = {point.members: point for point in report.curve}
     for count, each in enumerate(report.worth, 1):
         adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", points(each.adds_interval)]
         rows.append(
@@ -107,9 +111,10 @@ def worth(report: Report) -> Rows:
                 number("accuracy", each.accuracy),
                 _bounds(each.accuracy_interval),
                 *adds,
-                number("accuracy", random.get(count)),
+                _with_spread(random.get(count)),
                 f"{100 * each.lost:+.2f}",
                 points(each.lost_interval),
+                *_hours(each.gpu_hours if unit == "GPU" else each.core_hours, each.adds if count > 1 else 0.0),
             ]
         )
     return rows
@@ -124,10 +129,23 @@ def _bounds(bounds: Bounds | None) -> str:
     return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
 
 
+def _with_spread(point: CurvePoint | None) -> str:
+    if point is None or point.spread is None:
+        return number("accuracy", None if point is None else point.accuracy)
+    return f"{number('accuracy', point.accuracy)} ± {100 * point.spread:.2f}"
+
+
+def _hours(hours: float | None, adds: float) -> list[str]:
+    """The hours of a training, and those for each point that it adds; no figure where it adds none."""
+    if hours is None:
+        return ["-", "-"]
+    return [f"{hours:.3g}", f"{hours / (100 * adds):.3g}" if adds > 0 else "-"]
+
+
 def members_curve(report: Report) -> Rows:
-    """Accuracy and NLL of ensembles of any 1, 2, ... members."""
-    rows = [["members", report.accuracy_name, "nll"]]
-    return rows + [[str(p.members), number("accuracy", p.accuracy), number("nll", p.nll)] for p in report.curve]
+    """Accuracy with its spread over choices, NLL and ECE of ensembles of any 1, 2, ... members."""
+    rows = [["members", report.accuracy_name, "nll", "ece"]]
+    return rows + [[str(p.members), _with_spread(p), number("nll", p.nll), number("ece", p.ece)] for p in report.curve]
 
 
 def calibration(report: Report) -> Rows:

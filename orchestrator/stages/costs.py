@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, Spent
@@ -31,6 +32,14 @@ def spent(
         "baseline": of(trained([baseline]), workers.cores, workers.gpus),
         "student": of(trained(student.stages), workers.cores, workers.gpus),
     }
+
+
+def of_member(member: Trained, held: Placement) -> dict[str, float]:
+    """The core-hours and GPU-hours of a member's training; empty for a loaded one."""
+    if not member.history:
+        return {}
+    hours = sum(epoch.seconds for epoch in member.history) / 3600
+    return {"core_hours": hours * held.num_cpus, "gpu_hours": hours * held.num_gpus}
 
 
 def price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:

@@ -81,7 +81,7 @@ def test_classes_that_are_ruled_out_are_no_nan() -> None:
 
 def directly(
     p: NDArray[np.float32], weights: list[float], combine: str, labels: NDArray[np.int64]
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float, float, float]]:
     """The curve by its definition: each run of neighbours averaged for itself."""
     members, points = len(p), []
     for k in range(1, members + 1):
@@ -91,7 +91,11 @@ def directly(
             for chosen in choices
             if sum(weights[m] for m in chosen) > 0
         ]
-        points.append((sum(s.accuracy for s in each) / len(each), sum(s.mean_nll for s in each) / len(each)))
+        accuracies = [s.accuracy for s in each]
+        spread = float(np.std(accuracies, ddof=1)) if len(each) > 1 else 0.0
+        of_each = (accuracies, [s.mean_nll for s in each], [s.ece for s in each])
+        accuracy, nll, ece = (sum(values) / len(each) for values in of_each)
+        points.append((accuracy, nll, ece, spread))
     return points
 
 
@@ -109,7 +113,8 @@ def test_the_curve_is_its_definition(
     found = mixture.curve(list(p), weights, combine, labels).points
     assert [point.members for point in found] == list(range(1, members + 1))
     expected = directly(p, weights, combine, labels)
-    np.testing.assert_allclose([(point.accuracy, point.nll) for point in found], expected, rtol=1e-12, atol=1e-12)
+    figures = [(point.accuracy, point.nll, point.ece, point.spread or 0.0) for point in found]
+    np.testing.assert_allclose(figures, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("combine", COMBINES)
@@ -119,7 +124,8 @@ def test_chunks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch, combine: str) ->
     whole = mixture.curve(p, weights, combine, labels).points, mixture.measure_mean(p, weights, combine, labels)
     monkeypatch.setattr(mixture, "CHUNK_VALUES", 5 * 4 * 7)
     parts = mixture.curve(p, weights, combine, labels).points, mixture.measure_mean(p, weights, combine, labels)
-    assert [vars(a) for a in parts[0]] == [pytest.approx(vars(b), rel=1e-12) for b in whole[0]]
+    got, expected = ([(p.members, p.accuracy, p.nll, p.ece, p.spread or 0.0) for p in of[0]] for of in (parts, whole))
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
     assert parts[1].mean_nll == pytest.approx(whole[1].mean_nll, rel=1e-12) and parts[1].accuracy == whole[1].accuracy
     assert parts[0][-1].accuracy == parts[1].accuracy and parts[0][-1].nll == pytest.approx(parts[1].mean_nll)
 

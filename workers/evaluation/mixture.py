@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workers import mixture_weights
 from workers.data.arrays import Index
 from workers.ensemble import COMBINES, normalised
-from workers.evaluation.metrics import Blocks, LogProbabilities, Sums, measure
+from workers.evaluation.metrics import BINS, Blocks, LogProbabilities, Sums, measure
 from workers.specs import ExampleWeights, FactorySpec
 
 Float64 = NDArray[np.float64]
@@ -79,29 +79,41 @@ def measure_mean(
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracy, and NLL in nats per example, of an ensemble of `members` members."""
+    """Accuracy, NLL in nats per example, and ECE of an ensemble of `members` members, the mean over choices of them.
+
+    spread: standard deviation of the accuracy over the choices; None for a single one.
+    """
 
     members: int
     accuracy: float
     nll: float
+    ece: float
+    spread: float | None
 
 
 @dataclass(frozen=True)
 class CurveSums:
     """Sums over predictions of every run of neighbours in the ring of M members.
 
-    right, nll: [M, M] float64, by the run's length - 1 and its first member. weighed: [M, M] bool, runs whose weight is
-    above 0 for every example.
+    right, nll: [M, M] float64, by the run's length - 1 and its first member. gaps: [M, M, BINS] float64, confidence
+    less correctness by bin of confidence. weighed: [M, M] bool, runs whose weight is above 0 for every example.
     """
 
     examples: int
     right: Float64
     nll: Float64
+    gaps: Float64
     weighed: NDArray[np.bool_]
 
     def __add__(self, other: CurveSums) -> CurveSums:
         weighed = self.weighed & other.weighed
-        return CurveSums(self.examples + other.examples, self.right + other.right, self.nll + other.nll, weighed)
+        return CurveSums(
+            self.examples + other.examples,
+            self.right + other.right,
+            self.nll + other.nll,
+            self.gaps + other.gaps,
+            weighed,
+        )
 
     @property
     def points(self) -> list[Point]:
@@ -113,8 +125,10 @@ class CurveSums:
         members, found = len(self.right), []
         for k in range(members):
             counted = self.weighed[k] if k + 1 < members else np.arange(members) == 0  # all runs of M are equal
-            means = (float(sums[k][counted].mean()) / self.examples for sums in (self.right, self.nll))
-            found.append(Point(k + 1, *means))
+            right, nll = (sums[k][counted] / self.examples for sums in (self.right, self.nll))
+            ece = np.abs(self.gaps[k][counted]).sum(axis=1) / self.examples
+            spread = float(right.std(ddof=1)) if len(right) > 1 else None
+            found.append(Point(k + 1, float(right.mean()), float(nll.mean()), float(ece.mean()), spread))
         return found
 
 
@@ -129,6 +143,7 @@ def curve(
     """
     members = len(log_probabilities)
     right, nll = np.zeros((members, members)), np.zeros((members, members))
+    gaps = np.zeros((members, members, BINS))
     weighed = np.ones((members, members), bool)
     for rows in _chunks(log_probabilities):
         each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
@@ -138,17 +153,22 @@ def curve(
         found = _ring(each, shares, masses, combine, labels[rows])
         right += found[0]
         nll += found[1]
-    return CurveSums(len(labels), right, nll, weighed)
+        gaps += found[2]
+    return CurveSums(len(labels), right, nll, gaps, weighed)
 
 
-def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index) -> tuple[Float64, Float64]:
-    """Correct predictions and summed NLL of every run of neighbours over some rows: [M, M] each.
+def _ring(
+    each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index
+) -> tuple[Float64, Float64, Float64]:
+    """Correct predictions, summed NLL, and gaps by bin of every run of neighbours over some rows: [M, M], the last
+    [M, M, BINS].
 
-    The axes of the results are the run's length - 1 and its first member. each: [M, n, K] log-probabilities,
+    The first axes of the results are the run's length - 1 and its first member. each: [M, n, K] log-probabilities,
     overwritten. shares: [M, n], or [M, 1] where all examples share them. masses: their `_masses`.
     """
     members, rows = len(each), np.arange(len(labels))
     right, nll = np.zeros((members, members)), np.zeros((members, members))
+    gaps = np.zeros((members, members, BINS))
     with np.errstate(divide="ignore", invalid="ignore"):  # runs of total weight 0 are NaN
         of_label = each[:, rows, labels] + np.log(shares)
         terms = np.exp(each, out=each) if combine == "arithmetic" else each
@@ -157,15 +177,26 @@ def _ring(each: Float64, shares: Float64, masses: Float64, combine: str, labels:
         sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
         for k, mass in enumerate(masses):
             _add_rolled(sums, terms, k)
-            right[k] = (sums.argmax(axis=2) == labels).sum(axis=1)
+            correct = sums.argmax(axis=2) == labels
+            right[k] = correct.sum(axis=1)
             if combine == "arithmetic":
                 np.logaddexp(of_sums, np.roll(of_label, -k, axis=0), out=of_sums)
-                found = of_sums - np.log(mass)
+                found, confidence = of_sums - np.log(mass), sums.max(axis=2) / mass
             else:
                 means = sums / mass[:, :, None]
-                found = means[:, rows, labels] - _finite(_log_sum_exp(means, axis=2))
+                normalizer = _finite(_log_sum_exp(means, axis=2))
+                found, confidence = means[:, rows, labels] - normalizer, np.exp(means.max(axis=2) - normalizer)
             nll[k] = -found.sum(axis=1)
-    return right, nll
+            gaps[k] = _gaps(np.nan_to_num(confidence), correct)
+    return right, nll, gaps
+
+
+def _gaps(confidence: Float64, correct: NDArray[np.bool_]) -> Float64:
+    """Confidence less correctness, summed by bin of confidence: [M, BINS] of [M, n]."""
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    places = np.arange(len(bins))[:, None] * BINS + bins
+    found: Float64 = np.bincount(places.ravel(), (confidence - correct).ravel(), len(bins) * BINS).reshape(-1, BINS)
+    return found
 
 
 def _masses(shares: Float64) -> Float64:

@@ -79,15 +79,3 @@ def measure_worth(
         without=[of([k for k in members if k != left_out]) for left_out in members] if len(members) > 1 else [],
         disagree=disagree,
     )
-
-
-def predicted_gain(accuracies: Sequence[float], members: int) -> float:
-    """The accuracy of `members` members, from that of ensembles of 1, 2, ... k members, with k >= 2.
-
-    The error of an ensemble is nearly a + b / K for K equally good members (Lobacheva, Chirkova, Kodryan and Vetrov
-    2020, "On Power Laws in Deep Ensembles", with the exponent 1 of a variance). So a and b are fitted by least squares.
-    """
-    sizes = np.arange(1, len(accuracies) + 1)
-    design = np.stack([np.ones(len(sizes)), 1.0 / sizes], axis=1)
-    (limit, slope), *_ = np.linalg.lstsq(design, np.asarray(accuracies, np.float64), rcond=None)
-    return float(limit + slope / members)
