@@ -195,8 +195,8 @@ def _gaps(confidence: Float64, correct: NDArray[np.bool_]) -> Float64:
     """Confidence less correctness, summed by bin of confidence: [M, BINS] of [M, n]."""
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     places = np.arange(len(bins))[:, None] * BINS + bins
-    found: Float64 = np.bincount(places.ravel(), (confidence - correct).ravel(), len(bins) * BINS).reshape(-1, BINS)
-    return found
+    summed = np.bincount(places.ravel(), weights=(confidence - correct).ravel(), minlength=len(bins) * BINS)
+    return summed.astype(np.float64).reshape(-1, BINS)
 
 
 def _masses(shares: Float64) -> Float64:
