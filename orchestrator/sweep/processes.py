@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.observers import mlflow_sweep
@@ -33,11 +32,23 @@ class Processes:
     parent: str
     verbose: bool = False
     running: set[subprocess.Popen[str]] = field(default_factory=set)
+    ended: bool = False
 
     def run(self, jobs: Sequence[Job], at_once: int) -> list[str]:
         """Execute jobs, so many at a time; returns for each why it failed, empty where it did not."""
         with ThreadPoolExecutor(at_once) as threads:
-            return list(threads.map(self._run, jobs))
+            try:
+                return list(threads.map(self._run, jobs))
+            except BaseException:  # an interrupt of this process alone; the block would wait for the runs
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.end()
+                raise
+
+    def end(self) -> None:
+        """Ask all runs to stop, and those that are about to start."""
+        self.ended = True
+        for process in [*self.running]:
+            process.terminate()
 
     def _run(self, job: Job) -> str:
         sets = [word for override in job.overrides for word in ("--set", override)]
@@ -48,24 +59,13 @@ class Processes:
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         self.running.add(process)
+        if self.ended:
+            process.terminate()
         try:
             _, shown = process.communicate()
         finally:
             self.running.discard(process)
         return "" if process.returncode == 0 else _problem(shown, process.returncode)
-
-
-@contextmanager
-def started(address: str, parent: str, *, verbose: bool) -> Iterator[Processes]:
-    """Processes that end with the block."""
-    found = Processes(address, parent, verbose)
-    try:
-        yield found
-    finally:
-        for process in [*found.running]:
-            process.terminate()
-        for process in [*found.running]:
-            process.wait()
 
 
 def _problem(shown: str, status: int) -> str:

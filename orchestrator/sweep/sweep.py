@@ -14,6 +14,7 @@ from orchestrator.cluster.resources import Machines
 from orchestrator.config import grid, loading
 from orchestrator.config.grid import Axis, Choices, Point
 from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import mlflow_uri
 from orchestrator.observers.mlflow_sweep import TrackedSweep
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan import students
@@ -22,7 +23,6 @@ from orchestrator.reporting import sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
-from orchestrator.sweep import processes
 from orchestrator.sweep.processes import Job, Processes
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search
 from workers import storage
@@ -67,6 +67,7 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
     name = f"{base.name}-sweep"
     folder = storage.join(base.storage, name)
     storage.probe_writable(base.storage)
+    mlflow_uri.reach(base.tracking.uri)
     with connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         at_once = _room(base, machines)
         tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
@@ -75,11 +76,12 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
         try:
             address = ray.get_runtime_context().gcs_address
             proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, at_once, base.seed)
-            with processes.started(address, tracked.run_id, verbose=verbose) as of_runs:
-                found = _run(
-                    proposals,
-                    Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen),
-                )
+            of_runs = Processes(address, tracked.run_id, verbose)
+            runs = Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen)
+            found = _run(proposals, runs)
+            if asked.trials is None:
+                order = grid.points(axes)
+                found.sort(key=lambda run: order.index(run.values))
             outcome = sweeps.collected(name, [each.key for each in axes], found)
             maps = _write(outcome, folder)
         finally:
@@ -100,7 +102,7 @@ class Runs:
 
 
 def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
-    """Execute batch by batch; returns the runs, those of a grid in its order."""
+    """Execute batch by batch; returns the runs in the order of their batches."""
     found: list[SweptRun] = []
     names: list[str] = []
     batch = next(proposals, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from orchestrator.config import grid
 from orchestrator.config.grid import Choices, Range
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import SweptRun
-from orchestrator.sweep.processes import _problem
+from orchestrator.sweep import processes
+from orchestrator.sweep.processes import Job, _problem
 from orchestrator.sweep.proposals import of_grid, of_search
 from workers.errors import RequestError
 
@@ -133,3 +136,38 @@ def test_the_problem_of_a_run_is_the_last_message() -> None:
         _problem("stillhouse: a note\nmembers ...\nstillhouse: data.x:\n no such file.\n", 2) == "data.x: no such file."
     )
     assert _problem("Killed", -9) == "exit status -9"
+
+
+def test_an_interrupt_stops_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the process of the sweep alone, as a SIGTERM; a run that has started is asked to stop at once."""
+    running = processes.Processes("127.0.0.1:1", "")
+    stopped: list[str] = []
+
+    class Slow:
+        returncode = -15
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.ended = threading.Event()
+
+        def communicate(self) -> tuple[str, str]:
+            assert self.ended.wait(20)
+            return "", "stillhouse: stopped."
+
+        def terminate(self) -> None:
+            stopped.append("run")
+            self.ended.set()
+
+    def interrupted(self: object, job: Job) -> str:
+        if job.name == "interrupts":
+            while not running.running:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return original(running, job)
+
+    original = processes.Processes._run
+    monkeypatch.setattr(processes.subprocess, "Popen", Slow)
+    monkeypatch.setattr(processes.Processes, "_run", interrupted)
+    jobs = [Job("c.yaml", "interrupts", []), Job("c.yaml", "slow", []), Job("c.yaml", "never", [])]
+    with pytest.raises(KeyboardInterrupt):
+        running.run(jobs, 2)
+    assert stopped and not running.running
