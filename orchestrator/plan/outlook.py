@@ -138,10 +138,15 @@ def _tokens(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
 
 
 def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
-    """The training of members; no stage where all are loaded."""
+    """The training of members; no stage where all are loaded.
+
+    Ray reuses the processes of tasks, so that only the first of each starts one; with GPUs each task does.
+    """
     plan, work = case.plan, case.work
+    anew = bool(plan.teachers.num_gpus)
+    start_s = 0.0 if anew else max((rate.start_s for rate in rates.members if rate is not None), default=0.0)
     trained = [
-        (key, group.training, rate.seconds(group.training.epochs, work.train, work.validation))
+        (key, group.training, _task_s(rate, group.training, work, anew=anew))
         for (key, group, count), rate in zip(_groups(case), rates.members, strict=True)
         if rate is not None and group.training is not None
         for _ in range(count)
@@ -154,13 +159,19 @@ def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
         PlannedStage(
             name="members",
             where=f"{_count(len(trained), 'task')}, {min(slots, len(trained))} at a time, {_each(case)}",
-            seconds=makespan([seconds for _, _, seconds in trained], slots),
+            seconds=start_s + makespan([seconds for _, _, seconds in trained], slots),
             core_hours=hours * plan.teachers.num_cpus,
             gpu_hours=hours * plan.teachers.num_gpus,
             stored=sum(2 * _weights(case, key) for key, _, _ in trained),
             memory=max(_training_bytes(case, key, training, 1) for key, training, _ in trained),
         ),
     )
+
+
+def _task_s(rate: TrainingRate, training: AnyTraining, work: Workload, *, anew: bool) -> float:
+    """Seconds of a member's task. anew: whether it starts a process."""
+    seconds = rate.seconds(training.epochs, work.train, work.validation)
+    return seconds if anew else seconds - rate.start_s
 
 
 def _groups(case: Case) -> list[tuple[str, MemberGroup, int]]:

@@ -61,10 +61,10 @@ def test_every_stage_follows_from_the_rates(tmp_path: Path) -> None:
     of, _ = case(tmp_path)
     assert of.plan.teachers.actors == 2  # of 2 cores each, for 5 members
     found = outlook(of, RATES)
-    member = 2.0 + 2 * ((1000 + 300 / BACKWARD) * 0.001 + 0.5)
+    member = 2 * ((1000 + 300 / BACKWARD) * 0.001 + 0.5)
     assert seconds(found) == pytest.approx(
         {
-            "members": 3 * member,  # 5 members, 2 at a time
+            "members": 2.0 + 3 * member,  # 5 members, 2 at a time, in processes that start once
             "predictions": 3.0 + 900 * 5 * 0.0005 / 2,
             "baseline": 5.0 + 3 * (1000 + 100) * 0.002,
             "soft targets": 4.0 + 4000 * 3 * 0.0005,  # the actor with 3 members
