@@ -1,4 +1,4 @@
-"""A rehearsal: the stages of a run on a part of its data, for two epochs, in a temporary folder, to measure its rates.
+"""A rehearsal: the stages of a run on a part of its data, for a few epochs, in a temporary folder, to measure rates.
 
 It executes the run's own code where the run would execute it, so that a rate includes what an estimate leaves out:
 processes that start, networks that share a machine's memory, files, checkpoints.
@@ -6,6 +6,8 @@ processes that start, networks that share a machine's memory, files, checkpoints
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,9 +31,9 @@ from workers import storage
 from workers.data.dataset import Dataset
 from workers.specs import AnyTraining, TrainingSpec
 
-EPOCHS = 2
-"""Epochs of each training; the last is timed, since the first also warms up."""
-EPOCH_S = 5.0
+EPOCHS = 5
+"""Epochs of each training; all but the first are timed, since that one also warms up."""
+EPOCH_S = 2.0
 """About how long a rehearsed epoch takes, by the estimate from shapes."""
 STEPS = 8
 """Steps that a rehearsed epoch has at least."""
@@ -159,12 +161,14 @@ def _rate_of(trained: Trained, took_s: float, examples: int, work: Workload) -> 
 
 
 def _rate(trained: Trained, beside_s: float, examples: int, work: Workload) -> TrainingRate:
-    """The rate of the last epoch. beside_s: what the training took besides its epochs."""
-    *earlier, last = trained.history
-    between_s = max(0.0, last.ended_s - last.seconds - earlier[-1].ended_s) if earlier else 0.0
+    """The mean rate of all epochs but the first. beside_s: what the training took besides its epochs."""
+    timed = trained.history[1:] or trained.history
+    gaps = [after.ended_s - after.seconds - before.ended_s for before, after in itertools.pairwise(trained.history)]
+    between_s = max(0.0, statistics.fmean(gaps)) if gaps else 0.0
+    epoch_s = statistics.fmean(epoch.seconds - epoch.waited_s for epoch in timed)
     return TrainingRate(
-        start_s=max(0.0, beside_s - len(earlier) * between_s),
-        example_s=(last.seconds - last.waited_s) / (examples + work.validation / BACKWARD),
+        start_s=max(0.0, beside_s - len(gaps) * between_s),
+        example_s=epoch_s / (examples + work.validation / BACKWARD),
         between_s=between_s,
     )
 
