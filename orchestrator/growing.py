@@ -28,8 +28,11 @@ class Grown:
     note: str
 
 
-def grown(config: RunConfig, *, verbose: bool, screen: Screen) -> Grown:
+def grown(config: RunConfig, *, fresh: bool, verbose: bool, screen: Screen) -> Grown:
     """Train members in rounds, as many at a time as the cluster holds, and settle their number.
+
+    The number does not depend on the rounds: it is the first after which the next member is worth too little, so that
+    a larger cluster may have trained some members in vain.
 
     Raises: as `pipeline.executed`.
     """
@@ -38,22 +41,27 @@ def grown(config: RunConfig, *, verbose: bool, screen: Screen) -> Grown:
     assert flat is not None and most is not None  # as the schema requires
     with connection.connect(ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         at_once = resources.at_once(resources.place(ensemble, machines), machines)
-        count = min(most, max(FIRST, at_once))
+        trained, judged = min(most, max(FIRST, at_once)), min(most, FIRST)
+        if most == 1:
+            return Grown(_of_size(config, 1), "")
         while True:
-            worth = _worth(config, count, verbose=verbose, screen=screen) if count > 1 else None
-            if worth is None or count == most or 100 * worth.high < flat:
-                return Grown(_of_size(config, count), _note(count, most, worth, flat))
-            count = min(most, count + at_once)
+            options = Options(fresh=fresh and judged == FIRST, verbose=verbose, screen=screen, tracked=False)
+            worths = _worths(config, trained, options)
+            for count in range(judged, trained + 1):
+                worth = worths[count - 2]
+                if count == most or 100 * worth.high < flat:
+                    return Grown(_of_size(config, count), _note(count, most, worth, flat))
+            trained, judged = min(most, trained + at_once), trained + 1
 
 
-def _worth(config: RunConfig, count: int, *, verbose: bool, screen: Screen) -> Estimate:
-    """What one more than `count` members is expected to add in accuracy."""
+def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
+    """What one more member is expected to add in accuracy to the first 2, 3, ... `count`; the first entry is of 2."""
     few = _of_size(config, count).model_copy(update={"name": f"{config.name}-grown", "seeds": 1, "students": None})
-    options = Options(fresh=False, verbose=verbose, screen=screen, tracked=False)
     found = pipeline.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
     assert found.worth is not None
     singles = [each.of_blocks for each in found.sums.values()][:count]
-    return next_worth(singles, found.worth.best[-1].of_blocks, config.seed)
+    together = [each.of_blocks for each in found.worth.best]
+    return [next_worth(singles[:k], together[k - 1], config.seed) for k in range(2, count + 1)]
 
 
 def _of_size(config: RunConfig, count: int) -> RunConfig:
@@ -61,9 +69,7 @@ def _of_size(config: RunConfig, count: int) -> RunConfig:
     return config.model_copy(update={"ensemble": config.ensemble.model_copy(update=update)})
 
 
-def _note(count: int, most: int, worth: Estimate | None, flat: float) -> str:
-    if worth is None:
-        return ""
+def _note(count: int, most: int, worth: Estimate, flat: float) -> str:
     expected = f"the next is expected to add {100 * worth.value:+.2f} points ({interval((worth.low, worth.high))})"
     if count == most:
         return f"All {most} members are trained: {expected}."

@@ -7,6 +7,7 @@ from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import REPORT, STAGES, Options, executed
 from orchestrator.reporting.report import Report
+from orchestrator.run_folder import lock, owned
 from orchestrator.stages import preflight
 
 
@@ -28,10 +29,13 @@ def run(
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
+    for each in (config, *config.of_seeds(), *config.of_students().values()):  # before the first of them trains
+        lock.check_free(each.folder)
+        owned.check(each, fresh=fresh)
     preflight.check_further(config, screen.wait_for)
     note = ""
     if config.ensemble.stop_when_flat is not None:
-        settled = grown(config, verbose=verbose, screen=screen)
+        settled = grown(config, fresh=fresh, verbose=verbose, screen=screen)
         config, note = settled.config, settled.note
     others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
     students = {

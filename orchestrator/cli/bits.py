@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from orchestrator.observers.tracking_record import TrackingRecord
 from orchestrator.reporting import report as reports
@@ -40,11 +41,11 @@ HISTORY = ("train_loss", "validation_accuracy", "validation_nll")
 @dataclass(frozen=True)
 class Compared:
     """An artifact of both runs. differs: how it differs; empty where both are the same to the bit. inputs: which of its
-    inputs differ, in words."""
+    inputs differ, in words, empty for none; None where it has no inputs on record."""
 
     name: str
     differs: str
-    inputs: str = ""
+    inputs: str | None = None
 
 
 def compared(one: str, other: str) -> list[Compared]:
@@ -107,9 +108,16 @@ def _network(name: str, one: RunFolder, other: RunFolder) -> Iterator[Compared]:
 
 
 def _stages(one: RunFolder, other: RunFolder) -> list[str]:
-    """The earlier stages of the student that both runs have."""
-    named = [set(storage.names(storage.join(each.uri, "stages"))) for each in (one, other)]
-    return [f"stage-{name}" for name in sorted(named[0] & named[1])]
+    """The earlier stages of the student that both runs have, in their order."""
+    named = [[stage["name"] for stage in _student_of(each).get("stages") or ()][:-1] for each in (one, other)]
+    return [f"stage-{name}" for name in named[0] if name in named[1]]
+
+
+def _student_of(of: RunFolder) -> Mapping[str, Any]:
+    """The student's section of a run's resolved configuration; empty where the folder has none."""
+    content = storage.read_if_there(of.config)
+    found: Mapping[str, Any] = (yaml.safe_load(content) or {}).get("student", {}) if content else {}
+    return found
 
 
 def _predictions(name: str, split: str, one: RunFolder, other: RunFolder) -> Iterator[Compared]:
@@ -118,7 +126,9 @@ def _predictions(name: str, split: str, one: RunFolder, other: RunFolder) -> Ite
     if found[0] is None or found[1] is None:
         return
     contents = [sorted(each.files.values()) for each in found if each is not None]
-    yield Compared(f"predictions of {name}, {split}", "" if contents[0] == contents[1] else "other log-probabilities")
+    inputs = "" if found[0].key == found[1].key else keys.changes(found[0].what, found[1].what)
+    differs = "" if contents[0] == contents[1] else "other log-probabilities"
+    yield Compared(f"predictions of {name}, {split}", differs, inputs)
 
 
 def _soft_targets(one: tuple[RunFolder, Report], other: tuple[RunFolder, Report]) -> Iterator[Compared]:
@@ -215,4 +225,4 @@ def verdict(found: Sequence[Compared]) -> str:
     if first is None:
         return f"All {len(found)} artifacts are the same to the bit."
     cause = f" Of its inputs differ: {first.inputs}." if first.inputs else " Its inputs are the same."
-    return f"The runs part in {first.name}: {first.differs}.{cause}"
+    return f"The runs part in {first.name}: {first.differs}.{'' if first.inputs is None else cause}"

@@ -17,8 +17,8 @@ from workers.errors import RequestError
 RANGE = re.compile(r"(?P<low>-?[\d.]+(e-?\d+)?)\.\.(?P<high>-?[\d.]+(e-?\d+)?)(?P<log>:log)?")
 FIXED = ("name", "storage", "seeds", "students")
 """Keys that name or multiply runs, which a sweep does itself."""
-MOST_NAME = 60
-"""Letters of a point in the name of its run."""
+MOST_NAME = 92
+"""Letters of a run's name without the number that tells it from others; a name may have 100."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def points(choices: Sequence[Axis]) -> list[Point]:
 
 def overrides(point: Point) -> list[str]:
     """The point as `KEY=VALUE`, as `RunConfig.load` takes them."""
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in point.items()]
+    return [f"{key}={json.dumps(value)}" for key, value in point.items()]
 
 
 def name_of(base: str, point: Point) -> str:
     """The name of a point's run: of the sweep's configuration, then each key's last word with its value."""
     words = [f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in point.items()]
     ending = re.sub(r"[^a-z0-9._]+", "-", "-".join(words).lower()).strip("-")
-    return f"{base}-{ending[:MOST_NAME].strip('-')}"
+    return f"{base}-{ending[: max(1, MOST_NAME - len(base))].strip('-')}"
 
 
 def names(base: str, found: Sequence[Point], taken: Sequence[str] = ()) -> list[str]:

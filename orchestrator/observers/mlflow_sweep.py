@@ -40,8 +40,8 @@ class TrackedSweep:
             mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
         self.client = MlflowClient(uri)
         self.experiment_id = mlflow_runs.experiment(self.client, experiment, uri)
-        query = f"tags.`{ROLE}` = 'sweep' and tags.`{FOLDER}` = '{redacted(folder)}'"
-        found = self.client.search_runs([self.experiment_id], query)
+        every = self.client.search_runs([self.experiment_id], f"tags.`{ROLE}` = 'sweep'")
+        found = [run for run in every if run.data.tags.get(FOLDER) == redacted(folder)]
         if found:
             self.run_id = str(found[0].info.run_id)
             self.client.update_run(self.run_id, status="RUNNING")
@@ -54,9 +54,9 @@ class TrackedSweep:
         try:
             if sweep is not None:
                 self._send(sweep, maps)
+            self.client.set_terminated(self.run_id, "FAILED" if sweep is None else "FINISHED")
         except Exception as error:  # of any tracker; the files have the same
             logger.warning("MLflow does not get the sweep's table: %s: %s", type(error).__name__, error)
-        self.client.set_terminated(self.run_id, "FAILED" if sweep is None else "FINISHED")
 
     def _send(self, sweep: Sweep, maps: dict[str, Figure]) -> None:
         header, *rows = sweeps.rows(sweep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.cluster import resources
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage
 from workers.data.memory import size
 
@@ -33,12 +34,14 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
             )
         return
     nodes = machines.of("student" if on_student else "teacher").nodes
-    at_once = case.plan.student.most if on_student else case.plan.teachers.actors
+    teachers = case.plan.teachers
+    tasks = min(teachers.size, resources.at_once(teachers, machines)) if stage.name == "members" else teachers.actors
+    at_once = case.plan.student.most if on_student else tasks
     together = -(-at_once // len(nodes)) * stage.memory
     memory = min(node.memory for node in nodes)
     if memory and together > memory:
         yield (
             f"{stage.name}: the processes of a node need {size(together)} of memory, and the smallest node has "
-            f"{size(round(memory))}. Use fewer at a time (`ensemble.num_actors`, `resources_per_member.num_cpus`), "
+            f"{size(round(memory))}. Let fewer run at a time (more `ensemble.resources_per_member.num_cpus`), take "
             "smaller batches, or larger nodes."
         )

@@ -64,8 +64,11 @@ Varied = tuple[Case, Facts] | None
 
 
 def _more_teachers(case: Case, facts: Facts) -> Varied:
-    """Twice the nodes for members; of any role where none is for them alone."""
-    return case, _with_more(facts, "teacher")
+    """Twice the nodes for as many members; of any role where none is for them alone."""
+    ensemble = case.config.ensemble
+    if ensemble.count is None:
+        ensemble = ensemble.model_copy(update={"size": case.plan.teachers.size})
+    return replace(case, config=case.config.model_copy(update={"ensemble": ensemble})), _with_more(facts, "teacher")
 
 
 def _more_workers(case: Case, facts: Facts) -> Varied:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+TITLES = {"student": "test accuracy of the student, %", "gain_transferred": "gain transferred, %"}
+"""Titles of heat maps, by their figure."""
+
+
 class SweptRun(BaseModel):
     """One run of a sweep. problem: why it has no figures; empty for a complete one."""
 
@@ -129,7 +133,7 @@ def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(of_columns)), of_columns)
     axes.set_yticks(range(len(of_rows)), of_rows)
-    axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=f"test accuracy of the {figure}, %")
+    axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=TITLES[figure])
     known = [value for found in cells.values() for value in found] or [0.0]
     low, high = min(known), max(known)
     for y, row_values in enumerate(grid):

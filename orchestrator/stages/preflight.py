@@ -117,10 +117,9 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
     others = config.of_students()
     if not others:
         return
-    wait_for("reading the data")
-    dataset = datasets.load(config.every_split, config.seed)
     for name, other in others.items():
         wait_for(f"trying the student '{name}'")
+        dataset = datasets.load(other.every_split, other.seed)
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
             _check_objective(settled_, dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from orchestrator.config.grid import Axis, Choices, Point, points
@@ -18,21 +18,27 @@ SHARED = "distillation."
 def of_grid(axes: Sequence[Axis]) -> Proposals:
     """Every combination.
 
-    Runs find what others have completed. So the first runs alone and makes the members, then one run for each baseline,
-    then all others.
+    Runs find what others have completed. So the first runs alone and makes the members, then one run for each baseline
+    and for each setting of the soft targets, then all others.
     """
     every = points(axes)
-    first: dict[tuple[tuple[str, str], ...], Point] = {}
+    baselines = _first_of_each(every, lambda key: not key.startswith(SHARED))
+    targets = _first_of_each(every, lambda key: key.startswith(SHARED))
+    waves = [every[:1], baselines, targets, every]
+    done: list[Point] = []
+    for wave in waves:
+        new = [point for point in wave if point not in done]
+        done += new
+        if new:
+            yield new
+
+
+def _first_of_each(every: Sequence[Point], counts: Callable[[str], bool]) -> list[Point]:
+    """The first point of each combination of those keys that count."""
+    found: dict[str, Point] = {}
     for point in every:
-        own = tuple((key, str(value)) for key, value in point.items() if not key.startswith(SHARED))
-        first.setdefault(own, point)
-    firsts = list(first.values())
-    yield firsts[:1]
-    if firsts[1:]:
-        yield firsts[1:]
-    rest = [point for point in every if not any(point is each for each in firsts)]
-    if rest:
-        yield rest
+        found.setdefault(repr([(key, value) for key, value in point.items() if counts(key)]), point)
+    return list(found.values())
 
 
 def of_search(axes: Sequence[Axis], trials: int, at_once: int, seed: int) -> Proposals:

@@ -14,7 +14,6 @@ from orchestrator.cluster.resources import Machines
 from orchestrator.config import grid, loading
 from orchestrator.config.grid import Axis, Choices, Point
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers import mlflow_uri
 from orchestrator.observers.mlflow_sweep import TrackedSweep
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan import students
@@ -23,6 +22,7 @@ from orchestrator.reporting import sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
+from orchestrator.stages import preflight
 from orchestrator.sweep.processes import Job, Processes
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search
 from workers import storage
@@ -63,11 +63,11 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
     base = RunConfig.load(asked.path, asked.overrides)
     axes = grid.axes(asked.over, trials=asked.trials)
     common = [*asked.overrides, *_keeping(asked, axes)]
-    _check(asked.path, common, axes)
+    _check(asked.path, base.name, common, axes)
     name = f"{base.name}-sweep"
     folder = storage.join(base.storage, name)
     storage.probe_writable(base.storage)
-    mlflow_uri.reach(base.tracking.uri)
+    preflight.check(base, screen.wait_for)
     with connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         at_once = _room(base, machines)
         tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
@@ -83,7 +83,7 @@ def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) 
                 order = grid.points(axes)
                 found.sort(key=lambda run: order.index(run.values))
             outcome = sweeps.collected(name, [each.key for each in axes], found)
-            maps = _write(outcome, folder)
+            maps = _write(outcome, folder, drawn=asked.trials is None)
         finally:
             tracked.close(outcome, maps)
     return outcome, folder
@@ -143,12 +143,12 @@ def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:
     return [] if decided or not any(axis.key in OF_MEANS for axis in axes) else [f"{KEEP}=members"]
 
 
-def _check(path: str, common: Sequence[str], axes: Sequence[Axis]) -> None:
-    """Load every point of a grid, or the ends of ranges. Raises: `RequestError`."""
+def _check(path: str, base: str, common: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Load every point of a grid, or the ends of ranges. base: the name of the run. Raises: `RequestError`."""
     ends = [axis if isinstance(axis, Choices) else Choices(axis.key, (axis.low, axis.high)) for axis in axes]
     for point in grid.points(ends):
         try:
-            RunConfig.load(path, [*common, *grid.overrides(point)])
+            RunConfig.load(path, [*common, *grid.overrides(point), f"name={grid.name_of(base, point)}"])
         except RequestError as error:
             raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
 
@@ -160,12 +160,14 @@ def _room(config: RunConfig, machines: Machines) -> int:
     return max(1, int(here.gpus // placed.gpus) if placed.gpus else int(here.cpus // placed.cores))
 
 
-def _write(outcome: Sweep, folder: str) -> dict[str, Figure]:
-    """Write the table and the heat maps; returns these by their file names."""
+def _write(outcome: Sweep, folder: str, *, drawn: bool) -> dict[str, Figure]:
+    """Write the table and, if drawn, the heat maps; returns these by their file names."""
     storage.write_text(storage.join(folder, RECORD), outcome.model_dump_json(indent=2) + "\n")
     storage.write_text(storage.join(folder, TEXT), f"# {outcome.name}\n\n{table(Table(sweeps.rows(outcome)))}")
-    drawn = {name: sweeps.heat_map(outcome, figure) for figure, name in MAPS.items()}
-    maps: dict[str, Figure] = {name: figure for name, figure in drawn.items() if figure is not None}
+    for name in MAPS.values():  # of an earlier sweep
+        storage.remove(storage.join(folder, name))
+    found = {name: sweeps.heat_map(outcome, figure) for figure, name in MAPS.items() if drawn}
+    maps: dict[str, Figure] = {name: figure for name, figure in found.items() if figure is not None}
     for name, figure in maps.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=120)

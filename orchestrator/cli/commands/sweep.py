@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Execute the sweep and print its table. Raises: `RunError` where every run failed."""
+    """Execute the sweep and print its table. Raises: `RunError` where a run failed."""
     from orchestrator.observers.terminal import Screen
 
     with Screen() as screen:
