@@ -81,7 +81,7 @@ def test_several_students_of_one_pass(tmp_path: Path, capsys: pytest.CaptureFixt
     changes: dict[str, Any] = {"student": None, "students": {"small": student, "wide": wide}}
     path = str(write_config(tmp_path, **changes, tracking={"uri": uri, "experiment": "several"}))
     assert main(["run", path]) == 0
-    assert "students: accuracy against latency and size" in capsys.readouterr().out
+    assert "Students: accuracy against latency and size" in capsys.readouterr().out
     found, other = load(tmp_path / "runs/small/report.json"), load(tmp_path / "runs/small-wide/report.json")
     assert [(each["name"], each["student"]) for each in found["students"]] == [
         ("small", "student"), ("wide", "student-wide")
