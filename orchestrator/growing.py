@@ -6,7 +6,7 @@ All is measured on the validation split, since the answer decides how many membe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
@@ -44,14 +44,15 @@ def grown(config: RunConfig, *, fresh: bool, verbose: bool, screen: Screen) -> G
         trained, judged = min(most, max(FIRST, at_once)), min(most, FIRST)
         if most == 1:
             return Grown(_of_size(config, 1), "")
+        options = Options(fresh=fresh, verbose=verbose, screen=screen, tracked=False)
         while True:
-            options = Options(fresh=fresh and judged == FIRST, verbose=verbose, screen=screen, tracked=False)
             worths = _worths(config, trained, options)
             for count in range(judged, trained + 1):
                 worth = worths[count - 2]
                 if count == most or 100 * worth.high < flat:
                     return Grown(_of_size(config, count), _note(count, most, worth, flat))
             trained, judged = min(most, trained + at_once), trained + 1
+            options = replace(options, fresh=False)  # the members so far are of this command
 
 
 def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import cluster_file, connection
@@ -93,7 +91,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         name=config.name,
         outlook=found,
         probed=probed,
-        misfits=tuple(misfits(case, found, _free(config) if other is None else None)),
+        misfits=tuple(misfits(case, found, storage.free_bytes(config.storage) if other is None else None)),
         variations=tuple(variations(case, rates, facts)),
         case=case,
     )
@@ -148,14 +146,6 @@ def _machines(config: RunConfig, verbose: bool, screen: Screen) -> Machines:
         return here
     with connection.connect(config.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         return machines
-
-
-def _free(config: RunConfig) -> int | None:
-    """Bytes free on the disk of the storage; None where unknown."""
-    if not storage.is_local(config.storage):
-        return None
-    place = Path(storage.filesystem(config.folder)[1])
-    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
 
 
 def rows(found: Planned) -> Rows:

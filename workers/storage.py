@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import posixpath
+import shutil
 import time
 import uuid
 import zlib
@@ -450,6 +451,14 @@ def probe_writable(uri: str) -> None:
             f"storage '{uri}' cannot be written ({_brief(error)}). Expected a folder or URI where this "
             "user may create files; set `storage` to one."
         ) from error
+
+
+def free_bytes(uri: str) -> int | None:
+    """Bytes free on the disk of a local folder, which need not exist yet; None for other storage."""
+    if not is_local(uri):
+        return None
+    place = Path(filesystem(uri)[1])
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
 
 
 @contextmanager

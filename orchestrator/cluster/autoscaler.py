@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from orchestrator.cluster import ray_private
+from orchestrator.cluster.resources import Node
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,19 @@ def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> li
         found += [resources] * added
         most -= added
     return found
+
+
+def nodes(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> tuple[Node, ...]:
+    """The nodes of `possible`."""
+    return tuple(
+        Node(
+            cpus=float(has.get("CPU", 0.0)),
+            gpus=float(has.get("GPU", 0.0)),
+            roles=frozenset(ROLES) & has.keys(),
+            memory=float(has.get("memory", 0.0)),
+        )
+        for has in possible(alive, config)
+    )
 
 
 def configuration() -> Mapping[str, Any] | None:

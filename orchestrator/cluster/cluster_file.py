@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from orchestrator.cluster import autoscaler, ray_private
-from orchestrator.cluster.resources import Machines, Node
+from orchestrator.cluster.resources import Machines
 from workers.errors import RequestError
 
 TYPES = "available_node_types"
@@ -30,15 +30,7 @@ def machines(path: str) -> Machines:
                 "them in the file, such as `resources: {CPU: 4, GPU: 1}`."
             )
     there = [{**types[head]["resources"], autoscaler.HEAD: 1.0}] if head in types else []
-    nodes = tuple(
-        Node(
-            cpus=float(has.get("CPU", 0.0)),
-            gpus=float(has.get("GPU", 0.0)),
-            roles=frozenset(autoscaler.ROLES) & has.keys(),
-            memory=float(has.get("memory", 0.0)),
-        )
-        for has in autoscaler.possible(there, config)
-    )
+    nodes = autoscaler.nodes(there, config)
     if not nodes:
         raise RequestError(f"'{path}': no node; expected a node type with CPUs and `max_workers` above 0.")
     return Machines(nodes, cuda=any(node.gpus for node in nodes))

@@ -153,15 +153,7 @@ def survey(timeout_s: float) -> Machines:
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(
-        Node(
-            cpus=float(has.get("CPU", 0.0)),
-            gpus=float(has.get("GPU", 0.0)),
-            roles=frozenset(autoscaler.ROLES) & has.keys(),
-            memory=float(has.get("memory", 0.0)),
-        )
-        for has in autoscaler.possible(alive, autoscaler.configuration())
-    )
+    nodes = autoscaler.nodes(alive, autoscaler.configuration())
     gpus = sum(node.gpus for node in nodes)
 
     @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))

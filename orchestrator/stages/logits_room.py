@@ -6,7 +6,6 @@ space of an object store and of other nodes is unknown; the note says so.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
@@ -58,9 +57,8 @@ def check(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
 
 def _free(config: RunConfig) -> int | None:
     """Bytes available for the run's logits, including those already cached; None where unknown."""
-    if not storage.is_local(config.storage):
+    free = storage.free_bytes(config.folder)
+    if free is None:
         return None
     place = Path(storage.filesystem(config.folder)[1])
-    kept = sum(path.stat().st_size for path in place.glob("logits/*/*.parquet"))
-    disk = next(path for path in (place, *place.parents) if path.exists())
-    return shutil.disk_usage(disk).free + kept
+    return free + sum(path.stat().st_size for path in place.glob("logits/*/*.parquet"))

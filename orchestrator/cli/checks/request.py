@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from pathlib import Path
 
 from orchestrator.cli.checks.finding import Check, Finding
 from orchestrator.config.run_config import RunConfig
@@ -228,15 +226,13 @@ def data(request: Request) -> Finding:
 def disk(request: Request, free: int | None = None) -> Finding:
     """Whether storage has room for soft targets, logits and weights. free: bytes; None: those of the disk."""
     config = request.config
-    if not storage.is_local(config.storage):
+    free = storage.free_bytes(config.storage) if free is None else free
+    if free is None:
         return Finding("disk", f"not known of {config.storage}")
     try:
         needed = _stored_bytes(request)
     except RequestError:
         return Finding("disk", UNKNOWN)
-    if free is None:
-        place = Path(config.storage)
-        free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
     found = f"{memory.size(free)} free, and a run stores about {memory.size(needed)}"
     return Finding("disk", found, "ok" if free > needed else "stops")
 
