@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import FIRST_MEMBERS
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.verdict import interval
 from workers.evaluation.prospects import Estimate, next_worth
-
-FIRST = 3
-"""Members of the first round, from which the next one's worth is foreseen."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def grown(config: RunConfig, *, fresh: bool, verbose: bool, screen: Screen) -> G
     assert flat is not None and most is not None  # as the schema requires
     with connection.connect(ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
         at_once = resources.at_once(resources.place(ensemble, machines), machines)
-        trained, judged = min(most, max(FIRST, at_once)), min(most, FIRST)
+        trained, judged = min(most, max(FIRST_MEMBERS, at_once)), min(most, FIRST_MEMBERS)
         if most == 1:
             return Grown(_of_size(config, 1), "")
         options = Options(fresh=fresh, verbose=verbose, screen=screen, tracked=False)

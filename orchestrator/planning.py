@@ -24,9 +24,11 @@ from orchestrator.plan.outlook import Case, Outlook, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import GPU_FLOPS, Rates
 from orchestrator.plan.what_if import Variation, fastest, smallest, variations
+from orchestrator.plan.whole import Runs, Timed, whole
 from orchestrator.plan.workload import Workload
 from orchestrator.rehearsal import EPOCH_S, rehearse
 from orchestrator.reporting.content import Rows
+from orchestrator.run_folder import owned
 from orchestrator.stages import preflight
 from workers import storage
 from workers.data import dataset as datasets
@@ -60,7 +62,6 @@ class Planned:
     probed: int
     misfits: tuple[str, ...]
     variations: tuple[Variation, ...]
-    case: Case
 
 
 def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> Planned:
@@ -75,63 +76,71 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         raise RequestError(f"--gpu-tflops: {asked.gpu_flops / 1e12:g}; expected a number above 0.")
     other = None if asked.cluster is None else cluster_file.machines(asked.cluster)
     probe = asked.probe and not (other is not None and other.cuda)
+    keeps = probe and other is None and asked.examples is None
+    if keeps:  # before the rehearsal, which takes a minute
+        owned.check(config, fresh=False)
     if not probe:
         screen.wait_for("reading the data")
         dataset = datasets.load(config.every_split, config.seed)
-        config = preflight.settled(config, dataset)
-        case = _case(config, dataset, other or _machines(config, verbose, screen), asked)
-        rates, probed = estimated.of_shapes(config, case.plan, case.profiles, asked.gpu_flops), 0
+        runs, probed = _from_shapes(config, dataset, other or _machines(config, verbose, screen), asked), 0
     else:
-        case, rates, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
-    facts = Facts(case.data, case.machines, preflight.beside_bytes(case.config))
-    found = outlook(case, rates)
-    if probed and other is None and asked.examples is None:
-        kept.write(case.config, found)
+        runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
+    found = whole(runs)
+    if keeps:
+        kept.write(runs.first.case.config, outlook(runs.first.case, runs.first.rates))
     return Planned(
         name=config.name,
         outlook=found,
         probed=probed,
-        misfits=tuple(misfits(case, found, storage.free_bytes(config.storage) if other is None else None)),
-        variations=tuple(variations(case, rates, facts)),
-        case=case,
+        misfits=tuple(misfits(runs, found, storage.free_bytes(config.storage) if other is None else None)),
+        variations=tuple(variations(runs)),
     )
+
+
+def _from_shapes(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Runs:
+    """All runs, with rates from the operations of each network."""
+
+    def timed(of: RunConfig) -> Timed:
+        case = _case(of, dataset, machines, asked)
+        return Timed(case, estimated.of_shapes(case.config, case.plan, case.profiles, asked.gpu_flops))
+
+    return Runs(timed(config), {name: timed(each) for name, each in config.of_students().items()})
 
 
 def _rehearsed(
     config: RunConfig, other: Machines | None, asked: Asked, *, verbose: bool, screen: Screen
-) -> tuple[Case, Rates, int]:
-    """The case of the whole run, and the rates of a rehearsal."""
-    cases: list[Case] = []
+) -> tuple[Runs, int]:
+    """All runs, with the rates of a rehearsal; and the number of its training examples."""
+    estimates: list[Runs] = []
 
     def share(dataset: Dataset, machines: Machines) -> float:
-        settled = preflight.settled(config, dataset)
-        case = _case(settled, dataset, other or machines, asked)
-        cases.append(case)
-        rates = estimated.of_shapes(settled, case.plan, case.profiles)
+        runs = _from_shapes(config, dataset, other or machines, asked)
+        estimates.append(runs)
         of_data = Workload.of(dataset)
-        trainings = [each for each in (*rates.members, rates.baseline, *rates.student) if each is not None]
-        slowest_s = max(each.epoch_s(of_data.transfer, of_data.validation) for each in trainings)
+        slowest_s = max(_slowest(each.rates, of_data) for each in (runs.first, *runs.students.values()))
         part = min(1.0, EPOCH_S / slowest_s)
         screen.wait_for(f"a rehearsal on {round(part * of_data.train):,} of {of_data.train:,} training examples")
         return part
 
     found = rehearse(config, share, verbose=verbose)
-    return cases[-1], found.rates, found.work.train
+    (runs,) = estimates
+    students = {name: Timed(each.case, found.students[name]) for name, each in runs.students.items()}
+    return Runs(Timed(runs.first.case, found.rates), students), found.work.train
+
+
+def _slowest(rates: Rates, work: Workload) -> float:
+    """Seconds of the longest epoch."""
+    trainings = [each for each in (*rates.members, rates.baseline, *rates.student) if each is not None]
+    return max(each.epoch_s(work.transfer, work.validation) for each in trainings)
 
 
 def _case(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Case:
+    config = preflight.settled(config, dataset)
     data, work = DataFacts.of(dataset), Workload.of(dataset)
     if asked.examples is not None:
         data, work = dataclasses.replace(data, examples=asked.examples), work.of_size(asked.examples)
     facts = Facts(data, machines, preflight.beside_bytes(config))
-    return Case(
-        config=config,
-        data=data,
-        machines=machines,
-        plan=plan(config, facts),
-        work=work,
-        profiles=_profiles(config, dataset),
-    )
+    return Case(config=config, facts=facts, plan=plan(config, facts), work=work, profiles=_profiles(config, dataset))
 
 
 def _profiles(config: RunConfig, dataset: Dataset) -> Mapping[str, Profile | None]:

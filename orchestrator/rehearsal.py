@@ -10,9 +10,9 @@ import itertools
 import statistics
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
@@ -42,27 +42,57 @@ PREFIX = "stillhouse-plan-"
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a rehearsal measured: rates, and on which examples."""
+    """What a rehearsal measured: rates, and on which examples. students: rates with each further student."""
 
     rates: Rates
+    students: Mapping[str, Rates]
     work: Workload
 
 
 def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, verbose: bool) -> Rehearsed:
-    """Rehearse a run. share: the part of the data to use, from the data and the machines.
+    """Rehearse a run, and the runs of its further students, which reuse members and soft targets as they will.
+
+    share: the part of the data to use, from the data and the machines; it is asked once.
 
     Raises: as `pipeline.executed`.
     """
+    runs = {"": config, **config.of_students()}
+    least = STEPS * max(_largest_batch(each) for each in runs.values())
+    part: float | None = None
 
     def sampled(dataset: Dataset, machines: Machines) -> Dataset:
-        part = share(dataset, machines)
-        return dataset if part >= 1 else dataset.sampled(part, STEPS * _largest_batch(config))
+        nonlocal part
+        part = share(dataset, machines) if part is None else part
+        return dataset if part >= 1 else dataset.sampled(part, least)
 
     with _temporary(config) as place:
-        few = _shortened(config).model_copy(update={"storage": place})
+        few = {name: _shortened(each).model_copy(update={"storage": place}) for name, each in runs.items()}
         options = Options(fresh=False, verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
-        rates, work = pipeline.executed(few, (*REHEARSED, RATES), options)[RATES]
-    return Rehearsed(rates, work)
+        with _connected(config, len(few) > 1, verbose=verbose):
+            found = {name: pipeline.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}
+    rates, work = found.pop("")
+    return Rehearsed(rates, {name: _of_student(rates, own) for name, (own, _) in found.items()}, work)
+
+
+def _of_student(rates: Rates, own: Rates) -> Rates:
+    """The rates of a run that reused everything but its student. own: measured there, and so wrong for the reused."""
+    return replace(
+        rates,
+        baseline=own.baseline,
+        student=own.student,
+        student_units=own.student_units,
+        evaluation_s=own.evaluation_s,
+    )
+
+
+@contextmanager
+def _connected(config: RunConfig, several: bool, *, verbose: bool) -> Iterator[None]:
+    """One connection for several runs; a single run connects itself."""
+    if not several:
+        yield
+        return
+    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose):
+        yield
 
 
 @contextmanager

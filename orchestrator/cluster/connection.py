@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from orchestrator.cluster import authentication, autoscaler, environment, interrupts, local_ray, ray_private
 from orchestrator.cluster.resources import Machines, Node
 from workers.data import memmap
@@ -184,8 +186,8 @@ def expected() -> Machines | None:
 
     if environment.ray_address() != "local" or ray.is_initialized():
         return None
-    gpus = torch.cuda.device_count()
-    return Machines((Node(float(os.cpu_count() or 1), float(gpus)),), cuda=gpus > 0)
+    gpus, memory = torch.cuda.device_count(), float(psutil.virtual_memory().total)
+    return Machines((Node(float(os.cpu_count() or 1), float(gpus), memory=memory),), cuda=gpus > 0)
 
 
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:

@@ -37,6 +37,8 @@ TEACHER_LAYERS = "teacher_layers"
 """Value of `initial` for a start from layers of a member."""
 WORDS = (PREVIOUS, TEACHER_LAYERS)
 """Values of `initial` that are no files."""
+FIRST_MEMBERS = 3
+"""Members that `stop_when_flat` trains before it foresees the worth of the next one."""
 SYSTEMS = ("ensemble", "baseline", "student")
 """Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""
 

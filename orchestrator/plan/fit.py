@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator.cluster import resources
-from orchestrator.plan.outlook import Case, Outlook, PlannedStage
+from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook
+from orchestrator.plan.whole import SHARED, Runs
 from workers.data.memory import size
 
 
-def misfits(case: Case, found: Outlook, free: int | None) -> Iterator[str]:
-    """Each thing that does not fit, with the figures and a remedy. free: bytes on the disk of the storage, if known."""
+def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
+    """Each thing that does not fit, with the figures and a remedy.
+
+    found: the outlook of all runs. free: bytes on the disk of the storage, if known.
+    """
+    case = runs.first.case
     if free is not None and found.stored > free:
         largest = max(found.stages, key=lambda each: each.stored)
         yield (
@@ -18,8 +24,12 @@ def misfits(case: Case, found: Outlook, free: int | None) -> Iterator[str]:
             f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
             + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
         )
-    for stage in found.stages:
+    for stage in outlook(case, runs.first.rates).stages:
         yield from _of_memory(case, stage)
+    for name, each in runs.students.items():
+        for stage in outlook(each.case, each.rates).stages:
+            if stage.name not in SHARED:
+                yield from _of_memory(each.case, replace(stage, name=f"{stage.name}-{name}"))
 
 
 def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:

@@ -24,8 +24,7 @@ class KeptPlan(BaseModel):
 
 
 def write(config: RunConfig, found: Outlook) -> None:
-    """Keep a plan of `config`, as settled. Raises: `RequestError` where no run may write to its folder."""
-    owned.check(config, fresh=False)
+    """Keep a plan of `config`, as settled, in a folder that a run may write to."""
     owned.mark(config.folder)
     kept = KeptPlan(
         config=_digest(config),
@@ -49,5 +48,6 @@ def read(config: RunConfig) -> KeptPlan | None:
 
 
 def _digest(config: RunConfig) -> str:
-    content = config.model_dump(mode="json", exclude={"tracking"})
+    """Without `stop_when_flat`: a plan is of all members, and so is the plan of a run that trained them all."""
+    content = config.model_dump(mode="json", exclude={"tracking": True, "ensemble": {"stop_when_flat"}})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """What a run will take: seconds, machine hours, bytes and memory of each stage, from its plan and its rates. Pure.
 
-Nothing is reused in it: an outlook is that of a first run.
+Nothing is reused in it: an outlook is that of a first run. Its repetitions and further students are added by `whole`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import MemberGroup
-from orchestrator.plan.facts import DataFacts
+from orchestrator.config.schema import MemberGroup, ReportSpec
+from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
@@ -86,14 +86,21 @@ class Outlook:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Everything that an outlook follows from. profiles: of the models, by their keys in the configuration."""
+    """Everything that an outlook follows from, but the rates. profiles: of the models, by their configuration keys."""
 
     config: RunConfig
-    data: DataFacts
-    machines: Machines
+    facts: Facts
     plan: Plan
     work: Workload
     profiles: Mapping[str, Profile | None]
+
+    @property
+    def data(self) -> DataFacts:
+        return self.facts.data
+
+    @property
+    def machines(self) -> Machines:
+        return self.facts.machines
 
 
 def outlook(case: Case, rates: Rates) -> Outlook:
@@ -107,10 +114,6 @@ def outlook(case: Case, rates: Rates) -> Outlook:
     seconds = sum(each.seconds for each in stages)
     if case.plan.streams:
         seconds -= min(made.seconds, trained_s)
-    config = case.config.report
-    hours = [(each.core_hours, each.gpu_hours) for each in stages]
-    price = sum(cores * config.core_hour_price + gpus * config.gpu_hour_price for cores, gpus in hours)
-    asked = bool(config.core_hour_price or config.gpu_hour_price)
     teachers_s, driver_s = _pass(case, rates)
     bound_by = "student" if trained_s > pass_s else "teacher" if teachers_s >= driver_s else "driver"
     return Outlook(
@@ -119,8 +122,15 @@ def outlook(case: Case, rates: Rates) -> Outlook:
         pass_seconds=pass_s,
         soft_targets=case.plan.sizes.soft_targets,
         bound_by=bound_by,
-        price=price if asked else None,
+        price=price(stages, case.config.report),
     )
+
+
+def price(stages: Sequence[PlannedStage], prices: ReportSpec) -> float | None:
+    """The price of all hours; None without prices."""
+    if not (prices.core_hour_price or prices.gpu_hour_price):
+        return None
+    return sum(each.core_hours * prices.core_hour_price + each.gpu_hours * prices.gpu_hour_price for each in stages)
 
 
 def makespan(durations: Sequence[float], slots: int) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.config.schema import FIRST_MEMBERS
 from orchestrator.plan.facts import Facts
-from orchestrator.plan.outlook import Case, Outlook, outlook
+from orchestrator.plan.outlook import Case, Outlook
 from orchestrator.plan.plan import plan
-from orchestrator.plan.rates import Rates
+from orchestrator.plan.whole import Runs, whole
 from workers.errors import RequestError
 
 TOP_K = 64
@@ -28,82 +29,97 @@ MUCH = 2**33
 
 @dataclass(frozen=True)
 class Variation:
-    """What changes, in words, and the outlook with it."""
+    """What changes, in words, and the outlook with it. chosen: whether the user can choose it."""
 
     change: str
     outlook: Outlook
+    chosen: bool = True
 
 
-def variations(case: Case, rates: Rates, facts: Facts) -> Iterator[Variation]:
-    """The outlook with each change that this run allows."""
+def variations(runs: Runs) -> Iterator[Variation]:
+    """The outlook with each change that these runs allow."""
     for change, varied in CHANGES.items():
-        found = varied(case, facts)
-        if found is None:
-            continue
         try:
-            other = replace(found[0], plan=plan(found[0].config, found[1]), machines=found[1].machines)
+            other = runs.changed(lambda case, varied=varied: _planned_anew(varied(case)))  # type: ignore[misc]
         except RequestError:  # the cluster cannot do it
             continue
-        yield Variation(change, outlook(other, rates))
+        if other is not None:
+            yield Variation(change, whole(other), varied is not _flat)
+
+
+def _planned_anew(case: Case | None) -> Case | None:
+    return None if case is None else replace(case, plan=plan(case.config, case.facts))
 
 
 def fastest(of: Outlook, found: Sequence[Variation]) -> Variation | None:
     """The variation that saves most time; None where none saves a tenth."""
-    best = min(found, key=lambda each: each.outlook.seconds, default=None)
+    chosen = [each for each in found if each.chosen]
+    best = min(chosen, key=lambda each: each.outlook.seconds, default=None)
     return best if best is not None and best.outlook.seconds < LESS * of.seconds else None
 
 
 def smallest(of: Outlook, found: Sequence[Variation]) -> Variation | None:
     """The variation that stores least; None where none saves a tenth, or where that is little."""
-    best = min(found, key=lambda each: each.outlook.stored, default=None)
+    chosen = [each for each in found if each.chosen]
+    best = min(chosen, key=lambda each: each.outlook.stored, default=None)
     worth = best is not None and of.stored > MUCH and best.outlook.stored < LESS * of.stored
     return best if worth else None
 
 
-Varied = tuple[Case, Facts] | None
+def _flat(case: Case) -> Case | None:
+    """The least number of members that `stop_when_flat` trains."""
+    ensemble = case.config.ensemble
+    if ensemble.stop_when_flat is None or ensemble.count is None or ensemble.count <= FIRST_MEMBERS:
+        return None
+    return _configured(case, ensemble=ensemble.model_copy(update={"size": FIRST_MEMBERS}))
 
 
-def _more_teachers(case: Case, facts: Facts) -> Varied:
+def _more_teachers(case: Case) -> Case:
     """Twice the nodes for as many members; of any role where none is for them alone."""
     ensemble = case.config.ensemble
     if ensemble.count is None:
         ensemble = ensemble.model_copy(update={"size": case.plan.teachers.size})
-    return replace(case, config=case.config.model_copy(update={"ensemble": ensemble})), _with_more(facts, "teacher")
+    return _with_more(_configured(case, ensemble=ensemble), "teacher")
 
 
-def _more_workers(case: Case, facts: Facts) -> Varied:
+def _more_workers(case: Case) -> Case | None:
     """Twice the student's workers, on as many more nodes."""
     if case.config.student.model.learner != "network":
         return None
     student = case.config.student.model_copy(update={"num_workers": 2 * case.plan.student.most})
-    return replace(case, config=case.config.model_copy(update={"student": student})), _with_more(facts, "student")
+    return _with_more(_configured(case, student=student), "student")
 
 
-def _with_more(facts: Facts, role: str) -> Facts:
-    more = facts.machines.of(role).nodes
-    return replace(facts, machines=replace(facts.machines, nodes=facts.machines.nodes + more))
+def _with_more(case: Case, role: str) -> Case:
+    facts, more = case.facts, case.machines.of(role).nodes
+    machines = replace(facts.machines, nodes=facts.machines.nodes + more)
+    return replace(case, facts=Facts(facts.data, machines, facts.beside_bytes))
 
 
-def _halved(case: Case, facts: Facts) -> Varied:
-    return _distilled(case, facts, dtype="float16") if case.config.distillation.dtype == "float32" else None
+def _halved(case: Case) -> Case | None:
+    return _distilled(case, dtype="float16") if case.config.distillation.dtype == "float32" else None
 
 
-def _compressed(case: Case, facts: Facts) -> Varied:
+def _compressed(case: Case) -> Case | None:
     distillation = case.config.distillation
     if case.data.classes < MANY or distillation.top_k is not None or distillation.is_scheduled:
         return None
-    return _distilled(case, facts, top_k=TOP_K)
+    return _distilled(case, top_k=TOP_K)
 
 
-def _distilled(case: Case, facts: Facts, **update: object) -> Varied:
-    distillation = case.config.distillation.model_copy(update=update)
-    return replace(case, config=case.config.model_copy(update={"distillation": distillation})), facts
+def _distilled(case: Case, **update: object) -> Case:
+    return _configured(case, distillation=case.config.distillation.model_copy(update=update))
 
 
-CHANGES: Mapping[str, Callable[[Case, Facts], Varied]] = {
+def _configured(case: Case, **update: object) -> Case:
+    return replace(case, config=case.config.model_copy(update=update))
+
+
+CHANGES: Mapping[str, Callable[[Case], Case | None]] = {
+    f"`stop_when_flat` stops at {FIRST_MEMBERS} members": _flat,
     "twice the nodes for members": _more_teachers,
     "twice the student's workers, on more nodes": _more_workers,
     "distillation.dtype: float16": _halved,
     f"distillation.top_k: {TOP_K}": _compressed,
 }
-"""Changes by their description: each returns the changed case and facts, or None where it does not apply."""
+"""Changes by their description: each returns the changed case, or None where it does not apply."""

@@ -17,6 +17,7 @@ from orchestrator.plan.outlook import Case, Outlook, makespan, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, CPU_FLOPS, Rates, TrainingRate, of_shapes
 from orchestrator.plan.what_if import fastest, smallest, variations
+from orchestrator.plan.whole import Runs, Timed, whole
 from orchestrator.plan.workload import Workload
 from tests.makers import write_config
 from workers.models.profile import Profile
@@ -37,7 +38,7 @@ RATES = Rates(
 PROFILE = Profile(parameters=1000, weight_bytes=4000, forward_flops=1e6, activation_bytes=1000.0)
 
 
-def case(folder: Path, machines: Machines = FOUR_CORES, classes: int = 3, **changes: Any) -> tuple[Case, Facts]:
+def case(folder: Path, machines: Machines = FOUR_CORES, classes: int = 3, **changes: Any) -> Case:
     asked = {
         "ensemble__size": 5,
         "ensemble__training": {"epochs": 2, "batch_size": 100},
@@ -49,8 +50,11 @@ def case(folder: Path, machines: Machines = FOUR_CORES, classes: int = 3, **chan
     data = DataFacts(examples=WORK.transfer, views=WORK.views, classes=classes, values=8)
     facts = Facts(data, machines)
     profiles = {"ensemble.model": PROFILE, "student.model": PROFILE}
-    made = plan(config, facts)
-    return Case(config=config, data=data, machines=machines, plan=made, work=WORK, profiles=profiles), facts
+    return Case(config=config, facts=facts, plan=plan(config, facts), work=WORK, profiles=profiles)
+
+
+def alone(of: Case, rates: Rates = RATES) -> Runs:
+    return Runs(Timed(of, rates))
 
 
 def seconds(found: Outlook) -> dict[str, float]:
@@ -58,7 +62,7 @@ def seconds(found: Outlook) -> dict[str, float]:
 
 
 def test_every_stage_follows_from_the_rates(tmp_path: Path) -> None:
-    of, _ = case(tmp_path)
+    of = case(tmp_path)
     assert of.plan.teachers.actors == 2  # of 2 cores each, for 5 members
     found = outlook(of, RATES)
     member = 2 * ((1000 + 300 / BACKWARD) * 0.001 + 0.5)
@@ -83,13 +87,13 @@ def test_every_stage_follows_from_the_rates(tmp_path: Path) -> None:
 
 
 def test_a_student_on_twice_the_cores_takes_half_the_time(tmp_path: Path) -> None:
-    of, _ = case(tmp_path)
+    of = case(tmp_path)
     slow = outlook(of, replace(RATES, student_units=8.0))  # the rates were measured on twice the cores
     assert seconds(slow)["student"] == pytest.approx(6.0 + 2 * 3 * 2100 * 0.004)
 
 
 def test_a_student_that_trains_during_the_pass_overlaps_with_it(tmp_path: Path) -> None:
-    of, _ = case(tmp_path, distillation__stream=True)
+    of = case(tmp_path, distillation__stream=True)
     assert of.plan.streams
     found = outlook(of, RATES)
     assert found.seconds == pytest.approx(sum(seconds(found).values()) - seconds(found)["soft targets"])
@@ -97,7 +101,7 @@ def test_a_student_that_trains_during_the_pass_overlaps_with_it(tmp_path: Path) 
 
 def test_gpus_and_prices(tmp_path: Path) -> None:
     prices = {"gpu_hour_price": 2.0, "core_hour_price": 0.1}
-    of, _ = case(tmp_path, GPUS, report=prices)
+    of = case(tmp_path, GPUS, report=prices)
     found = outlook(of, replace(RATES, student_units=1.0))
     members = next(stage for stage in found.stages if stage.name == "members")
     assert "1 CPU and 1 GPU each" in members.where
@@ -120,12 +124,12 @@ def test_tasks_start_in_their_order_on_the_first_free_slot(durations: list[float
 
 
 def test_estimates_divide_operations_by_speed(tmp_path: Path) -> None:
-    of, _ = case(tmp_path)
+    of = case(tmp_path)
     rates = of_shapes(of.config, of.plan, of.profiles)
     assert rates.forward_s == pytest.approx(1e6 / (2 * CPU_FLOPS))
     assert rates.members[0] is not None and rates.student_units == 4.0
     assert rates.members[0].example_s > BACKWARD * rates.forward_s > rates.student[0].example_s - 1e-3 / 100
-    on_gpu, _ = case(tmp_path, GPUS)
+    on_gpu = case(tmp_path, GPUS)
     slow, fast = (of_shapes(on_gpu.config, on_gpu.plan, of.profiles, flops) for flops in (1e12, 1e13))
     assert slow.forward_s == pytest.approx(10 * fast.forward_s) == pytest.approx(1e-6)
     unknown = of_shapes(of.config, of.plan, dict.fromkeys(of.profiles))
@@ -133,30 +137,30 @@ def test_estimates_divide_operations_by_speed(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_named_with_figures(tmp_path: Path) -> None:
-    of, _ = case(tmp_path)
+    of = case(tmp_path)
     found = outlook(of, RATES)
-    assert list(misfits(of, found, free=None)) == []
-    (disk,) = misfits(of, found, free=10)
+    assert list(misfits(alone(of), found, free=None)) == []
+    (disk,) = misfits(alone(of), found, free=10)
     assert disk.startswith("storage: the run stores") and "10 bytes free" in disk
-    small = replace(of, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False))
-    names = [each.split(":")[0] for each in misfits(small, found, free=None)]
+    small = replace(of, facts=replace(of.facts, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False)))
+    names = [each.split(":")[0] for each in misfits(alone(small), found, free=None)]
     assert names == ["members", "baseline", "soft targets", "student"]
-    on_gpu, _ = case(tmp_path, GPUS)
+    on_gpu = case(tmp_path, GPUS)
     large = replace(on_gpu, profiles=dict.fromkeys(of.profiles, replace(PROFILE, weight_bytes=2**35)),
-                    machines=replace(GPUS, gpu_memory=2.0**34))  # fmt: skip
-    (first, *_) = misfits(large, outlook(large, replace(RATES, student_units=1.0)), free=None)
+                    facts=replace(on_gpu.facts, machines=replace(GPUS, gpu_memory=2.0**34)))  # fmt: skip
+    rates = replace(RATES, student_units=1.0)
+    (first, *_) = misfits(alone(large, rates), outlook(large, rates), free=None)
     assert first.startswith("members: a process needs 128.0 GiB") and "a GPU has 16.0 GiB" in first
 
 
 def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:
     """14,000 classes and 700 million frames (Hinton et al. 2015, section 3)."""
-    of, facts = case(tmp_path, GPUS, classes=14_000)
-    data = replace(of.data, examples=700_000_000, views=1)
-    facts = replace(facts, data=data)
-    of = replace(of, data=data, plan=plan(of.config, facts), work=replace(of.work.of_size(700_000_000), views=1))
+    of = case(tmp_path, GPUS, classes=14_000)
+    facts = replace(of.facts, data=replace(of.data, examples=700_000_000, views=1))
+    of = replace(of, facts=facts, plan=plan(of.config, facts), work=replace(of.work.of_size(700_000_000), views=1))
     found = outlook(of, RATES)
     assert found.soft_targets == 700_000_000 * 14_000 * 4 and of.plan.reduces_on_workers
-    several = list(variations(of, RATES, facts))
+    several = list(variations(alone(of)))
     smaller = smallest(found, several)
     assert smaller is not None and smaller.change == "distillation.top_k: 64"
     assert smaller.outlook.soft_targets < found.soft_targets / 100
@@ -166,16 +170,52 @@ def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:
 
 
 def test_a_small_run_is_not_told_to_store_less(tmp_path: Path) -> None:
-    of, facts = case(tmp_path)
-    assert smallest(outlook(of, RATES), list(variations(of, RATES, facts))) is None
+    of = case(tmp_path)
+    assert smallest(outlook(of, RATES), list(variations(alone(of)))) is None
+
+
+def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None:
+    of = case(tmp_path, seeds=3, report={"core_hour_price": 0.1})
+    slow = replace(RATES, baseline=TrainingRate(start_s=5.0, example_s=0.02), evaluation_s=8.0)
+    main, other = outlook(of, RATES), outlook(of, slow)
+    found = whole(Runs(Timed(of, RATES), {"tiny": Timed(of, slow)}))
+    ours = ("baseline", "student", "evaluation")
+    assert [each.name for each in found.stages] == [
+        *(each.name for each in main.stages),
+        *(f"{name}-tiny" for name in ours),
+        "2 more seeds",
+    ]
+    once = main.seconds + sum(seconds(other)[name] for name in ours)
+    assert found.seconds == pytest.approx(3 * once)
+    assert found.stored == pytest.approx(3 * (main.stored + sum(s.stored for s in other.stages if s.name in ours)))
+    assert found.price == pytest.approx(0.1 * found.core_hours) and found.core_hours > 3 * main.core_hours
+    (wider, *_) = variations(Runs(Timed(of, RATES), {"tiny": Timed(of, slow)}))
+    assert wider.change == "twice the nodes for members" and once < wider.outlook.seconds < found.seconds
+    little = replace(of, facts=replace(of.facts, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False)))
+    both = Runs(Timed(little, RATES), {"tiny": Timed(little, RATES)})
+    names = [each.split(":")[0] for each in misfits(both, found, free=None)]
+    assert names == ["members", "baseline", "soft targets", "student", "baseline-tiny", "student-tiny"]
+
+
+def test_an_ensemble_that_grows_is_planned_in_full_and_at_its_least(tmp_path: Path) -> None:
+    of = case(tmp_path, ensemble__stop_when_flat=0.1)
+    found = {each.change: each for each in variations(alone(of))}
+    least = found["`stop_when_flat` stops at 3 members"]
+    fixed = case(tmp_path, ensemble__size=3)
+    assert least.outlook.seconds == pytest.approx(outlook(fixed, RATES).seconds)
+    assert least.outlook.seconds < outlook(of, RATES).seconds
+    assert fastest(outlook(of, RATES), [least]) is None  # the data decide it, not the user
+    assert not [each for each in variations(alone(fixed)) if "stop_when_flat" in each.change]
 
 
 def test_a_plan_is_found_by_its_configuration_alone(tmp_path: Path) -> None:
-    of, _ = case(tmp_path, storage=str(tmp_path / "runs"))
+    of = case(tmp_path, storage=str(tmp_path / "runs"))
     assert kept.read(of.config) is None
     kept.write(of.config, outlook(of, RATES))
     found = kept.read(of.config)
     assert found is not None and found.stages["baseline"] == pytest.approx(11.6) and found.bytes == 48_000
     assert kept.read(of.config.model_copy(update={"seed": 5})) is None
+    ensemble = of.config.ensemble.model_copy(update={"stop_when_flat": 0.1})
+    assert kept.read(of.config.model_copy(update={"ensemble": ensemble})) is not None
     (tmp_path / "runs" / of.config.name / "plan.json").write_text("{")
     assert kept.read(of.config) is None
