@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation import bootstrap
+from workers.evaluation import bootstrap, calibration
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import COLUMNS, CORRECT, EXAMPLES, FIGURES, figures
 
 Float64 = NDArray[np.float64]
 Pair = tuple[str, str]
 ACCURACY = FIGURES.index("accuracy")
+RESAMPLED = tuple(name for name in FIGURES if name != "ece")
+"""Figures whose intervals the bootstrap gives; the calibration error has its own (`calibration`)."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,21 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
     def of_sums(sums: Float64) -> Float64:
         each = figures(sums.reshape(*sums.shape[:-1], len(names), COLUMNS))  # [4, ..., S]
         accuracy = {name: each[ACCURACY, ..., k] for name, k in number.items()}
-        several = [each[f, ..., k] for k in range(len(names)) for f in range(len(FIGURES))]
+        several = [each[FIGURES.index(name), ..., k] for k in range(len(names)) for name in RESAMPLED]
         return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
 
     rows, grouped = of_blocks[names[0]][:, EXAMPLES], _is_grouped(of_blocks[names[0]])
     values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=grouped)
     of_systems = {
-        name: dict(zip(FIGURES, found[k * len(FIGURES) : (k + 1) * len(FIGURES)], strict=True))
+        name: dict(zip(RESAMPLED, found[k * len(RESAMPLED) : (k + 1) * len(RESAMPLED)], strict=True))
+        | {"ece": calibration.interval(of_blocks[name])}
         for name, k in number.items()
     }
     for name, of_system in of_systems.items():
         accuracy = of_system["accuracy"]
         if accuracy is not None and (rows.max() == 1 or accuracy.error == 0.0):  # or all right, or all wrong
             of_system["accuracy"] = _of_trials(of_blocks[name])
-    first = len(names) * len(FIGURES)
+    first = len(names) * len(RESAMPLED)
     examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
     differences = [
         _difference(pair, float(value), interval, examples)
