@@ -1,10 +1,16 @@
-"""What an ensemble would be worth, before it is trained: two or three members, and one network that trains longer.
+"""What an ensemble would be worth, before it is trained: two or three members, and single networks beside them.
+
+One such network trains longer, and one is larger if the user names what makes it so.
 
 It is a run of its own in the same storage, `<name>-worth`, so that the run proper reuses these members. Everything is
 measured on the validation split, since the answer decides whether the others are trained.
 """
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from orchestrator import pipeline
 from orchestrator.config.run_config import RunConfig
@@ -14,19 +20,34 @@ from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.verdict import interval
 from workers.errors import RequestError
-from workers.evaluation.prospects import LONGER, Estimate, Forecast, forecast
-from workers.specs import TrainingSpec
+from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, forecast
+from workers.models import predictor
+from workers.seeds import seeded
+from workers.specs import AnyModel, TrainingSpec
 
 TRAINED = 3
 """Members that are trained, where the ensemble has more."""
+LONGER = 2
+"""How many times as long the network trains that is compared with the members."""
+TRAINING, SIZE = "training", "size"
+"""What a single network has more of, in the words of the verdict."""
 
 
-def prospects(config: RunConfig, count: int | None, *, verbose: bool = False, screen: Screen | None = None) -> Forecast:
-    """Train a few members of the ensemble, and foresee the accuracy of `count`; None: of as many as configured.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request. members: foresee so many; None: as many as configured. larger: a larger network than a member."""
 
-    Raises: `RequestError` for an ensemble whose members are loaded, or has too few of them.
+    members: int | None = None
+    larger: AnyModel | None = None
+
+
+def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> Forecast:
+    """Train a few members of the ensemble, and single networks, and foresee the accuracy of more members.
+
+    Raises: `RequestError` for an ensemble whose members are loaded, or has too few of them, and for a network that is
+    not larger.
     """
-    count = count or config.ensemble.count
+    count = asked.members or config.ensemble.count
     if count is None:
         raise RequestError("ensemble.size: 'auto'. Expected a number, here or as `--members`.")
     if count < TRAINED:
@@ -34,17 +55,34 @@ def prospects(config: RunConfig, count: int | None, *, verbose: bool = False, sc
             f"--members: {count}; expected at least {TRAINED}, since two are trained to foresee the rest."
         )
     trained = min(TRAINED, count - 1)
-    asked = _few(config, trained)
+    member, singles = _groups(config, asked, trained)
+    few = config.ensemble.model_copy(
+        update={
+            "members": (member, *singles.values()),
+            "model": None,
+            "training": None,
+            "size": "auto",
+            "weights": "uniform",
+            "stop_when_flat": None,
+        }
+    )
     options = Options(fresh=False, verbose=verbose, screen=screen or Screen(quiet=True))
-    found = pipeline.executed(asked, (MEMBERS, HELD_OUT), options)[HELD_OUT]
+    results = pipeline.executed(
+        config.model_copy(update={"name": f"{config.name}-worth", "ensemble": few, "seeds": 1, "students": None}),
+        (MEMBERS, HELD_OUT),
+        options,
+    )
+    found = results[HELD_OUT]
     assert found.worth is not None
     sums = [each.of_blocks for each in found.sums.values()]
-    longer = sums[trained] if len(asked.ensemble.groups) > 1 else None
-    return forecast(sums[:trained], found.worth.best[trained - 1].of_blocks, longer, count, config.seed)
+    more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
+    rivals = {name: Single(more=more[name], sums=of) for name, of in zip(singles, sums[trained:], strict=True)}
+    return forecast(sums[:trained], found.worth.best[trained - 1].of_blocks, rivals, count, config.seed)
 
 
-def _few(config: RunConfig, trained: int) -> RunConfig:
-    """The run of a few members, and of a network that is trained longer where its recipe has epochs."""
+def _groups(config: RunConfig, asked: Asked, trained: int) -> tuple[MemberGroup, dict[str, MemberGroup]]:
+    """The members that are trained, and single networks by what they have more of: training where the recipe has
+    epochs, and size where a larger one is given."""
     ensemble = config.ensemble
     group = ensemble.groups[0]
     if group.training is None or len(ensemble.groups) > 1:
@@ -52,24 +90,48 @@ def _few(config: RunConfig, trained: int) -> RunConfig:
             "ensemble: `worth` trains some of the members and foresees the others. Expected `model` and `training` of "
             "members of one kind; of members that exist, `stillhouse run` reports what each is worth."
         )
-    groups = [MemberGroup(model=group.model, size=trained, training=group.training)]
+    singles = {}
     if isinstance(group.training, TrainingSpec):
         longer = group.training.model_copy(update={"epochs": LONGER * group.training.epochs})
-        groups.append(MemberGroup(model=group.model, size=1, training=longer))
-    few = ensemble.model_copy(
-        update={"members": tuple(groups), "model": None, "training": None, "size": "auto", "weights": "uniform"}
-    )
-    return config.model_copy(update={"name": f"{config.name}-worth", "ensemble": few, "seeds": 1})
+        singles[TRAINING] = MemberGroup(model=group.model, size=1, training=longer)
+    if asked.larger is not None:
+        _check_larger(group.model, asked.larger)
+        singles[SIZE] = MemberGroup(model=asked.larger, size=1, training=group.training)
+    return MemberGroup(model=group.model, size=trained, training=group.training), singles
+
+
+def _check_larger(model: AnyModel, larger: AnyModel) -> None:
+    if model.learner != "network" or larger.learner != "network":
+        raise RequestError("--larger: the size of a network is known, that of another model is not. Leave it out.")
+    ratio = _ratio([model, larger])
+    if ratio <= 1:
+        raise RequestError(
+            f"--larger: the network has {ratio:.3g} times the weights of a member; expected more, such as a key of "
+            "`ensemble.model.kwargs` that makes it wider."
+        )
+
+
+def _ratio(models: Sequence[AnyModel]) -> float:
+    """The weights of the last of these networks, over those of the first; 1 where they are no networks."""
+    if any(model.learner != "network" for model in models):
+        return 1.0
+    with seeded(0):
+        first, last = (predictor.kind_of(model).made(model) for model in (models[0], models[-1]))
+    return sum(each.numel() for each in last.parameters()) / sum(each.numel() for each in first.parameters())
 
 
 def rows(found: Forecast) -> Rows:
     """The forecast as a table."""
 
-    def row(name: str, of: Estimate | None, sign: str = "") -> list[list[str]]:
-        if of is None:
-            return []
+    def row(name: str, of: Estimate, sign: str = "") -> list[list[str]]:
         low, value, high = (f"{100 * each:{sign}.2f}" for each in (of.low, of.value, of.high))
         return [[name, value, f"{low} to {high}"]]
+
+    def rivals(name: str, of: Rival) -> list[list[str]]:
+        return [
+            *row(f"one network, {of.more:.3g} times the {name}", of.measured),
+            *row(f"one network, {found.count} times the {name}, foreseen", of.as_much),
+        ]
 
     return [
         ["on the validation split", "accuracy, %", "95% interval"],
@@ -77,8 +139,7 @@ def rows(found: Forecast) -> Rows:
         *row(f"{found.trained} members, trained", found.together),
         *row(f"{found.count} members, foreseen", found.members),
         *row(f"gain of {found.count} members over one", found.gain, "+"),
-        *row(f"one network, {LONGER} times the training", found.longer),
-        *row(f"one network, {found.count} times the training, foreseen", found.as_much),
+        *itertools.chain.from_iterable(itertools.starmap(rivals, found.rivals.items())),
     ]
 
 
@@ -91,9 +152,9 @@ def verdict(found: Forecast) -> str:
     ]
     if gain.low <= 0 <= gain.high:
         parts.append("That is not resolved: a larger validation split, or another member, would tell more.")
-    if found.beats is not None:
-        parts.append(
-            f"With a probability of {found.beats:.0%} they are more accurate than one network with {found.count} times "
-            "the training."
-        )
+    parts += [
+        f"With a probability of {rival.beats:.0%} they are more accurate than one network with {found.count} times "
+        f"the {name}."
+        for name, rival in found.rivals.items()
+    ]
     return " ".join(parts)

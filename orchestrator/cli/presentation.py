@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import comparison, snippets
+from orchestrator.cli import snippets
+from orchestrator.comparing import differences
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
@@ -42,10 +43,10 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
     for folder, report, difference in zip(folders[1:], found[1:], sums.students(folders), strict=True):
         if folder == folders[0]:
             continue
-        rows = comparison.differing(folders[0], folder)
+        rows = differences.differing(folders[0], folder)
         if rows:
             screen.table([["differs in", found[0].name, report.name], *rows])
-        screen.out.print(comparison.verdict(found[0].name, report.name, difference), markup=False)
+        screen.out.print(differences.verdict(found[0].name, report.name, difference), markup=False)
 
 
 def show_export(done: Exported, screen: Screen) -> None:

@@ -210,6 +210,8 @@ class SoftTargets(BaseModel):
     examples: int
     bytes: int
     temperature: float
+    fingerprint: str = ""
+    """Of the inputs; the name of the store's folder."""
     combine: str
     weights: dict[str, float] = {}
     """Mixture weight of each member; before a rule for each example."""

@@ -132,6 +132,7 @@ class SoftTargetPass:
             examples=sum(part.rows for part in manifest.parts),
             bytes=sum(part.size for part in manifest.parts),
             temperature=manifest.temperature,
+            fingerprint=manifest.fingerprint,
             combine=manifest.combine,
             weights=dict(zip(_everybody(manifest), manifest.weights, strict=True)),
             seconds=manifest.seconds,

@@ -52,15 +52,24 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["worth", str(tmp_path / "runs/small"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found["worth"]
 
-    assert main(["worth", str(path), "--members", "8", "--json"]) == 0
+    larger = ["--larger", "ensemble.model.kwargs.hidden=96"]
+    assert main(["worth", str(path), "--members", "8", *larger, "--json"]) == 0
     foreseen = json.loads(capsys.readouterr().out)
-    assert (foreseen["count"], foreseen["trained"]) == (8, 3) and 0 <= foreseen["beats"] <= 1
+    assert (foreseen["count"], foreseen["trained"]) == (8, 3)
+    longer, wider = (foreseen["rivals"][name] for name in ("training", "size"))
+    assert longer["more"] == 2 < wider["more"]
+    assert all(0 <= rival["beats"] <= 1 for rival in (longer, wider))
     assert foreseen["gain"]["low"] < foreseen["gain"]["value"] < foreseen["gain"]["high"]
     events = (tmp_path / "runs/small-worth/events.jsonl").read_text()
-    assert "reused from run 'small': 3 of 4 members" in events
+    assert "reused from run 'small': 3 of 5 members" in events
     assert (tmp_path / "runs/small/report.json").is_file()  # which `worth` leaves alone
-    assert main(["worth", str(path), "--members", "2"]) == 2
-    assert "expected at least 3" in capsys.readouterr().err
+    for asked, expected in (
+        (["--members", "2"], "expected at least 3"),
+        (["--larger", "ensemble.model.kwargs.hidden=2"], "times the weights of a member; expected more"),
+        (["--larger", "ensemble.model.gone=2"], "ensemble.model.gone"),
+    ):
+        assert main(["worth", str(path), *asked]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_members_are_trained_until_the_next_adds_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cli import bits
 from orchestrator.cli.command import main
+from orchestrator.comparing import bits
 from orchestrator.reporting.report import as_json
 from orchestrator.run_folder.paths import RunFolder
 from tests.reports import plain
@@ -23,6 +23,7 @@ from workers.targets.soft_targets import Manifest, MemberRecord, Numerics
 from workers.training.loop import Epoch
 
 NUMERICS = Numerics(device="cpu", precision="float32", threads=1, micro_batch=64, stacked=False)
+FINGERPRINT = "0123456789abcdef"
 NETWORKS = ("member-0", "member-1", "baseline", "student")
 
 
@@ -37,13 +38,13 @@ def network(run: str, name: str, losses: Sequence[float], weights: str, seed: in
 
 def targets(run: str, values: np.ndarray, numerics: Numerics = NUMERICS, parts: int = 2) -> int:
     """Soft targets [8, 2] in parts; returns their bytes."""
-    folder, found = storage.join(run, "soft_targets", "0123456789abcdef"), []
+    folder, found = RunFolder(run).soft_targets(FINGERPRINT), []
     for number, rows in enumerate(np.array_split(np.arange(8), parts)):
         dense = kinds.of_mean(torch.tensor(values[rows]), "float32", None, 2.0)
         names = RowNames(rows.astype(np.int64))
         found.append(soft_targets.write_part(folder, number, names, dense, members=["member-0"], numerics=numerics))
     manifest = Manifest(
-        fingerprint="0123456789abcdef", temperature=2.0, combine="arithmetic", weights=[1.0], classes=2, examples=8,
+        fingerprint=FINGERPRINT, temperature=2.0, combine="arithmetic", weights=[1.0], classes=2, examples=8,
         dtype="float32", top_k=None, views=1, members=[MemberRecord(name="member-0", sha256="a")], parts=found,
         seconds=1.0, complete=True,
     )  # fmt: skip
@@ -63,7 +64,7 @@ def finished(folder: Path, **changes: object) -> str:
         network(run, name, losses, weights, changes.get("seeds", {}).get(name, 0))  # type: ignore[attr-defined]
     size = targets(run, changes.get("soft", SOFT), changes.get("numerics", NUMERICS), changes.get("parts", 2))  # type: ignore[arg-type]
     report = plain(members=(0.94, 0.95))
-    soft = report.soft_targets.model_copy(update={"bytes": size})
+    soft = report.soft_targets.model_copy(update={"bytes": size, "fingerprint": FINGERPRINT})
     storage.write_text(RunFolder(run).report, as_json(report.model_copy(update={"soft_targets": soft})))
     return run
 
@@ -106,6 +107,14 @@ def test_the_first_difference(changes: dict[str, object], expected: str, tmp_pat
     assert expected in bits.verdict(found)
     shown = bits.rows(found)
     assert all(bit == "the same" for _, bit in shown[1:-1])
+
+
+def test_soft_targets_that_another_run_made(tmp_path: Path) -> None:
+    """A sweep's runs, or further students, share a store in the folder of the run that made it."""
+    one, other = finished(tmp_path / "one"), finished(tmp_path / "runs" / "other", soft=nudged())
+    (tmp_path / "runs" / "maker").mkdir()
+    (tmp_path / "runs" / "other" / "soft_targets").rename(tmp_path / "runs" / "maker" / "soft_targets")
+    assert "The runs part in soft targets" in bits.verdict(bits.compared(one, other))
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

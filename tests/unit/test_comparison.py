@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from orchestrator.cli import comparison
+from orchestrator.comparing import differences
 from orchestrator.reporting import sums
 from tests.unit.test_statistics import sums as of_right
 
@@ -41,16 +41,16 @@ def test_students_of_the_same_test_examples_are_compared_in_pairs(tmp_path: Path
     assert found[0] is not None and found[0].resolved and found[0].accuracy == pytest.approx(0.03)
     assert found[0].interval is not None and found[0].interval.error < 0.007  # unpaired it would be 0.014
     assert found[1] is not None and not found[1].resolved and found[2] is None and found[3] is None
-    words = comparison.verdict("a", "b", found[0])
+    words = differences.verdict("a", "b", found[0])
     assert (
         words.startswith("The student of b over that of a: +3.00 points (95% interval +")
         and "which is resolved" in words
     )
-    assert "test examples would resolve it" in comparison.verdict("a", "c", found[1])
-    assert "their test examples differ" in comparison.verdict("a", "d", None)
+    assert "test examples would resolve it" in differences.verdict("a", "c", found[1])
+    assert "their test examples differ" in differences.verdict("a", "d", None)
 
 
 def test_what_differs_is_listed_without_names_and_places(tmp_path: Path) -> None:
     one, other = folder(tmp_path / "a", 0.9, 2.0), folder(tmp_path / "b", 0.9, 4.0, code="2")
-    assert comparison.differing(one, other) == [["code.student", "1", "2"], ["distillation.temperature", "2.0", "4.0"]]
-    assert comparison.differing(one, one) == []
+    assert differences.differing(one, other) == [["code.student", "1", "2"], ["distillation.temperature", "2.0", "4.0"]]
+    assert differences.differing(one, one) == []

@@ -15,7 +15,13 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
-    ["orchestrator.prospects", "orchestrator.planning", "orchestrator.sweep", "orchestrator.runs"],
+    [
+        "orchestrator.prospects",
+        "orchestrator.planning",
+        "orchestrator.sweep",
+        "orchestrator.runs",
+        "orchestrator.comparing",
+    ],
     ["orchestrator.rehearsal", "orchestrator.growing"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],

@@ -36,8 +36,11 @@ def data(n: int, seed: int) -> tuple[NDArray[np.int64], Float64]:
 def foreseen(n: int, seed: int, longer: float | None = None, count: int = 10) -> prospects.Forecast:
     labels, difficulty = data(n, seed)
     three = logits(labels, difficulty, 3, seed + 1)
-    other = None if longer is None else sums(logits(labels, difficulty, 1, seed + 2, longer), labels)
-    return prospects.forecast([sums(three[k : k + 1], labels) for k in range(3)], sums(three, labels), other, count)
+    rivals = {}
+    if longer is not None:
+        other = sums(logits(labels, difficulty, 1, seed + 2, longer), labels)
+        rivals = {"training": prospects.Single(more=2.0, sums=other), "size": prospects.Single(more=4.0, sums=other)}
+    return prospects.forecast([sums(three[k : k + 1], labels) for k in range(3)], sums(three, labels), rivals, count)
 
 
 def truth(members: int) -> float:
@@ -52,7 +55,7 @@ def test_ten_members_are_foreseen_from_three() -> None:
     assert found.gain.value == pytest.approx(gain, rel=0.15)  # the law is a little cautious
     assert found.gain.low < found.gain.value < found.gain.high and found.gain.high - found.gain.low < 0.02
     assert found.together.value == pytest.approx(truth(3), abs=0.01) and (found.trained, found.examples) == (3, 20_000)
-    assert found.beats is None and found.as_much is None
+    assert found.rivals == {}
 
 
 def test_the_interval_holds_the_gain_about_as_often_as_it_says() -> None:
@@ -61,17 +64,21 @@ def test_the_interval_holds_the_gain_about_as_often_as_it_says() -> None:
     assert 0.85 <= np.mean(held) <= 1.0
 
 
-def test_a_network_that_trains_longer_is_beaten_or_not() -> None:
-    same, far_better = foreseen(4000, 3, NOISE), foreseen(4000, 3, 0.5 * NOISE)
-    assert same.beats is not None and same.beats > 0.9
-    assert far_better.beats is not None and far_better.beats < 0.1
-    assert far_better.as_much is not None and far_better.longer is not None
-    assert far_better.as_much.value > far_better.longer.value > far_better.one.value
-    words = command.verdict(far_better)
-    assert "10 members are foreseen to gain +" in words and "than one network with 10 times the training" in words
-    assert ["one network, 2 times the training", f"{100 * far_better.longer.value:.2f}"] in [
-        row[:2] for row in command.rows(far_better)
-    ]
+def test_a_single_network_is_beaten_or_not() -> None:
+    same, far_better = (foreseen(4000, 3, noise).rivals for noise in (NOISE, 0.5 * NOISE))
+    assert min(rival.beats for rival in same.values()) > 0.9
+    longer, larger = far_better["training"], far_better["size"]
+    assert longer.beats < 0.1
+    # the same step upwards took twice the training, and four times the size: so ten times the size does less
+    assert longer.as_much.value > larger.as_much.value > larger.measured.value > 0.0
+    found = foreseen(4000, 3, 0.5 * NOISE)
+    assert larger.measured.value > found.one.value
+    words = command.verdict(found)
+    assert "10 members are foreseen to gain +" in words
+    assert "than one network with 10 times the training." in words and words.endswith("10 times the size.")
+    shown = [row[:2] for row in command.rows(found)]
+    assert ["one network, 2 times the training", f"{100 * longer.measured.value:.2f}"] in shown
+    assert ["one network, 10 times the size, foreseen", f"{100 * larger.as_much.value:.2f}"] in shown
 
 
 def test_the_next_member_is_worth_less_and_less() -> None:

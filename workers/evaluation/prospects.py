@@ -2,8 +2,9 @@
 
 The error of an ensemble of K equally good members is nearly a + b / K, since a mean of K predictions has 1 / K of the
 variance of one (Lobacheva, Chirkova, Kodryan and Vetrov 2020, "On Power Laws in Deep Ensembles"). The error of one
-network falls as a power of its training (Hestness et al. 2017). So a network that was trained twice as long says what
-K times would do. The first law is a little cautious: in simulations it foresees 90 to 95% of the gain.
+network falls as a power of its training and of its size (Hestness et al. 2017). So a network that was trained twice as
+long, or is twice as large, says what K times would do. The first law is a little cautious: in simulations it foresees
+90 to 95% of the gain.
 
 Both are drawn many times: test examples by the bootstrap, and seeds by a normal distribution with the spread of the
 members. So an interval holds both kinds of chance.
@@ -12,7 +13,7 @@ members. So an interval holds both kinds of chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,6 @@ Float64 = NDArray[np.float64]
 DRAWS = 4000
 BATCH = 200
 """Draws whose weights are held at once."""
-LONGER = 2
-"""How much longer the network was trained that is compared with the members."""
 LEAST_ERROR = 1e-6
 
 
@@ -40,13 +39,34 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Single:
+    """One network with more of something than a member has, measured. more: how many times as much. sums: [B, COLUMNS]
+    over the same blocks."""
+
+    more: float
+    sums: Float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """What one network would do with as much of something as all members have together.
+
+    more, measured: of the network that was trained. as_much: foreseen of one with as much as all members. beats: the
+    probability that the ensemble is more accurate than that one.
+    """
+
+    more: float
+    measured: Estimate
+    as_much: Estimate
+    beats: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """Accuracies on held-out examples, measured and foreseen.
 
-    one: of one member, the mean. together: of the trained members. members: of `count` members; gain: over one. longer:
-    of one network that was trained `LONGER` times as long; as_much: of one that would be trained `count` times as long.
-    beats: the probability that `count` members are more accurate than that network. The last three are None where no
-    network was trained longer.
+    one: of one member, the mean. together: of the trained members. members: of `count` members; gain: over one. rivals:
+    single networks, by what they have more of.
     """
 
     count: int
@@ -56,9 +76,7 @@ class Forecast:
     together: Estimate
     members: Estimate
     gain: Estimate
-    longer: Estimate | None
-    as_much: Estimate | None
-    beats: float | None
+    rivals: Mapping[str, Rival]
 
 
 @dataclass(frozen=True)
@@ -98,24 +116,24 @@ def next_worth(singles: Sequence[Float64], together: Float64, seed: int = 0) -> 
 
 
 def forecast(
-    singles: Sequence[Float64], together: Float64, longer: Float64 | None, count: int, seed: int = 0
+    singles: Sequence[Float64], together: Float64, rivals: Mapping[str, Single], count: int, seed: int = 0
 ) -> Forecast:
     """The prospects of an ensemble of `count` members.
 
     singles: sums [B, COLUMNS] over blocks of held-out examples of each of m >= 2 members. together: of their ensemble.
-    longer: of a network that was trained `LONGER` times as long as a member.
+    rivals: single networks, by what they have more of.
     """
     trained = len(singles)
-    drawn = _drawn([*singles, together, *([] if longer is None else [longer])], trained, seed)
+    drawn = _drawn([*singles, together, *(each.sums for each in rivals.values())], trained, seed)
     one, of_trained, slope = drawn.law()
     members = one + slope * (1 - 1 / count)
-    found: dict[str, Estimate | None] = {"longer": None, "as_much": None}
-    beats = None
-    if longer is not None:
-        of_longer = drawn.accuracies[:, -1] + drawn.noise(1.0)
-        as_much = _as_much(one, of_longer, count)
+
+    def rival(number: int, more: float) -> Rival:
+        measured = drawn.accuracies[:, trained + 1 + number] + drawn.noise(1.0)
+        as_much = _as_much(one, measured, math.log(count, more))
         beats = float((members[1:] > as_much[1:] + drawn.noise(1.0)[1:]).mean())
-        found = {"longer": _estimate(of_longer), "as_much": _estimate(as_much)}
+        return Rival(more=more, measured=_estimate(measured), as_much=_estimate(as_much), beats=beats)
+
     return Forecast(
         count=count,
         trained=trained,
@@ -124,15 +142,17 @@ def forecast(
         together=_estimate(of_trained),
         members=_estimate(members),
         gain=_estimate(members - one),
-        beats=beats,
-        **found,
+        rivals={name: rival(number, each.more) for number, (name, each) in enumerate(rivals.items())},
     )
 
 
-def _as_much(one: Float64, longer: Float64, count: int) -> Float64:
-    """The accuracy after `count` times the training, by the power law of the error; never below that of one."""
-    error, less = (np.maximum(1 - each, LEAST_ERROR) for each in (one, longer))
-    return np.maximum(one, 1 - error * (less / error) ** math.log(count, LONGER))
+def _as_much(one: Float64, more: Float64, times: float) -> Float64:
+    """The accuracy by the power law of the error after so many times the step from `one` to `more`; never below `one`.
+
+    A step that made things worse is none.
+    """
+    error, less = (np.maximum(1 - each, LEAST_ERROR) for each in (one, more))
+    return np.maximum(one, 1 - error * (less / error) ** times)
 
 
 def _resampled(systems: Sequence[Float64], seed: int) -> Float64:

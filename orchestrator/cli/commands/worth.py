@@ -10,7 +10,11 @@ from orchestrator.cli.commands import base
 from orchestrator.cluster import interrupts
 
 HELP = "what each member of a run is worth; or, from three members, what an ensemble would be"
-EXAMPLES = ("stillhouse worth runs/digits", "stillhouse worth config.yaml --members 10")
+EXAMPLES = (
+    "stillhouse worth runs/digits",
+    "stillhouse worth config.yaml --members 10",
+    "stillhouse worth config.yaml --larger ensemble.model.kwargs.hidden=1600",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     base.completes(of, base.FILES)
     parser.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
+    parser.add_argument(
+        "--larger",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="also train one larger network, with this key of the members' model; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     base.add_overrides(parser)
 
@@ -52,7 +63,13 @@ def _foresee(asked: argparse.Namespace) -> None:
         config = prepared(asked.of, asked.overrides, screen)
         with interrupts.at_once():
             from orchestrator import prospects
-        foreseen = prospects.prospects(config, asked.members, verbose=asked.verbose, screen=screen)
+            from orchestrator.config.run_config import RunConfig
+
+        larger = None
+        if asked.larger:
+            larger = RunConfig.load(asked.of, [*asked.overrides, *asked.larger]).ensemble.groups[0].model
+        request = prospects.Asked(members=asked.members, larger=larger)
+        foreseen = prospects.prospects(config, request, verbose=asked.verbose, screen=screen)
         if asked.json:
             print(json.dumps(dataclasses.asdict(foreseen), indent=2))
         else:

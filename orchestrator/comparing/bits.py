@@ -10,6 +10,7 @@ import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,15 +154,16 @@ def _soft_targets(one: tuple[RunFolder, Report], other: tuple[RunFolder, Report]
 
 
 def _store(folder: RunFolder, report: Report) -> tuple[str, Manifest] | None:
-    """The store of a report, among those that the run's folder has kept."""
-    place = storage.join(folder.uri, "soft_targets")
-    for digest in storage.names(place):
-        store = storage.join(place, digest)
-        manifest = soft_targets.manifest_at(store)
-        if manifest is None or manifest.temperature != report.soft_targets.temperature:
-            continue
-        if sum(part.size for part in manifest.parts) == report.soft_targets.bytes:
-            return store, manifest
+    """The store of a report: in the run's folder, or in that of the run beside it which made it."""
+    fingerprint = report.soft_targets.fingerprint
+    if not fingerprint:  # of an earlier version
+        return None
+    beside, own = storage.parent(folder.uri), PurePosixPath(folder.uri).name
+    for name in (own, *(each for each in storage.names(beside) if each != own)):
+        place = RunFolder(storage.join(beside, name)).soft_targets(fingerprint)
+        manifest = soft_targets.manifest_at(place)
+        if manifest is not None:
+            return place, manifest
     return None
 
 
