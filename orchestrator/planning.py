@@ -75,7 +75,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
     if not asked.gpu_flops > 0:
         raise RequestError(f"--gpu-tflops: {asked.gpu_flops / 1e12:g}; expected a number above 0.")
     other = None if asked.cluster is None else cluster_file.machines(asked.cluster)
-    probe = asked.probe and not (other is not None and other.cuda)
+    probe = asked.probe and (other is None or not other.cuda and _has_no_cuda())
     keeps = probe and other is None and asked.examples is None
     if keeps:  # before the rehearsal, which takes a minute
         owned.check(config, fresh=False)
@@ -146,6 +146,12 @@ def _case(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked)
 def _profiles(config: RunConfig, dataset: Dataset) -> Mapping[str, Profile | None]:
     needed = [f"{key}.model" for key in (*config.ensemble.keys(), "student")]
     return {key: profile(config.models[key], dataset.train.x) for key in needed}
+
+
+def _has_no_cuda() -> bool:
+    """Whether a rehearsal here would measure cores. Of a cluster that is not yet connected it is taken so."""
+    here = connection.expected()
+    return here is None or not here.cuda
 
 
 def _machines(config: RunConfig, verbose: bool, screen: Screen) -> Machines:

@@ -37,11 +37,7 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
     machines, on_student = case.machines, stage.name not in ("members", "soft targets")
     on_gpu = bool(case.plan.student.gpus) if on_student else case.plan.device == "cuda"
     if on_gpu:
-        if machines.gpu_memory and stage.memory > machines.gpu_memory:
-            yield (
-                f"{stage.name}: a process needs {size(stage.memory)} of GPU memory, and a GPU has "
-                f"{size(round(machines.gpu_memory))}. Set `micro_batch_size`, or use larger GPUs."
-            )
+        yield from _of_gpu(case, stage, 1 if on_student else _sharing(case, stage))
         return
     nodes = machines.of("student" if on_student else "teacher").nodes
     teachers = case.plan.teachers
@@ -54,4 +50,21 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
             f"{stage.name}: the processes of a node need {size(together)} of memory, and the smallest node has "
             f"{size(round(memory))}. Let fewer run at a time (more `ensemble.resources_per_member.num_cpus`), take "
             "smaller batches, or larger nodes."
+        )
+
+
+def _sharing(case: Case, stage: PlannedStage) -> int:
+    """How many members' processes have the same GPU."""
+    teachers = case.plan.teachers
+    on_one = int(1 / teachers.num_gpus) if 0 < teachers.num_gpus < 1 else 1
+    return min(on_one, teachers.size if stage.name == "members" else teachers.actors)
+
+
+def _of_gpu(case: Case, stage: PlannedStage, sharing: int) -> Iterator[str]:
+    memory, needed = case.machines.gpu_memory, sharing * stage.memory
+    if memory and needed > memory:
+        processes = "a process needs" if sharing == 1 else f"{sharing} processes on one GPU need"
+        yield (
+            f"{stage.name}: {processes} {size(needed)} of GPU memory, and a GPU has {size(round(memory))}. Set "
+            f"`micro_batch_size`, {'use larger GPUs' if sharing == 1 else 'let fewer share a GPU, or use larger ones'}."
         )

@@ -117,9 +117,11 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
     others = config.of_students()
     if not others:
         return
+    read: dict[str, Dataset] = {}  # by what names the data, since students' stages may have data of their own
     for name, other in others.items():
         wait_for(f"trying the student '{name}'")
-        dataset = datasets.load(other.every_split, other.seed)
+        named = other.every_split.model_dump_json()
+        dataset = read.get(named) or read.setdefault(named, datasets.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
             _check_objective(settled_, dataset)

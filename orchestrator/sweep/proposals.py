@@ -41,16 +41,16 @@ def _first_of_each(every: Sequence[Point], counts: Callable[[str], bool]) -> lis
     return list(found.values())
 
 
-def of_search(axes: Sequence[Axis], trials: int, at_once: int, seed: int) -> Proposals:
+def of_search(axes: Sequence[Axis], trials: int, batch: int, seed: int) -> Proposals:
     """Points of Optuna's TPE sampler (Bergstra et al. 2011), which maximises the student's validation accuracy.
 
-    The same seed and outcomes give the same points, so a repeated search finds its complete runs again. Raises:
-    `RequestError` where Optuna is not installed.
+    batch: points that follow from the same outcomes. The same seed, batch and outcomes give the same points, so a
+    repeated search finds its complete runs again. Raises: `RequestError` where Optuna is not installed.
     """
     optuna = _optuna()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    for start in range(0, trials, at_once):
-        asked = [study.ask() for _ in range(min(at_once, trials - start))]
+    for start in range(0, trials, batch):
+        asked = [study.ask() for _ in range(min(batch, trials - start))]
         outcomes = yield [{axis.key: _suggested(trial, axis) for axis in axes} for trial in asked]
         for trial, outcome in zip(asked, outcomes, strict=True):
             failed = outcome.validation_accuracy is None

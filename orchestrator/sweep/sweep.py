@@ -22,6 +22,8 @@ from orchestrator.reporting import sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
+from orchestrator.run_folder import lock
+from orchestrator.run_folder.lock import Lock
 from orchestrator.stages import preflight
 from orchestrator.sweep.processes import Job, Processes
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search
@@ -31,6 +33,9 @@ from workers.errors import RequestError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BATCH = 4
+"""Trials that a search proposes at a time. Each batch follows from the outcomes of the earlier ones, so the number is
+the same on every cluster: a search then repeats."""
 KEEP = "distillation.keep"
 OF_MEANS = (
     "distillation.temperature",
@@ -46,36 +51,46 @@ RECORD, TEXT, MAPS = "sweep.json", "sweep.md", {"student": "student.png", "gain_
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request. path: of the configuration. over: axes as in `--over`. trials: of a search; None: the whole grid."""
+    """A request. path: of the configuration. over: axes as in `--over`. trials: of a search; None: the whole grid.
+    batch: trials that a search proposes at a time."""
 
     path: str
     overrides: Sequence[str] = ()
     over: Sequence[str] = ()
     trials: int | None = None
+    batch: int = BATCH
 
 
-def sweep(asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> tuple[Sweep, str]:
+def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> tuple[Sweep, str]:
     """Execute a sweep; returns its outcome and its folder, `<storage>/<name>-sweep`.
 
-    Raises: `RequestError` where a point is no valid configuration, before any run starts.
+    base: the configuration at `asked.path`, with its overrides.
+
+    Raises: `RequestError` where a point is no valid configuration, or another sweep or something else has the folder,
+    before any run starts.
     """
     screen = screen or Screen(quiet=True)
-    base = RunConfig.load(asked.path, asked.overrides)
     axes = grid.axes(asked.over, trials=asked.trials)
+    if asked.batch < 1:
+        raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
     common = [*asked.overrides, *_keeping(asked, axes)]
     _check(asked.path, base.name, common, axes)
     name = f"{base.name}-sweep"
     folder = storage.join(base.storage, name)
     storage.probe_writable(base.storage)
+    _check_folder(folder)
     preflight.check(base, screen.wait_for)
-    with connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+    with (
+        connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines,
+        Lock(folder),
+    ):
         at_once = _room(base, machines)
         tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
         outcome: Sweep | None = None
         maps: dict[str, Figure] = {}
         try:
             address = ray.get_runtime_context().gcs_address
-            proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, at_once, base.seed)
+            proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, asked.batch, base.seed)
             of_runs = Processes(address, tracked.run_id, verbose)
             runs = Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen)
             found = _run(proposals, runs)
@@ -151,6 +166,17 @@ def _check(path: str, base: str, common: Sequence[str], axes: Sequence[Axis]) ->
             RunConfig.load(path, [*common, *grid.overrides(point), f"name={grid.name_of(base, point)}"])
         except RequestError as error:
             raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
+
+
+def _check_folder(folder: str) -> None:
+    """Raise `RequestError` where the folder is in use, or holds what no sweep wrote."""
+    lock.check_free(folder)
+    others = [name for name in storage.names(folder) if not name.startswith(lock.NAME)]
+    if others and RECORD not in others:
+        raise RequestError(
+            f"'{folder}' holds {others[0]} and no {RECORD}, so it is not the folder of a sweep. Move it away, or set "
+            "another `name` or `storage`."
+        )
 
 
 def _room(config: RunConfig, machines: Machines) -> int:

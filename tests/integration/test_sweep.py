@@ -66,10 +66,25 @@ def test_wrong_sweeps_start_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--over", "distillation.temperature=0,2"], "distillation.temperature"),
         (["--over", "distillation.temperature="], "expected KEY=V1,V2"),
         (["--over", "distillation.temperature=1..4"], "expected `--trials N`"),
+        (
+            ["--over", "distillation.temperature=1..4", "--trials", "2", "--batch", "0"],
+            "--batch: 0; expected at least 1",
+        ),
     ):
         assert main(["sweep", path, *asked]) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_leaves_a_folder_alone_that_is_none_of_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = str(write_config(tmp_path)), tmp_path / "runs" / "small-sweep"
+    folder.mkdir(parents=True)
+    (folder / "student.png").write_text("mine")
+    assert main(["sweep", path, "--over", "distillation.temperature=1,2"]) == 2
+    assert "holds student.png and no sweep.json" in capsys.readouterr().err
+    assert (folder / "student.png").read_text() == "mine"
 
 
 @pytest.mark.slow

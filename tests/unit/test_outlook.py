@@ -151,6 +151,12 @@ def test_what_does_not_fit_is_named_with_figures(tmp_path: Path) -> None:
     rates = replace(RATES, student_units=1.0)
     (first, *_) = misfits(alone(large, rates), outlook(large, rates), free=None)
     assert first.startswith("members: a process needs 128.0 GiB") and "a GPU has 16.0 GiB" in first
+    halves = {"num_cpus": 1, "num_gpus": 0.5}
+    shared = case(tmp_path, GPUS, ensemble__resources_per_member=halves)
+    shared = replace(shared, profiles=dict.fromkeys(of.profiles, replace(PROFILE, weight_bytes=2**31)),
+                     facts=replace(shared.facts, machines=replace(GPUS, gpu_memory=1.2 * 2.0**33)))  # fmt: skip
+    (only, *_) = misfits(alone(shared, rates), outlook(shared, rates), free=None)
+    assert only.startswith("members: 2 processes on one GPU need 16.0 GiB")
 
 
 def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:

@@ -26,6 +26,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="values of a key; with --trials also a range, KEY=LOW..HIGH or KEY=LOW..HIGH:log; may be repeated",
     )
     parser.add_argument("--trials", metavar="N", type=int, help="search with so many runs instead of the whole grid")
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        type=int,
+        help="trials proposed at a time, of which as many run as have room (default: 4)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -36,12 +42,18 @@ def main(asked: argparse.Namespace) -> None:
     with Screen() as screen:
         from orchestrator.cli.commands.loading import prepared
 
-        prepared(asked.config, asked.overrides, screen)
+        config = prepared(asked.config, asked.overrides, screen)
         with interrupts.at_once():
             from orchestrator.reporting import sweeps
             from orchestrator.sweep import sweep
-        request = sweep.Asked(path=asked.config, overrides=asked.overrides, over=asked.over, trials=asked.trials)
-        found, folder = sweep.sweep(request, verbose=asked.verbose, screen=screen)
+        request = sweep.Asked(
+            path=asked.config,
+            overrides=asked.overrides,
+            over=asked.over,
+            trials=asked.trials,
+            batch=sweep.BATCH if asked.batch is None else asked.batch,
+        )
+        found, folder = sweep.sweep(config, request, verbose=asked.verbose, screen=screen)
     if asked.json:
         print(found.model_dump_json(indent=2))
     else:
