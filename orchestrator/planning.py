@@ -75,7 +75,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
     if not asked.gpu_flops > 0:
         raise RequestError(f"--gpu-tflops: {asked.gpu_flops / 1e12:g}; expected a number above 0.")
     other = None if asked.cluster is None else cluster_file.machines(asked.cluster)
-    probe = asked.probe and (other is None or not other.cuda and _has_no_cuda())
+    probe = asked.probe and (other is None or (not other.cuda and _has_no_cuda()))
     keeps = probe and other is None and asked.examples is None
     if keeps:  # before the rehearsal, which takes a minute
         owned.check(config, fresh=False)
