@@ -173,9 +173,22 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
             lessons.weighed(stage.loss)
             continue
         _check_signals(stage)
+        _check_pieces(stage, stage.training, config.student.workers[1])
         steps = len(batch_sizes(len(_examples(stage, dataset)), stage.training.batch_size))
         with seeded(torch_module.seed_of(config.seed, "objective")):
             terms.check(stage.loss, stage.training, steps, dataset.classes)
+
+
+def _check_pieces(stage: TrainingStage, training: TrainingSpec, workers: int) -> None:
+    """Raise `RequestError` where batches are cut, and a term relates all examples of a batch to each other."""
+    whole = [each.label for each in objective.build(stage.loss).terms if each.term.whole_batch]
+    pieces = training.micro_batch_size
+    if whole and (workers > 1 or (pieces is not None and pieces < training.batch_size)):
+        cut = f"student.num_workers: {workers}" if workers > 1 else f"micro_batch_size: {pieces}"
+        raise RequestError(
+            f"{cut}: the term '{whole[0]}' relates all examples of a batch to each other, so that another number of "
+            "pieces would give another student. Expected one worker, without `micro_batch_size`."
+        )
 
 
 def _check_signals(stage: TrainingStage) -> None:

@@ -288,8 +288,8 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     notes += values.pixels(train.x, found["train"])
     more = inputs.get("unlabeled")
     without = 0 if more is None else len(examples.positions_of(more, len(more)))
-    if spec.masking is None:  # a vocabulary has tokens that are rare, and a split without some of them
-        notes += labels.notes(y, without, classes, "examples" if train.rows.is_one_each else "positions", names)
+    of = "examples" if train.rows.is_one_each else "positions"
+    notes += [] if spec.masking else labels.notes(y, without, classes, of, names)  # tokens are rare as they are
     dataset = Dataset(
         train=train if kept is None else _take(train, kept),
         validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),

@@ -7,11 +7,14 @@ added, and divided by the count of the whole batch. `workers.training.objective`
 from __future__ import annotations
 
 from workers.data.labels import UNLABELLED
+from workers.losses.attention_transfer import AttentionTransfer
+from workers.losses.channel_kl import ChannelKL
 from workers.losses.distillation import distillation_loss
 from workers.losses.hard import Hard
 from workers.losses.hidden_states import HiddenCosine, HiddenMSE
 from workers.losses.jensen_shannon import JensenShannon
 from workers.losses.logits_mse import LogitsMSE
+from workers.losses.relational import RelationalAngle, RelationalDistance
 from workers.losses.relations import Relations
 from workers.losses.reverse_kl import ReverseKL
 from workers.losses.soft import Soft
@@ -27,6 +30,10 @@ TERMS: dict[str, type[Term]] = {
     "hidden_cosine": HiddenCosine,
     "hidden_mse": HiddenMSE,
     "relations": Relations,
+    "attention_transfer": AttentionTransfer,
+    "channel_kl": ChannelKL,
+    "relational_distance": RelationalDistance,
+    "relational_angle": RelationalAngle,
 }
 """The terms by their names in `distillation.objective`; `term: module:Class` names a term of the user."""
 

@@ -12,19 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.errors import RequestError
-from workers.losses.layers import Pairs, example_means, pairs
+from workers.losses.layers import Pairs, aligned, example_means, pairs
 from workers.losses.term import Batch, Outputs, Sum, Term
 from workers.signals import Signal
 
 
 class HiddenStates(Term):
-    """The distance of hidden states [B, L, D], a mean over each example's elements and over the pairs of layers.
+    """The distance of hidden states [B, L, D] or feature maps [B, C, H, W], whose places are elements of width C.
 
-    Layer 0 is the output of the embeddings. Raises: `RequestError` for layers that do not exist.
+    A mean over the pairs of layers, of what `distance` makes of each. Layer 0 of a transformer is the output of its
+    embeddings. Raises: `RequestError` for layers that do not exist.
     """
 
     needs = frozenset({Signal.HIDDEN_STATES})
     name = ""
+    same_width = True
+    """Whether states of two widths need a projection."""
+    least_elements = 1
+    """Elements of an example, or places of its map, from which on the term says something."""
 
     def __init__(self, layers: Pairs = "last", project: bool = False) -> None:
         """project: learn a projection even where both have one width."""
@@ -35,18 +40,27 @@ class HiddenStates(Term):
         self.found = pairs(self.layers, len(student.hidden_states), len(teacher.hidden_states), self.name)
         made = nn.ModuleDict()
         for number, (own, other) in enumerate(self.found):
-            one, another = student.hidden_states[own], teacher.hidden_states[other]
+            given = student.hidden_states[own], teacher.hidden_states[other]
+            one, another = aligned(*given)
             if one.shape[:-1] != another.shape[:-1]:
                 raise RequestError(
-                    f"distillation.objective: the term '{self.name}' compares hidden states {list(one.shape)} of the "
-                    f"student with {list(another.shape)} of the teacher. Expected one state for each element in both."
+                    f"distillation.objective: the term '{self.name}' compares hidden states {list(given[0].shape)} of "
+                    f"the student with {list(given[1].shape)} of the teacher. Expected one state for each element in "
+                    "both, or two maps [B, C, H, W]."
                 )
-            if student.mask is not None and one.ndim > 2 and one.shape[:2] != student.mask.shape:
+            if one.shape[1] < self.least_elements:
                 raise RequestError(
-                    f"distillation.objective: the term '{self.name}' compares hidden states {list(one.shape)}, and the "
-                    f"examples have {student.mask.shape[1]} elements. Expected one state for each element or example."
+                    f"distillation.objective: the term '{self.name}' compares the elements of an example, and the "
+                    f"student's layer {own} has one state for each, {list(given[0].shape)}. Expected a sequence "
+                    "[B, L, D] or a map [B, C, H, W]."
                 )
-            if self.project or one.shape[-1] != another.shape[-1]:
+            if student.mask is not None and given[0].ndim > 2 and one.shape[:2] != student.mask.shape:
+                raise RequestError(
+                    f"distillation.objective: the term '{self.name}' compares hidden states {list(given[0].shape)}, "
+                    f"and the examples have {student.mask.shape[1]} elements. Expected one state for each element or "
+                    "example."
+                )
+            if self.project or (self.same_width and one.shape[-1] != another.shape[-1]):
                 made[str(number)] = nn.Linear(one.shape[-1], another.shape[-1], device=one.device)
         self.module = made if len(made) else None
         self.wanted = {"hidden_states": {other for _, other in self.found}}
@@ -54,16 +68,15 @@ class HiddenStates(Term):
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
         total = outputs.logits.new_zeros(())
         for number, (own, other) in enumerate(self.found):
-            states = outputs.hidden_states[own]
+            states, wanted = aligned(outputs.hidden_states[own], batch.teacher.hidden_states[other])
             if isinstance(self.module, nn.ModuleDict) and str(number) in self.module:
                 states = self.module[str(number)](states)
-            distances = self.distance(states, batch.teacher.hidden_states[other])
-            total = total + example_means(distances, outputs.mask).sum()
+            total = total + self.distance(states, wanted, outputs.mask).sum()
         return total / max(len(self.found), 1), batch.examples
 
     @abstractmethod
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """[B, L] of states [B, L, D]."""
+    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """[B] of states [B, L, D]. mask: [B, L], which elements are no padding; None: all."""
 
 
 class HiddenCosine(HiddenStates):
@@ -71,14 +84,14 @@ class HiddenCosine(HiddenStates):
 
     name = "hidden_cosine"
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return 1.0 - functional.cosine_similarity(student, teacher, dim=-1)
+    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        return example_means(1.0 - functional.cosine_similarity(student, teacher, dim=-1), mask)
 
 
 class HiddenMSE(HiddenStates):
-    """|h - g|^2 / D of the student's state h and the teacher's g."""
+    """|h - g|^2 / D of the student's state h and the teacher's g: the hints of FitNets."""
 
     name = "hidden_mse"
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return (student - teacher).square().mean(-1)
+    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        return example_means((student - teacher).square().mean(-1), mask)

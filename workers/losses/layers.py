@@ -1,4 +1,4 @@
-"""Pairs of layers that a term compares, and means over the elements that are no padding."""
+"""Pairs of layers that a term compares, their states element by element, and means over what is no padding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional
 
 from workers.errors import RequestError
 
@@ -48,9 +49,31 @@ def _wrong(wanted: object, term: str) -> RequestError:
     )
 
 
+def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two states as [B, L, D] each: of a sequence [B, L, D] its elements, of a map [B, C, H, W] its places, of a
+    vector [B, D] one. Maps of different sizes are averaged to the smaller one (adaptive average pooling)."""
+    if student.ndim == teacher.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
+        size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+        student, teacher = (functional.adaptive_avg_pool2d(each, size) for each in (student, teacher))
+    return _elements(student), _elements(teacher)
+
+
+def _elements(state: Tensor) -> Tensor:
+    if state.ndim == 4:
+        return state.flatten(2).transpose(1, 2)
+    return state.unsqueeze(1) if state.ndim == 2 else state
+
+
 def example_means(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of each example [B] over its elements. values: [B, ...]; mask: [B, L], or None."""
     if mask is None or values.shape != mask.shape:
         return values.reshape(len(values), -1).mean(1)
     kept = mask.to(values.dtype)
     return (values * kept).sum(1) / kept.sum(1).clamp_min(1.0)
+
+
+def filled(values: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    """The values [B, L] or [B, L, D] with `value` for padding. mask: [B, L], or None."""
+    if mask is None or values.shape[:2] != mask.shape:
+        return values
+    return values.masked_fill(~(mask if values.ndim == 2 else mask.unsqueeze(-1)), value)

@@ -65,6 +65,8 @@ class Term(ABC):
     module: nn.Module | None = None
     """Learned parameters of the term, such as a projection. Training optimises and checkpoints them; the student's
     weights do not have them."""
+    whole_batch: bool = False
+    """Whether the term relates examples of a batch to each other, so that no batch is computed in pieces."""
     wanted: Mapping[str, Collection[int]] | None = None
     """The layers of the member that the term compares, by field of `Outputs`, after `prepare`; None: all."""
 

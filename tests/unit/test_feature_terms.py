@@ -1,0 +1,137 @@
+"""Terms on feature maps of convolutional networks, by their definitions in plain loops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from orchestrator.cli.command import main
+from tests.makers import write_config
+from workers.errors import RequestError
+from workers.losses import TERMS, Batch, Outputs, Term
+
+B, H, W = 4, 3, 2
+
+
+def maps(channels: int, seed: int, size: tuple[int, int] = (H, W)) -> Outputs:
+    draw = torch.Generator().manual_seed(seed)
+    states = tuple(torch.randn(B, channels, *size, generator=draw, dtype=torch.float64) for _ in range(2))
+    return Outputs(torch.zeros(B, 3, dtype=torch.float64), states)
+
+
+def prepared(name: str, student: Outputs, teacher: Outputs, **settings: Any) -> Term:
+    term = TERMS[name](**settings)
+    term.prepare(student, teacher)
+    if term.module is not None:
+        term.module.double()
+    return term
+
+
+def value_of(term: Term, student: Outputs, teacher: Outputs) -> float:
+    total, count = term(student, Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher))
+    return total.item() / count
+
+
+def test_attention_transfer_compares_where_channels_are_active_whatever_their_number() -> None:
+    student, teacher = maps(5, 0), maps(8, 1)
+
+    def attention(of: Tensor) -> np.ndarray:
+        energy = np.array([[float(sum(c**2 for c in of[:, i, j])) / len(of) for j in range(W)] for i in range(H)])
+        return energy / np.linalg.norm(energy)
+
+    expected = np.mean([
+        np.sum((attention(a) - attention(b)) ** 2)
+        for a, b in zip(student.hidden_states[-1], teacher.hidden_states[-1], strict=True)
+    ])  # fmt: skip
+    term = prepared("attention_transfer", student, teacher)
+    assert value_of(term, student, teacher) == pytest.approx(expected, rel=1e-6) and term.module is None
+    assert value_of(term, student, student) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_channel_kl_compares_the_places_of_each_channel() -> None:
+    student, teacher, t = maps(5, 0), maps(5, 1), 3.0
+    expected = 0.0
+    for a, b in zip(student.hidden_states[-1], teacher.hidden_states[-1], strict=True):
+        for own, other in zip(a, b, strict=True):
+            q, p = (torch.softmax(each.flatten() / t, 0) for each in (own, other))
+            expected += t**2 * float((p * (p / q).log()).sum()) / 5 / B
+    term = prepared("channel_kl", student, teacher, temperature=t)
+    assert value_of(term, student, teacher) == pytest.approx(expected, rel=1e-6)
+    wide = maps(8, 1)
+    projected = prepared("channel_kl", student, wide)
+    assert [tuple(p.shape) for p in projected.module.parameters()] == [(8, 5), (8,)]
+    assert value_of(projected, student, wide) > 0.0
+
+
+def test_hints_are_squared_distances_at_each_place_and_larger_maps_are_averaged() -> None:
+    student, teacher = maps(5, 0), maps(5, 1, (2 * H, 2 * W))
+    pooled = functional.avg_pool2d(teacher.hidden_states[-1], 2)
+    expected = float((student.hidden_states[-1] - pooled).square().mean())
+    assert value_of(prepared("hidden_mse", student, teacher), student, teacher) == pytest.approx(expected, rel=1e-6)
+
+
+def test_relations_between_examples() -> None:
+    student, teacher = maps(5, 0), maps(8, 1)
+    one, other = ([state.mean((1, 2)).numpy() for state in of.hidden_states[-1]] for of in (student, teacher))
+
+    def distances(of: list[np.ndarray]) -> np.ndarray:
+        found = np.array([np.linalg.norm(of[i] - of[j]) for i in range(B) for j in range(i + 1, B)])
+        return found / found.mean()
+
+    def angles(of: list[np.ndarray]) -> np.ndarray:
+        unit = [[(b - a) / n if (n := np.linalg.norm(b - a)) > 0 else b - a for b in of] for a in of]
+        return np.array([[[float(x @ y) for y in each] for x in each] for each in unit])
+
+    for name, relations in (("relational_distance", distances), ("relational_angle", angles)):
+        gap = np.abs(relations(one) - relations(other))
+        expected = np.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
+        term = prepared(name, student, teacher)
+        assert value_of(term, student, teacher) == pytest.approx(expected, rel=1e-5)
+        assert value_of(term, student, student) == pytest.approx(0.0, abs=1e-12)
+        alone = [Outputs(of.logits[:1], tuple(state[:1] for state in of.hidden_states)) for of in (student, teacher)]
+        total, _ = term(alone[0], Batch(torch.zeros(1).long(), None, 1, 1, examples=1, beside=alone[1]))
+        assert total.item() == 0.0
+
+
+@pytest.mark.parametrize("name", ["attention_transfer", "channel_kl", "relational_distance", "relational_angle"])
+def test_the_gradient_leads_to_the_teacher(name: str) -> None:
+    student, teacher = maps(5, 0), maps(5, 1)
+    states = student.hidden_states[-1].clone().requires_grad_()
+    term = prepared(name, student, teacher)
+    batch = Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher)
+    first = math.inf
+    for _ in range(200):
+        total, count = term(Outputs(student.logits, (states, states)), batch)
+        first = min(first, total.item() / count)
+        (gradient,) = torch.autograd.grad(total / count, states)
+        states = (states - 2.0 * gradient).detach().requires_grad_()
+    assert torch.isfinite(states).all() and total.item() / count < 0.5 * value_of(term, student, teacher)
+
+
+def test_what_cannot_be_compared() -> None:
+    vectors = Outputs(torch.zeros(B, 3), (torch.randn(B, 5),))
+    with pytest.raises(RequestError, match="has one state for each"):
+        prepared("attention_transfer", vectors, vectors)
+    with pytest.raises(RequestError, match="`temperature: 0`"):
+        TERMS["channel_kl"](temperature=0)
+
+
+def test_relations_of_a_whole_batch_need_one_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    objective = {"objective": [{"term": "soft"}, {"term": "relational_distance"}]}
+    for change, expected in (
+        ({"student__num_workers": 2}, "student.num_workers: 2: the term 'relational_distance'"),
+        (
+            {"student__training": {"epochs": 1, "batch_size": 16, "micro_batch_size": 8}},
+            "micro_batch_size: 8: the term",
+        ),
+    ):
+        path = str(write_config(tmp_path, distillation=objective, **change))
+        assert main(["run", path]) == 2
+        assert expected in capsys.readouterr().err
