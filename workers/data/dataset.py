@@ -286,10 +286,9 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
     notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
     notes += values.pixels(train.x, found["train"])
-    more = inputs.get("unlabeled")
-    without = 0 if more is None else len(examples.positions_of(more, len(more)))
-    of = "examples" if train.rows.is_one_each else "positions"
-    notes += [] if spec.masking else labels.notes(y, without, classes, of, names)  # tokens are rare as they are
+    if spec.masking is None:  # tokens of a vocabulary are rare as they are
+        counted = "examples" if train.rows.is_one_each else "positions"
+        notes += labels.notes(y, _positions(inputs.get("unlabeled")), classes, counted, names)
     dataset = Dataset(
         train=train if kept is None else _take(train, kept),
         validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
@@ -308,6 +307,10 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     )
     _ = dataset.transfer  # checks the augmentation
     return dataset
+
+
+def _positions(x: Examples | None) -> int:
+    return 0 if x is None else len(examples.positions_of(x, len(x)))
 
 
 def _is_empty(x: Examples) -> bool:
