@@ -201,7 +201,7 @@ def _report(run: Context, given: Results) -> Report:
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
-        ensemble_note=run.ensemble_note,
+        notes=[*filter(None, [run.ensemble_note, given[EVALUATION].note])],
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,

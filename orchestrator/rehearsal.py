@@ -174,7 +174,7 @@ def _rates(run: Context, given: Results) -> tuple[Rates, Workload]:
         predictions_s=max(0.0, took["predictions"] - predicted_s),
         pass_start_s=max(0.0, took["soft targets"] - made.seconds),
         forward_s=forward_s,
-        baseline=_rate_of(given[BASELINE], took["baseline"], work.train, work),
+        baseline=_rate_of(given[BASELINE], took["baseline"], work.lessons, work),
         student=tuple(
             _rate_of(each, took[stage.system], work.of_stages[stage.data] if stage.data else work.transfer, work)
             for stage, each in students

@@ -412,6 +412,9 @@ class DataSpec(Spec):
     of a group (`group_column`) together."""
     unlabeled: str | None = None
     """Inputs that join the transfer set and get soft targets only."""
+    transfer_without: tuple[Whole | str, ...] = ()
+    """Classes, by id or name, whose labelled training examples the transfer set leaves out: members learn from them,
+    student and baseline do not."""
     depends_on: tuple[str, ...] = ()
     """Files or folders, relative to this configuration or any fsspec URI, that models or data read and no import or
     `open` of Python shows: what is reused changes with their content."""

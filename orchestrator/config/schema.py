@@ -39,6 +39,8 @@ WORDS = (PREVIOUS, TEACHER_LAYERS)
 """Values of `initial` that are no files."""
 FIRST_MEMBERS = 3
 """Members that `stop_when_flat` trains before it foresees the worth of the next one."""
+CORRECTED = "student-corrected"
+"""The student with the bias of `evaluation.corrected_classes`."""
 SYSTEMS = ("ensemble", "baseline", "student")
 """Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""
 
@@ -374,13 +376,19 @@ class EvaluationSpec(Spec):
     run tries each on random predictions before it starts."""
     latency_repeats: Count = 200
     """Number of latency measurements per system, each with a single example."""
+    corrected_classes: tuple[Whole | str, ...] = ()
+    """Classes, by id or name, that get one common bias, found on the training split. The student with it is the system
+    `student-corrected`: what a student knows of classes that its transfer set left out (Hinton et al. 2015, section
+    3)."""
     systems: dict[Annotated[str, Field(pattern=NAME, max_length=100)], FurtherSystem] = Field(default_factory=dict)
     """Further finished models that are measured on the same test split and have a row in the report, by name: a model
     in production, a student of another run, a quantized network."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> EvaluationSpec:
-        taken = [name for name in self.systems if name in SYSTEMS or name.startswith(("member-", "stage-"))]
+        taken = [
+            name for name in self.systems if name in (*SYSTEMS, CORRECTED) or name.startswith(("member-", "stage-"))
+        ]
         if taken:
             raise ValueError(f"`systems` has the name '{taken[0]}', which a system of the run has; expected another")
         return self

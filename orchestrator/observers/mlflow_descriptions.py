@@ -41,7 +41,8 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
     }
     if role == "further":
-        recipes["further"] = {"model": config.evaluation.systems[name].model}
+        given = config.evaluation.systems.get(name)  # none for the student with a bias
+        recipes["further"] = {"model": student.model if given is None else given.model}
     for stage in config.training_stages:
         recipes[stage.system] = {"model": student.model, "training": stage.training, "distillation": stage.loss}
     found = {key: value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value

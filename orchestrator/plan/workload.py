@@ -10,9 +10,11 @@ from workers.data.dataset import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Numbers of examples. transfer: in one view. of_stages: data of single stages of the student, by their names."""
+    """Numbers of examples. lessons: those of train that the baseline learns from. transfer: in one view. of_stages:
+    data of single stages of the student, by their names."""
 
     train: int
+    lessons: int
     validation: int
     test: int
     transfer: int
@@ -23,6 +25,7 @@ class Workload:
     def of(cls, dataset: Dataset) -> Workload:
         return cls(
             train=len(dataset.train),
+            lessons=len(dataset.lessons),
             validation=len(dataset.validation),
             test=len(dataset.test),
             transfer=len(dataset.transfer),
@@ -32,7 +35,8 @@ class Workload:
 
     def of_size(self, transfer: int) -> Workload:
         """The same with so many examples in the transfer set, and as many more for training. The other splits stay."""
-        return replace(self, transfer=transfer, train=round(self.train * transfer / self.transfer))
+        train, lessons = (round(each * transfer / self.transfer) for each in (self.train, self.lessons))
+        return replace(self, transfer=transfer, train=train, lessons=lessons)
 
     @property
     def everything(self) -> int:

@@ -294,8 +294,8 @@ class Report(BaseModel):
     """Cost of the members' training, the soft targets (for a resumed pass: the rest), baseline and student."""
     price: float | None = None
     """Price of the cost, where the configuration has hourly prices."""
-    ensemble_note: str = ""
-    """Why the ensemble has its size, where `stop_when_flat` settled it."""
+    notes: list[str] = []
+    """What to know of the systems: why the ensemble has its size, a bias of the student."""
     lost_members: list[str] = []
     paper: PaperSpec | None = None
     latency_ms: float | None = None

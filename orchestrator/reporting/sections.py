@@ -46,9 +46,9 @@ def brief(report: Report) -> list[Section]:
 
 
 def notes(report: Report) -> list[str]:
-    """What to know before all else: why the ensemble has its size, and the members that the run lost."""
+    """What to know before all else: of the systems, and of members that the run lost."""
     lost = [f"Members lost on the way: {', '.join(report.lost_members)}."] if report.lost_members else []
-    return [*filter(None, [report.ensemble_note]), *lost]
+    return [*report.notes, *lost]
 
 
 def _about(report: Report) -> str:
@@ -150,9 +150,10 @@ def _beside(gap: float) -> str:
 
 
 def classes(report: Report) -> Section | None:
-    confusions = {role: report.system(role).confusion for role in COMPARED}
+    confusions: dict[str, list[list[int]]] = {role: report.system(role).confusion for role in COMPARED}
     if not all(confusions.values()):
         return None
+    confusions |= {each.name: each.confusion for each in report.systems if each.role == "further" and each.confusion}
     macro = ", ".join(f"{role} {tables.number('macro_f1', report.system(role).test.macro_f1)}" for role in COMPARED)
     rows = by_class.accuracy(report.labels, confusions)
     table = Table(rows, folded=len(rows) > LONG, title="How many of each class are right")

@@ -20,6 +20,7 @@ import numpy as np
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task, completed
+from orchestrator.config.schema import CORRECTED
 from orchestrator.reporting import statistics
 from orchestrator.reporting.report import COMPARED, Calibration, CurvePoint, Latency, Role, System, TestMetrics
 from orchestrator.reporting.statistics import Estimates
@@ -30,6 +31,7 @@ from workers import storage
 from workers.artifacts import catalogue
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
+from workers.data import labels
 from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
@@ -171,6 +173,8 @@ class Compared:
     measured: Mapping[str, Measured]
     estimates: Estimates
     agreement: Agreement | None
+    note: str = ""
+    """On the bias of `student-corrected`; empty without one."""
 
 
 def compare_systems(
@@ -183,7 +187,10 @@ def compare_systems(
         (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size))
         for name, each in further.items()
     ]
-    job = Measuring(asked, _predict(run, asked, "test", place).records, place.threads)
+    records = _predict(run, asked, "test", place).records
+    bias = _corrected(run, asked[1], records, place)
+    others = asked if bias is None else [*asked, (replace(student, name=CORRECTED), asked[1][1])]
+    job = Measuring(others, records, place.threads)
     measured = {**ensemble.measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
     timed = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
@@ -192,6 +199,8 @@ def compare_systems(
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
     roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
+    if bias is not None:
+        roles[CORRECTED], sizes[CORRECTED] = "further", sizes["student"]
     roles |= dict.fromkeys(further, "further")
     pairs = [(ENSEMBLE, ensemble.best), (ENSEMBLE, "baseline"), ("student", "baseline"), ("student", ENSEMBLE)]
     estimates = statistics.estimate(
@@ -201,7 +210,36 @@ def compare_systems(
         _system(name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name])
         for name, role in roles.items()
     ]
-    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place))
+    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place), _of_bias(run, bias))
+
+
+def _corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> float | None:
+    """The bias of `evaluation.corrected_classes`; the student's predictions with it join the records of the test split.
+
+    None without such classes, or where predictions are too large to be kept.
+    """
+    classes = run.config.evaluation.corrected_classes
+    train = _predict(run, [student], "train", place).records if classes and records else {}
+    if not train:
+        return None
+    ids = labels.ids_of("evaluation.corrected_classes", classes, run.dataset.classes, run.dataset.label_names)
+    record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
+    digests = {split: run.dataset.digests[split] for split in ("train", "test")}
+    key = PREDICTIONS.key(**teacher.follows_from(student[0]), precision=student[1].precision, classes=ids, data=digests)
+    job = jobs.Correction(ids, train["student"], records["student"], (record, key))
+    (bias,) = _asked(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place).values()
+    records[CORRECTED] = record
+    return float(bias)
+
+
+def _of_bias(run: Context, bias: float | None) -> str:
+    if bias is None:
+        return ""
+    classes = ", ".join(str(each) for each in run.config.evaluation.corrected_classes)
+    return (
+        f"`{CORRECTED}` is the student with a bias of {bias:+.2f} for the logit{'s' * (', ' in classes)} of {classes}, "
+        "found on the training split."
+    )
 
 
 def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:
@@ -368,7 +406,7 @@ def _system(name: str, role: Role, measured: Measured, described: jobs.Described
         latency_ms=Latency(**described.latency_ms),
         examples_per_second=described.per_second,
         calibration=_calibration(sums),
-        confusion=sums.confusion.tolist() if role in COMPARED else [],
+        confusion=sums.confusion.tolist() if role in COMPARED or name == CORRECTED else [],
     )
 
 

@@ -23,6 +23,7 @@ from orchestrator.run_folder.lock import machine
 from orchestrator.stages import logits_room
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
+from workers.data import labels
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
 from workers.evaluation import custom_metrics
@@ -91,6 +92,9 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     size = _known_size(config, machines)
     room = logits_room.check(config, dataset, size) if size is not None else ()
     _check_objective(config, dataset)
+    labels.ids_of(
+        "evaluation.corrected_classes", config.evaluation.corrected_classes, dataset.classes, dataset.label_names
+    )
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
@@ -107,7 +111,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
             for stage in config.training_stages
             if isinstance(stage.training, TrainingSpec)
         ]
-        notes += tuple(short_baseline(recipe, len(dataset.train), of_student))
+        notes += tuple(short_baseline(recipe, len(dataset.lessons), of_student))
     idle = (*_without_a_use(config), *_best_of_nothing(config))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
 
@@ -343,12 +347,12 @@ def _best_of_nothing(config: RunConfig) -> list[str]:
 
 def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
     """Notes on batches that are larger than their data sets."""
-    student, labelled, ensemble = config.student, len(dataset.train), config.ensemble
+    student, ensemble = config.student, config.ensemble
     recipes: dict[str, tuple[AnyTraining | None, int]] = {
-        f"{key}.training": (group.training, labelled)
+        f"{key}.training": (group.training, len(dataset.train))
         for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)
     }
-    recipes["student.baseline_training"] = student.baseline_training, labelled
+    recipes["student.baseline_training"] = student.baseline_training, len(dataset.lessons)
     for number, stage in enumerate(config.training_stages):
         own = student.stages is not None and student.stages[number].training is not None
         key = f"student.stages.{number}.training" if own else "student.training"

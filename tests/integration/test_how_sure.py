@@ -78,15 +78,15 @@ def test_members_are_trained_until_the_next_adds_little(tmp_path: Path, capsys: 
     found = report_of(tmp_path, "small")
     trained = [system["name"] for system in found["systems"] if system["role"] == "member"]
     assert 3 <= len(trained) < 9
-    assert found["ensemble_note"].startswith(f"Stopped at {len(trained)} of 9 members: the next is expected to add")
-    assert found["ensemble_note"] in capsys.readouterr().out
+    assert found["notes"][0].startswith(f"Stopped at {len(trained)} of 9 members: the next is expected to add")
+    assert found["notes"][0] in capsys.readouterr().out
     events = (tmp_path / "runs/small/events.jsonl").read_text()
     assert f"reused from run 'small-grown': {len(trained)} of {len(trained)} members" in events
 
     assert main(["run", path, "--set", "ensemble.stop_when_flat=1.0e-9", "--set", "ensemble.size=4"]) == 0
     again = report_of(tmp_path, "small")
     assert sum(system["role"] == "member" for system in again["systems"]) == 4
-    assert again["ensemble_note"].startswith("All 4 members are trained")
+    assert again["notes"][0].startswith("All 4 members are trained")
     for wrong in ("ensemble.size=auto", "ensemble.weights=[1, 1]"):
         assert main(["run", path, "--set", wrong]) == 2
         assert "stop_when_flat" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from workers.models.profile import Profile
 
 FOUR_CORES = Machines((Node(4, 0, memory=2.0**34),), cuda=False)
 GPUS = Machines((*[Node(4, 1, frozenset({"teacher"}))] * 5, Node(4, 1, frozenset({"student"}))), cuda=True)
-WORK = Workload(train=1000, validation=300, test=600, transfer=2000, views=2)
+WORK = Workload(train=1000, lessons=1000, validation=300, test=600, transfer=2000, views=2)
 RATES = Rates(
     members=(TrainingRate(start_s=2.0, example_s=0.001, between_s=0.5),),
     predictions_s=3.0,

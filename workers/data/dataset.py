@@ -79,6 +79,8 @@ class Dataset:
     unlabeled: Examples | None
     classes: int
     augment: AugmentSpec | None = None
+    without: tuple[int, ...] = ()
+    """Classes whose training examples the transfer set leaves out."""
     seed: int = 0
     label_names: tuple[str, ...] = ()
     """The name of each class; empty where labels are numbers."""
@@ -118,12 +120,21 @@ class Dataset:
         return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
 
     @cached_property
+    def lessons(self) -> Split:
+        """The training examples that student and baseline learn from: all but those of the classes left out."""
+        return self.train if not self.without else _take(self.train, self._taught)
+
+    @cached_property
+    def _taught(self) -> Index:
+        return np.flatnonzero(~np.isin(self.train.y, self.without))
+
+    @cached_property
     def transfer(self) -> Split:
-        """The set that the teachers label: the training examples, then the unlabelled ones with label -1.
+        """The set that the teachers label: the lessons, then the unlabelled examples with label -1.
 
         With several views, `x` holds them one after another; `y` applies to each.
         """
-        x, y = self.train.x, self.train.y
+        x, y = self.lessons.x, self.lessons.y
         if self.unlabeled is not None:
             more = examples.positions_of(self.unlabeled, len(self.unlabeled))
             x = examples.joined((x, self.unlabeled))
@@ -133,8 +144,10 @@ class Dataset:
     @property
     def numbering(self) -> Numbering:
         """Maps examples of the transfer set to rows of the user's data."""
-        where = examples.explicit_positions(self.transfer.x)
-        return Numbering(len(self.transfer), self.views, self.kept, self.given, where)
+        where, kept = examples.explicit_positions(self.transfer.x), self.kept
+        if self.without:
+            kept = self._taught if kept is None else kept[self._taught]
+        return Numbering(len(self.transfer), self.views, kept, self.given, where)
 
     @property
     def inputs(self) -> dict[str, Examples]:
@@ -193,8 +206,8 @@ class Dataset:
         return Split(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
 
     def labelled(self, views: int) -> Split:
-        """Data of the hard-label baseline: the training examples, augmented like those of the student."""
-        return replace(self.train, x=augmented(self.augment, self.train.x, self.seed, views))
+        """Data of the hard-label baseline: the lessons, augmented like those of the student."""
+        return replace(self.lessons, x=augmented(self.augment, self.lessons.x, self.seed, views))
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -255,8 +268,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
     if empty := [name for name, x in inputs.items() if _is_empty(x)]:
         raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
-    if any(isinstance(y, Ragged) for _, y in read.values()):
-        inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
+    inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
     given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
@@ -299,6 +311,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         classes=classes,
         label_names=names,
         augment=spec.augment,
+        without=labels.left_out(spec.transfer_without, y["train"], train.rows, classes, names),
         seed=seed,
         notes=tuple(notes),
         kept=kept,
@@ -327,7 +340,10 @@ def _watched(x: Examples, opened: Collection[Path]) -> Examples:
 
 
 def _located(inputs: Mapping[str, Examples], labels: Mapping[str, Ragged]) -> dict[str, Examples]:
-    """The splits with their positions, elements of the same column in each."""
+    """The splits with their positions, elements of the same column in each. labels: of splits that have some for each
+    element."""
+    if not labels:
+        return dict(inputs)
     train = elements.located("train", inputs["train"], labels.get("train"), "")
     return {
         name: train if name == "train" else elements.located(name, x, labels.get(name), train.elements_of)

@@ -130,6 +130,39 @@ def _minus_one(name: str, wrong: Index) -> str:
     return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
 
 
+def ids_of(key: str, given: Sequence[int | str], classes: int, names: Sequence[str]) -> tuple[int, ...]:
+    """The ids of classes that a key gives by id or name, ascending. Raises: `RequestError` where there is no such."""
+    known = {name: k for k, name in enumerate(names)} | {k: k for k in range(classes)}
+    unknown = [each for each in given if each not in known]
+    if unknown:
+        expected = f"one of {', '.join(map(repr, names[:NAMED]))}" if names else f"a number from 0 to {classes - 1}"
+        raise RequestError(f"{key}: no class is {unknown[0]!r}; expected {expected}.")
+    return tuple(sorted({known[each] for each in given}))
+
+
+def left_out(
+    without: Sequence[int | str], y: Index, rows: Positions, classes: int, names: Sequence[str]
+) -> tuple[int, ...]:
+    """The ids of the classes that `data.transfer_without` names. y: [P] labels of train.
+
+    Raises: `RequestError` for a class that is none of these, where elements have labels, or where none is left.
+    """
+    if not without:
+        return ()
+    if not rows.is_one_each:
+        raise RequestError(
+            "data.transfer_without: the elements of an example have labels of their own, so that no example is of one "
+            "class. Leave it out."
+        )
+    found = ids_of("data.transfer_without", without, classes, names)
+    if not (~np.isin(y, (*found, UNLABELLED))).any():
+        raise RequestError(
+            "data.transfer_without: no labelled training example is left, and the baseline needs some. Name fewer "
+            "classes."
+        )
+    return found
+
+
 def notes(
     labels: Mapping[str, Index], unlabeled: int, classes: int, of: str = "examples", names: Sequence[str] = ()
 ) -> list[str]:

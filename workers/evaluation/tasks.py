@@ -28,8 +28,8 @@ from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import agreement as agreement_
+from workers.evaluation import bias, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation import latency, metrics, mixture
 from workers.evaluation.agreement import Agreement
 from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
@@ -73,7 +73,10 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
     predicted = _predicted(job.asked, data, job.split, of_labels=job.of_labels)
-    record, key = job.kept
+    _keep(predicted, *job.kept)
+
+
+def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
     uri = kept_beside(record)
     content = safetensors.numpy.save({PREDICTED: predicted})
     storage.write_bytes(uri, content)
@@ -167,6 +170,28 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
     worth = measure_worth(predicted, job.order, job.combine, labels, blocks) if job.order else None
     return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels), worth)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A bias for classes of a system. train, test: records of its predictions; corrected: where those with the bias are
+    kept, and their cache key."""
+
+    classes: Sequence[int]
+    train: str
+    test: str
+    corrected: tuple[str, Key]
+
+
+@ray.remote
+@faults.raises_faults
+def correct(job: Correction, data: Dataset, name: str, events: Any) -> float:
+    """Find a bias on the training split, and keep the predictions of the test split with it; returns the bias."""
+    processes.announce(name, events)
+    classes = np.array(job.classes, np.int64)
+    found = bias.fitted(read_kept(job.train), data.train.y, classes)
+    _keep(bias.corrected(read_kept(job.test), classes, found), *job.corrected)
+    return found
 
 
 @ray.remote
