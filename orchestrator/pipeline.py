@@ -28,7 +28,7 @@ from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import files, several, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Difference, MemberWorth, Planned, Report, System
+from orchestrator.reporting.report import Difference, GenerationFigures, MemberWorth, Planned, Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -67,7 +67,8 @@ EXAMPLES = 2
 @dataclass(frozen=True)
 class Options:
     """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
-    students: reports of further students, by name. command: what the user typed. note: why the ensemble has its size.
+    students: reports of further students, by name. generations: of students that taught each other. command: what the
+    user typed. note: why the ensemble has its size.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run.
@@ -78,6 +79,7 @@ class Options:
     screen: Screen
     repetitions: Sequence[Report] = ()
     students: Mapping[str, Report] = field(default_factory=dict)
+    generations: Sequence[GenerationFigures] = ()
     sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
     tracked: bool = True
     command: str = ""
@@ -133,6 +135,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                     page=page,
                     repetitions=options.repetitions,
                     students=options.students,
+                    generations=options.generations,
                     test_inputs=given,
                     command=options.command,
                     ensemble_note=options.note,
@@ -192,6 +195,7 @@ def _report(run: Context, given: Results) -> Report:
         gain_transferred_interval=_bounds(estimates.gain),
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[_difference(each) for each in estimates.differences],
+        generations=list(run.generations),
         best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
         worth=_worth(given[PREDICTIONS], given[MEMBERS], run.plan.teachers),

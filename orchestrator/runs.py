@@ -1,7 +1,8 @@
-"""A run with all that belongs to it: an ensemble that grows, repetitions with other seeds, further students."""
+"""A run with all that belongs to it: an ensemble that grows, other seeds, further students, further generations."""
 
 from __future__ import annotations
 
+from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
 from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
@@ -24,12 +25,14 @@ def run(
     fresh: recompute complete artifacts instead of reusing them. verbose: show Ray's own log lines. screen: displays the
     progress (default: no display). command: what the user typed, for the report.
 
-    With `seeds` or `students`, the other runs come first, and the report has their figures beside its own.
+    With `seeds`, `students` or `generations`, the other runs come first, and the report has their figures beside its
+    own.
 
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
-    for each in (config, *config.of_seeds(), *config.of_students().values()):  # before the first of them trains
+    further = (*config.of_seeds(), *config.of_students().values(), *config.of_generations())
+    for each in (config, *further):  # before the first of them trains
         lock.check_free(each.folder)
         owned.check(each, fresh=fresh)
     preflight.check_further(config, screen.wait_for)
@@ -41,5 +44,16 @@ def run(
     students = {
         name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
     }
-    options = Options(fresh, verbose, screen, repetitions=others, students=students, command=command, note=note)
+    for generation in config.of_generations():
+        run(generation, fresh=fresh, verbose=verbose, screen=screen)
+    options = Options(
+        fresh,
+        verbose,
+        screen,
+        repetitions=others,
+        students=students,
+        generations=generations.compared(config, verbose=verbose, screen=screen),
+        command=command,
+        note=note,
+    )
     return executed(config, STAGES, options)[REPORT]

@@ -15,7 +15,7 @@ from orchestrator.config import yaml_text
 from workers.errors import RequestError
 
 RANGE = re.compile(r"(?P<low>-?[\d.]+(e-?\d+)?)\.\.(?P<high>-?[\d.]+(e-?\d+)?)(?P<log>:log)?")
-FIXED = ("name", "storage", "seeds", "students")
+FIXED = ("name", "storage", "seeds", "students", "generations")
 """Keys that name or multiply runs, which a sweep does itself."""
 MOST_NAME = 92
 """Letters of a run's name without the number that tells it from others; a name may have 100."""

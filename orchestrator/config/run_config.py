@@ -21,6 +21,7 @@ from orchestrator.config.schema import (
     EnsembleSpec,
     EvaluationSpec,
     FurtherSystem,
+    MemberGroup,
     ReportSpec,
     StudentSpec,
     StudentStage,
@@ -28,7 +29,7 @@ from orchestrator.config.schema import (
 )
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import AnyModel, AnyTraining, Count, DataSpec, DistillationSpec, Spec, Whole
+from workers.specs import AnyModel, AnyTraining, Count, DataSpec, DistillationSpec, Spec, TransformersModel, Whole
 
 
 class RunConfig(Spec):
@@ -41,6 +42,9 @@ class RunConfig(Spec):
     seeds: Count = 1
     """How many times the whole run is repeated, with the seeds `seed`, `seed` + 1, ...; the report adds the spread. The
     repetitions are runs of their own, `<name>-seed-<seed>`."""
+    generations: Count = 1
+    """How many students in a row, each the teacher of the next (born-again networks, Furlanello et al. 2018). The run
+    itself has the first; each is also a run of its own, `<name>-generation-<n>`, and the report compares them all."""
     storage: str = STORAGE
     """A folder, relative to where the command runs, or any fsspec URI."""
     data: DataSpec
@@ -76,6 +80,24 @@ class RunConfig(Spec):
     def _one_form(self) -> RunConfig:
         if self.students is not None and next(iter(self.students.values())) != self.student:
             raise ValueError("`students` takes the place of `student`; give one of both")
+        return self
+
+    @model_validator(mode="after")
+    def _generations_can_teach(self) -> RunConfig:
+        if self.generations == 1:
+            return self
+        if self.students is not None:
+            raise ValueError("`generations` has one student in each; expected `student` instead of `students`")
+        if self.student.model.learner != "network":
+            raise ValueError(
+                f"`generations`: a student of kind '{self.student.model.kind}' cannot be the next one's teacher; "
+                "expected a network"
+            )
+        if self.distillation.hidden.member:
+            raise ValueError(
+                f"`distillation.hidden.member` is {self.distillation.hidden.member}, and from the second of "
+                "`generations` on there is one teacher, member 0"
+            )
         return self
 
     @model_validator(mode="after")
@@ -119,6 +141,34 @@ class RunConfig(Spec):
             name: self.model_copy(update={"name": f"{self.name}-{name}", "student": spec, "students": None, "seeds": 1})
             for name, spec in others
         }
+
+    def of_generations(self) -> list[RunConfig]:
+        """The run of each generation; empty without several."""
+        found: list[RunConfig] = []
+        for number in range(1, self.generations + 1 if self.generations > 1 else 1):
+            student = self.student.model_copy(update={"seed": self.student.seed + number - 1})
+            update: dict[str, Any] = {"name": f"{self.name}-generation-{number}", "generations": 1, "seeds": 1}
+            ensemble = self._taught_by(found[-1:]) if found else self.ensemble
+            found.append(self.model_copy(update={**update, "student": student, "ensemble": ensemble}))
+        return found
+
+    def of_all_generations(self) -> RunConfig:
+        """A run whose members are the students of all generations."""
+        update = {"name": f"{self.name}-generations", "generations": 1, "seeds": 1}
+        return self.model_copy(update={**update, "ensemble": self._taught_by(self.of_generations())})
+
+    def _taught_by(self, runs: Sequence[RunConfig]) -> EnsembleSpec:
+        """An ensemble of the students of other runs."""
+        model = self.student.model
+        places = [storage.join(each.folder, STUDENT) for each in runs]
+        if isinstance(model, TransformersModel):
+            complete = [model.model_copy(update={"checkpoint": place, "config": None}) for place in places]
+            groups = [MemberGroup(model=each) for each in complete]
+        else:
+            files = tuple(storage.join(place, model.weights_name) for place in places)
+            groups = [MemberGroup(model=model, checkpoints=files)]
+        how = {name: getattr(self.ensemble, name) for name in KEPT}
+        return EnsembleSpec(members=tuple(groups), **how)
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> RunConfig:
         """The same run with models for data of these classes. names: of the classes; empty where labels are numbers."""
@@ -191,6 +241,8 @@ class RunConfig(Spec):
         return yaml_text.dump(self.model_dump(mode="json", exclude_none=True))
 
 
+KEPT = ("combine", "resources_per_member", "precision", "micro_batch_size", "num_actors", "start_timeout_s")
+"""Settings of an ensemble that hold for the generations, too."""
 STUDENT = "student"
 """The name of the student among a run's systems."""
 

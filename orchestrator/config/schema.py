@@ -289,6 +289,9 @@ class StudentSpec(Spec):
     """A file of initial weights for student and baseline, in a format of `ensemble.checkpoints`. `teacher_layers`:
     embeddings of the member `distillation.hidden.member`, and its layers at even distances. Left out: random weights.
     Both begin with the same."""
+    seed: Whole = 0
+    """Another number gives student and baseline other random weights and another order of examples, with the run's
+    `seed` as it is."""
     stages: tuple[StudentStage, ...] | None = None
     """The student's training in several stages, one after another. Left out: one, by `training` and `distillation`."""
     num_workers: Count | tuple[Count, Count] = 1

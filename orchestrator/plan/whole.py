@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
 from orchestrator.plan.rates import Rates
 
+ONCE = ("tokens", "members")
+"""Stages of the first generation alone."""
 SHARED = ("tokens", "members", "predictions", "soft targets")
 """Stages that a further student reuses."""
 
@@ -47,19 +49,23 @@ def whole(runs: Runs) -> Outlook:
         own = [replace(stage, name=f"{stage.name}-{name}") for stage in of if stage.name not in SHARED]
         stages += own
         seconds += sum(stage.seconds for stage in own)
-    if config.seeds > 1:
-        more = _repeated(stages, seconds, config.seeds - 1)
-        stages.append(more)
-        seconds += more.seconds
+    for what, times, again in (
+        ("generation", config.generations - 1, [stage for stage in stages if stage.name not in ONCE]),
+        ("seed", config.seeds - 1, stages),
+    ):
+        if times:
+            more = _repeated(f"{times} more {what}{'s' * (times > 1)}", again, times)
+            stages = [*stages, more]
+            seconds += more.seconds
     return replace(run, stages=tuple(stages), seconds=seconds, price=price(stages, config.report))
 
 
-def _repeated(stages: list[PlannedStage], seconds: float, times: int) -> PlannedStage:
-    """Everything so many times more, as one stage."""
+def _repeated(name: str, stages: Sequence[PlannedStage], times: int) -> PlannedStage:
+    """Several stages so many times more, as one stage; a pass is taken as one that the student waits for."""
     return PlannedStage(
-        name=f"{times} more seed{'s' if times > 1 else ''}",
+        name=name,
         where="as above",
-        seconds=times * seconds,
+        seconds=times * sum(each.seconds for each in stages),
         core_hours=times * sum(each.core_hours for each in stages),
         gpu_hours=times * sum(each.gpu_hours for each in stages),
         moved=times * sum(each.moved for each in stages),

@@ -253,6 +253,17 @@ class StudentFigures(BaseModel):
     """Whether no other student is as accurate, as fast and as small, and better in one of these."""
 
 
+class GenerationFigures(BaseModel):
+    """The student of a generation, or all of them together. run: of the generation. over: its accuracy over that of the
+    generation before, or of all together over the last one; None for the first."""
+
+    name: str
+    run: str
+    accuracy: float
+    accuracy_interval: Bounds | None
+    over: Difference | None
+
+
 class Report(BaseModel):
     """A finished run."""
 
@@ -278,6 +289,8 @@ class Report(BaseModel):
     """The differences in accuracy that the report speaks of."""
     students: list[StudentFigures] = []
     """Each student of several from the same soft targets; empty for a single one."""
+    generations: list[GenerationFigures] = []
+    """Students that taught each other, and all of them together; empty without several."""
     seeds: list[SeedFigures] = []
     """The figures of this run and of its repetitions with other seeds; empty without repetitions."""
     best_member: str = ""

@@ -81,6 +81,12 @@ def several_students(report: Report) -> Section | None:
     return Section("Students: accuracy against latency and size", [Table(tables.front(report))])
 
 
+def generations(report: Report) -> Section | None:
+    if not report.generations:
+        return None
+    return Section("Generations", [Table(tables.generations(report))])
+
+
 def over_seeds(report: Report) -> Section | None:
     if not report.seeds:
         return None
@@ -277,10 +283,10 @@ def again(report: Report) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
-    systems, differences, several_students, over_seeds, beside_paper, speed, worth, reliability, classes, inherited,
-    examples, training, costs, again,
+    systems, differences, several_students, generations, over_seeds, beside_paper, speed, worth, reliability, classes,
+    inherited, examples, training, costs, again,
 )  # fmt: skip
 """In the order in which a reader asks."""
 BRIEF: tuple[Callable[[Report], Section | None], ...] = (
-    systems, differences, several_students, over_seeds, beside_paper,
+    systems, differences, several_students, generations, over_seeds, beside_paper,
 )  # fmt: skip

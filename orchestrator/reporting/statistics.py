@@ -169,6 +169,14 @@ def difference(one: Float64, other: Float64) -> Difference:
     return _difference(("student", "student"), float(value), interval, round(float(one[:, EXAMPLES].sum())))
 
 
+def accuracy(of: Float64) -> tuple[float, Interval | None]:
+    """The accuracy of a system, and its interval. of: [B, COLUMNS]."""
+    (found,) = bootstrap.intervals(of, lambda sums: figures(sums)[ACCURACY][None], grouped=_is_grouped(of))
+    if found is not None and (of[:, EXAMPLES].max() == 1 or found.error == 0.0):
+        found = _of_trials(of)
+    return float(figures(of.sum(axis=0))[ACCURACY]), found
+
+
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
     needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
     return Difference(*pair, value, interval, needed)

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
 from orchestrator.reporting.content import Rows
-from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, CurvePoint, Report, System, best_member
+from orchestrator.reporting.report import (
+    COMPARED,
+    FIGURED,
+    Bounds,
+    CurvePoint,
+    Difference,
+    Report,
+    System,
+    best_member,
+)
 from orchestrator.reporting.verdict import Accuracies
 
 BATCH = 64
@@ -68,18 +77,35 @@ def each_member(report: Report) -> Rows:
 def differences(report: Report) -> Rows:
     """The differences in accuracy that the report speaks of, with their intervals."""
     rows = [["difference", "points", "95% interval", "resolved"]]
-    for each in report.differences:
-        needed = (
-            "" if each.examples_needed is None else f", by some {verdicts.rounded(each.examples_needed):,} examples"
-        )
-        answer = "yes" if each.resolved else f"no{needed}"
-        rows.append([f"{each.of} over {each.over}", f"{100 * each.accuracy:+.2f}", points(each.interval), answer])
+    rows += [[f"{each.of} over {each.over}", *_sure(each)] for each in report.differences]
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
         bounds = " to ".join(f"{bound:.1%}" for bound in share)
         answer = "yes" if report.resolved else "no"
         rows.append(["gain transferred", verdicts.transferred(accuracies(report)), bounds, answer])
     return rows
+
+
+def _sure(of: Difference) -> list[str]:
+    """A difference in points, its interval, and whether it is resolved."""
+    needed = "" if of.examples_needed is None else f", by some {verdicts.rounded(of.examples_needed):,} examples"
+    return [f"{100 * of.accuracy:+.2f}", points(of.interval), "yes" if of.resolved else f"no{needed}"]
+
+
+def generations(report: Report) -> Rows:
+    """Students that taught each other, each beside the one before."""
+    return [
+        ["", report.accuracy_name, "95% interval", "over the one before", "95% interval", "resolved"],
+        *(
+            [
+                each.name,
+                number("accuracy", each.accuracy),
+                _bounds(each.accuracy_interval),
+                *(["", "", ""] if each.over is None else _sure(each.over)),
+            ]
+            for each in report.generations
+        ),
+    ]
 
 
 def worth(report: Report) -> Rows:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cluster.heartbeat import Heartbeat
     from orchestrator.observers.fanout import Fanout
-    from orchestrator.reporting.report import Report
+    from orchestrator.reporting.report import GenerationFigures, Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Context:
     """Reports of the same run with other seeds."""
     students: Mapping[str, Report] = field(default_factory=dict)
     """Reports of further students of the same soft targets, by name."""
+    generations: Sequence[GenerationFigures] = ()
+    """The figures of students that taught each other."""
     test_inputs: Examples | None = None
     """The inputs of the test split with their texts, which `dataset` may lack; for the report's examples."""
     command: str = ""

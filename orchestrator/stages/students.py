@@ -26,7 +26,7 @@ def baseline(run: Context, members: Sequence[Member]) -> Trained:
     spec = run.config.student
     recipe = spec.baseline_training or spec.training
     begun = _begun(run, spec.initial, run.config.distillation, members)
-    job = StudentJob(BASELINE, spec.model, recipe, seed_of(run.config.seed, STUDENT), **begun)
+    job = StudentJob(BASELINE, spec.model, recipe, _seed(run), **begun)
     return _train(run, job, BASELINE)
 
 
@@ -35,7 +35,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
 
     members: the teachers, one of which may be beside the student.
     """
-    spec, seed = run.config.student, run.config.seed
+    spec = run.config.student
     done: list[Trained] = []
     for each in run.config.training_stages:
         initial = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
@@ -43,7 +43,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             each.system,
             spec.model,
             each.training,
-            seed_of(seed, STUDENT, each.name) if done else seed_of(seed, STUDENT),
+            _seed(run, each.name) if done else _seed(run),
             loss=each.loss,
             **({"data": each.data} if each.data else _soft_targets(made)),
             **_begun(run, initial, each.loss, members),
@@ -51,6 +51,12 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
     return replace(done[-1], before=tuple(done[:-1]))
+
+
+def _seed(run: Context, *stage: str) -> int:
+    """The seed of a training: the same for the baseline and the student's first stage."""
+    own = run.config.student.seed
+    return seed_of(run.config.seed, STUDENT, *([own] if own else []), *stage)
 
 
 def _soft_targets(made: SoftTargetPass) -> dict[str, Any]:

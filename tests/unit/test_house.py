@@ -22,7 +22,7 @@ WINGS = [
         "orchestrator.runs",
         "orchestrator.comparing",
     ],
-    ["orchestrator.rehearsal", "orchestrator.growing"],
+    ["orchestrator.rehearsal", "orchestrator.growing", "orchestrator.generations"],
     ["orchestrator.pipeline"],
     ["orchestrator.stages"],
     ["orchestrator.plan"],

@@ -197,6 +197,10 @@ def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None
     assert found.price == pytest.approx(0.1 * found.core_hours) and found.core_hours > 3 * main.core_hours
     (wider, *_) = variations(Runs(Timed(of, RATES), {"tiny": Timed(of, slow)}))
     assert wider.change == "twice the nodes for members" and once < wider.outlook.seconds < found.seconds
+    born_again = case(tmp_path, generations=3)
+    again = whole(alone(born_again))
+    assert again.stages[-1].name == "2 more generations"
+    assert again.seconds == pytest.approx(3 * main.seconds - 2 * seconds(main)["members"])
     little = replace(of, facts=replace(of.facts, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False)))
     both = Runs(Timed(little, RATES), {"tiny": Timed(little, RATES)})
     names = [each.split(":")[0] for each in misfits(both, found, free=None)]

@@ -1,0 +1,58 @@
+"""Generations of students, each the teacher of the next, and all of them together.
+
+Born-again networks (Furlanello et al. 2018). Each generation is a run of its own. Here their students are compared on
+the test split, each with the one before, and become the members of one more ensemble, `<name>-generations`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from orchestrator import pipeline
+from orchestrator.config.run_config import STUDENT, RunConfig
+from orchestrator.observers.terminal import Screen
+from orchestrator.pipeline import MEMBERS, PREDICTIONS, Options
+from orchestrator.reporting import statistics, sums
+from orchestrator.reporting.report import Difference, GenerationFigures
+from orchestrator.reporting.sums import Float64
+from workers.evaluation.tasks import ENSEMBLE
+
+
+def compared(config: RunConfig, *, verbose: bool, screen: Screen) -> list[GenerationFigures]:
+    """The figures of each generation, whose runs are complete, and of all together; empty without several.
+
+    Raises: as `pipeline.executed`.
+    """
+    runs = config.of_generations()
+    if not runs:
+        return []
+    options = Options(fresh=False, verbose=verbose, screen=screen, tracked=False)
+    together = pipeline.executed(config.of_all_generations(), (MEMBERS, PREDICTIONS), options)[PREDICTIONS]
+    names = [f"generation {number + 1}" for number in range(len(runs))]
+    of_each = [sums.read(each.folder)[0][STUDENT] for each in runs]
+    found = dict(zip(names, of_each, strict=True)) | {"all together": together.measured[ENSEMBLE].sums.of_blocks}
+    over = [None, *(_over(pair, found) for pair in pairwise(found))]
+    where = [*(each.name for each in runs), config.of_all_generations().name]
+    return [
+        _figures(name, run, found[name], difference) for name, run, difference in zip(found, where, over, strict=True)
+    ]
+
+
+def _figures(name: str, run: str, of: Float64, over: Difference | None) -> GenerationFigures:
+    accuracy, interval = statistics.accuracy(of)
+    bounds = None if interval is None else interval.bounds
+    return GenerationFigures(name=name, run=run, accuracy=accuracy, accuracy_interval=bounds, over=over)
+
+
+def _over(pair: tuple[str, str], found: dict[str, Float64]) -> Difference:
+    """The accuracy of the second over that of the first."""
+    before, after = pair
+    difference = statistics.difference(found[after], found[before])
+    return Difference(
+        of=after,
+        over=before,
+        accuracy=difference.accuracy,
+        interval=None if difference.interval is None else difference.interval.bounds,
+        resolved=difference.resolved,
+        examples_needed=difference.needed,
+    )
