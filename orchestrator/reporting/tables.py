@@ -14,6 +14,7 @@ from orchestrator.reporting.report import (
     CurvePoint,
     Difference,
     Report,
+    StudentFigures,
     System,
     best_member,
 )
@@ -62,7 +63,7 @@ def front(report: Report) -> Rows:
                 number("accuracy", student.test.accuracy),
                 _bounds(student.test.accuracy_interval),
                 f"{100 * (student.test.accuracy - baseline.test.accuracy):+.2f}",
-                percent(each.gain_transferred),
+                _transferred(each),
                 percent(student.test.accuracy / of_all if of_all else None),
                 "yes" if each.on_front else "no",
             ]
@@ -84,6 +85,12 @@ def differences(report: Report) -> Rows:
         answer = "yes" if report.resolved else "no"
         rows.append(["gain transferred", verdicts.transferred(accuracies(report)), bounds, answer])
     return rows
+
+
+def _transferred(of: StudentFigures) -> str:
+    """The share of the ensemble's gain, where that gain is resolved."""
+    may_be_chance = of.gain_transferred is not None and of.gain_transferred_interval is None
+    return "not resolved" if may_be_chance else percent(of.gain_transferred)
 
 
 def _sure(of: Difference) -> list[str]:

@@ -38,6 +38,11 @@ class Accuracies:
         """The differences whose interval holds 0."""
         return tuple(each for each in self.differences if not each.resolved and each.interval is not None)
 
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the ensemble's difference to the baseline is not resolved."""
+        return any((each.of, each.over) == ("ensemble", "baseline") for each in self.unresolved)
+
 
 NO_GAIN = "so there was no gain to transfer"
 
@@ -57,6 +62,22 @@ TRANSFER = {
     (-1, -1, -1): f"the ensemble is below the baseline, {NO_GAIN}; the student is below both.",
 }
 """By the signs of ensemble - baseline, student - baseline and student - ensemble: all possible orders."""
+
+MAY_BE_CHANCE = (
+    "the ensemble's difference to the baseline may be chance, so no share of a gain is given; the student is {}."
+)
+BESIDE = {
+    (1, 1): "above both",
+    (1, 0): "above the baseline and level with the ensemble",
+    (1, -1): "between the two",
+    (0, 1): "level with the baseline and above the ensemble",
+    (0, 0): "level with both",
+    (0, -1): "level with the baseline and below the ensemble",
+    (-1, 1): "between the two",
+    (-1, 0): "below the baseline and level with the ensemble",
+    (-1, -1): "below both",
+}
+"""By the signs of student - baseline and student - ensemble."""
 
 IN_A_TABLE = {
     (1, 1, -1): "{share}",
@@ -93,7 +114,11 @@ def lead(found: Accuracies, accuracy_name: str) -> str:
         f"The ensemble has {shown(found.ensemble)} {accuracy_name}, the hard-label baseline {shown(found.baseline)}, "
         f"the student {shown(found.student)}"
     )
-    transfer = TRANSFER[signs(found)].format(interval=_of_share(found.share), **gain(found))
+    order = signs(found)
+    if found.may_be_chance:
+        transfer = MAY_BE_CHANCE.format(BESIDE[order[1:]])
+    else:
+        transfer = TRANSFER[order].format(interval=_of_share(found.share), **gain(found))
     return f"{figures}: {transfer}{_of_members(found)}"
 
 
@@ -126,6 +151,8 @@ def rounded(count: int) -> int:
 
 def transferred(found: Accuracies) -> str:
     """The transferred share of the ensemble's gain, as a table cell."""
+    if found.may_be_chance:
+        return "not resolved"
     return IN_A_TABLE.get(signs(found), "no gain").format(**gain(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.observers import mlflow_descriptions
 from orchestrator.reporting import markdown, tables, verdict
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Report
+from orchestrator.reporting.report import Difference, Report
 from orchestrator.reporting.verdict import Accuracies
 
 
@@ -100,6 +101,30 @@ def test_every_order_has_its_sentence(figures: tuple[float, float, float], sente
     found = accuracies(*figures)
     assert verdict.of(found, "accuracy") == HAS.format(*map(verdict.shown, figures)) + sentence
     assert verdict.transferred(found) == cell
+
+
+@pytest.mark.parametrize(
+    ("student", "where"),
+    [
+        (0.97, "above both"),
+        (0.955, "between the two"),
+        (0.94, "below both"),
+        (0.96, "above the baseline and level with the ensemble"),
+        (0.95, "level with the baseline and below the ensemble"),
+    ],
+)
+def test_a_gain_that_may_be_chance_has_no_share(student: float, where: str) -> None:
+    unsure = Difference(
+        of="ensemble", over="baseline", accuracy=0.01, interval=(-0.01, 0.03), resolved=False, examples_needed=900
+    )
+    found = dataclasses.replace(accuracies(0.96, 0.95, student), differences=(unsure,))
+    words = verdict.of(found, "accuracy")
+    chance = "the ensemble's difference to the baseline may be chance, so no share of a gain is given"
+    assert f": {chance}; the student is {where}." in words
+    assert "reached" not in words and "some 900 test examples would resolve it" in words
+    assert verdict.transferred(found) == "not resolved"
+    sure = dataclasses.replace(unsure, interval=(0.005, 0.015), resolved=True)
+    assert "may be chance" not in verdict.of(dataclasses.replace(found, differences=(sure,)), "accuracy")
 
 
 def test_no_order_is_left_out() -> None:
