@@ -123,7 +123,7 @@ def test_a_gain_that_may_be_chance_has_no_share(student: float, where: str) -> N
     assert f": {chance}; the student is {where}." in words
     assert "reached" not in words and "some 900 test examples would resolve it" in words
     assert verdict.transferred(found) == "not resolved"
-    sure = dataclasses.replace(unsure, interval=(0.005, 0.015), resolved=True)
+    sure = unsure.model_copy(update={"interval": (0.005, 0.015), "resolved": True})
     assert "may be chance" not in verdict.of(dataclasses.replace(found, differences=(sure,)), "accuracy")
 
 
