@@ -32,7 +32,7 @@ from orchestrator.reporting.report import Difference, GenerationFigures, MemberW
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import costs, members, preflight, students
+from orchestrator.stages import costs, drawings, members, preflight, students
 from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import (
@@ -209,6 +209,7 @@ def _report(run: Context, given: Results) -> Report:
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
+        figures=drawings.drawn(run, student.member),
         **appendix(run, given[EVALUATION].agreement, given[BASELINE], student),
     )
     if run.students:

@@ -429,6 +429,9 @@ class ReportSpec(Spec):
     examples: Annotated[Whole, Field(le=50)] = 4
     """Test examples that the report shows of each kind: lost by the student, gained by it, answered most unlike the
     ensemble. They lie in `report.json` and `report.html`, and go to MLflow with them; 0: none."""
+    figures: tuple[FactorySpec, ...] = ()
+    """Functions `(student, x, y, **kwargs)` of the student's torch module and the test split, which return a figure of
+    matplotlib, or several by title. The report and MLflow show them."""
     image_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
     """The shape as which the report draws an example that is a flat row of pixels, such as `[28, 28]` or
     `[3, 32, 32]`. Left out: rows are not drawn, and examples of such shapes are."""

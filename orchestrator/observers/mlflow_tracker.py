@@ -6,6 +6,8 @@ continues: `events.jsonl` and the report hold everything that the tracker lacks.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import logging
 import re
@@ -340,6 +342,8 @@ class Tracker:
             self.client.log_batch(run_id, metrics=metrics)
 
     def _summarise(self, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
+        from PIL import Image
+
         cost = report.total_cost
         figures = {f"{role}_{TEST_ACCURACY}": report.system(role).test.accuracy for role in COMPARED}
         figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
@@ -365,6 +369,9 @@ class Tracker:
             self.client.log_text(self.run_id, written(report), name)
         for name, figure_ in plots.figures(report, histories).items():
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
+        for number, each in enumerate(report.figures):
+            image = Image.open(io.BytesIO(base64.b64decode(each.image)))
+            self.client.log_image(self.run_id, image, f"plots/figure-{number + 1}.png")
         note = mlflow_descriptions.note(report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(self.run_id, NOTE, note)
 

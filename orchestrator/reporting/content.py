@@ -41,6 +41,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure of the user's. image: a PNG in base64."""
+
+    title: str
+    image: str
+    kind: ClassVar[str] = "picture"
+
+
+@dataclass(frozen=True)
 class Row:
     """Blocks side by side where there is room."""
 
@@ -88,7 +97,7 @@ class Cards:
     kind: ClassVar[str] = "cards"
 
 
-Block: TypeAlias = "Text | Table | Figure | Row | Code | Cards"
+Block: TypeAlias = "Text | Table | Figure | Picture | Row | Code | Cards"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from orchestrator.reporting import sections
-from orchestrator.reporting.content import Answer, Block, Card, Cards, Code, Figure, Row, Section, Table, Text
+from orchestrator.reporting.content import Answer, Block, Card, Cards, Code, Figure, Picture, Row, Section, Table, Text
 from orchestrator.reporting.report import Report
 
 MOST_CELLS = 200
@@ -70,6 +70,7 @@ RENDERED: dict[str, Callable[[Any], str]] = {
     Text.kind: _text,
     Table.kind: table,
     Figure.kind: lambda block: "",
+    Picture.kind: lambda block: f"{_line(block.title)}: a picture in `report.html`.\n",
     Row.kind: lambda block: _blocks(block.blocks),
     Code.kind: _code,
     Cards.kind: _cards,

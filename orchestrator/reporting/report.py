@@ -175,6 +175,13 @@ class DifferingExample(BaseModel):
     """The first values of an example that is neither text nor image."""
 
 
+class DrawnFigure(BaseModel):
+    """A figure of `report.figures`. image: a PNG in base64."""
+
+    title: str
+    image: Annotated[str, Field(pattern="^[A-Za-z0-9+/=]*$")]
+
+
 class EpochFigures(BaseModel):
     """One epoch of training."""
 
@@ -317,6 +324,8 @@ class Report(BaseModel):
     """Of ensemble and student; None where predictions are too large to be kept, and in reports of earlier versions."""
     examples: list[DifferingExample] = []
     """As many of each kind as `report.examples` asks for, the most divergent first."""
+    figures: list[DrawnFigure] = []
+    """Those of `report.figures`."""
     training: dict[str, list[EpochFigures]] = {}
     """The epochs of baseline and student, thinned out where there are many."""
     origin: Origin | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.reporting import by_class, charts, tables, verdict
 from orchestrator.reporting.answers import answers
 from orchestrator.reporting.by_class import name as class_name
-from orchestrator.reporting.content import Block, Card, Cards, Code, Document, Guess, Row, Section, Table, Text
+from orchestrator.reporting.content import Block, Card, Cards, Code, Document, Guess, Picture, Row, Section, Table, Text
 from orchestrator.reporting.report import COMPARED, FIGURED, DifferingExample, Report, SoftTargets
 
 LONG = 16
@@ -221,6 +221,13 @@ def _card(report: Report, of: DifferingExample) -> Card:
     )
 
 
+def drawn(report: Report) -> Section | None:
+    """The user's own figures."""
+    if not report.figures:
+        return None
+    return Section("Figures", [Picture(each.title, each.image) for each in report.figures])
+
+
 def training(report: Report) -> Section | None:
     figures = charts.training(report)
     return Section("Training", [Row(figures)]) if figures else None
@@ -284,7 +291,7 @@ def again(report: Report) -> Section | None:
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     systems, differences, several_students, generations, over_seeds, beside_paper, speed, worth, reliability, classes,
-    inherited, examples, training, costs, again,
+    inherited, examples, drawn, training, costs, again,
 )  # fmt: skip
 """In the order in which a reader asks."""
 BRIEF: tuple[Callable[[Report], Section | None], ...] = (

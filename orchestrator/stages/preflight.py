@@ -20,7 +20,7 @@ from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherSystem, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
-from orchestrator.stages import logits_room
+from orchestrator.stages import drawings, logits_room
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
 from workers.data import labels
@@ -98,6 +98,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
+    drawings.check(config.report.figures)
     sequences.check(config.models, dataset)
     roles = _roles(config, dataset)
     notes = _check_models(config, dataset, roles)
