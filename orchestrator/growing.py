@@ -55,12 +55,17 @@ def grown(config: RunConfig, *, fresh: bool, verbose: bool, screen: Screen) -> G
 
 def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
     """What one more member is expected to add in accuracy to the first 2, 3, ... `count`; the first entry is of 2."""
-    few = _of_size(config, count).model_copy(update={"name": f"{config.name}-grown", "seeds": 1, "students": None})
+    few = _of_size(config, count).model_copy(update={"name": rounds_of(config), "seeds": 1, "students": None})
     found = pipeline.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
     assert found.worth is not None
     singles = [each.of_blocks for each in found.sums.values()][:count]
     together = [each.of_blocks for each in found.worth.best]
     return [next_worth(singles[:k], together[k - 1], config.seed) for k in range(2, count + 1)]
+
+
+def rounds_of(config: RunConfig) -> str:
+    """The name of the runs of members alone."""
+    return f"{config.name}-grown"
 
 
 def _of_size(config: RunConfig, count: int) -> RunConfig:

@@ -101,7 +101,8 @@ def _from_shapes(config: RunConfig, dataset: Dataset, machines: Machines, asked:
     """All runs, with rates from the operations of each network."""
 
     def timed(of: RunConfig) -> Timed:
-        case = _case(of, dataset, machines, asked)
+        own = dataset if of.every_split == config.every_split else datasets.load(of.every_split, of.seed)
+        case = _case(of, own, machines, asked)
         return Timed(case, estimated.of_shapes(case.config, case.plan, case.profiles, asked.gpu_flops))
 
     return Runs(timed(config), {name: timed(each) for name, each in config.of_students().items()})

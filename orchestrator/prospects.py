@@ -9,7 +9,7 @@ measured on the validation split, since the answer decides whether the others ar
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator import pipeline
@@ -21,6 +21,7 @@ from orchestrator.reporting.content import Rows
 from orchestrator.reporting.verdict import interval
 from workers.errors import RequestError
 from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, forecast
+from workers.evaluation.tasks import ENSEMBLE, Totals
 from workers.models import predictor
 from workers.seeds import seeded
 from workers.specs import AnyModel, TrainingSpec
@@ -29,6 +30,8 @@ TRAINED = 3
 """Members that are trained, where the ensemble has more."""
 LONGER = 2
 """How many times as long the network trains that is compared with the members."""
+LEAST_RATIO = 1.5
+"""How much larger a larger network is at least; a smaller step says nothing of a much larger one."""
 TRAINING, SIZE = "training", "size"
 """What a single network has more of, in the words of the verdict."""
 
@@ -72,12 +75,18 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
         (MEMBERS, HELD_OUT),
         options,
     )
-    found = results[HELD_OUT]
-    assert found.worth is not None
-    sums = [each.of_blocks for each in found.sums.values()]
     more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
-    rivals = {name: Single(more=more[name], sums=of) for name, of in zip(singles, sums[trained:], strict=True)}
-    return forecast(sums[:trained], found.worth.best[trained - 1].of_blocks, rivals, count, config.seed)
+    return foreseen(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)
+
+
+def foreseen(found: Totals, more: Mapping[str, float], count: int, seed: int) -> Forecast:
+    """The forecast from what was measured: the members, then single networks. more: what each of these has more of, and
+    how many times as much."""
+    assert found.worth is not None
+    sums = [of.of_blocks for name, of in found.sums.items() if name != ENSEMBLE]
+    trained = len(sums) - len(more)
+    rivals = {name: Single(more=times, sums=of) for (name, times), of in zip(more.items(), sums[trained:], strict=True)}
+    return forecast(sums[:trained], found.worth.best[trained - 1].of_blocks, rivals, count, seed)
 
 
 def _groups(config: RunConfig, asked: Asked, trained: int) -> tuple[MemberGroup, dict[str, MemberGroup]]:
@@ -104,10 +113,10 @@ def _check_larger(model: AnyModel, larger: AnyModel) -> None:
     if model.learner != "network" or larger.learner != "network":
         raise RequestError("--larger: the size of a network is known, that of another model is not. Leave it out.")
     ratio = _ratio([model, larger])
-    if ratio <= 1:
+    if ratio < LEAST_RATIO:
         raise RequestError(
-            f"--larger: the network has {ratio:.3g} times the weights of a member; expected more, such as a key of "
-            "`ensemble.model.kwargs` that makes it wider."
+            f"--larger: the network has {ratio:.3g} times the weights of a member; expected at least {LEAST_RATIO:g} "
+            "times, such as by a key of `ensemble.model.kwargs` that makes it wider."
         )
 
 

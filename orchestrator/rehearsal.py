@@ -127,6 +127,7 @@ def _shortened(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "seeds": 1,
+            "evaluation": config.evaluation.model_copy(update={"corrected_classes": ()}),
             "ensemble": _smaller(config).model_copy(update=few),
             "student": student.model_copy(update=of_student),
         }

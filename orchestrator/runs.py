@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
-from orchestrator.growing import grown
+from orchestrator.growing import grown, rounds_of
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import REPORT, STAGES, Options, executed
 from orchestrator.reporting.report import Report
@@ -31,8 +33,7 @@ def run(
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
     screen = screen or Screen(quiet=True)
-    further = (*config.of_seeds(), *config.of_students().values(), *config.of_generations())
-    for each in (config, *further):  # before the first of them trains
+    for each in _all(config):  # before the first of them trains
         lock.check_free(each.folder)
         owned.check(each, fresh=fresh)
     preflight.check_further(config, screen.wait_for)
@@ -57,3 +58,14 @@ def run(
         note=note,
     )
     return executed(config, STAGES, options)[REPORT]
+
+
+def _all(config: RunConfig) -> Iterator[RunConfig]:
+    """Every run whose folder this one writes to, itself included."""
+    yield config
+    if config.ensemble.stop_when_flat is not None:
+        yield config.model_copy(update={"name": rounds_of(config)})
+    if config.generations > 1:
+        yield config.of_all_generations()
+    for each in (*config.of_seeds(), *config.of_students().values(), *config.of_generations()):
+        yield from _all(each)

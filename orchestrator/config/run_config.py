@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from orchestrator.config import loading, yaml_text
 from orchestrator.config.explain import explained
 from orchestrator.config.schema import (
+    CORRECTED,
     NAME,
     PREVIOUS,
     STORAGE,
@@ -80,6 +81,15 @@ class RunConfig(Spec):
     def _one_form(self) -> RunConfig:
         if self.students is not None and next(iter(self.students.values())) != self.student:
             raise ValueError("`students` takes the place of `student`; give one of both")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> RunConfig:
+        if self.evaluation.corrected_classes and any(f"{STUDENT}-{name}" == CORRECTED for name in self.students or ()):
+            raise ValueError(
+                f"`students` has a name that makes a system `{CORRECTED}`, which `evaluation.corrected_classes` makes; "
+                "expected another"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import CORRECTED
 from orchestrator.reporting import tables
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.plots import OVERVIEW
@@ -82,6 +83,7 @@ def note(report: Report, runs: Mapping[str, str], experiment: str, parent: str) 
     return "\n\n".join(
         [
             f"{lost}**{tables.verdict(report)}**",
+            *report.notes,
             "```\n" + _aligned(compared) + "\n```",
             f"![the same in pictures](get-artifact?path=plots%2F{OVERVIEW}&run_uuid={parent})",
             " · ".join(_link(report.system(role), base, runs) for role in COMPARED),
@@ -104,7 +106,8 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
         "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
         "further": "A finished model that is measured beside them.",
     }
-    return f"{of[system.role]} Part of [{report.name}]({base}/{parent})."
+    what = "The student with a bias for some classes." if system.name == CORRECTED else of[system.role]
+    return f"{what} Part of [{report.name}]({base}/{parent})."
 
 
 def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:

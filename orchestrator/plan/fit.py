@@ -18,9 +18,9 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
     """
     case = runs.first.case
     if free is not None and found.stored > free:
-        largest = max(found.stages, key=lambda each: each.stored)
+        largest = max(outlook(case, runs.first.rates).stages, key=lambda each: each.stored)
         yield (
-            f"storage: the run stores {size(found.stored)}, of which {largest.name} {size(largest.stored)}, and "
+            f"storage: the run stores {size(found.stored)}, with {size(largest.stored)} for {largest.name}, and "
             f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
             + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
         )

@@ -279,12 +279,18 @@ def _soft_targets(case: Case, rates: Rates) -> PlannedStage:
 
 def _evaluation(case: Case, rates: Rates) -> PlannedStage:
     row = round(4 * case.data.classes * case.data.positions)
-    seconds = 2 * case.work.test * rates.baseline.example_s / BACKWARD
+    predicted = 2 * case.work.test
+    if case.config.evaluation.corrected_classes:  # predicted on the training split, too, and kept once more of test
+        predicted += case.work.train
+        kept = predicted + case.work.test
+    else:
+        kept = predicted
+    seconds = predicted * rates.baseline.example_s / BACKWARD
     return PlannedStage(
         name="evaluation",
         where="1 task at a time",
         seconds=rates.evaluation_s + seconds,
-        stored=2 * case.work.test * row,
+        stored=kept * row,
     )
 
 

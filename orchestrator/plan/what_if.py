@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.cluster import resources
 from orchestrator.config.schema import FIRST_MEMBERS
 from orchestrator.plan.facts import Facts
 from orchestrator.plan.outlook import Case, Outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.whole import Runs, whole
 from workers.errors import RequestError
+from workers.training import objective
 
 TOP_K = 64
 """Probabilities of a row that the variation with compressed soft targets stores."""
@@ -67,11 +69,12 @@ def smallest(of: Outlook, found: Sequence[Variation]) -> Variation | None:
 
 
 def _flat(case: Case) -> Case | None:
-    """The least number of members that `stop_when_flat` trains."""
+    """The members of the first round alone."""
     ensemble = case.config.ensemble
-    if ensemble.stop_when_flat is None or ensemble.count is None or ensemble.count <= FIRST_MEMBERS:
+    first = max(FIRST_MEMBERS, resources.at_once(case.plan.teachers, case.machines))
+    if ensemble.stop_when_flat is None or ensemble.count is None or ensemble.count <= first:
         return None
-    return _configured(case, ensemble=ensemble.model_copy(update={"size": FIRST_MEMBERS}))
+    return _configured(case, ensemble=ensemble.model_copy(update={"size": first}))
 
 
 def _more_teachers(case: Case) -> Case:
@@ -84,7 +87,8 @@ def _more_teachers(case: Case) -> Case:
 
 def _more_workers(case: Case) -> Case | None:
     """Twice the student's workers, on as many more nodes."""
-    if case.config.student.model.learner != "network":
+    whole = any(objective.build(stage.loss).whole_batch for stage in case.config.training_stages)
+    if case.config.student.model.learner != "network" or whole:
         return None
     student = case.config.student.model_copy(update={"num_workers": 2 * case.plan.student.most})
     return _with_more(_configured(case, student=student), "student")
@@ -116,7 +120,7 @@ def _configured(case: Case, **update: object) -> Case:
 
 
 CHANGES: Mapping[str, Callable[[Case], Case | None]] = {
-    f"`stop_when_flat` stops at {FIRST_MEMBERS} members": _flat,
+    "`stop_when_flat` stops after its first round": _flat,
     "twice the nodes for members": _more_teachers,
     "twice the student's workers, on more nodes": _more_workers,
     "distillation.dtype: float16": _halved,

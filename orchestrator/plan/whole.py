@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.config.schema import StudentSpec
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
-from orchestrator.plan.rates import Rates
+from orchestrator.plan.plan import plan
+from orchestrator.plan.rates import BACKWARD, Rates
 
-ONCE = ("tokens", "members")
-"""Stages of the first generation alone."""
 SHARED = ("tokens", "members", "predictions", "soft targets")
 """Stages that a further student reuses."""
 
@@ -45,27 +45,45 @@ def whole(runs: Runs) -> Outlook:
     run = outlook(runs.first.case, runs.first.rates)
     stages, seconds = list(run.stages), run.seconds
     for name, student in runs.students.items():
+        reused = (*SHARED, *(["baseline"] if _same_baseline(student.case.config.student, config.student) else []))
         of = outlook(student.case, student.rates).stages
-        own = [replace(stage, name=f"{stage.name}-{name}") for stage in of if stage.name not in SHARED]
+        own = [replace(stage, name=f"{stage.name}-{name}") for stage in of if stage.name not in reused]
         stages += own
         seconds += sum(stage.seconds for stage in own)
-    for what, times, again in (
-        ("generation", config.generations - 1, [stage for stage in stages if stage.name not in ONCE]),
-        ("seed", config.seeds - 1, stages),
-    ):
-        if times:
-            more = _repeated(f"{times} more {what}{'s' * (times > 1)}", again, times)
-            stages = [*stages, more]
-            seconds += more.seconds
+    if config.generations > 1:
+        later = _later_generation(runs.first)
+        stages.append(_repeated("generation", later.stages, later.seconds, config.generations - 1))
+        seconds += stages[-1].seconds
+    if config.seeds > 1:
+        stages.append(_repeated("seed", stages, seconds, config.seeds - 1))
+        seconds += stages[-1].seconds
     return replace(run, stages=tuple(stages), seconds=seconds, price=price(stages, config.report))
 
 
-def _repeated(name: str, stages: Sequence[PlannedStage], times: int) -> PlannedStage:
-    """Several stages so many times more, as one stage; a pass is taken as one that the student waits for."""
+def _same_baseline(one: StudentSpec, other: StudentSpec) -> bool:
+    """Whether both students have one baseline, which is then trained once."""
+    return all(getattr(one, key) == getattr(other, key) for key in ("model", "initial", "seed", "num_workers")) and (
+        one.baseline_training or one.training
+    ) == (other.baseline_training or other.training)
+
+
+def _later_generation(first: Timed) -> Outlook:
+    """The outlook of a generation whose only teacher is the student of the one before."""
+    case, rates = first.case, first.rates
+    config = case.config.of_generations()[1]
+    student = case.profiles["student.model"]
+    profiles = dict.fromkeys((f"{key}.model" for key in (*config.ensemble.keys(), "student")), student)
+    later = replace(case, config=config, plan=plan(config, case.facts), profiles=profiles)
+    forward_s = rates.baseline.example_s / BACKWARD
+    return outlook(later, replace(rates, tokens_s=0.0, members=(None,), forward_s=forward_s))
+
+
+def _repeated(what: str, stages: Sequence[PlannedStage], seconds: float, times: int) -> PlannedStage:
+    """Several stages so many times more, as one. seconds: of all of them once; some may overlap."""
     return PlannedStage(
-        name=name,
+        name=f"{times} more {what}{'s' * (times > 1)}",
         where="as above",
-        seconds=times * sum(each.seconds for each in stages),
+        seconds=times * seconds,
         core_hours=times * sum(each.core_hours for each in stages),
         gpu_hours=times * sum(each.gpu_hours for each in stages),
         moved=times * sum(each.moved for each in stages),

@@ -28,7 +28,7 @@ from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
 from workers import ensemble as ensembles
 from workers import storage
-from workers.artifacts import catalogue
+from workers.artifacts import catalogue, store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data import labels
@@ -216,20 +216,24 @@ def compare_systems(
 def _corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> float | None:
     """The bias of `evaluation.corrected_classes`; the student's predictions with it join the records of the test split.
 
-    None without such classes, or where predictions are too large to be kept.
+    None without such classes.
     """
     classes = run.config.evaluation.corrected_classes
-    train = _predict(run, [student], "train", place).records if classes and records else {}
-    if not train:
+    if not classes:
         return None
     ids = labels.ids_of("evaluation.corrected_classes", classes, run.dataset.classes, run.dataset.label_names)
     record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
     digests = {split: run.dataset.digests[split] for split in ("train", "test")}
     key = PREDICTIONS.key(**teacher.follows_from(student[0]), precision=student[1].precision, classes=ids, data=digests)
-    job = jobs.Correction(ids, train["student"], records["student"], (record, key))
-    (bias,) = _asked(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place).values()
+    if run.artifacts.obtain(key, partial(_record, CORRECTED, "test")) is None:
+        train = _predict(run, [student], "train", place).records
+        job = jobs.Correction(ids, train["student"], records["student"], (record, key))
+        _asked(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place)
+        run.artifacts.register(key, paths.predictions(CORRECTED, "test"))
     records[CORRECTED] = record
-    return float(bias)
+    kept = store.read(record, PREDICTIONS)
+    assert kept is not None, "it was committed above, or found"
+    return float(kept.facts["bias"])
 
 
 def _of_bias(run: Context, bias: float | None) -> str:

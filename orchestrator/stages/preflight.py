@@ -21,12 +21,14 @@ from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherS
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import drawings, logits_room
+from orchestrator.stages.evaluation import KEPT_BYTES
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
 from workers.data import labels
 from workers.data.dataset import Dataset, Split
+from workers.data.memory import size
 from workers.errors import RequestError
-from workers.evaluation import custom_metrics
+from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seeded
 from workers.signals import BESIDE
@@ -92,9 +94,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     size = _known_size(config, machines)
     room = logits_room.check(config, dataset, size) if size is not None else ()
     _check_objective(config, dataset)
-    labels.ids_of(
-        "evaluation.corrected_classes", config.evaluation.corrected_classes, dataset.classes, dataset.label_names
-    )
+    _check_bias(config, dataset)
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         _check_metric(metric)
@@ -184,14 +184,29 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
             terms.check(stage.loss, stage.training, steps, dataset.classes)
 
 
+def _check_bias(config: RunConfig, dataset: Dataset) -> None:
+    """Raise `RequestError` where no bias can be found for `evaluation.corrected_classes`."""
+    wanted, key = config.evaluation.corrected_classes, "evaluation.corrected_classes"
+    if not wanted:
+        return
+    bias.check(dataset.train.y, labels.ids_of(key, wanted, dataset.classes, dataset.label_names))
+    for name in ("train", "test"):
+        held = 4 * len(getattr(dataset, name).y) * dataset.classes
+        if held > KEPT_BYTES:
+            raise RequestError(
+                f"{key}: the student's predictions of the {name} split take {size(held)}; expected at most "
+                f"{size(KEPT_BYTES)}, which are kept. Leave it out, or give a smaller `{name}`."
+            )
+
+
 def _check_pieces(stage: TrainingStage, training: TrainingSpec, workers: int) -> None:
     """Raise `RequestError` where batches are cut, and a term relates all examples of a batch to each other."""
-    whole = [each.label for each in objective.build(stage.loss).terms if each.term.whole_batch]
+    whole = objective.build(stage.loss).whole_batch
     pieces = training.micro_batch_size
     if whole and (workers > 1 or (pieces is not None and pieces < training.batch_size)):
         cut = f"student.num_workers: {workers}" if workers > 1 else f"micro_batch_size: {pieces}"
         raise RequestError(
-            f"{cut}: the term '{whole[0]}' relates all examples of a batch to each other, so that another number of "
+            f"{cut}: the term '{whole}' relates all examples of a batch to each other, so that another number of "
             "pieces would give another student. Expected one worker, without `micro_batch_size`."
         )
 

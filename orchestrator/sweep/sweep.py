@@ -52,13 +52,13 @@ RECORD, TEXT, MAPS = "sweep.json", "sweep.md", {"student": "student.png", "gain_
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A request. path: of the configuration. over: axes as in `--over`. trials: of a search; None: the whole grid.
-    batch: trials that a search proposes at a time."""
+    batch: trials that a search proposes at a time; None: `BATCH`."""
 
     path: str
     overrides: Sequence[str] = ()
     over: Sequence[str] = ()
     trials: int | None = None
-    batch: int = BATCH
+    batch: int | None = None
 
 
 def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> tuple[Sweep, str]:
@@ -71,7 +71,9 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
     """
     screen = screen or Screen(quiet=True)
     axes = grid.axes(asked.over, trials=asked.trials)
-    if asked.batch < 1:
+    if asked.batch is not None and asked.trials is None:
+        raise RequestError("--batch: a grid proposes all its points; it belongs to a search with `--trials N`.")
+    if asked.batch is not None and asked.batch < 1:
         raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
     common = [*asked.overrides, *_keeping(asked, axes)]
     _check(asked.path, base.name, common, axes)
@@ -90,7 +92,11 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         maps: dict[str, Figure] = {}
         try:
             address = ray.get_runtime_context().gcs_address
-            proposals = of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, asked.batch, base.seed)
+            proposals = (
+                of_grid(axes)
+                if asked.trials is None
+                else of_search(axes, asked.trials, asked.batch or BATCH, base.seed)
+            )
             of_runs = Processes(address, tracked.run_id, verbose)
             runs = Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen)
             found = _run(proposals, runs)

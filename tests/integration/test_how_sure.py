@@ -65,8 +65,9 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "runs/small/report.json").is_file()  # which `worth` leaves alone
     for asked, expected in (
         (["--members", "2"], "expected at least 3"),
-        (["--larger", "ensemble.model.kwargs.hidden=2"], "times the weights of a member; expected more"),
+        (["--larger", "ensemble.model.kwargs.hidden=2"], "times the weights of a member; expected at least 1.5"),
         (["--larger", "ensemble.model.gone=2"], "ensemble.model.gone"),
+        (["--larger", "ensemble.training.epochs=9"], "expected a key that begins with ensemble.model."),
     ):
         assert main(["worth", str(path), *asked]) == 2
         assert expected in capsys.readouterr().err

@@ -48,9 +48,10 @@ def test_wrong_classes_start_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     for key, expected in (
         (
             "evaluation.corrected_classes=[7]",
-            "evaluation.corrected_classes: no class is 7; expected a number from 0 to 2",
+            "evaluation.corrected_classes: there is no class 7; expected a number from 0 to 2",
         ),
-        ("data.transfer_without=[7]", "data.transfer_without: no class is 7"),
+        ("evaluation.corrected_classes=[0, 1, 2]", "100% of the training labels are of these classes"),
+        ("data.transfer_without=[7]", "data.transfer_without: there is no class 7"),
     ):
         assert main(["run", path, "--set", key]) == 2
         assert expected in capsys.readouterr().err

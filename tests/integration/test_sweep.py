@@ -66,6 +66,7 @@ def test_wrong_sweeps_start_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--over", "distillation.temperature=0,2"], "distillation.temperature"),
         (["--over", "distillation.temperature="], "expected KEY=V1,V2"),
         (["--over", "distillation.temperature=1..4"], "expected `--trials N`"),
+        (["--over", "distillation.temperature=1,2", "--batch", "2"], "it belongs to a search with `--trials N`"),
         (
             ["--over", "distillation.temperature=1..4", "--trials", "2", "--batch", "0"],
             "--batch: 0; expected at least 1",

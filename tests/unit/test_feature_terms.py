@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +105,53 @@ def test_the_gradient_leads_to_the_teacher(name: str) -> None:
     states = student.hidden_states[-1].clone().requires_grad_()
     term = prepared(name, student, teacher)
     batch = Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher)
-    first = math.inf
     for _ in range(200):
         total, count = term(Outputs(student.logits, (states, states)), batch)
-        first = min(first, total.item() / count)
         (gradient,) = torch.autograd.grad(total / count, states)
         states = (states - 2.0 * gradient).detach().requires_grad_()
     assert torch.isfinite(states).all() and total.item() / count < 0.5 * value_of(term, student, teacher)
 
 
+LENGTHS = [3, 2, 3, 1]
+PADDED = torch.arange(3)[None] < torch.tensor(LENGTHS)[:, None]
+
+
+@pytest.mark.parametrize("name", ["attention_transfer", "channel_kl", "relational_distance", "relational_angle"])
+def test_padding_does_not_count(name: str) -> None:
+    """Sequences of one to three elements: other values in their padding change nothing."""
+    draw = torch.Generator().manual_seed(3)
+    states = [torch.randn(B, 3, 4, generator=draw) for _ in range(2)]
+
+    def value(of: list[Tensor]) -> float:
+        student, teacher = (Outputs(torch.zeros(B, 3), (each,), mask=PADDED) for each in of)
+        term = TERMS[name]()
+        term.prepare(student, teacher)
+        total, count = term(student, Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher))
+        return total.item() / count
+
+    other = [each.clone() for each in states]
+    for each in other:
+        each[1, 2] += 7.0
+    assert value(states) == pytest.approx(value(other), rel=1e-6) and value(states) > 1e-6
+    unpadded = [each.clone() for each in states]
+    unpadded[0][1, 1] += 7.0
+    assert value(unpadded) != pytest.approx(value(states), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["attention_transfer", "relational_distance", "relational_angle"])
+def test_terms_without_a_projection_take_none(name: str) -> None:
+    with pytest.raises(TypeError, match="project"):
+        TERMS[name](project=True)
+
+
+def test_relations_of_a_map_and_a_vector() -> None:
+    vectors = Outputs(torch.zeros(B, 3), (torch.randn(B, 6, dtype=torch.float64),))
+    assert value_of(prepared("relational_distance", maps(5, 0), vectors), maps(5, 0), vectors) > 0.0
+
+
 def test_what_cannot_be_compared() -> None:
     vectors = Outputs(torch.zeros(B, 3), (torch.randn(B, 5),))
-    with pytest.raises(RequestError, match="has one state for each"):
+    with pytest.raises(RequestError, match="has a single state for each example"):
         prepared("attention_transfer", vectors, vectors)
     with pytest.raises(RequestError, match="`temperature: 0`"):
         TERMS["channel_kl"](temperature=0)

@@ -184,7 +184,10 @@ def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None
     of = case(tmp_path, seeds=3, report={"core_hour_price": 0.1})
     slow = replace(RATES, baseline=TrainingRate(start_s=5.0, example_s=0.02), evaluation_s=8.0)
     main, other = outlook(of, RATES), outlook(of, slow)
-    found = whole(Runs(Timed(of, RATES), {"tiny": Timed(of, slow)}))
+    tiny = replace(
+        of, config=of.config.model_copy(update={"student": of.config.student.model_copy(update={"seed": 1})})
+    )
+    found = whole(Runs(Timed(of, RATES), {"tiny": Timed(tiny, slow)}))
     ours = ("baseline", "student", "evaluation")
     assert [each.name for each in found.stages] == [
         *(each.name for each in main.stages),
@@ -195,12 +198,19 @@ def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None
     assert found.seconds == pytest.approx(3 * once)
     assert found.stored == pytest.approx(3 * (main.stored + sum(s.stored for s in other.stages if s.name in ours)))
     assert found.price == pytest.approx(0.1 * found.core_hours) and found.core_hours > 3 * main.core_hours
-    (wider, *_) = variations(Runs(Timed(of, RATES), {"tiny": Timed(of, slow)}))
+    (wider, *_) = variations(Runs(Timed(of, RATES), {"tiny": Timed(tiny, slow)}))
     assert wider.change == "twice the nodes for members" and once < wider.outlook.seconds < found.seconds
     born_again = case(tmp_path, generations=3)
-    again = whole(alone(born_again))
+    again, taught_by_one = whole(alone(born_again)), replace(RATES, forward_s=0.002 / BACKWARD)
+    one = seconds(outlook(case(tmp_path, ensemble__size=1), taught_by_one))
     assert again.stages[-1].name == "2 more generations"
-    assert again.seconds == pytest.approx(3 * main.seconds - 2 * seconds(main)["members"])
+    assert again.seconds == pytest.approx(main.seconds + 2 * (sum(one.values()) - one["members"]))
+    streaming = case(tmp_path, seeds=3, distillation__stream=True)
+    assert whole(alone(streaming)).seconds == pytest.approx(3 * outlook(streaming, RATES).seconds)
+    other = of.config.student.model_copy(update={"baseline_training": of.config.student.training})
+    shared = replace(of, config=of.config.model_copy(update={"student": other}))
+    both = whole(Runs(Timed(of, RATES), {"tiny": Timed(shared, RATES)}))
+    assert "student-tiny" in seconds(both) and "baseline-tiny" not in seconds(both)
     little = replace(of, facts=replace(of.facts, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False)))
     both = Runs(Timed(little, RATES), {"tiny": Timed(little, RATES)})
     names = [each.split(":")[0] for each in misfits(both, found, free=None)]
@@ -210,7 +220,7 @@ def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None
 def test_an_ensemble_that_grows_is_planned_in_full_and_at_its_least(tmp_path: Path) -> None:
     of = case(tmp_path, ensemble__stop_when_flat=0.1)
     found = {each.change: each for each in variations(alone(of))}
-    least = found["`stop_when_flat` stops at 3 members"]
+    least = found["`stop_when_flat` stops after its first round"]
     fixed = case(tmp_path, ensemble__size=3)
     assert least.outlook.seconds == pytest.approx(outlook(fixed, RATES).seconds)
     assert least.outlook.seconds < outlook(of, RATES).seconds

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from orchestrator import prospects as command
 from workers.evaluation import metrics, prospects
-from workers.evaluation.metrics import Blocks
+from workers.evaluation.metrics import Blocks, Sums
+from workers.evaluation.tasks import Totals
 
 Float64 = NDArray[np.float64]
 CLASSES, NOISE = 6, 0.7
@@ -21,11 +24,16 @@ def logits(labels: NDArray[np.int64], difficulty: Float64, members: int, seed: i
     return 2.2 * np.eye(CLASSES)[labels] + difficulty + own
 
 
-def sums(given: Float64, labels: NDArray[np.int64]) -> Float64:
-    """[B, COLUMNS] of an ensemble of these networks [m, N, K]."""
+def sums_of(given: Float64, labels: NDArray[np.int64]) -> Sums:
+    """Of an ensemble of these networks [m, N, K]."""
     p = np.exp(given - given.max(axis=2, keepdims=True))
     mean = np.log((p / p.sum(axis=2, keepdims=True)).mean(axis=0))
-    return metrics.measure(mean, labels, Blocks(np.arange(len(labels)), len(labels))).of_blocks
+    return metrics.measure(mean, labels, Blocks(np.arange(len(labels)), len(labels)))
+
+
+def sums(given: Float64, labels: NDArray[np.int64]) -> Float64:
+    """[B, COLUMNS] of an ensemble of these networks [m, N, K]."""
+    return sums_of(given, labels).of_blocks
 
 
 def data(n: int, seed: int) -> tuple[NDArray[np.int64], Float64]:
@@ -79,6 +87,21 @@ def test_a_single_network_is_beaten_or_not() -> None:
     shown = [row[:2] for row in command.rows(found)]
     assert ["one network, 2 times the training", f"{100 * longer.measured.value:.2f}"] in shown
     assert ["one network, 10 times the size, foreseen", f"{100 * larger.as_much.value:.2f}"] in shown
+
+
+@pytest.mark.parametrize("more", [{}, {"training": 2.0}, {"training": 2.0, "size": 3.0}])
+def test_the_forecast_of_what_was_measured(more: dict[str, float]) -> None:
+    """Sums are of members, then of single networks, then of all together."""
+    labels, difficulty = data(500, 3)
+    networks = logits(labels, difficulty, 3 + len(more), 4)
+    singles = {f"member-{k}": sums_of(networks[k : k + 1], labels) for k in range(len(networks))}
+    best = [sums_of(networks[: k + 1], labels) for k in range(len(networks))]
+    worth = SimpleNamespace(best=best)
+    found = command.foreseen(Totals({**singles, "ensemble": best[-1]}, worth=worth), more, 10, 0)  # type: ignore[arg-type]
+    assert found.trained == 3 and [*found.rivals] == [*more]
+    measured = [rival.measured.value for rival in found.rivals.values()]
+    expected = [singles[f"member-{3 + k}"].accuracy for k in range(len(more))]
+    assert measured == pytest.approx(expected)
 
 
 def test_the_next_member_is_worth_less_and_less() -> None:

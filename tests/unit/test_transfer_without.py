@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.data import dataset
+from workers.data import dataset, labels
 from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.specs import DataSpec
 
 
-def load(folder: Path, labels: np.ndarray | None = None, **more: Any) -> Dataset:
+def load(folder: Path, **more: Any) -> Dataset:
     draw = np.random.default_rng(0)
-    y = np.arange(60) % 3 if labels is None else labels
+    y = np.arange(60) % 3
     for name, seed in (("train", 0), ("test", 1)):
         np.savez(folder / f"{name}.npz", x=draw.normal(seed, 1.0, (len(y), 4)).astype(np.float32), y=y)
     np.savez(folder / "more.npz", x=draw.normal(2.0, 1.0, (7, 4)).astype(np.float32))
@@ -41,21 +41,18 @@ def test_the_transfer_set_has_every_other_example_and_members_have_all(tmp_path:
 def test_examples_without_a_label_stay(tmp_path: Path) -> None:
     labels = np.arange(60) % 3
     labels[::6] = -1
-    split = {"validation": str(tmp_path / "test.npz"), "allow_overlap": True}
-    with pytest.raises(RequestError, match="label -1"):  # which a test split never has
-        load(tmp_path, labels)
-    for name in ("train", "test"):
-        assert (tmp_path / f"{name}.npz").exists()
-    np.savez(tmp_path / "valid.npz", x=np.zeros((3, 4), np.float32), y=np.arange(3))
-    split["validation"] = str(tmp_path / "valid.npz")
-    spec = {"kind": "npz", "train": str(tmp_path / "train.npz"), "test": str(tmp_path / "valid.npz"), **split}
+    draw = np.random.default_rng(0)
+    splits = {"train": labels, "validation": np.arange(3), "test": np.arange(3)}
+    for name, y in splits.items():
+        np.savez(tmp_path / f"{name}.npz", x=draw.normal(size=(len(y), 4)).astype(np.float32), y=y)
+    spec = {"kind": "npz", **{name: str(tmp_path / f"{name}.npz") for name in splits}}
     found = dataset.load(DataSpec.model_validate({**spec, "transfer_without": [0, 1]}), 0)
     assert {*found.lessons.y} == {-1, 2} and (found.lessons.y == -1).sum() == 10
 
 
 WRONG = {
-    (9,): "data.transfer_without: no class is 9; expected a number from 0 to 2",
-    ("cat",): "no class is 'cat'",
+    (9,): "data.transfer_without: there is no class 9; expected a number from 0 to 2",
+    ("cat",): "there is no class 'cat'",
     (0, 1, 2): "no labelled training example is left",
 }
 
@@ -74,8 +71,30 @@ def test_classes_by_name(tmp_path: Path) -> None:
     more = {"label_column": "label", "allow_overlap": True}
     found = dataset.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["dog"]}), 0)
     assert found.without == (1,) and {*found.lessons.y} == {0, 2}
-    with pytest.raises(RequestError, match="no class is 'cow'; expected one of 'cat', 'dog', 'emu'"):
+    with pytest.raises(RequestError, match="there is no class 'cow'; expected one of 'cat', 'dog', 'emu'"):
         dataset.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["cow"]}), 0)
+
+
+NAMES = ("1", "2", "3")
+BY_NAME = [
+    ((1,), NAMES, (0,)),
+    (("3",), NAMES, (2,)),
+    ((1,), ("a", "b"), (1,)),
+    (("b", 0), ("a", "b"), (0, 1)),
+    ((2,), (), (2,)),
+]
+
+
+@pytest.mark.parametrize(("given", "names", "ids"), BY_NAME)
+def test_a_number_is_a_name_where_names_are_numbers(
+    given: tuple[int | str, ...], names: tuple[str, ...], ids: tuple[int, ...]
+) -> None:
+    assert labels.ids_of("key", given, len(names) or 3, names) == ids
+
+
+def test_a_number_that_is_no_name_is_refused() -> None:
+    with pytest.raises(RequestError, match="key: there is no class 0; expected one of '1', '2', '3'"):
+        labels.ids_of("key", [0], 3, NAMES)
 
 
 def test_elements_with_labels_of_their_own_have_no_class(tmp_path: Path) -> None:

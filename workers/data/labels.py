@@ -132,12 +132,17 @@ def _minus_one(name: str, wrong: Index) -> str:
 
 def ids_of(key: str, given: Sequence[int | str], classes: int, names: Sequence[str]) -> tuple[int, ...]:
     """The ids of classes that a key gives by id or name, ascending. Raises: `RequestError` where there is no such."""
-    known = {name: k for k, name in enumerate(names)} | {k: k for k in range(classes)}
-    unknown = [each for each in given if each not in known]
+    if names:  # such as 1 to 5, whose ids are 0 to 4: where names are numbers, a number is a name
+        known = {name: k for k, name in enumerate(names)}
+        if not any(name.lstrip("-").isdecimal() for name in names):
+            known |= {str(k): k for k in range(classes)}
+    else:
+        known = {str(k): k for k in range(classes)}
+    unknown = [each for each in given if str(each) not in known]
     if unknown:
         expected = f"one of {', '.join(map(repr, names[:NAMED]))}" if names else f"a number from 0 to {classes - 1}"
-        raise RequestError(f"{key}: no class is {unknown[0]!r}; expected {expected}.")
-    return tuple(sorted({known[each] for each in given}))
+        raise RequestError(f"{key}: there is no class {unknown[0]!r}; expected {expected}.")
+    return tuple(sorted({known[str(each)] for each in given}))
 
 
 def left_out(

@@ -7,33 +7,40 @@ are those of what it saw. One common bias, found on examples with labels, repair
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.arrays import Index
-from workers.errors import RunError
+from workers.errors import RequestError
 
 Float64 = NDArray[np.float64]
 MOST = 100.0
 """The largest bias, far beyond what a network of float32 can need."""
 
 
+def check(labels: Index, classes: Sequence[int]) -> None:
+    """Raise `RequestError` unless there are labels [P] both of these classes and of others; -1 is no label."""
+    share = float(np.isin(labels[labels >= 0], classes).mean())
+    if not 0.0 < share < 1.0:
+        raise RequestError(
+            f"evaluation.corrected_classes: {share:.0%} of the training labels are of these classes, which says "
+            "nothing of a bias. Expected labels both of these classes and of others."
+        )
+
+
 def fitted(log_probabilities: NDArray[np.float32], labels: Index, classes: Index) -> float:
     """The bias of the largest likelihood.
 
     log_probabilities: [P, K] at T = 1. labels: [P] class ids; -1, of no label, is left out. classes: ids of those that
-    get the bias. Raises: `RunError` where no label, or every label, is of these classes.
+    get the bias; some labels are of these, and some are not (`check`).
     """
     from scipy.optimize import brentq
     from scipy.special import expit
 
     known = labels >= 0
     share = float(np.isin(labels[known], classes).mean())
-    if not 0.0 < share < 1.0:
-        raise RunError(
-            f"evaluation.corrected_classes: {share:.0%} of the training labels are of these classes; expected some of "
-            "these, and some of others."
-        )
     odds = _log_odds(log_probabilities[known].astype(np.float64), classes)
 
     def excess(bias: float) -> float:

@@ -76,11 +76,11 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
     _keep(predicted, *job.kept)
 
 
-def _keep(predicted: LogProbabilities, record: str, key: Key) -> None:
+def _keep(predicted: LogProbabilities, record: str, key: Key, **facts: float) -> None:
     uri = kept_beside(record)
     content = safetensors.numpy.save({PREDICTED: predicted})
     storage.write_bytes(uri, content)
-    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)})
+    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)}, **facts)
 
 
 def _predicted(
@@ -185,13 +185,12 @@ class Correction:
 
 @ray.remote
 @faults.raises_faults
-def correct(job: Correction, data: Dataset, name: str, events: Any) -> float:
-    """Find a bias on the training split, and keep the predictions of the test split with it; returns the bias."""
+def correct(job: Correction, data: Dataset, name: str, events: Any) -> None:
+    """Find a bias on the training split, and keep the predictions of the test split with it."""
     processes.announce(name, events)
     classes = np.array(job.classes, np.int64)
     found = bias.fitted(read_kept(job.train), data.train.y, classes)
-    _keep(bias.corrected(read_kept(job.test), classes, found), *job.corrected)
-    return found
+    _keep(bias.corrected(read_kept(job.test), classes, found), *job.corrected, bias=found)
 
 
 @ray.remote

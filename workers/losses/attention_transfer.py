@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from workers.losses.hidden_states import HiddenStates
+from workers.losses.hidden_states import Elements
 from workers.losses.layers import filled
 
 
-class AttentionTransfer(HiddenStates):
+class AttentionTransfer(Elements):
     """|a - b|^2 of the attention maps a and b of student and teacher, from 0 to 2.
 
     The map of a state is the mean square of its channels at each place or element, of unit length over these (equation
@@ -18,7 +18,6 @@ class AttentionTransfer(HiddenStates):
 
     name = "attention_transfer"
     least_elements = 2
-    same_width = False
 
     def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         one, other = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, finfo
 
 from workers.errors import RequestError
-from workers.losses.hidden_states import HiddenStates
+from workers.losses.hidden_states import Projected
 from workers.losses.layers import Pairs, filled
 
 
-class ChannelKL(HiddenStates):
+class ChannelKL(Projected):
     """T^2 KL(p, q) of each channel's softmax over places at T, of teacher p and student q; a mean over channels.
 
     Where the numbers of channels differ, a learned projection takes the student's to the teacher's: a convolution of

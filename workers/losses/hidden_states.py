@@ -17,29 +17,46 @@ from workers.losses.term import Batch, Outputs, Sum, Term
 from workers.signals import Signal
 
 
-class HiddenStates(Term):
-    """The distance of hidden states [B, L, D] or feature maps [B, C, H, W], whose places are elements of width C.
+class Layers(Term):
+    """Compares layers of the student with layers of the teacher, pair by pair; a mean over the pairs.
 
-    A mean over the pairs of layers, of what `distance` makes of each. Layer 0 of a transformer is the output of its
-    embeddings. Raises: `RequestError` for layers that do not exist.
+    Layer 0 of a transformer is the output of its embeddings. Raises: `RequestError` for layers that do not exist.
     """
 
     needs = frozenset({Signal.HIDDEN_STATES})
     name = ""
-    same_width = True
-    """Whether states of two widths need a projection."""
-    least_elements = 1
-    """Elements of an example, or places of its map, from which on the term says something."""
 
-    def __init__(self, layers: Pairs = "last", project: bool = False) -> None:
-        """project: learn a projection even where both have one width."""
-        self.layers, self.project = layers, project
+    def __init__(self, layers: Pairs = "last") -> None:
+        self.layers = layers
         self.found: list[tuple[int, int]] = []
 
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
         self.found = pairs(self.layers, len(student.hidden_states), len(teacher.hidden_states), self.name)
-        made = nn.ModuleDict()
+        self.wanted = {"hidden_states": {other for _, other in self.found}}
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
+        total = outputs.logits.new_zeros(())
         for number, (own, other) in enumerate(self.found):
+            states = outputs.hidden_states[own], batch.teacher.hidden_states[other]
+            total = total + self.total(number, *states, outputs.mask)
+        return total / max(len(self.found), 1), batch.examples
+
+    @abstractmethod
+    def total(self, number: int, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The sum over the examples of two states as they are, a scalar. number: of the pair of layers."""
+
+
+class Elements(Layers):
+    """Compares the states of an example element by element: of a sequence [B, L, D], or of a map [B, C, H, W], whose
+    places are elements of width C."""
+
+    version = 1  # in version 0 maps were compared along their last axis
+    least_elements = 1
+    """Elements of an example, or places of its map, from which on the term says something."""
+
+    def prepare(self, student: Outputs, teacher: Outputs) -> None:
+        super().prepare(student, teacher)
+        for own, other in self.found:
             given = student.hidden_states[own], teacher.hidden_states[other]
             one, another = aligned(*given)
             if one.shape[:-1] != another.shape[:-1]:
@@ -51,8 +68,8 @@ class HiddenStates(Term):
             if one.shape[1] < self.least_elements:
                 raise RequestError(
                     f"distillation.objective: the term '{self.name}' compares the elements of an example, and the "
-                    f"student's layer {own} has one state for each, {list(given[0].shape)}. Expected a sequence "
-                    "[B, L, D] or a map [B, C, H, W]."
+                    f"student's layer {own} has a single state for each example, {list(given[0].shape)}. Expected a "
+                    "sequence [B, L, D] or a map [B, C, H, W]."
                 )
             if student.mask is not None and given[0].ndim > 2 and one.shape[:2] != student.mask.shape:
                 raise RequestError(
@@ -60,26 +77,40 @@ class HiddenStates(Term):
                     f"and the examples have {student.mask.shape[1]} elements. Expected one state for each element or "
                     "example."
                 )
-            if self.project or (self.same_width and one.shape[-1] != another.shape[-1]):
-                made[str(number)] = nn.Linear(one.shape[-1], another.shape[-1], device=one.device)
-        self.module = made if len(made) else None
-        self.wanted = {"hidden_states": {other for _, other in self.found}}
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
-        total = outputs.logits.new_zeros(())
-        for number, (own, other) in enumerate(self.found):
-            states, wanted = aligned(outputs.hidden_states[own], batch.teacher.hidden_states[other])
-            if isinstance(self.module, nn.ModuleDict) and str(number) in self.module:
-                states = self.module[str(number)](states)
-            total = total + self.distance(states, wanted, outputs.mask).sum()
-        return total / max(len(self.found), 1), batch.examples
+    def total(self, number: int, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        return self.distance(*aligned(student, teacher), mask).sum()
 
     @abstractmethod
     def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """[B] of states [B, L, D]. mask: [B, L], which elements are no padding; None: all."""
 
 
-class HiddenCosine(HiddenStates):
+class Projected(Elements):
+    """Compares states of one width, to which a learned projection takes the student's."""
+
+    def __init__(self, layers: Pairs = "last", project: bool = False) -> None:
+        """project: learn a projection even where both have one width."""
+        super().__init__(layers)
+        self.project = project
+
+    def prepare(self, student: Outputs, teacher: Outputs) -> None:
+        super().prepare(student, teacher)
+        made = nn.ModuleDict()
+        for number, (own, other) in enumerate(self.found):
+            one, another = aligned(student.hidden_states[own], teacher.hidden_states[other])
+            if self.project or one.shape[-1] != another.shape[-1]:
+                made[str(number)] = nn.Linear(one.shape[-1], another.shape[-1], device=one.device)
+        self.module = made if len(made) else None
+
+    def total(self, number: int, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        states, wanted = aligned(student, teacher)
+        if isinstance(self.module, nn.ModuleDict) and str(number) in self.module:
+            states = self.module[str(number)](states)
+        return self.distance(states, wanted, mask).sum()
+
+
+class HiddenCosine(Projected):
     """1 - cos(h, g) of the student's state h and the teacher's g: 0 where they have one direction. DistilBERT."""
 
     name = "hidden_cosine"
@@ -88,7 +119,7 @@ class HiddenCosine(HiddenStates):
         return example_means(1.0 - functional.cosine_similarity(student, teacher, dim=-1), mask)
 
 
-class HiddenMSE(HiddenStates):
+class HiddenMSE(Projected):
     """|h - g|^2 / D of the student's state h and the teacher's g: the hints of FitNets."""
 
     name = "hidden_mse"

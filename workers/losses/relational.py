@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.losses.hidden_states import HiddenStates
-from workers.losses.term import Batch, Outputs, Sum
+from workers.losses.hidden_states import Layers
 
 EPSILON = 1e-8
 
 
-class Relational(HiddenStates):
+class Relational(Layers):
     """The Huber distance of relations between examples, of student and teacher; a mean over all relations.
 
-    An example is the mean of its state over elements or places, a vector. Relations are between all examples of a
-    batch, so a batch is computed at once, by one worker.
+    An example is the mean of its state over elements or places, a vector, of any width. Relations are between all
+    examples of a batch, so a batch is computed at once, by one worker.
     """
 
-    same_width = False
     whole_batch = True
 
-    def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-        raise NotImplementedError("relations are of several examples, not of one")
+    def total(self, number: int, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        vectors, others = _vectors(student, mask), _vectors(teacher, mask)
+        if len(vectors) == 1:  # the last batch of an epoch may have one example, which has no relation
+            return 0.0 * vectors.sum()
+        with torch.no_grad():
+            wanted = self.relations(others)
+        return len(vectors) * functional.smooth_l1_loss(self.relations(vectors), wanted)
 
-    def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
-        total = outputs.logits.new_zeros(())
-        for own, other in self.found:
-            states = outputs.hidden_states[own], batch.teacher.hidden_states[other]
-            vectors, others = (_vectors(each, outputs.mask) for each in states)
-            if len(vectors) == 1:  # the last batch of an epoch may have one example, which has no relation
-                total = total + 0.0 * vectors.sum()
-                continue
-            with torch.no_grad():
-                wanted = self.relations(others)
-            total = total + batch.examples * functional.smooth_l1_loss(self.relations(vectors), wanted)
-        return total / max(len(self.found), 1), batch.examples
-
+    @abstractmethod
     def relations(self, vectors: Tensor) -> Tensor:
         """Of vectors [B, D]."""
-        raise NotImplementedError
 
 
 class RelationalDistance(Relational):

@@ -65,6 +65,8 @@ class Term(ABC):
     module: nn.Module | None = None
     """Learned parameters of the term, such as a projection. Training optimises and checkpoints them; the student's
     weights do not have them."""
+    version: int = 0
+    """Raised where the meaning of the term changes, so that no earlier training passes for one by it."""
     whole_batch: bool = False
     """Whether the term relates examples of a batch to each other, so that no batch is computed in pieces."""
     wanted: Mapping[str, Collection[int]] | None = None

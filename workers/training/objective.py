@@ -89,6 +89,11 @@ class Objective:
         """The signals of a member beside the student that some term needs."""
         return frozenset().union(*(each.term.needs for each in self.terms)) & BESIDE
 
+    @property
+    def whole_batch(self) -> str:
+        """The label of the first term that relates all examples of a batch to each other; empty without one."""
+        return next((each.label for each in self.terms if each.term.whole_batch), "")
+
     @cached_property
     def module(self) -> nn.ModuleDict:
         """The learned parameters of all terms, by number; after `prepare`."""
@@ -216,6 +221,8 @@ def _of_number(value: float | ScheduleSpec) -> Any:
 
 def _of_kind(spec: OwnKind, name: str) -> dict[str, Any]:
     plain = spec.model_dump(mode="json", exclude={"folder", "depends_on", "weight"})
+    if isinstance(spec, TermSpec) and name in TERMS and TERMS[name].version:
+        plain["version"] = TERMS[name].version
     if ":" not in name:
         return plain
     factory = FactorySpec(factory=name, kwargs=spec.kwargs, folder=spec.folder, depends_on=spec.depends_on)

@@ -51,7 +51,7 @@ def main(asked: argparse.Namespace) -> None:
             overrides=asked.overrides,
             over=asked.over,
             trials=asked.trials,
-            batch=sweep.BATCH if asked.batch is None else asked.batch,
+            batch=asked.batch,
         )
         found, folder = sweep.sweep(config, request, verbose=asked.verbose, screen=screen)
     if asked.json:

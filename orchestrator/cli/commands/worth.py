@@ -17,6 +17,9 @@ EXAMPLES = (
 )
 
 
+MODEL = "ensemble.model."
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG or RUN, the number of members, and `--json`."""
     of = parser.add_argument(
@@ -29,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="also train one larger network, with this key of the members' model; may be repeated",
+        help="also train one larger network, with this key below ensemble.model; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     base.add_overrides(parser)
@@ -37,9 +40,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(asked: argparse.Namespace) -> None:
     """Print what members are worth."""
+    from workers.errors import RequestError
+
+    wrong = [each for each in asked.larger if not each.startswith(MODEL)]
     if asked.of.endswith((".yaml", ".yml")):
+        if wrong:
+            raise RequestError(f"--larger {wrong[0]}: expected a key that begins with {MODEL}")
         _foresee(asked)
     else:
+        if asked.larger:
+            raise RequestError(f"--larger: '{asked.of}' is a run, whose members are trained; expected a configuration.")
         _of_run(asked)
 
 
