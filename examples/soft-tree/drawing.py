@@ -28,6 +28,17 @@ LETTER, MOST_LINES = 0.06, 4
 """Width of a letter on a branch in inches; lines of classes there, instead of more of which their number is shown."""
 
 
+def figures(student: Tree, x: np.ndarray, y: np.ndarray, example: int = 0) -> dict[str, Figure]:
+    """The tree, and the path of one test example, for `report.figures`. x: [N, inputs] float32. y: [N] class ids."""
+    labels = [str(k) for k in range(student.leaves.shape[1])]
+    return {
+        "The tree": tree_figure(student, labels),
+        f"The path of test example {example}": path_figure(
+            student, torch.from_numpy(x[example].copy()), int(y[example])
+        ),
+    }
+
+
 def tree_figure(module: Tree, labels: Sequence[str], levels: int = 4) -> Figure:
     """The filters of a tree's upper nodes, and the classes below them. labels: the names of the classes.
 

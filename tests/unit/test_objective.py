@@ -401,7 +401,7 @@ def test_its_code_is_in_the_key(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown term": (
         {"objective": [{"term": "sofft"}]},
-        "objective: found 'sofft'; expected soft, reverse_kl, .*, relational_angle, or `module:Class`. Did you mean 'soft'",
+        "objective: found 'sofft'; expected soft, .*, relational_angle, or `module:Class`. Did you mean 'soft'",
     ),
     "unknown schedule": (
         {"soft_weight": {"from": 1, "to": 0, "schedule": "lineal"}},

@@ -292,3 +292,12 @@ def test_a_figure_follows_an_example_to_its_leaf() -> None:
     assert titles[0] == "the example" and [title.split()[0] for title in titles[1:]] == turns
     assert figure.axes[-1].get_xlabel() == "abcd"[answer]
     figure.savefig(io.BytesIO(), dpi=20)
+
+
+def test_the_report_gets_the_tree_and_a_path() -> None:
+    x = np.random.default_rng(0).random((3, INPUTS)).astype(np.float32)
+    x.flags.writeable = False  # as Ray returns arrays
+    found = drawing.figures(made(), x, np.array([0, 1, 2]), example=2)
+    assert [*found] == ["The tree", "The path of test example 2"]
+    texts = [text.get_text() for axes in found["The path of test example 2"].axes for text in axes.texts]
+    assert any(text.startswith("2, answered as") for text in texts)
