@@ -29,7 +29,7 @@ _PLACEHOLDERS = {
     "stage": r"[a-z0-9][a-z0-9_]*",
     "system": r"[a-z0-9][a-z0-9._-]*",
     "split": "(train|validation|test)",
-    "ending": r"(\.json|\.safetensors|\.pt)",
+    "ending": rf"(\.json|(-{key.DIGEST})?\.safetensors|\.pt)",
     "claim": r"[\w.]*",
 }
 

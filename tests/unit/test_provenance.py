@@ -20,7 +20,8 @@ from workers.models import provenance as model_provenance
 from workers.models import torch_module
 from workers.seeds import seeded
 from workers.specs import DataSpec, ModelSpec
-from workers.user_code import provenance
+from workers.user_code import factories, observed, provenance
+from workers.user_code.observed import Record
 
 MODELS = '''
 import json
@@ -494,3 +495,25 @@ def test_data_factories_draw_from_the_seed(tmp_path: Path) -> None:
     before = states()
     one, other, apart = (dataset.load(spec, seed).digests["train"] for seed in (1, 1, 2))
     assert states() == before and one == other != apart
+
+
+def test_a_program_that_calls_stillhouse_opens_no_file_of_a_model(folder: Path, tmp_path: Path) -> None:
+    """Code of the user that was called before a recording, such as a script with `run(config)`, reads nothing in it."""
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    script = tmp_path / "program.py"
+    script.write_text(
+        "def program(of_stillhouse):\n    return of_stillhouse()\n\n\ndef opens(path):\n    return open(path).read()\n"
+    )
+    program = factories.load("program:program", str(tmp_path))
+    opens = factories.load("program:opens", str(tmp_path))
+
+    def of_stillhouse() -> Record:
+        with observed.recording() as record:
+            (tmp_path / "weights.bin").read_bytes()
+        return record
+
+    # this test is a program of the user's, too, so both frames are outside
+    assert program(of_stillhouse).read() == set() and observed.opened_by(str(script)) == set()
+    with observed.recording() as record:
+        opens(tmp_path / "weights.bin")
+    assert record.read() == {tmp_path / "weights.bin"} == observed.opened_by(str(script))

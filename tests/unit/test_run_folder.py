@@ -34,6 +34,7 @@ WRITTEN = (
     "student/failure.json",
     "predictions/member-0-test.pt",
     "predictions/member-0-test.safetensors",
+    "predictions/member-0-test-0123456789abcdef.safetensors",
     "predictions/student-validation.json",
     "logits/0123456789abcdef/logits.json",
     "artifacts.json",

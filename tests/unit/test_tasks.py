@@ -111,12 +111,30 @@ def test_predictions_are_kept_and_may_be_of_labels_alone(tmp_path: Path) -> None
     (asked,) = members(tmp_path, 1)
     record, key = str(tmp_path / "kept.json"), PREDICTIONS.key(split="test")
     call(tasks.predict, tasks.Prediction(asked, "test", False, 1, (record, key)), data())
-    found = safetensors.numpy.load_file(tasks.kept_beside(record))[tasks.PREDICTED]
+    (file,) = tmp_path.glob("kept-*.safetensors")
+    found = safetensors.numpy.load_file(file)[tasks.PREDICTED]
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-6)
     assert store.load(record, key) is not None and store.load(record, PREDICTIONS.key(split="train")) is None
     np.testing.assert_array_equal(tasks.read_kept(record), found)
-    call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, (record, key)), data())
+    other = PREDICTIONS.key(split="validation")
+    call(tasks.predict, tasks.Prediction(asked, "validation", True, 1, (record, other)), data())
+    assert not file.exists() and len([*tmp_path.glob("kept-*.safetensors")]) == 1  # the earlier one has gone
     np.testing.assert_array_equal(tasks.read_kept(record), found[np.arange(40), data().test.y])
+
+
+def test_predictions_that_were_copied_from_another_system_do_not_meet_its_own(tmp_path: Path) -> None:
+    """The student of one run is a member of another, which has a student of its own."""
+    of_student, of_member = (str(tmp_path / folder / "student-test.json") for folder in ("one", "other"))
+    first, second = members(tmp_path, 2)
+    key, own = PREDICTIONS.key(split="test"), PREDICTIONS.key(split="test", seed=1)
+    call(tasks.predict, tasks.Prediction(first, "test", False, 1, (of_student, key)), data())
+    copied = str(tmp_path / "other" / "member-0-test.json")
+    assert store.copy(of_student, copied, key)
+    call(tasks.predict, tasks.Prediction(second, "test", False, 1, (of_member, own)), data())
+    np.testing.assert_array_equal(tasks.read_kept(copied), tasks.read_kept(of_student))
+    assert not np.array_equal(tasks.read_kept(copied), tasks.read_kept(of_member))
+    with pytest.raises(RunError, match="is gone, or no record of predictions"):
+        tasks.read_kept(str(tmp_path / "other" / "baseline-test.json"))
 
 
 @pytest.mark.parametrize("combine", ["arithmetic", "geometric"])

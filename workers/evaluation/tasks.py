@@ -22,6 +22,7 @@ from torch import Tensor
 from workers import ensemble, faults, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
+from workers.artifacts.kinds import PREDICTIONS
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
@@ -77,10 +78,16 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
 
 
 def _keep(predicted: LogProbabilities, record: str, key: Key, **facts: float) -> None:
-    uri = kept_beside(record)
+    """Write predictions beside their record, then the record. Their file is named by the key, too, so that a copy in
+    the folder of another run, where another system has this name, never takes the place of that system's file."""
+    folder, _, name = f"{record.removesuffix('.json')}-{key.digest}.safetensors".rpartition("/")
+    earlier = store.read(record, PREDICTIONS)
     content = safetensors.numpy.save({PREDICTED: predicted})
-    storage.write_bytes(uri, content)
-    store.commit(record, key, {uri.rsplit("/", 1)[1]: storage.sha256(content)}, **facts)
+    storage.write_bytes(storage.join(folder, name), content)
+    store.commit(record, key, {name: storage.sha256(content)}, **facts)
+    for former in () if earlier is None else earlier.files:
+        if former != name:
+            storage.remove(storage.join(folder, former))
 
 
 def _predicted(
@@ -106,14 +113,15 @@ def _predicted(
     return found
 
 
-def kept_beside(record: str) -> str:
-    """URI of the predictions that the record at `record` describes."""
-    return record.removesuffix(".json") + ".safetensors"
-
-
 def read_kept(record: str) -> LogProbabilities:
-    """The predictions that the record at `record` describes."""
-    kept: LogProbabilities = safetensors.numpy.load(storage.read_bytes(kept_beside(record)))[PREDICTED]
+    """The predictions that the record at `record` describes. Raises: `RunError` where there is no record."""
+    found = store.read(record, PREDICTIONS)
+    if found is None:
+        raise RunError(f"'{record}' is gone, or no record of predictions. The same command makes them again.")
+    (name,) = found.files
+    kept: LogProbabilities = safetensors.numpy.load(storage.read_bytes(storage.join(storage.parent(record), name)))[
+        PREDICTED
+    ]
     return kept
 
 

@@ -39,6 +39,8 @@ class Record:
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.outside: frozenset[FrameType] = frozenset()
+        """Frames that were called before the first of the records began."""
 
 
 _thread = _Thread()
@@ -50,11 +52,21 @@ def recording() -> Iterator[Record]:
     """Record the files that this thread opens during the block; nested blocks each have a complete record."""
     _install()
     record = Record()
+    if not _thread.records:
+        _thread.outside = frozenset(_calling(sys._getframe()))
     _thread.records.append(record)
     try:
         yield record
     finally:
         _thread.records.pop()
+        if not _thread.records:
+            _thread.outside = frozenset()
+
+
+def _calling(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def imported(module: ModuleType) -> None:
@@ -83,7 +95,7 @@ def _hear(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> 
         path, writes = _file(*arguments) if event == "open" else _file(arguments[0], "r", 0)
         if path is None or not is_users(path):
             return
-        source = _on_behalf_of(sys._getframe(1))
+        source = _on_behalf_of(sys._getframe(1), thread.outside)
         if source is None:
             return
         if not writes:
@@ -110,9 +122,10 @@ def _file(path: Any, mode: Any, flags: Any) -> tuple[str | None, bool]:
     return name, bool(changes)
 
 
-def _on_behalf_of(frame: FrameType | None) -> str | None:
-    """The user's source file whose code opens a file; None during the import of a library."""
-    while frame is not None:
+def _on_behalf_of(frame: FrameType | None, outside: frozenset[FrameType]) -> str | None:
+    """The user's source file whose code opens a file; None during the import of a library, and where no code of the
+    user has been called since the recording began: a program that calls Stillhouse opens no file of its own."""
+    while frame is not None and frame not in outside:
         code = frame.f_code
         if is_users(code.co_filename):
             return code.co_filename
