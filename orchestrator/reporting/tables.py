@@ -102,7 +102,7 @@ def _sure(of: Difference) -> list[str]:
 def generations(report: Report) -> Rows:
     """Students that taught each other, each beside the one before."""
     return [
-        ["", report.accuracy_name, "95% interval", "over the one before", "95% interval", "resolved"],
+        ["student of", report.accuracy_name, "95% interval", "over the one before", "95% interval", "resolved"],
         *(
             [
                 each.name,

@@ -46,7 +46,7 @@ def test_each_student_teaches_the_next(tmp_path: Path, capsys: pytest.CaptureFix
     weights = [(tmp_path / f"runs/small-generation-{k}/student/model.safetensors").read_bytes() for k in (1, 2)]
     assert weights[0] != weights[1] and weights[0] == (tmp_path / "runs/small/student/model.safetensors").read_bytes()
     events = (tmp_path / "runs/small/events.jsonl").read_text()
-    assert "reused from run 'small-generation-1': 1 of 1 members" in events
+    assert "reused from run 'small-generation-1': the student" in events
     assert main(["run", path]) == 0  # again: all of it is complete
     assert report_of("small")["generations"] == figures
 
