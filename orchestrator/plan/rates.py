@@ -7,12 +7,13 @@ networks reach a fraction of it. A rehearsal measures the same rates by the run'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.config.run_config import RunConfig
+from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.plan.plan import Plan
 from workers.models.profile import Profile
 from workers.specs import AnyTraining
+from workers.training import objective
 
 BACKWARD = 3.0
 """Cost of a training step in forward passes: one forward, and a backward pass of twice that."""
@@ -90,10 +91,20 @@ def of_shapes(
         step = STEP_S / training.batch_size if training.batch_size else 0.0
         return TrainingRate(start_s=start_s, example_s=BACKWARD * forward(key, flops) + step)
 
+    def beside(stage: TrainingStage, alone: TrainingRate) -> TrainingRate:
+        """The rate with a member that computes hidden states of each batch, where a term needs them."""
+        if not objective.build(stage.loss).beside:
+            return alone
+        number = stage.loss.hidden.member
+        key = next(key for key, first in reversed([*zip(keys, ensemble.firsts(), strict=True)]) if first <= number)
+        return replace(alone, example_s=alone.example_s + forward(key, student_flops))
+
     keys = ensemble.keys()
     of_each = [forward(key, teacher_flops) for key, group in zip(keys, ensemble.groups, strict=True)
                for _ in range(group.count)]  # fmt: skip
-    of_student = [trained("student", each.training, student_flops, WORKERS_S) for each in config.training_stages]
+    of_student = [
+        beside(each, trained("student", each.training, student_flops, WORKERS_S)) for each in config.training_stages
+    ]
     baseline = config.student.baseline_training or config.student.training
     return Rates(
         members=tuple(

@@ -239,3 +239,11 @@ def test_a_plan_is_found_by_its_configuration_alone(tmp_path: Path) -> None:
     assert kept.read(of.config.model_copy(update={"ensemble": ensemble})) is not None
     (tmp_path / "runs" / of.config.name / "plan.json").write_text("{")
     assert kept.read(of.config) is None
+
+
+def test_estimates_count_a_member_that_computes_beside_the_student(tmp_path: Path) -> None:
+    term = {"objective": [{"term": "soft"}, {"term": "hidden_mse"}]}
+    plain, looks = case(tmp_path), case(tmp_path, distillation=term)
+    profiles = {"ensemble.model": replace(PROFILE, forward_flops=7e8), "student.model": PROFILE}
+    alone, beside = (of_shapes(of.config, of.plan, profiles).student[0].example_s for of in (plain, looks))
+    assert beside == pytest.approx(alone + 7e8 / (CPU_FLOPS * plain.plan.student.cores))
