@@ -126,7 +126,8 @@ def _ratio(models: Sequence[AnyModel]) -> float:
         return 1.0
     with seeded(0):
         first, last = (predictor.kind_of(model).made(model) for model in (models[0], models[-1]))
-    return sum(each.numel() for each in last.parameters()) / sum(each.numel() for each in first.parameters())
+    sizes = [sum(each.numel() for each in network.parameters()) for network in (first, last)]
+    return float(sizes[1]) / float(sizes[0])
 
 
 def rows(found: Forecast) -> Rows:

@@ -74,7 +74,8 @@ def _noise(influence: Float64, draw: np.random.Generator) -> Float64:
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     normal = draw.standard_normal((DRAWS, len(values))) @ root.T
     scale: Float64 = np.sqrt(draw.chisquare(degrees, (DRAWS, 1)) / degrees)
-    return normal / scale
+    found: Float64 = normal / scale
+    return found
 
 
 def _expected_size(mean: Float64, error: Float64) -> Float64:

@@ -77,7 +77,7 @@ def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
     _keep(predicted, *job.kept)
 
 
-def _keep(predicted: LogProbabilities, record: str, key: Key, **facts: float) -> None:
+def _keep(predicted: LogProbabilities, record: str, key: Key, **facts: Any) -> None:
     """Write predictions beside their record, then the record. Their file is named by the key, too, so that a copy in
     the folder of another run, where another system has this name, never takes the place of that system's file."""
     folder, _, name = f"{record.removesuffix('.json')}-{key.digest}.safetensors".rpartition("/")

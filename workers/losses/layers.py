@@ -53,8 +53,8 @@ def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two states as [B, L, D] each: of a sequence [B, L, D] its elements, of a map [B, C, H, W] its places, of a
     vector [B, D] one. Maps of different sizes are averaged to the smaller one (adaptive average pooling)."""
     if student.ndim == teacher.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
-        size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-        student, teacher = (functional.adaptive_avg_pool2d(each, size) for each in (student, teacher))
+        rows, columns = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+        student, teacher = (functional.adaptive_avg_pool2d(each, (rows, columns)) for each in (student, teacher))
     return _elements(student), _elements(teacher)
 
 
