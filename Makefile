@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all bench chaos audit check dashboards screenshots
+.PHONY: install demo test test-all bench reproduce chaos audit check dashboards screenshots
 
 install: $(INSTALLED)
 
@@ -51,6 +51,10 @@ BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
+
+# docs/REPRODUCTIONS.md: the papers' figures beside those of the reports. ONLY="mnist soft-tree" runs these experiments first, for hours.
+reproduce: install
+	$(BIN)/python -m benchmarks.reproduce $(ONLY)
 
 # Known vulnerabilities in the pinned versions; needs PyPI itself, not a mirror of its files.
 audit:

@@ -1,0 +1,182 @@
+"""`docs/REPRODUCTIONS.md`: the papers' figures beside those of the reports that runs of the examples wrote.
+
+    python -m benchmarks.reproduce              writes the page, from new reports and from the figures kept earlier
+    python -m benchmarks.reproduce mnist        runs this experiment first, which may take hours
+
+Figures are kept in `benchmarks/results/reproductions.json`, so that one machine need not run all experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import re
+import shlex
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+
+from orchestrator.reporting import report as reports
+from orchestrator.reporting.report import Report
+from orchestrator.run_folder.paths import RunFolder
+from workers import storage
+
+ROOT = Path(__file__).parents[1]
+ROWS, KEPT, PAGE = (
+    ROOT / "benchmarks/reproductions.yaml",
+    ROOT / "benchmarks/results/reproductions.json",
+    ROOT / "docs/REPRODUCTIONS.md",
+)
+RIGHT = re.compile(r"right\[(\d+)\]")
+
+
+class Row(BaseModel):
+    """An experiment. figures: the paper's, as text, by where ours are in a report. holds: the relation in the paper."""
+
+    name: str
+    paper: str
+    holds: str
+    commands: list[str]
+    run: str
+    figures: dict[str, str]
+
+
+class Measured(BaseModel):
+    """What an experiment gave. values: of each figure, by seed. intervals: over test examples, of the first seed."""
+
+    date: str
+    minutes: float
+    values: dict[str, list[float]]
+    intervals: dict[str, tuple[float, float]] = {}
+
+
+def figure(report: Report, name: str) -> float:
+    """A figure of a report. Raises: KeyError where the report has none of this name."""
+    if name == "gain_transferred":
+        return math.nan if report.gain_transferred is None else report.gain_transferred
+    for sign, combined in COMBINED.items():
+        one, found, other = name.partition(f" {sign} ")
+        if found:
+            return combined(figure(report, f"{one}.accuracy"), figure(report, f"{other}.accuracy"))
+    of, _, what = name.rpartition(".")
+    generation = next((each for each in report.generations if each.name == of), None)
+    if generation is not None:
+        return generation.accuracy
+    system = next((each for each in report.systems if each.name == of), None)
+    if system is None:
+        raise KeyError(
+            f"'{report.name}' has no system '{of}'; it has {', '.join(each.name for each in report.systems)}"
+        )
+    right = RIGHT.fullmatch(what)
+    if right is not None:
+        row = system.confusion[int(right[1])]
+        return row[int(right[1])] / sum(row)
+    return system.latency_ms.p99 if what == "p99_ms" else float(system.test.figure(what))
+
+
+COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a - b, "/": lambda a, b: a / b}
+
+
+def measured(row: Row, folder: str) -> Measured | None:
+    """The figures of the experiment's reports; None where it has not run. folder: of its runs."""
+    place = storage.join(folder, row.run)
+    if not storage.exists(RunFolder(place).report):
+        return None
+    first = reports.load(place)
+    every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
+    seconds = sum(stage.seconds for each in every for stage in each.stages)
+    date = datetime.date.fromtimestamp(os.path.getmtime(RunFolder(place).report)).isoformat()
+    values = {name: [figure(each, name) for each in every] for name in row.figures}
+    return Measured(date=date, minutes=seconds / 60, values=values, intervals=_intervals(first, row.figures))
+
+
+def _intervals(report: Report, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    known = {f"{each.name}.accuracy": each.test.accuracy_interval for each in report.systems}
+    known |= {f"{each.of} - {each.over}": each.interval for each in report.differences}
+    known["gain_transferred"] = report.gain_transferred_interval
+    return {name: bounds for name in names if (bounds := known.get(name)) is not None}
+
+
+def page(rows: Sequence[Row], kept: Mapping[str, Measured]) -> str:
+    """The page in Markdown."""
+    lead = (
+        "# The papers' experiments\n\nWritten by `make reproduce` from the reports of runs. A range is a 95% interval: "
+        "of the mean over seeds (Student's t), or of one seed over its test examples.\n"
+    )
+    return "\n".join([lead, *(_section(row, kept.get(row.name)) for row in rows)])
+
+
+def _section(row: Row, found: Measured | None) -> str:
+    commands = "\n".join(f"    {each}" for each in row.commands)
+    head = f"## {row.name}\n\n{row.paper}: {row.holds}.\n\n{commands}\n"
+    if found is None:
+        return f"{head}\nNot measured yet.\n"
+    seeds = max(map(len, found.values.values()))
+    lines = ["| | paper | here | range | spread |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        _line(name, row.figures[name], values, found.intervals.get(name)) for name, values in found.values.items()
+    ]
+    table = "\n".join(lines)
+    took = f"{seeds} seed{'s' * (seeds > 1)}, {found.minutes:,.0f} minutes on two cores, {found.date}."
+    return f"{head}\n{table}\n\n{took}\n"
+
+
+def _line(name: str, paper: str, values: Sequence[float], interval: tuple[float, float] | None) -> str:
+    shown = _shown(name)
+    spread = ""
+    if len(values) > 1:
+        half = _half(values)
+        mean = statistics.fmean(values)
+        interval, spread = (mean - half, mean + half), shown(statistics.stdev(values)).lstrip("+")
+    bounds = "" if interval is None else f"{shown(interval[0])} to {shown(interval[1])}"
+    return f"| {name} | {paper} | {shown(statistics.fmean(values))} | {bounds} | {spread} |"
+
+
+def _half(values: Sequence[float]) -> float:
+    """Half of the 95% interval of a mean."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _shown(name: str) -> Callable[[float], str]:
+    """The form of a figure: points, a share, or a number."""
+    if " - " in name:
+        return lambda value: f"{100 * value:+.2f}"
+    if name.endswith((".errors", ".p99_ms")):
+        return lambda value: f"{value:,.4g}"
+    return lambda value: f"{value:.2%}"
+
+
+def main() -> None:
+    """Run experiments by name, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="experiments to run first")
+    names = parser.parse_args().names
+    rows = [Row.model_validate(each) for each in yaml.safe_load(ROWS.read_text())]
+    unknown = {*names} - {row.name for row in rows}
+    if unknown:
+        parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in rows)}")
+    for row in rows:
+        for command in row.commands if row.name in names else ():
+            subprocess.run(shlex.split(os.path.expandvars(command)), cwd=ROOT / "examples" / row.name, check=True)
+    kept = {
+        name: Measured.model_validate(each)
+        for name, each in json.loads(KEPT.read_text() if KEPT.exists() else "{}").items()
+    }
+    for row in rows:
+        found = measured(row, str(ROOT / "examples" / row.name / "runs"))
+        kept |= {} if found is None else {row.name: found}
+    KEPT.write_text(json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n")
+    PAGE.write_text(page(rows, kept))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The page of the papers' experiments: figures of reports, their mean and spread, and what is not measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import reproduce
+from benchmarks.reproduce import Row
+from orchestrator.reporting import report as reports
+from orchestrator.reporting.report import Report, as_json
+from orchestrator.run_folder.paths import RunFolder
+from tests.reports import plain
+from workers import storage
+
+FIGURES = {
+    "ensemble.accuracy": "99%",
+    "student - baseline": "+2.31",
+    "student / ensemble": "97%",
+    "student.p99_ms": "10",
+}
+
+
+def row(**changes: Any) -> Row:
+    values = {"name": "digits", "paper": "a paper", "holds": "it holds", "commands": ["stillhouse run config.yaml"]}
+    return Row.model_validate({**values, "run": "small", "figures": FIGURES} | changes)
+
+
+def written(folder: Path, name: str, report: Report) -> None:
+    storage.write_text(RunFolder(str(folder / name)).report, as_json(report))
+
+
+def test_a_run_of_one_seed(tmp_path: Path) -> None:
+    assert reproduce.measured(row(), str(tmp_path)) is None
+    report = plain(members=(0.94, 0.95))
+    written(tmp_path, "small", report)
+    found = reproduce.measured(row(), str(tmp_path))
+    assert found is not None
+    accuracy = {role: report.system(role).test.accuracy for role in reports.COMPARED}
+    assert found.values["ensemble.accuracy"] == [accuracy["ensemble"]]
+    assert found.values["student - baseline"] == [pytest.approx(accuracy["student"] - accuracy["baseline"])]
+    assert found.values["student / ensemble"] == [pytest.approx(accuracy["student"] / accuracy["ensemble"])]
+    text = reproduce.page([row(), row(name="other")], {"digits": found})
+    assert f"| ensemble.accuracy | 99% | {accuracy['ensemble']:.2%} |" in text and "1 seed, " in text
+    assert "a paper: it holds." in text and "    stillhouse run config.yaml" in text
+    assert text.index("## other") < text.index("Not measured yet.")
+
+
+def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
+    first = plain(members=(0.94, 0.95))
+    shifted = [0.0, 0.01, 0.02]
+    names = ["small", "small-seed-1", "small-seed-2"]
+    seeds = [reports.of_seed(first).model_copy(update={"run": name, "seed": k}) for k, name in enumerate(names)]
+    for name, shift in zip(names, shifted, strict=True):
+        systems = [
+            each.model_copy(update={"test": each.test.model_copy(update={"accuracy": each.test.accuracy + shift})})
+            if each.role == "ensemble"
+            else each
+            for each in first.systems
+        ]
+        written(tmp_path, name, first.model_copy(update={"systems": systems, "seeds": seeds}))
+    found = reproduce.measured(row(), str(tmp_path))
+    assert found is not None and len(found.values["ensemble.accuracy"]) == 3
+    mean = first.system("ensemble").test.accuracy + 0.01
+    half = 4.302653 * 0.01 / 3**0.5  # Student's t of two degrees of freedom
+    expected = f"| {mean:.2%} | {mean - half:.2%} to {mean + half:.2%} | 1.00% |"
+    assert expected in reproduce.page([row()], {"digits": found})
+
+
+def test_a_figure_that_is_not_there(tmp_path: Path) -> None:
+    written(tmp_path, "small", plain(members=(0.94, 0.95)))
+    with pytest.raises(KeyError, match="has no system 'tree'"):
+        reproduce.measured(row(figures={"tree.accuracy": ""}), str(tmp_path))
+
+
+def test_the_table_names_examples_and_their_commands() -> None:
+    rows = [Row.model_validate(each) for each in yaml.safe_load(reproduce.ROWS.read_text())]
+    for each in rows:
+        folder = reproduce.ROOT / "examples" / each.name
+        assert (folder / "config.yaml").is_file() and each.figures
+        for word in " ".join(each.commands).split():
+            assert not word.endswith((".yaml", ".py")) or (folder / word).is_file()
