@@ -78,7 +78,10 @@ def figure(report: Report, name: str) -> float:
     if right is not None:
         row = system.confusion[int(right[1])]
         return row[int(right[1])] / sum(row)
-    return system.latency_ms.p99 if what == "p99_ms" else float(system.test.figure(what))
+    value = system.latency_ms.p99 if what == "p99_ms" else system.test.figure(what)
+    if value is None:
+        raise KeyError(f"'{of}' of '{report.name}' has no figure '{what}'")
+    return float(value)
 
 
 COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a - b, "/": lambda a, b: a / b}
