@@ -176,7 +176,10 @@ def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureF
     assert {s.name for s in again.stages if s.reused} == reused  # latency and custom metrics are measured anew
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert main(["report", str(finished / "runs/small")]) == 0
-    assert "of the ensemble's gain" in (shown := capsys.readouterr().out) or "no gain to transfer" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    assert any(
+        words in shown for words in ("of the ensemble's gain", "no gain to transfer", "may be chance, so no share")
+    )
     assert main(["report", str(finished / "runs/small"), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["soft_targets"]["reused"] is True
     assert main(["compare", str(finished / "runs/small"), str(finished / "runs/small")]) == 0

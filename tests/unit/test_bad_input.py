@@ -156,7 +156,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "an unknown term": (
         objective("sofft"),
         None,
-        "expected soft, reverse_kl, .*, hard, masked_lm, hidden_cosine, hidden_mse, relations, or",
+        "expected soft, reverse_kl, .*, hidden_mse, relations, .*, relational_angle, or",
     ),
     "an unknown schedule": (
         {"distillation__soft_weight": {"from": 1, "to": 0, "schedule": "exp"}},
