@@ -692,7 +692,8 @@ class TermSpec(OwnKind):
 
     term: Annotated[KindName, Field(examples=TERM_NAMES)]
     """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
-    `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, or `module:Class`."""
+    `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, `attention_transfer`,
+    `channel_kl`, `relational_distance`, `relational_angle`, or `module:Class`."""
     weight: Weight = 1.0
     """How much it counts: a number, or one that follows a schedule."""
 
