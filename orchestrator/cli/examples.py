@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import filecmp
 import importlib.metadata
 import re
 import shutil
@@ -72,11 +73,16 @@ def _made_by(prepare: Path) -> list[str]:
     return re.findall(r"`([a-z0-9-]+/|[a-z0-9-]+\.npz)`", described)
 
 
+def _same(file: Path, original: Path) -> bool:
+    """Whether a file is a copy already, as of an example that another one refers to."""
+    return file.is_file() and filecmp.cmp(file, original, shallow=False)
+
+
 def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     """Copy an example, and those that it refers to beside it; returns each with its folder.
 
     target: its folder; None: `name` in the working directory. Raises: `RequestError` for an unknown name, and where a
-    file would be overwritten; nothing is written then.
+    file with another content would be overwritten; nothing is written then.
     """
     known = every()
     if name not in known:
@@ -84,7 +90,12 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     place = Path(storage.absolute(target or name))
     copies = [(known[name], place)]
     copies += [(known[each], place.parent / each) for each in known[name].beside if each in known]
-    taken = [folder / file for example, folder in copies for file in example.files if (folder / file).exists()]
+    taken = [
+        folder / file
+        for example, folder in copies
+        for file, path in example.files.items()
+        if (folder / file).exists() and not _same(folder / file, path)
+    ]
     if taken:
         raise RequestError(f"'{taken[0]}' exists, and nothing is overwritten. Name another folder by --to.")
     try:

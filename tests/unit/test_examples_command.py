@@ -41,6 +41,15 @@ def test_a_copy_loads_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert config.data.root == str(tmp_path / "textcnn")
 
 
+def test_two_examples_may_refer_to_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["examples", "born-again"]) == main(["examples", "soft-tree"]) == 0
+    assert (tmp_path / "mnist" / "digits.py").is_file() and (tmp_path / "soft-tree" / "config.yaml").is_file()
+    (tmp_path / "mnist" / "digits.py").write_text("mine")
+    assert main(["examples", "omitted-class"]) == 2
+    assert (tmp_path / "mnist" / "digits.py").read_text() == "mine" and not (tmp_path / "omitted-class").exists()
+
+
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models.py").write_text("mine")
     assert main(["examples", "mnist", "--to", str(tmp_path)]) == 2
