@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel
 
 from orchestrator.reporting import report as reports
+from orchestrator.reporting import spread as spread_
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -135,18 +136,11 @@ def _line(name: str, paper: str, values: Sequence[float], interval: tuple[float,
     shown = _shown(name)
     spread = ""
     if len(values) > 1:
-        half = _half(values)
+        half = spread_.half_width(values)
         mean = statistics.fmean(values)
         interval, spread = (mean - half, mean + half), shown(statistics.stdev(values)).lstrip("+")
     bounds = "" if interval is None else f"{shown(interval[0])} to {shown(interval[1])}"
     return f"| {name} | {paper} | {shown(statistics.fmean(values))} | {bounds} | {spread} |"
-
-
-def _half(values: Sequence[float]) -> float:
-    """Half of the 95% interval of a mean."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _shown(name: str) -> Callable[[float], str]:

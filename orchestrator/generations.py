@@ -12,6 +12,7 @@ from orchestrator import pipeline
 from orchestrator.config.run_config import STUDENT, RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import MEMBERS, PREDICTIONS, Options
+from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, GenerationFigures
 from orchestrator.reporting.sums import Float64
@@ -27,12 +28,13 @@ def compared(config: RunConfig, *, verbose: bool, screen: Screen) -> list[Genera
     if not runs:
         return []
     options = Options(fresh=False, verbose=verbose, screen=screen, tracked=False)
-    together = pipeline.executed(config.of_all_generations(), (MEMBERS, PREDICTIONS), options)[PREDICTIONS]
+    whole = config.of_all_generations()
+    together = pipeline.executed(whole, (MEMBERS, PREDICTIONS), options)[PREDICTIONS]
     names = [f"generation {number + 1}" for number in range(len(runs))]
     of_each = [sums.read(each.folder)[0][STUDENT] for each in runs]
     found = dict(zip(names, of_each, strict=True)) | {"all together": together.measured[ENSEMBLE].sums.of_blocks}
     over = [None, *(_over(pair, found) for pair in pairwise(found))]
-    where = [*(each.name for each in runs), config.of_all_generations().name]
+    where = [*(each.name for each in runs), whole.name]
     return [
         _figures(name, run, found[name], difference) for name, run, difference in zip(found, where, over, strict=True)
     ]
@@ -47,12 +49,4 @@ def _figures(name: str, run: str, of: Float64, over: Difference | None) -> Gener
 def _over(pair: tuple[str, str], found: dict[str, Float64]) -> Difference:
     """The accuracy of the second over that of the first."""
     before, after = pair
-    difference = statistics.difference(found[after], found[before])
-    return Difference(
-        of=after,
-        over=before,
-        accuracy=difference.accuracy,
-        interval=None if difference.interval is None else difference.interval.bounds,
-        resolved=difference.resolved,
-        examples_needed=difference.needed,
-    )
+    return reports.as_difference(statistics.difference(found[after], found[before], (after, before)))

@@ -28,7 +28,7 @@ from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import files, several, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import Difference, GenerationFigures, MemberWorth, Planned, Report, System
+from orchestrator.reporting.report import GenerationFigures, MemberWorth, Planned, Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -194,7 +194,7 @@ def _report(run: Context, given: Results) -> Report:
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
         gain_transferred_interval=_bounds(estimates.gain),
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
-        differences=[_difference(each) for each in estimates.differences],
+        differences=[reports.as_difference(each) for each in estimates.differences],
         generations=list(run.generations),
         best_member=given[PREDICTIONS].best,
         curve=given[PREDICTIONS].curve,
@@ -263,17 +263,6 @@ def _disagreement(worth: Worth | None) -> float | None:
 
 def _bounds(interval: Interval | None) -> tuple[float, float] | None:
     return None if interval is None else interval.bounds
-
-
-def _difference(found: statistics.Difference) -> Difference:
-    return Difference(
-        of=found.of,
-        over=found.over,
-        accuracy=found.accuracy,
-        interval=_bounds(found.interval),
-        resolved=found.resolved,
-        examples_needed=found.needed,
-    )
 
 
 def _recipe(config: RunConfig) -> dict[str, str]:

@@ -20,7 +20,7 @@ from orchestrator.plan import kept
 from orchestrator.plan import rates as estimated
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.fit import misfits
-from orchestrator.plan.outlook import Case, Outlook, outlook
+from orchestrator.plan.outlook import Case, Outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import GPU_FLOPS, Rates
 from orchestrator.plan.what_if import Variation, fastest, smallest, variations
@@ -87,7 +87,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
     found = whole(runs)
     if keeps:
-        kept.write(runs.first.case.config, outlook(runs.first.case, runs.first.rates))
+        kept.write(runs.first.case.config, runs.first.outlook)
     return Planned(
         name=config.name,
         outlook=found,

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from orchestrator import pipeline
@@ -68,7 +68,8 @@ def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, 
     with _temporary(config) as place:
         few = {name: _shortened(each).model_copy(update={"storage": place}) for name, each in runs.items()}
         options = Options(fresh=False, verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
-        with _connected(config, len(few) > 1, verbose=verbose):
+        one = connection.connect(config.ensemble.start_timeout_s, verbose=verbose) if len(few) > 1 else nullcontext()
+        with one:  # connection of several runs; a single run connects itself
             found = {name: pipeline.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}
     rates, work = found.pop("")
     return Rehearsed(rates, {name: _of_student(rates, own) for name, (own, _) in found.items()}, work)
@@ -83,16 +84,6 @@ def _of_student(rates: Rates, own: Rates) -> Rates:
         student_units=own.student_units,
         evaluation_s=own.evaluation_s,
     )
-
-
-@contextmanager
-def _connected(config: RunConfig, several: bool, *, verbose: bool) -> Iterator[None]:
-    """One connection for several runs; a single run connects itself."""
-    if not several:
-        yield
-        return
-    with connection.connect(config.ensemble.start_timeout_s, verbose=verbose):
-        yield
 
 
 @contextmanager

@@ -155,7 +155,7 @@ class RunConfig(Spec):
     def of_generations(self) -> list[RunConfig]:
         """The run of each generation; empty without several."""
         found: list[RunConfig] = []
-        for number in range(1, self.generations + 1 if self.generations > 1 else 1):
+        for number in range(1, self.generations + 1) if self.generations > 1 else ():
             student = self.student.model_copy(update={"seed": self.student.seed + number - 1})
             update: dict[str, Any] = {"name": f"{self.name}-generation-{number}", "generations": 1, "seeds": 1}
             ensemble = self._taught_by(found[-1:]) if found else self.ensemble

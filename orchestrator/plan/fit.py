@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from orchestrator.cluster import resources
-from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook
-from orchestrator.plan.whole import SHARED, Runs
+from orchestrator.plan.outlook import Case, Outlook, PlannedStage
+from orchestrator.plan.whole import Runs
 from workers.data.memory import size
 
 
@@ -18,18 +17,17 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
     """
     case = runs.first.case
     if free is not None and found.stored > free:
-        largest = max(outlook(case, runs.first.rates).stages, key=lambda each: each.stored)
+        largest = max(runs.first.outlook.stages, key=lambda each: each.stored)
         yield (
             f"storage: the run stores {size(found.stored)}, with {size(largest.stored)} for {largest.name}, and "
             f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
             + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
         )
-    for stage in outlook(case, runs.first.rates).stages:
+    for stage in runs.first.outlook.stages:
         yield from _of_memory(case, stage)
     for name, each in runs.students.items():
-        for stage in outlook(each.case, each.rates).stages:
-            if stage.name not in SHARED:
-                yield from _of_memory(each.case, replace(stage, name=f"{stage.name}-{name}"))
+        for stage in each.own_stages(name):
+            yield from _of_memory(each.case, stage)
 
 
 def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from orchestrator.config.schema import StudentSpec
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
@@ -20,6 +21,16 @@ class Timed:
 
     case: Case
     rates: Rates
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """The outlook of the run by itself."""
+        return outlook(self.case, self.rates)
+
+    def own_stages(self, name: str) -> list[PlannedStage]:
+        """Its stages as those of the further student `name`: without what it reuses."""
+        stages = [stage for stage in self.outlook.stages if stage.name not in SHARED]
+        return [replace(stage, name=f"{stage.name}-{name}") for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,11 @@ class Runs:
 def whole(runs: Runs) -> Outlook:
     """The outlook of all runs, with the stages that each further student does not reuse."""
     config = runs.first.case.config
-    run = outlook(runs.first.case, runs.first.rates)
+    run = runs.first.outlook
     stages, seconds = list(run.stages), run.seconds
     for name, student in runs.students.items():
-        reused = (*SHARED, *(["baseline"] if _same_baseline(student.case.config.student, config.student) else []))
-        of = outlook(student.case, student.rates).stages
-        own = [replace(stage, name=f"{stage.name}-{name}") for stage in of if stage.name not in reused]
+        shared = _same_baseline(student.case.config.student, config.student)
+        own = [stage for stage in student.own_stages(name) if not (shared and stage.name == f"baseline-{name}")]
         stages += own
         seconds += sum(stage.seconds for stage in own)
     if config.generations > 1:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,9 @@ from orchestrator.reporting.spread import SeedFigures
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.errors import RequestError
+
+if TYPE_CHECKING:
+    from orchestrator.reporting import statistics
 
 Role = Literal["member", "ensemble", "baseline", "student", "further"]
 Bound = Literal["teacher", "driver", "student"]
@@ -349,6 +352,18 @@ class Report(BaseModel):
     @property
     def extra_metrics(self) -> list[str]:
         return sorted({name for system in self.systems for name in system.test.model_extra or {}})
+
+
+def as_difference(found: statistics.Difference) -> Difference:
+    """A difference as the report has it."""
+    return Difference(
+        of=found.of,
+        over=found.over,
+        accuracy=found.accuracy,
+        interval=None if found.interval is None else found.interval.bounds,
+        resolved=found.resolved,
+        examples_needed=found.needed,
+    )
 
 
 def gain_transferred(baseline: float, ensemble: float, student: float) -> float | None:

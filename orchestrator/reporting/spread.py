@@ -57,15 +57,15 @@ def _row(name: str, values: Sequence[float], unit: str) -> list[str]:
         return f"{100 * value:{sign}.2f}{unit if unit == '%' else ''}"
 
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    half = _quantile(len(values) - 1) * spread / math.sqrt(len(values))
+    half = half_width(values)
     bounds = f"{shown(mean - half)} to {shown(mean + half)}"
     return [name + ("" if unit == "%" else ", points"), shown(mean), f"{100 * spread:.2f}", bounds, *map(shown, values)]
 
 
-def _quantile(degrees: int) -> float:
-    """Of Student's t, for the interval of a mean of a few repetitions."""
+def half_width(values: Sequence[float]) -> float:
+    """Half of the interval of the mean of a few repetitions, by Student's t."""
     from scipy.stats import t
 
     from workers.evaluation.bootstrap import LEVEL
 
-    return float(t.ppf(0.5 + LEVEL / 2, degrees))
+    return float(t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))

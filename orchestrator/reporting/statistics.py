@@ -68,7 +68,7 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         several = [each[FIGURES.index(name), ..., k] for k in range(len(names)) for name in RESAMPLED]
         return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
 
-    rows, grouped = of_blocks[names[0]][:, EXAMPLES], _is_grouped(of_blocks[names[0]])
+    grouped = _is_grouped(of_blocks[names[0]])
     values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=grouped)
     of_systems = {
         name: dict(zip(RESAMPLED, found[k * len(RESAMPLED) : (k + 1) * len(RESAMPLED)], strict=True))
@@ -76,9 +76,7 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         for name, k in number.items()
     }
     for name, of_system in of_systems.items():
-        accuracy = of_system["accuracy"]
-        if accuracy is not None and (rows.max() == 1 or accuracy.error == 0.0):  # or all right, or all wrong
-            of_system["accuracy"] = _of_trials(of_blocks[name])
+        of_system["accuracy"] = _of_accuracy(of_blocks[name], of_system["accuracy"])
     first = len(names) * len(RESAMPLED)
     examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
     differences = [
@@ -142,6 +140,13 @@ def _is_grouped(of_blocks: Float64) -> bool:
     return bool((of_blocks[:, EXAMPLES] > 1).any()) and len(of_blocks) < bootstrap.BLOCKS
 
 
+def _of_accuracy(of_blocks: Float64, found: Interval | None) -> Interval | None:
+    """The interval of an accuracy: of trials where blocks are single examples, or where all are right, or all wrong."""
+    if found is None or (of_blocks[:, EXAMPLES].max() > 1 and found.error != 0.0):
+        return found
+    return _of_trials(of_blocks)
+
+
 def _of_trials(of_blocks: Float64) -> Interval:
     """The interval of an accuracy as that of independent trials, one for each block."""
     used = of_blocks[of_blocks[:, EXAMPLES] > 0]
@@ -157,8 +162,9 @@ def _gain(accuracy: Mapping[str, Float64]) -> Float64:
     return found
 
 
-def difference(one: Float64, other: Float64) -> Difference:
-    """The accuracy of a student over that of another run's, on the same test examples. one, other: [B, COLUMNS]."""
+def difference(one: Float64, other: Float64, names: Pair = ("student", "student")) -> Difference:
+    """The accuracy of one system over another's, on the same test examples. one, other: [B, COLUMNS]. names: of both;
+    those of students of two runs."""
     joint = np.concatenate([one, other], axis=1)
 
     def of_sums(sums: Float64) -> Float64:
@@ -166,15 +172,13 @@ def difference(one: Float64, other: Float64) -> Difference:
         return np.stack([accuracy[..., 0] - accuracy[..., 1]])
 
     (value,), (interval,) = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one))
-    return _difference(("student", "student"), float(value), interval, round(float(one[:, EXAMPLES].sum())))
+    return _difference(names, float(value), interval, round(float(one[:, EXAMPLES].sum())))
 
 
 def accuracy(of: Float64) -> tuple[float, Interval | None]:
     """The accuracy of a system, and its interval. of: [B, COLUMNS]."""
     (found,) = bootstrap.intervals(of, lambda sums: figures(sums)[ACCURACY][None], grouped=_is_grouped(of))
-    if found is not None and (of[:, EXAMPLES].max() == 1 or found.error == 0.0):
-        found = _of_trials(of)
-    return float(figures(of.sum(axis=0))[ACCURACY]), found
+    return float(figures(of.sum(axis=0))[ACCURACY]), _of_accuracy(of, found)
 
 
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import inspect
 import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,14 +24,7 @@ DPI = 110
 def check(specs: tuple[FactorySpec, ...]) -> None:
     """Raise `RequestError` for a function that is not there, or cannot be called with a student and a test split."""
     for spec in specs:
-        function = factories.load(spec.factory, spec.folder)
-        try:
-            inspect.signature(function).bind(None, None, None, **spec.kwargs)
-        except TypeError as error:
-            raise RequestError(
-                f"report.figures: '{spec.factory}' cannot be called with (student, x, y"
-                f"{''.join(f', {name}=...' for name in spec.kwargs)}): {error}."
-            ) from error
+        factories.check_called("report.figures", spec, ("student", "x", "y"))
 
 
 def drawn(run: Context, student: Member) -> list[DrawnFigure]:

@@ -32,7 +32,7 @@ from workers.artifacts import catalogue, store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data import labels
-from workers.data.dataset import Split
+from workers.data.dataset import Dataset, Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import Agreement
@@ -330,7 +330,7 @@ def _predict(
 
     So a resumed run needs no machines for them. Predictions that are too large to be kept are left to `_measure`.
     """
-    if not of_labels and 4 * len(getattr(run.dataset, split).y) * run.dataset.classes > KEPT_BYTES:
+    if not of_labels and predicted_bytes(run.dataset, split) > KEPT_BYTES:
         return _Predicted({}, reused=False)
     known = {member.name: (member, how) for member, how in systems}
     keys = {name: _key(run, asked, split, of_labels) for name, asked in known.items()}
@@ -348,6 +348,12 @@ def _predict(
     for name in missing:
         run.artifacts.register(keys[name], paths.predictions(name, split))
     return _Predicted(records, reused=not missing)
+
+
+def predicted_bytes(dataset: Dataset, split: str) -> int:
+    """Size of one system's predictions of a split."""
+    whole: Split = getattr(dataset, split)
+    return 4 * len(whole.y) * dataset.classes
 
 
 def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:

@@ -6,7 +6,6 @@ of each model, metrics on random predictions. `cluster.place` checks the capacit
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherS
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import drawings, logits_room
-from orchestrator.stages.evaluation import KEPT_BYTES
+from orchestrator.stages.evaluation import KEPT_BYTES, predicted_bytes
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
 from workers.data import labels
@@ -36,7 +35,6 @@ from workers.specs import (
     AnyModel,
     AnyTraining,
     DistillationSpec,
-    FactorySpec,
     FitSpec,
     NetworkModel,
     OwnModel,
@@ -97,7 +95,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     _check_bias(config, dataset)
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
-        _check_metric(metric)
+        factories.check_called("evaluation.metrics", metric, ("probabilities", "labels"))
     drawings.check(config.report.figures)
     sequences.check(config.models, dataset)
     roles = _roles(config, dataset)
@@ -191,7 +189,7 @@ def _check_bias(config: RunConfig, dataset: Dataset) -> None:
         return
     bias.check(dataset.train.y, labels.ids_of(key, wanted, dataset.classes, dataset.label_names))
     for name in ("train", "test"):
-        held = 4 * len(getattr(dataset, name).y) * dataset.classes
+        held = predicted_bytes(dataset, name)
         if held > KEPT_BYTES:
             raise RequestError(
                 f"{key}: the student's predictions of the {name} split take {size(held)}; expected at most "
@@ -454,14 +452,3 @@ def _sees(answer: ray.ObjectRef[bool]) -> bool:
         return bool(ray.get(answer))
     except ray.exceptions.RayError:  # a node that died meanwhile does not invalidate the others
         return True
-
-
-def _check_metric(spec: FactorySpec) -> None:
-    function = factories.load(spec.factory, spec.folder)
-    try:
-        inspect.signature(function).bind(None, None, **spec.kwargs)
-    except TypeError as error:
-        raise RequestError(
-            f"evaluation.metrics: '{spec.factory}' cannot be called with (probabilities, labels"
-            f"{''.join(f', {name}=...' for name in spec.kwargs)}): {error}."
-        ) from error

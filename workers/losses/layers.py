@@ -55,10 +55,11 @@ def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.ndim == teacher.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
         rows, columns = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
         student, teacher = (functional.adaptive_avg_pool2d(each, (rows, columns)) for each in (student, teacher))
-    return _elements(student), _elements(teacher)
+    return elements(student), elements(teacher)
 
 
-def _elements(state: Tensor) -> Tensor:
+def elements(state: Tensor) -> Tensor:
+    """[B, L, D]: the elements of a sequence, the places of a map, or a vector as one element."""
     if state.ndim == 4:
         return state.flatten(2).transpose(1, 2)
     return state.unsqueeze(1) if state.ndim == 2 else state

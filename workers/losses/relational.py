@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.losses.hidden_states import Layers
+from workers.losses.layers import elements
 
 EPSILON = 1e-8
 
@@ -59,11 +60,8 @@ class RelationalAngle(Relational):
 
 def _vectors(state: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of each example's elements, [B, D], without padding."""
-    if state.ndim == 4:
-        return state.mean((2, 3))
-    if state.ndim == 2:
-        return state
-    if mask is None or state.shape[:2] != mask.shape:
-        return state.flatten(1, -2).mean(1)
-    kept = mask.to(state.dtype).unsqueeze(-1)
-    return (state * kept).sum(1) / kept.sum(1).clamp_min(1.0)
+    each = elements(state)
+    if mask is None or each.shape[:2] != mask.shape:
+        return each.flatten(1, -2).mean(1)
+    kept = mask.to(each.dtype).unsqueeze(-1)
+    return (each * kept).sum(1) / kept.sum(1).clamp_min(1.0)

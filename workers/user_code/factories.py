@@ -16,14 +16,17 @@ import ast
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from workers.errors import RequestError
+from workers.specs import FactorySpec
 from workers.user_code import beside, observed
 from workers.user_code.beside import BESIDE as BESIDE
 from workers.user_code.origins import HOME, STILLHOUSE, distributions
@@ -68,6 +71,19 @@ def load(factory: str, folder: str) -> Any:
             f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
         )
     return function
+
+
+def check_called(key: str, spec: FactorySpec, given: Sequence[str]) -> None:
+    """Raise `RequestError` for a function that is not there, or cannot be called with these arguments and its kwargs.
+
+    key: of the configuration, for the message.
+    """
+    function = load(spec.factory, spec.folder)
+    try:
+        inspect.signature(function).bind(*given, **spec.kwargs)
+    except TypeError as error:
+        arguments = ", ".join([*given, *(f"{name}=..." for name in spec.kwargs)])
+        raise RequestError(f"{key}: '{spec.factory}' cannot be called with ({arguments}): {error}.") from error
 
 
 def working_folder() -> str:
