@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +27,31 @@ from pydantic import BaseModel
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import spread as spread_
 from orchestrator.reporting.report import Report
+from orchestrator.reporting.sweeps import Sweep, SweptRun
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 
 ROOT = Path(__file__).parents[1]
-ROWS, KEPT, PAGE = (
+ROWS, KEPT, PAGE, PICTURES = (
     ROOT / "benchmarks/reproductions.yaml",
     ROOT / "benchmarks/results/reproductions.json",
     ROOT / "docs/REPRODUCTIONS.md",
+    ROOT / "docs/reproductions",
 )
 RIGHT = re.compile(r"right\[(\d+)\]")
+SWEPT = re.compile(r"(?P<what>best \S+|accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
+SEED = "student.seed"
+RECORD, MAP = "sweep.json", "student.png"
+"""Files in the folder of a sweep."""
 
 
 class Row(BaseModel):
-    """An experiment. figures: the paper's, as text, by where ours are in a report. holds: the relation in the paper."""
+    """An experiment. holds: the relation in the paper. example: the folder of examples that its commands run in; left
+    out: `name`. run: the run, or the sweep, that has the figures.
+
+    figures: the paper's, as text, by where ours are. note: what to know of our figures, such as why a relation does not
+    hold.
+    """
 
     name: str
     paper: str
@@ -47,6 +59,12 @@ class Row(BaseModel):
     commands: list[str]
     run: str
     figures: dict[str, str]
+    example: str = ""
+    note: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "examples" / (self.example or self.name)
 
 
 class Measured(BaseModel):
@@ -91,14 +109,52 @@ COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a -
 def measured(row: Row, folder: str) -> Measured | None:
     """The figures of the experiment's reports; None where it has not run. folder: of its runs."""
     place = storage.join(folder, row.run)
+    if storage.exists(storage.join(place, RECORD)):
+        return _of_sweep(row, place)
     if not storage.exists(RunFolder(place).report):
         return None
     first = reports.load(place)
     every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
     seconds = sum(stage.seconds for each in every for stage in each.stages)
-    date = datetime.date.fromtimestamp(os.path.getmtime(RunFolder(place).report)).isoformat()
+    date = _date(RunFolder(place).report)
     values = {name: [figure(each, name) for each in every] for name in row.figures}
     return Measured(date=date, minutes=seconds / 60, values=values, intervals=_intervals(first, row.figures))
+
+
+def _date(file: str) -> str:
+    return datetime.date.fromtimestamp(os.path.getmtime(file)).isoformat()
+
+
+def _of_sweep(row: Row, folder: str) -> Measured:
+    """The figures of a sweep. folder: of the sweep, beside those of its runs."""
+    file = storage.join(folder, RECORD)
+    sweep = Sweep.model_validate_json(storage.read_text(file))
+    each = [reports.load(storage.join(os.path.dirname(folder), of.run)) for of in sweep.runs]
+    seconds = sum(stage.seconds for report in each for stage in report.stages if not stage.reused)
+    values = {name: swept_figure(sweep, name) for name in row.figures}
+    return Measured(date=_date(file), minutes=seconds / 60, values=values)
+
+
+def swept_figure(sweep: Sweep, name: str) -> list[float]:
+    """A figure of a sweep's best point: `best KEY`, its value of a key, or `accuracy`, that of its students by seed.
+
+    With ` at KEY=VALUE` of the points with this value. The best point has the highest mean of validation accuracy over
+    `student.seed`. Raises: KeyError where the sweep has no such figure.
+    """
+    asked = SWEPT.fullmatch(name)
+    if asked is None:
+        raise KeyError(f"'{name}' is no figure of a sweep; expected 'best KEY' or 'accuracy', with ' at KEY=VALUE'")
+    points: dict[str, list[SweptRun]] = {}
+    for run in sweep.runs:
+        if asked["key"] is None or str(run.values[asked["key"]]) == asked["value"]:
+            values = {key: value for key, value in run.values.items() if key != SEED}
+            points.setdefault(json.dumps(values), []).append(run)
+    if not points:
+        raise KeyError(f"'{sweep.name}' has no run at {asked['key']}={asked['value']}")
+    best = max(points.values(), key=lambda runs: statistics.fmean(run.validation_accuracy or 0.0 for run in runs))
+    if asked["what"] == "accuracy":
+        return [run.student for run in best if run.student is not None]
+    return [float(best[0].values[asked["what"].removeprefix("best ")])]
 
 
 def _intervals(report: Report, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
@@ -119,7 +175,8 @@ def page(rows: Sequence[Row], kept: Mapping[str, Measured]) -> str:
 
 def _section(row: Row, found: Measured | None) -> str:
     commands = "\n".join(f"    {each}" for each in row.commands)
-    head = f"## {row.name}\n\n{row.paper}: {row.holds}.\n\n{commands}\n"
+    where = f"`{row.folder.relative_to(ROOT)}`"
+    head = f"## {row.name}\n\n{row.paper}: {row.holds}.\n\nIn {where}:\n\n{commands}\n"
     if found is None:
         return f"{head}\nNot measured yet.\n"
     seeds = max(map(len, found.values.values()))
@@ -129,7 +186,9 @@ def _section(row: Row, found: Measured | None) -> str:
     ]
     table = "\n".join(lines)
     took = f"{seeds} seed{'s' * (seeds > 1)}, {found.minutes:,.0f} minutes on two cores, {found.date}."
-    return f"{head}\n{table}\n\n{took}\n"
+    picture = PICTURES / f"{row.name}.png"
+    shown = [f"![{row.name}]({picture.relative_to(PAGE.parent)})"] if picture.exists() else []
+    return "\n".join([head, table, "", took, *(f"\n{each}" for each in (*shown, row.note) if each), ""])
 
 
 def _line(name: str, paper: str, values: Sequence[float], interval: tuple[float, float] | None) -> str:
@@ -147,7 +206,7 @@ def _shown(name: str) -> Callable[[float], str]:
     """The form of a figure: points, a share, or a number."""
     if " - " in name:
         return lambda value: f"{100 * value:+.2f}"
-    if name.endswith((".errors", ".p99_ms")):
+    if name.endswith((".errors", ".p99_ms")) or name.startswith("best "):
         return lambda value: f"{value:,.4g}"
     return lambda value: f"{value:.2%}"
 
@@ -163,14 +222,18 @@ def main() -> None:
         parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in rows)}")
     for row in rows:
         for command in row.commands if row.name in names else ():
-            subprocess.run(shlex.split(os.path.expandvars(command)), cwd=ROOT / "examples" / row.name, check=True)
+            subprocess.run(shlex.split(os.path.expandvars(command)), cwd=row.folder, check=True)
     kept = {
         name: Measured.model_validate(each)
         for name, each in json.loads(KEPT.read_text() if KEPT.exists() else "{}").items()
     }
     for row in rows:
-        found = measured(row, str(ROOT / "examples" / row.name / "runs"))
+        found = measured(row, runs := str(row.folder / "runs"))
         kept |= {} if found is None else {row.name: found}
+        drawn = Path(runs, row.run, MAP)
+        if drawn.exists():
+            PICTURES.mkdir(exist_ok=True)
+            shutil.copy(drawn, PICTURES / f"{row.name}.png")
     KEPT.write_text(json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n")
     PAGE.write_text(page(rows, kept))
 

@@ -11,7 +11,9 @@ import yaml
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
 from orchestrator.reporting import report as reports
+from orchestrator.reporting import sweeps
 from orchestrator.reporting.report import Report, as_json
+from orchestrator.reporting.sweeps import SweptRun
 from orchestrator.run_folder.paths import RunFolder
 from tests.reports import plain
 from workers import storage
@@ -79,7 +81,46 @@ def test_a_figure_that_is_not_there(tmp_path: Path) -> None:
 def test_the_table_names_examples_and_their_commands() -> None:
     rows = [Row.model_validate(each) for each in yaml.safe_load(reproduce.ROWS.read_text())]
     for each in rows:
-        folder = reproduce.ROOT / "examples" / each.name
-        assert (folder / "config.yaml").is_file() and each.figures
+        assert (each.folder / "config.yaml").is_file() and each.figures
         for word in " ".join(each.commands).split():
-            assert not word.endswith((".yaml", ".py")) or (folder / word).is_file()
+            assert not word.endswith((".yaml", ".py")) or (each.folder / word).is_file()
+    assert len({each.name for each in rows}) == len(rows)
+
+
+def swept(**values: Any) -> SweptRun:
+    figures = {"validation_accuracy": values.pop("validation"), "student": values.pop("student")}
+    return SweptRun(run="a", values=values, **figures)
+
+
+def test_the_best_point_of_a_sweep_by_the_mean_over_seeds() -> None:
+    runs = [
+        swept(T=1, hidden=30, **{"student.seed": 0}, validation=0.90, student=0.80),
+        swept(T=1, hidden=30, **{"student.seed": 1}, validation=0.99, student=0.81),
+        swept(T=4, hidden=30, **{"student.seed": 0}, validation=0.96, student=0.82),
+        swept(T=4, hidden=30, **{"student.seed": 1}, validation=0.95, student=0.84),
+        swept(T=20, hidden=800, **{"student.seed": 0}, validation=0.98, student=0.97),
+        swept(T=20, hidden=800, **{"student.seed": 1}, validation=0.98, student=0.99),
+    ]
+    sweep = sweeps.collected("a-sweep", ["T", "hidden", "student.seed"], runs)
+    assert reproduce.swept_figure(sweep, "best T at hidden=30") == [4]
+    assert reproduce.swept_figure(sweep, "accuracy at hidden=30") == [0.82, 0.84]
+    assert reproduce.swept_figure(sweep, "best T") == [20]
+    assert reproduce.swept_figure(sweep, "accuracy") == [0.97, 0.99]
+    with pytest.raises(KeyError, match="no run at hidden=300"):
+        reproduce.swept_figure(sweep, "accuracy at hidden=300")
+    with pytest.raises(KeyError, match="no figure of a sweep"):
+        reproduce.swept_figure(sweep, "student.accuracy")
+
+
+def test_a_sweep_on_the_page(tmp_path: Path) -> None:
+    names = {"a-1": 1.0, "a-20": 20.0}
+    for name in names:
+        written(tmp_path, name, plain(members=(0.94, 0.95)))
+    runs = [SweptRun(run=name, values={"T": t}, validation_accuracy=t / 20, student=0.9) for name, t in names.items()]
+    record = sweeps.collected("a-sweep", ["T"], runs).model_dump_json()
+    storage.write_text(storage.join(str(tmp_path), "a-sweep", reproduce.RECORD), record)
+    of = row(run="a-sweep", figures={"best T": "8 and above", "accuracy": ""}, note="Why it differs.")
+    found = reproduce.measured(of, str(tmp_path))
+    assert found is not None and found.values == {"best T": [20.0], "accuracy": [0.9]}
+    text = reproduce.page([of], {"digits": found})
+    assert "| best T | 8 and above | 20 |  |  |" in text and text.rstrip().endswith("Why it differs.")
