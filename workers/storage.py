@@ -436,20 +436,28 @@ def remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def probe_writable(uri: str) -> None:
-    """Raise `RequestError` unless files can be written below `uri`; leaves no file behind."""
+def probe_of_run(uri: str) -> None:
+    """Raise `RequestError` unless every process of a run can write files below `uri`, its `storage`."""
     if uri.startswith("memory://"):
         raise RequestError(
             f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
             "folder or to an object store."
         )
+    probe_writable(uri, "storage")
+
+
+def probe_writable(uri: str, key: str) -> None:
+    """Raise `RequestError` unless files can be written below `uri`; leaves no file behind.
+
+    key: the key or the option of the request that `uri` comes from.
+    """
     try:
         with probed(uri):
             pass
     except Exception as error:  # each file system has its own error classes
         raise RequestError(
-            f"storage '{uri}' cannot be written ({_brief(error)}). Expected a folder or URI where this "
-            "user may create files; set `storage` to one."
+            f"{key} '{uri}' cannot be written ({_brief(error)}). Expected a folder or URI where this user may create "
+            f"files; set `{key}` to one."
         ) from error
 
 

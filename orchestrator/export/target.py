@@ -35,14 +35,7 @@ def check(uri: str) -> None:
             f"--to: '{uri}' holds '{min(others)}', which no export wrote. Expected a folder that does not exist yet, "
             "or one with an earlier export alone, which is replaced."
         )
-    try:
-        with storage.probed(storage.parent(uri) if storage.is_local(uri) else uri):
-            pass
-    except Exception as error:  # each file system has its own error classes
-        raise RequestError(
-            f"--to: '{uri}' cannot be written ({type(error).__name__}: {error}). Expected a folder or URI where this "
-            "user may create files."
-        ) from error
+    storage.probe_writable(storage.parent(uri) if storage.is_local(uri) else uri, "--to")
 
 
 @contextmanager

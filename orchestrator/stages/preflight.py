@@ -78,7 +78,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if config.ensemble.of_examples is not None:
         mixture_weights.try_out(config.ensemble.of_examples)
     wait_for("looking at storage and tracker")
-    storage.probe_writable(config.storage)
+    storage.probe_of_run(config.storage)
     mlflow_uri.reach(config.tracking.uri)
     machines = connection.expected()
     if machines is not None:

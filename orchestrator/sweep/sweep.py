@@ -79,7 +79,7 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
     _check(asked.path, base.name, common, axes)
     name = f"{base.name}-sweep"
     folder = storage.join(base.storage, name)
-    storage.probe_writable(base.storage)
+    storage.probe_of_run(base.storage)
     _check_folder(folder)
     preflight.check(base, screen.wait_for)
     with (

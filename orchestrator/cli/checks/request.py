@@ -117,7 +117,7 @@ def _models(config: RunConfig) -> list[AnyModel]:
 
 def reached_storage(config: RunConfig) -> Finding:
     try:
-        storage.probe_writable(config.storage)
+        storage.probe_of_run(config.storage)
     except RequestError as error:
         return Finding("storage", str(error), "stops")
     return Finding("storage", f"{config.storage} can be written")
