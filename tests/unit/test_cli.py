@@ -91,7 +91,10 @@ def test_the_first_line_comes_at_once(command: str, tmp_path: Path) -> None:
         process.terminate()
 
 
-def test_commands_are_printed_as_a_shell_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_printed_as_a_shell_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stillhouse"])
     config = RunConfig.load(str(write_config(tmp_path / "my runs; $HOME")))
     folder = config.folder
     report = SimpleNamespace(folder=folder, page="#/runs/1")
