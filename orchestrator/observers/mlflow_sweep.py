@@ -1,21 +1,18 @@
-"""The MLflow run of a sweep: the parent of its runs, with their table and heat map."""
+"""The MLflow run of a sweep: the parent of its runs, with their table, page and heat maps."""
 
 from __future__ import annotations
 
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.observers import mlflow_runs, mlflow_uri
 from orchestrator.observers.mlflow_runs import FOLDER, ROLE
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import Sweep
 from workers.redact import redacted
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -49,22 +46,22 @@ class TrackedSweep:
             tags = {FOLDER: redacted(folder)}
             self.run_id = mlflow_runs.create(self.client, self.experiment_id, name, "sweep", tags)
 
-    def close(self, sweep: Sweep | None, maps: dict[str, Figure]) -> None:
-        """Send the table and the heat maps by their file names, and end the run; without a sweep as failed."""
+    def close(self, sweep: Sweep | None, files: Mapping[str, bytes]) -> None:
+        """Send the table, and files by their names, and end the run; without a sweep as failed."""
         try:
             if sweep is not None:
-                self._send(sweep, maps)
+                self._send(sweep, files)
             self.client.set_terminated(self.run_id, "FAILED" if sweep is None else "FINISHED")
         except Exception as error:  # of any tracker; the files have the same
             logger.warning("MLflow does not get the sweep's table: %s: %s", type(error).__name__, error)
 
-    def _send(self, sweep: Sweep, maps: dict[str, Figure]) -> None:
+    def _send(self, sweep: Sweep, files: Mapping[str, bytes]) -> None:
         header, *rows = sweeps.rows(sweep)
         columns = {name: [row[k] for row in rows] for k, name in enumerate(header)}
         self.client.log_table(self.run_id, columns, "sweep.json")
-        for name, figure in maps.items():
-            with tempfile.TemporaryDirectory() as folder:
-                figure.savefig(Path(folder, name))
-                self.client.log_artifact(self.run_id, str(Path(folder, name)))
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                Path(folder, name).write_bytes(content)
+            self.client.log_artifacts(self.run_id, folder)
         if sweep.best is not None:
             self.client.set_tag(self.run_id, "stillhouse.best", sweep.best)

@@ -125,7 +125,7 @@ def by_members(report: Report) -> Figure:
     elif any_:
         parts += [mark("ensemble", x.at(k), y.at(v), 4) for k, v in any_]
         labels.append(("ensemble", "ensemble", any_[-1][1]))
-    parts += _at_the_right(labels, x, y)
+    parts += at_the_right(labels, x, y)
     title = f"Test {report.accuracy_name} by number of members"
     told = "; ".join(f"{k} members {shown(v)}{_to(bounds)}" for k, v, bounds in best) or "; ".join(
         f"{k} members {shown(v)}" for k, v in any_
@@ -134,7 +134,7 @@ def by_members(report: Report) -> Figure:
     return Figure(caption, told, drawing(WIDTH, HEIGHT, parts, title=title, description=told))
 
 
-def _at_the_right(labels: Sequence[tuple[str, str, float]], x: Scale, y: Scale) -> list[Element]:
+def at_the_right(labels: Sequence[tuple[str, str, float]], x: Scale, y: Scale) -> list[Element]:
     """Names of lines at their right ends: name, role, value."""
     places = svg.apart([y.at(value) for _, _, value in labels])
     return [
@@ -247,5 +247,5 @@ def _curves(
         parts += [svg.path(placed, f"line {role}"), mark(role, *placed[-1], 4)] if placed else []
         ends.append((role, role, figure(history[-1])))
         told.append(f"{role}: {written(round(figure(history[-1]), 6))} after epoch {history[-1].epoch}")
-    parts += _at_the_right(ends, x, y)
+    parts += at_the_right(ends, x, y)
     return Figure(title, "; ".join(told), drawing(WIDTH, HEIGHT, parts, title=title, description="; ".join(told)))

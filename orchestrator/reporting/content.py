@@ -119,7 +119,8 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A report. lead: the verdict in one paragraph. about: the run in one line. notes: what to know before the rest."""
+    """A report. lead: the verdict in one paragraph. about: the run in one line. notes: what to know before the rest.
+    record: the file beside it that has the same figures for programs."""
 
     title: str
     about: str
@@ -127,3 +128,4 @@ class Document:
     lead: str
     answers: Sequence[Answer]
     sections: Sequence[Section]
+    record: str = "report.json"

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, `report.html`: the content of `sections` in the template `page.html`.
+"""A report as one self-contained HTML page, such as `report.html`: a document in the template `page.html`.
 
 The template escapes all text. Figures are SVG that `svg` has built, whose text is escaped there.
 """
@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.reporting import sections
+from orchestrator.reporting.content import Document
 from orchestrator.reporting.report import Report
 
 if TYPE_CHECKING:
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 
 
 def page(report: Report) -> str:
-    """The page."""
-    return _template().render(document=sections.document(report)).lstrip()
+    """The page of a run."""
+    return rendered(sections.document(report))
+
+
+def rendered(document: Document) -> str:
+    """A document as a page."""
+    return _template().render(document=document).lstrip()
 
 
 @cache

@@ -82,7 +82,7 @@ def rows(sweep: Sweep) -> Rows:
     figures = ["validation", "student", "95% interval", "baseline", "ensemble", "gain transferred", "size", "p99 ms"]
     found = [[*short, *figures, "note"]]
     for each in sweep.runs:
-        values = [_value(each.values[key]) for key in sweep.keys]
+        values = [written(each.values[key]) for key in sweep.keys]
         if each.problem:
             found.append([*values, *["-"] * len(figures), f"failed: {each.problem}"])
             continue
@@ -104,7 +104,8 @@ def rows(sweep: Sweep) -> Rows:
     return found
 
 
-def _value(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value of a key as text."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -117,7 +118,7 @@ def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
         return None
     from matplotlib.figure import Figure
 
-    by_row, by_column = ([_value(each.values[key]) for each in sweep.runs] for key in sweep.keys[:2])
+    by_row, by_column = ([written(each.values[key]) for each in sweep.runs] for key in sweep.keys[:2])
     of_rows, of_columns = list(dict.fromkeys(by_row)), list(dict.fromkeys(by_column))
     cells: dict[tuple[str, str], list[float]] = {}
     for row, column, each in zip(by_row, by_column, sweep.runs, strict=True):

@@ -1,4 +1,4 @@
-"""`stillhouse sweep`: from the axes to one table, heat maps and a parent run in MLflow."""
+"""`stillhouse sweep`: from the axes to one table, a page, heat maps and a parent run in MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.observers.mlflow_sweep import TrackedSweep
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan import students
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import sweeps
+from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
@@ -45,8 +45,9 @@ OF_MEANS = (
     "ensemble.weights",
 )
 """Keys whose change takes no forward pass of a teacher, where the members' logits are kept."""
-RECORD, TEXT, MAPS = "sweep.json", "sweep.md", {"student": "student.png", "gain_transferred": "gain_transferred.png"}
-"""Files in the sweep's folder; heat maps by their figure."""
+RECORD, TEXT, PAGE = "sweep.json", "sweep.md", "sweep.html"
+MAPS = {"student": "student.png", "gain_transferred": "gain_transferred.png"}
+"""Files in the sweep's folder; heat maps by the figure that they show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         at_once = _room(base, machines)
         tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
         outcome: Sweep | None = None
-        maps: dict[str, Figure] = {}
+        files: dict[str, bytes] = {}
         try:
             address = ray.get_runtime_context().gcs_address
             proposals = (
@@ -104,9 +105,9 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
                 order = grid.points(axes)
                 found.sort(key=lambda run: order.index(run.values))
             outcome = sweeps.collected(name, [each.key for each in axes], found)
-            maps = _write(outcome, folder, drawn=asked.trials is None)
+            files = _write(outcome, folder, drawn=asked.trials is None)
         finally:
-            tracked.close(outcome, maps)
+            tracked.close(outcome, files)
     return outcome, folder
 
 
@@ -192,16 +193,22 @@ def _room(config: RunConfig, machines: Machines) -> int:
     return max(1, int(here.gpus // placed.gpus) if placed.gpus else int(here.cpus // placed.cores))
 
 
-def _write(outcome: Sweep, folder: str, *, drawn: bool) -> dict[str, Figure]:
-    """Write the table and, if drawn, the heat maps; returns these by their file names."""
+def _write(outcome: Sweep, folder: str, *, drawn: bool) -> dict[str, bytes]:
+    """Write table, page and, if drawn, the heat maps; returns the page and the heat maps by their file names."""
     storage.write_text(storage.join(folder, RECORD), outcome.model_dump_json(indent=2) + "\n")
     storage.write_text(storage.join(folder, TEXT), f"# {outcome.name}\n\n{table(Table(sweeps.rows(outcome)))}")
     for name in MAPS.values():  # of an earlier sweep
         storage.remove(storage.join(folder, name))
-    found = {name: sweeps.heat_map(outcome, figure) for figure, name in MAPS.items() if drawn}
-    maps: dict[str, Figure] = {name: figure for name, figure in found.items() if figure is not None}
-    for name, figure in maps.items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120)
-        storage.write_bytes(storage.join(folder, name), content.getvalue())
-    return maps
+    figures = {name: sweeps.heat_map(outcome, name) for name in MAPS if drawn}
+    maps = {name: _png(figure) for name, figure in figures.items() if figure is not None}
+    files = {MAPS[name]: png for name, png in maps.items()}
+    files[PAGE] = sweep_page.page(outcome, maps).encode()
+    for name, content in files.items():
+        storage.write_bytes(storage.join(folder, name), content)
+    return files
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()

@@ -50,7 +50,12 @@ def test_a_grid_shares_what_it_can(tmp_path: Path, capsys: pytest.CaptureFixture
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`stillhouse.role` = 'sweep'")
     inner = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {run.info.run_name for run in inner} >= {"small-temperature-1-hidden-4", "small-temperature-4-hidden-4"}
-    assert {each.path for each in client.list_artifacts(parent.info.run_id)} >= {"sweep.json", "student.png"}
+    assert {each.path for each in client.list_artifacts(parent.info.run_id)} >= {
+        "sweep.json",
+        "sweep.html",
+        "student.png",
+    }
+    assert "data:image/png" in (folder / "sweep.html").read_text()
     assert parent.info.status == "FINISHED"
 
     assert main([*asked[:-1], "student.model.kwargs.hidden=4", "--json"]) == 0  # again, without the broken ones

@@ -249,6 +249,16 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "a factory that exits": ({}, models("def mlp(**k): raise SystemExit(3)\n"), "raised SystemExit: 3"),
     "NaN at once": ({}, models(NAN), "returned NaN or infinity on two examples"),
     "no transform": ({"data__augment": {"factory": "models:shaken"}}, None, "has no function or class 'shaken'"),
+    "no lexicon": (
+        {
+            "data__augment": {
+                "factory": "workers.data.text_augment:words_and_stretches",
+                "kwargs": {"lexicon": "words.tsv"},
+            }
+        },
+        None,
+        "data.augment.kwargs.lexicon: '.*words.tsv': no such file",
+    ),
     # --- data
     "npz without x": ({}, npz(a=X, y=Y), "no array 'x'; found a, y"),
     "npz without y": ({}, npz(x=X), "no array 'y'; found x"),

@@ -56,4 +56,4 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "models.py' exists, and nothing is overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
     assert main(["examples", "minst"]) == 2
-    assert "no example 'minst'; known: born-again, distilbert" in capsys.readouterr().err
+    assert "no example 'minst'; known: annealing, born-again" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers import storage
 from workers.data import texts
 from workers.data.arrays import Column, Index, spread
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
@@ -60,6 +61,37 @@ class Draws:
 Transform = Callable[..., Any]
 """`transform(x [B, ...], draws, **kwargs) -> [B, ...]`, where each row depends only on its own row and draws. For
 several columns, x and the result are dicts by name, of arrays and `Ragged` rows."""
+
+
+READERS = "stillhouse_readers"
+"""Attribute of a transform: how its arguments that name files are read."""
+
+
+def reads(**readers: Callable[[str], Any]) -> Callable[[Transform], Transform]:
+    """A decorator of a transform whose arguments by these names are files, each read once by `reader(uri)`.
+
+    Paths are relative to the configuration file. What was read travels with the examples, so that no other machine
+    needs the file, and what is reused changes with its content.
+    """
+
+    def decorated(transform: Transform) -> Transform:
+        setattr(transform, READERS, readers)
+        return transform
+
+    return decorated
+
+
+def named_files(spec: AugmentSpec) -> dict[str, str]:
+    """The files that arguments of the transform name, as absolute paths or URIs by the names of the arguments.
+
+    Raises: `RequestError` where such an argument is no text, or the transform is missing.
+    """
+    names = getattr(factories.load(spec.factory, spec.folder), READERS, {})
+    found = {name: spec.kwargs[name] for name in names if spec.kwargs.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise RequestError(f"data.augment.kwargs.{name}: found {value!r}; expected the path or URI of a file.")
+    return {name: storage.absolute(value, spec.folder) for name, value in found.items()}
 
 
 def made(by: Augmented | AugmentedColumns, x: Any, ids: Index) -> Any:
@@ -156,7 +188,7 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
     """
     if spec is None:
         return of
-    how = (factories.load(spec.factory, spec.folder), spec.kwargs, seed, views)
+    how = (factories.load(spec.factory, spec.folder), {**spec.kwargs, **_read(spec)}, seed, views)
     found: Augmented | AugmentedColumns
     found = (
         AugmentedColumns(of.columns, of.positions, of.elements_of, {}, *how)
@@ -164,6 +196,18 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
         else Augmented(of, *how)
     )
     _check(spec, found, of)
+    return found
+
+
+def _read(spec: AugmentSpec) -> dict[str, Any]:
+    """What the files hold that arguments of the transform name."""
+    readers, found = getattr(factories.load(spec.factory, spec.folder), READERS, {}), {}
+    for name, place in named_files(spec).items():
+        with calls.checked(f"data.augment.kwargs.{name}: reading '{place}' raised"):
+            try:
+                found[name] = readers[name](place)
+            except RequestError as error:
+                raise RequestError(f"data.augment.kwargs.{name}: {error}") from error
     return found
 
 

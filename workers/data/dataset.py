@@ -19,7 +19,7 @@ import numpy as np
 from workers import hashing
 from workers.data import elements, examples, groups, label_names, labels, memmap, overlap, readers, scan, tokens, values
 from workers.data.arrays import Index, spread
-from workers.data.augment import augmented
+from workers.data.augment import augmented, named_files
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
@@ -116,7 +116,8 @@ class Dataset:
         if self.augment is None:
             return {}
         spec, few = self.augment, self.train.x[: min(2, len(self.train))]
-        inputs = provenance.of_factory(spec, lambda: augmented(spec, few, self.seed, self.views)[:2])
+        read = spec.model_copy(update={"depends_on": (*spec.depends_on, *named_files(spec).values())})
+        inputs = provenance.of_factory(read, lambda: augmented(spec, few, self.seed, self.views)[:2])
         return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
 
     @cached_property

@@ -58,7 +58,7 @@ def main(asked: argparse.Namespace) -> None:
         print(found.model_dump_json(indent=2))
     else:
         screen.table(sweeps.rows(found), found.name)
-        screen.out.print(f"Table and heat maps: {folder}", markup=False, soft_wrap=True)
+        screen.out.print(f"Page: {folder}/{sweep.PAGE}", markup=False, soft_wrap=True)
     failed = [each for each in found.runs if each.problem]
     if failed:
         raise RunError(
