@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator import pipeline
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import MemberGroup
+from orchestrator.config.schema import PREVIOUS, MemberGroup
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.content import Rows
@@ -64,6 +64,8 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
             "members": (member, *singles.values()),
             "model": None,
             "training": None,
+            "sample": "all",
+            "initial": None,
             "size": "auto",
             "weights": "uniform",
             "stop_when_flat": None,
@@ -99,14 +101,19 @@ def _groups(config: RunConfig, asked: Asked, trained: int) -> tuple[MemberGroup,
             "ensemble: `worth` trains some of the members and foresees the others. Expected `model` and `training` of "
             "members of one kind; of members that exist, `stillhouse run` reports what each is worth."
         )
+    if group.initial == PREVIOUS:
+        raise RequestError(
+            "ensemble.initial: previous. `worth` foresees members that are alike, and each of these has trained longer "
+            "than the one before. `stillhouse run` reports what each is worth."
+        )
     singles = {}
     if isinstance(group.training, TrainingSpec):
         longer = group.training.model_copy(update={"epochs": LONGER * group.training.epochs})
-        singles[TRAINING] = MemberGroup(model=group.model, size=1, training=longer)
+        singles[TRAINING] = group.model_copy(update={"size": 1, "training": longer})
     if asked.larger is not None:
         _check_larger(group.model, asked.larger)
-        singles[SIZE] = MemberGroup(model=asked.larger, size=1, training=group.training)
-    return MemberGroup(model=group.model, size=trained, training=group.training), singles
+        singles[SIZE] = group.model_copy(update={"model": asked.larger, "size": 1})
+    return group.model_copy(update={"size": trained}), singles
 
 
 def _check_larger(model: AnyModel, larger: AnyModel) -> None:

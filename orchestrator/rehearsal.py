@@ -21,7 +21,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import EnsembleSpec
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import BASELINE, EVALUATION, MEMBERS, PREDICTIONS, SOFT_TARGETS, STUDENT, Options
-from orchestrator.plan.outlook import makespan
+from orchestrator.plan.outlook import trained_after
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
 from orchestrator.stages.context import Context
@@ -154,10 +154,10 @@ def _rates(run: Context, given: Results) -> tuple[Rates, Workload]:
     largest = max(len(group) for group in plan.teachers.groups())
     forward_s = made.seconds / (work.transfer * work.views * largest)
     slots = min(plan.teachers.size, resources.at_once(plan.teachers, run.machines))
-    trained_s = [sum(epoch.seconds for epoch in each.history) for each in members if each.history]
-    rounds = -(-len(trained_s) // slots)
+    trained_s = {k: sum(epoch.seconds for epoch in each.history) for k, each in enumerate(members) if each.history}
+    rounds = trained_after(run.config.ensemble, dict.fromkeys(trained_s, 1.0), slots)
     predicted_s = (work.validation + work.test) * plan.teachers.size * forward_s / slots
-    took_each_s = (took.get("members", 0.0) - makespan(trained_s, slots)) / max(1, rounds)
+    took_each_s = (took.get("members", 0.0) - trained_after(run.config.ensemble, trained_s, slots)) / max(1.0, rounds)
     firsts = [members[first] for first in run.config.ensemble.firsts()]
     students = zip(run.config.training_stages, given[STUDENT].stages, strict=True)
     rates = Rates(

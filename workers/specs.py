@@ -88,6 +88,22 @@ MemberWeights = Annotated[
 ]
 """Of the members in the mean: by a name, a number each, or a rule for each example."""
 
+
+class ClassSample(Spec):
+    """Examples of which some classes make up a fixed share, as of a specialist (Hinton et al. 2015, section 5.2)."""
+
+    classes: Annotated[tuple[Whole | str, ...], Field(min_length=1)]
+    """The classes, by id or name."""
+    share: Share = 0.5
+    """Their share of the examples of an epoch; the others are drawn at random from all other classes."""
+
+
+MemberSample = Annotated[
+    Annotated[Literal["all", "bootstrap"], Tag("(name)")] | Annotated[ClassSample, Tag("(classes)")],
+    Discriminator(lambda values: "(classes)" if isinstance(values, (dict, ClassSample)) else "(name)"),
+]
+"""What a member learns from: all training examples, a bootstrap sample of them, or some classes above all."""
+
 Learner = Literal["network", "estimator"]
 """How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
 

@@ -30,7 +30,8 @@ POLL_S = 1.0
 class Task:
     """A job of `workers.evaluation.tasks` with its arguments.
 
-    name: in reports to the watch. doing: description in errors. title: name of its process in Ray.
+    name: in reports to the watch. doing: description in errors. title: name of its process in Ray. after: name of the
+    task whose result it needs, and after which it starts.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task:
     placement: Placement
     doing: str = ""
     title: str = ""
+    after: str = ""
     failures: Failures = field(default_factory=Failures)
 
     def start(self) -> ray.ObjectRef[Any]:
@@ -58,13 +60,15 @@ def completed(
     check: Callable[[Task], None] = lambda pending: None,
     cancel: bool = False,
 ) -> Generator[tuple[Task, Any]]:
-    """Each task with its result, in the order of completion.
+    """Each task with its result, in the order of completion. A task that needs another's result starts once the caller
+    has taken it.
 
     check: called every few seconds with each pending task. cancel: whether to cancel pending tasks if the caller stops.
     Raises: `RunError` where a task raises one, where a retry raises in the same epoch, and where no task runs before
     the timeout of `waiting`.
     """
-    pending = {task.start(): task for task in tasks}
+    names = {task.name for task in tasks}
+    pending = {task.start(): task for task in tasks if task.after not in names}
     try:
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1, timeout=POLL_S)
@@ -79,6 +83,7 @@ def completed(
                     pending[task.start()] = task
                 else:
                     yield task, result
+                    pending.update({each.start(): each for each in tasks if each.after == task.name})
             runs = bool(done) or is_any_alive(watch.where(task.name) for task in pending.values())
             waiting.check(runs, granted=lambda: demanded(waiting.need.each) < len(pending))
     finally:

@@ -16,6 +16,7 @@ from workers.specs import (
     Count,
     ExampleWeights,
     FactorySpec,
+    MemberSample,
     MemberWeights,
     NonNegative,
     Positive,
@@ -32,7 +33,7 @@ NAME, MODEL_NAME, STAGE = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$", r"^[a-z0-9][a
 STORAGE = "runs"
 """Default folder of runs."""
 PREVIOUS = "previous"
-"""Value of `initial` for a stage that starts from the weights of the previous one."""
+"""Value of `initial` for a stage, or a member, that starts from the weights of the previous one."""
 TEACHER_LAYERS = "teacher_layers"
 """Value of `initial` for a start from layers of a member."""
 WORDS = (PREVIOUS, TEACHER_LAYERS)
@@ -43,6 +44,8 @@ CORRECTED = "student-corrected"
 """The student with the bias of `evaluation.corrected_classes`."""
 SYSTEMS = ("ensemble", "baseline", "student")
 """Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""
+InitialWeights = Whole | str | None
+"""Of a member: `PREVIOUS`, the number of an earlier member, a file; None: random ones."""
 
 
 class Resources(Spec):
@@ -65,10 +68,20 @@ class MemberGroup(Spec):
     """How each is trained, with a seed of its own."""
     checkpoints: tuple[str, ...] | None = None
     """Instead of `training`: a file of weights for each."""
+    sample: MemberSample = "all"
+    """The training examples that each learns from: `all`; `bootstrap`, as many drawn with replacement, each member by
+    its own seed (bagging, Breiman 1996); or `{classes: [...], share: 0.5}`: that share of each epoch from these
+    classes (ids or names), the rest at random from all others (Hinton et al. 2015, section 5.2)."""
+    initial: InitialWeights = None
+    """The weights that each training begins from. `previous`: those of the member before it in the group, so that
+    training goes on in cycles, by `schedule: cosine` as in snapshot ensembles (Huang et al. 2017); the first begins at
+    random. A number: those of that member, of an earlier group. Or a file of weights, in a format of `checkpoints`.
+    Left out: random ones, or those of the model's own checkpoint."""
 
     @model_validator(mode="after")
     def _one_source(self) -> MemberGroup:
         _check_source(self.model, self.size, self.training, self.checkpoints)
+        _check_taught(self.model, self.training, self.sample, self.initial)
         return self
 
     @property
@@ -80,6 +93,11 @@ class MemberGroup(Spec):
     def complete(self) -> str | None:
         """The file or folder of a model that is one complete member."""
         return _complete(self.model, self.training, self.checkpoints)
+
+    @property
+    def initial_file(self) -> str | None:
+        """URI of the file of weights that each training begins from; None where there is none."""
+        return self.initial if isinstance(self.initial, str) and self.initial not in WORDS else None
 
     @property
     def count(self) -> int:
@@ -119,6 +137,20 @@ def _check_source(
         raise ValueError(f"`size` is {size} and `checkpoints` names {len(checkpoints)}; they must agree")
 
 
+def _check_taught(model: AnyModel, training: AnyTraining | None, sample: MemberSample, initial: InitialWeights) -> None:
+    """Raise ValueError where members cannot learn from such a sample, or begin from such weights."""
+    given = [key for key, is_given in (("sample", sample != "all"), ("initial", initial is not None)) if is_given]
+    if given and training is None:
+        raise ValueError(f"`{given[0]}` is of members that are trained, and these are loaded; leave it out")
+    if initial is not None and model.learner != "network":
+        raise ValueError("`initial` is given, and an estimator is fitted once, from nothing; leave it out")
+    if initial == TEACHER_LAYERS:
+        raise ValueError(
+            f"`initial` is {TEACHER_LAYERS}, which is of a student; expected `{PREVIOUS}`, the number of an earlier "
+            "member, or a file of weights"
+        )
+
+
 class EnsembleSpec(Spec):
     """The teachers: trained by the run, or loaded."""
 
@@ -131,9 +163,13 @@ class EnsembleSpec(Spec):
     checkpoints: tuple[str, ...] | None = None
     """Instead of `training`: a file of weights for each member: safetensors (an index of several, too), or a state dict
     of torch."""
+    sample: MemberSample = "all"
+    """The training examples that each member learns from, as in a group of `members`."""
+    initial: InitialWeights = None
+    """The weights that each member's training begins from, as in a group of `members`: `previous`, or a file."""
     members: tuple[MemberGroup, ...] | None = None
-    """Instead of `model`, `size`, `training` and `checkpoints`: groups of members of several architectures. Members are
-    numbered through all groups."""
+    """Instead of the keys above: groups of members of several architectures. Members are numbered through all
+    groups."""
     stop_when_flat: Positive | None = None
     """Points of accuracy. Members are trained in rounds, at most `size` of them, until the next one is expected to add
     less than this on the validation split, with its whole 95% interval. Left out: `size` members."""
@@ -168,6 +204,8 @@ class EnsembleSpec(Spec):
                 "model": self.model,
                 "training": self.training,
                 "checkpoints": self.checkpoints,
+                "sample": None if self.sample == "all" else self.sample,
+                "initial": self.initial,
             }
             short = [key for key, value in given.items() if value is not None]
             if short:
@@ -178,11 +216,17 @@ class EnsembleSpec(Spec):
             raise ValueError("`model` is missing; give the architecture of every member, or `members` in groups")
         else:
             _check_source(self.model, self._size, self.training, self.checkpoints)
+            _check_taught(self.model, self.training, self.sample, self.initial)
         flat = self.stop_when_flat
         if flat is not None and (self.members is not None or self.training is None or self._size is None):
             raise ValueError(
                 "`stop_when_flat` decides how many members of one kind are trained; expected `model`, `training` and a "
                 "number as `size`, the most that may be"
+            )
+        if flat is not None and self.initial == PREVIOUS:
+            raise ValueError(
+                "`stop_when_flat` foresees the next of members that are alike, and with `initial: previous` each has "
+                "trained longer than the one before; leave one of them out"
             )
         if flat is not None and isinstance(self.weights, tuple):
             raise ValueError("`stop_when_flat` settles the number of members, and `weights` has one for each of them")
@@ -194,6 +238,27 @@ class EnsembleSpec(Spec):
             if not sum(self.weights) > 0:
                 raise ValueError("`weights` are all 0; expected at least one above 0")
         return self
+
+    @model_validator(mode="after")
+    def _begins_from_earlier_members(self) -> EnsembleSpec:
+        for key, group, first in zip(self.keys(), self.groups, self.firsts(), strict=True):
+            if isinstance(group.initial, int):
+                self._check_begins(key.removeprefix("ensemble").removeprefix("."), group.initial, first)
+        return self
+
+    def _check_begins(self, key: str, number: int, first: int) -> None:
+        """Raise ValueError where the group under `key`, whose first member is `first`, cannot begin from `number`."""
+        initial = f"`{key}.initial` is {number}" if key else f"`initial` is {number}"
+        if number >= first:
+            known = f"a number from 0 to {first - 1}" if first else f"`{PREVIOUS}` or a file, since none is earlier"
+            raise ValueError(f"{initial}, and begins from a member of an earlier group; expected {known}")
+        source = self.of_each(first + 1)[number]
+        if source.complete is not None or source.model.learner != "network":
+            raise ValueError(
+                f"{initial}, and member {number} is {source.model.label} of kind '{source.model.kind}'; expected a "
+                "network that is trained here or has `checkpoints`. Training from a folder of transformers begins by "
+                "`model.checkpoint`"
+            )
 
     @property
     def of_examples(self) -> ExampleWeights | None:
@@ -212,7 +277,16 @@ class EnsembleSpec(Spec):
         if self.members is not None:
             return self.members
         assert self.model is not None
-        return (MemberGroup(model=self.model, size=self._size, training=self.training, checkpoints=self.checkpoints),)
+        return (
+            MemberGroup(
+                model=self.model,
+                size=self._size,
+                training=self.training,
+                checkpoints=self.checkpoints,
+                sample=self.sample,
+                initial=self.initial,
+            ),
+        )
 
     @property
     def count(self) -> int | None:
@@ -236,6 +310,18 @@ class EnsembleSpec(Spec):
         if len(self.groups) == 1:
             return [self.groups[0]] * size
         return [group for group in self.groups for _ in range(group.count)]
+
+    def begins(self, size: int) -> dict[int, int]:
+        """The member whose final weights each of `size` members begins from, by the members' numbers; of members that
+        begin from no other there is no entry."""
+        firsts, each = {*self.firsts()}, dict(enumerate(self.of_each(size)))
+        found = {k: k - 1 for k, group in each.items() if group.initial == PREVIOUS and k not in firsts}
+        return found | {k: group.initial for k, group in each.items() if isinstance(group.initial, int)}
+
+    def most_at_once(self, size: int) -> int:
+        """How many of `size` members can be in training at a time: those that no other waits for."""
+        trained = {k for k, group in enumerate(self.of_each(size)) if group.training is not None}
+        return len(trained - {*self.begins(size).values()})
 
     def given(self) -> dict[int, str]:
         """The files of loaded members, by the members' numbers."""

@@ -36,8 +36,9 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
     number = int(name.rpartition("-")[2]) if role == "member" and name else 0
     own = ensemble.of_each(number + 1)[number]
     every = ensemble.model or {f"group-{k}": group.model.label for k, group in enumerate(ensemble.groups)}
+    sample = None if own.sample == "all" else own.sample
     recipes: dict[str, dict[str, Any]] = {
-        "member": {"model": own.model, "training": own.training},
+        "member": {"model": own.model, "training": own.training, "sample": sample, "initial": own.initial},
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
     }

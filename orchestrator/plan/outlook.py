@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import MemberGroup, ReportSpec
+from orchestrator.config.schema import EnsembleSpec, MemberGroup, ReportSpec
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
@@ -133,12 +133,31 @@ def price(stages: Sequence[PlannedStage], prices: ReportSpec) -> float | None:
     return sum(each.core_hours * prices.core_hour_price + each.gpu_hours * prices.gpu_hour_price for each in stages)
 
 
-def makespan(durations: Sequence[float], slots: int) -> float:
-    """When the last of these tasks ends, if so many run at a time, in their order."""
+def makespan(durations: Sequence[float], slots: int, after: Mapping[int, int] | None = None) -> float:
+    """When the last of these tasks ends, if so many run at a time, in the order in which they can begin.
+
+    after: the task that has to end before another begins, by the number of that one.
+    """
+    after = after or {}
     free = [0.0] * max(1, min(slots, len(durations)))
-    for each in durations:
-        heapq.heapreplace(free, free[0] + each)
+    ready = [(0.0, k) for k in range(len(durations)) if k not in after]
+    while ready:
+        since, k = heapq.heappop(ready)
+        end = max(free[0], since) + durations[k]
+        heapq.heapreplace(free, end)
+        for waiting in (other for other, source in after.items() if source == k):
+            heapq.heappush(ready, (end, waiting))
     return max(free)
+
+
+def trained_after(ensemble: EnsembleSpec, seconds: Mapping[int, float], slots: int) -> float:
+    """When the last of these members is trained, some of which begin from others. seconds: of each, by its number."""
+    numbers = sorted(seconds)
+    begins = ensemble.begins(max(numbers, default=0) + 1)
+    after = {
+        k: numbers.index(begins[number]) for k, number in enumerate(numbers) if begins.get(number) in seconds
+    }  # the others begin from weights that exist
+    return makespan([seconds[number] for number in numbers], slots, after)
 
 
 def _tokens(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
@@ -155,25 +174,27 @@ def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
     plan, work = case.plan, case.work
     anew = bool(plan.teachers.num_gpus)
     start_s = 0.0 if anew else max((rate.start_s for rate in rates.members if rate is not None), default=0.0)
-    trained = [
-        (key, group.training, _task_s(rate, group.training, work, anew=anew))
-        for (key, group, count), rate in zip(_groups(case), rates.members, strict=True)
+    firsts = case.config.ensemble.firsts()
+    trained = {
+        first + k: (key, group.training, _task_s(rate, group.training, work, anew=anew))
+        for (key, group, count), first, rate in zip(_groups(case), firsts, rates.members, strict=True)
         if rate is not None and group.training is not None
-        for _ in range(count)
-    ]
+        for k in range(count)
+    }
     if not trained:
         return ()
     slots = resources.at_once(plan.teachers, case.machines)
-    hours = sum(seconds for _, _, seconds in trained) / 3600
+    hours = sum(seconds for _, _, seconds in trained.values()) / 3600
+    most = min(slots, case.config.ensemble.most_at_once(plan.teachers.size))
     return (
         PlannedStage(
             name="members",
-            where=f"{_count(len(trained), 'task')}, {min(slots, len(trained))} at a time, {_each(case)}",
-            seconds=start_s + makespan([seconds for _, _, seconds in trained], slots),
+            where=f"{_count(len(trained), 'task')}, {most} at a time, {_each(case)}",
+            seconds=start_s + trained_after(case.config.ensemble, {k: each[2] for k, each in trained.items()}, slots),
             core_hours=hours * plan.teachers.num_cpus,
             gpu_hours=hours * plan.teachers.num_gpus,
-            stored=sum(2 * _weights(case, key) for key, _, _ in trained),
-            memory=max(_training_bytes(case, key, training, 1) for key, training, _ in trained),
+            stored=sum(2 * _weights(case, key) for key, _, _ in trained.values()),
+            memory=max(_training_bytes(case, key, training, 1) for key, training, _ in trained.values()),
         ),
     )
 

@@ -92,6 +92,7 @@ def _inputs(config: RunConfig) -> list[str]:
     found += [system.weights for system in config.evaluation.systems.values()]
     begun = [config.student.initial, *(stage.initial for stage in config.training_stages)]
     found += [initial for initial in begun if initial is not None and initial not in WORDS]
+    found += [group.initial_file for group in config.ensemble.groups if group.initial_file is not None]
     found += [] if data.masking is None else [data.masking.tokenizer]
     of_stages = [stage.data.unlabeled for stage in config.student.stages or () if stage.data is not None]
     for split in (data.train, data.validation, data.test, data.unlabeled, *of_stages):

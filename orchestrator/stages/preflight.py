@@ -23,7 +23,7 @@ from orchestrator.stages import drawings, logits_room
 from orchestrator.stages.evaluation import KEPT_BYTES, predicted_bytes
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
-from workers.data import labels
+from workers.data import labels, sampling
 from workers.data.dataset import Dataset, Split
 from workers.data.memory import size
 from workers.errors import RequestError
@@ -93,6 +93,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     room = logits_room.check(config, dataset, size) if size is not None else ()
     _check_objective(config, dataset)
     _check_bias(config, dataset)
+    for key, group in zip(config.ensemble.keys(), config.ensemble.groups, strict=True):
+        sampling.check(f"{key}.sample", group.sample, dataset)
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         factories.check_called("evaluation.metrics", metric, ("probabilities", "labels"))
@@ -262,9 +264,12 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     recipe = student.baseline_training or student.training
     labelled = dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views)
     ensemble = config.ensemble
+    given, models = ensemble.given(), [group.model for group in ensemble.of_each(ensemble.count or 1)]
     members = [
         _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble", group.model, group.training,
-              seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train)
+              seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train,
+              initial=given.get(group.initial) if isinstance(group.initial, int) else group.initial_file,
+              begins_with=models[group.initial] if isinstance(group.initial, int) else None)
         for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
         if group.training is not None
     ]  # fmt: skip
@@ -294,6 +299,7 @@ def _role(
     initial: str | None = None,
     known: bool = False,
     beside: MemberGroup | None = None,
+    begins_with: AnyModel | None = None,
 ) -> Role | FitRole:
     """The trial role for a model, by its learner."""
     if isinstance(training, FitSpec):
@@ -312,6 +318,7 @@ def _role(
         known=known,
         beside=None if beside is None else beside.model,
         begins_with_layers=initial == TEACHER_LAYERS,
+        begins_with=begins_with,
     )
 
 

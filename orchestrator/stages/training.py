@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import errors
@@ -25,6 +26,7 @@ from workers.artifacts import catalogue
 from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK
+from workers.data import sampling
 from workers.inference import teacher
 from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
@@ -51,18 +53,79 @@ def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Ke
     return NETWORK.key(**model_provenance.of_model(model), training=training.determining(model), seed=seed, **also)
 
 
-def _of_member(run: Context, group: MemberGroup, k: int) -> Key:
-    """The key of member k."""
+@dataclass(frozen=True)
+class _Planned:
+    """A member to train. initial: URI of its initial weights; None: random ones. after: the member that writes them,
+    where the run trains it."""
+
+    member: Member
+    group: MemberGroup
+    key: Key
+    initial: str | None
+    after: str
+
+
+def _planned(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, _Planned]:
+    """The members to train, with the keys and places of their weights, by number.
+
+    The key of a member contains the key of the member that it begins from, so all keys are known before any training.
+    """
+    ensemble, folder = run.config.ensemble, RunFolder(run.config.folder)
+    begins, given = ensemble.begins(run.plan.teachers.size), ensemble.given()
+    found: dict[int, _Planned] = {}
+    for k, group in sorted(groups.items()):  # a member begins from an earlier one
+        source = begins.get(k, k)
+        also: Key | str | None
+        initial: str | None
+        if source in found:
+            before = found[source]
+            also, initial, after = before.key, before.member.weights, before.member.name
+        else:
+            initial, after = given.get(source, group.initial_file), ""
+            also = None if initial is None else checkpoints.sha256(initial)
+        key = _of_member(run, group, k, {} if also is None else {"initial": also})
+        weights = storage.join(folder.network(key.digest), group.model.weights_name)
+        found[k] = _Planned(Member(f"member-{k}", group.model, weights), group, key, initial, after)
+    return found
+
+
+def _of_member(run: Context, group: MemberGroup, k: int, begun: Mapping[str, Any]) -> Key:
+    """The key of member k. begun: what it begins from."""
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
     assert group.training is not None
-    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data)
+    sample = sampling.determining(group.sample, run.dataset)
+    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data, **sample, **begun)
+
+
+def _task(run: Context, planned: _Planned) -> Task:
+    """The Ray task that trains a member."""
+    placement, (member, group) = run.plan.teachers, (planned.member, planned.group)
+    assert group.training is not None and group.model.learner is not None
+    job = MemberJob(
+        member,
+        group.training,
+        planned.key.what["seed"],
+        planned.key.digest,
+        placement.threads,
+        sample=group.sample,
+        initial=planned.initial,
+    )
+    return Task(
+        member.name,
+        JOBS[group.model.learner],
+        (job, run.data, run.heartbeat.queue),
+        placement,
+        f"training {member.name}",
+        f"train {member.name}",
+        after=planned.after,
+    )
 
 
 def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
     """Train members with separate seeds, as many at a time as the cluster can hold; returns them by number.
 
-    groups: of each member to train.
+    groups: of each member to train. A member that begins from another's weights is trained after it.
 
     The run kills a hung training, and Ray restarts its task. A training that raises resumes after its last epoch in a
     fresh process.
@@ -71,26 +134,17 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
     """
     placement, folder = run.plan.teachers, RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
-    keys = {k: _of_member(run, group, k) for k, group in groups.items()}
-    had = run.artifacts.obtain_all((key, paths.network) for key in keys.values())
+    planned = _planned(run, groups)
+    had = run.artifacts.obtain_all((each.key, paths.network) for each in planned.values())
     changes: list[str] = []
-    missing: dict[str, tuple[int, Member, Key]] = {}
-    tasks: list[Task] = []
-    for (k, key), earlier in zip(keys.items(), had, strict=True):
-        model, training = groups[k].model, groups[k].training
-        weights = storage.join(folder.network(key.digest), model.weights_name)
-        member = Member(f"member-{k}", model, weights)
+    missing: dict[str, int] = {}
+    for (k, each), earlier in zip(planned.items(), had, strict=True):
         if earlier is not None:
-            found[k] = _reused(run, member, earlier)
+            found[k] = _reused(run, each.member, earlier)
             continue
-        changes.append(trained.changes(folder.shown(member.name), key))
-        assert training is not None
-        job = MemberJob(member, training, key.what["seed"], key.digest, placement.threads)
-        arguments = (job, run.data, run.heartbeat.queue)
-        doing, title = f"training {member.name}", f"train {member.name}"
-        assert model.learner is not None
-        tasks.append(Task(member.name, JOBS[model.learner], arguments, placement, doing, title))
-        missing[member.name] = k, member, key
+        changes.append(trained.changes(folder.shown(each.member.name), each.key))
+        missing[each.member.name] = k
+    tasks = [_task(run, planned[k]) for k in missing.values()]
     run.note(catalogue.note("members", had))
     _again(run, "members", changes)
     need = Need("members in training", len(tasks), placement.held, placement.held)
@@ -104,7 +158,8 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
     # Tasks of a Ray that the run started end with this process. Ray 2.60 may crash if a cancelled task ends meanwhile.
     with closing(completed(tasks, waiting, run.heartbeat, end_hung, cancel=run.machines.borrowed)) as ended:
         for task, history in ended:
-            k, member, key = missing[task.name]
+            k = missing[task.name]
+            member, key = planned[k].member, planned[k].key
             try:
                 check_elsewhere(member, run.dataset.validation.x)
                 trained.commit(run.artifacts, member, key, history)

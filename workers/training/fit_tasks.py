@@ -16,6 +16,7 @@ import ray
 import torch
 
 from workers import faults, processes, storage, telemetry
+from workers.data import sampling
 from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference
@@ -23,7 +24,7 @@ from workers.inference.kept import check_saved
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
-from workers.specs import DistillationSpec, FitSpec
+from workers.specs import DistillationSpec, FitSpec, MemberSample
 from workers.training import lessons
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store
@@ -47,13 +48,15 @@ class FitJob:
     store: Store | None = None
     loss: DistillationSpec = HARD_LABELS
     run: str = ""
+    sample: MemberSample = "all"
+    """What an estimator without views learns from."""
 
 
 @ray.remote
 def fit_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     """Fit a member to labels, write it and return its history, like `workers.training.tasks.train_member`."""
     assert isinstance(job.training, FitSpec)
-    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads), data, events)
+    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads, sample=job.sample), data, events)
 
 
 @ray.remote
@@ -97,7 +100,10 @@ def _lessons(job: FitJob, data: Dataset) -> Lessons:
     collator = predictor.collator(job.member.model)
     if job.store is not None:
         return lessons.soft(data.transfer, job.store, job.loss, job.seed, collator)
-    return lessons.hard(data.labelled(job.views) if job.views else data.train, data.classes, job.seed, collator)
+    draw = sampling.draw_of(job.sample, data, job.seed)
+    ids = None if draw is None else draw(0)
+    split = data.labelled(job.views) if job.views else data.train
+    return lessons.hard(split, data.classes, job.seed, collator, ids)
 
 
 def _divergence(given: Lessons, answers: metrics.LogProbabilities) -> float:

@@ -25,9 +25,9 @@ from workers.specs import DistillationSpec, ScheduleSpec
 from workers.training.ray_worker import Store
 
 
-def hard(split: Split, classes: int, seed: int, collator: Collator = collate) -> Lessons:
-    """Examples with their labels, in all of their views."""
-    ids = np.arange(len(split.x))
+def hard(split: Split, classes: int, seed: int, collator: Collator = collate, drawn: Index | None = None) -> Lessons:
+    """Examples with their labels: those with the ids `drawn`, or all in all of their views."""
+    ids = np.arange(len(split.x)) if drawn is None else drawn
     labels = split.y[ids % len(split)]
     ids, labels = ids[labels != UNLABELLED], labels[labels != UNLABELLED]
     return Lessons(rows(split.x, ids, collator), one_hot(labels, classes), np.ones(len(ids), np.float32), labels, seed)

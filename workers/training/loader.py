@@ -26,6 +26,7 @@ from workers.data.dataset import Split
 from workers.data.examples import lengths_of, values_of
 from workers.data.labels import UNLABELLED
 from workers.data.positions import Positions
+from workers.data.sampling import Draw
 from workers.losses import term
 from workers.targets.base import joined
 from workers.targets.layout import WINDOW, PartLayout, batch_sizes
@@ -95,17 +96,23 @@ class Epochs(Protocol):
 
 @dataclass
 class HardLabels:
-    """Labelled examples, shuffled in each epoch; where `x` has several views, each epoch takes the next view."""
+    """Labelled examples, shuffled in each epoch; where `x` has several views, each epoch takes the next view.
+
+    draw: the ids of an epoch's examples, as many as the split has; None: each of them once.
+    """
 
     split: Split
     waited_s: float = 0.0
     given: int = 0
+    draw: Draw | None = None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def runs(self, epoch: int, seed: int) -> Iterator[Run]:
         drawn = np.random.default_rng([seed, epoch]).permutation(len(self.split))
+        if self.draw is not None:
+            drawn = self.draw(epoch)[drawn]
         views = len(self.split.x) // len(self.split)
         yield Run(drawn + epoch % views * len(self.split))
 

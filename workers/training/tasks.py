@@ -12,12 +12,13 @@ import ray
 import torch
 
 from workers import faults, processes, storage
+from workers.data import sampling
 from workers.data.dataset import Dataset
 from workers.device import device
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
-from workers.specs import AnyTraining, NetworkModel, TrainingSpec
+from workers.specs import AnyTraining, MemberSample, NetworkModel, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Epoch, Task
@@ -25,13 +26,15 @@ from workers.training.loop import Epoch, Task
 
 @dataclass(frozen=True)
 class MemberJob:
-    """A member to train on hard labels. key: its cache key."""
+    """A member to train on hard labels. key: its cache key. initial: URI of its initial weights; None: random ones."""
 
     member: Member
     training: AnyTraining
     seed: int
     key: str
     threads: int
+    sample: MemberSample = "all"
+    initial: str | None = None
 
 
 @ray.remote
@@ -47,13 +50,14 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
     assert isinstance(member.model, NetworkModel) and isinstance(training, TrainingSpec)
     with faults.caught(member.name):
-        module = torch_module.build(member.model, job.seed).to(device())
+        module = torch_module.build(member.model, job.seed, job.initial).to(device())
         progress = loop.begin(module, training, len(data.train))
         known = checkpoints.load_state(state, job.key)
         if known is not None:
             progress.restore(known)
     collator = predictor.collator(member.model)
-    task = Task(HardLabels(data.train), data.validation, system=member.name, collator=collator)
+    examples = HardLabels(data.train, draw=sampling.draw_of(job.sample, data, job.seed))
+    task = Task(examples, data.validation, system=member.name, collator=collator)
     with faults.caught(member.name, at=lambda: len(progress.history)):
         for epoch in loop.epochs(progress, task, training, job.seed):
             events.actor.put_nowait.remote((member.name, epoch))  # ordered; waiting would release its cores

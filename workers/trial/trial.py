@@ -76,6 +76,8 @@ class Role:
     """The member whose hidden states terms of `loss` need, and whose layers it may begin with."""
     begins_with_layers: bool = False
     """Whether its initial weights are layers of that member."""
+    begins_with: AnyModel | None = None
+    """The member whose final weights are its initial ones; None: none of the run."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
@@ -89,6 +91,8 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
         begun = () if role.initial is None else tuple(checkpoints.load(module, role.initial))
+        if role.begins_with is not None and role.initial is None:
+            _check_begins(role, module, role.begins_with)
         if role.begins_with_layers:
             teacher_layers.fill(module, _member(role), str(role))
         torch_module.check_trainable(module, role.model, role.name)
@@ -107,6 +111,13 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
         if not role.known:
             _check_reloaded(network, role.model)
     return notes
+
+
+def _check_begins(role: Role, module: nn.Module, source: AnyModel) -> None:
+    """Raise `RequestError` where the weights of another member, which is not trained yet, do not fit the network."""
+    other: nn.Module = predictor.kind_of(source).made(source)
+    with _naming(f"{role}: `initial` names a member of another architecture"):
+        checkpoints.fill(module, checkpoints.packed(other.state_dict()), f"what {source.label} makes")
 
 
 @dataclass(frozen=True)

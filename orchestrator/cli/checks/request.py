@@ -200,6 +200,7 @@ def checkpoints(config: RunConfig) -> Finding:
     for student in (run.student for run in _runs(config)):
         initial = [student.initial, *(stage.initial for stage in student.stages or ())]
         places += [each for each in initial if each not in WORDS]
+    places += [group.initial_file for group in config.ensemble.groups]
     wanted = list(dict.fromkeys(each for each in places if each is not None))
     missing = [each for each in wanted if not storage.exists(each)]
     if missing:
