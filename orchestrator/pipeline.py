@@ -28,7 +28,7 @@ from orchestrator.plan.kept import KeptPlan
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import files, several, statistics, sums
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import GenerationFigures, MemberWorth, Planned, Report, System
+from orchestrator.reporting.report import SPECIALISTS, GenerationFigures, MemberWorth, Planned, Report, System
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -269,6 +269,8 @@ def _recipe(config: RunConfig) -> dict[str, str]:
     """The schedule of T and the rule of weights, in words."""
     schedule, rule = config.distillation.temperature, config.ensemble.of_examples
     found = {"rule": rule.factory if isinstance(rule, FactorySpec) else rule or ""}
+    if config.ensemble.has_specialists:
+        found["rule"] = SPECIALISTS
     if isinstance(schedule, ScheduleSpec) and config.distillation.is_scheduled:
         ends = [f"{value:g}" for value in (schedule.start, schedule.end) if value is not None]
         found["schedule"] = f"T from {' to '.join(ends)} ({schedule.schedule})"

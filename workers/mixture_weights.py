@@ -2,7 +2,8 @@
 
 A rule gets probabilities [M, N, K] float64 of M members, and returns weights [M, N] >= 0, which are scaled to sum to 1
 over the members. Constant weights are plain numbers and need no rule. A rule needs the outputs of all members in one
-process, so teachers return the logits of each member instead of sums (`workers.inference.reduce`).
+process, so teachers return the logits of each member instead of sums (`workers.inference.reduce`). So does the rule of
+generalists and specialists (`workers.specialists`), which has no weights, but an answer of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers import ensemble
+from workers import ensemble, specialists
 from workers.errors import RequestError
-from workers.specs import ExampleWeights, FactorySpec
+from workers.specs import ExampleRule, ExampleWeights, FactorySpec, SpecialistRule
 from workers.user_code import calls, factories, provenance
 
 Rule = Callable[[Tensor], Tensor]
@@ -75,8 +76,41 @@ def mean(spec: ExampleWeights, probabilities: Tensor, combine: str, present: Ten
     return ensemble.average(probabilities.to(torch.float64), weights, combine).to(torch.float32)
 
 
-def follows_from(spec: ExampleWeights) -> Any:
+def soft_mean(
+    spec: ExampleRule, logits: Tensor, temperature: float, combine: str, present: Tensor | None = None
+) -> Tensor:
+    """The members' answer by a rule, softened by T: [N, K] float32.
+
+    logits: [M, N, K] float32. A rule for weights gets each member's softened probabilities. The answer of generalists
+    and specialists is softened as a whole, as if it were that of one network: the mass of a dustbin would grow with T
+    by the number of its classes. present: as in `of_examples`.
+    """
+    if not isinstance(spec, SpecialistRule):
+        return mean(spec, torch.softmax(logits / temperature, dim=-1), combine, present)
+    answer = together(spec, torch.softmax(logits.to(torch.float64), dim=-1), present)
+    return torch.softmax(answer.clamp_min(specialists.TINY).log() / temperature, dim=-1).to(torch.float32)
+
+
+def together(spec: SpecialistRule, probabilities: Tensor, present: Tensor | None = None) -> Tensor:
+    """The answer [N, K] float64 of generalists and specialists at T = 1.
+
+    probabilities: [M, N, K] float64. present: as in `of_examples`.
+    """
+    if present is None or bool(present.all()):
+        return specialists.answer(probabilities, spec.classes)
+    found = torch.empty_like(probabilities[0])
+    patterns, which = torch.unique(present, dim=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        members, rows = patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)
+        classes = spec.among(members.tolist()).classes
+        found[rows] = specialists.answer(probabilities[members.unsqueeze(1), rows], classes)
+    return found
+
+
+def follows_from(spec: ExampleRule) -> Any:
     """The inputs that determine the weights, as JSON values: the name of a rule, or the user's code and its inputs."""
+    if isinstance(spec, SpecialistRule):
+        return {"specialists": spec.model_dump(mode="json")["classes"]}
     if not isinstance(spec, FactorySpec):
         return spec
     inputs = provenance.of_factory(spec, lambda: try_out(spec))

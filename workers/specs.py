@@ -8,6 +8,7 @@ described here is an error.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -74,6 +75,21 @@ ExampleWeights = Literal["entropy", "agreement"] | FactorySpec
 function from probabilities [M, N, K] to weights [M, N]."""
 
 
+class SpecialistRule(Spec):
+    """The rule by which generalists and specialists answer together (`workers.specialists`)."""
+
+    classes: tuple[tuple[int, ...], ...]
+    """The ids of each member's own classes; empty for a generalist, which tells all classes apart."""
+
+    def among(self, members: Sequence[int]) -> SpecialistRule:
+        """The rule of some of the members, by their numbers."""
+        return SpecialistRule(classes=tuple(self.classes[k] for k in members))
+
+
+ExampleRule = ExampleWeights | SpecialistRule
+"""A rule that needs the answers of all members to an example."""
+
+
 def _form_of_weights(values: Any) -> str:
     if isinstance(values, (list, tuple)):
         return "(numbers)"
@@ -133,7 +149,35 @@ class TakesColumns(Spec):
         return self.model_dump(mode="json", exclude={*self.PLACES, *unset})
 
 
-class ModelSpec(FactorySpec, TakesColumns):
+class SpecialClasses(Spec):
+    """The classes that a specialist tells apart; it answers all others as one (Hinton et al. 2015, section 5)."""
+
+    classes: Annotated[tuple[Whole | str, ...], Field(min_length=1)]
+    """By id or name. Filled in with their ids, ascending."""
+    correction: Number = 0.0
+    """Added to the logit of all others outside training: the log of the odds by which its training sample favoured its
+    classes. Filled in where the run trains it."""
+    of: Whole = 0
+    """Filled in with the number of all classes."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids, where they are filled in."""
+        return tuple(k for k in self.classes if isinstance(k, int))
+
+
+class MaySpecialise(TakesColumns):
+    """A model that may answer some classes as one."""
+
+    special: SpecialClasses | None = None
+    """Of a specialist that is loaded: its own classes. `ensemble.members.specialists` fills it in of those that the run
+    trains. Left out: it tells all classes apart."""
+
+    def determining(self) -> dict[str, Any]:
+        return {key: value for key, value in super().determining().items() if value is not None or key != "special"}
+
+
+class ModelSpec(FactorySpec, MaySpecialise):
     """`factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
 
     kind: Literal["python"] = "python"
@@ -224,7 +268,7 @@ AUTO = {
 """The class of transformers for each task."""
 
 
-class TransformersModel(TakesColumns):
+class TransformersModel(MaySpecialise):
     """A network of the package transformers, from a folder that `save_pretrained` wrote, or new by a configuration."""
 
     kind: Literal["transformers"]
@@ -351,6 +395,13 @@ AnyModel = Annotated[
 """A model of any kind; `kind` decides, and `python` may be left out."""
 NetworkModel = ModelSpec | TransformersModel
 """A model that is a torch module, which the training loop trains."""
+
+
+def special_of(model: AnyModel) -> SpecialClasses | None:
+    """The classes of a specialist; None for a model that tells all classes apart."""
+    return model.special if isinstance(model, MaySpecialise) else None
+
+
 COMPANION = re.compile(
     r"config\.json|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja"
     r"|vocab\.(txt|json)|merges\.txt|(spiece|sentencepiece[\w.]*|tokenizer)\.model"

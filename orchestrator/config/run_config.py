@@ -30,7 +30,17 @@ from orchestrator.config.schema import (
 )
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import AnyModel, AnyTraining, Count, DataSpec, DistillationSpec, Spec, TransformersModel, Whole
+from workers.specs import (
+    AnyModel,
+    AnyTraining,
+    Count,
+    DataSpec,
+    DistillationSpec,
+    Spec,
+    TransformersModel,
+    Whole,
+    special_of,
+)
 
 
 class RunConfig(Spec):
@@ -90,6 +100,12 @@ class RunConfig(Spec):
                 f"`students` has a name that makes a system `{CORRECTED}`, which `evaluation.corrected_classes` makes; "
                 "expected another"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _students_tell_all_classes_apart(self) -> RunConfig:
+        if special_of(self.student.model) is not None:
+            raise ValueError("`student.model.special` is given, and a specialist is a member; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -186,7 +202,7 @@ class RunConfig(Spec):
         def model_of(holder: Any) -> Any:
             if holder.model is None:
                 return holder
-            return holder.model_copy(update={"model": holder.model.for_classes(classes, names)})
+            return holder.model_copy(update={"model": _specialised(holder.model, classes, names)})
 
         ensemble = model_of(self.ensemble)
         if ensemble.members is not None:
@@ -249,6 +265,20 @@ class RunConfig(Spec):
     def to_yaml(self) -> str:
         """The resolved configuration; loading it again gives the same one."""
         return yaml_text.dump(self.model_dump(mode="json", exclude_none=True))
+
+
+def _specialised(model: AnyModel, classes: int, names: tuple[str, ...]) -> AnyModel:
+    """A model for data of these classes; of a specialist that is loaded with the ids of its own."""
+    from workers.data import labels
+
+    found: AnyModel = model.for_classes(classes, names)
+    special = special_of(found)
+    if special is None or special.of:
+        return found
+    ids = labels.ids_of("model.special.classes", special.classes, classes, names)
+    if len(ids) == classes:
+        raise RequestError(f"model.special.classes: these are all {classes} classes; expected fewer.")
+    return found.model_copy(update={"special": special.model_copy(update={"classes": ids, "of": classes})})
 
 
 KEPT = ("combine", "resources_per_member", "precision", "micro_batch_size", "num_actors", "start_timeout_s")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from workers.specs import (
     AnyModel,
@@ -16,6 +16,7 @@ from workers.specs import (
     Count,
     ExampleWeights,
     FactorySpec,
+    MaySpecialise,
     MemberSample,
     MemberWeights,
     NonNegative,
@@ -27,6 +28,7 @@ from workers.specs import (
     Weight,
     Whole,
     check_recipe,
+    special_of,
 )
 
 NAME, MODEL_NAME, STAGE = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$", r"^[a-z0-9][a-z0-9_]*$"
@@ -44,6 +46,13 @@ CORRECTED = "student-corrected"
 """The student with the bias of `evaluation.corrected_classes`."""
 SYSTEMS = ("ensemble", "baseline", "student")
 """Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""
+OwnClasses = Annotated[tuple[Whole | str, ...], Field(min_length=1)]
+Specialists = Annotated[
+    Annotated[Literal["auto"], Tag("(name)")]
+    | Annotated[tuple[OwnClasses, ...], Field(min_length=1), Tag("(classes of each)")],
+    Discriminator(lambda given: "(name)" if isinstance(given, str) else "(classes of each)"),
+]
+"""The own classes of each specialist, or how they are found."""
 InitialWeights = Whole | str | None
 """Of a member: `PREVIOUS`, the number of an earlier member, a file; None: random ones."""
 
@@ -77,12 +86,25 @@ class MemberGroup(Spec):
     training goes on in cycles, by `schedule: cosine` as in snapshot ensembles (Huang et al. 2017); the first begins at
     random. A number: those of that member, of an earlier group. Or a file of weights, in a format of `checkpoints`.
     Left out: random ones, or those of the model's own checkpoint."""
+    specialists: Specialists | None = None
+    """Makes each a specialist (Hinton et al. 2015, section 5): it tells some classes apart, answers all others as one,
+    begins with a generalist's weights (`initial`), and half of its examples are of its own classes. A list has the
+    classes of each, by id or name. `auto`: `size` groups of classes that the generalists, which are all other members,
+    confuse on the validation split. For an example a specialist counts if the generalists' likeliest class is its own;
+    the answer of all has the least sum of KL divergences. Left out: members tell all classes apart."""
 
     @model_validator(mode="after")
     def _one_source(self) -> MemberGroup:
         _check_source(self.model, self.size, self.training, self.checkpoints)
         _check_taught(self.model, self.training, self.sample, self.initial)
+        if self.specialists is not None:
+            _check_specialists(self, self.specialists)
         return self
+
+    @property
+    def has_specialists(self) -> bool:
+        """Whether its members tell some classes apart alone."""
+        return self.specialists is not None or special_of(self.model) is not None
 
     @property
     def given(self) -> tuple[str, ...] | None:
@@ -102,6 +124,8 @@ class MemberGroup(Spec):
     @property
     def count(self) -> int:
         """How many members."""
+        if isinstance(self.specialists, tuple):
+            return len(self.specialists)
         return self.size or len(self.given or "1")
 
 
@@ -151,6 +175,36 @@ def _check_taught(model: AnyModel, training: AnyTraining | None, sample: MemberS
         )
 
 
+def _check_specialists(group: MemberGroup, given: Literal["auto"] | tuple[OwnClasses, ...]) -> None:
+    """Raise ValueError where the members of a group cannot be specialists."""
+    if not isinstance(group.model, MaySpecialise):
+        raise ValueError(
+            f"`specialists` are networks, and the model {group.model.label} is of kind '{group.model.kind}'; expected "
+            "kind python or transformers"
+        )
+    if group.training is None:
+        raise ValueError(
+            "`specialists` are trained here; a network that is loaded names its classes in `model.special`"
+        )
+    if group.model.special is not None:
+        raise ValueError("`specialists` fills in `model.special`; leave that out")
+    if group.initial is None or group.initial == PREVIOUS:
+        found = "missing" if group.initial is None else PREVIOUS
+        raise ValueError(
+            f"`initial` is {found}, and specialists begin with the weights of a generalist; expected its number, such "
+            "as 0, or a file of weights"
+        )
+    if group.sample != "all":
+        raise ValueError("`specialists` learn from their own classes in half of their examples; leave `sample` out")
+    if given == "auto" and (group.size is None or group.size < 2):
+        raise ValueError(
+            f"`specialists` is auto, and `size` is {group.size or 'missing'}; expected the number of groups of "
+            "classes, at least 2"
+        )
+    if given != "auto" and group.size not in (None, len(given)):
+        raise ValueError(f"`size` is {group.size} and `specialists` has the classes of {len(given)}; they must agree")
+
+
 class EnsembleSpec(Spec):
     """The teachers: trained by the run, or loaded."""
 
@@ -174,7 +228,8 @@ class EnsembleSpec(Spec):
     """Points of accuracy. Members are trained in rounds, at most `size` of them, until the next one is expected to add
     less than this on the validation split, with its whole 95% interval. Left out: `size` members."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
-    """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits)."""
+    """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits).
+    Specialists are combined by a rule of their own, as `members.specialists` states."""
     weights: MemberWeights = "uniform"
     """Mixture weights of the members: equal, one number each (scaled to sum to 1), or `validation`: the weights that
     maximise the likelihood of the validation labels. Or weights per example: `entropy` gives confident members more
@@ -240,6 +295,23 @@ class EnsembleSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _has_generalists(self) -> EnsembleSpec:
+        if not self.has_specialists:
+            return self
+        if all(group.has_specialists for group in self.groups):
+            raise ValueError(
+                "all members are specialists, and these answer together with generalists; expected a group of "
+                "`members` without `specialists`"
+            )
+        for key, value, expected in (("combine", self.combine, "arithmetic"), ("weights", self.weights, "uniform")):
+            if value != expected:
+                raise ValueError(
+                    f"`{key}` is {value}, and specialists answer together with generalists by a rule of their own; "
+                    f"leave `{key}` out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _begins_from_earlier_members(self) -> EnsembleSpec:
         for key, group, first in zip(self.keys(), self.groups, self.firsts(), strict=True):
             if isinstance(group.initial, int):
@@ -253,6 +325,8 @@ class EnsembleSpec(Spec):
             known = f"a number from 0 to {first - 1}" if first else f"`{PREVIOUS}` or a file, since none is earlier"
             raise ValueError(f"{initial}, and begins from a member of an earlier group; expected {known}")
         source = self.of_each(first + 1)[number]
+        if source.has_specialists:
+            raise ValueError(f"{initial}, and member {number} is a specialist; expected a member without `specialists`")
         if source.complete is not None or source.model.learner != "network":
             raise ValueError(
                 f"{initial}, and member {number} is {source.model.label} of kind '{source.model.kind}'; expected a "
@@ -266,6 +340,16 @@ class EnsembleSpec(Spec):
         if isinstance(self.weights, FactorySpec):
             return self.weights
         return self.weights if self.weights == "entropy" or self.weights == "agreement" else None
+
+    @property
+    def has_specialists(self) -> bool:
+        """Whether some members are specialists."""
+        return any(group.has_specialists for group in self.groups)
+
+    @property
+    def needs_each(self) -> bool:
+        """Whether an example is answered from the logits of each member, and not from sums of their answers."""
+        return self.of_examples is not None or self.has_specialists
 
     @property
     def _size(self) -> int | None:

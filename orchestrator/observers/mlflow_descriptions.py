@@ -13,7 +13,7 @@ from orchestrator.config.schema import CORRECTED
 from orchestrator.reporting import tables
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.plots import OVERVIEW
-from orchestrator.reporting.report import COMPARED, Report, Role, System
+from orchestrator.reporting.report import COMPARED, SPECIALISTS, Report, Role, SoftTargets, System
 from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
@@ -38,7 +38,13 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
     every = ensemble.model or {f"group-{k}": group.model.label for k, group in enumerate(ensemble.groups)}
     sample = None if own.sample == "all" else own.sample
     recipes: dict[str, dict[str, Any]] = {
-        "member": {"model": own.model, "training": own.training, "sample": sample, "initial": own.initial},
+        "member": {
+            "model": own.model,
+            "training": own.training,
+            "sample": sample,
+            "initial": own.initial,
+            "specialists": own.specialists,
+        },
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
         "baseline": {"model": student.model, "training": student.baseline_training or student.training},
     }
@@ -102,13 +108,19 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
     soft = report.soft_targets
     of: dict[Role, str] = {
         "member": "Learned from hard labels, from a seed of its own; one of the ensemble.",
-        "ensemble": f"The {soft.combine} mean of {members}.",
+        "ensemble": f"{_joined(soft)} of {members}.",
         "baseline": "The student's architecture on hard labels alone.",
         "student": f"Learned from {soft.examples:,} soft targets at T = {soft.temperature:g}, made by {members}.",
         "further": "A finished model that is measured beside them.",
     }
+    if system.special:
+        of["member"] = f"A specialist of {len(system.special)} classes: {', '.join(system.special[:LINKED])}."
     what = "The student with a bias for some classes." if system.name == CORRECTED else of[system.role]
     return f"{what} Part of [{report.name}]({base}/{parent})."
+
+
+def _joined(soft: SoftTargets) -> str:
+    return "The joint answer" if soft.rule == SPECIALISTS else f"The {soft.combine} mean"
 
 
 def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:

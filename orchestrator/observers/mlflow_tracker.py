@@ -295,6 +295,8 @@ class Tracker:
         """Send one system's metrics, also for its model if it exists, and its description."""
         run_id = self._run_of(system.name)
         self._figures(run_id, _figures(system), model_id)
+        if system.special:
+            self._params(run_id, {"special": ", ".join(system.special)[: mlflow_descriptions.MOST]})
         note = mlflow_descriptions.note_of(system, report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(run_id, NOTE, note)
 

@@ -49,7 +49,7 @@ def sizes(config: RunConfig, data: DataFacts, members: int) -> Sizes:
     row = width * data.classes if spec.top_k is None else bytes_per_row(spec.top_k, DTYPES[spec.dtype])
     in_memory = row_bytes(members, data.classes) if spec.is_scheduled else row + 12
     parts, of_example = layout(config, data), in_memory * data.positions
-    of_each = members if config.ensemble.of_examples is not None else 1
+    of_each = members if config.ensemble.needs_each else 1
     return Sizes(
         soft_targets=rows * row,
         logits=bytes_of(members, rows, data.classes) if spec.keeps_logits else 0,

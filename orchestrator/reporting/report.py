@@ -87,6 +87,10 @@ class Calibration(BaseModel):
     accuracy: list[float]
 
 
+SPECIALISTS = "specialists"
+"""The rule of generalists and specialists, in `SoftTargets.rule`."""
+
+
 class System(BaseModel):
     """One network, or the ensemble of all members."""
 
@@ -103,6 +107,8 @@ class System(BaseModel):
     confusion: list[list[int]] = []
     """Test examples by label (rows) and prediction (columns). Empty for members and further systems, and for many
     classes."""
+    special: list[str] = []
+    """The classes that a specialist tells apart, by name; empty for all others."""
 
 
 class CurvePoint(BaseModel):

@@ -12,7 +12,7 @@ from orchestrator.reporting import by_class, charts, tables, verdict
 from orchestrator.reporting.answers import answers
 from orchestrator.reporting.by_class import name as class_name
 from orchestrator.reporting.content import Block, Card, Cards, Code, Document, Guess, Picture, Row, Section, Table, Text
-from orchestrator.reporting.report import COMPARED, FIGURED, DifferingExample, Report, SoftTargets
+from orchestrator.reporting.report import COMPARED, FIGURED, SPECIALISTS, DifferingExample, Report, SoftTargets
 
 LONG = 16
 """Rows of a table that is closed at first, where the form of the report allows it."""
@@ -124,6 +124,19 @@ def worth(report: Report) -> Section:
         each,
     ]
     return Section("What each further member was worth", blocks)
+
+
+def specialists(report: Report) -> Section | None:
+    """Which member tells which classes apart."""
+    if not any(member.special for member in report.members):
+        return None
+    how = (
+        "A specialist tells its own classes apart, and answers all others as one. It counts for an example whose "
+        "likeliest class, by the generalists, is one of its own; the answer is the distribution of the least summed "
+        "KL divergence from the generalists' and from each of these. Alone, as a member above, it gives all other "
+        "classes equal probabilities. A choice of members without a generalist has the specialists' mean in its place."
+    )
+    return Section("Specialists", [Text(how), Table(tables.specialists(report))])
 
 
 def _without_weight(soft: SoftTargets) -> str:
@@ -260,6 +273,8 @@ def _planned(soft: SoftTargets) -> str:
 
 def _mean(soft: SoftTargets) -> str:
     """The rule of the mean in words, with weights that differ."""
+    if soft.rule == SPECIALISTS:
+        return "generalists and specialists together"
     if soft.rule:
         return f"{soft.combine} mean, weights of each example by {soft.rule}"
     if len(set(soft.weights.values())) < 2:
@@ -290,8 +305,8 @@ def again(report: Report) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
-    systems, differences, several_students, generations, over_seeds, beside_paper, speed, worth, reliability, classes,
-    inherited, examples, drawn, training, costs, again,
+    systems, differences, several_students, generations, over_seeds, beside_paper, speed, worth, specialists,
+    reliability, classes, inherited, examples, drawn, training, costs, again,
 )  # fmt: skip
 """In the order in which a reader asks."""
 BRIEF: tuple[Callable[[Report], Section | None], ...] = (

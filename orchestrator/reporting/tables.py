@@ -27,7 +27,9 @@ BATCH = 64
 def comparison(report: Report) -> Rows:
     """The header, then the members' mean and the best of them, and a row for every other system."""
     members, metrics = report.members, _metrics(report)
-    rows = [_header(report), _mean_row(f"mean of {len(members)} members", members, metrics)]
+    general = [member for member in members if not member.special]  # a specialist knows its own classes alone
+    of = "members" if len(general) == len(members) else f"generalist{'s' * (len(general) > 1)}"
+    rows = [_header(report), _mean_row(f"mean of {len(general)} {of}", general, metrics)]
     best = best_member(report)
     rows.append(_row(f"best: {best.name}" if len(members) > 1 else best.name, best, metrics))
     return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]
@@ -73,6 +75,12 @@ def front(report: Report) -> Rows:
 
 def each_member(report: Report) -> Rows:
     return [_header(report)] + [_row(s.name, s, _metrics(report)) for s in report.members]
+
+
+def specialists(report: Report) -> Rows:
+    """The classes of each specialist, by name."""
+    rows = [["specialist", "classes", "which"]]
+    return rows + [[s.name, str(len(s.special)), ", ".join(s.special)] for s in report.members if s.special]
 
 
 def differences(report: Report) -> Rows:

@@ -25,6 +25,7 @@ from orchestrator.reporting import statistics
 from orchestrator.reporting.report import COMPARED, Calibration, CurvePoint, Latency, Role, System, TestMetrics
 from orchestrator.reporting.statistics import Estimates
 from orchestrator.run_folder import paths
+from orchestrator.stages.combination import rule_of
 from orchestrator.stages.context import Context
 from workers import ensemble as ensembles
 from workers import storage
@@ -37,11 +38,13 @@ from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import Agreement
 from workers.evaluation.bootstrap import Interval
+from workers.evaluation.confusable import Groups
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Prediction, Subject
 from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
+from workers.specs import SpecialClasses, special_of
 
 MOST_NLL = 700.0
 """The exp of a larger number is no float."""
@@ -93,7 +96,8 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     predicted = _predict(run, asked, "test", run.plan.teachers)
     valid = _predict(run, asked, "validation", run.plan.teachers)
     spec = run.config.ensemble
-    if spec.weights == "uniform" or spec.of_examples is not None:
+    rule = rule_of(spec, members)
+    if spec.weights == "uniform" or rule is not None:
         weights = ensembles.normalised([1.0] * len(members))
     elif spec.weights == "validation":
         weights = mixture.fit_weights(np.stack(_of_validation_labels(run, asked, valid)))
@@ -107,9 +111,9 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
         asked,
         predicted.records,
         threads,
-        spec.of_examples or weights,
+        rule or weights,
         spec.combine,
-        order=_order(run, replace(held_out, combine=spec.combine)),
+        order=_order(run, replace(held_out, weights=rule, combine=spec.combine)),
     )
     found = _measure(run, job, run.plan.teachers)
     assert found.curve is not None
@@ -162,6 +166,16 @@ def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
     return _measure(run, job, run.plan.teachers)
 
 
+def confusable_groups(run: Context, members: Sequence[Member], number: int, seed: int) -> Groups:
+    """So many groups of classes that the mean of these members confuses on the validation split."""
+    asked = [(member, _of_members(run)) for member in members]
+    kept = _predict(run, asked, "validation", run.plan.teachers).records
+    job = jobs.Grouping(Measuring(asked, kept, run.plan.teachers.threads, split="validation"), number, seed)
+    arguments = {"all": (job, run.data)}
+    found: Groups = _asked(run, "grouping classes", jobs.find_groups, arguments, run.plan.teachers)["all"]
+    return found
+
+
 @dataclass(frozen=True)
 class Compared:
     """Every system on the test split, and how sure the differences are.
@@ -206,8 +220,11 @@ def compare_systems(
     estimates = statistics.estimate(
         {name: measured[name].sums.of_blocks for name in roles}, pairs if len(members) > 1 else pairs[1:]
     )
+    special = {member.name: _names(run, special_of(member.model)) for member in members}
     systems = [
-        _system(name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name])
+        _system(
+            name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name], special.get(name, [])
+        )
         for name, role in roles.items()
     ]
     return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place), _of_bias(run, bias))
@@ -398,7 +415,15 @@ def _asked(
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 
 
-def _system(name: str, role: Role, measured: Measured, described: jobs.Described) -> System:
+def _names(run: Context, special: SpecialClasses | None) -> list[str]:
+    """The names of a specialist's classes; their ids where labels are numbers."""
+    names = run.dataset.label_names
+    return [] if special is None else [names[k] if names else str(k) for k in special.ids]
+
+
+def _system(
+    name: str, role: Role, measured: Measured, described: jobs.Described, special: Sequence[str] = ()
+) -> System:
     sums = measured.sums
     return System(
         name=name,
@@ -417,6 +442,7 @@ def _system(name: str, role: Role, measured: Measured, described: jobs.Described
         examples_per_second=described.per_second,
         calibration=_calibration(sums),
         confusion=sums.confusion.tolist() if role in COMPARED or name == CORRECTED else [],
+        special=list(special),
     )
 
 

@@ -13,6 +13,7 @@ from orchestrator.stages.context import Context
 from workers import storage
 from workers.artifacts import catalogue, parts, store
 from workers.artifacts.key import Key
+from workers.specs import ExampleRule
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader
@@ -61,8 +62,8 @@ def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, M
     return {number: part for number, part in there.items() if has_logits(number, part)}
 
 
-def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits]) -> LogitsReader:
-    """The student's reader for a schedule of T."""
+def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits], rule: ExampleRule | None) -> LogitsReader:
+    """The student's reader for a schedule of T. rule: for each example."""
     config = run.config
     names = [record.name for record in planned.members]
     return LogitsReader(
@@ -70,6 +71,6 @@ def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits]) ->
         weights=dict(zip(names, planned.weights, strict=True)),
         combine=config.ensemble.combine,
         layout=run.plan.layout,
-        weighting=config.ensemble.of_examples,
+        weighting=rule,
         rows=run.dataset.transfer.rows,
     )

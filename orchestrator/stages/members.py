@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.observers.events import SystemAdded
-from orchestrator.stages import training
+from orchestrator.stages import specialists, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.trained import Trained
 from workers.inference.teacher import Member
@@ -25,7 +25,13 @@ def members(run: Context) -> list[Trained]:
         of_name = {names[k]: number for k, number in epochs.items()}
         run.heartbeat.expect(of_name)
         with events.stage("members", list(of_name), -(-sum(epochs.values()) // len(epochs))) as stage:
-            trained = training.train_members(run, {k: groups[k] for k in epochs})
+            general = {k: groups[k] for k in epochs if groups[k].specialists is None}
+            trained = training.train_members(run, general) if general else {}
+            if len(general) < len(epochs):
+                known = sorted((found | trained).items())
+                generalists = [each.member for k, each in known if not groups[k].has_specialists]
+                groups = specialists.filled(run, generalists)
+                trained |= training.train_members(run, {k: groups[k] for k in epochs}, done=general)
             stage.reused = all(member.reused for member in trained.values())
         for member in trained.values():
             events.trained(member.member.name, member.history, member.reused)

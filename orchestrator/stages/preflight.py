@@ -19,7 +19,7 @@ from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherSystem, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
-from orchestrator.stages import drawings, logits_room
+from orchestrator.stages import drawings, logits_room, specialists
 from orchestrator.stages.evaluation import KEPT_BYTES, predicted_bytes
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
@@ -95,6 +95,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     _check_bias(config, dataset)
     for key, group in zip(config.ensemble.keys(), config.ensemble.groups, strict=True):
         sampling.check(f"{key}.sample", group.sample, dataset)
+    specialists.check(config, dataset)
     wait_for("trying the models")
     for metric in config.evaluation.metrics:
         factories.check_called("evaluation.metrics", metric, ("probabilities", "labels"))
@@ -266,7 +267,8 @@ def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     ensemble = config.ensemble
     given, models = ensemble.given(), [group.model for group in ensemble.of_each(ensemble.count or 1)]
     members = [
-        _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble", group.model, group.training,
+        _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble",
+              specialists.tried(group, dataset), group.training,
               seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train,
               initial=given.get(group.initial) if isinstance(group.initial, int) else group.initial_file,
               begins_with=models[group.initial] if isinstance(group.initial, int) else None)

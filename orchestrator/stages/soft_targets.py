@@ -23,7 +23,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, SoftTargets
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import kept_logits
+from orchestrator.stages import combination, kept_logits
 from orchestrator.stages.context import Context
 from orchestrator.teachers import checks
 from orchestrator.teachers.actors import starter
@@ -182,7 +182,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
     planned = _planned(run, records, weights, key)
     folder = RunFolder(config.folder).soft_targets(key.digest)
     run.note(catalogue.note("the soft targets", [run.artifacts.obtain(key, paths.soft_targets)]))
-    layout = plan.layout
+    layout, rule = plan.layout, combination.rule_of(config.ensemble, members)
     found = store.salvage(folder)
     there = _accepted(run, planned, found)
     kept: dict[str, MemberLogits] = {}
@@ -207,7 +207,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
         streams=bool(missing) and plan.streams and not again,  # a part made again has the name of the refused one
         refused=frozenset(part.path for number, part in found.items() if number not in there),
         survivors_too=config.ensemble.on_member_loss == "reweight",
-        logits=kept_logits.reader(run, planned, kept) if config.distillation.is_scheduled else None,
+        logits=kept_logits.reader(run, planned, kept, rule) if config.distillation.is_scheduled else None,
         manifest=before if before is not None and before.parts == list(there.values()) else None,
     )
 
@@ -240,12 +240,20 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
         start = starter(run.data, work, placement, group)
         check = _check(dataset.transfer, members, made, numerics)
         pool = TeacherPool(
-            Hosting(members, planned.weights, placement.groups(), numerics.stacked),
+            Hosting(members, combination.needed(members, planned.weights), placement.groups(), numerics.stacked),
             start,
             config.ensemble,
             Hooks(partial(_emit_teacher, events), made.check_stopped, check),
         )
-        _compute(run, made, pool, numerics, stage)
+        rule = Rule(
+            planned.combine,
+            planned.dtype,
+            planned.top_k,
+            planned.temperature,
+            combination.rule_of(config.ensemble, members),
+            [member.name for member in members],
+        )
+        _compute(run, made, pool, Computing(rule, numerics, stage))
     events.note("soft targets complete: teachers released")
     if config.distillation.keeps_logits:
         kept_logits.commit(run, _logits_keys(run, members), made.layout)
@@ -295,7 +303,7 @@ def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
 def _key(run: Context, members: Sequence[Member], weights: Sequence[float]) -> Key:
     """The key of the store, from everything that determines its numbers."""
     ensemble, distillation = run.config.ensemble, run.config.distillation
-    rule = ensemble.of_examples
+    rule = combination.rule_of(ensemble, members)
     return SOFT_TARGETS.key(
         **_answers_follow_from(run),
         members=[teacher.key_of(member).digest for member in members],
@@ -374,10 +382,18 @@ def _check(
     return check
 
 
-def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Numerics, stage: Progress) -> None:
+@dataclass(frozen=True)
+class Computing:
+    """How the missing parts are computed, and what is told of it."""
+
+    rule: Rule
+    numerics: Numerics
+    stage: Progress
+
+
+def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, how: Computing) -> None:
     """Compute every missing part, then write the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
-    weighting = run.config.ensemble.of_examples
     positions = run.dataset.transfer.rows
     done, rows = 0, sum(int(positions.of(layout.ids(number)).sum()) for number in missing)
     with pool:
@@ -385,8 +401,8 @@ def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Nu
             folder=made.folder,
             layout=layout,
             classes=planned.classes,
-            rule=Rule(planned.combine, planned.dtype, planned.top_k, planned.temperature, weighting),
-            numerics=numerics.model_copy(update={"stacked": pool.stacked}),
+            rule=how.rule,
+            numerics=how.numerics.model_copy(update={"stacked": pool.stacked}),
             numbering=run.dataset.numbering,
         )
         near = run.plan.reduces_on_workers
@@ -397,7 +413,7 @@ def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, numerics: Nu
             telemetry.count(telemetry.SOFT_TARGET_EXAMPLES, part.rows)
             telemetry.count(telemetry.SOFT_TARGET_BYTES, part.size)
             seconds = time.perf_counter() - started
-            stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
+            how.stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
     made.bound_by = pool.bound_by
     made.manifest = _declare(made, seconds)
 

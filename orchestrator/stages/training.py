@@ -7,7 +7,7 @@ the earlier recipe finds it again. `members/<i>`, `baseline` and `student` are c
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,10 +122,11 @@ def _task(run: Context, planned: _Planned) -> Task:
     )
 
 
-def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, Trained]:
+def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Container[int] = ()) -> dict[int, Trained]:
     """Train members with separate seeds, as many at a time as the cluster can hold; returns them by number.
 
-    groups: of each member to train. A member that begins from another's weights is trained after it.
+    groups: of each member to train. A member that begins from another's weights is trained after it. done: members that
+    are trained already, from whose weights others may begin.
 
     The run kills a hung training, and Ray restarts its task. A training that raises resumes after its last epoch in a
     fresh process.
@@ -134,7 +135,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup]) -> dict[int, 
     """
     placement, folder = run.plan.teachers, RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
-    planned = _planned(run, groups)
+    planned = {k: each for k, each in _planned(run, groups).items() if k not in done}
     had = run.artifacts.obtain_all((each.key, paths.network) for each in planned.values())
     changes: list[str] = []
     missing: dict[str, int] = {}

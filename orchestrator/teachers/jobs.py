@@ -68,13 +68,13 @@ class Jobs:
         )
 
     def _reduction(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
-        assembly = self.assembly
+        assembly, members = self.assembly, list(wanted.members)
         if not self.near:
-            return lambda: self.threads.submit(assembly.reduce, *values)
+            return lambda: self.threads.submit(assembly.reduce, members, *values)
         if wanted.whole:
-            members, task = list(wanted.members), assembly.task(wanted.part)
+            task = assembly.task(wanted.part)
             return lambda: part_beside_teachers.remote(task, members, *values)
-        return lambda: reduced_beside_teachers.remote(assembly.rule, *values)
+        return lambda: reduced_beside_teachers.remote(assembly.rule, members, *values)
 
     def write(self, wanted: Write) -> None:
         members, pieces = list(wanted.members), [self.made.pop(job) for job in wanted.pieces]

@@ -136,7 +136,7 @@ def test_teachers_answers_come_to_the_mean_however_they_are_hosted(name: Any, co
     rule = Rule(combine, "float32", None, 2.0, name)
     together = Teacher(nets, micro_batch=16).soften(X, temperature=2.0, weights=shares, combine=None)
     assert together.shape == (len(nets), len(X), logits["a"].shape[1])
-    found = rule.reduce(together.numpy())
+    found = rule.reduce(list(nets), together.numpy())
     torch.testing.assert_close(found.columns[0], expected, rtol=1e-6, atol=1e-7)
     each = [
         Teacher({one: net}, micro_batch=16)
@@ -144,7 +144,7 @@ def test_teachers_answers_come_to_the_mean_however_they_are_hosted(name: Any, co
         .numpy()
         for one, net in reversed(nets.items())
     ]
-    assert torch.equal(rule.reduce(*each).columns[0], found.columns[0])
+    assert torch.equal(rule.reduce([*nets][::-1], *each).columns[0], found.columns[0])
     known = Teacher(nets, micro_batch=16).soften(
         X, temperature=2.0, weights=shares, combine=None, known={"a": together[0]}
     )

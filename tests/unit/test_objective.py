@@ -300,7 +300,7 @@ def test_the_loader_averages_as_the_teachers_pass_does(tmp_path: Path, combine: 
                 ).numpy()
                 for m, share in zip(members, shares, strict=True)
             ]
-            stored = Rule(combine, "float32", None, t).reduce(*answers)
+            stored = Rule(combine, "float32", None, t).reduce([], *answers)
             assert torch.equal(stored.probabilities[0], batch.soft.probabilities[row])
             p = [np.exp(logits[m][i] / t) / np.exp(logits[m][i] / t).sum() for m in members]
             mean = np.average(p, axis=0, weights=shares)

@@ -296,7 +296,7 @@ def test_parts_behind_a_slow_one_do_not_go_on_for_ever(tmp_path: Path, monkeypat
         return write(self, number, *arguments)
 
     monkeypatch.setattr(Assembly, "write", slow)
-    monkeypatch.setattr(Assembly, "reduce", lambda self, *values: Dense(torch.from_numpy(values[0])))
+    monkeypatch.setattr(Assembly, "reduce", lambda self, members, *values: Dense(torch.from_numpy(values[0])))
     monkeypatch.setattr(ensemble, "contribution", lambda p, *_: p)  # each answer is stored as it is
     with working(made_of(tmp_path, layout, None), range(100), near=False, at_once=2) as work:
         while not work.parts.is_full or len(work.jobs.calls) > 1:

@@ -19,20 +19,28 @@ from workers import mixture_weights
 from workers.data.arrays import Index
 from workers.ensemble import COMBINES, normalised
 from workers.evaluation.metrics import BINS, Blocks, LogProbabilities, Sums, measure
-from workers.specs import ExampleWeights, FactorySpec
+from workers.specs import ExampleRule, ExampleWeights, FactorySpec, SpecialistRule
 
 Float64 = NDArray[np.float64]
 
 CHUNK_VALUES = 2**18
 """Size of a chunk, members * rows * classes, so that its float64 arrays fit a cache."""
-MemberWeights = Sequence[float] | ExampleWeights
-"""Numbers [M], scaled to sum to 1, or a rule for weights per example (`workers.mixture_weights`) at T = 1."""
+MemberWeights = Sequence[float] | ExampleRule
+"""Numbers [M], scaled to sum to 1, or a rule for each example (`workers.mixture_weights`) at T = 1."""
 WEIGHT_TOLERANCE = 1e-6
 """Nats per example by which the log-likelihood under `fit_weights` may be below its maximum."""
 _GAP = 1e-9
 _MOST_STEPS = 200
 _NEGLIGIBLE = 1e-8
 _ROUNDING = 1e-14
+
+
+def alike(rule: MemberWeights | None, chosen: Sequence[int]) -> MemberWeights:
+    """What some members of an ensemble are combined by, where none has a larger weight than another.
+
+    rule: of the whole ensemble. Specialists keep their classes.
+    """
+    return rule.among(chosen) if isinstance(rule, SpecialistRule) else [1.0] * len(chosen)
 
 
 def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, combine: str) -> Float64:
@@ -44,6 +52,8 @@ def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, 
 
     Raises: ValueError for wrong weights or an unknown `combine`.
     """
+    if isinstance(weights, SpecialistRule):
+        return _of_specialists(weights, np.stack(list(log_probabilities), dtype=np.float64))
     shares = _shares(weights, combine, log_probabilities)
     held = [(p, w[:, None]) for p, w in zip(log_probabilities, shares, strict=True) if (w > 0).any()]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -52,6 +62,13 @@ def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, 
         parts = [np.where(w > 0, np.multiply(p, w, dtype=np.float64), 0.0) for p, w in held]
     total: Float64 = np.sum(parts, axis=0)
     return total - _finite(_log_sum_exp(total, axis=1))[:, None]
+
+
+def _of_specialists(rule: SpecialistRule, log_probabilities: Float64) -> Float64:
+    """The log-probabilities [N, K] of generalists and specialists together, of theirs [M, N, K]."""
+    answer: Float64 = mixture_weights.together(rule, torch.from_numpy(np.exp(log_probabilities))).numpy()
+    with np.errstate(divide="ignore"):
+        return np.log(answer)
 
 
 def log_means(
@@ -139,7 +156,7 @@ def curve(
 
     log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
     start plus one member: M^2 N K additions, in chunks of rows. Weights per example are computed among all members,
-    then scaled to sum to 1 over the run.
+    then scaled to sum to 1 over the run. Generalists and specialists answer anew in each run.
     """
     members = len(log_probabilities)
     right, nll = np.zeros((members, members)), np.zeros((members, members))
@@ -147,14 +164,32 @@ def curve(
     weighed = np.ones((members, members), bool)
     for rows in _chunks(log_probabilities):
         each = np.stack([p[rows] for p in log_probabilities], dtype=np.float64)
-        shares = _shares(weights, combine, each)
-        masses = _masses(shares)
-        weighed &= (masses > 0).all(axis=2)
-        found = _ring(each, shares, masses, combine, labels[rows])
+        if isinstance(weights, SpecialistRule):
+            found = _runs(weights, each, labels[rows])
+        else:
+            shares = _shares(weights, combine, each)
+            masses = _masses(shares)
+            weighed &= (masses > 0).all(axis=2)
+            found = _ring(each, shares, masses, combine, labels[rows])
         right += found[0]
         nll += found[1]
         gaps += found[2]
     return CurveSums(len(labels), right, nll, gaps, weighed)
+
+
+def _runs(rule: SpecialistRule, each: Float64, labels: Index) -> tuple[Float64, Float64, Float64]:
+    """As `_ring`, of generalists and specialists. each: [M, n, K] log-probabilities."""
+    members, rows = len(each), np.arange(len(labels))
+    right, nll = np.zeros((members, members)), np.zeros((members, members))
+    gaps = np.zeros((members, members, BINS))
+    for k in range(members):
+        for first in range(members):
+            chosen = sorted((first + place) % members for place in range(k + 1))
+            found = _of_specialists(rule.among(chosen), each[chosen])
+            correct = found.argmax(axis=1) == labels
+            right[k, first], nll[k, first] = correct.sum(), -found[rows, labels].sum()
+            gaps[k, first] = _gaps(np.exp(found.max(axis=1))[None], correct[None])[0]
+    return right, nll, gaps
 
 
 def _ring(
@@ -280,7 +315,9 @@ def _newton(responsibility: Float64, weights: Float64, gradient: Float64) -> Flo
     return found
 
 
-def _shares(weights: MemberWeights, combine: str, log_probabilities: Sequence[NDArray[Any]] | Float64) -> Float64:
+def _shares(
+    weights: Sequence[float] | ExampleWeights, combine: str, log_probabilities: Sequence[NDArray[Any]] | Float64
+) -> Float64:
     """Weights that sum to 1 over the members: [M, 1], or per example of `log_probabilities` (M arrays) [M, N]."""
     if combine not in COMBINES:
         raise ValueError(f"combine is '{combine}'; expected {' or '.join(COMBINES)}")

@@ -29,9 +29,10 @@ from workers.data.examples import Examples
 from workers.device import device
 from workers.errors import RunError
 from workers.evaluation import agreement as agreement_
-from workers.evaluation import bias, latency, metrics, mixture
+from workers.evaluation import bias, confusable, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
 from workers.evaluation.agreement import Agreement
+from workers.evaluation.confusable import Groups
 from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
@@ -176,7 +177,7 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
     if job.weights is None:
         return Totals(sums)
     sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
-    worth = measure_worth(predicted, job.order, job.combine, labels, blocks) if job.order else None
+    worth = measure_worth(predicted, job.order, job.combine, labels, blocks, rule=job.weights) if job.order else None
     return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels), worth)
 
 
@@ -208,7 +209,26 @@ def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list
     processes.announce(name, events)
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
-    return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine)
+    return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine, job.weights)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """So many groups of classes that the mean of some members confuses."""
+
+    measured: Measuring
+    number: int
+    seed: int
+
+
+@ray.remote
+@faults.raises_faults
+def find_groups(job: Grouping, data: Dataset, name: str, events: Any) -> Groups:
+    """`confusable.groups` of the members' predictions."""
+    processes.announce(name, events)
+    torch.set_num_threads(job.measured.threads)
+    covariance = confusable.covariance(_of_systems(job.measured, slice(None), data))
+    return confusable.groups(covariance, job.number, job.seed)
 
 
 @dataclass(frozen=True)

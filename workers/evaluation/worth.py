@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from workers.data.arrays import Index
 from workers.evaluation import mixture
 from workers.evaluation.metrics import Blocks, LogProbabilities, Sums
+from workers.evaluation.mixture import MemberWeights
 
 Float64 = NDArray[np.float64]
 
@@ -40,18 +41,22 @@ class WorthSums:
         )
 
 
-def greedy(log_probabilities: Sequence[LogProbabilities], labels: Index, combine: str) -> list[int]:
+def greedy(
+    log_probabilities: Sequence[LogProbabilities], labels: Index, combine: str, rule: MemberWeights | None = None
+) -> list[int]:
     """Order members so that each is the one that helps those before it most, in validation accuracy, then in NLL.
 
-    log_probabilities: M arrays [N, K] of the validation split. labels: [N] int64. Members are weighted equally.
+    log_probabilities: M arrays [N, K] of the validation split. labels: [N] int64. rule: of the ensemble; members are
+    weighted equally (`mixture.alike`).
     """
     order: list[int] = []
     left = list(range(len(log_probabilities)))
     while left:
 
         def quality(member: int) -> tuple[float, float, int]:
-            chosen = [log_probabilities[k] for k in (*order, member)]
-            found = mixture.measure_mean(chosen, [1.0] * len(chosen), combine, labels)
+            chosen = [*order, member]
+            picked = [log_probabilities[k] for k in chosen]
+            found = mixture.measure_mean(picked, mixture.alike(rule, chosen), combine, labels)
             return found.accuracy, -found.mean_nll, -member
 
         order.append(max(left, key=quality))
@@ -60,16 +65,23 @@ def greedy(log_probabilities: Sequence[LogProbabilities], labels: Index, combine
 
 
 def measure_worth(
-    log_probabilities: Sequence[LogProbabilities], order: Sequence[int], combine: str, labels: Index, blocks: Blocks
+    log_probabilities: Sequence[LogProbabilities],
+    order: Sequence[int],
+    combine: str,
+    labels: Index,
+    blocks: Blocks,
+    *,
+    rule: MemberWeights | None = None,
 ) -> WorthSums:
     """The sums of some test rows, with members of equal weights.
 
     log_probabilities: M arrays [N, K]. order: of the members, from `greedy`. labels: [N] int64. blocks: of the rows.
+    rule: as of `greedy`.
     """
 
     def of(chosen: Sequence[int]) -> Sums:
         picked = [log_probabilities[k] for k in chosen]
-        return mixture.measure_mean(picked, [1.0] * len(picked), combine, labels, blocks)
+        return mixture.measure_mean(picked, mixture.alike(rule, chosen), combine, labels, blocks)
 
     members = range(len(log_probabilities))
     predicted = np.stack([p.argmax(axis=1) for p in log_probabilities])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from workers import ensemble, mixture_weights
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, RowNames
-from workers.specs import ExampleWeights
+from workers.specs import ExampleRule, SpecialistRule
 from workers.targets import kinds, soft_targets
 from workers.targets.base import Targets, joined
 from workers.targets.layout import PartLayout
@@ -39,18 +39,21 @@ class Rule:
     dtype: str = "float32"
     top_k: int | None = None
     temperature: float = 1.0
-    weighting: ExampleWeights | None = None
+    weighting: ExampleRule | None = None
+    members: Sequence[str] = ()
+    """The names of all members in the order of a `SpecialistRule`."""
 
-    def reduce(self, *answers: NDArray[Any]) -> Targets:
+    def reduce(self, members: Sequence[str], *answers: NDArray[Any]) -> Targets:
         """The soft targets of a piece in their stored form, from the teachers' answers.
 
-        An answer is the sum of a teacher's contributions, [rows, K] in fixed point. With weights per example it is
-        the logits of the teacher's members, [members, rows, K] float32.
+        An answer is the sum of a teacher's contributions, [rows, K] in fixed point. With a rule for each example it is
+        the logits of the teacher's members, [members, rows, K] float32. members: those that answered, in their order.
         """
         if self.weighting is not None:
-            logits = torch.from_numpy(np.concatenate(answers))
-            softened = torch.softmax(logits / self.temperature, dim=-1)
-            mean = mixture_weights.mean(self.weighting, softened, self.combine)
+            logits, rule = torch.from_numpy(np.concatenate(answers)), self.weighting
+            if isinstance(rule, SpecialistRule):
+                rule = rule.among([self.members.index(name) for name in members])
+            mean = mixture_weights.soft_mean(rule, logits, self.temperature, self.combine)
         else:
             total = answers[0].copy()
             for answer in answers[1:]:
@@ -81,9 +84,9 @@ class Assembly:
             numerics=self.numerics,
         )
 
-    def reduce(self, *answers: NDArray[Any]) -> Targets:
+    def reduce(self, members: Sequence[str], *answers: NDArray[Any]) -> Targets:
         """`Rule.reduce`."""
-        return self.rule.reduce(*answers)
+        return self.rule.reduce(members, *answers)
 
     def write(self, number: int, members: Sequence[str], pieces: Sequence[Targets]) -> Part:
         """Write a part of the store from the soft targets of all its pieces, in their order."""
@@ -119,7 +122,7 @@ class PartTask:
 
     def part(self, members: Sequence[str], *answers: NDArray[Any]) -> Part:
         """Make a part of a single piece from the teachers' answers to that piece."""
-        return self.write(members, [self.rule.reduce(*answers)])
+        return self.write(members, [self.rule.reduce(members, *answers)])
 
 
 @ray.remote(num_cpus=0, max_retries=3)
@@ -129,6 +132,6 @@ def part_beside_teachers(task: PartTask, members: Sequence[str], *answers: NDArr
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def reduced_beside_teachers(rule: Rule, *answers: NDArray[Any]) -> Targets:
+def reduced_beside_teachers(rule: Rule, members: Sequence[str], *answers: NDArray[Any]) -> Targets:
     """`Rule.reduce` in a separate process, which Ray places on the node of the answers."""
-    return rule.reduce(*answers)
+    return rule.reduce(members, *answers)

@@ -39,6 +39,8 @@ def stacked(modules: Sequence[nn.Module]) -> Forward:
 
     Raises: RuntimeError or ValueError where torch cannot stack them.
     """
+    if len({tuple(name for name, _ in module.named_buffers()) for module in modules}) > 1:  # which torch would drop
+        raise ValueError("their buffers have other names, as of a specialist beside its generalist")
     parameters, buffers = torch.func.stack_module_state(list(modules))
     parameters = {name: value.detach() for name, value in parameters.items()}
     skeleton = copy.deepcopy(modules[0]).to("meta")

@@ -16,6 +16,7 @@ from workers.models.last_product import in_float32
 from workers.models.packing import packed
 from workers.models.precision import autocast, computed_in
 from workers.models.predictor import Outputs, Predictor
+from workers.models.special import specialised
 from workers.seeds import seeded
 from workers.specs import NetworkModel, Precision
 from workers.user_code import factories
@@ -89,7 +90,7 @@ def build(spec: NetworkModel, seed: int = 0, initial: str | None = None) -> nn.M
     does not hold its weights.
     """
     with seeded(seed):
-        module: nn.Module = predictor.kind_of(spec).made(spec)
+        module: nn.Module = specialised(predictor.kind_of(spec).made(spec), spec.special)
     if initial is not None:
         checkpoints.load(module, initial)
     return module

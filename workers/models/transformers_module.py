@@ -25,7 +25,8 @@ from workers.data.tokens import local, require_transformers, vocabulary
 from workers.errors import RequestError
 from workers.models import at_positions, checkpoints
 from workers.models.checkpoints import CONFIG
-from workers.models.torch_module import TorchPredictor
+from workers.models.special import specialised
+from workers.models.torch_module import TorchPredictor, build
 from workers.specs import AUTO, COMPANION, TransformersModel
 
 MASKED_LM = "masked-lm"
@@ -40,10 +41,10 @@ class TransformersPredictor(TorchPredictor):
     def load(cls, model: Any, weights: str) -> Self:
         if storage.is_folder(weights):
             found = _from_folder(model, weights, may_add=False)
-            return cls(found.module.eval())
+            return cls(specialised(found.module, model.special).eval())
         if model.task != MASKED_LM:
             _check_classes_beside(model, weights)
-        module = cls.made(model)
+        module = build(model)
         checkpoints.load(module, weights)
         return cls(module.eval())
 

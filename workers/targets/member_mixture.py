@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers import ensemble, mixture_weights
-from workers.specs import ExampleWeights
+from workers.specs import ExampleRule
 from workers.targets.base import Columns
 from workers.targets.dense import Dense
 
@@ -26,14 +26,14 @@ class MemberMixture(Columns):
 
     logits: [N, M, K] float32 of M members. weights: [N, M] float64, each row summing to 1; 0 for a member that has no
     logits for the row. combine, bits: the rule of the mean and its fixed point, as in `workers.ensemble`. weighting:
-    the rule for weights per example (`workers.mixture_weights`); `weights` then only show which members have logits.
+    the rule for each example (`workers.mixture_weights`); `weights` then only show which members have logits.
     """
 
     logits: Tensor
     weights: Tensor
     combine: str = "arithmetic"
     bits: Literal[32, 64] = 32
-    weighting: ExampleWeights | None = None
+    weighting: ExampleRule | None = None
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
@@ -47,11 +47,11 @@ class MemberMixture(Columns):
         if temperature is None:
             raise ValueError("members' logits are not softened yet; expected a temperature")
         rows, members, classes = self.logits.shape
-        softened = torch.softmax(self.logits / temperature, dim=-1)
         if self.weighting is not None:
-            each, present = softened.transpose(0, 1), (self.weights > 0).transpose(0, 1)
-            return Dense(mixture_weights.mean(self.weighting, each, self.combine, present), temperature)
-        softened = softened.view(rows * members, classes)
+            each, present = self.logits.transpose(0, 1), (self.weights > 0).transpose(0, 1)
+            mean = mixture_weights.soft_mean(self.weighting, each, temperature, self.combine, present)
+            return Dense(mean, temperature)
+        softened = torch.softmax(self.logits / temperature, dim=-1).view(rows * members, classes)
         dtype = ensemble.FIXED_POINT[self.bits]
         parts = ensemble.contribution(softened, self.weights.reshape(-1), self.combine, dtype)
         total = parts.view(rows, members, classes).sum(dim=1, dtype=dtype)

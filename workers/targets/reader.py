@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers import ensemble
 from workers.data.positions import Positions
-from workers.specs import ExampleWeights
+from workers.specs import ExampleRule
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
@@ -47,7 +47,7 @@ class LogitsReader:
     """Reads the logits of the members of a part, with their weights, for the loader to average at any T.
 
     folders: of each member's logits, by name. weights: of all members; those of a part's members are scaled to sum to
-    1, as in the teachers' pass. combine: the rule of the mean. weighting: the rule for weights per example.
+    1, as in the teachers' pass. combine: the rule of the mean. weighting: the rule for each example.
     rows: number of rows of each example; None: one.
     """
 
@@ -55,7 +55,7 @@ class LogitsReader:
     weights: Mapping[str, float]
     combine: str
     layout: PartLayout
-    weighting: ExampleWeights | None = None
+    weighting: ExampleRule | None = None
     rows: Positions | None = None
 
     def __call__(self, number: int, part: Part | PartFile, /) -> Rows:

@@ -1,0 +1,16 @@
+"""The network of generalist, specialists and student."""
+
+from torch import nn
+
+
+def net(hidden: int, dropout: float = 0.1) -> nn.Module:
+    """Two ReLU layers from the 16 numbers of a letter to 26 logits."""
+    return nn.Sequential(
+        nn.Linear(16, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, 26),
+    )
