@@ -205,10 +205,9 @@ def notes(
 
 def has_label(y: Index, rows: Positions) -> NDArray[np.bool_]:
     """Whether each of N examples has a label, at one of its positions at least: [N] bool. y: [P] labels."""
-    if rows.is_one_each:
-        return y != UNLABELLED
     counted = np.concatenate([np.zeros(1, np.int64), np.cumsum(y != UNLABELLED)])
-    return np.diff(counted[rows.edges(np.arange(rows.examples))]) > 0
+    found: NDArray[np.bool_] = np.diff(counted[rows.edges(np.arange(rows.examples))]) > 0
+    return found
 
 
 def in_words(ids: Index, names: Sequence[str]) -> str:
