@@ -132,7 +132,8 @@ def _rehearsed(
 def _slowest(rates: Rates, work: Workload) -> float:
     """Seconds of the longest epoch."""
     trainings = [each for each in (*rates.members, rates.baseline, *rates.student) if each is not None]
-    return max(each.epoch_s(work.transfer, work.validation) for each in trainings)
+    most = max(work.train, work.transfer)
+    return max(each.epoch_s(most, work.validation) for each in trainings)
 
 
 def _case(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Case:

@@ -482,6 +482,10 @@ class DataSpec(Spec):
     transfer_without: tuple[Whole | str, ...] = ()
     """Classes, by id or name, whose labelled training examples the transfer set leaves out: members learn from them,
     student and baseline do not."""
+    transfer_share: Share | None = None
+    """The share of the training examples, and of `unlabeled`, that the transfer set has, drawn with the seed; members
+    learn from all. A smaller share is a part of a larger one. The masked copies of a text stay together, and groups
+    (`group_column`) where `test` is drawn from `train`."""
     depends_on: tuple[str, ...] = ()
     """Files or folders, relative to this configuration or any fsspec URI, that models or data read and no import or
     `open` of Python shows: what is reused changes with their content."""

@@ -56,6 +56,7 @@ PARAMETERS = "parameters"
 LATENCY_P50 = "latency_ms_p50"
 LATENCY_P99 = "latency_ms_p99"
 TRAIN_LOSS = "train_loss"
+TRAIN_ACCURACY = "train_accuracy"
 VALIDATION_ACCURACY = "validation_accuracy"
 GAIN_TRANSFERRED = "gain_transferred"
 ACCURACY_BY_MEMBERS = "accuracy_by_members"
@@ -308,11 +309,13 @@ class Tracker:
             "validation_nll": epoch.validation_nll,
             "epoch_seconds": epoch.seconds,
         }
+        if epoch.train_accuracy is not None:
+            figures[TRAIN_ACCURACY] = epoch.train_accuracy
         run_id, step, at_s = self._run_of(name), epoch.epoch + 1, epoch.ended_s or time.time()
         self._once(run_id, VALIDATION_ACCURACY, figures, step, at_s)
         if self._roles[name] in COMPARED:  # one chart of both, which grows while the run goes on
-            key = f"{name}_{VALIDATION_ACCURACY}"
-            self._once(self.run_id, key, {key: epoch.validation_accuracy}, step, at_s)
+            both = {f"{name}_{key}": figures[key] for key in (VALIDATION_ACCURACY, TRAIN_ACCURACY) if key in figures}
+            self._once(self.run_id, f"{name}_{VALIDATION_ACCURACY}", both, step, at_s)
 
     def _once(self, run_id: str, key: str, figures: Mapping[str, float], step: int, at_s: float) -> None:
         """Send the metrics of a step unless the run has the metric `key` for it."""

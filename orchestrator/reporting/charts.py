@@ -6,13 +6,14 @@ They are pure, and of the report alone. A system has the same mark and colour in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from orchestrator.reporting import svg, verdict
 from orchestrator.reporting.by_class import Pair
 from orchestrator.reporting.content import Figure
-from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, EpochFigures, Report, Role, System, best_member
+from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, Report, Role, System, best_member
 from orchestrator.reporting.svg import Scale, axes, drawing, element, line, mark, text
 from orchestrator.reporting.verdict import shown
 
@@ -208,44 +209,64 @@ def isolated(name: str) -> str:
     return name if name.isascii() else f"\u2068{name}\u2069"
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """A figure by epoch. name: in words. points: (epoch, value)."""
+
+    name: str
+    role: Role
+    points: Sequence[tuple[int, float]]
+    dashed: bool = False
+
+
 def training(report: Report) -> list[Figure]:
-    """Validation accuracy and training loss by epoch, of baseline and student; none in reports without epochs."""
+    """Accuracy and training loss by epoch, of baseline and student; none in reports without epochs.
+
+    The accuracy is that of the validation split and, dashed, of the examples that a system learns from: they part where
+    it over-fits.
+    """
     histories = {role: report.training[role] for role in COMPARED if report.training.get(role)}
     if not histories or max(map(len, histories.values())) < 2:
         return []
-    accuracy = _curves(
-        histories, f"Validation {report.accuracy_name} by epoch", lambda each: each.validation_accuracy, _percent
-    )
-    losses = [each.train_loss for history in histories.values() for each in history]
-    if any(loss <= 0 or not math.isfinite(loss) for loss in losses):  # a logarithm has no place for it
-        return [accuracy]
-    return [
-        accuracy,
-        _curves(histories, "Training loss by epoch, nats", lambda each: each.train_loss, _whole, log=True),
+    accuracies = [
+        _Curve(role, role, [(each.epoch, each.validation_accuracy) for each in history])
+        for role, history in histories.items()
     ]
+    learned = [
+        _Curve(f"{role} on what it learns from", role, points, dashed=True)
+        for role, history in histories.items()
+        if (points := [(each.epoch, each.train_accuracy) for each in history if each.train_accuracy is not None])
+    ]
+    title = f"Validation {report.accuracy_name} by epoch"
+    caption = f"{title}; dashed: on the labelled examples that it learns from, the mean over an epoch"
+    figures = [_curves([*accuracies, *learned], title, caption if learned else title, _percent)]
+    losses = [
+        _Curve(role, role, [(each.epoch, each.train_loss) for each in history]) for role, history in histories.items()
+    ]
+    if any(loss <= 0 or not math.isfinite(loss) for curve in losses for _, loss in curve.points):
+        return figures  # a logarithm has no place for it
+    title = "Training loss by epoch, nats"
+    return [*figures, _curves(losses, title, title, _whole, log=True)]
 
 
 def _curves(
-    histories: Mapping[Role, list[EpochFigures]],
-    title: str,
-    figure: Callable[[EpochFigures], float],
-    written: Callable[[float], str],
-    *,
-    log: bool = False,
+    curves: Sequence[_Curve], title: str, caption: str, written: Callable[[float], str], *, log: bool = False
 ) -> Figure:
-    """Lines of one figure by epoch."""
-    values = [figure(each) for history in histories.values() for each in history]
-    epochs = [each.epoch for history in histories.values() for each in history]
+    """Lines by epoch; those that are not dashed have their names at the right."""
+    values = [value for curve in curves for _, value in curve.points]
+    epochs = [epoch for curve in curves for epoch, _ in curve.points]
     span = (min(values) / 1.2, max(values) * 1.2) if log else svg.around(values)
     x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), 50, WIDTH - 64, whole=True)
     y = Scale(*span, HEIGHT - 42, 10, log=log)
     parts = axes(x, y, _whole, written)
     parts += [text("epoch", (x.start + x.end) / 2, HEIGHT - 8, "tick", "middle")]
-    ends, told = [], []
-    for role, history in histories.items():
-        placed = [(x.at(each.epoch), y.at(figure(each))) for each in history if math.isfinite(figure(each))]
-        parts += [svg.path(placed, f"line {role}"), mark(role, *placed[-1], 4)] if placed else []
-        ends.append((role, role, figure(history[-1])))
-        told.append(f"{role}: {written(round(figure(history[-1]), 6))} after epoch {history[-1].epoch}")
-    parts += at_the_right(ends, x, y)
-    return Figure(title, "; ".join(told), drawing(WIDTH, HEIGHT, parts, title=title, description="; ".join(told)))
+    told = []
+    for curve in curves:
+        placed = [(x.at(epoch), y.at(value)) for epoch, value in curve.points if math.isfinite(value)]
+        drawn = f"line dashed {curve.role}" if curve.dashed else f"line {curve.role}"
+        parts += [svg.path(placed, drawn), mark(curve.role, *placed[-1], 4)] if placed else []
+        epoch, value = curve.points[-1]
+        told.append(f"{curve.name}: {written(round(value, 6))} after epoch {epoch}")
+    named = [(curve.name, curve.role, curve.points[-1][1]) for curve in curves if not curve.dashed]
+    parts += at_the_right(named, x, y)
+    return Figure(caption, "; ".join(told), drawing(WIDTH, HEIGHT, parts, title=title, description="; ".join(told)))

@@ -57,12 +57,19 @@ def figures(report: Report, histories: Mapping[str, Sequence[Epoch]]) -> dict[st
 
 
 def training_curves(validation: Axes, loss: Axes, report: Report, histories: Mapping[str, Sequence[Epoch]]) -> None:
-    """Validation accuracy by epoch of baseline and student, and their training loss beside it."""
+    """Validation accuracy by epoch of baseline and student, and their training loss beside it.
+
+    Dashed: the accuracy on the labelled examples that a system learns from, where it was measured.
+    """
     for role in ("baseline", "student"):
         history = histories[role]
         epochs = [epoch.epoch + 1 for epoch in history]
+        learned = [(e.epoch + 1, e.train_accuracy) for e in history if e.train_accuracy is not None]
         loss.plot(epochs, [e.train_loss for e in history], "-o", ms=3, color=COLOURS[role], label=role)
         validation.plot(epochs, [e.validation_accuracy for e in history], "-o", ms=3, color=COLOURS[role], label=role)
+        if learned:
+            dashed = f"{role}, on what it learns from"
+            validation.plot(*zip(*learned, strict=True), "--", lw=1, color=COLOURS[role], label=dashed)
     validation.set(title="Validation", xlabel="epoch", ylabel=f"validation {report.accuracy_name}")
     loss.set(title="Training loss", xlabel="epoch", ylabel="loss, nats", yscale="log")
     validation.legend()

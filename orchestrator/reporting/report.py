@@ -199,6 +199,9 @@ class EpochFigures(BaseModel):
     epoch: int
     train_loss: float
     validation_accuracy: float
+    train_accuracy: float | None = None
+    """Of the steps that learned from the examples with a label, so a mean over the epoch; None without any, and in
+    reports of earlier versions."""
 
 
 class Origin(BaseModel):

@@ -242,8 +242,11 @@ def drawn(report: Report) -> Section | None:
 
 
 def training(report: Report) -> Section | None:
-    figures = charts.training(report)
-    return Section("Training", [Row(figures)]) if figures else None
+    """Curves by epoch, and their ends as numbers."""
+    curves, ends = charts.training(report), tables.training(report)
+    found: list[Block] = [Row(curves)] if curves else []
+    found += [Table(ends)] if ends else []
+    return Section("Training", found) if found else None
 
 
 def costs(report: Report) -> Section:

@@ -216,6 +216,21 @@ def _to(bounds: Bounds | None) -> str:
     return "-" if bounds is None else " to ".join(f"{bound:.4f}" for bound in bounds)
 
 
+def training(report: Report) -> Rows:
+    """Accuracy on what baseline and student learn from, beside that of the validation split; none where no training
+    measured it, or has one epoch."""
+    rows = []
+    for role in COMPARED:
+        history = report.training.get(role, [])
+        if len(history) < 2 or (learned := history[-1].train_accuracy) is None:
+            continue
+        last, best = history[-1], max(history, key=lambda each: each.validation_accuracy)
+        of_best = f"{verdicts.shown(best.validation_accuracy)} (epoch {best.epoch})"
+        rows.append([role, str(last.epoch), verdicts.shown(learned), verdicts.shown(last.validation_accuracy), of_best])
+    header = ["training", "epochs", f"{report.accuracy_name} on what it learns from", "validation", "best validation"]
+    return [header, *rows] if rows else []
+
+
 def stages(report: Report) -> Rows:
     """The seconds of each stage, and those that were planned where the report has them."""
     planned = any(each.planned is not None and each.planned.seconds is not None for each in report.stages)

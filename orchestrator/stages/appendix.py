@@ -23,6 +23,7 @@ MOST_EPOCHS = 200
 PACKAGES = ("stillhouse", "torch", "ray", "numpy", "transformers", "scikit-learn")
 COMMIT = "mlflow.source.git.commit"
 COUNTS = tuple(Agreement.model_fields)
+FIGURES = tuple(name for name in EpochFigures.model_fields if name != "epoch")
 
 
 def appendix(run: Context, found: answers.Agreement | None, baseline: Trained, student: Trained) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _examples(run: Context, found: answers.Agreement, x: Examples) -> list[Diffe
 def _epochs(history: Sequence[Epoch]) -> list[EpochFigures]:
     step = -(-len(history) // MOST_EPOCHS) or 1
     return [
-        EpochFigures(epoch=each.epoch + 1, train_loss=each.train_loss, validation_accuracy=each.validation_accuracy)
+        EpochFigures(epoch=each.epoch + 1, **{name: getattr(each, name) for name in FIGURES})
         for each in history[step - 1 :: step]
     ]
 

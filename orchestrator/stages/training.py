@@ -202,6 +202,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
     digests = run.dataset.digests
     splits = ["train", "validation", *([job.data] if job.data else [])]
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
+    also |= run.dataset.share
     if run.dataset.without:
         also["without"] = run.dataset.without
     if job.layers_of is not None:

@@ -50,6 +50,7 @@ def epoch(number: int) -> Epoch:
         seconds=1.0,
         examples=10,
         waited_s=0.0,
+        train_accuracy=0.9 if number else None,  # the first epoch is of an earlier version
     )
 
 
@@ -88,6 +89,8 @@ def test_the_same_command_continues_the_same_run(config: RunConfig, status: str)
     assert [metric.step for metric in history] == [1, 2], "the first epoch is there once"
     shown = client.get_metric_history(first.run_id, "student_validation_accuracy")
     assert [metric.step for metric in shown] == [1, 2]
+    for run_id, key in ((student.info.run_id, "train_accuracy"), (first.run_id, "student_train_accuracy")):
+        assert [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)] == [(2, 0.9)]
     parent = client.get_run(first.run_id)
     assert len(parent.inputs.dataset_inputs) == 1 and parent.info.end_time >= student.info.end_time
     assert first._config.name == parent.info.run_name

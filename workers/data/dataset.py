@@ -17,7 +17,20 @@ from typing import Any
 import numpy as np
 
 from workers import hashing
-from workers.data import elements, examples, groups, label_names, labels, memmap, overlap, readers, scan, tokens, values
+from workers.data import (
+    elements,
+    examples,
+    groups,
+    label_names,
+    labels,
+    memmap,
+    overlap,
+    readers,
+    scan,
+    tokens,
+    transfer,
+    values,
+)
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented, named_files
 from workers.data.examples import Columns, Examples, columns_of, described
@@ -81,6 +94,12 @@ class Dataset:
     augment: AugmentSpec | None = None
     without: tuple[int, ...] = ()
     """Classes whose training examples the transfer set leaves out."""
+    transfer_share: float | None = None
+    """The share of the examples that the transfer set has; None: all."""
+    taught: Index | None = None
+    """The rows of `train` that the transfer set has, ascending; None: all."""
+    drawn: Index | None = None
+    """The rows of `data.unlabeled` that `unlabeled` has, ascending; None: all."""
     seed: int = 0
     label_names: tuple[str, ...] = ()
     """The name of each class; empty where labels are numbers."""
@@ -122,12 +141,15 @@ class Dataset:
 
     @cached_property
     def lessons(self) -> Split:
-        """The training examples that student and baseline learn from: all but those of the classes left out."""
-        return self.train if not self.without else _take(self.train, self._taught)
+        """The training examples that student and baseline learn from: those that the transfer set has."""
+        return self.train if self.taught is None else _take(self.train, self.taught)
 
-    @cached_property
-    def _taught(self) -> Index:
-        return np.flatnonzero(~np.isin(self.train.y, self.without))
+    @property
+    def share(self) -> dict[str, Any]:
+        """What the transfer set's share of the training examples adds to the baseline's and the student's key."""
+        if self.transfer_share is None or self.taught is None:
+            return {}
+        return {"transfer_share": self.transfer_share, "taught": hashlib.sha256(self.taught.tobytes()).hexdigest()}
 
     @cached_property
     def transfer(self) -> Split:
@@ -146,9 +168,9 @@ class Dataset:
     def numbering(self) -> Numbering:
         """Maps examples of the transfer set to rows of the user's data."""
         where, kept = examples.explicit_positions(self.transfer.x), self.kept
-        if self.without:
-            kept = self._taught if kept is None else kept[self._taught]
-        return Numbering(len(self.transfer), self.views, kept, self.given, where)
+        if self.taught is not None:
+            kept = self.taught if kept is None else kept[self.taught]
+        return Numbering(len(self.transfer), self.views, kept, self.given, where, self.drawn)
 
     @property
     def inputs(self) -> dict[str, Examples]:
@@ -176,7 +198,8 @@ class Dataset:
         return self._digest(split, self.inputs[split])
 
     def sampled(self, share: float, least: int) -> Dataset:
-        """The same data set with a share of each split, at even distances; of training at least `least` examples."""
+        """The same data set with a share of each split, at even distances; of training at least `least` examples, and
+        of those that the transfer set has as many, where there are so many."""
 
         def some(count: int, least: int = SAMPLED) -> Index:
             return spread(count, max(least, round(share * count)))
@@ -185,6 +208,11 @@ class Dataset:
             return examples.take(x, some(len(x)))
 
         chosen, tested = some(len(self.train), least), some(len(self.test))
+        taught = None
+        if self.taught is not None:
+            lessons = self.taught[some(len(self.taught), least)]
+            chosen = np.union1d(chosen, lessons)
+            taught = np.searchsorted(chosen, lessons)
         return replace(
             self,
             train=_take(self.train, chosen),
@@ -192,6 +220,8 @@ class Dataset:
             test=_take(self.test, tested),
             test_groups=None if self.test_groups is None else self.test_groups[tested],
             unlabeled=None if self.unlabeled is None else inputs(self.unlabeled),
+            taught=taught,
+            drawn=None if self.drawn is None else self.drawn[some(len(self.drawn))],
             stages={name: inputs(x) for name, x in self.stages.items()},
             kept=chosen if self.kept is None else self.kept[chosen],
             scanned={},  # digests of the whole splits
@@ -312,15 +342,45 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         classes=classes,
         label_names=names,
         augment=spec.augment,
-        without=labels.left_out(spec.transfer_without, y["train"], train.rows, classes, names),
         seed=seed,
         notes=tuple(notes),
         kept=kept,
         given=len(train),
         scanned={name: of.digest for name, of in found.items()},
     )
+    dataset = _for_transfer(spec, dataset, grouped if "test" in held else None)
     _ = dataset.transfer  # checks the augmentation
     return dataset
+
+
+def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Dataset:
+    """The data set with the transfer set that `data.transfer_without` and `transfer_share` ask for.
+
+    grouped: [given] the group of each row of `data.train`; None: each is one of its own.
+    """
+    share, train = spec.transfer_share, data.train
+    without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
+    if share is None and not without:
+        return data
+    copies = 1 if spec.masking is None else spec.masking.copies
+    units = transfer.copied(len(train), copies)
+    if grouped is not None:
+        units = grouped if data.kept is None else grouped[data.kept]
+    taught = transfer.of_train(share, train.y, train.rows, units=units, seed=data.seed, without=without)
+    data = replace(data, without=without, taught=taught, transfer_share=share)
+    if share is None:
+        return data
+    if spec.masking is None:
+        data = data.noted(*transfer.note(train.y, data.lessons.y, without, data.label_names))
+    if data.unlabeled is None:
+        return data
+    units = transfer.copied(len(data.unlabeled), copies)
+    drawn = transfer.of_share(share, np.arange(len(units)), units, data.seed)
+    if not len(drawn):
+        nothing = f"data.transfer_share: {share} of {len(units)} examples of data.unlabeled is 0, so it adds none."
+        return replace(data.noted(nothing), unlabeled=None, drawn=drawn)
+    x = examples.take(data.unlabeled, drawn)
+    return replace(data, unlabeled=x, drawn=drawn, scanned={**data.scanned, "unlabeled": examples.digest(x)})
 
 
 def _positions(x: Examples | None) -> int:
@@ -426,8 +486,7 @@ def _draw(
 
     without: rows that are not drawn. grouped: [N] the group of each example, of which all or none are drawn.
     """
-    has = np.concatenate([np.zeros(1, np.int64), np.cumsum(train.y != UNLABELLED)])
-    labelled = np.flatnonzero(np.diff(has[train.rows.edges(np.arange(len(train)))]))
+    labelled = np.flatnonzero(labels.has_label(train.y, train.rows))
     labelled = np.setdiff1d(labelled, without) if len(without) else labelled
     units = labelled if grouped is None else np.unique(grouped[labelled])
     count, of = round(len(units) * share), "labelled training examples" if grouped is None else "groups of examples"

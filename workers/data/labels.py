@@ -196,12 +196,24 @@ def notes(
     for name in ("validation", "test"):
         unseen = np.setdiff1d(ids, counted[name][0])
         if len(unseen) and len(labels[name]) >= classes:
-            which = _named([named(k) for k in unseen[:NAMED]], len(unseen))
             found.append(
-                f"data.{name}: no example of {which}, which train has; "
+                f"data.{name}: no example of {in_words(unseen, names)}, which train has; "
                 "no figure says how well it is learnt. Draw the split from all classes."
             )
     return found + [note for name in ("train", "test") for note in _mostly_one(name, *counted[name], of, named)]
+
+
+def has_label(y: Index, rows: Positions) -> NDArray[np.bool_]:
+    """Whether each of N examples has a label, at one of its positions at least: [N] bool. y: [P] labels."""
+    counted = np.concatenate([np.zeros(1, np.int64), np.cumsum(y != UNLABELLED)])
+    found: NDArray[np.bool_] = np.diff(counted[rows.edges(np.arange(rows.examples))]) > 0
+    return found
+
+
+def in_words(ids: Index, names: Sequence[str]) -> str:
+    """Some classes in words: `class 3`, `classes 'cat', 'dog' and 12 more`. names: empty where they are numbers."""
+    of = _name_of(names)
+    return _named([of(k) for k in ids[:NAMED]], len(ids))
 
 
 def _name_of(names: Sequence[str]) -> NameOf:

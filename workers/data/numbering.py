@@ -50,6 +50,7 @@ class Numbering:
 
     examples: number in one view of the transfer set. kept: the rows [n] of `data.train`, ascending, that are not held
     out; None where all train. given: rows of `data.train`. positions: the elements of each example with their own rows.
+    unlabeled: the rows of `data.unlabeled`, ascending, that it has; None: all.
     """
 
     examples: int
@@ -57,6 +58,7 @@ class Numbering:
     kept: Index | None = None
     given: int = 0
     positions: Ragged | None = field(default=None, repr=False)
+    unlabeled: Index | None = None
 
     def of(self, ids: Index) -> RowNames:
         """The names of the rows of the transfer set's `ids` [n], one example after another."""
@@ -81,7 +83,10 @@ class Numbering:
         if self.kept is None:
             return rows
         trains = rows < len(self.kept)
-        return np.where(trains, self.kept[np.where(trains, rows, 0)], rows - len(self.kept) + self.given)
+        more = rows - len(self.kept)
+        if self.unlabeled is not None and len(self.unlabeled):  # else all are of train
+            more = self.unlabeled[np.where(trains, 0, more)]
+        return np.where(trains, self.kept[np.where(trains, rows, 0)], more + self.given)
 
     def view_of(self, ids: Index) -> Views | None:
         """`view` [n] int16 of the transfer set's `ids` [n]; None where there is one view."""
@@ -91,4 +96,7 @@ class Numbering:
         """sha256 of the numbering; empty where it is the identity."""
         if self.kept is None:
             return ""
-        return hashlib.sha256(f"{self.given} ".encode() + self.kept.tobytes()).hexdigest()
+        hashed = hashlib.sha256(f"{self.given} ".encode() + self.kept.tobytes())
+        if self.unlabeled is not None:
+            hashed.update(b" " + self.unlabeled.tobytes())
+        return hashed.hexdigest()

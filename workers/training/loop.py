@@ -93,6 +93,9 @@ class Epoch:
     terms: dict[str, float] = field(default_factory=dict)
     """With several terms, the mean of each, unweighted, over the steps in which its weight was above 0; `soft` as a
     divergence."""
+    train_accuracy: float | None = None
+    """Over the rows with a label, by the outputs of the steps that learned from them, so a mean over the epoch; None
+    without any label, of an estimator, and in records of older versions."""
 
 
 @dataclass
@@ -188,9 +191,9 @@ def epochs(
         )
         for at, batch in zip(at_steps, batches, strict=True):
             losses = step(progress, forward, at, batch, spec, workers=workers, beside=task.ask)
-            tally.add(at, losses, batch.entropy, batch.rows)
-        train_loss, terms = tally.means(_over_workers(tally.sums()).tolist())
-        if not math.isfinite(train_loss):
+            tally.add(at, losses, batch)
+        trained = tally.means(_over_workers(tally.sums()).tolist())
+        if not math.isfinite(trained.loss):
             raise RunError(
                 f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
                 "`gradient_clip`."
@@ -200,14 +203,15 @@ def epochs(
             raise _without_answer(progress.model, task, device)
         epoch = Epoch(
             epoch=number,
-            train_loss=train_loss,
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
             validation_accuracy=correct / count,
             validation_nll=nll / count,
             seconds=time.perf_counter() - started,
             examples=len(task.train),
             ended_s=time.time(),
             waited_s=task.train.waited_s - waited,
-            terms=terms,
+            terms=trained.terms,
         )
         if spec.keep == "best" and epoch.validation_accuracy > max(
             (e.validation_accuracy for e in progress.history), default=-1.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from workers.errors import RequestError
@@ -39,14 +40,16 @@ class Loss(NamedTuple):
     """The loss of a piece of a batch.
 
     total: [] the piece's share of the batch's mean. of_terms: for each term with a weight above 0 its number, its sum
-    over the piece (detached), and the count of the whole batch.
+    over the piece (detached), and the count of the whole batch. correct: [] int64, the rows whose likeliest class is
+    their label; None in a batch without labels.
     """
 
     total: Tensor
     of_terms: Sequence[tuple[int, Tensor, int]]
+    correct: Tensor | None = None
 
     def detached(self) -> Loss:
-        return Loss(self.total.detach(), self.of_terms)
+        return self._replace(total=self.total.detach())
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,13 @@ class AtStep:
             part = share((value, count), weight)
             total = part if total is None else total + part
             found.append((number, value.detach(), count))
+        correct = _correct(outputs.logits, batch.labels) if batch.labelled_rows else None
         nothing = outputs.logits[:0].sum()  # 0 with a gradient of 0, whatever the logits are
         if total is None:
-            return Loss(nothing, found)
+            return Loss(nothing, found, correct)
         if batch.beside is not None:  # then no term may reach the last layers, and workers exchange all gradients
             total = total + nothing
-        return Loss(total, found)
+        return Loss(total, found, correct)
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,12 @@ class Objective:
             self.temperature.at(moment),
             tuple((number, each.term, weight) for number, (each, weight) in weighted if weight > 0.0),
         )
+
+
+@torch.no_grad()
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """The rows [] int64 whose likeliest class is their label; it stays on the device, so that no step waits for it."""
+    return (logits.argmax(-1) == labels).sum()
 
 
 def build(spec: DistillationSpec) -> Objective:
