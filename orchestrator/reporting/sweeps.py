@@ -39,6 +39,9 @@ class SweptRun(BaseModel):
     gain_transferred: float | None = None
     parameters: int | None = None
     latency_ms_p99: float | None = None
+    member_core_hours: float | None = None
+    """Of the trainings of all members, in this run or an earlier one."""
+    member_gpu_hours: float | None = None
 
 
 class Sweep(BaseModel):
@@ -54,7 +57,7 @@ def swept(run: str, values: dict[str, Any], report: Report | None, problem: str 
     """A run's row. report: None where it failed with `problem`."""
     if report is None:
         return SweptRun(run=run, values=values, problem=problem)
-    student = report.system("student")
+    student, members = report.system("student"), report.cost.get("members")
     return SweptRun(
         run=run,
         values=values,
@@ -66,6 +69,8 @@ def swept(run: str, values: dict[str, Any], report: Report | None, problem: str 
         gain_transferred=report.gain_transferred,
         parameters=student.parameters,
         latency_ms_p99=student.latency_ms.p99,
+        member_core_hours=None if members is None else members.core_hours,
+        member_gpu_hours=None if members is None else members.gpu_hours,
     )
 
 
@@ -80,6 +85,7 @@ def rows(sweep: Sweep) -> Rows:
     """The table, a row for each run in the order of the sweep."""
     short = [key.rpartition(".")[2] for key in sweep.keys]
     figures = ["validation", "student", "95% interval", "baseline", "ensemble", "gain transferred", "size", "p99 ms"]
+    figures.append(f"members, {'GPU' if any(each.member_gpu_hours for each in sweep.runs) else 'core'} h")
     found = [[*short, *figures, "note"]]
     for each in sweep.runs:
         values = [written(each.values[key]) for key in sweep.keys]
@@ -98,10 +104,15 @@ def rows(sweep: Sweep) -> Rows:
                 percent(each.gain_transferred),
                 "-" if each.parameters is None else short_count(each.parameters),
                 "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
+                _hours(each.member_gpu_hours or each.member_core_hours),
                 "best on validation" if each.run == sweep.best else "",
             ]
         )
     return found
+
+
+def _hours(value: float | None) -> str:
+    return f"{value:,.3g}" if value else "-"
 
 
 def written(value: Any) -> str:

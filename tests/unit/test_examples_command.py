@@ -20,7 +20,7 @@ def test_all_are_listed_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["examples"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(p.parent.name for p in ROOT.glob("examples/*/config.yaml"))
-    assert "tabular      Trees and networks together teach one small network" in lines
+    assert "tabular           Trees and networks together teach one small network" in lines
 
 
 def test_the_wheel_has_them_without_large_data() -> None:
@@ -56,4 +56,4 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "models.py' exists, and nothing is overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
     assert main(["examples", "minst"]) == 2
-    assert "no example 'minst'; known: annealing, born-again" in capsys.readouterr().err
+    assert "no example 'minst'; known: annealing, better-ensembles, born-again" in capsys.readouterr().err

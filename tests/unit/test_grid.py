@@ -116,7 +116,14 @@ def test_a_search_follows_from_its_seed_and_outcomes() -> None:
 
 def test_the_best_run_is_chosen_on_validation() -> None:
     runs = [
-        SweptRun(run="a", values={"t": 1, "h": 3}, validation_accuracy=0.90, student=0.80, gain_transferred=0.5),
+        SweptRun(
+            run="a",
+            values={"t": 1, "h": 3},
+            validation_accuracy=0.90,
+            student=0.80,
+            gain_transferred=0.5,
+            member_core_hours=1.5,
+        ),
         SweptRun(run="b", values={"t": 2, "h": 3}, validation_accuracy=0.85, student=0.99, gain_transferred=None),
         SweptRun(run="c", values={"t": 1, "h": 4}, problem="no such layer"),
     ]
@@ -127,6 +134,7 @@ def test_the_best_run_is_chosen_on_validation() -> None:
     assert found.best == "a"
     header, first, second, failed = sweeps.rows(found)
     assert header[:4] == ["t", "h", "validation", "student"]
+    assert header[-2] == "members, core h" and (first[-2], second[-2]) == ("1.5", "-")
     assert first[-1] == "best on validation" and second[-1] == "" and failed[-1] == "failed: no such layer"
     drawn = sweeps.heat_map(found)
     assert drawn is not None and {text.get_text() for text in drawn.axes[0].texts} == {"80.00", "99.00"}
