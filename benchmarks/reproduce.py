@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import spread as spread_
-from orchestrator.reporting.report import Report
+from orchestrator.reporting.report import Report, System
 from orchestrator.reporting.sweeps import Sweep, SweptRun
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
@@ -97,12 +97,23 @@ def figure(report: Report, name: str) -> float:
     if right is not None:
         row = system.confusion[int(right[1])]
         return row[int(right[1])] / sum(row)
-    value = system.latency_ms.p99 if what == "p99_ms" else system.test.figure(what)
+    special = SPECIAL.get(what)
+    value = system.test.figure(what) if special is None else special(report, system)
     if value is None:
         raise KeyError(f"'{of}' of '{report.name}' has no figure '{what}'")
     return float(value)
 
 
+def _train_accuracy(report: Report, system: System) -> float | None:
+    history = report.training.get(system.name)
+    return history[-1].train_accuracy if history else None
+
+
+SPECIAL: Mapping[str, Callable[[Report, System], float | None]] = {
+    "p99_ms": lambda report, system: system.latency_ms.p99,
+    "train_accuracy": _train_accuracy,
+}
+"""Figures that are none of the test split. Those of training are of its last epoch."""
 COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a - b, "/": lambda a, b: a / b}
 
 

@@ -51,6 +51,15 @@ def test_a_run_of_one_seed(tmp_path: Path) -> None:
     assert text.index("## other") < text.index("Not measured yet.")
 
 
+def test_a_figure_of_training_is_of_its_last_epoch() -> None:
+    epochs = [{"epoch": k, "train_loss": 1.0, "validation_accuracy": 0.5, "train_accuracy": k / 4} for k in (1, 2, 3)]
+    report = plain(training={"student": epochs, "baseline": [{**epochs[0], "train_accuracy": None}]})
+    assert reproduce.figure(report, "student.train_accuracy") == 0.75
+    for name in ("baseline", "ensemble"):  # measured by an earlier version, and no training of its own
+        with pytest.raises(KeyError, match=f"'{name}' of 'small' has no figure 'train_accuracy'"):
+            reproduce.figure(report, f"{name}.train_accuracy")
+
+
 def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
     first = plain(members=(0.94, 0.95))
     shifted = [0.0, 0.01, 0.02]
