@@ -17,6 +17,8 @@ from workers.errors import RequestError
 INSTALLED = "share/stillhouse/examples/"
 """Where a distribution has them, below its prefix."""
 ENDINGS = (".py", ".yaml", ".md", ".npz")
+SENTENCE = re.compile(r"(?<=[a-z0-9)])(?<!et al)\. ")
+"""Where a sentence ends, which an abbreviation does not."""
 SIBLING = re.compile(r"\.\./([a-z0-9-]+)")
 
 
@@ -55,7 +57,7 @@ def _folders() -> dict[str, dict[str, Path]]:
 def _example(name: str, files: Mapping[str, Path]) -> Example:
     text = files["config.yaml"].read_text(encoding="utf-8")
     comment = " ".join(line.lstrip("# ") for line in _leading_comment(text))
-    summary = re.split(r"(?<=[a-z0-9)])\. ", comment)[0].rstrip(".")
+    summary = SENTENCE.split(comment)[0].rstrip(".")
     made = _made_by(files["prepare.py"]) if "prepare.py" in files else []
     folder = files["config.yaml"].parent
     beside = tuple(dict.fromkeys(each for each in SIBLING.findall(text) if each != name))

@@ -21,6 +21,7 @@ def test_all_are_listed_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> No
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(p.parent.name for p in ROOT.glob("examples/*/config.yaml"))
     assert "tabular           Trees and networks together teach one small network" in lines
+    assert not [line for line in lines if "et al" in line and "et al." not in line]
 
 
 def test_the_wheel_has_them_without_large_data() -> None:

@@ -24,9 +24,10 @@ def main(asked: argparse.Namespace) -> None:
 
     if asked.name is None:
         known = examples.every()
+        width = max(map(len, known), default=0)
         for example in known.values():
             first = any(each.prepares for each in (example, *(known[name] for name in example.beside if name in known)))
-            print(f"{example.name:<12} {example.summary}{'  (prepare.py first)' if first else ''}")
+            print(f"{example.name:<{width}}  {example.summary}{'  (prepare.py first)' if first else ''}")
         return
     copies = examples.copy(asked.name, asked.to)
     for example, folder in copies:
