@@ -10,12 +10,16 @@ MIDDLE, SPREAD = 7.5, 2.5
 """About the mean and the deviation of numbers from 0 to 15."""
 
 
-def splits(labelled: int = 2000) -> dict[str, Any]:
-    """The splits: `labelled` rows to learn from, 1,000 to decide by, and the others unlabelled."""
+def splits(labelled: int = 2000, apart: int = 0) -> dict[str, Any]:
+    """The splits: `labelled` rows to learn from, 1,000 to decide by, and the others unlabelled.
+
+    apart: rows after those of the test that nothing has, such as those on which settings were chosen.
+    """
     with np.load(Path(__file__).with_name("letters.npz")) as file:
         x, y = (file["x"].astype(np.float32) - MIDDLE) / SPREAD, file["y"].astype(np.int64)
     first = np.sort(np.unique(x, axis=0, return_index=True)[1])  # of equal rows one, so that no split has another's
     x, y = x[first], y[first]
+    x, y = x[: len(x) - apart], y[: len(y) - apart]
     held = labelled + VALIDATION
     return {
         "train": (x[:labelled], y[:labelled]),
