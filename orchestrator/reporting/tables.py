@@ -25,11 +25,13 @@ BATCH = 64
 
 
 def comparison(report: Report) -> Rows:
-    """The header, then the members' mean and the best of them, and a row for every other system."""
+    """The header, then the members' mean and the best of them, or a single one, and a row for every other system."""
     members, metrics = report.members, _metrics(report)
     general = [member for member in members if not member.special]  # a specialist knows its own classes alone
-    of = "members" if len(general) == len(members) else f"generalist{'s' * (len(general) > 1)}"
-    rows = [_header(report), _mean_row(f"mean of {len(general)} {of}", general, metrics)]
+    of = "members" if len(general) == len(members) else "generalists"
+    rows = [_header(report)]
+    if len(general) > 1:
+        rows.append(_mean_row(f"mean of {len(general)} {of}", general, metrics))
     best = best_member(report)
     rows.append(_row(f"best: {best.name}" if len(members) > 1 else best.name, best, metrics))
     return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]

@@ -162,7 +162,7 @@ def test_the_report_names_the_classes_of_each() -> None:
     soft = report.soft_targets.model_copy(update={"rule": SPECIALISTS})
     report = report.model_copy(update={"systems": systems, "soft_targets": soft})
     assert tables.specialists(report)[1:] == [["member-1", "2", "a, b"], ["member-2", "1", "c"]]
-    assert tables.comparison(report)[1][0] == "mean of 1 generalist"
+    assert tables.comparison(report)[1][0] == "best: member-0"
     found = sections.document(report)
     assert any(section.title == "Specialists" for section in found.sections)
     note = mlflow_descriptions.note_of(report.members[1], report, {}, "1", "2")
