@@ -82,7 +82,7 @@ def collected(name: str, keys: Sequence[str], runs: Sequence[SweptRun]) -> Sweep
 
 
 def rows(sweep: Sweep) -> Rows:
-    """The table, a row for each run in the order of the sweep."""
+    """The table, a row for each run in the order of the sweep. The best run is best on validation."""
     short = [key.rpartition(".")[2] for key in sweep.keys]
     figures = ["validation", "student", "95% interval", "baseline", "ensemble", "gain transferred", "size", "p99 ms"]
     figures.append(f"members, {'GPU' if any(each.member_gpu_hours for each in sweep.runs) else 'core'} h")
@@ -105,7 +105,7 @@ def rows(sweep: Sweep) -> Rows:
                 "-" if each.parameters is None else short_count(each.parameters),
                 "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
                 _hours(each.member_gpu_hours or each.member_core_hours),
-                "best on validation" if each.run == sweep.best else "",
+                "best" if each.run == sweep.best else "",
             ]
         )
     return found

@@ -135,7 +135,7 @@ def test_the_best_run_is_chosen_on_validation() -> None:
     header, first, second, failed = sweeps.rows(found)
     assert header[:4] == ["t", "h", "validation", "student"]
     assert header[-2] == "members, core h" and (first[-2], second[-2]) == ("1.5", "-")
-    assert first[-1] == "best on validation" and second[-1] == "" and failed[-1] == "failed: no such layer"
+    assert first[-1] == "best" and second[-1] == "" and failed[-1] == "failed: no such layer"
     drawn = sweeps.heat_map(found)
     assert drawn is not None and {text.get_text() for text in drawn.axes[0].texts} == {"80.00", "99.00"}
     assert sweeps.heat_map(sweeps.collected("s", ["distillation.t"], [])) is None
