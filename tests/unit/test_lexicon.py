@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,26 @@ def test_what_is_reused_changes_with_the_words(tmp_path: Path, words: str) -> No
         file.write(WORDS)
     far = key("memory://lexica/words.tsv")["files"]
     assert far["memory://lexica/words.tsv"] == near["files"]["lexicon.tsv"]
+
+
+def test_a_lexicon_is_read_once_and_travels_with_the_data(tmp_path: Path) -> None:
+    """A worker on another machine makes the baseline's examples without the file."""
+    lexicon = tmp_path / "words.tsv"
+    lexicon.write_text("river\tNN\ncity\tNN\n")
+    rows = [{"text": f"a river {k}", "label": "ab"[k % 2]} for k in range(40)]
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    augment = AugmentSpec(
+        factory="workers.data.text_augment:words_and_stretches",
+        kwargs={"unchanged": 0.0, "masked": 0.0, "replaced": 1.0, "stretch": 0.0, "lexicon": "words.tsv"},
+        folder=str(tmp_path),
+    )
+    splits = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    spec = DataSpec(
+        kind="text", validation=str(tmp_path / "valid.jsonl"), allow_overlap=True, augment=augment, **splits
+    )
+    data = dataset.load(spec, 0)
+    before = strings(data.labelled(2).x[np.arange(8)].columns[TEXT])
+    lexicon.unlink()
+    assert strings(data.labelled(2).x[np.arange(8)].columns[TEXT]) == before
+    assert {word for text in before for word in text.split()[1:2]} == {"river", "city"}

@@ -181,14 +181,19 @@ def _ragged(rows: list[Any]) -> Ragged:
     return texts.of_strings(rows) if rows and isinstance(rows[0], str) else Ragged.of(rows)
 
 
-def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> Examples:
+def augmented(
+    spec: AugmentSpec | None, of: Examples, seed: int, views: int, contents: Mapping[str, Any] | None = None
+) -> Examples:
     """The examples in `views` versions by `spec`; unchanged if it is None.
+
+    contents: from `read`, of the files that arguments of the transform name; None: they are read here.
 
     Raises: `RequestError` where the transform is missing, raises, or mixes rows.
     """
     if spec is None:
         return of
-    how = (factories.load(spec.factory, spec.folder), {**spec.kwargs, **_read(spec)}, seed, views)
+    contents = read(spec) if contents is None else contents
+    how = (factories.load(spec.factory, spec.folder), {**spec.kwargs, **contents}, seed, views)
     found: Augmented | AugmentedColumns
     found = (
         AugmentedColumns(of.columns, of.positions, of.elements_of, {}, *how)
@@ -199,8 +204,13 @@ def augmented(spec: AugmentSpec | None, of: Examples, seed: int, views: int) -> 
     return found
 
 
-def _read(spec: AugmentSpec) -> dict[str, Any]:
-    """What the files hold that arguments of the transform name."""
+def read(spec: AugmentSpec | None) -> dict[str, Any]:
+    """What the files hold that arguments of the transform name, by the names of the arguments.
+
+    Raises: `RequestError` where a file is not there, or is none of its kind.
+    """
+    if spec is None:
+        return {}
     readers, found = getattr(factories.load(spec.factory, spec.folder), READERS, {}), {}
     for name, place in named_files(spec).items():
         with calls.checked(f"data.augment.kwargs.{name}: reading '{place}' raised"):

@@ -33,6 +33,7 @@ from workers.data import (
 )
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented, named_files
+from workers.data.augment import read as read_files
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
@@ -92,6 +93,8 @@ class Dataset:
     unlabeled: Examples | None
     classes: int
     augment: AugmentSpec | None = None
+    augment_files: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the files hold that arguments of `augment` name, by these."""
     without: tuple[int, ...] = ()
     """Classes whose training examples the transfer set leaves out."""
     transfer_share: float | None = None
@@ -136,7 +139,8 @@ class Dataset:
             return {}
         spec, few = self.augment, self.train.x[: min(2, len(self.train))]
         read = spec.model_copy(update={"depends_on": (*spec.depends_on, *named_files(spec).values())})
-        inputs = provenance.of_factory(read, lambda: augmented(spec, few, self.seed, self.views)[:2])
+        files = self.augment_files
+        inputs = provenance.of_factory(read, lambda: augmented(spec, few, self.seed, self.views, files)[:2])
         return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
 
     @cached_property
@@ -162,7 +166,7 @@ class Dataset:
             more = examples.positions_of(self.unlabeled, len(self.unlabeled))
             x = examples.joined((x, self.unlabeled))
             y = np.concatenate([y, np.full(len(more), UNLABELLED, np.int64)])
-        return Split(augmented(self.augment, x, self.seed, self.views), y)
+        return Split(augmented(self.augment, x, self.seed, self.views, self.augment_files), y)
 
     @property
     def numbering(self) -> Numbering:
@@ -238,7 +242,8 @@ class Dataset:
 
     def labelled(self, views: int) -> Split:
         """Data of the hard-label baseline: the lessons, augmented like those of the student."""
-        return replace(self.lessons, x=augmented(self.augment, self.lessons.x, self.seed, views))
+        x = augmented(self.augment, self.lessons.x, self.seed, views, self.augment_files)
+        return replace(self.lessons, x=x)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -358,6 +363,7 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
 
     grouped: [given] the group of each row of `data.train`; None: each is one of its own.
     """
+    data = replace(data, augment_files=read_files(spec.augment))
     share, train = spec.transfer_share, data.train
     without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
     if share is None and not without:
