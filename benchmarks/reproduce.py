@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import spread as spread_
+from orchestrator.reporting import sweeps
 from orchestrator.reporting.report import Report, System
 from orchestrator.reporting.sweeps import Sweep, SweptRun
 from orchestrator.run_folder.paths import RunFolder
@@ -41,8 +42,6 @@ ROWS, KEPT, PAGE, PICTURES = (
 RIGHT = re.compile(r"right\[(\d+)\]")
 SWEPT = re.compile(r"(?P<what>best \S+|accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
 SEED = "student.seed"
-RECORD, MAP = "sweep.json", "student.png"
-"""Files in the folder of a sweep."""
 
 
 class Row(BaseModel):
@@ -120,7 +119,7 @@ COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a -
 def measured(row: Row, folder: str) -> Measured | None:
     """The figures of the experiment's reports; None where it has not run. folder: of its runs."""
     place = storage.join(folder, row.run)
-    if storage.exists(storage.join(place, RECORD)):
+    if storage.exists(storage.join(place, sweeps.RECORD)):
         return _of_sweep(row, place)
     if not storage.exists(RunFolder(place).report):
         return None
@@ -138,7 +137,7 @@ def _date(file: str) -> str:
 
 def _of_sweep(row: Row, folder: str) -> Measured:
     """The figures of a sweep. folder: of the sweep, beside those of its runs."""
-    file = storage.join(folder, RECORD)
+    file = storage.join(folder, sweeps.RECORD)
     sweep = Sweep.model_validate_json(storage.read_text(file))
     each = [reports.load(storage.join(os.path.dirname(folder), of.run)) for of in sweep.runs]
     seconds = sum(stage.seconds for report in each for stage in report.stages if not stage.reused)
@@ -241,7 +240,7 @@ def main() -> None:
     for row in rows:
         found = measured(row, runs := str(row.folder / "runs"))
         kept |= {} if found is None else {row.name: found}
-        drawn = Path(runs, row.run, MAP)
+        drawn = Path(runs, row.run, sweeps.MAPS["student"])
         if drawn.exists():
             PICTURES.mkdir(exist_ok=True)
             shutil.copy(drawn, PICTURES / f"{row.name}.png")

@@ -10,7 +10,7 @@ or more stored classes they have 64, since each probability is small.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,3 +114,13 @@ def average(
         start=torch.zeros(members[0].shape, dtype=torch.int64, device=members[0].device),
     )
     return mean(total, combine).to(members[0].dtype)
+
+
+def by_pattern(flags: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Examples by which members have a flag: the numbers of these members, and the rows that have the same ones.
+
+    flags: [M, N] bool. Returns index tensors [m] and [n] int64, for each set of members that occurs.
+    """
+    patterns, which = torch.unique(flags, dim=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        yield patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)

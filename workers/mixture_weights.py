@@ -60,9 +60,7 @@ def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | N
     if present is None or bool(present.all()):
         return _scaled(spec, values)
     weights = torch.zeros(values.shape[:2], dtype=torch.float64)
-    patterns, which = torch.unique(present, dim=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        members, rows = patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)
+    for members, rows in ensemble.by_pattern(present):
         weights[members.unsqueeze(1), rows] = _scaled(spec, values[members][:, rows])
     return weights
 
@@ -99,9 +97,7 @@ def together(spec: SpecialistRule, probabilities: Tensor, present: Tensor | None
     if present is None or bool(present.all()):
         return specialists.answer(probabilities, spec.classes)
     found = torch.empty_like(probabilities[0])
-    patterns, which = torch.unique(present, dim=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        members, rows = patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)
+    for members, rows in ensemble.by_pattern(present):
         classes = spec.among(members.tolist()).classes
         found[rows] = specialists.answer(probabilities[members.unsqueeze(1), rows], classes)
     return found

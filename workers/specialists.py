@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workers import ensemble
+
 GAP = 1e-10
 """Nats of the objective for each of its terms, above the minimum, at which the steps of an example end."""
 TINY = 2.0**-1022
@@ -53,10 +55,7 @@ def combined(generalist: Tensor, specialists: Tensor, classes: Sequence[Sequence
     own = torch.zeros(len(classes), generalist.shape[-1], dtype=torch.bool, device=generalist.device)
     for mine, ids in zip(own, classes, strict=True):
         mine[list(ids)] = True
-    active = own[:, generalist.argmax(dim=-1)]
-    patterns, which = torch.unique(active, dim=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        members, rows = patterns[:, number].nonzero().squeeze(1), (which == number).nonzero().squeeze(1)
+    for members, rows in ensemble.by_pattern(own[:, generalist.argmax(dim=-1)]):  # those active
         if len(members):
             found[rows] = _together(generalist[rows], specialists[members.unsqueeze(1), rows], own[members])
     return found

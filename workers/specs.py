@@ -749,11 +749,7 @@ Temperature = Annotated[
 
 TERM_NAMES = [
     "soft", "reverse_kl", "jensen_shannon", "logits_mse", "hard", "masked_lm", "hidden_cosine", "hidden_mse",
-    "relations",
-    "attention_transfer",
-    "channel_kl",
-    "relational_distance",
-    "relational_angle",
+    "relations", "attention_transfer", "channel_kl", "relational_distance", "relational_angle",
 ]  # fmt: skip
 """Names of `workers.losses.TERMS`, which editors offer."""
 

@@ -14,7 +14,7 @@ import yaml
 
 from orchestrator.export.lineage import Lineage
 from orchestrator.export.measure import Measured
-from orchestrator.reporting.report import SPECIALISTS, Bounds, Report, System, best_member
+from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
 
 NOT_STATED = "not stated"
@@ -53,17 +53,11 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         "## Members\n",
         _table(_members(lineage, report)),
         f"Soft targets: {report.soft_targets.examples:,} at T = {report.soft_targets.temperature:g}, "
-        f"{_joined(report)}.\n",
+        f"{report.soft_targets.joined}.\n",
         "## Lineage\n",
         _table(_lineage(lineage)),
     ]
     return "\n".join(parts)
-
-
-def _joined(report: Report) -> str:
-    """How the members answer together."""
-    soft = report.soft_targets
-    return "generalists and specialists together" if soft.rule == SPECIALISTS else f"{soft.combine} mean"
 
 
 def _example(inputs: Mapping[str, Any]) -> str:

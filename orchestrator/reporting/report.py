@@ -243,6 +243,11 @@ class SoftTargets(BaseModel):
     seconds: float
     reused: bool
 
+    @property
+    def joined(self) -> str:
+        """How the members answer together, in words, without their weights."""
+        return "generalists and specialists together" if self.rule == SPECIALISTS else f"{self.combine} mean"
+
 
 class Spent(BaseModel):
     """Reserved cores and GPUs times hours of computing epochs or parts, in this run or an earlier one."""

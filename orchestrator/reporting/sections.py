@@ -276,14 +276,12 @@ def _planned(soft: SoftTargets) -> str:
 
 def _mean(soft: SoftTargets) -> str:
     """The rule of the mean in words, with weights that differ."""
-    if soft.rule == SPECIALISTS:
-        return "generalists and specialists together"
-    if soft.rule:
-        return f"{soft.combine} mean, weights of each example by {soft.rule}"
-    if len(set(soft.weights.values())) < 2:
-        return f"{soft.combine} mean"
+    if soft.rule and soft.rule != SPECIALISTS:
+        return f"{soft.joined}, weights of each example by {soft.rule}"
+    if soft.rule or len(set(soft.weights.values())) < 2:
+        return soft.joined
     listed = ", ".join(f"{name} {weight:.3g}" for name, weight in soft.weights.items())
-    return f"{soft.combine} mean with the weights {listed}"
+    return f"{soft.joined} with the weights {listed}"
 
 
 def again(report: Report) -> Section | None:

@@ -37,7 +37,7 @@ def document(sweep: Sweep, maps: Mapping[str, bytes]) -> Document:
         lead=_lead(sweep),
         answers=[],
         sections=[Section("Runs", [Table(sweeps.rows(sweep)), *([Row(drawn)] if drawn else [])])],
-        record="sweep.json",
+        record=sweeps.RECORD,
     )
 
 

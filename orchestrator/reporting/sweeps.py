@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TITLES = {"student": "test accuracy of the student, %", "gain_transferred": "gain transferred, %"}
 """Titles of heat maps, by their figure."""
+RECORD, MAPS = "sweep.json", {figure: f"{figure}.png" for figure in TITLES}
+"""Files in a sweep's folder: its figures, and its heat maps by theirs."""
 
 
 class SweptRun(BaseModel):

@@ -21,7 +21,7 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
-from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
+from orchestrator.reporting.sweeps import MAPS, RECORD, Sweep, SweptRun, swept
 from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import Lock
 from orchestrator.stages import preflight
@@ -45,9 +45,8 @@ OF_MEANS = (
     "ensemble.weights",
 )
 """Keys whose change takes no forward pass of a teacher, where the members' logits are kept."""
-RECORD, TEXT, PAGE = "sweep.json", "sweep.md", "sweep.html"
-MAPS = {"student": "student.png", "gain_transferred": "gain_transferred.png"}
-"""Files in the sweep's folder; heat maps by the figure that they show."""
+TEXT, PAGE = "sweep.md", "sweep.html"
+"""Files in the sweep's folder, besides those that `sweeps` names."""
 
 
 @dataclass(frozen=True, kw_only=True)

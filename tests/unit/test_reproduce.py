@@ -127,7 +127,7 @@ def test_a_sweep_on_the_page(tmp_path: Path) -> None:
         written(tmp_path, name, plain(members=(0.94, 0.95)))
     runs = [SweptRun(run=name, values={"T": t}, validation_accuracy=t / 20, student=0.9) for name, t in names.items()]
     record = sweeps.collected("a-sweep", ["T"], runs).model_dump_json()
-    storage.write_text(storage.join(str(tmp_path), "a-sweep", reproduce.RECORD), record)
+    storage.write_text(storage.join(str(tmp_path), "a-sweep", sweeps.RECORD), record)
     of = row(run="a-sweep", figures={"best T": "8 and above", "accuracy": ""}, note="Why it differs.")
     found = reproduce.measured(of, str(tmp_path))
     assert found is not None and found.values == {"best T": [20.0], "accuracy": [0.9]}
