@@ -66,4 +66,5 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	set -e; for folder in $(sort $(dir $(wildcard examples/*/*.py))); do $(BIN)/mypy $$folder; done
 	$(BIN)/python -m pytest -m "not slow"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,13 @@ def blobs(n: int, seed: int, inputs: int = 8, classes: int = 3) -> tuple[np.ndar
     y[:classes] = np.arange(classes)
     x = centres[y] + rng.normal(scale=1.2, size=(n, inputs))
     return x.astype(np.float32), y.astype(np.int64)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """An idx file of bytes, gzipped where its name ends with `.gz`."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed:
         found = {"test": (images[held], labels[held]), "train": (images[rest], labels[rest])}
     else:
         read = readers.read(DataSpec(kind="idx", root=source, train=".", test="."))
-        found = {name: (np.asarray(x).reshape(len(x), -1), np.asarray(y)) for name, (x, y) in read.items()}
+        found = {name: (np.asarray(x).reshape(len(x), -1), np.asarray(y)) for name, (x, y) in read.splits.items()}
     x, y = found["train"]
     rest, held = _stratified(y, validation, seed)
     return {**found, "train": (x[rest], y[rest]), "validation": (x[held], y[held])}

@@ -45,7 +45,8 @@ class Tree(nn.Module):
 
     def decisions(self, x: Tensor) -> Tensor:
         """Logits [B, nodes] float32 of the right branches, for x [B, inputs]."""
-        return (self.beta * self.filters(x)).float()
+        decided: Tensor = self.beta * self.filters(x)
+        return decided.float()
 
     def paths(self, x: Tensor) -> Tensor:
         """log P [B, nodes + leaves] float32 of all nodes, level by level: the root first, the leaves last."""
@@ -80,7 +81,9 @@ class Tree(nn.Module):
                 "examples of a batch. Expected whole batches: leave `micro_batch_size` out."
             )
         workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        return WithGradientOf.apply(logits, self.beside_cross_entropy(paths, logits, workers), workers)
+        beside = self.beside_cross_entropy(paths, logits, workers)
+        joined: Tensor = WithGradientOf.apply(logits, beside, workers)  # type: ignore[no-untyped-call]
+        return joined
 
     def beside_cross_entropy(self, paths: Tensor, logits: Tensor, workers: int = 1) -> Tensor:
         """What a batch's loss has beside the cross entropy with softmax(logits): disagreement of leaves, and penalty.

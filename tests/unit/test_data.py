@@ -2,7 +2,6 @@
 
 import gzip
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.makers import blobs
+from tests.makers import blobs, write_idx
 from workers.data import dataset
 from workers.data.arrays import ContextWindows, Joined, Rows, digest
 from workers.errors import RequestError
@@ -25,12 +24,6 @@ def save(folder: Path, **splits: tuple[np.ndarray, np.ndarray]) -> None:
 def spec(folder: Path, kind: str = "npz", **more: Any) -> DataSpec:
     files = {} if kind == "python" else {"train": f"train.{kind}", "test": f"test.{kind}"}
     return DataSpec.model_validate({"kind": kind, "root": str(folder), "folder": str(folder), **files, **more})
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    content = header + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:

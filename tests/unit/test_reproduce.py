@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import reproduce
-from benchmarks.reproduce import Row
+from benchmarks import reproduce, reproductions, reproductions_page
+from benchmarks.reproductions import Experiments, Measured, Row
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.report import Report, as_json
@@ -31,21 +31,25 @@ def row(**changes: Any) -> Row:
     return Row.model_validate({**values, "run": "small", "figures": FIGURES} | changes)
 
 
+def page(rows: list[Row], kept: dict[str, Measured]) -> str:
+    return reproductions_page.page(Experiments(variables={"DATA": "", "MORE": "--set x=$DATA"}, rows=rows), kept)
+
+
 def written(folder: Path, name: str, report: Report) -> None:
     storage.write_text(RunFolder(str(folder / name)).report, as_json(report))
 
 
 def test_a_run_of_one_seed(tmp_path: Path) -> None:
-    assert reproduce.measured(row(), str(tmp_path)) is None
+    assert reproductions.measured(row(), str(tmp_path)) is None
     report = plain(members=(0.94, 0.95))
     written(tmp_path, "small", report)
-    found = reproduce.measured(row(), str(tmp_path))
+    found = reproductions.measured(row(), str(tmp_path))
     assert found is not None
     accuracy = {role: report.system(role).test.accuracy for role in reports.COMPARED}
     assert found.values["ensemble.accuracy"] == [accuracy["ensemble"]]
     assert found.values["student - baseline"] == [pytest.approx(accuracy["student"] - accuracy["baseline"])]
     assert found.values["student / ensemble"] == [pytest.approx(accuracy["student"] / accuracy["ensemble"])]
-    text = reproduce.page([row(), row(name="other")], {"digits": found})
+    text = page([row(), row(name="other")], {"digits": found})
     assert f"| ensemble.accuracy | 99% | {accuracy['ensemble']:.2%} |" in text and "1 seed, " in text
     assert "a paper: it holds." in text and "    stillhouse run config.yaml" in text
     assert text.index("## other") < text.index("Not measured yet.")
@@ -54,10 +58,10 @@ def test_a_run_of_one_seed(tmp_path: Path) -> None:
 def test_a_figure_of_training_is_of_its_last_epoch() -> None:
     epochs = [{"epoch": k, "train_loss": 1.0, "validation_accuracy": 0.5, "train_accuracy": k / 4} for k in (1, 2, 3)]
     report = plain(training={"student": epochs, "baseline": [{**epochs[0], "train_accuracy": None}]})
-    assert reproduce.figure(report, "student.train_accuracy") == 0.75
+    assert reproductions.figure(report, "student.train_accuracy") == 0.75
     for name in ("baseline", "ensemble"):  # measured by an earlier version, and no training of its own
         with pytest.raises(KeyError, match=f"'{name}' of 'small' has no figure 'train_accuracy'"):
-            reproduce.figure(report, f"{name}.train_accuracy")
+            reproductions.figure(report, f"{name}.train_accuracy")
 
 
 def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
@@ -73,27 +77,76 @@ def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
             for each in first.systems
         ]
         written(tmp_path, name, first.model_copy(update={"systems": systems, "seeds": seeds}))
-    found = reproduce.measured(row(), str(tmp_path))
+    found = reproductions.measured(row(), str(tmp_path))
     assert found is not None and len(found.values["ensemble.accuracy"]) == 3
     mean = first.system("ensemble").test.accuracy + 0.01
     half = 4.302653 * 0.01 / 3**0.5  # Student's t of two degrees of freedom
     expected = f"| {mean:.2%} | {mean - half:.2%} to {mean + half:.2%} | 1.00% |"
-    assert expected in reproduce.page([row()], {"digits": found})
+    assert expected in page([row()], {"digits": found})
 
 
 def test_a_figure_that_is_not_there(tmp_path: Path) -> None:
     written(tmp_path, "small", plain(members=(0.94, 0.95)))
     with pytest.raises(KeyError, match="has no system 'tree'"):
-        reproduce.measured(row(figures={"tree.accuracy": ""}), str(tmp_path))
+        reproductions.measured(row(figures={"tree.accuracy": ""}), str(tmp_path))
 
 
 def test_the_table_names_examples_and_their_commands() -> None:
-    rows = [Row.model_validate(each) for each in yaml.safe_load(reproduce.ROWS.read_text())]
+    asked = Experiments.model_validate(yaml.safe_load(reproduce.ROWS.read_text()))
+    rows = asked.rows
     for each in rows:
         assert (each.folder / "config.yaml").is_file() and each.figures
-        for word in " ".join(each.commands).split():
+        commands = reproduce.expanded(" ".join(each.commands), {**asked.variables, "MNIST": "a", "FASHION": "b"})
+        assert "$" not in commands
+        for word in commands.split():
             assert not word.endswith((".yaml", ".py")) or (each.folder / word).is_file()
     assert len({each.name for each in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("expected", "bounds", "found"),
+    [
+        (">= 0.91", (0.91, 0.95), "yes"),
+        (">= 0.91", (0.80, 0.91), "not resolved"),
+        (">= 0.91", (0.80, 0.90), "no"),
+        ("> 0", (0.0, 0.1), "not resolved"),
+        ("> 0", (-0.1, 0.0), "no"),
+        ("<= 10", (2.0, 3.0), "yes"),
+        ("~ 0", (-0.1, 0.2), "not told apart"),
+        ("~ 0", (0.1, 0.2), "no"),
+    ],
+)
+def test_a_relation_from_the_range_of_its_figure(expected: str, bounds: tuple[float, float], found: str) -> None:
+    assert reproductions_page.verdict(expected, bounds) == found
+
+
+def test_relations_come_first(tmp_path: Path) -> None:
+    report = plain(members=(0.94, 0.95))
+    written(tmp_path, "small", report)
+    written(tmp_path, "alone", report)
+    asked = {
+        "student - baseline": {"shown": "student over baseline, points", "paper": "+2.31", "expected": "> 0"},
+        "alone:ensemble.accuracy": {"shown": "alone"},
+        "missing:ensemble.accuracy": {"expected": ">= 0.5"},
+        "student - alone:baseline": "",
+        "alone:best member.nll - student.nll": "",
+        "student - missing:baseline": "",
+    }
+    found = reproductions.measured(row(figures=asked), str(tmp_path))
+    assert found is not None and set(asked) - set(found.values) == {
+        "missing:ensemble.accuracy",
+        "student - missing:baseline",
+    }
+    assert found.values["student - alone:baseline"] == found.values["student - baseline"]
+    best = reports.best_member(report)
+    of = best.test.nll - report.system("student").test.nll
+    assert found.values["alone:best member.nll - student.nll"] == [pytest.approx(of)]
+    text = page([row(figures=asked)], {"digits": found})
+    gain = found.values["student - baseline"][0]
+    line = f"| [digits](#digits) | student over baseline, points > 0 | +2.31 | {100 * gain:+.2f} |  |"
+    assert gain > 0 and f"{line} yes |" in text
+    assert "| missing:ensemble.accuracy ≥ 50% |  | | | not measured |" in text
+    assert '    DATA=...\n    MORE="--set x=$DATA"' in text
 
 
 def swept(**values: Any) -> SweptRun:
@@ -111,14 +164,14 @@ def test_the_best_point_of_a_sweep_by_the_mean_over_seeds() -> None:
         swept(T=20, hidden=800, **{"student.seed": 1}, validation=0.98, student=0.99),
     ]
     sweep = sweeps.collected("a-sweep", ["T", "hidden", "student.seed"], runs)
-    assert reproduce.swept_figure(sweep, "best T at hidden=30") == [4]
-    assert reproduce.swept_figure(sweep, "accuracy at hidden=30") == [0.82, 0.84]
-    assert reproduce.swept_figure(sweep, "best T") == [20]
-    assert reproduce.swept_figure(sweep, "accuracy") == [0.97, 0.99]
+    assert reproductions.swept_figure(sweep, "best T at hidden=30") == [4]
+    assert reproductions.swept_figure(sweep, "accuracy at hidden=30") == [0.82, 0.84]
+    assert reproductions.swept_figure(sweep, "best T") == [20]
+    assert reproductions.swept_figure(sweep, "accuracy") == [0.97, 0.99]
     with pytest.raises(KeyError, match="no run at hidden=300"):
-        reproduce.swept_figure(sweep, "accuracy at hidden=300")
+        reproductions.swept_figure(sweep, "accuracy at hidden=300")
     with pytest.raises(KeyError, match="no figure of a sweep"):
-        reproduce.swept_figure(sweep, "student.accuracy")
+        reproductions.swept_figure(sweep, "student.accuracy")
 
 
 def test_a_sweep_on_the_page(tmp_path: Path) -> None:
@@ -129,7 +182,7 @@ def test_a_sweep_on_the_page(tmp_path: Path) -> None:
     record = sweeps.collected("a-sweep", ["T"], runs).model_dump_json()
     storage.write_text(storage.join(str(tmp_path), "a-sweep", sweeps.RECORD), record)
     of = row(run="a-sweep", figures={"best T": "8 and above", "accuracy": ""}, note="Why it differs.")
-    found = reproduce.measured(of, str(tmp_path))
+    found = reproductions.measured(of, str(tmp_path))
     assert found is not None and found.values == {"best T": [20.0], "accuracy": [0.9]}
-    text = reproduce.page([of], {"digits": found})
+    text = page([of], {"digits": found})
     assert "| best T | 8 and above | 20 |  |  |" in text and text.rstrip().endswith("Why it differs.")

@@ -1,0 +1,32 @@
+"""`examples/mnist/digits.py` with the four idx files of a folder, as the full MNIST is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.makers import write_idx
+from workers.data import dataset
+from workers.specs import DataSpec
+
+EXAMPLE = Path(__file__).parents[2] / "examples/mnist"
+
+
+def test_digits_of_a_folder(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (90, 28, 28))
+    for prefix, rows in (("train", slice(0, 60)), ("t10k", slice(60, 90))):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", images[rows])
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(90)[rows] % 10)
+    spec = DataSpec(
+        kind="python",
+        root=str(tmp_path),
+        folder=str(EXAMPLE),
+        factory="digits:splits",
+        kwargs={"source": str(tmp_path), "validation": 20},
+    )
+    found = dataset.load(spec, 0)
+    sizes = {name: len(split) for name, split in (("train", found.train), ("test", found.test))}
+    assert sizes == {"train": 40, "test": 30} and found.classes == 10
+    assert np.bincount(found.validation.y[:]).tolist() == [2] * 10
+    np.testing.assert_allclose(found.test.x[:], images[60:].reshape(30, -1) / 255, rtol=1e-6)
