@@ -9,20 +9,22 @@ Figures are kept in `benchmarks/results/reproductions.json`, so that one machine
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from string import Template
 
 import yaml
 
 from benchmarks.reproductions import ROOT, Experiments, Measured, measured
 from benchmarks.reproductions_page import PAGE, PICTURES, page
+from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
+from orchestrator.run_folder.paths import RunFolder
+from workers import storage
 
 ROWS, KEPT = ROOT / "benchmarks/reproductions.yaml", ROOT / "benchmarks/results/reproductions.json"
 
@@ -33,6 +35,15 @@ def expanded(command: str, variables: Mapping[str, str]) -> str:
     for _ in range(2):
         command = Template(command).safe_substitute(known)
     return command
+
+
+def picture(place: str) -> bytes | None:
+    """A PNG for the page: a sweep's map of its students, or the first of a run's own figures (`report.figures`)."""
+    drawn, report = storage.join(place, sweeps.MAPS["student"]), RunFolder(place).report
+    if storage.exists(drawn):
+        return storage.read_bytes(drawn)
+    figures = reports.load(place).figures if storage.exists(report) else []
+    return base64.b64decode(figures[0].image) if figures else None
 
 
 def main() -> None:
@@ -56,10 +67,10 @@ def main() -> None:
     for row in asked.rows:
         found = measured(row, runs := given.runs or str(row.folder / "runs"))
         kept |= {} if found is None else {row.name: found}
-        drawn = Path(runs, row.run, sweeps.MAPS["student"])
-        if drawn.exists():
+        drawn = picture(storage.join(runs, row.run))
+        if drawn is not None:
             PICTURES.mkdir(exist_ok=True)
-            shutil.copy(drawn, PICTURES / f"{row.name}.png")
+            (PICTURES / f"{row.name}.png").write_bytes(drawn)
     KEPT.write_text(json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n")
     PAGE.write_text(page(asked, kept))
 

@@ -1,10 +1,12 @@
-"""`examples/mnist/digits.py` with the four idx files of a folder, as the full MNIST is read."""
+"""The digits of `examples/mnist` from idx files and shifted, and the drawing of `examples/omitted-class`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from tests.makers import write_idx
 from workers.data import dataset
@@ -12,7 +14,8 @@ from workers.data.augment import Draws
 from workers.specs import DataSpec
 from workers.user_code import factories
 
-EXAMPLE = Path(__file__).parents[2] / "examples/mnist"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / "mnist"
 
 
 def test_digits_of_a_folder(tmp_path: Path) -> None:
@@ -42,3 +45,15 @@ def test_shifts_move_digits_and_keep_them() -> None:
     places = np.argwhere(moved)
     assert places[:, 0].tolist() == list(range(200)) and moved.max() == 1.0
     assert {*map(tuple, places[:, 1:] - (10, 14))} == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
+
+
+def test_digits_that_a_student_never_saw_are_drawn_with_its_answers() -> None:
+    student = nn.Linear(784, 10)
+    x = np.random.default_rng(0).uniform(size=(60, 784)).astype(np.float32)
+    y = np.arange(60) % 10
+    drawn = factories.load("drawing:unseen", str(EXAMPLES / "omitted-class"))(student, x, y, classes=[3, 4], rows=1)
+    answers = student(torch.from_numpy(x)).argmax(dim=-1).numpy()
+    of = np.isin(y, [3, 4])
+    ((title, figure),) = drawn.items()
+    assert f": {(answers == y)[of].sum()} of 12 are right" in title
+    assert [axes.get_xlabel() for axes in figure.axes] == [str(k) for k in answers[of][:10]]

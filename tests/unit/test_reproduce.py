@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks import reproduce, reproductions, reproductions_page
 from benchmarks.reproductions import Experiments, Measured, Row
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
-from orchestrator.reporting.report import Report, as_json
+from orchestrator.reporting.report import DrawnFigure, Report, as_json
 from orchestrator.reporting.sweeps import SweptRun
 from orchestrator.run_folder.paths import RunFolder
 from tests.reports import plain
@@ -186,3 +187,12 @@ def test_a_sweep_on_the_page(tmp_path: Path) -> None:
     assert found is not None and found.values == {"best T": [20.0], "accuracy": [0.9]}
     text = page([of], {"digits": found})
     assert "| best T | 8 and above | 20 |  |  |" in text and text.rstrip().endswith("Why it differs.")
+
+
+def test_the_picture_of_an_experiment(tmp_path: Path) -> None:
+    assert reproduce.picture(str(tmp_path / "none")) is None
+    drawn = DrawnFigure(title="a tree", image=base64.b64encode(b"png").decode())
+    written(tmp_path, "small", plain(figures=[drawn]))
+    assert reproduce.picture(str(tmp_path / "small")) == b"png"
+    written(tmp_path, "other", plain())
+    assert reproduce.picture(str(tmp_path / "other")) is None

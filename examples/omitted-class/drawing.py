@@ -1,0 +1,36 @@
+"""Draws digits of classes that the student never saw, with its answers, for `report.figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+COLUMNS, SIDE = 10, 28
+RIGHT, WRONG = "#2e7d32", "#b2182b"
+
+
+def unseen(
+    student: nn.Module, x: np.ndarray, y: np.ndarray, classes: Sequence[int], rows: int = 4
+) -> dict[str, Figure]:
+    """The first test digits of `classes`, each with the student's answer below it, and how many it names in all.
+
+    x: [N, 784] float32. y: [N] class ids. rows: of ten digits.
+    """
+    of = np.flatnonzero(np.isin(y, list(classes)))
+    with torch.no_grad():
+        answers = student(torch.from_numpy(x[of].copy())).argmax(dim=-1).numpy()
+    figure = Figure(figsize=(0.62 * COLUMNS, 0.82 * rows), dpi=120, layout="constrained")
+    for place, (row, answer) in enumerate(zip(of[: COLUMNS * rows], answers, strict=False)):
+        axes = figure.add_subplot(rows, COLUMNS, place + 1)
+        axes.imshow(x[row].reshape(SIDE, SIDE), cmap="gray_r", vmin=0, vmax=1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        colour = RIGHT if answer == y[row] else WRONG
+        axes.spines[:].set_color(colour)
+        axes.set_xlabel(str(answer), color=colour, labelpad=2)
+    named = int((answers == y[of]).sum())
+    return {f"Digits that the student never saw, and its answers: {named:,} of {len(of):,} are right": figure}
