@@ -434,6 +434,9 @@ class AugmentSpec(FactorySpec):
 
     views: Annotated[int, Field(ge=1, le=2**15 - 1), NoBool] = 1
     """Versions of each example. The teachers label them all; epoch e of the student sees version e modulo `views`."""
+    baseline: bool = True
+    """Whether the baseline's examples vary, too, with a new version in each epoch; `false`: it learns from them as they
+    are."""
 
 
 class MaskingSpec(Spec):

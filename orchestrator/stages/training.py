@@ -214,7 +214,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
         job.training,
         job.seed,
         data={name: digests[name] for name in splits},  # the transfer set is in the soft targets
-        augmentation=run.dataset.augmentation,
+        augmentation=run.dataset.augmentation if job.store_key or job.data else run.dataset.baseline_augmentation,
         soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),
         **also,

@@ -73,6 +73,20 @@ def test_the_baseline_sees_a_version_an_epoch() -> None:
         assert sorted(seen[:, 0].tolist()) == X[:, 0].tolist()
 
 
+def test_a_baseline_of_the_examples_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def moved(x, draws): return x + draws.uniform(1, 2)\n")
+    split = Split(X, np.arange(20) % 2)
+    found = {}
+    for baseline in (True, False):
+        spec = AugmentSpec(factory="mine:moved", folder=str(tmp_path), views=2, baseline=baseline)
+        found[baseline] = Dataset(split, split, split, None, 2, spec)
+    assert found[False].labelled(5).x is X and not found[False].baseline_augmentation
+    assert len(found[True].labelled(5).x) == 100 and found[True].baseline_augmentation == found[True].augmentation
+    # nothing of the student changes
+    assert found[True].augmentation == found[False].augmentation
+    np.testing.assert_array_equal(found[True].transfer.x[:], found[False].transfer.x[:])
+
+
 def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def centred(x, draws): return x - x.mean()\ndef cut(x, draws): return x[:, :1]\n"

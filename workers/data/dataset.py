@@ -141,7 +141,13 @@ class Dataset:
         read = spec.model_copy(update={"depends_on": (*spec.depends_on, *named_files(spec).values())})
         files = self.augment_files
         inputs = provenance.of_factory(read, lambda: augmented(spec, few, self.seed, self.views, files)[:2])
-        return {**spec.model_dump(mode="json", exclude={"folder", "depends_on"}), **inputs, "seed": self.seed}
+        told = spec.model_dump(mode="json", exclude={"folder", "depends_on", "baseline"})
+        return {**told, **inputs, "seed": self.seed}
+
+    @property
+    def baseline_augmentation(self) -> dict[str, Any]:
+        """As `augmentation`, of the baseline's examples."""
+        return {} if self.augment is None or not self.augment.baseline else self.augmentation
 
     @cached_property
     def lessons(self) -> Split:
@@ -241,9 +247,10 @@ class Dataset:
         return Split(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
 
     def labelled(self, views: int) -> Split:
-        """Data of the hard-label baseline: the lessons, augmented like those of the student."""
-        x = augmented(self.augment, self.lessons.x, self.seed, views, self.augment_files)
-        return replace(self.lessons, x=x)
+        """Data of the hard-label baseline: the lessons, augmented like those of the student or as they are."""
+        if self.augment is None or not self.augment.baseline:
+            return self.lessons
+        return replace(self.lessons, x=augmented(self.augment, self.lessons.x, self.seed, views, self.augment_files))
 
     @cached_property
     def digests(self) -> dict[str, str]:
