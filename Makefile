@@ -45,7 +45,7 @@ screenshots: install
 	    --set distillation.temperature=$$t --set tracking.uri=sqlite:///build/screenshots/mlflow.db --set tracking.experiment=mnist; done
 	$(BIN)/python docs/screenshots.py --uri sqlite:///build/screenshots/mlflow.db --experiment mnist --report build/screenshots/mnist-t20/report.html
 
-# Side-by-side measurements, about an hour on two cores; each writes benchmarks/results/<name>.json.
+# Side-by-side measurements, about an hour on two cores; each writes benchmarks/results/<name>.json, those of forward passes <name>_<device>.json.
 BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end \
     text_teacher_pass text_student text_end_to_end text_memory text_forward
 bench: install

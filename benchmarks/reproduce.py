@@ -13,8 +13,11 @@ import base64
 import json
 import os
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from string import Template
 
 import yaml
@@ -35,6 +38,15 @@ def expanded(command: str, variables: Mapping[str, str]) -> str:
     for _ in range(2):
         command = Template(command).safe_substitute(known)
     return command
+
+
+def run(command: str, folder: Path) -> None:
+    """Run a command in a folder, with the programs of this Python's own environment."""
+    known = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    words = shlex.split(command)
+    subprocess.run(
+        [shutil.which(words[0], path=known["PATH"]) or words[0], *words[1:]], cwd=folder, env=known, check=True
+    )
 
 
 def picture(place: str) -> bytes | None:
@@ -59,7 +71,7 @@ def main() -> None:
         parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in asked.rows)}")
     for row in asked.rows:
         for command in row.commands if row.name in names else ():
-            subprocess.run(shlex.split(expanded(command, asked.variables)), cwd=row.folder, check=True)
+            run(expanded(command, asked.variables), row.folder)
     kept = {
         name: Measured.model_validate(each)
         for name, each in json.loads(KEPT.read_text() if KEPT.exists() else "{}").items()

@@ -181,6 +181,8 @@ def _train_accuracy(report: Report, system: System) -> float | None:
 
 
 SPECIAL: Mapping[str, Callable[[Report, System], float | None]] = {
+    "parameters": lambda report, system: system.parameters,
+    "p50_ms": lambda report, system: system.latency_ms.p50,
     "p99_ms": lambda report, system: system.latency_ms.p99,
     "train_accuracy": _train_accuracy,
 }

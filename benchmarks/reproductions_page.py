@@ -112,6 +112,6 @@ def _shown(name: str) -> Callable[[float], str]:
     """The form of a figure: points, a share, or a number."""
     if " - " in name:
         return lambda value: f"{100 * value:+.2f}"
-    if name.endswith((".errors", ".p99_ms")) or name.startswith("best "):
+    if name.endswith((".errors", "_ms")) or (name.startswith("best ") and not name.startswith("best member")):
         return lambda value: f"{value:,.4g}"
     return lambda value: f"{value:.2%}"

@@ -505,8 +505,8 @@ class DataSpec(Spec):
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
     group_column: str | None = None
     """Of `test`: which examples belong together when intervals are drawn, such as those of a user, a document or an
-    utterance. A column of texts or Parquet, or an array [N] of an npz; a data factory returns `(x, y, groups)`. Left
-    out: each example is drawn by itself."""
+    utterance. A column of texts, of a table or of Parquet, or an array [N] of an npz; a data factory returns
+    `(x, y, groups)`. Left out: each example is drawn by itself."""
     feature_columns: tuple[str, ...] | None = None
     """`kind: parquet`: the columns of numbers, or the one column of equally long lists. `kind: table`: columns of
     numbers, categories or lists. Left out: all but the label. `kind: npz`: the one array of the examples, `x`."""

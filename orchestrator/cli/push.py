@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import NAME
 from orchestrator.observers import mlflow_uri, tracking_record
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
@@ -28,7 +29,8 @@ from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-SYSTEM = re.compile(r"member-(\d+)|ensemble|baseline|student|stage-[a-z0-9][a-z0-9_]*")
+TRAINED = re.compile(r"member-(\d+)|baseline|student|stage-[a-z0-9][a-z0-9_]*")
+"""Systems that a run trains, whose epochs are in its folder."""
 
 
 def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
@@ -84,8 +86,9 @@ def _check_model(config: RunConfig, folder: str) -> None:
 
 def _history(folder: str, system: str) -> list[Epoch]:
     """A system's epochs; none where the run did not train it."""
-    named = SYSTEM.fullmatch(system)
-    if named is None:  # it becomes part of a path
-        raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected one of {SYSTEM.pattern}.")
+    if re.fullmatch(NAME, system) is None:  # it becomes part of a path
+        raise RequestError(f"'{folder}/report.json': a system is called '{system}'; expected a name of form {NAME}.")
+    if TRAINED.fullmatch(system) is None:
+        return []
     record = trained.record_in(RunFolder(folder).shown(system))
     return [] if record is None else trained.epochs(record)

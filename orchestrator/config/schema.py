@@ -19,6 +19,7 @@ from workers.specs import (
     MaySpecialise,
     MemberSample,
     MemberWeights,
+    NoBool,
     NonNegative,
     Positive,
     Precision,
@@ -596,7 +597,7 @@ class ReportSpec(Spec):
     """Price of a core hour, in any currency."""
     gpu_hour_price: NonNegative = 0.0
     """Price of a GPU hour. The report shows a total price where either is above 0."""
-    examples: Annotated[Whole, Field(le=50)] = 4
+    examples: Annotated[int, Field(ge=0, le=50), NoBool] = 4
     """Test examples that the report shows of each kind: lost by the student, gained by it, answered most unlike the
     ensemble. They lie in `report.json` and `report.html`, and go to MLflow with them; 0: none."""
     figures: tuple[FactorySpec, ...] = ()

@@ -216,6 +216,17 @@ def test_a_folder_that_no_run_wrote_is_refused_before_anything_is_sent(
     assert not sent(copied)[1]
 
 
+def test_systems_that_the_run_did_not_train_are_sent_without_epochs(copied: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    student = report["systems"][-1]
+    others = {"student-tiny": "student", "student-corrected": "further", "in-production": "further"}
+    report["systems"] += [{**student, "name": name, "role": role} for name, role in others.items()]
+    (copied / "report.json").write_text(json.dumps(report))
+    assert main(push(copied)) == 0
+    _, runs = sent(copied)
+    assert runs.keys() == {"run", *ROLES, *others}
+
+
 def test_what_an_earlier_version_wrote_is_sent_without_the_rest(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     (copied / "tracking.json").unlink()
     shutil.rmtree(copied / "student/mlflow")

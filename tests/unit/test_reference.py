@@ -31,6 +31,14 @@ def test_every_key_is_described() -> None:
     assert not undescribed
 
 
+def test_bounds_are_those_of_json_schema() -> None:
+    def written(node: Any) -> set[str]:
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return set(node if isinstance(node, dict) else ()).union(*map(written, children))
+
+    assert not written(reference.schema()) & {"ge", "gt", "le", "lt"}
+
+
 def keys(values: Any, place: str = "") -> set[str]:
     """Dotted keys of a configuration, down to what the user's own functions and networks of transformers get."""
     if not isinstance(values, dict) or place.endswith(("kwargs", "model.config")):
