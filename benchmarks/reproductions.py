@@ -154,6 +154,8 @@ def figure(report: Report, name: str) -> float:
     """A figure of a report. Raises: KeyError where the report has none of this name."""
     if name == "gain_transferred":
         return math.nan if report.gain_transferred is None else report.gain_transferred
+    if name == "members.core_hours":
+        return report.cost["members"].core_hours
     of, _, what = name.rpartition(".")
     of = reports.best_member(report).name if of == "best member" else of
     generation = next((each for each in report.generations if each.name == of), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import statistics
 from collections.abc import Callable, Mapping
 
@@ -108,10 +109,13 @@ def _range(name: str, bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{_shown(name)(bounds[0])} to {_shown(name)(bounds[1])}"
 
 
+NUMBER = re.compile(r".*(\.errors|_ms|\.core_hours)|best (?!member).*")
+
+
 def _shown(name: str) -> Callable[[float], str]:
     """The form of a figure: points, a share, or a number."""
     if " - " in name:
         return lambda value: f"{100 * value:+.2f}"
-    if name.endswith((".errors", "_ms")) or (name.startswith("best ") and not name.startswith("best member")):
+    if NUMBER.fullmatch(name):
         return lambda value: f"{value:,.4g}"
     return lambda value: f"{value:.2%}"
