@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
 import os
 import secrets
@@ -64,7 +65,8 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
     Raises: `RequestError` where the configuration is invalid or the cluster does not respond.
     """
     config = RunConfig.load(path, overrides)
-    folder = Path(path).resolve().parent
+    file = Path(path).resolve()
+    folder = file.parent
     for each in overrides:
         if redacted(each) != each:
             raise RequestError(
@@ -72,7 +74,7 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
                 "its nodes, by environment variables for example, and name the place without them."
             )
     as_here = _as_here(config)
-    words = ["run", Path(path).name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
+    words = ["run", file.name, *(f"--set={each}" for each in (*overrides, *as_here)), *(["--fresh"] * fresh)]
     print(f"handing the run '{config.name}' to {redacted(address)} ...", file=sys.stderr, flush=True)
     with _client(address) as client, job_folder.prepared(folder, LEFT_OUT, _local_places(config)) as sent:
         print(
@@ -103,9 +105,10 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
 
 
 def _as_here(config: RunConfig) -> list[str]:
-    """Overrides with absolute local paths, since a job's working folder is a copy."""
-    found = [f"storage={config.storage}"] if storage.is_local(config.storage) else []
-    return found + ([f"tracking.uri={config.tracking.uri}"] if config.tracking.uri.startswith(SQLITE) else [])
+    """Overrides with absolute local paths, in quotes of YAML, since a job's working folder is a copy."""
+    found = {"storage": config.storage} if storage.is_local(config.storage) else {}
+    found |= {"tracking.uri": config.tracking.uri} if config.tracking.uri.startswith(SQLITE) else {}
+    return [f"{key}={json.dumps(value)}" for key, value in found.items()]
 
 
 def _local_places(config: RunConfig) -> list[Path]:

@@ -83,10 +83,11 @@ def override(values: dict[str, Any], assignment: str) -> None:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"--set '{assignment}': the value is not YAML ({_problem(error)}).") from None
     for part in parts[:-1]:
-        inner = values.setdefault(part, {})
+        inner = values.get(part, {})
         if not isinstance(inner, dict):
             raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
-        values = inner
+        values[part] = dict(inner)  # an alias of YAML is the same object in all its places
+        values = values[part]
     values[parts[-1]] = value
 
 

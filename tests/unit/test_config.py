@@ -9,6 +9,7 @@ import yaml
 from orchestrator.config.run_config import RunConfig
 from tests.makers import settings, write_config
 from workers.errors import RequestError
+from workers.specs import TrainingSpec
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"student__trainin": 1}, r"student\.trainin: unknown key; did you mean 'training'\?"),
@@ -106,6 +107,20 @@ def test_overrides_reach_any_depth(tmp_path: Path) -> None:
     )
     assert (config.seed, config.student.model.kwargs["hidden"], config.report.accuracy) == (5, 9, "hits")
     assert config.ensemble.training is not None and config.ensemble.training.learning_rate == 0.01
+
+
+def test_an_override_leaves_other_places_of_an_alias_alone(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    values = yaml.safe_load(path.read_text())
+    values["student"]["training"] = values["ensemble"]["training"]
+    values["student"]["model"] = values["ensemble"]["model"]
+    path.write_text(yaml.dump(values))
+    assert "*id001" in path.read_text()
+    before = RunConfig.load(str(path))
+    config = RunConfig.load(str(path), ["student.training.epochs=77", "student.model.kwargs.hidden=9"])
+    assert isinstance(config.student.training, TrainingSpec) and config.student.training.epochs == 77
+    assert config.student.model.kwargs["hidden"] == 9
+    assert config.ensemble == before.ensemble
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", ".a=1", "seed.x=1", "a..b=2", "seed=[1"])

@@ -38,6 +38,29 @@ def test_grey(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["grey", "rgb"])
+def test_sixteen_bits_and_transparency(tmp_path: Path, mode: str) -> None:
+    def read(image: Image.Image, name: str = "a.png") -> np.ndarray:
+        image.save(tmp_path / name)
+        return image_folders.pixels_of(str(tmp_path / name), image.size[::-1], mode)
+
+    channels = {"grey": 1, "rgb": 3}[mode]
+    ramp = np.linspace(0, 65535, 24).round().astype(np.uint16).reshape(4, 6)
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_allclose(read(Image.fromarray(ramp), name), np.stack([ramp / 65535] * channels), atol=1e-6)
+    drawn = np.zeros((4, 6, 4), np.uint8)
+    drawn[1, 2, 3] = 255  # one opaque black pixel, on nothing
+    white = np.ones((channels, 4, 6))
+    white[:, 1, 2] = 0
+    for kind in ("RGBA", "LA"):
+        np.testing.assert_array_equal(read(Image.fromarray(drawn).convert(kind)), white)
+    palette = Image.fromarray((1 - white[0]).astype(np.uint8)).convert("P")
+    palette.info["transparency"] = 0
+    np.testing.assert_array_equal(read(palette)[:, 0, 0], 1)
+    with pytest.raises(RequestError, match="mode F, whose range is not known; expected 8 or 16 bits"):
+        read(Image.fromarray(ramp.astype(np.float32)), "b.tif")
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no images in it"):
         image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)

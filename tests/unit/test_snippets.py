@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator import RunConfig
-from orchestrator.cli import job_folder, presentation, snippets
+from orchestrator.cli import job_folder, presentation, snippets, submit
 from orchestrator.cluster import environment
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import Report
@@ -89,6 +89,15 @@ def test_weights_elsewhere_are_loaded_too(tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     exec(snippets.load_in_torch(model, "memory://snippets/model.safetensors"), found)
     assert torch.equal(found["student"].weight, module.state_dict()["weight"]) and not found["student"].training
+
+
+def test_paths_of_a_job_are_those_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "a #2: b"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    config = RunConfig.load(str(write_config(place, storage="runs", tracking__uri="sqlite:///ml.db")))
+    again = RunConfig.load(str(write_config(tmp_path)), submit._as_here(config))
+    assert (again.storage, again.tracking.uri) == (f"{place}/runs", f"sqlite:///{place}/ml.db")
 
 
 def test_a_job_names_the_folder_that_was_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Images in folders: one folder for each class, whose name is the class's name.
 
 Pictures of any size are scaled to fill one size and cut at the edges, in grey or colour, with values from 0 to 1.
+What is transparent becomes white.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from workers.errors import RequestError
 
 Pixels = NDArray[np.float32]
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MODES = {"rgb": "RGB", "grey": "L"}
+MODES, CHANNELS = {"rgb": "RGB", "grey": "L"}, {"rgb": 3, "grey": 1}
 
 
 def files(folder: str) -> list[str]:
@@ -43,20 +44,35 @@ def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pi
         raise RequestError(
             f"'{uri}': the image '{outside[0]}' is in no class's folder. Expected a folder for each class."
         )
-    channels = 3 if mode == "rgb" else 1
-    memory.require(4 * len(found) * channels * size[0] * size[1], f"'{uri}': {len(found):,} images")
+    memory.require(4 * len(found) * CHANNELS[mode] * size[0] * size[1], f"'{uri}': {len(found):,} images")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter
         pixels = [*pool.map(lambda each: pixels_of(storage.join(uri, each), size, mode), found)]
     return np.stack(pixels), [each.split("/")[0] for each in found] if labelled else None
 
 
 def pixels_of(uri: str, size: tuple[int, int], mode: str) -> Pixels:
-    """One image as [C, height, width]."""
+    """One image as [C, height, width], values from 0 to 1."""
     try:
         with Image.open(io.BytesIO(storage.read_bytes(uri))) as image:
-            turned = ImageOps.exif_transpose(image).convert(MODES[mode])
+            turned = _opaque(ImageOps.exif_transpose(image), mode)
             fitted = ImageOps.fit(turned, (size[1], size[0]), Image.Resampling.BILINEAR)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"'{uri}': no image that can be read ({error}). Remove it, or write it anew.") from error
     values = np.asarray(fitted, np.float32) / np.float32(255)
-    return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
+    if values.ndim == 2:
+        return np.repeat(values[None], CHANNELS[mode], axis=0)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _opaque(image: Image.Image, mode: str) -> Image.Image:
+    """The picture with values from 0 to 255, of 16 bits as fractions, and white behind what is transparent.
+
+    Raises: ValueError for numbers of no known range.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(257))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of mode {image.mode}, whose range is not known; expected 8 or 16 bits")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(MODES[mode])

@@ -209,7 +209,7 @@ def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]
         try:
             with Image.open(storage.join(train, name)) as image:
                 sizes.append(image.size)
-                grey = grey and image.mode in ("1", "L", "I;16")
+                grey = grey and image.mode in ("1", "L", "LA", "I;16", "I;16B")
         except (OSError, ValueError, SyntaxError) as error:
             raise RequestError(f"'{storage.join(train, name)}': no image that can be read ({error}).") from error
     typical = int(np.median([min(size) for size in sizes]))
