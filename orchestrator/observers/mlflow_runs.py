@@ -6,11 +6,15 @@ same time, so it uses an experiment that another process has just created.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.observers import mlflow_uri
+from workers.errors import RequestError
+from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +30,28 @@ FOLDER = "stillhouse.folder"
 """The run's folder, as it was when the run began."""
 NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
+
+
+@contextmanager
+def opening(uri: str, experiment: str) -> Iterator[None]:
+    """A block that opens runs; what a tracker or its client raises becomes a `RequestError` with its address."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ValueError) as error:
+        raise RequestError(
+            f"tracking: the tracker at '{redacted(uri)}' refused experiment '{experiment}' ({error})."
+        ) from error
+
+
+def log_table(client: MlflowClient, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None:
+    """Log a table; MLflow would append to an existing one, so that one is overwritten."""
+    if all(item.path != file for item in client.list_artifacts(run_id)):
+        client.log_table(run_id, {name: list(values) for name, values in columns.items()}, file)
+        return
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    client.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}), file)
 
 
 def experiment(client: MlflowClient, name: str, uri: str) -> str:

@@ -29,22 +29,23 @@ class TrackedSweep:
     """The MLflow run of a sweep, open while its runs run. A sweep in the same folder goes on in the same run."""
 
     def __init__(self, uri: str, experiment: str, name: str, folder: str) -> None:
-        """Open the run. Raises: MlflowException and OSError where the tracker refuses it."""
+        """Open the run. Raises: `RequestError` where the tracker refuses it."""
         mlflow_uri.prepare()
         from mlflow import MlflowClient
 
-        if uri.startswith(mlflow_uri.SQLITE):
-            mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
-        self.client = MlflowClient(uri)
-        self.experiment_id = mlflow_runs.experiment(self.client, experiment, uri)
-        every = self.client.search_runs([self.experiment_id], f"tags.`{ROLE}` = 'sweep'")
-        found = [run for run in every if run.data.tags.get(FOLDER) == redacted(folder)]
-        if found:
-            self.run_id = str(found[0].info.run_id)
-            self.client.update_run(self.run_id, status="RUNNING")
-        else:
-            tags = {FOLDER: redacted(folder)}
-            self.run_id = mlflow_runs.create(self.client, self.experiment_id, name, "sweep", tags)
+        tags = {FOLDER: redacted(folder)}
+        with mlflow_runs.opening(uri, experiment):
+            if uri.startswith(mlflow_uri.SQLITE):
+                mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
+            self.client = MlflowClient(uri)
+            self.experiment_id = mlflow_runs.experiment(self.client, experiment, uri)
+            every = self.client.search_runs([self.experiment_id], f"tags.`{ROLE}` = 'sweep'")
+            found = [run for run in every if run.data.tags.get(FOLDER) == tags[FOLDER]]
+            if found:
+                self.run_id = str(found[0].info.run_id)
+                self.client.update_run(self.run_id, status="RUNNING")
+            else:
+                self.run_id = mlflow_runs.create(self.client, self.experiment_id, name, "sweep", tags)
 
     def close(self, sweep: Sweep | None, files: Mapping[str, bytes]) -> None:
         """Send the table, and files by their names, and end the run; without a sweep as failed."""
@@ -58,7 +59,7 @@ class TrackedSweep:
     def _send(self, sweep: Sweep, files: Mapping[str, bytes]) -> None:
         header, *rows = sweeps.rows(sweep)
         columns = {name: [row[k] for row in rows] for k, name in enumerate(header)}
-        self.client.log_table(self.run_id, columns, "sweep.json")
+        mlflow_runs.log_table(self.client, self.run_id, columns, "sweep.json")
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 Path(folder, name).write_bytes(content)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import re
 import threading
@@ -29,7 +28,6 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK, Record
-from workers.errors import RequestError
 from workers.redact import redacted
 
 if TYPE_CHECKING:
@@ -88,7 +86,6 @@ class Tracker:
         """
         mlflow_uri.prepare()
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         uri = config.tracking.uri
         self._config, self._record = config, record
@@ -97,17 +94,12 @@ class Tracker:
         self._known: dict[tuple[str, str], set[int]] = {}
         """The steps of a run's metric that the tracker has, cached."""
         self._opening = threading.RLock()
-        try:
+        with mlflow_runs.opening(uri, config.tracking.experiment):
             if uri.startswith(mlflow_uri.SQLITE):
                 mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
             self.client = MlflowClient(uri)
             self.experiment_id = mlflow_runs.experiment(self.client, config.tracking.experiment, uri)
             self._open(earlier, fresh, again)
-        except (MlflowException, OSError, ValueError) as error:
-            raise RequestError(
-                f"tracking: the tracker at '{redacted(uri)}' refused experiment '{config.tracking.experiment}' "
-                f"({error})."
-            ) from error
         self._failures = 0
         self._left_alone_s = 0.0
         self.missed: str | None = None
@@ -369,7 +361,7 @@ class Tracker:
             LATENCY_P99: [_short(s.latency_ms.p99) for s in report.systems],
             "role": [s.role for s in report.systems],
         }
-        self._table(table)
+        mlflow_runs.log_table(self.client, self.run_id, table, TABLE)
         for name, written in files.NAMES.items():
             self.client.log_text(self.run_id, written(report), name)
         for name, figure_ in plots.figures(report, histories).items():
@@ -379,14 +371,6 @@ class Tracker:
             self.client.log_image(self.run_id, image, f"plots/figure-{number + 1}.png")
         note = mlflow_descriptions.note(report, self._runs, self.experiment_id, self.run_id)
         self.client.set_tag(self.run_id, NOTE, note)
-
-    def _table(self, table: dict[str, list[Any]]) -> None:
-        """Log a table; MLflow would append to an existing one, so that one is overwritten."""
-        if all(item.path != TABLE for item in self.client.list_artifacts(self.run_id)):
-            self.client.log_table(self.run_id, table, TABLE)
-            return
-        rows = [list(row) for row in zip(*table.values(), strict=True)]
-        self.client.log_text(self.run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
 
     def _attempt(self, send: Callable[..., T], *arguments: Any) -> T | None:
         """Call `send`. The first failure is logged; after repeated ones the tracker is skipped for a while."""

@@ -85,10 +85,10 @@ def collected(name: str, keys: Sequence[str], runs: Sequence[SweptRun]) -> Sweep
 
 def rows(sweep: Sweep) -> Rows:
     """The table, a row for each run in the order of the sweep. The best run is best on validation."""
-    short = [key.rpartition(".")[2] for key in sweep.keys]
     figures = ["validation", "student", "95% interval", "baseline", "ensemble", "gain transferred", "size", "p99 ms"]
-    figures.append(f"members, {'GPU' if any(each.member_gpu_hours for each in sweep.runs) else 'core'} h")
-    found = [[*short, *figures, "note"]]
+    gpu = any(each.member_gpu_hours for each in sweep.runs)
+    figures.append(f"members, {'GPU' if gpu else 'core'} h")
+    found = [[*_columns(sweep.keys, [*figures, "note"]), *figures, "note"]]
     for each in sweep.runs:
         values = [written(each.values[key]) for key in sweep.keys]
         if each.problem:
@@ -106,11 +106,17 @@ def rows(sweep: Sweep) -> Rows:
                 percent(each.gain_transferred),
                 "-" if each.parameters is None else short_count(each.parameters),
                 "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
-                _hours(each.member_gpu_hours or each.member_core_hours),
+                _hours(each.member_gpu_hours if gpu else each.member_core_hours),
                 "best" if each.run == sweep.best else "",
             ]
         )
     return found
+
+
+def _columns(keys: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The last words of the keys, and keys in full where a word would name two columns."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return [key if (*short, *others).count(word) > 1 else word for key, word in zip(keys, short, strict=True)]
 
 
 def _hours(value: float | None) -> str:

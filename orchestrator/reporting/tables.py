@@ -311,11 +311,16 @@ def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> l
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(systems)
 
+    def known(metric: str) -> float | None:
+        """The mean over the systems that have this metric; None where none has it."""
+        values = [value for s in systems if (value := s.test.figure(metric)) is not None]
+        return sum(values) / len(values) if values else None
+
     return [
         name,
         number(accuracy, mean(s.test.accuracy for s in systems)),
         _bounds(bounds),
-        *(number(metric, mean(s.test.figure(metric) or 0.0 for s in systems)) for metric in others),
+        *(number(metric, known(metric)) for metric in others),
         short_count(round(mean(s.parameters for s in systems))),
         f"{mean(s.latency_ms.p50 for s in systems):.2f}",
         f"{mean(s.latency_ms.p99 for s in systems):.2f}",

@@ -53,7 +53,9 @@ def _figures(run: Context, student: Member, spec: FactorySpec) -> Iterator[Drawn
                 f"report.figures: '{spec.factory}' returned {type(figure).__name__}; expected a figure of matplotlib, "
                 "or a mapping of titles to figures."
             )
-        yield DrawnFigure(title=str(name), image=_png(figure))
+        with calls.checked(f"report.figures: drawing '{name}' of '{spec.factory}' raised", "."):
+            image = _png(figure)
+        yield DrawnFigure(title=str(name), image=image)
 
 
 def _png(figure: Figure | Any) -> str:

@@ -98,3 +98,14 @@ def test_a_run_without_an_interval_is_a_mark() -> None:
     runs = [each.model_copy(update={"student_interval": None, "ensemble": None}) for each in of.runs]
     found = sweep_page.chart(of.model_copy(update={"runs": runs}))
     assert found is not None and found.title == "Test accuracy by transfer_share" and "NaN" not in found.svg
+
+
+def test_columns_are_told_apart_and_hours_have_one_unit() -> None:
+    keys = ["ensemble.size", "ensemble.training.epochs", "student.training.epochs", "student.seed"]
+    runs = [
+        SweptRun(run=f"a-{k}", values=dict.fromkeys(keys, k), member_core_hours=12.0, member_gpu_hours=hours)
+        for k, hours in enumerate((0.0, 1.5))
+    ]
+    header, *rows = sweeps.rows(sweeps.collected("a-sweep", keys, runs))
+    assert header[:4] == [*keys[:3], "seed"] and len({*header}) == len(header)
+    assert [row[header.index("members, GPU h")] for row in rows] == ["-", "1.5"]
