@@ -241,7 +241,7 @@ def _corrected(run: Context, student: Subject, records: dict[str, str], place: P
     ids = labels.ids_of("evaluation.corrected_classes", classes, run.dataset.classes, run.dataset.label_names)
     record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
     digests = {split: run.dataset.digests[split] for split in ("train", "test")}
-    key = PREDICTIONS.key(**teacher.follows_from(student[0]), precision=student[1].precision, classes=ids, data=digests)
+    key = PREDICTIONS.key(**teacher.follows_from(student[0]), **_computed(student[1]), classes=ids, data=digests)
     if run.artifacts.obtain(key, partial(_record, CORRECTED, "test")) is None:
         train = _predict(run, [student], "train", place).records
         job = jobs.Correction(ids, train["student"], records["student"], (record, key))
@@ -377,8 +377,13 @@ def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:
     """The cache key of a system's predictions for a split."""
     member, how = asked
     return PREDICTIONS.key(
-        **teacher.follows_from(member), of_labels=of_labels, precision=how.precision, split=run.dataset.digests[split]
+        **teacher.follows_from(member), of_labels=of_labels, **_computed(how), split=run.dataset.digests[split]
     )
+
+
+def _computed(how: Inference) -> dict[str, Any]:
+    """How predictions are computed, in their keys. Earlier versions rounded logits where layers are in bfloat16."""
+    return {"precision": how.precision} | ({} if how.precision == "float32" else {"last_product": "float32"})
 
 
 def _remove_earlier(run: Context, split: str) -> None:

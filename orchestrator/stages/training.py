@@ -94,8 +94,13 @@ def _of_member(run: Context, group: MemberGroup, k: int, begun: Mapping[str, Any
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
     assert group.training is not None
-    sample = sampling.determining(group.sample, run.dataset)
-    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data, **sample, **begun)
+    also = {**sampling.determining(group.sample, run.dataset), **_of_estimator(run, group.model), **begun}
+    return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data, **also)
+
+
+def _of_estimator(run: Context, model: AnyModel) -> dict[str, int]:
+    """What an estimator's key has besides: as many outputs as the data have classes, whatever labels it sees."""
+    return {"classes": run.dataset.classes} if model.learner == "estimator" else {}
 
 
 def _task(run: Context, planned: _Planned) -> Task:
@@ -202,7 +207,7 @@ def _of_student(run: Context, job: StudentJob) -> Key:
     digests = run.dataset.digests
     splits = ["train", "validation", *([job.data] if job.data else [])]
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
-    also |= run.dataset.share
+    also |= run.dataset.share | _of_estimator(run, job.model)
     if run.dataset.without:
         also["without"] = run.dataset.without
     if job.layers_of is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -28,6 +29,7 @@ from workers.artifacts.kinds import SOFT_TARGETS
 from workers.data import dataset as datasets
 from workers.evaluation import metrics
 from workers.inference import teacher
+from workers.specs import ModelSpec, SklearnModel
 from workers.training.ray_worker import Store
 
 MACHINES = Machines((Node(1, 0),), False)
@@ -134,3 +136,13 @@ def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
     spec = run.config.student
     training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
     assert {path.name for path in place.iterdir()} == {"model.skops", "training.json", "notes.txt"}
+
+
+def test_an_estimator_follows_from_the_number_of_classes() -> None:
+    """Its answers have a column for each class, also for one that no label names yet."""
+    found = {}
+    for kind in (SklearnModel(kind="sklearn", factory="mine:forest"), ModelSpec(factory="mine:net")):
+        for classes in (2, 3):
+            run: Any = SimpleNamespace(dataset=SimpleNamespace(classes=classes))
+            found[kind.learner, classes] = training._of_estimator(run, kind)
+    assert found["estimator", 2] != found["estimator", 3] and found["network", 2] == found["network", 3] == {}

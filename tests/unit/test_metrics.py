@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from workers.evaluation import latency, metrics
 from workers.evaluation.metrics import Inference
+from workers.models import last_product
 
 P = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32))
 Y = np.array([0, 1, 1, 1])
@@ -48,18 +49,20 @@ def test_a_label_that_is_ruled_out_has_no_likelihood() -> None:
 
 
 class Notes(nn.Module):
-    """Notes how many rows come at a time, and whether its matrix product is rounded to bfloat16."""
+    """Notes how many rows come at a time, and whether its first matrix product is rounded to bfloat16."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.first = nn.Linear(4, 4)
         self.linear = nn.Linear(4, 3)
         self.rows: list[int] = []
         self.dtypes: set[torch.dtype] = set()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.linear(x)
+        hidden = self.first(x)
+        found: Tensor = self.linear(hidden)
         self.rows.append(len(x))
-        self.dtypes.add(found.dtype)
+        self.dtypes.add(hidden.dtype)
         return found
 
 
@@ -68,7 +71,7 @@ X = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
 
 def test_predictions_are_those_of_one_batch() -> None:
     module = Notes()
-    expected = torch.log_softmax(module.linear(torch.from_numpy(X)), -1).detach().numpy()
+    expected = torch.log_softmax(module.linear(module.first(torch.from_numpy(X))), -1).detach().numpy()
     labels, how = np.arange(10) % 3, Inference("auto", 3)
     np.testing.assert_allclose(metrics.predict(module, X, how), np.exp(expected), rtol=1e-6)
     np.testing.assert_allclose(metrics.log_probabilities(module, X, how), expected, rtol=1e-6)
@@ -84,6 +87,7 @@ def test_predictions_keep_to_precision_and_to_the_size_of_examples() -> None:
     rounded = metrics.log_probabilities(module, X, Inference("bfloat16"))
     assert rounded.dtype == np.float32 and module.dtypes == {torch.float32, torch.bfloat16}
     assert 0 < np.abs(rounded - exact).max() < 0.05
+    assert not last_product.is_rounded(next(metrics._logits(module, X, Inference("bfloat16"))))  # as the teachers'
     flat = nn.Sequential(nn.Flatten(1), nn.Flatten(1))
     seen: list[int] = []
     flat.register_forward_hook(lambda _, arguments, __: seen.append(len(arguments[0])))

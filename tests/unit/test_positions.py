@@ -13,6 +13,7 @@ from workers.data import dataset as data
 from workers.data.augment import augmented
 from workers.data.collate import Collator, NamedInputs, collate, rows_of
 from workers.data.examples import Columns, digest, take
+from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.evaluation import metrics
@@ -21,7 +22,7 @@ from workers.inference import actor
 from workers.inference.actor import TeacherWork
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
-from workers.models import checkpoints, torch_module
+from workers.models import checkpoints, comparison, torch_module
 from workers.models.ask import ask
 from workers.specs import AugmentSpec, DataSpec, FitSpec, ModelSpec, SklearnModel, TrainingSpec
 from workers.targets.layout import PartLayout
@@ -442,3 +443,14 @@ def test_notes_count_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = loaded({"train": (X, [np.array([0, 1, -1]), np.array([2, 0])] * 20), "test": (X, Y)}, monkeypatch)
     said = " ".join(found.notes)
     assert "data.train: 72 of 90 positions have a label and 18 have none" in said, said
+
+
+def test_consecutive_examples_of_which_some_have_no_row() -> None:
+    counts = np.array([0, 2, 0, 3, 0])
+    where = Positions(5, counts)
+    for first in range(6):
+        for end in range(first, 6):
+            span = where.span(slice(first, end))
+            assert np.arange(5)[span].tolist() == where.rows(np.arange(first, end)).tolist()
+    assert Positions(5).span(slice(1, 4)) == slice(1, 4) and Positions(5).span(slice(None)) == slice(0, 5)
+    assert comparison.finite(torch.zeros(0, 3)).shape == (0,) and comparison.apart(*[torch.zeros(0, 3)] * 2) == 0.0

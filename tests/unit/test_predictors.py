@@ -101,6 +101,28 @@ def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
     assert trial.settle(given, given.path, examples) == (given, ())
 
 
+def test_whole_numbers_for_a_graph_of_bytes(tmp_path: Path) -> None:
+    model = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", kind=TensorProto.UINT8))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8)).astype(np.uint8)
+    np.testing.assert_allclose(answers(model, pixels), pixels @ WEIGHT + BIAS, rtol=1e-4)
+    with pytest.raises(RequestError, match="has fractions or numbers beyond it"):
+        answers(model, pixels.astype(np.int64) + 256)
+
+
+def test_a_graph_of_one_number_for_each_row_is_refused_by_its_shape(tmp_path: Path) -> None:
+    summed = helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)
+    shapes = (("x", ["N", 8]), ("y", ["N"]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes]
+    made = helper.make_model(helper.make_graph([summed], "mean", ends[:1], ends[1:]))
+    made.ir_version, made.opset_import[0].version = 8, 17
+    onnx.save(made, tmp_path / "a.onnx")
+    model = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"), output_name="y")
+    settled, notes = trial.settle(model, model.path, Split(X, Y))
+    assert (settled, notes) == (model, ())
+    with pytest.raises(RequestError, match=r"returned \[2\] for a batch of 2; expected logits"):
+        trial.check_file(loaded(model), model.path)
+
+
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "width": ({"width": 5}, {}, r"its input 'x' is \[N, 5\], and an example of data.train is \[8\]"),
     "inputs": ({"more": "input"}, {}, r"has the inputs 'x' \[N, 8\], 'mask' \[N, 8\]; expected a column for each, and "

@@ -70,6 +70,12 @@ class Positions:
         """Repeat one value per example `ids` [n] for each row of the example."""
         return values if self.counts is None else np.repeat(values, self.of(ids))
 
+    def span(self, examples: slice) -> slice:
+        """The rows of consecutive examples, some of which may have none."""
+        edges = self.edges(np.arange(self.examples))
+        first, end, _ = examples.indices(self.examples)
+        return slice(int(edges[first]), int(edges[max(first, end)]))
+
     def edges(self, ids: Index) -> Index:
         """Offsets of the rows of each of these examples, and the end of the last: [n + 1], from 0."""
         if self.counts is None:

@@ -21,6 +21,7 @@ from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples, by_length, embedded, positions_of, values_of
 from workers.device import device
 from workers.evaluation import bootstrap
+from workers.models.precision import computed_in
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
 from workers.specs import Precision
@@ -236,4 +237,6 @@ def _logits(
     every = np.arange(len(x)) if order is None else order
     for start in range(0, len(x), size):
         batch = collator(x, every[start : start + size])
+        if start == 0 and computed_in(place, how.precision) == "bfloat16":
+            predictor.prepare(batch, place, how.precision)  # logits keep their digits, as those of the teachers
         yield predictor(batch.to(place), how.precision).logits

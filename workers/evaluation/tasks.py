@@ -106,7 +106,7 @@ def _predicted(
     found = metrics.log_probabilities(teacher.load(member), x, how, labels, predictor.collator(member.model))
     wrong = np.flatnonzero(np.isnan(found).reshape(len(found), -1).any(axis=1))
     if len(wrong):
-        first = whole.rows.example_of(int(wrong[0]) + whole.rows.rows(ids[:1])[0])
+        first = whole.rows.example_of(int(wrong[0]) + whole.rows.span(examples).start)
         raise RunError(
             f"{member.name} answers NaN for example {first} of the {split} split, and for {len(wrong)} in all; "
             "expected finite logits. Check its weights, and what its model computes of this example."
@@ -258,7 +258,7 @@ def agreement(job: Comparing, examples: slice, data: Dataset, name: str, events:
         answered,
         labels=split.labels_of(ids),
         most=job.most,
-        first=int(split.rows.rows(ids[:1])[0]),
+        first=split.rows.span(examples).start,
     )
 
 
@@ -268,9 +268,9 @@ def _of_systems(job: Measuring, examples: slice, data: Dataset) -> list[LogProba
     Those of kept predictions are copies, so that the other rows of a file are not held.
     """
     whole: Split = getattr(data, job.split)
-    rows = whole.rows.rows(np.arange(len(whole))[examples])
+    rows = whole.rows.span(examples)
     return [
-        read_kept(job.kept[member.name])[rows[0] : rows[-1] + 1].copy()
+        read_kept(job.kept[member.name])[rows].copy()
         if member.name in job.kept
         else _predicted((member, how), data, job.split, examples)
         for member, how in job.systems

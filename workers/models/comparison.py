@@ -34,13 +34,16 @@ def lost(one: Predictor, loaded: Predictor) -> str:
 
 def apart(one: Tensor, other: Tensor) -> float:
     """The largest difference of logits [B, K], relative to the largest logit; NaN where one of them holds NaN."""
+    if not one.numel():
+        return 0.0
     one, other = one.double(), other.double()
     return float((one - other).abs().amax() / (one.abs().amax() + NOTHING))
 
 
 def finite(values: Tensor) -> Tensor:
     """[N] bool: which rows are finite throughout."""
-    return torch.isfinite(values).reshape(len(values) if values.dim() else 1, -1).all(dim=1)
+    found: Tensor = torch.atleast_1d(torch.isfinite(values))
+    return found.flatten(1).all(dim=1) if found.dim() > 1 else found
 
 
 def some(names: Sequence[str]) -> str:

@@ -53,6 +53,8 @@ class OnnxPredictor(Predictor):
         if model.output != "auto":
             return model, ()
         answers = cls.load(model, weights).answers(x)
+        if answers.ndim != 2:
+            return model, ()  # refused by its shape afterwards
         are = bool((answers >= 0).all()) and bool((np.abs(answers.sum(axis=1) - 1) <= SUMS_TO_1).all())
         found = "probabilities" if are else "logits"
         rows = "are >= 0 and sum to 1" if are else "do not sum to 1"
@@ -119,12 +121,14 @@ class OnnxPredictor(Predictor):
                 f"'{self.model.path}': its input '{name}' is {_shown(asked.shape)}, and an example of "
                 f"data.train is {shape}. Expected a graph for the same examples."
             )
-        if values.dtype.kind == "f" and asked.type not in FLOATS:
+        with np.errstate(invalid="ignore"):  # what does not fit is compared below
+            converted = values.astype(KINDS[asked.type], copy=False)
+        if asked.type not in FLOATS and not np.array_equal(converted, values):
             raise RequestError(
-                f"'{self.model.path}': its input '{name}' takes {asked.type}, and data.train has "
-                "fractions. Expected a graph that takes tensor(float)."
+                f"'{self.model.path}': its input '{name}' takes {asked.type}, and data.train has fractions or numbers "
+                "beyond it. Expected a graph that takes tensor(float)."
             )
-        return values.astype(KINDS[asked.type], copy=False)
+        return converted
 
 
 def _session(content: bytes, path: str, device: torch.device) -> Any:
