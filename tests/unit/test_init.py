@@ -192,6 +192,34 @@ def test_in_the_folder_of_the_data_paths_are_relative(tmp_path: Path) -> None:
     runs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("2024", "2024"), ("yes", "yes"), ("007", "007"), ("日本 #2", "2"), ("~", "table"), ("a" * 150, "a" * 100)],
+)
+def test_a_folder_of_any_name_names_the_run(folder: str, name: str, tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    written(tmp_path / folder, tmp_path / "train.csv")
+    config = RunConfig.load(str(tmp_path / folder / "config.yaml"))
+    assert config.name == config.tracking.experiment == name
+
+
+@pytest.mark.parametrize("names", ["08 09 1e5 0x1F", "yes no null ~", "1:30 2024-01-01 <<  =", "#a b:_c {d [e"])
+def test_columns_and_paths_of_any_name(names: str, tmp_path: Path) -> None:
+    four = [name.replace("_", " ") for name in names.split()]
+    frame = table(constant=[0] * 300).rename(columns=dict(zip("abcd", four, strict=True)) | {"kind": "2.0e1"})
+    frame.to_csv(tmp_path / "a: #1.csv", index=False)
+    start.start(str(tmp_path / "new"), [str(tmp_path / "a: #1.csv")], [], "2.0e1")
+    data = RunConfig.load(str(tmp_path / "new" / "config.yaml")).data
+    assert data.feature_columns == tuple(four) and data.label_column == "2.0e1"
+    assert data.train == str(tmp_path / "a: #1.csv")
+
+
+def test_names_of_layers_are_written_as_python(tmp_path: Path) -> None:
+    guess = chains.Guess((('a"b\\', "nn.Linear(1, 1)"),), 1.0, 0.0)
+    compile(guess.function("member", 1), "models.py", "exec")
+    compile(checkpoints._place("member", {"a\nb": (1,)}), "models.py", "exec")
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (16, 16, 3), (3, 12, 12), (5,), (4, 6)])
 def test_arrays_of_any_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -176,7 +176,9 @@ def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
 
 def _place(name: str, shapes: chains.Shapes) -> str:
     """A function in which the user puts the network's class."""
-    listed = "".join(f"    #   {key} {list(shape)}\n" for key, shape in list(shapes.items())[:12])
+    listed = "".join(
+        f"    #   {key if key.isprintable() else repr(key)} {list(shape)}\n" for key, shape in list(shapes.items())[:12]
+    )
     more = f"    #   and {len(shapes) - 12} more\n" if len(shapes) > 12 else ""
     return (
         f"\n\ndef {name}() -> nn.Module:\n"
