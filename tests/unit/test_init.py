@@ -122,6 +122,30 @@ def test_a_named_label_must_be_there() -> None:
         guessed(table(), "gone")
 
 
+FLOWERS = [f"{k % 7 - 3.5:.2f},{k % 11:.2f},0.5{k % 3},{('virginica', 'setosa')[k % 2]}" for k in range(200)]
+HEADLESS: dict[str, tuple[str, list[str], str]] = {
+    "numbers": ("a.csv", FLOWERS, r"the first line looks like data and was read .* \('-3.50', '0.00', '0.50', "),
+    "twice the same": ("a.csv", [f"0,0,{k % 3}" for k in range(60)], "several columns .* or add a header line"),
+    "decimal commas": ("a.csv", [f"1,{k};{k};u{k % 2}" for k in range(60)], "looks like data"),
+    "tabs": ("a.tsv", [line.replace(",", "\t") for line in FLOWERS], "looks like data"),
+    "texts": ("a.csv", [f"a text of {k} words,u{k % 2}" for k in range(60)], "looks like data"),
+}
+
+
+@pytest.mark.parametrize("case", HEADLESS)
+def test_a_table_without_a_header_is_refused(case: str, tmp_path: Path) -> None:
+    name, lines, message = HEADLESS[case]
+    (tmp_path / name).write_text("\n".join(lines))
+    with pytest.raises(RequestError, match=message):
+        written(tmp_path / "new", tmp_path / name)
+
+
+@pytest.mark.parametrize("names", ["a b 2 1", "0 1 2 3", "400.5 402.5 404.5 406.5"])
+def test_numbers_that_ascend_are_names(names: str, tmp_path: Path) -> None:
+    table().rename(columns=dict(zip("abcd", names.split(), strict=True))).to_csv(tmp_path / "a.csv", index=False)
+    assert len(written(tmp_path / "new", tmp_path / "a.csv").seen.shape) == 1
+
+
 # Files
 
 
@@ -206,11 +230,11 @@ def test_a_folder_of_any_name_names_the_run(folder: str, name: str, tmp_path: Pa
 @pytest.mark.parametrize("names", ["08 09 1e5 0x1F", "yes no null ~", "1:30 2024-01-01 <<  =", "#a b:_c {d [e"])
 def test_columns_and_paths_of_any_name(names: str, tmp_path: Path) -> None:
     four = [name.replace("_", " ") for name in names.split()]
-    frame = table(constant=[0] * 300).rename(columns=dict(zip("abcd", four, strict=True)) | {"kind": "2.0e1"})
+    frame = table(constant=[0] * 300).rename(columns=dict(zip("abcd", four, strict=True)) | {"kind": "2.0e6"})
     frame.to_csv(tmp_path / "a: #1.csv", index=False)
-    start.start(str(tmp_path / "new"), [str(tmp_path / "a: #1.csv")], [], "2.0e1")
+    start.start(str(tmp_path / "new"), [str(tmp_path / "a: #1.csv")], [], "2.0e6")
     data = RunConfig.load(str(tmp_path / "new" / "config.yaml")).data
-    assert data.feature_columns == tuple(four) and data.label_column == "2.0e1"
+    assert data.feature_columns == tuple(four) and data.label_column == "2.0e6"
     assert data.train == str(tmp_path / "a: #1.csv")
 
 

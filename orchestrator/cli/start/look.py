@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from orchestrator.cli.start import columns
 from orchestrator.cli.start.splits import Given
 from workers import storage
-from workers.data import dataset, encoded_tables, image_folders, memmap, memory, table_files
+from workers.data import dataset, encoded_tables, headers, image_folders, memmap, memory, table_files
 from workers.data.examples import Columns
 from workers.data.tables import Roles
 from workers.errors import RequestError
@@ -126,6 +126,9 @@ def _balance(data: dataset.Dataset) -> str:
 
 def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
     head = table_head(found.splits["train"])
+    headless = headers.note(found.splits["train"], head)
+    if headless is not None:
+        raise RequestError(headless)
     roles = columns.guessed(head, label, found.splits["train"])
     if roles.texts:
         section: dict[str, Any] = {
