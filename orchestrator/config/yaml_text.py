@@ -49,8 +49,9 @@ def dump(value: Any) -> str:
 
 def inline(value: Any) -> str:
     """`value` as YAML on one line, which `parse` maps to the same value behind a key or in a list."""
-    options = {"default_flow_style": True, "width": math.inf, "sort_keys": False, "allow_unicode": True}
-    shown: str = yaml.dump(value, Dumper=_InlineDumper, **options)
+    shown: str = yaml.dump(
+        value, Dumper=_InlineDumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
     return shown.removesuffix("\n").removesuffix("\n...")
 
 
