@@ -83,8 +83,8 @@ def _same(file: Path, original: Path) -> bool:
 def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     """Copy an example, and those that it refers to beside it; returns each with its folder.
 
-    target: its folder; None: `name` in the working directory. Raises: `RequestError` for an unknown name, and where a
-    file with another content would be overwritten; nothing is written then.
+    target: its folder; None: `name` in the working directory. Raises: `RequestError` for an unknown name, where a file
+    with another content would be overwritten, and where two examples would have one folder; nothing is written then.
     """
     known = every()
     if name not in known:
@@ -92,6 +92,12 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     place = Path(storage.absolute(target or name))
     copies = [(known[name], place)]
     copies += [(known[each], place.parent / each) for each in known[name].beside if each in known]
+    first = next((each for each, folder in copies[1:] if folder.resolve() == place.resolve()), None)
+    if first is not None:
+        raise RequestError(
+            f"--to '{place}': '{name}' refers to the example '{first.name}', whose copy goes into that folder. Name "
+            "another folder."
+        )
     taken = [
         folder / file
         for example, folder in copies

@@ -40,7 +40,9 @@ def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> li
         return found
     types = dict(config.get("available_node_types") or {})
     types.pop(config.get("head_node_type", ""), None)
-    most = int(config.get("max_workers", 0)) - sum(HEAD not in node for node in alive)
+    provider = str((config.get("provider") or {}).get("type", ""))
+    allowed = config["max_workers"] if "max_workers" in config else ray_private.most_workers(provider)
+    most = int(allowed) - sum(HEAD not in node for node in alive)
     for kind in sorted(types.values(), key=lambda kind: "teacher" not in kind.get("resources", {})):
         resources = {name: float(amount) for name, amount in (kind.get("resources") or {}).items()}
         if not resources.get("CPU"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from orchestrator.cluster import autoscaler, ray_private
 from orchestrator.cluster.resources import Machines
 from workers.errors import RequestError
 
-TYPES = "available_node_types"
+TYPES, HEAD_TYPE = "available_node_types", "head_node_type"
 
 
 def machines(path: str) -> Machines:
@@ -20,20 +21,61 @@ def machines(path: str) -> Machines:
 
     Raises: `RequestError` where the file is no description of a cluster, or does not say what its nodes have.
     """
-    config = _configuration(path)
-    types: Mapping[str, Any] = config[TYPES]
-    head = config.get("head_node_type", "")
-    for name, kind in types.items():
-        if not (kind or {}).get("resources"):
-            raise RequestError(
-                f"'{path}': node type '{name}' has no `resources`, which the cloud fills in when it starts. Expected "
-                "them in the file, such as `resources: {CPU: 4, GPU: 1}`."
-            )
-    there = [{**types[head]["resources"], autoscaler.HEAD: 1.0}] if head in types else []
-    nodes = autoscaler.nodes(there, config)
-    if not nodes:
-        raise RequestError(f"'{path}': no node; expected a node type with CPUs and `max_workers` above 0.")
+    config = _checked(path, _configuration(path))
+    head = config[TYPES][config[HEAD_TYPE]]
+    nodes = autoscaler.nodes([{**head["resources"], autoscaler.HEAD: 1.0}], config)
     return Machines(nodes, cuda=any(node.gpus for node in nodes))
+
+
+def _checked(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with numbers where numbers belong. Raises: `RequestError` with node type and key."""
+    types = config[TYPES]
+    if not isinstance(types, dict):
+        raise RequestError(f"'{path}', {TYPES}: found {_shown(types)}; expected a mapping of names to node types.")
+    checked = {str(name): _node_type(f"'{path}', node type '{name}'", kind) for name, kind in types.items()}
+    head = config.get(HEAD_TYPE)
+    if head not in checked:
+        raise RequestError(f"'{path}', {HEAD_TYPE}: found {_shown(head)}; expected one of {', '.join(checked)}.")
+    return {**config, TYPES: checked, **_most(f"'{path}', max_workers", config)}
+
+
+def _node_type(where: str, kind: Any) -> dict[str, Any]:
+    """A node type with its resources as numbers."""
+    resources = kind.get("resources") if isinstance(kind, dict) else None
+    if not resources:
+        raise RequestError(
+            f"{where} has no `resources`, which the cloud fills in when it starts. Expected them in the file, such as "
+            "`resources: {CPU: 4, GPU: 1}`."
+        )
+    if not isinstance(resources, dict):
+        raise RequestError(f"{where}, resources: found {_shown(resources)}; expected such as {{CPU: 4, GPU: 1}}.")
+    amounts = {name: _amount(f"{where}, resources.{name}", amount) for name, amount in resources.items()}
+    return {**kind, "resources": amounts, **_most(f"{where}, max_workers", kind)}
+
+
+def _amount(where: str, found: Any) -> float:
+    try:
+        amount = math.nan if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError):
+        amount = math.nan
+    if not 0 <= amount < math.inf:
+        unit = " of bytes" if where.endswith("memory") else ""
+        raise RequestError(f"{where}: found {_shown(found)}; expected a number{unit} from 0.")
+    return amount
+
+
+def _most(where: str, of: Mapping[str, Any]) -> dict[str, int]:
+    """`max_workers` where it is given."""
+    if "max_workers" not in of:
+        return {}
+    amount = _amount(where, of["max_workers"])
+    if amount != int(amount):
+        raise RequestError(f"{where}: found {amount:g}; expected a whole number.")
+    return {"max_workers": int(amount)}
+
+
+def _shown(found: Any) -> str:
+    return "nothing" if found is None else repr(found)
 
 
 def _configuration(path: str) -> Mapping[str, Any]:
@@ -45,13 +87,22 @@ def _configuration(path: str) -> Mapping[str, Any]:
     for document in documents:
         if document.get(TYPES):
             return document
-        spec = document.get("spec") or {}
-        cluster = spec.get("rayClusterSpec") if document.get("kind") == "RayJob" else spec
-        if document.get("kind") in ("RayCluster", "RayJob") and cluster:
-            return ray_private.configuration_of_manifest(
-                {"metadata": {"namespace": "default", "name": "cluster"}, "spec": cluster}
-            )
+        if document.get("kind") in ("RayCluster", "RayJob") and document.get("spec"):
+            return _of_manifest(path, document)
     raise RequestError(
         f"--cluster: '{path}' has neither `{TYPES}`, as a Ray cluster YAML, nor a RayCluster of Kubernetes. For a "
         "cluster that runs, set RAY_ADDRESS instead."
     )
+
+
+def _of_manifest(path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration that KubeRay's autoscaler derives from a manifest of Kubernetes."""
+    try:
+        spec = document["spec"]["rayClusterSpec"] if document["kind"] == "RayJob" else document["spec"]
+        named = {"metadata": {"namespace": "default", "name": "cluster"}, "spec": spec}
+        return ray_private.configuration_of_manifest(named)
+    except Exception as error:  # Ray's own code raises several types for what is missing or of another type
+        raise RequestError(
+            f"--cluster: '{path}': its {document['kind']} cannot be read ({type(error).__name__}: {error}). Expected "
+            "the manifest that KubeRay takes."
+        ) from error

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CONTROLLER, WORKER = "TrainController", "RayTrainWorker"
 """The class names of Ray Train's actors."""
 PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
+MOST_WORKERS = 2
+"""Workers that a cluster of Ray has at most by default, on the usual clouds."""
 """The logger that reports the upload of a job's folder."""
 
 
@@ -109,6 +111,16 @@ def actors_of_this_job(class_name: str) -> list[dict[str, Any]]:
 def actor_id(handle: Any) -> str:
     """The hexadecimal id of an actor, as in Ray's exceptions; a handle has no public access to it."""
     return str(handle._actor_id.hex())
+
+
+def most_workers(provider: str) -> int:
+    """Ray's `max_workers` of a cluster YAML that gives none. provider: its `provider.type`, which may be unknown."""
+    from ray.autoscaler._private import providers
+
+    try:
+        return int(providers._get_default_config({"type": provider})["max_workers"])
+    except (NotImplementedError, ImportError, OSError, KeyError):  # no such provider, or one of the user's own
+        return MOST_WORKERS
 
 
 def kuberay_configuration(cluster: str, namespace: str) -> Mapping[str, Any]:

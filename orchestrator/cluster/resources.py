@@ -13,6 +13,9 @@ from workers.errors import RequestError
 ROLE_SHARE = 0.001
 """Share of a node's role that an actor or worker requests; so small that a node with 1 holds any number of them."""
 
+UNITS = 10_000
+"""Units that Ray counts of one core or GPU."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -164,10 +167,15 @@ def check_student(student: StudentSpec, machines: Machines) -> None:
 
 def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
     """How many actors fit on a node. A share of a GPU belongs to one GPU, whose remainder may be too small."""
-    by_cpu = int(node.cpus // num_cpus)
+    by_cpu = times(num_cpus, node.cpus)
     if not num_gpus:
         return by_cpu
-    return min(by_cpu, int(node.gpus) * int(1 / num_gpus) if num_gpus < 1 else int(node.gpus // num_gpus))
+    return min(by_cpu, int(node.gpus) * times(num_gpus, 1.0) if num_gpus < 1 else times(num_gpus, node.gpus))
+
+
+def times(asked: float, there: float) -> int:
+    """How many times an amount of a resource is there, in Ray's units, which are exact where floats are not."""
+    return round(there * UNITS) // max(1, round(asked * UNITS))
 
 
 def _size(ensemble: EnsembleSpec, slots: int) -> int:

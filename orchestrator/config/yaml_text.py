@@ -7,6 +7,7 @@ values, since configurations and keyword arguments rely on it; as keys they are 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -46,6 +47,14 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
+def inline(value: Any) -> str:
+    """`value` as YAML on one line, which `parse` maps to the same value behind a key or in a list."""
+    shown: str = yaml.dump(
+        value, Dumper=_InlineDumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
+    return shown.removesuffix("\n").removesuffix("\n...")
+
+
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> MappingNode:  # here, before merge keys are resolved
         node: MappingNode = super().compose_mapping_node(anchor)
@@ -63,6 +72,15 @@ class _Loader(yaml.SafeLoader):
 
 class _Dumper(yaml.SafeDumper):
     pass
+
+
+class _InlineDumper(_Dumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_line(self, text: str) -> ScalarNode:
+        """A text; its line breaks are escaped, which only double quotes can."""
+        return self.represent_scalar(STRING, text, style='"' if text.splitlines() != [text] and text else None)
 
 
 def _ambiguous(_: _Loader, node: ScalarNode) -> Any:
@@ -86,4 +104,6 @@ def _resolve_as_yaml_1_2(of: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> N
 
 _resolve_as_yaml_1_2(_Loader)
 _resolve_as_yaml_1_2(_Dumper)
+_InlineDumper.yaml_implicit_resolvers = _Dumper.yaml_implicit_resolvers
+_InlineDumper.add_representer(str, _InlineDumper.represent_line)
 _Loader.add_constructor(AMBIGUOUS, _ambiguous)

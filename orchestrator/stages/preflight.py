@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,10 +74,8 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     Raises: `RequestError` with the key or file.
     """
     _check_found_again(config)
-    for stage in config.training_stages:
-        objective.build(stage.loss)
-    if config.ensemble.of_examples is not None:
-        mixture_weights.try_out(config.ensemble.of_examples)
+    for try_out in pieces_of_code(config):
+        try_out()
     wait_for("looking at storage and tracker")
     storage.probe_of_run(config.storage)
     mlflow_uri.reach(config.tracking.uri)
@@ -84,7 +83,26 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None:
         resources.place(config.ensemble, machines)
     wait_for("reading the data")
-    dataset = datasets.load(config.every_split, config.seed)
+    return check_on(config, datasets.load(config.every_split, config.seed), wait_for)
+
+
+def pieces_of_code(config: RunConfig) -> list[Callable[[], object]]:
+    """A check of each objective, rule of weights, metric and figure. They need no data, and raise `RequestError`."""
+    rule, given = config.ensemble.of_examples, ("probabilities", "labels")
+    return [
+        *(partial(objective.build, stage.loss) for stage in config.training_stages),
+        *([] if rule is None else [partial(mixture_weights.try_out, rule)]),
+        *(partial(factories.check_called, "evaluation.metrics", m, given) for m in config.evaluation.metrics),
+        partial(drawings.check, config.report.figures),
+    ]
+
+
+def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
+    """The checks of `check` that need the data: a training step of each model among them. Returns `dataset` with notes.
+
+    Raises: `RequestError`.
+    """
+    machines = connection.expected()
     config = config.for_classes(dataset.classes, dataset.label_names)
     top_k = config.distillation.top_k
     if top_k is not None and top_k > dataset.classes:
@@ -97,9 +115,6 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
         sampling.check(f"{key}.sample", group.sample, dataset)
     specialists.check(config, dataset)
     wait_for("trying the models")
-    for metric in config.evaluation.metrics:
-        factories.check_called("evaluation.metrics", metric, ("probabilities", "labels"))
-    drawings.check(config.report.figures)
     sequences.check(config.models, dataset)
     roles = _roles(config, dataset)
     notes = _check_models(config, dataset, roles)

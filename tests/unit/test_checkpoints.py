@@ -84,6 +84,16 @@ def test_state_dicts_of_torch(tmp_path: Path, archive: bool) -> None:
         checkpoints.load(other, str(path))
 
 
+def test_numbers_beside_weights_are_told(tmp_path: Path) -> None:
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save({"epoch": 3, "by": "me", **one.state_dict()}, tmp_path / "a.pt")
+    notes = checkpoints.load(other, str(tmp_path / "a.pt"))
+    assert torch.equal(one.weight, other.weight) and "'by', 'epoch': no weights" in notes[0]
+    torch.save({"_extra_state": 3, **one.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(RequestError, match="an unknown '_extra_state'"):
+        checkpoints.load(other, str(tmp_path / "a.pt"))
+
+
 def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path) -> None:
     (linear, filled), path = (nn.Linear(3, 2), nn.Linear(3, 2)), str(tmp_path / "a.pt")
     one, other = nn.Sequential(linear), nn.Sequential(filled)

@@ -13,7 +13,7 @@ from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cluster.autoscaler import HEAD, ROLES, possible
-from orchestrator.cluster.resources import Machines, Node, place
+from orchestrator.cluster.resources import Machines, Node, Placement, at_once, place
 from orchestrator.config.schema import EnsembleSpec
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,14 @@ def test_max_workers_of_the_teachers_is_the_size(name: str) -> None:
     assert size(config, [RAY_HEAD, up, up]) == 4, "those that are there already are some of them"
     config["max_workers"] = 3
     assert size(config, [RAY_HEAD]) == 3, "and no more than the cluster takes in all"
+
+
+@pytest.mark.parametrize(("cores", "asked", "slots"), [(1, 0.2, 5), (1, 0.1, 10), (3, 0.3, 10), (1, 0.3, 3), (8, 3, 2)])
+def test_shares_of_a_core_are_counted_exactly(cores: int, asked: float, slots: int) -> None:
+    assert at_once(Placement(1, 1, asked, 0.0), Machines((Node(cores, 0),), cuda=False)) == slots
+    assert at_once(Placement(1, 1, 0.1, asked), Machines((Node(64, cores),), cuda=True)) == {
+        0.2: 5, 0.1: 10, 0.3: 3 * cores, 3: 2
+    }[asked]  # fmt: skip
 
 
 def test_what_is_there_is_what_counts_without_an_autoscaler() -> None:

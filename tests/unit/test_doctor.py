@@ -15,7 +15,9 @@ from orchestrator.cli.checks.finding import Finding
 from orchestrator.cli.checks.machine import Driver, Torch
 from orchestrator.cli.command import main
 from orchestrator.cli.doctor import MACHINE
+from orchestrator.stages import preflight
 from tests.makers import write_config
+from workers.errors import RequestError
 
 GIB = 2**30
 CPU_BUILD, CUDA_BUILD = Torch("2.13.0+cpu", "", ()), Torch("2.13.0", "13.0", ())
@@ -105,6 +107,52 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "storage": ({"storage": "/proc/runs"}, "storage", "cannot be written"),
     "tracker": ({"tracking__uri": "http://127.0.0.1:9"}, "tracker", "no MLflow tracker"),
 }
+
+
+TRAINED: dict[str, tuple[dict[str, object], str, str]] = {
+    "term": ({"distillation": {"objective": [{"term": "sof"}]}}, "code", "'sof'"),
+    "own term": (
+        {"distillation": {"objective": [{"term": "models:Missing"}]}},
+        "code",
+        "no function or class 'Missing'",
+    ),
+    "weights": ({"ensemble__weights": {"factory": "models:nope"}}, "code", "no function or class 'nope'"),
+    "figure": ({"report": {"figures": [{"factory": "models:draw"}]}}, "code", "no function or class 'draw'"),
+    "figure's arguments": (
+        {"report": {"figures": [{"factory": "models:raises"}]}},
+        "code",
+        "cannot be called with (stud",
+    ),
+    "kwargs": ({"student__model__kwargs__bogus": 1}, "models", "bogus"),
+    "inputs": ({"student__model__kwargs__inputs": 9}, "models", "student"),
+    "classes": ({"student__model__kwargs__classes": 4}, "models", "student"),
+    "not written yet": ({"ensemble__model__factory": "later:net"}, "models", "return the network here"),
+    "cores": ({"ensemble__resources_per_member": {"num_cpus": 5000}}, "capacity", "asked for 5000 a member"),
+}
+"""What only a built model or objective shows."""
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_what_would_stop_a_run_once_it_builds_its_models(case: str, tmp_path: Path) -> None:
+    changes, name, message = TRAINED[case]
+    (tmp_path / "later.py").write_text('def net(**_):\n    raise NotImplementedError("return the network here")\n')
+    path = write_config(tmp_path, **changes)
+    finding = found(path, name)
+    assert finding.level == "stops" and message in finding.found
+    with pytest.raises(RequestError):  # as a run does
+        preflight.check(of(path))
+
+
+def test_models_are_built_where_the_data_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "LOADED_BYTES", 10)
+    assert found(write_config(tmp_path), "models") == Finding("models", "built; not tried without the data")
+    wrong = found(write_config(tmp_path, student__model__kwargs__bogus=1), "models")
+    assert wrong.level == "stops" and "bogus" in wrong.found
+
+
+def test_what_cannot_be_built_has_no_known_size(tmp_path: Path) -> None:
+    path = write_config(tmp_path, student__model__kwargs__bogus=1, ensemble__model__kwargs__bogus=1)
+    assert {name: found(path, name).level for name in ("disk", "memory")} == {"disk": "stops", "memory": "stops"}
 
 
 @pytest.mark.parametrize("case", WRONG)

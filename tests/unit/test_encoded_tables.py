@@ -42,6 +42,15 @@ def test_a_table_with_decimal_commas_empty_cells_and_categories(tmp_path: Path) 
     assert "3 columns are 5 numbers" in " ".join(found.notes)
 
 
+def test_a_first_line_of_data_is_noted(tmp_path: Path) -> None:
+    lines = "".join(f"{-k % 7}.5,{k % 3},{'uv'[k % 2]}\n" for k in range(20))
+    (tmp_path / "a.csv").write_text(lines)
+    noted = "the first line looks like data and was read as the names of columns ('0.5', '0', 'u'). Add a header line"
+    assert noted in " ".join(loaded(tmp_path / "a.csv", label_column="u").notes)
+    (tmp_path / "b.csv").write_text("0,1,kind\n" + lines)
+    assert "header" not in " ".join(loaded(tmp_path / "b.csv", label_column="kind").notes)
+
+
 def test_other_splits_are_encoded_as_train(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("a,b,y\n1,u,0\n3,v,1\n5,u,1\n7,v,0\n")
     (tmp_path / "test.jsonl").write_text('{"b": "w", "a": null, "y": 1}\n{"b": "v", "a": 9.5, "y": 0}\n')

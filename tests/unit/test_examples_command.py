@@ -51,6 +51,16 @@ def test_two_examples_may_refer_to_the_same_one(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "mnist" / "digits.py").read_text() == "mine" and not (tmp_path / "omitted-class").exists()
 
 
+def test_an_example_does_not_go_where_one_goes_that_it_refers_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("textcnn", "./textcnn/", "x/../textcnn"):
+        assert main(["examples", "annealing", "--to", folder]) == 2
+        assert "'annealing' refers to the example 'textcnn', whose copy goes into" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models.py").write_text("mine")
     assert main(["examples", "mnist", "--to", str(tmp_path)]) == 2

@@ -122,6 +122,30 @@ def test_a_named_label_must_be_there() -> None:
         guessed(table(), "gone")
 
 
+FLOWERS = [f"{k % 7 - 3.5:.2f},{k % 11:.2f},0.5{k % 3},{('virginica', 'setosa')[k % 2]}" for k in range(200)]
+HEADLESS: dict[str, tuple[str, list[str], str]] = {
+    "numbers": ("a.csv", FLOWERS, r"the first line looks like data and was read .* \('-3.50', '0.00', '0.50', "),
+    "twice the same": ("a.csv", [f"0,0,{k % 3}" for k in range(60)], "several columns .* or add a header line"),
+    "decimal commas": ("a.csv", [f"1,{k};{k};u{k % 2}" for k in range(60)], "looks like data"),
+    "tabs": ("a.tsv", [line.replace(",", "\t") for line in FLOWERS], "looks like data"),
+    "texts": ("a.csv", [f"a text of {k} words,u{k % 2}" for k in range(60)], "looks like data"),
+}
+
+
+@pytest.mark.parametrize("case", HEADLESS)
+def test_a_table_without_a_header_is_refused(case: str, tmp_path: Path) -> None:
+    name, lines, message = HEADLESS[case]
+    (tmp_path / name).write_text("\n".join(lines))
+    with pytest.raises(RequestError, match=message):
+        written(tmp_path / "new", tmp_path / name)
+
+
+@pytest.mark.parametrize("names", ["a b 2 1", "0 1 2 3", "400.5 402.5 404.5 406.5"])
+def test_numbers_that_ascend_are_names(names: str, tmp_path: Path) -> None:
+    table().rename(columns=dict(zip("abcd", names.split(), strict=True))).to_csv(tmp_path / "a.csv", index=False)
+    assert len(written(tmp_path / "new", tmp_path / "a.csv").seen.shape) == 1
+
+
 # Files
 
 
@@ -161,10 +185,48 @@ def test_a_large_file_is_read_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(look, "HEAD_BYTES", 2**14)
     seen = look.look(splits.given([str(tmp_path / "b.csv")], ""), None)
     assert seen.loaded is None and abs(seen.examples["train"] - 2000) < 100 and seen.shape == (4,)
-    assert "only its header and first rows were read" in seen.warnings[0]
+    assert "only its header and some of its rows were read" in seen.warnings[0]
     np.savez(tmp_path / "c.npz", x=np.zeros((500, 28, 28), np.uint8), y=np.arange(500) % 7)
     seen = look.look(splits.given([str(tmp_path / "c.npz")], ""), None)
     assert (seen.shape, seen.classes, seen.scale, seen.examples) == ((28, 28), 7, 255.0, {"train": 500})
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_large_file_sorted_by_its_label(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = table(6000).sort_values("kind")
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path, index=False, row_group_size=500)
+    elif ending == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False)
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    monkeypatch.setattr(look, "HEAD_BYTES", 2**15)
+    monkeypatch.setattr(look, "HEAD_ROWS", 1000)
+    seen = look.look(splits.given([str(path)], ""), None)
+    assert seen.data["label_column"] == "kind" and seen.label_names == ("u", "v", "w")
+    assert seen.classes == 3 and abs(seen.examples["train"] - 6000) < 900
+
+
+def test_a_large_file_of_one_class_in_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'{k},"of two\nlines",{int(k >= 900)}' for k in range(1000)]  # pieces of it could begin within a value
+    (tmp_path / "a.csv").write_text("\n".join(["x,z,label", *rows]) + "\n")
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    monkeypatch.setattr(look, "HEAD_BYTES", 2**12)
+    with pytest.raises(RequestError, match=r"1 different value in the rows that were read; .* sorted by it, shuffle"):
+        look.look(splits.given([str(tmp_path / "a.csv")], ""), None)
+
+
+def test_names_as_labels_of_a_large_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    np.savez(tmp_path / "a.npz", x=np.zeros((500, 5), np.float32), y=np.array(["u", "v", "w", "v"] * 125))
+    seen = look.look(splits.given([str(tmp_path / "a.npz")], ""), None)
+    assert (seen.classes, seen.label_names) == (3, ("u", "v", "w"))
+    for labels, message in ((np.array(["u", 1] * 250, object), "array of text"), (np.zeros(0), "no labels in 'y'")):
+        np.savez(tmp_path / "b.npz", x=np.zeros((500, 5), np.float32), y=labels)
+        with pytest.raises(RequestError, match=message):
+            look.look(splits.given([str(tmp_path / "b.npz")], ""), None)
 
 
 # What is written
@@ -190,6 +252,34 @@ def test_in_the_folder_of_the_data_paths_are_relative(tmp_path: Path) -> None:
     written(tmp_path)
     assert "  train: train.parquet  #" in (tmp_path / "config.yaml").read_text()
     runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("2024", "2024"), ("yes", "yes"), ("007", "007"), ("日本 #2", "2"), ("~", "table"), ("a" * 150, "a" * 100)],
+)
+def test_a_folder_of_any_name_names_the_run(folder: str, name: str, tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    written(tmp_path / folder, tmp_path / "train.csv")
+    config = RunConfig.load(str(tmp_path / folder / "config.yaml"))
+    assert config.name == config.tracking.experiment == name
+
+
+@pytest.mark.parametrize("names", ["08 09 1e5 0x1F", "yes no null ~", "1:30 2024-01-01 <<  =", "#a b:_c {d [e"])
+def test_columns_and_paths_of_any_name(names: str, tmp_path: Path) -> None:
+    four = [name.replace("_", " ") for name in names.split()]
+    frame = table(constant=[0] * 300).rename(columns=dict(zip("abcd", four, strict=True)) | {"kind": "2.0e6"})
+    frame.to_csv(tmp_path / "a: #1.csv", index=False)
+    start.start(str(tmp_path / "new"), [str(tmp_path / "a: #1.csv")], [], "2.0e6")
+    data = RunConfig.load(str(tmp_path / "new" / "config.yaml")).data
+    assert data.feature_columns == tuple(four) and data.label_column == "2.0e6"
+    assert data.train == str(tmp_path / "a: #1.csv")
+
+
+def test_names_of_layers_are_written_as_python(tmp_path: Path) -> None:
+    guess = chains.Guess((('a"b\\', "nn.Linear(1, 1)"),), 1.0, 0.0)
+    compile(guess.function("member", 1), "models.py", "exec")
+    compile(checkpoints._place("member", {"a\nb": (1,)}), "models.py", "exec")
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (16, 16, 3), (3, 12, 12), (5,), (4, 6)])
@@ -341,6 +431,45 @@ def test_a_network_of_another_kind_has_a_place(tmp_path: Path) -> None:
     assert "put the class of the network into `member` of models.py" in found.members.missing[0]
     models = (tmp_path / "new" / "models.py").read_text()
     assert "#   weight_ih_l0 [12, 4]" in models and "raise NotImplementedError" in models
+
+
+def test_what_else_a_file_of_weights_holds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    table(600).sort_values("kind").to_csv(tmp_path / "train.csv", index=False)
+    x, y = (torch.from_numpy(each) for each in blobs(600, 1, inputs=4))
+    torch.save({"epoch": 3, **trained(mlp(nn.ReLU), x, y).state_dict()}, tmp_path / "a.pt")
+    found = written(tmp_path / "new", tmp_path / "train.csv", given=(tmp_path / "a.pt",))
+    assert not found.members.missing and "nn.ReLU()" in found.members.functions[0]
+
+
+def test_the_examples_that_a_choice_is_tried_on_are_of_all_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chains, "TRIED", 90)
+    table(600).sort_values("kind").to_csv(tmp_path / "train.csv", index=False)
+    torch.save(mlp(nn.ReLU).state_dict(), tmp_path / "a.pt")
+    seen = look.look(splits.given([str(tmp_path / "train.csv")], ""), None)
+    tried: list[list[int]] = []
+    monkeypatch.setattr(chains, "best", lambda layers, weights, x, y: tried.append(y.bincount().tolist()))
+    checkpoints.look([str(tmp_path / "a.pt")], seen)
+    assert len(tried[0]) == 3 and min(tried[0]) > 10
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 1), (1, 12, 12), (12, 12, 3)])
+def test_convolutions_and_the_place_of_channels(shape: tuple[int, ...], tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz", x=np.random.default_rng(0).random((60, *shape)).astype(np.float32), y=np.arange(60) % 3
+    )
+    torch.save(Named().state_dict(), tmp_path / "a.pt")
+    seen = look.look(splits.given([str(tmp_path / "a.npz")], ""), None)
+    if shape[-1] == 3:
+        with pytest.raises(RequestError, match=r"takes 1 numbers .* the data have 3 and 3"):
+            checkpoints.look([str(tmp_path / "a.pt")], seen)
+        return
+    found = checkpoints.look([str(tmp_path / "a.pt")], seen)
+    last = shape[-1] == 1
+    assert ("have channels last; put a network that permutes them" in " ".join(found.missing)) == last
+    assert ("raise NotImplementedError" in found.functions[0]) == last
 
 
 def test_checkpoints_that_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.config import yaml_text
 from orchestrator.config.run_config import RunConfig
@@ -55,6 +57,29 @@ def test_what_has_two_readings_is_refused(text: str, message: str) -> None:
 def test_what_is_written_is_read_again(text: str) -> None:
     value = {"kwargs": {text: text}, "numbers": [1e-5, 1e20, 3, -0.0]}
     assert yaml_text.parse(yaml_text.dump(value)) == value
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    st.from_regex(r"[-+.]?[0-9._eExXob:]{1,6}|[?!&*%@`|>{}\[\],#'\" :-]{1,4}\w?", fullmatch=True),
+    st.sampled_from(
+        ["yes", "No", "on", "~", "null", "08", "1e5", "2024-01-01", "=", "<<", "a #b", "a: b", "a\n---\nb"]
+    ),
+)
+
+
+@given(value=TEXTS | st.lists(TEXTS, max_size=4) | st.dictionaries(TEXTS, TEXTS))
+def test_a_value_on_one_line_is_read_again_behind_any_key(value: Any) -> None:
+    shown = yaml_text.inline(value)
+    text = f"a:\n  b: {shown}  # a comment\n  c:\n    - {shown}\nd: {{e: {yaml_text.inline({'f': value})}}}\n"
+    assert yaml_text.parse(text) == {"a": {"b": value, "c": [value]}, "d": {"e": {"f": value}}}
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_long_value_stays_on_one_line() -> None:
+    value = ["a column " * 20] * 200
+    shown = yaml_text.inline(value)
+    assert "\n" not in shown and "&" not in shown and yaml_text.parse(shown) == value
 
 
 def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None:

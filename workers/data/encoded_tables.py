@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from workers.data import label_names, table_files, tables
+from workers.data import headers, label_names, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
 from workers.errors import RequestError
@@ -54,6 +54,7 @@ def read(
 ) -> dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]]:
     """Features [N, D] float32 and labels of each split. Raises: `RequestError` with the file and the column."""
     found = {split: table_files.read(uri) for split, uri in uris.items()}
+    notes += [note for split, uri in uris.items() if (note := headers.note(uri, found[split])) is not None]
     names = feature_names(found["train"], roles)
     for split, table in found.items():
         wanted = [*names, *([roles.label] if split in LABELLED else [])]

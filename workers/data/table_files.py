@@ -21,6 +21,8 @@ from workers.errors import RequestError
 
 SEPARATORS = (",", ";", "\t", "|")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+WITH_A_HEADER_LINE = (".csv", ".tsv")
+"""Endings of files whose first line names the columns; other kinds have the names apart."""
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 SNIFFED_LINES = 50
 LARGEST_BLOCK = 2**31 - 1
@@ -72,7 +74,10 @@ def parsed(uri: str, content: bytes, reader: Callable[[bytes], pa.Table] | None 
         raise RequestError(f"'{uri}': cannot be read as a table ({str(error).splitlines()[0]}).") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise RequestError(f"'{uri}': several columns are called '{twice[0]}'. Expected each name once; rename them.")
+        hint = ", or add a header line where the first line is data" if ending(uri) in WITH_A_HEADER_LINE else ""
+        raise RequestError(
+            f"'{uri}': several columns are called '{twice[0]}'. Expected each name once; rename them{hint}."
+        )
     return table
 
 

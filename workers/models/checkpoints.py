@@ -23,6 +23,8 @@ from workers.models.checkpoint_files import SAVE_CALL, VERSIONS
 
 logger = logging.getLogger(__name__)
 
+EXTRA_STATE = "_extra_state"
+"""How torch ends the name of what `get_extra_state` of a module returns."""
 CONFIG = "config.json"
 """Name of the configuration beside the weights in a folder, as `save_pretrained` writes it."""
 STATE = "state.pt"
@@ -80,6 +82,11 @@ def _fill(module: nn.Module, weights: checkpoint_files.Weights, source: str) -> 
     except Exception as error:  # torch raises for shapes; a module's load hooks may raise anything
         misfit = _misshapen(own, weights) or _first(str(error).splitlines()[1:] or [str(error)], str)
         raise _unfit(source, misfit) from error
+    told = [
+        name for name in sorted(unexpected) if not isinstance(weights[name], Tensor) and not name.endswith(EXTRA_STATE)
+    ]
+    notes += [f"{source}: {', '.join(map(repr, told))}: no weights; they were not used."] if told else []
+    unexpected = [name for name in unexpected if name not in told]
     state = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)}
     missing = sorted(name for name in missing if not _filled(name, state, weights))
     misfit = _misnamed(missing, sorted(unexpected)) or _differing(state, weights)

@@ -1,4 +1,4 @@
-"""What a configuration needs: storage, tracker, packages, code, checkpoints, data, disk and memory."""
+"""What a configuration needs: storage, tracker, packages, code, checkpoints, data, models, disk and memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
 from orchestrator.cli.checks.finding import Check, Finding
+from orchestrator.cluster import resources
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import WORDS, MemberGroup
 from orchestrator.plan.facts import DataFacts
@@ -19,7 +20,7 @@ from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
-from workers.specs import AnyModel, FactorySpec, ModelSpec, OnnxModel, SklearnFile, TransformersModel
+from workers.specs import AnyModel, FactorySpec, ModelSpec, NetworkModel, OnnxModel, SklearnFile, TransformersModel
 
 EXTRAS = {
     "transformers": "text",
@@ -84,6 +85,16 @@ class Request:
         weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
         return sum(storage.size(uri) for uri in weights) // FLOAT_BYTES
 
+    def build(self) -> None:
+        """Build each different model as a run does it, where the data cannot tell more. Raises: `RequestError`."""
+        from workers.models import predictor, torch_module
+
+        for model in {model.model_dump_json(): model for model in _models(self.config)}.values():
+            if isinstance(model, NetworkModel):
+                torch_module.build(model)
+            else:
+                predictor.kind_of(model).made(model)
+
     def members(self) -> list[MemberGroup]:
         """The group of each member; five where the cluster decides how many there are."""
         ensemble = self.config.ensemble
@@ -100,6 +111,8 @@ def checks(request: Request) -> list[Check]:
         ("code", partial(code, config)),
         ("checkpoints", partial(checkpoints, config)),
         ("data", partial(data, request)),
+        ("capacity", partial(capacity, config)),
+        ("models", partial(models, request)),
         ("disk", partial(disk, request)),
         ("memory", partial(room, request)),
     ]
@@ -174,23 +187,81 @@ def _of_places(config: RunConfig) -> Iterator[str]:
 
 
 def code(config: RunConfig) -> Finding:
-    """Whether the functions and classes that the configuration names can be imported; importing executes modules."""
+    """Whether the functions and classes that the configuration names can be imported; importing executes modules.
+
+    Objectives are built, and rules of weights, metrics and figures are called or bound as before a run.
+    """
+    from orchestrator.stages import preflight
     from workers.user_code import factories
 
     named = [(each.factory, each.folder) for each in _models(config) if isinstance(each, FactorySpec)]
-    named += [(each.factory, each.folder) for each in config.evaluation.metrics]
+    named += [(each.factory, each.folder) for each in (*config.evaluation.metrics, *config.report.figures)]
     named += [(config.data.code, config.data.folder)] if config.data.code is not None else []
-    wrong = []
-    for factory, folder in dict.fromkeys(named):
-        try:
-            factories.load(factory, folder)
-        except RequestError as error:
-            wrong.append(str(error))
-        except Exception as error:  # the user's own module raised it
-            wrong.append(f"'{factory}': {type(error).__name__}: {error}")
+    tried = {factory: partial(factories.load, factory, folder) for factory, folder in dict.fromkeys(named)}
+    wrong = [_raised(try_out, f"'{factory}'") for factory, try_out in tried.items()]
+    wrong += [_raised(try_out, "the objective") for run in _runs(config) for try_out in preflight.pieces_of_code(run)]
+    wrong = [each for each in dict.fromkeys(wrong) if each]
     if wrong:
         return Finding("code", "\n  ".join(wrong), "stops")
-    return Finding("code", ", ".join(dict.fromkeys(factory for factory, _ in named)) or "none of your own")
+    return Finding("code", ", ".join(tried) or "none of your own")
+
+
+def _raised(try_out: Callable[[], object], what: str) -> str:
+    """What a check raises, as a message; empty for nothing. what: names the user's own code."""
+    try:
+        try_out()
+    except RequestError as error:
+        return str(error)
+    except Exception as error:  # the user's own module raised it
+        return f"{what}: {type(error).__name__}: {error}"
+    return ""
+
+
+def capacity(config: RunConfig) -> Finding:
+    """Whether this machine has what members and student ask for."""
+    from orchestrator.cluster import connection
+
+    machines = connection.expected()
+    if machines is None:
+        return Finding("capacity", "decided by the cluster")
+    try:
+        placement = resources.place(config.ensemble, machines)
+        for run in _runs(config):
+            resources.check_student(run.student, machines)
+    except RequestError as error:
+        return Finding("capacity", str(error), "stops")
+    return Finding("capacity", f"{placement.size} members, {placement.actors} at once")
+
+
+def models(request: Request) -> Finding:
+    """Whether each model can be built, and takes a training step on some of the data, as before a run."""
+    from orchestrator.stages import preflight
+
+    notes: tuple[str, ...] = ()
+
+    def try_out() -> None:
+        nonlocal notes
+        loaded = _loaded(request)
+        if loaded is None:
+            request.build()
+            return
+        found = preflight.check_on(request.config, loaded).notes
+        notes = tuple(note for note in found if note not in loaded.notes)
+        preflight.check_further(request.config)
+
+    wrong = _raised(try_out, "a model")
+    if wrong:
+        return Finding("models", wrong, "stops")
+    done = "built and tried on examples" if _loaded(request) is not None else "built; not tried without the data"
+    return Finding("models", "".join([done, *(f"\n  {note}" for note in notes)]), "warning" if notes else "ok")
+
+
+def _loaded(request: Request) -> Dataset | None:
+    """The data set; None where it is wrong, which another check reports, or too large."""
+    try:
+        return request.loaded
+    except RequestError:
+        return None
 
 
 def checkpoints(config: RunConfig) -> Finding:
@@ -233,7 +304,7 @@ def disk(request: Request, free: int | None = None) -> Finding:
     try:
         needed = _stored_bytes(request)
     except RequestError:
-        return Finding("disk", UNKNOWN)
+        return Finding("disk", UNKNOWN, "stops")
     found = f"{memory.size(free)} free, and a run stores about {memory.size(needed)}"
     return Finding("disk", found, "ok" if free > needed else "stops")
 
@@ -253,11 +324,12 @@ def room(request: Request, available: int | None = None, cores: int | None = Non
     """Whether memory has room for the data, and for the networks that train at once."""
     cores = cores or os.cpu_count() or 1
     available = memory.available() if available is None else available
-    at_once = max(1, min(len(request.members()), int(cores / request.config.ensemble.resources_per_member.num_cpus)))
+    asked = request.config.ensemble.resources_per_member.num_cpus
+    at_once = max(1, min(len(request.members()), resources.times(asked, cores)))
     try:
         needed = _held_bytes(request, at_once)
     except RequestError:
-        return Finding("memory", UNKNOWN)
+        return Finding("memory", UNKNOWN, "stops")
     found = (
         f"{memory.size(available)} available; {at_once} members at once and the data take about {memory.size(needed)}"
     )

@@ -7,6 +7,7 @@ choice is tried on labelled examples. The most likely one is proposed: a network
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class Guess:
 
     def function(self, name: str, examples: int) -> str:
         """The text of a function of `models.py`."""
-        rows = "".join(f'            ("{layer}", {code}),\n' for layer, code in self.layers)
+        rows = "".join(
+            f"            ({json.dumps(layer, ensure_ascii=False)}, {code}),\n" for layer, code in self.layers
+        )
         return (
             f"\n\ndef {name}() -> nn.Module:\n"
             '    """The network of the checkpoints, guessed from the names and shapes of its layers.\n\n'

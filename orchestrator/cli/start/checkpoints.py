@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from orchestrator.cli.start import chains
 from orchestrator.cli.start.look import Seen
-from orchestrator.cli.start.recipe import TOKENS
+from orchestrator.cli.start.recipe import TOKENS, channels_of
 from workers import storage
-from workers.data.arrays import as_tensor
+from workers.data.arrays import as_tensor, spread
 from workers.data.examples import Columns
 from workers.errors import RequestError
 from workers.models import checkpoint_files
@@ -120,22 +121,24 @@ def _skops(uri: str, found: Members) -> None:
 
 def _networks(uris: Sequence[str], seen: Seen, found: Members) -> None:
     """Groups of state dicts of one architecture each."""
-    alike: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+    alike: dict[tuple[Any, ...], list[tuple[str, dict[str, Tensor]]]] = {}
     for uri in uris:
         weights, _ = checkpoint_files.read(uri)
         checkpoint_files.plain(weights, (), uri)
-        shapes = tuple(sorted((name, tuple(value.shape)) for name, value in weights.items() if hasattr(value, "shape")))
-        alike.setdefault(shapes, []).append((uri, weights))
+        tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+        alike.setdefault(tuple(sorted((name, tuple(value.shape)) for name, value in tensors.items())), []).append(
+            (uri, tensors)
+        )
     for number, files in enumerate(alike.values()):
         function = "member" if len(alike) == 1 else f"member_{number}"
         found.groups.append({"model": {"factory": f"models:{function}"}, "checkpoints": [uri for uri, _ in files]})
         found.functions.append(_function(function, files, seen, found))
 
 
-def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen, found: Members) -> str:
+def _function(name: str, files: Sequence[tuple[str, dict[str, Tensor]]], seen: Seen, found: Members) -> str:
     """The text of the factory of some checkpoints."""
     uri, weights = files[0]
-    shapes = {key: tuple(value.shape) for key, value in weights.items() if hasattr(value, "shape")}
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
     described = f"{len(files)} {'checkpoint' if len(files) == 1 else 'checkpoints'} like '{_name(uri)}'"
     layers = chains.layers_of(shapes)
     if layers is None or seen.loaded is None or isinstance(seen.loaded.train.x, Columns):
@@ -144,8 +147,15 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen
         )
         return _place(name, shapes)
     _check_widths(layers, uri, seen)
+    if layers[0].kind == "conv" and channels_of(seen.shape)[1]:
+        found.missing.append(
+            f"{described}: convolutions, which take images [channels, height, width], and the data have channels last; "
+            f"put a network that permutes them into `{name}` of models.py"
+        )
+        return _place(name, shapes)
     data = seen.loaded.train
-    labelled = (data.y >= 0).nonzero()[0][: chains.TRIED]
+    labelled = (data.y >= 0).nonzero()[0]
+    labelled = labelled[spread(len(labelled), chains.TRIED)]
     x, y = as_tensor(np.asarray(data.x[labelled])), torch.from_numpy(data.y[labelled])
     guess = chains.best(layers, {key: value.float() for key, value in weights.items()}, x, y)
     if guess is None:
@@ -165,8 +175,8 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Any]]], seen: Seen
 
 def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
     first, last = layers[0], layers[-1]
-    width = seen.shape[0] if first.kind == "conv" and len(seen.shape) == 3 else 1
-    width = width if first.kind == "conv" else int(torch.Size(seen.shape).numel())
+    channels = channels_of(seen.shape)[0] if len(seen.shape) in (2, 3) else 1
+    width = channels if first.kind == "conv" else int(torch.Size(seen.shape).numel())
     if first.inputs != width or last.outputs != seen.classes:
         raise RequestError(
             f"--checkpoint '{uri}': takes {first.inputs} numbers (or channels) and has {last.outputs} classes; the "
@@ -176,7 +186,9 @@ def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
 
 def _place(name: str, shapes: chains.Shapes) -> str:
     """A function in which the user puts the network's class."""
-    listed = "".join(f"    #   {key} {list(shape)}\n" for key, shape in list(shapes.items())[:12])
+    listed = "".join(
+        f"    #   {key if key.isprintable() else repr(key)} {list(shape)}\n" for key, shape in list(shapes.items())[:12]
+    )
     more = f"    #   and {len(shapes) - 12} more\n" if len(shapes) > 12 else ""
     return (
         f"\n\ndef {name}() -> nn.Module:\n"

@@ -48,8 +48,8 @@ class Roles:
     reasons: tuple[str, ...]
 
 
-def guessed(table: pa.Table, label: str | None, where: str) -> Roles:
-    """The roles in the first rows of the training set. label: as the user names it.
+def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = True) -> Roles:
+    """The roles in rows of the training set. label: as the user names it. whole: whether these are all its rows.
 
     Raises: `RequestError` where no column can be the label, or it is a quantity, or has one value.
     """
@@ -57,7 +57,7 @@ def guessed(table: pa.Table, label: str | None, where: str) -> Roles:
         raise RequestError(f"'{where}': no rows. Expected a table with a header and examples.")
     seen = {name: _seen(name, table.column(name)) for name in table.column_names}
     name, why = _label(seen, table.num_rows, label, where)
-    _check_label(seen[name], table, where)
+    _check_label(seen[name], table, where, whole=whole)
     others = {each: column for each, column in seen.items() if each != name}
     texts = [each for each in others if is_free_text(table.column(each))]
     if texts:
@@ -120,13 +120,17 @@ def _may_be_label(column: Column, rows: int) -> bool:
     return of_classes and 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
 
 
-def _check_label(column: Column, table: pa.Table, where: str) -> None:
+def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) -> None:
     texts = encoded_tables.texts_of(table.column(column.name), where)  # refuses numbers with a fraction
     different = len({each for each in texts if each is not None})
     if different < 2:
+        read, sorted_ = (
+            ("", "") if whole else (" in the rows that were read", "; if rows are sorted by it, shuffle them")
+        )
         raise RequestError(
             f"'{where}': the label '{column.name}' has {different} different "
-            f"{'value' if different == 1 else 'values'}; expected at least two classes. --label names another column."
+            f"{'value' if different == 1 else 'values'}{read}; expected at least two classes. --label names another "
+            f"column{sorted_}."
         )
     if different > MOST_CLASSES or different * 2 > len(texts) > 10:
         what = "a quantity" if encoded_tables.is_number(column.type) else "free text or an id"

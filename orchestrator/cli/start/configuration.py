@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.cli.start.checkpoints import Members
 from orchestrator.cli.start.look import Seen
 from orchestrator.cli.start.recipe import MEMBERS, TOKENS, Recipe
+from orchestrator.config.yaml_text import inline
 from workers import storage
 
 SCHEMA = "stillhouse.schema.json"
@@ -37,7 +36,7 @@ def text(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: Pat
 def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: Path, tokenizer: str) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA}"
     yield "# Written by `stillhouse init`. `stillhouse run config.yaml` runs it; docs/CONFIGURATION.md has every key."
-    yield f"name: {name}  # of the run: results are in <storage>/{name}"
+    yield f"name: {inline(name)}  # of the run: results are in <storage>/{name}"
     yield "seed: 0"
     yield "storage: runs  # a folder, or a URI such as s3://bucket/runs"
     yield "data:"
@@ -57,7 +56,7 @@ def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: P
         yield f"  baseline_training: {inline(recipe.baseline_training)}  # on labelled examples alone, so more epochs"
     yield "tracking:"
     yield '  uri: "sqlite:///mlflow.db"  # of MLflow: a database, or a server such as http://HOST:5000'
-    yield f"  experiment: {name}"
+    yield f"  experiment: {inline(name)}"
 
 
 def _ensemble(groups: list[dict[str, Any]], seen: Seen, recipe: Recipe, tokenizer: str) -> Iterator[str]:
@@ -84,12 +83,6 @@ def _model(recipe: Recipe, kwargs: Mapping[str, Any], tokenizer: str) -> Iterato
         yield f"    tokenizer: {inline(tokenizer)}"
         yield f"    max_length: {TOKENS}  # tokens at which texts are cut"
     yield f"    kwargs: {inline(dict(kwargs))}"
-
-
-def inline(value: Any) -> str:
-    """A value as YAML on one line."""
-    shown = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
-    return shown.removesuffix("\n").removesuffix("\n...")
 
 
 def located(value: Any, folder: Path) -> Any:

@@ -1,10 +1,12 @@
 """Looks at the user's data: its splits and columns, its classes, and what is noteworthy. It reads large files in part.
 
-Data of up to `WHOLE_BYTES` are loaded and checked as a run does it; of larger ones, headers and the first rows.
+Data of up to `WHOLE_BYTES` are loaded and checked as a run does it; of larger ones, headers and some rows.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import posixpath
 import zipfile
 from collections.abc import Mapping
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from orchestrator.cli.start import columns
 from orchestrator.cli.start.splits import Given
 from workers import storage
-from workers.data import dataset, encoded_tables, image_folders, memmap, memory, table_files
+from workers.data import dataset, encoded_tables, headers, image_folders, memmap, memory, table_files
+from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
 from workers.errors import RequestError
@@ -30,6 +34,8 @@ HEAD_BYTES = 2**25
 """Bytes of a larger table that are read."""
 HEAD_ROWS = 100_000
 """Rows of a Parquet file that are read, where it is larger."""
+PIECES = 64
+"""Places spread over a larger table at which rows are read, since its first rows may be of one class."""
 TEST_SHARE = 0.2
 EXPECTED = ("numbers, since some are", "look like pixels in bytes")
 """Of notes that speak of what this command takes care of."""
@@ -125,8 +131,11 @@ def _balance(data: dataset.Dataset) -> str:
 
 
 def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
-    head = table_head(found.splits["train"])
-    roles = columns.guessed(head, label, found.splits["train"])
+    head, times = _rows(found.splits["train"])
+    headless = headers.note(found.splits["train"], head)
+    if headless is not None:
+        raise RequestError(headless)
+    roles = columns.guessed(head, label, found.splits["train"], whole=times == 1)
     if roles.texts:
         section: dict[str, Any] = {
             "kind": "text",
@@ -142,26 +151,56 @@ def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
 
 
 def table_head(uri: str) -> pa.Table:
-    """The first rows of a table; all of a small one."""
+    """All rows of a small table; of a larger one its first rows, and some from the places behind them."""
+    return _rows(uri)[0]
+
+
+def _rows(uri: str) -> tuple[pa.Table, float]:
+    """`table_head`, and how many times as many rows the file has, roughly; 1 for all of them."""
+    size = storage.size(uri)
+    if size <= WHOLE_BYTES:
+        return table_files.read(uri), 1.0
     if table_files.ending(uri) == ".parquet":
-        return _parquet_head(uri)
-    if storage.size(uri) <= WHOLE_BYTES:
-        return table_files.read(uri)
-    content = storage.read_with(uri, lambda file: file.read(HEAD_BYTES))
-    is_text = b"\0" not in content
-    return table_files.parsed(uri, content[: content.rfind(b"\n") + 1] if is_text else content)
+        return _of_parquet(uri)
+    in_pieces = posixpath.splitext(uri.lower())[1] not in table_files.COMPRESSED
+    content = storage.read_with(uri, lambda file: _pieces(file, size) if in_pieces else _lines(file, HEAD_BYTES))
+    return table_files.parsed(uri, content), max(1.0, size / len(content))
 
 
-def _parquet_head(uri: str) -> pa.Table:
+def _lines(file: Any, most: int) -> bytes:
+    """The whole lines in the next bytes; all of what is no text."""
+    content: bytes = file.read(most)
+    return content if b"\0" in content else content[: content.rfind(b"\n") + 1]
+
+
+def _pieces(file: Any, size: int) -> bytes:
+    """The first lines of a file of `size` bytes, and lines from further places, where a line is a row."""
+    head = _lines(file, HEAD_BYTES // 2)
+    if b"\0" in head or any(line.count(b'"') % 2 for line in head.split(b"\n")):  # a quoted value of several lines
+        return head
+    each = HEAD_BYTES // 2 // PIECES
+    found = [head]
+    for start in np.linspace(HEAD_BYTES // 2, size - each, PIECES).astype(int):
+        file.seek(int(start))
+        file.readline()
+        found.append(_lines(file, each))
+    return b"".join(found)
+
+
+def _of_parquet(uri: str) -> tuple[pa.Table, float]:
+    """`_rows` of a large Parquet file: the first rows of groups spread over it."""
     if not storage.is_local(uri):
-        return table_files.read(uri)
+        return table_files.read(uri), 1.0
     try:
         with pq.ParquetFile(uri, memory_map=True) as file:
-            batch = next(file.iter_batches(HEAD_ROWS), None)
-            empty = file.schema_arrow.empty_table()
+            groups = spread(file.num_row_groups, PIECES).tolist()
+            most = math.ceil(HEAD_ROWS / max(1, len(groups)))
+            batches = [batch for k in groups for batch in itertools.islice(file.iter_batches(most, row_groups=[k]), 1)]
+            found = pa.Table.from_batches(batches, file.schema_arrow)
+            times = file.metadata.num_rows / max(1, found.num_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"'{uri}': not a Parquet file ({str(error).splitlines()[0]}).") from error
-    return table_files.flat(empty if batch is None else pa.Table.from_batches([batch]))
+    return table_files.flat(found), times
 
 
 def _npz(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -236,20 +275,31 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
     if found.kind == "npz":
         shape, kind = npz_shapes(train)[section.get("feature_columns", ["x"])[0]]
         label = section.get("label_column", "y")
-        values = storage.read_with(train, lambda file: np.unique(np.load(file, allow_pickle=False)[label]))
+        values = _different(train, label)
         return _unloaded(
             section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
         )
-    head = table_head(train)
+    head, times = _rows(train)
     texts = encoded_tables.texts_of(head.column(section["label_column"]), train)
     values = np.unique([each for each in texts if each is not None])
-    rows = round(head.num_rows * max(1.0, storage.size(train) / HEAD_BYTES))
-    if table_files.ending(train) == ".parquet":
-        rows = pq.ParquetFile(train).metadata.num_rows
+    rows = round(head.num_rows * times)
     roles = Roles(section["label_column"], section.get("feature_columns"))
     names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
     return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
+
+
+def _different(uri: str, label: str) -> NDArray[Any]:
+    """The different labels of an npz. Raises: `RequestError` where it has none, or they are Python's objects."""
+    try:
+        values = storage.read_with(uri, lambda file: np.unique(np.load(file, allow_pickle=False)[label]))
+    except RequestError as error:
+        raise RequestError(
+            f"the labels '{label}' of {error} Expected class ids, or names as an array of text."
+        ) from error
+    if not len(values):
+        raise RequestError(f"'{uri}': no labels in '{label}'; expected one for each example.")
+    return values
 
 
 def _unloaded(
@@ -262,13 +312,16 @@ def _unloaded(
     scale: float = 1.0,
 ) -> Seen:
     name = posixpath.basename(str(section["train"]))
+    are_names = section["kind"] != "npz" or values.dtype.kind in "US"
     return Seen(
         data=section,
         shape=shape,
         scale=scale,
-        classes=len(values) if section["kind"] != "npz" else int(values.max()) + 1,
+        classes=len(values) if are_names else int(values.max()) + 1,
         label_names=tuple(map(str, values)),
         examples={"train": rows},
         reasons=(*reasons, f"classes: {len(values)} in what was read"),
-        warnings=(f"'{name}' is large: only its header and first rows were read. `stillhouse run` checks all of it.",),
+        warnings=(
+            f"'{name}' is large: only its header and some of its rows were read. `stillhouse run` checks all of it.",
+        ),
     )
