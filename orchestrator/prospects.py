@@ -71,7 +71,7 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
             "stop_when_flat": None,
         }
     )
-    options = Options(fresh=False, verbose=verbose, screen=screen or Screen(quiet=True))
+    options = Options(verbose=verbose, screen=screen or Screen(quiet=True))
     results = pipeline.executed(
         config.model_copy(update={"name": f"{config.name}-worth", "ensemble": few, "seeds": 1, "students": None}),
         (MEMBERS, HELD_OUT),

@@ -67,7 +67,7 @@ def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, 
 
     with _temporary(config) as place:
         few = {name: _shortened(each).model_copy(update={"storage": place}) for name, each in runs.items()}
-        options = Options(fresh=False, verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
+        options = Options(verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
         one = connection.connect(config.ensemble.start_timeout_s, verbose=verbose) if len(few) > 1 else nullcontext()
         with one:  # connection of several runs; a single run connects itself
             found = {name: pipeline.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}

@@ -1,0 +1,122 @@
+"""The runs of one command: what they share when they start over, and what is refused before the first of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator import generations, growing, pipeline, runs
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers.terminal import Screen
+from orchestrator.pipeline import Options
+from orchestrator.run_folder import paths
+from tests.makers import settings, write_config
+from tests.unit.test_artifacts import KEY, committed
+from workers import storage
+from workers.artifacts import store
+from workers.evaluation.prospects import Estimate
+
+Log = list[tuple[str, str]]
+"""Runs in their order, each with the run that its one artifact comes from; empty: it is computed."""
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """`pipeline.executed` without data and cluster: its only stage obtains one artifact, or computes it."""
+    found: Log = []
+
+    def execute(stages: Any, run: Any) -> Any:
+        had, uri = run.artifacts.obtain(KEY, paths.network), run.artifacts.uri(paths.network(KEY.digest))
+        if had is None:
+            storage.write_bytes(storage.join(storage.parent(uri), "model.safetensors"), b"new")
+            store.commit(uri, KEY, {"model.safetensors": storage.sha256(b"new")})
+            run.artifacts.register(KEY, paths.network(KEY.digest))
+        found.append((run.config.name, "" if had is None else had.run or "its own"))
+        return {pipeline.REPORT: None}
+
+    dataset = SimpleNamespace(test=SimpleNamespace(x=None), notes=())
+    for module, name, result in (
+        (pipeline.preflight, "check", dataset),
+        (pipeline.preflight, "check_placed", dataset),
+        (pipeline.preflight, "check_shared", None),
+        (pipeline.preflight, "check_further", None),
+        (pipeline.preflight, "beside_bytes", 0),
+        (pipeline.connection, "share", None),
+        (pipeline.tracking_record, "of", None),
+        (pipeline.tracking_record, "write", None),
+        (pipeline.DataFacts, "of", None),
+        (pipeline, "planned", SimpleNamespace(teachers=SimpleNamespace(size=1))),
+        (pipeline, "tokenized", dataset),
+        (pipeline, "without_texts", dataset),
+    ):
+        monkeypatch.setattr(module, name, lambda *args, _result=result, **kwargs: _result)
+    monkeypatch.setattr(pipeline.preflight, "settled", lambda config, dataset: config)
+    monkeypatch.setattr(pipeline.connection, "connect", lambda *args, **kwargs: nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(pipeline, "Heartbeat", lambda *args: nullcontext(SimpleNamespace(queue=None)))
+    monkeypatch.setattr(
+        pipeline, "observers", lambda config, screen, record, fresh: pipeline.untracked(config, screen, fresh=fresh)
+    )
+    monkeypatch.setattr(pipeline, "Context", SimpleNamespace)
+    monkeypatch.setattr(pipeline, "execute", execute)
+    return found
+
+
+def three_students(folder: Path, **changes: Any) -> RunConfig:
+    student = settings(folder)["student"]
+    of = {
+        name: {**student, "model": {**student["model"], "kwargs": {"hidden": hidden}}}
+        for name, hidden in (("a", 4), ("b", 6), ("c", 8))
+    }
+    return RunConfig.load(str(write_config(folder, **{"student": None, "students": of} | changes)))
+
+
+def earlier(root: Path, *names: str) -> None:
+    """Complete runs of an earlier command."""
+    for name in names:
+        pipeline.owned.mark(committed(root, name).folder)
+
+
+def test_the_runs_of_a_command_that_starts_over_share_what_they_compute(tmp_path: Path, log: Log) -> None:
+    config, root = three_students(tmp_path), tmp_path / "runs"
+    earlier(root, "small", "small-b", "small-c", "another")
+    runs.run(config, fresh=True)
+    assert log == [("small-b", ""), ("small-c", "small-b"), ("small", "small-b")]
+    log.clear()
+    runs.run(config)
+    assert log == [("small-b", "its own"), ("small-c", "its own"), ("small", "its own")]
+
+
+def test_all_generations_together_start_over_too(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, root = RunConfig.load(str(write_config(tmp_path, generations=2))), tmp_path / "runs"
+    earlier(root, "small", "small-generation-1", "small-generation-2", "small-generations")
+    monkeypatch.setattr(generations, "_figures", lambda *args: None)
+    monkeypatch.setattr(generations, "_over", lambda *args: None)
+    monkeypatch.setattr(generations.sums, "read", lambda folder: ({"student": None},))
+    measured = SimpleNamespace(measured={"ensemble": SimpleNamespace(sums=SimpleNamespace(of_blocks=None))})
+    executed = pipeline.executed
+    monkeypatch.setattr(pipeline, "executed", lambda *args: executed(*args) | {pipeline.PREDICTIONS: measured})
+    runs.run(config, fresh=True)
+    first = "small-generation-1"
+    assert log == [(first, ""), *((name, first) for name in ("small-generation-2", "small-generations", "small"))]
+
+
+def test_rounds_of_growth_start_over_once(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, root = RunConfig.load(str(write_config(tmp_path, ensemble__size=5, ensemble__stop_when_flat=0.1))), tmp_path
+    earlier(root / "runs", "small", "small-grown", "another")
+
+    def worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
+        few = growing._of_size(config, count).model_copy(update={"name": growing.rounds_of(config)})
+        pipeline.executed(few, (), options)
+        return [Estimate(0.1, 0.1, 0.1)] * (count - 1)
+
+    monkeypatch.setattr(growing, "_worths", worths)
+    monkeypatch.setattr(growing.resources, "place", lambda *args: None)
+    monkeypatch.setattr(growing.resources, "at_once", lambda *args: 1)
+    runs.run(config, fresh=True, screen=Screen(quiet=True))
+    assert log == [
+        ("small-grown", ""), ("small-grown", "its own"), ("small-grown", "its own"), ("small", "small-grown")
+    ]  # fmt: skip
