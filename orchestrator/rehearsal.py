@@ -101,7 +101,7 @@ def _temporary(config: RunConfig) -> Iterator[str]:
 
 
 def _shortened(config: RunConfig) -> RunConfig:
-    """The same run with few epochs, without repetitions and without a model for MLflow."""
+    """The same run with few epochs, without repetitions, further students and a model for MLflow."""
     ensemble, student = config.ensemble, config.student
     few: dict[str, object] = {"training": _few(ensemble.training)}
     if ensemble.members is not None:
@@ -118,6 +118,7 @@ def _shortened(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "seeds": 1,
+            "students": None,
             "evaluation": config.evaluation.model_copy(update={"corrected_classes": ()}),
             "ensemble": _smaller(config).model_copy(update=few),
             "student": student.model_copy(update=of_student),

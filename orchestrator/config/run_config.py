@@ -207,7 +207,9 @@ class RunConfig(Spec):
         ensemble = model_of(self.ensemble)
         if ensemble.members is not None:
             ensemble = ensemble.model_copy(update={"members": tuple(map(model_of, ensemble.members))})
-        return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)}).with_systems(model_of)
+        students = None if self.students is None else {name: model_of(each) for name, each in self.students.items()}
+        update = {"ensemble": ensemble, "student": model_of(self.student), "students": students}
+        return self.model_copy(update=update).with_systems(model_of)
 
     def with_systems(self, changed: Callable[[FurtherSystem], FurtherSystem]) -> RunConfig:
         """The same run with another form of each of the evaluation's further systems."""
