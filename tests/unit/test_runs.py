@@ -14,12 +14,32 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import Options
 from orchestrator.run_folder import paths
+from orchestrator.stages import preflight
 from tests.makers import settings, write_config
 from tests.unit.test_artifacts import KEY, committed
 from workers import storage
 from workers.artifacts import store
+from workers.errors import RequestError
 from workers.evaluation.prospects import Estimate
 
+DEEP = """
+
+class Deep(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(layers))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]).relu())
+        return {"logits": self.head(states[-1]), "hidden_states": tuple(states)}
+
+
+def deep(layers=1):
+    return Deep(layers)
+"""
 Log = list[tuple[str, str]]
 """Runs in their order, each with the run that its one artifact comes from; empty: it is computed."""
 
@@ -120,3 +140,47 @@ def test_rounds_of_growth_start_over_once(tmp_path: Path, log: Log, monkeypatch:
     assert log == [
         ("small-grown", ""), ("small-grown", "its own"), ("small-grown", "its own"), ("small", "small-grown")
     ]  # fmt: skip
+
+
+def executed_first(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs that are executed before the message of a refusal."""
+    began: list[str] = []
+    monkeypatch.setattr(runs, "executed", lambda config, *args: began.append(config.name))
+    with pytest.raises(RequestError) as refused:
+        runs.run(config)
+    assert not Path(config.storage).exists()
+    return [*began, str(refused.value)]
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+def test_every_student_is_tried_before_the_first_run(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = three_students(tmp_path)
+    three = {
+        name: student.model_dump(mode="json", exclude_none=True) for name, student in (config.students or {}).items()
+    }
+    three[wrong]["model"]["kwargs"] = {"hiden": 4}
+    config = RunConfig.load(str(write_config(tmp_path, student=None, students=three)))
+    (message,) = executed_first(config, monkeypatch)
+    assert message.startswith(f"students.{wrong}: ") and "hiden" in message
+
+
+def test_terms_of_the_second_generation_are_tried_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They name layers, and from the second generation on the teacher has those of the student."""
+    deep = {"kind": "python", "factory": "models:deep"}
+    path = write_config(
+        tmp_path,
+        generations=2,
+        ensemble__model={**deep, "kwargs": {"layers": 3}},
+        student__model={**deep, "kwargs": {"layers": 1}},
+        distillation={"objective": [{"term": "soft"}, {"term": "hidden_mse", "kwargs": {"layers": [[1, 3]]}}]},
+    )
+    with (tmp_path / "models.py").open("a") as models:
+        models.write(DEEP)
+    config = RunConfig.load(str(path))
+    (message,) = executed_first(config, monkeypatch)
+    assert message.startswith("generation 2, whose teacher is the student of generation 1: ") and "layer 3" in message
+    preflight.check_further(config.model_copy(update={"generations": 1}))
