@@ -16,6 +16,7 @@ from orchestrator.config import loading, yaml_text
 from orchestrator.config.explain import explained
 from orchestrator.config.schema import (
     CORRECTED,
+    FIRST_MEMBERS,
     NAME,
     PREVIOUS,
     STORAGE,
@@ -123,6 +124,17 @@ class RunConfig(Spec):
             raise ValueError(
                 f"`distillation.hidden.member` is {self.distillation.hidden.member}, and from the second of "
                 "`generations` on there is one teacher, member 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _member_beside_is_trained(self) -> RunConfig:
+        """`stop_when_flat` settles on a number of members that is not known before they are trained."""
+        number, least = self.distillation.hidden.member, min(FIRST_MEMBERS, self.ensemble.count or 1)
+        if self.ensemble.stop_when_flat is not None and number >= least:
+            raise ValueError(
+                f"`distillation.hidden.member` is {number}, and `ensemble.stop_when_flat` may settle on {least} "
+                f"members, numbered from 0; expected a number below {least}"
             )
         return self
 

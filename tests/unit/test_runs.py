@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import generations, growing, pipeline, runs
+from orchestrator import generations, growing, pipeline, prospects, runs
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import Options
@@ -184,3 +184,35 @@ def test_terms_of_the_second_generation_are_tried_before_the_first(
     (message,) = executed_first(config, monkeypatch)
     assert message.startswith("generation 2, whose teacher is the student of generation 1: ") and "layer 3" in message
     preflight.check_further(config.model_copy(update={"generations": 1}))
+
+
+@pytest.mark.parametrize(("size", "member", "least"), [(10, 5, 3), (10, 3, 3), (2, 2, 2)])
+def test_the_member_beside_a_student_is_one_that_is_surely_trained(
+    size: int, member: int, least: int, tmp_path: Path
+) -> None:
+    def load(member: int) -> RunConfig:
+        ensemble = {"ensemble__size": size, "ensemble__stop_when_flat": 0.1}
+        return RunConfig.load(str(write_config(tmp_path, distillation__hidden={"member": member}, **ensemble)))
+
+    assert load(least - 1).ensemble.count == size
+    with pytest.raises(RequestError, match=f"hidden.member` is {member}, .* expected a number below {least}"):
+        load(member)
+
+
+def test_worth_trains_no_student_and_so_needs_no_member_beside_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trains three members, and the student of the run proper looks into the sixth."""
+    config = RunConfig.load(str(write_config(tmp_path, ensemble__size=10, distillation__hidden={"member": 5})))
+    tried: list[RunConfig] = []
+
+    def executed(config: RunConfig, *args: Any) -> Any:
+        tried.append(config)
+        raise RequestError("enough")
+
+    monkeypatch.setattr(pipeline, "executed", executed)
+    with pytest.raises(RequestError, match="enough"):
+        prospects.prospects(config, prospects.Asked())
+    (few,) = tried
+    assert few.distillation.hidden.member < (few.ensemble.count or 0) < 5
+    assert few.distillation.objective == config.distillation.objective
