@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator import pipeline
+from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import PREVIOUS, EnsembleSpec, MemberGroup
 from orchestrator.observers.terminal import Screen
@@ -81,8 +82,7 @@ def _untaught(config: RunConfig, few: EnsembleSpec) -> RunConfig:
     """The run of members alone. Its checks try a student beside a member, and these are alike."""
     hidden = config.distillation.hidden.model_copy(update={"member": 0})
     distillation = config.distillation.model_copy(update={"hidden": hidden})
-    update = {"name": f"{config.name}-worth", "ensemble": few, "distillation": distillation, "seeds": 1}
-    return config.model_copy(update={**update, "students": None})
+    return config.part(names.WORTH, ensemble=few, distillation=distillation)
 
 
 def foreseen(found: Totals, more: Mapping[str, float], count: int, seed: int) -> Forecast:

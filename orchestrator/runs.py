@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
-from orchestrator.growing import grown, rounds_of
+from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import REPORT, STAGES, Options, executed
 from orchestrator.reporting.report import Report
@@ -39,7 +38,7 @@ def run(
 
 def _run(config: RunConfig, options: Options, command: str = "") -> Report:
     """A run with all that belongs to it. options: of each run of the command."""
-    for each in _all(config):  # before the first of them trains
+    for each in config.of_command():  # before the first of them trains
         lock.check_free(each.folder)
         owned.check(each, fresh=options.starts_over(each.name))
     preflight.check_further(config, options.screen.wait_for)
@@ -54,14 +53,3 @@ def _run(config: RunConfig, options: Options, command: str = "") -> Report:
     figures = generations.compared(config, options)
     own = replace(options, repetitions=others, students=students, generations=figures, command=command, note=note)
     return executed(config, STAGES, own)[REPORT]
-
-
-def _all(config: RunConfig) -> Iterator[RunConfig]:
-    """Every run whose folder this one writes to, itself included."""
-    yield config
-    if config.ensemble.stop_when_flat is not None:
-        yield config.model_copy(update={"name": rounds_of(config)})
-    if config.generations > 1:
-        yield config.of_all_generations()
-    for each in (*config.of_seeds(), *config.of_students().values(), *config.of_generations()):
-        yield from _all(each)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import generations, growing, pipeline, prospects, runs
+from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import Options
@@ -129,8 +130,7 @@ def test_rounds_of_growth_start_over_once(tmp_path: Path, log: Log, monkeypatch:
     earlier(root / "runs", "small", "small-grown", "another")
 
     def worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
-        few = growing._of_size(config, count).model_copy(update={"name": growing.rounds_of(config)})
-        pipeline.executed(few, (), options)
+        pipeline.executed(config.of_members(count).part(names.GROWN), (), options)
         return [Estimate(0.1, 0.1, 0.1)] * (count - 1)
 
     monkeypatch.setattr(growing, "_worths", worths)
@@ -216,3 +216,72 @@ def test_worth_trains_no_student_and_so_needs_no_member_beside_one(
     (few,) = tried
     assert few.distillation.hidden.member < (few.ensemble.count or 0) < 5
     assert few.distillation.objective == config.distillation.objective
+
+
+BELONGS: list[dict[str, Any]] = [
+    {},
+    {"ensemble__stop_when_flat": 0.1},
+    {"seeds": 3, "seed": 8},
+    {"generations": 11},
+    {"generations": 2, "seeds": 2},
+    {"ensemble__stop_when_flat": 0.1, "seeds": 2, "students": 3},
+    {"students": 3},
+]
+
+
+def of_command(folder: Path, changes: dict[str, Any]) -> RunConfig:
+    several = {name: settings(folder)["student"] for name in ("a", "bb", "ccc")}
+    students = {"student": None, "students": several} if "students" in changes else {}
+    return RunConfig.load(str(write_config(folder, **changes | students)))
+
+
+@pytest.mark.parametrize("changes", BELONGS)
+def test_the_longest_name_of_a_command_fits(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = of_command(tmp_path, changes)
+    found = [each.name for each in config.of_command()]
+    assert len(set(found)) == len(found)
+    ending = config.longest_ending
+    assert max(map(len, found)) == len(config.name + ending)
+    longest = of_command(tmp_path, {**changes, "name": "n" * (100 - len(ending))})
+    for each in longest.of_command():  # as a command reads its folder
+        (tmp_path / "again.yaml").write_text(each.to_yaml())
+        assert RunConfig.load(str(tmp_path / "again.yaml")).name == each.name
+    with pytest.raises(RequestError, match=f"`name` has .*'{ending}'" if ending else "name: .*at most 100"):
+        of_command(tmp_path, {**changes, "name": "n" * (101 - len(ending))})
+
+
+def test_worth_of_a_long_name_is_refused(tmp_path: Path, log: Log) -> None:
+    config = RunConfig.load(str(write_config(tmp_path, name="n" * 95)))
+    with pytest.raises(RequestError, match=r"has 95 letters, .*-worth', .* 101; expected at most 100"):
+        prospects.prospects(config, prospects.Asked())
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    "name", ["grown", "worth", "sweep", "generations", "corrected", "seed-1", "seed-small", "generation-2"]
+)
+def test_a_students_name_that_another_run_takes(name: str, tmp_path: Path) -> None:
+    student = settings(tmp_path)["student"]
+    path = write_config(tmp_path, student=None, students={"a": student, name: student})
+    with pytest.raises(RequestError, match=f"`students` has the name '{name}', which .* takes; expected another"):
+        RunConfig.load(str(path))
+
+
+def test_names_like_those_that_are_taken(tmp_path: Path) -> None:
+    several = dict.fromkeys(("seed", "seeds-1", "grown-up", "generation"), settings(tmp_path)["student"])
+    config = RunConfig.load(str(write_config(tmp_path, student=None, students=several)))
+    assert len(config.of_students()) == 3
+
+
+@pytest.mark.parametrize("role", ["student", "baseline"])
+def test_a_further_system_has_not_the_name_of_a_students(role: str, tmp_path: Path) -> None:
+    student = settings(tmp_path)["student"]
+    more = {"student": None, "students": {"a": student, "b": student}}
+    for name in ("a", "b"):
+        system = {"model": student["model"], "checkpoint": "weights.safetensors"}
+        path = str(write_config(tmp_path, evaluation__systems={f"{role}-{name}": system}, **more))
+        if name == "a":  # the first student's systems are `student` and `baseline`
+            RunConfig.load(path)
+        else:
+            with pytest.raises(RequestError, match=f"evaluation.systems` has the name '{role}-b', which one of"):
+                RunConfig.load(path)
