@@ -6,11 +6,11 @@ the test split, each with the one before, and become the members of one more ens
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from orchestrator import pipeline
 from orchestrator.config.run_config import STUDENT, RunConfig
-from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import MEMBERS, PREDICTIONS, Options
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums
@@ -19,17 +19,18 @@ from orchestrator.reporting.sums import Float64
 from workers.evaluation.tasks import ENSEMBLE
 
 
-def compared(config: RunConfig, *, verbose: bool, screen: Screen) -> list[GenerationFigures]:
+def compared(config: RunConfig, options: Options) -> list[GenerationFigures]:
     """The figures of each generation, whose runs are complete, and of all together; empty without several.
+
+    options: of the run that they belong to.
 
     Raises: as `pipeline.executed`.
     """
     runs = config.of_generations()
     if not runs:
         return []
-    options = Options(fresh=False, verbose=verbose, screen=screen, tracked=False)
     whole = config.of_all_generations()
-    together = pipeline.executed(whole, (MEMBERS, PREDICTIONS), options)[PREDICTIONS]
+    together = pipeline.executed(whole, (MEMBERS, PREDICTIONS), replace(options, tracked=False))[PREDICTIONS]
     names = [f"generation {number + 1}" for number in range(len(runs))]
     of_each = [sums.read(each.folder)[0][STUDENT] for each in runs]
     found = dict(zip(names, of_each, strict=True)) | {"all together": together.measured[ENSEMBLE].sums.of_blocks}

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
+from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import FIRST_MEMBERS
-from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.verdict import interval
 from workers.evaluation.prospects import Estimate, next_worth
@@ -26,51 +26,41 @@ class Grown:
     note: str
 
 
-def grown(config: RunConfig, *, fresh: bool, verbose: bool, screen: Screen) -> Grown:
+def grown(config: RunConfig, options: Options) -> Grown:
     """Train members in rounds, as many at a time as the cluster holds, and settle their number.
 
     The number does not depend on the rounds: it is the first after which the next member is worth too little, so that
-    a larger cluster may have trained some members in vain.
+    a larger cluster may have trained some members in vain. options: of the run proper.
 
     Raises: as `pipeline.executed`.
     """
     ensemble, flat = config.ensemble, config.ensemble.stop_when_flat
     most = ensemble.count
     assert flat is not None and most is not None  # as the schema requires
-    with connection.connect(ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines:
+    with connection.connect(
+        ensemble.start_timeout_s, verbose=options.verbose, wait_for=options.screen.wait_for
+    ) as machines:
         at_once = resources.at_once(resources.place(ensemble, machines), machines)
         trained, judged = min(most, max(FIRST_MEMBERS, at_once)), min(most, FIRST_MEMBERS)
         if most == 1:
-            return Grown(_of_size(config, 1), "")
-        options = Options(fresh=fresh, verbose=verbose, screen=screen, tracked=False)
+            return Grown(config.of_members(1), "")
         while True:
-            worths = _worths(config, trained, options)
+            worths = _worths(config, trained, replace(options, tracked=False))
             for count in range(judged, trained + 1):
                 worth = worths[count - 2]
                 if count == most or 100 * worth.high < flat:
-                    return Grown(_of_size(config, count), _note(count, most, worth, flat))
+                    return Grown(config.of_members(count), _note(count, most, worth, flat))
             trained, judged = min(most, trained + at_once), trained + 1
-            options = replace(options, fresh=False)  # the members so far are of this command
 
 
 def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
     """What one more member is expected to add in accuracy to the first 2, 3, ... `count`; the first entry is of 2."""
-    few = _of_size(config, count).model_copy(update={"name": rounds_of(config), "seeds": 1, "students": None})
+    few = config.of_members(count).part(names.GROWN)
     found = pipeline.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
     assert found.worth is not None
     singles = [each.of_blocks for each in found.sums.values()][:count]
     together = [each.of_blocks for each in found.worth.best]
     return [next_worth(singles[:k], together[k - 1], config.seed) for k in range(2, count + 1)]
-
-
-def rounds_of(config: RunConfig) -> str:
-    """The name of the runs of members alone."""
-    return f"{config.name}-grown"
-
-
-def _of_size(config: RunConfig, count: int) -> RunConfig:
-    update = {"size": count, "stop_when_flat": None}
-    return config.model_copy(update={"ensemble": config.ensemble.model_copy(update=update)})
 
 
 def _note(count: int, most: int, worth: Estimate, flat: float) -> str:

@@ -66,17 +66,21 @@ EXAMPLES = 2
 
 @dataclass(frozen=True)
 class Options:
-    """fresh: recompute complete artifacts. verbose: show Ray's log lines. repetitions: reports of other seeds.
-    students: reports of further students, by name. generations: of students that taught each other. command: what the
-    user typed. note: why the ensemble has its size.
+    """verbose: show Ray's log lines. repetitions: reports of other seeds. students: reports of further students, by
+    name. generations: of students that taught each other. command: what the user typed. note: why the ensemble has its
+    size.
+
+    anew: of a command that recomputes complete artifacts, the names of its runs so far, to which `executed` adds. Each
+    run clears its folder as it begins, and reuses artifacts of these runs alone, so that the runs of one command share
+    what they compute. None: artifacts of all runs are reused.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run.
     """
 
-    fresh: bool
     verbose: bool
     screen: Screen
+    anew: set[str] | None = None
     repetitions: Sequence[Report] = ()
     students: Mapping[str, Report] = field(default_factory=dict)
     generations: Sequence[GenerationFigures] = ()
@@ -85,13 +89,17 @@ class Options:
     command: str = ""
     note: str = ""
 
+    def starts_over(self, run: str) -> bool:
+        """Whether the run of this name has yet to clear its folder."""
+        return self.anew is not None and run not in self.anew
+
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
     """Check a configuration, plan it, and execute stages in its folder.
 
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
-    screen, fresh = options.screen, options.fresh
+    screen, fresh = options.screen, options.starts_over(config.name)
     lock.check_free(config.folder)
     owned.check(config, fresh=fresh)
     dataset = preflight.check(config, screen.wait_for)
@@ -106,7 +114,11 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
         preflight.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
-        opened = observers(config, screen, record, fresh=fresh) if options.tracked else untracked(config, screen)
+        opened = (
+            observers(config, screen, record, fresh=fresh)
+            if options.tracked
+            else untracked(config, screen, fresh=fresh)
+        )
         with (
             Lock(config.folder),
             opened as (events, page),
@@ -117,7 +129,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
             tracking_record.write(record, config.folder)
             try:
-                catalogue = Catalogue(config.storage, config.name, alone=fresh)
+                catalogue = _catalogue(config, options)
                 tokenizing = Tokenizing(
                     config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
                 )
@@ -145,6 +157,13 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                 return execute(stages, context)
             except RequestError as error:  # validated before, so a file was lost or a node lacks it
                 raise RunError(str(error)) from error
+
+
+def _catalogue(config: RunConfig, options: Options) -> Catalogue:
+    """The artifacts that a run may reuse, once it has cleared its folder where it starts over."""
+    if options.anew is not None:
+        options.anew.add(config.name)
+    return Catalogue(config.storage, config.name, among=options.anew)
 
 
 def _held_out(run: Context, given: Results) -> Totals:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator import pipeline
+from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import PREVIOUS, MemberGroup
+from orchestrator.config.schema import PREVIOUS, EnsembleSpec, MemberGroup
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.content import Rows
@@ -71,14 +72,17 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
             "stop_when_flat": None,
         }
     )
-    options = Options(fresh=False, verbose=verbose, screen=screen or Screen(quiet=True))
-    results = pipeline.executed(
-        config.model_copy(update={"name": f"{config.name}-worth", "ensemble": few, "seeds": 1, "students": None}),
-        (MEMBERS, HELD_OUT),
-        options,
-    )
+    options = Options(verbose=verbose, screen=screen or Screen(quiet=True))
+    results = pipeline.executed(_untaught(config, few), (MEMBERS, HELD_OUT), options)
     more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
     return foreseen(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)
+
+
+def _untaught(config: RunConfig, few: EnsembleSpec) -> RunConfig:
+    """The run of members alone. Its checks try a student beside a member, and these are alike."""
+    hidden = config.distillation.hidden.model_copy(update={"member": 0})
+    distillation = config.distillation.model_copy(update={"hidden": hidden})
+    return config.part(names.WORTH, ensemble=few, distillation=distillation)
 
 
 def foreseen(found: Totals, more: Mapping[str, float], count: int, seed: int) -> Forecast:

@@ -67,7 +67,7 @@ def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, 
 
     with _temporary(config) as place:
         few = {name: _shortened(each).model_copy(update={"storage": place}) for name, each in runs.items()}
-        options = Options(fresh=False, verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
+        options = Options(verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
         one = connection.connect(config.ensemble.start_timeout_s, verbose=verbose) if len(few) > 1 else nullcontext()
         with one:  # connection of several runs; a single run connects itself
             found = {name: pipeline.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}
@@ -101,7 +101,7 @@ def _temporary(config: RunConfig) -> Iterator[str]:
 
 
 def _shortened(config: RunConfig) -> RunConfig:
-    """The same run with few epochs, without repetitions and without a model for MLflow."""
+    """The same run with few epochs, without repetitions, further students and a model for MLflow."""
     ensemble, student = config.ensemble, config.student
     few: dict[str, object] = {"training": _few(ensemble.training)}
     if ensemble.members is not None:
@@ -118,6 +118,7 @@ def _shortened(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "seeds": 1,
+            "students": None,
             "evaluation": config.evaluation.model_copy(update={"corrected_classes": ()}),
             "ensemble": _smaller(config).model_copy(update=few),
             "student": student.model_copy(update=of_student),

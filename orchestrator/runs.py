@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
-from orchestrator.growing import grown, rounds_of
+from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import REPORT, STAGES, Options, executed
 from orchestrator.reporting.report import Report
@@ -32,40 +32,24 @@ def run(
 
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
-    screen = screen or Screen(quiet=True)
-    for each in _all(config):  # before the first of them trains
+    options = Options(verbose, screen or Screen(quiet=True), set() if fresh else None)
+    return _run(config, options, command)
+
+
+def _run(config: RunConfig, options: Options, command: str = "") -> Report:
+    """A run with all that belongs to it. options: of each run of the command."""
+    for each in config.of_command():  # before the first of them trains
         lock.check_free(each.folder)
-        owned.check(each, fresh=fresh)
-    preflight.check_further(config, screen.wait_for)
+        owned.check(each, fresh=options.starts_over(each.name))
+    preflight.check_further(config, options.screen.wait_for)
     note = ""
     if config.ensemble.stop_when_flat is not None:
-        settled = grown(config, fresh=fresh, verbose=verbose, screen=screen)
+        settled = grown(config, options)
         config, note = settled.config, settled.note
-    others = [run(other, fresh=fresh, verbose=verbose, screen=screen) for other in config.of_seeds()]
-    students = {
-        name: run(other, fresh=fresh, verbose=verbose, screen=screen) for name, other in config.of_students().items()
-    }
+    others = [_run(other, options) for other in config.of_seeds()]
+    students = {name: _run(other, options) for name, other in config.of_students().items()}
     for generation in config.of_generations():
-        run(generation, fresh=fresh, verbose=verbose, screen=screen)
-    options = Options(
-        fresh,
-        verbose,
-        screen,
-        repetitions=others,
-        students=students,
-        generations=generations.compared(config, verbose=verbose, screen=screen),
-        command=command,
-        note=note,
-    )
-    return executed(config, STAGES, options)[REPORT]
-
-
-def _all(config: RunConfig) -> Iterator[RunConfig]:
-    """Every run whose folder this one writes to, itself included."""
-    yield config
-    if config.ensemble.stop_when_flat is not None:
-        yield config.model_copy(update={"name": rounds_of(config)})
-    if config.generations > 1:
-        yield config.of_all_generations()
-    for each in (*config.of_seeds(), *config.of_students().values(), *config.of_generations()):
-        yield from _all(each)
+        _run(generation, options)
+    figures = generations.compared(config, options)
+    own = replace(options, repetitions=others, students=students, generations=figures, command=command, note=note)
+    return executed(config, STAGES, own)[REPORT]

@@ -11,14 +11,15 @@ from typing import Any
 
 import yaml
 
+from orchestrator.config import names as names_
 from orchestrator.config import yaml_text
 from workers.errors import RequestError
 
 RANGE = re.compile(r"(?P<low>-?[\d.]+(e-?\d+)?)\.\.(?P<high>-?[\d.]+(e-?\d+)?)(?P<log>:log)?")
 FIXED = ("name", "storage", "seeds", "students", "generations")
 """Keys that name or multiply runs, which a sweep does itself."""
-MOST_NAME = 92
-"""Letters of a run's name without the number that tells it from others; a name may have 100."""
+MOST_NAME = names_.MOST - 8
+"""Letters of a run's name without the number that tells it from others."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,29 @@ def overrides(point: Point) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in point.items()]
 
 
-def name_of(base: str, point: Point) -> str:
-    """The name of a point's run: of the sweep's configuration, then each key's last word with its value."""
-    words = [f"{key.rpartition('.')[2]}-{_shown(value)}" for key, value in point.items()]
+def name_of(base: str, point: Point, most: int = MOST_NAME) -> str:
+    """The name of a point's run: of the sweep's configuration, then each key with its value. most: letters, if the base
+    leaves any."""
+    words = [f"{_word(key, [*point])}-{_shown(value)}" for key, value in point.items()]
     ending = re.sub(r"[^a-z0-9._]+", "-", "-".join(words).lower()).strip("-")
-    return f"{base}-{ending[: max(1, MOST_NAME - len(base))].strip('-')}"
+    return f"{base}-{ending[: max(1, most - len(base))].strip('-')}"
 
 
-def names(base: str, found: Sequence[Point], taken: Sequence[str] = ()) -> list[str]:
-    """A name for each point, with a number where it would be taken."""
+def _word(key: str, keys: Sequence[str]) -> str:
+    """As many last words of a key as no other one ends with. One word that a run's ending begins with takes another
+    before it: `<name>-seed-1` is a repetition of the run `<name>`."""
+    parts = key.split(".")
+    ends = [parts[-count:] for count in range(1, len(parts) + 1)]
+    alone = [end for end in ends if sum(each.split(".")[-len(end) :] == end for each in keys) == 1]
+    free = [end for end in (*alone, ["run", *parts]) if end[0] not in names_.NUMBERED]
+    return "-".join(free[0])
+
+
+def names(base: str, found: Sequence[Point], taken: Sequence[str] = (), most: int = MOST_NAME) -> list[str]:
+    """A name for each point, with a number where it would be taken. most: letters without the number."""
     given: list[str] = []
     for point in found:
-        name = name_of(base, point)
+        name = name_of(base, point, most)
         same = sum(each == name or each.startswith(f"{name}--") for each in (*taken, *given))
         given.append(f"{name}--{same + 1}" if same else name)
     return given

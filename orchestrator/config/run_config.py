@@ -5,17 +5,17 @@ Loading makes relative paths absolute, so that a loaded configuration has the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from orchestrator.config import loading, yaml_text
+from orchestrator.config import loading, names, yaml_text
 from orchestrator.config.explain import explained
 from orchestrator.config.schema import (
-    CORRECTED,
+    FIRST_MEMBERS,
     NAME,
     PREVIOUS,
     STORAGE,
@@ -46,8 +46,9 @@ from workers.specs import (
 class RunConfig(Spec):
     """Everything that a run follows from."""
 
-    name: Annotated[str, Field(pattern=NAME, max_length=100)]
-    """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`."""
+    name: Annotated[str, Field(pattern=NAME, max_length=names.MOST)]
+    """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`. With the endings of
+    further runs, such as those of `seeds`, a name has at most 100 letters."""
     seed: Whole = 0
     """The seed of every random number of the run."""
     seeds: Count = 1
@@ -66,7 +67,9 @@ class RunConfig(Spec):
     """How soft targets are computed, and the student's loss."""
     students: dict[Annotated[str, Field(pattern=NAME, max_length=40)], StudentSpec] | None = None
     """Instead of `student`: several, by name, from the same soft targets, each with its own baseline. The first is that
-    of the run itself; the others are runs of their own, `<name>-<student>`, whose figures are in its report."""
+    of the run itself; the others are runs of their own, `<name>-<student>`, whose figures are in its report. Taken
+    are names that other runs end with: `grown`, `worth`, `sweep`, `generations`, `corrected`, `seed-*`,
+    `generation-*`."""
     student: StudentSpec
     """The student and its baseline."""
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -95,10 +98,27 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> RunConfig:
-        if self.evaluation.corrected_classes and any(f"{STUDENT}-{name}" == CORRECTED for name in self.students or ()):
+        for name in self.students or ():
+            taker = names.taken_by(name)
+            if taker:
+                raise ValueError(f"`students` has the name '{name}', which {taker} takes; expected another")
+        further = [*(self.students or {})][1:]
+        taken = {f"{role}-{name}" for name in further for role in ("baseline", STUDENT)}
+        for name in self.evaluation.systems:
+            if name in taken:
+                raise ValueError(
+                    f"`evaluation.systems` has the name '{name}', which one of `students` takes in the report; "
+                    "expected another"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_short(self) -> RunConfig:
+        most = names.MOST - len(self.longest_ending)
+        if len(self.name) > most:
             raise ValueError(
-                f"`students` has a name that makes a system `{CORRECTED}`, which `evaluation.corrected_classes` makes; "
-                "expected another"
+                f"`name` has {len(self.name)} letters, and its runs add '{self.longest_ending}'; expected at most "
+                f"{most} letters, so that a name with its ending has at most {names.MOST}"
             )
         return self
 
@@ -123,6 +143,17 @@ class RunConfig(Spec):
             raise ValueError(
                 f"`distillation.hidden.member` is {self.distillation.hidden.member}, and from the second of "
                 "`generations` on there is one teacher, member 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _member_beside_is_trained(self) -> RunConfig:
+        """`stop_when_flat` settles on a number of members that is not known before they are trained."""
+        number, least = self.distillation.hidden.member, min(FIRST_MEMBERS, self.ensemble.count or 1)
+        if self.ensemble.stop_when_flat is not None and number >= least:
+            raise ValueError(
+                f"`distillation.hidden.member` is {number}, and `ensemble.stop_when_flat` may settle on {least} "
+                f"members, numbered from 0; expected a number below {least}"
             )
         return self
 
@@ -153,35 +184,70 @@ class RunConfig(Spec):
             found.append(TrainingStage(stage.name, system, loss, training, initial, data))
         return tuple(found)
 
+    def part(self, ending: str, **update: Any) -> RunConfig:
+        """A run that belongs to this one, `<name>-<ending>`. It has further runs of its own only by `update`.
+
+        Raises: `RequestError` where the name is too long, so that no command could read its folder.
+        """
+        name = f"{self.name}-{ending}"
+        if len(name) > names.MOST:
+            raise RequestError(
+                f"name: '{self.name}' has {len(self.name)} letters, and '{name}', which belongs to it, {len(name)}; "
+                f"expected at most {names.MOST} together. Set a shorter `name`."
+            )
+        return self.model_copy(update={"name": name, "seeds": 1, "students": None, "generations": 1, **update})
+
     def of_seeds(self) -> list[RunConfig]:
         """The repetitions of this run with other seeds."""
+        kept = {"students": self.students, "generations": self.generations}
         seeds = range(self.seed + 1, self.seed + self.seeds)
-        return [
-            self.model_copy(update={"name": f"{self.name}-seed-{seed}", "seed": seed, "seeds": 1}) for seed in seeds
-        ]
+        return [self.part(names.numbered(names.SEED, seed), seed=seed, **kept) for seed in seeds]
 
     def of_students(self) -> dict[str, RunConfig]:
         """The runs of the further students, by the students' names."""
         _, *others = (self.students or {"": self.student}).items()
-        return {
-            name: self.model_copy(update={"name": f"{self.name}-{name}", "student": spec, "students": None, "seeds": 1})
-            for name, spec in others
-        }
+        return {name: self.part(name, student=spec) for name, spec in others}
 
     def of_generations(self) -> list[RunConfig]:
         """The run of each generation; empty without several."""
         found: list[RunConfig] = []
         for number in range(1, self.generations + 1) if self.generations > 1 else ():
             student = self.student.model_copy(update={"seed": self.student.seed + number - 1})
-            update: dict[str, Any] = {"name": f"{self.name}-generation-{number}", "generations": 1, "seeds": 1}
             ensemble = self._taught_by(found[-1:]) if found else self.ensemble
-            found.append(self.model_copy(update={**update, "student": student, "ensemble": ensemble}))
+            found.append(self.part(names.numbered(names.GENERATION, number), student=student, ensemble=ensemble))
         return found
 
     def of_all_generations(self) -> RunConfig:
         """A run whose members are the students of all generations."""
-        update = {"name": f"{self.name}-generations", "generations": 1, "seeds": 1}
-        return self.model_copy(update={**update, "ensemble": self._taught_by(self.of_generations())})
+        return self.part(names.GENERATIONS, ensemble=self._taught_by(self.of_generations()))
+
+    def of_members(self, count: int) -> RunConfig:
+        """A run with so many members, as `ensemble.stop_when_flat` settles their number."""
+        ensemble = self.ensemble.model_copy(update={"size": count, "stop_when_flat": None})
+        return self.model_copy(update={"ensemble": ensemble})
+
+    def of_command(self) -> Iterator[RunConfig]:
+        """Every run of the command that runs this one, itself first."""
+        yield self
+        settled = self
+        if self.ensemble.stop_when_flat is not None:
+            settled = self.of_members(self.ensemble.count or 1)
+            yield settled.part(names.GROWN)
+        if settled.generations > 1:
+            yield settled.of_all_generations()
+        for each in (*settled.of_seeds(), *settled.of_students().values(), *settled.of_generations()):
+            yield from each.of_command()
+
+    @property
+    def longest_ending(self) -> str:
+        """The longest ending of the names in `of_command`, with its hyphen; empty for a run alone."""
+        of_one = [f"-{name}" for name in [*(self.students or {})][1:]]
+        if self.generations > 1:
+            last = names.numbered(names.GENERATION, self.generations)
+            of_one += [f"-{names.GENERATIONS}", f"-{last}"]
+        seed = f"-{names.numbered(names.SEED, self.seed + self.seeds - 1)}" if self.seeds > 1 else ""
+        grown = f"-{names.GROWN}" if self.ensemble.stop_when_flat is not None else ""
+        return max(grown, seed + max(of_one, key=len, default=""), key=len)
 
     def _taught_by(self, runs: Sequence[RunConfig]) -> EnsembleSpec:
         """An ensemble of the students of other runs."""
@@ -207,7 +273,9 @@ class RunConfig(Spec):
         ensemble = model_of(self.ensemble)
         if ensemble.members is not None:
             ensemble = ensemble.model_copy(update={"members": tuple(map(model_of, ensemble.members))})
-        return self.model_copy(update={"ensemble": ensemble, "student": model_of(self.student)}).with_systems(model_of)
+        students = None if self.students is None else {name: model_of(each) for name, each in self.students.items()}
+        update = {"ensemble": ensemble, "student": model_of(self.student), "students": students}
+        return self.model_copy(update=update).with_systems(model_of)
 
     def with_systems(self, changed: Callable[[FurtherSystem], FurtherSystem]) -> RunConfig:
         """The same run with another form of each of the evaluation's further systems."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from orchestrator.config import names
 from workers.specs import (
     AnyModel,
     AnyTraining,
@@ -43,7 +44,7 @@ WORDS = (PREVIOUS, TEACHER_LAYERS)
 """Values of `initial` that are no files."""
 FIRST_MEMBERS = 3
 """Members that `stop_when_flat` trains before it foresees the worth of the next one."""
-CORRECTED = "student-corrected"
+CORRECTED = f"student-{names.CORRECTED}"
 """The student with the bias of `evaluation.corrected_classes`."""
 SYSTEMS = ("ensemble", "baseline", "student")
 """Names of a run's own systems, beside `member-<number>` and `stage-<name>`."""

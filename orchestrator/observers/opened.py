@@ -48,8 +48,10 @@ def observers(
 
 
 @contextmanager
-def untracked(config: RunConfig, screen: Screen) -> Iterator[tuple[Fanout, str]]:
-    """The observers of a run that MLflow does not get; without a page."""
+def untracked(config: RunConfig, screen: Screen, *, fresh: bool = False) -> Iterator[tuple[Fanout, str]]:
+    """The observers of a run that MLflow does not get; without a page. fresh: as in `observers`."""
+    if fresh:
+        owned.clear(config.folder)
     yield Fanout([EventLog(config.folder), screen]), ""
 
 

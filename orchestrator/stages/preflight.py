@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
 from orchestrator.config.run_config import RunConfig, TrainingStage
-from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, FurtherSystem, MemberGroup
+from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, EnsembleSpec, FurtherSystem, MemberGroup
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import drawings, logits_room, specialists
@@ -134,13 +134,11 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
 
 
 def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> None:
-    """Check the further students of a run, before the first of its runs starts. Raises: `RequestError`."""
-    others = config.of_students()
-    if not others:
-        return
+    """Check each student of a command before the first of its runs starts: each of `students`, and those of the second
+    generation, whose teacher has another architecture. Raises: `RequestError`."""
     read: dict[str, Dataset] = {}  # by what names the data, since students' stages may have data of their own
-    for name, other in others.items():
-        wait_for(f"trying the student '{name}'")
+    for name, other in _further(config).items():
+        wait_for(f"trying {name}")
         named = other.every_split.model_dump_json()
         dataset = read.get(named) or read.setdefault(named, datasets.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
@@ -152,7 +150,20 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
                 if role.name.startswith(("student", "baseline")):
                     _check_role(role, dataset, odd)
         except RequestError as error:
-            raise RequestError(f"students.{name}: {error}") from error
+            raise RequestError(f"{name}: {error}") from error
+
+
+def _further(config: RunConfig) -> dict[str, RunConfig]:
+    """Runs whose students are tried before the first run of a command, by their names in messages."""
+    if config.generations > 1:
+        student = config.student
+        taught = EnsembleSpec(model=student.model, training=student.training, size=1)  # as by the student before
+        return {
+            "generation 2, whose teacher is the student of generation 1": config.model_copy(update={"ensemble": taught})
+        }
+    further = config.of_students()
+    own = {name: config for name in config.students or () if name not in further}
+    return {f"students.{name}": run for name, run in (own | further).items()}
 
 
 def _check_role(role: Role | FitRole, dataset: Dataset, odd: Sequence[OddRow]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK
 from workers.data import sampling
+from workers.data.dataset import Dataset
 from workers.inference import teacher
 from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
@@ -204,12 +205,8 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 
 def _of_student(run: Context, job: StudentJob) -> Key:
     """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
-    digests = run.dataset.digests
-    splits = ["train", "validation", *([job.data] if job.data else [])]
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
-    also |= run.dataset.share | _of_estimator(run, job.model)
-    if run.dataset.without:
-        also["without"] = run.dataset.without
+    also |= _of_estimator(run, job.model)
     if job.layers_of is not None:
         also["initial"] = {"layers_of": teacher.follows_from(job.layers_of)}
     if job.beside is not None:
@@ -218,12 +215,23 @@ def _of_student(run: Context, job: StudentJob) -> Key:
         job.model,
         job.training,
         job.seed,
-        data={name: digests[name] for name in splits},  # the transfer set is in the soft targets
-        augmentation=run.dataset.augmentation if job.store_key or job.data else run.dataset.baseline_augmentation,
+        **_learnt_from(run.dataset, job),
         soft_targets=job.store_key or "",
         distillation=objective.follows_from(job.loss),
         **also,
     )
+
+
+def _learnt_from(dataset: Dataset, job: StudentJob) -> dict[str, Any]:
+    """The examples' part of the key of baseline or student. A stage with data of its own sees none of the training
+    split, nor what is made of it."""
+    digests = dataset.digests
+    if job.data:
+        return {"data": {name: digests[name] for name in (job.data, "validation")}, "augmentation": {}}
+    data = {name: digests[name] for name in ("train", "validation")}  # the transfer set is in the soft targets
+    augmentation = dataset.augmentation if job.store_key else dataset.baseline_augmentation
+    without = {"without": dataset.without} if dataset.without else {}
+    return {"data": data, "augmentation": augmentation, **dataset.share, **without}
 
 
 def _again(run: Context, name: str, changes: Sequence[str]) -> None:

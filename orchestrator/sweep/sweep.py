@@ -11,7 +11,7 @@ import ray
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.resources import Machines
-from orchestrator.config import grid, loading
+from orchestrator.config import grid, loading, names
 from orchestrator.config.grid import Axis, Choices, Point
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_sweep import TrackedSweep
@@ -76,8 +76,8 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
     if asked.batch is not None and asked.batch < 1:
         raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
     common = [*asked.overrides, *_keeping(asked, axes)]
-    _check(asked.path, base.name, common, axes)
-    name = f"{base.name}-sweep"
+    _check(asked.path, base, common, axes)
+    name = f"{base.name}-{names.SWEEP}"
     folder = storage.join(base.storage, name)
     storage.probe_of_run(base.storage)
     _check_folder(folder)
@@ -125,11 +125,11 @@ class Runs:
 def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
     """Execute batch by batch; returns the runs in the order of their batches."""
     found: list[SweptRun] = []
-    names: list[str] = []
+    taken = [each.name for each in of.base.of_command()]
     batch = next(proposals, None)
     while batch is not None:
-        new = grid.names(of.base.name, batch, names)
-        names += new
+        new = grid.names(of.base.name, batch, taken, _most(of.base))
+        taken += new
         done = _batch(batch, new, of)
         found += done
         try:
@@ -139,15 +139,20 @@ def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
     return found
 
 
-def _batch(batch: Sequence[Point], names: Sequence[str], of: Runs) -> list[SweptRun]:
+def _most(base: RunConfig) -> int:
+    """Letters of a point's name, which leave room for the endings of its own further runs."""
+    return grid.MOST_NAME - len(base.longest_ending)
+
+
+def _batch(batch: Sequence[Point], given: Sequence[str], of: Runs) -> list[SweptRun]:
     jobs = [
         Job(of.path, name, [*of.common, *grid.overrides(point), f"name={name}"])
-        for point, name in zip(batch, names, strict=True)
+        for point, name in zip(batch, given, strict=True)
     ]
-    of.screen.say(f"runs of the sweep: {', '.join(names)}")
+    of.screen.say(f"runs of the sweep: {', '.join(given)}")
     problems = of.processes.run(jobs, of.at_once)
     found = []
-    for point, name, problem in zip(batch, names, problems, strict=True):
+    for point, name, problem in zip(batch, given, problems, strict=True):
         folder = storage.join(of.base.storage, name)
         report = None if problem else reports.load(folder)
         found.append(swept(name, dict(point), report, problem))
@@ -164,12 +169,14 @@ def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:
     return [] if decided or not any(axis.key in OF_MEANS for axis in axes) else [f"{KEEP}=members"]
 
 
-def _check(path: str, base: str, common: Sequence[str], axes: Sequence[Axis]) -> None:
-    """Load every point of a grid, or the ends of ranges. base: the name of the run. Raises: `RequestError`."""
+def _check(path: str, base: RunConfig, common: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Load every point of a grid, or the ends of ranges. Raises: `RequestError`."""
     ends = [axis if isinstance(axis, Choices) else Choices(axis.key, (axis.low, axis.high)) for axis in axes]
     for point in grid.points(ends):
         try:
-            RunConfig.load(path, [*common, *grid.overrides(point), f"name={grid.name_of(base, point)}"])
+            RunConfig.load(
+                path, [*common, *grid.overrides(point), f"name={grid.name_of(base.name, point, _most(base))}"]
+            )
         except RequestError as error:
             raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
 

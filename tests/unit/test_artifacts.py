@@ -99,9 +99,9 @@ def test_what_was_deleted_or_damaged_meanwhile_is_looked_for_elsewhere(
     assert obtain(tmp_path) is None
 
 
-def test_a_run_that_starts_over_takes_nothing_of_others_and_gives(tmp_path: Path) -> None:
+def test_a_run_that_starts_over_takes_nothing_of_earlier_ones_and_gives(tmp_path: Path) -> None:
     committed(tmp_path, "a")
-    assert Catalogue(str(tmp_path), "new", alone=True).obtain(KEY, paths.network) is None
+    assert Catalogue(str(tmp_path), "new", among={"b"}).obtain(KEY, paths.network) is None
     committed(tmp_path, "new")
     shutil.rmtree(tmp_path / "a")
     found = obtain(tmp_path, "third")

@@ -75,6 +75,31 @@ def test_points_and_their_names() -> None:
     assert grid.names("n", alike[:1], taken=["n-x-a-b"]) == ["n-x-a-b--2"]
 
 
+NAMED: list[tuple[dict[str, Any], str]] = [
+    ({"student.seed": 1}, "x-student-seed-1"),  # `x-seed-1` is a repetition of `x`
+    ({"seed": 1}, "x-run-seed-1"),
+    ({"distillation.temperature": 2, "seed": 1}, "x-temperature-2-run-seed-1"),
+    ({"seed": 1, "student.seed": 2}, "x-run-seed-1-student-seed-2"),
+    ({"student.model.kwargs.generation": 2}, "x-kwargs-generation-2"),
+    (
+        {"ensemble.training.epochs": 1, "student.training.epochs": 2},
+        "x-ensemble-training-epochs-1-student-training-epochs-2",
+    ),
+    ({"student.training.epochs": 2}, "x-epochs-2"),
+]
+
+
+@pytest.mark.parametrize(("point", "expected"), NAMED, ids=[expected for _, expected in NAMED])
+def test_a_name_has_as_many_words_as_tell_it_from_others(point: dict[str, Any], expected: str) -> None:
+    assert grid.name_of("x", point) == expected
+
+
+def test_names_leave_room_for_the_endings_of_further_runs() -> None:
+    assert grid.names("n" * 60, [{"a.b": "c" * 80}] * 2, most=72) == [
+        f"{'n' * 60}-b-{'c' * 10}", f"{'n' * 60}-b-{'c' * 10}--2"
+    ]  # fmt: skip
+
+
 def test_a_grid_begins_with_what_others_share() -> None:
     axes = grid.axes(["distillation.temperature=1,2,5", "student.model.kwargs.hidden=30,300"], trials=None)
     batches = list(of_grid(axes))

@@ -33,6 +33,25 @@ def test_the_first_is_the_runs_own(tmp_path: Path) -> None:
     assert RunConfig.load(str(write_config(tmp_path))).of_students() == {}
 
 
+@pytest.mark.parametrize("first", ["small", "wide"])
+def test_a_runs_own_configuration_is_loaded_again(first: str, tmp_path: Path) -> None:
+    """As a run writes it, with the classes of its data in every model."""
+    student = settings(tmp_path)["student"]
+    of = {"kind": "transformers", "tokenizer": "tokenizer"}
+    several = {
+        name: {**student, "model": {**of, "config": {"model_type": "bert", "hidden_size": size}}}
+        for name, size in (("small", 16), ("wide", 32))
+    }
+    order = sorted(several, key=lambda name: name != first)
+    values = settings(tmp_path, student=None, students={name: several[name] for name in order})
+    config = RunConfig.from_mapping(values, str(tmp_path)).for_classes(3, ("a", "b", "c"))
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    found = RunConfig.load(str(again))
+    assert found == config and [*(found.students or {})] == [*(config.students or {})]
+    assert {getattr(each.model, "classes", None) for each in (config.students or {}).values()} == {3}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"students": {}}, "`students` is empty"),
     ({"students__Big": {}}, "students"),

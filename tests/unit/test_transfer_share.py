@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.workload import Workload
+from orchestrator.stages import training
+from orchestrator.stages.fitters import StudentJob
+from tests.makers import MODELS
 from workers.data import dataset, transfer
 from workers.data.dataset import Dataset
 from workers.data.positions import Positions
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs import DataSpec, DistillationSpec, ModelSpec, TermSpec, TrainingSpec
 
 CLASSES, ROWS, MORE = 3, 600, 70
 
@@ -144,3 +148,25 @@ def test_plan_and_rehearsal_have_the_share(tmp_path: Path) -> None:
     assert {*rows(some)} <= {*rows(found)}
     mine = np.concatenate([found.train.x, np.load(tmp_path / "more.npz")["x"]])
     np.testing.assert_array_equal(every(some.transfer.x), mine[rows(some)])
+
+
+def test_a_stage_with_data_of_its_own_follows_from_none_of_the_transfer_set(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    model = ModelSpec(factory="models:mlp", folder=str(tmp_path))
+    loss = DistillationSpec(objective=(TermSpec(term="hidden_mse"),))
+    more = {"stages": {"stages.ged": str(tmp_path / "more.npz")}}
+
+    def key(data: Dataset, split: str = "") -> str:
+        job = StudentJob("stage-ged", model, TrainingSpec(epochs=1), 1, loss=loss, data=split)
+        return training._of_student(SimpleNamespace(dataset=data), job).digest  # type: ignore[arg-type]
+
+    whole = load(tmp_path, **more)
+    others = [load(tmp_path, **more, transfer_share=0.5), load(tmp_path, **more, transfer_without=[2])]
+    (tmp_path / "others").mkdir()
+    others.append(load(tmp_path / "others", np.arange(ROWS) // 3 % CLASSES, **more))  # labels of the training split
+    assert {key(each, "stages.ged") for each in others} == {key(whole, "stages.ged")}
+    assert len({key(each) for each in (whole, *others)}) == 4
+    x = np.load(tmp_path / "more.npz")["x"]
+    np.savez(tmp_path / "other.npz", x=x + 1)
+    changed = load(tmp_path / "others", stages={"stages.ged": str(tmp_path / "other.npz")})
+    assert key(changed, "stages.ged") != key(whole, "stages.ged")

@@ -14,7 +14,7 @@ import json
 import logging
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -63,12 +63,12 @@ class Found:
 class Catalogue:
     """The artifacts of the run called `run` in the storage at `root`, and those of the other runs there.
 
-    alone: reuse no artifacts of other runs; other runs may still reuse those of this run.
+    among: the other runs whose artifacts are reused; None: all. Other runs may reuse those of this run in any case.
     """
 
-    def __init__(self, root: str, run: str, *, alone: bool = False) -> None:
+    def __init__(self, root: str, run: str, *, among: Collection[str] | None = None) -> None:
         self.folder = storage.join(root, run)
-        self._root, self._run, self._alone = root, run, alone
+        self._root, self._run, self._among = root, run, among
         self._own = _parsed(self.folder, storage.read_if_there(storage.join(self.folder, FILE))).artifacts
         self._others: dict[str, list[tuple[str, str]]] | None = None
         self._lock = threading.Lock()
@@ -145,11 +145,9 @@ class Catalogue:
 
     def _elsewhere(self, key: Key) -> Iterator[tuple[str, str]]:
         """For every other run that lists the artifact: the run's name, and the record's URI."""
-        if self._alone:
-            return
         with self._lock:
             if self._others is None:
-                self._others = _others(self._root, self._run)
+                self._others = _others(self._root, self._run, self._among)
         yield from self._others.get(key.digest, ())
 
 
@@ -194,9 +192,9 @@ def _parsed(folder: str, content: bytes | None) -> Listed:
         return Listed()
 
 
-def _others(root: str, own: str) -> dict[str, list[tuple[str, str]]]:
-    """By an artifact's digest: name of each other run that lists it, and the record's URI."""
-    names = [name for name in storage.names(root) if name != own]
+def _others(root: str, own: str, among: Collection[str] | None) -> dict[str, list[tuple[str, str]]]:
+    """By an artifact's digest: name of each other run that lists it, and the record's URI. among: as of `Catalogue`."""
+    names = [name for name in storage.names(root) if name != own and (among is None or name in among)]
 
     def read_one(name: str) -> Listed:
         folder = storage.join(root, name)
