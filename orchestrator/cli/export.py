@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.export import card, files, formats, gate, lineage, target
+from orchestrator.export import card, files, formats, gate, lineage, target, unchanged
 from orchestrator.export import measure as measuring
 from orchestrator.export.gate import Gate, Passed
 from orchestrator.export.measure import Measured
@@ -95,7 +95,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         )
     config = run.config.for_classes(dataset.classes, dataset.label_names)
     weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)
-    student = formats.student_of(Member("student", config.student.model, weights), dataset)
+    student = unchanged.student_of(Member("student", config.student.model, weights), dataset, run.systems["student"])
     with tempfile.TemporaryDirectory(prefix="stillhouse-export-") as scratch:
         folder = Path(scratch, "export")
         folder.mkdir()
