@@ -16,9 +16,10 @@ from orchestrator.reporting import sums
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
-from tests import finished
+from tests import finished, texts
 from workers import storage
 from workers.data import dataset as datasets
+from workers.data import tokens
 from workers.errors import RequestError
 from workers.inference.teacher import Member
 
@@ -59,7 +60,7 @@ class Run:
         return Path(RunFolder(self.folder).shown("student"), paths.NETWORK)
 
     def change_record(self, **changes: Any) -> None:
-        """Replace top-level values of the record; of `what`, those of parts with these prefixes, or drop them."""
+        """Replace values of the record."""
         self.record.write_text(json.dumps(json.loads(self.record.read_text()) | changes))
 
     def load(self) -> Student:
@@ -93,6 +94,18 @@ def test_another_code_or_another_file_is_refused(run: Run) -> None:
         run.load()
 
 
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    tiny = {"kind": "transformers", "config": texts.config(), "tokenizer": "encoder", "max_length": 12}
+    run = Run(finished.of_texts(tmp_path, tiny))
+    run.load()
+    settings = tmp_path / "encoder" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncation_side": "left"}))
+    tokens.load.cache_clear()
+    tokens.digest.cache_clear()
+    with pytest.raises(RequestError, match="tokenizer changed"):
+        run.load()
+
+
 def test_weights_that_the_run_did_not_write_are_refused(run: Run, tmp_path: Path) -> None:
     weights = Path(RunFolder(run.folder).shown("student"), "model.safetensors")
     shutil.copyfile(Path(RunFolder(run.folder).shown("member-0"), "model.safetensors"), tmp_path / "other")
@@ -113,9 +126,7 @@ def test_where_the_record_does_not_decide_the_reports_figures_do(run: Run, recor
         before = {"fingerprint": written["key"], "sha256": written["files"]["model.safetensors"], "history": []}
         run.record.write_text(json.dumps({"format": 2, **before}))
     run.load()
-    path = RunFolder(run.folder).sums
     of_blocks, test = sums.read(run.folder)
     sums.write(run.folder, of_blocks | {"student": of_blocks["baseline"]}, test)
-    assert Path(path).exists()
     with pytest.raises(RequestError, match=r"on the test examples its accuracy is .*, in the report"):
         run.load()
