@@ -26,6 +26,7 @@ from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
+from workers.models import provenance as model_provenance
 from workers.models.ask import ask
 from workers.specs import AnyModel
 
@@ -119,7 +120,7 @@ def _train(model: AnyModel, dataset: Dataset, config: RunConfig, weights: str) -
         optimizer.zero_grad()
         nn.functional.cross_entropy(ask(module, batch), labels).backward()
         optimizer.step()
-    key = NETWORK.key(name="student")
+    key = NETWORK.key(**model_provenance.of_model(model), seed=1)
     place = storage.join(folder := config.folder, "trained", key.digest, model.weights_name)
     checkpoints.save(module.state_dict(), place)
     member = Member("student", model, place)

@@ -6,6 +6,7 @@ and registered. No cluster is needed.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.export import card, files, formats, gate, lineage, target
+from orchestrator.config.schema import MODEL_NAME
+from orchestrator.export import card, files, formats, gate, lineage, target, unchanged
 from orchestrator.export import measure as measuring
 from orchestrator.export.gate import Gate, Passed
 from orchestrator.export.measure import Measured
@@ -95,7 +97,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         )
     config = run.config.for_classes(dataset.classes, dataset.label_names)
     weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)
-    student = formats.student_of(Member("student", config.student.model, weights), dataset)
+    student = unchanged.student_of(Member("student", config.student.model, weights), dataset, run.systems["student"])
     with tempfile.TemporaryDirectory(prefix="stillhouse-export-") as scratch:
         folder = Path(scratch, "export")
         folder.mkdir()
@@ -132,6 +134,10 @@ def _checked(asked: Asked) -> _Run:
     licence = asked.licence
     if licence is not None and not (0 < len(licence) <= MOST_LICENCE and licence.isprintable()):
         raise RequestError("--license: expected a short text in one line, such as the SPDX identifier apache-2.0.")
+    if asked.register is not None and not re.fullmatch(MODEL_NAME, asked.register):
+        raise RequestError(
+            f"--register: '{asked.register}' is no name of a model in MLflow. Expected one without '/', ':' and quotes."
+        )
     others = [each for each in asked.overrides if not each.startswith("tracking.")]
     if others:
         raise RequestError(f"--set {others[0]}: an export takes a run as it is. Expected a key of `tracking`.")

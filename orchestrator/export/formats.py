@@ -164,12 +164,14 @@ def _inputs(student: Student, folder: Path) -> dict[str, Any]:
         return {"inputs": {"kind": "array", "dtype": names[onnx_export.INPUT], "shape": list(column.shape[1:])}}
     if model.tokenizer is None or set(names) - TOKENS:
         return {"inputs": {"kind": "columns", "names": names}}
+    tokenizer = tokens.load(model.tokenizer)
     if not (folder / TOKENIZER).exists():
-        (folder / TOKENIZER).write_text(tokens.load(model.tokenizer).backend_tokenizer.to_str(), encoding="utf-8")
+        (folder / TOKENIZER).write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     assert isinstance(student.sample, NamedInputs)
     padding = student.sample.padding.get(tokens.IDS, 0)
     found = {"kind": "texts", "names": list(names), "tokenizer": TOKENIZER, "padding": padding}
-    return {"inputs": {**found, "max_length": model.max_length}}
+    settings = {name: getattr(tokenizer, name) for name in SETTINGS}
+    return {"inputs": {**found, "max_length": model.max_length, **settings}}
 
 
 def _check_one_each(student: Student, name: str) -> None:
@@ -183,6 +185,8 @@ def _check_one_each(student: Student, name: str) -> None:
 
 TOKENS = {tokens.IDS, tokens.TYPES, "attention_mask"}
 """The columns that `load.py` makes of texts."""
+SETTINGS = ("truncation_side", "split_special_tokens")
+"""Attributes of a tokenizer that change its tokens, and that `tokenizer.json` lacks."""
 FORMATS: Mapping[str, Format] = {
     "onnx": Format((ModelSpec, TransformersModel), _onnx),
     "torch": Format((ModelSpec,), _torch),

@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from workers import storage
 from workers.errors import RequestError
@@ -20,6 +20,8 @@ RECORD = "export.json"
 """The description of an export, written last."""
 FILES = "files"
 """Its key with the sha256 of each other file, by path."""
+BYTECODE = "__pycache__"
+"""Folders with bytecode, which an import of `load.py` makes. They are replaced with the export."""
 
 
 def check(uri: str) -> None:
@@ -95,10 +97,12 @@ def _remove_there(uri: str, files: list[str]) -> None:
 
 
 def _files_in(uri: str) -> list[str]:
-    """The files of an earlier export; none without a record."""
+    """The files of an earlier export, with the bytecode of its code; none without a record."""
     content = storage.read_if_there(storage.join(uri, RECORD))
     try:
         found = json.loads(content or b"{}").get(FILES, {})
     except (ValueError, AttributeError):
         return []
-    return [RECORD, *found] if isinstance(found, dict) and found else []
+    if not isinstance(found, dict) or not found:
+        return []
+    return [RECORD, *found, *(path for path in storage.files_below(uri) if BYTECODE in PurePosixPath(path).parts)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workers.evaluation import bootstrap, calibration
 from workers.evaluation.bootstrap import Interval
-from workers.evaluation.metrics import COLUMNS, CORRECT, EXAMPLES, FIGURES, figures
+from workers.evaluation.metrics import BRIER, COLUMNS, CORRECT, EXAMPLES, FIGURES, NLL, figures
 
 Float64 = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -68,8 +68,7 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         several = [each[FIGURES.index(name), ..., k] for k in range(len(names)) for name in RESAMPLED]
         return np.stack([*several, *(accuracy[of] - accuracy[over] for of, over in pairs), _gain(accuracy)])
 
-    grouped = _is_grouped(of_blocks[names[0]])
-    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=grouped)
+    values, found = of_sums(joint.sum(axis=0)), _intervals(list(of_blocks.values()), of_sums)
     of_systems = {
         name: dict(zip(RESAMPLED, found[k * len(RESAMPLED) : (k + 1) * len(RESAMPLED)], strict=True))
         | {"ece": calibration.interval(of_blocks[name])}
@@ -109,16 +108,16 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
     member, by its number.
     """
     count = len(order)
-    joint = np.concatenate([*best, *(without[k] for k in order)], axis=1)
+    several = [*best, *(without[k] for k in order)]
 
     def of_sums(sums: Float64) -> Float64:
         each = figures(sums.reshape(*sums.shape[:-1], 2 * count, COLUMNS))[ACCURACY]  # [..., 2M]
-        several = np.moveaxis(each, -1, 0)
-        prefixes, lacking = several[:count], several[count:]
+        of_each = np.moveaxis(each, -1, 0)
+        prefixes, lacking = of_each[:count], of_each[count:]
         adds = np.concatenate([prefixes[:1], np.diff(prefixes, axis=0)])
         return np.concatenate([prefixes, adds, prefixes[-1:] - lacking])
 
-    values, found = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(best[0]))
+    values, found = of_sums(np.concatenate(several, axis=1).sum(axis=0)), _intervals(several, of_sums)
     whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
     return [
         Member(
@@ -135,23 +134,37 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
     ]
 
 
+def _intervals(
+    of_blocks: Sequence[Float64], figures: bootstrap.Figures, level: float = bootstrap.LEVEL
+) -> list[Interval | None]:
+    """`bootstrap.intervals` of figures of several systems, with sums [B, COLUMNS] of each on the same blocks."""
+    joint, grouped = np.concatenate(of_blocks, axis=1), _is_grouped(of_blocks[0])
+    possible = _possible(of_blocks[0], len(of_blocks))
+    return bootstrap.intervals(joint, figures, possible=possible, grouped=grouped, level=level)
+
+
+def _possible(of_blocks: Float64, systems: int) -> Float64:
+    """Sums [2S + 2, S * COLUMNS] of blocks that move figures of up to three of S systems furthest, each of as many
+    examples as an average block: all systems are right, none, one alone, or all but one."""
+    alone = np.eye(systems)
+    right = np.concatenate([np.zeros((1, systems)), np.ones((1, systems)), alone, 1 - alone])
+    found = np.zeros((len(right), systems, COLUMNS))
+    found[..., EXAMPLES], found[..., CORRECT] = 1.0, right
+    found[..., BRIER], found[..., NLL] = 2 * (1 - right), np.where(right > 0, 0.0, math.inf)
+    examples: float = of_blocks[of_blocks[:, EXAMPLES] > 0, EXAMPLES].mean()
+    return examples * found.reshape(len(right), -1)
+
+
 def _is_grouped(of_blocks: Float64) -> bool:
     """Whether blocks are groups of examples, and not single ones, or random ones of a large test set."""
     return bool((of_blocks[:, EXAMPLES] > 1).any()) and len(of_blocks) < bootstrap.BLOCKS
 
 
 def _of_accuracy(of_blocks: Float64, found: Interval | None) -> Interval | None:
-    """The interval of an accuracy: of trials where blocks are single examples, or where all are right, or all wrong."""
-    if found is None or (of_blocks[:, EXAMPLES].max() > 1 and found.error != 0.0):
+    """The interval of an accuracy: where blocks are single examples, of these as independent trials."""
+    if found is None or of_blocks[:, EXAMPLES].max() > 1:
         return found
-    return _of_trials(of_blocks)
-
-
-def _of_trials(of_blocks: Float64) -> Interval:
-    """The interval of an accuracy as that of independent trials, one for each block."""
-    used = of_blocks[of_blocks[:, EXAMPLES] > 0]
-    share = float(used[:, CORRECT].sum() / used[:, EXAMPLES].sum())
-    return bootstrap.of_share(share * len(used), len(used))
+    return bootstrap.of_share(*of_blocks[:, [CORRECT, EXAMPLES]].sum(axis=0).tolist())
 
 
 def _gain(accuracy: Mapping[str, Float64]) -> Float64:
@@ -171,13 +184,13 @@ def difference(one: Float64, other: Float64, names: Pair = ("student", "student"
         accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
         return np.stack([accuracy[..., 0] - accuracy[..., 1]])
 
-    (value,), (interval,) = of_sums(joint.sum(axis=0)), bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one))
+    (value,), (interval,) = of_sums(joint.sum(axis=0)), _intervals([one, other], of_sums)
     return _difference(names, float(value), interval, round(float(one[:, EXAMPLES].sum())))
 
 
 def accuracy(of: Float64) -> tuple[float, Interval | None]:
     """The accuracy of a system, and its interval. of: [B, COLUMNS]."""
-    (found,) = bootstrap.intervals(of, lambda sums: figures(sums)[ACCURACY][None], grouped=_is_grouped(of))
+    (found,) = _intervals([of], lambda sums: figures(sums)[ACCURACY][None])
     return float(figures(of.sum(axis=0))[ACCURACY]), _of_accuracy(of, found)
 
 
@@ -194,12 +207,11 @@ def share_of(one: Float64, other: Float64) -> float:
 
 def share(one: Float64, other: Float64, level: float = bootstrap.LEVEL) -> tuple[float, Interval | None]:
     """`share_of` two systems on the same test examples, and its paired interval of `level`; None for few blocks."""
-    joint = np.concatenate([one, other], axis=1)
 
     def of_sums(sums: Float64) -> Float64:
         accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([accuracy[..., 0] / accuracy[..., 1]])
 
-    (interval,) = bootstrap.intervals(joint, of_sums, grouped=_is_grouped(one), level=level)
+    (interval,) = _intervals([one, other], of_sums, level)
     return share_of(one, other), interval

@@ -71,3 +71,21 @@ def test_an_interval_holds_the_truth_19_times_in_20(case: str, monkeypatch: pyte
 @pytest.mark.parametrize("case", TRUTHS)
 def test_the_same_in_a_thousand_draws(case: str) -> None:
     assert 0.93 <= coverage(*TRUTHS[case], 1000) <= 0.97
+
+
+def test_a_figure_that_does_not_vary_is_as_sure_as_a_proportion_of_all() -> None:
+    """By the bound of Wilson: what is missing among n blocks is missed so in one of twenty samples, or hardly more."""
+    for blocks in (2, 8, 100):
+        right, mixed = np.ones((blocks, 2)), np.array([[1.0, 1.0], [1.0, 0.0]])
+        (found,) = bootstrap.intervals(right, share, possible=mixed)
+        expected = bootstrap.of_share(blocks, blocks)
+        assert found is not None
+        assert found.bounds == pytest.approx(expected.bounds)
+        assert found.error == pytest.approx((1 - found.low) / 1.96, rel=1e-4)
+        assert bootstrap.intervals(right, share) == [None], "without possible blocks"
+    assert all((1 - bootstrap.unseen(blocks)) ** blocks <= 0.052 for blocks in range(6, 500))
+
+
+def test_a_figure_that_varies_by_rounding_alone_does_not_vary() -> None:
+    parts = np.array([[1.0, 0.1], [3.0, 0.3], [7.0, 0.7]])
+    assert bootstrap.intervals(parts, share) == [None]

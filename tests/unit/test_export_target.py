@@ -47,6 +47,17 @@ def test_an_export_replaces_an_earlier_one_and_leaves_none_of_its_files(uri: str
     assert storage.files_below(uri) == [target.RECORD, "model.safetensors"]
 
 
+def test_an_export_that_was_imported_is_replaced_with_its_bytecode(uri: str, tmp_path: Path) -> None:
+    write(uri, made(tmp_path / "one", "load.py", "code/nets.py"))
+    for path in ("__pycache__/load.cpython-311.pyc", "code/__pycache__/nets.cpython-311.pyc"):
+        storage.write_text(storage.join(uri, path), "bytecode")
+    write(uri, made(tmp_path / "two", "load.py"))
+    assert storage.files_below(uri) == [target.RECORD, "load.py"]
+    storage.write_text(storage.join(other := storage.join(storage.parent(uri), "other"), "__pycache__/a.pyc"), "mine")
+    with pytest.raises(RequestError, match="which no export wrote"):
+        target.check(other)
+
+
 def test_files_of_another_origin_are_not_replaced(uri: str, tmp_path: Path) -> None:
     write(uri, made(tmp_path / "one", "model.onnx"))
     storage.write_text(storage.join(uri, "notes.txt"), "mine")

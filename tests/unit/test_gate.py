@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from orchestrator.cli.export import Asked, export
 from orchestrator.export import gate
 from orchestrator.export.gate import Gate, Passed
 from workers.errors import GateError, RequestError
@@ -70,3 +74,12 @@ def test_one_threshold_is_enough_to_register() -> None:
     gate.check(Gate(min_share=1.0), registers=True)
     gate.check(Gate(max_latency_ms=5.0), registers=True)
     gate.check(Gate(), registers=False)
+
+
+@pytest.mark.parametrize("name", ["team/digits", "o'brien", "models:digits"])
+def test_a_name_that_mlflow_has_not_is_refused_first(name: str, tmp_path: Path) -> None:
+    asked = Asked(run=str(tmp_path / "none"), to=str(tmp_path / "out"), format="onnx", gate=Gate(min_share=0.9))
+    with pytest.raises(RequestError, match=r"--register: .* is no name of a model in MLflow"):
+        export(replace(asked, register=name))
+    with pytest.raises(RequestError, match=r"report\.json"):
+        export(replace(asked, register="digits"))

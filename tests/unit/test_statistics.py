@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.reporting import statistics
-from workers.evaluation import metrics
+from workers.evaluation import bootstrap, metrics
 from workers.evaluation.metrics import Blocks
 
 CLASSES = 4
@@ -102,3 +102,47 @@ def test_a_share_and_its_interval_by_hand() -> None:
 def test_a_share_of_nothing_is_undefined() -> None:
     value, interval = statistics.share(sums(np.ones(50, bool)), sums(np.zeros(50, bool)))
     assert np.isnan(value) and interval is None
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_a_share_of_systems_that_agree_on_few_examples_is_not_certain(level: float) -> None:
+    right = sums(np.ones(8, bool))
+    value, interval = statistics.share(right, right, level)
+    unseen = bootstrap.unseen(8, level)
+    assert value == 1.0 and interval is not None
+    assert interval.bounds == pytest.approx((1 - unseen, 1 / (1 - unseen)))
+    if level == bootstrap.LEVEL:
+        accuracy = statistics.accuracy(right)[1]
+        assert accuracy is not None and interval.low == pytest.approx(accuracy.low) == pytest.approx(0.676, abs=5e-4)
+
+
+@pytest.mark.parametrize(("examples", "resolved"), [(2, False), (3, False), (4, True), (8, True)])
+def test_a_system_that_is_always_right_where_the_other_is_wrong_needs_examples(examples: int, resolved: bool) -> None:
+    found = statistics.difference(sums(np.ones(examples, bool)), sums(np.zeros(examples, bool)))
+    assert found.accuracy == 1.0 and found.resolved == resolved and found.interval is not None
+    assert found.interval.bounds == pytest.approx((1 - 2 * bootstrap.unseen(examples), 1.0))
+    assert found.needed is not None and (resolved or found.needed > examples)
+
+
+def test_systems_that_agree_everywhere_differ_by_what_the_test_set_may_lack() -> None:
+    one = sums(np.arange(500) < 450)
+    found, unseen = statistics.difference(one, one), bootstrap.unseen(500)
+    assert found.interval is not None and not found.resolved and found.needed is None
+    assert found.interval.bounds == pytest.approx((-unseen, unseen))
+    share = statistics.share(one, one)[1]
+    assert share is not None and share.low == pytest.approx(0.9 * (1 - unseen) / (0.9 * (1 - unseen) + unseen))
+
+
+def test_a_share_of_a_gain_that_never_varies_is_not_certain() -> None:
+    given = systems(300)
+    given["student"] = given["ensemble"]
+    found = statistics.estimate(given, PAIRS)
+    assert found.gain is not None and found.gain.low < 0.95 and found.gain.high > 1.05
+
+
+def test_what_has_no_bounds_has_no_interval_where_it_does_not_vary() -> None:
+    given = {name: sums(np.ones(20, bool)) for name in ("ensemble", "baseline", "student")}
+    for of in given.values():
+        of[:, metrics.NLL] = 0.3
+    interval = statistics.estimate(given, [("student", "ensemble")]).intervals["student"]
+    assert interval["nll"] is None and interval["accuracy"] is not None

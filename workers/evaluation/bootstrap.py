@@ -6,6 +6,9 @@ of blocks, so that differences are paired. The intervals are BCa (Efron 1987), e
 Student's t with as many degrees of freedom (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section
 4.3). Of few groups they are studentized instead (Efron and Tibshirani 1993, section 12.5), since BCa is too narrow
 there: with 20 groups of unequal accuracy, 92% of its intervals hold the truth, and 95% of the studentized ones.
+
+Resamples of blocks that all say the same do not vary, though other blocks may exist. There an interval reaches as far
+as a share of other blocks could move the figure that, at this level, may exist unseen (`unseen`).
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ STEP = 1e-4
 """Of the numerical derivative of a figure by the weight of a block."""
 MOST_DEGENERATE = 0.002
 """Share of resamples without spread up to which studentized intervals are computed."""
+SAME = 1e-12
+"""Spread of a figure, by its size, up to which its resamples are the same but for rounding."""
 BATCH_VALUES = 2**23
 """Resampled blocks that are held at once."""
 POWER = 0.8
@@ -72,14 +77,21 @@ def blocks_of(groups: Index) -> Index:
 
 
 def intervals(
-    of_blocks: Float64, figures: Figures, *, grouped: bool = False, seed: int = 0, level: float = LEVEL
+    of_blocks: Float64,
+    figures: Figures,
+    *,
+    possible: Float64 | None = None,
+    grouped: bool = False,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> list[Interval | None]:
     """The interval of each figure.
 
     of_blocks: [B, C], sums over each block; a block whose sums are all 0 is left out. figures: computes k figures of
-    such sums. grouped: whether blocks are groups of several examples, of which few are studentized. level: probability
-    that an interval holds the true value. Returns None for a figure without an interval: with fewer than two blocks, or
-    where it is undefined in some resamples, such as a share of nothing.
+    such sums. possible: [E, C], sums of the blocks that move the figures furthest, for figures that do not vary among
+    the blocks; None: these have no interval. grouped: whether blocks are groups of several examples, of which few are
+    studentized. level: probability that an interval holds the true value. Returns None for a figure without an
+    interval: with fewer than two blocks, or where it is undefined in some resamples, such as a share of nothing.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -109,8 +121,44 @@ def intervals(
     if grouped and blocks < FEW:
         studentized = _studentized(used, figures, seed, level)
         bounds = np.where(np.isfinite(studentized), studentized, bounds)
-    each = zip(several, bounds.T, found, strict=True)
-    return [_interval(values, float(low), float(high), float(figure)) for values, (low, high), figure in each]
+    same = _of_same(used.mean(axis=0), found, figures, possible, (blocks, level))
+    each = zip(several, bounds.T, found, same, strict=True)
+    return [
+        _interval(values, float(low), float(high), float(figure), of_same)
+        for values, (low, high), figure, of_same in each
+    ]
+
+
+def unseen(blocks: int, level: float = LEVEL) -> float:
+    """The largest share of blocks of a kind that may exist where none of so many is (Wilson 1927)."""
+    squared = _quantile(level) ** 2
+    return squared / (blocks + squared)
+
+
+def _of_same(
+    mean: Float64, found: Float64, figures: Figures, possible: Float64 | None, sample: tuple[int, float]
+) -> list[Interval | None]:
+    """The interval of each figure if it does not vary: what it would be with some of the possible blocks.
+
+    mean: sums [C] of an average block. sample: number of blocks, and the level.
+    """
+    if possible is None:
+        return [None] * len(found)
+    share, quantile = unseen(*sample), _quantile(sample[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.stack([figures((1 - share) * mean + share * each) for each in (mean, *possible)])
+    bounds = zip(moved.min(axis=0).tolist(), moved.max(axis=0).tolist(), found.tolist(), strict=True)
+    return [
+        Interval(low, high, max(figure - low, high - figure) / quantile) if math.isfinite(high - low) else None
+        for low, high, figure in bounds
+    ]
+
+
+def _quantile(level: float) -> float:
+    """Standard errors from the middle of a normal distribution that hold a share of `level` of it, on both sides."""
+    from scipy.stats import norm
+
+    return float(norm.ppf(0.5 + level / 2))
 
 
 def _studentized(used: Float64, figures: Figures, seed: int, level: float) -> Float64:
@@ -145,11 +193,11 @@ def _errors(weights: Float64, used: Float64, figures: Figures) -> Float64:
     return found
 
 
-def _interval(resampled: Float64, low: float, high: float, figure: float) -> Interval | None:
+def _interval(resampled: Float64, low: float, high: float, figure: float, of_same: Interval | None) -> Interval | None:
     if not np.isfinite(resampled).all() or not math.isfinite(figure):
         return None
-    if np.ptp(resampled) == 0:  # BCa is undefined where nothing varies
-        return Interval(figure, figure, 0.0)
+    if np.ptp(resampled) <= SAME * max(1.0, abs(figure)):  # BCa is undefined where nothing varies
+        return of_same
     return Interval(low, high, float(resampled.std(ddof=1)))
 
 
@@ -187,5 +235,5 @@ def needed(difference: float, error: float, examples: int) -> int | None:
 
     if difference == 0:
         return None
-    quantiles = float(norm.ppf(0.5 + LEVEL / 2) + norm.ppf(POWER))
+    quantiles = _quantile(LEVEL) + float(norm.ppf(POWER))
     return math.ceil(examples * (quantiles * error / difference) ** 2)
