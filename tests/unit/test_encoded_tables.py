@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.data import dataset, table_files
+from workers.data import dataset, encoded_tables, table_files, tables
 from workers.data.label_names import NamedLabels, ids_or_names
 from workers.errors import RequestError
 from workers.specs import DataSpec
@@ -47,6 +47,59 @@ def test_other_splits_are_encoded_as_train(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"b": "w", "a": null, "y": 1}\n{"b": "v", "a": 9.5, "y": 0}\n')
     found = loaded(tmp_path / "train.csv", test=str(tmp_path / "test.jsonl"))
     np.testing.assert_array_equal(found.test.x[:], [[4, 0, 0], [9.5, 0, 1]])  # the mean of train, an unknown text
+
+
+def both(folder: Path, train: str, test: str, ending: str = "csv") -> list[np.ndarray]:
+    """The features of train and test, each given as the content of a file."""
+    uris = {"train": str(folder / f"train.{ending}"), "test": str(folder / f"test.{ending}")}
+    for uri, content in zip(uris.values(), (train, test), strict=True):
+        Path(uri).write_text(content)
+    return [x for x, _ in encoded_tables.read(uris, tables.Roles("y"), []).values()]
+
+
+SPELLED = {  # cells of train, and those of test, which alone would be of another type
+    "numbers": (["1.0", "2.0", "?"], ["1.0", "2.0"]),
+    "leading zeros": (["007", "A12"], ["007", "007"]),
+    "booleans": (["True", "False", "unknown"], ["True", "False"]),
+    "nulls": (["NA", "DE"], ["NA", "NA"]),
+    "dates": (["2020-01-01", "never"], ["2020-01-01"]),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_texts_of_train_are_texts_in_a_split_that_holds_no_others(case: str, tmp_path: Path) -> None:
+    train, test = ["a,y\n" + "".join(f"{cell},0\n" for cell in cells) for cells in SPELLED[case]]
+    of_train, of_test = both(tmp_path, train, test)
+    np.testing.assert_array_equal(of_test, of_train[[SPELLED[case][0].index(cell) for cell in SPELLED[case][1]]])
+
+
+def test_dates_of_json_are_texts_where_train_has_texts(tmp_path: Path) -> None:
+    rows = ['{"a": {"b": "2020-01-01"}, "y": 0}', '{"a": {"b": "never"}, "y": 1}']
+    train, test = both(tmp_path, "\n".join(rows), rows[0], "jsonl")
+    np.testing.assert_array_equal(test, train[:1])
+
+
+def test_labels_that_are_texts_in_train_are_texts_in_each_split(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a,y\n1,01\n2,02\n3,x\n4,x\n")
+    (tmp_path / "test.csv").write_text("a,y\n5,02\n6,01\n")
+    found = loaded(tmp_path / "train.csv", test=str(tmp_path / "test.csv"))
+    assert found.label_names == ("01", "02", "x") and found.test.y.tolist() == [1, 0]
+
+
+OTHER_TYPES = {
+    "numbers for texts": ('{"a": "x", "y": 0}', '{"a": 7.5, "y": 0}', "double, such as 7.5; expected texts"),
+    "texts for numbers": ('{"a": 1, "y": 0}', '{"a": "2"}\n{"a": "few"}', "string, such as 'few'; expected numbers"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TYPES)
+def test_columns_that_cannot_be_read_as_in_train_are_refused(case: str, tmp_path: Path) -> None:
+    train, test, message = OTHER_TYPES[case]
+    (tmp_path / "train.jsonl").write_text(train)
+    (tmp_path / "more.jsonl").write_text(test)
+    uris = {"train": str(tmp_path / "train.jsonl"), "unlabeled": str(tmp_path / "more.jsonl")}
+    with pytest.raises(RequestError, match="more.jsonl': column 'a' is " + message):
+        encoded_tables.read(uris, tables.Roles("y"), [])
 
 
 def test_nested_fields_of_json(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from workers.data import label_names, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
+from workers.data.table_files import is_text
 from workers.errors import RequestError
 
 Numbers = NDArray[np.float32]
+NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 MOST_CATEGORIES = 100
 """Different texts of a column from which on it is taken for free text, or for an id."""
 
@@ -53,7 +55,8 @@ def read(
     uris: Mapping[str, str], roles: tables.Roles, notes: list[str]
 ) -> dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]]:
     """Features [N, D] float32 and labels of each split. Raises: `RequestError` with the file and the column."""
-    found = {split: table_files.read(uri) for split, uri in uris.items()}
+    train = table_files.read(uris["train"])
+    found = {split: train if split == "train" else table_files.read(uri, train.schema) for split, uri in uris.items()}
     names = feature_names(found["train"], roles)
     for split, table in found.items():
         wanted = [*names, *([roles.label] if split in LABELLED else [])]
@@ -121,7 +124,10 @@ def _encoded(column: pa.ChunkedArray, how: Encoding, uri: str) -> Numbers:
     column = plain(column)
     if how.fill is None:
         if not (is_text(column.type) or pa.types.is_null(column.type)):
-            column = pc.cast(column, pa.string())
+            raise RequestError(
+                f"'{uri}': column '{how.name}' is {column.type}, such as {_first(column)!r}; expected texts, as in "
+                "train. Write it as text in both, spelled alike."
+            )
         places = pc.index_in(pc.fill_null(column.cast(pa.string()), ""), pa.array(how.categories, pa.string()))
         ids = pc.fill_null(places, -1).to_numpy()
         return cast(Numbers, (ids[:, None] == np.arange(len(how.categories))).astype(np.float32))
@@ -133,7 +139,9 @@ def _encoded(column: pa.ChunkedArray, how: Encoding, uri: str) -> Numbers:
             )
         return lists
     if not is_number(column.type):
-        raise RequestError(f"'{uri}': column '{how.name}' is {column.type}; expected numbers, as in train.")
+        raise RequestError(
+            f"'{uri}': column '{how.name}' is {column.type}, such as {_first(column)!r}; expected numbers, as in train."
+        )
     values = _floats(column)
     empty = np.isnan(values)
     filled = np.where(empty, how.fill, values)
@@ -145,8 +153,12 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _first(column: pa.ChunkedArray) -> Any:
+    """The first value of a column; of texts, the first that is no number."""
+    known = pc.drop_null(column)
+    if is_text(known.type):
+        known = pc.filter(known, pc.invert(pc.match_substring_regex(known, NUMBER)))
+    return known[0].as_py() if len(known) else None
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 SNIFFED_LINES = 50
 LARGEST_BLOCK = 2**31 - 1
 """Most bytes of a CSV from which the types of columns are inferred."""
+NOTHING = pa.schema([])
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,23 @@ def ending(uri: str) -> str:
     return posixpath.splitext(base)[1] if last in COMPRESSED else last
 
 
-def read(uri: str) -> pa.Table:
-    """The whole table of a file. Raises: `RequestError` where it is missing, too large, or no table."""
-    reader = READERS.get(ending(uri))
-    if reader is None:
+def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
+    """The whole table of a file.
+
+    like: the schema of train. What is text there is text here, as it is spelled, even where these cells alone would
+    be numbers or dates. Raises: `RequestError` where the file is missing, too large, or no table.
+    """
+    if ending(uri) not in READERS:
         raise RequestError(f"'{uri}': no kind of table that is known. Expected {', '.join(READERS)}, also compressed.")
-    content = memory.read_whole(uri).getvalue()
-    return parsed(uri, content, reader)
+    return parsed(uri, memory.read_whole(uri).getvalue(), like)
 
 
-def parsed(uri: str, content: bytes, reader: Callable[[bytes], pa.Table] | None = None) -> pa.Table:
+def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING) -> pa.Table:
     """The table in the content of a file, or of its beginning. uri: its name, for the ending and in errors."""
-    reader = reader or READERS[ending(uri)]
     if ending(uri) != ".parquet":
         _check_text(uri, content)
     try:
-        table = flat(reader(content))
+        table = flat(READERS[ending(uri)](content, like))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"'{uri}': cannot be read as a table ({str(error).splitlines()[0]}).") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -97,31 +99,66 @@ def flat(table: pa.Table) -> pa.Table:
     return table
 
 
-def _csv(content: bytes) -> pa.Table:
-    return _separated(content, dialect(content[: 2**16]))
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _separated(content: bytes, how: Dialect) -> pa.Table:
+def _texts(like: pa.Schema) -> set[str]:
+    """The names of the columns that are text, with or without a dictionary."""
+    kinds = {field.name: field.type for field in like}
+    return {name for name, kind in kinds.items() if is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)}
+
+
+def _csv(content: bytes, like: pa.Schema) -> pa.Table:
+    return _separated(content, dialect(content[: 2**16]), like)
+
+
+def _tsv(content: bytes, like: pa.Schema) -> pa.Table:
+    return _separated(content, Dialect("\t", dialect(content[: 2**16]).decimal), like)
+
+
+def _separated(content: bytes, how: Dialect, like: pa.Schema) -> pa.Table:
     content = content.removeprefix(b"\xef\xbb\xbf")
     return pa_csv.read_csv(
         io.BytesIO(content),
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
         parse_options=pa_csv.ParseOptions(delimiter=how.separator, newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(decimal_point=how.decimal),
+        convert_options=pa_csv.ConvertOptions(
+            decimal_point=how.decimal, column_types=dict.fromkeys(_texts(like), pa.string())
+        ),
     )
 
 
-def _json_lines(content: bytes) -> pa.Table:
-    block = min(max(len(content), 1) + 1, LARGEST_BLOCK)
-    return pa_json.read_json(io.BytesIO(content), read_options=pa_json.ReadOptions(block_size=block))
+def _json_lines(content: bytes, like: pa.Schema) -> pa.Table:
+    """A table of JSON lines. Of all texts, only dates would be read as another type."""
+    options = pa_json.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK))
+    found = pa_json.read_json(io.BytesIO(content), read_options=options)
+    texts = _texts(like)
+    spelled = pa.schema([_spelled(field, texts, "") for field in found.schema])
+    if spelled == found.schema:
+        return found
+    parse = pa_json.ParseOptions(explicit_schema=spelled)
+    return pa_json.read_json(io.BytesIO(content), read_options=options, parse_options=parse)
 
 
-READERS: dict[str, Callable[[bytes], pa.Table]] = {
+def _spelled(field: pa.Field, texts: Collection[str], above: str) -> pa.Field:
+    """A field with dates as text where train has texts. above: the names of the fields that it is nested in, `a.b.`."""
+    name = above + field.name
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_spelled(each, texts, f"{name}.") for each in field.type]))
+    return field.with_type(pa.string()) if pa.types.is_timestamp(field.type) and name in texts else field
+
+
+def _parquet(content: bytes, like: pa.Schema) -> pa.Table:
+    return pq.read_table(pa.BufferReader(content))
+
+
+READERS: dict[str, Callable[[bytes, pa.Schema], pa.Table]] = {
     ".csv": _csv,
-    ".tsv": lambda content: _separated(content, Dialect("\t", dialect(content[: 2**16]).decimal)),
+    ".tsv": _tsv,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_lines,
-    ".parquet": lambda content: pq.read_table(pa.BufferReader(content)),
+    ".parquet": _parquet,
 }
-"""By the ending: the table in a file's content."""
+"""By the ending: the table in a file's content, with texts where the schema of train has them."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.data import encoded_tables
+from workers.data import encoded_tables, table_files
 from workers.data.tables import PANDAS_INDEX, ROW_NUMBERS_FROM
 from workers.errors import RequestError
 
@@ -110,13 +110,13 @@ def _ends(likely: Sequence[str], seen: dict[str, Column]) -> list[str]:
     """Of the columns that may be the label: the last column of the table, else the first, else texts, else the last."""
     names = [*seen]
     at_ends = [name for name in (names[-1], names[0]) if name in likely]
-    texts = [name for name in likely if encoded_tables.is_text(seen[name].type)]
+    texts = [name for name in likely if table_files.is_text(seen[name].type)]
     return [*at_ends, *reversed(texts), *reversed(likely)]
 
 
 def _may_be_label(column: Column, rows: int) -> bool:
     kind = column.type
-    of_classes = encoded_tables.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    of_classes = table_files.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     return of_classes and 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
 
 
@@ -139,7 +139,7 @@ def _check_label(column: Column, table: pa.Table, where: str) -> None:
 def is_free_text(column: pa.ChunkedArray) -> bool:
     """Whether a column holds sentences: several words, or letters of a script without spaces."""
     column = encoded_tables.plain(column)
-    if not encoded_tables.is_text(column.type) or column.null_count == len(column):
+    if not table_files.is_text(column.type) or column.null_count == len(column):
         return False
     texts = [each for each in column.slice(0, 1000).to_pylist() if each]
     if not texts or len({*texts}) * 5 < len(texts):
@@ -163,7 +163,7 @@ def _no_feature(column: Column, table: pa.Table) -> str:
         return "is empty"
     if column.values == 1 and not column.empty:
         return "has the same value in every row"
-    if encoded_tables.is_text(column.type):
+    if table_files.is_text(column.type):
         many = column.values > encoded_tables.MOST_CATEGORIES
         return f"has {column.values:,} different texts, as an id or a name has" if many else ""
     if encoded_tables.is_list(column.type):
