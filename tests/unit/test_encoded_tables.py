@@ -120,6 +120,13 @@ def test_labels_are_ids_or_names() -> None:
     assert [y.ids.tolist() for y in named.values()] == [[1, 0, -1], [0]]
 
 
+@pytest.mark.parametrize("kind", ["table", "npz", "text"])
+def test_the_label_is_no_input(kind: str, tmp_path: Path) -> None:
+    key, names = ("text_column", "y") if kind == "text" else ("feature_columns", ["y"])
+    with pytest.raises(RequestError, match=f"data.{key}: 'y' is the label column"):
+        loaded(tmp_path / "a.csv", kind=kind, label_column="y", **{key: names})
+
+
 WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),

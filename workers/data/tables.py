@@ -123,10 +123,6 @@ def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Col
     """The names of the feature columns. index: columns that are an index in any split; they are excluded in all."""
     _check_label(train, label)
     if chosen is not None:
-        if label in chosen:
-            raise RequestError(
-                f"data.feature_columns: '{label}' is the label column (`data.label_column`); expected features alone."
-            )
         return list(chosen)
     names = [name for name in train.columns if name != label and name not in index]
     if not names:
