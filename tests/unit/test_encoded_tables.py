@@ -127,6 +127,32 @@ def test_the_label_is_no_input(kind: str, tmp_path: Path) -> None:
         loaded(tmp_path / "a.csv", kind=kind, label_column="y", **{key: names})
 
 
+FRACTIONS = {  # the content of a CSV, and the features of its last row
+    "a column of points and commas": ("a;b;y\n3,4;0.5;0\n2.1;0.7;1\n", [1, 0, 0.7]),
+    "a column of points and one of commas": ("a;b;y\n3,4;0.5;0\n2,1;0.7;1\n", [1, 0, 0.7]),
+    "the first comma after many lines": ("a;y\n" + "7;0\n" * 100 + "1,5;1\n", [1.5]),
+    "thousandths below one": ("a\ty\n0,125\t0\n0,250\t1\n", [0.25]),
+    "three digits beside other commas": ("a;b;y\n1,125;0,5;0\n2,250;1,5;1\n", [2.25, 1.5]),
+    "words": ("a;y\n1,5;0\nx;1\n", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", FRACTIONS)
+def test_a_decimal_comma_follows_from_all_cells(case: str, tmp_path: Path) -> None:
+    content, expected = FRACTIONS[case]
+    for found in both(tmp_path, content, content):
+        np.testing.assert_allclose(found[-1], expected)
+
+
+def test_commas_that_may_be_of_thousands_are_those_of_train(tmp_path: Path) -> None:
+    unclear = "a;y\n1,125;0\n"
+    np.testing.assert_allclose(both(tmp_path, "a;y\n1,5;0\n2,5;1\n", unclear)[1], [[1.125]])
+    with pytest.raises(RequestError, match=r"test\.csv': column 'a' is string, such as '1,125'; expected numbers"):
+        both(tmp_path, "a;y\n1.5;0\n2.5;1\n", unclear)
+    with pytest.raises(RequestError, match=r"train\.csv': .*column 'a' has 1,125, whose comma may be decimal or of th"):
+        both(tmp_path, unclear, unclear)
+
+
 WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),

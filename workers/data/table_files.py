@@ -1,6 +1,7 @@
 """Opens tables as people keep them: CSV, TSV, JSON lines and Parquet, also compressed, as Arrow tables.
 
-The separator of a CSV and its decimal comma are seen in its first lines. Nested fields of JSON become columns `a.b`.
+The separator of a CSV is seen in its header, and its decimal comma in all cells. Nested fields of JSON become columns
+`a.b`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import io
 import posixpath
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
@@ -21,30 +22,21 @@ from workers.errors import RequestError
 
 SEPARATORS = (",", ";", "\t", "|")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-SNIFFED_LINES = 50
+WITH_COMMA = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$"
+THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2},\d{3}\s*$"
+"""Numbers with a decimal comma; those of them whose comma may be that of thousands."""
+DECIMAL = b"decimal"
+"""The key of a table's metadata under which its decimal comma is, where it has one."""
 LARGEST_BLOCK = 2**31 - 1
 """Most bytes of a CSV from which the types of columns are inferred."""
 NOTHING = pa.schema([])
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a CSV separates values, and the sign before decimals."""
-
-    separator: str
-    decimal: str
-
-
-def dialect(head: bytes) -> Dialect:
-    """The dialect of a CSV by its first lines; a separator is what the header has most of."""
-    lines = head.decode("utf-8", "replace").splitlines()[:SNIFFED_LINES]
+def separator(head: bytes) -> str:
+    """The separator of a CSV by its beginning: what the header has most of."""
+    lines = head.decode("utf-8", "replace").splitlines()
     header = re.sub(r'"[^"]*"', "", lines[0]) if lines else ""
-    separator = max(SEPARATORS, key=header.count)
-    if separator == ",":
-        return Dialect(separator, ".")
-    cells = [cell.strip(' "') for line in lines[1:] for cell in line.split(separator)]
-    return Dialect(separator, "," if any(DECIMAL_COMMA.fullmatch(cell) for cell in cells) else ".")
+    return max(SEPARATORS, key=header.count)
 
 
 def ending(uri: str) -> str:
@@ -57,7 +49,8 @@ def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
     """The whole table of a file.
 
     like: the schema of train. What is text there is text here, as it is spelled, even where these cells alone would
-    be numbers or dates. Raises: `RequestError` where the file is missing, too large, or no table.
+    be numbers or dates; commas that may be decimal or of thousands are as in train. Raises: `RequestError` where the
+    file is missing, too large, or no table, and where only train could tell what its commas are.
     """
     if ending(uri) not in READERS:
         raise RequestError(f"'{uri}': no kind of table that is known. Expected {', '.join(READERS)}, also compressed.")
@@ -110,23 +103,52 @@ def _texts(like: pa.Schema) -> set[str]:
 
 
 def _csv(content: bytes, like: pa.Schema) -> pa.Table:
-    return _separated(content, dialect(content[: 2**16]), like)
+    return _separated(content, separator(content[: 2**16]), like)
 
 
-def _tsv(content: bytes, like: pa.Schema) -> pa.Table:
-    return _separated(content, Dialect("\t", dialect(content[: 2**16]).decimal), like)
+def _separated(content: bytes, by: str, like: pa.Schema) -> pa.Table:
+    """A table of separated values, with a decimal comma where its cells show one.
+
+    They do where it makes numbers of a column of texts, and no column of numbers has decimal points.
+    """
+    found = _with_decimal(".", content, by, like)
+    if by == "," or not any(_matching(column, WITH_COMMA) for column in found.columns):
+        return found
+    other = _with_decimal(",", content, by, like)
+    texts = [(is_text(one.type), is_text(two.type)) for one, two in zip(found.columns, other.columns, strict=True)]
+    gained = [k for k, each in enumerate(texts) if each == (True, False)]
+    if not gained:
+        return found
+    unclear = all(_matching(found.column(k), WITH_COMMA) == _matching(found.column(k), THOUSANDS) for k in gained)
+    if unclear and like is NOTHING:
+        raise ValueError(
+            f"column '{found.column_names[gained[0]]}' has {_example(found.column(gained[0]))}, whose comma may be "
+            "decimal or of thousands; expected numbers without commas, or a cell that shows which it is"
+        )
+    if (False, True) in texts or (unclear and DECIMAL not in (like.metadata or {})):
+        return found
+    return other.replace_schema_metadata({DECIMAL: b","})
 
 
-def _separated(content: bytes, how: Dialect, like: pa.Schema) -> pa.Table:
+def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema) -> pa.Table:
     content = content.removeprefix(b"\xef\xbb\xbf")
     return pa_csv.read_csv(
         io.BytesIO(content),
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
-        parse_options=pa_csv.ParseOptions(delimiter=how.separator, newlines_in_values=True),
+        parse_options=pa_csv.ParseOptions(delimiter=by, newlines_in_values=True),
         convert_options=pa_csv.ConvertOptions(
-            decimal_point=how.decimal, column_types=dict.fromkeys(_texts(like), pa.string())
+            decimal_point=sign, column_types=dict.fromkeys(_texts(like), pa.string())
         ),
     )
+
+
+def _matching(column: pa.ChunkedArray, pattern: str) -> int:
+    """How many cells of a column match a pattern; 0 where it is no column of texts."""
+    return int(pc.sum(pc.match_substring_regex(column, pattern)).as_py() or 0) if is_text(column.type) else 0
+
+
+def _example(column: pa.ChunkedArray) -> str:
+    return str(pc.filter(column, pc.match_substring_regex(column, WITH_COMMA))[0])
 
 
 def _json_lines(content: bytes, like: pa.Schema) -> pa.Table:
@@ -155,7 +177,7 @@ def _parquet(content: bytes, like: pa.Schema) -> pa.Table:
 
 READERS: dict[str, Callable[[bytes, pa.Schema], pa.Table]] = {
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": lambda content, like: _separated(content, "\t", like),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_lines,

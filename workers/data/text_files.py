@@ -239,7 +239,7 @@ def _separated(delimiter: str | None, quote: str | Literal[False]) -> Callable[[
     """
 
     def read_separated(file: Any, uri: str, names: Names) -> Batches:
-        separator = delimiter or table_files.dialect(file.readline()).separator
+        separator = delimiter or table_files.separator(file.readline())
         file.seek(0)
         parse = pa_csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=quote is not False)
         header = _header(file, parse)
