@@ -71,6 +71,16 @@ def test_a_folder_and_a_pattern_join_files_by_name(tmp_path: Path) -> None:
         assert (column(x), labels.tolist()) == (["text 0", "text 1"], [0, 1])
 
 
+def test_hidden_files_are_read_only_by_a_pattern_that_names_them(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache"
+    (folder / "a" / ".old").mkdir(parents=True)
+    for name in ("a/part.jsonl", "a/._part.jsonl", "a/.old/part.jsonl"):
+        made.write_jsonl(folder / name, [{"text": name, "label": 0}])
+    expected = {"a": "a/part.jsonl", "*/*.jsonl": "a/part.jsonl", "a/.old/*.jsonl": "a/.old/part.jsonl"}
+    found = {uri: column(text_files.read(f"{folder}/{uri}", "train", ("text",), "label")[0]) for uri in expected}
+    assert found == {uri: [name] for uri, name in expected.items()}
+
+
 def test_a_large_column_is_mapped_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made.rows(20_000)
     path = write(tmp_path, ".parquet", [dict(row) for row in rows])

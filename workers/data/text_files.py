@@ -178,13 +178,18 @@ def _read_file(uri: str, names: Names, take: Take) -> None:
 
 
 def _files(uri: str) -> list[str]:
-    """The files of a split, in the order of their names."""
+    """The files of a split, in the order of their names; hidden ones only where a pattern names them."""
     fs, path = storage.filesystem(uri)
     if "*" in path:
         prefix = uri.removesuffix(path) if storage.is_uri(uri) else ""
-        found = sorted(prefix + str(each) for each in fs.glob(path))
+        fixed = posixpath.dirname(path.partition("*")[0])
+        asked = storage.is_hidden(posixpath.relpath(path, fixed or "."))
+        given = sorted(map(str, fs.glob(path)))
+        seen = [each for each in given if asked or not storage.is_hidden(posixpath.relpath(each, fixed or "."))]
+        found = [prefix + each for each in seen]
     elif storage.is_folder(uri):
-        found = sorted(storage.join(uri, name) for name in storage.names(uri) if _ending(name) in READERS)
+        seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+        found = sorted(storage.join(uri, name) for name in seen if _ending(name) in READERS)
     else:
         return [uri]
     if not found:
