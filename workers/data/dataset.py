@@ -328,12 +328,13 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     values.check_types(inputs)
     train = Split(inputs["train"], y["train"])
     held = _drawn(train, spec, y, grouped, seed)
-    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values()])) if held else None
+    left_out = _unlabelled_of_test(train, held, grouped, notes)
+    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
     apart = {name: _held_out(name, train, rows) for name, rows in held.items()}
     if kept is not None:
         y |= {"train": train.labels_of(kept)} | {name: split.y for name, split in apart.items()}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
-    found = _scan(inputs, held, every)  # last, since it reads everything
+    found = _scan(inputs, held, left_out, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
     of_train = _numbers(train)
     numbers |= {"train": of_train if kept is None else of_train[kept]}
@@ -512,12 +513,30 @@ def _draw(
     return drawn if grouped is None else labelled[np.isin(grouped[labelled], drawn)]
 
 
-def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], every: int) -> dict[str, Found]:
-    """Scan each split's inputs. held: the training examples that form other splits."""
+def _unlabelled_of_test(train: Split, held: Mapping[str, Index], grouped: Index | None, notes: list[str]) -> Index:
+    """The training examples without a label of the groups that were drawn for `test`, ascending.
+
+    A student would learn from the inputs of groups that it is tested on. Appends a note where there are some.
+    """
+    if grouped is None or "test" not in held:
+        return NO_ROWS
+    of_test = np.isin(grouped, grouped[held["test"]])
+    found = np.flatnonzero(of_test & ~labels.has_label(train.y, train.rows))
+    if len(found):
+        notes.append(
+            f"data.test_share: {len(found):,} examples without a label are of groups that are drawn for test, so they "
+            "are left out of train."
+        )
+    return found
+
+
+def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], left_out: Index, every: int) -> dict[str, Found]:
+    """Scan each split's inputs. held: the training examples that form other splits. left_out: those in no split."""
     found: dict[str, Found] = {}
     for name, x in inputs.items():
         if name == "train" and held:
-            scanned = scan.scan_apart(name, x, [*held.values()], every)
+            apart = [*held.values(), *([left_out] if len(left_out) else [])]
+            scanned = scan.scan_apart(name, x, apart, every)[: 1 + len(held)]
             found |= dict(zip(("train", *held), scanned, strict=True))
         else:
             found[name] = scan.scan(name, x, every)
