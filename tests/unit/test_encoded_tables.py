@@ -153,6 +153,13 @@ def test_commas_that_may_be_of_thousands_are_those_of_train(tmp_path: Path) -> N
         both(tmp_path, unclear, unclear)
 
 
+def test_names_that_look_alike_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,y\n" + "1,spam\n2,Ham\n3,ham\n4,ham\n5,spam \n6,eggs\n" * 4)
+    found = loaded(tmp_path / "a.csv")
+    (note,) = [each for each in found.notes if "are classes of their own" in each]
+    assert "'Ham' (4) and 'ham' (8); 'spam' (4) and 'spam ' (4)." in note and "eggs" not in note
+
+
 WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),

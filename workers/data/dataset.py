@@ -316,6 +316,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
+    notes += label_names.alike(names, y["train"])
     _check_shapes(inputs)
     grouped = groups.numbered(whole.groups, len(inputs.get("test", inputs["train"])), notes)
     for name, x in inputs.items():
@@ -336,9 +337,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
     found = _scan(inputs, held, left_out, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
-    of_train = _numbers(train)
-    numbers |= {"train": of_train if kept is None else of_train[kept]}
-    numbers |= {name: of_train[rows] for name, rows in held.items()}
+    numbers |= _numbers_of_parts(train, held if kept is None else {"train": kept, **held})
     notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
     notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
     notes += values.pixels(train.x, found["train"])
@@ -455,6 +454,12 @@ def _numbers(split: Split) -> Index:
     if counts is None:
         return split.y
     return (hashing.of_stretches(split.y, counts) >> np.uint64(2)).astype(np.int64)
+
+
+def _numbers_of_parts(train: Split, parts: Mapping[str, Index]) -> dict[str, Index]:
+    """`_numbers` of the training examples that each split has; of all where there are no parts."""
+    of_train = _numbers(train)
+    return {name: of_train[rows] for name, rows in parts.items()} if parts else {"train": of_train}
 
 
 def _check_shapes(inputs: Mapping[str, Examples]) -> None:
