@@ -203,6 +203,13 @@ def test_pairs_have_types_and_long_texts_are_cut(folder: str) -> None:
     assert found[TYPES].tolist() == [[0, 0, 0, 1, 1, 1]] or found[TYPES].sum() > 0
 
 
+def test_a_length_has_room_for_a_token_besides_special_ones(folder: str) -> None:
+    for length, pair in ((3, False), (4, True)):  # [CLS] [SEP], and [CLS] [SEP] [SEP]
+        Tokenization(folder, length).check_room("model.max_length", pair=pair)
+        with pytest.raises(RequestError, match=rf"model.max_length: {length - 1}, and .* Expected at least {length}"):
+            Tokenization(folder, length - 1).check_room("model.max_length", pair=pair)
+
+
 def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> None:
     how, column = Tokenization(folder), texts.of_strings([row["text"] for row in made.rows(50)])
     names = [token_files.tokenize_block(str(tmp_path), k, (column[k * 20 : (k + 1) * 20],), how)[0] for k in range(3)]

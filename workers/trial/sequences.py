@@ -41,6 +41,9 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
     for key, model in models.items():
         _check_tokens(key, model, dataset)
         how, most = predictor.collator(model).tokens, predictor.kind_of(model).positions(model)
+        if how is not None and has_texts(dataset.train.x):
+            taken = columns_of(predictor.collator(model).chosen(dataset.train.x))
+            how.check_room(f"{key}.max_length", pair=PAIR in taken)
         if how is None or most is None:
             continue
         if how.max_length is not None:
