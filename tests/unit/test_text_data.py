@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from workers.data.label_names import NamedLabels, resolved
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, TYPES, Tokenization
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs import DataSpec, ModelSpec
+from workers.trial import sequences
 
 ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]
 
@@ -208,6 +211,40 @@ def test_a_length_has_room_for_a_token_besides_special_ones(folder: str) -> None
         Tokenization(folder, length).check_room("model.max_length", pair=pair)
         with pytest.raises(RequestError, match=rf"model.max_length: {length - 1}, and .* Expected at least {length}"):
             Tokenization(folder, length - 1).check_room("model.max_length", pair=pair)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer without special tokens, which drops invisible characters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    made_ = Tokenizer(models.WordLevel({"[UNK]": 0, "river": 1}, unk_token="[UNK]"))
+    made_.normalizer, made_.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    path = str(tmp_path_factory.mktemp("plain") / "tokenizer.json")
+    made_.save(path)
+    return path
+
+
+def test_texts_without_tokens_are_refused_with_their_row(
+    plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"river {k}", "label": k % 2} for k in range(30)] + [{"text": "\u200b\u200b", "label": 0}]
+    made.write_jsonl(tmp_path / "train.jsonl", rows)
+    made.write_jsonl(tmp_path / "test.jsonl", [{"text": "river", "label": 0}])
+    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+    assert found.kept is not None and found.kept[-1] == 30 and len(found.train) < 31  # the last row is of train
+    model = ModelSpec(factory="nets:no_matter", tokenizer=plain)
+    message = r"data\.train: '\\u200b\\u200b', the text of example 30, has no tokens by '.*'; found 1 such"
+    with pytest.raises(RequestError, match=message):
+        sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(sequences, "MOST", 0)  # those that it does not look at are found once they have tokens
+    sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(tokens_stage, "_obtained", lambda _, x, how, *rest: how(x.columns["text"]))
+    artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
+    events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=print)
+    run: Any = SimpleNamespace(config=SimpleNamespace(models={"m": model}), artifacts=artifacts, events=events)
+    with pytest.raises(RequestError, match=message):
+        tokens_stage.tokenized(run, found)
 
 
 def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> None:
