@@ -160,8 +160,37 @@ def test_names_that_look_alike_are_noted(tmp_path: Path) -> None:
     assert "'Ham' (4) and 'ham' (8); 'spam' (4) and 'spam ' (4)." in note and "eggs" not in note
 
 
+def test_texts_of_every_type_of_arrow(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array(["u", "v", None, "u"], pa.string_view()), "y": [0, 1, 0, 1]})
+    views = table.set_column(1, "y", pa.array(["n", "m", "n", "m"], pa.string_view()))
+    pq.write_table(views, tmp_path / "a.parquet")
+    found = loaded(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(found.test.x[:], [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    assert found.label_names == ("m", "n") and found.test.y.tolist() == [1, 0, 1, 0]
+
+
+UNREADABLE = {  # cells of train and of more, and what is told of the second
+    "whole numbers beyond 2^53": ([1, 2], [1, 2**53 + 1], "is int64, and its values cannot be read (Integer value 900"),
+    "numbers for lists": ([[1, 2], [3, 4]], [5, 6], "is int64; expected lists of 2 numbers, as in train"),
+    "lists for numbers with empty cells": ([1, None], [[1], [2]], "is list<element: int64>, such as [1]; expected num"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_values_that_cannot_be_numbers_are_refused_with_file_and_column(case: str, tmp_path: Path) -> None:
+    train, more, message = UNREADABLE[case]
+    uris = {"train": str(tmp_path / "train.parquet"), "unlabeled": str(tmp_path / "more.parquet")}
+    for uri, cells in zip(uris.values(), (train, more), strict=True):
+        pq.write_table(pa.table({"a": cells, "y": [0, 1]}), uri)
+    with pytest.raises(RequestError) as raised:
+        encoded_tables.read(uris, tables.Roles("y"), [])
+    assert f"more.parquet': column 'a' {message}" in str(raised.value)
+
+
 WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
+    "infinite label": ("a,y\n1,inf\n2,1\n", "the label 'y' has numbers with a fraction, or infinite ones, such as inf"),
+    "large whole numbers": ("a,y\n9007199254740993,0\n1,1\n", "column 'a' is int64, and its values cannot be read"),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),
     "zeros": (b"\0" * 100, "zero bytes"),
     "twice": ("a,a,y\n1,2,0\n", "several columns are called 'a'"),

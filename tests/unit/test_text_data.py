@@ -129,6 +129,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "null": ([{"text": None, "label": "x"}], {}, "'text' of example 0 is null"),
     "null label": ([{"text": "a", "label": None}], {}, "'label' of example 0 is null"),
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
+    "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
     "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
     "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
@@ -142,6 +143,20 @@ def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> N
     made.write_jsonl(tmp_path / "train.jsonl", rows)
     with pytest.raises(RequestError, match=message):
         dataset.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
+
+
+def test_texts_of_parquet_may_be_views(tmp_path: Path) -> None:
+    views = pa.array(["a", "b"], pa.string_view())
+    pq.write_table(pa.table({"text": views, "label": views}), tmp_path / "a.parquet")
+    x, labels = text_files.read(str(tmp_path / "a.parquet"), "train", ("text",), "label")
+    assert column(x) == ["a", "b"] and labels.names == ("a", "b") and labels.ids.tolist() == [0, 1]
+
+
+def test_a_label_beyond_int64_is_not_taken_for_none(tmp_path: Path) -> None:
+    ids = pa.array([0, 2**64 - 1], pa.uint64())  # as int64, the second is -1
+    pq.write_table(pa.table({"text": ["a", "b"], "label": ids}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=f"the label 'label' of example 1 is {2**64 - 1}; expected class ids from 0"):
+        text_files.read(str(tmp_path / "a.parquet"), "train", ("text",), "label")
 
 
 def test_a_label_that_train_never_has_is_refused(tmp_path: Path) -> None:

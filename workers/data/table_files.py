@@ -96,6 +96,12 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without the dictionary of its categories, and with texts of the one type that all functions take."""
+    column = pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return pc.cast(column, pa.string()) if pa.types.is_string_view(column.type) else column
+
+
 def _texts(like: pa.Schema) -> set[str]:
     """The names of the columns that are text, with or without a dictionary."""
     kinds = {field.name: field.type for field in like}

@@ -102,7 +102,10 @@ def read_groups(uri: str, name: str) -> list[Any]:
     table = _open("test", uri)
     if name not in table.columns:
         raise table.error(f"no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
-    found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
+    try:
+        found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise table.error(f"column '{name}' cannot be read ({_first_line(error)}). Write the file anew.") from error
     return found
 
 

@@ -77,7 +77,7 @@ def guessed(table: pa.Table, label: str | None, where: str) -> Roles:
 
 
 def _seen(name: str, column: pa.ChunkedArray) -> Column:
-    column = encoded_tables.plain(column)
+    column = table_files.plain(column)
     try:
         values = pc.count_distinct(column, mode="only_valid").as_py()
     except pa.ArrowNotImplementedError:  # lists
@@ -121,7 +121,7 @@ def _may_be_label(column: Column, rows: int) -> bool:
 
 
 def _check_label(column: Column, table: pa.Table, where: str) -> None:
-    texts = encoded_tables.texts_of(table.column(column.name), where)  # refuses numbers with a fraction
+    texts = encoded_tables.texts_of(table.column(column.name), where, column.name)  # refuses numbers with a fraction
     different = len({each for each in texts if each is not None})
     if different < 2:
         raise RequestError(
@@ -138,7 +138,7 @@ def _check_label(column: Column, table: pa.Table, where: str) -> None:
 
 def is_free_text(column: pa.ChunkedArray) -> bool:
     """Whether a column holds sentences: several words, or letters of a script without spaces."""
-    column = encoded_tables.plain(column)
+    column = table_files.plain(column)
     if not table_files.is_text(column.type) or column.null_count == len(column):
         return False
     texts = [each for each in column.slice(0, 1000).to_pylist() if each]
@@ -150,7 +150,7 @@ def is_free_text(column: pa.ChunkedArray) -> bool:
 
 
 def _mean_length(column: pa.ChunkedArray) -> float:
-    found: Any = pc.mean(pc.utf8_length(encoded_tables.plain(column))).as_py()
+    found: Any = pc.mean(pc.utf8_length(table_files.plain(column))).as_py()
     return float(found or 0.0)
 
 

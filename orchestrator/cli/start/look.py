@@ -241,12 +241,13 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
             section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
         )
     head = table_head(train)
-    texts = encoded_tables.texts_of(head.column(section["label_column"]), train)
+    name = section["label_column"]
+    texts = encoded_tables.texts_of(head.column(name), train, name)
     values = np.unique([each for each in texts if each is not None])
     rows = round(head.num_rows * max(1.0, storage.size(train) / HEAD_BYTES))
     if table_files.ending(train) == ".parquet":
         rows = pq.ParquetFile(train).metadata.num_rows
-    roles = Roles(section["label_column"], section.get("feature_columns"))
+    roles = Roles(name, section.get("feature_columns"))
     names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
     return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
