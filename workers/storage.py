@@ -406,6 +406,12 @@ def files_below(folder: str) -> list[str]:
     return sorted(posixpath.relpath(each, path) for each in found)
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a path relative to a folder is that of a file which programs keep beside those of the user: in a part
+    that begins with a dot, such as `.ipynb_checkpoints`, or in `__MACOSX`."""
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in path.split("/"))
+
+
 def remove_files(folder: str, paths: Sequence[str]) -> None:
     """Remove these files below a folder, and the folders that they leave empty."""
     fs, path = filesystem(folder)

@@ -29,8 +29,9 @@ from workers.data.examples import Columns, has_texts
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, is_text
 from workers.data.token_files import ENDING, tokenize_block
-from workers.data.tokens import Tokenization
+from workers.data.tokens import IDS, Tokenization
 from workers.models import predictor
+from workers.trial.sequences import check_each_has_one
 
 if TYPE_CHECKING:
     from orchestrator.cluster.heartbeat import Heartbeat
@@ -57,7 +58,10 @@ class Tokenizing:
 
 
 def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
-    """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer."""
+    """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer.
+
+    Raises: `RequestError` where a text has no tokens.
+    """
     models = run.config.models.values()
     hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
     splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and has_texts(x)}
@@ -72,6 +76,7 @@ def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
         made: dict[str, dict[Tokenization, Mapping[str, Ragged]]] = {name: {} for name in splits}
         for (name, how), key in keys.items():
             made[name][how] = _obtained(run, splits[name], how, key, found[name, how])
+            check_each_has_one(dataset, name, how, made[name][how][IDS])
         stage.reused = all(each is not None for each in had)
     return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,18 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
     found = loaded(tmp_path, group_column="user")
     assert found.test_groups is not None and len(found.test) == 100
     assert np.unique(found.test_groups, return_counts=True)[1].tolist() == [10] * 10
+
+
+def test_train_has_no_unlabelled_examples_of_the_groups_of_test(tmp_path: Path) -> None:
+    x, y = blobs(500, 1)
+    rows = np.arange(500)
+    np.savez(tmp_path / "some.npz", x=x, y=np.where(rows % 2, y, -1), user=rows // 10)
+    found = loaded(tmp_path, group_column="user", train=str(tmp_path / "some.npz"), validation_share=0.1)
+    of_test = {row // 10 for row in rows if (found.test.x[:] == x[row]).all(axis=1).any()}
+    assert len(of_test) == 10 and found.kept is not None
+    assert not of_test & {*(found.kept // 10)} and (found.train.y == -1).sum() == 200
+    assert len(found.test) == 50 and "50 examples without a label are of groups that are drawn" in found.notes[0]
+    assert found.digests["train"] == replace(found, scanned={}).digests["train"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.data import dataset, table_files
+from workers.data import dataset, encoded_tables, table_files, tables
 from workers.data.label_names import NamedLabels, ids_or_names
 from workers.errors import RequestError
 from workers.specs import DataSpec
@@ -58,6 +58,59 @@ def test_other_splits_are_encoded_as_train(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.test.x[:], [[4, 0, 0], [9.5, 0, 1]])  # the mean of train, an unknown text
 
 
+def both(folder: Path, train: str, test: str, ending: str = "csv") -> list[np.ndarray]:
+    """The features of train and test, each given as the content of a file."""
+    uris = {"train": str(folder / f"train.{ending}"), "test": str(folder / f"test.{ending}")}
+    for uri, content in zip(uris.values(), (train, test), strict=True):
+        Path(uri).write_text(content)
+    return [x for x, _ in encoded_tables.read(uris, tables.Roles("y"), []).values()]
+
+
+SPELLED = {  # cells of train, and those of test, which alone would be of another type
+    "numbers": (["1.0", "2.0", "?"], ["1.0", "2.0"]),
+    "leading zeros": (["007", "A12"], ["007", "007"]),
+    "booleans": (["True", "False", "unknown"], ["True", "False"]),
+    "nulls": (["NA", "DE"], ["NA", "NA"]),
+    "dates": (["2020-01-01", "never"], ["2020-01-01"]),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_texts_of_train_are_texts_in_a_split_that_holds_no_others(case: str, tmp_path: Path) -> None:
+    train, test = ["a,y\n" + "".join(f"{cell},0\n" for cell in cells) for cells in SPELLED[case]]
+    of_train, of_test = both(tmp_path, train, test)
+    np.testing.assert_array_equal(of_test, of_train[[SPELLED[case][0].index(cell) for cell in SPELLED[case][1]]])
+
+
+def test_dates_of_json_are_texts_where_train_has_texts(tmp_path: Path) -> None:
+    rows = ['{"a": {"b": "2020-01-01"}, "y": 0}', '{"a": {"b": "never"}, "y": 1}']
+    train, test = both(tmp_path, "\n".join(rows), rows[0], "jsonl")
+    np.testing.assert_array_equal(test, train[:1])
+
+
+def test_labels_that_are_texts_in_train_are_texts_in_each_split(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a,y\n1,01\n2,02\n3,x\n4,x\n")
+    (tmp_path / "test.csv").write_text("a,y\n5,02\n6,01\n")
+    found = loaded(tmp_path / "train.csv", test=str(tmp_path / "test.csv"))
+    assert found.label_names == ("01", "02", "x") and found.test.y.tolist() == [1, 0]
+
+
+OTHER_TYPES = {
+    "numbers for texts": ('{"a": "x", "y": 0}', '{"a": 7.5, "y": 0}', "double, such as 7.5; expected texts"),
+    "texts for numbers": ('{"a": 1, "y": 0}', '{"a": "2"}\n{"a": "few"}', "string, such as 'few'; expected numbers"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TYPES)
+def test_columns_that_cannot_be_read_as_in_train_are_refused(case: str, tmp_path: Path) -> None:
+    train, test, message = OTHER_TYPES[case]
+    (tmp_path / "train.jsonl").write_text(train)
+    (tmp_path / "more.jsonl").write_text(test)
+    uris = {"train": str(tmp_path / "train.jsonl"), "unlabeled": str(tmp_path / "more.jsonl")}
+    with pytest.raises(RequestError, match="more.jsonl': column 'a' is " + message):
+        encoded_tables.read(uris, tables.Roles("y"), [])
+
+
 def test_nested_fields_of_json(tmp_path: Path) -> None:
     table = table_files.parsed("a.jsonl", b'{"user": {"age": 3, "at": {"zip": "x"}}, "y": 1}\n')
     assert table.column_names == ["user.age", "user.at.zip", "y"]
@@ -76,8 +129,77 @@ def test_labels_are_ids_or_names() -> None:
     assert [y.ids.tolist() for y in named.values()] == [[1, 0, -1], [0]]
 
 
+@pytest.mark.parametrize("kind", ["table", "npz", "text"])
+def test_the_label_is_no_input(kind: str, tmp_path: Path) -> None:
+    key, names = ("text_column", "y") if kind == "text" else ("feature_columns", ["y"])
+    with pytest.raises(RequestError, match=f"data.{key}: 'y' is the label column"):
+        loaded(tmp_path / "a.csv", kind=kind, label_column="y", **{key: names})
+
+
+FRACTIONS = {  # the content of a CSV, and the features of its last row
+    "a column of points and commas": ("a;b;y\n3,4;0.5;0\n2.1;0.7;1\n", [1, 0, 0.7]),
+    "a column of points and one of commas": ("a;b;y\n3,4;0.5;0\n2,1;0.7;1\n", [1, 0, 0.7]),
+    "the first comma after many lines": ("a;y\n" + "7;0\n" * 100 + "1,5;1\n", [1.5]),
+    "thousandths below one": ("a\ty\n0,125\t0\n0,250\t1\n", [0.25]),
+    "three digits beside other commas": ("a;b;y\n1,125;0,5;0\n2,250;1,5;1\n", [2.25, 1.5]),
+    "words": ("a;y\n1,5;0\nx;1\n", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", FRACTIONS)
+def test_a_decimal_comma_follows_from_all_cells(case: str, tmp_path: Path) -> None:
+    content, expected = FRACTIONS[case]
+    for found in both(tmp_path, content, content):
+        np.testing.assert_allclose(found[-1], expected)
+
+
+def test_commas_that_may_be_of_thousands_are_those_of_train(tmp_path: Path) -> None:
+    unclear = "a;y\n1,125;0\n"
+    np.testing.assert_allclose(both(tmp_path, "a;y\n1,5;0\n2,5;1\n", unclear)[1], [[1.125]])
+    with pytest.raises(RequestError, match=r"test\.csv': column 'a' is string, such as '1,125'; expected numbers"):
+        both(tmp_path, "a;y\n1.5;0\n2.5;1\n", unclear)
+    with pytest.raises(RequestError, match=r"train\.csv': .*column 'a' has 1,125, whose comma may be decimal or of th"):
+        both(tmp_path, unclear, unclear)
+
+
+def test_names_that_look_alike_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,y\n" + "1,spam\n2,Ham\n3,ham\n4,ham\n5,spam \n6,eggs\n" * 4)
+    found = loaded(tmp_path / "a.csv")
+    (note,) = [each for each in found.notes if "are classes of their own" in each]
+    assert "'Ham' (4) and 'ham' (8); 'spam' (4) and 'spam ' (4)." in note and "eggs" not in note
+
+
+def test_texts_of_every_type_of_arrow(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array(["u", "v", None, "u"], pa.string_view()), "y": [0, 1, 0, 1]})
+    views = table.set_column(1, "y", pa.array(["n", "m", "n", "m"], pa.string_view()))
+    pq.write_table(views, tmp_path / "a.parquet")
+    found = loaded(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(found.test.x[:], [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    assert found.label_names == ("m", "n") and found.test.y.tolist() == [1, 0, 1, 0]
+
+
+UNREADABLE = {  # cells of train and of more, and what is told of the second
+    "whole numbers beyond 2^53": ([1, 2], [1, 2**53 + 1], "is int64, and its values cannot be read (Integer value 900"),
+    "numbers for lists": ([[1, 2], [3, 4]], [5, 6], "is int64; expected lists of 2 numbers, as in train"),
+    "lists for numbers with empty cells": ([1, None], [[1], [2]], "is list<element: int64>, such as [1]; expected num"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_values_that_cannot_be_numbers_are_refused_with_file_and_column(case: str, tmp_path: Path) -> None:
+    train, more, message = UNREADABLE[case]
+    uris = {"train": str(tmp_path / "train.parquet"), "unlabeled": str(tmp_path / "more.parquet")}
+    for uri, cells in zip(uris.values(), (train, more), strict=True):
+        pq.write_table(pa.table({"a": cells, "y": [0, 1]}), uri)
+    with pytest.raises(RequestError) as raised:
+        encoded_tables.read(uris, tables.Roles("y"), [])
+    assert f"more.parquet': column 'a' {message}" in str(raised.value)
+
+
 WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
+    "infinite label": ("a,y\n1,inf\n2,1\n", "the label 'y' has numbers with a fraction, or infinite ones, such as inf"),
+    "large whole numbers": ("a,y\n9007199254740993,0\n1,1\n", "column 'a' is int64, and its values cannot be read"),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),
     "zeros": (b"\0" * 100, "zero bytes"),
     "twice": ("a,a,y\n1,2,0\n", "several columns are called 'a'"),

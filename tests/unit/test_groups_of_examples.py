@@ -84,11 +84,18 @@ def test_a_factory_returns_groups(tmp_path: Path) -> None:
     [
         (np.where(np.arange(60) == 7, np.nan, 1.0), "example 7 has no group, and 1 in all"),
         (USERS[:9], "9 groups for 60"),
+        (np.zeros((60, 2)), r"groups of shape \[60, 2\]; expected one value for each example"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=words):
         dataset.load(DataSpec(**npz(tmp_path, groups), root=str(tmp_path), group_column="user"), seed=0)
+
+
+def test_a_group_is_one_value(tmp_path: Path) -> None:
+    given = parquet(tmp_path, [[k, k] for k in range(60)])
+    with pytest.raises(RequestError, match=r"the group of example 0 is .*; expected one value"):
+        dataset.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
 
 
 def test_pixels_have_no_columns() -> None:

@@ -31,6 +31,14 @@ def test_colours_and_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, np.array([[0, 0, 1], [1, 0, 0]])[label][:, None, None] * np.ones((4, 6)))
 
 
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    folder = tmp_path / ".data"
+    hidden = (".ipynb_checkpoints", "__MACOSX/red", "red/.ipynb_checkpoints")
+    painted(folder, {name: (255, 0, 0) for name in ("red", *hidden)}, each=1)
+    (folder / "red" / "._0.png").write_bytes(b"no image")
+    assert image_folders.files(str(folder)) == ["red/0.png"]
+
+
 def test_grey(tmp_path: Path) -> None:
     Image.new("L", (5, 5), 51).save(tmp_path / "a.png")
     np.testing.assert_allclose(

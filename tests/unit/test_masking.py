@@ -123,6 +123,11 @@ def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) 
     assert not [note for note in found.notes if "class" in note]  # tokens are rare, or missing in a split, as they are
 
 
+def test_a_length_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"data\.masking\.max_length: 2, and .* Expected at least 3"):
+        data(tmp_path, max_length=2)
+
+
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "albert", "electra", "mpnet"])
 def test_logits_of_positions_are_those_of_all_tokens_at_them(tmp_path: Path, kind: str) -> None:
     found = data(tmp_path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from workers.data.label_names import NamedLabels, resolved
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, TYPES, Tokenization
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs import DataSpec, ModelSpec
+from workers.trial import sequences
 
 ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]
 
@@ -71,6 +74,16 @@ def test_a_folder_and_a_pattern_join_files_by_name(tmp_path: Path) -> None:
         assert (column(x), labels.tolist()) == (["text 0", "text 1"], [0, 1])
 
 
+def test_hidden_files_are_read_only_by_a_pattern_that_names_them(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache"
+    (folder / "a" / ".old").mkdir(parents=True)
+    for name in ("a/part.jsonl", "a/._part.jsonl", "a/.old/part.jsonl"):
+        made.write_jsonl(folder / name, [{"text": name, "label": 0}])
+    expected = {"a": "a/part.jsonl", "*/*.jsonl": "a/part.jsonl", "a/.old/*.jsonl": "a/.old/part.jsonl"}
+    found = {uri: column(text_files.read(f"{folder}/{uri}", "train", ("text",), "label")[0]) for uri in expected}
+    assert found == {uri: [name] for uri, name in expected.items()}
+
+
 def test_a_large_column_is_mapped_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made.rows(20_000)
     path = write(tmp_path, ".parquet", [dict(row) for row in rows])
@@ -116,6 +129,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "null": ([{"text": None, "label": "x"}], {}, "'text' of example 0 is null"),
     "null label": ([{"text": "a", "label": None}], {}, "'label' of example 0 is null"),
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
+    "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
     "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
     "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
@@ -129,6 +143,20 @@ def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> N
     made.write_jsonl(tmp_path / "train.jsonl", rows)
     with pytest.raises(RequestError, match=message):
         dataset.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
+
+
+def test_texts_of_parquet_may_be_views(tmp_path: Path) -> None:
+    views = pa.array(["a", "b"], pa.string_view())
+    pq.write_table(pa.table({"text": views, "label": views}), tmp_path / "a.parquet")
+    x, labels = text_files.read(str(tmp_path / "a.parquet"), "train", ("text",), "label")
+    assert column(x) == ["a", "b"] and labels.names == ("a", "b") and labels.ids.tolist() == [0, 1]
+
+
+def test_a_label_beyond_int64_is_not_taken_for_none(tmp_path: Path) -> None:
+    ids = pa.array([0, 2**64 - 1], pa.uint64())  # as int64, the second is -1
+    pq.write_table(pa.table({"text": ["a", "b"], "label": ids}), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=f"the label 'label' of example 1 is {2**64 - 1}; expected class ids from 0"):
+        text_files.read(str(tmp_path / "a.parquet"), "train", ("text",), "label")
 
 
 def test_a_label_that_train_never_has_is_refused(tmp_path: Path) -> None:
@@ -191,6 +219,47 @@ def test_pairs_have_types_and_long_texts_are_cut(folder: str) -> None:
     found = batch(x, Tokenization(folder, 6), [0]).padded()
     assert found[IDS].shape == (1, 6)
     assert found[TYPES].tolist() == [[0, 0, 0, 1, 1, 1]] or found[TYPES].sum() > 0
+
+
+def test_a_length_has_room_for_a_token_besides_special_ones(folder: str) -> None:
+    for length, pair in ((3, False), (4, True)):  # [CLS] [SEP], and [CLS] [SEP] [SEP]
+        Tokenization(folder, length).check_room("model.max_length", pair=pair)
+        with pytest.raises(RequestError, match=rf"model.max_length: {length - 1}, and .* Expected at least {length}"):
+            Tokenization(folder, length - 1).check_room("model.max_length", pair=pair)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer without special tokens, which drops invisible characters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    made_ = Tokenizer(models.WordLevel({"[UNK]": 0, "river": 1}, unk_token="[UNK]"))
+    made_.normalizer, made_.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    path = str(tmp_path_factory.mktemp("plain") / "tokenizer.json")
+    made_.save(path)
+    return path
+
+
+def test_texts_without_tokens_are_refused_with_their_row(
+    plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"river {k}", "label": k % 2} for k in range(30)] + [{"text": "\u200b\u200b", "label": 0}]
+    made.write_jsonl(tmp_path / "train.jsonl", rows)
+    made.write_jsonl(tmp_path / "test.jsonl", [{"text": "river", "label": 0}])
+    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+    assert found.kept is not None and found.kept[-1] == 30 and len(found.train) < 31  # the last row is of train
+    model = ModelSpec(factory="nets:no_matter", tokenizer=plain)
+    message = r"data\.train: '\\u200b\\u200b', the text of example 30, has no tokens by '.*'; found 1 such"
+    with pytest.raises(RequestError, match=message):
+        sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(sequences, "MOST", 0)  # those that it does not look at are found once they have tokens
+    sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(tokens_stage, "_obtained", lambda _, x, how, *rest: how(x.columns["text"]))
+    artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
+    events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=print)
+    run: Any = SimpleNamespace(config=SimpleNamespace(models={"m": model}), artifacts=artifacts, events=events)
+    with pytest.raises(RequestError, match=message):
+        tokens_stage.tokenized(run, found)
 
 
 def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> None:

@@ -264,6 +264,12 @@ def test_texts_longer_than_the_positions_are_counted(tmp_path: Path) -> None:
     assert "max_length: 9, and" in refused(tmp_path, config=made.config(max_position_embeddings=8), max_length=9)
 
 
+def test_a_length_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
+    message = refused(tmp_path, max_length=2)
+    assert message.startswith("ensemble.model.max_length: 2, and the tokenizer '")
+    assert "adds 2 special tokens to each text. Expected at least 3." in message
+
+
 def test_a_configuration_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
     assert "cannot be made into a network" in refused(tmp_path, config={"model_type": "no-such-type"})
     with pytest.raises(RequestError, match="`config` needs `model_type`"):

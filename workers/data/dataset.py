@@ -316,6 +316,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
     declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
     classes = labels.count(y["train"], declared, names)
+    notes += label_names.alike(names, y["train"])
     _check_shapes(inputs)
     grouped = groups.numbered(whole.groups, len(inputs.get("test", inputs["train"])), notes)
     for name, x in inputs.items():
@@ -328,16 +329,15 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     values.check_types(inputs)
     train = Split(inputs["train"], y["train"])
     held = _drawn(train, spec, y, grouped, seed)
-    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values()])) if held else None
+    left_out = _unlabelled_of_test(train, held, grouped, notes)
+    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
     apart = {name: _held_out(name, train, rows) for name, rows in held.items()}
     if kept is not None:
         y |= {"train": train.labels_of(kept)} | {name: split.y for name, split in apart.items()}
     every = scan.sampled_every(sum(len(x) for x in inputs.values()))
-    found = _scan(inputs, held, every)  # last, since it reads everything
+    found = _scan(inputs, held, left_out, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
-    of_train = _numbers(train)
-    numbers |= {"train": of_train if kept is None else of_train[kept]}
-    numbers |= {name: of_train[rows] for name, rows in held.items()}
+    numbers |= _numbers_of_parts(train, held if kept is None else {"train": kept, **held})
     notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
     notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
     notes += values.pixels(train.x, found["train"])
@@ -456,6 +456,12 @@ def _numbers(split: Split) -> Index:
     return (hashing.of_stretches(split.y, counts) >> np.uint64(2)).astype(np.int64)
 
 
+def _numbers_of_parts(train: Split, parts: Mapping[str, Index]) -> dict[str, Index]:
+    """`_numbers` of the training examples that each split has; of all where there are no parts."""
+    of_train = _numbers(train)
+    return {name: of_train[rows] for name, rows in parts.items()} if parts else {"train": of_train}
+
+
 def _check_shapes(inputs: Mapping[str, Examples]) -> None:
     first = inputs["train"]
     for name, x in inputs.items():
@@ -512,12 +518,30 @@ def _draw(
     return drawn if grouped is None else labelled[np.isin(grouped[labelled], drawn)]
 
 
-def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], every: int) -> dict[str, Found]:
-    """Scan each split's inputs. held: the training examples that form other splits."""
+def _unlabelled_of_test(train: Split, held: Mapping[str, Index], grouped: Index | None, notes: list[str]) -> Index:
+    """The training examples without a label of the groups that were drawn for `test`, ascending.
+
+    A student would learn from the inputs of groups that it is tested on. Appends a note where there are some.
+    """
+    if grouped is None or "test" not in held:
+        return NO_ROWS
+    of_test = np.isin(grouped, grouped[held["test"]])
+    found = np.flatnonzero(of_test & ~labels.has_label(train.y, train.rows))
+    if len(found):
+        notes.append(
+            f"data.test_share: {len(found):,} examples without a label are of groups that are drawn for test, so they "
+            "are left out of train."
+        )
+    return found
+
+
+def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], left_out: Index, every: int) -> dict[str, Found]:
+    """Scan each split's inputs. held: the training examples that form other splits. left_out: those in no split."""
     found: dict[str, Found] = {}
     for name, x in inputs.items():
         if name == "train" and held:
-            scanned = scan.scan_apart(name, x, [*held.values()], every)
+            apart = [*held.values(), *([left_out] if len(left_out) else [])]
+            scanned = scan.scan_apart(name, x, apart, every)[: 1 + len(held)]
             found |= dict(zip(("train", *held), scanned, strict=True))
         else:
             found[name] = scan.scan(name, x, every)

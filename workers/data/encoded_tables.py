@@ -7,7 +7,8 @@ never has is 0 in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from workers.data import headers, label_names, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
+from workers.data.table_files import is_text, plain
 from workers.errors import RequestError
 
 Numbers = NDArray[np.float32]
+NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 MOST_CATEGORIES = 100
 """Different texts of a column from which on it is taken for free text, or for an id."""
 
@@ -53,7 +56,8 @@ def read(
     uris: Mapping[str, str], roles: tables.Roles, notes: list[str]
 ) -> dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]]:
     """Features [N, D] float32 and labels of each split. Raises: `RequestError` with the file and the column."""
-    found = {split: table_files.read(uri) for split, uri in uris.items()}
+    train = table_files.read(uris["train"])
+    found = {split: train if split == "train" else table_files.read(uri, train.schema) for split, uri in uris.items()}
     notes += [note for split, uri in uris.items() if (note := headers.note(uri, found[split])) is not None]
     names = feature_names(found["train"], roles)
     for split, table in found.items():
@@ -67,7 +71,11 @@ def read(
     encodings = [encoding(name, found["train"].column(name), uris["train"]) for name in names]
     notes += _told(encodings)
     labels = label_names.ids_or_names(
-        {split: texts_of(table.column(roles.label), uris[split]) for split, table in found.items() if split in LABELLED}
+        {
+            split: texts_of(table.column(roles.label), uris[split], roles.label)
+            for split, table in found.items()
+            if split in LABELLED
+        }
     )
     return {split: (encoded(table, encodings, uris[split]), labels.get(split)) for split, table in found.items()}
 
@@ -77,7 +85,9 @@ def read_groups(uri: str, name: str) -> list[Any]:
     table = table_files.read(uri)
     if name not in table.column_names:
         raise RequestError(f"'{uri}': no column '{name}'; found {', '.join(table.column_names)}.")
-    return cast(list[Any], table.column(name).to_pylist())
+    column = table.column(name)
+    with _reading(uri, name, column, "a value of Python in each row"):
+        return cast(list[Any], column.to_pylist())
 
 
 def feature_names(train: pa.Table, roles: tables.Roles) -> list[str]:
@@ -90,7 +100,11 @@ def feature_names(train: pa.Table, roles: tables.Roles) -> list[str]:
 
 def encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
     """How a column of train is encoded. Raises: `RequestError` where it holds neither numbers nor categories."""
-    column = plain(column)
+    with _reading(uri, name, column, "numbers or categories; name the columns to use in `data.feature_columns`"):
+        return _encoding(name, plain(column), uri)
+
+
+def _encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
     if is_text(column.type):
         texts = sorted({str(each) for each in pc.unique(pc.fill_null(column, "")).to_pylist()})
         if len(texts) > MOST_CATEGORIES:
@@ -113,41 +127,64 @@ def encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
 
 def encoded(table: pa.Table, encodings: Sequence[Encoding], uri: str) -> Numbers:
     """The features [N, D] of a table."""
-    columns = [_encoded(table.column(each.name), each, uri) for each in encodings]
+    columns = []
+    for each in encodings:
+        column = table.column(each.name)
+        with _reading(uri, each.name, column, f"{'texts' if each.fill is None else 'numbers'}, as in train"):
+            columns.append(_encoded(plain(column), each, uri))
     return np.concatenate([np.zeros((len(table), 0), np.float32), *columns], axis=1)
 
 
 def _encoded(column: pa.ChunkedArray, how: Encoding, uri: str) -> Numbers:
     """One column as [N, D] float32."""
-    column = plain(column)
     if how.fill is None:
         if not (is_text(column.type) or pa.types.is_null(column.type)):
-            column = pc.cast(column, pa.string())
+            raise RequestError(
+                f"'{uri}': column '{how.name}' is {column.type}, such as {_first(column)!r}; expected texts, as in "
+                "train. Write it as text in both, spelled alike."
+            )
         places = pc.index_in(pc.fill_null(column.cast(pa.string()), ""), pa.array(how.categories, pa.string()))
         ids = pc.fill_null(places, -1).to_numpy()
         return cast(Numbers, (ids[:, None] == np.arange(len(how.categories))).astype(np.float32))
-    if how.width > 1 or is_list(column.type):
+    if is_list(column.type) and not how.flagged:
         lists = _lists(column, uri, how.name)
         if lists.shape[1] != how.width:
             raise RequestError(
                 f"'{uri}': column '{how.name}' has lists of {lists.shape[1]} numbers; expected {how.width} as in train."
             )
         return lists
+    if how.width != 1:
+        raise RequestError(
+            f"'{uri}': column '{how.name}' is {column.type}; expected lists of {how.width} numbers, as in train."
+        )
     if not is_number(column.type):
-        raise RequestError(f"'{uri}': column '{how.name}' is {column.type}; expected numbers, as in train.")
+        raise RequestError(
+            f"'{uri}': column '{how.name}' is {column.type}, such as {_first(column)!r}; expected numbers, as in train."
+        )
     values = _floats(column)
     empty = np.isnan(values)
     filled = np.where(empty, how.fill, values)
     return np.column_stack([filled, *([empty] if how.flagged else [])]).astype(np.float32)
 
 
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column without the dictionary of its categories."""
-    return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+@contextmanager
+def _reading(uri: str, name: str, column: pa.ChunkedArray, expected: str) -> Iterator[None]:
+    """Turns what Arrow raises for the values of a column into a `RequestError`."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise RequestError(
+            f"'{uri}': column '{name}' is {column.type}, and its values cannot be read ({str(error).splitlines()[0]}). "
+            f"Expected {expected}."
+        ) from error
 
 
-def is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _first(column: pa.ChunkedArray) -> Any:
+    """The first value of a column; of texts, the first that is no number."""
+    known = pc.drop_null(column)
+    if is_text(known.type):
+        known = pc.filter(known, pc.invert(pc.match_substring_regex(known, NUMBER)))
+    return known[0].as_py() if len(known) else None
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -174,23 +211,28 @@ def _lists(column: pa.ChunkedArray, uri: str, name: str) -> Numbers:
     return _floats(flat).astype(np.float32).reshape(len(column), lengths[0])
 
 
-def texts_of(column: pa.ChunkedArray, uri: str) -> list[str | None]:
-    """Labels as texts, whole numbers without a fraction; None for an empty cell.
+def texts_of(column: pa.ChunkedArray, uri: str, name: str) -> list[str | None]:
+    """Labels as texts, whole numbers without a fraction; None for an empty cell. name: of their column.
 
-    Raises: `RequestError` where they are numbers with a fraction, as of a regression.
+    Raises: `RequestError` where they are numbers with a fraction, as of a regression, or infinite.
     """
-    column = plain(column)
+    with _reading(uri, name, column, "class names or ids"):
+        return _texts_of(plain(column), uri, name)
+
+
+def _texts_of(column: pa.ChunkedArray, uri: str, name: str) -> list[str | None]:
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         values = _floats(column)
         known = values[~np.isnan(values)]
-        if (known != np.round(known)).any():
+        wrong = known[(known != np.round(known)) | np.isinf(known)]
+        if len(wrong):
             raise RequestError(
-                f"'{uri}': the label has numbers with a fraction, such as {known[known != np.round(known)][0]:g}. "
+                f"'{uri}': the label '{name}' has numbers with a fraction, or infinite ones, such as {wrong[0]:g}. "
                 "Stillhouse is for classification: expected class names or ids; put a quantity into classes first."
             )
         return [None if np.isnan(value) else str(int(value)) for value in values]
     if not (is_text(column.type) or is_number(column.type)):
-        raise RequestError(f"'{uri}': the label is {column.type}; expected class names or ids.")
+        raise RequestError(f"'{uri}': the label '{name}' is {column.type}; expected class names or ids.")
     found = [None if each is None else str(each) for each in column.to_pylist()]
     return [None if each is None or not each.strip() else each for each in found]
 

@@ -5,6 +5,7 @@ Examples of a group resemble each other, so that intervals by single examples wo
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,20 @@ def numbered(values: Any, examples: int, notes: list[str]) -> Index | None:
     """The group of each of N test examples, as numbers from 0: [N] int64; None without groups.
 
     values: one of any type for each example. Appends a note where there are too few groups for an interval. Raises:
-    `RequestError` for null, or another number of values.
+    `RequestError` for null, several values for an example, or another number of values.
     """
     if values is None:
         return None
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise RequestError(
+            f"data.test: groups of shape {list(values.shape)}; expected one value for each example, [N]."
+        )
     given = list(values)
+    if several := [k for k, value in enumerate(given) if not isinstance(value, Hashable)]:
+        raise RequestError(
+            f"data.test: the group of example {several[0]} is {given[several[0]]!r}; expected one value, such as a "
+            "number or a text."
+        )
     if len(given) != examples:
         raise RequestError(
             f"data.test: {len(given):,} groups for {examples:,} examples; expected the group of each example."

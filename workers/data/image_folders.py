@@ -25,8 +25,9 @@ MODES, CHANNELS = {"rgb": "RGB", "grey": "L"}, {"rgb": 3, "grey": 1}
 
 
 def files(folder: str) -> list[str]:
-    """Paths of the images below a folder, relative to it, in the order of their names."""
-    return [each for each in storage.files_below(folder) if posixpath.splitext(each.lower())[1] in ENDINGS]
+    """Paths of the images below a folder, relative to it, in the order of their names; hidden ones are left out."""
+    seen = [each for each in storage.files_below(folder) if not storage.is_hidden(each)]
+    return [each for each in seen if posixpath.splitext(each.lower())[1] in ENDINGS]
 
 
 def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pixels, list[str | None] | None]:

@@ -108,8 +108,25 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
 
 
 def _folded(name: str) -> str:
-    """A name without what is hard to see: case, white space around it, the form of its characters."""
-    return unicodedata.normalize("NFKC", name).casefold().strip()
+    """A name without what is hard to see: case, the amount of white space, the form of its characters."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def alike(names: Sequence[str], y: Index) -> list[str]:
+    """A note on classes whose names differ in case, white space or Unicode form alone. y: [P] labels, -1 for none."""
+    by_folded: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        by_folded.setdefault(_folded(name), []).append(k)
+    groups = [several for several in by_folded.values() if len(several) > 1]
+    if not groups:
+        return []
+    counts = np.bincount(y[y >= 0], minlength=len(names))
+    shown = [" and ".join(f"{names[k]!r} ({counts[k]:,})" for k in several) for several in groups]
+    more = f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    return [
+        "data.train: names of classes that differ in case, white space or Unicode form alone are classes of their own: "
+        f"{'; '.join(shown[:NAMED])}{more}. Where they are one class, write them alike."
+    ]
 
 
 def _named(y: Any) -> Any:

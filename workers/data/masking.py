@@ -53,9 +53,10 @@ class Vocabulary(NamedTuple):
 
 
 def tokenized(texts: Columns, spec: MaskingSpec) -> Ragged:
-    """The tokens of each text."""
+    """The tokens of each text. Raises: `RequestError` where `max_length` has room for special tokens alone."""
     how = Tokenization(spec.tokenizer, spec.max_length)
     columns = [column for column in texts.columns.values() if isinstance(column, Ragged)]
+    how.check_room("data.masking.max_length", pair=len(columns) > 1)
     return contiguous(
         [
             how(*(column[first : first + len(block)] for column in columns))[IDS]

@@ -62,7 +62,19 @@ def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
     groups = _groups(spec)  # first, since their column is easily misspelt
     if ":" in spec.kind:
         return Read(_read_by_own(spec), groups)
+    _check_label_is_no_input(spec)
     return Read(READERS[spec.kind](spec, [] if notes is None else notes), groups)
+
+
+def _check_label_is_no_input(spec: DataSpec) -> None:
+    """Raise `RequestError` where a model would see the label; masked texts have no label column."""
+    texts = spec.texts_from if spec.kind == "text" and spec.masking is None else ()
+    for key, names in {"feature_columns": spec.feature_columns or (), "text_column": texts}.items():
+        if spec.labels_from in names:
+            raise RequestError(
+                f"data.{key}: '{spec.labels_from}' is the label column (`data.label_column`); expected columns that "
+                "models may see. Leave it out."
+            )
 
 
 def _groups(spec: DataSpec) -> Sequence[Any] | NDArray[Any] | None:

@@ -1,6 +1,7 @@
 """Opens tables as people keep them: CSV, TSV, JSON lines and Parquet, also compressed, as Arrow tables.
 
-The separator of a CSV and its decimal comma are seen in its first lines. Nested fields of JSON become columns `a.b`.
+The separator of a CSV is seen in its header, and its decimal comma in all cells. Nested fields of JSON become columns
+`a.b`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import io
 import posixpath
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
@@ -23,29 +24,21 @@ SEPARATORS = (",", ";", "\t", "|")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 WITH_A_HEADER_LINE = (".csv", ".tsv")
 """Endings of files whose first line names the columns; other kinds have the names apart."""
-DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-SNIFFED_LINES = 50
+WITH_COMMA = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$"
+THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2},\d{3}\s*$"
+"""Numbers with a decimal comma; those of them whose comma may be that of thousands."""
+DECIMAL = b"decimal"
+"""The key of a table's metadata under which its decimal comma is, where it has one."""
 LARGEST_BLOCK = 2**31 - 1
 """Most bytes of a CSV from which the types of columns are inferred."""
+NOTHING = pa.schema([])
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a CSV separates values, and the sign before decimals."""
-
-    separator: str
-    decimal: str
-
-
-def dialect(head: bytes) -> Dialect:
-    """The dialect of a CSV by its first lines; a separator is what the header has most of."""
-    lines = head.decode("utf-8", "replace").splitlines()[:SNIFFED_LINES]
+def separator(head: bytes) -> str:
+    """The separator of a CSV by its beginning: what the header has most of."""
+    lines = head.decode("utf-8", "replace").splitlines()
     header = re.sub(r'"[^"]*"', "", lines[0]) if lines else ""
-    separator = max(SEPARATORS, key=header.count)
-    if separator == ",":
-        return Dialect(separator, ".")
-    cells = [cell.strip(' "') for line in lines[1:] for cell in line.split(separator)]
-    return Dialect(separator, "," if any(DECIMAL_COMMA.fullmatch(cell) for cell in cells) else ".")
+    return max(SEPARATORS, key=header.count)
 
 
 def ending(uri: str) -> str:
@@ -54,22 +47,24 @@ def ending(uri: str) -> str:
     return posixpath.splitext(base)[1] if last in COMPRESSED else last
 
 
-def read(uri: str) -> pa.Table:
-    """The whole table of a file. Raises: `RequestError` where it is missing, too large, or no table."""
-    reader = READERS.get(ending(uri))
-    if reader is None:
+def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
+    """The whole table of a file.
+
+    like: the schema of train. What is text there is text here, as it is spelled, even where these cells alone would
+    be numbers or dates; commas that may be decimal or of thousands are as in train. Raises: `RequestError` where the
+    file is missing, too large, or no table, and where only train could tell what its commas are.
+    """
+    if ending(uri) not in READERS:
         raise RequestError(f"'{uri}': no kind of table that is known. Expected {', '.join(READERS)}, also compressed.")
-    content = memory.read_whole(uri).getvalue()
-    return parsed(uri, content, reader)
+    return parsed(uri, memory.read_whole(uri).getvalue(), like)
 
 
-def parsed(uri: str, content: bytes, reader: Callable[[bytes], pa.Table] | None = None) -> pa.Table:
+def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING) -> pa.Table:
     """The table in the content of a file, or of its beginning. uri: its name, for the ending and in errors."""
-    reader = reader or READERS[ending(uri)]
     if ending(uri) != ".parquet":
         _check_text(uri, content)
     try:
-        table = flat(reader(content))
+        table = flat(READERS[ending(uri)](content, like))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"'{uri}': cannot be read as a table ({str(error).splitlines()[0]}).") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -102,31 +97,101 @@ def flat(table: pa.Table) -> pa.Table:
     return table
 
 
-def _csv(content: bytes) -> pa.Table:
-    return _separated(content, dialect(content[: 2**16]))
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _separated(content: bytes, how: Dialect) -> pa.Table:
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without the dictionary of its categories, and with texts of the one type that all functions take."""
+    column = pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return pc.cast(column, pa.string()) if pa.types.is_string_view(column.type) else column
+
+
+def _texts(like: pa.Schema) -> set[str]:
+    """The names of the columns that are text, with or without a dictionary."""
+    kinds = {field.name: field.type for field in like}
+    return {name for name, kind in kinds.items() if is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)}
+
+
+def _csv(content: bytes, like: pa.Schema) -> pa.Table:
+    return _separated(content, separator(content[: 2**16]), like)
+
+
+def _separated(content: bytes, by: str, like: pa.Schema) -> pa.Table:
+    """A table of separated values, with a decimal comma where its cells show one.
+
+    They do where it makes numbers of a column of texts, and no column of numbers has decimal points.
+    """
+    found = _with_decimal(".", content, by, like)
+    if by == "," or not any(_matching(column, WITH_COMMA) for column in found.columns):
+        return found
+    other = _with_decimal(",", content, by, like)
+    texts = [(is_text(one.type), is_text(two.type)) for one, two in zip(found.columns, other.columns, strict=True)]
+    gained = [k for k, each in enumerate(texts) if each == (True, False)]
+    if not gained:
+        return found
+    unclear = all(_matching(found.column(k), WITH_COMMA) == _matching(found.column(k), THOUSANDS) for k in gained)
+    if unclear and like is NOTHING:
+        raise ValueError(
+            f"column '{found.column_names[gained[0]]}' has {_example(found.column(gained[0]))}, whose comma may be "
+            "decimal or of thousands; expected numbers without commas, or a cell that shows which it is"
+        )
+    if (False, True) in texts or (unclear and DECIMAL not in (like.metadata or {})):
+        return found
+    return other.replace_schema_metadata({DECIMAL: b","})
+
+
+def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema) -> pa.Table:
     content = content.removeprefix(b"\xef\xbb\xbf")
     return pa_csv.read_csv(
         io.BytesIO(content),
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
-        parse_options=pa_csv.ParseOptions(delimiter=how.separator, newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(decimal_point=how.decimal),
+        parse_options=pa_csv.ParseOptions(delimiter=by, newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
+            decimal_point=sign, column_types=dict.fromkeys(_texts(like), pa.string())
+        ),
     )
 
 
-def _json_lines(content: bytes) -> pa.Table:
-    block = min(max(len(content), 1) + 1, LARGEST_BLOCK)
-    return pa_json.read_json(io.BytesIO(content), read_options=pa_json.ReadOptions(block_size=block))
+def _matching(column: pa.ChunkedArray, pattern: str) -> int:
+    """How many cells of a column match a pattern; 0 where it is no column of texts."""
+    return int(pc.sum(pc.match_substring_regex(column, pattern)).as_py() or 0) if is_text(column.type) else 0
 
 
-READERS: dict[str, Callable[[bytes], pa.Table]] = {
+def _example(column: pa.ChunkedArray) -> str:
+    return str(pc.filter(column, pc.match_substring_regex(column, WITH_COMMA))[0])
+
+
+def _json_lines(content: bytes, like: pa.Schema) -> pa.Table:
+    """A table of JSON lines. Of all texts, only dates would be read as another type."""
+    options = pa_json.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK))
+    found = pa_json.read_json(io.BytesIO(content), read_options=options)
+    texts = _texts(like)
+    spelled = pa.schema([_spelled(field, texts, "") for field in found.schema])
+    if spelled == found.schema:
+        return found
+    parse = pa_json.ParseOptions(explicit_schema=spelled)
+    return pa_json.read_json(io.BytesIO(content), read_options=options, parse_options=parse)
+
+
+def _spelled(field: pa.Field, texts: Collection[str], above: str) -> pa.Field:
+    """A field with dates as text where train has texts. above: the names of the fields that it is nested in, `a.b.`."""
+    name = above + field.name
+    if pa.types.is_struct(field.type):
+        return field.with_type(pa.struct([_spelled(each, texts, f"{name}.") for each in field.type]))
+    return field.with_type(pa.string()) if pa.types.is_timestamp(field.type) and name in texts else field
+
+
+def _parquet(content: bytes, like: pa.Schema) -> pa.Table:
+    return pq.read_table(pa.BufferReader(content))
+
+
+READERS: dict[str, Callable[[bytes, pa.Schema], pa.Table]] = {
     ".csv": _csv,
-    ".tsv": lambda content: _separated(content, Dialect("\t", dialect(content[: 2**16]).decimal)),
+    ".tsv": lambda content, like: _separated(content, "\t", like),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_lines,
-    ".parquet": lambda content: pq.read_table(pa.BufferReader(content)),
+    ".parquet": _parquet,
 }
-"""By the ending: the table in a file's content."""
+"""By the ending: the table in a file's content, with texts where the schema of train has them."""

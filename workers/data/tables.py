@@ -102,7 +102,10 @@ def read_groups(uri: str, name: str) -> list[Any]:
     table = _open("test", uri)
     if name not in table.columns:
         raise table.error(f"no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
-    found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
+    try:
+        found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise table.error(f"column '{name}' cannot be read ({_first_line(error)}). Write the file anew.") from error
     return found
 
 
@@ -123,10 +126,6 @@ def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Col
     """The names of the feature columns. index: columns that are an index in any split; they are excluded in all."""
     _check_label(train, label)
     if chosen is not None:
-        if label in chosen:
-            raise RequestError(
-                f"data.feature_columns: '{label}' is the label column (`data.label_column`); expected features alone."
-            )
         return list(chosen)
     names = [name for name in train.columns if name != label and name not in index]
     if not names:

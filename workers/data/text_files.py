@@ -11,7 +11,7 @@ import io
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,8 @@ ROWS = 8192
 """Rows of a batch."""
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 """Files that mark a folder of `datasets`: one split, or several."""
+LARGEST_ID = 2**63 - 1
+"""Largest class id that an array of int64 holds."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 
 TEXTS, LABEL = "text_column", "label_column"
@@ -73,8 +75,7 @@ def read_groups(uri: str, name: str) -> list[Any]:
 
 def _texts(found: pa.ChunkedArray, where: str, name: str, first: int) -> pa.ChunkedArray:
     """A batch of texts, checked. first: number of its first row."""
-    if pa.types.is_dictionary(found.type):
-        found = pc.cast(found, found.type.value_type)
+    found = table_files.plain(found)
     if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type) or pa.types.is_null(found.type)):
         raise RequestError(f"{where}: column '{name}' is {found.type}; expected texts. Set `data.text_column`.")
     _check_no_null(found, where, name, first)
@@ -113,7 +114,7 @@ class _Labels:
     def add(self, found: pa.ChunkedArray, declared: tuple[str, ...], where: str, first: int) -> None:
         _check_no_null(found, where, self._name, first)
         kind = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
-        are_names = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        are_names = table_files.is_text(kind)
         if not are_names and not pa.types.is_integer(kind):
             raise RequestError(
                 f"{where}: the label column '{self._name}' is {kind}; expected names or class ids. Set "
@@ -126,17 +127,26 @@ class _Labels:
                 f"{', '.join(declared)}. Expected names, or ids of the same classes, in all files."
             )
         if are_names:
-            _check_not_blank(pc.cast(found, kind), where, self._name, first)
+            _check_not_blank(table_files.plain(found), where, self._name, first)
         self._kind, self._declared = is_kind, declared
-        self._ids.append(self._places_of(found) if are_names else found.to_numpy().astype(np.int64))
+        self._ids.append(self._places_of(found) if are_names else self._ids_of(found, where, first))
         if declared and (wrong := np.flatnonzero(self._ids[-1] >= len(declared))).size:
             raise RequestError(
                 f"{where}: the label of example {first + wrong[0]} is {self._ids[-1][wrong[0]]}, and the file names "
                 f"{len(declared)} classes."
             )
 
+    def _ids_of(self, found: pa.ChunkedArray, where: str, first: int) -> Index:
+        ids = found.to_numpy()
+        if len(wrong := np.flatnonzero(ids > LARGEST_ID)):  # as int64 it could be -1, which means no label
+            raise RequestError(
+                f"{where}: the label '{self._name}' of example {first + wrong[0]} is {ids[wrong[0]]}; expected class "
+                "ids from 0, or names."
+            )
+        return cast(Index, ids.astype(np.int64))
+
     def _places_of(self, found: pa.ChunkedArray) -> Index:
-        encoded = pa.concat_arrays(pc.cast(found, pa.large_string()).chunks).dictionary_encode()
+        encoded = pa.concat_arrays(pc.cast(table_files.plain(found), pa.large_string()).chunks).dictionary_encode()
         of_batch = [self._places.setdefault(name, len(self._places)) for name in encoded.dictionary.to_pylist()]
         places: Index = np.array(of_batch, np.int64)[encoded.indices.to_numpy()]
         return places
@@ -178,13 +188,18 @@ def _read_file(uri: str, names: Names, take: Take) -> None:
 
 
 def _files(uri: str) -> list[str]:
-    """The files of a split, in the order of their names."""
+    """The files of a split, in the order of their names; hidden ones only where a pattern names them."""
     fs, path = storage.filesystem(uri)
     if "*" in path:
         prefix = uri.removesuffix(path) if storage.is_uri(uri) else ""
-        found = sorted(prefix + str(each) for each in fs.glob(path))
+        fixed = posixpath.dirname(path.partition("*")[0])
+        asked = storage.is_hidden(posixpath.relpath(path, fixed or "."))
+        given = sorted(map(str, fs.glob(path)))
+        seen = [each for each in given if asked or not storage.is_hidden(posixpath.relpath(each, fixed or "."))]
+        found = [prefix + each for each in seen]
     elif storage.is_folder(uri):
-        found = sorted(storage.join(uri, name) for name in storage.names(uri) if _ending(name) in READERS)
+        seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+        found = sorted(storage.join(uri, name) for name in seen if _ending(name) in READERS)
     else:
         return [uri]
     if not found:
@@ -239,7 +254,7 @@ def _separated(delimiter: str | None, quote: str | Literal[False]) -> Callable[[
     """
 
     def read_separated(file: Any, uri: str, names: Names) -> Batches:
-        separator = delimiter or table_files.dialect(file.readline()).separator
+        separator = delimiter or table_files.separator(file.readline())
         file.seek(0)
         parse = pa_csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=quote is not False)
         header = _header(file, parse)
@@ -304,6 +319,11 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Tabl
             raise RequestError(f"'{uri}': '{name}' is {wrong!r} in one row; expected text, or a class id as the label.")
         try:
             columns[name] = pa.array(values)
+        except OverflowError:
+            large = next(value for value in values if isinstance(value, int) and not -LARGEST_ID <= value <= LARGEST_ID)
+            raise RequestError(
+                f"'{uri}': '{name}' is {large} in one row; expected class ids from 0, or texts."
+            ) from None
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise RequestError(f"'{uri}': '{name}' mixes text with numbers, or is no Unicode ({error}).") from None
     return pa.table(columns)

@@ -65,6 +65,22 @@ class Tokenization:
         none = Ragged.packed(np.zeros(0, np.int32), np.zeros(0, np.int64))
         return {name: contiguous([none, *several]) for name, several in found.items()}
 
+    def check_room(self, key: str, *, pair: bool) -> None:
+        """Raise `RequestError` where special tokens alone take `max_length`; a tokenizer would then cut nothing.
+
+        key: of `max_length` in the configuration. pair: whether texts have second texts.
+        """
+        if self.max_length is None or self.max_length > (special := self.special(pair=pair)):
+            return
+        raise RequestError(
+            f"{key}: {self.max_length}, and the tokenizer '{self.uri}' adds {special} special tokens to each "
+            f"{'pair of texts' if pair else 'text'}. Expected at least {special + 1}."
+        )
+
+    def special(self, *, pair: bool) -> int:
+        """How many special tokens a text gets, or a pair of texts."""
+        return int(load(self.uri).num_special_tokens_to_add(pair=pair))
+
     @property
     def identity(self) -> dict[str, Any]:
         """What the tokens follow from, besides the texts."""

@@ -1,7 +1,7 @@
-"""Checks before a run starts that each text, once tokenized, is no longer than its models can take.
+"""Checks before a run starts that each text, once tokenized, has tokens, and no more than its models can take.
 
 A text has at most about as many tokens as bytes. So only the texts with more bytes than a model has positions are
-tokenized here, the longest first.
+tokenized here, the longest first; and, where a tokenizer adds no special tokens, the shortest, which may have none.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from workers.data.arrays import Index
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns, columns_of, described, has_texts
 from workers.data.ragged import Ragged
-from workers.data.texts import PAIR, TEXT
+from workers.data.texts import PAIR, TEXT, strings
 from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 from workers.models import predictor
 from workers.specs import AnyModel
 
 MOST = 20_000
-"""Most texts of a split that are tokenized here; those of a larger split are the longest ones."""
+"""Most texts of a split that are tokenized here; those of a larger split are the longest and the shortest ones."""
 
 
 def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
@@ -38,9 +39,16 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
                 "transformers; a model of bytes names them as `inputs: [text]`."
             )
     known: dict[tuple[str, Tokenization], tuple[int, ...]] = {}
+    tried: set[Tokenization] = set()
     for key, model in models.items():
         _check_tokens(key, model, dataset)
         how, most = predictor.collator(model).tokens, predictor.kind_of(model).positions(model)
+        if how is not None and has_texts(dataset.train.x):
+            taken = columns_of(predictor.collator(model).chosen(dataset.train.x))
+            how.check_room(f"{key}.max_length", pair=PAIR in taken)
+            if how not in tried and how.special(pair=PAIR in taken) == 0:
+                _check_shortest(dataset, how)
+            tried.add(how)
         if how is None or most is None:
             continue
         if how.max_length is not None:
@@ -51,6 +59,34 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
                 if (split, how) not in known:
                     known[split, how] = tuple(_lengths(x, how, most))
                 _check_lengths(key, model, split, [n for n in known[split, how] if n > most], most)
+
+
+def check_each_has_one(dataset: Dataset, split: str, how: Tokenization, ids: Ragged, rows: Index | None = None) -> None:
+    """Raise `RequestError` where a text has no tokens, as one of invisible characters may have.
+
+    ids: [n] rows of tokens, of the rows [n] of the split; None: of all.
+    """
+    empty = np.flatnonzero(ids.lengths == 0)
+    if not len(empty):
+        return
+    row = int(empty.min() if rows is None else rows[empty].min())
+    of_text = columns_of(dataset.inputs[split])[TEXT]
+    assert isinstance(of_text, Ragged)
+    text = strings(of_text[np.array([row])])[0]
+    given = row if split != "train" or dataset.kept is None else int(dataset.kept[row])
+    raise RequestError(
+        f"data.{split}: {text[:SHOWN]!r}, the text of example {given}, has no tokens by '{how.uri}'; found "
+        f"{len(empty):,} such texts, expected at least one token in each. Leave them out."
+    )
+
+
+def _check_shortest(dataset: Dataset, how: Tokenization) -> None:
+    """Raise `RequestError` where one of the shortest texts has no tokens."""
+    for split, x in dataset.inputs.items():
+        if has_texts(x) and isinstance(x, Columns):
+            texts, sizes = _texts(x)
+            shortest = np.argsort(sizes, kind="stable")[:MOST]
+            check_each_has_one(dataset, split, how, how(*(column[shortest] for column in texts))[IDS], shortest)
 
 
 def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
@@ -87,12 +123,20 @@ def _check_lengths(key: str, model: AnyModel, split: str, longer: list[int], mos
 
 def _lengths(x: Columns, how: Tokenization, most: int) -> Iterable[int]:
     """The numbers of tokens of those texts that may have more than `most`."""
-    columns = [x.columns[name] for name in (TEXT, PAIR) if name in x.columns]
-    texts = [column for column in columns if isinstance(column, Ragged)]
-    sizes = np.sum([column.lengths for column in texts], axis=0)
+    texts, sizes = _texts(x)
     longest = np.argsort(-sizes, kind="stable")[: min(MOST, int((sizes + SPECIAL > most).sum()))]
     return map(int, how(*(column[longest] for column in texts))[IDS].lengths)
 
 
+def _texts(x: Columns) -> tuple[list[Ragged], Index]:
+    """The columns of texts, and the bytes of each example in them: [N]."""
+    columns = [x.columns[name] for name in (TEXT, PAIR) if name in x.columns]
+    texts = [column for column in columns if isinstance(column, Ragged)]
+    sizes: Index = np.sum([column.lengths for column in texts], axis=0)
+    return texts, sizes
+
+
+SHOWN = 60
+"""Most characters of a text that a message shows."""
 SPECIAL = 4
 """Most special tokens that a tokenizer adds to a text or a pair."""

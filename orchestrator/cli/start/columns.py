@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.data import encoded_tables
+from workers.data import encoded_tables, table_files
 from workers.data.tables import PANDAS_INDEX, ROW_NUMBERS_FROM
 from workers.errors import RequestError
 
@@ -77,7 +77,7 @@ def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = Tru
 
 
 def _seen(name: str, column: pa.ChunkedArray) -> Column:
-    column = encoded_tables.plain(column)
+    column = table_files.plain(column)
     try:
         values = pc.count_distinct(column, mode="only_valid").as_py()
     except pa.ArrowNotImplementedError:  # lists
@@ -110,18 +110,18 @@ def _ends(likely: Sequence[str], seen: dict[str, Column]) -> list[str]:
     """Of the columns that may be the label: the last column of the table, else the first, else texts, else the last."""
     names = [*seen]
     at_ends = [name for name in (names[-1], names[0]) if name in likely]
-    texts = [name for name in likely if encoded_tables.is_text(seen[name].type)]
+    texts = [name for name in likely if table_files.is_text(seen[name].type)]
     return [*at_ends, *reversed(texts), *reversed(likely)]
 
 
 def _may_be_label(column: Column, rows: int) -> bool:
     kind = column.type
-    of_classes = encoded_tables.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    of_classes = table_files.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     return of_classes and 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
 
 
 def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) -> None:
-    texts = encoded_tables.texts_of(table.column(column.name), where)  # refuses numbers with a fraction
+    texts = encoded_tables.texts_of(table.column(column.name), where, column.name)  # refuses numbers with a fraction
     different = len({each for each in texts if each is not None})
     if different < 2:
         read, sorted_ = (
@@ -142,8 +142,8 @@ def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) ->
 
 def is_free_text(column: pa.ChunkedArray) -> bool:
     """Whether a column holds sentences: several words, or letters of a script without spaces."""
-    column = encoded_tables.plain(column)
-    if not encoded_tables.is_text(column.type) or column.null_count == len(column):
+    column = table_files.plain(column)
+    if not table_files.is_text(column.type) or column.null_count == len(column):
         return False
     texts = [each for each in column.slice(0, 1000).to_pylist() if each]
     if not texts or len({*texts}) * 5 < len(texts):
@@ -154,7 +154,7 @@ def is_free_text(column: pa.ChunkedArray) -> bool:
 
 
 def _mean_length(column: pa.ChunkedArray) -> float:
-    found: Any = pc.mean(pc.utf8_length(encoded_tables.plain(column))).as_py()
+    found: Any = pc.mean(pc.utf8_length(table_files.plain(column))).as_py()
     return float(found or 0.0)
 
 
@@ -167,7 +167,7 @@ def _no_feature(column: Column, table: pa.Table) -> str:
         return "is empty"
     if column.values == 1 and not column.empty:
         return "has the same value in every row"
-    if encoded_tables.is_text(column.type):
+    if table_files.is_text(column.type):
         many = column.values > encoded_tables.MOST_CATEGORIES
         return f"has {column.values:,} different texts, as an id or a name has" if many else ""
     if encoded_tables.is_list(column.type):

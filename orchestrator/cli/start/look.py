@@ -280,10 +280,11 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
             section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
         )
     head, times = _rows(train)
-    texts = encoded_tables.texts_of(head.column(section["label_column"]), train)
+    name = section["label_column"]
+    texts = encoded_tables.texts_of(head.column(name), train, name)
     values = np.unique([each for each in texts if each is not None])
     rows = round(head.num_rows * times)
-    roles = Roles(section["label_column"], section.get("feature_columns"))
+    roles = Roles(name, section.get("feature_columns"))
     names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
     return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)

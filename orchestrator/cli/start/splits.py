@@ -82,7 +82,7 @@ def _expanded(uri: str) -> list[tuple[str, str]]:
         raise RequestError(f"'{uri}': no such file or folder. Expected {KINDS}.")
     if not storage.is_folder(uri):
         return [(uri, _kind(uri))]
-    inner = storage.names(uri)
+    inner = [name for name in storage.names(uri) if not storage.is_hidden(name)]
     folders = [storage.join(uri, name) for name in inner if storage.is_folder(storage.join(uri, name))]
     splits = [each for each in folders if split_of(each) is not None and image_folders.files(each)]
     if splits:
