@@ -26,6 +26,8 @@ RIGHT = re.compile(r"right\[(\d+)\]")
 SWEPT = re.compile(r"(?P<what>best \S+|accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
 OTHER_RUN = re.compile(r"(\S+):")
 SEED = "student.seed"
+CORES = 2
+"""Of the machine on which experiments are measured."""
 
 
 class Figure(BaseModel):
@@ -133,9 +135,10 @@ def _source(folder: str, run: str) -> Source | None:
 def _run(folder: str, place: str) -> Source:
     first = reports.load(place)
     every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
-    seconds = sum(stage.seconds for each in every for stage in each.stages)
+    hours = sum(spent.core_hours for each in every for spent in each.cost.values())  # also of what was reused
+    minutes = 60 * hours / CORES
     date = _date(RunFolder(place).report)
-    return Source(lambda name: [figure(each, name) for each in every], date, seconds / 60, _intervals(first))
+    return Source(lambda name: [figure(each, name) for each in every], date, minutes, _intervals(first))
 
 
 def _sweep(place: str) -> Source:
