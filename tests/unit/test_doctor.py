@@ -133,8 +133,11 @@ TRAINED: dict[str, tuple[dict[str, object], str, str]] = {
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_what_would_stop_a_run_once_it_builds_its_models(case: str, tmp_path: Path) -> None:
+def test_what_would_stop_a_run_once_it_builds_its_models(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes, name, message = TRAINED[case]
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests would decide on capacity
     (tmp_path / "later.py").write_text('def net(**_):\n    raise NotImplementedError("return the network here")\n')
     path = write_config(tmp_path, **changes)
     finding = found(path, name)

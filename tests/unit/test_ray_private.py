@@ -103,6 +103,11 @@ def test_kuberay_takes_a_cluster_and_a_namespace(monkeypatch: pytest.MonkeyPatch
     assert ray_private.kuberay_configuration("speech", "research") == {"max_workers": 3}
 
 
+@pytest.mark.parametrize(("provider", "most"), [("aws", 2), ("vsphere", 5), ("external", 2), ("no such", 2)])
+def test_the_workers_of_a_cluster_that_names_no_number(provider: str, most: int) -> None:
+    assert ray_private.most_workers(provider) == most
+
+
 def test_a_manifest_of_kuberay_is_read() -> None:
     def template(cpu: str) -> dict[str, object]:
         return {"spec": {"containers": [{"name": "ray", "resources": {"limits": {"cpu": cpu, "memory": "1Gi"}}}]}}
