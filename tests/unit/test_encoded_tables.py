@@ -162,6 +162,24 @@ def test_commas_that_may_be_of_thousands_are_those_of_train(tmp_path: Path) -> N
         both(tmp_path, unclear, unclear)
 
 
+def test_commas_of_columns_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("a;price;y;user\n1;1,125;0;7\n2;1,375;1;8\n")
+    for train in ("1;1,125", "1;1,5"):  # unclear, or decimal: the test file is read for its groups alone, too
+        (tmp_path / "train.csv").write_text(f"a;price;y\n{train};0\n2;2,250;1\n3;1,000;0\n4;2,000;1\n")
+        spec = DataSpec(
+            kind="table",
+            train=str(tmp_path / "train.csv"),
+            test=str(tmp_path / "test.csv"),
+            validation=str(tmp_path / "test.csv"),
+            label_column="y",
+            feature_columns=("a",),
+            group_column="user",
+            allow_overlap=True,
+        )
+        found = dataset.load(spec, 0)
+        assert found.train.x[:].ravel().tolist() == [1, 2, 3, 4]
+
+
 def test_names_that_look_alike_are_noted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,y\n" + "1,spam\n2,Ham\n3,ham\n4,ham\n5,spam \n6,eggs\n" * 4)
     found = loaded(tmp_path / "a.csv")

@@ -68,7 +68,8 @@ def read(
                 raise RequestError(
                     f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. Set `data.{key}`."
                 )
-    encodings = [encoding(name, found["train"].column(name), uris["train"]) for name in names]
+    table_files.check_commas(uris["train"], train, [*names, roles.label])
+    encodings = [encoding(name, train.column(name), uris["train"]) for name in names]
     notes += _told(encodings)
     labels = label_names.ids_or_names(
         {

@@ -7,6 +7,7 @@ The separator of a CSV is seen in its header, and its decimal comma in all cells
 from __future__ import annotations
 
 import io
+import json
 import posixpath
 import re
 from collections.abc import Callable, Collection
@@ -29,6 +30,8 @@ THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2},\d{3}\s*$"
 """Numbers with a decimal comma; those of them whose comma may be that of thousands."""
 DECIMAL = b"decimal"
 """The key of a table's metadata under which its decimal comma is, where it has one."""
+UNCLEAR = b"unclear"
+"""The key of a table's metadata under which the columns are whose commas may be decimal or of thousands."""
 LARGEST_BLOCK = 2**31 - 1
 """Most bytes of a CSV from which the types of columns are inferred."""
 NOTHING = pa.schema([])
@@ -51,8 +54,8 @@ def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
     """The whole table of a file.
 
     like: the schema of train. What is text there is text here, as it is spelled, even where these cells alone would
-    be numbers or dates; commas that may be decimal or of thousands are as in train. Raises: `RequestError` where the
-    file is missing, too large, or no table, and where only train could tell what its commas are.
+    be numbers or dates; commas that may be decimal or of thousands are as in train. Without it such columns are texts,
+    which `check_commas` refuses. Raises: `RequestError` where the file is missing, too large, or no table.
     """
     if ending(uri) not in READERS:
         raise RequestError(f"'{uri}': no kind of table that is known. Expected {', '.join(READERS)}, also compressed.")
@@ -132,13 +135,22 @@ def _separated(content: bytes, by: str, like: pa.Schema) -> pa.Table:
         return found
     unclear = all(_matching(found.column(k), WITH_COMMA) == _matching(found.column(k), THOUSANDS) for k in gained)
     if unclear and like is NOTHING:
-        raise ValueError(
-            f"column '{found.column_names[gained[0]]}' has {_example(found.column(gained[0]))}, whose comma may be "
-            "decimal or of thousands; expected numbers without commas, or a cell that shows which it is"
-        )
+        names = [found.column_names[k] for k in gained]
+        return found.replace_schema_metadata({UNCLEAR: json.dumps(names)})
     if (False, True) in texts or (unclear and DECIMAL not in (like.metadata or {})):
         return found
     return other.replace_schema_metadata({DECIMAL: b","})
+
+
+def check_commas(uri: str, table: pa.Table, used: Collection[str]) -> None:
+    """Raise `RequestError` where a column that is used has commas that may be decimal or of thousands."""
+    unclear = json.loads((table.schema.metadata or {}).get(UNCLEAR, b"[]"))
+    for name in unclear:
+        if name in used:
+            raise RequestError(
+                f"'{uri}': column '{name}' has {_example(table.column(name))}, whose comma may be decimal or of "
+                "thousands. Expected numbers without commas, or a cell that shows which it is."
+            )
 
 
 def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema) -> pa.Table:

@@ -71,6 +71,7 @@ def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = Tru
     if not features:
         told = "; ".join(f"'{each}' {reason}" for each, reason in unused.items()) or "there is no other column"
         raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
+    table_files.check_commas(where, table, [name, *features])
     reasons = [why, f"features: {_listed(features)}"]
     reasons += [f"not used: '{each}' {reason}" for each, reason in unused.items() if reason]
     return Roles(name, (), features, tuple(reasons))
