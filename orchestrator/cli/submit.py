@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import logging
 import os
 import secrets
@@ -26,6 +25,7 @@ from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
 from orchestrator.cluster import authentication, environment, interrupts
 from orchestrator.cluster.ray_private import PACKAGING_LOGGER
+from orchestrator.config import grid
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_uri import SQLITE
 from orchestrator.run_folder.lock import machine
@@ -108,7 +108,7 @@ def _as_here(config: RunConfig) -> list[str]:
     """Overrides with absolute local paths, in quotes of YAML, since a job's working folder is a copy."""
     found = {"storage": config.storage} if storage.is_local(config.storage) else {}
     found |= {"tracking.uri": config.tracking.uri} if config.tracking.uri.startswith(SQLITE) else {}
-    return [f"{key}={json.dumps(value)}" for key, value in found.items()]
+    return grid.overrides(found)
 
 
 def _local_places(config: RunConfig) -> list[Path]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 CONTROLLER, WORKER = "TrainController", "RayTrainWorker"
 """The class names of Ray Train's actors."""
 PACKAGING_LOGGER = "ray._private.runtime_env.packaging"
+"""The logger that reports the upload of a job's folder."""
 MOST_WORKERS = 2
 """Workers that a cluster of Ray has at most by default, on the usual clouds."""
-"""The logger that reports the upload of a job's folder."""
 
 
 def bootstrap_address(address: str) -> str:

@@ -102,8 +102,7 @@ class RunConfig(Spec):
             taker = names.taken_by(name)
             if taker:
                 raise ValueError(f"`students` has the name '{name}', which {taker} takes; expected another")
-        further = [*(self.students or {})][1:]
-        taken = {f"{role}-{name}" for name in further for role in ("baseline", STUDENT)}
+        taken = {f"{role}-{name}" for name in self.further_students for role in ("baseline", STUDENT)}
         for name in self.evaluation.systems:
             if name in taken:
                 raise ValueError(
@@ -203,10 +202,14 @@ class RunConfig(Spec):
         seeds = range(self.seed + 1, self.seed + self.seeds)
         return [self.part(names.numbered(names.SEED, seed), seed=seed, **kept) for seed in seeds]
 
+    @property
+    def further_students(self) -> dict[str, StudentSpec]:
+        """The students after the first, which is the run's own, by their names."""
+        return dict([*(self.students or {}).items()][1:])
+
     def of_students(self) -> dict[str, RunConfig]:
         """The runs of the further students, by the students' names."""
-        _, *others = (self.students or {"": self.student}).items()
-        return {name: self.part(name, student=spec) for name, spec in others}
+        return {name: self.part(name, student=spec) for name, spec in self.further_students.items()}
 
     def of_generations(self) -> list[RunConfig]:
         """The run of each generation; empty without several."""
@@ -241,7 +244,7 @@ class RunConfig(Spec):
     @property
     def longest_ending(self) -> str:
         """The longest ending of the names in `of_command`, with its hyphen; empty for a run alone."""
-        of_one = [f"-{name}" for name in [*(self.students or {})][1:]]
+        of_one = [f"-{name}" for name in self.further_students]
         if self.generations > 1:
             last = names.numbered(names.GENERATION, self.generations)
             of_one += [f"-{names.GENERATIONS}", f"-{last}"]

@@ -237,22 +237,19 @@ def models(request: Request) -> Finding:
     """Whether each model can be built, and takes a training step on some of the data, as before a run."""
     from orchestrator.stages import preflight
 
-    notes: tuple[str, ...] = ()
+    loaded, notes = _loaded(request), list[str]()
 
     def try_out() -> None:
-        nonlocal notes
-        loaded = _loaded(request)
         if loaded is None:
             request.build()
             return
-        found = preflight.check_on(request.config, loaded).notes
-        notes = tuple(note for note in found if note not in loaded.notes)
+        notes.extend(note for note in preflight.check_on(request.config, loaded).notes if note not in loaded.notes)
         preflight.check_further(request.config)
 
     wrong = _raised(try_out, "a model")
     if wrong:
         return Finding("models", wrong, "stops")
-    done = "built and tried on examples" if _loaded(request) is not None else "built; not tried without the data"
+    done = "built; not tried without the data" if loaded is None else "built and tried on examples"
     return Finding("models", "".join([done, *(f"\n  {note}" for note in notes)]), "warning" if notes else "ok")
 
 

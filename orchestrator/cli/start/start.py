@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cli.start import checkpoints, configuration, look, models, recipe, splits, tokenizer
-from orchestrator.config import loading, reference
+from orchestrator.config import loading, names, reference
 from orchestrator.config.run_config import RunConfig
 from workers import storage
 from workers.errors import RequestError
 
 CONFIG, MODELS, TOKENIZER = "config.yaml", "models.py", "tokenizer"
-LONGEST_NAME = 100
-"""Letters of a run's name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _check_free(place: Path) -> None:
 def name_of(place: Path, found: splits.Given) -> str:
     """A name for the run, from the folder's."""
     plain = re.sub(r"[^a-z0-9._-]+", "-", place.name.lower()).strip("-._")
-    return plain[:LONGEST_NAME].rstrip("-._") or found.kind
+    return plain[: names.MOST].rstrip("-._") or found.kind
 
 
 def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | None) -> tuple[str, ...]:
