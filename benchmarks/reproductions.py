@@ -8,7 +8,7 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,11 +86,12 @@ class Measured(BaseModel):
 
 
 class Source(NamedTuple):
-    """A run or a sweep. values: a figure by seed. intervals: over test examples, of the first seed."""
+    """A run or a sweep. values: a figure by seed. reports: of all its runs. intervals: over test examples, of the first
+    seed."""
 
     values: Callable[[str], list[float]]
     date: str
-    minutes: float
+    reports: list[Report]
     intervals: Mapping[str, tuple[float, float]]
 
 
@@ -104,7 +105,7 @@ def measured(row: Row, folder: str) -> Measured | None:
     first = sources[row.run].intervals if row.run in sources else {}
     return Measured(
         date=max(each.date for each in sources.values()),
-        minutes=sum(each.minutes for each in sources.values()),
+        minutes=minutes([report for each in sources.values() for report in each.reports]),
         values=every,
         intervals={name: first[name] for name in every if name in first},
     )
@@ -135,18 +136,38 @@ def _source(folder: str, run: str) -> Source | None:
 def _run(folder: str, place: str) -> Source:
     first = reports.load(place)
     every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
-    hours = sum(spent.core_hours for each in every for spent in each.cost.values())  # also of what was reused
-    minutes = 60 * hours / CORES
+    further = {each.run for report in every for each in (*report.students, *report.generations)}
+    places = [storage.join(folder, run) for run in sorted(further - {report.name for report in every})]
+    beside = [reports.load(each) for each in places if storage.exists(RunFolder(each).report)]  # not of all together
     date = _date(RunFolder(place).report)
-    return Source(lambda name: [figure(each, name) for each in every], date, minutes, _intervals(first))
+    return Source(lambda name: [figure(each, name) for each in every], date, [*every, *beside], _intervals(first))
 
 
 def _sweep(place: str) -> Source:
     file = storage.join(place, sweeps.RECORD)
     sweep = Sweep.model_validate_json(storage.read_text(file))
-    each = [reports.load(storage.join(os.path.dirname(place), of.run)) for of in sweep.runs]
-    seconds = sum(stage.seconds for report in each for stage in report.stages if not stage.reused)
-    return Source(lambda name: swept_figure(sweep, name), _date(file), seconds / 60, {})
+    every = [reports.load(storage.join(os.path.dirname(place), of.run)) for of in sweep.runs]
+    return Source(lambda name: swept_figure(sweep, name), _date(file), every, {})
+
+
+def minutes(every: Iterable[Report]) -> float:
+    """What runs took one after another, each training once.
+
+    A training that each of them reused took its core hours on `CORES` cores; equal core hours of a stage are the same
+    training.
+    """
+    trained: dict[tuple[str, float], float] = {}
+    others = 0.0
+    for report in every:
+        for stage in report.stages:
+            spent = report.cost.get(stage.name)
+            if spent is None:
+                others += 0.0 if stage.reused else stage.seconds
+            elif stage.reused:
+                trained.setdefault((stage.name, spent.core_hours), 3600 * spent.core_hours / CORES)
+            else:
+                trained[stage.name, spent.core_hours] = stage.seconds
+    return (sum(trained.values()) + others) / 60
 
 
 def _date(file: str) -> str:

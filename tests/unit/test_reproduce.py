@@ -86,6 +86,20 @@ def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
     assert expected in page([row()], {"digits": found})
 
 
+def test_minutes_count_each_training_once() -> None:
+    def spent(**hours: float) -> dict[str, Any]:
+        return {name: {"core_hours": each, "gpu_hours": 0.0} for name, each in hours.items()}
+
+    def stages(reused: set[str], **seconds: float) -> list[dict[str, Any]]:
+        return [{"name": name, "seconds": each, "reused": name in reused} for name, each in seconds.items()]
+
+    first = plain(cost=spent(members=0.5, student=0.1), stages=stages({"members"}, members=0.1, student=240.0))
+    other = stages({"members", "student"}, members=0.1, student=0.1, evaluation=60.0)
+    again = plain(cost=spent(members=0.5, student=0.1), stages=other)
+    assert reproductions.minutes([first, again]) == pytest.approx(15 + 4 + 1)  # half an hour of one core is 15 minutes of two
+    assert reproductions.minutes([again, first]) == pytest.approx(15 + 4 + 1)
+
+
 def test_a_figure_that_is_not_there(tmp_path: Path) -> None:
     written(tmp_path, "small", plain(members=(0.94, 0.95)))
     with pytest.raises(KeyError, match="has no system 'tree'"):
