@@ -87,7 +87,7 @@ def _of_share(gate: Gate, found: Passed) -> Sequence[str]:
     if reached is None:
         return [
             f"--confidence: the share of the ensemble's accuracy, {_percent(found.share)}, has no interval, since the "
-            "test set has fewer than two examples or groups. More test examples would help."
+            "test set has too few examples or groups. More test examples would help."
         ]
     if found.share >= least:
         return [

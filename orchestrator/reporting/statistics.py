@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,8 @@ class Difference:
 @dataclass(frozen=True)
 class Estimates:
     """intervals: of each system's `FIGURES`, by its name. gain: of the share of the ensemble's gain that reached the
-    student; None where the ensemble's gain over the baseline is not resolved, so that a share of it says nothing."""
+    student; None where the ensemble has no gain over the baseline that is resolved, so that a share of it says nothing,
+    or where the gain is so nearly none that its share has no bound."""
 
     intervals: Mapping[str, Mapping[str, Interval | None]]
     differences: Sequence[Difference]
@@ -77,13 +78,15 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
     for name, of_system in of_systems.items():
         of_system["accuracy"] = _of_accuracy(of_blocks[name], of_system["accuracy"])
     first = len(names) * len(RESAMPLED)
+    gaps = np.stack([of_blocks[of][:, CORRECT] - of_blocks[over][:, CORRECT] for of, over in pairs], axis=1)
     examples = round(float(of_blocks[names[0]][:, EXAMPLES].sum()))
     differences = [
         _difference(pair, float(value), interval, examples)
-        for pair, value, interval in zip(pairs, values[first:-1], found[first:-1], strict=True)
+        for pair, value, interval in zip(pairs, values[first:-1], _of_gaps(gaps, found[first:-1]), strict=True)
     ]
     own = next((each for each in differences if (each.of, each.over) == ("ensemble", "baseline")), None)
-    return Estimates(of_systems, differences, found[-1] if own is not None and own.resolved else None)
+    is_gain = own is not None and own.resolved and own.accuracy > 0
+    return Estimates(of_systems, differences, found[-1] if is_gain else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,9 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
         return np.concatenate([prefixes, adds, prefixes[-1:] - lacking])
 
     values, found = of_sums(np.concatenate(several, axis=1).sum(axis=0)), _intervals(several, of_sums)
+    right = [sums[:, CORRECT] for sums in several]
+    adds = _of_gaps(np.stack([right[k] - right[k - 1] for k in range(1, count)], axis=1), found[count + 1 : 2 * count])
+    lost = _of_gaps(np.stack([right[count - 1] - each for each in right[count:]], axis=1), found[2 * count :])
     whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
     return [
         Member(
@@ -126,9 +132,9 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
             nll=float(whole[k]["nll"]),
             ece=float(whole[k]["ece"]),
             adds=float(values[count + k]),
-            adds_interval=found[count + k],
+            adds_interval=adds[k - 1] if k else found[count],
             lost=float(values[2 * count + k]),
-            lost_interval=found[2 * count + k],
+            lost_interval=lost[k],
         )
         for k in range(count)
     ]
@@ -167,11 +173,21 @@ def _of_accuracy(of_blocks: Float64, found: Interval | None) -> Interval | None:
     return bootstrap.of_share(*of_blocks[:, [CORRECT, EXAMPLES]].sum(axis=0).tolist())
 
 
+def _of_gaps(gaps: Float64, found: Sequence[Interval | None]) -> list[Interval | None]:
+    """The intervals of differences in accuracy, which hold 0 where the signs of `gaps` [B, D] may be chance."""
+    may_be_chance = bootstrap.chance(gaps) > 1 - bootstrap.LEVEL
+    return [
+        replace(each, low=min(each.low, 0.0), high=max(each.high, 0.0)) if each is not None and unsure else each
+        for each, unsure in zip(found, may_be_chance.tolist(), strict=True)
+    ]
+
+
 def _gain(accuracy: Mapping[str, Float64]) -> Float64:
-    """The share of the ensemble's gain that reached the student; NaN without one."""
+    """The share of the ensemble's gain that reached the student; infinite without a gain, as if it were hardly any."""
     baseline, ensemble, student = (accuracy[name] for name in ("baseline", "ensemble", "student"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found: Float64 = (student - baseline) / (ensemble - baseline)
+    gain, kept = np.asarray(ensemble - baseline), np.asarray(student - baseline)
+    found = np.where(kept >= 0, math.inf, -math.inf)
+    np.divide(kept, gain, out=found, where=gain > 0)
     return found
 
 
@@ -184,7 +200,8 @@ def difference(one: Float64, other: Float64, names: Pair = ("student", "student"
         accuracy = figures(sums.reshape(*sums.shape[:-1], 2, COLUMNS))[ACCURACY]
         return np.stack([accuracy[..., 0] - accuracy[..., 1]])
 
-    (value,), (interval,) = of_sums(joint.sum(axis=0)), _intervals([one, other], of_sums)
+    (value,), found = of_sums(joint.sum(axis=0)), _intervals([one, other], of_sums)
+    (interval,) = _of_gaps(one[:, [CORRECT]] - other[:, [CORRECT]], found)
     return _difference(names, float(value), interval, round(float(one[:, EXAMPLES].sum())))
 
 
@@ -195,7 +212,7 @@ def accuracy(of: Float64) -> tuple[float, Interval | None]:
 
 
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
-    needed = None if interval is None else bootstrap.needed(value, interval.error, examples)
+    needed = None if interval is None else bootstrap.needed(value, interval, examples)
     return Difference(*pair, value, interval, needed)
 
 

@@ -116,11 +116,12 @@ def test_a_share_of_systems_that_agree_on_few_examples_is_not_certain(level: flo
         assert accuracy is not None and interval.low == pytest.approx(accuracy.low) == pytest.approx(0.676, abs=5e-4)
 
 
-@pytest.mark.parametrize(("examples", "resolved"), [(2, False), (3, False), (4, True), (8, True)])
+@pytest.mark.parametrize(("examples", "resolved"), [(2, False), (3, False), (4, False), (5, True), (8, True)])
 def test_a_system_that_is_always_right_where_the_other_is_wrong_needs_examples(examples: int, resolved: bool) -> None:
     found = statistics.difference(sums(np.ones(examples, bool)), sums(np.zeros(examples, bool)))
     assert found.accuracy == 1.0 and found.resolved == resolved and found.interval is not None
-    assert found.interval.bounds == pytest.approx((1 - 2 * bootstrap.unseen(examples), 1.0))
+    low = 1 - 2 * bootstrap.unseen(examples)
+    assert found.interval.bounds == pytest.approx((low if resolved else min(low, 0.0), 1.0))
     assert found.needed is not None and (resolved or found.needed > examples)
 
 
@@ -146,3 +147,86 @@ def test_what_has_no_bounds_has_no_interval_where_it_does_not_vary() -> None:
         of[:, metrics.NLL] = 0.3
     interval = statistics.estimate(given, [("student", "ensemble")]).intervals["student"]
     assert interval["nll"] is None and interval["accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "resolved"), [(3, 0, False), (4, 0, False), (5, 0, True), (6, 1, False), (7, 1, True)]
+)
+@pytest.mark.parametrize("examples", [200, 3000])
+def test_few_examples_on_which_two_systems_differ_resolve_as_mcnemars_test_does(
+    better: int, worse: int, resolved: bool, examples: int
+) -> None:
+    """By its mid-p: 0.125, 0.0625, 0.031, 0.07 and 0.039."""
+    one, other = np.ones((2, examples), bool)
+    other[:better], one[better : better + worse] = False, False
+    blocks = bootstrap.blocks_of(np.arange(examples))
+    labels, p = np.zeros(examples, np.int64), np.log(np.array([[0.1, 0.9], [0.9, 0.1]]))
+    pair = [
+        metrics.measure(p[of.astype(int)], labels, Blocks(blocks, int(blocks.max()) + 1)).of_blocks
+        for of in (one, other)
+    ]
+    found, back = statistics.difference(*pair), statistics.difference(*reversed(pair))
+    assert found.resolved == back.resolved == resolved
+    assert found.interval is not None and back.interval is not None
+    assert found.interval.low >= 0.0 >= back.interval.high or worse
+    assert found.needed is not None and (resolved or found.needed > examples)
+
+
+def test_the_worth_of_a_member_is_as_unsure_as_a_difference() -> None:
+    """With the second member three examples more are right, with the third as many as before."""
+    best = [sums(np.arange(500) < right) for right in (450, 453, 453)]
+    without = [sums(np.arange(500) < right) for right in (450, 453, 453)]
+    _, second, third = statistics.members([0, 1, 2], best, without)
+    assert second.adds == pytest.approx(0.006) and second.adds_interval is not None and second.adds_interval.holds_zero
+    assert third.adds_interval is not None and third.adds_interval.holds_zero
+    first = statistics.members([0, 1, 2], best, without)[0]
+    assert first.lost == pytest.approx(0.006) and first.lost_interval is not None and first.lost_interval.holds_zero
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_what_is_drawn_from_two_blocks_has_no_interval(blocks: int) -> None:
+    """Two examples, or two groups of uneven size."""
+    draw = np.random.default_rng(0)
+    for size in (1, 40):
+        right = {name: draw.random(size * blocks) < share for name, share in (("one", 0.9), ("other", 0.4))}
+        if size == 1:
+            right = {"one": np.ones(blocks, bool), "other": np.arange(blocks) > 0}
+        of = np.minimum(np.arange(size * blocks) // (size // 2 + 1), blocks - 1)
+        labels, p = np.zeros(len(of), np.int64), np.log(np.array([[0.1, 0.9], [0.9, 0.1]]))
+        one, other = (
+            metrics.measure(p[each.astype(int)], labels, Blocks(of, blocks)).of_blocks for each in right.values()
+        )
+        found = statistics.difference(one, other)
+        assert found.interval is None and not found.resolved and found.needed is None
+        assert statistics.share(one, other)[1] is None
+
+
+def test_what_did_not_resolve_a_difference_is_not_enough() -> None:
+    """Of four groups, all in favour of one system, more examples are needed than there are."""
+    of = np.repeat(np.arange(4), 100)
+    labels, p = np.zeros(400, np.int64), np.log(np.array([[0.1, 0.9], [0.9, 0.1]]))
+    other = np.arange(400) % 100 < 80
+    one = other | (np.arange(400) % 100 >= 97)
+    pair = [metrics.measure(p[each.astype(int)], labels, Blocks(of, 4)).of_blocks for each in (one, other)]
+    pair[0][0, metrics.CORRECT] += 1
+    found = statistics.difference(*pair)
+    assert found.accuracy > 0.03 and not found.resolved and found.needed is not None and found.needed > 400
+
+
+def test_a_share_of_a_gain_that_is_barely_resolved_has_an_interval() -> None:
+    """In some resamples the ensemble gains nothing, though its gain is resolved."""
+    ensemble, baseline = np.ones((2, 400), bool)
+    baseline[:20], ensemble[20:26] = False, False
+    student = baseline.copy()
+    student[:14] = True
+    given = {"ensemble": sums(ensemble), "baseline": sums(baseline), "student": sums(student)}
+    found = statistics.estimate(given, [("ensemble", "baseline")])
+    assert found.differences[0].resolved and found.gain is not None
+    assert 0.0 < found.gain.low < 1.0 < found.gain.high
+
+
+def test_an_ensemble_that_is_worse_has_no_gain_to_share() -> None:
+    given = systems(1500)
+    given["ensemble"], given["baseline"] = given["baseline"], given["ensemble"]
+    found = statistics.estimate(given, [("ensemble", "baseline")])
+    assert found.differences[0].resolved and found.differences[0].accuracy < 0 and found.gain is None

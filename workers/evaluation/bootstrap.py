@@ -8,7 +8,9 @@ Student's t with as many degrees of freedom (Hesterberg 2015, "What Teachers Sho
 there: with 20 groups of unequal accuracy, 92% of its intervals hold the truth, and 95% of the studentized ones.
 
 Resamples of blocks that all say the same do not vary, though other blocks may exist. There an interval reaches as far
-as a share of other blocks could move the figure that, at this level, may exist unseen (`unseen`).
+as a share of other blocks could move the figure that, at this level, may exist unseen (`unseen`). Resamples of few
+blocks in which two systems differ vary too little: three examples that speak for the same system would resolve it. So
+a difference is resolved only where it is no chance by its signs, too (`chance`).
 """
 
 from __future__ import annotations
@@ -90,8 +92,9 @@ def intervals(
     of_blocks: [B, C], sums over each block; a block whose sums are all 0 is left out. figures: computes k figures of
     such sums. possible: [E, C], sums of the blocks that move the figures furthest, for figures that do not vary among
     the blocks; None: these have no interval. grouped: whether blocks are groups of several examples, of which few are
-    studentized. level: probability that an interval holds the true value. Returns None for a figure without an
-    interval: with fewer than two blocks, or where it is undefined in some resamples, such as a share of nothing.
+    studentized. level: probability that an interval holds the true value. A figure may be infinite in some resamples.
+    Returns None for a figure without an interval: where blocks are too few, where it is undefined in some resamples,
+    such as a share of nothing, or where an end is infinite.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -194,11 +197,14 @@ def _errors(weights: Float64, used: Float64, figures: Figures) -> Float64:
 
 
 def _interval(resampled: Float64, low: float, high: float, figure: float, of_same: Interval | None) -> Interval | None:
-    if not np.isfinite(resampled).all() or not math.isfinite(figure):
+    if np.isnan(resampled).any() or not math.isfinite(figure):
         return None
-    if np.ptp(resampled) <= SAME * max(1.0, abs(figure)):  # BCa is undefined where nothing varies
+    finite = bool(np.isfinite(resampled).all())
+    if finite and np.ptp(resampled) <= SAME * max(1.0, abs(figure)):  # BCa is undefined where nothing varies
         return of_same
-    return Interval(low, high, float(resampled.std(ddof=1)))
+    if not (math.isfinite(low) and math.isfinite(high)):  # of two blocks no percentile is an end
+        return None
+    return Interval(low, high, float(resampled.std(ddof=1)) if finite else math.inf)
 
 
 def _counts(drawn: NDArray[Any], blocks: int) -> Float64:
@@ -217,6 +223,25 @@ def expanded(level: float, blocks: int) -> float:
     return float(1 - 2 * norm.sf(quantile))
 
 
+def chance(gaps: Float64, seed: int = 0) -> Float64:
+    """How probable a gap between two systems is that is at least as large, if they are equally good: [D] float64.
+
+    gaps: [B, D], of D pairs, what the first has more than the second in each block. If both are equally good, the gap
+    of a block might as well have the other sign. A gap of the same size counts as half (mid-p; Fagerland, Lydersen and
+    Laake 2013), so that of single examples this is McNemar's mid-p test.
+    """
+    used = gaps[gaps.any(axis=1)]
+    if not len(used):
+        return np.ones(gaps.shape[1])
+    whole, draw = np.abs(used.sum(axis=0)), np.random.default_rng([seed, 2])
+    larger, size = np.zeros(gaps.shape[1]), max(1, BATCH_VALUES // len(used))
+    for start in range(0, RESAMPLES, size):
+        signs = 2.0 * draw.integers(0, 2, (min(size, RESAMPLES - start), len(used)), np.int8) - 1.0
+        found = np.abs(signs @ used)
+        larger += (found > whole).sum(axis=0) + 0.5 * (found == whole).sum(axis=0)
+    return larger / RESAMPLES
+
+
 def of_share(successes: float, trials: float) -> Interval:
     """The interval of a proportion of independent trials (Wilson 1927), of some width even where all succeed."""
     from scipy.stats import binomtest
@@ -226,14 +251,18 @@ def of_share(successes: float, trials: float) -> Interval:
     return Interval(float(found.low), float(found.high), math.sqrt(share * (1 - share) / trials))
 
 
-def needed(difference: float, error: float, examples: int) -> int | None:
+def needed(difference: float, interval: Interval, examples: int) -> int | None:
     """How many test examples would resolve a difference of this size, with probability `POWER`.
 
-    error: its standard error with `examples`. None for a difference of 0, which no number resolves.
+    interval: of the difference, with `examples`. Of few blocks it reaches further towards 0 than the standard error
+    tells, and then that end counts, so that more examples are needed than those which did not resolve it. None for a
+    difference of 0, which no number resolves.
     """
     from scipy.stats import norm
 
     if difference == 0:
         return None
+    reaches = difference - interval.low if difference > 0 else interval.high - difference
+    error = max(interval.error, reaches / _quantile(LEVEL))
     quantiles = _quantile(LEVEL) + float(norm.ppf(POWER))
     return math.ceil(examples * (quantiles * error / difference) ** 2)
