@@ -35,6 +35,7 @@ REACHED = {
 }
 """By the signs of `verdict.TRANSFER`; every other order has no gain."""
 NO_GAIN = "There was no gain"
+MAY_BE_CHANCE = "Not shown: the gain may be chance"
 SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{size:.2f} points below {other}"}
 """Where one system is, by the sign of the difference."""
 
@@ -72,9 +73,10 @@ def _difference(differences: Sequence[Difference], of: str, over: str) -> Differ
 
 
 def _reached(found: Accuracies) -> str:
-    words = REACHED.get(verdict.signs(found), NO_GAIN).format(**verdict.gain(found))
-    unsure = words.startswith("Yes") and _resolved(found, "ensemble", "baseline") is False
-    return f"{words.replace('Yes: ', '').capitalize()}, if there was one" if unsure else words
+    signs = verdict.signs(found)
+    if signs in REACHED and found.may_be_chance:
+        return MAY_BE_CHANCE
+    return REACHED.get(signs, NO_GAIN).format(**verdict.gain(found))
 
 
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:

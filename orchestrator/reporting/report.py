@@ -27,11 +27,18 @@ FIGURED: tuple[Role, ...] = ("ensemble", "baseline", "student")
 """The compared systems, in the order of the figures."""
 
 
-class TestMetrics(BaseModel):
+class Figures(BaseModel):
+    """A part of a report. Infinite figures, such as the NLL of a label of probability 0, are texts in JSON, which has
+    no number for them."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+
+class TestMetrics(Figures):
     """Metrics on held-out data; the user's own metrics are extra fields."""
 
     __test__ = False  # keeps pytest from collecting it
-    model_config = ConfigDict(extra="allow", ser_json_inf_nan="strings")  # JSON has no number for them
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     examples: int
@@ -58,7 +65,7 @@ class TestMetrics(BaseModel):
         return None if found is None else float(found)
 
 
-class Difference(BaseModel):
+class Difference(Figures):
     """By how much one system is more accurate than another on the same test examples."""
 
     of: str
@@ -72,14 +79,14 @@ class Difference(BaseModel):
     """Test examples that would resolve a difference of this size, with a probability of 80%."""
 
 
-class Latency(BaseModel):
+class Latency(Figures):
     """Latency for one example, in milliseconds."""
 
     p50: float
     p99: float
 
 
-class Calibration(BaseModel):
+class Calibration(Figures):
     """A reliability diagram: number of examples, mean confidence and accuracy per bin of confidence."""
 
     examples: list[int]
@@ -91,7 +98,7 @@ SPECIALISTS = "specialists"
 """The rule of generalists and specialists, in `SoftTargets.rule`."""
 
 
-class System(BaseModel):
+class System(Figures):
     """One network, or the ensemble of all members."""
 
     name: str
@@ -111,10 +118,8 @@ class System(BaseModel):
     """The classes that a specialist tells apart, by name; empty for all others."""
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(Figures):
     """Metrics of an ensemble with this many members: the mean over as many choices as the run has members."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     members: int
     accuracy: float
@@ -125,7 +130,7 @@ class CurvePoint(BaseModel):
     """Standard deviation of the accuracy over the choices; None for a single choice."""
 
 
-class MemberWorth(BaseModel):
+class MemberWorth(Figures):
     """What one member is worth; members are in the order in which each helps those before it most on validation."""
 
     member: str
@@ -145,7 +150,7 @@ class MemberWorth(BaseModel):
     gpu_hours: float | None = None
 
 
-class Agreement(BaseModel):
+class Agreement(Figures):
     """Test examples by the answers of the ensemble and the student."""
 
     both_right: int
@@ -158,10 +163,8 @@ class Agreement(BaseModel):
     wrong_otherwise: int
 
 
-class DifferingExample(BaseModel):
+class DifferingExample(Figures):
     """A test example on which the student and the ensemble differ: what it looks like, and both answers."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     kind: Literal["lost", "gained", "divergent"]
     """`lost`: the ensemble is right, the student wrong. `gained`: the other way round. `divergent`: both are right, or
@@ -184,17 +187,15 @@ class DifferingExample(BaseModel):
     """The first values of an example that is neither text nor image."""
 
 
-class DrawnFigure(BaseModel):
+class DrawnFigure(Figures):
     """A figure of `report.figures`. image: a PNG in base64."""
 
     title: str
     image: Annotated[str, Field(pattern="^[A-Za-z0-9+/=]*$")]
 
 
-class EpochFigures(BaseModel):
+class EpochFigures(Figures):
     """One epoch of training."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     epoch: int
     train_loss: float
@@ -204,7 +205,7 @@ class EpochFigures(BaseModel):
     reports of earlier versions."""
 
 
-class Origin(BaseModel):
+class Origin(Figures):
     """What the run follows from, to run it again."""
 
     command: str = ""
@@ -218,14 +219,14 @@ class Origin(BaseModel):
     """Digests of the models' code, and the Git commit where there is one."""
 
 
-class Planned(BaseModel):
+class Planned(Figures):
     """What the plan foresaw."""
 
     seconds: float | None = None
     bytes: int | None = None
 
 
-class SoftTargets(BaseModel):
+class SoftTargets(Figures):
     examples: int
     bytes: int
     temperature: float
@@ -249,14 +250,14 @@ class SoftTargets(BaseModel):
         return "generalists and specialists together" if self.rule == SPECIALISTS else f"{self.combine} mean"
 
 
-class Spent(BaseModel):
+class Spent(Figures):
     """Reserved cores and GPUs times hours of computing epochs or parts, in this run or an earlier one."""
 
     core_hours: float
     gpu_hours: float
 
 
-class Stage(BaseModel):
+class Stage(Figures):
     name: str
     seconds: float
     reused: bool
@@ -264,7 +265,7 @@ class Stage(BaseModel):
     """What `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
 
 
-class StudentFigures(BaseModel):
+class StudentFigures(Figures):
     """One of several students. student, baseline: names of its two systems. run: the name of its run."""
 
     name: str
@@ -273,11 +274,13 @@ class StudentFigures(BaseModel):
     run: str
     gain_transferred: float | None
     gain_transferred_interval: Bounds | None
+    may_be_chance: bool = False
+    """Whether the ensemble's gain over this student's baseline is not resolved."""
     on_front: bool
     """Whether no other student is as accurate, as fast and as small, and better in one of these."""
 
 
-class GenerationFigures(BaseModel):
+class GenerationFigures(Figures):
     """The student of a generation, or all of them together. run: of the generation. over: its accuracy over that of the
     generation before, or of all together over the last one; None for the first."""
 
@@ -288,7 +291,7 @@ class GenerationFigures(BaseModel):
     over: Difference | None
 
 
-class Report(BaseModel):
+class Report(Figures):
     """A finished run."""
 
     name: str
@@ -306,7 +309,8 @@ class Report(BaseModel):
     """(student - baseline) / (ensemble - baseline) in test accuracy; None where the ensemble does not beat the
     baseline."""
     gain_transferred_interval: Bounds | None = None
-    """95%; None where the ensemble's gain over the baseline is not resolved, or in reports of earlier versions."""
+    """95%; None where the ensemble has no gain over the baseline that is resolved, where the share has no bound, or in
+    reports of earlier versions."""
     resolved: bool | None = None
     """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
     differences: list[Difference] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.reporting import tables
 from orchestrator.reporting.report import Report, StudentFigures, System
 
 OURS = ("student", "baseline")
@@ -26,6 +27,7 @@ def merged(report: Report, own: str, others: Mapping[str, Report]) -> Report:
             run=each.name,
             gain_transferred=each.gain_transferred,
             gain_transferred_interval=each.gain_transferred_interval,
+            may_be_chance=tables.accuracies(each).may_be_chance,
             on_front=on_front,
         )
         for (name, each), on_front in zip(reports.items(), front, strict=True)

@@ -99,8 +99,7 @@ def differences(report: Report) -> Rows:
 
 def _transferred(of: StudentFigures) -> str:
     """The share of the ensemble's gain, where that gain is resolved."""
-    may_be_chance = of.gain_transferred is not None and of.gain_transferred_interval is None
-    return "not resolved" if may_be_chance else percent(of.gain_transferred)
+    return "not resolved" if of.may_be_chance else percent(of.gain_transferred)
 
 
 def _sure(of: Difference) -> list[str]:

@@ -63,7 +63,12 @@ def test_a_report_of_an_earlier_version_has_the_sections_that_it_can_fill() -> N
         (
             (0.95, 0.96, 0.955),
             (-1.0, 3.0),
-            ["Not shown: +1.00 points may be chance", "50.0% of the gain, if there was one"],
+            ["Not shown: +1.00 points may be chance", "Not shown: the gain may be chance"],
+        ),
+        (
+            (0.95, 0.96, 0.94),
+            (-1.0, 3.0),
+            ["Not shown: +1.00 points may be chance", "Not shown: the gain may be chance"],
         ),
         ((0.96, 0.90, 0.97), (-8.0, -4.0), ["No: -6.00 points", NO_GAIN]),
         ((0.96, 0.95, 0.97), (-3.0, 1.0), ["Not shown: -1.00 points may be chance", NO_GAIN]),

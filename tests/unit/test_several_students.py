@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.reporting import several, tables
+from orchestrator.reporting import several, tables, verdict
 from orchestrator.reporting.report import System
 from tests.makers import settings, write_config
-from tests.reports import plain, system
+from tests.reports import difference, plain, system
 from workers.errors import RequestError
 
 
@@ -106,3 +106,17 @@ def test_one_report_has_all_systems() -> None:
     header, *rows = tables.front(found)
     assert len(rows) == 2 and all(len(row) == len(header) for row in rows)
     assert tables.front(own) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"), [((0.5, 8.0), "66.7%"), ((-1.0, 8.0), "not resolved"), (None, "66.7%")]
+)
+def test_the_share_of_a_student_is_told_as_in_its_own_report(
+    interval: tuple[float, float] | None, expected: str
+) -> None:
+    """Also where it has no interval: its bound may be infinite, or the test examples too few."""
+    report = plain(differences=[difference("ensemble", "baseline", 3.0, interval)])
+    _, *rows = tables.front(several.merged(report, "small", {"tiny": report}))
+    assert [row[6] for row in rows] == [expected, expected]
+    cell = verdict.transferred(tables.accuracies(report))
+    assert cell == expected

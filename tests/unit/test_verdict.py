@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.reporting import markdown, tables, verdict
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import Difference, Report
 from orchestrator.reporting.verdict import Accuracies
+from tests.reports import plain
 
 
 def accuracies(ensemble: float, baseline: float, student: float, *members: float) -> Accuracies:
@@ -264,3 +266,15 @@ def test_the_recipe_of_the_soft_targets_is_reported(recipe: dict[str, object], w
     assert ("the weight of member-1 is 0" in text) == (
         recipe.get("weights", {}).get("member-1") == 0 and "rule" not in recipe
     )  # type: ignore[attr-defined]
+
+
+def test_an_infinite_likelihood_is_read_again() -> None:
+    """Such as that of a tree, which gives classes the probability 0."""
+    worth = {"member": "member-0", "accuracy": 0.9, "nll": math.inf, "ece": 0.1, "adds": 0.9, "lost": 0.0}
+    none = dict.fromkeys(("accuracy_interval", "adds_interval", "lost_interval"))
+    report = reports.Report.model_validate(
+        plain().model_dump()
+        | {"worth": [{**worth, **none}], "curve": [{"members": 1, "accuracy": 0.9, "nll": math.inf}]}
+    )
+    report.systems[0].test.nll = math.inf
+    assert Report.model_validate_json(reports.as_json(report)) == report
