@@ -17,14 +17,14 @@ from workers import storage
 PLACES = ("name", "storage", "tracking")
 """Sections of a configuration that no result follows from."""
 MOST = 60
-"""Letters of a value in the table."""
+"""Letters of a value in the table, without dots."""
 
 
 def differing(one: str, other: str) -> Rows:
     """What two runs differ in, a row each: keys of their configurations, data, code and versions."""
     before, after = _described(one), _described(other)
     return [
-        [key, *(_short(of.get(key, "-")) for of in (before, after))]
+        [key, *_short(before.get(key, "-"), after.get(key, "-"))]
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
@@ -44,8 +44,19 @@ def _described(folder: str) -> dict[str, str]:
     return found
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= MOST else f"{value[: MOST - 3]}..."
+def _short(*values: str) -> list[str]:
+    """Two values, of long ones such as paths the part in which they differ."""
+    differ = (k for k, letters in enumerate(zip(*values, strict=False)) if len(set(letters)) > 1)
+    alike = next(differ, min(map(len, values)))
+
+    def part(value: str) -> str:
+        if len(value) <= MOST:
+            return value
+        start = max(0, min(alike - MOST // 4, len(value) - MOST))
+        kept = value[start : start + MOST]
+        return f"{'...' if start else ''}{kept}{'...' if start + MOST < len(value) else ''}"
+
+    return [part(value) for value in values]
 
 
 def verdict(one: str, other: str, found: Difference | None) -> str:

@@ -40,17 +40,18 @@ def rows(seeds: Sequence[SeedFigures], accuracy: str) -> list[list[str]]:
     ]
     found = [header]
     for name in FIGURES:
-        found.append(_row(f"{name.replace('_', ' ')}, {accuracy}", [getattr(each, name) for each in seeds], "%"))
+        found.append(_row(f"{name.replace('_', ' ')}, {accuracy}", [getattr(each, name) for each in seeds], "%", 0.0))
     for one, other in DIFFERENCES:
         values = [getattr(each, one) - getattr(each, other) for each in seeds]
         found.append(_row(f"{one} over {other}".replace("_", " "), values, " points"))
     shares = [each.student / each.ensemble for each in seeds if each.ensemble]
     if len(shares) == len(seeds):
-        found.append(_row("student's share of the ensemble's accuracy", shares, "%"))
+        found.append(_row("student's share of the ensemble's accuracy", shares, "%", 0.0, math.inf))
     return found
 
 
-def _row(name: str, values: Sequence[float], unit: str) -> list[str]:
+def _row(name: str, values: Sequence[float], unit: str, least: float = -1.0, most: float = 1.0) -> list[str]:
+    """least, most: what the mean can be, which Student's t does not know."""
     sign = "+" if unit == " points" else ""
 
     def shown(value: float) -> str:
@@ -58,7 +59,7 @@ def _row(name: str, values: Sequence[float], unit: str) -> list[str]:
 
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     half = half_width(values)
-    bounds = f"{shown(mean - half)} to {shown(mean + half)}"
+    bounds = f"{shown(max(mean - half, least))} to {shown(min(mean + half, most))}"
     return [name + ("" if unit == "%" else ", points"), shown(mean), f"{100 * spread:.2f}", bounds, *map(shown, values)]
 
 

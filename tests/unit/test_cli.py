@@ -1,6 +1,8 @@
 """The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
 
 import importlib.metadata
+import json
+import math
 import os
 import re
 import shlex
@@ -19,7 +21,9 @@ from orchestrator import RunConfig
 from orchestrator.cli import presentation
 from orchestrator.cli.command import main
 from orchestrator.observers.terminal import Screen
+from orchestrator.reporting.report import as_json
 from tests.makers import blobs, write_config
+from tests.reports import plain
 from workers.models import checkpoints
 from workers.models.torch_module import build
 from workers.specs import ModelSpec
@@ -229,3 +233,33 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ray" in said and "can be written" in said and "reached" in said
     assert main(["doctor", str(write_config(tmp_path, storage="/proc/runs"))]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--members", "9"], ["--set", "seed=1"], ["--larger", "ensemble.model.x=9"]])
+def test_the_worth_of_a_runs_members_takes_nothing_of_a_configuration(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["worth", str(tmp_path), *option]) == 2
+    assert f"{option[0]}: '{tmp_path}' is a run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_single_member_has_no_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text(as_json(plain(members=[0.9])))
+    assert main(["worth", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "the ensemble has one member" in " ".join(captured.err.split()) and captured.out == ""
+    assert main(["worth", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_the_worth_of_members_is_json_whatever_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worth = {"member": "member-0", "accuracy": 0.9, "nll": math.inf, "ece": 0.1, "adds": 0.9, "lost": 0.0}
+    none = dict.fromkeys(("accuracy_interval", "adds_interval", "lost_interval"))
+    (tmp_path / "report.json").write_text(as_json(plain(worth=[worth | none])))
+    assert main(["worth", str(tmp_path), "--json"]) == 0
+
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (found,) = json.loads(capsys.readouterr().out, parse_constant=refused)
+    assert found["nll"] == "Infinity"

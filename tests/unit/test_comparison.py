@@ -54,3 +54,15 @@ def test_what_differs_is_listed_without_names_and_places(tmp_path: Path) -> None
     one, other = folder(tmp_path / "a", 0.9, 2.0), folder(tmp_path / "b", 0.9, 4.0, code="2")
     assert differences.differing(one, other) == [["code.student", "1", "2"], ["distillation.temperature", "2.0", "4.0"]]
     assert differences.differing(one, one) == []
+
+
+def test_of_long_values_the_part_is_shown_in_which_they_differ(tmp_path: Path) -> None:
+    one, other = folder(tmp_path / "a", 0.9, 2.0), folder(tmp_path / "b", 0.9, 2.0)
+    long = "/home/someone/projects/distillation/experiments/digits/data/of/the/year/"
+    for place, name in ((one, "first.npz"), (other, "second.npz")):
+        config = yaml.safe_load((Path(place) / "config.yaml").read_text())
+        (Path(place) / "config.yaml").write_text(yaml.safe_dump(config | {"data": {"train": long + name}}))
+    ((key, before, after),) = differences.differing(one, other)
+    assert key == "data.train" and before.endswith("/year/first.npz") and after.endswith("/year/second.npz")
+    assert before.startswith("...") and max(len(before), len(after)) <= differences.MOST + 6
+    assert differences._short("x" * 200, "y" * 200) == ["x" * differences.MOST + "...", "y" * differences.MOST + "..."]

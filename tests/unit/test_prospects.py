@@ -123,3 +123,31 @@ def test_the_next_member_is_worth_less_and_less() -> None:
         assert found.low < 0.06 / (count * (count + 1)) < found.high
         worths.append(found.value)
     assert worths[0] > worths[1] > worths[2] > 0
+
+
+def of_right(right: NDArray[np.bool_]) -> Float64:
+    found = np.zeros((len(right), metrics.COLUMNS))
+    found[:, metrics.EXAMPLES], found[:, metrics.CORRECT] = 1, right
+    return found
+
+
+def test_no_accuracy_is_foreseen_above_one() -> None:
+    """By the law ten members would be right for more examples than there are."""
+    singles = [of_right(np.arange(200) // 4 != k) for k in range(3)]
+    rivals = {"training": prospects.Single(more=2.0, sums=of_right(np.ones(200, bool)))}
+    found = prospects.forecast(singles, of_right(np.ones(200, bool)), rivals, 10)
+    rival = found.rivals["training"]
+    for each in (found.one, found.together, found.members, rival.measured, rival.as_much):
+        assert 0.0 <= each.low <= each.value <= each.high <= 1.0
+    assert found.gain.value == pytest.approx(1 - found.one.value) and found.gain.high < 0.1
+
+
+@pytest.mark.parametrize(("examples", "is_flat"), [(40, False), (4000, True)])
+def test_members_that_agree_on_few_examples_may_still_gain(examples: int, is_flat: bool) -> None:
+    """A tenth of a point, as of `stop_when_flat`; the examples that are missing could make more of it."""
+    same = of_right(np.arange(examples) % 10 > 0)
+    found = prospects.next_worth([same] * 3, same)
+    assert found.value == 0.0 and found.low < 0.0 < found.high
+    assert (100 * found.high < 0.1) == is_flat
+    gain = prospects.forecast([same] * 3, same, {}, 10).gain
+    assert gain.value == pytest.approx(0.0, abs=1e-12) and gain.low < 0.0 < gain.high

@@ -28,3 +28,17 @@ def test_each_row_has_mean_deviation_interval_and_every_seed() -> None:
     assert float(of["student over baseline, points"][0]) == pytest.approx(100 * (mean - 0.88), abs=0.01)
     assert of["student over ensemble, points"][0].startswith("-")
     assert of["student's share of the ensemble's accuracy"][1] == f"{100 * deviation / 0.95:.2f}"
+
+
+def test_the_mean_of_two_seeds_is_no_accuracy_above_one() -> None:
+    seeds = [
+        SeedFigures(seed=k, run=f"r-{k}", best_member=s, ensemble=s, baseline=0.02, student=s, gain_transferred=1.0)
+        for k, s in enumerate((0.97, 0.99))
+    ]
+    of = {row[0]: row[3] for row in spread.rows(seeds, "accuracy")}
+    assert of["student, accuracy"] == "85.29% to 100.00%"
+    assert of["student over baseline, points"] == "+83.29 to +100.00"
+    assert of["student's share of the ensemble's accuracy"] == "100.00% to 100.00%"
+    seeds[0].student, seeds[1].ensemble = 1.0, 0.9
+    (share,) = [row[3] for row in spread.rows(seeds, "accuracy") if row[0].startswith("student's share")]
+    assert float(share.partition(" to ")[2].removesuffix("%")) > 100.0

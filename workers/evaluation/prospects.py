@@ -7,7 +7,9 @@ long, or is twice as large, says what K times would do. The first law is a littl
 90 to 95% of the gain.
 
 Both are drawn many times: test examples by the bootstrap, and seeds by a normal distribution with the spread of the
-members. So an interval holds both kinds of chance.
+members. So an interval holds both kinds of chance. Where members and ensemble are right for the same examples, neither
+varies, though other examples may exist; then the gain of the ensemble is drawn from what these could make of it
+(`workers.evaluation.bootstrap.unseen`). No accuracy is foreseen below 0 or above 1.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation.bootstrap import LEVEL
+from workers.evaluation.bootstrap import LEVEL, SAME, unseen
 from workers.evaluation.metrics import CORRECT, EXAMPLES
 
 Float64 = NDArray[np.float64]
@@ -81,10 +83,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Accuracies [1 + DRAWS, S] of members, their ensemble and others: first as measured, then drawn again."""
+    """Accuracies [1 + DRAWS, S] of members, their ensemble and others: first as measured, then drawn again. blocks: of
+    examples that they are of."""
 
     accuracies: Float64
     members: int
+    blocks: int
     random: np.random.Generator
 
     def noise(self, scale: float) -> Float64:
@@ -95,14 +99,23 @@ class _Drawn:
     def law(self) -> tuple[Float64, Float64, Float64]:
         """The accuracy of one member, that of all together, and b of the law: [1 + DRAWS] each."""
         count = self.members
-        one = self.accuracies[:, :count].mean(axis=1) + self.noise(1 / math.sqrt(count))
-        together = self.accuracies[:, count] + self.noise(1 / count)
-        return one, together, (together - one) / (1 - 1 / count)
+        one = _possible(self.accuracies[:, :count].mean(axis=1) + self.noise(1 / math.sqrt(count)))
+        together = _possible(self.accuracies[:, count] + self.noise(1 / count))
+        gain = together - one
+        if np.ptp(gain) <= SAME:
+            most = unseen(self.blocks)
+            gain = gain + np.concatenate([np.zeros(1), self.random.uniform(-most, most, DRAWS)])
+        return one, together, gain / (1 - 1 / count)
 
 
 def _drawn(systems: Sequence[Float64], members: int, seed: int) -> _Drawn:
     """systems: sums of the members, of their ensemble, and of others."""
-    return _Drawn(_resampled(systems, seed), members, np.random.default_rng([seed, 2]))
+    blocks = int((systems[0][:, EXAMPLES] > 0).sum())
+    return _Drawn(_resampled(systems, seed), members, blocks, np.random.default_rng([seed, 2]))
+
+
+def _possible(accuracies: Float64) -> Float64:
+    return np.clip(accuracies, 0.0, 1.0)
 
 
 def next_worth(singles: Sequence[Float64], together: Float64, seed: int = 0) -> Estimate:
@@ -126,10 +139,10 @@ def forecast(
     trained = len(singles)
     drawn = _drawn([*singles, together, *(each.sums for each in rivals.values())], trained, seed)
     one, of_trained, slope = drawn.law()
-    members = one + slope * (1 - 1 / count)
+    members = _possible(one + slope * (1 - 1 / count))
 
     def rival(number: int, more: float) -> Rival:
-        measured = drawn.accuracies[:, trained + 1 + number] + drawn.noise(1.0)
+        measured = _possible(drawn.accuracies[:, trained + 1 + number] + drawn.noise(1.0))
         as_much = _as_much(one, measured, math.log(count, more))
         beats = float((members[1:] > as_much[1:] + drawn.noise(1.0)[1:]).mean())
         return Rival(more=more, measured=_estimate(measured), as_much=_estimate(as_much), beats=beats)

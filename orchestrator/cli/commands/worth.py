@@ -48,20 +48,27 @@ def main(asked: argparse.Namespace) -> None:
             raise RequestError(f"--larger {wrong[0]}: expected a key that begins with {MODEL}")
         _foresee(asked)
     else:
-        if asked.larger:
-            raise RequestError(f"--larger: '{asked.of}' is a run, whose members are trained; expected a configuration.")
+        given = {"--larger": asked.larger, "--members": asked.members is not None, "--set": asked.overrides}
+        for option in (name for name, value in given.items() if value):
+            raise RequestError(f"{option}: '{asked.of}' is a run, whose members are trained; expected a configuration.")
         _of_run(asked)
 
 
 def _of_run(asked: argparse.Namespace) -> None:
     from orchestrator.observers.terminal import Screen
     from orchestrator.reporting import report, tables
+    from workers.errors import RequestError
 
     found = report.load(asked.of)
     if asked.json:
-        print(json.dumps([each.model_dump(mode="json") for each in found.worth], indent=2))
-    else:
+        print(json.dumps([json.loads(each.model_dump_json()) for each in found.worth], indent=2))
+    elif found.worth:
         Screen().table(tables.worth(found), found.name)
+    else:
+        raise RequestError(
+            f"'{asked.of}': its report does not say what a member is worth: the ensemble has one member, or the "
+            "predictions of the test split are too large to be kept, or an earlier version wrote it."
+        )
 
 
 def _foresee(asked: argparse.Namespace) -> None:
