@@ -40,13 +40,14 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
     found = [reports.load(run) for run in runs]
     screen.table(tables.compare(found))
     folders = [storage.absolute(run) for run in runs]
-    for folder, report, difference in zip(folders[1:], found[1:], sums.students(folders), strict=True):
+    for run, folder, report, difference in zip(runs[1:], folders[1:], found[1:], sums.students(folders), strict=True):
         if folder == folders[0]:
             continue
         rows = differences.differing(folders[0], folder)
+        names = (found[0].name, report.name) if found[0].name != report.name else (runs[0], run)
         if rows:
-            screen.table([["differs in", found[0].name, report.name], *rows])
-        screen.out.print(differences.verdict(found[0].name, report.name, difference), markup=False)
+            screen.table([["differs in", *names], *rows])
+        screen.out.print(differences.verdict(*names, difference), markup=False)
 
 
 def show_export(done: Exported, screen: Screen) -> None:

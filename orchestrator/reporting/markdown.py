@@ -84,4 +84,4 @@ def _line(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Text for a cell; names of classes may hold anything."""
-    return _line(text).replace("|", r"\|")
+    return _line(text).replace("\\", r"\\").replace("|", r"\|")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.evaluation import calibration, metrics
+from workers.evaluation import bootstrap, calibration, metrics
 from workers.evaluation.metrics import BINS, Blocks
 
 Float64 = NDArray[np.float64]
@@ -108,4 +108,13 @@ def test_too_little_for_an_interval() -> None:
     assert calibration.interval(sums.of_blocks) is None  # one block
     certain = metrics.measure(np.array([[0.0, -np.inf]] * 3), np.zeros(3, dtype=np.int64), Blocks(np.arange(3), 3))
     found = calibration.interval(certain.of_blocks)
-    assert found is not None and found.bounds == (0.0, 0.0)
+    assert found is not None and found.bounds == pytest.approx((0.0, bootstrap.unseen(3)))
+
+
+def test_examples_that_all_say_the_same_are_not_certain() -> None:
+    """Ten predictions of confidence 0.9, all right."""
+    log_q = np.log(np.array([[0.9, 0.1]] * 10))
+    sums = metrics.measure(log_q, np.zeros(10, dtype=np.int64), Blocks(np.arange(10), 10))
+    found, unseen = calibration.interval(sums.of_blocks), bootstrap.unseen(10)
+    assert found is not None and sums.ece == pytest.approx(0.1)
+    assert found.bounds == pytest.approx((0.0, 0.1 * (1 - unseen) + unseen))

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.cli.command import main
 from orchestrator.comparing import differences
 from orchestrator.reporting import sums
+from orchestrator.reporting.report import as_json
+from tests.reports import plain
 from tests.unit.test_statistics import sums as of_right
 
 
@@ -66,3 +69,16 @@ def test_of_long_values_the_part_is_shown_in_which_they_differ(tmp_path: Path) -
     assert key == "data.train" and before.endswith("/year/first.npz") and after.endswith("/year/second.npz")
     assert before.startswith("...") and max(len(before), len(after)) <= differences.MOST + 6
     assert differences._short("x" * 200, "y" * 200) == ["x" * differences.MOST + "...", "y" * differences.MOST + "..."]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for place, right in (("a", 0.9), ("b", 0.93)):
+        (tmp_path / place).mkdir()
+        runs.append(folder(tmp_path / place / "digits", right, 100 * right))
+        (Path(runs[-1]) / "report.json").write_text(as_json(plain(name="digits")))
+    assert main(["compare", *runs]) == 0
+    told = "".join(capsys.readouterr().out.split())
+    assert f"Thestudentof{runs[1]}overthatof{runs[0]}:+3.00points" in told

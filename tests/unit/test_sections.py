@@ -198,3 +198,9 @@ def test_examples_are_grouped_by_kind() -> None:
 def test_a_fence_of_markdown_is_longer_than_any_in_the_code() -> None:
     report = full(origin={"config": "name: |\n  ````\n"})
     assert "`````\nname: |\n  ````\n`````\n" in markdown.markdown(report)
+
+
+def test_a_name_of_a_class_stays_in_its_cell() -> None:
+    """Of a backslash before a bar, Markdown takes neither as the end of the cell."""
+    text = markdown.table(Table([["class", "n"], ["a\\|b", "1"], ["a|b", "2"], ["a\\", "3"]]))
+    assert text.splitlines()[2:] == [r"| a\\\|b | 1 |", r"| a\|b | 2 |", r"| a\\ | 3 |"]
