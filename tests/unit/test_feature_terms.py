@@ -112,6 +112,23 @@ def test_the_gradient_leads_to_the_teacher(name: str) -> None:
     assert torch.isfinite(states).all() and total.item() / count < 0.5 * value_of(term, student, teacher)
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-9])
+@pytest.mark.parametrize("name", ["relational_distance", "relational_angle"])
+def test_examples_at_one_place_have_no_direction(name: str, rounding: float) -> None:
+    """The student sees two examples as one, and the teacher does not: their gradient is of the size of the others."""
+    student, teacher = maps(5, 0), maps(5, 1)
+    same = student.hidden_states[-1].clone()
+    same[1] = same[0] + rounding
+
+    def gradient_of(states: Tensor) -> float:
+        term, found = prepared(name, student, teacher), states.clone().requires_grad_()
+        batch = Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher)
+        (gradient,) = torch.autograd.grad(term(Outputs(student.logits, (found, found)), batch)[0], found)
+        return float(gradient.abs().max())
+
+    assert 0 < gradient_of(same) < 10 * gradient_of(student.hidden_states[-1])
+
+
 LENGTHS = [3, 2, 3, 1]
 PADDED = torch.arange(3)[None] < torch.tensor(LENGTHS)[:, None]
 

@@ -73,6 +73,21 @@ def test_the_cosine_is_that_of_the_last_layers_and_padding_does_not_count() -> N
     assert term.module is None
 
 
+def test_a_state_of_zeros_has_no_direction() -> None:
+    student, teacher = outputs(D), outputs(D, seed=1)
+    states = student.hidden_states[-1].clone()
+    states[0, 0] = 0.0
+    states.requires_grad_()
+    term = prepared("hidden_cosine", student, teacher)
+    batch = Batch(torch.zeros(B).long(), None, B, B, examples=B, beside=teacher)
+    total, _ = term(student._replace(hidden_states=(*student.hidden_states[:-1], states)), batch)
+    (gradient,) = torch.autograd.grad(total, states)
+    assert gradient[0, 0].abs().max() == 0 < gradient[0, 1].abs().max() < 10
+    others = (1 - functional.cosine_similarity(states, teacher.hidden_states[-1], -1))[0, 1 : LENGTHS[0]].sum()
+    (expected,) = torch.autograd.grad(others / LENGTHS[0], states)
+    assert torch.allclose(gradient[0, 1:], expected[0, 1:])
+
+
 def test_uniform_layers_are_at_even_distances_and_pairs_may_be_named() -> None:
     student, teacher = outputs(D), outputs(D, layers=4, seed=1)
     expected = 0.0

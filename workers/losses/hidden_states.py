@@ -111,12 +111,17 @@ class Projected(Elements):
 
 
 class HiddenCosine(Projected):
-    """1 - cos(h, g) of the student's state h and the teacher's g: 0 where they have one direction. DistilBERT."""
+    """1 - cos(h, g) of the student's state h and the teacher's g: 0 where they have one direction. DistilBERT.
+
+    A state of length 0 has no direction: its cosine is 0, without a gradient, which would be of size 10^8.
+    """
 
     name = "hidden_cosine"
 
     def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-        return example_means(1.0 - functional.cosine_similarity(student, teacher, dim=-1), mask)
+        without = (student == 0).all(-1, keepdim=True)
+        cosine = functional.cosine_similarity(student.masked_fill(without, 1.0), teacher, dim=-1)
+        return example_means(1.0 - cosine.masked_fill(without.squeeze(-1), 0.0), mask)
 
 
 class HiddenMSE(Projected):

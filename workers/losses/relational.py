@@ -12,6 +12,8 @@ from workers.losses.hidden_states import Layers
 from workers.losses.layers import elements
 
 EPSILON = 1e-8
+CLOSE = 1e-5
+"""Share of the mean distance below which two examples are at one place: what is left is rounding."""
 
 
 class Relational(Layers):
@@ -53,8 +55,11 @@ class RelationalAngle(Relational):
     name = "relational_angle"
 
     def relations(self, vectors: Tensor) -> Tensor:
-        """[B, B, B]: of example i the cosine between the directions to j and k."""
-        towards = functional.normalize(vectors[None] - vectors[:, None], dim=2)
+        """[B, B, B]: of example i the cosine between the directions to j and k; 0 where one of them is at its place."""
+        apart = vectors[None] - vectors[:, None]
+        lengths = apart.detach().norm(dim=2, keepdim=True)
+        without = lengths <= CLOSE * lengths.mean()  # a direction has a gradient of size 1 / length
+        towards = functional.normalize(apart.masked_fill(without, 1.0), dim=2).masked_fill(without, 0.0)
         return towards @ towards.transpose(1, 2)
 
 
