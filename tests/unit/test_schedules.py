@@ -7,6 +7,8 @@ import math
 import pytest
 
 from workers.errors import RequestError
+from workers.specs import DistillationSpec
+from workers.training import objective
 from workers.training.schedules import SCHEDULES, Moment, Value, fixed, step
 
 EPOCHS, STEPS = 4, 5
@@ -42,6 +44,15 @@ def test_steps_are_of_one_size() -> None:
 def test_constant_stays() -> None:
     assert values("constant") == [4.0] * 20
     assert fixed("weight", 0.3).at(Moment(3, 4, 2, 5)) == 0.3
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "step"])
+def test_from_a_number_to_the_same_is_that_number_at_every_step(name: str) -> None:
+    """Soft targets are stored at one T, and any other, however near, is refused."""
+    spec = DistillationSpec(temperature={"from": 0.7, "to": 0.7, "schedule": name})  # type: ignore[arg-type]
+    assert not spec.is_scheduled
+    goal = objective.build(spec)
+    assert {goal.at(Moment(0, 1, k, 1000)).temperature for k in range(1000)} == {0.7}
 
 
 def test_a_training_of_one_step_has_the_first_value() -> None:

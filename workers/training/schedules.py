@@ -94,7 +94,8 @@ class Value:
                 f"{self.key}: its schedule raised {type(error).__name__}: {error}. It was called with {done:g}, the "
                 "share of the training that is done."
             ) from error
-        value = (1.0 - share) * self.start + share * self.end  # exact at both ends
+        moved = (1.0 - share) * self.start + share * self.end  # exact at both ends
+        value = self.start if self.start == self.end and math.isfinite(moved) else moved  # stored T admits no rounding
         if not self.least <= value < math.inf:
             raise RequestError(
                 f"{self.key}: its schedule gives {share:g} when {done:.0%} of the training is done, so the value is "
