@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,8 @@ def _nodes(value: Any, limit: int = MAX_NODES) -> int:
 
 
 def override(values: dict[str, Any], assignment: str) -> None:
-    """Apply one KEY=VALUE with a dotted key. Raises: `RequestError` where it is invalid."""
+    """Apply one KEY=VALUE with a dotted key, in which entries of a list are numbers from 0, as in
+    `student.stages.0.name`. Raises: `RequestError` where it is invalid."""
     key, equals, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -82,13 +85,28 @@ def override(values: dict[str, Any], assignment: str) -> None:
         value = yaml_text.parse(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"--set '{assignment}': the value is not YAML ({_problem(error)}).") from None
-    for part in parts[:-1]:
-        inner = values.get(part, {})
-        if not isinstance(inner, dict):
+    holder: Any = values
+    for number, part in enumerate(parts[:-1]):
+        place = _place(holder, parts[: number + 1], assignment)
+        inner = holder.get(place, {}) if isinstance(holder, dict) else holder[place]
+        if not isinstance(inner, dict | list):
             raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
-        values[part] = dict(inner)  # an alias of YAML is the same object in all its places
-        values = values[part]
-    values[parts[-1]] = value
+        holder[place] = copy.copy(inner)  # an alias of YAML is the same object in all its places
+        holder = holder[place]
+    holder[_place(holder, parts, assignment)] = value
+
+
+def _place(holder: dict[str, Any] | list[Any], key: Sequence[str], assignment: str) -> Any:
+    """The last word of a key as an index of what holds its value: the number of an entry of a list."""
+    if isinstance(holder, dict):
+        return key[-1]
+    if not key[-1].isdecimal() or int(key[-1]) >= len(holder):
+        entries = f"the number of one of its {len(holder)} entries, from 0" if holder else "another key"
+        raise RequestError(
+            f"--set '{assignment}': '{'.'.join(key[:-1])}' is a list, and '{key[-1]}' names none of it; expected "
+            f"{entries}."
+        )
+    return int(key[-1])
 
 
 def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, Any]:

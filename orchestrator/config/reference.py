@@ -18,7 +18,7 @@ HEADER = """# Configuration
 
 Every key, derived from the schema by `python -m orchestrator.config.reference`; `stillhouse schema` prints the schema
 itself, by which editors check and complete YAML. An unknown key is an error that names the nearest known one.
-`--set a.b=value` overrides a key for one command.
+`--set a.b=value` overrides a key for one command, and `a.0.b` one in the first entry of a list.
 """
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 

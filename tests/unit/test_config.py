@@ -109,6 +109,20 @@ def test_overrides_reach_any_depth(tmp_path: Path) -> None:
     assert config.ensemble.training is not None and config.ensemble.training.learning_rate == 0.01
 
 
+def test_overrides_reach_into_lists(tmp_path: Path) -> None:
+    """By the keys that messages name, such as `ensemble.members.0.sample`."""
+    terms = [{"term": "soft", "weight": 0.5}, {"term": "hard", "weight": 0.5}]
+    path = str(write_config(tmp_path, distillation={"objective": terms}))
+    found = RunConfig.load(path, ["distillation.objective.1.weight=0.2", "distillation.objective.0={term: logits_mse}"])
+    assert [(each.term, each.weight) for each in found.distillation.every_term] == [("logits_mse", 1.0), ("hard", 0.2)]
+    for place in ("2", "-1", "soft"):
+        expected = rf"objective' is a list, and '{place}' names none of it; expected the number of one of its 2 entries"
+        with pytest.raises(RequestError, match=expected):
+            RunConfig.load(path, [f"distillation.objective.{place}.weight=1"])
+        with pytest.raises(RequestError, match=expected):
+            RunConfig.load(path, [f"distillation.objective.{place}=1"])
+
+
 def test_an_override_leaves_other_places_of_an_alias_alone(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     values = yaml.safe_load(path.read_text())
