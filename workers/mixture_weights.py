@@ -59,7 +59,7 @@ def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | N
     values = probabilities.to(torch.float64)
     if present is None or bool(present.all()):
         return _scaled(spec, values)
-    weights = torch.zeros(values.shape[:2], dtype=torch.float64)
+    weights = values.new_zeros(values.shape[:2])
     for members, rows in ensemble.by_pattern(present):
         weights[members.unsqueeze(1), rows] = _scaled(spec, values[members][:, rows])
     return weights

@@ -26,8 +26,9 @@ from workers.inference import actor, teacher
 from workers.inference.teacher import Asked, Member, Teacher
 from workers.models import checkpoints, stacking, torch_module
 from workers.models.precision import computed_in
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs import DistillationSpec, ModelSpec, SpecialistRule, TrainingSpec
 from workers.targets.layout import PartLayout
+from workers.targets.member_mixture import MemberMixture
 from workers.training import loop
 from workers.training.loader import HardLabels, batches
 from workers.training.loop import Progress, Task
@@ -273,3 +274,15 @@ def test_the_feed_sends_bytes_and_gives_what_models_take() -> None:
     on_cpu = [batch.x.clone() for batch in batches(HardLabels(split), 0, 64, 0, CPU)]
     on_gpu = [batch.x.cpu() for batch in batches(HardLabels(split), 0, 64, 0, torch.device("cuda"))]
     assert all(torch.equal(a, b) and b.dtype == torch.float32 for a, b in zip(on_cpu, on_gpu, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("rule", ["entropy", "agreement", SpecialistRule(classes=((), (0, 1), (2, 3)))])
+def test_logits_are_averaged_where_the_student_is_without_a_lost_member(rule: Any, device: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = torch.full((20, 3), 1 / 3, dtype=torch.float64)
+    weights[5:12, 2] = 0.0
+    kept = MemberMixture(torch.randn(20, 3, 5, generator=draw), weights, "arithmetic", 32, rule)
+    found = kept.to(device).at(3.0).probabilities
+    assert found.device.type == device
+    torch.testing.assert_close(found.cpu(), kept.at(3.0).probabilities, rtol=1e-5, atol=1e-7)
