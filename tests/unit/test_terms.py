@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers import ensemble
 from workers.errors import RequestError
 from workers.losses import TERMS, Batch, Outputs
 from workers.losses.jensen_shannon import JensenShannon
@@ -17,6 +18,7 @@ from workers.losses.term import share
 from workers.signals import BESIDE, Signal
 from workers.targets.base import Targets
 from workers.targets.dense import Dense
+from workers.targets.kinds import of_mean
 from workers.targets.top_k import compress
 
 ROWS, CLASSES = 7, 5
@@ -193,6 +195,18 @@ def test_a_geometric_mean_has_the_weighted_mean_of_the_logits() -> None:
     found, expected = Dense(p, t).logits(torch.float64), (torch.tensor(weights)[:, None, None] * v).sum(dim=0)
     apart = found - expected
     torch.testing.assert_close(apart, apart[:, :1].expand_as(apart), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("combine", "bits"), [("geometric", torch.int32), ("arithmetic", torch.int64)])
+def test_what_is_stored_as_0_is_the_least_likely(combine: str, bits: torch.dtype) -> None:
+    """A geometric mean, and one in 64 bits, have probabilities far below a step of 32 bits."""
+    logits = torch.tensor([[0.0, -3.0, -30.0, -200.0]])
+    total = ensemble.contribution(torch.softmax(logits, -1), 1.0, combine, bits)
+    targets = of_mean(ensemble.mean32(total, combine), "float32", None)
+    assert targets.events(torch.float32)[0, 3] == 0 < targets.events(torch.float32)[0, 2] < 1e-12
+    found = targets.logits(torch.float32)[0]
+    assert torch.isfinite(found).all() and list(found) == sorted(found, reverse=True)
+    assert found[3] == pytest.approx(float(found[2]) - np.log(2), rel=1e-6)
 
 
 def test_jensen_shannon_between_its_limits() -> None:

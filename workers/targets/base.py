@@ -7,6 +7,7 @@ subclass in its own file; `workers.targets.kinds` has its storage format.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, TypeVar
@@ -92,7 +93,7 @@ class Targets(Columns):
         """
 
     def log_targets(self, dtype: torch.dtype) -> Tensor:
-        """log of `events`, [N, E]; a stored 0 counts as half of the smallest positive number of its dtype."""
+        """log of `events`, [N, E]; a stored 0 counts as half of the smallest positive number (`log_stored`)."""
         return log_stored(self.events(dtype), self.probabilities.dtype)
 
     def cross_entropy_sum(self, logits: Tensor) -> Tensor:
@@ -124,9 +125,16 @@ step of the fixed point of means (`workers.ensemble`)."""
 
 
 def log_stored(probabilities: Tensor, stored: torch.dtype) -> Tensor:
-    """log of probabilities that were stored as `stored`; 0 counts as `LEAST_STORED`, so the result is finite."""
+    """log of probabilities [..., E] that were stored as `stored`; 0 counts as `LEAST_STORED`, so the result is finite.
+
+    A mean may have smaller numbers than one step, by a geometric mean or in 64 bits. There 0 counts as half of the
+    smallest in its row, so that no event that is stored as 0 is likelier than one that is not.
+    """
     least = LEAST_STORED.get(stored, LEAST_STORED[torch.float32])
-    return torch.where(probabilities > 0, probabilities, least).log()
+    is_stored = probabilities > 0
+    logs = torch.where(is_stored, probabilities, least).log()
+    smallest = torch.where(is_stored, logs, torch.inf).amin(dim=-1, keepdim=True)
+    return torch.where(is_stored, logs, torch.minimum(logs, smallest - math.log(2)))
 
 
 def joined(several: Sequence[AnyColumns]) -> AnyColumns:
