@@ -100,7 +100,7 @@ def points(choices: Sequence[Axis]) -> list[Point]:
 
 def overrides(point: Point) -> list[str]:
     """The point as `KEY=VALUE`, as `RunConfig.load` takes them."""
-    return [f"{key}={json.dumps(value)}" for key, value in point.items()]
+    return [f"{key}={yaml_text.inline(value)}" for key, value in point.items()]
 
 
 def name_of(base: str, point: Point, most: int = MOST_NAME) -> str:

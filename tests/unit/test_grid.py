@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import grid
+from orchestrator.config import grid, loading
 from orchestrator.config.grid import Choices, Range
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import SweptRun
@@ -67,12 +67,20 @@ def test_points_and_their_names() -> None:
     points = grid.points(axes)
     assert [tuple(point.values()) for point in points] == [(1, 30), (1, 300), (2.5, 30), (2.5, 300)]
     assert grid.overrides(points[2]) == ["distillation.temperature=2.5", "student.model.kwargs.hidden=30"]
-    assert grid.overrides({"a": "1", "b": None, "c": "x: y"}) == ['a="1"', "b=null", 'c="x: y"']  # texts stay texts
+    assert grid.overrides({"a": "1", "b": None, "c": "x: y"}) == ["a='1'", "b=null", "c='x: y'"]  # texts stay texts
     assert len(grid.name_of("n" * 90, {"a.b": "c" * 80})) <= 100
     assert grid.names("mnist", points)[2] == "mnist-temperature-2.5-hidden-30"
     alike = [{"a.x": "A/B"}, {"a.x": "a b"}, {"a.x": "a:b"}]
     assert grid.names("n", alike) == ["n-x-a-b", "n-x-a-b--2", "n-x-a-b--3"]
     assert grid.names("n", alike[:1], taken=["n-x-a-b"]) == ["n-x-a-b--2"]
+
+
+@pytest.mark.parametrize("value", [".inf", "1e-5", "{from: 4, to: 1}", "'a, b'", "'no'", "😀", "[a#b, '']", "null", "010x"])
+def test_a_run_gets_the_value_that_was_given(value: str) -> None:
+    (point,) = grid.points(grid.axes([f"a.b={value}"], trials=None))
+    found: dict[str, Any] = {}
+    loading.override(found, *grid.overrides(point))
+    assert found == {"a": {"b": point["a.b"]}}
 
 
 NAMED: list[tuple[dict[str, Any], str]] = [
