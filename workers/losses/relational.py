@@ -57,9 +57,9 @@ class RelationalAngle(Relational):
     def relations(self, vectors: Tensor) -> Tensor:
         """[B, B, B]: of example i the cosine between the directions to j and k; 0 where one of them is at its place."""
         apart = vectors[None] - vectors[:, None]
-        lengths = apart.detach().norm(dim=2, keepdim=True)
-        without = lengths <= CLOSE * lengths.mean()  # a direction has a gradient of size 1 / length
-        towards = functional.normalize(apart.masked_fill(without, 1.0), dim=2).masked_fill(without, 0.0)
+        lengths = apart.norm(dim=2, keepdim=True)
+        without = lengths.detach() <= CLOSE * lengths.detach().mean()  # the gradient of a direction is 1 / length
+        towards = apart / lengths.masked_fill(without, torch.inf)
         return towards @ towards.transpose(1, 2)
 
 
