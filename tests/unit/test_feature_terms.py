@@ -15,6 +15,7 @@ from orchestrator.cli.command import main
 from tests.makers import write_config
 from workers.errors import RequestError
 from workers.losses import TERMS, Batch, Outputs, Term
+from workers.signals import Signal
 
 B, H, W = 4, 3, 2
 
@@ -110,6 +111,22 @@ def test_the_gradient_leads_to_the_teacher(name: str) -> None:
         (gradient,) = torch.autograd.grad(total / count, states)
         states = (states - 2.0 * gradient).detach().requires_grad_()
     assert torch.isfinite(states).all() and total.item() / count < 0.5 * value_of(term, student, teacher)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, term in TERMS.items() if Signal.HIDDEN_STATES in term.needs))
+def test_places_of_volumes_are_those_of_maps(name: str) -> None:
+    """A volume [B, C, D, H, W] is a map whose places lie otherwise, also where one is averaged to the smaller size."""
+
+    def as_volume(of: Outputs) -> Outputs:
+        return of._replace(hidden_states=tuple(state.unflatten(2, (1, -1)) for state in of.hidden_states))
+
+    student = maps(5, 0)
+    for teacher in (maps(5, 1), maps(5, 1, (2 * H, 2 * W))):
+        flat, volume = (
+            value_of(prepared(name, *both), *both)
+            for both in ((student, teacher), (as_volume(student), as_volume(teacher)))
+        )
+        assert volume == pytest.approx(flat, rel=1e-9) and flat > 0
 
 
 @pytest.mark.parametrize("rounding", [0.0, 1e-9])

@@ -47,8 +47,8 @@ class Layers(Term):
 
 
 class Elements(Layers):
-    """Compares the states of an example element by element: of a sequence [B, L, D], or of a map [B, C, H, W], whose
-    places are elements of width C."""
+    """Compares the states of an example element by element: of a sequence [B, L, D], or of a map [B, C, H, W] or a
+    volume [B, C, D, H, W], whose places are elements of width C."""
 
     version = 1  # in version 0 maps were compared along their last axis
     least_elements = 1

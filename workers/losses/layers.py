@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -13,6 +13,9 @@ from workers.errors import RequestError
 Pairs = Literal["last", "uniform"] | Sequence[Sequence[int]]
 """Which layers of student and teacher are compared: the last ones; each of the student's with one of the teacher's, at
 even distances; or pairs [student, teacher], counted from 0, or from the end by negative numbers."""
+
+POOLS: Mapping[int, Callable[..., Tensor]] = {4: functional.adaptive_avg_pool2d, 5: functional.adaptive_avg_pool3d}
+"""How states are averaged to a smaller size, by their dimensions: those of maps, and of volumes."""
 
 
 def pairs(wanted: Pairs, student: int, teacher: int, term: str) -> list[tuple[int, int]]:
@@ -50,17 +53,19 @@ def _wrong(wanted: object, term: str) -> RequestError:
 
 
 def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Two states as [B, L, D] each: of a sequence [B, L, D] its elements, of a map [B, C, H, W] its places, of a
-    vector [B, D] one. Maps of different sizes are averaged to the smaller one (adaptive average pooling)."""
-    if student.ndim == teacher.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
-        rows, columns = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
-        student, teacher = (functional.adaptive_avg_pool2d(each, (rows, columns)) for each in (student, teacher))
+    """Two states as [B, L, D] each: of a sequence [B, L, D] its elements, of a map [B, C, H, W] or a volume
+    [B, C, D, H, W] its places, of a vector [B, D] one. Maps of different sizes are averaged to the smaller one, and so
+    are volumes (adaptive average pooling)."""
+    pool = POOLS.get(student.ndim)
+    if pool is not None and student.ndim == teacher.ndim and student.shape[2:] != teacher.shape[2:]:
+        size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+        student, teacher = (pool(each, size) for each in (student, teacher))
     return elements(student), elements(teacher)
 
 
 def elements(state: Tensor) -> Tensor:
-    """[B, L, D]: the elements of a sequence, the places of a map, or a vector as one element."""
-    if state.ndim == 4:
+    """[B, L, D]: the elements of a sequence, the places of a map or a volume, or a vector as one element."""
+    if state.ndim in POOLS:
         return state.flatten(2).transpose(1, 2)
     return state.unsqueeze(1) if state.ndim == 2 else state
 
