@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from orchestrator.reporting.content import Rows
-from orchestrator.reporting.report import Bounds, Report
+from orchestrator.reporting.report import COMPARED, Bounds, Report, gain_transferred
+from orchestrator.reporting.spread import half_width
 from orchestrator.reporting.tables import number, percent, short_count
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ RECORD, MAPS = "sweep.json", {figure: f"{figure}.png" for figure in TITLES}
 
 
 class SweptRun(BaseModel):
-    """One run of a sweep. problem: why it has no figures; empty for a complete one."""
+    """One run of a sweep; with `seeds` the means over its repetitions. problem: why it has no figures; empty for a
+    complete one."""
 
     run: str
     values: dict[str, Any]
@@ -36,6 +39,7 @@ class SweptRun(BaseModel):
     """Of the student."""
     student: float | None = None
     student_interval: Bounds | None = None
+    """95%, by resampling test examples; of several repetitions that of their mean, by Student's t."""
     baseline: float | None = None
     ensemble: float | None = None
     gain_transferred: float | None = None
@@ -55,25 +59,41 @@ class Sweep(BaseModel):
     best: str | None
 
 
-def swept(run: str, values: dict[str, Any], report: Report | None, problem: str = "") -> SweptRun:
-    """A run's row. report: None where it failed with `problem`."""
-    if report is None:
+def swept(run: str, values: dict[str, Any], repetitions: Sequence[Report], problem: str = "") -> SweptRun:
+    """A run's row. repetitions: its report, and those of its repetitions with other seeds; none where it failed with
+    `problem`."""
+    if not repetitions:
         return SweptRun(run=run, values=values, problem=problem)
-    student, members = report.system("student"), report.cost.get("members")
+    students = [each.system("student") for each in repetitions]
+    costs = [each.cost.get("members") for each in repetitions]
+    accuracies = {role: [each.system(role).test.accuracy for each in repetitions] for role in COMPARED}
+    accuracy = {role: fmean(several) for role, several in accuracies.items()}
     return SweptRun(
         run=run,
         values=values,
-        validation_accuracy=student.validation_accuracy,
-        student=student.test.accuracy,
-        student_interval=student.test.accuracy_interval,
-        baseline=report.system("baseline").test.accuracy,
-        ensemble=report.system("ensemble").test.accuracy,
-        gain_transferred=report.gain_transferred,
-        parameters=student.parameters,
-        latency_ms_p99=student.latency_ms.p99,
-        member_core_hours=None if members is None else members.core_hours,
-        member_gpu_hours=None if members is None else members.gpu_hours,
+        validation_accuracy=_mean([each.validation_accuracy for each in students]),
+        student=accuracy["student"],
+        student_interval=_interval(accuracies["student"]) if len(students) > 1 else students[0].test.accuracy_interval,
+        baseline=accuracy["baseline"],
+        ensemble=accuracy["ensemble"],
+        gain_transferred=gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
+        parameters=students[0].parameters,
+        latency_ms_p99=fmean(each.latency_ms.p99 for each in students),
+        member_core_hours=_mean([None if each is None else each.core_hours for each in costs]),
+        member_gpu_hours=_mean([None if each is None else each.gpu_hours for each in costs]),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
+def _interval(accuracies: Sequence[float]) -> Bounds:
+    """The 95% interval of the mean of repetitions."""
+    mean, half = fmean(accuracies), half_width(accuracies)
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def collected(name: str, keys: Sequence[str], runs: Sequence[SweptRun]) -> Sweep:

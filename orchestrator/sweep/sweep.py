@@ -21,6 +21,7 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
+from orchestrator.reporting.report import Report
 from orchestrator.reporting.sweeps import MAPS, RECORD, Sweep, SweptRun, swept
 from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import Lock
@@ -153,11 +154,15 @@ def _batch(batch: Sequence[Point], given: Sequence[str], of: Runs) -> list[Swept
     problems = of.processes.run(jobs, of.at_once)
     found = []
     for point, name, problem in zip(batch, given, problems, strict=True):
-        folder = storage.join(of.base.storage, name)
-        report = None if problem else reports.load(folder)
-        found.append(swept(name, dict(point), report, problem))
+        found.append(swept(name, dict(point), [] if problem else _repetitions(of.base.storage, name), problem))
         of.screen.say(f"{name}: {f'failed: {problem}' if problem else 'done'}")
     return found
+
+
+def _repetitions(root: str, name: str) -> list[Report]:
+    """The report of a run in the storage at `root`, and those of its repetitions with other seeds."""
+    own = reports.load(storage.join(root, name))
+    return [own, *(reports.load(storage.join(root, each.run)) for each in own.seeds if each.run != own.name)]
 
 
 def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:

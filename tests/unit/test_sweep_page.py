@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
-from orchestrator.reporting.sweeps import Sweep, SweptRun
+from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.sweep import sweep as sweep_
+from tests.unit.test_verdict import report
 
 KEY = "data.transfer_share"
 
@@ -98,6 +103,24 @@ def test_a_run_without_an_interval_is_a_mark() -> None:
     runs = [each.model_copy(update={"student_interval": None, "ensemble": None}) for each in of.runs]
     found = sweep_page.chart(of.model_copy(update={"runs": runs}))
     assert found is not None and found.title == "Test accuracy by transfer_share" and "NaN" not in found.svg
+
+
+def test_a_row_has_the_means_of_repetitions(tmp_path: Path) -> None:
+    each = [report(0.9, 0.7, student) for student in (0.80, 0.84, 0.82)]
+    named = [of.model_copy(update={"seed": k, "name": f"x-seed-{k}" if k else "x"}) for k, of in enumerate(each)]
+    whole = named[0].model_copy(update={"seeds": [reports.of_seed(of) for of in named]})
+    for of in (whole, *named[1:]):
+        place = Path(RunFolder(str(tmp_path / of.name)).report)
+        place.parent.mkdir()
+        place.write_text(of.model_dump_json())
+    found = swept("x", {"t": 1}, sweep_._repetitions(str(tmp_path), "x"))
+    assert (found.student, found.baseline, found.ensemble) == pytest.approx((0.82, 0.7, 0.9))
+    assert found.gain_transferred == pytest.approx(0.6)
+    half = 4.302653 * 0.02 / 3**0.5  # Student's t of two degrees of freedom
+    assert found.student_interval == pytest.approx((0.82 - half, 0.82 + half))
+    alone = swept("x", {"t": 1}, each[:1])
+    assert (alone.student, alone.student_interval, alone.gain_transferred) == (0.8, None, each[0].gain_transferred)
+    assert swept("x", {"t": 1}, [], "broken").problem == "broken"
 
 
 def test_columns_are_told_apart_and_hours_have_one_unit() -> None:
