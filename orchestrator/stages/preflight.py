@@ -129,7 +129,7 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
             if isinstance(stage.training, TrainingSpec)
         ]
         notes += tuple(short_baseline(recipe, len(dataset.lessons), of_student))
-    idle = (*_without_a_use(config), *_best_of_nothing(config))
+    idle = (*_without_a_use(config), *_best_of_nothing(config), *unseen_versions(config))
     return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
 
 
@@ -391,6 +391,22 @@ def _best_of_nothing(config: RunConfig) -> list[str]:
         if isinstance(stage.training, TrainingSpec)
         and stage.training.keep == "best"
         and all(term.term.needs and term.term.needs <= BESIDE for term in objective.build(stage.loss).terms)
+    ]
+
+
+def unseen_versions(config: RunConfig) -> list[str]:
+    """A note on versions of the examples that teachers label, and for which no student trains long enough."""
+    views = 1 if config.data.augment is None else config.data.augment.views
+    every = [config, *config.of_students().values()]
+    stages = [stage.training for each in every for stage in each.training_stages if not stage.data]
+    if not all(isinstance(training, TrainingSpec) for training in stages):  # an estimator learns from all versions
+        return []
+    epochs = max((training.epochs for training in stages), default=views)
+    if views <= epochs:
+        return []
+    return [
+        f"data.augment.views: the teachers label {views} versions of each example, and a student that trains for "
+        f"{epochs} epochs learns from the first {epochs}. Give at most as many `views` as epochs."
     ]
 
 

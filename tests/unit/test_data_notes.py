@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import preflight
-from tests.makers import blobs
+from tests.makers import blobs, write_config
 from workers.data import dataset as data
 from workers.data import scan
 from workers.data.arrays import digest
@@ -128,6 +130,19 @@ def test_a_baseline_of_few_steps_is_said() -> None:
     (note,) = preflight.short_baseline(recipe, 1200, [(recipe, 201_200)])
     assert "the baseline takes 9 steps on 1,200 labelled examples, and the student 1,179 on 201,200" in note
     assert "`epochs: 393`" in note
+
+
+def test_versions_that_no_student_sees_are_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def moved(x, draws): return x + draws.uniform(1, 2)\n")
+    path = str(write_config(tmp_path, data__augment={"factory": "mine:moved", "views": 9}))
+    for overrides in (["student.training.epochs=9"], ["data.augment=null"], ["data.augment.views=1"]):
+        assert preflight.unseen_versions(RunConfig.load(path, overrides)) == []
+    (note,) = preflight.unseen_versions(RunConfig.load(path, ["student.training.epochs=4"]))
+    assert "the teachers label 9 versions of each example, and a student that trains for 4 epochs learns from" in note
+    values = RunConfig.load(path, ["student.training.epochs=4"]).student.model_dump(mode="json", exclude_none=True)
+    longer = {**values, "training": {**values["training"], "epochs": 9}}
+    several = RunConfig.load(path, ["student=null", f"students={json.dumps({'short': values, 'long': longer})}"])
+    assert preflight.unseen_versions(several) == []
 
 
 # --- types and ranges
