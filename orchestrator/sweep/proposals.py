@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from orchestrator.config.grid import Axis, Choices, Point, points
@@ -11,20 +11,23 @@ from workers.errors import RequestError
 
 Proposals = Generator[list[Point], list[SweptRun], None]
 """Yields the points of the next batch; receives their runs, in the same order."""
-SHARED = "distillation."
-"""Keys that change neither members nor baseline."""
+TEACHERS, TARGETS, STUDENTS = "ensemble.", "distillation.", "student."
+"""Beginnings of keys by what they change: the ensemble, and with it the soft targets; the soft targets alone; student
+and baseline. Other keys, such as those of the data, change all."""
 
 
 def of_grid(axes: Sequence[Axis]) -> Proposals:
     """Every combination.
 
-    Runs find what others have completed. So the first runs alone and makes the members, then one run for each baseline
-    and for each setting of the soft targets, then all others.
+    Runs find what others have completed, and runs of one batch are side by side. So the first runs alone, then one run
+    for each setting of what changes all, for each ensemble, each baseline and all soft targets, then all others.
     """
     every = points(axes)
-    baselines = _first_of_each(every, lambda key: not key.startswith(SHARED))
-    targets = _first_of_each(every, lambda key: key.startswith(SHARED))
-    waves = [every[:1], baselines, targets, every]
+    wholes = _first_of_each(every, (TEACHERS, TARGETS, STUDENTS))
+    ensembles = _first_of_each(every, (TARGETS, STUDENTS))
+    baselines = _first_of_each(every, (TARGETS, TEACHERS))
+    targets = _first_of_each(every, (STUDENTS,))
+    waves = [every[:1], wholes, ensembles, baselines, targets, every]
     done: list[Point] = []
     for wave in waves:
         new = [point for point in wave if point not in done]
@@ -33,11 +36,11 @@ def of_grid(axes: Sequence[Axis]) -> Proposals:
             yield new
 
 
-def _first_of_each(every: Sequence[Point], counts: Callable[[str], bool]) -> list[Point]:
-    """The first point of each combination of those keys that count."""
+def _first_of_each(every: Sequence[Point], without: tuple[str, ...]) -> list[Point]:
+    """The first point of each combination of all keys but those that begin so."""
     found: dict[str, Point] = {}
     for point in every:
-        found.setdefault(repr([(key, value) for key, value in point.items() if counts(key)]), point)
+        found.setdefault(repr([(key, value) for key, value in point.items() if not key.startswith(without)]), point)
     return list(found.values())
 
 

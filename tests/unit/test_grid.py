@@ -121,6 +121,20 @@ def test_a_grid_begins_with_what_others_share() -> None:
     assert [len(batch) for batch in of_grid(grid.axes(["distillation.temperature=1,2"], trials=None))] == [1, 1]
 
 
+def test_runs_side_by_side_make_no_two_of_anything() -> None:
+    """Each run makes what no earlier batch has made: an ensemble, a baseline, soft targets."""
+    keys = {"ensemble.training.epochs": (5, 10), "student.seed": (0, 1), "distillation.temperature": (1, 2), "seed": (0, 1)}
+    made_of = [("ensemble.training.epochs", "seed"), ("student.seed", "seed"),
+               ("ensemble.training.epochs", "distillation.temperature", "seed")]  # fmt: skip
+    done: set[Any] = set()
+    for batch in of_grid([Choices(key, values) for key, values in keys.items()]):
+        made = [(names, *(point[name] for name in names)) for point in batch for names in made_of]
+        new = [each for each in made if each not in done]
+        assert len(new) == len({*new})
+        done |= {*new}
+    assert len(done) == 4 + 4 + 8
+
+
 def outcome(value: float | None) -> SweptRun:
     return SweptRun(run="x", values={}, validation_accuracy=value, problem="" if value is not None else "broken")
 
