@@ -14,34 +14,38 @@ Proposals = Generator[list[Point], list[SweptRun], None]
 TEACHERS, TARGETS, STUDENTS = "ensemble.", "distillation.", "student."
 """Beginnings of keys by what they change: the ensemble, and with it the soft targets; the soft targets alone; student
 and baseline. Other keys, such as those of the data, change all."""
+SHARED = (("",), (TARGETS, STUDENTS), (TARGETS, TEACHERS), (STUDENTS,))
+"""What runs share, by the beginnings of keys that do not change it: what no key changes, such as texts as tokens;
+the ensemble; the baseline; the soft targets."""
 
 
 def of_grid(axes: Sequence[Axis]) -> Proposals:
-    """Every combination.
+    """Every combination, in one batch."""
+    yield points(axes)
 
-    Runs find what others have completed, and runs of one batch are side by side. So the first runs alone, then one run
-    for each setting of what changes all, for each ensemble, each baseline and all soft targets, then all others.
+
+def side_by_side(left: Sequence[Point], done: Sequence[Point]) -> list[int]:
+    """Which of the points `left` may run now, by their places: such that no two of them make the same.
+
+    A run finds what those of the points `done` have completed; runs side by side would each make it.
     """
-    every = points(axes)
-    wholes = _first_of_each(every, (TEACHERS, TARGETS, STUDENTS))
-    ensembles = _first_of_each(every, (TARGETS, STUDENTS))
-    baselines = _first_of_each(every, (TARGETS, TEACHERS))
-    targets = _first_of_each(every, (STUDENTS,))
-    waves = [every[:1], wholes, ensembles, baselines, targets, every]
-    done: list[Point] = []
-    for wave in waves:
-        new = [point for point in wave if point not in done]
-        done += new
-        if new:
-            yield new
+    made = {each for point in done for each in _makes(point)}
+    making: set[str] = set()
+    found = []
+    for place, point in enumerate(left):
+        new = _makes(point) - made
+        if not new & making:
+            found.append(place)
+            making |= new
+    return found
 
 
-def _first_of_each(every: Sequence[Point], without: tuple[str, ...]) -> list[Point]:
-    """The first point of each combination of all keys but those that begin so."""
-    found: dict[str, Point] = {}
-    for point in every:
-        found.setdefault(repr([(key, value) for key, value in point.items() if not key.startswith(without)]), point)
-    return list(found.values())
+def _makes(point: Point) -> set[str]:
+    """What a run completes that others may share: each with the keys that change it and their values."""
+    return {
+        repr([without, *((key, value) for key, value in point.items() if not key.startswith(without))])
+        for without in SHARED
+    }
 
 
 def of_search(axes: Sequence[Axis], trials: int, batch: int, seed: int) -> Proposals:

@@ -27,7 +27,7 @@ from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import Lock
 from orchestrator.stages import preflight
 from orchestrator.sweep.processes import Job, Processes
-from orchestrator.sweep.proposals import Proposals, of_grid, of_search
+from orchestrator.sweep.proposals import Proposals, of_grid, of_search, side_by_side
 from workers import storage
 from workers.errors import RequestError
 
@@ -101,9 +101,6 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
             of_runs = Processes(address, tracked.run_id, verbose)
             runs = Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen)
             found = _run(proposals, runs)
-            if asked.trials is None:
-                order = grid.points(axes)
-                found.sort(key=lambda run: order.index(run.values))
             outcome = sweeps.collected(name, [each.key for each in axes], found)
             files = _write(outcome, folder, drawn=asked.trials is None)
         finally:
@@ -131,7 +128,7 @@ def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
     while batch is not None:
         new = grid.names(of.base.name, batch, taken, _most(of.base))
         taken += new
-        done = _batch(batch, new, of)
+        done = _batch(batch, new, [run.values for run in found if not run.problem], of)
         found += done
         try:
             batch = proposals.send(done)
@@ -145,18 +142,26 @@ def _most(base: RunConfig) -> int:
     return grid.MOST_NAME - len(base.longest_ending)
 
 
-def _batch(batch: Sequence[Point], given: Sequence[str], of: Runs) -> list[SweptRun]:
-    jobs = [
-        Job(of.path, name, [*of.common, *grid.overrides(point), f"name={name}"])
-        for point, name in zip(batch, given, strict=True)
-    ]
-    of.screen.say(f"runs of the sweep: {', '.join(given)}")
-    problems = of.processes.run(jobs, of.at_once)
-    found = []
-    for point, name, problem in zip(batch, given, problems, strict=True):
-        found.append(swept(name, dict(point), [] if problem else _repetitions(of.base.storage, name), problem))
-        of.screen.say(f"{name}: {f'failed: {problem}' if problem else 'done'}")
-    return found
+def _batch(batch: Sequence[Point], given: Sequence[str], before: Sequence[Point], of: Runs) -> list[SweptRun]:
+    """Execute the points of a batch under the given names; returns their runs in the same order.
+
+    before: the points of complete runs of earlier batches.
+    """
+    found: dict[int, SweptRun] = {}
+    while left := [place for place in range(len(batch)) if place not in found]:
+        done = [*before, *(run.values for run in found.values() if not run.problem)]
+        now = [left[place] for place in side_by_side([batch[place] for place in left], done)]
+        jobs = [
+            Job(of.path, given[place], [*of.common, *grid.overrides(batch[place]), f"name={given[place]}"])
+            for place in now
+        ]
+        of.screen.say(f"runs of the sweep: {', '.join(job.name for job in jobs)}")
+        for place, problem in zip(now, of.processes.run(jobs, of.at_once), strict=True):
+            name = given[place]
+            reported = [] if problem else _repetitions(of.base.storage, name)
+            found[place] = swept(name, dict(batch[place]), reported, problem)
+            of.screen.say(f"{name}: {f'failed: {problem}' if problem else 'done'}")
+    return [found[place] for place in range(len(batch))]
 
 
 def _repetitions(root: str, name: str) -> list[Report]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.config import grid, loading
 from orchestrator.config.grid import Choices, Range
+from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import SweptRun
-from orchestrator.sweep import processes
+from orchestrator.sweep import processes, sweep
 from orchestrator.sweep.processes import Job, _problem
-from orchestrator.sweep.proposals import of_grid, of_search
+from orchestrator.sweep.proposals import of_grid, of_search, side_by_side
 from workers.errors import RequestError
 
 AXES = [
@@ -75,7 +77,9 @@ def test_points_and_their_names() -> None:
     assert grid.names("n", alike[:1], taken=["n-x-a-b"]) == ["n-x-a-b--2"]
 
 
-@pytest.mark.parametrize("value", [".inf", "1e-5", "{from: 4, to: 1}", "'a, b'", "'no'", "😀", "[a#b, '']", "null", "010x"])
+@pytest.mark.parametrize(
+    "value", [".inf", "1e-5", "{from: 4, to: 1}", "'a, b'", "'no'", "😀", "[a#b, '']", "null", "010x"]
+)
 def test_a_run_gets_the_value_that_was_given(value: str) -> None:
     (point,) = grid.points(grid.axes([f"a.b={value}"], trials=None))
     found: dict[str, Any] = {}
@@ -108,31 +112,62 @@ def test_names_leave_room_for_the_endings_of_further_runs() -> None:
     ]  # fmt: skip
 
 
+def waves(*axes: Choices) -> list[list[tuple[Any, ...]]]:
+    """The points of a grid as they run: the values of those that are side by side."""
+    (left,), done, found = list(of_grid(axes)), list[Any](), []
+    while left:
+        now = [left[place] for place in side_by_side(left, done)]
+        done, left = done + now, [point for point in left if point not in now]
+        found.append([tuple(point.values()) for point in now])
+    return found
+
+
 def test_a_grid_begins_with_what_others_share() -> None:
-    axes = grid.axes(["distillation.temperature=1,2,5", "student.model.kwargs.hidden=30,300"], trials=None)
-    batches = list(of_grid(axes))
-    assert [[tuple(point.values()) for point in batch] for batch in batches] == [
+    temperature, hidden = (
+        Choices("distillation.temperature", (1, 2, 5)),
+        Choices("student.model.kwargs.hidden", (30, 300)),
+    )
+    assert waves(temperature, hidden) == [
         [(1, 30)],  # makes the members
-        [(1, 300)],  # makes the other baseline
-        [(2, 30), (5, 30)],  # make the other soft targets
+        [(1, 300), (2, 30), (5, 30)],  # make the other baseline, and the other soft targets
         [(2, 300), (5, 300)],
     ]
-    assert sum(map(len, batches)) == 6
-    assert [len(batch) for batch in of_grid(grid.axes(["distillation.temperature=1,2"], trials=None))] == [1, 1]
+    assert waves(Choices("distillation.temperature", (1, 2))) == [[(1,)], [(2,)]]
+    assert waves(Choices("ensemble.size", (1, 2, 3)), hidden) == [
+        [(1, 30)],
+        [(1, 300), (2, 30), (3, 30)],
+        [(2, 300), (3, 300)],
+    ]
 
 
 def test_runs_side_by_side_make_no_two_of_anything() -> None:
-    """Each run makes what no earlier batch has made: an ensemble, a baseline, soft targets."""
-    keys = {"ensemble.training.epochs": (5, 10), "student.seed": (0, 1), "distillation.temperature": (1, 2), "seed": (0, 1)}
-    made_of = [("ensemble.training.epochs", "seed"), ("student.seed", "seed"),
-               ("ensemble.training.epochs", "distillation.temperature", "seed")]  # fmt: skip
+    """Each run makes what no earlier one has made: an ensemble, a baseline, soft targets."""
+    names = ("ensemble.training.epochs", "student.seed", "distillation.temperature", "seed")
     done: set[Any] = set()
-    for batch in of_grid([Choices(key, values) for key, values in keys.items()]):
-        made = [(names, *(point[name] for name in names)) for point in batch for names in made_of]
+    for wave in waves(*(Choices(name, (0, 1)) for name in names)):
+        made = [what for epochs, own, t, seed in wave for what in
+                (("ensemble", epochs, seed), ("baseline", own, seed), ("targets", epochs, t, seed))]  # fmt: skip
         new = [each for each in made if each not in done]
         assert len(new) == len({*new})
         done |= {*new}
     assert len(done) == 4 + 4 + 8
+
+
+def test_the_first_trials_share_and_a_failed_run_has_made_nothing() -> None:
+    trials = [{"distillation.temperature": t} for t in (1.0, 2.0, 3.0)]
+    assert side_by_side(trials, []) == [0] and side_by_side(trials[1:], trials[:1]) == [0, 1]
+    asked = [{"t": t} for t in (1, 2, 3)]
+    tried: list[list[str]] = []
+
+    class Runner:
+        def run(self, jobs: list[Job], at_once: int) -> list[str]:
+            tried.append([job.name for job in jobs])
+            return ["broken"] * len(jobs)
+
+    base = SimpleNamespace(storage="")
+    of: Any = SimpleNamespace(processes=Runner(), path="", common=[], base=base, at_once=4, screen=Screen(quiet=True))
+    found = sweep._batch(asked, ["a", "b", "c"], [], of)
+    assert tried == [["a"], ["b"], ["c"]] and [run.run for run in found] == ["a", "b", "c"]
 
 
 def outcome(value: float | None) -> SweptRun:
