@@ -60,7 +60,8 @@ class RelationalAngle(Relational):
         lengths = apart.norm(dim=2, keepdim=True)
         without = lengths.detach() <= CLOSE * lengths.detach().mean()  # the gradient of a direction is 1 / length
         towards = apart / lengths.masked_fill(without, torch.inf)
-        return towards @ towards.transpose(1, 2)
+        cosines: Tensor = towards @ towards.transpose(1, 2)
+        return cosines
 
 
 def _vectors(state: Tensor, mask: Tensor | None) -> Tensor:
