@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import posixpath
+import re
 import shutil
 import time
 import uuid
@@ -22,8 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.core import url_to_fs
+from fsspec.core import OpenFile, url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from workers.errors import RequestError
 
@@ -32,26 +33,44 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Waiting times in seconds before each retry of a request to a remote storage."""
+LACKS_ACCESS = "Credentials"
+"""In the names of the errors by which clients of object stores report that they find no credentials."""
+LOCAL = ("file://", "local://")
+"""Protocols of local files."""
+_PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 PARTIAL = ".partial"
 """Suffix of the names of incomplete files."""
 
 
 def is_uri(path: str) -> bool:
-    """Whether `path` has a protocol, as in `s3://bucket/key`."""
-    return "://" in path
+    """Whether `path` begins with a protocol, as in `s3://bucket/key`, or with a chain of them."""
+    return _PROTOCOL.match(path) is not None
 
 
 def is_local(path: str) -> bool:
-    return not is_uri(path) or path.startswith(("file://", "local://"))
+    return not is_uri(path) or path.startswith(LOCAL)
 
 
 def absolute(path: str, base: str = "") -> str:
-    """Resolve `path` against `base` (a folder or URI; default: the working folder); URIs stay unchanged."""
+    """Resolve `path` against `base` (a folder or URI; default: the working folder); URIs stay unchanged.
+
+    fsspec resolves a relative path in a URI, such as `file://runs`, against the working folder of each process. So it
+    is resolved here, like the same path without a protocol.
+    """
+    local = next((path.removeprefix(protocol) for protocol in LOCAL if path.startswith(protocol)), None)
+    if local is not None and not os.path.isabs(local):
+        path = local
     if is_uri(path):
         return path
+    path = os.path.expanduser(path)
     if is_uri(base) and not os.path.isabs(path):
         return base if path == "." else join(base, path)
-    return os.path.normpath(os.path.join(base or os.getcwd(), os.path.expanduser(path)))
+    return os.path.normpath(os.path.join(base or os.getcwd(), path))
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a local file or folder; None for other storage."""
+    return Path(filesystem(uri)[1]) if is_local(uri) else None
 
 
 def join(base: str, *parts: str) -> str:
@@ -64,7 +83,13 @@ def parent(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of `uri`, and the path on it."""
+    """The fsspec file system of `uri`, and the path on it.
+
+    A local path is taken as it is: fsspec itself would read `::` in it as a chain of file systems, and use another
+    file.
+    """
+    if is_local(uri):
+        return LocalFileSystem(), str(LocalFileSystem._strip_protocol(uri))
     try:
         fs, path = url_to_fs(uri)
         return fs, str(path)
@@ -101,7 +126,7 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
     """
 
     def ask() -> T:
-        with fsspec.open(uri, "rb", compression="infer") as file:
+        with OpenFile(*filesystem(uri), compression="infer") as file:
             return read(file)
 
     try:
@@ -129,7 +154,9 @@ def read_if_there(uri: str) -> bytes | None:
         return read_raw(uri)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
+    except RequestError:
+        raise
+    except Exception as error:  # each storage has its own error classes
         raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
 
 
@@ -271,7 +298,8 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
 def _patiently(uri: str, ask: Callable[[], T]) -> T:
     """Send a request to the storage of `uri`, with retries if the storage is remote.
 
-    ask: sends the request, which must be idempotent.
+    ask: sends the request, which must be idempotent. Raises: `RequestError` where the storage finds no credentials, and
+    the storage's own exceptions.
     """
     for wait_s in () if is_local(uri) else BACK_OFF_S:
         try:
@@ -279,6 +307,11 @@ def _patiently(uri: str, ask: Callable[[], T]) -> T:
         except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
             raise
         except Exception as error:  # each storage has its own error classes
+            if LACKS_ACCESS in type(error).__name__:
+                raise RequestError(
+                    f"'{uri}': no access ({_brief(error)}). Give this process the credentials of the storage, by "
+                    "environment variables or its configuration file."
+                ) from error
             logger.warning("storage: %s; asked again in %g s", _brief(error), wait_s)
             time.sleep(wait_s)
     return ask()

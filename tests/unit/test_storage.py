@@ -13,6 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from workers import storage
+from workers.errors import RequestError
 
 BASE = "flaky://folder"
 
@@ -45,6 +46,10 @@ class Flaky(MemoryFileSystem):
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
         self._may_fail()
         return super().ls(path, detail=detail, **kwargs)
+
+    def cat_file(self, path: str, **kwargs: Any) -> bytes:
+        self._may_fail()
+        return bytes(super().cat_file(path, **kwargs))
 
     def _open(self, path: str, *arguments: Any, **kwargs: Any) -> Any:
         self._may_fail()
@@ -92,6 +97,52 @@ def test_what_is_forbidden_is_asked_once() -> None:
     with pytest.raises(PermissionError):
         storage.exists(f"{BASE}/file")
     assert Flaky.failures == 99
+
+
+class NoCredentialsError(Exception):
+    """As of botocore, which is no OSError."""
+
+
+@pytest.mark.parametrize("ask", [ask for ask, _ in OPERATIONS if ask is not OPERATIONS[-1][0]])
+def test_missing_credentials_are_a_wrong_request_and_not_waited_for(ask: Callable[[], Any]) -> None:
+    Flaky.failures, Flaky.error = 100, NoCredentialsError
+    with pytest.raises(RequestError, match=r"'flaky://folder.*no access .*NoCredentialsError.*credentials of the"):
+        ask()
+    assert Flaky.failures == 99
+
+
+def test_what_cannot_be_read_is_a_wrong_request_whatever_the_storage_raises() -> None:
+    Flaky.failures, Flaky.error = 100, TypeError
+    with pytest.raises(RequestError, match="'flaky://folder/file': cannot be read .TypeError: please"):
+        storage.read_if_there(f"{BASE}/file")
+
+
+@pytest.mark.parametrize("name", ["a::b", "s3://b", "memory::c", "a b#?%20é", "~"])
+def test_local_paths_are_taken_as_they_are(name: str, tmp_path: Path) -> None:
+    """fsspec reads `::` as a chain: it would write, and remove, the folder `a` instead."""
+    folder = f"{tmp_path}/{name}/runs"
+    for place in (folder, f"file://{folder}"):
+        storage.write_text(f"{place}/file", "content")
+        assert (tmp_path / name / "runs" / "file").read_text() == "content"
+        assert storage.read_text(f"{place}/file") == "content" and storage.names(place) == ["file"]
+        storage.remove(place)
+        assert not (tmp_path / name / "runs").exists() and (tmp_path / name).exists()
+    assert not storage.is_uri(folder) and storage.absolute(folder) == str(tmp_path / name / "runs")
+
+
+def test_uris_of_relative_local_paths_do_not_depend_on_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for protocol in storage.LOCAL:
+        assert storage.absolute(f"{protocol}runs") == f"{tmp_path}/runs"
+        assert storage.absolute(f"{protocol}runs", "/data") == "/data/runs"
+        assert storage.absolute(f"{protocol}~/runs", "s3://bucket") == "/home/someone/runs"
+        assert storage.absolute(f"{protocol}/a/b c") == f"{protocol}/a/b c"
+        assert storage.local_path(f"{protocol}/a/b c") == Path("/a/b c")
+    for remote in ("s3://bucket/runs", "simplecache::s3://bucket/runs"):
+        assert storage.absolute(remote, "/data") == remote and storage.local_path("s3://bucket/runs") is None
 
 
 def test_a_listing_says_what_a_file_is_and_when_it_was_written(tmp_path: Path) -> None:
