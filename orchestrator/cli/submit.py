@@ -112,9 +112,9 @@ def _as_here(config: RunConfig) -> list[str]:
 
 
 def _local_places(config: RunConfig) -> list[Path]:
-    """Local places of runs' results."""
-    places = (config.storage, config.tracking.uri.removeprefix(SQLITE))
-    return [Path(place) for place in places if storage.is_local(place)]
+    """Local places of runs' results: as they are named, which may be a link beside the configuration, and resolved."""
+    places = map(storage.local_path, (config.storage, config.tracking.uri.removeprefix(SQLITE)))
+    return [each for place in places if place is not None for each in (place, place.resolve())]
 
 
 def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:
@@ -134,12 +134,24 @@ def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: 
             time.sleep(1.0)
 
 
+class _ReaderLeft(Exception):
+    """The reader of stdout has ended. A `BrokenPipeError` could also come from the connection to the cluster."""
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError as error:
+        raise _ReaderLeft from error
+
+
 def _follow(client: JobSubmissionClient, job: str) -> int:
+    from aiohttp import ClientError
     from ray.job_submission import JobStatus
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
-            print(text, end="", flush=True)
+            _show(text)
 
     try:
         asyncio.run(tail())
@@ -148,7 +160,9 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     except KeyboardInterrupt:
         print(f"stillhouse: job {job} goes on; `ray job stop` stops it.", file=sys.stderr)
         return interrupts.STATUS
-    except (OSError, RuntimeError) as error:
+    except _ReaderLeft as error:
+        raise BrokenPipeError from error
+    except (OSError, RuntimeError, ClientError) as error:
         print(
             f"stillhouse: the cluster does not answer any more ({error}). Job {job} may go on; `ray job logs --follow "
             f"{job}` follows it.",

@@ -451,7 +451,7 @@ def short_baseline(recipe: TrainingSpec, labelled: int, student: Sequence[tuple[
 def _check_found_again(config: RunConfig) -> None:
     """Raise `RequestError`, or warn, where a job would write to a place that its submitter cannot see."""
     places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(mlflow_uri.SQLITE)}
-    local = {key: Path(place) for key, place in places.items() if storage.is_local(place)}
+    local = {key: path for key, place in places.items() if (path := storage.local_path(place)) is not None}
     submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
     for key, place in local.items():
         elsewhere = submitted_from not in ("", machine()) and not Path(folder).is_dir()

@@ -1,0 +1,75 @@
+"""`stillhouse submit`: what goes with a job, and how its log is followed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ServerDisconnectedError
+from ray.job_submission import JobStatus
+
+from orchestrator.cli import job_folder, submit
+from orchestrator.config.run_config import RunConfig
+from tests.makers import settings
+
+
+class Client:
+    """A cluster that sends one line of a job's log, and then fails or not."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "a line\n"
+        if self.error is not None:
+            raise self.error
+
+    def get_job_info(self, job: str) -> Any:
+        return type("Info", (), {"status": JobStatus.FAILED, "message": "no", "driver_exit_code": 3})
+
+
+def test_a_job_is_followed_to_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
+    client: Any = Client()
+    assert submit._follow(client, "job") == 3
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_a_reader_that_leaves_is_not_taken_for_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Closed:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    client: Any = Client()
+    with pytest.raises(BrokenPipeError):
+        submit._follow(client, "job")
+    assert "cluster" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError("broken"), RuntimeError("closed"), ServerDisconnectedError()])
+def test_a_cluster_that_is_gone_is_named(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    client: Any = Client(error)
+    assert submit._follow(client, "job") == 1
+    assert "the cluster does not answer any more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("storage", ["results", "file://{}/results", "linked"])
+def test_results_beside_the_configuration_stay_behind(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for place in (folder / "results", elsewhere):
+        place.mkdir(parents=True)
+        (place / "weights").write_text("large")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "config.yaml").touch()
+    monkeypatch.chdir(folder)
+    named = storage.format(folder)
+    config = RunConfig.from_mapping(settings(tmp_path) | {"storage": named}, str(folder))
+    with job_folder.prepared(folder, (), submit._local_places(config)) as sent:
+        assert f"{named.rsplit('/', 1)[-1]}/weights" not in sent.sizes and "config.yaml" in sent.sizes
