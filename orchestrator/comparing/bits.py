@@ -14,14 +14,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from orchestrator.observers.tracking_record import TrackingRecord
+from orchestrator.observers import tracking_record
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.resolved import keys_of
 from orchestrator.stages import trained
 from workers import storage
 from workers.artifacts import key as keys
@@ -83,8 +83,7 @@ def _data(one: RunFolder, other: RunFolder) -> Iterator[Compared]:
 
 
 def _digests(of: RunFolder) -> Mapping[str, str]:
-    content = storage.read_if_there(of.tracking)
-    record = None if content is None else TrackingRecord.model_validate_json(content)
+    record = tracking_record.read(of.uri)
     return {} if record is None else {each.name: each.digest for each in record.datasets}
 
 
@@ -116,8 +115,7 @@ def _stages(one: RunFolder, other: RunFolder) -> list[str]:
 
 def _student_of(of: RunFolder) -> Mapping[str, Any]:
     """The student's section of a run's resolved configuration; empty where the folder has none."""
-    content = storage.read_if_there(of.config)
-    found: Mapping[str, Any] = (yaml.safe_load(content) or {}).get("student", {}) if content else {}
+    found: Mapping[str, Any] = keys_of(of.uri).get("student", {}) if storage.exists(of.config) else {}
     return found
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import yaml
-
+from orchestrator.observers import tracking_record
 from orchestrator.observers.mlflow_descriptions import flat
-from orchestrator.observers.tracking_record import TrackingRecord
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.statistics import Difference
 from orchestrator.reporting.verdict import interval, unresolved
-from orchestrator.run_folder.paths import RunFolder
-from workers import storage
+from orchestrator.run_folder.resolved import keys_of
 
 PLACES = ("name", "storage", "tracking")
 """Sections of a configuration that no result follows from."""
@@ -32,12 +27,9 @@ def differing(one: str, other: str) -> Rows:
 
 def _described(folder: str) -> dict[str, str]:
     """The inputs of a run by name."""
-    place = RunFolder(folder)
-    config: dict[str, Any] = yaml.safe_load(storage.read_text(place.config))
-    found = flat({key: value for key, value in config.items() if key not in PLACES})
-    content = storage.read_if_there(place.tracking)
-    if content is not None:
-        record = TrackingRecord.model_validate_json(content)
+    found = flat({key: value for key, value in keys_of(folder).items() if key not in PLACES})
+    record = tracking_record.read(folder)
+    if record is not None:
         tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
         found |= {f"content of {split.name}": split.digest for split in record.datasets}
         found |= {key.removeprefix("stillhouse."): value for key, value in tags.items()}

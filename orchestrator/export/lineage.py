@@ -16,7 +16,7 @@ from workers.artifacts.kinds import NETWORK
 from workers.data.dataset import Dataset
 from workers.models import checkpoints
 from workers.redact import redacted
-from workers.targets.soft_targets import Manifest
+from workers.targets.soft_targets import manifest_at
 from workers.user_code import provenance
 
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime", "transformers", "safetensors")
@@ -74,11 +74,9 @@ def _fingerprint(run: RunFolder, report: Report, members: Mapping[str, str]) -> 
     place = storage.parent(run.soft_targets("0"))
     found = []
     for name in storage.names(place):
-        uri = storage.join(place, name, paths.SOFT_TARGETS)
-        content = storage.read_if_there(uri)
-        if content is None:
+        manifest = manifest_at(storage.join(place, name))
+        if manifest is None:
             continue
-        manifest = Manifest.model_validate_json(content)
         weights = {each.name: each.sha256 for each in manifest.members}
         same = all(weights.get(member) == digest for member, digest in members.items() if digest)
         if manifest.complete and same and manifest.temperature == report.soft_targets.temperature:

@@ -396,13 +396,14 @@ def load(run: str) -> Report:
     """
     folder = storage.absolute(run)
     uri = RunFolder(folder).report
-    if not storage.exists(uri):
+    content = storage.read_if_there(uri)
+    if content is None:
         raise RequestError(
             f"'{run}': no report.json in it. Expected the folder of a finished run, <storage>/<name>; a run that was "
             "interrupted has none until the same command has finished it."
         )
     try:
-        return Report.model_validate_json(storage.read_text(uri))
+        return Report.model_validate_json(content)
     except ValidationError as error:
         raise RequestError(f"'{uri}': not a report ({error.error_count()} wrong fields).") from error
 

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.errors import RequestError
 
 Float64 = NDArray[np.float64]
 TEST = "test"
@@ -29,12 +31,22 @@ def write(folder: str, of_blocks: Mapping[str, Float64], test: str) -> None:
 
 
 def read(folder: str) -> tuple[dict[str, Float64], str]:
-    """The sums of each system, and the digest of the test examples; nothing of a run of an earlier version."""
-    content = storage.read_if_there(RunFolder(folder).sums)
+    """The sums of each system, and the digest of the test examples; nothing of a run of an earlier version.
+
+    Raises: `RequestError` where the file is damaged.
+    """
+    uri = RunFolder(folder).sums
+    content = storage.read_if_there(uri)
     if content is None:
         return {}, ""
+    try:
+        found = safetensors.numpy.load(content)
+    except (SafetensorError, ValueError) as error:
+        raise RequestError(
+            f"'{uri}': not what a run wrote ({error}). The same `stillhouse run` writes it anew."
+        ) from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # numpy's loader drops the metadata
-    return safetensors.numpy.load(content), str(header.get("__metadata__", {}).get(TEST, ""))
+    return found, str(header.get("__metadata__", {}).get(TEST, ""))
 
 
 def students(folders: Sequence[str]) -> list[Difference | None]:

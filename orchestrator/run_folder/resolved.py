@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.config.loading import override, parsed
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.errors import RequestError
+
+
+def keys_of(folder: str) -> dict[str, Any]:
+    """The keys of the configuration of the run in `folder`, as they are written.
+
+    Raises: `RequestError` where there is none, or it is not YAML.
+    """
+    uri = RunFolder(folder).config
+    content = storage.read_bytes(uri)
+    try:
+        return parsed(content.decode(), uri)
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"'{uri}': not what a run wrote ({error}). The same `stillhouse run` writes it anew."
+        ) from None
 
 
 def config_of(folder: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -15,8 +32,7 @@ def config_of(folder: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises: `RequestError` where there is none, or it is no configuration.
     """
-    uri = RunFolder(folder).config
-    values = parsed(storage.read_text(uri), uri)
+    values = keys_of(folder)
     for each in overrides:
         override(values, each)
     return RunConfig.from_mapping(values, folder)
