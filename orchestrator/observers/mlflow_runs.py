@@ -57,7 +57,8 @@ def log_table(client: MlflowClient, run_id: str, columns: Mapping[str, Sequence[
 def experiment(client: MlflowClient, name: str, uri: str) -> str:
     """The identifier of the experiment of that name; creates a missing one.
 
-    uri: of the tracker. Raises: MlflowException where the tracker refuses.
+    uri: of the tracker. Raises: MlflowException where the tracker refuses; `RequestError` where the experiment was
+    deleted, since MLflow keeps its name.
     """
     from mlflow.exceptions import MlflowException
 
@@ -71,6 +72,12 @@ def experiment(client: MlflowClient, name: str, uri: str) -> str:
             found = client.get_experiment_by_name(name)  # another process created it meanwhile
             if found is None:
                 raise
+    if found.lifecycle_stage != "active":
+        raise RequestError(
+            f"tracking.experiment: '{name}' was deleted in the tracker at '{redacted(uri)}', which keeps its name. "
+            f"Restore it by `mlflow experiments restore --experiment-id {found.experiment_id}`, remove it for good by "
+            "`mlflow gc`, or set another `tracking.experiment`."
+        )
     return str(found.experiment_id)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sqlite3
+import ssl
 import time
 import urllib.request
 import uuid
@@ -53,6 +54,8 @@ def reach(uri: str) -> None:
         database = parts.scheme.partition("+")[0]
         if parts.scheme in ("http", "https"):
             _reach_server(parts)
+        elif uri.startswith(SQLITE) and "?" in uri:
+            raise ValueError("its '?' ends the path, since options follow it in the URL of a database")
         elif uri.startswith(SQLITE):
             _reach_sqlite(Path(uri.removeprefix(SQLITE)))
         elif database in DATABASE_PORTS:
@@ -70,11 +73,29 @@ def reach(uri: str) -> None:
 
 def _reach_server(parts: SplitResult) -> None:
     place = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
-    request = urllib.request.Request(urlunsplit(place))
-    if parts.username is not None:  # urllib takes no name and password in the URL
-        named = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(named.encode()).decode())
-    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
+    request = urllib.request.Request(urlunsplit(place), headers=_authorization(parts))
+    context = _certificates() if parts.scheme == "https" else None
+    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S, context=context).close()
+
+
+def _authorization(parts: SplitResult) -> dict[str, str]:
+    """The header with name and password of the URL, which urllib does not take from there, or of MLflow's variables."""
+    name, password, token = (os.environ.get(f"MLFLOW_TRACKING_{of}") for of in ("USERNAME", "PASSWORD", "TOKEN"))
+    if parts.username is not None:
+        name, password = unquote(parts.username), unquote(parts.password or "")
+    if name and password is not None:
+        return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates that MLflow's client accepts, by its own variables."""
+    trusted = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    folder = trusted if trusted and os.path.isdir(trusted) else None
+    context = ssl.create_default_context(cafile=None if folder else trusted or None, capath=folder)
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _reach_sqlite(path: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.observers import mlflow_models, mlflow_runs, mlflow_uri
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.observers.tracking_record import SplitRecord, TrackingRecord
 from tests.makers import settings
+from workers.errors import RequestError
 from workers.training.loop import Epoch
 
 DATA = SplitRecord(name="train", digest="d1", source_type="local", source='{"uri": "x"}', profile="{}")
@@ -192,3 +193,13 @@ def test_an_identifier_from_a_file_is_no_query(config: RunConfig) -> None:
     tracker = begun(config, "FINISHED")
     assert mlflow_runs.find(tracker.client, tracker.experiment_id, "x' or attributes.status = 'FINISHED") is None
     assert mlflow_runs.opened(tracker.client, "no such run") is None
+
+
+def test_an_experiment_that_was_deleted_is_named(config: RunConfig) -> None:
+    client, uri = MlflowClient(config.tracking.uri), config.tracking.uri
+    number = mlflow_runs.experiment(client, "gone", uri)
+    client.delete_experiment(number)
+    with pytest.raises(RequestError, match=rf"tracking.experiment: 'gone' was deleted .*--experiment-id {number}`"):
+        mlflow_runs.experiment(client, "gone", uri)
+    client.restore_experiment(number)
+    assert mlflow_runs.experiment(client, "gone", uri) == number
