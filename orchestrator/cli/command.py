@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import io
 import logging
 import os
 import select
@@ -58,16 +59,36 @@ COMMANDS: Mapping[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status (0 done, 1 failed, 2 the request was wrong, 3 a gate was not met)."""
+    _open_streams()
     asked = _parser().parse_args(arguments)
     try:
         with interrupts.counted(), _logged(logging.INFO if asked.verbose else logging.WARNING):
-            return COMMANDS[asked.command].main(asked) or 0
+            status = COMMANDS[asked.command].main(asked) or 0
+            sys.stdout.flush()  # Python itself would fail to as it ends, with a status of its own
+            return status
     except KeyboardInterrupt:
         return _stopped(asked.debug)
     except BrokenPipeError as error:
         return 0 if _reader_left() else _failed(error, asked.debug)
     except BaseException as error:  # a model may call sys.exit(), which must not set the status
         return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
+
+
+def _open_streams() -> None:
+    """Prepare stdout and stderr so that output never fails a command that has done its work.
+
+    The number of a closed one would go to the next file that is opened, which would then receive its text. Characters
+    that the locale cannot encode are escaped.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None where it is closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _reader_left() -> bool:

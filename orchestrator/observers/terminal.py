@@ -200,7 +200,7 @@ class Screen:
     def _add_to_live(self, line: Line) -> None:
         if self._live is None:
             self._live = Progress(
-                SpinnerColumn(),
+                SpinnerColumn("dots" if self.err.encoding.startswith("utf") else "line"),
                 TextColumn("{task.description:<14}"),
                 BarColumn(bar_width=28),
                 TimeElapsedColumn(),

@@ -1,6 +1,7 @@
 """The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
 
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from orchestrator.cli import presentation
 from orchestrator.cli.command import main
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
+from tests import reports
 from tests.makers import blobs, write_config
 from tests.reports import plain
 from workers.models import checkpoints
@@ -58,6 +60,38 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
         assert process.stdout.readline() == "{\n"
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait() == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("format_", [[], ["--format", "markdown"], ["--format", "json"], ["--format", "html"]])
+def test_a_report_is_shown_whatever_the_locale_can_encode(
+    format_: list[str], encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables escape what they cannot show; files are in UTF-8, like those in the run's folder."""
+    found = reports.plain().model_copy(update={"name": "größe-猫"})
+    (tmp_path / "report.json").write_text(found.model_dump_json())
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert main(["report", str(tmp_path), *format_]) == 0
+    text = written.getvalue().decode("utf-8" if format_ else encoding)
+    assert ("größe-猫" if format_ or encoding == "utf-8" else "\\u732b") in text
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_no_status(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(reports.plain().model_dump_json())
+    for command, status in ((f"report {tmp_path}", 0), (f"report {tmp_path}/none", 2)):
+        done = subprocess.run(f"exec {sys.executable} -m orchestrator.cli {command} {closed}", shell=True)
+        assert done.returncode == status
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="of Linux")
+def test_output_that_cannot_be_written_is_a_failure_with_its_reason() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", "examples"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and done.stderr.startswith("stillhouse: OSError: [Errno 28]")
 
 
 def test_what_programs_import_is_what_the_command_uses() -> None:

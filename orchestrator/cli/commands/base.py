@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -57,3 +58,10 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_fresh(parser: argparse.ArgumentParser) -> None:
     """Whether to ignore what earlier runs completed."""
     parser.add_argument("--fresh", action="store_true", help="start over instead of reusing what is complete")
+
+
+def write_file(content: str) -> None:
+    """Write the content of a file to stdout: in UTF-8 whatever the locale, like the same file in a run's folder."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content.encode())
+    sys.stdout.buffer.flush()

@@ -35,4 +35,4 @@ def main(asked: argparse.Namespace) -> None:
     if asked.format is None:
         presentation.show(found, Screen())
     else:
-        sys.stdout.write(files.FORMATS[asked.format](found))
+        base.write_file(files.FORMATS[asked.format](found))

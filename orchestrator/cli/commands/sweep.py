@@ -55,7 +55,7 @@ def main(asked: argparse.Namespace) -> None:
         )
         found, folder = sweep.sweep(config, request, verbose=asked.verbose, screen=screen)
     if asked.json:
-        print(found.model_dump_json(indent=2))
+        base.write_file(found.model_dump_json(indent=2) + "\n")
     else:
         screen.table(sweeps.rows(found), found.name)
         screen.out.print(f"Page: {folder}/{sweep.PAGE}", markup=False, soft_wrap=True)
