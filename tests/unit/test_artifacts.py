@@ -222,6 +222,21 @@ def test_of_such_files_those_that_are_there_are_copied(tmp_path: Path) -> None:
     assert own.obtain(key, paths.logits) is None, "a file is missing"
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_folder_that_was_copied_in_any_order_is_reused(damaged: bool, tmp_path: Path) -> None:
+    """`cp -r` and uploads give times of their own, so files may look newer than their record."""
+    committed(tmp_path, "a")
+    _, key, folder = pieces(tmp_path, "a")
+    later = time.time() + 60
+    for path in (weights(tmp_path, "a"), *folder.glob("*.parquet")):
+        if damaged:
+            path.write_bytes(b"damaged")
+        os.utime(path, (later, later))
+    own = Catalogue(str(tmp_path), "new")
+    found = [own.obtain(KEY, paths.network), own.obtain(key, paths.logits)]
+    assert [each is not None and each.run == "a" for each in found] == [not damaged] * 2
+
+
 def test_what_is_left_where_it_is_vanishes_with_its_run(tmp_path: Path) -> None:
     _, key, folder = pieces(tmp_path, "a")
     new = Catalogue(str(tmp_path), "new")

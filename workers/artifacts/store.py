@@ -103,7 +103,8 @@ def copy(source: str, target: str, key: Key) -> bool:
     """Copy an artifact's files, then its record, to `target`; False where that was not possible.
 
     A copy on a local file system is a hard link, and an object store copies without a transfer. The source may be
-    deleted meanwhile. Files that are newer than their record are not copied, since the copies would look unchanged.
+    deleted meanwhile. Files that are newer than their record, such as those of a copied folder, are verified first,
+    since their copies would look unchanged.
     """
     try:
         record = read(source, KINDS[key.kind])
@@ -172,10 +173,14 @@ def _has(uri: str, checksum: str) -> bool:
 
 
 def _unchanged(uri: str, record: Record) -> list[str]:
-    """The record's files that exist and, by their times in a listing, are not newer than the record."""
+    """The record's files that exist and are not newer than it, by their times in a listing, or else as it states."""
     folder, own = storage.parent(uri), uri.rsplit("/", 1)[1]
     listed = {entry.name: entry.changed for entry in storage.entries(folder)}
-    return [name for name in record.files if name in listed and not _later(listed[name], listed.get(own))]
+
+    def is_unchanged(name: str, checksum: str) -> bool:
+        return not _later(listed[name], listed.get(own)) or _has(storage.join(folder, name), checksum)
+
+    return [name for name, checksum in record.files.items() if name in listed and is_unchanged(name, checksum)]
 
 
 def _later(changed: float | None, sealed: float | None) -> bool:
