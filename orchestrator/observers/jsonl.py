@@ -28,9 +28,8 @@ class EventLog:
         before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
         if not self._local:
             self._lines = before.decode(errors="replace").splitlines()
-        elif before and not before.endswith(b"\n"):  # a truncated line of a killed process
-            with Path(storage.filesystem(self.uri)[1]).open("ab") as file:
-                file.write(b"\n")
+        self._truncated = bool(before) and not before.endswith(b"\n")
+        """Whether the file ends within a line: of a killed process, or of a write that a full disk cut."""
 
     def __call__(self, event: Event) -> None:
         """Record an event that has a name."""
@@ -47,8 +46,11 @@ class EventLog:
             if self._local:
                 path = Path(storage.filesystem(self.uri)[1])
                 path.parent.mkdir(parents=True, exist_ok=True)
+                text = "\n" * self._truncated + line + "\n"
+                self._truncated = True  # until the whole line is written
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+                    file.write(text)
+                self._truncated = False
             else:
                 self._lines.append(line)
 

@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder.history import last_opened
@@ -23,3 +26,23 @@ def test_what_is_no_event_opened_nothing(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("ab") as file:
         file.write(b'1\n"run"\n{"event": "run"}\n{"evnt": "run"}\n\xc3\x28\n')
     assert last_opened(str(tmp_path)) == "first"
+
+
+def test_a_line_follows_one_that_a_full_disk_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(str(tmp_path))
+    log.write("run", mlflow_run="first")
+    opened = Path.open
+
+    def full(path: Path, *how: Any, **also: Any) -> Any:
+        with opened(path, "ab") as file:
+            file.write(b'{"time": "2026')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="space"):
+        patched.setattr(Path, "open", full)
+        log.write("note", text="lost")
+    log.write("run", mlflow_run="second")
+    log.write("run", mlflow_run="third")
+    assert last_opened(str(tmp_path)) == "third"
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["mlflow_run"] for line in (lines[0], *lines[2:])] == ["first", "second", "third"]
