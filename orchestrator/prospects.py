@@ -51,7 +51,7 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
     Raises: `RequestError` for an ensemble whose members are loaded, or has too few of them, and for a network that is
     not larger.
     """
-    count = asked.members or config.ensemble.count
+    count = config.ensemble.count if asked.members is None else asked.members
     if count is None:
         raise RequestError("ensemble.size: 'auto'. Expected a number, here or as `--members`.")
     if count < TRAINED:

@@ -261,6 +261,24 @@ def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["compare", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["report", "--set", "seed=1"],
+        ["worth", "--set", "seed=1"],
+        ["worth", "--members", "0"],
+        ["worth", "--larger", "ensemble.model.kwargs.hidden=9"],
+    ],
+)
+def test_options_without_an_effect_on_a_run_are_refused(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").write_text(reports.plain().model_dump_json())
+    command, option, value = asked
+    assert main([command, str(tmp_path), option, value]) == 2
+    assert f"stillhouse: {option}" in capsys.readouterr().err
+
+
 def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(write_config(tmp_path))]) == 0
     said = capsys.readouterr().out

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from orchestrator.cli.commands import base
+from workers.errors import RequestError
 
 HELP = "the report of a finished run"
 EXAMPLES = ("stillhouse report runs/digits", "stillhouse report runs/digits --format html > digits.html")
@@ -20,7 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Print the report, or send it to the tracker."""
+    """Print the report, or send it to the tracker. Raises: `RequestError` for an option that would have no effect."""
+    if asked.overrides and not asked.push:
+        raise RequestError(
+            f"--set {asked.overrides[0]}: a report is of a finished run. Expected it beside --push alone."
+        )
     from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
     from orchestrator.reporting import files, report

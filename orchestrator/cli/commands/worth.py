@@ -49,7 +49,7 @@ def main(asked: argparse.Namespace) -> None:
         _foresee(asked)
     else:
         given = {"--larger": asked.larger, "--members": asked.members is not None, "--set": asked.overrides}
-        for option in (name for name, value in given.items() if value):
+        for option in [name for name, value in given.items() if value]:
             raise RequestError(f"{option}: '{asked.of}' is a run, whose members are trained; expected a configuration.")
         _of_run(asked)
 
