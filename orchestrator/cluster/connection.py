@@ -22,6 +22,7 @@ from orchestrator.cluster import authentication, autoscaler, environment, interr
 from orchestrator.cluster.resources import Machines, Node
 from workers.data import memmap
 from workers.errors import RequestError, RunError
+from workers.redact import redacted
 from workers.user_code import factories
 
 if TYPE_CHECKING:
@@ -95,8 +96,15 @@ def _joined(address: str, verbose: bool) -> Iterator[None]:
 def settled(address: str) -> Iterator[str]:
     """Reach the cluster of RAY_ADDRESS and set its token for the block; yields the address, with `auto` resolved.
 
-    Raises: `RequestError` where the cluster does not respond, or requires a token that this process lacks.
+    Raises: `RequestError` where the address is that of a dashboard, the cluster does not respond, or it requires a
+    token that this process lacks.
     """
+    if address.startswith(("http://", "https://")):  # Ray's own commands for jobs read it from the same variable
+        raise RequestError(
+            f"RAY_ADDRESS '{redacted(address)}' is the URL of a dashboard, which takes jobs: `stillhouse submit "
+            "--address URL`. Expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or `auto` on one of its "
+            "nodes; unset it to run on this machine alone."
+        )
     with contextlib.ExitStack() as stack:
         found = address
         try:
@@ -142,7 +150,7 @@ def reach(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         try:
-            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
         except OSError as error:
             raise ConnectionError(str(error)) from error
 

@@ -11,14 +11,22 @@ HELP = "`run` as a job of a Ray cluster; what it needs goes with it"
 EXAMPLES = ("stillhouse submit config.yaml --address http://HEAD:8265 --follow",)
 
 
+def _dashboard() -> str:
+    """The cluster's dashboard by the variables that `ray job submit` reads, of which RAY_ADDRESS may hold another."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    named = os.environ.get("RAY_API_SERVER_ADDRESS") or (address if address.startswith("http") else "")
+    return named or "http://127.0.0.1:8265"
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, the cluster's address, `--fresh` and `--follow`."""
     base.add_config(parser, "a YAML file; its folder goes with the job")
     parser.add_argument(
         "--address",
         metavar="URL",
-        default=os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265",
-        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else %(default)s)",
+        default=_dashboard(),
+        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else an http URL in RAY_ADDRESS, else "
+        "http://127.0.0.1:8265)",
     )
     base.add_fresh(parser)
     parser.add_argument("--follow", action="store_true", help="show what the job says, and end with its status")

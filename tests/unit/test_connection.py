@@ -1,0 +1,53 @@
+"""The addresses of a cluster, before Ray is asked."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+import pytest
+
+from orchestrator.cli.commands import submit
+from orchestrator.cluster import connection
+from workers.errors import RequestError
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://me:secret@head"])
+def test_the_url_of_a_dashboard_is_no_cluster_to_join(address: str) -> None:
+    with pytest.raises(RequestError, match=r"is the URL of a dashboard, .*stillhouse submit.*HOST:PORT") as refused:
+        connection.settled(address).__enter__()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("address", "host"), [("[::1]:6379", "::1"), ("10.0.0.1:6379", "10.0.0.1")])
+def test_addresses_of_both_kinds_are_reached(address: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def create_connection(place: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(place)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    connection.reach(address)
+    assert asked == [(host, 6379)]
+
+
+@pytest.mark.parametrize(
+    ("server", "address", "expected"),
+    [
+        ("", "", "http://127.0.0.1:8265"),
+        ("http://a:8265", "http://b:8265", "http://a:8265"),
+        ("", "http://b:8265", "http://b:8265"),
+        ("", "10.0.0.1:6379", "http://127.0.0.1:8265"),
+        ("", "auto", "http://127.0.0.1:8265"),
+    ],
+)
+def test_a_job_goes_where_rays_own_command_sends_it(
+    server: str, address: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", server)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    parser = argparse.ArgumentParser()
+    submit.arguments(parser)
+    assert parser.parse_args(["config.yaml"]).address == expected
+    assert "%" not in parser.format_help()
