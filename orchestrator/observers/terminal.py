@@ -191,7 +191,8 @@ class Screen:
             self._open_lines.append(line)
             if self.quiet:
                 return line
-            if self.err.is_terminal and not self.err.is_dumb_terminal:
+            # FORCE_COLOR, as CI services set it, makes a terminal of any file for rich.
+            if self.err.is_terminal and self.err.file.isatty() and not self.err.is_dumb_terminal:
                 self._show(lambda: self._add_to_live(line))
             elif name != START:
                 self.say(f"{name} ...")

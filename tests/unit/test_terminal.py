@@ -156,7 +156,12 @@ def test_a_start_that_fails_leaves_a_clean_terminal(monkeypatch: pytest.MonkeyPa
     assert terminal.shown().rpartition("\x1b[2K")[2] == "\x1b[?25h\r", "the line is gone and the cursor back"
 
 
-def test_a_pipe_gets_a_plain_line_for_each_thing_that_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("colours", ["", "1"])
+def test_a_pipe_gets_a_plain_line_for_each_thing_that_is_waited_for(
+    colours: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", colours)
+    monkeypatch.setenv("TERM", "xterm")
     with Screen() as screen:
         for what in ("loading torch", "reading the data"):
             screen.wait_for(what)
