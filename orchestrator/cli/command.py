@@ -138,9 +138,11 @@ def _logged(level: int) -> Iterator[None]:
 
 
 def _say(error: str, debug: bool) -> None:
+    from orchestrator.observers.terminal import visible
+
     if debug:
-        print(redacted(traceback.format_exc()), file=sys.stderr)
-    print(f"stillhouse: {redacted(error)}", file=sys.stderr)
+        print(visible(redacted(traceback.format_exc())), file=sys.stderr)
+    print(f"stillhouse: {visible(redacted(error))}", file=sys.stderr)
 
 
 class _PrintCompletion(argparse.Action):

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.observers.events import (
     EpochEnded,
@@ -47,8 +48,22 @@ START = "start-up"
 OURS = ("orchestrator", "workers", "__main__")
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def visible(text: str) -> str:
+    """`text` with escaped control characters: labels and names of another user's files must not steer a terminal."""
+    return text.translate(_CONTROLS)
+
+
 class Output(Console):
-    """A rich console that leaves a closed pipe to its caller; rich would end the process."""
+    """A rich console that shows control characters of a text as such, and leaves a closed pipe to its caller.
+
+    rich itself would send them to the terminal, and end the process.
+    """
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -260,7 +275,7 @@ class LineFormatter(HidingFormatter):
     """Formats log lines like the screen's own: plain text, with the level of warnings and the name of other loggers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = visible(super().format(record))
         if record.name == "py.warnings":  # FILE:LINE: CATEGORY: TEXT, and the line of code below it
             text = re.sub(r"^.*?:\d+: ", "", text.splitlines()[0])
         elif record.name.partition(".")[0] not in OURS:

@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.observers.fanout import Fanout
 from orchestrator.observers.jsonl import EventLog
-from orchestrator.observers.terminal import LineFormatter, LogLines, Screen
+from orchestrator.observers.terminal import LineFormatter, LogLines, Screen, visible
 from workers.training.loop import Epoch
 
 
@@ -213,3 +213,18 @@ def test_log_lines_appear_above_the_progress(monkeypatch: pytest.MonkeyPatch) ->
         handler.emit(record("orchestrator.run_folder.lock", logging.WARNING, "the run is dead"))
     shown: Callable[[], str] = terminal.shown
     assert "warning: the run is dead\r\n" in shown()
+
+
+def test_texts_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A label such as this would set the title of the window, and clear it."""
+    label, shown = "cat\x1b]0;x\x07\x1b[2J\x9b2J\tü", "cat\\x1b]0;x\\x07\\x1b[2J\\x9b2J"
+    assert visible(label) == f"{shown}\tü"
+    screen = Screen()
+    screen.table([[label, "errors"], [label, "1"]], title=label)
+    screen.out.print(label, markup=False)
+    screen.say(label)
+    said = capsys.readouterr()
+    assert said.out.count(shown) == 4 and said.err.count(shown) == 1
+    record = logging.LogRecord("orchestrator", logging.WARNING, "", 0, label, None, None)
+    assert shown in LineFormatter("%(message)s").format(record)
+    assert "\x1b" not in said.out + said.err
