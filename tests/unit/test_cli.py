@@ -23,7 +23,6 @@ from orchestrator.cli import presentation
 from orchestrator.cli.command import main
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
-from tests import reports
 from tests.makers import blobs, write_config
 from tests.reports import plain
 from workers.models import checkpoints
@@ -68,7 +67,7 @@ def test_a_report_is_shown_whatever_the_locale_can_encode(
     format_: list[str], encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables escape what they cannot show; files are in UTF-8, like those in the run's folder."""
-    found = reports.plain().model_copy(update={"name": "größe-猫"})
+    found = plain().model_copy(update={"name": "größe-猫"})
     (tmp_path / "report.json").write_text(found.model_dump_json())
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
@@ -79,7 +78,7 @@ def test_a_report_is_shown_whatever_the_locale_can_encode(
 
 @pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_change_no_status(closed: str, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text(reports.plain().model_dump_json())
+    (tmp_path / "report.json").write_text(plain().model_dump_json())
     for command, status in ((f"report {tmp_path}", 0), (f"report {tmp_path}/none", 2)):
         done = subprocess.run(f"exec {sys.executable} -m orchestrator.cli {command} {closed}", shell=True)
         assert done.returncode == status
@@ -273,7 +272,7 @@ def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_options_without_an_effect_on_a_run_are_refused(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "report.json").write_text(reports.plain().model_dump_json())
+    (tmp_path / "report.json").write_text(plain().model_dump_json())
     command, option, value = asked
     assert main([command, str(tmp_path), option, value]) == 2
     assert f"stillhouse: {option}" in capsys.readouterr().err
@@ -285,14 +284,6 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ray" in said and "can be written" in said and "reached" in said
     assert main(["doctor", str(write_config(tmp_path, storage="/proc/runs"))]) == 2
     assert "cannot be written" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", [["--members", "9"], ["--set", "seed=1"], ["--larger", "ensemble.model.x=9"]])
-def test_the_worth_of_a_runs_members_takes_nothing_of_a_configuration(
-    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["worth", str(tmp_path), *option]) == 2
-    assert f"{option[0]}: '{tmp_path}' is a run" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_single_member_has_no_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

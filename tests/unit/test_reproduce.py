@@ -96,7 +96,9 @@ def test_minutes_count_each_training_once() -> None:
     first = plain(cost=spent(members=0.5, student=0.1), stages=stages({"members"}, members=0.1, student=240.0))
     other = stages({"members", "student"}, members=0.1, student=0.1, evaluation=60.0)
     again = plain(cost=spent(members=0.5, student=0.1), stages=other)
-    assert reproductions.minutes([first, again]) == pytest.approx(15 + 4 + 1)  # half an hour of one core is 15 minutes of two
+    assert reproductions.minutes([first, again]) == pytest.approx(
+        15 + 4 + 1
+    )  # half an hour of one core is 15 minutes of two
     assert reproductions.minutes([again, first]) == pytest.approx(15 + 4 + 1)
 
 
