@@ -83,6 +83,26 @@ def test_the_head_of_a_network_of_transformers_has_the_full_rate_wherever_it_sta
     assert optimizer.rates_by_layer(model, 0.5)["head.weight"] == 1.0
 
 
+def test_layers_of_one_class_are_a_stack_of_a_network_of_transformers() -> None:
+    """The first layer of ModernBERT has no norm, and that of T5 alone has a bias of positions."""
+
+    class Layer(nn.Module):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4) if number else nn.Identity()
+            self.dense = nn.Linear(4, 4)
+
+    model, inner = nn.Module(), nn.Module()
+    inner.embed, inner.layers = nn.Embedding(10, 4), nn.ModuleList(Layer(number) for number in range(3))
+    model.model, model.head = inner, nn.Linear(4, 2)
+    with pytest.raises(RequestError, match="no `ModuleList` of layers that are alike"):
+        optimizer.rates_by_layer(model, 0.5)
+    model.base_model_prefix = "model"
+    rates = optimizer.rates_by_layer(model, 0.5)
+    assert rates["model.embed.weight"] == 0.5**4 and rates["head.weight"] == 1.0
+    assert [rates[f"model.layers.{k}.dense.weight"] for k in range(3)] == [0.5**3, 0.5**2, 0.5]
+
+
 def test_a_network_without_a_stack_of_layers_has_no_layer_decay() -> None:
     parallel = nn.Module()
     parallel.convolutions = nn.ModuleList(nn.Conv1d(4, 4, width) for width in (1, 2, 3))

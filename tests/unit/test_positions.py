@@ -439,6 +439,13 @@ def test_labels_out_of_range_name_the_example(monkeypatch: pytest.MonkeyPatch) -
         loaded({"train": (X, Y), "test": (X, wrong)}, monkeypatch)
 
 
+def test_the_label_for_none_of_torch_is_told_to_be_another_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_torch = [np.array([-100, *row[1:]]) for row in Y]
+    for splits in ({"train": (X, of_torch), "test": (X, Y)}, {"train": (X, Y), "test": (X, of_torch)}):
+        with pytest.raises(RequestError, match=r"Where -100 stands for no label, as in torch, write -1\."):
+            loaded(splits, monkeypatch)
+
+
 def test_notes_count_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = loaded({"train": (X, [np.array([0, 1, -1]), np.array([2, 0])] * 20), "test": (X, Y)}, monkeypatch)
     said = " ".join(found.notes)

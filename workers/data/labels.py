@@ -17,6 +17,8 @@ from workers.errors import RequestError
 NameOf = Callable[[int], str]
 UNLABELLED = -1
 """The label that stands for none."""
+OF_TORCH = -100
+"""The label that torch's cross entropy leaves out."""
 LABELLED = ("train", "validation", "test")
 """Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
 FEW = 5
@@ -120,11 +122,14 @@ def check_range(name: str, y: Index, rows: Positions, classes: int, declared: bo
         raise RequestError(
             f"data.{name}: label {y[wrong[0]]} of example {rows.example_of(int(wrong[0]))} is outside the "
             f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
-            f"{'label' if len(wrong) == 1 else 'labels'} in all.{_minus_one(name, y[wrong])}"
+            f"{'label' if len(wrong) == 1 else 'labels'} in all.{_meant(name, y[wrong])}"
         )
 
 
-def _minus_one(name: str, wrong: Index) -> str:
+def _meant(name: str, wrong: Index) -> str:
+    """What labels outside the classes may stand for, to be added to a message."""
+    if (wrong == OF_TORCH).all():
+        return f" Where {OF_TORCH} stands for no label, as in torch, write {UNLABELLED}."
     if name == "train" or not (wrong == UNLABELLED).all():
         return ""
     return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."

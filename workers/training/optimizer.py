@@ -45,13 +45,17 @@ def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
 def rates_by_layer(model: nn.Module, decay: float) -> Mapping[str, float]:
     """The factor of the learning rate for each parameter's name: decay^d at d layers below the output.
 
-    The layers are the entries of the longest `ModuleList` whose entries are alike. What precedes it, such as
-    embeddings, is below its first layer; what follows it has the full rate, and so has the head of a network of
-    transformers, wherever it stands. Howard and Ruder 2018, "discriminative fine-tuning".
+    The layers are the entries of the longest `ModuleList` whose entries are alike; in a network of transformers without
+    one, of the longest whose entries are of one class. What precedes it, such as embeddings, is below its first layer;
+    what follows it has the full rate, and so has the head of a network of transformers, wherever it stands. Howard and
+    Ruder 2018, "discriminative fine-tuning".
 
     Raises: `RequestError` for a network without such a list.
     """
-    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList) and _alike(each)]
+    every = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    lists = [found for found in every if _alike(found[1])]
+    if not lists and is_of_transformers(model):  # as of ModernBERT, whose first layer has no norm
+        lists = [found for found in every if _of_one_class(found[1])]
     if not lists:
         raise RequestError(
             "`layer_decay` is set, and the network has no `ModuleList` of layers that are alike. Leave it out, or keep "
@@ -74,6 +78,10 @@ def _alike(layers: nn.ModuleList) -> bool:
     """Whether all layers have parameters of the same names and shapes, as those of a stack."""
     shapes = [{name: parameter.shape for name, parameter in layer.named_parameters()} for layer in layers]
     return bool(shapes) and bool(shapes[0]) and all(each == shapes[0] for each in shapes)
+
+
+def _of_one_class(layers: nn.ModuleList) -> bool:
+    return len({type(layer) for layer in layers}) == 1 and any(True for _ in layers.parameters())
 
 
 def _further(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> Groups:
