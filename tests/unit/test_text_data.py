@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
-from workers.data import dataset, text_files, texts, token_files, tokens
+from workers.data import dataset, masking, text_files, texts, token_files, tokens
 from workers.data.collate import Collator, NamedInputs
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels, resolved
@@ -296,6 +296,17 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, spoil: Callable
     spoil(tmp_path)
     with pytest.raises(RequestError, match=message):
         tokens.load(str(tmp_path))
+
+
+def test_a_tokenizer_of_special_tokens_alone_is_refused_for_texts(tmp_path: Path) -> None:
+    """transformers makes one for a folder that has the network alone."""
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for ask in (lambda how: how.special(pair=False), lambda how: how(texts.of_strings(["the river"]))):
+        with pytest.raises(RequestError, match=r"has 5 special tokens and no others.* set `tokenizer` to its folder"):
+            ask(Tokenization(str(tmp_path)))
+    with pytest.raises(RequestError, match="has 5 special tokens and no others"):
+        masking.Vocabulary.of(str(tmp_path))
 
 
 def test_quotes_are_characters_of_a_tsv_and_quotes_of_a_csv(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from orchestrator import RunConfig
 from orchestrator.stages import preflight
 from tests import texts as made
-from workers.data import texts
+from workers.data import texts, tokens
 from workers.data.collate import Inputs, NamedInputs, collate
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
@@ -29,6 +29,12 @@ from workers.specs import AnyModel, TransformersModel, model_of
 
 pytest.importorskip("transformers")
 
+MODERN = {
+    "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 40, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2,
+    "eos_token_id": 3,
+}  # fmt: skip
+"""The keys of a very small ModernBERT."""
 NAMES = ("geography", "science", "sport")
 TEXTS = Columns({"text": texts.of_strings([row["text"] for row in made.rows(6)])})
 
@@ -214,6 +220,68 @@ def test_a_trained_network_is_a_folder_that_transformers_loads(tmp_path: Path) -
     torch.testing.assert_close(answers(model, str(place / "model.safetensors")), expected)
 
 
+def test_the_tokenizer_beside_a_network_makes_the_tokens_that_it_learned_from(tmp_path: Path) -> None:
+    """The file in a folder may make others, since transformers changes it by the settings beside it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import AutoTokenizer
+
+    known = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "River"])}
+    in_file = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    in_file.normalizer = normalizers.BertNormalizer(lowercase=True)
+    in_file.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    in_file.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "vocab.txt").write_text("\n".join(known))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    model = spec(config=made.config(), tokenizer=str(tmp_path))
+    how = tokens.Tokenization(str(tmp_path), 8)
+    learned = how(texts.of_strings(["River river"]))["input_ids"].flat.tolist()
+    assert learned == [2, 6, 5, 3]
+    place = kept(model, torch_module.build(model, seed=3), tmp_path / "student")
+    assert AutoTokenizer.from_pretrained(place)("River river").input_ids == learned
+    assert Tokenizer.from_file(str(place / "tokenizer.json")).encode("River river").ids == learned
+    assert tokens.digest(str(place)) == tokens.digest(str(tmp_path))
+
+
+def test_a_new_network_has_whole_precision_whatever_its_configuration_names(tmp_path: Path) -> None:
+    config = made.config(torch_dtype="float16")
+    module = torch_module.build(spec(config=config, tokenizer=made.tokenizer(tmp_path)))
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_the_norm_of_a_head_that_is_drawn_anew_is_one(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    labels = {"id2label": dict(enumerate("abc")), "label2id": {"a": 0, "b": 1, "c": 2}}
+    config = AutoConfig.for_model("modernbert", **{**MODERN, **labels})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    made.tokenizer(tmp_path)
+    head: Any = torch_module.build(spec(checkpoint=str(tmp_path)), seed=1).head
+    assert head.norm.weight.unique().tolist() == [1.0] and float(head.dense.weight.detach().std()) > 0.01
+
+
+def test_pairs_for_a_network_with_a_single_type_of_token(tmp_path: Path) -> None:
+    """As of RoBERTa; a tokenizer may tell the texts of a pair apart nevertheless."""
+    config = made.config(model_type="roberta", type_vocab_size=1, pad_token_id=1)
+    model = spec(config=config, tokenizer=made.tokenizer(tmp_path))
+    pairs = Columns({**TEXTS.columns, "text_pair": texts.of_strings(["the goal"] * 6)})
+    x = predictor.collator(model)(pairs, np.arange(6))
+    assert isinstance(x, NamedInputs) and "token_type_ids" in x.columns
+    member: Any = predictor.kind_of(model)(torch_module.build(model).eval())  # type: ignore[call-arg]
+    with torch.no_grad():
+        assert member(x).logits.shape == (6, 3)
+
+
+def test_a_network_that_classifies_by_the_last_token_knows_what_pads(tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "vocab_size": 64, "n_positions": 40, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = spec(config=config, tokenizer=made.tokenizer(tmp_path))
+    member: Any = predictor.kind_of(model)(torch_module.build(model).eval())  # type: ignore[call-arg]
+    x = batch(model)
+    with torch.no_grad():
+        for row in range(len(x)):
+            torch.testing.assert_close(member(x[row : row + 1]).logits[0], member(x).logits[row])
+
+
 def test_the_key_follows_from_content_and_not_from_places(tmp_path: Path) -> None:
     one, other = (spec(checkpoint=made.checkpoint(tmp_path / name, NAMES)) for name in "ab")
     assert model_provenance.of_model(one) == model_provenance.of_model(other)
@@ -299,6 +367,14 @@ def test_a_member_without_training_needs_a_head(tmp_path: Path) -> None:
 
 def test_relation_of_heads_to_width_is_checked_by_the_library(tmp_path: Path) -> None:
     assert "cannot be made into a network" in refused(tmp_path, config=made.config(num_attention_heads=3))
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = Path(made.checkpoint(tmp_path / "alone", NAMES))
+    for each in folder.glob("tokenizer*"):
+        each.unlink()
+    message = refused(tmp_path, checkpoint=str(folder), config=None, tokenizer=None)
+    assert message.startswith(f"tokenizer '{folder}': has 5 special tokens and no others")
 
 
 def test_a_model_of_texts_needs_a_tokenizer(tmp_path: Path) -> None:

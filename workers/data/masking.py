@@ -41,7 +41,7 @@ class Vocabulary(NamedTuple):
     @classmethod
     def of(cls, uri: str) -> Vocabulary:
         """Raises: `RequestError` for a tokenizer without a mask."""
-        tokenizer: Any = tokens.load(uri)
+        tokenizer: Any = tokens.of_texts(uri)
         if tokenizer.mask_token_id is None:
             raise RequestError(
                 f"data.masking.tokenizer: '{uri}' has no mask token. Expected the tokenizer of a masked language model."

@@ -46,7 +46,7 @@ class Tokenization:
 
     def __call__(self, texts: Ragged, pairs: Ragged | None = None) -> dict[str, Ragged]:
         """The columns of tokens for texts [N] and their second texts: rows of int32 by name."""
-        tokenizer = load(self.uri)
+        tokenizer = of_texts(self.uri)
         with_types = pairs is not None and TYPES in tokenizer.model_input_names
         found: dict[str, list[Ragged]] = {IDS: [], **({TYPES: []} if with_types else {})}
         for start in range(0, len(texts), AT_ONCE):
@@ -79,7 +79,7 @@ class Tokenization:
 
     def special(self, *, pair: bool) -> int:
         """How many special tokens a text gets, or a pair of texts."""
-        return int(load(self.uri).num_special_tokens_to_add(pair=pair))
+        return int(of_texts(self.uri).num_special_tokens_to_add(pair=pair))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -137,13 +137,43 @@ def load(uri: str) -> Any:
 
 
 @lru_cache(maxsize=16)
+def of_texts(uri: str) -> Any:
+    """The tokenizer in a folder, which has tokens of texts. Raises: `RequestError` where there is none.
+
+    For a folder without a tokenizer's files, transformers makes one of special tokens alone.
+    """
+    found = load(uri)
+    if not has_tokens(uri):
+        raise RequestError(
+            f"tokenizer '{uri}': has {len(found.get_vocab())} special tokens and no others, as where its files are "
+            "missing. Expected `tokenizer.json`, or a vocabulary: save the tokenizer there by `save_pretrained`, or "
+            "set `tokenizer` to its folder."
+        )
+    return found
+
+
+@lru_cache(maxsize=16)
+def has_tokens(uri: str) -> bool:
+    """Whether the tokenizer has tokens besides special ones."""
+    tokenizer = load(uri)
+    return not tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens}
+
+
+def backend(uri: str) -> dict[str, Any]:
+    """The content of a `tokenizer.json` that makes the same tokens.
+
+    The file in a folder may make others: transformers changes what it reads by the class and the settings beside it.
+    """
+    of_last_call = {"truncation": None, "padding": None}
+    return {**json.loads(load(uri).backend_tokenizer.to_str()), **of_last_call}
+
+
+@lru_cache(maxsize=16)
 def digest(uri: str) -> str:
     """sha256 of all that a tokenizer does, whatever its folder is called."""
     tokenizer = load(uri)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
     settings = {name: getattr(tokenizer, name, None) for name in SETTINGS}
-    of_last_call = {"truncation": None, "padding": None}
-    found = {"class": type(tokenizer).__name__, "settings": settings, "backend": {**backend, **of_last_call}}
+    found = {"class": type(tokenizer).__name__, "settings": settings, "backend": backend(uri)}
     return storage.sha256(json.dumps(found, sort_keys=True, default=str).encode())
 
 

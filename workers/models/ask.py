@@ -38,8 +38,8 @@ def called(module: Callable[..., Any], x: Inputs, **more: Any) -> Any:
 def arguments(inner: Callable[..., Any], x: NamedInputs) -> dict[str, Tensor]:
     """The keyword arguments of a module without wrappers: padded columns [B, ...], and their masks."""
     found = x.padded()
-    if TYPES in found and isinstance(inner, nn.Module) and not _takes_types(type(inner).forward):
-        del found[TYPES]  # of pairs, for a network that does not tell them apart
+    if TYPES in found and isinstance(inner, nn.Module) and not _tells_types(inner):
+        del found[TYPES]  # of pairs
     return found
 
 
@@ -57,6 +57,12 @@ def unwrapped(module: Callable[..., Any]) -> Callable[..., Any]:
     for wrapper in ("_orig_mod", "module"):
         module = getattr(module, wrapper, module)
     return module
+
+
+def _tells_types(inner: nn.Module) -> bool:
+    """Whether a network tells the two texts of a pair apart; one like RoBERTa has an embedding of a single type."""
+    known = getattr(getattr(inner, "config", None), "type_vocab_size", None)
+    return _takes_types(type(inner).forward) and not (isinstance(known, int) and known < 2)
 
 
 @lru_cache(maxsize=64)

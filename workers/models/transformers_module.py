@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import storage
+from workers.data import tokens
 from workers.data.collate import Collator
 from workers.data.label_names import listed
 from workers.data.tokens import local, require_transformers, vocabulary
@@ -30,6 +31,7 @@ from workers.models.torch_module import TorchPredictor, build
 from workers.specs import AUTO, COMPANION, TransformersModel
 
 MASKED_LM = "masked-lm"
+TOKENIZER = "tokenizer.json"
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
 
@@ -55,12 +57,13 @@ class TransformersPredictor(TorchPredictor):
             return _from_folder(model, model.checkpoint, may_add=True).module
         transformers = require_transformers("`kind: transformers`")
         with _explained("`config`", model):
-            return _checked(getattr(transformers, AUTO[model.task]).from_config(_config(model)), model)
+            module = getattr(transformers, AUTO[model.task]).from_config(_config(model), dtype=torch.float32)
+            return _checked(module, model)
 
     @classmethod
     def collator(cls, model: TransformersModel) -> Collator:
-        tokens = super().collator(model)
-        return tokens if model.task == "sequence-classification" else replace(tokens, tokens=None)
+        of_texts = super().collator(model)
+        return of_texts if model.task == "sequence-classification" else replace(of_texts, tokens=None)
 
     @classmethod
     def positions(cls, model: TransformersModel) -> int | None:
@@ -93,6 +96,8 @@ class TransformersPredictor(TorchPredictor):
             for each in [name] if name else sorted(os.listdir(folder)):
                 if each != CONFIG and COMPANION.fullmatch(each):
                     found[each] = Path(folder, each).read_bytes()
+            if tokens.has_tokens(model.tokenizer):
+                found[TOKENIZER] = json.dumps(tokens.backend(model.tokenizer), ensure_ascii=False).encode()
         return found
 
 
@@ -170,7 +175,10 @@ def _anew(module: nn.Module) -> set[str]:
     found = _of_head(module, (name for name, _ in module.named_parameters()))
     for name in found:
         parameter = module.get_parameter(name)
-        nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+        else:
+            nn.init.constant_(parameter, 1.0 if name.endswith(".weight") else 0.0)  # 1.0: of a norm
     return set(found)
 
 
@@ -257,6 +265,9 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
             f"{model.label} embeds {rows:,} tokens, and the tokenizer '{model.tokenizer}' has ids up to "
             f"{vocabulary(model.tokenizer) - 1:,}. Expected the tokenizer that the network was trained with."
         )
+    if model.tokenizer is not None and getattr(module.config, "pad_token_id", None) is None:
+        # a network that classifies by the last token needs it, to find that token
+        module.config.pad_token_id = tokens.load(model.tokenizer).pad_token_id  # type: ignore[union-attr]
     for part in model.frozen:
         _freeze(module, part)
     module.config.return_dict = True  # type: ignore[union-attr]  # a checkpoint may ask for tuples
