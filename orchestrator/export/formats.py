@@ -7,7 +7,6 @@ give a graph instead, and cannot trace every network. `transformers`: a folder f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,7 @@ def _inputs(student: Student, folder: Path) -> dict[str, Any]:
         return {"inputs": {"kind": "columns", "names": names}}
     tokenizer = tokens.load(model.tokenizer)
     if not (folder / TOKENIZER).exists():
-        (folder / TOKENIZER).write_text(json.dumps(tokens.backend(model.tokenizer), ensure_ascii=False), encoding="utf-8")
+        (folder / TOKENIZER).write_text(tokens.file_of(model.tokenizer), encoding="utf-8")
     assert isinstance(student.sample, NamedInputs)
     padding = student.sample.padding.get(tokens.IDS, 0)
     found = {"kind": "texts", "names": list(names), "tokenizer": TOKENIZER, "padding": padding}

@@ -354,6 +354,35 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert "not run" in message and not (tmp_path / "ran").exists()
 
 
+def test_a_checkpoint_whose_code_makes_another_network_is_refused(tmp_path: Path) -> None:
+    """Its type is one of transformers, whose network has other weights, which would be random."""
+    folder = made.checkpoint(tmp_path / "own", NAMES)
+    config = Path(folder, "config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoModel": "own.Model"}}))
+    assert answers(spec(checkpoint=folder), folder).shape == (6, 3)
+    weights = safetensors.torch.load_file(f"{folder}/model.safetensors")
+    renamed = {name.replace(".query.", ".Wqkv."): weight for name, weight in weights.items()}
+    safetensors.torch.save_file(renamed, f"{folder}/model.safetensors", {"format": "pt"})
+    with pytest.raises(RequestError, match=r"wants code of its own .*another network, with bert.*query"):
+        torch_module.build(spec(checkpoint=folder))
+
+
+def test_the_head_of_another_task_is_no_head(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path, NAMES)
+    with pytest.raises(RequestError, match=r"has no classifier.*the head of the task 'token-classification'"):
+        predictor.load(spec(checkpoint=folder, task="token-classification"), folder)
+
+
+def test_keys_of_a_configuration_without_an_effect_are_noted(tmp_path: Path) -> None:
+    tokenizer = made.tokenizer(tmp_path)
+    model = spec(config=made.config(num_hidden_layer=3, transformers_version="4", num_labels=7), tokenizer=tokenizer)
+    assert torch_module.build(model).classifier.weight.shape[0] == 3  # type: ignore[union-attr]
+    (note,) = predictor.kind_of(model).notes_on(model)
+    assert note.startswith("'bert': `config` has num_hidden_layer, without an effect on BertConfig.")
+    model = spec(config={"model_type": "modernbert", **MODERN, "global_rope_theta": 3e4}, tokenizer=tokenizer)
+    assert predictor.kind_of(model).notes_on(model) == ()
+
+
 def test_a_member_without_training_needs_a_head(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path / "bare")
     assert "the head of the task" in refused(tmp_path, checkpoint=folder, config=None, trained=False)

@@ -159,11 +159,15 @@ def has_tokens(uri: str) -> bool:
     return not tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens}
 
 
-def backend(uri: str) -> dict[str, Any]:
+def file_of(uri: str) -> str:
     """The content of a `tokenizer.json` that makes the same tokens.
 
     The file in a folder may make others: transformers changes what it reads by the class and the settings beside it.
     """
+    return json.dumps(_backend(uri), ensure_ascii=False)
+
+
+def _backend(uri: str) -> dict[str, Any]:
     of_last_call = {"truncation": None, "padding": None}
     return {**json.loads(load(uri).backend_tokenizer.to_str()), **of_last_call}
 
@@ -173,7 +177,7 @@ def digest(uri: str) -> str:
     """sha256 of all that a tokenizer does, whatever its folder is called."""
     tokenizer = load(uri)
     settings = {name: getattr(tokenizer, name, None) for name in SETTINGS}
-    found = {"class": type(tokenizer).__name__, "settings": settings, "backend": backend(uri)}
+    found = {"class": type(tokenizer).__name__, "settings": settings, "backend": _backend(uri)}
     return storage.sha256(json.dumps(found, sort_keys=True, default=str).encode())
 
 

@@ -75,7 +75,7 @@ class TransformersPredictor(TorchPredictor):
     @classmethod
     def notes_on(cls, model: TransformersModel) -> tuple[str, ...]:
         if model.checkpoint is None:
-            return ()
+            return _notes_on_config(model)
         added = _from_folder(model, model.checkpoint, may_add=True).added
         if not added:
             return ()
@@ -97,7 +97,7 @@ class TransformersPredictor(TorchPredictor):
                 if each != CONFIG and COMPANION.fullmatch(each):
                     found[each] = Path(folder, each).read_bytes()
             if tokens.has_tokens(model.tokenizer):
-                found[TOKENIZER] = json.dumps(tokens.backend(model.tokenizer), ensure_ascii=False).encode()
+                found[TOKENIZER] = tokens.file_of(model.tokenizer).encode()
         return found
 
 
@@ -114,10 +114,28 @@ def _config(model: TransformersModel) -> Any:
     transformers = require_transformers("`kind: transformers`")
     if model.checkpoint is None:
         with _explained("`config`", model):
-            return transformers.AutoConfig.for_model(**{**(model.config or {}), **_classes(model)})
+            given = {key: value for key, value in (model.config or {}).items() if key != "num_labels"}
+            return transformers.AutoConfig.for_model(**{**given, **_classes(model)})
     folder, _ = local(model.checkpoint, FOLDER)
     with _explained(f"checkpoint '{model.checkpoint}'", model):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
+    """A note on keys of a written configuration without an effect: a misspelt one would make another network."""
+    made, given = _config(model), model.config or {}
+    known, found = type(made)(), []
+    for key in given:
+        if not hasattr(known, key):
+            less = _config(model.model_copy(update={"config": {k: v for k, v in given.items() if k != key}}))
+            if {k: v for k, v in made.to_dict().items() if k != key} == less.to_dict():
+                found.append(key)
+    if not found:
+        return ()
+    return (
+        f"{model.label}: `config` has {', '.join(found)}, without an effect on {type(made).__name__}. Correct "
+        "the name where one is meant.",
+    )
 
 
 def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded:
@@ -126,7 +144,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     folder, name = local(uri, FOLDER)
     if name:
         raise RequestError(f"checkpoint '{uri}': a file. Expected the folder that `save_pretrained` wrote.")
-    _check_folder(uri, folder)
+    has_own_code = _check_folder(uri, folder)
     with _explained(f"checkpoint '{uri}'", model):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         order = _order_of(config, uri, model, may_add=may_add)
@@ -146,6 +164,8 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     if order is None and not _of_head(module, random):
         random |= _anew(module)
     missing = tuple(sorted(random))
+    if has_own_code and (lost := [name for name in missing if not _of_head(module, [name]) and "pooler" not in name]):
+        raise _own_code(uri, f"; {type(module).__name__} of transformers is another network, with {lost[0]}")
     if missing and not may_add:
         part = f", the head of the task '{model.task}'" if _of_head(module, missing) else ""
         raise RequestError(
@@ -161,7 +181,7 @@ def _order_of(config: Any, uri: str, model: TransformersModel, *, may_add: bool)
     """`class_order` of a checkpoint, empty for a language model; None for a head that has to be made anew."""
     if model.task == MASKED_LM:
         return ()
-    return None if _has_no_head(config) else class_order(uri, _names_of(config), model, may_add=may_add)
+    return None if _has_no_head(config, model.task) else class_order(uri, _names_of(config), model, may_add=may_add)
 
 
 def _of_head(module: nn.Module, names: Iterable[str]) -> list[str]:
@@ -182,8 +202,11 @@ def _anew(module: nn.Module) -> set[str]:
     return set(found)
 
 
-def _check_folder(uri: str, folder: str) -> None:
-    """Raise `RequestError` where a checkpoint asks for code of its own, or has none of the files."""
+def _check_folder(uri: str, folder: str) -> bool:
+    """Whether a checkpoint names code of its own, beside a type that transformers may know.
+
+    Raises: `RequestError` where it has none of the files, or no type.
+    """
     try:
         with open(f"{folder}/{CONFIG}", encoding="utf-8") as file:
             config = json.load(file)
@@ -191,8 +214,17 @@ def _check_folder(uri: str, folder: str) -> None:
         raise RequestError(
             f"checkpoint '{uri}': no readable {CONFIG} ({error}). Expected the folder that `save_pretrained` wrote."
         ) from error
-    if isinstance(config, Mapping) and config.get("auto_map") and not config.get("model_type"):
-        raise RequestError(f"checkpoint '{uri}' wants code of its own ({CONFIG}, `auto_map`), which is not run.")
+    has_own_code = isinstance(config, Mapping) and bool(config.get("auto_map"))
+    if has_own_code and not config.get("model_type"):
+        raise _own_code(uri)
+    return has_own_code
+
+
+def _own_code(uri: str, why: str = "") -> RequestError:
+    return RequestError(
+        f"checkpoint '{uri}' wants code of its own ({CONFIG}, `auto_map`), which is not run{why}. Expected a network "
+        "that transformers has."
+    )
 
 
 def _names_of(config: Any) -> tuple[str, ...]:
@@ -200,10 +232,13 @@ def _names_of(config: Any) -> tuple[str, ...]:
     return tuple(str(config.id2label[k]) for k in sorted(config.id2label))
 
 
-def _has_no_head(config: Any) -> bool:
-    """Whether the checkpoint says that it is no classifier, but for example a plain encoder."""
+def _has_no_head(config: Any, task: str) -> bool:
+    """Whether the checkpoint says that it is no classifier, but for example a plain encoder, or one of another task."""
     named = [str(each) for each in config.architectures or ()]
-    return bool(named) and not any("Classification" in each for each in named)
+    others = [kind.removeprefix("Auto").removeprefix("Model") for name, kind in AUTO.items() if name != task]
+    return bool(named) and not any(
+        "Classification" in each and not any(each.endswith(other) for other in others) for each in named
+    )
 
 
 def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_add: bool) -> tuple[int, ...] | None:
