@@ -367,6 +367,39 @@ def test_a_checkpoint_whose_code_makes_another_network_is_refused(tmp_path: Path
         torch_module.build(spec(checkpoint=folder))
 
 
+def test_a_checkpoint_of_another_network_is_no_beginning(tmp_path: Path) -> None:
+    """By names or shapes; training would begin with random numbers."""
+    folder = made.checkpoint(tmp_path)
+    config, file = Path(folder, "config.json"), Path(folder, "model.safetensors")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 32}))
+    with pytest.raises(
+        RequestError, match=r"word_embeddings.weight' is \[64, 16\], and its config.json makes \[32, 16\]"
+    ):
+        torch_module.build(spec(checkpoint=folder))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 64}))
+    wrapped = {f"module.{name}": weight for name, weight in safetensors.torch.load_file(file).items()}
+    safetensors.torch.save_file(wrapped, file, {"format": "pt"})
+    with pytest.raises(RequestError, match=r"has no bert.*, nor most other weights of BertForSequenceClassification"):
+        torch_module.build(spec(checkpoint=folder))
+
+
+def test_what_is_beside_a_file_of_weights_is_explained(tmp_path: Path) -> None:
+    folder = Path(made.checkpoint(tmp_path, NAMES))
+    file, config = str(folder / "model.safetensors"), (folder / "config.json").read_text()
+    weights = safetensors.torch.load_file(file)
+    for wrong in ("{", "[]", json.dumps({"id2label": {"a": "sport"}})):
+        (folder / "config.json").write_text(wrong)
+        with pytest.raises(RequestError, match=r"config.json' beside it is no configuration of transformers"):
+            predictor.load(spec(config=made.config(), tokenizer=str(folder)), file)
+    (folder / "config.json").write_text(config)
+    safetensors.torch.save_file({**weights, "bert.embeddings.position_ids": torch.arange(40)}, file, {"format": "pt"})
+    with pytest.raises(
+        RequestError, match=r"an unknown 'bert.embeddings.position_ids'.* Its folder, instead of the file"
+    ):
+        predictor.load(spec(checkpoint=str(folder)), file)
+    assert answers(spec(checkpoint=str(folder)), str(folder)).shape == (6, 3)
+
+
 def test_the_head_of_another_task_is_no_head(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path, NAMES)
     with pytest.raises(RequestError, match=r"has no classifier.*the head of the task 'token-classification'"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,14 @@ class TransformersPredictor(TorchPredictor):
         if model.task != MASKED_LM:
             _check_classes_beside(model, weights)
         module = build(model)
-        checkpoints.load(module, weights)
+        try:
+            checkpoints.load(module, weights)
+        except RequestError as error:
+            if not storage.exists(storage.join(storage.parent(weights), CONFIG)):
+                raise
+            raise RequestError(
+                f"{error} Its folder, instead of the file, is read by names of earlier versions, too."
+            ) from error
         return cls(module.eval())
 
     @classmethod
@@ -157,15 +164,16 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=order is None,  # of a head for other classes, which is made anew
+            ignore_mismatched_sizes=True,  # the error of transformers does not name them
             dtype=torch.float32,
         )
-    random = {*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])}
+    shapes = {name: (list(has), list(wanted)) for name, has, wanted in info["mismatched_keys"]}
+    _check_shapes(uri, {name: of for name, of in shapes.items() if order is not None or not _of_head(module, [name])})
+    _check_encoder(uri, module, info["missing_keys"], has_own_code)
+    random = {*info["missing_keys"], *shapes}
     if order is None and not _of_head(module, random):
         random |= _anew(module)
     missing = tuple(sorted(random))
-    if has_own_code and (lost := [name for name in missing if not _of_head(module, [name]) and "pooler" not in name]):
-        raise _own_code(uri, f"; {type(module).__name__} of transformers is another network, with {lost[0]}")
     if missing and not may_add:
         part = f", the head of the task '{model.task}'" if _of_head(module, missing) else ""
         raise RequestError(
@@ -175,6 +183,33 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     if order and order != tuple(range(len(order))):
         module.register_forward_hook(partial(_in_order, torch.tensor(order)))
     return Loaded(_checked(module, model), missing)
+
+
+def _check_shapes(uri: str, wrong: Mapping[str, tuple[list[int], list[int]]]) -> None:
+    """Raise `RequestError` for weights of another shape. wrong: by name, the shape found and the one expected."""
+    for name, (has, wanted) in sorted(wrong.items()):
+        raise RequestError(
+            f"checkpoint '{uri}': its '{name}' is {has}, and its {CONFIG} makes {wanted}. Expected the configuration "
+            "that was saved with the weights."
+        )
+
+
+def _check_encoder(uri: str, module: nn.Module, missing: Collection[str], has_own_code: bool) -> None:
+    """Raise `RequestError` where a checkpoint is of another network, whose encoder would be random for the most part.
+
+    missing: the weights that it has not. has_own_code: whether it names code of its own; it then has to have all but a
+    pooler, which other tasks leave out.
+    """
+    every = {name for name, _ in module.named_parameters() if not _of_head(module, [name]) and "pooler" not in name}
+    lost = sorted(every & {*missing})
+    if has_own_code and lost:
+        raise _own_code(uri, f"; {type(module).__name__} of transformers is another network, with {lost[0]}")
+    if 2 * len(lost) > len(every):
+        raise RequestError(
+            f"checkpoint '{uri}' has no {', '.join(lost[:3])}, nor most other weights of {type(module).__name__}: "
+            f"{len(lost)} of {len(every)} of its encoder are missing. Expected the weights of this network, by the "
+            "names that `save_pretrained` gives them."
+        )
 
 
 def _order_of(config: Any, uri: str, model: TransformersModel, *, may_add: bool) -> tuple[int, ...] | None:
@@ -264,10 +299,17 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
 def _check_classes_beside(model: TransformersModel, weights: str) -> None:
     """Raise `RequestError` where the configuration beside a file of weights has the classes in another order than
     `made` expects them: that of the checkpoint which training begins with, else that of the data."""
-    beside = storage.read_if_there(storage.join(storage.parent(weights), CONFIG))
-    names = json.loads(beside).get("id2label") if beside is not None else None
-    if isinstance(names, dict):
-        has = tuple(str(names[key]) for key in sorted(names, key=int))
+    place = storage.join(storage.parent(weights), CONFIG)
+    beside = storage.read_if_there(place)
+    try:
+        names = json.loads(beside).get("id2label") if beside is not None else None
+        has = tuple(str(names[key]) for key in sorted(names, key=int)) if isinstance(names, dict) else ()
+    except (ValueError, AttributeError) as error:
+        raise RequestError(
+            f"checkpoint '{weights}': '{place}' beside it is no configuration of transformers ({error}). Correct it, "
+            "or move the weights."
+        ) from error
+    if has:
         begun = None
         if model.checkpoint is not None:
             begun = _order_of(_config(model), model.checkpoint, model, may_add=True)
