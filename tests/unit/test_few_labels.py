@@ -66,6 +66,6 @@ def test_annealing_compares_with_constant_weights() -> None:
     annealed, soft, even = config.students.values() if config.students else ()
     assert annealed.model == soft.model == even.model == config.ensemble.model
     assert annealed.training == soft.training == even.training == config.ensemble.training
-    assert annealed.stages is None and [(s.stages or ())[0].soft_weight for s in (soft, even)] == [0.9, 0.5]
+    assert annealed.stages is None and [(s.stages or ())[0].soft_weight for s in (soft, even)] == [1.0, 0.5]
     ends = [(term.weight.start, term.weight.end) for term in config.distillation.every_term]  # type: ignore[union-attr]
-    assert ends == [(0.9, 0.0), (0.1, 1.0)]
+    assert ends == [(1.0, 0.0), (0.0, 1.0)]

@@ -23,5 +23,5 @@ def test_a_repeated_sweep_has_one_table(tmp_path: Path) -> None:
     place = found["columns"].index("ensemble.size")
     assert [row[place] for row in found["data"]] == ["2", "5", "9"] and "size" in found["columns"]
     tracked.client.delete_experiment(tracked.experiment_id)
-    with pytest.raises(RequestError, match="refused experiment 'digits'"):
+    with pytest.raises(RequestError, match="'digits' was deleted in the tracker"):
         TrackedSweep(uri, "digits", "digits-sweep", str(tmp_path))
