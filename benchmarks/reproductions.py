@@ -136,7 +136,8 @@ def _source(folder: str, run: str) -> Source | None:
 def _run(folder: str, place: str) -> Source:
     first = reports.load(place)
     every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
-    further = {each.run for report in every for each in (*report.students, *report.generations)}
+    further = {each.run for report in every for each in report.students}
+    further |= {each.run for report in every for each in report.generations}
     places = [storage.join(folder, run) for run in sorted(further - {report.name for report in every})]
     beside = [reports.load(each) for each in places if storage.exists(RunFolder(each).report)]  # not of all together
     date = _date(RunFolder(place).report)
