@@ -145,7 +145,7 @@ def without_texts(run: RunConfig, dataset: Dataset) -> Dataset:
     if dataset.augment is not None or any(takes_texts):
         return dataset
     served = dataset.served
-    found = dataset.with_inputs(
+    found = dataset.hashed().with_inputs(
         {name: _without(x) for name, x in dataset.inputs.items() if isinstance(x, Columns) and x.derived}
     )
     return replace(found, texts=served)

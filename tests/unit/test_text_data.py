@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,6 +273,19 @@ def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> No
         assert all((from_files.padded()[name] == from_texts.padded()[name]).all() for name in (IDS, "attention_mask"))
     with pytest.raises(LookupError):
         batch(with_tokens, Tokenization(folder, 5), [0])
+
+
+def test_a_part_of_the_data_has_its_digests_without_its_texts(folder: str, tmp_path: Path) -> None:
+    for name, count in (("train", 60), ("test", 9)):
+        made.write_jsonl(tmp_path / f"{name}.jsonl", made.rows(count))
+    part = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0).sampled(0.5, 8)
+    digests, how = part.digests, Tokenization(folder)
+    inputs = {name: replace(x, derived={how: how(x.columns["text"])}) for name, x in part.inputs.items()}
+    run: Any = SimpleNamespace(models={"m": ModelSpec(factory="models:net", tokenizer=folder)})
+    bare = tokens_stage.without_texts(run, part.with_inputs(inputs))
+    with pytest.raises(LookupError, match="dropped"):
+        column(bare.train.x)
+    assert bare.digests == digests
 
 
 def test_a_damaged_file_of_tokens_is_thrown_away(folder: str, tmp_path: Path) -> None:

@@ -266,6 +266,10 @@ class Dataset:
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found | {name: self._digest(name, x) for name, x in self.stages.items()}
 
+    def hashed(self) -> Dataset:
+        """The same with known digests, for which no values are needed any more."""
+        return replace(self, scanned={name: self._digest(name, x) for name, x in self.inputs.items()})
+
     @property
     def test_digest(self) -> str:
         """sha256 over the test examples, their labels and their groups."""
