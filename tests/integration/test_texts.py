@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from orchestrator import RunConfig, run
+from orchestrator import RunConfig, planning, run
 from orchestrator.stages import evaluation
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
@@ -64,6 +64,12 @@ def assert_same_weights(one: Path, two: Path) -> None:
     for name, tensor in first.items():
         if not name.endswith(("key.bias", "k_lin.bias")):
             np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), atol=2e-3, err_msg=f"{one.name} {name}")
+
+
+def test_a_run_on_texts_is_rehearsed(tmp_path: Path) -> None:
+    found = json.loads(planning.as_json(planning.planned(config(tmp_path), planning.Asked())))
+    assert found["probed_examples"] > 0 and found["seconds"] > 0
+    assert {"members", "soft targets", "student"} <= {stage["name"] for stage in found["stages"] if stage["seconds"]}
 
 
 def test_texts_are_distilled_and_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
