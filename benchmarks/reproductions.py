@@ -134,14 +134,13 @@ def _source(folder: str, run: str) -> Source | None:
 
 
 def _run(folder: str, place: str) -> Source:
-    first = reports.load(place)
-    every = [reports.load(storage.join(folder, each.run)) for each in first.seeds] or [first]
+    every = reports.repetitions(place)
     further = {each.run for report in every for each in report.students}
     further |= {each.run for report in every for each in report.generations}
     places = [storage.join(folder, run) for run in sorted(further - {report.name for report in every})]
     beside = [reports.load(each) for each in places if storage.exists(RunFolder(each).report)]  # not of all together
     date = _date(RunFolder(place).report)
-    return Source(lambda name: [figure(each, name) for each in every], date, [*every, *beside], _intervals(first))
+    return Source(lambda name: [figure(each, name) for each in every], date, [*every, *beside], _intervals(every[0]))
 
 
 def _sweep(place: str) -> Source:

@@ -101,8 +101,7 @@ def _summary(name: str, found: Measured) -> tuple[float, tuple[float, float] | N
     mean = statistics.fmean(values)
     if len(values) == 1:
         return mean, found.intervals.get(name), None
-    half = spread_.half_width(values)
-    return mean, (mean - half, mean + half), statistics.stdev(values)
+    return mean, spread_.interval(values), statistics.stdev(values)
 
 
 def _range(name: str, bounds: tuple[float, float] | None) -> str:

@@ -99,7 +99,7 @@ def settled(address: str) -> Iterator[str]:
     Raises: `RequestError` where the address is that of a dashboard, the cluster does not respond, or it requires a
     token that this process lacks.
     """
-    if address.startswith(("http://", "https://")):  # Ray's own commands for jobs read it from the same variable
+    if environment.is_dashboard(address):
         raise RequestError(
             f"RAY_ADDRESS '{redacted(address)}' is the URL of a dashboard, which takes jobs: `stillhouse submit "
             "--address URL`. Expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or `auto` on one of its "

@@ -33,6 +33,11 @@ def ray_address() -> str:
     return os.environ.get("RAY_ADDRESS") or "local"
 
 
+def is_dashboard(address: str) -> bool:
+    """Whether an address is the URL of a dashboard: Ray's own commands for jobs read one from RAY_ADDRESS, too."""
+    return address.startswith(("http://", "https://"))
+
+
 def prepare() -> None:
     """Set missing variables; a Ray that is started in place also listens only on the loopback interface."""
     wanted = EVERYWHERE if ray_address() != "local" else EVERYWHERE | IN_PLACE

@@ -30,7 +30,7 @@ from workers.models.transformers_module import TransformersPredictor
 from workers.redact import has_secrets
 from workers.specs import AUTO, AnyModel, ModelSpec, OnnxModel, TransformersModel
 
-GRAPH, CODE, TOKENIZER = "model.onnx", "code", "tokenizer.json"
+GRAPH, CODE, TOKENIZER = "model.onnx", "code", tokens.FILE
 """Names of files and folders in an export."""
 SAMPLE = 3
 """Test examples that a graph is traced with."""

@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.cluster import environment
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
-from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
 from workers.artifacts.key import Key
 from workers.data.examples import Columns, Examples, shape_of
-from workers.errors import RequestError
 from workers.redact import redacted
 from workers.specs import AnyModel, FactorySpec, IdxFiles
 from workers.user_code import factories
@@ -90,10 +89,7 @@ def read(folder: str) -> TrackingRecord | None:
         return TrackingRecord.model_validate_json(storage.read_bytes(uri))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise RequestError(
-            f"'{uri}': not what a run wrote ({where}: {error.errors()[0]['msg']}). The same `stillhouse run` writes it "
-            "again."
-        ) from None
+        raise damaged(uri, f"{where}: {error.errors()[0]['msg']}") from None
 
 
 def _tags(config: RunConfig) -> dict[str, str]:

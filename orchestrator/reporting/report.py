@@ -408,6 +408,15 @@ def load(run: str) -> Report:
         raise RequestError(f"'{uri}': not a report ({error.error_count()} wrong fields).") from error
 
 
+def repetitions(run: str) -> list[Report]:
+    """The report of the run whose folder is at `run`, and those of its repetitions with other seeds.
+
+    Raises: as `load`.
+    """
+    own, beside = load(run), storage.parent(storage.absolute(run))
+    return [own, *(load(storage.join(beside, each.run)) for each in own.seeds if each.run != own.name)]
+
+
 def remove(folder: str) -> None:
     """Remove an earlier run's report, since it does not describe this run."""
     place = RunFolder(folder)

@@ -58,15 +58,16 @@ def _row(name: str, values: Sequence[float], unit: str, least: float = -1.0, mos
         return f"{100 * value:{sign}.2f}{unit if unit == '%' else ''}"
 
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    half = half_width(values)
-    bounds = f"{shown(max(mean - half, least))} to {shown(min(mean + half, most))}"
+    bounds = " to ".join(map(shown, interval(values, least, most)))
     return [name + ("" if unit == "%" else ", points"), shown(mean), f"{100 * spread:.2f}", bounds, *map(shown, values)]
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Half of the interval of the mean of a few repetitions, by Student's t."""
+def interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:
+    """The 95% interval of the mean of a few repetitions, by Student's t, within what the mean can be."""
     from scipy.stats import t
 
     from workers.evaluation.bootstrap import LEVEL
 
-    return float(t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return max(mean - half, least), min(mean + half, most)

@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 
 from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
-from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
-from workers.errors import RequestError
 
 Float64 = NDArray[np.float64]
 TEST = "test"
@@ -42,9 +41,7 @@ def read(folder: str) -> tuple[dict[str, Float64], str]:
     try:
         found = safetensors.numpy.load(content)
     except (SafetensorError, ValueError) as error:
-        raise RequestError(
-            f"'{uri}': not what a run wrote ({error}). The same `stillhouse run` writes it anew."
-        ) from None
+        raise damaged(uri, error) from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # numpy's loader drops the metadata
     return found, str(header.get("__metadata__", {}).get(TEST, ""))
 

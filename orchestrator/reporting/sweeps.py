@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import COMPARED, Bounds, Report, gain_transferred
-from orchestrator.reporting.spread import half_width
+from orchestrator.reporting.spread import interval
 from orchestrator.reporting.tables import number, percent, short_count
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def swept(run: str, values: dict[str, Any], repetitions: Sequence[Report], probl
         values=values,
         validation_accuracy=_mean([each.validation_accuracy for each in students]),
         student=accuracy["student"],
-        student_interval=_interval(accuracies["student"]) if len(students) > 1 else students[0].test.accuracy_interval,
+        student_interval=(
+            interval(accuracies["student"], 0.0, 1.0) if len(students) > 1 else students[0].test.accuracy_interval
+        ),
         baseline=accuracy["baseline"],
         ensemble=accuracy["ensemble"],
         gain_transferred=gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
@@ -88,12 +90,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; None where a value is not known."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
-
-
-def _interval(accuracies: Sequence[float]) -> Bounds:
-    """The 95% interval of the mean of repetitions."""
-    mean, half = fmean(accuracies), half_width(accuracies)
-    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def collected(name: str, keys: Sequence[str], runs: Sequence[SweptRun]) -> Sweep:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orchestrator.run_folder import model_folder
 from workers import specs, storage
 from workers.artifacts import catalogue, key, parts
+from workers.errors import RequestError
 
 NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS, TOKENS = (
     "training.json", ".json", "manifest.json", "logits.json", "tokens.json",
@@ -212,3 +213,8 @@ class RunFolder:
 
     def _at(self, place: str, **values: object) -> str:
         return storage.join(self.uri, PLACES[place].path(**values))
+
+
+def damaged(uri: str, why: object) -> RequestError:
+    """The error for a file of a run's folder that cannot be read as what a run writes there."""
+    return RequestError(f"'{uri}': not what a run wrote ({why}). The same `stillhouse run` writes it again.")

@@ -7,9 +7,8 @@ from typing import Any
 
 from orchestrator.config.loading import override, parsed
 from orchestrator.config.run_config import RunConfig
-from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
-from workers.errors import RequestError
 
 
 def keys_of(folder: str) -> dict[str, Any]:
@@ -22,9 +21,7 @@ def keys_of(folder: str) -> dict[str, Any]:
     try:
         return parsed(content.decode(), uri)
     except UnicodeDecodeError as error:
-        raise RequestError(
-            f"'{uri}': not what a run wrote ({error}). The same `stillhouse run` writes it anew."
-        ) from None
+        raise damaged(uri, error) from None
 
 
 def config_of(folder: str, overrides: Sequence[str] = ()) -> RunConfig:

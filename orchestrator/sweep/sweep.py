@@ -21,7 +21,6 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.content import Table
 from orchestrator.reporting.markdown import table
-from orchestrator.reporting.report import Report
 from orchestrator.reporting.sweeps import MAPS, RECORD, Sweep, SweptRun, swept
 from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import Lock
@@ -158,16 +157,10 @@ def _batch(batch: Sequence[Point], given: Sequence[str], before: Sequence[Point]
         of.screen.say(f"runs of the sweep: {', '.join(job.name for job in jobs)}")
         for place, problem in zip(now, of.processes.run(jobs, of.at_once), strict=True):
             name = given[place]
-            reported = [] if problem else _repetitions(of.base.storage, name)
+            reported = [] if problem else reports.repetitions(storage.join(of.base.storage, name))
             found[place] = swept(name, dict(batch[place]), reported, problem)
             of.screen.say(f"{name}: {f'failed: {problem}' if problem else 'done'}")
     return [found[place] for place in range(len(batch))]
-
-
-def _repetitions(root: str, name: str) -> list[Report]:
-    """The report of a run in the storage at `root`, and those of its repetitions with other seeds."""
-    own = reports.load(storage.join(root, name))
-    return [own, *(reports.load(storage.join(root, each.run)) for each in own.seeds if each.run != own.name)]
 
 
 def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:

@@ -12,7 +12,6 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.sweep import sweep as sweep_
 from tests.unit.test_verdict import report
 
 KEY = "data.transfer_share"
@@ -113,7 +112,7 @@ def test_a_row_has_the_means_of_repetitions(tmp_path: Path) -> None:
         place = Path(RunFolder(str(tmp_path / of.name)).report)
         place.parent.mkdir()
         place.write_text(of.model_dump_json())
-    found = swept("x", {"t": 1}, sweep_._repetitions(str(tmp_path), "x"))
+    found = swept("x", {"t": 1}, reports.repetitions(str(tmp_path / "x")))
     assert (found.student, found.baseline, found.ensemble) == pytest.approx((0.82, 0.7, 0.9))
     assert found.gain_transferred == pytest.approx(0.6)
     half = 4.302653 * 0.02 / 3**0.5  # Student's t of two degrees of freedom

@@ -26,6 +26,8 @@ from workers.errors import RequestError
 
 AT_ONCE = 1000
 """Texts that are encoded at a time."""
+FILE = "tokenizer.json"
+"""A whole tokenizer of one kind or another in one file."""
 FILES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files that a tokenizer may consist of."""
 SETTINGS = (

@@ -31,7 +31,6 @@ from workers.models.torch_module import TorchPredictor, build
 from workers.specs import AUTO, COMPANION, TransformersModel
 
 MASKED_LM = "masked-lm"
-TOKENIZER = "tokenizer.json"
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
 
@@ -104,7 +103,7 @@ class TransformersPredictor(TorchPredictor):
                 if each != CONFIG and COMPANION.fullmatch(each):
                     found[each] = Path(folder, each).read_bytes()
             if tokens.has_tokens(model.tokenizer):
-                found[TOKENIZER] = tokens.file_of(model.tokenizer).encode()
+                found[tokens.FILE] = tokens.file_of(model.tokenizer).encode()
         return found
 
 
