@@ -28,6 +28,8 @@ class Job:
     asks: Mapping[int, int]
     began_s: float
     tries: int = 1
+    late: int = 0
+    """How often it exceeded its timeout."""
 
 
 @dataclass(slots=True)

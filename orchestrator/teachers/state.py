@@ -37,7 +37,8 @@ IN_FLIGHT = 6
 AHEAD = 16
 """Further pieces that a request announces, since a teacher may compute several together."""
 TASK_TIMEOUT_S = 120.0
-"""Timeout of a Ray task, after which the pool retries it in another process."""
+"""Timeout of a Ray task, after which the pool retries it in another process. It doubles with each retry of a job, so
+that one that takes longer ends as well."""
 
 
 class PoolState:
@@ -257,8 +258,10 @@ class PoolState:
     def _check_tasks(self, now_s: float) -> None:
         """Retry Ray tasks that exceed the timeout."""
         for job in [*self.work.jobs.values()] if self.work is not None and self.near else ():
-            if job.piece is not None and now_s - job.began_s > TASK_TIMEOUT_S:
-                why = f"soft targets were not written after {TASK_TIMEOUT_S:g} s; another process is asked"
+            timeout_s = TASK_TIMEOUT_S * 2**job.late
+            if job.piece is not None and now_s - job.began_s > timeout_s:
+                job.late += 1
+                why = f"soft targets were not written after {timeout_s:g} s; another process is asked"
                 self._retry(job, now_s, why, cancel=True)
 
     def _check_answers(self, now_s: float) -> None:

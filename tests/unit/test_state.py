@@ -151,3 +151,16 @@ def test_a_task_that_takes_too_long_is_started_again(near: bool) -> None:
     assert state.handle(Tick(1.0 + TASK_TIMEOUT_S)) == []
     found = state.handle(Tick(1.1 + TASK_TIMEOUT_S))  # a thread of this process cannot be ended
     assert [(each.failed, each.cancel) for each in found if isinstance(each, Retry)] == [(reduce.job, True)] * near
+
+
+def test_a_task_that_is_slow_and_not_hung_has_more_time_with_each_start() -> None:
+    state = started(groups=[["a"]], parts=0)
+    state.handle(Stream(0.0, [(0, range(1))], near=True, at_once=1))
+    state.handle(Answered(0.0, state.awaited()[0]))
+    taken_s, began_s = 300.0, 0.0
+    for second in range(1, 2000):
+        if second - began_s >= taken_s:  # it has ended
+            return
+        if of(Retry, state.handle(Tick(float(second)))):
+            began_s = float(second)
+    pytest.fail("it was ended before its end, each time")
