@@ -7,6 +7,7 @@ one member per node, they also compare with the driver's own copy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,8 +50,8 @@ def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> N
 
 
 def apart(one: Probabilities, other: Probabilities) -> float:
-    """The largest difference of two answers [n, K] to the same examples."""
-    return float(np.abs(one - other).max())
+    """The largest difference of two answers [n, K] to the same examples; infinite where they differ in shape."""
+    return float(np.abs(one - other).max()) if one.shape == other.shape else math.inf
 
 
 def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numerics) -> None:

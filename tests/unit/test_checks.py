@@ -48,3 +48,8 @@ def test_all_of_them_in_another_order() -> None:
     moved = {f"member-{k}": sure_of((LABELS + 1) % CLASSES, k) for k in range(2)}
     with pytest.raises(RunError, match="the ensemble seems to have its classes in another order: what the labels say"):
         checks.check(moved, LABELS, CLASSES)
+
+
+def test_answers_of_other_shapes_are_infinitely_far_apart() -> None:
+    few, many = np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)
+    assert checks.apart(few, many) == np.inf and checks.apart(few, few) == 0.0
