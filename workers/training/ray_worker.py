@@ -25,6 +25,7 @@ from torch import nn
 
 from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
+from workers.errors import RunError
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, teacher_layers, torch_module
@@ -80,7 +81,7 @@ class Store:
             self.seen.update(found)
             if number not in found:
                 if abandoned or not self.coming:
-                    raise PassEnded
+                    raise PassEnded(f"the teachers' pass ended before part {number} of the soft targets was written")
                 time.sleep(wait_s)
                 wait_s = min(POLL_GROWTH * wait_s, most_s)
         return self.parts.get(number) or self.seen[number]
@@ -91,8 +92,8 @@ class Store:
         return self.logits or StoreReader(self.folder, self.temperature)
 
 
-class PassEnded(Exception):
-    """The teachers' pass ended early. The driver knows the cause and reports it."""
+class PassEnded(RunError):
+    """The teachers' pass ended early. The driver knows the cause and reports it, so no training is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
