@@ -64,12 +64,12 @@ def epochs(record: Record) -> list[Epoch]:
 
 
 def show(member: Member, place: str) -> None:
-    """Copy the network's weights and record to the folder `place`."""
+    """Copy the network's weights and record to the folder `place`, unless it has both as they were written."""
     source = storage.parent(member.weights)
-    weights = member.model.weights_name
-    if record_in(place) != record_in(source) or not storage.exists(storage.join(place, weights)):
-        record = record_in(source)
-        files = [weights] if record is None else list(record.files)
+    record, shown = record_in(source), record_in(place)
+    assert record is not None, "it is written before the network is shown"
+    if shown != record or not store.is_whole(storage.join(place, paths.NETWORK), record):
+        files = list(record.files)
         for name in (*files, paths.NETWORK):  # the record last, since it describes the files beside it
             storage.copy(storage.join(source, name), storage.join(place, name))
         of_others = {name for name in storage.names(place) if name in WEIGHTS or COMPANION.fullmatch(name)} - {*files}
