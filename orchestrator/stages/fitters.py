@@ -42,6 +42,8 @@ class StudentJob:
     """The cache key of the soft targets."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
+    store_fewer: tuple[str, ...] = ()
+    """sha256 of those parts that lack members, as far as they exist when the job begins."""
     initial: str | None = None
     """URI of the initial weights; None: random ones, or layers of `layers_of`."""
     data: str = ""

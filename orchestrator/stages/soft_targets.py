@@ -99,10 +99,18 @@ class SoftTargetPass:
             logits=self.logits,
         )
 
-    def resume_key(self) -> Key:
-        """The key of the soft targets for a student that starts now. It may resume checkpoints of this key only."""
-        fewer = [part.sha256 for _, part in sorted(self.parts.items()) if part.members != _everybody(self.planned)]
-        return Key("soft targets in use", 1, store=self.key, survivors_too=self.survivors_too, fewer=fewer)
+    def in_use(self) -> Key:
+        """The key of the soft targets for a student, the same before, during and after the pass.
+
+        Under `reweight` the parts that lack members are not in it, since the pass decides on them. So a finished
+        student is compared with `content` as well, and an unfinished one with `fewer`.
+        """
+        return Key("soft targets in use", 1, store=self.key, survivors_too=self.survivors_too, fewer=[])
+
+    def fewer(self) -> tuple[str, ...]:
+        """sha256 of the parts by now that lack members. A student resumes checkpoints of the same ones alone."""
+        everybody = _everybody(self.planned)
+        return tuple(part.sha256 for _, part in sorted(self.parts.items()) if part.members != everybody)
 
     def complete(self) -> Manifest:
         """Wait for all parts and return the manifest.

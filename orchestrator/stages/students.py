@@ -61,7 +61,12 @@ def _seed(run: Context, *stage: str) -> int:
 
 def _soft_targets(made: SoftTargetPass) -> dict[str, Any]:
     """The soft targets that a job learns from."""
-    return {"store": made.store(), "store_key": made.resume_key(), "store_content": made.content}
+    return {
+        "store": made.store(),
+        "store_key": made.in_use(),
+        "store_content": made.content,
+        "store_fewer": made.fewer(),
+    }
 
 
 def _begun(run: Context, initial: str | None, loss: DistillationSpec, members: Sequence[Member]) -> dict[str, Any]:

@@ -193,7 +193,8 @@ def train_student(run: Context, job: StudentJob) -> Trained:
             run.note(catalogue.note(f"the {job.role}", [found]))
             return _reused(run, member, found)
     _again(run, f"the {job.role}", [trained.changes(place, key)])
-    name = folder.checkpoints(job.role, key.digest).rsplit("/", 1)[1]
+    resumed = key.with_also(fewer=list(job.store_fewer)) if job.store_fewer else key
+    name = folder.checkpoints(job.role, resumed.digest).rsplit("/", 1)[1]
     assert job.model.learner is not None
     history = FITTERS[job.model.learner](run, job, member, place, name)
     check_elsewhere(member, run.dataset.validation.x)
