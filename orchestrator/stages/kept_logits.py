@@ -42,14 +42,16 @@ def of_members(run: Context, keys: Mapping[str, Key]) -> dict[str, MemberLogits]
 
 
 def commit(run: Context, keys: Mapping[str, Key], layout: PartLayout) -> None:
-    """Mark the logits of members that answered every piece as complete."""
+    """Mark the logits of members that answered every piece as complete, where no record does so already."""
     pieces = set(range(layout.pieces(layout.parts - 1).stop))
     for key in keys.values():
+        path = paths.logits(key.digest)
         kept = parts.files(RunFolder(run.config.folder).logits(key.digest))
-        if {number for number, _, _ in kept} == pieces:
-            path = paths.logits(key.digest)
+        if {number for number, _, _ in kept} != pieces:
+            continue
+        if store.load(run.artifacts.uri(path), key) is None:
             store.commit(run.artifacts.uri(path), key, {name: checksum for _, name, checksum in kept})
-            run.artifacts.register(key, path)
+        run.artifacts.register(key, path)
 
 
 def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, MemberLogits]) -> dict[int, Part]:

@@ -229,6 +229,8 @@ def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None
                 _ask_teachers(run, made, members, stage)
             elif made.manifest is None:
                 made.manifest = _declare(made, 0.0)
+            if run.config.distillation.keeps_logits:  # also where the run of the pass was killed after its last part
+                kept_logits.commit(run, _logits_keys(run, members), made.layout)
             run.artifacts.register(made.key, paths.soft_targets(made.key.digest))
     except BaseException as error:  # `SoftTargetPass.complete` raises it
         made.error = error
@@ -263,8 +265,6 @@ def _ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member],
         )
         _compute(run, made, pool, Computing(rule, numerics, stage))
     events.note("soft targets complete: teachers released")
-    if config.distillation.keeps_logits:
-        kept_logits.commit(run, _logits_keys(run, members), made.layout)
 
 
 def _emit_teacher(events: Fanout, action: str, members: Sequence[str], evidence: str) -> None:
