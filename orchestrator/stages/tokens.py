@@ -10,8 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import ray
-
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.cluster.tasks import Task, completed
@@ -29,6 +27,7 @@ from workers.data.examples import Columns, has_texts
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, is_text
 from workers.data.token_files import ENDING, tokenize_block
+from workers.data.token_tasks import TokenJob, tokenize
 from workers.data.tokens import IDS, Tokenization
 from workers.models import predictor
 from workers.trial.sequences import check_each_has_one
@@ -43,7 +42,6 @@ AHEAD = 2
 """Blocks that wait for each core."""
 
 Block = tuple[Ragged, ...]
-tokenize = ray.remote(tokenize_block)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +116,11 @@ def _computed(
     at_once = max(2, AHEAD * int(run.machines.cpus))
     for some in (missing[start : start + at_once] for start in range(0, len(missing), at_once)):
         numbers = {f"tokens {number}": number for number, _ in some}
+        blocks = {f"tokens {number}": (TokenJob(folder, number, how), _texts(x, rows)) for number, rows in some}
         tasks = [
-            Task(f"tokens {number}", tokenize, (folder, number, _texts(x, rows), how), placement,
-                 f"tokenizing with '{how.uri}'")
-            for number, rows in some
-        ]  # fmt: skip
+            Task(name, tokenize, (*block, name, run.heartbeat.queue), placement, f"tokenizing with '{how.uri}'")
+            for name, block in blocks.items()
+        ]
         need = Need("tasks that tokenize", len(tasks), placement.held, placement.held)
         waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
         with closing(completed(tasks, waiting, run.heartbeat, cancel=run.machines.borrowed)) as ended:
