@@ -415,7 +415,8 @@ def _asked(
         tasks[own] = Task(own, job, (*arguments, own, run.heartbeat.queue), placement)
     need = Need(doing, len(tasks), placement.held, placement.held)
     waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
-    with closing(completed(list(tasks.values()), waiting, run.heartbeat)) as ended:
+    cancel = run.machines.borrowed  # else they end with the Ray of this run
+    with closing(completed(list(tasks.values()), waiting, run.heartbeat, cancel=cancel)) as ended:
         found = {task.name: result for task, result in ended}
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}
 
