@@ -22,7 +22,7 @@ from workers import storage
 from workers.artifacts import catalogue, parts, store
 from workers.artifacts.catalogue import Catalogue, Found
 from workers.artifacts.key import Key
-from workers.artifacts.kinds import LOGITS, NETWORK, SOFT_TARGETS, Kind, Record
+from workers.artifacts.kinds import LOGITS, NETWORK, PREDICTIONS, SOFT_TARGETS, Kind, Record
 from workers.artifacts.store import NewerFormat
 
 KEY = NETWORK.key(seed=1, training={"epochs": 2})
@@ -138,6 +138,21 @@ def test_a_newer_catalogue_is_refused_in_ones_own_folder_and_passed_over_elsewhe
     with pytest.raises(NewerFormat, match=r"artifacts.json' was made by a newer Stillhouse: format 9"):
         catalogue.check(own.folder)
     assert obtain(tmp_path) is None and "nothing of run 'a' is reused" in caplog.text
+
+
+def test_a_copy_takes_the_place_of_what_was_at_its_path(tmp_path: Path) -> None:
+    """As of predictions, of which a system has one record, whatever their key."""
+    place, files = "predictions/student-test.json", {}
+    for run in ("a", "b"):
+        key, own = PREDICTIONS.key(of=run), Catalogue(str(tmp_path), run)
+        files[run] = tmp_path / run / "predictions" / f"student-test-{key.digest}.safetensors"
+        storage.write_bytes(str(files[run]), run.encode())
+        store.commit(own.uri(place), key, {files[run].name: storage.sha256(run.encode())})
+        own.register(key, place)
+    found = Catalogue(str(tmp_path), "b").obtain(PREDICTIONS.key(of="a"), lambda digest: place)
+    assert found is not None and found.run == "a"
+    kept = {path.name for path in (tmp_path / "b" / "predictions").iterdir()}
+    assert kept == {"student-test.json", files["a"].name}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"artifacts": 3}', '{"artifacts": {"x": {"path": 1}}}'])

@@ -87,10 +87,13 @@ class Catalogue:
         if record is not None:
             self.register(key, path)
             return Found(record, self.uri(path))
+        kind = KINDS[key.kind]
+        former = None if kind.self_checked else store.read(self.uri(path), kind)
         for run, source in self._elsewhere(key):
             copied = store.copy(source, self.uri(path), key)
             record = store.load(self.uri(path), key, **facts) if copied else None
             if record is not None:
+                store.remove_former(self.uri(path), former, record)
                 self.register(key, path)
                 return Found(record, self.uri(path), run)
         return None

@@ -124,6 +124,13 @@ def copy(source: str, target: str, key: Key) -> bool:
     return False
 
 
+def remove_former(uri: str, former: Record | None, record: Record) -> None:
+    """Remove the files of an earlier artifact at `uri`, where one path serves several keys. former: its record."""
+    for name in () if former is None else former.files:
+        if name not in record.files:
+            storage.remove(storage.join(storage.parent(uri), name))
+
+
 def copy_files(source: str, target: str, names: Iterable[str]) -> None:
     """Copy these files of one folder to another of the same storage, in parallel."""
 

@@ -85,10 +85,8 @@ def _keep(predicted: LogProbabilities, record: str, key: Key, **facts: Any) -> N
     earlier = store.read(record, PREDICTIONS)
     content = safetensors.numpy.save({PREDICTED: predicted})
     storage.write_bytes(storage.join(folder, name), content)
-    store.commit(record, key, {name: storage.sha256(content)}, **facts)
-    for former in () if earlier is None else earlier.files:
-        if former != name:
-            storage.remove(storage.join(folder, former))
+    kept = store.commit(record, key, {name: storage.sha256(content)}, **facts)
+    store.remove_former(record, earlier, kept)
 
 
 def _predicted(
