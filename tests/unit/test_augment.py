@@ -98,6 +98,45 @@ def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:
         augmented(AugmentSpec(factory="mine:cut", kwargs={"k": 1}, folder=str(tmp_path)), X, 0, 1)
 
 
+BYTES = np.linspace(0, 255, 60).astype(np.uint8).reshape(20, 3)
+IDS = np.arange(60).reshape(20, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "message"),
+    [
+        ("brighter", BYTES, r"returned ndarray of int64 in 'x', of uint8; .* that models get as float32"),
+        ("halved", IDS, r"returned ndarray of float64 in 'x', of int64; .* Convert it, by `\.astype\(numpy\.int64\)`"),
+        ("complex", X, "returned ndarray of complex64 in"),
+        ("above", X, "returned ndarray of bool in"),
+        ("of_torch", X, "returned Tensor of torch.float32 in"),
+        ("log", X - 30, "returned values in 'x' that are not finite"),
+        ("unit", BYTES, "returned values from 0 to 1 in 'x', of values from 0 to 255"),
+    ],
+)
+def test_values_of_another_type_or_scale_are_refused(tmp_path: Path, name: str, x: np.ndarray, message: str) -> None:
+    """Members train on the examples as they are, so that only the teachers' pass would meet these values."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nimport torch\n"
+        "def brighter(x, draws): return x + draws.integers(-10, 11)\n"
+        "def halved(x, draws): return x / 2\n"
+        "def complex(x, draws): return x * np.complex64(1j)\n"
+        "def above(x, draws): return x > 3\n"
+        "def of_torch(x, draws): return torch.from_numpy(x.copy())\n"
+        "def log(x, draws):\n    with np.errstate(invalid='ignore'): return np.log(x)\n"
+        "def unit(x, draws): return x / np.float32(255)\n"
+    )
+    with pytest.raises(RequestError, match=message):
+        augmented(AugmentSpec(factory=f"mine:{name}", folder=str(tmp_path)), x, 0, 1)
+
+
+def test_a_wider_type_of_the_same_kind_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def halved(x, draws): return x / 2\n")
+    spec = AugmentSpec(factory="mine:halved", folder=str(tmp_path))
+    for x in (BYTES, X, X.astype(np.float16)):
+        np.testing.assert_allclose(gather(augmented(spec, x, 0, 1), np.arange(20)).numpy(), x / 2, rtol=1e-3)
+
+
 def test_rows_that_are_not_there_are_an_error() -> None:
     with pytest.raises(IndexError, match="out of range"):
         gather(X, np.array([3, 20]))

@@ -172,6 +172,11 @@ class Room:
         return self.held[:needed].view(shape)
 
 
+def kind_of(dtype: np.dtype[Any]) -> torch.dtype:
+    """The type in which a model gets values: float32 of floats and bytes, int64 of ids."""
+    return torch.float32 if dtype.kind == "f" or dtype == np.uint8 else torch.int64
+
+
 def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = False) -> torch.Tensor:
     """A batch for a model: float32 where `rows` are floats or bytes, int64 where they are ids.
 
@@ -180,7 +185,7 @@ def as_tensor(rows: NDArray[Any], room: Room | None = None, *, narrow: bool = Fa
     The result is always a copy, in torch's own memory or in `room`. Arrays from Ray are read-only, and matrix products
     on differently aligned memory can differ in the last bit.
     """
-    kind = torch.float32 if rows.dtype.kind == "f" or rows.dtype == np.uint8 else torch.int64
+    kind = kind_of(rows.dtype)
     if narrow:
         kind = NARROW.get(rows.dtype, kind)
     tensor = (room or Room()).take(rows.shape, kind)

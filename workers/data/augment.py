@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from workers import storage
 from workers.data import texts
-from workers.data.arrays import Column, Index, spread
+from workers.data.arrays import Column, Index, kind_of, spread
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -228,7 +229,7 @@ def _check(spec: AugmentSpec, found: Augmented | AugmentedColumns, of: Examples)
     with calls.checked(f"data.augment '{spec.factory}' raised", called):
         together = found[rows]
         alone = [found[rows[k : k + 1]] for k in range(len(rows))]
-        problem = _other_shape(together, of[rows])
+        problem = _other_shape(together, of[rows]) or _other_values(together, of[rows])
     if problem is not None:
         raise RequestError(f"data.augment '{spec.factory}' returned {problem}.")
     if _values(together) != [value for each in alone for value in _values(each)]:
@@ -263,6 +264,42 @@ def _other_shape(made: Any, given: Any) -> str | None:
             if not np.array_equal(column.lengths, before.lengths):
                 return f"rows of other lengths in '{name}'; expected the same, since elements have labels of their own"
     return None
+
+
+def _other_values(made: Examples, given: Examples) -> str | None:
+    """Describe values that a model would get in another type or scale, and the expected ones; None without any."""
+    for name, column in columns_of(made).items():
+        before = columns_of(given)[name]
+        if isinstance(before, Ragged) and texts.is_text(name, before):
+            continue
+        found, was = _flat(column), _flat(before)
+        kind = kind_of(was.dtype)
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub" or kind_of(found.dtype) != kind:
+            what, wanted = getattr(found, "dtype", type(found)), str(kind).removeprefix("torch.")
+            return (
+                f"{type(found).__name__} of {what} in '{name}', of {was.dtype}; expected an array of numpy that models "
+                f"get as {wanted}, as they get the examples elsewhere. Convert it, by `.astype(numpy.{wanted})`"
+            )
+        if not found.size:
+            continue
+        if np.isfinite(was).all() and not np.isfinite(found).all():
+            return f"values in '{name}' that are not finite; expected numbers"
+        if _is_of_bytes(was) and found.min() >= 0 and 0 < found.max() <= 1:
+            return (
+                f"values from {found.min():g} to {found.max():g} in '{name}', of values from {was.min():g} to "
+                f"{was.max():g}; expected the same scale, since members and test have the examples as they are"
+            )
+    return None
+
+
+def _flat(column: AnyColumn) -> Any:
+    """The values of a column's rows; a transform of one column may have returned anything with a shape."""
+    return column.flat if isinstance(column, Ragged) else column
+
+
+def _is_of_bytes(values: Rows) -> bool:
+    """Whether these look like pixels from 0 to 255."""
+    return kind_of(values.dtype) == torch.float32 and bool(values.min() >= 0 and 100 <= values.max() <= 255)
 
 
 def _values(x: Examples) -> list[bytes]:
