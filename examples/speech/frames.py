@@ -53,6 +53,9 @@ def splits(
 ) -> dict[str, Any]:
     """Train, validation and test windows with their labels, and windows without any.
 
+    Of each test frame also its utterance: frames of one utterance resemble each other, so that intervals are drawn by
+    utterances.
+
     copies: perturbed copies of each training utterance, each with a tempo, a vocal-tract length and
     a loudness of its own: +-`speed` and +-`warp` as shares, `gain` as a deviation in nats.
     voices: the voices without transcripts to add, and how many frames of each (0: all).
@@ -64,6 +67,8 @@ def splits(
         chosen = corpus.of(side)
         frames = [(corpus.utterances[i] - mean) / deviation for i in chosen]
         found[side] = windows(frames, context), np.concatenate([corpus.labels[i] for i in chosen])
+    lengths = [len(corpus.utterances[i]) for i in corpus.of("test")]
+    found["test"] = (*found["test"], np.repeat(corpus.of("test"), lengths))
 
     generator = np.random.default_rng(seed)
     unlabelled = [

@@ -1,0 +1,46 @@
+"""The frames of `examples/speech`: windows and labels by split, and the utterances of test frames."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import numpy as np
+
+from workers.data import dataset
+from workers.specs import DataSpec
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "speech"
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+
+def written(path: Path, sides: list[int], lengths: list[int]) -> None:
+    """An archive of small utterances, in the form of `prepare.py`. sides: the split of each."""
+    codes = np.random.default_rng(0).integers(1, 40, (sum(lengths), 40)).astype(np.uint8)
+    for axis in (0, 1):
+        codes = np.diff(codes, axis=axis, prepend=np.uint8(0))
+    np.savez(
+        path,
+        frames_xz=np.frombuffer(lzma.compress(codes.tobytes()), np.uint8),
+        frames_step=np.array(0.2),
+        lengths=np.array(lengths, np.int32),
+        labels=np.concatenate([np.arange(length) % 3 for length in lengths]).astype(np.uint8),
+        split=np.array(sides, np.uint8),
+        lexicon=np.array(["a AA"]),
+        transcripts=np.array(["a"] * len(sides)),
+        phones=np.array(["AA"]),
+    )
+
+
+def test_test_frames_belong_to_their_utterances(tmp_path: Path) -> None:
+    """Frames of an utterance resemble each other: intervals by single frames were too narrow."""
+    sides = [TRAIN, TEST, VALIDATION, *[TEST] * 10, TRAIN]
+    lengths = [30, *range(5, 5 + len(sides) - 2), 30]
+    written(tmp_path / "frames.npz", sides, lengths)
+    kwargs = {"path": str(tmp_path / "frames.npz"), "context": 1, "copies": 1}
+    spec = DataSpec(kind="python", root=str(tmp_path), folder=str(EXAMPLE), factory="frames:splits", kwargs=kwargs)
+    found = dataset.load(spec, 0)
+    of_test = [length for side, length in zip(sides, lengths, strict=True) if side == TEST]
+    assert found.test_groups is not None
+    np.testing.assert_array_equal(found.test_groups, np.repeat(np.arange(len(of_test)), of_test))
+    assert len(found.test) == sum(of_test) and len(found.train) == 60 and found.unlabeled is not None
