@@ -14,6 +14,8 @@ def splits(labelled: int = 2000, apart: int = 0) -> dict[str, Any]:
     """The splits: `labelled` rows to learn from, 1,000 to decide by, and the others unlabelled.
 
     apart: rows after those of the test that nothing has, such as those on which settings were chosen.
+
+    Raises: ValueError where too few rows are left beside the test, whose rows are in no other split.
     """
     with np.load(Path(__file__).with_name("letters.npz")) as file:
         x, y = (file["x"].astype(np.float32) - MIDDLE) / SPREAD, file["y"].astype(np.int64)
@@ -21,6 +23,11 @@ def splits(labelled: int = 2000, apart: int = 0) -> dict[str, Any]:
     x, y = x[first], y[first]
     x, y = x[: len(x) - apart], y[: len(y) - apart]
     held = labelled + VALIDATION
+    if held >= len(x) - TEST:
+        raise ValueError(
+            f"labelled is {labelled:,}, of {len(x):,} rows, {VALIDATION:,} for validation and {TEST:,} for the test; "
+            f"expected less than {len(x) - TEST - VALIDATION:,}, so that some rows are left without a label"
+        )
     return {
         "train": (x[:labelled], y[:labelled]),
         "validation": (x[labelled:held], y[labelled:held]),

@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import rdata
 
+if len(sys.argv) != 2:
+    raise SystemExit(f"expected the file LetterRecognition.rda as the one argument\n{__doc__}")
 table = rdata.read_rda(sys.argv[1])["LetterRecognition"]
 x = table.iloc[:, 1:].to_numpy(np.uint8)
 y = np.array([ord(letter) - ord("A") for letter in table["lettr"]], np.uint8)
