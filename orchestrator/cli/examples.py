@@ -70,9 +70,9 @@ def _leading_comment(text: str) -> list[str]:
 
 
 def _made_by(prepare: Path) -> list[str]:
-    """The files and folders that a `prepare.py` makes, as its docstring names them."""
+    """The files and folders that a `prepare.py` makes beside it, as its docstring names them."""
     described = ast.get_docstring(ast.parse(prepare.read_text(encoding="utf-8"))) or ""
-    return re.findall(r"`([a-z0-9-]+/|[a-z0-9-]+\.npz)`", described)
+    return re.findall(r"`([a-z0-9-]+(?:/|\.npz|\.jsonl|\.tsv))`", described)
 
 
 def _same(file: Path, original: Path) -> bool:

@@ -42,6 +42,22 @@ def test_a_copy_loads_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert config.data.root == str(tmp_path / "textcnn")
 
 
+def test_what_an_example_refers_to_is_prepared_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`prepare.py` of few-labels reads what that of textcnn writes."""
+    assert main(["examples", "few-labels", "--to", str(tmp_path / "few-labels")]) == 0
+    first = [line for line in capsys.readouterr().out.splitlines() if line.startswith("First")]
+    assert len(first) == 2 and "textcnn" in first[0] and "few-labels" in first[1]
+
+
+def test_what_a_script_makes_is_beside_it() -> None:
+    """A file in a folder that it makes is none: an example would never be prepared."""
+    made = {name: examples._made_by(ROOT / "examples" / name / "prepare.py") for name in ("few-labels", "distilbert")}
+    assert made["few-labels"] == ["labelled.jsonl", "unlabeled.jsonl", "lexicon.tsv"]
+    assert made["distilbert"] == ["corpus/", "reviews/", "tokenizer/"]
+    topics = examples._made_by(ROOT / "examples/textcnn/prepare.py")
+    assert topics == ["topics/", "r52/", "inews/", "minilm/", "bert-tiny/"]
+
+
 def test_two_examples_may_refer_to_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["examples", "born-again"]) == main(["examples", "soft-tree"]) == 0

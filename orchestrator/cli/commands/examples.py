@@ -32,7 +32,7 @@ def main(asked: argparse.Namespace) -> None:
     copies = examples.copy(asked.name, asked.to)
     for example, folder in copies:
         print(f"{example.name}: {len(example.files)} files in {folder}")
-    for example, folder in copies:
+    for example, folder in reversed(copies):  # what it refers to comes first
         if example.prepares:
             print(f"First get its data, as {shlex.quote(str(folder / 'prepare.py'))} says in its first lines.")
     print(f"Next: stillhouse run {shlex.quote(str(copies[0][1] / 'config.yaml'))}")
