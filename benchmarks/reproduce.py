@@ -69,9 +69,19 @@ def main() -> None:
     unknown = {*names} - {row.name for row in asked.rows}
     if unknown:
         parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in asked.rows)}")
-    for row in asked.rows:
-        for command in row.commands if row.name in names else ():
-            run(expanded(command, asked.variables), row.folder)
+    commands = [
+        (expanded(command, asked.variables), row.folder)
+        for row in asked.rows
+        for command in (row.commands if row.name in names else ())
+    ]
+    missing = {name for name in asked.variables for command, _ in commands if f"${name}" in command}
+    if missing:
+        parser.error(f"{', '.join(sorted(missing))}: not set; expected a folder of the four idx files in each")
+    for command, folder in commands:
+        try:
+            run(command, folder)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"in {folder}: '{command}' ended with the status {error.returncode}") from error
     kept = {
         name: Measured.model_validate(each)
         for name, each in json.loads(KEPT.read_text() if KEPT.exists() else "{}").items()

@@ -24,7 +24,8 @@ from workers import storage
 ROOT = Path(__file__).parents[1]
 RIGHT = re.compile(r"right\[(\d+)\]")
 SWEPT = re.compile(r"(?P<what>best \S+|accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
-OTHER_RUN = re.compile(r"(\S+):")
+OTHER_RUN = re.compile(r"([^\s()]+):")
+OF_DIFFERENCES = re.compile(r"\((.+)\) / \((.+)\)")
 SEED = "student.seed"
 CORES = 2
 """Of the machine on which experiments are measured."""
@@ -33,7 +34,7 @@ CORES = 2
 class Figure(BaseModel):
     """What a report has of a relation. shown: its name on the page. paper: the paper's figure, as text.
 
-    expected: the relation in the paper, `>= 0.91`, `> 0`, or `~ 0` for equal; left out where there is none.
+    expected: the relation in the paper, `>= 0.91`, `> 0`, `2.5 to 4`, or `~ 0` for equal; left out where there is none.
     """
 
     shown: str = ""
@@ -51,8 +52,8 @@ class Row(BaseModel):
     out: `name`. run: the run, or the sweep, that has the figures.
 
     figures: by where ours are, as `figure` and `swept_figure` read them; `RUN:figure` is of another run, `a - b` and
-    `a / b` are of two figures, or of two systems' accuracies. note: what to know of our figures, such as why a relation
-    does not hold.
+    `a / b` are of two figures, or of two systems' accuracies, and `(a - b) / (c - d)` of two differences. note: what to
+    know of our figures, such as why a relation does not hold.
     """
 
     name: str
@@ -86,10 +87,10 @@ class Measured(BaseModel):
 
 
 class Source(NamedTuple):
-    """A run or a sweep. values: a figure by seed. reports: of all its runs. intervals: over test examples, of the first
-    seed."""
+    """A run or a sweep. values: a figure for each seed. reports: of all its runs. intervals: over test examples, of the
+    first seed."""
 
-    values: Callable[[str], list[float]]
+    values: Callable[[str], dict[int, float]]
     date: str
     reports: list[Report]
     intervals: Mapping[str, tuple[float, float]]
@@ -101,7 +102,8 @@ def measured(row: Row, folder: str) -> Measured | None:
     sources = {run: source for run in runs if (source := _source(folder, run)) is not None}
     if not sources:
         return None
-    every = {name: values for name in row.figures if (values := _values(name, row.run, sources)) is not None}
+    found = {name: _values(name, row.run, sources) for name in row.figures}
+    every = {name: list(of.values()) for name, of in found.items() if of}
     first = sources[row.run].intervals if row.run in sources else {}
     return Measured(
         date=max(each.date for each in sources.values()),
@@ -111,19 +113,31 @@ def measured(row: Row, folder: str) -> Measured | None:
     )
 
 
-def _values(name: str, run: str, sources: Mapping[str, Source]) -> list[float] | None:
-    """A figure by seed, of a run or, as a difference or a ratio, of two; None where a run is missing."""
-    for sign, combined in COMBINED.items():
-        one, found, other = name.partition(f" {sign} ")
-        if found:
-            sides = [_values(side if "." in side else f"{side}.accuracy", run, sources) for side in (one, other)]
-            first, second = sides
-            if first is None or second is None:
-                return None
-            return [combined(*of_seed) for of_seed in zip(first, second, strict=True)]
+def _values(name: str, run: str, sources: Mapping[str, Source]) -> dict[int, float]:
+    """A figure for each seed, of a run or, as a difference or a ratio, of two; none where a run is missing.
+
+    Figures of two runs are combined seed by seed, of the seeds that both have.
+    """
+    parts = _parts(name)
+    if parts is not None:
+        sides = [side if "." in side or _parts(side) else f"{side}.accuracy" for side in parts[1:]]
+        first, second = (_values(side, run, sources) for side in sides)
+        return {seed: COMBINED[parts[0]](of, second[seed]) for seed, of in first.items() if seed in second}
     other, _, what = name.rpartition(":")
     source = sources.get(other or run)
-    return None if source is None else source.values(what)
+    return {} if source is None else source.values(what)
+
+
+def _parts(name: str) -> tuple[str, str, str] | None:
+    """The sign of a combined figure and its two sides; None for a figure of its own."""
+    ratio = OF_DIFFERENCES.fullmatch(name)
+    if ratio is not None:
+        return "/", ratio[1], ratio[2]
+    for sign in COMBINED:
+        one, found, other = name.partition(f" {sign} ")
+        if found:
+            return sign, one, other
+    return None
 
 
 def _source(folder: str, run: str) -> Source | None:
@@ -140,14 +154,16 @@ def _run(folder: str, place: str) -> Source:
     places = [storage.join(folder, run) for run in sorted(further - {report.name for report in every})]
     beside = [reports.load(each) for each in places if storage.exists(RunFolder(each).report)]  # not of all together
     date = _date(RunFolder(place).report)
-    return Source(lambda name: [figure(each, name) for each in every], date, [*every, *beside], _intervals(every[0]))
+    return Source(
+        lambda name: {each.seed: figure(each, name) for each in every}, date, [*every, *beside], _intervals(every[0])
+    )
 
 
 def _sweep(place: str) -> Source:
     file = storage.join(place, sweeps.RECORD)
     sweep = Sweep.model_validate_json(storage.read_text(file))
     every = [reports.load(storage.join(os.path.dirname(place), of.run)) for of in sweep.runs]
-    return Source(lambda name: swept_figure(sweep, name), _date(file), every, {})
+    return Source(lambda name: dict(enumerate(swept_figure(sweep, name))), _date(file), every, {})
 
 
 def minutes(every: Iterable[Report]) -> float:
@@ -181,7 +197,7 @@ def figure(report: Report, name: str) -> float:
     if name == "members.core_hours":
         return report.cost["members"].core_hours
     of, _, what = name.rpartition(".")
-    of = reports.best_member(report).name if of == "best member" else of
+    of = CHOSEN[of](report).name if of in CHOSEN else of
     generation = next((each for each in report.generations if each.name == of), None)
     if generation is not None:
         return generation.accuracy
@@ -213,6 +229,11 @@ SPECIAL: Mapping[str, Callable[[Report, System], float | None]] = {
     "train_accuracy": _train_accuracy,
 }
 """Figures that are none of the test split. Those of training are of its last epoch."""
+CHOSEN: Mapping[str, Callable[[Report], System]] = {
+    "best member": reports.best_member,
+    "most accurate member": lambda report: max(report.members, key=lambda system: system.test.accuracy),
+}
+"""Members by what they are chosen by: the validation split, or the test split, to compare something with each."""
 COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a - b, "/": lambda a, b: a / b}
 
 

@@ -18,9 +18,14 @@ SIGNS = {">=": "≥", "<=": "≤", "~": "="}
 
 
 def verdict(expected: str, bounds: tuple[float, float]) -> str:
-    """Whether a relation holds, `>= 0.91` or `~ 0` (equal), from the 95% interval of its figure."""
-    sign, _, text = expected.partition(" ")
+    """Whether a relation holds, `>= 0.91`, `2.5 to 4` or `~ 0` (equal), from the 95% interval of its figure."""
     low, high = bounds
+    least, within, most = expected.partition(" to ")
+    if within:
+        if float(least) <= low and high <= float(most):
+            return "yes"
+        return "no" if high < float(least) or float(most) < low else "not resolved"
+    sign, _, text = expected.partition(" ")
     value = float(text)
     if sign == "~":
         return "not told apart" if low <= value <= high else "no"
@@ -64,9 +69,15 @@ def _relations(row: Row, found: Measured | None) -> list[str]:
 
 
 def _relation(name: str, of: Figure) -> str:
+    least, within, most = of.expected.partition(" to ")
+    if within:
+        return f"{of.shown or name} from {_bound(name, least)} to {_bound(name, most)}"
     sign, _, text = of.expected.partition(" ")
-    bound = _shown(name)(float(text)).lstrip("+").replace(".00", "")
-    return f"{of.shown or name} {SIGNS.get(sign, sign)} {bound}"
+    return f"{of.shown or name} {SIGNS.get(sign, sign)} {_bound(name, text)}"
+
+
+def _bound(name: str, text: str) -> str:
+    return _shown(name)(float(text)).lstrip("+").replace(".00", "")
 
 
 def _section(row: Row, found: Measured | None) -> str:
@@ -113,7 +124,7 @@ NUMBER = re.compile(r".*(\.errors|_ms|\.core_hours)|best (?!member).*")
 
 def _shown(name: str) -> Callable[[float], str]:
     """The form of a figure: points, a share, or a number."""
-    if " - " in name:
+    if " - " in name and " / " not in name:
         return lambda value: f"{100 * value:+.2f}"
     if NUMBER.fullmatch(name):
         return lambda value: f"{value:,.4g}"

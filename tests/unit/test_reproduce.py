@@ -77,13 +77,57 @@ def test_several_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
             else each
             for each in first.systems
         ]
-        written(tmp_path, name, first.model_copy(update={"systems": systems, "seeds": seeds}))
+        changed = {"systems": systems, "seeds": seeds, "name": name, "seed": names.index(name)}
+        written(tmp_path, name, first.model_copy(update=changed))
     found = reproductions.measured(row(), str(tmp_path))
     assert found is not None and len(found.values["ensemble.accuracy"]) == 3
     mean = first.system("ensemble").test.accuracy + 0.01
     half = 4.302653 * 0.01 / 3**0.5  # Student's t of two degrees of freedom
     expected = f"| {mean:.2%} | {mean - half:.2%} to {mean + half:.2%} | 1.00% |"
     assert expected in page([row()], {"digits": found})
+
+
+def test_two_runs_are_combined_seed_by_seed(tmp_path: Path) -> None:
+    """The README's command of one of them may have run for fewer seeds, or for others."""
+    first = plain(members=(0.94, 0.95))
+    for name, seeds in (("small", (0, 1, 2)), ("other", (2, 1))):
+        names = {seed: name if seed == seeds[0] else f"{name}-seed-{seed}" for seed in seeds}
+        every = [reports.of_seed(first).model_copy(update={"run": run, "seed": k}) for k, run in names.items()]
+        for seed, run in names.items():
+            shift = seed / 100 if name == "small" else seed / 1000
+            systems = [
+                each.model_copy(update={"test": each.test.model_copy(update={"accuracy": 0.5 + shift})})
+                for each in first.systems
+            ]
+            written(
+                tmp_path, run, first.model_copy(update={"systems": systems, "seeds": every, "name": run, "seed": seed})
+            )
+    found = reproductions.measured(row(figures={"student - other:student": "", "student.accuracy": ""}), str(tmp_path))
+    assert found is not None and found.values["student.accuracy"] == pytest.approx([0.5, 0.51, 0.52])
+    assert found.values["student - other:student"] == pytest.approx([0.009, 0.018])
+
+
+def test_a_ratio_of_differences_and_the_most_accurate_member(tmp_path: Path) -> None:
+    report = plain(members=(0.94, 0.95)).model_copy(update={"best_member": "member-0"})
+    written(tmp_path, "small", report)
+    names = ["(student - baseline) / (small:ensemble - baseline)", "ensemble - most accurate member"]
+    of = row(figures={name: {"expected": "> 0.5" if "/" in name else "> 0"} for name in names})
+    found = reproductions.measured(of, str(tmp_path))
+    accuracy = {each.name: each.test.accuracy for each in report.systems}
+    assert accuracy["member-1"] > accuracy["member-0"] and found is not None
+    recovered = (accuracy["student"] - accuracy["baseline"]) / (accuracy["ensemble"] - accuracy["baseline"])
+    assert found.values[names[0]] == [pytest.approx(recovered)]
+    assert found.values[names[1]] == [pytest.approx(accuracy["ensemble"] - accuracy["member-1"])]
+    assert f"| [digits](#digits) | {names[0]} > 50% |  | {recovered:.2%} |" in page([of], {"digits": found})
+
+
+def test_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("MNIST", raising=False)
+    monkeypatch.setattr("sys.argv", ["reproduce", "omitted-class", "tabular"])
+    monkeypatch.setattr(reproduce, "run", lambda command, folder: pytest.fail(command))
+    with pytest.raises(SystemExit, match="2"):
+        reproduce.main()
+    assert "MNIST: not set; expected a folder" in capsys.readouterr().err
 
 
 def test_minutes_count_each_training_once() -> None:
@@ -120,6 +164,16 @@ def test_the_table_names_examples_and_their_commands() -> None:
     assert len({each.name for each in rows}) == len(rows)
 
 
+def test_what_a_row_prepares_is_downloaded_before() -> None:
+    for each in Experiments.model_validate(yaml.safe_load(reproduce.ROWS.read_text())).rows:
+        fetched: set[str] = set()
+        for words in (command.split() for command in each.commands):
+            if "download" in words:
+                fetched.add(words[words.index("-d") + 1])
+            if words[0] == "python":
+                assert words[2] in fetched, f"{each.name}: '{' '.join(words)}' reads a folder that no command fills"
+
+
 @pytest.mark.parametrize(
     ("expected", "bounds", "found"),
     [
@@ -129,6 +183,10 @@ def test_the_table_names_examples_and_their_commands() -> None:
         ("> 0", (0.0, 0.1), "not resolved"),
         ("> 0", (-0.1, 0.0), "no"),
         ("<= 10", (2.0, 3.0), "yes"),
+        ("2.5 to 4", (2.5, 4.0), "yes"),
+        ("2.5 to 4", (1.0, 1.0), "no"),
+        ("2.5 to 4", (4.5, 8.0), "no"),
+        ("2.5 to 4", (2.0, 3.0), "not resolved"),
         ("~ 0", (-0.1, 0.2), "not told apart"),
         ("~ 0", (0.1, 0.2), "no"),
     ],
