@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.observers import layout
 from orchestrator.observers.events import (
     EpochEnded,
     Event,
@@ -70,8 +71,12 @@ class Output(Console):
 
 
 def console(file: TextIO) -> Console:
-    """A rich console for `file`; wide if it is not a terminal, so that tables are not truncated."""
-    return Output(file=file, width=None if file.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+    """A rich console for `file`; wide if it is not a terminal, so that tables are in one part.
+
+    Without rich's emoji: names such as `user:id:class` hold codes of them.
+    """
+    width = None if file.isatty() else PIPE_WIDTH
+    return Output(file=file, width=width, highlight=False, soft_wrap=False, emoji=False)
 
 
 class Line:
@@ -195,7 +200,7 @@ class Screen:
                 return
             if self._live is not None and line.task is not None:
                 live, task = self._live, line.task
-                self._show(lambda: live.update(task, completed=done, total=total, text=escape(text)))
+                self._show(lambda: live.update(task, completed=done, total=total, text=text))
             elif time.monotonic() - line.last_shown_s > PLAIN_INTERVAL_S:
                 line.last_shown_s = time.monotonic()
                 self.say(f"  {line.name}: {text}")
@@ -217,10 +222,10 @@ class Screen:
         if self._live is None:
             self._live = Progress(
                 SpinnerColumn("dots" if self.err.encoding.startswith("utf") else "line"),
-                TextColumn("{task.description:<14}"),
+                TextColumn("{task.description:<14}", markup=False),
                 BarColumn(bar_width=28),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 console=self.err,
                 transient=True,
             )
@@ -258,17 +263,24 @@ class Screen:
                 logger.warning("progress is not shown any more: %s: %s", type(error).__name__, error)
 
     def table(self, rows: Rows, title: str = "") -> None:
-        """Print a table to stdout; the first column is text, the others are numbers."""
+        """Print a table to stdout; the first column is text, the others are numbers.
+
+        What is wider than the screen is printed in parts (`layout`), so that no figure is cut.
+        """
+        rows = [[visible(cell) for cell in row] for row in rows]
         header, *body = rows
         if title:
             self.out.print(f"\n{title}", style="bold", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-        for k, name in enumerate(header):
-            words = max(map(len, name.split()))
-            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0, min_width=words)
-        for row in body:
-            table.add_row(*(escape(cell) for cell in row))
-        self.out.print(table)
+        for columns in layout.parts(rows, self.out.width):
+            table = Table(
+                box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+            )
+            for number, width in columns:
+                justify: Literal["left", "right"] = "left" if number == 0 else "right"
+                table.add_column(Text(header[number]), justify=justify, width=width, overflow="fold")
+            for row in body:
+                table.add_row(*(Text(row[column.number]) for column in columns))
+            self.out.print(Padding(table, (1, 0, 1, layout.EDGE), expand=False))
 
 
 class LineFormatter(HidingFormatter):

@@ -228,3 +228,38 @@ def test_texts_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[
     record = logging.LogRecord("orchestrator", logging.WARNING, "", 0, label, None, None)
     assert shown in LineFormatter("%(message)s").format(record)
     assert "\x1b" not in said.out + said.err
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 300])
+def test_a_table_has_all_its_figures_on_a_screen_of_any_width(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    screen.out.width = columns
+    figures = [f"{k}.0000" for k in range(12)]
+    header = [f"figure {k}" for k in range(12)]
+    screen.table([["system", *header], ["mean of 10 members", *figures], ["student", *figures]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = " ".join(lines).split()
+    assert [words.count(each) for each in figures] == [2] * 12
+    assert words.count("mean") == words.count("student") == (1 if columns == 300 else words.count("system"))
+
+
+def test_what_is_longer_than_a_line_is_folded_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.out.width = 40
+    path = "/a/path/of/many/folders/that/fits/in/no/line/train.npz"
+    screen.table([["differs in", "one"], ["data.train", path], ["日本語", "2"]])
+    lines = capsys.readouterr().out.splitlines()
+    folded = "".join(line[13:].strip() for line in lines if "/" in line)
+    assert folded == path and any(line.split() == ["日本語", "2"] for line in lines)
+
+
+def test_names_that_hold_codes_of_emoji_or_of_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name, screen = "user:id:class [b]x[/b] :x:", Screen()
+    screen.table([[name], [name]], title=name)
+    screen.out.print(name, markup=False)
+    screen.say(name)
+    said = capsys.readouterr()
+    assert said.out.count(name) == 4 and said.err.count(name) == 1
