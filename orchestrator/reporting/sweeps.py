@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import COMPARED, Bounds, Report, gain_transferred
 from orchestrator.reporting.spread import interval
-from orchestrator.reporting.tables import number, percent, short_count
+from orchestrator.reporting.tables import accuracies, number, percent, short_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,11 +43,18 @@ class SweptRun(BaseModel):
     baseline: float | None = None
     ensemble: float | None = None
     gain_transferred: float | None = None
+    may_be_chance: bool = False
+    """Whether the ensemble's gain over the baseline is not resolved: over test examples, or over repetitions."""
     parameters: int | None = None
     latency_ms_p99: float | None = None
     member_core_hours: float | None = None
     """Of the trainings of all members, in this run or an earlier one."""
     member_gpu_hours: float | None = None
+
+    def shown(self, figure: str) -> float | None:
+        """A figure of the table or a heat map; None where it is not known, or a share of a gain that may be chance."""
+        value: float | None = getattr(self, figure)
+        return None if figure == "gain_transferred" and self.may_be_chance else value
 
 
 class Sweep(BaseModel):
@@ -66,24 +73,34 @@ def swept(run: str, values: dict[str, Any], repetitions: Sequence[Report], probl
         return SweptRun(run=run, values=values, problem=problem)
     students = [each.system("student") for each in repetitions]
     costs = [each.cost.get("members") for each in repetitions]
-    accuracies = {role: [each.system(role).test.accuracy for each in repetitions] for role in COMPARED}
-    accuracy = {role: fmean(several) for role, several in accuracies.items()}
+    of_roles = {role: [each.system(role).test.accuracy for each in repetitions] for role in COMPARED}
+    accuracy = {role: fmean(several) for role, several in of_roles.items()}
     return SweptRun(
         run=run,
         values=values,
         validation_accuracy=_mean([each.validation_accuracy for each in students]),
         student=accuracy["student"],
         student_interval=(
-            interval(accuracies["student"], 0.0, 1.0) if len(students) > 1 else students[0].test.accuracy_interval
+            interval(of_roles["student"], 0.0, 1.0) if len(students) > 1 else students[0].test.accuracy_interval
         ),
         baseline=accuracy["baseline"],
         ensemble=accuracy["ensemble"],
         gain_transferred=gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
+        may_be_chance=_may_be_chance(repetitions),
         parameters=students[0].parameters,
         latency_ms_p99=fmean(each.latency_ms.p99 for each in students),
         member_core_hours=_mean([None if each is None else each.core_hours for each in costs]),
         member_gpu_hours=_mean([None if each is None else each.gpu_hours for each in costs]),
     )
+
+
+def _may_be_chance(repetitions: Sequence[Report]) -> bool:
+    """Whether the ensemble's gain over the baseline may be chance; of repetitions their mean, by Student's t."""
+    if len(repetitions) == 1:
+        return accuracies(repetitions[0]).may_be_chance
+    gains = [each.system("ensemble").test.accuracy - each.system("baseline").test.accuracy for each in repetitions]
+    low, high = interval(gains)
+    return low <= 0 <= high
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -119,7 +136,7 @@ def rows(sweep: Sweep) -> Rows:
                 "-" if interval is None else " to ".join(f"{100 * bound:.1f}" for bound in interval),
                 number("accuracy", each.baseline),
                 number("accuracy", each.ensemble),
-                percent(each.gain_transferred),
+                "not resolved" if each.may_be_chance else percent(each.gain_transferred),
                 "-" if each.parameters is None else short_count(each.parameters),
                 "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
                 _hours(each.member_gpu_hours if gpu else each.member_core_hours),
@@ -145,11 +162,12 @@ def written(value: Any) -> str:
 
 
 def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
-    """A figure of each run over the first two keys, the mean over further ones; None for other than two keys or more.
+    """A figure of each run over the first two keys, the mean over further ones; None for fewer keys, or where no run
+    has the figure.
 
-    figure: a field of `SweptRun`.
+    figure: one of `TITLES`.
     """
-    if len(sweep.keys) < 2:
+    if len(sweep.keys) < 2 or all(each.shown(figure) is None for each in sweep.runs):
         return None
     from matplotlib.figure import Figure
 
@@ -157,7 +175,7 @@ def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
     of_rows, of_columns = list(dict.fromkeys(by_row)), list(dict.fromkeys(by_column))
     cells: dict[tuple[str, str], list[float]] = {}
     for row, column, each in zip(by_row, by_column, sweep.runs, strict=True):
-        value = getattr(each, figure)
+        value = each.shown(figure)
         if value is not None:
             cells.setdefault((row, column), []).append(100 * value)
     grid = [
@@ -170,7 +188,7 @@ def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
     axes.set_xticks(range(len(of_columns)), of_columns)
     axes.set_yticks(range(len(of_rows)), of_rows)
     axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=TITLES[figure])
-    known = [value for found in cells.values() for value in found] or [0.0]
+    known = [value for found in cells.values() for value in found]
     low, high = min(known), max(known)
     for y, row_values in enumerate(grid):
         for x, value in enumerate(row_values):

@@ -12,6 +12,7 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweep_page, sweeps
 from orchestrator.reporting.sweeps import Sweep, SweptRun, swept
 from orchestrator.run_folder.paths import RunFolder
+from tests.reports import difference, plain
 from tests.unit.test_verdict import report
 
 KEY = "data.transfer_share"
@@ -120,6 +121,27 @@ def test_a_row_has_the_means_of_repetitions(tmp_path: Path) -> None:
     alone = swept("x", {"t": 1}, each[:1])
     assert (alone.student, alone.student_interval, alone.gain_transferred) == (0.8, None, each[0].gain_transferred)
     assert swept("x", {"t": 1}, [], "broken").problem == "broken"
+
+
+def test_a_share_of_a_gain_that_may_be_chance_is_not_given() -> None:
+    """As in the verdict of the run: neither in the table nor in the heat map."""
+    unsure = difference("ensemble", "baseline", 0.1, (-0.5, 0.7))
+    found = [
+        swept(
+            f"x-{k}", {"t": k, "h": 1}, [plain({"baseline": 0.9, "ensemble": 0.901, "student": 0.95}, differences=of)]
+        )
+        for k, of in enumerate(([unsure], [difference("ensemble", "baseline", 0.1, (0.05, 0.7))]))
+    ]
+    of = sweeps.collected("x-sweep", ["t", "h"], found)
+    header, chance, sure = sweeps.rows(of)
+    column = header.index("gain transferred")
+    assert (chance[column], sure[column]) == ("not resolved", "5000.0%")
+    drawn = sweeps.heat_map(of, "gain_transferred")
+    assert drawn is not None and [text.get_text() for text in drawn.axes[0].texts] == ["5000.00"]
+    assert sweeps.heat_map(sweeps.collected("x-sweep", ["t", "h"], found[:1]), "gain_transferred") is None
+    several = [plain({"baseline": 0.9, "ensemble": value, "student": 0.95}) for value in (0.89, 0.93)]
+    assert swept("x", {"t": 1}, several).may_be_chance
+    assert not swept("x", {"t": 1}, [several[1], several[1]]).may_be_chance
 
 
 def test_columns_are_told_apart_and_hours_have_one_unit() -> None:
