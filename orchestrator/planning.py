@@ -7,7 +7,6 @@ computed from these by `orchestrator.plan`, which is pure.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ from orchestrator.rehearsal import EPOCH_S, rehearse
 from orchestrator.reporting.content import Rows
 from orchestrator.run_folder import owned
 from orchestrator.stages import preflight
-from workers import storage
+from workers import json_text, storage
 from workers.data import dataset as datasets
 from workers.data.dataset import Dataset
 from workers.data.memory import size
@@ -231,7 +230,7 @@ def as_json(found: Planned) -> str:
         "does_not_fit": list(found.misfits),
         "what_if": {each.change: _described(each.outlook) for each in found.variations},
     }
-    return json.dumps(content, indent=2) + "\n"
+    return json_text.dumps(content, indent=2) + "\n"
 
 
 def _described(of: Outlook) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from orchestrator.export.lineage import Lineage
 from orchestrator.export.measure import Measured
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
+from workers import json_text
 
 NOT_STATED = "not stated"
 LIBRARY = {"onnx": "onnx", "torch": "pytorch", "transformers": "transformers"}
@@ -177,5 +178,5 @@ def _table(rows: Rows) -> str:
 
 def record(about: Mapping[str, Any], measured: Measured, lineage: Lineage, licence: str | None) -> dict[str, Any]:
     """The content of `export.json`, without the list of files: what `load.py` needs, figures, lineage, licence."""
-    figures = json.loads(json.dumps(asdict(measured), default=str))
+    figures = json.loads(json_text.dumps(asdict(measured)))
     return {**about, "licence": licence or NOT_STATED, "measured": figures, "lineage": asdict(lineage)}

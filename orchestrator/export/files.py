@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from orchestrator.export import load, load_alone, target
 from orchestrator.export.formats import Made, Student
 from orchestrator.export.student_model import LOAD_TIMEOUT_S, environment_alone
-from workers import storage
+from workers import json_text, storage
 from workers.data.collate import widened
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns
@@ -52,7 +52,7 @@ def write(folder: Path, about: Mapping[str, Any], card: str, made: Made, student
         if path.is_file()
     }
     record = {**about, target.FILES: files}
-    (folder / target.RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    (folder / target.RECORD).write_text(json_text.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def requirements(about: Mapping[str, Any], made: Made, student: Student) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from orchestrator.observers.events import Event, RunEnded, RunStarted, StageEnded
 from orchestrator.run_folder.paths import RunFolder
-from workers import storage
+from workers import json_text, storage
 from workers.redact import redacted
 
 MILESTONES = (RunStarted, StageEnded, RunEnded)
@@ -41,7 +40,7 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """One line: the time in UTC, the event's name, and `fields`."""
         kept = {key: redacted(value) if isinstance(value, str) else value for key, value in fields.items()}
-        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **kept})
+        line = json_text.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **kept})
         with self._lock:
             if self._local:
                 path = Path(storage.filesystem(self.uri)[1])

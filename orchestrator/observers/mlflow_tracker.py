@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import math
 import re
 import threading
 import time
@@ -457,5 +458,5 @@ def _datasets(record: TrackingRecord) -> list[DatasetInput]:
 
 
 def _short(figure: float | None) -> float | None:
-    """Round to five digits, for tables."""
-    return None if figure is None else float(f"{figure:.5g}")
+    """Round to five digits, for tables, whose JSON has no infinite numbers."""
+    return float(f"{figure:.5g}") if figure is not None and math.isfinite(figure) else None

@@ -1,6 +1,7 @@
 """The run's own record, also where whoever wrote it was killed in the middle of a line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,11 @@ def test_a_line_follows_one_that_a_full_disk_cut(tmp_path: Path, monkeypatch: py
     assert last_opened(str(tmp_path)) == "third"
     lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["mlflow_run"] for line in (lines[0], *lines[2:])] == ["first", "second", "third"]
+
+
+def test_an_infinite_figure_leaves_a_line_that_every_parser_reads(tmp_path: Path) -> None:
+    """Such as the NLL of trees, for a label of probability 0."""
+    EventLog(str(tmp_path)).write("epoch", validation_nll=math.inf, terms={"soft": [math.nan, -math.inf, 1.5]})
+    line = (tmp_path / "events.jsonl").read_text()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["validation_nll"] == "Infinity" and found["terms"] == {"soft": ["NaN", "-Infinity", 1.5]}

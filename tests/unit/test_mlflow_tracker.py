@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 from collections import Counter
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers import mlflow_models, mlflow_runs, mlflow_uri
+from orchestrator.observers import mlflow_models, mlflow_runs, mlflow_tracker, mlflow_uri
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.observers.tracking_record import SplitRecord, TrackingRecord
 from tests.makers import settings
@@ -187,6 +188,11 @@ def test_figures_and_tables_are_there_once_however_often_they_are_sent(config: R
     table = json.loads(Path(client.download_artifacts(tracker.run_id, "comparison.json")).read_text())
     assert table == {"columns": ["system", "accuracy"], "data": [["student", 0.9]]}
     tracker.close("FINISHED")
+
+
+def test_a_table_has_no_infinite_numbers() -> None:
+    """MLflow's page reads it as JSON, which has none."""
+    assert [mlflow_tracker._short(figure) for figure in (math.inf, math.nan, None, 0.1234567)] == [None] * 3 + [0.12346]
 
 
 def test_an_identifier_from_a_file_is_no_query(config: RunConfig) -> None:

@@ -76,6 +76,7 @@ def _foresee(asked: argparse.Namespace) -> None:
 
     with Screen(quiet=asked.json) as screen:
         from orchestrator.cli.commands.loading import prepared
+        from workers import json_text
 
         config = prepared(asked.of, asked.overrides, screen)
         with interrupts.at_once():
@@ -88,7 +89,7 @@ def _foresee(asked: argparse.Namespace) -> None:
         request = prospects.Asked(members=asked.members, larger=larger)
         foreseen = prospects.prospects(config, request, verbose=asked.verbose, screen=screen)
         if asked.json:
-            print(json.dumps(dataclasses.asdict(foreseen), indent=2))
+            print(json_text.dumps(dataclasses.asdict(foreseen), indent=2))
         else:
             screen.table(prospects.rows(foreseen), config.name)
             screen.out.print(prospects.verdict(foreseen), markup=False)
