@@ -503,6 +503,8 @@ class DataSpec(Spec):
     Left out: `y`, of texts `label`."""
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
+    max_length: Annotated[Count | None, Field(exclude=True)] = None
+    """`kind: text`: short for `max_length` of `masking`, or else of every model of texts that has none of its own."""
     group_column: str | None = None
     """Of `test`: which examples belong together when intervals are drawn, such as those of a user, a document or an
     utterance. A column of texts, of a table or of Parquet, or an array [N] of an npz; a data factory returns
@@ -552,6 +554,8 @@ class DataSpec(Spec):
         else:
             if self.factory is not None:
                 raise ValueError(f"`factory` belongs to kind 'python', not '{self.kind}'")
+            if self.max_length is not None and self.kind != "text":
+                raise ValueError(f"`max_length` belongs to kind 'text', not '{self.kind}'; a model has one, too")
             if self.kwargs and ":" not in self.kind:
                 raise ValueError(f"`kwargs` belong to kind 'python' or one of your own, not '{self.kind}'")
             needed = ("train",) if self.test_share is not None else ("train", "test")
@@ -752,7 +756,7 @@ Temperature = Annotated[
 
 TERM_NAMES = [
     "soft", "reverse_kl", "jensen_shannon", "logits_mse", "hard", "masked_lm", "hidden_cosine", "hidden_mse",
-    "relations", "attention_transfer", "channel_kl", "relational_distance", "relational_angle",
+    "relations", "attention", "attention_transfer", "channel_kl", "relational_distance", "relational_angle",
 ]  # fmt: skip
 """Names of `workers.losses.TERMS`, which editors offer."""
 
@@ -762,8 +766,8 @@ class TermSpec(OwnKind):
 
     term: Annotated[KindName, Field(examples=TERM_NAMES)]
     """What is compared: `soft`, `reverse_kl`, `jensen_shannon` (`kwargs: {beta: 0.5}`), `logits_mse`, `hard`,
-    `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, `attention_transfer`,
-    `channel_kl`, `relational_distance`, `relational_angle`, or `module:Class`."""
+    `masked_lm` (`hard` of masked tokens), `hidden_cosine`, `hidden_mse`, `relations`, `attention`,
+    `attention_transfer`, `channel_kl`, `relational_distance`, `relational_angle`, or `module:Class`."""
     weight: Weight = 1.0
     """How much it counts: a number, or one that follows a schedule."""
 

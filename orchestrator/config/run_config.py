@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from orchestrator.config import loading, names, yaml_text
+from orchestrator.config import loading, names, text_length, yaml_text
 from orchestrator.config.explain import explained
 from orchestrator.config.schema import (
     FIRST_MEMBERS,
@@ -89,6 +89,11 @@ class RunConfig(Spec):
         if isinstance(several, dict) and several and values.get("student") is None:
             return {**values, "student": next(iter(several.values()))}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length_of_texts(cls, values: Any) -> Any:
+        return text_length.spread(values)
 
     @model_validator(mode="after")
     def _one_form(self) -> RunConfig:

@@ -132,6 +132,14 @@ def test_relations_are_the_divergence_of_their_softmax(heads: int) -> None:
     assert value_of(term, student, student) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_attention_is_the_relation_of_queries_to_keys() -> None:
+    student, teacher = outputs(D), outputs(WIDE, seed=1)
+    expected = value_of(prepared("relations", student, teacher, of=["query-key"], heads=4), student, teacher)
+    assert expected > 0 and value_of(prepared("attention", student, teacher, heads=4), student, teacher) == expected
+    with pytest.raises(RequestError, match="the term 'attention' has 3 heads"):
+        prepared("attention", student, teacher, heads=3)
+
+
 def test_heads_are_a_common_divisor() -> None:
     student, teacher = outputs(D), outputs(WIDE)
     assert prepared("relations", student, teacher).count == 4

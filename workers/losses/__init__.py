@@ -7,6 +7,7 @@ added, and divided by the count of the whole batch. `workers.training.objective`
 from __future__ import annotations
 
 from workers.data.labels import UNLABELLED
+from workers.losses.attention import Attention
 from workers.losses.attention_transfer import AttentionTransfer
 from workers.losses.channel_kl import ChannelKL
 from workers.losses.distillation import distillation_loss
@@ -30,6 +31,7 @@ TERMS: dict[str, type[Term]] = {
     "hidden_cosine": HiddenCosine,
     "hidden_mse": HiddenMSE,
     "relations": Relations,
+    "attention": Attention,
     "attention_transfer": AttentionTransfer,
     "channel_kl": ChannelKL,
     "relational_distance": RelationalDistance,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class Relations(Term):
     d is the width of a relation head. A mean over the elements of each example, its heads and the pairs of layers.
     """
 
+    NAME: ClassVar[str] = "relations"
+    """In the configuration."""
     needs = frozenset({Signal.ATTENTION_INPUTS})
 
     def __init__(
@@ -42,12 +44,13 @@ class Relations(Term):
         unknown = [each for each in ([of] if isinstance(of, str) else of) if each not in known]
         if isinstance(of, str) or not of or unknown:
             raise RequestError(
-                f"distillation.objective: the term 'relations' has `of: {of}`. Expected a list of some of "
+                f"distillation.objective: the term '{self.NAME}' has `of: {of}`. Expected a list of some of "
                 f"{', '.join(known)}."
             )
         if heads != "auto" and (type(heads) is not int or heads < 1):
             raise RequestError(
-                f"distillation.objective: the term 'relations' has `heads: {heads}`. Expected a number >= 1, or `auto`."
+                f"distillation.objective: the term '{self.NAME}' has `heads: {heads}`. Expected a number >= 1, or "
+                "`auto`."
             )
         self.of = [(PARTS[a], PARTS[b]) for a, b in (each.split("-") for each in of)]
         self.heads, self.layers = heads, layers
@@ -55,7 +58,7 @@ class Relations(Term):
         self.count = 1
 
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
-        self.found = pairs(self.layers, len(student.queries), len(teacher.queries), "relations")
+        self.found = pairs(self.layers, len(student.queries), len(teacher.queries), self.NAME)
         self.wanted = {part: {other for _, other in self.found} for relation in self.of for part in relation}
         widths = {
             f"{part} of the {of}": outputs[0].shape[-1]
@@ -71,7 +74,7 @@ class Relations(Term):
         if wrong:
             fits = [count for count in range(1, 4 * MOST_HEADS + 1) if common % count == 0]
             raise RequestError(
-                f"distillation.objective: the term 'relations' has {self.heads} heads, which do not divide the "
+                f"distillation.objective: the term '{self.NAME}' has {self.heads} heads, which do not divide the "
                 f"width of the {wrong[0]}. Expected a common divisor of all widths: {', '.join(map(str, fits))}."
             )
         self.count = self.heads
@@ -82,9 +85,9 @@ class Relations(Term):
                 one, other = widths[f"{a} of the {of}"], widths[f"{b} of the {of}"]
                 if one != other:
                     raise RequestError(
-                        f"distillation.objective: the term 'relations' relates {a} of width {one} to {b} of width "
+                        f"distillation.objective: the term '{self.NAME}' relates {a} of width {one} to {b} of width "
                         f"{other} of the {of}, as with grouped-query attention. Expected relations of parts of one "
-                        "width, such as `of: [query-query, key-key, value-value]`."
+                        "width, such as the term `relations` with `of: [query-query, key-key, value-value]`."
                     )
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
