@@ -14,6 +14,7 @@ import yaml
 
 from orchestrator.export.lineage import Lineage
 from orchestrator.export.measure import Measured
+from orchestrator.reporting import markdown
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
 from workers import json_text
@@ -44,7 +45,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         f"Licence: {licence or NOT_STATED}.\n",
         "## Loading it\n",
         f"`pip install -r requirements.txt`, then in this folder:\n\n```python\n{snippet}\n```\n",
-        f"Classes: {', '.join(classes)}.\n",
+        f"Classes: {', '.join(map(markdown.line, classes))}.\n",
         "## Figures\n",
         f"On {measured.examples:,} test examples; intervals are of 95%, by resampling them.\n",
         _table(_systems(measured, report)),
@@ -172,7 +173,7 @@ def _between(style: str, bounds: Bounds) -> str:
 
 
 def _table(rows: Rows) -> str:
-    first, *others = [f"| {' | '.join(row)} |" for row in rows]
+    first, *others = [f"| {' | '.join(map(markdown.cell, row))} |" for row in rows]
     return "\n".join([first, f"|{'---|' * len(rows[0])}", *others]) + "\n"
 
 

@@ -18,17 +18,17 @@ MOST_CELLS = 200
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     found = sections.document(report)
-    lead = [_line(paragraph) + "\n" for paragraph in (*found.notes, found.lead)]
-    return "\n".join([f"# {_line(found.title)}\n", *lead, *map(_answer, found.answers), *map(_section, found.sections)])
+    lead = [line(paragraph) + "\n" for paragraph in (*found.notes, found.lead)]
+    return "\n".join([f"# {line(found.title)}\n", *lead, *map(_answer, found.answers), *map(_section, found.sections)])
 
 
 def _answer(answer: Answer) -> str:
-    points = "\n".join(f"- {_line(each)}" for each in answer.lines)
-    return f"**{_line(answer.question)}** {_line(answer.short)}.\n\n{points}\n"
+    points = "\n".join(f"- {line(each)}" for each in answer.lines)
+    return f"**{line(answer.question)}** {line(answer.short)}.\n\n{points}\n"
 
 
 def _section(section: Section) -> str:
-    return f"## {_line(section.title)}\n\n{_blocks(section.blocks)}"
+    return f"## {line(section.title)}\n\n{_blocks(section.blocks)}"
 
 
 def _blocks(blocks: Sequence[Block]) -> str:
@@ -36,22 +36,22 @@ def _blocks(blocks: Sequence[Block]) -> str:
 
 
 def _text(block: Text) -> str:
-    return _line(block.text) + "\n"
+    return line(block.text) + "\n"
 
 
 def table(block: Table) -> str:
     """A table with its title."""
     header, *body = block.rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    title = f"{_line(block.title)}:\n\n" if block.title else ""
-    return title + "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rule, *body]) + "\n"
+    title = f"{line(block.title)}:\n\n" if block.title else ""
+    return title + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in [header, rule, *body]) + "\n"
 
 
 def _code(block: Code) -> str:
     """A fenced block, whose fence is longer than any run of backticks in it."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", block.text)), 3)
     code = f"{fence}\n{block.text.rstrip()}\n{fence}\n"
-    return f"<details><summary>{_line(block.title)}</summary>\n\n{code}\n</details>\n" if block.folded else code
+    return f"<details><summary>{line(block.title)}</summary>\n\n{code}\n</details>\n" if block.folded else code
 
 
 def _cards(block: Cards) -> str:
@@ -70,18 +70,18 @@ RENDERED: dict[str, Callable[[Any], str]] = {
     Text.kind: _text,
     Table.kind: table,
     Figure.kind: lambda block: "",
-    Picture.kind: lambda block: f"{_line(block.title)}: a picture in `report.html`.\n",
+    Picture.kind: lambda block: f"{line(block.title)}: a picture in `report.html`.\n",
     Row.kind: lambda block: _blocks(block.blocks),
     Code.kind: _code,
     Cards.kind: _cards,
 }
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """Text in one line, in which HTML is shown and not obeyed."""
     return escape(" ".join(text.split()), quote=False)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text for a cell; names of classes may hold anything."""
-    return _line(text).replace("\\", r"\\").replace("|", r"\|")
+    return line(text).replace("\\", r"\\").replace("|", r"\|")
