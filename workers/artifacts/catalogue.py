@@ -88,8 +88,8 @@ class Catalogue:
             self.register(key, path)
             return Found(record, self.uri(path))
         kind = KINDS[key.kind]
-        former = None if kind.self_checked else store.read(self.uri(path), kind)
         for run, source in self._elsewhere(key):
+            former = None if kind.self_checked else store.read(self.uri(path), kind)
             copied = store.copy(source, self.uri(path), key)
             record = store.load(self.uri(path), key, **facts) if copied else None
             if record is not None:
