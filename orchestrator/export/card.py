@@ -5,7 +5,6 @@ Figures are those of the exported files, measured when they were made; the other
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,6 @@ from orchestrator.export.measure import Measured
 from orchestrator.reporting import markdown
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
-from workers import json_text
 
 NOT_STATED = "not stated"
 LIBRARY = {"onnx": "onnx", "torch": "pytorch", "transformers": "transformers"}
@@ -179,5 +177,4 @@ def _table(rows: Rows) -> str:
 
 def record(about: Mapping[str, Any], measured: Measured, lineage: Lineage, licence: str | None) -> dict[str, Any]:
     """The content of `export.json`, without the list of files: what `load.py` needs, figures, lineage, licence."""
-    figures = json.loads(json_text.dumps(asdict(measured)))
-    return {**about, "licence": licence or NOT_STATED, "measured": figures, "lineage": asdict(lineage)}
+    return {**about, "licence": licence or NOT_STATED, "measured": asdict(measured), "lineage": asdict(lineage)}

@@ -109,8 +109,9 @@ class SoftTargetPass:
 
     def fewer(self) -> tuple[str, ...]:
         """sha256 of the parts by now that lack members. A student resumes checkpoints of the same ones alone."""
-        everybody = _everybody(self.planned)
-        return tuple(part.sha256 for _, part in sorted(self.parts.items()) if part.members != everybody)
+        planned = _all_members(self.planned)
+        parts = [part for _, part in sorted(self.parts.items())]
+        return tuple(part.sha256 for part in parts if part.members != planned)
 
     def complete(self) -> Manifest:
         """Wait for all parts and return the manifest.
@@ -142,7 +143,7 @@ class SoftTargetPass:
             temperature=manifest.temperature,
             fingerprint=manifest.fingerprint,
             combine=manifest.combine,
-            weights=dict(zip(_everybody(manifest), manifest.weights, strict=True)),
+            weights=dict(zip(_all_members(manifest), manifest.weights, strict=True)),
             seconds=manifest.seconds,
             reused=self.reused,
         )
@@ -345,7 +346,8 @@ def _planned(run: Context, members: list[MemberRecord], weights: Sequence[float]
     )
 
 
-def _everybody(planned: Manifest) -> list[str]:
+def _all_members(planned: Manifest) -> list[str]:
+    """The names of the members that a complete part has."""
     return [record.name for record in planned.members]
 
 
@@ -357,7 +359,7 @@ def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[i
     """
     ensemble, plan = run.config.ensemble, run.plan
     survivors = ensemble.on_member_loss == "reweight"
-    kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _everybody(planned)}
+    kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == _all_members(planned)}
     if len(kept) < plan.layout.parts and ensemble.precision == "auto":
         kept = {number: part for number, part in kept.items() if part.numerics.device == plan.device}
     return kept

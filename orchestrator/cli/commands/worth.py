@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 
 from orchestrator.cli.commands import base
 from orchestrator.cluster import interrupts
+from workers import json_text
 
 HELP = "what each member of a run is worth; or, from three members, what an ensemble would be"
 EXAMPLES = (
@@ -61,7 +61,7 @@ def _of_run(asked: argparse.Namespace) -> None:
 
     found = report.load(asked.of)
     if asked.json:
-        print(json.dumps([json.loads(each.model_dump_json()) for each in found.worth], indent=2))
+        print(json_text.dumps([each.model_dump() for each in found.worth], indent=2))
     elif found.worth:
         Screen().table(tables.worth(found), found.name)
     else:
@@ -76,7 +76,6 @@ def _foresee(asked: argparse.Namespace) -> None:
 
     with Screen(quiet=asked.json) as screen:
         from orchestrator.cli.commands.loading import prepared
-        from workers import json_text
 
         config = prepared(asked.of, asked.overrides, screen)
         with interrupts.at_once():
