@@ -27,7 +27,7 @@ from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly, Rule  # noqa: E402
 from workers.inference.teacher import Member  # noqa: E402
-from workers.specs import ModelSpec  # noqa: E402
+from workers.specs.models import ModelSpec  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
 from workers.targets.soft_targets import Numerics  # noqa: E402
 

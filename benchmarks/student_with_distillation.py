@@ -44,7 +44,8 @@ from benchmarks.common import Row  # noqa: E402
 from benchmarks.loops import HARD, Loss  # noqa: E402
 from benchmarks.models import mlp  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
-from workers.specs import DistillationSpec, TrainingSpec  # noqa: E402
+from workers.specs.objective import DistillationSpec  # noqa: E402
+from workers.specs.training import TrainingSpec  # noqa: E402
 from workers.targets.reader import StoreReader  # noqa: E402
 from workers.targets.soft_targets import Part  # noqa: E402
 from workers.training import loop as train_loop  # noqa: E402

@@ -26,7 +26,8 @@ from workers.data.dataset import Split
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS
-from workers.specs import DistillationSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets.reader import StoreReader
 from workers.training import loop as train_loop
 from workers.training.loader import HardLabels, SoftLabels

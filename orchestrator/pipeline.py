@@ -56,7 +56,9 @@ from workers.evaluation.tasks import Totals
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.redact import redacted
-from workers.specs import FactorySpec, ScheduleSpec, TrainingSpec
+from workers.specs.base import FactorySpec
+from workers.specs.objective import ScheduleSpec
+from workers.specs.training import TrainingSpec
 
 logger = logging.getLogger(__name__)
 

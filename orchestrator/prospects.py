@@ -25,7 +25,8 @@ from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, fore
 from workers.evaluation.tasks import ENSEMBLE, Totals
 from workers.models import predictor
 from workers.seeds import seeded
-from workers.specs import AnyModel, TrainingSpec
+from workers.specs.models import AnyModel
+from workers.specs.training import TrainingSpec
 
 TRAINED = 3
 """Members that are trained, where the ensemble has more."""

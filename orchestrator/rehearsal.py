@@ -29,7 +29,7 @@ from orchestrator.stages.stage import Results, Stage
 from orchestrator.stages.trained import Trained
 from workers import storage
 from workers.data.dataset import Dataset
-from workers.specs import AnyTraining, TrainingSpec
+from workers.specs.training import AnyTraining, TrainingSpec
 
 EPOCHS = 5
 """Epochs of each training; all but the first are timed, since that one also warms up."""

@@ -28,7 +28,7 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
 from workers.models import provenance as model_provenance
 from workers.models.ask import ask
-from workers.specs import AnyModel
+from workers.specs.models import AnyModel
 
 ENSEMBLE_ERRORS = 8
 """Test examples of which the ensemble names another class."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from workers import ensemble, specialists
 from workers.errors import RequestError
-from workers.specs import ExampleRule, ExampleWeights, FactorySpec, SpecialistRule
+from workers.specs.base import FactorySpec
+from workers.specs.members import ExampleRule, ExampleWeights, SpecialistRule
 from workers.user_code import calls, factories, provenance
 
 Rule = Callable[[Tensor], Tensor]

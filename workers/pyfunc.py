@@ -17,7 +17,7 @@ from workers import pyfunc_inputs
 from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.specs import model_of
+from workers.specs.models import model_of
 
 WEIGHTS, CODE, MODEL = "weights", "code", "model"
 """Names of the MLflow artifacts, and the key of the model's spec in its configuration."""

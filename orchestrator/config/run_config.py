@@ -30,17 +30,11 @@ from orchestrator.config.schema import (
 )
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import (
-    AnyModel,
-    AnyTraining,
-    Count,
-    DataSpec,
-    DistillationSpec,
-    Spec,
-    TransformersModel,
-    Whole,
-    special_of,
-)
+from workers.specs.base import Count, Spec, Whole
+from workers.specs.data import DataSpec
+from workers.specs.models import AnyModel, TransformersModel, special_of
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import AnyTraining
 
 
 class RunConfig(Spec):

@@ -11,27 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from orchestrator.config import names
-from workers.specs import (
-    AnyModel,
-    AnyTraining,
-    Count,
-    ExampleWeights,
-    FactorySpec,
-    MaySpecialise,
-    MemberSample,
-    MemberWeights,
-    NoBool,
-    NonNegative,
-    Positive,
-    Precision,
-    Spec,
-    TermSpec,
-    TransformersModel,
-    Weight,
-    Whole,
-    check_recipe,
-    special_of,
-)
+from workers.specs.base import Count, FactorySpec, NoBool, NonNegative, Positive, Precision, Spec, Whole
+from workers.specs.members import ExampleWeights, MemberSample, MemberWeights
+from workers.specs.models import AnyModel, MaySpecialise, TransformersModel, special_of
+from workers.specs.objective import TermSpec, Weight
+from workers.specs.training import AnyTraining, check_recipe
 
 NAME, MODEL_NAME, STAGE = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$", r"^[a-z0-9][a-z0-9_]*$"
 STORAGE = "runs"

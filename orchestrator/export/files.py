@@ -31,7 +31,7 @@ from workers.data.examples import Columns
 from workers.data.texts import PAIR, TEXT, strings
 from workers.errors import RunError
 from workers.models import predictor
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 from workers.user_code import factories
 
 CARD, LOAD, REQUIREMENTS = "README.md", "load.py", "requirements.txt"

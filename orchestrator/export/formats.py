@@ -28,7 +28,7 @@ from workers.models import provenance as model_provenance
 from workers.models.torch_module import TorchPredictor
 from workers.models.transformers_module import TransformersPredictor
 from workers.redact import has_secrets
-from workers.specs import AUTO, AnyModel, ModelSpec, OnnxModel, TransformersModel
+from workers.specs.models import AUTO, AnyModel, ModelSpec, OnnxModel, TransformersModel
 
 GRAPH, CODE, TOKENIZER = "model.onnx", "code", tokens.FILE
 """Names of files and folders in an export."""

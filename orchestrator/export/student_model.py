@@ -36,12 +36,12 @@ from workers.data.arrays import as_tensor
 from workers.inference import teacher
 from workers.models import provenance as model_provenance
 from workers.redact import has_secrets, redacted
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 from workers.user_code import factories
 
 if TYPE_CHECKING:
     from workers.inference.teacher import Member
-    from workers.specs import AnyModel
+    from workers.specs.models import AnyModel
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from workers.evaluation.metrics import BRIER, CORRECT, EXAMPLES, Inference
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.models import provenance as model_provenance
-from workers.specs import AnyModel
+from workers.specs.models import AnyModel
 from workers.user_code import provenance
 
 DECIDES = ("code", "files", "model", "tokenizer")

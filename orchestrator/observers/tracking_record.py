@@ -21,7 +21,9 @@ from workers import storage
 from workers.artifacts.key import Key
 from workers.data.examples import Columns, Examples, shape_of
 from workers.redact import redacted
-from workers.specs import AnyModel, FactorySpec, IdxFiles
+from workers.specs.base import FactorySpec
+from workers.specs.data import IdxFiles
+from workers.specs.models import AnyModel
 from workers.user_code import factories
 
 if TYPE_CHECKING:

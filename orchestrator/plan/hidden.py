@@ -7,7 +7,7 @@ from typing import Literal
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.plan.students import StudentPlacement
 from workers.errors import RequestError
-from workers.specs import HiddenSpec
+from workers.specs.objective import HiddenSpec
 
 Where = Literal["worker", "actor"]
 COPIES = 3

@@ -18,7 +18,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
 from workers.models.profile import Profile
-from workers.specs import AnyTraining
+from workers.specs.training import AnyTraining
 from workers.training.loader import CACHE_BYTES
 
 DRIVER_BYTES_S = 1.0e9

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.plan.plan import Plan
 from workers.models.profile import Profile
-from workers.specs import AnyTraining
+from workers.specs.training import AnyTraining
 from workers.training import objective
 
 BACKWARD = 3.0

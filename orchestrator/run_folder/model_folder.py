@@ -16,16 +16,17 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workers import specs, storage
+from workers import storage
 from workers.artifacts import store
 from workers.artifacts.kinds import STUDENT_MODEL
 from workers.errors import RequestError
+from workers.specs import models
 
 FOLDER = "mlflow"
 """Folder of the model in the student's folder."""
 RECORD = "stillhouse.json"
 MLMODEL, SERVED, CODE = "MLmodel", "pyfunc.py", "artifacts/code"
-WEIGHTS = tuple(f"artifacts/{name}" for name in specs.WEIGHTS)
+WEIGHTS = tuple(f"artifacts/{name}" for name in models.WEIGHTS)
 """Weights of each kind of student; a model has one of these files."""
 BEGINS = {".safetensors": (8, b"{"), ".skops": (0, b"PK\x03\x04")}
 """Offset and signature of files of weights, by their suffix; neither format is a pickle."""

@@ -18,7 +18,8 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import catalogue
 from workers.errors import RequestError
-from workers.specs import FactorySpec, IdxFiles
+from workers.specs.base import FactorySpec
+from workers.specs.data import IdxFiles
 from workers.user_code import factories
 
 MARK = paths.PLACES["mark"].path()

@@ -10,16 +10,17 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.run_folder import model_folder
-from workers import specs, storage
+from workers import storage
 from workers.artifacts import catalogue, key, parts
 from workers.errors import RequestError
+from workers.specs import models
 
 NETWORK, PREDICTIONS, SOFT_TARGETS, LOGITS, TOKENS = (
     "training.json", ".json", "manifest.json", "logits.json", "tokens.json",
 )  # fmt: skip
 """Names or suffixes of the artifacts' records."""
 _NETWORK = (
-    rf"{'|'.join(map(re.escape, specs.WEIGHTS))}|{specs.COMPANION.pattern}"
+    rf"{'|'.join(map(re.escape, models.WEIGHTS))}|{models.COMPANION.pattern}"
     r"|training\.json|(state|answers)\.pt|(history|failure)\.json"
 )
 _PARTS = f"{parts.NAME.pattern}|tokens\\.json|manifest\\.json|logits\\.json|abandoned"

@@ -12,7 +12,7 @@ import ray
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from workers.inference.teacher import Member
-from workers.specs import DistillationSpec
+from workers.specs.objective import DistillationSpec
 from workers.training import objective
 from workers.training.beside import MemberBeside
 from workers.training.beside_actor import BesideActor

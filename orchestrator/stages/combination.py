@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from orchestrator.config.schema import EnsembleSpec
 from workers.inference.teacher import Member
-from workers.specs import ExampleRule, SpecialistRule, special_of
+from workers.specs.members import ExampleRule, SpecialistRule
+from workers.specs.models import special_of
 
 
 def rule_of(ensemble: EnsembleSpec, members: Sequence[Member]) -> ExampleRule | None:

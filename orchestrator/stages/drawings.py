@@ -12,7 +12,7 @@ from orchestrator.stages.context import Context
 from workers.errors import RequestError
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 from workers.user_code import calls, factories
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measure
 from workers.evaluation.worth import WorthSums
 from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.specs import SpecialClasses, special_of
+from workers.specs.models import SpecialClasses, special_of
 
 MOST_NLL = 700.0
 """The exp of a larger number is no float."""

@@ -17,7 +17,9 @@ from orchestrator.cluster.tasks import Task, completed
 from orchestrator.stages import beside, ray_train
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
-from workers.specs import AnyModel, AnyTraining, DistillationSpec, FitSpec, Learner, NetworkModel, TrainingSpec
+from workers.specs.models import AnyModel, Learner, NetworkModel
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import AnyTraining, FitSpec, TrainingSpec
 from workers.training.beside import MemberBeside
 from workers.training.fit_tasks import FitJob, fit_student
 from workers.training.loop import HARD_LABELS, Epoch

@@ -13,7 +13,7 @@ from orchestrator.stages.context import Context
 from workers import storage
 from workers.artifacts import catalogue, parts, store
 from workers.artifacts.key import Key
-from workers.specs import ExampleRule
+from workers.specs.members import ExampleRule
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader

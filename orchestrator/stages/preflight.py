@@ -32,17 +32,9 @@ from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seeded
 from workers.signals import BESIDE
-from workers.specs import (
-    AnyModel,
-    AnyTraining,
-    DistillationSpec,
-    FitSpec,
-    NetworkModel,
-    OwnModel,
-    SklearnModel,
-    TrainingSpec,
-    TransformersModel,
-)
+from workers.specs.models import AnyModel, NetworkModel, OwnModel, SklearnModel, TransformersModel
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import AnyTraining, FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
 from workers.training.loop import HARD_LABELS

@@ -18,7 +18,8 @@ from workers.evaluation import confusable
 from workers.inference.teacher import Member
 from workers.models.special import correction
 from workers.models.torch_module import seed_of
-from workers.specs import AnyModel, ClassSample, NetworkModel, SpecialClasses
+from workers.specs.members import ClassSample
+from workers.specs.models import AnyModel, NetworkModel, SpecialClasses
 
 SHARE = 0.5
 """Share of a specialist's training examples that are of its own classes."""

@@ -18,7 +18,7 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK, Record
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
-from workers.specs import COMPANION, WEIGHTS
+from workers.specs.models import COMPANION, WEIGHTS
 from workers.training.loop import Epoch
 from workers.user_code import provenance
 

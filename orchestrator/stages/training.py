@@ -34,7 +34,8 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models import provenance as model_provenance
 from workers.models.torch_module import seed_of
-from workers.specs import AnyModel, AnyTraining, Learner
+from workers.specs.models import AnyModel, Learner
+from workers.specs.training import AnyTraining
 from workers.training import objective
 from workers.training.fit_tasks import fit_member
 from workers.training.tasks import MemberJob, train_member

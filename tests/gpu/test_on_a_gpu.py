@@ -26,7 +26,10 @@ from workers.inference import actor, teacher
 from workers.inference.teacher import Asked, Member, Teacher
 from workers.models import checkpoints, stacking, torch_module
 from workers.models.precision import computed_in
-from workers.specs import DistillationSpec, ModelSpec, SpecialistRule, TrainingSpec
+from workers.specs.members import SpecialistRule
+from workers.specs.models import ModelSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets.layout import PartLayout
 from workers.targets.member_mixture import MemberMixture
 from workers.training import loop

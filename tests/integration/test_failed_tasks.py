@@ -21,7 +21,8 @@ from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
 from workers.inference.teacher import Member
 from workers.processes import Where
-from workers.specs import ModelSpec, TrainingSpec
+from workers.specs.models import ModelSpec
+from workers.specs.training import TrainingSpec
 from workers.training import tasks
 
 pytestmark = pytest.mark.usefixtures("small_ray")

@@ -30,7 +30,7 @@ from workers.inference.actor import TeacherWork
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import read_part
 

@@ -19,7 +19,7 @@ from workers import specialists
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models.special import correction
-from workers.specs import ModelSpec, SpecialClasses
+from workers.specs.models import ModelSpec, SpecialClasses
 from workers.targets.soft_targets import manifest_at, read_part
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_ray")]

@@ -19,7 +19,7 @@ from workers.inference import actor
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.processes import Where
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 

@@ -11,7 +11,7 @@ from workers.data.arrays import gather
 from workers.data.augment import Augmented, Draws, augmented
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
-from workers.specs import AugmentSpec
+from workers.specs.data import AugmentSpec
 from workers.training import loader
 from workers.training.loader import HardLabels
 

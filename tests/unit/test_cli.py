@@ -27,7 +27,7 @@ from tests.makers import blobs, write_config
 from tests.reports import plain
 from workers.models import checkpoints
 from workers.models.torch_module import build
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:

@@ -9,7 +9,7 @@ import yaml
 from orchestrator.config.run_config import RunConfig
 from tests.makers import settings, write_config
 from workers.errors import RequestError
-from workers.specs import TrainingSpec
+from workers.specs.training import TrainingSpec
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"student__trainin": 1}, r"student\.trainin: unknown key; did you mean 'training'\?"),

@@ -13,7 +13,7 @@ from tests.makers import blobs, write_idx
 from workers.data import dataset
 from workers.data.arrays import ContextWindows, Joined, Rows, digest
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 
 def save(folder: Path, **splits: tuple[np.ndarray, np.ndarray]) -> None:

@@ -18,7 +18,8 @@ from workers.data import dataset as data
 from workers.data import scan
 from workers.data.arrays import digest
 from workers.errors import RequestError
-from workers.specs import DataSpec, TrainingSpec
+from workers.specs.data import DataSpec
+from workers.specs.training import TrainingSpec
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

@@ -11,7 +11,7 @@ from torch import nn
 from tests.makers import write_idx
 from workers.data import dataset
 from workers.data.augment import Draws
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 from workers.user_code import factories
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -14,7 +14,7 @@ from torch import nn
 from orchestrator.stages import drawings
 from orchestrator.stages.context import Context
 from workers.inference.teacher import Member
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 
 FIGURES = """
 from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import pytest
 from tests.makers import blobs
 from workers.data import dataset
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 
 def loaded(folder: Path, seed: int = 0, **keys: object) -> dataset.Dataset:

@@ -12,7 +12,7 @@ import pytest
 from workers.data import dataset, encoded_tables, table_files, tables
 from workers.data.label_names import NamedLabels, ids_or_names
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 PEOPLE = """age;city;weight;bought
 20;Rome;70,5;yes

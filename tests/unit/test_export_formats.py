@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.export import formats
 from workers.errors import RequestError
-from workers.specs import AnyModel, ModelSpec, SklearnModel, TransformersModel
+from workers.specs.models import AnyModel, ModelSpec, SklearnModel, TransformersModel
 
 NETWORK = ModelSpec(factory="nets:mlp")
 ENCODER = TransformersModel(kind="transformers", checkpoint="folder/of/bert")

@@ -23,7 +23,9 @@ from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models.predictor import FLOOR, Lessons
 from workers.models.sklearn import SklearnPredictor
-from workers.specs import DistillationSpec, FitSpec, SklearnModel, model_of
+from workers.specs.models import SklearnModel, model_of
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import FitSpec
 from workers.training import fit_tasks, lessons
 from workers.training.fit_tasks import FitJob
 from workers.training.ray_worker import Store

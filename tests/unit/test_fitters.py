@@ -29,7 +29,7 @@ from workers.artifacts.kinds import SOFT_TARGETS
 from workers.data import dataset as datasets
 from workers.evaluation import metrics
 from workers.inference import teacher
-from workers.specs import ModelSpec, SklearnModel
+from workers.specs.models import ModelSpec, SklearnModel
 from workers.training.ray_worker import Store
 
 MACHINES = Machines((Node(1, 0),), False)

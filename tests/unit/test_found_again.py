@@ -24,7 +24,8 @@ from workers.data.examples import Columns
 from workers.data.ragged import Ragged
 from workers.data.texts import TEXT
 from workers.inference.teacher import Member
-from workers.specs import ModelSpec, TrainingSpec
+from workers.specs.models import ModelSpec
+from workers.specs.training import TrainingSpec
 from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.training.loop import Epoch

@@ -22,7 +22,8 @@ from tests.unit.test_fits import one_thread as one_thread
 from tests.unit.test_predictors import OWN, graph
 from workers.errors import RequestError
 from workers.models import checkpoints, torch_module
-from workers.specs import FitSpec, ModelSpec, OnnxModel
+from workers.specs.models import ModelSpec, OnnxModel
+from workers.specs.training import FitSpec
 
 NET = {"factory": "models:mlp"}
 TRAINING = {"epochs": 2, "batch_size": 32, "learning_rate": 0.01}

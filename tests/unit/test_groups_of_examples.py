@@ -13,7 +13,7 @@ import pytest
 from tests.makers import blobs
 from workers.data import dataset
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 X, Y = blobs(60, 0)
 USERS = np.array([f"user {k % 12}" for k in range(60)])

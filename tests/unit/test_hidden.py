@@ -26,7 +26,9 @@ from workers.losses.layers import pairs
 from workers.models.hidden import observe
 from workers.models.transformers_module import TransformersPredictor
 from workers.signals import Signal
-from workers.specs import DistillationSpec, TrainingSpec, TransformersModel
+from workers.specs.models import TransformersModel
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.training import beside, loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Progress, Task

@@ -24,7 +24,7 @@ import pytest
 from tests.makers import blobs
 from workers.data import dataset, memory
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 ROOM = 2**28
 """Bytes of address space beyond what a reader has once it is loaded; half of it is what one file may take."""
@@ -36,7 +36,7 @@ import json, resource, sys
 import psutil
 from workers.data import dataset as data
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 limit = psutil.Process().memory_info().vms + {ROOM}
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for line in sys.stdin:

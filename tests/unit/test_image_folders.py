@@ -10,7 +10,7 @@ from PIL import Image
 
 from workers.data import dataset, image_folders
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 
 def painted(folder: Path, colours: dict[str, tuple[int, int, int]], each: int = 8) -> None:

@@ -23,7 +23,7 @@ from workers import storage
 from workers.data import dataset
 from workers.errors import RequestError
 from workers.models.torch_module import build
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 
 
 def table(n: int = 300, seed: int = 1, **more: Any) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from tests.unit import test_fitters, test_outlook
 from tests.unit.test_fitters import without_ray as without_ray
 from workers.errors import RequestError
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 
 NET = {"factory": "models:mlp", "kwargs": {"hidden": 24}}
 OTHER = {"factory": "models:mlp", "kwargs": {"hidden": 7}}

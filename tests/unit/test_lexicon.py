@@ -16,7 +16,7 @@ from workers.data.examples import Columns
 from workers.data.text_augment import words_and_stretches
 from workers.data.texts import TEXT, of_strings, strings
 from workers.errors import RequestError
-from workers.specs import AugmentSpec, DataSpec
+from workers.specs.data import AugmentSpec, DataSpec
 
 WORDS = "river\tNN\t6\ncity\tNN\t3\nlake\tNN\t1\nold\tJJ\t2\nrun\tVB\t5\nrun\tNN\t2\nParis\tNNP\n大学\tn\n北京\tns\n"
 PLAIN: dict[str, Any] = {"unchanged": 0.0, "masked": 0.0, "stretch": 0.0}

@@ -25,7 +25,7 @@ from workers.data.examples import Columns
 from workers.data.texts import of_strings
 from workers.inference.teacher import Member
 from workers.models.torch_module import TorchPredictor
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 
 ABOUT = {"format": "counted", "classes": 2, "labels": ["a", "b"]}
 

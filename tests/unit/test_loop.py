@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.makers import blobs, in_memory
 from workers.data.dataset import Split
-from workers.specs import DistillationSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Progress, Task

@@ -22,7 +22,8 @@ from workers.errors import RequestError
 from workers.models import predictor
 from workers.models.ask import ask
 from workers.models.transformers_module import TransformersPredictor
-from workers.specs import DataSpec, MaskingSpec, TransformersModel
+from workers.specs.data import DataSpec, MaskingSpec
+from workers.specs.models import TransformersModel
 
 SIZE, MASK = 64, 4
 VOCABULARY = Vocabulary(np.arange(SIZE) >= 5, MASK)

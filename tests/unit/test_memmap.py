@@ -15,7 +15,7 @@ from workers.data.arrays import Column, ContextWindows, Joined, Room, Rows, dige
 from workers.data.dataset import Dataset, Split, load
 from workers.data.memmap import Watched
 from workers.errors import RequestError, RunError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 X = np.random.default_rng(0).random((50, 3, 4), dtype=np.float32)
 Y = np.arange(50) % 5

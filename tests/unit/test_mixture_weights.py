@@ -17,7 +17,7 @@ from workers.errors import RequestError
 from workers.evaluation import mixture
 from workers.inference.reduce import Rule
 from workers.inference.teacher import Teacher
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 from workers.targets.member_mixture import MemberMixture
 
 FACTORS = """

@@ -19,7 +19,8 @@ from workers.inference.actor import TeacherActor, TeacherWork
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.specs import DataSpec, ModelSpec
+from workers.specs.data import DataSpec
+from workers.specs.models import ModelSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits

@@ -19,7 +19,8 @@ from workers.data.numbering import RowNames
 from workers.errors import RequestError
 from workers.inference.reduce import Rule
 from workers.losses import Batch, Outputs, distillation_loss
-from workers.specs import DistillationSpec, ScheduleSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec, ScheduleSpec
+from workers.specs.training import TrainingSpec
 from workers.targets.base import LEAST_STORED
 from workers.targets.dense import Dense
 from workers.targets.layout import PartLayout

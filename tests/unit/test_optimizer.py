@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from workers.errors import RequestError
-from workers.specs import ModelSpec, TrainingSpec, TransformersModel
+from workers.specs.models import ModelSpec, TransformersModel
+from workers.specs.training import TrainingSpec
 from workers.training import loop, optimizer
 
 

@@ -16,7 +16,7 @@ from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import REDUCED_ON_WORKERS, Plan, plan
 from tests.makers import write_config
 from workers.errors import RequestError
-from workers.specs import HiddenSpec
+from workers.specs.objective import HiddenSpec
 
 SMALL = DataFacts(examples=1000, views=1, classes=3, values=8)
 LAPTOP = Machines((Node(2, 0),), cuda=False)

@@ -26,7 +26,7 @@ from workers.inference.actor import Started
 from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.processes import Where
-from workers.specs import ModelSpec
+from workers.specs.models import ModelSpec
 from workers.targets.layout import PartLayout
 from workers.targets.soft_targets import Part, read_part
 

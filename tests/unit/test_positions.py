@@ -24,7 +24,9 @@ from workers.inference.reduce import Assembly, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, comparison, torch_module
 from workers.models.ask import ask
-from workers.specs import AugmentSpec, DataSpec, FitSpec, ModelSpec, SklearnModel, TrainingSpec
+from workers.specs.data import AugmentSpec, DataSpec
+from workers.specs.models import ModelSpec, SklearnModel
+from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader, StoreReader

@@ -25,7 +25,7 @@ from workers.errors import RequestError
 from workers.inference.teacher import Member, Teacher, follows_from, load
 from workers.models import onnx_file, predictor
 from workers.models.predictor import FLOOR, Outputs, Predictor
-from workers.specs import AnyModel, OnnxModel, SklearnFile, model_of
+from workers.specs.models import AnyModel, OnnxModel, SklearnFile, model_of
 from workers.trial import trial
 from workers.trial.odd_rows import OddRow
 

@@ -10,7 +10,7 @@ from orchestrator.config.run_config import RunConfig
 from tests.makers import write_config
 from workers.data import dataset
 from workers.models.profile import profile
-from workers.specs import SklearnModel
+from workers.specs.models import SklearnModel
 
 
 def test_operations_of_a_network_are_counted(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from workers.errors import RequestError
 from workers.models import provenance as model_provenance
 from workers.models import torch_module
 from workers.seeds import seeded
-from workers.specs import DataSpec, ModelSpec
+from workers.specs.data import DataSpec
+from workers.specs.models import ModelSpec
 from workers.user_code import factories, observed, provenance
 from workers.user_code.observed import Record
 

@@ -11,7 +11,7 @@ import pytest
 from tests import texts
 from workers.data.collate import NamedInputs
 from workers.models import predictor
-from workers.specs import OnnxModel
+from workers.specs.models import OnnxModel
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder import owned, paths
 from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
-from workers import specs
 from workers.errors import RequestError
 from workers.inference import kept
 from workers.models import checkpoints
+from workers.specs import models
 from workers.targets import soft_targets
 from workers.training import ray_worker
 
@@ -99,7 +99,7 @@ def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
         paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student", "int8.v2")
     ]
     folders = [folder.network(digest), folder.shown("member-12"), folder.shown("baseline"), folder.shown("student")]
-    files += [f"{place}/{name}" for place in folders for name in (*specs.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
+    files += [f"{place}/{name}" for place in folders for name in (*models.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
     files += [f"{folder.checkpoints('student', digest)}/checkpoint_1/state.pt"]
     files += [f"{folder.soft_targets(digest)}/{soft_targets.ABANDONED}"]
     for file in files:

@@ -21,7 +21,9 @@ from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.inference.teacher import Member
 from workers.models import checkpoints
-from workers.specs import ClassSample, MemberSample, ModelSpec, TrainingSpec
+from workers.specs.members import ClassSample, MemberSample
+from workers.specs.models import ModelSpec
+from workers.specs.training import TrainingSpec
 from workers.training import lessons, tasks
 from workers.training.loader import HardLabels
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from workers.errors import RequestError
-from workers.specs import DistillationSpec
+from workers.specs.objective import DistillationSpec
 from workers.training import objective
 from workers.training.schedules import SCHEDULES, Moment, Value, fixed, step
 

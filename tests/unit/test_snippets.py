@@ -19,7 +19,7 @@ from orchestrator.reporting.report import Report
 from orchestrator.stages.preflight import COPIES
 from tests.makers import write_config
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec, SklearnModel
+from workers.specs.models import ModelSpec, SklearnModel
 
 ADD = "\nimport sys, torch\nassert 'workers' not in sys.modules\ntorch.save(student(torch.ones(2, 8)), sys.argv[1])\n"
 

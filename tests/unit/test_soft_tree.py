@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from tests.makers import blobs, in_memory
 from workers.data.dataset import Split
-from workers.specs import DistillationSpec, ModelSpec, TrainingSpec
+from workers.specs.models import ModelSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Progress, Task

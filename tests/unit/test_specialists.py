@@ -20,7 +20,8 @@ from workers.models.outputs import Outputs
 from workers.models.special import correction, with_dustbin
 from workers.models.stacking import one_by_one, stacked
 from workers.models.torch_module import build
-from workers.specs import ModelSpec, SpecialClasses, SpecialistRule
+from workers.specs.members import SpecialistRule
+from workers.specs.models import ModelSpec, SpecialClasses
 from workers.targets.member_mixture import MemberMixture
 
 K = 7

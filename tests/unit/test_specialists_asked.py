@@ -20,7 +20,8 @@ from tests.reports import plain
 from workers.errors import RequestError
 from workers.inference.teacher import Member
 from workers.models import torch_module
-from workers.specs import SpecialistRule, special_of
+from workers.specs.members import SpecialistRule
+from workers.specs.models import special_of
 
 NET = {"factory": "models:mlp"}
 TRAINING = {"epochs": 2, "batch_size": 64, "learning_rate": 5.0e-3}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.data import dataset
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech"
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -26,7 +26,7 @@ from workers.models import checkpoints, torch_module
 from workers.models import provenance as model_provenance
 from workers.models.predictor import Lessons
 from workers.models.sklearn import SklearnPredictor
-from workers.specs import ModelSpec, SklearnModel
+from workers.specs.models import ModelSpec, SklearnModel
 from workers.user_code import factories
 
 X = np.random.default_rng(3).normal(size=(2, 8)).astype(np.float32)

@@ -16,7 +16,7 @@ import pytest
 from tests.makers import blobs
 from workers.data import dataset
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 COLUMNS = list("abcdefgh")
 

@@ -26,7 +26,8 @@ from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.models.predictor import Predictor
-from workers.specs import FactorySpec, ModelSpec
+from workers.specs.base import FactorySpec
+from workers.specs.models import ModelSpec
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from workers.data.augment import Draws, augmented
 from workers.data.examples import Columns
 from workers.data.text_augment import words_and_stretches
 from workers.data.texts import TEXT, of_strings, strings
-from workers.specs import AugmentSpec
+from workers.specs.data import AugmentSpec
 
 TEXTS = [
     "a river in the north of a country",

@@ -25,7 +25,8 @@ from workers.data.label_names import NamedLabels, resolved
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, TYPES, Tokenization
 from workers.errors import RequestError
-from workers.specs import DataSpec, ModelSpec
+from workers.specs.data import DataSpec
+from workers.specs.models import ModelSpec
 from workers.trial import sequences
 
 ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]

@@ -18,7 +18,8 @@ from tests.makers import blobs, in_memory
 from tests.reports import full, plain
 from workers.data.dataset import Split
 from workers.losses import Batch, Outputs
-from workers.specs import DistillationSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.training import loader, loop, objective
 from workers.training.loader import HardLabels
 from workers.training.loop import HARD_LABELS, Epoch, Progress, Task

@@ -19,7 +19,10 @@ from workers.data import dataset, transfer
 from workers.data.dataset import Dataset
 from workers.data.positions import Positions
 from workers.errors import RequestError
-from workers.specs import DataSpec, DistillationSpec, ModelSpec, TermSpec, TrainingSpec
+from workers.specs.data import DataSpec
+from workers.specs.models import ModelSpec
+from workers.specs.objective import DistillationSpec, TermSpec
+from workers.specs.training import TrainingSpec
 
 CLASSES, ROWS, MORE = 3, 600, 70
 

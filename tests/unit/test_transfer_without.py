@@ -11,7 +11,7 @@ import pytest
 from workers.data import dataset, labels
 from workers.data.dataset import Dataset
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 
 def load(folder: Path, **more: Any) -> Dataset:

@@ -25,7 +25,7 @@ from workers.models import provenance as model_provenance
 from workers.models.last_product import is_rounded
 from workers.models.packing import PackedLinear
 from workers.models.transformers_module import class_order
-from workers.specs import AnyModel, TransformersModel, model_of
+from workers.specs.models import AnyModel, TransformersModel, model_of
 
 pytest.importorskip("transformers")
 
@@ -150,7 +150,7 @@ def test_a_head_of_two_layers_is_drawn_in_one_order(tmp_path: Path) -> None:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     made.tokenizer(tmp_path)
     script = (
-        "import sys, torch; from workers.models import torch_module; from workers.specs import model_of\n"
+        "import sys, torch; from workers.models import torch_module; from workers.specs.models import model_of\n"
         "torch.set_num_threads(1)\n"
         f"model = model_of({{'kind': 'transformers', 'checkpoint': {str(tmp_path)!r}}}).for_classes(3, {NAMES!r})\n"
         "state = torch_module.build(model, seed=1).state_dict()\n"

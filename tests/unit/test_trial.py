@@ -25,7 +25,8 @@ from workers.errors import RequestError, RunError
 from workers.inference import kept as kept_weights
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
-from workers.specs import ModelSpec, TrainingSpec
+from workers.specs.models import ModelSpec
+from workers.specs.training import TrainingSpec
 from workers.training import loop, tasks
 from workers.training import ray_worker as student
 from workers.training.loader import HardLabels
@@ -684,7 +685,7 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
     x = blobs(50, 1)[0]
     code = (
         "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module\n"
-        "from workers.inference.teacher import Member\nfrom workers.specs import ModelSpec\n"
+        "from workers.inference.teacher import Member\nfrom workers.specs.models import ModelSpec\n"
         "from workers.inference import kept as kept_weights\nname, folder = sys.argv[1:]\n"
         "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = torch_module.build(spec, 7)\n"
         "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"

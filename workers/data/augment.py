@@ -22,7 +22,7 @@ from workers.data.examples import AnyColumn, Columns, Examples, columns_of, desc
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
-from workers.specs import AugmentSpec
+from workers.specs.data import AugmentSpec
 from workers.user_code import calls, factories
 
 Rows = NDArray[Any]

@@ -42,7 +42,7 @@ from workers.data.ragged import Ragged
 from workers.data.scan import Found
 from workers.errors import RequestError
 from workers.seeds import seeded
-from workers.specs import AugmentSpec, DataSpec
+from workers.specs.data import AugmentSpec, DataSpec
 from workers.user_code import observed, provenance
 
 DEFAULT_VALIDATION_SHARE = 0.1

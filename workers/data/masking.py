@@ -23,7 +23,7 @@ from workers.data.ragged import Ragged, contiguous, stretches
 from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, mixed
-from workers.specs import MaskingSpec
+from workers.specs.data import MaskingSpec
 
 BLOCK_BYTES = 2**22
 """Size of the texts or tokens that are handled at once, so that arrays besides the results stay small."""

@@ -37,7 +37,7 @@ from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
-from workers.specs import DataSpec, IdxFiles, MaskingSpec
+from workers.specs.data import DataSpec, IdxFiles, MaskingSpec
 from workers.user_code import calls, factories
 
 Labels = NDArray[Any] | Ragged | NamedLabels | None

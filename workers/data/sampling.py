@@ -16,7 +16,7 @@ from workers.data.arrays import Index
 from workers.data.dataset import Dataset
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
-from workers.specs import ClassSample, MemberSample
+from workers.specs.members import ClassSample, MemberSample
 
 Draw = Callable[[int], Index]
 """Maps the number of an epoch to the ids [N] of its examples, in an order without a meaning."""

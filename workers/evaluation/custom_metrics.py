@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from workers.data.arrays import ROWS_AT_ONCE, Index
 from workers.errors import RequestError
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 from workers.user_code import calls, factories
 
 BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "brier", "macro_f1", "perplexity", "errors", "figure"})

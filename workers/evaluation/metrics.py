@@ -24,7 +24,7 @@ from workers.evaluation import bootstrap
 from workers.models.precision import computed_in
 from workers.models.predictor import Predictor
 from workers.models.torch_module import predictor_of
-from workers.specs import Precision
+from workers.specs.base import Precision
 
 BINS = 15
 """Equal bins of confidence for the calibration error, as in Guo et al. 2017."""

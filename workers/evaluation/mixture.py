@@ -19,7 +19,8 @@ from workers import mixture_weights
 from workers.data.arrays import Index
 from workers.ensemble import COMBINES, normalised
 from workers.evaluation.metrics import BINS, Blocks, LogProbabilities, Sums, measure
-from workers.specs import ExampleRule, ExampleWeights, FactorySpec, SpecialistRule
+from workers.specs.base import FactorySpec
+from workers.specs.members import ExampleRule, ExampleWeights, SpecialistRule
 
 Float64 = NDArray[np.float64]
 

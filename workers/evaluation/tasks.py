@@ -40,7 +40,7 @@ from workers.evaluation.worth import WorthSums, greedy, measure_worth
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 
 Subject = tuple[Member, Inference]
 """A system, and how it computes its predictions."""

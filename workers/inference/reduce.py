@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from workers import ensemble, mixture_weights
 from workers.data.arrays import Index
 from workers.data.numbering import Numbering, RowNames
-from workers.specs import ExampleRule, SpecialistRule
+from workers.specs.members import ExampleRule, SpecialistRule
 from workers.targets import kinds, soft_targets
 from workers.targets.base import Targets, joined
 from workers.targets.layout import PartLayout

@@ -32,7 +32,8 @@ from workers.models.predictor import Predictor
 from workers.models.stacking import Forward as Stacked
 from workers.models.stacking import stacked, worth_stacking
 from workers.models.torch_module import predictor_of
-from workers.specs import AnyModel, Precision
+from workers.specs.base import Precision
+from workers.specs.models import AnyModel
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from workers import storage
 from workers.errors import RequestError
 from workers.models import onnx_file
 from workers.models.predictor import Inputs, Outputs, Predictor, log_probabilities, missing
-from workers.specs import OnnxModel, Precision
+from workers.specs.base import Precision
+from workers.specs.models import OnnxModel
 
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}

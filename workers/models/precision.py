@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workers.specs import Precision
+from workers.specs.base import Precision
 
 
 def computed_in(device: torch.device, precision: Precision) -> Precision:

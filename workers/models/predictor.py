@@ -23,7 +23,8 @@ from workers.data.collate import Inputs as Inputs
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.models.outputs import Outputs as Outputs
-from workers.specs import AnyModel, Precision
+from workers.specs.base import Precision
+from workers.specs.models import AnyModel
 from workers.user_code import factories
 
 KINDS = {

@@ -16,7 +16,7 @@ from workers.data.examples import Examples
 from workers.models import predictor
 from workers.models.ask import ask
 from workers.seeds import seeded
-from workers.specs import AnyModel
+from workers.specs.models import AnyModel
 
 EXAMPLES = 4
 """Examples of the counted pass; a few, since texts differ in length."""

@@ -9,7 +9,8 @@ from typing import Any
 from workers.data import tokens as tokens_
 from workers.models import checkpoints, predictor
 from workers.seeds import seeded
-from workers.specs import AnyModel, FactorySpec, TransformersModel
+from workers.specs.base import FactorySpec
+from workers.specs.models import AnyModel, TransformersModel
 from workers.user_code import factories
 from workers.user_code.provenance import SEED, examined
 

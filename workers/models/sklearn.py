@@ -24,7 +24,8 @@ from workers.errors import RequestError
 from workers.models.predictor import Fittable, Inputs, Lessons, Outputs, dense, log_probabilities, missing
 from workers.models.sklearn_fits import fit
 from workers.seeds import seeded
-from workers.specs import Precision, SklearnFile, SklearnModel
+from workers.specs.base import Precision
+from workers.specs.models import SklearnFile, SklearnModel
 from workers.user_code import beside, factories
 
 NUMERIC = ("sklearn", "numpy", "scipy")

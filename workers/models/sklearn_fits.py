@@ -12,7 +12,7 @@ import numpy as np
 
 from workers.errors import RequestError
 from workers.models.predictor import Lessons, missing
-from workers.specs import SklearnModel
+from workers.specs.models import SklearnModel
 from workers.user_code import factories
 
 SMALLEST = 2.0**-13

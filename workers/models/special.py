@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.specs import SpecialClasses
+from workers.specs.models import SpecialClasses
 
 REST, CORRECTION = "stillhouse_rest", "stillhouse_correction"
 """Names of the buffers with the classes that are answered as one, and with the correction. They move and are stacked

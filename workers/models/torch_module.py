@@ -18,7 +18,8 @@ from workers.models.precision import autocast, computed_in
 from workers.models.predictor import Outputs, Predictor
 from workers.models.special import specialised
 from workers.seeds import seeded
-from workers.specs import NetworkModel, Precision
+from workers.specs.base import Precision
+from workers.specs.models import NetworkModel
 from workers.user_code import factories
 
 FEW = 16

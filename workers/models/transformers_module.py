@@ -28,7 +28,7 @@ from workers.models import at_positions, checkpoints
 from workers.models.checkpoints import CONFIG
 from workers.models.special import specialised
 from workers.models.torch_module import TorchPredictor, build
-from workers.specs import AUTO, COMPANION, TransformersModel
+from workers.specs.models import AUTO, COMPANION, TransformersModel
 
 MASKED_LM = "masked-lm"
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers import ensemble, mixture_weights
-from workers.specs import ExampleRule
+from workers.specs.members import ExampleRule
 from workers.targets.base import Columns
 from workers.targets.dense import Dense
 

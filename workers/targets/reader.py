@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers import ensemble
 from workers.data.positions import Positions
-from workers.specs import ExampleRule
+from workers.specs.members import ExampleRule
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits

@@ -36,7 +36,7 @@ from workers.artifacts.kinds import SOFT_TARGETS, format_of
 from workers.data.arrays import Index
 from workers.data.numbering import RowNames
 from workers.errors import RunError
-from workers.specs import Precision
+from workers.specs.base import Precision
 from workers.targets import kinds
 from workers.targets.base import Columns, Targets
 

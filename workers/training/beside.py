@@ -20,7 +20,7 @@ from workers.models.hidden import observe
 from workers.models.outputs import Outputs
 from workers.models.precision import autocast
 from workers.signals import Signal
-from workers.specs import Precision
+from workers.specs.base import Precision
 
 if TYPE_CHECKING:
     from workers.training.objective import Objective

@@ -24,7 +24,9 @@ from workers.inference.kept import check_saved
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
-from workers.specs import DistillationSpec, FitSpec, MemberSample
+from workers.specs.members import MemberSample
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import FitSpec
 from workers.training import lessons
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store

@@ -21,7 +21,7 @@ from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.models.predictor import Lessons, dense
-from workers.specs import DistillationSpec, ScheduleSpec
+from workers.specs.objective import DistillationSpec, ScheduleSpec
 from workers.training.ray_worker import Store
 
 

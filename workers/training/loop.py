@@ -33,7 +33,8 @@ from workers.models.hidden import observe
 from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
 from workers.seeds import seeded
-from workers.specs import DistillationSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import loader, objective, optimizer
 from workers.training.beside import Beside

@@ -19,7 +19,8 @@ from workers.errors import RequestError
 from workers.losses import TERMS, Batch, Outputs, Term
 from workers.losses.term import Function, share
 from workers.signals import BESIDE, Signal
-from workers.specs import LEAST_TEMPERATURE, DistillationSpec, FactorySpec, OwnKind, ScheduleSpec, TermSpec
+from workers.specs.base import FactorySpec, OwnKind
+from workers.specs.objective import LEAST_TEMPERATURE, DistillationSpec, ScheduleSpec, TermSpec
 from workers.targets.kinds import KINDS, kind_of
 from workers.training.schedules import SCHEDULES, Moment, Value, fixed
 from workers.user_code import kinds, provenance

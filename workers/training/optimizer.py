@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from workers.errors import RequestError
 from workers.models.ask import unwrapped
 from workers.models.hidden import is_of_transformers
-from workers.specs import TrainingSpec
+from workers.specs.training import TrainingSpec
 
 Groups = list[dict[str, Any]]
 """Parameter groups, as torch's optimizers take them."""

@@ -29,7 +29,9 @@ from workers.errors import RunError
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, teacher_layers, torch_module
-from workers.specs import DistillationSpec, NetworkModel, TrainingSpec
+from workers.specs.models import NetworkModel
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets import soft_targets
 from workers.targets.layout import PartLayout
 from workers.targets.reader import LogitsReader, Reader, StoreReader

@@ -18,7 +18,9 @@ from workers.device import device
 from workers.inference.kept import check_kept
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
-from workers.specs import AnyTraining, MemberSample, NetworkModel, TrainingSpec
+from workers.specs.members import MemberSample
+from workers.specs.models import NetworkModel
+from workers.specs.training import AnyTraining, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
 from workers.training.loop import Epoch, Task

@@ -17,7 +17,8 @@ from workers.models import predictor
 from workers.models.predictor import Lessons
 from workers.models.torch_module import seed_of
 from workers.seeds import seeded
-from workers.specs import FitSpec, OwnModel, SklearnModel
+from workers.specs.models import OwnModel, SklearnModel
+from workers.specs.training import FitSpec
 from workers.training.lessons import one_hot, rows
 from workers.trial import answers as asked
 from workers.trial.answers import Network

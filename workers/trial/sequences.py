@@ -18,7 +18,7 @@ from workers.data.texts import PAIR, TEXT, strings
 from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 from workers.models import predictor
-from workers.specs import AnyModel
+from workers.specs.models import AnyModel
 
 MOST = 20_000
 """Most texts of a split that are tokenized here; those of a larger split are the longest and the shortest ones."""

@@ -14,7 +14,8 @@ from workers.errors import RequestError
 from workers.losses import UNLABELLED, Batch, Outputs
 from workers.losses.term import Sum, share
 from workers.signals import BESIDE
-from workers.specs import DistillationSpec, TrainingSpec
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets import kinds
 from workers.training import objective
 from workers.training.objective import OBJECTIVE, AtStep, Weighted

@@ -33,7 +33,9 @@ from workers.models.hidden import observe
 from workers.models.outputs import Outputs
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seeded
-from workers.specs import AnyModel, DistillationSpec, ModelSpec, NetworkModel, TrainingSpec
+from workers.specs.models import AnyModel, ModelSpec, NetworkModel
+from workers.specs.objective import DistillationSpec
+from workers.specs.training import TrainingSpec
 from workers.targets import kinds
 from workers.targets.layout import batch_sizes
 from workers.training import beside, loop, objective

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from workers.errors import RequestError
-from workers.specs import FactorySpec
+from workers.specs.base import FactorySpec
 from workers.user_code import beside, observed
 from workers.user_code.beside import BESIDE as BESIDE
 from workers.user_code.origins import HOME, STILLHOUSE, distributions

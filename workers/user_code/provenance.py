@@ -30,7 +30,8 @@ from torch.nn.parameter import is_lazy
 
 from workers import storage
 from workers.errors import RequestError
-from workers.specs import FactorySpec, ModelSpec, OwnModel, SklearnModel, Spec
+from workers.specs.base import FactorySpec, Spec
+from workers.specs.models import ModelSpec, OwnModel, SklearnModel
 from workers.user_code import beside, factories, observed, origins
 from workers.user_code.beside import Stamp
 from workers.user_code.reach import Reach, whole_file

@@ -20,7 +20,8 @@ from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
-from workers.specs import AnyModel, FactorySpec, ModelSpec, NetworkModel, OnnxModel, SklearnFile, TransformersModel
+from workers.specs.base import FactorySpec
+from workers.specs.models import AnyModel, ModelSpec, NetworkModel, OnnxModel, SklearnFile, TransformersModel
 
 EXTRAS = {
     "transformers": "text",

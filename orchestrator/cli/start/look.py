@@ -26,7 +26,7 @@ from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
 from workers.errors import RequestError
-from workers.specs import DataSpec
+from workers.specs.data import DataSpec
 
 WHOLE_BYTES = 2**28
 """Most bytes of files that are loaded whole."""

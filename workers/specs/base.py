@@ -1,0 +1,64 @@
+"""What all specs are made of: the strict base, numbers with bounds, and a function of the user's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML's `yes` and `true` are numbers to Python, and never what was meant by one."""
+    if isinstance(value, bool):
+        raise ValueError(f"found {str(value).lower()}; expected a number")
+    return value
+
+
+NoBool = BeforeValidator(_no_bool)
+"""Last in each of the types below: bounds before it are bounds of the JSON Schema, too."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Number = Annotated[float, Field(allow_inf_nan=False), NoBool]
+Share = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False), NoBool]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), NoBool]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NoBool]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NoBool]
+Whole = Annotated[int, Field(ge=0), NoBool]
+Count = Annotated[int, Field(ge=1), NoBool]
+FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+FactoryName = Annotated[str, Field(pattern=FACTORY)]
+KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+"""A name in a table, or `module:Class`."""
+KindName = Annotated[str, Field(pattern=KIND)]
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", use_attribute_docstrings=True)
+
+
+class FactorySpec(Spec):
+    """A function of the user's own, and its arguments."""
+
+    factory: FactoryName
+    """`module:function`, found beside the configuration file, else installed, on PYTHONPATH, or in the working
+    directory."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the call."""
+    folder: str = ""
+    """Where the module is looked for first, relative to the configuration file. Filled in with the configuration's own
+    folder, or with the working directory where only that has the module."""
+    depends_on: tuple[str, ...] = ()
+    """Files that the results follow from, besides those that are seen to be read. Filled in with `data.depends_on`."""
+
+
+class OwnKind(Spec):
+    """A kind of a table, or a class of the user's, and the settings that it is made with."""
+
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Settings: keyword arguments of the class."""
+    folder: str = ""
+    """Of `module:Class`: as `folder` of a factory."""
+    depends_on: tuple[str, ...] = ()
+    """Of `module:Class`: as `depends_on` of a factory."""

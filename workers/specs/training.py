@@ -1,0 +1,109 @@
+"""How a network is trained, and how an estimator is fitted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Tag
+
+from workers.specs.base import Count, Fraction, NonNegative, Positive, Precision, Share, Spec
+from workers.specs.models import AnyModel, TransformersModel
+
+
+class TrainingSpec(Spec):
+    """How a network is trained: members, baseline and student alike."""
+
+    epochs: Count
+    """Passes over the training examples; of a student, over the transfer set."""
+    batch_size: Count = 256
+    """Examples a step, over all workers together, so that the result does not depend on their number."""
+    learning_rate: Positive = 1.0e-3
+    """At its highest; `schedule` and `warmup_share` lower it."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """`adam` (AdamW once `weight_decay` is set) or `sgd` with `momentum`."""
+    momentum: Fraction = 0.9
+    """Of `sgd`."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled with `adam` (Loshchilov and Hutter 2019), an L2 penalty with `sgd`."""
+    decays: Literal["auto", "all", "matrices"] = "auto"
+    """The parameters that `weight_decay` applies to. `matrices`: those of two or more dimensions, so neither biases nor
+    norms. `auto`: `matrices` for networks of transformers, else `all`."""
+    layer_decay: Share | None = None
+    """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
+    the layer above it. The layers are those of the network's longest `ModuleList` of equal layers."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate goes from its start towards zero, step by step."""
+    warmup_share: Fraction = 0.0
+    """The first share of all steps, in which the learning rate rises linearly from zero."""
+    gradient_clip: Positive | None = None
+    """Largest global norm of a step's gradient."""
+    micro_batch_size: Count | None = None
+    """Examples of a forward and backward pass on one worker; gradients of a batch's pieces are added. Left out: all at
+    once. Validation and prediction take as many at a time; left out: 1,024, fewer of large examples."""
+    precision: Precision = "auto"
+    """Of matrix products, in training, validation and prediction. `auto`: bfloat16 on GPUs that have it, else
+    float32."""
+    compile: bool = False
+    """Compile the network with `torch.compile`: slower to start, on a GPU often faster."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
+
+    def decays_in(self, *, of_transformers: bool) -> Literal["all", "matrices"]:
+        """The parameters that decay in a network, which may be one of transformers."""
+        if self.decays == "auto":
+            return "matrices" if of_transformers else "all"
+        return self.decays
+
+    def determining(self, model: AnyModel) -> dict[str, Any]:
+        """The settings that determine the trained network of a model."""
+        decays = self.decays_in(of_transformers=isinstance(model, TransformersModel))
+        found = {**self.model_dump(mode="json"), "decays": decays}
+        as_before = {"decays": "all", "layer_decay": None}  # keys before these settings did not have them
+        return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
+
+
+class FitSpec(Spec):
+    """How an estimator is trained: by one `fit`, on all examples at once."""
+
+    fit: str = "auto"
+    """How it takes soft targets. `copies`: each example once for each class, weighted by its probability; for
+    classifiers. `probabilities`: as the numbers that a regressor predicts. `auto`: as the estimator is. Or
+    `module:function` of your own, called with the estimator and `workers.models.predictor.Lessons`."""
+
+    epochs: ClassVar[int] = 1
+    batch_size: ClassVar[None] = None
+    micro_batch_size: ClassVar[None] = None
+    precision: ClassVar[Precision] = "float32"
+    compile: ClassVar[bool] = False
+
+    def determining(self, model: AnyModel) -> dict[str, Any]:
+        """The settings that determine the fitted estimator of a model."""
+        return self.model_dump(mode="json")
+
+
+def _kind_of_training(values: Any) -> str:
+    if isinstance(values, dict):
+        return "(fit)" if values.keys() <= FitSpec.model_fields.keys() else "(epochs)"
+    return "(fit)" if isinstance(values, FitSpec) else "(epochs)"
+
+
+AnyTraining = Annotated[
+    Annotated[TrainingSpec, Tag("(epochs)")] | Annotated[FitSpec, Tag("(fit)")], Discriminator(_kind_of_training)
+]
+"""How a model is trained: a network by epochs, an estimator by `training: {}`."""
+
+
+def check_recipe(model: AnyModel, training: AnyTraining, key: str) -> None:
+    """Raises: ValueError where a model of this kind is not trained so. key: `training`, or what it is called."""
+    if model.learner is None:
+        raise ValueError(
+            f"`{key}` is given, and the model {model.label} of kind '{model.kind}' is only loaded: no fitter trains "
+            "it. Fitters train the kinds python and sklearn (with a `factory`), and your own"
+        )
+    if model.learner == "network" and isinstance(training, FitSpec):
+        raise ValueError(f"`{key}` has no `epochs`; a network is trained for so many epochs")
+    if model.learner == "estimator" and isinstance(training, TrainingSpec):
+        raise ValueError(
+            f"`{key}` has `epochs`, and an estimator of kind '{model.kind}' is fitted at once; expected `{key}: {{}}`. "
+            "Its own settings belong in `kwargs` of its factory"
+        )
