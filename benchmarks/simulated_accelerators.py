@@ -22,7 +22,7 @@ environment.prepare()  # before Ray is imported
 import ray  # noqa: E402
 
 from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
-from orchestrator.config.schema import EnsembleSpec  # noqa: E402
+from orchestrator.config.ensemble import EnsembleSpec  # noqa: E402
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
 from workers.inference.reduce import Assembly, Rule  # noqa: E402

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
 from orchestrator.config import names
+from orchestrator.config.ensemble import FIRST_MEMBERS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import FIRST_MEMBERS
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.verdict import interval
 from workers.evaluation.prospects import Estimate, next_worth

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from orchestrator import pipeline
 from orchestrator.config import names
+from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
+from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import PREVIOUS, EnsembleSpec, MemberGroup
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
 from orchestrator.reporting.content import Rows

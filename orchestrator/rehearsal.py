@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from orchestrator import pipeline
 from orchestrator.cluster import connection, resources
 from orchestrator.cluster.resources import Machines
+from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import EnsembleSpec
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import BASELINE, EVALUATION, MEMBERS, PREDICTIONS, SOFT_TARGETS, STUDENT, Options
 from orchestrator.plan.outlook import trained_after

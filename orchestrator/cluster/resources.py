@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.config.schema import EnsembleSpec, StudentSpec
+from orchestrator.config.ensemble import EnsembleSpec
+from orchestrator.config.student import StudentSpec
 from workers.errors import RequestError
 
 ROLE_SHARE = 0.001

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.config.schema import MODEL_NAME, NAME, STAGE
+from orchestrator.config.schema import MODEL_NAME, NAME
+from orchestrator.config.student import STAGE
 from workers.specs.base import FACTORY, KIND
 
 PATTERNS = {

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from orchestrator.config import yaml_text
-from orchestrator.config.schema import STORAGE, WORDS, TrackingSpec
+from orchestrator.config.initial import WORDS
+from orchestrator.config.schema import STORAGE, TrackingSpec
 from workers import storage
 from workers.errors import RequestError
 from workers.user_code import factories

@@ -13,21 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.config import loading, names, text_length, yaml_text
+from orchestrator.config.ensemble import FIRST_MEMBERS, EnsembleSpec, MemberGroup
 from orchestrator.config.explain import explained
-from orchestrator.config.schema import (
-    FIRST_MEMBERS,
-    NAME,
-    PREVIOUS,
-    STORAGE,
-    EnsembleSpec,
-    EvaluationSpec,
-    FurtherSystem,
-    MemberGroup,
-    ReportSpec,
-    StudentSpec,
-    StudentStage,
-    TrackingSpec,
-)
+from orchestrator.config.initial import PREVIOUS
+from orchestrator.config.schema import NAME, STORAGE, EvaluationSpec, FurtherSystem, ReportSpec, TrackingSpec
+from orchestrator.config.student import StudentSpec, StudentStage
 from workers import storage
 from workers.errors import RequestError
 from workers.specs.base import Count, Spec, Whole

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines
+from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import EnsembleSpec, MemberGroup, ReportSpec
+from orchestrator.config.schema import ReportSpec
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units

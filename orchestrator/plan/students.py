@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines, Placement
-from orchestrator.config.schema import StudentSpec
+from orchestrator.config.student import StudentSpec
 
 MIN_WORKER_CPUS = 0.0121
 """Cores that a worker reserves beside teachers. Ray 2.60 divides sums of it by it and rounds down; for this value the

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.cluster import resources
-from orchestrator.config.schema import FIRST_MEMBERS
+from orchestrator.config.ensemble import FIRST_MEMBERS
 from orchestrator.plan.facts import Facts
 from orchestrator.plan.outlook import Case, Outlook
 from orchestrator.plan.plan import plan

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from orchestrator.config.schema import StudentSpec
+from orchestrator.config.student import StudentSpec
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, Rates

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.initial import WORDS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import WORDS
 from orchestrator.run_folder import lock, paths
 from orchestrator.run_folder.history import last_opened
 from orchestrator.run_folder.paths import RunFolder

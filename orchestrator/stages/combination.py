@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.config.schema import EnsembleSpec
+from orchestrator.config.ensemble import EnsembleSpec
 from workers.inference.teacher import Member
 from workers.specs.members import ExampleRule, SpecialistRule
 from workers.specs.models import special_of

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, environment, resources
+from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
+from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS, WORDS
 from orchestrator.config.run_config import RunConfig, TrainingStage
-from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS, WORDS, EnsembleSpec, FurtherSystem, MemberGroup
+from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
 from orchestrator.run_folder.lock import machine
 from orchestrator.stages import drawings, logits_room, specialists

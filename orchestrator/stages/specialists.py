@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestrator.config.ensemble import MemberGroup
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import MemberGroup
 from orchestrator.stages import evaluation
 from orchestrator.stages.context import Context
 from workers.data import labels, sampling

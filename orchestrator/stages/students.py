@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS
 from orchestrator.config.run_config import STUDENT
-from orchestrator.config.schema import PREVIOUS, TEACHER_LAYERS
 from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import beside, training
 from orchestrator.stages.context import Context

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster import errors
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.tasks import Task, completed
-from orchestrator.config.schema import MemberGroup
+from orchestrator.config.ensemble import MemberGroup
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import ray_train, trained

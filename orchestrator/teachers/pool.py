@@ -18,7 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from orchestrator.cluster import reservation
-from orchestrator.config.schema import EnsembleSpec
+from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.reporting.report import Bound
 from orchestrator.teachers.actors import Actors, Question, StartActor
 from orchestrator.teachers.events import Close, Event, Leaving, Open, Stream, Tick

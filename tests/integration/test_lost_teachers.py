@@ -16,7 +16,7 @@ import torch
 
 from orchestrator.cluster.reservation import of_teachers, reserved
 from orchestrator.cluster.resources import Placement
-from orchestrator.config.schema import EnsembleSpec
+from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.teachers import slot as slots
 from orchestrator.teachers.actors import Actors, LiveActor, starter
 from orchestrator.teachers.events import Event, Tick

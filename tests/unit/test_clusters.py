@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cluster.autoscaler import HEAD, ROLES, possible
 from orchestrator.cluster.resources import Machines, Node, Placement, at_once, place
-from orchestrator.config.schema import EnsembleSpec
+from orchestrator.config.ensemble import EnsembleSpec
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "clusters"

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cluster.resources import Machines, Node, Placement
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import StudentSpec
+from orchestrator.config.student import StudentSpec
 from orchestrator.plan import hidden, students
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import REDUCED_ON_WORKERS, Plan, plan

@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.cluster.failures import MAX_ATTEMPTS, Failures, often
 from orchestrator.cluster.resources import Machines, Node, Placement, check_student, place
-from orchestrator.config.schema import EnsembleSpec, StudentSpec
+from orchestrator.config.ensemble import EnsembleSpec
+from orchestrator.config.student import StudentSpec
 from orchestrator.reporting import report
 from orchestrator.teachers import policy as failures
 from orchestrator.teachers.policy import Action, Loss

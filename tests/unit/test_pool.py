@@ -15,7 +15,7 @@ import ray
 import torch
 
 from orchestrator.cluster import ray_private, reservation
-from orchestrator.config.schema import EnsembleSpec
+from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.teachers import actors, pool, slot
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
 from tests.makers import NUMERICS

@@ -10,8 +10,9 @@ from functools import cached_property, partial
 
 from orchestrator.cli.checks.finding import Check, Finding
 from orchestrator.cluster import resources
+from orchestrator.config.ensemble import MemberGroup
+from orchestrator.config.initial import WORDS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.config.schema import WORDS, MemberGroup
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.sizes import sizes
 from workers import storage
