@@ -32,7 +32,7 @@ from orchestrator.reporting.report import SPECIALISTS, GenerationFigures, Member
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import costs, drawings, members, preflight, students
+from orchestrator.stages import costs, drawings, members, places, preflight, students
 from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import (
@@ -113,7 +113,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
         dataset = options.sampled(dataset, machines)
         plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
-        preflight.check_shared(config.storage)
+        places.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
         record = tracking_record.of(config, dataset)
         opened = (

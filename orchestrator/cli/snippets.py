@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.cli import job_folder
 from orchestrator.cluster import environment
-from orchestrator.stages.preflight import COPIES
+from orchestrator.stages.places import COPIES
 from workers import storage
 from workers.specs.models import AUTO, AnyModel, ModelSpec, SklearnModel, TransformersModel
 

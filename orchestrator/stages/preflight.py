@@ -7,39 +7,34 @@ of each model, metrics on random predictions. `cluster.place` checks the capacit
 from __future__ import annotations
 
 import logging
-import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import connection, environment, resources
-from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
-from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS, WORDS
+from orchestrator.cluster import connection, resources
+from orchestrator.config.ensemble import EnsembleSpec
+from orchestrator.config.initial import TEACHER_LAYERS
 from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
-from orchestrator.run_folder.lock import machine
-from orchestrator.stages import drawings, logits_room, specialists
+from orchestrator.stages import drawings, logits_room, remarks, specialists
 from orchestrator.stages.evaluation import KEPT_BYTES, predicted_bytes
+from orchestrator.stages.places import check_submitted
+from orchestrator.stages.roles import roles
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets
 from workers.data import labels, sampling
-from workers.data.dataset import Dataset, Split
+from workers.data.dataset import Dataset
 from workers.data.memory import size
 from workers.errors import RequestError
 from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seeded
 from workers.signals import BESIDE
-from workers.specs.models import AnyModel, NetworkModel, OwnModel, SklearnModel, TransformersModel
-from workers.specs.objective import DistillationSpec
-from workers.specs.training import AnyTraining, FitSpec, TrainingSpec
+from workers.specs.models import TransformersModel
+from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
-from workers.training.loop import HARD_LABELS
 from workers.trial import compiling, fitting, sequences, terms, trial
 from workers.trial.fitting import FitRole
 from workers.trial.odd_rows import OddRow, odd_rows
@@ -47,17 +42,9 @@ from workers.trial.trial import Role
 from workers.user_code import factories
 
 if TYPE_CHECKING:
-    import ray
-
     from orchestrator.cluster.resources import Machines
 
 logger = logging.getLogger(__name__)
-
-ANSWER_TIMEOUT_S = 60.0
-SHORT = 3
-"""Ratio of the student's steps to the baseline's from which on they are hardly comparable."""
-COPIES = "working_dir_files"
-"""Ray's name for the folder with the jobs' copies of their working folders."""
 
 
 def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> Dataset:
@@ -67,7 +54,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
 
     Raises: `RequestError` with the key or file.
     """
-    _check_found_again(config)
+    check_submitted(config)
     for try_out in pieces_of_code(config):
         try_out()
     wait_for("looking at storage and tracker")
@@ -110,21 +97,12 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
     specialists.check(config, dataset)
     wait_for("trying the models")
     sequences.check(config.models, dataset)
-    roles = _roles(config, dataset)
-    notes = _check_models(config, dataset, roles)
-    if machines is not None and not machines.cuda and any(role.training.compile for role in roles):
+    tried = roles(config, dataset)
+    notes = _check_models(config, dataset, tried)
+    if machines is not None and not machines.cuda and any(role.training.compile for role in tried):
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
-    recipe = config.student.training
-    if config.student.baseline_training is None and isinstance(recipe, TrainingSpec):
-        of_student = [
-            (stage.training, len(_examples(stage, dataset)))
-            for stage in config.training_stages
-            if isinstance(stage.training, TrainingSpec)
-        ]
-        notes += tuple(short_baseline(recipe, len(dataset.lessons), of_student))
-    idle = (*_without_a_use(config), *_best_of_nothing(config), *unseen_versions(config))
-    return dataset.noted(*_large_batches(config, dataset), *room, *notes, *idle)
+    return dataset.noted(*remarks.on(config, dataset), *room, *notes)
 
 
 def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> None:
@@ -140,7 +118,7 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
             _check_objective(settled_, dataset)
             sequences.check({"student.model": settled_.student.model}, dataset)
             odd = odd_rows(dataset)
-            for role in _roles(settled_, dataset):
+            for role in roles(settled_, dataset):
                 if role.name.startswith(("student", "baseline")):
                     _check_role(role, dataset, odd)
         except RequestError as error:
@@ -200,7 +178,7 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
             continue
         _check_signals(stage)
         _check_pieces(stage, stage.training, config.student.workers[1])
-        steps = len(batch_sizes(len(_examples(stage, dataset)), stage.training.batch_size))
+        steps = len(batch_sizes(len(dataset.of_stage(stage.data)), stage.training.batch_size))
         with seeded(torch_module.seed_of(config.seed, "objective")):
             terms.check(stage.loss, stage.training, steps, dataset.classes)
 
@@ -243,11 +221,6 @@ def _check_signals(stage: TrainingStage) -> None:
             )
 
 
-def _examples(stage: TrainingStage, dataset: Dataset) -> Split:
-    """The examples that a stage learns on."""
-    return dataset.of_stage(stage.data) if stage.data else dataset.transfer
-
-
 def beside_bytes(config: RunConfig) -> int:
     """Size of the weights of the member that computes hidden states; 0 where no term needs any."""
     if not any(objective.build(stage.loss).beside for stage in config.training_stages):
@@ -279,71 +252,6 @@ def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
     return config.with_systems(settled_system)
 
 
-def _roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
-    """The trainings to try, with the run's own settings: the first member of each group, student and baseline."""
-    student, seed = config.student, torch_module.seed_of(config.seed, "student")
-    recipe = student.baseline_training or student.training
-    labelled = dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views)
-    ensemble = config.ensemble
-    given, models = ensemble.given(), [group.model for group in ensemble.of_each(ensemble.count or 1)]
-    members = [
-        _role(key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble",
-              specialists.tried(group, dataset), group.training,
-              seed=torch_module.seed_of(config.seed, "member", first), examples=dataset.train,
-              initial=given.get(group.initial) if isinstance(group.initial, int) else group.initial_file,
-              begins_with=models[group.initial] if isinstance(group.initial, int) else None)
-        for key, group, first in zip(ensemble.keys(), ensemble.groups, ensemble.firsts(), strict=True)
-        if group.training is not None
-    ]  # fmt: skip
-    workers = student.workers
-    several = ensemble.of_each(ensemble.count or 1 + max(s.loss.hidden.member for s in config.training_stages))
-    hidden = dict(enumerate(several))
-    return [
-        *members,
-        *(_role("student" if number == 0 else f"student (stage {stage.name})", student.model, stage.training,
-                seed=seed, examples=_examples(stage, dataset), loss=stage.loss, workers=workers, initial=stage.initial,
-                known=number > 0, beside=hidden.get(stage.loss.hidden.member))
-          for number, stage in enumerate(config.training_stages)),
-        _role("baseline", student.model, recipe, seed=seed, examples=labelled, workers=workers,
-              initial=student.initial, known=True, beside=hidden.get(config.distillation.hidden.member)),
-    ]  # fmt: skip
-
-
-def _role(
-    name: str,
-    model: AnyModel,
-    training: AnyTraining,
-    *,
-    seed: int,
-    examples: Split,
-    loss: DistillationSpec = HARD_LABELS,
-    workers: tuple[int, int] = (1, 1),
-    initial: str | None = None,
-    known: bool = False,
-    beside: MemberGroup | None = None,
-    begins_with: AnyModel | None = None,
-) -> Role | FitRole:
-    """The trial role for a model, by its learner."""
-    if isinstance(training, FitSpec):
-        assert isinstance(model, SklearnModel | OwnModel)
-        return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
-    assert isinstance(model, NetworkModel)
-    return Role(
-        name=name,
-        model=model,
-        training=training,
-        seed=seed,
-        examples=examples,
-        loss=loss,
-        workers=workers,
-        initial=None if initial in WORDS else initial,
-        known=known,
-        beside=None if beside is None else beside.model,
-        begins_with_layers=initial == TEACHER_LAYERS,
-        begins_with=begins_with,
-    )
-
-
 def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | FitRole]) -> tuple[str, ...]:
     """Run the trial of every model; returns notes for the user."""
     odd = odd_rows(dataset)
@@ -364,136 +272,3 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     trained = [role.model for role in roles if isinstance(role, Role)]
     notes += [note for model in trained for note in predictor.kind_of(model).notes_on(model)]
     return tuple(dict.fromkeys(notes))
-
-
-def _without_a_use(config: RunConfig) -> list[str]:
-    """Notes on stages of the student from whose weights nothing begins."""
-    return [
-        f"student.stages.{number}: '{before.name}' is trained, and the next stage begins from '{after.initial}' "
-        "instead of its weights."
-        for number, (before, after) in enumerate(pairwise(config.training_stages))
-        if after.initial != PREVIOUS
-    ]
-
-
-def _best_of_nothing(config: RunConfig) -> list[str]:
-    """Notes on stages that keep their best epoch, and do not train what this is measured by."""
-    return [
-        f"{stage.system}: `keep: best` takes the epoch of the best validation accuracy, and its terms compare hidden "
-        "states alone, so that accuracy says little there."
-        for stage in config.training_stages
-        if isinstance(stage.training, TrainingSpec)
-        and stage.training.keep == "best"
-        and all(term.term.needs and term.term.needs <= BESIDE for term in objective.build(stage.loss).terms)
-    ]
-
-
-def unseen_versions(config: RunConfig) -> list[str]:
-    """A note on versions of the examples that teachers label, and for which no student trains long enough."""
-    views = 1 if config.data.augment is None else config.data.augment.views
-    every = [config, *config.of_students().values()]
-    stages = [stage.training for each in every for stage in each.training_stages if not stage.data]
-    if not all(isinstance(training, TrainingSpec) for training in stages):  # an estimator learns from all versions
-        return []
-    epochs = max((training.epochs for training in stages), default=views)
-    if views <= epochs:
-        return []
-    return [
-        f"data.augment.views: the teachers label {views} versions of each example, and a student that trains for "
-        f"{epochs} epochs learns from the first {epochs}. Give at most as many `views` as epochs."
-    ]
-
-
-def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
-    """Notes on batches that are larger than their data sets."""
-    student, ensemble = config.student, config.ensemble
-    recipes: dict[str, tuple[AnyTraining | None, int]] = {
-        f"{key}.training": (group.training, len(dataset.train))
-        for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)
-    }
-    recipes["student.baseline_training"] = student.baseline_training, len(dataset.lessons)
-    for number, stage in enumerate(config.training_stages):
-        own = student.stages is not None and student.stages[number].training is not None
-        key = f"student.stages.{number}.training" if own else "student.training"
-        recipes.setdefault(key, (stage.training, len(_examples(stage, dataset))))
-    return [
-        note
-        for key, (recipe, examples) in recipes.items()
-        if recipe is not None and recipe.batch_size is not None
-        for note in datasets.large_batch(key, recipe.batch_size, examples)
-    ]
-
-
-def short_baseline(recipe: TrainingSpec, labelled: int, student: Sequence[tuple[TrainingSpec, int]]) -> list[str]:
-    """A note where the baseline, by `recipe`, takes far fewer steps than all stages of the student.
-
-    labelled: examples of the baseline. student: the recipe of each stage, and its examples, unlabelled ones included.
-    """
-    of_baseline = recipe.epochs * math.ceil(labelled / recipe.batch_size)
-    of_student = sum(stage.epochs * math.ceil(examples / stage.batch_size) for stage, examples in student)
-    if of_student < SHORT * of_baseline:
-        return []
-    most = max(examples for _, examples in student)
-    return [
-        f"student.baseline_training: not given, so the baseline takes {of_baseline:,} steps on {labelled:,} labelled "
-        f"examples, and the student {of_student:,} on {most:,}. Give the baseline about as many, by "
-        f"`epochs: {round(recipe.epochs * of_student / of_baseline)}` there; else the gain over it is in part that of "
-        "longer training."
-    ]
-
-
-def _check_found_again(config: RunConfig) -> None:
-    """Raise `RequestError`, or warn, where a job would write to a place that its submitter cannot see."""
-    places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(mlflow_uri.SQLITE)}
-    local = {key: path for key, place in places.items() if (path := storage.local_path(place)) is not None}
-    submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
-    for key, place in local.items():
-        elsewhere = submitted_from not in ("", machine()) and not Path(folder).is_dir()
-        if elsewhere and place.is_relative_to(folder):
-            raise RequestError(
-                f"{key}: '{place}' is a folder of the machine that submitted this job, and it runs on another. Set it "
-                "to what all nodes reach: an object store or a shared folder, and for the tracker a server."
-            )
-        if COPIES in place.parts:
-            logger.warning(
-                "%s: '%s' is in this job's copy of its working folder, and goes with it. Set it to an absolute path or "
-                "a URI, or use `stillhouse submit`.",
-                key,
-                place,
-            )
-
-
-def check_shared(uri: str) -> None:
-    """Raise `RequestError` where some node of the cluster cannot see the folder `uri`; leaves no files."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(nodes) == 1 or not storage.is_local(uri):
-        return
-
-    @ray.remote(num_cpus=0)
-    def sees(name: str) -> bool:
-        return storage.exists(name)
-
-    with storage.probed(uri) as name:
-        asked = {
-            sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(name): address
-            for node, address in nodes.items()
-        }
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
-        blind = sorted({asked[answer] for answer in answered if not _sees(answer)})
-    if blind:
-        raise RequestError(
-            f"storage '{uri}' is a folder that {', '.join(blind)} of the cluster's {len(nodes)} nodes cannot see. Set "
-            "`storage` to an object store, or to a folder that all nodes share."
-        )
-
-
-def _sees(answer: ray.ObjectRef[bool]) -> bool:
-    import ray
-
-    try:
-        return bool(ray.get(answer))
-    except ray.exceptions.RayError:  # a node that died meanwhile does not invalidate the others
-        return True

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.stages import preflight
+from orchestrator.stages import remarks
 from tests.makers import blobs, write_config
 from workers.data import dataset as data
 from workers.data import scan
@@ -127,8 +127,8 @@ def test_a_batch_of_more_than_all_is_said() -> None:
 
 def test_a_baseline_of_few_steps_is_said() -> None:
     recipe = TrainingSpec(epochs=3, batch_size=512)
-    assert preflight.short_baseline(recipe, 5000, [(recipe, 12_000)]) == []
-    (note,) = preflight.short_baseline(recipe, 1200, [(recipe, 201_200)])
+    assert remarks.short_baseline(recipe, 5000, [(recipe, 12_000)]) == []
+    (note,) = remarks.short_baseline(recipe, 1200, [(recipe, 201_200)])
     assert "the baseline takes 9 steps on 1,200 labelled examples, and the student 1,179 on 201,200" in note
     assert "`epochs: 393`" in note
 
@@ -137,13 +137,13 @@ def test_versions_that_no_student_sees_are_said(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def moved(x, draws): return x + draws.uniform(1, 2)\n")
     path = str(write_config(tmp_path, data__augment={"factory": "mine:moved", "views": 9}))
     for overrides in (["student.training.epochs=9"], ["data.augment=null"], ["data.augment.views=1"]):
-        assert preflight.unseen_versions(RunConfig.load(path, overrides)) == []
-    (note,) = preflight.unseen_versions(RunConfig.load(path, ["student.training.epochs=4"]))
+        assert remarks.unseen_versions(RunConfig.load(path, overrides)) == []
+    (note,) = remarks.unseen_versions(RunConfig.load(path, ["student.training.epochs=4"]))
     assert "the teachers label 9 versions of each example, and a student that trains for 4 epochs learns from" in note
     values = RunConfig.load(path, ["student.training.epochs=4"]).student.model_dump(mode="json", exclude_none=True)
     longer = {**values, "training": {**values["training"], "epochs": 9}}
     several = RunConfig.load(path, ["student=null", f"students={json.dumps({'short': values, 'long': longer})}"])
-    assert preflight.unseen_versions(several) == []
+    assert remarks.unseen_versions(several) == []
 
 
 # --- types and ranges

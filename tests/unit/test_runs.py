@@ -63,7 +63,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     for module, name, result in (
         (pipeline.preflight, "check", dataset),
         (pipeline.preflight, "check_placed", dataset),
-        (pipeline.preflight, "check_shared", None),
+        (pipeline.places, "check_shared", None),
         (pipeline.preflight, "check_further", None),
         (pipeline.preflight, "beside_bytes", 0),
         (pipeline.connection, "share", None),

@@ -16,7 +16,7 @@ from orchestrator.cli import job_folder, presentation, snippets, submit
 from orchestrator.cluster import environment
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import Report
-from orchestrator.stages.preflight import COPIES
+from orchestrator.stages.places import COPIES
 from tests.makers import write_config
 from workers.models import checkpoints, torch_module
 from workers.specs.models import ModelSpec, SklearnModel

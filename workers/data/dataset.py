@@ -242,7 +242,10 @@ class Dataset:
         return replace(self, notes=(*self.notes, *notes))
 
     def of_stage(self, name: str) -> Split:
-        """The examples of a stage of the student, none of which has a label."""
+        """The examples of a stage of the student: those of `stages` have no labels; the transfer set where `name` is
+        empty."""
+        if not name:
+            return self.transfer
         x = self.stages[name]
         return Split(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
 
