@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from orchestrator import pipeline
+from orchestrator import execution
 from orchestrator.config.run_config import STUDENT, RunConfig
-from orchestrator.pipeline import MEMBERS, PREDICTIONS, Options
+from orchestrator.execution import Options
+from orchestrator.pipeline import MEMBERS, PREDICTIONS
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, GenerationFigures
@@ -24,13 +25,13 @@ def compared(config: RunConfig, options: Options) -> list[GenerationFigures]:
 
     options: of the run that they belong to.
 
-    Raises: as `pipeline.executed`.
+    Raises: as `execution.executed`.
     """
     runs = config.of_generations()
     if not runs:
         return []
     whole = config.of_all_generations()
-    together = pipeline.executed(whole, (MEMBERS, PREDICTIONS), replace(options, tracked=False))[PREDICTIONS]
+    together = execution.executed(whole, (MEMBERS, PREDICTIONS), replace(options, tracked=False))[PREDICTIONS]
     names = [f"generation {number + 1}" for number in range(len(runs))]
     of_each = [sums.read(each.folder)[0][STUDENT] for each in runs]
     found = dict(zip(names, of_each, strict=True)) | {"all together": together.measured[ENSEMBLE].sums.of_blocks}

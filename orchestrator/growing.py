@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from orchestrator import pipeline
+from orchestrator import execution
 from orchestrator.cluster import connection, resources
 from orchestrator.config import names
 from orchestrator.config.ensemble import FIRST_MEMBERS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
+from orchestrator.execution import Options
+from orchestrator.pipeline import HELD_OUT, MEMBERS
 from orchestrator.reporting.verdict import interval
 from workers.evaluation.prospects import Estimate, next_worth
 
@@ -32,7 +33,7 @@ def grown(config: RunConfig, options: Options) -> Grown:
     The number does not depend on the rounds: it is the first after which the next member is worth too little, so that
     a larger cluster may have trained some members in vain. options: of the run proper.
 
-    Raises: as `pipeline.executed`.
+    Raises: as `execution.executed`.
     """
     ensemble, flat = config.ensemble, config.ensemble.stop_when_flat
     most = ensemble.count
@@ -56,7 +57,7 @@ def grown(config: RunConfig, options: Options) -> Grown:
 def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
     """What one more member is expected to add in accuracy to the first 2, 3, ... `count`; the first entry is of 2."""
     few = config.of_members(count).part(names.GROWN)
-    found = pipeline.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
+    found = execution.executed(few, (MEMBERS, HELD_OUT), options)[HELD_OUT]
     assert found.worth is not None
     singles = [each.of_blocks for each in found.sums.values()][:count]
     together = [each.of_blocks for each in found.worth.best]

@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator import pipeline
+from orchestrator import execution
 from orchestrator.config import names
 from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
 from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
+from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
-from orchestrator.pipeline import HELD_OUT, MEMBERS, Options
+from orchestrator.pipeline import HELD_OUT, MEMBERS
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.verdict import interval
 from workers.errors import RequestError
@@ -75,7 +76,7 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
         }
     )
     options = Options(verbose=verbose, screen=screen or Screen(quiet=True))
-    results = pipeline.executed(_untaught(config, few), (MEMBERS, HELD_OUT), options)
+    results = execution.executed(_untaught(config, few), (MEMBERS, HELD_OUT), options)
     more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
     return foreseen(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)
 

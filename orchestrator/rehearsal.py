@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from orchestrator import pipeline
+from orchestrator import execution
 from orchestrator.cluster import connection, resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.run_config import RunConfig
+from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
-from orchestrator.pipeline import BASELINE, EVALUATION, MEMBERS, PREDICTIONS, SOFT_TARGETS, STUDENT, Options
+from orchestrator.pipeline import BASELINE, EVALUATION, MEMBERS, PREDICTIONS, SOFT_TARGETS, STUDENT
 from orchestrator.plan.outlook import trained_after
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
@@ -54,7 +55,7 @@ def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, 
 
     share: the part of the data to use, from the data and the machines; it is asked once.
 
-    Raises: as `pipeline.executed`.
+    Raises: as `execution.executed`.
     """
     runs = {"": config, **config.of_students()}
     least = STEPS * max(_largest_batch(each) for each in runs.values())
@@ -70,7 +71,7 @@ def rehearse(config: RunConfig, share: Callable[[Dataset, Machines], float], *, 
         options = Options(verbose=verbose, screen=Screen(quiet=True), sampled=sampled, tracked=False)
         one = connection.connect(config.ensemble.start_timeout_s, verbose=verbose) if len(few) > 1 else nullcontext()
         with one:  # connection of several runs; a single run connects itself
-            found = {name: pipeline.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}
+            found = {name: execution.executed(each, (*REHEARSED, RATES), options)[RATES] for name, each in few.items()}
     rates, work = found.pop("")
     return Rehearsed(rates, {name: _of_student(rates, own) for name, (own, _) in found.items()}, work)
 

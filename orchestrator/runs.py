@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
+from orchestrator.execution import Options, executed
 from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
-from orchestrator.pipeline import REPORT, STAGES, Options, executed
+from orchestrator.pipeline import REPORT, STAGES
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.stages import preflight

@@ -23,7 +23,7 @@ WINGS = [
         "orchestrator.comparing",
     ],
     ["orchestrator.rehearsal", "orchestrator.growing", "orchestrator.generations"],
-    ["orchestrator.pipeline"],
+    ["orchestrator.pipeline", "orchestrator.execution"],
     ["orchestrator.stages"],
     ["orchestrator.plan"],
     ["orchestrator.teachers", "orchestrator.observers", "orchestrator.export"],

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import generations, growing, pipeline, prospects, runs
+from orchestrator import execution, generations, growing, pipeline, prospects, runs
 from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
+from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
-from orchestrator.pipeline import Options
 from orchestrator.run_folder import paths
 from orchestrator.stages import preflight
 from tests.makers import settings, write_config
@@ -47,7 +47,7 @@ Log = list[tuple[str, str]]
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """`pipeline.executed` without data and cluster: its only stage obtains one artifact, or computes it."""
+    """`execution.executed` without data and cluster: its only stage obtains one artifact, or computes it."""
     found: Log = []
 
     def execute(stages: Any, run: Any) -> Any:
@@ -61,28 +61,28 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
     dataset = SimpleNamespace(test=SimpleNamespace(x=None), notes=())
     for module, name, result in (
-        (pipeline.preflight, "check", dataset),
-        (pipeline.preflight, "check_placed", dataset),
-        (pipeline.places, "check_shared", None),
-        (pipeline.preflight, "check_further", None),
-        (pipeline.preflight, "beside_bytes", 0),
-        (pipeline.connection, "share", None),
-        (pipeline.tracking_record, "of", None),
-        (pipeline.tracking_record, "write", None),
-        (pipeline.DataFacts, "of", None),
-        (pipeline, "planned", SimpleNamespace(teachers=SimpleNamespace(size=1))),
-        (pipeline, "tokenized", dataset),
-        (pipeline, "without_texts", dataset),
+        (execution.preflight, "check", dataset),
+        (execution.preflight, "check_placed", dataset),
+        (execution.places, "check_shared", None),
+        (execution.preflight, "check_further", None),
+        (execution.preflight, "beside_bytes", 0),
+        (execution.connection, "share", None),
+        (execution.tracking_record, "of", None),
+        (execution.tracking_record, "write", None),
+        (execution.DataFacts, "of", None),
+        (execution, "planned", SimpleNamespace(teachers=SimpleNamespace(size=1))),
+        (execution, "tokenized", dataset),
+        (execution, "without_texts", dataset),
     ):
         monkeypatch.setattr(module, name, lambda *args, _result=result, **kwargs: _result)
-    monkeypatch.setattr(pipeline.preflight, "settled", lambda config, dataset: config)
-    monkeypatch.setattr(pipeline.connection, "connect", lambda *args, **kwargs: nullcontext(SimpleNamespace()))
-    monkeypatch.setattr(pipeline, "Heartbeat", lambda *args: nullcontext(SimpleNamespace(queue=None)))
+    monkeypatch.setattr(execution.preflight, "settled", lambda config, dataset: config)
+    monkeypatch.setattr(execution.connection, "connect", lambda *args, **kwargs: nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(execution, "Heartbeat", lambda *args: nullcontext(SimpleNamespace(queue=None)))
     monkeypatch.setattr(
-        pipeline, "observers", lambda config, screen, record, fresh: pipeline.untracked(config, screen, fresh=fresh)
+        execution, "observers", lambda config, screen, record, fresh: execution.untracked(config, screen, fresh=fresh)
     )
-    monkeypatch.setattr(pipeline, "Context", SimpleNamespace)
-    monkeypatch.setattr(pipeline, "execute", execute)
+    monkeypatch.setattr(execution, "Context", SimpleNamespace)
+    monkeypatch.setattr(execution, "execute", execute)
     return found
 
 
@@ -98,7 +98,7 @@ def three_students(folder: Path, **changes: Any) -> RunConfig:
 def earlier(root: Path, *names: str) -> None:
     """Complete runs of an earlier command."""
     for name in names:
-        pipeline.owned.mark(committed(root, name).folder)
+        execution.owned.mark(committed(root, name).folder)
 
 
 def test_the_runs_of_a_command_that_starts_over_share_what_they_compute(tmp_path: Path, log: Log) -> None:
@@ -118,8 +118,8 @@ def test_all_generations_together_start_over_too(tmp_path: Path, log: Log, monke
     monkeypatch.setattr(generations, "_over", lambda *args: None)
     monkeypatch.setattr(generations.sums, "read", lambda folder: ({"student": None},))
     measured = SimpleNamespace(measured={"ensemble": SimpleNamespace(sums=SimpleNamespace(of_blocks=None))})
-    executed = pipeline.executed
-    monkeypatch.setattr(pipeline, "executed", lambda *args: executed(*args) | {pipeline.PREDICTIONS: measured})
+    executed = execution.executed
+    monkeypatch.setattr(execution, "executed", lambda *args: executed(*args) | {pipeline.PREDICTIONS: measured})
     runs.run(config, fresh=True)
     first = "small-generation-1"
     assert log == [(first, ""), *((name, first) for name in ("small-generation-2", "small-generations", "small"))]
@@ -130,7 +130,7 @@ def test_rounds_of_growth_start_over_once(tmp_path: Path, log: Log, monkeypatch:
     earlier(root / "runs", "small", "small-grown", "another")
 
     def worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
-        pipeline.executed(config.of_members(count).part(names.GROWN), (), options)
+        execution.executed(config.of_members(count).part(names.GROWN), (), options)
         return [Estimate(0.1, 0.1, 0.1)] * (count - 1)
 
     monkeypatch.setattr(growing, "_worths", worths)
@@ -210,7 +210,7 @@ def test_worth_trains_no_student_and_so_needs_no_member_beside_one(
         tried.append(config)
         raise RequestError("enough")
 
-    monkeypatch.setattr(pipeline, "executed", executed)
+    monkeypatch.setattr(execution, "executed", executed)
     with pytest.raises(RequestError, match="enough"):
         prospects.prospects(config, prospects.Asked())
     (few,) = tried

@@ -1,0 +1,133 @@
+"""The execution of a run: pre-flight checks, plan, and stages, on the machines and with the observers that it opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.cluster import connection
+from orchestrator.cluster.heartbeat import Heartbeat
+from orchestrator.cluster.resources import Machines
+from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import tracking_record
+from orchestrator.observers.opened import observers, untracked
+from orchestrator.observers.terminal import Screen
+from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.plan.plan import plan as planned
+from orchestrator.reporting import report as reports
+from orchestrator.reporting.report import GenerationFigures, Report
+from orchestrator.run_folder import lock, owned
+from orchestrator.run_folder.lock import Lock
+from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages import places, preflight
+from orchestrator.stages.context import Context
+from orchestrator.stages.stage import Results, Stage, execute
+from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
+from workers import storage, telemetry
+from workers.artifacts.catalogue import Catalogue
+from workers.data.dataset import Dataset
+from workers.errors import RequestError, RunError
+from workers.redact import redacted
+
+
+@dataclass(frozen=True)
+class Options:
+    """verbose: show Ray's log lines. repetitions: reports of other seeds. students: reports of further students, by
+    name. generations: of students that taught each other. command: what the user typed. note: why the ensemble has its
+    size.
+
+    anew: of a command that recomputes complete artifacts, the names of its runs so far, to which `executed` adds. Each
+    run clears its folder as it begins, and reuses artifacts of these runs alone, so that the runs of one command share
+    what they compute. None: artifacts of all runs are reused.
+
+    sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
+    run.
+    """
+
+    verbose: bool
+    screen: Screen
+    anew: set[str] | None = None
+    repetitions: Sequence[Report] = ()
+    students: Mapping[str, Report] = field(default_factory=dict)
+    generations: Sequence[GenerationFigures] = ()
+    sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
+    tracked: bool = True
+    command: str = ""
+    note: str = ""
+
+    def starts_over(self, run: str) -> bool:
+        """Whether the run of this name has yet to clear its folder."""
+        return self.anew is not None and run not in self.anew
+
+
+def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
+    """Check a configuration, plan it, and execute stages in its folder.
+
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
+    """
+    screen, fresh = options.screen, options.starts_over(config.name)
+    lock.check_free(config.folder)
+    owned.check(config, fresh=fresh)
+    dataset = preflight.check(config, screen.wait_for)
+    config = preflight.settled(config, dataset)
+    with connection.connect(
+        config.ensemble.start_timeout_s, verbose=options.verbose, wait_for=screen.wait_for
+    ) as machines:
+        telemetry.label(config.name)
+        dataset = options.sampled(dataset, machines)
+        plan = planned(config, Facts(DataFacts.of(dataset), machines, preflight.beside_bytes(config)))
+        dataset = preflight.check_placed(config, dataset, plan.teachers.size)
+        places.check_shared(config.storage)
+        screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
+        record = tracking_record.of(config, dataset)
+        opened = (
+            observers(config, screen, record, fresh=fresh)
+            if options.tracked
+            else untracked(config, screen, fresh=fresh)
+        )
+        with (
+            Lock(config.folder),
+            opened as (events, page),
+            Heartbeat(events.epoch, events.note) as heartbeat,
+        ):
+            owned.mark(config.folder)
+            reports.remove(config.folder)
+            storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
+            tracking_record.write(record, config.folder)
+            try:
+                catalogue = _catalogue(config, options)
+                tokenizing = Tokenizing(
+                    config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
+                )
+                given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
+                data = connection.share(dataset)
+                context = Context(
+                    config=config,
+                    dataset=dataset,
+                    data=data,
+                    machines=machines,
+                    plan=plan,
+                    events=events,
+                    heartbeat=heartbeat,
+                    artifacts=catalogue,
+                    page=page,
+                    repetitions=options.repetitions,
+                    students=options.students,
+                    generations=options.generations,
+                    test_inputs=given,
+                    command=options.command,
+                    ensemble_note=options.note,
+                )
+                for note in (*filter(None, [options.note]), *dataset.notes):
+                    events.note(note)
+                return execute(stages, context)
+            except RequestError as error:  # validated before, so a file was lost or a node lacks it
+                raise RunError(str(error)) from error
+
+
+def _catalogue(config: RunConfig, options: Options) -> Catalogue:
+    """The artifacts that a run may reuse, once it has cleared its folder where it starts over."""
+    if options.anew is not None:
+        options.anew.add(config.name)
+    return Catalogue(config.storage, config.name, among=options.anew)
