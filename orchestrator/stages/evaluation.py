@@ -10,57 +10,36 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
-from orchestrator.cluster.tasks import Task, completed
 from orchestrator.config.schema import CORRECTED
 from orchestrator.reporting import statistics
-from orchestrator.reporting.report import COMPARED, Calibration, CurvePoint, Latency, Role, System, TestMetrics
+from orchestrator.reporting.report import CurvePoint, Role, System
 from orchestrator.reporting.statistics import Estimates
-from orchestrator.run_folder import paths
 from orchestrator.stages.combination import rule_of
 from orchestrator.stages.context import Context
+from orchestrator.stages.corrected import bias_note, corrected
+from orchestrator.stages.predictions import Predicted, predict, results_of
+from orchestrator.stages.systems import Measured, row_of, special_names
 from workers import ensemble as ensembles
-from workers import storage
-from workers.artifacts import catalogue, store
-from workers.artifacts.key import Key
-from workers.artifacts.kinds import PREDICTIONS
-from workers.data import labels
-from workers.data.dataset import Dataset, Split
+from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import Agreement
-from workers.evaluation.bootstrap import Interval
 from workers.evaluation.confusable import Groups
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
-from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Prediction, Subject
+from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Subject
 from workers.evaluation.worth import WorthSums
-from workers.inference import teacher
 from workers.inference.teacher import Member
-from workers.specs.models import SpecialClasses, special_of
+from workers.specs.models import special_of
 
 MOST_NLL = 700.0
 """The exp of a larger number is no float."""
-KEPT_BYTES = 2**28
-"""Largest predictions of one system that are cached; a task predicts and measures larger ones without keeping them."""
 RANGE_BYTES = 2**29
 """Size of the predictions of all systems together that one task holds."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics; `intervals`: by name."""
-
-    sums: Sums
-    extra: dict[str, float]
-    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,8 +72,8 @@ class MeasuredEnsemble:
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
     """Compute the configured member weights, and measure the members and their mean on the test split."""
     asked = [(member, _of_members(run)) for member in members]
-    predicted = _predict(run, asked, "test", run.plan.teachers)
-    valid = _predict(run, asked, "validation", run.plan.teachers)
+    predicted = predict(run, asked, "test", run.plan.teachers)
+    valid = predict(run, asked, "validation", run.plan.teachers)
     spec = run.config.ensemble
     rule = rule_of(spec, members)
     if spec.weights == "uniform" or rule is not None:
@@ -126,13 +105,13 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
     )
 
 
-def _of_validation_labels(run: Context, asked: Sequence[Subject], valid: _Predicted) -> list[LogProbabilities]:
+def _of_validation_labels(run: Context, asked: Sequence[Subject], valid: Predicted) -> list[LogProbabilities]:
     """Each member's log-probabilities of the validation labels, [P]: of its kept predictions, one file at a time.
 
     Of predictions that are too large to be kept, the entries of the labels alone are predicted and kept.
     """
     if not valid.records:
-        of_labels = _predict(run, asked, "validation", run.plan.teachers, of_labels=True)
+        of_labels = predict(run, asked, "validation", run.plan.teachers, of_labels=True)
         return [jobs.read_kept(record) for record in of_labels.records.values()]
     labels = run.dataset.validation.y
     return [jobs.read_kept(record)[np.arange(len(labels)), labels] for record in valid.records.values()]
@@ -143,7 +122,9 @@ def _order(run: Context, held_out: Measuring) -> list[int]:
     if len(held_out.kept) < len(held_out.systems) or len(held_out.systems) == 1:
         return []
     doing = "ordering members"
-    return next(iter(_asked(run, doing, jobs.order_members, {"all": (held_out, run.data)}, run.plan.teachers).values()))
+    return next(
+        iter(results_of(run, doing, jobs.order_members, {"all": (held_out, run.data)}, run.plan.teachers).values())
+    )
 
 
 def _best(sums: Mapping[str, Sums]) -> str:
@@ -156,7 +137,7 @@ def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
     asked = [(member, _of_members(run)) for member in members]
     job = Measuring(
         asked,
-        _predict(run, asked, "validation", run.plan.teachers).records,
+        predict(run, asked, "validation", run.plan.teachers).records,
         run.plan.teachers.threads,
         [1.0] * len(members),
         run.config.ensemble.combine,
@@ -169,10 +150,10 @@ def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
 def confusable_groups(run: Context, members: Sequence[Member], number: int, seed: int) -> Groups:
     """So many groups of classes that the mean of these members confuses on the validation split."""
     asked = [(member, _of_members(run)) for member in members]
-    kept = _predict(run, asked, "validation", run.plan.teachers).records
+    kept = predict(run, asked, "validation", run.plan.teachers).records
     job = jobs.Grouping(Measuring(asked, kept, run.plan.teachers.threads, split="validation"), number, seed)
     arguments = {"all": (job, run.data)}
-    found: Groups = _asked(run, "grouping classes", jobs.find_groups, arguments, run.plan.teachers)["all"]
+    found: Groups = results_of(run, "grouping classes", jobs.find_groups, arguments, run.plan.teachers)["all"]
     return found
 
 
@@ -201,14 +182,14 @@ def compare_systems(
         (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size))
         for name, each in further.items()
     ]
-    records = _predict(run, asked, "test", place).records
-    bias = _corrected(run, asked[1], records, place)
+    records = predict(run, asked, "test", place).records
+    bias = corrected(run, asked[1], records, place)
     others = asked if bias is None else [*asked, (replace(student, name=CORRECTED), asked[1][1])]
     job = Measuring(others, records, place.threads)
     measured = {**ensemble.measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
     timed = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
-    (sizes,) = _asked(  # alone, since it measures time
+    (sizes,) = results_of(  # alone, since it measures time
         run, "measuring latency", jobs.describe, {"of all": (timed, run.data)}, place
     ).values()
     roles: dict[str, Role] = {m.name: "member" for m in members}
@@ -220,47 +201,14 @@ def compare_systems(
     estimates = statistics.estimate(
         {name: measured[name].sums.of_blocks for name in roles}, pairs if len(members) > 1 else pairs[1:]
     )
-    special = {member.name: _names(run, special_of(member.model)) for member in members}
+    special = {member.name: special_names(run, special_of(member.model)) for member in members}
     systems = [
-        _system(
+        row_of(
             name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name], special.get(name, [])
         )
         for name, role in roles.items()
     ]
-    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place), _of_bias(run, bias))
-
-
-def _corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> float | None:
-    """The bias of `evaluation.corrected_classes`; the student's predictions with it join the records of the test split.
-
-    None without such classes.
-    """
-    classes = run.config.evaluation.corrected_classes
-    if not classes:
-        return None
-    ids = labels.ids_of("evaluation.corrected_classes", classes, run.dataset.classes, run.dataset.label_names)
-    record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
-    digests = {split: run.dataset.digests[split] for split in ("train", "test")}
-    key = PREDICTIONS.key(**teacher.follows_from(student[0]), **_computed(student[1]), classes=ids, data=digests)
-    if run.artifacts.obtain(key, partial(_record, CORRECTED, "test")) is None:
-        train = _predict(run, [student], "train", place).records
-        job = jobs.Correction(ids, train["student"], records["student"], (record, key))
-        _asked(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place)
-        run.artifacts.register(key, paths.predictions(CORRECTED, "test"))
-    records[CORRECTED] = record
-    kept = store.read(record, PREDICTIONS)
-    assert kept is not None, "it was committed above, or found"
-    return float(kept.facts["bias"])
-
-
-def _of_bias(run: Context, bias: float | None) -> str:
-    if bias is None:
-        return ""
-    classes = ", ".join(str(each) for each in run.config.evaluation.corrected_classes)
-    return (
-        f"`{CORRECTED}` is the student with a bias of {bias:+.2f} for the logit{'s' * (', ' in classes)} of {classes}, "
-        "found on the training split."
-    )
+    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place), bias_note(run, bias))
 
 
 def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:
@@ -273,7 +221,7 @@ def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Plac
         f"test examples {each.start:,} to {each.stop:,}": (asked, each, run.data)
         for each in _ranges(run, ensemble.split, len(ensemble.systems) + 1)
     }
-    first, *more = _asked(run, "comparing answers", jobs.agreement, arguments, place).values()
+    first, *more = results_of(run, "comparing answers", jobs.agreement, arguments, place).values()
     found: Agreement = sum(more, start=first)
     return found
 
@@ -297,7 +245,7 @@ def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:
         f"{job.split} examples {each.start:,} to {each.stop:,}": (job, each, run.data)
         for each in _ranges(run, job.split, len(job.systems))
     }
-    first, *others = _asked(run, "measuring", jobs.measure, arguments, placement).values()
+    first, *others = results_of(run, "measuring", jobs.measure, arguments, placement).values()
     found: jobs.Totals = sum(others, start=first)
     return found
 
@@ -321,7 +269,7 @@ def _with_metrics(run: Context, job: Measuring, sums: Mapping[str, Sums], placem
         for name, of_it in jobs_of.items()
         if metrics
     }
-    extra = _asked(run, "measuring", jobs.custom_metrics, arguments, placement)
+    extra = results_of(run, "measuring", jobs.custom_metrics, arguments, placement)
     return {name: Measured(of_it, {**_of_tokens(run, of_it), **extra.get(name, {})}) for name, of_it in sums.items()}
 
 
@@ -330,137 +278,3 @@ def _of_tokens(run: Context, sums: Sums) -> dict[str, float]:
     if run.config.data.masking is None:
         return {}
     return {"perplexity": math.exp(min(sums.mean_nll, MOST_NLL))}
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    """The records of predictions that are kept, by system. reused: all were cached."""
-
-    records: dict[str, str]
-    reused: bool
-
-
-def _predict(
-    run: Context, systems: Sequence[Subject], split: str, placement: Placement, *, of_labels: bool = False
-) -> _Predicted:
-    """Predict a split with each system, [P, K], or with `of_labels` [P], and cache the predictions.
-
-    So a resumed run needs no machines for them. Predictions that are too large to be kept are left to `_measure`.
-    """
-    if not of_labels and predicted_bytes(run.dataset, split) > KEPT_BYTES:
-        return _Predicted({}, reused=False)
-    known = {member.name: (member, how) for member, how in systems}
-    keys = {name: _key(run, asked, split, of_labels) for name, asked in known.items()}
-    records = {name: run.artifacts.uri(paths.predictions(name, split)) for name in known}
-    had = run.artifacts.obtain_all((key, partial(_record, name, split)) for name, key in keys.items())
-    missing = {
-        name: (Prediction(known[name], split, of_labels, placement.threads, (records[name], keys[name])), run.data)
-        for name, each in zip(known, had, strict=True)
-        if each is None
-    }
-    run.note(catalogue.note(f"predictions of the {split} split", had))
-    if missing:
-        _remove_earlier(run, split)
-    _asked(run, f"predicting the {split} split", jobs.predict, missing, placement)
-    for name in missing:
-        run.artifacts.register(keys[name], paths.predictions(name, split))
-    return _Predicted(records, reused=not missing)
-
-
-def predicted_bytes(dataset: Dataset, split: str) -> int:
-    """Size of one system's predictions of a split."""
-    whole: Split = getattr(dataset, split)
-    return 4 * len(whole.y) * dataset.classes
-
-
-def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:
-    """The cache key of a system's predictions for a split."""
-    member, how = asked
-    return PREDICTIONS.key(
-        **teacher.follows_from(member), of_labels=of_labels, **_computed(how), split=run.dataset.digests[split]
-    )
-
-
-def _computed(how: Inference) -> dict[str, Any]:
-    """How predictions are computed, in their keys. Earlier versions rounded logits where layers are in bfloat16."""
-    return {"precision": how.precision} | ({} if how.precision == "float32" else {"last_product": "float32"})
-
-
-def _remove_earlier(run: Context, split: str) -> None:
-    """Remove predictions for a split in the format of an earlier version, and tell the user."""
-    place = storage.parent(paths.predictions("student", split))
-    folder = run.artifacts.uri(place)
-    kept = [name for name in storage.names(folder) if name.endswith(f"-{split}.pt")]
-    earlier = [name for name in kept if paths.is_written(storage.join(place, name))]
-    if earlier:
-        storage.remove_files(folder, earlier)
-        run.note(
-            f"predictions of the {split} split are computed again: an earlier version of Stillhouse kept them in a "
-            "format that this one does not read."
-        )
-
-
-def _record(system: str, split: str, digest: str) -> str:
-    """The path of the cache record: a system has one per split, whatever its key."""
-    return paths.predictions(system, split)
-
-
-def _asked(
-    run: Context, doing: str, job: Any, of: Mapping[str, tuple[Any, ...]], placement: Placement
-) -> dict[str, Any]:
-    """The results of a job of `workers.evaluation.tasks` for each tuple of arguments, by name."""
-    tasks = {}
-    for name, arguments in of.items():
-        own = f"{doing}: {name}"
-        tasks[own] = Task(own, job, (*arguments, own, run.heartbeat.queue), placement)
-    need = Need(doing, len(tasks), placement.held, placement.held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
-    cancel = run.machines.borrowed  # else they end with the Ray of this run
-    with closing(completed(list(tasks.values()), waiting, run.heartbeat, cancel=cancel)) as ended:
-        found = {task.name: result for task, result in ended}
-    return {name: found[own] for name, own in zip(of, tasks, strict=True)}
-
-
-def _names(run: Context, special: SpecialClasses | None) -> list[str]:
-    """The names of a specialist's classes; their ids where labels are numbers."""
-    names = run.dataset.label_names
-    return [] if special is None else [names[k] if names else str(k) for k in special.ids]
-
-
-def _system(
-    name: str, role: Role, measured: Measured, described: jobs.Described, special: Sequence[str] = ()
-) -> System:
-    sums = measured.sums
-    return System(
-        name=name,
-        role=role,
-        parameters=described.parameters,
-        test=TestMetrics(
-            examples=sums.examples,
-            accuracy=sums.accuracy,
-            nll=sums.mean_nll,
-            ece=sums.ece,
-            brier=sums.brier,
-            macro_f1=sums.macro_f1,
-            **{**_intervals(measured), **measured.extra},
-        ),
-        latency_ms=Latency(**described.latency_ms),
-        examples_per_second=described.per_second,
-        calibration=_calibration(sums),
-        confusion=sums.confusion.tolist() if role in COMPARED or name == CORRECTED else [],
-        special=list(special),
-    )
-
-
-def _intervals(measured: Measured) -> dict[str, Any]:
-    """The intervals by their names in the report."""
-    return {f"{name}_interval": of.bounds for name, of in measured.intervals.items() if of is not None}
-
-
-def _calibration(sums: Sums) -> Calibration:
-    count = np.maximum(sums.bin_examples, 1)
-    return Calibration(
-        examples=[int(n) for n in sums.bin_examples],
-        confidence=[float(v) for v in sums.bin_confidence / count],
-        accuracy=[float(v) for v in sums.bin_correct / count],
-    )

@@ -18,8 +18,8 @@ from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
 from orchestrator.stages import drawings, logits_room, remarks, specialists
-from orchestrator.stages.evaluation import KEPT_BYTES, predicted_bytes
 from orchestrator.stages.places import check_submitted
+from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
 from orchestrator.stages.roles import roles
 from workers import mixture_weights, storage
 from workers.data import dataset as datasets

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 
 from orchestrator import RunConfig, planning, run
-from orchestrator.stages import evaluation
+from orchestrator.stages import evaluation, predictions
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
 
@@ -173,7 +173,7 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
         report = run(RunConfig.from_mapping(values, str(tmp_path)))
         if workers == 1:  # once more, as with a vocabulary of which predictions take too much room
             shutil.rmtree(tmp_path / "storage-1/of-1/predictions")
-            monkeypatch.setattr(evaluation, "KEPT_BYTES", 0)
+            monkeypatch.setattr(predictions, "KEPT_BYTES", 0)
             monkeypatch.setattr(evaluation, "RANGE_BYTES", 2 * 4 * vocabulary * 70)
             again = run(RunConfig.from_mapping(values, str(tmp_path)))
             monkeypatch.undo()

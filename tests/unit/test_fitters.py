@@ -17,7 +17,7 @@ from orchestrator.cluster.resources import Machines, Node
 from orchestrator.cluster.tasks import Task
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
-from orchestrator.stages import evaluation, fitters, members, preflight, training
+from orchestrator.stages import evaluation, fitters, members, predictions, preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
@@ -47,7 +47,7 @@ def inline(pending: Sequence[Task], *_: Any, **__: Any) -> Iterator[tuple[Task, 
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (training, fitters, evaluation):
+    for module in (training, fitters, predictions):
         monkeypatch.setattr(module, "completed", inline)
     monkeypatch.setattr(processes, "announce", MagicMock())
 

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cluster.resources import Placement
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import evaluation, kept_logits, soft_targets, students, tokens, trained, training
+from orchestrator.stages import kept_logits, predictions, soft_targets, students, tokens, trained, training
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_targets import SoftTargetPass
 from workers import processes
@@ -161,7 +161,7 @@ def test_measurements_end_with_the_run_on_a_ray_that_goes_on(
         asked.append(cancel)
         yield from ((task, 1) for task in pending)
 
-    monkeypatch.setattr(evaluation, "completed", completed)
+    monkeypatch.setattr(predictions, "completed", completed)
     run = a_run(tmp_path, machines=SimpleNamespace(borrowed=borrowed))
-    assert evaluation._asked(run, "predicting", MagicMock(), {"a": (), "b": ()}, HELD) == {"a": 1, "b": 1}
+    assert predictions.results_of(run, "predicting", MagicMock(), {"a": (), "b": ()}, HELD) == {"a": 1, "b": 1}
     assert asked == [borrowed]

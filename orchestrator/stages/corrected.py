@@ -1,0 +1,51 @@
+"""The student with a bias for some classes, which its transfer set left out (Hinton et al. 2015, section 3)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from orchestrator.cluster.resources import Placement
+from orchestrator.config.schema import CORRECTED
+from orchestrator.run_folder import paths
+from orchestrator.stages.context import Context
+from orchestrator.stages.predictions import computed, predict, record_of, results_of
+from workers.artifacts import store
+from workers.artifacts.kinds import PREDICTIONS
+from workers.data import labels
+from workers.evaluation import tasks as jobs
+from workers.evaluation.tasks import Subject
+from workers.inference import teacher
+
+
+def corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> float | None:
+    """The bias of `evaluation.corrected_classes`; the student's predictions with it join the records of the test split.
+
+    None without such classes.
+    """
+    classes = run.config.evaluation.corrected_classes
+    if not classes:
+        return None
+    ids = labels.ids_of("evaluation.corrected_classes", classes, run.dataset.classes, run.dataset.label_names)
+    record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
+    digests = {split: run.dataset.digests[split] for split in ("train", "test")}
+    key = PREDICTIONS.key(**teacher.follows_from(student[0]), **computed(student[1]), classes=ids, data=digests)
+    if run.artifacts.obtain(key, partial(record_of, CORRECTED, "test")) is None:
+        train = predict(run, [student], "train", place).records
+        job = jobs.Correction(ids, train["student"], records["student"], (record, key))
+        results_of(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place)
+        run.artifacts.register(key, paths.predictions(CORRECTED, "test"))
+    records[CORRECTED] = record
+    kept = store.read(record, PREDICTIONS)
+    assert kept is not None, "it was committed above, or found"
+    return float(kept.facts["bias"])
+
+
+def bias_note(run: Context, bias: float | None) -> str:
+    """The report's note on a bias; empty without one."""
+    if bias is None:
+        return ""
+    classes = ", ".join(str(each) for each in run.config.evaluation.corrected_classes)
+    return (
+        f"`{CORRECTED}` is the student with a bias of {bias:+.2f} for the logit{'s' * (', ' in classes)} of {classes}, "
+        "found on the training split."
+    )

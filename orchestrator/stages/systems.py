@@ -1,0 +1,70 @@
+"""A measured system as a row of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config.schema import CORRECTED
+from orchestrator.reporting.report import COMPARED, Calibration, Latency, Role, System, TestMetrics
+from orchestrator.stages.context import Context
+from workers.evaluation import tasks as jobs
+from workers.evaluation.bootstrap import Interval
+from workers.evaluation.metrics import Sums
+from workers.specs.models import SpecialClasses
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics; `intervals`: by name."""
+
+    sums: Sums
+    extra: dict[str, float]
+    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+
+
+def special_names(run: Context, special: SpecialClasses | None) -> list[str]:
+    """The names of a specialist's classes; their ids where labels are numbers."""
+    names = run.dataset.label_names
+    return [] if special is None else [names[k] if names else str(k) for k in special.ids]
+
+
+def row_of(name: str, role: Role, measured: Measured, described: jobs.Described, special: Sequence[str] = ()) -> System:
+    """The row. described: its size and latency. special: the names of a specialist's classes."""
+    sums = measured.sums
+    return System(
+        name=name,
+        role=role,
+        parameters=described.parameters,
+        test=TestMetrics(
+            examples=sums.examples,
+            accuracy=sums.accuracy,
+            nll=sums.mean_nll,
+            ece=sums.ece,
+            brier=sums.brier,
+            macro_f1=sums.macro_f1,
+            **{**_intervals(measured), **measured.extra},
+        ),
+        latency_ms=Latency(**described.latency_ms),
+        examples_per_second=described.per_second,
+        calibration=_calibration(sums),
+        confusion=sums.confusion.tolist() if role in COMPARED or name == CORRECTED else [],
+        special=list(special),
+    )
+
+
+def _intervals(measured: Measured) -> dict[str, Any]:
+    """The intervals by their names in the report."""
+    return {f"{name}_interval": of.bounds for name, of in measured.intervals.items() if of is not None}
+
+
+def _calibration(sums: Sums) -> Calibration:
+    count = np.maximum(sums.bin_examples, 1)
+    return Calibration(
+        examples=[int(n) for n in sums.bin_examples],
+        confidence=[float(v) for v in sums.bin_confidence / count],
+        accuracy=[float(v) for v in sums.bin_correct / count],
+    )
