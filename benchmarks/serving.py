@@ -26,7 +26,7 @@ from benchmarks import common
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
 from workers import ensemble, storage
-from workers.data import dataset as datasets
+from workers.data import loading
 from workers.data.examples import Columns
 from workers.data.texts import TEXT, of_strings, strings
 from workers.models import predictor
@@ -107,7 +107,7 @@ def main() -> None:
     asked = parser.parse_args()
     started, run = common.machine(), str(Path(asked.run).resolve())
     config = config_of(run)
-    test = datasets.load(config.data, config.seed).test.x
+    test = loading.load(config.data, config.seed).test.x
     assert isinstance(test, Columns)
     texts = strings(test.columns[TEXT][: asked.texts])  # type: ignore[arg-type]
     ray.init(address="local", num_cpus=2, include_dashboard=False)

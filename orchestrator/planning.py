@@ -30,7 +30,7 @@ from orchestrator.reporting.content import Rows
 from orchestrator.run_folder import owned
 from orchestrator.stages import preflight
 from workers import json_text, storage
-from workers.data import dataset as datasets
+from workers.data import loading
 from workers.data.dataset import Dataset
 from workers.data.memory import size
 from workers.errors import RequestError
@@ -80,7 +80,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         owned.check(config, fresh=False)
     if not probe:
         screen.wait_for("reading the data")
-        dataset = datasets.load(config.every_split, config.seed)
+        dataset = loading.load(config.every_split, config.seed)
         runs, probed = _from_shapes(config, dataset, other or _machines(config, verbose, screen), asked), 0
     else:
         runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
@@ -100,7 +100,7 @@ def _from_shapes(config: RunConfig, dataset: Dataset, machines: Machines, asked:
     """All runs, with rates from the operations of each network."""
 
     def timed(of: RunConfig) -> Timed:
-        own = dataset if of.every_split == config.every_split else datasets.load(of.every_split, of.seed)
+        own = dataset if of.every_split == config.every_split else loading.load(of.every_split, of.seed)
         case = _case(of, own, machines, asked)
         return Timed(case, estimated.of_shapes(case.config, case.plan, case.profiles, asked.gpu_flops))
 

@@ -21,7 +21,7 @@ from tests.makers import write_config
 from workers import storage
 from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.kinds import NETWORK
-from workers.data import dataset as datasets
+from workers.data import loading
 from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.inference.teacher import Member
@@ -95,7 +95,7 @@ def finish(config: RunConfig) -> str:
     Its members are untrained, and its report has other figures of them.
     """
     folder = config.folder
-    dataset = datasets.load(config.data, config.seed)
+    dataset = loading.load(config.data, config.seed)
     config = config.for_classes(dataset.classes, dataset.label_names)
     owned.mark(folder)
     storage.write_text(storage.join(folder, "config.yaml"), config.to_yaml())

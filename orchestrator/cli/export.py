@@ -28,7 +28,7 @@ from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
 from workers import storage
-from workers.data import dataset as datasets
+from workers.data import loading
 from workers.errors import RequestError
 from workers.evaluation.bootstrap import LEVEL
 from workers.inference.teacher import Member
@@ -89,7 +89,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
     """
     run = _checked(asked)
     wait_for("reading the data")
-    dataset = datasets.load(run.config.data, run.config.seed)
+    dataset = loading.load(run.config.data, run.config.seed)
     if dataset.test_digest != run.test:
         raise RequestError(
             f"'{run.folder}': the test examples are no longer those of the run (data.test, their labels or groups have "

@@ -22,8 +22,7 @@ from orchestrator.stages.places import check_submitted
 from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
 from orchestrator.stages.roles import roles
 from workers import mixture_weights, storage
-from workers.data import dataset as datasets
-from workers.data import labels, sampling
+from workers.data import labels, loading, sampling
 from workers.data.dataset import Dataset
 from workers.data.memory import size
 from workers.errors import RequestError
@@ -64,7 +63,7 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
     if machines is not None:
         resources.place(config.ensemble, machines)
     wait_for("reading the data")
-    return check_on(config, datasets.load(config.every_split, config.seed), wait_for)
+    return check_on(config, loading.load(config.every_split, config.seed), wait_for)
 
 
 def pieces_of_code(config: RunConfig) -> list[Callable[[], object]]:
@@ -112,7 +111,7 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
     for name, other in _further(config).items():
         wait_for(f"trying {name}")
         named = other.every_split.model_dump_json()
-        dataset = read.get(named) or read.setdefault(named, datasets.load(other.every_split, other.seed))
+        dataset = read.get(named) or read.setdefault(named, loading.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
             _check_objective(settled_, dataset)

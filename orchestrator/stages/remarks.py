@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
-from workers.data import dataset as datasets
 from workers.data.dataset import Dataset
 from workers.signals import BESIDE
 from workers.specs.training import AnyTraining, TrainingSpec
@@ -83,7 +82,17 @@ def _large_batches(config: RunConfig, dataset: Dataset) -> list[str]:
         note
         for key, (recipe, examples) in recipes.items()
         if recipe is not None and recipe.batch_size is not None
-        for note in datasets.large_batch(key, recipe.batch_size, examples)
+        for note in large_batch(key, recipe.batch_size, examples)
+    ]
+
+
+def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
+    """A note where the batch size under `key` (such as `student.training`) exceeds the training set."""
+    if batch_size <= examples:
+        return []
+    return [
+        f"{key}.batch_size: {batch_size:,} is more than the {examples:,} examples, so an epoch is a single step; "
+        f"{max(1, examples // 10):,} or fewer would make ten or more."
     ]
 
 

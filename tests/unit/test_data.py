@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs, write_idx
-from workers.data import dataset
+from workers.data import loading
 from workers.data.arrays import ContextWindows, Joined, Rows, digest
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
@@ -37,9 +37,9 @@ def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
         "    return {n: (f['x'], f['y']) for n in ('train', 'test') for f in [np.load(here / f'{n}.npz')]}\n"
     )
     found = [
-        dataset.load(spec(tmp_path), 0),
-        dataset.load(spec(tmp_path, "parquet"), 0),
-        dataset.load(spec(tmp_path, "python", factory="mine:splits"), 0),
+        loading.load(spec(tmp_path), 0),
+        loading.load(spec(tmp_path, "parquet"), 0),
+        loading.load(spec(tmp_path, "python", factory="mine:splits"), 0),
     ]
     assert found[0].digests == found[1].digests == found[2].digests
     assert found[0].classes == 3 and len(found[0].validation) == 5 and len(found[0].train) == 45
@@ -50,7 +50,7 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
     for k, name in enumerate(("train", "test", "valid")):
         frame.assign(a=frame.a + k).to_parquet(tmp_path / f"{name}.parquet")
     asked = spec(tmp_path, "parquet", label_column="label", feature_columns=("b", "a"), validation="valid.parquet")
-    np.testing.assert_array_equal(dataset.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
+    np.testing.assert_array_equal(loading.load(asked, 0).train.x[:], [[3.0, 1.0], [4.0, 2.0]])
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -70,7 +70,7 @@ def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) ->
             for split, p in (("train", "train"), ("test", "t10k"))
         },
     }[way]
-    found = dataset.load(spec(tmp_path, "idx", **named), 0)
+    found = loading.load(spec(tmp_path, "idx", **named), 0)
     assert found.test.x.shape == (10, 2, 2)
     np.testing.assert_allclose(found.test.x[:], images / 255, rtol=1e-6)
     np.testing.assert_array_equal(found.test.y, labels)
@@ -79,14 +79,14 @@ def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) ->
 def test_unlabelled_examples_join_the_transfer_set(tmp_path: Path) -> None:
     save(tmp_path, train=blobs(30, 0), test=blobs(10, 1), valid=blobs(10, 3))
     np.savez(tmp_path / "more.npz", x=blobs(7, 2)[0])
-    found = dataset.load(spec(tmp_path, validation="valid.npz", unlabeled="more.npz"), 0)
+    found = loading.load(spec(tmp_path, validation="valid.npz", unlabeled="more.npz"), 0)
     assert len(found.transfer) == 37 and (found.transfer.y[30:] == -1).all()
     np.testing.assert_array_equal(found.transfer.x[np.array([36, 0])], [blobs(7, 2)[0][6], found.train.x[0]])
 
 
 def test_the_validation_split_follows_the_seed(tmp_path: Path) -> None:
     save(tmp_path, train=blobs(100, 0), test=blobs(10, 1))
-    drawn = [dataset.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
+    drawn = [loading.load(spec(tmp_path, validation_share=0.2), seed).digests["validation"] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -94,7 +94,7 @@ def test_a_drawn_validation_split_is_labelled(tmp_path: Path) -> None:
     x, y = blobs(60, 0)
     y[::2] = -1
     save(tmp_path, train=(x, y), test=blobs(10, 1))
-    found = dataset.load(spec(tmp_path), 0)
+    found = loading.load(spec(tmp_path), 0)
     assert len(found.validation) == 3 and (found.validation.y >= 0).all() and len(found.train) == 57
 
 
@@ -103,7 +103,7 @@ def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
     for name in ("train", "test"):
         frame.to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(RequestError, match="lists of different lengths"):
-        dataset.load(spec(tmp_path, "parquet"), 0)
+        loading.load(spec(tmp_path, "parquet"), 0)
 
 
 @pytest.mark.parametrize("damage", ["npy", "deflate", "gzip"])
@@ -122,7 +122,7 @@ def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
         path = tmp_path / "train.npz.gz"
         path.write_bytes(gzip.compress(b"x" * 1000)[:-12])
     with pytest.raises(RequestError, match=re.escape(str(path))):
-        dataset.load(spec(tmp_path, train=path.name), 0)
+        loading.load(spec(tmp_path, train=path.name), 0)
 
 
 X, Y = blobs(20, 0)
@@ -152,22 +152,22 @@ def test_wrong_arrays_are_named(tmp_path: Path, case: str) -> None:
     changed, message = WRONG[case]
     save(tmp_path, **{"train": (X, Y), "test": (X, Y), **changed})
     with pytest.raises(RequestError, match=message):
-        dataset.load(spec(tmp_path), 0)
+        loading.load(spec(tmp_path), 0)
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     save(tmp_path, test=(X, Y))
     with pytest.raises(RequestError, match=r"train\.npz': no such file"):
-        dataset.load(spec(tmp_path), 0)
+        loading.load(spec(tmp_path), 0)
     (tmp_path / "train.npz").write_bytes(b"no archive")
     with pytest.raises(RequestError, match="not a numpy archive"):
-        dataset.load(spec(tmp_path), 0)
+        loading.load(spec(tmp_path), 0)
     np.savez(tmp_path / "train.npz", x=X)
     with pytest.raises(RequestError, match="no array 'y'; found x"):
-        dataset.load(spec(tmp_path), 0)
+        loading.load(spec(tmp_path), 0)
     np.savez(tmp_path / "train.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
     with pytest.raises(RequestError, match="pickles"):
-        dataset.load(spec(tmp_path), 0)
+        loading.load(spec(tmp_path), 0)
 
 
 def test_context_windows_stop_at_the_utterance() -> None:
@@ -200,7 +200,7 @@ def test_examples_are_named_as_they_were_given(tmp_path: Path, row: int, x: floa
     save(tmp_path, train=spoilt, test=blobs(20, 1))
     for seed in range(3):
         with pytest.raises(RequestError, match=words):
-            dataset.load(spec(tmp_path), seed)
+            loading.load(spec(tmp_path), seed)
 
 
 NO_ARRAYS = {
@@ -248,7 +248,7 @@ def test_what_is_no_array_of_examples_is_named(tmp_path: Path, case: str, split:
     pair = value if split == "unlabeled" else f"({value}, y)"
     (tmp_path / "mine.py").write_text(ODD.replace("SPLIT", split).replace("VALUE", pair))
     with pytest.raises(RequestError, match=f"split '{split}': {words}"):
-        dataset.load(spec(tmp_path, "python", factory="mine:splits"), 0)
+        loading.load(spec(tmp_path, "python", factory="mine:splits"), 0)
 
 
 def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_objects_that_answer_as_arrays_are_taken(tmp_path: Path) -> None:
     (tmp_path / "tensor.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(torch.tensor(x + 1), y)"))
     (tmp_path / "matrix.py").write_text(ODD.replace("SPLIT", "train").replace("VALUE", "(numpy.matrix(x + 1), y)"))
     modules = ("mine", "tensor", "matrix")
-    found = [dataset.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
+    found = [loading.load(spec(tmp_path, "python", factory=f"{module}:splits"), 0) for module in modules]
     assert found[0].digests == found[1].digests == found[2].digests and found[0].train.x.shape == (54, 8)
 
 
@@ -282,7 +282,7 @@ def test_a_kind_of_ones_own_reads_each_split(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "more.csv", x, delimiter=";")
     asked = {"kind": "mine:Columns", "kwargs": {"separator": ";"}, "unlabeled": "more.csv", "folder": str(tmp_path)}
     values = {"train": "train.csv", "test": "test.csv", "root": str(tmp_path), "allow_overlap": True, **asked}
-    found = dataset.load(DataSpec.model_validate(values), 0)
+    found = loading.load(DataSpec.model_validate(values), 0)
     assert len(found.transfer) == 54 + 60 and found.classes == 3 and found.test.y.tolist() == y.tolist()
     np.testing.assert_allclose(found.test.x, x, rtol=1e-6)
     for wrong, message in (
@@ -292,4 +292,4 @@ def test_a_kind_of_ones_own_reads_each_split(tmp_path: Path) -> None:
         ({"kwargs": {"columns": 3}}, "columns"),
     ):
         with pytest.raises(RequestError, match=message):
-            dataset.load(DataSpec.model_validate(values | wrong), 0)
+            loading.load(DataSpec.model_validate(values | wrong), 0)

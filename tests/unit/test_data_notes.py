@@ -15,7 +15,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import remarks
 from tests.makers import blobs, write_config
 from workers.data import dataset as data
-from workers.data import scan
+from workers.data import loading, scan
 from workers.data.arrays import digest
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
@@ -29,7 +29,7 @@ def loaded(folder: Path, classes: int | None = None, overlap: bool = False, **sp
         x, y = arrays if isinstance(arrays, tuple) else (arrays, None)
         np.savez(folder / f"{name}.npz", x=x, **({} if y is None else {"y": y}))
     files = {name: f"{name}.npz" for name in splits}
-    return data.load(DataSpec(kind="npz", root=str(folder), classes=classes, allow_overlap=overlap, **files), 0)
+    return loading.load(DataSpec(kind="npz", root=str(folder), classes=classes, allow_overlap=overlap, **files), 0)
 
 
 def splits(n: int = 200, **more: Any) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def test_one_class_of_nearly_all_is_said(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_more_than_all_is_said() -> None:
-    assert data.large_batch("student.training", 200, 200) == []
-    (note,) = data.large_batch("student.training", 4096, 200)
+    assert remarks.large_batch("student.training", 200, 200) == []
+    (note,) = remarks.large_batch("student.training", 4096, 200)
     assert note.startswith("student.training.batch_size: 4,096 is more than the 200 examples") and "20 or fewer" in note
 
 
@@ -331,7 +331,7 @@ def test_data_are_read_once(tmp_path: Path) -> None:
         "    y = np.arange(9090) % 3\n"
         "    return {'train': (Counted(x[90:]), y[90:]), 'test': (Counted(x[:90]), y[:90])}\n"
     )
-    dataset = data.load(DataSpec(kind="python", factory="mine:splits", folder=str(tmp_path)), 0)
+    dataset = loading.load(DataSpec(kind="python", factory="mine:splits", folder=str(tmp_path)), 0)
     read = type(dataset.test.x).__getitem__.__globals__["read"]
     assert sum(read) <= 9090 + 8  # and two rows to try each
     before = sum(read)

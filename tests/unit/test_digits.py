@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.makers import write_idx
-from workers.data import dataset
+from workers.data import loading
 from workers.data.augment import Draws
 from workers.specs.data import DataSpec
 from workers.user_code import factories
@@ -30,7 +30,7 @@ def test_digits_of_a_folder(tmp_path: Path) -> None:
         factory="digits:splits",
         kwargs={"source": str(tmp_path), "validation": 20},
     )
-    found = dataset.load(spec, 0)
+    found = loading.load(spec, 0)
     sizes = {name: len(split) for name, split in (("train", found.train), ("test", found.test))}
     assert sizes == {"train": 40, "test": 30} and found.classes == 10
     assert np.bincount(found.validation.y[:]).tolist() == [2] * 10

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.makers import blobs
-from workers.data import dataset
+from workers.data import dataset, loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -18,7 +18,7 @@ def loaded(folder: Path, seed: int = 0, **keys: object) -> dataset.Dataset:
     x, y = blobs(500, 1)
     np.savez(folder / "all.npz", x=x, y=y, user=np.arange(500) // 10)
     values = {"kind": "npz", "train": str(folder / "all.npz"), "test_share": 0.2}
-    return dataset.load(DataSpec.model_validate(values | keys), seed)
+    return loading.load(DataSpec.model_validate(values | keys), seed)
 
 
 def test_the_splits_are_all_examples_and_share_none(tmp_path: Path) -> None:

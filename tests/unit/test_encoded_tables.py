@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.data import dataset, encoded_tables, table_files, tables
+from workers.data import dataset, encoded_tables, loading, table_files, tables
 from workers.data.label_names import NamedLabels, ids_or_names
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
@@ -25,7 +25,7 @@ PEOPLE = """age;city;weight;bought
 def loaded(path: Path, **keys: object) -> dataset.Dataset:
     """The data set of a file as both train and test."""
     values = {"kind": "table", "train": str(path), "test": str(path), "allow_overlap": True, "validation_share": 0.5}
-    return dataset.load(DataSpec.model_validate(values | keys), 0)
+    return loading.load(DataSpec.model_validate(values | keys), 0)
 
 
 def test_a_table_with_decimal_commas_empty_cells_and_categories(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_commas_of_columns_that_are_not_used_do_not_matter(tmp_path: Path) -> No
             group_column="user",
             allow_overlap=True,
         )
-        found = dataset.load(spec, 0)
+        found = loading.load(spec, 0)
         assert found.train.x[:].ravel().tolist() == [1, 2, 3, 4]
 
 

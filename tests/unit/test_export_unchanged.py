@@ -18,8 +18,7 @@ from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
 from tests import finished, texts
 from workers import storage
-from workers.data import dataset as datasets
-from workers.data import tokens
+from workers.data import loading, tokens
 from workers.errors import RequestError
 from workers.inference.teacher import Member
 
@@ -66,7 +65,7 @@ class Run:
     def load(self) -> Student:
         """The student, as an export takes it."""
         config = config_of(self.folder)
-        dataset = datasets.load(config.data, config.seed)
+        dataset = loading.load(config.data, config.seed)
         model = config.for_classes(dataset.classes, dataset.label_names).student.model
         weights = storage.join(RunFolder(self.folder).shown("student"), model.weights_name)
         return unchanged.student_of(Member("student", model, weights), dataset, sums.read(self.folder)[0]["student"])

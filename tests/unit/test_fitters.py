@@ -26,7 +26,7 @@ from tests.unit.test_groups import loaded, of_all_kinds
 from workers import ensemble, processes
 from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.kinds import SOFT_TARGETS
-from workers.data import dataset as datasets
+from workers.data import loading
 from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.specs.models import ModelSpec, SklearnModel
@@ -54,7 +54,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(folder: Path, **changes: Any) -> Context:
     config = loaded(folder, **changes)
-    dataset = datasets.load(config.data, config.seed)
+    dataset = loading.load(config.data, config.seed)
     config = preflight.settled(config, dataset)
     plan = plans.plan(config, Facts(DataFacts.of(dataset), MACHINES))
     data: Any = dataset

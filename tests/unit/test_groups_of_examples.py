@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs
-from workers.data import dataset
+from workers.data import loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -52,7 +52,7 @@ def text(folder: Path, groups: Any = USERS) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", [npz, parquet, text])
 def test_groups_are_numbered_by_their_values(kind: Any, tmp_path: Path) -> None:
     spec = DataSpec(**kind(tmp_path), root=str(tmp_path), group_column="user")
-    found = dataset.load(spec, seed=0)
+    found = loading.load(spec, seed=0)
     assert found.test_groups is not None
     np.testing.assert_array_equal(found.test_groups, np.arange(60) % 12)
     assert not [note for note in found.notes if "groups" in note]
@@ -64,19 +64,19 @@ def test_groups_are_numbered_by_their_values(kind: Any, tmp_path: Path) -> None:
 def test_a_column_that_is_missing_is_named(kind: Any, tmp_path: Path) -> None:
     spec = DataSpec(**kind(tmp_path), root=str(tmp_path), group_column="speaker")
     with pytest.raises(RequestError, match=r"speaker"):
-        dataset.load(spec, seed=0)
+        loading.load(spec, seed=0)
 
 
 def test_a_factory_returns_groups(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     spec = DataSpec(kind="python", factory="mine:splits", folder=str(tmp_path))
-    found = dataset.load(spec, seed=0)
+    found = loading.load(spec, seed=0)
     assert found.test_groups is not None and found.test_groups.tolist() == [0, 1, 2] * 10
     assert any("3 groups; intervals from fewer than 10" in note for note in found.notes)
     with pytest.raises(RequestError, match="31 groups for 30 examples"):
-        dataset.load(spec.model_copy(update={"kwargs": {"groups": "wrong"}}), seed=0)
+        loading.load(spec.model_copy(update={"kwargs": {"groups": "wrong"}}), seed=0)
     with pytest.raises(RequestError, match="no `group_column`"):
-        dataset.load(spec.model_copy(update={"group_column": "user"}), seed=0)
+        loading.load(spec.model_copy(update={"group_column": "user"}), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_factory_returns_groups(tmp_path: Path) -> None:
 )
 def test_groups_that_do_not_fit_are_refused(groups: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=words):
-        dataset.load(DataSpec(**npz(tmp_path, groups), root=str(tmp_path), group_column="user"), seed=0)
+        loading.load(DataSpec(**npz(tmp_path, groups), root=str(tmp_path), group_column="user"), seed=0)
 
 
 def test_a_group_is_one_value(tmp_path: Path) -> None:
     given = parquet(tmp_path, [[k, k] for k in range(60)])
     with pytest.raises(RequestError, match=r"the group of example 0 is .*; expected one value"):
-        dataset.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
+        loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
 
 
 def test_pixels_have_no_columns() -> None:

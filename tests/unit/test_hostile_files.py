@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import blobs
-from workers.data import dataset, memory
+from workers.data import loading, memory
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -35,13 +35,14 @@ READ = f"""
 import json, resource, sys
 import psutil
 from workers.data import dataset as data
+from workers.data import loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 limit = psutil.Process().memory_info().vms + {ROOM}
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for line in sys.stdin:
     try:
-        data.load(DataSpec.model_validate(json.loads(line)), 0)
+        loading.load(DataSpec.model_validate(json.loads(line)), 0)
         print("read")
     except RequestError as error:
         print(str(error).replace(chr(10), " "))
@@ -160,12 +161,12 @@ def test_what_agrees_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "train.npz", x=np.asfortranarray(X), y=Y)
     np.savez(tmp_path / "test.npz", x=X[::2] + 1, y=Y[::2])
     files = {"train": "train.npz", "test": "test.npz"}
-    assert dataset.load(DataSpec(kind="npz", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
+    assert loading.load(DataSpec(kind="npz", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
     table = pa.table({"x": pa.array(X.tolist()), "y": Y})
     pq.write_table(table, tmp_path / "train.parquet", row_group_size=7)
     pq.write_table(table.slice(3, 20), tmp_path / "test.parquet")
     files = {"train": "train.parquet", "test": "test.parquet"}
-    assert dataset.load(DataSpec(kind="parquet", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
+    assert loading.load(DataSpec(kind="parquet", root=str(tmp_path), **files), 0).train.x.shape == (54, 8)
 
 
 def test_a_sparse_archive_is_named(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_sparse_archive_is_named(tmp_path: Path) -> None:
     scipy.sparse.save_npz(tmp_path / "train.npz", scipy.sparse.csr_matrix(X))
     np.savez(tmp_path / "test.npz", x=X, y=Y)
     with pytest.raises(RequestError, match=r"no array 'x'.*scipy sparse matrix: save its \.toarray\(\)"):
-        dataset.load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz", test="test.npz"), 0)
+        loading.load(DataSpec(kind="npz", root=str(tmp_path), train="train.npz", test="test.npz"), 0)
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "idx"])
@@ -198,7 +199,7 @@ def test_whatever_is_damaged_is_a_request(tmp_path: Path, kind: str) -> None:
             content[rng.choice(where) % len(content)] = rng.randrange(256)
         path.write_bytes(bytes(content))
         try:
-            dataset.load(spec, 0)
+            loading.load(spec, 0)
         except RequestError:
             refused += 1
     assert refused > 20

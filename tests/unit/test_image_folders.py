@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.data import dataset, image_folders
+from workers.data import image_folders, loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -24,7 +24,7 @@ def painted(folder: Path, colours: dict[str, tuple[int, int, int]], each: int = 
 def test_colours_and_names(tmp_path: Path) -> None:
     painted(tmp_path, {"red": (255, 0, 0), "blue": (0, 0, 255)})
     (tmp_path / "red" / "notes.txt").write_text("no image")
-    found = dataset.load(DataSpec(kind="images", train=str(tmp_path), test_share=0.25, image_size=(4, 6)), 0)
+    found = loading.load(DataSpec(kind="images", train=str(tmp_path), test_share=0.25, image_size=(4, 6)), 0)
     assert found.label_names == ("blue", "red") and len(found.test) == 4
     assert found.train.x[0:1].shape == (1, 3, 4, 6) and found.train.x[0:1].dtype == np.float32
     for image, label in zip(found.train.x[:], found.train.y, strict=True):

@@ -20,7 +20,7 @@ from orchestrator.cli.command import main
 from orchestrator.cli.start import chains, checkpoints, columns, look, recipe, splits, start
 from tests.makers import blobs
 from workers import storage
-from workers.data import dataset
+from workers.data import loading
 from workers.errors import RequestError
 from workers.models.torch_module import build
 from workers.specs.models import ModelSpec
@@ -39,7 +39,7 @@ def written(folder: Path, *data: Path, label: str | None = None, given: tuple[Pa
 def runs(folder: Path) -> RunConfig:
     """The written configuration, after its data are read and each network has answered for them."""
     config = RunConfig.load(str(folder / "config.yaml"))
-    data = dataset.load(config.data, 0)
+    data = loading.load(config.data, 0)
     for model in config.models.values():
         x = torch.from_numpy(np.asarray(data.test.x[:3]))
         with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.data import dataset, lexicon
+from workers.data import lexicon, loading
 from workers.data.augment import Draws, augmented
 from workers.data.examples import Columns
 from workers.data.text_augment import words_and_stretches
@@ -143,7 +143,7 @@ def test_what_is_reused_changes_with_the_words(tmp_path: Path, words: str) -> No
         spec = DataSpec.model_validate(
             {"kind": "text", "train": "train.jsonl", "test": "test.jsonl", "root": str(tmp_path), "augment": augment}
         )
-        return dataset.load(spec, 0).augmentation
+        return loading.load(spec, 0).augmentation
 
     near = key("lexicon.tsv")  # relative to the configuration
     assert near["files"].keys() == {"lexicon.tsv"} and key(None)["files"] == {}
@@ -175,7 +175,7 @@ def test_a_lexicon_is_read_once_and_travels_with_the_data(tmp_path: Path) -> Non
     spec = DataSpec(
         kind="text", validation=str(tmp_path / "valid.jsonl"), allow_overlap=True, augment=augment, **splits
     )
-    data = dataset.load(spec, 0)
+    data = loading.load(spec, 0)
     before = strings(data.labelled(2).x[np.arange(8)].columns[TEXT])
     lexicon.unlink()
     assert strings(data.labelled(2).x[np.arange(8)].columns[TEXT]) == before

@@ -11,8 +11,7 @@ import pytest
 from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import logits_room, preflight
 from tests.makers import write_config
-from workers.data import dataset as datasets
-from workers.data import memory
+from workers.data import loading, memory
 from workers.errors import RequestError
 
 FALLING = {"from": 4.0, "to": 1.0}
@@ -30,23 +29,23 @@ def config(folder: Path, **changes: Any) -> RunConfig:
 
 def test_the_note_says_what_it_costs(tmp_path: Path) -> None:
     asked = config(tmp_path)
-    (note,) = logits_room.check(asked, datasets.load(asked.data, 0), 3)
+    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 3)
     assert "keeps each member's logits: 21.1 KiB in storage (3 members x 600 examples x 3 classes x 4 bytes; " in note
     assert f"free on the disk of '{tmp_path}/runs'" in note and "576.0 KiB of memory in each worker" in note
     assert "The student starts when all of them are there." in note
     plain = config(tmp_path, distillation__temperature=4.0)
-    assert logits_room.check(plain, datasets.load(plain.data, 0), 3) == ()
+    assert logits_room.check(plain, loading.load(plain.data, 0), 3) == ()
 
 
 def test_unlabelled_examples_count(tmp_path: Path) -> None:
     asked = config(tmp_path, data__unlabeled="more.npz")
-    (note,) = logits_room.check(asked, datasets.load(asked.data, 0), 5)
+    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 5)
     assert "5 members x 900 examples x 3 classes" in note
 
 
 def test_a_full_disk_is_refused_but_for_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(tmp_path)
-    dataset = datasets.load(asked.data, 0)
+    dataset = loading.load(asked.data, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(NEEDED - 1))
     with pytest.raises(RequestError, match=r"21\.1 KiB \(3 members .*\), and '.*/runs' has 21\.1 KiB free on its disk"):
         logits_room.check(asked, dataset, 3)
@@ -60,12 +59,12 @@ def test_a_memory_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pyte
     asked = config(tmp_path, student__num_workers=2)
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
     with pytest.raises(RequestError, match=r"student's workers holds logits of 576\.0 KiB .*and 2 of them have"):
-        logits_room.check(asked, datasets.load(asked.data, 0), 3)
+        logits_room.check(asked, loading.load(asked.data, 0), 3)
 
 
 def test_of_an_object_store_the_room_is_not_known(tmp_path: Path) -> None:
     asked = config(tmp_path, storage="memory://runs")
-    (note,) = logits_room.check(asked, datasets.load(asked.data, 0), 3)
+    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 3)
     assert "not known for this storage" in note
 
 
@@ -78,7 +77,7 @@ def test_preflight_takes_a_step_with_the_objective(tmp_path: Path) -> None:
 
 def test_how_many_members_there_are_may_only_be_known_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(tmp_path, ensemble__size="auto")
-    dataset = datasets.load(asked.data, 0)
+    dataset = loading.load(asked.data, 0)
     assert any("7 members" in note for note in preflight.check_placed(asked, dataset, 7).notes)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0))
     with pytest.raises(RequestError, match="free on its disk"):
@@ -88,7 +87,7 @@ def test_how_many_members_there_are_may_only_be_known_later(tmp_path: Path, monk
 def test_a_member_to_look_into_has_to_be_among_those_that_the_cluster_holds(tmp_path: Path) -> None:
     hidden = {"hidden": {"member": 7}, "objective": [{"term": "soft"}, {"term": "hidden_mse"}]}
     asked = config(tmp_path, ensemble__size="auto", distillation=hidden)
-    dataset = datasets.load(asked.data, 0)
+    dataset = loading.load(asked.data, 0)
     assert preflight.check_placed(asked, dataset, 8) is not None
     with pytest.raises(RequestError, match=r"hidden\.member: 7, and the cluster holds 2 members"):
         preflight.check_placed(asked, dataset, 2)

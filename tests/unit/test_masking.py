@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests import texts
-from workers.data import dataset, masking
+from workers.data import loading, masking
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
 from workers.data.labels import UNLABELLED
@@ -113,7 +113,7 @@ def data(tmp_path: Path, **also: Any) -> Dataset:
         texts.write_jsonl(tmp_path / f"{name}.jsonl", [{"text": row["text"]} for row in rows])
     how = {"tokenizer": texts.tokenizer(tmp_path / "tokenizer"), **also}
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test", "validation")}
-    return dataset.load(DataSpec.model_validate({"kind": "text", "masking": how, **files}), 0)
+    return loading.load(DataSpec.model_validate({"kind": "text", "masking": how, **files}), 0)
 
 
 def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from workers.data import memmap
 from workers.data.arrays import Column, ContextWindows, Joined, Room, Rows, digest, gather
-from workers.data.dataset import Dataset, Split, load
+from workers.data.dataset import Dataset, Split
+from workers.data.loading import load
 from workers.data.memmap import Watched
 from workers.errors import RequestError, RunError
 from workers.specs.data import DataSpec

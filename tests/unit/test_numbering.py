@@ -14,6 +14,7 @@ import torch
 from tests.makers import MODELS, NUMERICS, blobs
 from workers.artifacts.key import Key
 from workers.data import dataset as data
+from workers.data import loading
 from workers.data.numbering import Numbering
 from workers.inference.actor import TeacherActor, TeacherWork
 from workers.inference.reduce import Assembly, Rule
@@ -43,7 +44,7 @@ def dataset(tmp_path: Path) -> data.Dataset:
         np.savez(tmp_path / f"{name}.npz", x=x, y=y)
     augment = {"factory": "flips:flips", "folder": str(tmp_path), "views": VIEWS}
     files = {name: f"{file}.npz" for name, file in (("train", "train"), ("test", "test"), ("unlabeled", "more"))}
-    return data.load(
+    return loading.load(
         DataSpec.model_validate({"kind": "npz", "root": str(tmp_path), "augment": augment, **files}), seed=3
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from tests.makers import NUMERICS
 from workers.data import dataset as data
+from workers.data import loading
 from workers.data.augment import augmented
 from workers.data.collate import Collator, NamedInputs, collate, rows_of
 from workers.data.examples import Columns, digest, take
@@ -97,7 +98,7 @@ def dataset(tmp_path: Path) -> data.Dataset:
 def load(folder: Path, augment: AugmentSpec | None = None, **kwargs: Any) -> data.Dataset:
     (folder / "mine.py").write_text(CODE)
     spec = DataSpec(kind="python", factory="mine:splits", folder=str(folder), augment=augment, kwargs=kwargs)
-    return data.load(spec, 0)
+    return loading.load(spec, 0)
 
 
 def member(folder: Path, number: int = 0) -> Member:
@@ -426,7 +427,7 @@ def test_a_named_column_is_no_plain_array(monkeypatch: pytest.MonkeyPatch) -> No
 def loaded(splits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> data.Dataset:
     """The splits as a data factory returns them, checked."""
     monkeypatch.setattr("workers.user_code.factories.call", lambda *_: splits)
-    return data.load(DataSpec(kind="python", factory="given:splits"), 0)
+    return loading.load(DataSpec(kind="python", factory="given:splits"), 0)
 
 
 def test_splits_of_other_columns_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

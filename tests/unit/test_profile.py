@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.config.run_config import RunConfig
 from tests.makers import write_config
-from workers.data import dataset
+from workers.data import loading
 from workers.models.profile import profile
 from workers.specs.models import SklearnModel
 
@@ -30,7 +30,7 @@ def test_other_libraries_are_not_counted() -> None:
 
 def test_a_sample_has_a_share_of_every_split(tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path)))
-    whole = dataset.load(config.every_split, 0)
+    whole = loading.load(config.every_split, 0)
     few = whole.sampled(0.25, 100)
     assert len(few.train) == max(100, round(0.25 * len(whole.train)))
     assert len(few.test) == max(64, round(0.25 * len(whole.test))) and few.classes == whole.classes

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from workers.data import dataset
+from workers.data import loading
 from workers.errors import RequestError
 from workers.models import provenance as model_provenance
 from workers.models import torch_module
@@ -371,7 +371,7 @@ def test_files_that_are_declared_count(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tables/b.bin").write_text("2")
     assert changed(after, model_provenance.of_model(spec)) == {f"files/.../{tmp_path.name}/tables"}
     with pytest.raises(RequestError, match=r"data.depends_on: 'memory://no/such.txt'"):
-        dataset.load(DataSpec(kind="npz", train="a", test="b", depends_on=("memory://no/such.txt",)), 0)
+        loading.load(DataSpec(kind="npz", train="a", test="b", depends_on=("memory://no/such.txt",)), 0)
 
 
 def test_code_that_can_be_executed_only_once(folder: Path) -> None:
@@ -441,12 +441,12 @@ def test_augmentations_follow_from_what_they_reach_and_read(folder: Path) -> Non
     }
     values["allow_overlap"] = True
     spec = DataSpec(**values, augment={"factory": "aug:shift", "folder": str(folder)})
-    before = dataset.load(spec, 0).augmentation
+    before = loading.load(spec, 0).augmentation
     assert before["code"].keys() == {"aug.py", "shapes.py"} and before["files"].keys() == {"noise.txt"}
     replace(folder / "aug.py", "return x\n", "return -x  # else\n")
-    assert dataset.load(spec, 0).augmentation == before
+    assert loading.load(spec, 0).augmentation == before
     (folder / "noise.txt").write_text("0.7")
-    assert changed(before, dataset.load(spec, 0).augmentation) == {"files/noise.txt"}
+    assert changed(before, loading.load(spec, 0).augmentation) == {"files/noise.txt"}
 
 
 DRAWS = """
@@ -494,7 +494,7 @@ def test_data_factories_draw_from_the_seed(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(DRAWS)
     spec = DataSpec(kind="python", factory="models:splits", folder=str(tmp_path))
     before = states()
-    one, other, apart = (dataset.load(spec, seed).digests["train"] for seed in (1, 1, 2))
+    one, other, apart = (loading.load(spec, seed).digests["train"] for seed in (1, 1, 2))
     assert states() == before and one == other != apart
 
 

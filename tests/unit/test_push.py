@@ -37,7 +37,7 @@ from tests.makers import write_config
 from workers import storage
 from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.kinds import NETWORK
-from workers.data import dataset as data
+from workers.data import loading
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.training.loop import Epoch
@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("finished")
     config = RunConfig.load(str(write_config(place, ensemble__size=2, tracking__registered_model=None)))
     folder = config.folder
-    dataset = data.load(config.data, config.seed)
+    dataset = loading.load(config.data, config.seed)
     owned.mark(folder)
     storage.write_text(storage.join(folder, "config.yaml"), config.to_yaml())
     storage.write_text(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.data import dataset
+from workers.data import loading
 from workers.specs.data import DataSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech"
@@ -39,7 +39,7 @@ def test_test_frames_belong_to_their_utterances(tmp_path: Path) -> None:
     written(tmp_path / "frames.npz", sides, lengths)
     kwargs = {"path": str(tmp_path / "frames.npz"), "context": 1, "copies": 1}
     spec = DataSpec(kind="python", root=str(tmp_path), folder=str(EXAMPLE), factory="frames:splits", kwargs=kwargs)
-    found = dataset.load(spec, 0)
+    found = loading.load(spec, 0)
     of_test = [length for side, length in zip(sides, lengths, strict=True) if side == TEST]
     assert found.test_groups is not None
     np.testing.assert_array_equal(found.test_groups, np.repeat(np.arange(len(of_test)), of_test))

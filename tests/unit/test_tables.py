@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import blobs
-from workers.data import dataset
+from workers.data import dataset, loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -37,7 +37,7 @@ def load(folder: Path, tables: dict[str, Any], **more: Any) -> dataset.Dataset:
         else:
             pq.write_table(table, folder / f"{name}.parquet")
     files = {name: f"{name}.parquet" for name in tables}
-    return dataset.load(DataSpec.model_validate({"kind": "parquet", "root": str(folder), **files, **more}), 0)
+    return loading.load(DataSpec.model_validate({"kind": "parquet", "root": str(folder), **files, **more}), 0)
 
 
 def changed(split: str, table: Any) -> dict[str, Any]:

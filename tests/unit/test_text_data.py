@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
-from workers.data import dataset, masking, text_files, texts, token_files, tokens
+from workers.data import loading, masking, text_files, texts, token_files, tokens
 from workers.data.collate import Collator, NamedInputs
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels, resolved
@@ -103,7 +103,7 @@ def spec(folder: Path, **also: Any) -> DataSpec:
 def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     made.write_jsonl(tmp_path / "train.jsonl", made.rows(60))
     made.write_jsonl(tmp_path / "test.jsonl", list(reversed(made.rows(9, 100))))
-    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+    found = loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
     assert found.label_names == ("geography", "science", "sport") and found.classes == 3
     assert [found.label_names[k] for k in found.test.y] == [row["label"] for row in reversed(made.rows(9, 100))]
 
@@ -115,7 +115,7 @@ def test_a_declared_order_of_classes_is_kept(tmp_path: Path) -> None:
     whole = datasets.Dataset.from_dict(rows, features=features)
     whole.save_to_disk(tmp_path / "train")
     whole.select(range(8)).map(lambda row: {"text": "other " + row["text"]}).to_parquet(tmp_path / "test.parquet")
-    found = dataset.load(spec(tmp_path, train="train", test="test.parquet"), 0)
+    found = loading.load(spec(tmp_path, train="train", test="test.parquet"), 0)
     assert found.label_names == ("z", "a")
     assert found.test.y.tolist() == [0, 1] * 4
 
@@ -144,7 +144,7 @@ def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> N
     rows, keys, message = BAD[name]
     made.write_jsonl(tmp_path / "train.jsonl", rows)
     with pytest.raises(RequestError, match=message):
-        dataset.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
+        loading.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
 
 
 def test_texts_of_parquet_may_be_views(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_label_that_train_never_has_is_refused(tmp_path: Path) -> None:
     made.write_jsonl(tmp_path / "train.jsonl", made.rows(60))
     made.write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": "cooking"}])
     with pytest.raises(RequestError, match=r"data.test: the label 'cooking' of example 0 is none of the 3.* in all\.$"):
-        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+        loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
 
 
 @pytest.mark.parametrize("label", ["Ärger", " ärger", "a\u0308rger"])
@@ -174,7 +174,7 @@ def test_a_label_that_looks_like_a_known_one_is_named_with_it(tmp_path: Path, la
     made.write_jsonl(tmp_path / "train.jsonl", texts)
     made.write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": label}])
     with pytest.raises(RequestError, match=r"differs from 'ärger' in case, white space or Unicode form alone"):
-        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+        loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
 
 
 @pytest.mark.parametrize("empty", ["train", "test"])
@@ -182,7 +182,7 @@ def test_a_split_without_rows_is_named(tmp_path: Path, empty: str) -> None:
     for split in ("train", "test"):
         made.write_jsonl(tmp_path / f"{split}.jsonl", [] if split == empty else made.rows(60))
     with pytest.raises(RequestError, match=rf"data\.{empty}: no examples\. Expected at least one"):
-        dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+        loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
 
 
 @pytest.mark.parametrize("content, message", [(b'{"text": \n', "line 1: not JSON"), (b'[1]\n', "line 1: list"),
@@ -248,7 +248,7 @@ def test_texts_without_tokens_are_refused_with_their_row(
     rows = [{"text": f"river {k}", "label": k % 2} for k in range(30)] + [{"text": "\u200b\u200b", "label": 0}]
     made.write_jsonl(tmp_path / "train.jsonl", rows)
     made.write_jsonl(tmp_path / "test.jsonl", [{"text": "river", "label": 0}])
-    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+    found = loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
     assert found.kept is not None and found.kept[-1] == 30 and len(found.train) < 31  # the last row is of train
     model = ModelSpec(factory="nets:no_matter", tokenizer=plain)
     message = r"data\.train: '\\u200b\\u200b', the text of example 30, has no tokens by '.*'; found 1 such"
@@ -279,7 +279,7 @@ def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> No
 def test_a_part_of_the_data_has_its_digests_without_its_texts(folder: str, tmp_path: Path) -> None:
     for name, count in (("train", 60), ("test", 9)):
         made.write_jsonl(tmp_path / f"{name}.jsonl", made.rows(count))
-    part = dataset.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0).sampled(0.5, 8)
+    part = loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0).sampled(0.5, 8)
     digests, how = part.digests, Tokenization(folder)
     inputs = {name: replace(x, derived={how: how(x.columns["text"])}) for name, x in part.inputs.items()}
     run: Any = SimpleNamespace(models={"m": ModelSpec(factory="models:net", tokenizer=folder)})
@@ -342,7 +342,7 @@ def test_quotes_are_characters_of_a_tsv_and_quotes_of_a_csv(tmp_path: Path) -> N
 def test_ids_agree_whatever_the_kinds_of_files(tmp_path: Path) -> None:
     made.write_jsonl(tmp_path / "train.jsonl", [{"text": f"text {k}", "label": k % 2} for k in range(40)])
     (tmp_path / "test.csv").write_text("text,label\nother,1\nanother,0\n")
-    found = dataset.load(spec(tmp_path, train="train.jsonl", test="test.csv"), 0)
+    found = loading.load(spec(tmp_path, train="train.jsonl", test="test.csv"), 0)
     assert found.label_names == () and found.test.y.tolist() == [1, 0]
 
 

@@ -15,7 +15,7 @@ from orchestrator.plan.workload import Workload
 from orchestrator.stages import training
 from orchestrator.stages.fitters import StudentJob
 from tests.makers import MODELS
-from workers.data import dataset, transfer
+from workers.data import loading, transfer
 from workers.data.dataset import Dataset
 from workers.data.positions import Positions
 from workers.errors import RequestError
@@ -35,7 +35,7 @@ def load(folder: Path, y: np.ndarray | None = None, *, seed: int = 0, **more: An
         np.savez(folder / f"{name}.npz", x=draw.normal(size=(len(labels), 4)).astype(np.float32), y=labels)
     np.savez(folder / "more.npz", x=draw.normal(2.0, 1.0, (MORE, 4)).astype(np.float32))
     files = {name: str(folder / f"{name}.npz") for name in splits}
-    return dataset.load(DataSpec.model_validate({"kind": "npz", **files, **more}), seed)
+    return loading.load(DataSpec.model_validate({"kind": "npz", **files, **more}), seed)
 
 
 def rows(data: Dataset) -> list[int]:
@@ -115,7 +115,7 @@ def test_groups_stay_together(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{name}.npz", x=x, y=np.arange(count) % 2, user=np.arange(count) // 4)
     files = {name: str(tmp_path / f"{name}.npz") for name in ("train", "validation")}
     spec = {"kind": "npz", **files, "group_column": "user", "test_share": 0.2, "transfer_share": 0.1}
-    found = dataset.load(DataSpec.model_validate(spec), 0)
+    found = loading.load(DataSpec.model_validate(spec), 0)
     assert len(found.train) == 320
     assert np.unique(np.array(rows(found)) // 4, return_counts=True)[1].tolist() == [4] * 8
 

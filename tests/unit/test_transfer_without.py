@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.data import dataset, labels
+from workers.data import labels, loading
 from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
@@ -21,7 +21,7 @@ def load(folder: Path, **more: Any) -> Dataset:
         np.savez(folder / f"{name}.npz", x=draw.normal(seed, 1.0, (len(y), 4)).astype(np.float32), y=y)
     np.savez(folder / "more.npz", x=draw.normal(2.0, 1.0, (7, 4)).astype(np.float32))
     files = {"train": str(folder / "train.npz"), "test": str(folder / "test.npz")}
-    return dataset.load(DataSpec.model_validate({"kind": "npz", **files, **more}), 0)
+    return loading.load(DataSpec.model_validate({"kind": "npz", **files, **more}), 0)
 
 
 def test_the_transfer_set_has_every_other_example_and_members_have_all(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_examples_without_a_label_stay(tmp_path: Path) -> None:
     for name, y in splits.items():
         np.savez(tmp_path / f"{name}.npz", x=draw.normal(size=(len(y), 4)).astype(np.float32), y=y)
     spec = {"kind": "npz", **{name: str(tmp_path / f"{name}.npz") for name in splits}}
-    found = dataset.load(DataSpec.model_validate({**spec, "transfer_without": [0, 1]}), 0)
+    found = loading.load(DataSpec.model_validate({**spec, "transfer_without": [0, 1]}), 0)
     assert {*found.lessons.y} == {-1, 2} and (found.lessons.y == -1).sum() == 10
 
 
@@ -69,10 +69,10 @@ def test_classes_by_name(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text("\n".join(["a,label", *(rows if name == "train" else rows[:9])]) + "\n")
     spec = {"kind": "table", "train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")}
     more = {"label_column": "label", "allow_overlap": True}
-    found = dataset.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["dog"]}), 0)
+    found = loading.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["dog"]}), 0)
     assert found.without == (1,) and {*found.lessons.y} == {0, 2}
     with pytest.raises(RequestError, match="there is no class 'cow'; expected one of 'cat', 'dog', 'emu'"):
-        dataset.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["cow"]}), 0)
+        loading.load(DataSpec.model_validate({**spec, **more, "transfer_without": ["cow"]}), 0)
 
 
 NAMES = ("1", "2", "3")
@@ -107,4 +107,4 @@ def test_elements_with_labels_of_their_own_have_no_class(tmp_path: Path) -> None
     )
     spec = {"kind": "python", "factory": "mine:splits", "folder": str(tmp_path), "transfer_without": [1]}
     with pytest.raises(RequestError, match="elements of an example have labels of their own"):
-        dataset.load(DataSpec.model_validate(spec), 0)
+        loading.load(DataSpec.model_validate(spec), 0)

@@ -16,7 +16,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.sizes import sizes
 from workers import storage
-from workers.data import dataset, memory
+from workers.data import loading, memory
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
@@ -72,7 +72,7 @@ class Request:
         """The checked data set; None where it is too large to load here. Raises: `RequestError`."""
         if self.bytes > LOADED_BYTES:
             return None
-        return dataset.load(self.config.every_split, self.config.seed)
+        return loading.load(self.config.every_split, self.config.seed)
 
     def parameters(self, model: AnyModel) -> int:
         """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from orchestrator.cli.start import columns
 from orchestrator.cli.start.splits import Given
 from workers import storage
-from workers.data import dataset, encoded_tables, headers, image_folders, memmap, memory, table_files
+from workers.data import dataset, encoded_tables, headers, image_folders, loading, memmap, memory, table_files
 from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
@@ -101,7 +101,7 @@ def _total_bytes(found: Given) -> int:
 def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
     """What the checked data set holds."""
     spec = DataSpec.model_validate(section)
-    data = dataset.load(spec, seed=0)
+    data = loading.load(spec, seed=0)
     x = data.train.x
     shape = () if isinstance(x, Columns) else tuple(x.shape[1:])
     is_bytes = len(shape) > 1 and not isinstance(x, Columns) and float(np.max(x[:1000])) > 1.5

@@ -1,0 +1,89 @@
+"""Draws validation and test splits from the training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from workers.data import (
+    elements,
+    labels,
+)
+from workers.data.arrays import Index
+from workers.data.dataset import NO_ROWS, Split
+from workers.errors import RequestError
+from workers.specs.data import DataSpec
+
+DEFAULT_VALIDATION_SHARE = 0.1
+"""Share of training examples held out where neither configuration nor data has a validation split."""
+VALIDATION_SEED = 0x5E7A51DE
+TEST_SEED = 0x7E575E7
+DRAWN = ("validation", "test")
+"""Splits that may be drawn from the training examples."""
+
+
+def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index | None, seed: int) -> dict[str, Index]:
+    """The training examples of the splits that have no file, by the split: rows of `train`, ascending.
+
+    The test split is the same for every `seed`, so that runs of several seeds are measured on the same examples. Groups
+    [N] stay whole in it.
+    """
+    found: dict[str, Index] = {}
+    taken = np.zeros(0, np.int64)
+    if "test" not in given:
+        assert spec.test_share is not None, "checked by DataSpec and by the reader"
+        taken = found["test"] = _draw(train, "test", spec.test_share, [TEST_SEED], grouped=grouped)
+    if "validation" not in given:
+        share = spec.validation_share or DEFAULT_VALIDATION_SHARE
+        found["validation"] = _draw(train, "validation", share, [seed, VALIDATION_SEED], without=taken)
+    return found
+
+
+def held_out(name: str, train: Split, held: Index) -> Split:
+    """The training examples that are held out as the split `name`."""
+    taken = train.take(held)
+    return Split(*elements.labelled(name, taken.x, taken.y))
+
+
+def _draw(
+    train: Split,
+    name: str,
+    share: float,
+    seed: list[int],
+    *,
+    without: Index = NO_ROWS,
+    grouped: Index | None = None,
+) -> Index:
+    """The labelled training examples that are held out as the split `name`, ascending.
+
+    without: rows that are not drawn. grouped: [N] the group of each example, of which all or none are drawn.
+    """
+    labelled = np.flatnonzero(labels.has_label(train.y, train.rows))
+    labelled = np.setdiff1d(labelled, without) if len(without) else labelled
+    units = labelled if grouped is None else np.unique(grouped[labelled])
+    count, of = round(len(units) * share), "labelled training examples" if grouped is None else "groups of examples"
+    if count == 0 or count == len(units):
+        raise RequestError(
+            f"data.{name}_share: {share} of {len(units)} {of} is {count}; expected at least one on each side. Give a "
+            f"`{name}` split or another share."
+        )
+    drawn = np.sort(np.random.default_rng(seed).permutation(units)[:count])
+    return drawn if grouped is None else labelled[np.isin(grouped[labelled], drawn)]
+
+
+def unlabelled_of_test(train: Split, held: Mapping[str, Index], grouped: Index | None, notes: list[str]) -> Index:
+    """The training examples without a label of the groups that were drawn for `test`, ascending.
+
+    A student would learn from the inputs of groups that it is tested on. Appends a note where there are some.
+    """
+    if grouped is None or "test" not in held:
+        return NO_ROWS
+    of_test = np.isin(grouped, grouped[held["test"]])
+    found = np.flatnonzero(of_test & ~labels.has_label(train.y, train.rows))
+    if len(found):
+        notes.append(
+            f"data.test_share: {len(found):,} examples without a label are of groups that are drawn for test, so they "
+            "are left out of train."
+        )
+    return found

@@ -1,0 +1,244 @@
+"""Loads a data set: reads its files, checks them, draws the splits that have none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from workers import hashing
+from workers.data import (
+    elements,
+    examples,
+    groups,
+    label_names,
+    labels,
+    memmap,
+    overlap,
+    readers,
+    scan,
+    tokens,
+    transfer,
+    values,
+)
+from workers.data.arrays import Index
+from workers.data.augment import read as read_files
+from workers.data.dataset import Dataset, Split
+from workers.data.drawing import DRAWN, drawn, held_out, unlabelled_of_test
+from workers.data.examples import Columns, Examples, columns_of, described
+from workers.data.ragged import Ragged
+from workers.data.scan import Found
+from workers.errors import RequestError
+from workers.seeds import seeded
+from workers.specs.data import DataSpec
+from workers.user_code import observed, provenance
+
+
+def load(spec: DataSpec, seed: int) -> Dataset:
+    """Load and validate the data of `spec`.
+
+    seed: for drawing a missing validation split, and for the global generators in a data factory.
+
+    Raises: `RequestError` with the split, the found and the expected value.
+    """
+    provenance.check_depends_on(spec.depends_on)
+    try:
+        return _load(spec, seed)
+    except MemoryError as error:
+        raise RequestError(
+            f"data: reading it needs more memory than is available ({str(error) or 'MemoryError'}). Use a machine with "
+            "more, or fewer examples; a large uncompressed .npz (numpy.savez) is mapped instead of read."
+        ) from error
+
+
+def _load(spec: DataSpec, seed: int) -> Dataset:
+    notes: list[str] = []
+    with seeded(seed), observed.recording() as record:
+        whole = readers.read(spec, notes)
+    read, opened = whole.splits, record.read()
+    inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
+    if empty := [name for name, x in inputs.items() if _is_empty(x)]:
+        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
+    inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
+    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
+    y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
+    declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
+    classes = labels.count(y["train"], declared, names)
+    notes += label_names.alike(names, y["train"])
+    _check_shapes(inputs)
+    grouped = groups.numbered(whole.groups, len(inputs.get("test", inputs["train"])), notes)
+    for name, x in inputs.items():
+        if name in DRAWN:
+            inputs[name], y[name] = elements.labelled(name, x, y[name])
+        else:
+            elements.check_each_has_one(name, x)
+    for name, ids in y.items():  # before the split, so that messages have the user's row numbers
+        labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=declared is not None)
+    values.check_types(inputs)
+    train = Split(inputs["train"], y["train"])
+    held = drawn(train, spec, y, grouped, seed)
+    left_out = unlabelled_of_test(train, held, grouped, notes)
+    kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
+    apart = {name: held_out(name, train, rows) for name, rows in held.items()}
+    if kept is not None:
+        y |= {"train": train.labels_of(kept)} | {name: split.y for name, split in apart.items()}
+    every = scan.sampled_every(sum(len(x) for x in inputs.values()))
+    found = _scan(inputs, held, left_out, every)  # last, since it reads everything
+    numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
+    numbers |= _numbers_of_parts(train, held if kept is None else {"train": kept, **held})
+    notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
+    notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
+    notes += values.pixels(train.x, found["train"])
+    if spec.masking is None:  # tokens of a vocabulary are rare as they are
+        counted = "examples" if train.rows.is_one_each else "positions"
+        notes += labels.notes(y, _positions(inputs.get("unlabeled")), classes, counted, names)
+    dataset = Dataset(
+        train=train if kept is None else train.take(kept),
+        validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
+        test=apart.get("test") or Split(inputs["test"], y["test"]),
+        test_groups=grouped if grouped is None or "test" not in held else groups.renumbered(grouped[held["test"]]),
+        unlabeled=inputs.get("unlabeled"),
+        stages={name: inputs[name] for name in spec.stages},
+        classes=classes,
+        label_names=names,
+        augment=spec.augment,
+        seed=seed,
+        notes=tuple(notes),
+        kept=kept,
+        given=len(train),
+        scanned={name: of.digest for name, of in found.items()},
+    )
+    dataset = _for_transfer(spec, dataset, grouped if "test" in held else None)
+    _ = dataset.transfer  # checks the augmentation
+    return dataset
+
+
+def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Dataset:
+    """The data set with the transfer set that `data.transfer_without` and `transfer_share` ask for.
+
+    grouped: [given] the group of each row of `data.train`; None: each is one of its own.
+    """
+    data = replace(data, augment_files=read_files(spec.augment))
+    share, train = spec.transfer_share, data.train
+    without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
+    if share is None and not without:
+        return data
+    copies = 1 if spec.masking is None else spec.masking.copies
+    units = transfer.copied(len(train), copies)
+    if grouped is not None:
+        units = grouped if data.kept is None else grouped[data.kept]
+    taught = transfer.of_train(share, train.y, train.rows, units=units, seed=data.seed, without=without)
+    data = replace(data, without=without, taught=taught, transfer_share=share)
+    if share is None:
+        return data
+    if spec.masking is None:
+        data = data.noted(*transfer.note(train.y, data.lessons.y, without, data.label_names))
+    if data.unlabeled is None:
+        return data
+    units = transfer.copied(len(data.unlabeled), copies)
+    drawn = transfer.of_share(share, np.arange(len(units)), units, data.seed)
+    if not len(drawn):
+        nothing = f"data.transfer_share: {share} of {len(units)} examples of data.unlabeled is 0, so it adds none."
+        return replace(data.noted(nothing), unlabeled=None, drawn=drawn)
+    x = examples.take(data.unlabeled, drawn)
+    return replace(data, unlabeled=x, drawn=drawn, scanned={**data.scanned, "unlabeled": examples.digest(x)})
+
+
+def _positions(x: Examples | None) -> int:
+    return 0 if x is None else len(examples.positions_of(x, len(x)))
+
+
+def _is_empty(x: Examples) -> bool:
+    """Whether there are no examples. A scalar, which has no length, is refused with its labels."""
+    return len(x) == 0 if isinstance(x, Columns) else x.shape[:1] == (0,)
+
+
+def _watched(x: Examples, opened: Collection[Path]) -> Examples:
+    """The examples, with columns that read mapped files wrapped in `Watched`."""
+    if not isinstance(x, Columns):
+        return memmap.watched(x, opened)
+    columns = {name: c if isinstance(c, Ragged) else memmap.watched(c, opened) for name, c in x.columns.items()}
+    return replace(x, columns=columns)
+
+
+def _located(inputs: Mapping[str, Examples], labels: Mapping[str, Ragged]) -> dict[str, Examples]:
+    """The splits with their positions, elements of the same column in each. labels: of splits that have some for each
+    element."""
+    if not labels:
+        return dict(inputs)
+    train = elements.located("train", inputs["train"], labels.get("train"), "")
+    return {
+        name: train if name == "train" else elements.located(name, x, labels.get(name), train.elements_of)
+        for name, x in inputs.items()
+    }
+
+
+def _numbers(split: Split) -> Index:
+    """One number per example for its labels: the label, or a non-negative hash of its positions' labels."""
+    counts = split.rows.counts
+    if counts is None:
+        return split.y
+    return (hashing.of_stretches(split.y, counts) >> np.uint64(2)).astype(np.int64)
+
+
+def _numbers_of_parts(train: Split, parts: Mapping[str, Index]) -> dict[str, Index]:
+    """`_numbers` of the training examples that each split has; of all where there are no parts."""
+    of_train = _numbers(train)
+    return {name: of_train[rows] for name, rows in parts.items()} if parts else {"train": of_train}
+
+
+def _check_shapes(inputs: Mapping[str, Examples]) -> None:
+    first = inputs["train"]
+    for name, x in inputs.items():
+        if not examples.same_columns(x, first):
+            shape = "" if isinstance(x, Columns) else "shape "
+            raise RequestError(f"data.{name}: examples of {shape}{_shapes(x)}; expected {_shapes(first)} as in train.")
+        for column, of_each in columns_of(x).items():
+            _check_column(name, column, of_each)
+
+
+def _shapes(x: Examples) -> str:
+    return described(x) if isinstance(x, Columns) else examples.shape_of(x)
+
+
+def _check_column(name: str, column: str, values: examples.AnyColumn) -> None:
+    if values.dtype.kind not in "fiub":
+        raise RequestError(f"data.{name}: {column} is of type {values.dtype}; expected numbers.")
+    of_value = values.of_value if isinstance(values, Ragged) else values.shape[1:]
+    if math.prod(of_value) == 0:
+        raise RequestError(
+            f"data.{name}: examples of shape {examples.shape_of(values)} hold no number; expected features."
+        )
+    if isinstance(values, Ragged) and not values.lengths.all():
+        empty = np.flatnonzero(values.lengths == 0)
+        raise RequestError(
+            f"data.{name}: {column} of example {empty[0]} is empty, and of {len(empty):,} in all; expected at least "
+            "one element. Leave such examples out."
+        )
+
+
+def _scan(inputs: Mapping[str, Examples], held: Mapping[str, Index], left_out: Index, every: int) -> dict[str, Found]:
+    """Scan each split's inputs. held: the training examples that form other splits. left_out: those in no split."""
+    found: dict[str, Found] = {}
+    for name, x in inputs.items():
+        if name == "train" and held:
+            apart = [*held.values(), *([left_out] if len(left_out) else [])]
+            scanned = scan.scan_apart(name, x, apart, every)[: 1 + len(held)]
+            found |= dict(zip(("train", *held), scanned, strict=True))
+        else:
+            found[name] = scan.scan(name, x, every)
+    return found
+
+
+def _shared(
+    found: Mapping[str, Found], y: Mapping[str, Index], drawn: Sequence[str], every: int, allowed: bool
+) -> list[str]:
+    """Notes on examples that are in several splits. drawn: the splits that are from the training examples."""
+    splits = {name: overlap.hashed(of, y.get(name)) for name, of in found.items()}
+    as_given = {**splits}
+    for name in drawn:
+        as_given["train"] = as_given["train"].and_also(as_given.pop(name))
+    return overlap.check_same(as_given, allowed) + overlap.notes(splits, every)
