@@ -17,6 +17,7 @@ from orchestrator.stages.evaluation import (
     measure_ensemble,
     measure_held_out,
 )
+from orchestrator.stages.reported import Outcome
 from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
 from orchestrator.stages.stage import Results, Stage
 from orchestrator.stages.trained import Trained
@@ -52,8 +53,7 @@ def _compare(run: Context, given: Results) -> Compared:
 
 
 def _report(run: Context, given: Results) -> Report:
-    return reported.report(
-        run,
+    of = Outcome(
         members=given[MEMBERS],
         ensemble=given[PREDICTIONS],
         baseline=given[BASELINE],
@@ -61,6 +61,7 @@ def _report(run: Context, given: Results) -> Report:
         student=given[STUDENT],
         compared=given[EVALUATION],
     )
+    return reported.report(run, of)
 
 
 def _teachers(given: Results) -> list[Member]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,52 +37,47 @@ EXAMPLES = 2
 """Number of test examples that go to MLflow with the student."""
 
 
-def report(
-    run: Context,
-    *,
-    members: Sequence[Trained],
-    ensemble: MeasuredEnsemble,
-    baseline: Trained,
-    made: SoftTargetPass,
-    student: Trained,
-    compared: Compared,
-) -> Report:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The results of all stages. made: the soft targets."""
+
+    members: Sequence[Trained]
+    ensemble: MeasuredEnsemble
+    baseline: Trained
+    made: SoftTargetPass
+    student: Trained
+    compared: Compared
+
+
+def report(run: Context, of: Outcome) -> Report:
     """Write the student's model, then the report, then send the figures to the tracker."""
     events = run.events
-    found = _composed(run, members, ensemble, baseline, made=made, student=student, compared=compared)
+    found = _composed(run, of)
     if run.students:
         found = several.merged(found, next(iter(run.config.students or {})), run.students)
     if run.repetitions:
         of_all = sorted([found, *run.repetitions], key=lambda each: each.seed)
         found = found.model_copy(update={"seeds": [reports.of_seed(each) for each in of_all]})
     with events.stage("the student's model"):
-        _keep_student(run, student)
-    of_blocks = {name: measured.sums.of_blocks for name, measured in compared.measured.items()}
+        _keep_student(run, of.student)
+    of_blocks = {name: measured.sums.of_blocks for name, measured in of.compared.measured.items()}
     sums.write(run.config.folder, of_blocks, run.dataset.test_digest)
     files.write(found, run.config.folder)
     with events.stage("tracker"):
-        trained = (*members, baseline, *student.stages)
+        trained = (*of.members, of.baseline, *of.student.stages)
         events.emit(ReportReady(found, {each.member.name: each.history for each in trained}, run.config.folder))
         events.drain()
     return found
 
 
-def _composed(
-    run: Context,
-    members: Sequence[Trained],
-    ensemble: MeasuredEnsemble,
-    baseline: Trained,
-    *,
-    made: SoftTargetPass,
-    student: Trained,
-    compared: Compared,
-) -> Report:
+def _composed(run: Context, of: Outcome) -> Report:
     """The report of this run alone."""
-    config, estimates = run.config, compared.estimates
-    systems = _validated(config, compared.systems, {"baseline": baseline, "student": student})
+    config, estimates = run.config, of.compared.estimates
+    baseline, student, made = of.baseline, of.student, of.made
+    systems = _validated(config, of.compared.systems, {"baseline": baseline, "student": student})
     accuracy = {system.role: system.test.accuracy for system in systems}
     foreseen = kept.read(config)
-    cost = costs.spent(run.plan, members, baseline, student, made)
+    cost = costs.spent(run.plan, of.members, baseline, student, made)
     return Report(
         name=config.name,
         seed=config.seed,
@@ -96,21 +92,21 @@ def _composed(
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[reports.as_difference(each) for each in estimates.differences],
         generations=list(run.generations),
-        best_member=ensemble.best,
-        curve=ensemble.curve,
-        worth=_worth(ensemble, members, run.plan.teachers),
-        disagreement=_disagreement(ensemble.worth),
+        best_member=of.ensemble.best,
+        curve=of.ensemble.curve,
+        worth=_worth(of.ensemble, of.members, run.plan.teachers),
+        disagreement=_disagreement(of.ensemble.worth),
         soft_targets=made.summary().model_copy(update=_recipe(config) | _planned_pass(foreseen)),
         stages=[_beside_plan(stage, foreseen) for stage in run.events.stages],
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
-        notes=[*filter(None, [run.ensemble_note, compared.note])],
+        notes=[*filter(None, [run.ensemble_note, of.compared.note])],
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,
         figures=drawings.drawn(run, student.member),
-        **appendix(run, compared.agreement, baseline, student),
+        **appendix(run, of.compared.agreement, baseline, student),
     )
 
 
