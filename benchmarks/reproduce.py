@@ -22,7 +22,7 @@ from string import Template
 
 import yaml
 
-from benchmarks.reproductions import ROOT, Experiments, Measured, measured
+from benchmarks.reproductions import ROOT, Experiments, Measured, measured, of_fewer_seeds
 from benchmarks.reproductions_page import PAGE, PICTURES, page
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
@@ -58,6 +58,11 @@ def picture(place: str) -> bytes | None:
     return base64.b64decode(figures[0].image) if figures else None
 
 
+def as_text(kept: Mapping[str, Measured]) -> str:
+    """The file of figures that are kept."""
+    return json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n"
+
+
 def main() -> None:
     """Run experiments by name, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,12 +93,18 @@ def main() -> None:
     }
     for row in asked.rows:
         found = measured(row, runs := given.runs or str(row.folder / "runs"))
-        kept |= {} if found is None else {row.name: found}
+        if found is None:
+            continue
+        fewer = of_fewer_seeds(row, found, kept[row.name]) if row.name in kept else []
+        if fewer:
+            print(f"{row.name}: its runs have fewer seeds of '{fewer[0]}' than are kept; kept figures stay")
+            continue
+        kept[row.name] = found
         drawn = picture(storage.join(runs, row.run))
         if drawn is not None:
             PICTURES.mkdir(exist_ok=True)
             (PICTURES / f"{row.name}.png").write_bytes(drawn)
-    KEPT.write_text(json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n")
+    KEPT.write_text(as_text(kept))
     PAGE.write_text(page(asked, kept))
 
 

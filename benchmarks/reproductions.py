@@ -113,6 +113,11 @@ def measured(row: Row, folder: str) -> Measured | None:
     )
 
 
+def of_fewer_seeds(row: Row, found: Measured, kept: Measured) -> list[str]:
+    """Figures that `found` has of fewer seeds than `kept`, as after a trial of one seed, or in a run that goes on."""
+    return [name for name in row.figures if len(found.values.get(name, ())) < len(kept.values.get(name, ()))]
+
+
 def _values(name: str, run: str, sources: Mapping[str, Source]) -> dict[int, float]:
     """A figure for each seed, of a run or, as a difference or a ratio, of two; none where a run is missing.
 

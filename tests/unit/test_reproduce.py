@@ -130,6 +130,25 @@ def test_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "MNIST: not set; expected a folder" in capsys.readouterr().err
 
 
+def test_a_trial_of_one_seed_does_not_replace_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"digits": Measured(date="2026-01-01", minutes=1.0, values={"ensemble.accuracy": [0.5, 0.6, 0.7]})}
+    rows, page_file, figures = tmp_path / "rows.yaml", tmp_path / "PAGE.md", tmp_path / "figures.json"
+    of = row(figures={"ensemble.accuracy": {}, "student.accuracy": {}})  # the second one has been added since
+    rows.write_text(yaml.safe_dump(Experiments(variables={}, rows=[of]).model_dump()))
+    for name, value in {"ROWS": rows, "KEPT": figures, "PAGE": page_file, "PICTURES": tmp_path / "pictures"}.items():
+        monkeypatch.setattr(reproduce, name, value)
+    monkeypatch.setattr("sys.argv", ["reproduce", "--runs", str(tmp_path)])
+    written(tmp_path, "small", plain(members=(0.94, 0.95)))
+    for seeds, stays in ((3, True), (1, False)):
+        kept["digits"].values["ensemble.accuracy"] = [0.5, 0.6, 0.7][:seeds]
+        figures.write_text(reproduce.as_text(kept))
+        reproduce.main()
+        assert ("fewer seeds of 'ensemble.accuracy'" in capsys.readouterr().out) is stays
+        assert ("0.5" in figures.read_text()) is stays and page_file.read_text()
+
+
 def test_minutes_count_each_training_once() -> None:
     def spent(**hours: float) -> dict[str, Any]:
         return {name: {"core_hours": each, "gpu_hours": 0.0} for name, each in hours.items()}
