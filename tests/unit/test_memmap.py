@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from workers.data import memmap
-from workers.data.arrays import Column, ContextWindows, Joined, Room, Rows, digest, gather
+from workers.data.arrays import ContextWindows, Joined, Room, Rows, digest, gather
+from workers.data.column import Column
 from workers.data.dataset import Dataset, Split
 from workers.data.loading import load
 from workers.data.memmap import Watched

@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.data.column import Column
 from workers.data.memmap import Watched
 
 Index = NDArray[np.int64]
@@ -28,21 +29,6 @@ NARROW = {np.dtype(kind): getattr(torch, kind) for kind in ("uint8", "int8", "in
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 2**26
 """Most rows, and about the most bytes, that a pass over all rows holds at a time."""
-
-
-class Column(Protocol):
-    """One dense number, vector, image or the like for each of N examples, of shape `shape[1:]` each."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
-        """The rows of a slice or of an int64 index array, in its order."""
 
 
 @dataclass(frozen=True)

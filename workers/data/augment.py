@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from workers import storage
 from workers.data import texts
-from workers.data.arrays import Column, Index, kind_of, spread
+from workers.data.arrays import Index, kind_of, spread
+from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from workers.data import arrays
-from workers.data.arrays import Column, Index, Room
+from workers.data.arrays import Index, Room
+from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples
 from workers.data.examples import described as described_examples
 from workers.data.ragged import Ragged, stretches

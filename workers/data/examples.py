@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from workers.data import arrays, ragged
-from workers.data.arrays import Column, Index, Joined, Rows
+from workers.data.arrays import Index, Joined, Rows
+from workers.data.column import Column
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.data.texts import is_text

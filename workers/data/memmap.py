@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from workers.data.column import Column
 from workers.errors import RunError
-
-if TYPE_CHECKING:
-    from workers.data.arrays import Column
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.arrays import Column
+from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged

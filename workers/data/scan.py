@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import hashing
-from workers.data.arrays import Column, Index, begin_digest, chunks
+from workers.data.arrays import Index, begin_digest, chunks
+from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X, digest_column, digest_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import ROWS_AT_ONCE, Column, Index
+from workers.data.arrays import ROWS_AT_ONCE, Index
+from workers.data.column import Column
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
