@@ -18,7 +18,8 @@ from orchestrator.stages.evaluation import (
     measure_held_out,
 )
 from orchestrator.stages.reported import Outcome
-from orchestrator.stages.soft_targets import SoftTargetPass, soft_targets
+from orchestrator.stages.soft_target_pass import SoftTargetPass
+from orchestrator.stages.soft_targets import soft_targets
 from orchestrator.stages.stage import Results, Stage
 from orchestrator.stages.trained import Trained
 from workers.evaluation.tasks import Totals

@@ -8,7 +8,7 @@ from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, Spent
-from orchestrator.stages.soft_targets import SoftTargetPass
+from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.trained import Trained
 
 

@@ -67,7 +67,7 @@ def with_logits(there: dict[int, Part], layout: PartLayout, kept: Mapping[str, M
 def reader(run: Context, planned: Manifest, kept: Mapping[str, MemberLogits], rule: ExampleRule | None) -> LogitsReader:
     """The student's reader for a schedule of T. rule: for each example."""
     config = run.config
-    names = [record.name for record in planned.members]
+    names = planned.names
     return LogitsReader(
         folders={name: kept[name].folder for name in names},
         weights=dict(zip(names, planned.weights, strict=True)),

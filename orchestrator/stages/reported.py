@@ -22,7 +22,7 @@ from orchestrator.stages import costs, drawings
 from orchestrator.stages.appendix import appendix
 from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth
-from orchestrator.stages.soft_targets import SoftTargetPass
+from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.evaluation.bootstrap import Interval
 from workers.models import predictor

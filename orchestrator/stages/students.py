@@ -12,7 +12,7 @@ from orchestrator.observers.events import SystemAdded
 from orchestrator.stages import beside, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
-from orchestrator.stages.soft_targets import SoftTargetPass
+from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.inference.teacher import Member
 from workers.models.torch_module import seed_of

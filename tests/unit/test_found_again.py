@@ -14,7 +14,7 @@ from orchestrator.cluster.resources import Placement
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import kept_logits, predictions, soft_targets, students, tokens, trained, training
 from orchestrator.stages.fitters import StudentJob
-from orchestrator.stages.soft_targets import SoftTargetPass
+from orchestrator.stages.soft_target_pass import SoftTargetPass
 from workers import processes
 from workers.artifacts import parts as part_files
 from workers.artifacts import store

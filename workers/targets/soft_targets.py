@@ -121,9 +121,14 @@ class Manifest(BaseModel):
     """Time from the first request to a teacher to the last part written, without the start of the teachers."""
     complete: bool
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the members that a complete part has."""
+        return [member.name for member in self.members]
+
     def missing_members(self) -> list[str]:
         """Members that are missing from at least one part."""
-        return [m.name for m in self.members if any(m.name not in part.members for part in self.parts)]
+        return [name for name in self.names if any(name not in part.members for part in self.parts)]
 
 
 def content(of_parts: Iterable[Part]) -> str:
