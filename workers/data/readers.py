@@ -32,6 +32,7 @@ from workers.data import (
     text_files,
 )
 from workers.data.arrays import Column
+from workers.data.encoded_tables import Encoding
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
@@ -104,16 +105,26 @@ def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
 
 def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
-    found.update(tables.read(_uris(spec), roles, notes))
+    found.update(tables.read(_uris(spec), _roles(spec), notes))
     return found
 
 
 def read_table(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
-    found.update(encoded_tables.read(_uris(spec), roles, notes))
+    found.update(encoded_tables.read(_uris(spec), _roles(spec), notes))
     return found
+
+
+def _roles(spec: DataSpec) -> tables.Roles:
+    return tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
+
+
+def encodings(spec: DataSpec) -> list[Encoding]:
+    """How the columns of a table become the numbers of an example, in the order of these; none for other kinds."""
+    if spec.kind == "table":
+        return encoded_tables.encodings(_uris(spec), _roles(spec))
+    widths = tables.widths(_uris(spec), _roles(spec)) if spec.kind == "parquet" else {}
+    return [Encoding(name, width=width) for name, width in widths.items()]
 
 
 def read_images(spec: DataSpec, notes: list[str]) -> Splits:
