@@ -7,6 +7,7 @@ give a graph instead, and cannot trace every network. `transformers`: a folder f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,7 @@ def _onnx(student: Student, folder: Path) -> Made:
 def _torch(student: Student, folder: Path) -> Made:
     model = student.member.model
     assert isinstance(model, ModelSpec)
+    _check_kwargs(model)
     if outside := model_provenance.files_outside(model):
         raise RequestError(
             f"--format torch: the student's model {model.label} reads '{outside[0]}', outside its own folder "
@@ -148,6 +150,16 @@ def _torch(student: Student, folder: Path) -> Made:
     about = {"weights": weights.name, "code": CODE, "factory": model.factory, "kwargs": model.kwargs}
     spec = model.model_copy(update={"folder": str(folder / CODE), "depends_on": ()})
     return Made(spec, str(weights), {**about, "inputs": _inputs(student, folder)}, ("torch", "safetensors"))
+
+
+def _check_kwargs(model: ModelSpec) -> None:
+    """Raise `RequestError` where `export.json` would give the factory other arguments than the run did."""
+    for name, value in model.kwargs.items():
+        if json.loads(json.dumps(value, default=str)) != value:
+            raise RequestError(
+                f"--format torch: student.model.kwargs.{name} is {value!r:.100}, which JSON cannot hold as it is. "
+                "Expected texts, numbers, lists, and dictionaries with texts as keys; `--format onnx` needs none."
+            )
 
 
 def _transformers(student: Student, folder: Path) -> Made:

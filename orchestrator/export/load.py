@@ -221,6 +221,8 @@ def _rows_of(examples: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         raise ValueError(f"the student was asked rows of different lengths ({error}); expected {expected}.") from error
     if found.shape == shape:
         return found[np.newaxis]
+    if shape == (1,) and found.ndim == 1:  # of one column, such as a series of pandas
+        return found[:, np.newaxis]
     if found.shape[1:] in (shape, (size,)) or found.shape == (0,):
         return found.reshape(len(found), *shape)
     raise ValueError(f"the student was asked an array of shape {list(found.shape)}; expected {expected}.")
@@ -327,7 +329,11 @@ def _rows(examples: Any, columns: Sequence[str] | None) -> Sequence[Any]:
     if table is not None:
         examples = list(zip(*table.columns(columns or ()).values(), strict=True))
     rows = np.asarray(examples, dtype=object).tolist()
-    return [(row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows]
+    found = [(row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows]
+    for row, each in enumerate(found):
+        if not all(isinstance(text, str) for text in (each if isinstance(each, tuple) else (each,))):
+            raise ValueError(f"the student was asked {each!r:.100} in row {row}; expected a text, or a pair of texts.")
+    return found
 
 
 class Table:

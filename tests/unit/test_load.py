@@ -87,6 +87,20 @@ def test_one_example_is_a_batch_of_one(tmp_path: Path, counted: list[dict[str, N
     np.testing.assert_array_equal(counted[0]["input"], ROWS[1:2])
 
 
+@pytest.mark.parametrize("given", [[1, 2, 3], np.ones(3), pandas.Series([1.0, 2, 3]), [[1], [2], [3]], [1], []])
+def test_examples_of_one_number(tmp_path: Path, given: Any, counted: list[dict[str, NDArray[Any]]]) -> None:
+    student(tmp_path, {"kind": "array", "dtype": "float32", "shape": [1]})(given)
+    assert [batch["input"].shape for batch in counted] == ([(len(given), 1)] if len(given) else [])
+
+
+@pytest.mark.parametrize("given", [["river", None], [3], pandas.DataFrame({"text": ["river", np.nan]}), [("a", 2)]])
+def test_what_is_no_text_is_refused(tmp_path: Path, given: Any) -> None:
+    texts.tokenizer(tmp_path)
+    inputs = {"kind": "texts", "names": ["input_ids"], "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
+    with pytest.raises(ValueError, match=r"in row \d; expected a text, or a pair of texts"):
+        student(tmp_path, {**inputs, **SETTINGS})(given)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
