@@ -257,18 +257,16 @@ def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[
         masks = [mask for mask in mask_of.values() if mask not in table.names]  # made of the lengths of rows
         found = table.columns([name for name in names if name not in masks])
         for start in range(0, len(next(iter(found.values()))), BATCH):
-            batch = {}
+            batch, real = {}, {}
             for name, column in found.items():
                 some, what = column[start : start + BATCH], f"column '{name}' has"
-                real = None
-                if name in ragged:
-                    some, real = _padded(some, ragged[name]["padding"], what)
-                    if mask_of.get(name) in masks:
-                        batch[mask_of[name]] = real.astype(names[mask_of[name]])
+                if name in ragged or name in mask_of.values():
+                    some, real[name] = _padded(some, ragged.get(name, {}).get("padding", 0), what)
                 batch[name] = _typed(np.asarray(some), names[name], what)
-                if name == elements_of and real is not None:
-                    given = mask_of.get(name) in found
-                    batch[REAL] = np.asarray(found[mask_of[name]][start : start + BATCH]) > 0 if given else real
+            for name, mask in mask_of.items():
+                batch.setdefault(mask, real[name].astype(names[mask]))
+            if elements_of in ragged:
+                batch[REAL] = batch[mask_of[elements_of]] > 0 if elements_of in mask_of else real[elements_of]
             yield batch
 
     return batches

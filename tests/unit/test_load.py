@@ -294,7 +294,9 @@ def test_rows_that_are_padded_come_with_their_mask_or_are_real(
     answer, words = student(tmp_path, RAGGED), np.array([[7, 8], [5, 0]])
     answer({"size": [1, 2], "words": words, "attention_mask": [[1, 1], [1, 0]]})
     answer({"size": [1, 2], "words": words})
-    assert [batch["attention_mask"].tolist() for batch in counted] == [[[1, 1], [1, 0]], [[1, 1], [1, 1]]]
+    answer({"size": [1, 2], "words": [[7, 8], [5]], "attention_mask": [[1, 1], [1]]})
+    expected = [[1, 1], [1, 0]]
+    assert [batch["attention_mask"].tolist() for batch in counted] == [expected, [[1, 1], [1, 1]], expected]
     with pytest.raises(ValueError, match="column 'words' has"):
         answer({"size": [1, 2], "words": [3, 4]})
     with pytest.raises(ValueError, match="no column 'words'"):
