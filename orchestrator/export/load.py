@@ -257,7 +257,8 @@ def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[
         masks = [mask for mask in mask_of.values() if mask not in table.names]  # made of the lengths of rows
         found = table.columns([name for name in names if name not in masks])
         for start in range(0, len(next(iter(found.values()))), BATCH):
-            batch, real = {}, {}
+            batch: dict[str, NDArray[Any]] = {}
+            real: dict[str, NDArray[np.bool_]] = {}
             for name, column in found.items():
                 some, what = column[start : start + BATCH], f"column '{name}' has"
                 if name in ragged or name in mask_of.values():
