@@ -89,6 +89,14 @@ def of_texts(folder: Path, model: dict[str, Any], files: dict[str, str] | None =
     return finish(RunConfig.load(str(path)))
 
 
+def of_data(folder: Path, data: dict[str, Any], model: dict[str, Any], code: dict[str, str] | None = None) -> str:
+    """A run on data of any kind with a student of any kind. code: files beside its configuration."""
+    path = write_config(folder, data=data, student__model=model, ensemble__model=model)
+    for name, content in (code or {}).items():
+        (folder / name).write_text(content)
+    return finish(RunConfig.load(str(path)))
+
+
 def finish(config: RunConfig) -> str:
     """Write the folder of a run with this configuration as one leaves it, as far as an export reads it.
 
@@ -113,7 +121,7 @@ def _train(model: AnyModel, dataset: Dataset, config: RunConfig, weights: str) -
     """Train a student for a few steps, so that its batch norms have statistics and its answers differ."""
     module = torch_module.build(model, seed=1)  # type: ignore[arg-type]
     batch = predictor.collator(model)(dataset.train.x, np.arange(min(256, len(dataset.train))))
-    labels = torch.from_numpy(dataset.train.y[: len(batch)])
+    labels = torch.from_numpy(dataset.train.labels_of(np.arange(len(batch))))
     optimizer = torch.optim.Adam(module.parameters(), 2e-2)
     module.train()
     for _ in range(12):
@@ -130,8 +138,8 @@ def _train(model: AnyModel, dataset: Dataset, config: RunConfig, weights: str) -
 
 
 def _write_report(config: RunConfig, dataset: Dataset, student: Member) -> None:
-    ids, y = np.arange(len(dataset.test)), dataset.test.y
-    blocks = metrics.blocks_of(dataset, "test", ids)
+    ids, y = np.arange(len(dataset.test.y)), dataset.test.y  # one for each position
+    blocks = metrics.blocks_of(dataset, "test", np.arange(len(dataset.test)))
     predicted = metrics.log_probabilities(
         predictor.load(student.model, student.weights), dataset.test.x, metrics.Inference("float32"),
         collator=predictor.collator(student.model),

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import MODEL_NAME
-from orchestrator.export import card, files, formats, gate, lineage, target, unchanged
+from orchestrator.export import card, files, formats, gate, lineage, named, target, unchanged
 from orchestrator.export import measure as measuring
 from orchestrator.export.gate import Gate, Passed
-from orchestrator.export.measure import Measured
+from orchestrator.export.measure import EXPORT, Measured
 from orchestrator.observers import mlflow_export, mlflow_uri
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums
@@ -119,6 +120,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
             "classes": dataset.classes,
             "labels": list(dataset.label_names) or [str(k) for k in range(dataset.classes)],
             **made.about,
+            "inputs": {**made.about["inputs"], **named.columns(run.config.data, made.about["inputs"])},
         }
         text = card.card(about, measured, origin, run.report, licence=asked.licence)
         files.write(folder, card.record(about, measured, origin, asked.licence), text, made, student)
@@ -163,12 +165,15 @@ def _checked(asked: Asked) -> _Run:
 
 
 def _passed(measured: Measured, *, quantized: bool) -> Passed:
-    interval = measured.share_interval
+    interval, correct = measured.share_interval, measured.correct
+    share, of_student = (
+        Fraction(correct[name], correct["ensemble"]) if correct["ensemble"] else None for name in (EXPORT, "student")
+    )
     return Passed(
-        share=measured.share,
+        share=share,
         share_low=None if interval is None else interval.low,
         p99_ms=measured.latency_ms["p99"],
-        as_float=measured.student_share if quantized else None,
+        as_float=of_student if quantized else None,
     )
 
 

@@ -26,6 +26,8 @@ from load import load
 
 student = load(".")
 print(student({example}))  # probabilities [N, {classes}], in the order of the classes below"""
+MOST_COLUMNS, MOST_CLASSES = 20, 100
+"""Columns of a table that the card's example names, and classes that the card lists: a vocabulary has thousands."""
 Rows = Sequence[Sequence[str]]
 
 
@@ -34,18 +36,22 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
     classes = report.labels or [str(k) for k in range(report.classes)]
     snippet = LOADING.format(example=_example(about["inputs"]), classes=len(classes))
     quantized = f", quantized to {about['quantized']}" if about["quantized"] else ""
+    more = f" and {len(classes) - MOST_CLASSES:,} more, in `export.json`" if len(classes) > MOST_CLASSES else ""
+    elements = about["inputs"].get("elements_of")
+    of_elements = f", for each element of '{elements}'" if elements else ""
     parts = [
         f"---\n{yaml.safe_dump(_metadata(about, measured, report, licence), sort_keys=False)}---\n",
         f"# {report.name}: the student\n",
         f"A model in the format {about['format']}{quantized}, distilled from an ensemble of {len(report.members)} "
         f"members by [Stillhouse](https://pypi.org/project/stillhouse/). It has {measured.parameters:,} parameters in "
-        f"{measured.bytes:,} bytes, and returns logits of {len(classes)} classes.\n",
+        f"{measured.bytes:,} bytes, and returns logits of {len(classes)} classes{of_elements}.\n",
         f"Licence: {licence or NOT_STATED}.\n",
         "## Loading it\n",
         f"`pip install -r requirements.txt`, then in this folder:\n\n```python\n{snippet}\n```\n",
-        f"Classes: {', '.join(map(markdown.line, classes))}.\n",
+        f"Classes: {', '.join(map(markdown.line, classes[:MOST_CLASSES]))}{more}.\n",
         "## Figures\n",
-        f"On {measured.examples:,} test examples; intervals are of 95%, by resampling them.\n",
+        f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%, by "
+        "resampling them.\n",
         _table(_systems(measured, report)),
         _differences(measured),
         "## Data\n",
@@ -64,9 +70,19 @@ def _example(inputs: Mapping[str, Any]) -> str:
     """An example of what `load.py` takes, as Python code."""
     if inputs["kind"] == "texts":
         return '[("a text", "another")]' if "token_type_ids" in inputs["names"] else '["a text", "another"]'
+    columns = inputs.get("columns", ())
+    if 0 < len(columns) <= MOST_COLUMNS:
+        return repr({each["name"]: [_cell(each)] for each in columns})
     if inputs["kind"] == "array":
         return f"numpy.zeros({(1, *inputs['shape'])}, {inputs['dtype']!r})"
     return "{" + ", ".join(f"{name!r}: ..." for name in inputs["names"]) + "}"
+
+
+def _cell(column: Mapping[str, Any]) -> Any:
+    """A value of a column of a table."""
+    if column["categories"]:
+        return column["categories"][-1]
+    return 0 if column["width"] == 1 else [0] * column["width"]
 
 
 def _metadata(about: Mapping[str, Any], measured: Measured, report: Report, licence: str | None) -> dict[str, Any]:

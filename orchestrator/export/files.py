@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ from orchestrator.export import load, load_alone, target
 from orchestrator.export.formats import Made, Student
 from orchestrator.export.student_model import LOAD_TIMEOUT_S, environment_alone
 from workers import json_text, storage
-from workers.data.collate import widened
+from workers.data.collate import Strip, widened
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns
 from workers.data.texts import PAIR, TEXT, strings
 from workers.errors import RunError
 from workers.models import predictor
 from workers.specs.models import ModelSpec
-from workers.user_code import factories
+from workers.user_code import factories, origins
 
 CARD, LOAD, REQUIREMENTS = "README.md", "load.py", "requirements.txt"
 EXAMPLES = 3
@@ -56,9 +55,9 @@ def write(folder: Path, about: Mapping[str, Any], card: str, made: Made, student
 
 
 def requirements(about: Mapping[str, Any], made: Made, student: Student) -> list[str]:
-    """What `load.py` needs, in the installed versions."""
-    names = ["numpy", *made.packages, *(["tokenizers"] if about["inputs"]["kind"] == "texts" else [])]
-    found = {name: version(name) for name in names}
+    """What `load.py` needs, in the installed versions. `onnxruntime` may come from onnxruntime-gpu, for example."""
+    modules = ["numpy", *made.modules, *(["tokenizers"] if about["inputs"]["kind"] == "texts" else [])]
+    found = dict(owner for module in modules if (owner := origins.owner(module)) is not None)
     model = student.member.model
     if isinstance(model, ModelSpec) and about["format"] == "torch":
         found |= factories.needs(model.factory, model.folder)
@@ -75,15 +74,7 @@ def check(folder: Path, made: Made, dataset: Dataset, about: Mapping[str, Any]) 
     scratch = folder.with_name("trial")
     (scratch / "empty").mkdir(parents=True)
     inputs, outputs = _written(scratch, dataset, rows, widened(x), about["inputs"]["kind"]), scratch / "answers.npy"
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", inspect.getfile(load_alone), str(folder), str(inputs), str(outputs)],
-        cwd=scratch / "empty",
-        env=environment_alone(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=LOAD_TIMEOUT_S,
-        check=False,
-    )
+    done = _loaded_alone(folder, inputs, outputs, scratch / "empty")
     if done.returncode != 0 or not outputs.exists():
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
         raise RunError(
@@ -91,12 +82,32 @@ def check(folder: Path, made: Made, dataset: Dataset, about: Mapping[str, Any]) 
             "written. What the student needs may lie outside its folder; `--format onnx` needs no code."
         )
     answers: NDArray[np.float32] = np.load(outputs, allow_pickle=False)
+    if not isinstance(x, torch.Tensor) and x.positions is not None and answers.ndim == 3:
+        answers = x.at_positions(torch.from_numpy(answers)).numpy()
     if answers.shape != expected.shape or not np.allclose(answers, expected, rtol=0, atol=TOLERANCE):
         off = np.abs(answers - expected).max() if answers.shape == expected.shape else float("nan")
         raise RunError(
             f"loaded by a process of its own, the export gives other probabilities (by up to {off:.2g}). Nothing was "
             "written."
         )
+
+
+def _loaded_alone(folder: Path, inputs: Path, outputs: Path, empty: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [sys.executable, "-I", "-B", inspect.getfile(load_alone), str(folder), str(inputs), str(outputs)],
+            cwd=empty,
+            env=environment_alone(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=LOAD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"a process of its own did not load the export within {LOAD_TIMEOUT_S:g} s. Nothing was written. Code of "
+            "the student may wait for something; `--format onnx` needs no code."
+        ) from None
 
 
 def _written(scratch: Path, dataset: Dataset, rows: NDArray[np.int64], x: Any, kind: str) -> Path:
@@ -114,6 +125,13 @@ def _written(scratch: Path, dataset: Dataset, rows: NDArray[np.int64], x: Any, k
         path = scratch / "examples.npy"
         np.save(path, column.numpy(), allow_pickle=False)
         return path
-    path = scratch / "examples.npz"
-    np.savez(path, **{name: column.numpy() for name, column in x.padded().items()})
+    path = scratch / "examples.json"
+    path.write_text(json.dumps({name: _rows(column) for name, column in x.columns.items()}), encoding="utf-8")
     return path
+
+
+def _rows(column: torch.Tensor | Strip) -> list[Any]:
+    """The rows of a column, of different lengths where it is ragged, as they stand in JSON."""
+    if isinstance(column, torch.Tensor):
+        return column.tolist()
+    return [row.tolist() for row in column.values.split(column.lengths.tolist())]

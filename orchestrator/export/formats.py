@@ -7,6 +7,7 @@ give a graph instead, and cannot trace every network. `transformers`: a folder f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import torch
 
 from workers import storage
 from workers.data import tokens
-from workers.data.collate import Inputs, NamedInputs, widened
+from workers.data.collate import Inputs, NamedInputs, Strip, widened
 from workers.data.dataset import Dataset
 from workers.data.examples import by_length
+from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -34,21 +36,20 @@ GRAPH, CODE, TOKENIZER = "model.onnx", "code", tokens.FILE
 """Names of files and folders in an export."""
 SAMPLE = 3
 """Test examples that a graph is traced with."""
-INT8 = "int8"
 
 
 @dataclass(frozen=True)
 class Made:
     """An export's files in a local folder.
 
-    model, weights: how Stillhouse loads them, to measure them. about: what `load.py` needs to know. packages: that
-    `load.py` imports.
+    model, weights: how Stillhouse loads them, to measure them. about: what `load.py` needs to know. modules: that
+    `load.py` imports, of whatever distribution.
     """
 
     model: AnyModel
     weights: str
     about: dict[str, Any]
-    packages: tuple[str, ...]
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Student:
     member: Member
     predictor: TorchPredictor
     sample: Inputs
+
+    @property
+    def tokens(self) -> Tokenization | None:
+        """How its texts become tokens; None where it takes columns as they are."""
+        return predictor.collator(self.member.model).tokens
 
     @property
     def columns(self) -> dict[str, torch.Tensor]:
@@ -92,7 +98,7 @@ def check(name: str, quantized: str | None, model: AnyModel) -> None:
 
 
 def student_of(member: Member, dataset: Dataset) -> Student:
-    """Load the student. Raises: `RequestError` where elements of an example have predictions of their own."""
+    """Load the student, and a batch of the longest, the shortest and other test examples."""
     found, x = teacher.load(member), dataset.test.x
     assert isinstance(found, TorchPredictor), "`check` refuses others"
     order = by_length(x, np.arange(len(x)))
@@ -111,20 +117,23 @@ def quantize(made: Made, folder: Path) -> Made:
 
 
 def _onnx(student: Student, folder: Path) -> Made:
-    _check_one_each(student, "onnx")
     model, graph = student.member.model, folder / GRAPH
     onnx_export.write(student.predictor.module, student.sample, graph, model.label)
+    tokenizer = None if student.tokens is None else model.tokenizer
     spec = OnnxModel(
-        kind="onnx", path=str(graph), output="logits", tokenizer=model.tokenizer, max_length=model.max_length,
+        kind="onnx", path=str(graph), output="logits", tokenizer=tokenizer, max_length=model.max_length,
         inputs=model.inputs,
     )  # fmt: skip
-    return Made(spec, str(graph), {"weights": GRAPH, **_inputs(student, folder)}, ("onnxruntime",))
+    described = _inputs(student, folder)
+    if described["kind"] != "array":
+        described["graph"] = onnx_export.inputs_of(described["names"])
+    return Made(spec, str(graph), {"weights": GRAPH, "inputs": described}, ("onnxruntime",))
 
 
 def _torch(student: Student, folder: Path) -> Made:
-    _check_one_each(student, "torch")
     model = student.member.model
     assert isinstance(model, ModelSpec)
+    _check_kwargs(model)
     if outside := model_provenance.files_outside(model):
         raise RequestError(
             f"--format torch: the student's model {model.label} reads '{outside[0]}', outside its own folder "
@@ -140,7 +149,17 @@ def _torch(student: Student, folder: Path) -> Made:
     weights.write_bytes(storage.read_bytes(student.member.weights))
     about = {"weights": weights.name, "code": CODE, "factory": model.factory, "kwargs": model.kwargs}
     spec = model.model_copy(update={"folder": str(folder / CODE), "depends_on": ()})
-    return Made(spec, str(weights), {**about, **_inputs(student, folder)}, ("torch", "safetensors"))
+    return Made(spec, str(weights), {**about, "inputs": _inputs(student, folder)}, ("torch", "safetensors"))
+
+
+def _check_kwargs(model: ModelSpec) -> None:
+    """Raise `RequestError` where `export.json` would give the factory other arguments than the run did."""
+    for name, value in model.kwargs.items():
+        if json.loads(json.dumps(value, default=str)) != value:
+            raise RequestError(
+                f"--format torch: student.model.kwargs.{name} is {value!r:.100}, which JSON cannot hold as it is. "
+                "Expected texts, numbers, lists, and dictionaries with texts as keys; `--format onnx` needs none."
+            )
 
 
 def _transformers(student: Student, folder: Path) -> Made:
@@ -150,37 +169,45 @@ def _transformers(student: Student, folder: Path) -> Made:
     weights.write_bytes(storage.read_bytes(student.member.weights))
     for name, content in TransformersPredictor.companions(model).items():
         (folder / name).write_bytes(content)
-    about = {"weights": weights.name, "auto_class": AUTO[model.task]}
+    about: dict[str, Any] = {"weights": weights.name, "auto_class": AUTO[model.task]}
     spec = model.model_copy(update={"checkpoint": str(folder), "config": None})
-    return Made(spec, str(folder), {**about, **_inputs(student, folder)}, ("transformers", "torch", "safetensors"))
+    about["inputs"] = _inputs(student, folder)
+    return Made(spec, str(folder), about, ("transformers", "torch", "safetensors"))
 
 
 def _inputs(student: Student, folder: Path) -> dict[str, Any]:
     """How `load.py` makes batches of a caller's examples. Writes the tokenizer, if there is one."""
-    model, columns = student.member.model, student.columns
+    sample, columns, tokens_of = student.sample, student.columns, student.tokens
     names = {name: str(column.numpy().dtype) for name, column in columns.items()}
-    if onnx_export.INPUT in columns:
+    of_examples = isinstance(sample, torch.Tensor) or sample.positions is None
+    if onnx_export.single_of(sample) is not None:
         (column,) = columns.values()
-        return {"inputs": {"kind": "array", "dtype": names[onnx_export.INPUT], "shape": list(column.shape[1:])}}
-    if model.tokenizer is None or set(names) - TOKENS:
-        return {"inputs": {"kind": "columns", "names": names}}
-    tokenizer = tokens.load(model.tokenizer)
+        found: dict[str, Any] = {"kind": "array", "dtype": names[onnx_export.INPUT], "shape": list(column.shape[1:])}
+        return {**found, "elements_of": None if of_examples else onnx_export.INPUT}
+    assert isinstance(sample, NamedInputs)
+    if tokens_of is None or not of_examples or set(names) - TOKENS:
+        elements_of = None if of_examples else sample.elements_of
+        return {"kind": "columns", "names": names, "ragged": _rows(sample, names), "elements_of": elements_of}
     if not (folder / TOKENIZER).exists():
-        (folder / TOKENIZER).write_text(tokens.file_of(model.tokenizer), encoding="utf-8")
-    assert isinstance(student.sample, NamedInputs)
-    padding = student.sample.padding.get(tokens.IDS, 0)
-    found = {"kind": "texts", "names": list(names), "tokenizer": TOKENIZER, "padding": padding}
-    settings = {name: getattr(tokenizer, name) for name in SETTINGS}
-    return {"inputs": {**found, "max_length": model.max_length, **settings}}
+        (folder / TOKENIZER).write_text(tokens.file_of(tokens_of.uri), encoding="utf-8")
+    found = {
+        "kind": "texts",
+        "names": list(names),
+        "tokenizer": TOKENIZER,
+        "padding": sample.padding.get(tokens.IDS, 0),
+    }
+    settings = {name: getattr(tokens.load(tokens_of.uri), name) for name in SETTINGS}
+    return {**found, "max_length": tokens_of.max_length, **settings}
 
 
-def _check_one_each(student: Student, name: str) -> None:
-    sample = student.sample
-    if isinstance(sample, NamedInputs) and sample.positions is not None:
-        raise RequestError(
-            f"--format {name}: the student predicts a class for each element of an example. Expected one for each "
-            "example; `--format transformers` exports networks of transformers for tokens."
-        )
+def _rows(sample: NamedInputs, names: Mapping[str, str]) -> dict[str, Any]:
+    """The columns that have rows of different lengths, with the value that pads them and the name of their mask; None:
+    it is a column of its own, or that of another."""
+    return {
+        name: {"padding": sample.padding.get(name, 0), "mask": sample.masks.get(name)}
+        for name, column in sample.columns.items()
+        if isinstance(column, Strip) and name in names
+    }
 
 
 TOKENS = {tokens.IDS, tokens.TYPES, "attention_mask"}

@@ -1,14 +1,24 @@
 """The gate: whether an exported student may be written and registered. Pure, so that a table tests it.
 
-The share is the accuracy of the exported artefact over that of the ensemble, on the same test examples.
+The share is the accuracy of the exported artefact over that of the ensemble, on the same test examples. It is a ratio
+of two counts and a threshold a decimal number, so that both are fractions: rounding decides nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from workers.errors import GateError, RequestError
+
+Threshold = float | Fraction
+"""A threshold; a float stands for the shortest decimal number that rounds to it, so 0.97 for 97/100."""
+CLOCK_DIGITS = 6
+"""Decimal digits of a latency in ms that a clock of nanoseconds has."""
+END_DIGITS = 12
+"""Decimal digits that the end of an interval is computed to."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +29,8 @@ class Gate:
     of the interval of the share whose lower end has to reach `min_share`; None: the share itself has to.
     """
 
-    min_share: float | None = None
-    max_latency_ms: float | None = None
+    min_share: Threshold | None = None
+    max_latency_ms: Threshold | None = None
     confidence: float | None = None
 
     @property
@@ -31,13 +41,31 @@ class Gate:
 
 @dataclass(frozen=True)
 class Passed:
-    """What was measured of the artefact. share_low: the lower end of the share's interval; None without one. as_float:
-    the share before it was quantized; None where it was not."""
+    """What was measured of the artefact. share: None where the ensemble is never right. share_low: the lower end of the
+    share's interval; None without one. as_float: the share before it was quantized; None where it was not."""
 
-    share: float
+    share: Fraction | None
     share_low: float | None
     p99_ms: float
-    as_float: float | None = None
+    as_float: Fraction | None = None
+
+
+def threshold(text: str) -> Threshold:
+    """The decimal number that an option has. Raises: ValueError for another text.
+
+    0, NaN and numbers beyond those of floats stay floats, which `check` refuses.
+    """
+    value = float(text)
+    return Fraction(text) if value and math.isfinite(value) else value
+
+
+def _exact(value: Threshold) -> Fraction:
+    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+
+
+def _rounded(value: float, digits: int) -> Fraction | None:
+    """A measured number by its decimal digits; None for NaN and infinity."""
+    return _exact(round(float(value), digits)) if math.isfinite(value) else None
 
 
 def check(gate: Gate, *, registers: bool) -> None:
@@ -48,7 +76,7 @@ def check(gate: Gate, *, registers: bool) -> None:
         ("--max-latency-ms", gate.max_latency_ms, "milliseconds above 0"),
     ):
         if value is not None and not LIMITS[option][0] < value <= LIMITS[option][1]:
-            raise RequestError(f"{option}: {value:g}; expected {expected}.")
+            raise RequestError(f"{option}: {float(value):g}; expected {expected}.")
     if gate.confidence is not None and gate.min_share is None:
         raise RequestError(
             f"--confidence {gate.confidence:g}: a gate without a threshold, since it is the level of the share's "
@@ -78,20 +106,23 @@ def enforce(gate: Gate, found: Passed) -> None:
 
 
 def _of_share(gate: Gate, found: Passed) -> Sequence[str]:
-    least = gate.min_share
-    if least is None:
+    if gate.min_share is None:
         return []
-    reached = found.share if gate.confidence is None else found.share_low
+    least, share = _exact(gate.min_share), found.share
+    if share is None:
+        return ["--min-share: the ensemble is right on no test example, so that there is no share of its accuracy."]
+    low = None if found.share_low is None else _rounded(found.share_low, END_DIGITS)
+    reached = share if gate.confidence is None else low
     if reached is not None and reached >= least:
         return []
     if reached is None:
         return [
-            f"--confidence: the share of the ensemble's accuracy, {_percent(found.share)}, has no interval, since the "
+            f"--confidence: the share of the ensemble's accuracy, {_percent(share)}, has no interval, since the "
             "test set has too few examples or groups. More test examples would help."
         ]
-    if found.share >= least:
+    if share >= least:
         return [
-            f"--min-share: it keeps {_percent(found.share)} of the ensemble's accuracy, and the lower end of the "
+            f"--min-share: it keeps {_percent(share)} of the ensemble's accuracy, and the lower end of the "
             f"{_level(gate.confidence)} interval is {_percent(reached)}; expected at least {_percent(least)}: "
             f"{_points(least - reached)} short. More test examples would narrow the interval."
         ]
@@ -101,28 +132,31 @@ def _of_share(gate: Gate, found: Passed) -> Sequence[str]:
     else:
         helps = "A larger student, more unlabelled examples, or longer training would help."
     return [
-        f"--min-share: it keeps {_percent(found.share)} of the ensemble's accuracy{bound}; expected at least "
+        f"--min-share: it keeps {_percent(share)} of the ensemble's accuracy{bound}; expected at least "
         f"{_percent(least)}: {_points(least - reached)} short. {helps}"
     ]
 
 
 def _of_latency(gate: Gate, found: Passed) -> Sequence[str]:
-    most = gate.max_latency_ms
-    if most is None or found.p99_ms <= most:
+    if gate.max_latency_ms is None:
+        return []
+    most, p99 = _exact(gate.max_latency_ms), _rounded(found.p99_ms, CLOCK_DIGITS)
+    if p99 is not None and p99 <= most:
         return []
     helps = "A smaller student, shorter inputs" + (", `--quantize int8`" if found.as_float is None else "")
     return [
-        f"--max-latency-ms: p99 of one example is {found.p99_ms:.3g} ms on one thread; expected at most {most:g} ms: "
-        f"{found.p99_ms - most:.3g} ms too slow. {helps}, or a machine without other work would help."
+        f"--max-latency-ms: p99 of one example is {found.p99_ms:.3g} ms on one thread; expected at most "
+        f"{float(most):g} ms: {found.p99_ms - float(most):.3g} ms too slow. {helps}, or a machine without other work "
+        "would help."
     ]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+def _percent(share: Fraction) -> str:
+    return f"{100 * float(share):.2f}%"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.2g} points"
+def _points(share: Fraction) -> str:
+    return f"{100 * float(share):.2g} points"
 
 
 def _level(confidence: float | None) -> str:

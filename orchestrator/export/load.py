@@ -1,10 +1,13 @@
-"""Loads this folder's model: `student = load(folder)`; `student(examples)` returns probabilities [N, classes] float32.
+"""Loads this folder's model: `student = load(folder)`; `student(examples)` returns probabilities [N, classes] float32,
+or [N, L, classes] where each element of an example has its own; there L is the longest, and padding is 0.
 
 An export of Stillhouse contains this file, which needs no Stillhouse, but the packages in `requirements.txt`.
 `export.json` beside it describes the model.
 
-examples: an array [N, ...] or a data frame, a list of texts (of pairs, if it learned pairs), or, of several columns, a
-dictionary of arrays by their names. The order of the classes is that of `labels` in `export.json`.
+examples: an array [N, ...], a list of texts (of pairs, if it learned pairs), or a table: a dictionary of columns, a
+list of dictionaries, a data frame, a table of Arrow or the path of a Parquet file. The columns of a table are taken by
+their names, in any order, and further ones are ignored; a data frame whose columns have numbers as names is an array.
+Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from __future__ import annotations
 import builtins
 import importlib
 import json
+import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -27,6 +32,8 @@ Arrays = Mapping[str, NDArray[Any]]
 Logits = Callable[[Arrays], NDArray[np.float32]]
 BATCH = 64
 """Examples that are computed at once."""
+REAL = " real"
+"""Key of a batch beside its columns: [B, L] bool, which elements with answers of their own are no padding."""
 
 
 def load(folder: str | Path = Path(__file__).parent, threads: int = 1) -> Callable[[Any], NDArray[np.float32]]:
@@ -34,19 +41,26 @@ def load(folder: str | Path = Path(__file__).parent, threads: int = 1) -> Callab
     place = Path(folder)
     about = json.loads((place / "export.json").read_text(encoding="utf-8"))
     logits: Logits = LOADERS[about["format"]](place, about, threads)
-    batches = INPUTS[about["inputs"]["kind"]](place, about)
+    batches, of_elements = INPUTS[about["inputs"]["kind"]](place, about), about["inputs"].get("elements_of")
+    none = np.zeros((0, 0, about["classes"]) if of_elements else (0, about["classes"]), np.float32)
 
     def student(examples: Any) -> NDArray[np.float32]:
-        found = [logits(batch) for batch in batches(examples)]
-        return softmax(np.concatenate(found)) if found else np.zeros((0, about["classes"]), np.float32)
+        found = []
+        for batch in batches(examples):
+            answers = softmax(logits({name: column for name, column in batch.items() if name != REAL}))
+            found.append(answers * batch[REAL][..., np.newaxis] if of_elements and REAL in batch else answers)
+        if of_elements:
+            longest = max((answers.shape[1] for answers in found), default=0)
+            found = [np.pad(each, ((0, 0), (0, longest - each.shape[1]), (0, 0))) for each in found]
+        return np.concatenate(found) if found else none
 
     return student
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
-    """Probabilities [N, K] float32 from logits [N, K]."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    """Probabilities [..., K] float32 from logits [..., K]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: NDArray[np.float32] = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
     return found
 
 
@@ -59,30 +73,37 @@ def _onnx(place: Path, about: Mapping[str, Any], threads: int) -> Logits:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(place / about["weights"], options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-    return lambda batch: session.run(["logits"], {name: batch[name] for name in names})[0]
+    names, columns = [each.name for each in session.get_inputs()], about["inputs"].get("graph", {})
+    column_of = {name: name for name in names} | {name: column for column, name in columns.items()}
+    return lambda batch: session.run(["logits"], {name: batch[column_of[name]] for name in names})[0]
 
 
 def _torch(place: Path, about: Mapping[str, Any], threads: int) -> Logits:
-    from safetensors.torch import load_model
+    from safetensors import safe_open
 
     module_name, _, function = about["factory"].partition(":")
     module = getattr(Code(place / about["code"]).module(module_name), function)(**about["kwargs"])
-    load_model(module, place / about["weights"])
-    return _of_module(module, threads)
+    # `load_model` of safetensors refuses weights that are tied, by both their names
+    with safe_open(place / about["weights"], "pt") as file:
+        weights = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118, of safetensors
+        weights._metadata = json.loads((file.metadata() or {}).get("module_versions", "{}"))  # type: ignore[attr-defined]
+    module.load_state_dict(weights)
+    return _of_module(module, about, threads)
 
 
 def _transformers(place: Path, about: Mapping[str, Any], threads: int) -> Logits:
     import transformers
 
     module = getattr(transformers, about["auto_class"]).from_pretrained(place, local_files_only=True)
-    logits, known = _of_module(module, threads), module.config.label2id
+    logits, known = _of_module(module, about, threads), module.config.label2id
     order = [known[name] for name in about["labels"]] if set(known) == set(about["labels"]) else None
-    return logits if order is None else lambda batch: logits(batch)[:, order]
+    return logits if order is None else lambda batch: logits(batch)[..., order]
 
 
-def _of_module(module: Any, threads: int) -> Logits:
+def _of_module(module: Any, about: Mapping[str, Any], threads: int) -> Logits:
     import torch
+
+    is_array = about["inputs"]["kind"] == "array"
 
     torch.set_num_threads(threads)
     module.eval()
@@ -90,7 +111,7 @@ def _of_module(module: Any, threads: int) -> Logits:
     @torch.no_grad()
     def logits(batch: Arrays) -> NDArray[np.float32]:
         columns = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
-        returned = module(columns["input"]) if "input" in columns else module(**columns)
+        returned = module(columns["input"]) if is_array else module(**columns)
         found: NDArray[np.float32] = (returned["logits"] if isinstance(returned, Mapping) else returned).float().numpy()
         return found
 
@@ -177,12 +198,15 @@ class _Loader(SourceFileLoader):
 # --- inputs: how examples become batches -----------------------------------------------------------------------
 
 
-def _arrays(place: Path, about: Mapping[str, Any]) -> Callable[[Any], list[Arrays]]:
-    shape, dtype = tuple(about["inputs"]["shape"]), about["inputs"]["dtype"]
+def _arrays(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
+    shape, dtype, columns = tuple(about["inputs"]["shape"]), about["inputs"]["dtype"], about["inputs"].get("columns")
 
-    def batches(examples: Any) -> list[Arrays]:
-        whole = _typed(_rows_of(examples, shape), dtype, "the student was asked")
-        return [{"input": whole[start : start + BATCH]} for start in range(0, len(whole), BATCH)]
+    def batches(examples: Any) -> Iterator[Arrays]:
+        table = None if columns is None else Table.of(examples)
+        rows = _rows_of(examples, shape) if table is None else table.numbers(columns).reshape(-1, *shape)
+        whole = _typed(rows, dtype, "the student was asked")
+        for start in range(0, len(whole), BATCH):
+            yield {"input": whole[start : start + BATCH]}
 
     return batches
 
@@ -197,6 +221,8 @@ def _rows_of(examples: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         raise ValueError(f"the student was asked rows of different lengths ({error}); expected {expected}.") from error
     if found.shape == shape:
         return found[np.newaxis]
+    if shape == (1,) and found.ndim == 1:  # of one column, such as a series of pandas
+        return found[:, np.newaxis]
     if found.shape[1:] in (shape, (size,)) or found.shape == (0,):
         return found.reshape(len(found), *shape)
     raise ValueError(f"the student was asked an array of shape {list(found.shape)}; expected {expected}.")
@@ -217,25 +243,56 @@ def _typed(found: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
     return found.astype(dtype, copy=False)
 
 
-def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], list[Arrays]]:
-    names = about["inputs"]["names"]
+def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
+    names, elements_of = about["inputs"]["names"], about["inputs"].get("elements_of")
+    ragged = about["inputs"].get("ragged", {})
+    mask_of = {name: how["mask"] for name, how in ragged.items() if how["mask"] in names}
 
-    def batches(examples: Any) -> list[Arrays]:
-        missing = [name for name in names if name not in examples]
-        if missing:
-            raise ValueError(f"the student was asked no column '{missing[0]}'; expected {', '.join(names)}.")
-        found = {
-            name: _typed(np.asarray(examples[name]), dtype, f"column '{name}' has") for name, dtype in names.items()
-        }
-        lengths = {name: len(column) for name, column in found.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the student was asked columns of different lengths: {lengths}; expected one length.")
-        return [found] if all(lengths.values()) else []
+    def batches(examples: Any) -> Iterator[Arrays]:
+        table = Table.of(examples)
+        if table is None:
+            raise ValueError(
+                f"the student was asked {type(examples).__name__}; expected a table of {', '.join(names)}."
+            )
+        masks = [mask for mask in mask_of.values() if mask not in table.names]  # made of the lengths of rows
+        found = table.columns([name for name in names if name not in masks])
+        for start in range(0, len(next(iter(found.values()))), BATCH):
+            batch: dict[str, NDArray[Any]] = {}
+            real: dict[str, NDArray[np.bool_]] = {}
+            for name, column in found.items():
+                some, what = column[start : start + BATCH], f"column '{name}' has"
+                if name in ragged or name in mask_of.values():
+                    some, real[name] = _padded(some, ragged.get(name, {}).get("padding", 0), what)
+                batch[name] = _typed(np.asarray(some), names[name], what)
+            for name, mask in mask_of.items():
+                batch.setdefault(mask, real[name].astype(names[mask]))
+            if elements_of in ragged:
+                batch[REAL] = batch[mask_of[elements_of]] > 0 if elements_of in mask_of else real[elements_of]
+            yield batch
 
     return batches
 
 
-def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], list[Arrays]]:
+def _padded(rows: Any, padding: int, what: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Rows of different lengths as [B, L, ...], and which elements are real [B, L]."""
+    if isinstance(rows, np.ndarray) and rows.dtype != object:  # of one length
+        if rows.ndim < 2:
+            raise ValueError(f"{what} an array of shape {list(rows.shape)}; expected a row for each example.")
+        return rows, np.ones(rows.shape[:2], np.bool_)
+    each = [np.asarray(row) for row in rows]
+    shapes = {row.shape[1:] for row in each if row.size} or {row.shape[1:] for row in each}
+    if len(shapes) > 1 or any(row.ndim == 0 for row in each):
+        raise ValueError(f"{what} rows that differ in more than their length; expected a row of numbers each.")
+    longest = max(1, *map(len, each)) if len(each) > 1 else max(1, len(each[0]))
+    kind = np.result_type(*(row for row in each if row.size)) if any(row.size for row in each) else np.dtype(np.int64)
+    found = np.full((len(each), longest, *shapes.pop()), padding, kind)
+    real = np.arange(longest) < np.array([len(row) for row in each])[:, np.newaxis]
+    for row, place in zip(each, found, strict=True):
+        place[: len(row)] = row
+    return found, real
+
+
+def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
     from tokenizers import Tokenizer
 
     asked = about["inputs"]
@@ -256,17 +313,116 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], list[Arrays
         }
         return {name: columns[name] for name in asked["names"]}
 
-    def batches(examples: Any) -> list[Arrays]:
-        texts = [examples] if isinstance(examples, str) else list(_rows(examples))
-        return [batch(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+    def batches(examples: Any) -> Iterator[Arrays]:
+        texts = [examples] if isinstance(examples, str) else list(_rows(examples, asked.get("columns")))
+        for start in range(0, len(texts), BATCH):
+            yield batch(texts[start : start + BATCH])
 
     return batches
 
 
-def _rows(examples: Any) -> Sequence[Any]:
-    """Texts, or pairs of texts as tuples, from a list, an array or a data frame with a column for each text."""
+def _rows(examples: Any, columns: Sequence[str] | None) -> Sequence[Any]:
+    """Texts, or pairs of texts as tuples, from a list, an array or a table. columns: those of a table that hold texts;
+    None: all, in their order."""
+    table = None if columns is None else Table.of(examples)
+    if table is not None:
+        examples = list(zip(*table.columns(columns or ()).values(), strict=True))
     rows = np.asarray(examples, dtype=object).tolist()
-    return [(row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list) else row for row in rows]
+    found = [(row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows]
+    for row, each in enumerate(found):
+        if not all(isinstance(text, str) for text in (each if isinstance(each, tuple) else (each,))):
+            raise ValueError(f"the student was asked {each!r:.100} in row {row}; expected a text, or a pair of texts.")
+    return found
+
+
+class Table:
+    """Columns of a caller by their names. get: a column by its name.
+
+    No dataclass: those need their module in `sys.modules`, where not every loader has put this one.
+    """
+
+    def __init__(self, names: Sequence[str], get: Callable[[str], Any]) -> None:
+        self.names, self.get = names, get
+
+    @classmethod
+    def of(cls, examples: Any) -> Table | None:
+        """The table in these examples; None where they have no names."""
+        if isinstance(examples, str | os.PathLike):
+            from pyarrow import parquet
+
+            examples = parquet.read_table(os.fspath(examples))
+        if hasattr(examples, "column_names"):  # of Arrow
+            return cls(list(examples.column_names), lambda name: examples.column(name).to_pylist())
+        if isinstance(examples, Mapping):
+            return cls(list(examples), examples.__getitem__)
+        if hasattr(examples, "columns") and hasattr(examples, "to_numpy"):  # a data frame
+            names = list(examples.columns)
+            return (
+                cls(names, lambda name: examples[name].to_numpy()) if all(isinstance(n, str) for n in names) else None
+            )
+        if isinstance(examples, list) and examples and all(isinstance(row, Mapping) for row in examples):
+            names = [name for name in examples[0] if all(name in row for row in examples)]
+            return cls(names, lambda name: [row[name] for row in examples])
+        return None
+
+    def columns(self, names: Sequence[str]) -> dict[str, Any]:
+        """These columns, as arrays or lists of one length. Raises: ValueError where one is missing."""
+        for name in names:
+            if name not in self.names:
+                raise ValueError(f"the student was asked no column '{name}'; expected {', '.join(names)}.")
+            if list(self.names).count(name) > 1:
+                raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
+        found = {name: self.get(name) for name in names}
+        found = {name: each if isinstance(each, list | np.ndarray) else list(each) for name, each in found.items()}
+        lengths = {name: len(column) for name, column in found.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the student was asked columns of different lengths: {lengths}; expected one length.")
+        return found
+
+    def numbers(self, encodings: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+        """The columns as numbers [N, D], side by side, as the run read those of its files."""
+        found = self.columns([each["name"] for each in encodings])
+        return np.concatenate([_encoded(found[each["name"]], each) for each in encodings], axis=1)
+
+
+def _encoded(column: Any, how: Mapping[str, Any]) -> NDArray[Any]:
+    """A column as numbers [N, D]. how: its name, the number of its numbers, the texts that are its categories, and the
+    number for empty cells (None: there may be none), which may be marked by a further number."""
+    what, cells = f"column '{how['name']}' has", list(column)
+    if isinstance(column, np.ndarray) and column.dtype.kind in "iufb":
+        empty = np.isnan(column) if column.dtype.kind == "f" and column.ndim == 1 else np.zeros(len(column), np.bool_)
+    else:
+        empty = np.array([_is_empty(cell) for cell in cells], np.bool_)
+    if how["categories"]:
+        if wrong := [cell for cell, no in zip(cells, empty, strict=True) if not no and not isinstance(cell, str)]:
+            raise ValueError(f"{what} {wrong[0]}; expected texts, such as '{how['categories'][-1]}'.")
+        texts = np.array(["" if no else cell for cell, no in zip(cells, empty, strict=True)], dtype=object)
+        return np.array(texts[:, np.newaxis] == np.array(how["categories"], dtype=object), np.float32)
+    if empty.any() and how["fill"] is None:
+        raise ValueError(f"{what} an empty cell in row {int(empty.argmax())}; expected a number.")
+    if empty.any():
+        cells = [how["fill"] if no else cell for cell, no in zip(cells, empty, strict=True)]
+    try:
+        found = np.array(column if not empty.any() and isinstance(column, np.ndarray) else cells)
+        if found.dtype == object and not any(isinstance(cell, str | bytes) for cell in cells):
+            found = np.array([np.asarray(cell, np.float64) for cell in cells])  # of decimals, or of lists
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} cells that are no numbers ({error}); expected numbers.") from error
+    if found.dtype.kind not in "iufb" and found.size:
+        raise ValueError(f"{what} values of type {found.dtype}, such as {cells[0]!r}; expected numbers.")
+    if found.size != len(found) * how["width"]:
+        raise ValueError(f"{what} rows of shape {list(found.shape[1:])}; expected {how['width']} numbers each.")
+    found = found.reshape(len(found), how["width"])
+    return np.concatenate([found, empty[:, np.newaxis]], axis=1) if how["flagged"] else found
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell is None, NaN, or what pandas has for a missing value."""
+    return (
+        cell is None
+        or type(cell).__name__ in ("NAType", "NaTType")
+        or (isinstance(cell, float | np.floating) and cell != cell)
+    )
 
 
 LOADERS: dict[str, Callable[[Path, Mapping[str, Any], int], Logits]] = {

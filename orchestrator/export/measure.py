@@ -24,7 +24,7 @@ from workers.errors import RunError
 from workers.evaluation import latency, metrics
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.latency import BATCH
-from workers.evaluation.metrics import Inference
+from workers.evaluation.metrics import CORRECT, Inference
 from workers.models import predictor
 from workers.models.predictor import Predictor
 
@@ -57,7 +57,8 @@ class Measured:
 
     figures, intervals: accuracy, NLL, Brier score and ECE by name, with 95% intervals. over_student, over_ensemble: in
     accuracy. share, share_interval: its accuracy over the ensemble's; the interval is of `level`. student_share: that
-    of the student in the run's report. latency_ms: of one example. bytes: of the files that it is computed from.
+    of the student in the run's report. correct: test examples that the export, the student and the ensemble
+    name right. latency_ms: of one example. bytes: of the files that it is computed from.
     """
 
     examples: int
@@ -69,6 +70,7 @@ class Measured:
     share_interval: Interval | None
     level: float
     student_share: float
+    correct: Mapping[str, int]
     latency_ms: Mapping[str, float]
     per_second: float
     parameters: int
@@ -108,6 +110,7 @@ def measure(
         share=share,
         share_interval=interval,
         level=level,
+        correct={name: round(float(blocks[name][:, CORRECT].sum())) for name in (EXPORT, "student", "ensemble")},
         student_share=statistics.share_of(systems["student"], systems["ensemble"]),
         latency_ms=latency.percentiles(times),
         per_second=BATCH / batch_s,

@@ -48,52 +48,58 @@ def written(uri: str, source: Path) -> Iterator[None]:
     one written last, so that a folder with a record is complete. A failure, of the block too, leaves no new file
     behind; on a local disk the earlier export is back.
     """
-    with _on_disk(Path(storage.filesystem(uri)[1]), source) if storage.is_local(uri) else _in_objects(uri, source):
+    with (
+        _on_disk(Path(os.path.realpath(storage.filesystem(uri)[1])), source)
+        if storage.is_local(uri)
+        else _in_objects(uri, source)
+    ):
         yield
 
 
 @contextmanager
 def _on_disk(target: Path, source: Path) -> Iterator[None]:
-    """Copy beside the target, since a rename stays on one disk; then rename."""
+    """Copy beside the target, since a rename stays on one disk; then rename. target: no link: it would be renamed."""
     made = storage.missing_folders(str(target.parent))
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
-    earlier = beside.with_suffix(".earlier")
+    earlier, copied = beside.with_suffix(".earlier"), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, beside)
+        copied = True
         if target.exists():
             os.replace(target, earlier)
         os.replace(beside, target)
         yield
-        shutil.rmtree(earlier, ignore_errors=True)
     except BaseException:
-        if not beside.exists():  # it is in place
+        if copied and not beside.exists():  # it is in place
             shutil.rmtree(target, ignore_errors=True)
         if earlier.exists():
             os.replace(earlier, target)
         shutil.rmtree(beside, ignore_errors=True)
         storage.remove_empty(made)
         raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 @contextmanager
 def _in_objects(uri: str, source: Path) -> Iterator[None]:
     files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    earlier = _files_in(uri)
     try:
-        earlier = _files_in(uri)
-        for path in earlier:  # the record first
-            storage.remove(storage.join(uri, path))
+        for some in ([RECORD], earlier):  # the record first
+            _remove_there(uri, some)
         for path in sorted(files, key=lambda path: path == RECORD):
             storage.write_bytes(storage.join(uri, path), (source / path).read_bytes())
         yield
     except BaseException:
-        _remove_there(uri, files)
+        _remove_there(uri, [*files, *earlier])
         raise
 
 
 def _remove_there(uri: str, files: list[str]) -> None:
+    """Remove those of the files that are below `uri`; a record of another origin may name files elsewhere."""
     there = set(storage.files_below(uri))
-    storage.remove_files(uri, [path for path in files if path in there])
+    storage.remove_files(uri, sorted(there.intersection(files)))
 
 
 def _files_in(uri: str) -> list[str]:

@@ -6,6 +6,7 @@ The model holds the export's folder and a file that loads it by the export's own
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import tempfile
 import warnings
@@ -92,6 +93,8 @@ def _save(folder: Path, export: Path, classes: int) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    about = json.loads((export / "export.json").read_text(encoding="utf-8"))
+    shape = (-1, -1, classes) if about["inputs"].get("elements_of") else (-1, classes)
     requirements = [line for line in (export / "requirements.txt").read_text().splitlines() if line]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that the signature is explicit and not inferred
@@ -99,7 +102,7 @@ def _save(folder: Path, export: Path, classes: int) -> None:
             folder,
             python_model=inspect.getfile(mlflow_export_model),
             artifacts={mlflow_export_model.EXPORT: str(export)},
-            signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))])),
+            signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), shape)])),
             pip_requirements=[f"mlflow=={mlflow.__version__}", *requirements],
         )
     place = folder / model_folder.MLMODEL

@@ -26,6 +26,7 @@ def text() -> str:
         share_interval=None,
         level=0.95,
         student_share=0.9,
+        correct={"export": 9, "student": 9, "ensemble": 10},
         latency_ms={"p50": 1.0, "p99": 2.0},
         per_second=100.0,
         parameters=10,

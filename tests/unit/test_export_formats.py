@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+from typing import Any
+
 import pytest
 
 from orchestrator.export import formats
@@ -41,3 +44,20 @@ def test_a_format_that_a_student_has(name: str, quantized: str | None, model: An
 def test_a_format_that_a_student_has_not(name: str, quantized: str | None, model: AnyModel, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         formats.check(name, quantized, model)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        ({"hidden": 3, "sizes": {1: 2}}, "sizes"),
+        ({"since": datetime.date(2026, 1, 1)}, "since"),
+        ({"pair": (1, 2)}, "pair"),
+    ],
+)
+def test_arguments_that_json_cannot_hold_are_refused(kwargs: dict[str, Any], name: str) -> None:
+    with pytest.raises(RequestError, match=f"student.model.kwargs.{name} is"):
+        formats._check_kwargs(ModelSpec(factory="nets:mlp", kwargs=kwargs))
+
+
+def test_arguments_that_json_holds() -> None:
+    formats._check_kwargs(ModelSpec(factory="nets:mlp", kwargs={"a": [1, {"b": None}], "c": 0.1, "d": True, "e": "ü"}))

@@ -24,10 +24,13 @@ def made(folder: Path, *names: str) -> Path:
     return folder
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "file URI", "memory"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "disk":
         yield str(tmp_path / "exports" / "digits")
+        return
+    if request.param == "file URI":
+        yield (tmp_path / "exports" / "digits").as_uri()
         return
     place = f"memory://{tmp_path.name}/digits"
     yield place
@@ -100,3 +103,39 @@ def test_a_failed_upload_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError), target.written(uri, made(tmp_path / "one", "a.txt", "model.onnx")):
         pass
     assert storage.files_below(uri) == []
+
+
+@pytest.mark.parametrize("step", ["copytree", "rmtree"])
+def test_an_interruption_never_takes_the_only_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Before the copy of the new one begins, and while the earlier one is removed."""
+    uri = str(tmp_path / "digits")
+    write(uri, made(tmp_path / "one", "model.onnx"))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target.shutil, step, interrupted)
+    with pytest.raises(KeyboardInterrupt), target.written(uri, made(tmp_path / "two", "model.safetensors")):
+        pass
+    assert storage.files_below(uri) == [target.RECORD, {"copytree": "model.onnx", "rmtree": "model.safetensors"}[step]]
+
+
+def test_a_target_behind_a_link_is_replaced_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    write(str(tmp_path / "disk/digits"), made(tmp_path / "one", "model.onnx"))
+    (tmp_path / "link").symlink_to(tmp_path / "disk/digits")
+    write(str(tmp_path / "link"), made(tmp_path / "two", "model.safetensors"))
+    assert (tmp_path / "link").is_symlink()
+    assert storage.files_below(str(tmp_path / "disk/digits")) == [target.RECORD, "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link", "one", "two"]
+
+
+def test_a_record_that_names_files_elsewhere_removes_none_of_them(tmp_path: Path) -> None:
+    place = f"memory://{tmp_path.name}-elsewhere"
+    storage.write_text(f"{place}/precious.txt", "mine")
+    storage.write_text(f"{place}/digits/{target.RECORD}", json.dumps({target.FILES: {"../precious.txt": "0"}}))
+    write(f"{place}/digits", made(tmp_path / "one", "model.onnx"))
+    assert storage.files_below(place) == [f"digits/{target.RECORD}", "digits/model.onnx", "precious.txt"]
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}-elsewhere", recursive=True)

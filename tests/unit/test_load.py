@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+import importlib.util
 import inspect
 import json
 import re
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -24,6 +27,7 @@ from workers.data.collate import NamedInputs, collate
 from workers.data.examples import Columns
 from workers.data.texts import of_strings
 from workers.inference.teacher import Member
+from workers.models import checkpoints
 from workers.models.torch_module import TorchPredictor
 from workers.specs.models import ModelSpec
 
@@ -81,6 +85,20 @@ def test_many_examples_are_computed_in_batches_and_none_at_all(
 def test_one_example_is_a_batch_of_one(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     assert student(tmp_path, {"kind": "array", "dtype": "float32", "shape": [2, 2]})(ROWS[1]).shape == (1, 2)
     np.testing.assert_array_equal(counted[0]["input"], ROWS[1:2])
+
+
+@pytest.mark.parametrize("given", [[1, 2, 3], np.ones(3), pandas.Series([1.0, 2, 3]), [[1], [2], [3]], [1], []])
+def test_examples_of_one_number(tmp_path: Path, given: Any, counted: list[dict[str, NDArray[Any]]]) -> None:
+    student(tmp_path, {"kind": "array", "dtype": "float32", "shape": [1]})(given)
+    assert [batch["input"].shape for batch in counted] == ([(len(given), 1)] if len(given) else [])
+
+
+@pytest.mark.parametrize("given", [["river", None], [3], pandas.DataFrame({"text": ["river", np.nan]}), [("a", 2)]])
+def test_what_is_no_text_is_refused(tmp_path: Path, given: Any) -> None:
+    texts.tokenizer(tmp_path)
+    inputs = {"kind": "texts", "names": ["input_ids"], "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
+    with pytest.raises(ValueError, match=r"in row \d; expected a text, or a pair of texts"):
+        student(tmp_path, {**inputs, **SETTINGS})(given)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +163,7 @@ def test_tokens_are_those_of_the_run_for_each_setting_of_the_tokenizer(
     sample = collate(Columns(columns), np.arange(1))
     assert isinstance(sample, NamedInputs)
     made = formats.Student(Member("student", model, ""), TorchPredictor(torch.nn.Embedding(64, 2)), sample)
-    student(tmp_path, formats._inputs(made, tmp_path)["inputs"])(given)
+    student(tmp_path, formats._inputs(made, tmp_path))(given)
     expected = sample.padded()["input_ids"].tolist()
     assert counted[0]["input_ids"].tolist() == expected
     assert (4 in expected[0]) != split, "the token [MASK] is 4"
@@ -176,6 +194,205 @@ def test_named_columns_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="columns of different lengths"):
         answer({"a": [[1.0], [2.0]], "b": [[3]]})
     assert answer({"a": [], "b": []}).shape == (0, 2)
+
+
+COLUMNS: list[dict[str, Any]] = [
+    {"name": "age", "fill": 30.0, "flagged": True, "categories": [], "width": 1},
+    {"name": "city", "fill": None, "flagged": False, "categories": ["", "Bern", "Rome"], "width": 1},
+    {"name": "marks", "fill": 0.0, "flagged": False, "categories": [], "width": 2},
+]
+TABLE = {"kind": "array", "dtype": "float32", "shape": [7], "columns": COLUMNS}
+PEOPLE = pandas.DataFrame({"age": [20.0, np.nan], "city": ["Rome", None], "marks": [[1.0, 2.0], [3.0, 4.0]]})
+NUMBERS = [[20, 0, 0, 0, 1, 1, 2], [30, 1, 1, 0, 0, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PEOPLE,
+        PEOPLE.assign(id=[1, 2])[["marks", "id", "city", "age"]],
+        PEOPLE.assign(city=PEOPLE["city"].astype("category"), age=PEOPLE["age"].astype("Int64")),
+        pyarrow.Table.from_pandas(PEOPLE[["city", "marks", "age"]]),
+        PEOPLE.to_dict("records"),
+        {"city": ["Rome", None], "marks": np.array([[1, 2], [3, 4]]), "age": [decimal.Decimal(20), None]},
+        np.array(NUMBERS),
+        pandas.DataFrame(NUMBERS),
+    ],
+    ids=["frame", "another order", "types of pandas", "Arrow", "rows", "columns", "numbers", "a frame of numbers"],
+)
+def test_a_table_by_the_names_of_its_columns(
+    tmp_path: Path, given: Any, counted: list[dict[str, NDArray[Any]]]
+) -> None:
+    student(tmp_path, TABLE)(given)
+    np.testing.assert_array_equal(counted[0]["input"], np.array(NUMBERS, np.float32))
+
+
+@pytest.mark.parametrize("of_path", [str, Path, Path.as_uri])
+def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, NDArray[Any]]]) -> None:
+    PEOPLE[["marks", "city", "age"]].to_parquet(tmp_path / "people.parquet")
+    student(tmp_path, TABLE)(of_path(tmp_path / "people.parquet"))
+    np.testing.assert_array_equal(counted[0]["input"], np.array(NUMBERS, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (PEOPLE.drop(columns="city"), "no column 'city'; expected age, city, marks"),
+        ([{"age": 1, "city": "Rome", "marks": [1, 2]}, {"age": 1, "city": "Rome"}], "no column 'marks'"),
+        (PEOPLE.assign(city=[1, 2]), "column 'city' has 1; expected texts"),
+        (PEOPLE.assign(age=["20", "x"]), "column 'age' has values of type"),
+        (
+            PEOPLE.assign(marks=[[1, 2, 3], [1, 2, 3]]),
+            r"column 'marks' has rows of shape \[3\]; expected 2 numbers each",
+        ),
+        (PEOPLE.assign(marks=[[1, 2, 3], [1, 2]]), "column 'marks' has"),
+        (PEOPLE[["age", "city", "marks", "age"]], "several columns 'age'"),
+        ({"age": [1], "city": ["Rome"], "marks": []}, "columns of different lengths"),
+    ],
+)
+def test_a_table_that_does_not_fit(tmp_path: Path, given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        student(tmp_path, TABLE)(given)
+
+
+def test_a_table_without_empty_cells_and_with_ids(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+    plain = {"fill": None, "flagged": False, "categories": [], "width": 1}
+    columns = [{"name": "b", **plain}, {"name": "a", **plain}]
+    answer = student(tmp_path, {"kind": "array", "dtype": "int64", "shape": [2], "columns": columns})
+    answer({"a": [2**53 + 1], "b": [5]})
+    assert counted[0]["input"].tolist() == [[5, 2**53 + 1]]
+    with pytest.raises(ValueError, match="column 'a' has an empty cell in row 1"):
+        answer({"a": [1, None], "b": [5, 6]})
+    assert answer(pandas.DataFrame({"a": [], "b": []})).shape == (0, 2)
+    assert answer([]).shape == (0, 2)
+
+
+ROWS_OF_WORDS = [[7, 8, 9], [5], []]
+RAGGED = {
+    "kind": "columns",
+    "names": {"words": "int64", "attention_mask": "int64", "size": "float32"},
+    "ragged": {"words": {"padding": 4, "mask": "attention_mask"}},
+}
+
+
+@pytest.mark.parametrize(
+    "of_rows", [list, lambda rows: pandas.Series(rows).to_numpy(), lambda rows: list(map(np.array, rows))]
+)
+def test_rows_of_different_lengths_are_padded(
+    tmp_path: Path, of_rows: Any, counted: list[dict[str, NDArray[Any]]]
+) -> None:
+    answer = student(tmp_path, RAGGED)
+    answer({"size": [1, 2, 3], "words": of_rows(ROWS_OF_WORDS)})
+    assert counted[0]["words"].tolist() == [[7, 8, 9], [5, 4, 4], [4, 4, 4]]
+    assert counted[0]["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    assert counted[0]["words"].dtype == np.int64 == counted[0]["attention_mask"].dtype
+
+
+def test_rows_that_are_padded_come_with_their_mask_or_are_real(
+    tmp_path: Path, counted: list[dict[str, NDArray[Any]]]
+) -> None:
+    answer, words = student(tmp_path, RAGGED), np.array([[7, 8], [5, 0]])
+    answer({"size": [1, 2], "words": words, "attention_mask": [[1, 1], [1, 0]]})
+    answer({"size": [1, 2], "words": words})
+    answer({"size": [1, 2], "words": [[7, 8], [5]], "attention_mask": [[1, 1], [1]]})
+    expected = [[1, 1], [1, 0]]
+    assert [batch["attention_mask"].tolist() for batch in counted] == [expected, [[1, 1], [1, 1]], expected]
+    with pytest.raises(ValueError, match="column 'words' has"):
+        answer({"size": [1, 2], "words": [3, 4]})
+    with pytest.raises(ValueError, match="no column 'words'"):
+        answer({"size": [1, 2]})
+    with pytest.raises(ValueError, match="expected a table of words"):
+        answer([[1, 2]])
+
+
+def test_columns_are_computed_in_batches(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+    assert student(tmp_path, RAGGED)({"size": [1] * 150, "words": [[1, 2]] * 150}).shape == (150, 2)
+    assert [len(batch["words"]) for batch in counted] == [64, 64, 22]
+
+
+def test_answers_of_elements_are_0_for_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def logits(batch: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        assert set(batch) == {"words", "attention_mask", "size"}
+        return np.stack([batch["words"], -batch["words"]], axis=-1).astype(np.float32)
+
+    monkeypatch.setitem(load.LOADERS, "counted", lambda *_: logits)
+    answer = student(tmp_path, {**RAGGED, "elements_of": "words"})
+    rows = [[0, 0]] * 70 + [[0], [0, 0, 0]]  # more than a batch, the longest in the second
+    for given in (answer({"size": [1] * 72, "words": rows}), answer({"size": [1] * 72, "words": rows[::-1]})[::-1]):
+        assert given.shape == (72, 3, 2)
+        np.testing.assert_array_equal(given.sum(axis=2), [[k < len(row) for k in range(3)] for row in rows])
+    words, mask = np.zeros((1, 3)), [[1, 0, 0]]
+    np.testing.assert_array_equal(
+        answer({"size": [1], "words": words, "attention_mask": mask})[..., 0], [[0.5, 0.0, 0.0]]
+    )
+    assert answer({"size": [], "words": []}).shape == (0, 0, 2)
+
+
+def test_texts_of_a_table_are_taken_by_their_names(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+    texts.tokenizer(tmp_path)
+    asked = {"kind": "texts", "names": ["input_ids", "token_type_ids"], "tokenizer": "tokenizer.json", "padding": 0}
+    answer = student(tmp_path, {**asked, **SETTINGS, "max_length": None, "columns": ["question", "passage"]})
+    table = pandas.DataFrame({"passage": ["goal"], "id": [1], "question": ["river"]})
+    for given in (table, table.to_dict("records"), [("river", "goal")]):
+        answer(given)
+        assert counted[-1]["input_ids"].tolist() == counted[0]["input_ids"].tolist()
+    with pytest.raises(ValueError, match="no column 'question'; expected question, passage"):
+        answer(table[["passage"]])
+
+
+TIED = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.register_buffer("shown", self.first.weight.detach()[:1])
+
+    def forward(self, input):
+        return self.second(self.first(input)) + self.shown.sum()
+"""
+
+
+def test_tied_weights_are_loaded_and_stay_tied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/tied.py").write_text(TIED)
+    exec(TIED, scope := dict[str, Any]())
+    module = scope["Net"]()
+    checkpoints.save(module.state_dict(), str(tmp_path / "model.safetensors"))
+    about = {"format": "torch", "weights": "model.safetensors", "code": "code", "factory": "tied:Net", "kwargs": {}}
+    inputs = {"kind": "array", "dtype": "float32", "shape": [2]}
+    (tmp_path / "export.json").write_text(json.dumps({**ABOUT, **about, "inputs": inputs}))
+    made: list[Any] = []
+    of_module = load._of_module
+    monkeypatch.setattr(load, "_of_module", lambda found, *more: made.append(found) or of_module(found, *more))
+    x = torch.randn(3, 2)
+    np.testing.assert_allclose(load.load(tmp_path)(x.numpy()), module(x).softmax(-1).detach(), atol=1e-6)
+    assert made[0].second.weight is made[0].first.weight
+    assert made[0].shown.data_ptr() == made[0].first.weight.data_ptr()
+
+
+def test_a_column_may_be_called_as_the_input_of_an_array(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    code = "import torch\nclass Net(torch.nn.Linear):\n    def forward(self, input, other):\n"
+    (tmp_path / "code/two.py").write_text(code + "        return super().forward(input) * other\n")
+    save_file({"weight": torch.eye(2), "bias": torch.zeros(2)}, tmp_path / "model.safetensors")
+    about = {"format": "torch", "weights": "model.safetensors", "code": "code", "factory": "two:Net"}
+    inputs = {"kind": "columns", "names": {"input": "float32", "other": "float32"}}
+    kwargs = {"in_features": 2, "out_features": 2}
+    (tmp_path / "export.json").write_text(json.dumps({**ABOUT, **about, "kwargs": kwargs, "inputs": inputs}))
+    given = {"other": [[2.0, 2.0]], "input": [[1.0, 0.0]]}
+    np.testing.assert_allclose(load.load(tmp_path)(given), [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))]], rtol=1e-5)
+
+
+def test_it_is_loaded_by_a_loader_that_does_not_register_it(tmp_path: Path) -> None:
+    """As MLflow's loads it."""
+    spec = importlib.util.spec_from_file_location("load_of_an_export", inspect.getfile(load))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert spec.name not in sys.modules and callable(module.load)
 
 
 NET = """

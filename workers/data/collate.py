@@ -117,6 +117,14 @@ class NamedInputs:
         column = next(iter(self.columns.values()))
         return column if len(self.columns) == 1 and isinstance(column, Tensor) else None
 
+    @property
+    def masks(self) -> dict[str, str]:
+        """The name of the mask of each ragged column that has one: not those of which the data have it, nor the types
+        of tokens, which have the mask of the tokens."""
+        ragged = [name for name, column in self.columns.items() if isinstance(column, Strip)]
+        named = {name: f"{name}_mask" if k else MASK for k, name in enumerate(ragged)}
+        return {name: mask for name, mask in named.items() if mask not in self.columns and name != TYPES}
+
     def padded(self) -> dict[str, Tensor]:
         """The arguments of a model: dense columns [B, ...], ragged ones padded to [B, L, ...], L the longest here.
 
@@ -124,7 +132,7 @@ class NamedInputs:
         beside each further one `<name>_mask`. A column of the data with that name replaces the mask.
         """
         found: dict[str, Tensor] = {}
-        ragged = [name for name, column in self.columns.items() if isinstance(column, Strip)]
+        masks = self.masks
         for name, column in self.columns.items():
             if not isinstance(column, Strip):
                 found[name] = column
@@ -134,10 +142,9 @@ class NamedInputs:
             where = torch.from_numpy(at).to(self.device, non_blocking=True)  # a mask synchronises the GPU
             rows = column.values.new_full((count * longest, *column.values.shape[1:]), self.padding.get(name, 0))
             found[name] = rows.index_copy_(0, where, column.values).unflatten(0, (count, longest))
-            of_mask = MASK if name == ragged[0] else f"{name}_mask"
-            if of_mask not in self.columns and name != TYPES:  # which has the mask of the tokens
+            if name in masks:
                 mask = torch.zeros(count * longest, dtype=torch.int64, device=self.device)
-                found[of_mask] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
+                found[masks[name]] = mask.index_fill_(0, where, 1).unflatten(0, (count, longest))
         return found
 
     @property

@@ -33,8 +33,8 @@ MOST_CATEGORIES = 100
 class Encoding:
     """How a column becomes numbers.
 
-    fill: the number for empty cells; None for categories. flagged: whether a further column marks empty cells.
-    categories: the texts, each a column. width: numbers of a column of lists.
+    fill: the number for empty cells; None for categories, and where no cell may be empty. flagged: whether a further
+    column marks empty cells. categories: the texts, each a column. width: numbers of a column of lists.
     """
 
     name: str
@@ -50,6 +50,11 @@ class Encoding:
             return [f"{self.name}={each}" for each in self.categories]
         own = [self.name] if self.width == 1 else [f"{self.name}[{k}]" for k in range(self.width)]
         return [*own, *([f"{self.name} is empty"] if self.flagged else [])]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers of an example it has."""
+        return len(self.categories) or self.width + self.flagged
 
 
 def read(
@@ -69,7 +74,7 @@ def read(
                     f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. Set `data.{key}`."
                 )
     table_files.check_commas(uris["train"], train, [*names, roles.label])
-    encodings = [encoding(name, train.column(name), uris["train"]) for name in names]
+    encodings = _encodings(train, names, uris["train"])
     notes += _told(encodings)
     labels = label_names.ids_or_names(
         {
@@ -79,6 +84,16 @@ def read(
         }
     )
     return {split: (encoded(table, encodings, uris[split]), labels.get(split)) for split, table in found.items()}
+
+
+def encodings(uris: Mapping[str, str], roles: tables.Roles) -> list[Encoding]:
+    """How the feature columns become the numbers of an example, in the order of these."""
+    train = table_files.read(uris["train"])
+    return _encodings(train, feature_names(train, roles), uris["train"])
+
+
+def _encodings(train: pa.Table, names: Sequence[str], uri: str) -> list[Encoding]:
+    return [encoding(name, train.column(name), uri) for name in names]
 
 
 def read_groups(uri: str, name: str) -> list[Any]:

@@ -23,6 +23,7 @@ from workers.data import (
     tables,
     text_files,
 )
+from workers.data.encoded_tables import Encoding
 from workers.data.labels import LABELLED
 from workers.data.own_data import read_by_own, read_python
 from workers.data.splits import SPLITS, Read, Splits, uris
@@ -79,16 +80,26 @@ def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
 
 def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
-    found.update(tables.read(uris(spec), roles, notes))
+    found.update(tables.read(uris(spec), _roles(spec), notes))
     return found
 
 
 def read_table(spec: DataSpec, notes: list[str]) -> Splits:
     found: Splits = {}
-    roles = tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
-    found.update(encoded_tables.read(uris(spec), roles, notes))
+    found.update(encoded_tables.read(uris(spec), _roles(spec), notes))
     return found
+
+
+def _roles(spec: DataSpec) -> tables.Roles:
+    return tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
+
+
+def encodings(spec: DataSpec) -> list[Encoding]:
+    """How the columns of a table become the numbers of an example, in the order of these; none for other kinds."""
+    if spec.kind == "table":
+        return encoded_tables.encodings(uris(spec), _roles(spec))
+    widths = tables.widths(uris(spec), _roles(spec)) if spec.kind == "parquet" else {}
+    return [Encoding(name, width=width) for name, width in widths.items()]
 
 
 def read_images(spec: DataSpec, notes: list[str]) -> Splits:

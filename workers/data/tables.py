@@ -7,6 +7,7 @@ another order. Index columns of pandas are not features.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,9 +82,8 @@ def read(uris: Mapping[str, str], roles: Roles, notes: list[str]) -> dict[str, t
     """
     label, features = roles.label, roles.features
     tables = {split: _open(split, uri) for split, uri in uris.items()}
-    index = {name for table in tables.values() for name in table.index if name != label}
-    index = {name for name in index if any(name in table.columns for table in tables.values())}
-    excluded = index | ({roles.groups} if roles.groups is not None else set())
+    index = _index(tables, label)
+    excluded = _excluded(index, roles)
     names = _features(tables["train"], label, features, excluded)
     found = {}
     for split, table in tables.items():
@@ -95,6 +95,24 @@ def read(uris: Mapping[str, str], roles: Roles, notes: list[str]) -> dict[str, t
     if features is None:
         notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
     return found
+
+
+def widths(uris: Mapping[str, str], roles: Roles) -> dict[str, int]:
+    """The feature columns in their order, with how many numbers of an example each of them has."""
+    tables = {split: _open(split, uri) for split, uri in uris.items()}
+    train = tables["train"]
+    names = _features(train, roles.label, roles.features, _excluded(_index(tables, roles.label), roles))
+    return {name: math.prod(_arrays(train, [name], None)[0].shape[1:]) for name in names}
+
+
+def _index(tables: Mapping[str, Table], label: str) -> set[str]:
+    """The columns that are pandas' index in any split."""
+    index = {name for table in tables.values() for name in table.index if name != label}
+    return {name for name in index if any(name in table.columns for table in tables.values())}
+
+
+def _excluded(index: set[str], roles: Roles) -> set[str]:
+    return index | ({roles.groups} if roles.groups is not None else set())
 
 
 def read_groups(uri: str, name: str) -> list[Any]:

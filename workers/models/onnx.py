@@ -6,6 +6,8 @@ file holds no code; ONNX Runtime rejects operators that are not built in.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from workers import storage
 from workers.errors import RequestError
-from workers.models import onnx_file
+from workers.models import onnx_export, onnx_file
 from workers.models.predictor import Inputs, Outputs, Predictor, log_probabilities, missing
 from workers.specs.base import Precision
 from workers.specs.models import OnnxModel
@@ -34,7 +36,7 @@ ZEROS = "token_type_ids"
 
 class OnnxPredictor(Predictor):
     """A graph with one input [B, ...], or one for each column by its name, and an output [B, K], logits or
-    probabilities."""
+    probabilities; [B, L, K] where elements of examples have answers of their own."""
 
     def __init__(self, model: OnnxModel, content: bytes) -> None:
         self.model, self.content = model, content
@@ -42,6 +44,7 @@ class OnnxPredictor(Predictor):
         self.described = _described(content, model.path)
         self.session = _session(content, model.path, self.device)
         self.inputs = _inputs(self.session, model.path)
+        self.columns = _columns_of(self.session, self.inputs)
         self.output = _output(self.session, model)
 
     @classmethod
@@ -79,7 +82,11 @@ class OnnxPredictor(Predictor):
         return Outputs(log_probabilities(answers) if self.model.output == "probabilities" else answers)
 
     def answers(self, x: Inputs) -> NDArray[np.float32]:
-        """The graph's output for a batch [B, ...]: [B, K] float32."""
+        """The graph's output for a batch [B, ...]: [B, K] float32, or [P, K] of the batch's positions."""
+        found = self._batches(x)
+        return found if isinstance(x, Tensor) else x.at_positions(torch.from_numpy(found)).numpy()
+
+    def _batches(self, x: Inputs) -> NDArray[np.float32]:
         values = {name: self._converted(name, column.cpu().numpy()) for name, column in self._columns(x).items()}
         fixed = next(iter(self.inputs.values())).shape[:1]
         if not fixed or not isinstance(fixed[0], int) or fixed[0] == len(x):
@@ -92,19 +99,25 @@ class OnnxPredictor(Predictor):
 
     def _columns(self, x: Inputs) -> dict[str, Tensor]:
         """The column of each input of the graph: one dense column whatever its name, several by their names."""
-        if isinstance(x, Tensor) and len(self.inputs) == 1:
-            return {next(iter(self.inputs)): x}
+        single = onnx_export.single_of(x)
+        if single is not None and len(self.inputs) == 1:
+            return {next(iter(self.inputs)): single}
+        given = self._given(x)
+        return {name: given[column] for name, column in self.columns.items()}
+
+    def _given(self, x: Inputs) -> dict[str, Tensor]:
+        """The columns of a batch that the graph asks for. Raises: `RequestError` where one is missing."""
         columns = {} if isinstance(x, Tensor) else x.padded()
-        if ZEROS in self.inputs and ZEROS not in columns and columns:
+        if ZEROS in self.columns.values() and ZEROS not in columns and columns:
             columns[ZEROS] = torch.zeros_like(next(iter(columns.values())))
-        if lacking := [name for name in self.inputs if name not in columns]:
+        if lacking := [name for name, column in self.columns.items() if column not in columns]:
             has = "one dense column without a name" if isinstance(x, Tensor) else ", ".join(columns)
             shown = ", ".join(f"'{name}' {_shown(each.shape)}" for name, each in self.inputs.items())
             raise RequestError(
                 f"'{self.model.path}' has the inputs {shown}; expected a column for each, and '{lacking[0]}' is none: "
                 f"it is given {has}. For texts, `tokenizer` gives input_ids and attention_mask."
             )
-        return {name: columns[name] for name in self.inputs}
+        return columns
 
     def _run(self, values: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         (found,) = self.session.run([self.output], values)
@@ -176,6 +189,12 @@ def _inputs(session: Any, path: str) -> dict[str, Any]:
     return found
 
 
+def _columns_of(session: Any, inputs: Iterable[str]) -> dict[str, str]:
+    """The column of each input: that of its name, but where the graph's metadata name another (`onnx_export`)."""
+    renamed = json.loads(session.get_modelmeta().custom_metadata_map.get(onnx_export.COLUMNS, "{}"))
+    return {name: renamed.get(name, name) for name in inputs}
+
+
 def _output(session: Any, model: OnnxModel) -> str:
     """The name of the output with a number for each class. Raises: `RequestError` unless it is unique."""
     outputs = session.get_outputs()
@@ -184,11 +203,13 @@ def _output(session: Any, model: OnnxModel) -> str:
         if model.output_name not in [each.name for each in outputs]:
             raise RequestError(f"'{model.path}' has no output '{model.output_name}'. It has {shown}.")
         return model.output_name
-    found: list[str] = [each.name for each in outputs if each.type in FLOATS and len(each.shape) in (0, 2)]
+    of_numbers = [each for each in outputs if each.type in FLOATS]
+    found: list[str] = [each.name for each in of_numbers if len(each.shape) in (0, 2)]
+    found = found or [each.name for each in of_numbers if len(each.shape) == 3]  # of elements of examples
     if len(found) != 1:
         raise RequestError(
-            f"'{model.path}' has {len(found)} outputs of numbers [B, K]; expected one, or its name in `output_name`. "
-            f"It has {shown}. (Of skl2onnx, `options={{'zipmap': False}}` gives a tensor.)"
+            f"'{model.path}' has {len(found)} outputs of numbers [B, K] or [B, L, K]; expected one, or "
+            f"its name in `output_name`. It has {shown}. (Of skl2onnx, `options={{'zipmap': False}}` gives a tensor.)"
         )
     return found[0]
 

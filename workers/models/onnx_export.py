@@ -2,15 +2,21 @@
 
 The graph takes any number of examples, and texts of any length, by torch's exporter (`torch.onnx`, dynamo). It returns
 logits: a caller chooses the temperature, and the same graph may be a member of another ensemble.
+
+Each column of examples is an input of its own name, where that is a name in C and not that of the output. Other columns
+have inputs with made-up names; the metadata `COLUMNS` of the graph then have the column of each.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,10 @@ from workers.models.ask import arguments, logits_in, unwrapped
 
 INPUT, OUTPUT = "input", "logits"
 """Names of the graph's input where examples have one dense column, and of its output."""
+COLUMNS = "stillhouse.columns"
+"""Key of a graph's metadata: JSON, the column of each input that has another name."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What the standard of ONNX allows as a name."""
 BATCH, LENGTH = "batch", "length"
 """Names of the dimensions that vary."""
 QUANTIZED = ("MatMul", "Gemm", "Gather", "Attention", "LSTM")
@@ -46,9 +56,20 @@ class _Logits(nn.Module):
 
 def columns_of(module: nn.Module, x: Inputs) -> dict[str, Tensor]:
     """The inputs of the graph for a batch, by their names: `INPUT`, or each argument of the network."""
-    if isinstance(x, Tensor):
-        return {INPUT: x}
-    return {INPUT: x.single} if x.single is not None else arguments(unwrapped(module), x)
+    single = single_of(x)
+    return {INPUT: single} if single is not None else arguments(unwrapped(module), x)  # type: ignore[arg-type]
+
+
+def single_of(x: Inputs) -> Tensor | None:
+    """The one dense column of a batch, which has no name; None where a network takes columns by their names."""
+    return x if isinstance(x, Tensor) else x.single
+
+
+def inputs_of(columns: Iterable[str]) -> dict[str, str]:
+    """The name of the graph's input for each column."""
+    valid = {name for name in columns if NAME.fullmatch(name) and name != OUTPUT}
+    made_up = (name for k in count() if (name := f"column_{k}") not in valid)
+    return {name: name if name in valid else next(made_up) for name in columns}
 
 
 def write(module: nn.Module, x: Inputs, path: Path, label: str) -> None:
@@ -61,27 +82,47 @@ def write(module: nn.Module, x: Inputs, path: Path, label: str) -> None:
     """
     x = widened(x)
     columns = columns_of(module, x)
-    sizes = tuple(_varying(name, x) for name in columns)
+    sizes, inputs = tuple(_varying(name, x) for name in columns), inputs_of(columns)
     torch_onnx = _exporter()
     try:
         with _quiet():
-            torch_onnx.export(
-                _Logits(module, () if INPUT in columns else tuple(columns)).eval(),
+            program = torch_onnx.export(
+                _Logits(module, () if single_of(x) is not None else tuple(columns)).eval(),
                 tuple(columns.values()),
-                str(path),
-                input_names=list(columns),
-                output_names=[OUTPUT],
                 dynamic_shapes=(sizes,),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+            _name(program.model, inputs)
+            program.save(str(path), external_data=False)
     except Exception as error:  # the exporter has many exception types
         raise RequestError(
             f"--format onnx: torch.onnx cannot trace the student's model {label} ({_reason(error)}). Expected a "
             "`forward` whose Python code does not depend on values or on the number of examples. `--format torch` "
             "exports any network."
         ) from error
+
+
+def _name(graph: Any, inputs: Mapping[str, str]) -> None:
+    """Name inputs and output of a graph of the exporter, and give other values that have such a name another."""
+    taken = {*inputs.values(), OUTPUT}
+    ends = [*graph.graph.inputs, graph.graph.outputs[0]]
+    known = {value.name for value in _values(graph.graph)} | taken
+    for value in _values(graph.graph):
+        if value.name in taken and not any(value is end for end in ends):
+            value.name = next(name for k in count() if (name := f"{value.name}_{k}") not in known)
+            known.add(value.name)
+    for value, name in zip(ends, [*inputs.values(), OUTPUT], strict=True):
+        value.name = name
+    changed = {name: column for column, name in inputs.items() if name != column}
+    if changed:
+        graph.metadata_props[COLUMNS] = json.dumps(changed)
+
+
+def _values(graph: Any) -> list[Any]:
+    """All values of a graph: inputs, weights, and what operators return."""
+    of_nodes = [value for node in graph.all_nodes() for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *of_nodes]
 
 
 def quantize(source: Path, target: Path) -> None:

@@ -61,6 +61,12 @@ def _owners() -> dict[str, list[str]]:
     return {module: list(owners) for module, owners in importlib.metadata.packages_distributions().items()}
 
 
+def owner(module: str) -> tuple[str, str] | None:
+    """The name and version of the distribution that a top-level module is installed from: of several, such as
+    onnxruntime and onnxruntime-gpu, the first by name. None where none is recorded."""
+    return next(iter(distributions(module).items()), None)
+
+
 def distributions(module: str) -> dict[str, str]:
     """The installed distributions that contain a top-level module, with their versions."""
     return {owner: importlib.metadata.version(owner) for owner in sorted(set(_owners().get(module, [])))}

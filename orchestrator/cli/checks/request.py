@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -32,6 +32,8 @@ EXTRAS = {
     "skops": "sklearn",
 }
 """The extra of Stillhouse that has a package."""
+MODULES = {"scikit-learn": "sklearn"}
+"""The modules of packages that are called otherwise."""
 PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 """The package that fsspec needs for a protocol."""
 LOADED_BYTES = 2**29
@@ -161,11 +163,9 @@ def packages(config: RunConfig, installed: Callable[[str], bool] | None = None) 
 
 
 def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    """Whether a package can be imported. Its module may come from another distribution, such as onnxruntime-gpu."""
+    spec = importlib.util.find_spec(MODULES.get(name, name))
+    return spec is not None and spec.origin is not None
 
 
 def _of_models(config: RunConfig) -> Iterator[str]:

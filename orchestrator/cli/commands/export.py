@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from orchestrator.cli.commands import base
+from orchestrator.export import gate as gate_of
 
 HELP = "a run's student as ONNX, torch or transformers, through a gate"
 EXAMPLES = (
@@ -24,8 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=["int8"], help="of --format onnx: weights and activations in int8")
     parser.add_argument("--license", metavar="NAME", help="for the model card, such as apache-2.0")
     gate = parser.add_argument_group("gate", "where it is not met, nothing is written, and the status is 3")
-    gate.add_argument("--min-share", metavar="X", type=float, help="of the ensemble's accuracy, such as 0.97")
-    gate.add_argument("--max-latency-ms", metavar="Y", type=float, help="p99 of one example, on one thread")
+    gate.add_argument(
+        "--min-share", metavar="X", type=gate_of.threshold, help="of the ensemble's accuracy, such as 0.97"
+    )
+    gate.add_argument("--max-latency-ms", metavar="Y", type=gate_of.threshold, help="p99 of one example, on one thread")
     gate.add_argument(
         "--confidence", metavar="C", type=float, help="the lower end of the share's interval of this level has to pass"
     )
@@ -46,14 +49,13 @@ def main(asked: argparse.Namespace) -> None:
     with Screen() as screen:
         screen.wait_for("loading torch")
         from orchestrator.cli import export, presentation
-        from orchestrator.export.gate import Gate
 
         done = export.export(
             export.Asked(
                 run=asked.run,
                 to=asked.to,
                 format=asked.format,
-                gate=Gate(asked.min_share, asked.max_latency_ms, asked.confidence),
+                gate=gate_of.Gate(asked.min_share, asked.max_latency_ms, asked.confidence),
                 quantize=asked.quantize,
                 licence=asked.license,
                 register=asked.register,
