@@ -21,7 +21,7 @@ from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
-from workers.specs.models import AnyModel, ModelSpec, NetworkModel, OnnxModel, SklearnFile, TransformersModel
+from workers.specs.models import AnyModel, ModelSpec, OnnxModel, SklearnFile, TransformersModel
 
 EXTRAS = {
     "transformers": "text",
@@ -85,16 +85,6 @@ class Request:
         names = storage.files_below(place) if storage.is_folder(place) else []
         weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
         return sum(storage.size(uri) for uri in weights) // FLOAT_BYTES
-
-    def build(self) -> None:
-        """Build each different model as a run does it, where the data cannot tell more. Raises: `RequestError`."""
-        from workers.models import predictor, torch_module
-
-        for model in {model.model_dump_json(): model for model in _models(self.config)}.values():
-            if isinstance(model, NetworkModel):
-                torch_module.build(model)
-            else:
-                predictor.kind_of(model).made(model)
 
     def members(self) -> list[MemberGroup]:
         """The group of each member; five where the cluster decides how many there are."""
@@ -242,7 +232,9 @@ def models(request: Request) -> Finding:
 
     def try_out() -> None:
         if loaded is None:
-            request.build()
+            built = set[str]()
+            for run in _runs(request.config):
+                preflight.check_code(run, built)
             return
         notes.extend(note for note in preflight.check_on(request.config, loaded).notes if note not in loaded.notes)
         preflight.check_further(request.config)
