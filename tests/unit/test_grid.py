@@ -277,7 +277,7 @@ def test_a_base_need_not_have_what_every_point_sets(tmp_path: Path) -> None:
     base, axes = RunConfig.load(str(path)), [grid.axis("student.model.kwargs.hidden=4,8")]
     first = sweep._check(str(path), base, (), axes, Screen(quiet=True))
     assert first.name == base.name and first.student.model.kwargs == {"hidden": 4}  # type: ignore[union-attr]
-    with pytest.raises(RequestError, match="other=1: student.model: factory 'models:needy' raised TypeError"):
+    with pytest.raises(RequestError, match=r"other=1: student.model: factory 'models:needy' raised TypeError"):
         sweep._check(str(path), base, (), [grid.axis("student.model.kwargs.other=1")], Screen(quiet=True))
 
 
