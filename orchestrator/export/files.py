@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from workers.data.texts import PAIR, TEXT, strings
 from workers.errors import RunError
 from workers.models import predictor
 from workers.specs.models import ModelSpec
-from workers.user_code import factories
+from workers.user_code import factories, origins
 
 CARD, LOAD, REQUIREMENTS = "README.md", "load.py", "requirements.txt"
 EXAMPLES = 3
@@ -58,7 +57,7 @@ def write(folder: Path, about: Mapping[str, Any], card: str, made: Made, student
 def requirements(about: Mapping[str, Any], made: Made, student: Student) -> list[str]:
     """What `load.py` needs, in the installed versions."""
     names = ["numpy", *made.packages, *(["tokenizers"] if about["inputs"]["kind"] == "texts" else [])]
-    found = {name: version(name) for name in names}
+    found = {owner: number for name in names for owner, number in origins.providers(name).items()}
     model = student.member.model
     if isinstance(model, ModelSpec) and about["format"] == "torch":
         found |= factories.needs(model.factory, model.folder)

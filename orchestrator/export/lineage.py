@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting.report import Report
@@ -17,7 +16,7 @@ from workers.data.dataset import Dataset
 from workers.models import checkpoints
 from workers.redact import redacted
 from workers.targets.soft_targets import manifest_at
-from workers.user_code import provenance
+from workers.user_code import origins, provenance
 
 EXPORTERS = ("onnx", "onnxscript", "onnxruntime", "transformers", "safetensors")
 """Packages whose versions are recorded beside those of a run, where they are installed."""
@@ -47,6 +46,7 @@ def of(folder: str, config: RunConfig, dataset: Dataset, report: Report, weights
     record = store.read(storage.join(run.shown("student"), paths.NETWORK), NETWORK)
     members = {each.name: _weights_of(run, each.name) for each in report.members}
     what = {} if record is None else record.what
+    exporters = {owner: number for name in EXPORTERS for owner, number in origins.providers(name).items()}
     return Lineage(
         run=report.name,
         seed=report.seed,
@@ -58,7 +58,7 @@ def of(folder: str, config: RunConfig, dataset: Dataset, report: Report, weights
         data={name: digest for name, digest in dataset.digests.items() if digest},
         code={name.removeprefix("code."): digest for name, digest in what.items() if name.startswith("code.")},
         trained_by={} if record is None else record.versions,
-        exported_by={**provenance.versions(), **_installed(EXPORTERS)},
+        exported_by={**provenance.versions(), **exporters},
     )
 
 
@@ -83,13 +83,3 @@ def _fingerprint(run: RunFolder, report: Report, members: Mapping[str, str]) -> 
             written = [each.changed or 0.0 for each in storage.entries(storage.join(place, name))]
             found.append((max(written), manifest.fingerprint))
     return max(found)[1] if found else ""
-
-
-def _installed(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -15,6 +15,8 @@ from pathlib import Path
 
 STILLHOUSE = frozenset({"workers", "orchestrator", "stillhouse"})
 """The top-level packages and modules of Stillhouse."""
+MODULES = {"scikit-learn": "sklearn"}
+"""The modules of packages that have another name."""
 HOME = Path(__file__).resolve().parents[2]
 """The folder that contains them."""
 SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
@@ -59,6 +61,16 @@ def normalised(requirement: str) -> str:
 @cache
 def _owners() -> dict[str, list[str]]:
     return {module: list(owners) for module, owners in importlib.metadata.packages_distributions().items()}
+
+
+def module_of(package: str) -> str:
+    """The top-level module of a package that Stillhouse can use."""
+    return MODULES.get(package, package)
+
+
+def providers(package: str) -> dict[str, str]:
+    """The installed distributions of a package, with their versions: `onnxruntime-gpu`, too, is `onnxruntime`."""
+    return distributions(module_of(package))
 
 
 def distributions(module: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
 from workers.specs.models import AnyModel, ModelSpec, OnnxModel, SklearnFile, TransformersModel
+from workers.user_code import origins
 
 EXTRAS = {
     "transformers": "text",
@@ -150,11 +151,9 @@ def packages(config: RunConfig, installed: Callable[[str], bool] | None = None) 
 
 
 def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    """Whether a package can be imported; its distribution may have another name, such as `onnxruntime-gpu`."""
+    found = importlib.util.find_spec(origins.module_of(name))
+    return found is not None and found.origin is not None  # else a folder without code
 
 
 def _of_models(config: RunConfig) -> Iterator[str]:
