@@ -17,6 +17,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.plan import kept
 from orchestrator.plan import rates as estimated
+from orchestrator.plan.designs import Design, designs
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.fit import misfits
 from orchestrator.plan.outlook import Case, Outlook
@@ -61,6 +62,7 @@ class Planned:
     probed: int
     misfits: tuple[str, ...]
     variations: tuple[Variation, ...]
+    designs: tuple[Design, ...] = ()
 
 
 def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> Planned:
@@ -87,12 +89,14 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
     found = whole(runs)
     if keeps:
         kept.write(runs.first.case.config, runs.first.outlook)
+    free = storage.free_bytes(config.storage) if other is None else None
     return Planned(
         name=config.name,
         outlook=found,
         probed=probed,
-        misfits=tuple(misfits(runs, found, storage.free_bytes(config.storage) if other is None else None)),
+        misfits=tuple(misfits(runs, found, free)),
         variations=tuple(variations(runs)),
+        designs=designs(runs, free),
     )
 
 
@@ -201,6 +205,51 @@ def what_if(found: Planned) -> Rows:
     ]
 
 
+def of_designs(found: Planned) -> Rows:
+    """The ways to store large soft targets as a table; empty where they are small."""
+    header = [
+        "soft targets",
+        "stored",
+        "an epoch reads for",
+        "and computes for",
+        "streaming saves",
+        "together",
+        "holds",
+    ]
+    rows = [
+        [
+            f"{each.name} (as configured)" if each.configured else each.name,
+            size(each.stored),
+            duration(each.read_s),
+            duration(each.computed_s),
+            duration(each.streamed_s) if each.streamed_s else "-",
+            duration(each.seconds),
+            "yes" if each.holds else "no",
+        ]
+        for each in found.designs
+    ]
+    return [header, *rows] if rows else []
+
+
+def _of_design(found: Planned) -> list[str]:
+    """Whether large soft targets hold as they are configured, and what does otherwise."""
+    own = next((each for each in found.designs if each.configured), None)
+    if own is None:
+        return []
+    if own.holds:
+        return [f"Soft targets hold as configured, {own.name}: {_reasons(own)}."]
+    other = next((each for each in found.designs if each.holds), None)
+    instead = f"What holds: {other.name}, {_reasons(other)}." if other else "No other way to store them holds, either."
+    return [f"Soft targets do not hold as configured, {own.name}: {_reasons(own)}. {instead}"]
+
+
+def _reasons(of: Design) -> str:
+    """The figures by which a design holds or not."""
+    room = " and storage has less room" if of.lacks_room else ""
+    read = f"an epoch reads for {duration(of.read_s)} and computes for {duration(of.computed_s)}"
+    return f"they take {size(of.stored)}{room}, {read}"
+
+
 def verdict(found: Planned) -> str:
     """The plan in sentences."""
     of, lines = found.outlook, []
@@ -217,6 +266,7 @@ def verdict(found: Planned) -> str:
     if smaller is not None:
         instead = f"{size(smaller.outlook.stored)} instead of {size(of.stored)}"
         lines.append(f"What saves most storage: {smaller.change}, {instead}.")
+    lines += _of_design(found)
     lines += [f"Does not fit: {each}" for each in found.misfits]
     return "\n".join(lines)
 
@@ -228,6 +278,7 @@ def as_json(found: Planned) -> str:
         "probed_examples": found.probed,
         **_described(found.outlook),
         "does_not_fit": list(found.misfits),
+        "designs": [dataclasses.asdict(each) | {"holds": each.holds} for each in found.designs],
         "what_if": {each.change: _described(each.outlook) for each in found.variations},
     }
     return json_text.dumps(content, indent=2) + "\n"

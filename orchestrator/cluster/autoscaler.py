@@ -23,6 +23,8 @@ HEAD = "node:__internal_head__"
 """A resource that only the head has."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 ASK_TIMEOUT_S = 30.0
+MOST_NODES = 10_000
+"""The most nodes that count; KubeRay's groups without `maxReplicas` allow two billion."""
 ROLES = ("teacher", "student")
 """Resources that assign node types to a role in a cluster's YAML."""
 
@@ -42,7 +44,7 @@ def possible(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> li
     types.pop(config.get("head_node_type", ""), None)
     provider = str((config.get("provider") or {}).get("type", ""))
     allowed = config["max_workers"] if "max_workers" in config else ray_private.most_workers(provider)
-    most = int(allowed) - sum(HEAD not in node for node in alive)
+    most = min(int(allowed), MOST_NODES) - sum(HEAD not in node for node in alive)
     for kind in sorted(types.values(), key=lambda kind: "teacher" not in kind.get("resources", {})):
         resources = {name: float(amount) for name, amount in (kind.get("resources") or {}).items()}
         if not resources.get("CPU"):

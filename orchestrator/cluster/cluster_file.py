@@ -14,6 +14,10 @@ from orchestrator.cluster.resources import Machines
 from workers.errors import RequestError
 
 TYPES, HEAD_TYPE = "available_node_types", "head_node_type"
+MANIFESTS = {"RayCluster": "", "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+"""Kinds of KubeRay, each with the key below `spec` that has a cluster's; none: `spec` itself."""
+UNLIMITED = 2**31 - 1
+"""KubeRay's own `maxReplicas` where a group has none."""
 
 
 def machines(path: str) -> Machines:
@@ -66,12 +70,14 @@ def _amount(where: str, found: Any) -> float:
 
 def _most(where: str, of: Mapping[str, Any]) -> dict[str, int]:
     """`max_workers` where it is given."""
-    if "max_workers" not in of:
-        return {}
-    amount = _amount(where, of["max_workers"])
+    return {"max_workers": _whole(where, of["max_workers"])} if "max_workers" in of else {}
+
+
+def _whole(where: str, found: Any) -> int:
+    amount = _amount(where, found)
     if amount != int(amount):
         raise RequestError(f"{where}: found {amount:g}; expected a whole number.")
-    return {"max_workers": int(amount)}
+    return int(amount)
 
 
 def _shown(found: Any) -> str:
@@ -87,22 +93,54 @@ def _configuration(path: str) -> Mapping[str, Any]:
     for document in documents:
         if document.get(TYPES):
             return document
-        if document.get("kind") in ("RayCluster", "RayJob") and document.get("spec"):
+        kind, spec = document.get("kind"), document.get("spec")
+        key = MANIFESTS.get(kind) if isinstance(kind, str) else None
+        if key is not None and spec and (not key or not isinstance(spec, dict) or key in spec):
             return _of_manifest(path, document)
     raise RequestError(
-        f"--cluster: '{path}' has neither `{TYPES}`, as a Ray cluster YAML, nor a RayCluster of Kubernetes. For a "
-        "cluster that runs, set RAY_ADDRESS instead."
+        f"--cluster: '{path}' has neither `{TYPES}`, as a Ray cluster YAML, nor a RayCluster of Kubernetes, so "
+        "it does not tell what its machines have. For a cluster that runs, set RAY_ADDRESS instead."
     )
 
 
 def _of_manifest(path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration that KubeRay's autoscaler derives from a manifest of Kubernetes."""
+    kind = document["kind"]
     try:
-        spec = document["spec"]["rayClusterSpec"] if document["kind"] == "RayJob" else document["spec"]
-        named = {"metadata": {"namespace": "default", "name": "cluster"}, "spec": spec}
+        key = MANIFESTS[kind]
+        spec = _without_nothing(document["spec"][key] if key else document["spec"])
+        groups = [_counted(path, group, spec) for group in spec.get("workerGroupSpecs", ())]
+        named = {"metadata": {"namespace": "default", "name": "cluster"}, "spec": {**spec, "workerGroupSpecs": groups}}
         return ray_private.configuration_of_manifest(named)
+    except RequestError:
+        raise
     except Exception as error:  # Ray's own code raises several types for what is missing or of another type
         raise RequestError(
-            f"--cluster: '{path}': its {document['kind']} cannot be read ({type(error).__name__}: {error}). Expected "
-            "the manifest that KubeRay takes."
+            f"--cluster: '{path}': its {kind} cannot be read ({type(error).__name__}: {error}). Expected the manifest "
+            "that KubeRay takes."
         ) from error
+
+
+def _without_nothing(of: Any) -> Any:
+    """The same without keys that have no value, as Kubernetes reads them."""
+    if isinstance(of, dict):
+        return {key: _without_nothing(value) for key, value in of.items() if value is not None}
+    return [_without_nothing(each) for each in of] if isinstance(of, list) else of
+
+
+def _counted(path: str, group: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of workers with its largest number as `maxReplicas`: without an autoscaler, its `replicas`.
+
+    Raises: `RequestError` where the autoscaler has no limit.
+    """
+    where = f"'{path}', group '{group['groupName']}'"
+    given = {"replicas": 0, "minReplicas": 0, "maxReplicas": UNLIMITED, "numOfHosts": 1}
+    found = {name: _whole(f"{where}, {name}", group.get(name, number)) for name, number in given.items()}
+    least, most = found["minReplicas"], found["maxReplicas"]
+    if group.get("suspend"):
+        least = most = 0
+    elif not spec.get("enableInTreeAutoscaling"):
+        most = min(max(found["replicas"], least), most)
+    elif most >= UNLIMITED:
+        raise RequestError(f"{where}, maxReplicas: found none, and its autoscaler has no other limit. Expected one.")
+    return {**group, "minReplicas": min(least, most), "maxReplicas": most, "numOfHosts": found["numOfHosts"]}

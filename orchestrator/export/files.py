@@ -56,8 +56,8 @@ def write(folder: Path, about: Mapping[str, Any], card: str, made: Made, student
 
 def requirements(about: Mapping[str, Any], made: Made, student: Student) -> list[str]:
     """What `load.py` needs, in the installed versions. `onnxruntime` may come from onnxruntime-gpu, for example."""
-    modules = ["numpy", *made.modules, *(["tokenizers"] if about["inputs"]["kind"] == "texts" else [])]
-    found = dict(owner for module in modules if (owner := origins.owner(module)) is not None)
+    names = ["numpy", *made.modules, *(["tokenizers"] if about["inputs"]["kind"] == "texts" else [])]
+    found = dict(owner for name in names if (owner := origins.provider(name)) is not None)
     model = student.member.model
     if isinstance(model, ModelSpec) and about["format"] == "torch":
         found |= factories.needs(model.factory, model.folder)

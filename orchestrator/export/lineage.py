@@ -57,7 +57,7 @@ def of(folder: str, config: RunConfig, dataset: Dataset, report: Report, weights
         data={name: digest for name, digest in dataset.digests.items() if digest},
         code={name.removeprefix("code."): digest for name, digest in what.items() if name.startswith("code.")},
         trained_by={} if record is None else record.versions,
-        exported_by={**provenance.versions(), **dict(filter(None, map(origins.owner, EXPORTERS)))},
+        exported_by={**provenance.versions(), **dict(filter(None, map(origins.provider, EXPORTERS)))},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.cluster import resources
-from orchestrator.plan.outlook import Case, Outlook, PlannedStage
+from orchestrator.plan.outlook import Case, Outlook, PlannedStage, order_bytes
 from orchestrator.plan.whole import Runs
 from workers.data.memory import size
 
@@ -23,11 +23,22 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
             f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
             + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
         )
+    yield from _of_order(case)
     for stage in runs.first.outlook.stages:
         yield from _of_memory(case, stage)
     for name, each in runs.students.items():
         for stage in each.own_stages(name):
             yield from _of_memory(each.case, stage)
+
+
+def _of_order(case: Case) -> Iterator[str]:
+    """A transfer set of more examples than a process can put in order."""
+    needed, memory = order_bytes(case), min(node.memory for node in case.machines.nodes)
+    if memory and needed > memory:
+        yield (
+            f"data: the random order of {case.work.transfer:,} examples takes {size(needed)} in each process, and the "
+            f"smallest node has {size(round(memory))}. Make examples longer and fewer, or take larger nodes."
+        )
 
 
 def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:

@@ -26,6 +26,10 @@ DRIVER_BYTES_S = 1.0e9
 """Bytes of teachers' outputs that one process adds in a second, and that reach it from others."""
 STORE_BYTES_S = 2.0e8
 """Bytes of soft targets that one process compresses and writes in a second."""
+READ_BYTES_S = 5.0e8
+"""Bytes of soft targets that a student's worker reads and verifies in a second, while it trains on those before."""
+ORDER_BYTES = 8
+"""Memory of a process for each example in the random order of a data set."""
 RUNTIME_BYTES = 2**29
 """Memory of a Python process with torch, before it loads anything."""
 TRAINED = 4
@@ -233,23 +237,39 @@ def _baseline(case: Case, rates: Rates) -> PlannedStage:
 
 def _student(case: Case, rates: Rates) -> list[PlannedStage]:
     """Every stage of the student. It reads soft targets once, and in each epoch those that its cache does not hold."""
-    work, stored = case.work, case.plan.sizes.soft_targets
-    found = []
+    work, found = case.work, []
     for stage, rate in zip(case.config.training_stages, rates.student, strict=True):
-        examples = work.of_stages[stage.data] if stage.data else work.transfer
-        reads = 0 if stage.data else stored * (1 if stored <= CACHE_BYTES else stage.training.epochs)
-        moved = reads * case.plan.student.most
+        examples, read = (work.of_stages[stage.data], 0) if stage.data else (work.transfer, read_bytes(case))
         training = _on_workers(case, rates, rate)
-        found.append(_training(case, stage.system, training, stage.training, examples, moved=moved))
+        found.append(_training(case, stage.system, training, stage.training, examples, read=read))
     return found
 
 
+def read_bytes(case: Case) -> int:
+    """Bytes that a worker of the student reads for an epoch: soft targets of one view, or with a schedule of T the
+    logits of all members."""
+    sizes = case.plan.sizes
+    return (sizes.logits if case.config.distillation.is_scheduled else sizes.soft_targets) // case.work.views
+
+
+def epoch_s(case: Case, rates: Rates) -> float:
+    """Seconds that an epoch of the student computes, in its last stage that learns from soft targets; 0 without one."""
+    stages = zip(case.config.training_stages, rates.student, strict=True)
+    of_targets = [_on_workers(case, rates, rate) for stage, rate in stages if not stage.data]
+    return of_targets[-1].epoch_s(case.work.transfer, case.work.validation) if of_targets else 0.0
+
+
 def _training(
-    case: Case, name: str, rate: TrainingRate, training: AnyTraining, examples: int, *, moved: int = 0
+    case: Case, name: str, rate: TrainingRate, training: AnyTraining, examples: int, *, read: int = 0
 ) -> PlannedStage:
-    """The training of baseline or student."""
-    plan = case.plan.student
-    epochs_s = training.epochs * rate.epoch_s(examples, case.work.validation)
+    """The training of baseline or student. read: bytes that a worker reads for an epoch, while it computes."""
+    plan, views = case.plan.student, case.work.views
+    epoch_s = rate.epoch_s(examples, case.work.validation)
+    if training.batch_size is None:  # an estimator, which learns from every view at once
+        reading = views
+    else:
+        reading = min(training.epochs, views) if read * views <= CACHE_BYTES else training.epochs
+    epochs_s = training.epochs * epoch_s + reading * max(0.0, read / READ_BYTES_S - epoch_s)
     device = f"{plan.held['GPU']:g} GPU" if plan.gpus else f"{_count(plan.threads, 'thread')}"
     return PlannedStage(
         name=name,
@@ -257,9 +277,9 @@ def _training(
         seconds=rate.start_s + epochs_s,
         core_hours=epochs_s * plan.cores / 3600,
         gpu_hours=epochs_s * plan.gpus / 3600,
-        moved=moved,
+        moved=read * reading * plan.most,
         stored=2 * _weights(case, "student"),
-        memory=_training_bytes(case, "student", training, plan.most) + (case.plan.sizes.held_by_worker if moved else 0),
+        memory=_training_bytes(case, "student", training, plan.most) + (case.plan.sizes.held_by_worker if read else 0),
     )
 
 
@@ -295,7 +315,7 @@ def _soft_targets(case: Case, rates: Rates) -> PlannedStage:
         gpu_hours=hours * teachers.num_gpus,
         moved=rows * plan.sizes.answers * teachers.actors,
         stored=plan.sizes.soft_targets + plan.sizes.logits,
-        memory=held + answered + (0 if plan.device == "cuda" else RUNTIME_BYTES),
+        memory=held + answered + (0 if plan.device == "cuda" else RUNTIME_BYTES + order_bytes(case)),
     )
 
 
@@ -329,7 +349,14 @@ def _training_bytes(case: Case, key: str, training: AnyTraining, workers: int) -
         return RUNTIME_BYTES
     piece = min(training.micro_batch_size or training.batch_size, -(-training.batch_size // workers))
     on_gpu = bool(case.plan.student.gpus) if key == "student" else case.plan.device == "cuda"
-    return round(TRAINED * found.weight_bytes + piece * found.activation_bytes) + (0 if on_gpu else RUNTIME_BYTES)
+    return round(TRAINED * found.weight_bytes + piece * found.activation_bytes) + (
+        0 if on_gpu else RUNTIME_BYTES + order_bytes(case)
+    )
+
+
+def order_bytes(case: Case) -> int:
+    """Main memory of a process for the random order of the transfer set."""
+    return ORDER_BYTES * case.work.transfer
 
 
 def _each(case: Case) -> str:

@@ -42,14 +42,15 @@ def variations(runs: Runs) -> Iterator[Variation]:
     """The outlook with each change that these runs allow."""
     for change, varied in CHANGES.items():
         try:
-            other = runs.changed(lambda case, varied=varied: _planned_anew(varied(case)))  # type: ignore[misc]
+            other = runs.changed(lambda case, varied=varied: planned_anew(varied(case)))  # type: ignore[misc]
         except RequestError:  # the cluster cannot do it
             continue
         if other is not None:
             yield Variation(change, whole(other), varied is not _flat)
 
 
-def _planned_anew(case: Case | None) -> Case | None:
+def planned_anew(case: Case | None) -> Case | None:
+    """The case with the plan of its changed configuration. Raises: `RequestError` where the cluster cannot do it."""
     return None if case is None else replace(case, plan=plan(case.config, case.facts))
 
 
@@ -101,18 +102,22 @@ def _with_more(case: Case, role: str) -> Case:
 
 
 def _halved(case: Case) -> Case | None:
-    return _distilled(case, dtype="float16") if case.config.distillation.dtype == "float32" else None
+    return distilled(case, dtype="float16") if case.config.distillation.dtype == "float32" else None
 
 
 def _compressed(case: Case) -> Case | None:
     distillation = case.config.distillation
     if case.data.classes < MANY or distillation.top_k is not None or distillation.is_scheduled:
         return None
-    return _distilled(case, top_k=TOP_K)
+    return distilled(case, top_k=TOP_K)
 
 
-def _distilled(case: Case, **update: object) -> Case:
-    return _configured(case, distillation=case.config.distillation.model_copy(update=update))
+def distilled(case: Case, **update: object) -> Case:
+    """The case with other settings of `distillation`. Raises: `RequestError` where a term cannot learn from these."""
+    changed = _configured(case, distillation=case.config.distillation.model_copy(update=update))
+    for stage in changed.config.training_stages:
+        objective.build(stage.loss)
+    return changed
 
 
 def _configured(case: Case, **update: object) -> Case:

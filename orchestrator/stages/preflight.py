@@ -30,7 +30,8 @@ from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seeded
 from workers.signals import BESIDE
-from workers.specs.models import TransformersModel
+from workers.specs.base import FactorySpec
+from workers.specs.models import AnyModel, NetworkModel, TransformersModel
 from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
@@ -75,6 +76,38 @@ def pieces_of_code(config: RunConfig) -> list[Callable[[], object]]:
         *(partial(factories.check_called, "evaluation.metrics", m, given) for m in config.evaluation.metrics),
         partial(drawings.check, config.report.figures),
     ]
+
+
+def check_code(config: RunConfig, built: set[str]) -> None:
+    """Build each model and objective, and bind the arguments of each function that the configuration names.
+
+    It needs no data. built: models that earlier calls have built, as JSON; this call adds its own. Raises:
+    `RequestError`, or what the user's module raises.
+    """
+    data = config.data
+    if data.code is not None:
+        own = FactorySpec(factory=data.code, kwargs=data.kwargs, folder=data.folder)
+        factories.check_called("data.kwargs", own, ())
+    if data.augment is not None:
+        factories.check_called("data.augment", data.augment, ("x", "draws"))
+    for try_out in pieces_of_code(config):
+        try_out()
+    for key, model in config.models.items():
+        name = model.model_dump_json()
+        if name not in built:
+            built.add(name)
+            try:
+                _build(model)
+            except RequestError as error:
+                raise RequestError(f"{key}: {error}") from error
+
+
+def _build(model: AnyModel) -> None:
+    """Build a model as a run does it, where the data cannot tell more."""
+    if isinstance(model, NetworkModel):
+        torch_module.build(model)
+    else:
+        predictor.kind_of(model).made(model)
 
 
 def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None] = logger.debug) -> Dataset:

@@ -76,12 +76,12 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
     if asked.batch is not None and asked.batch < 1:
         raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
     common = [*asked.overrides, *_keeping(asked, axes)]
-    _check(asked.path, base, common, axes)
+    first = _check(asked.path, base, common, axes, screen)
     name = f"{base.name}-{names.SWEEP}"
     folder = storage.join(base.storage, name)
     storage.probe_of_run(base.storage)
     _check_folder(folder)
-    preflight.check(base, screen.wait_for)
+    preflight.check(first, screen.wait_for)
     with (
         connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines,
         Lock(folder),
@@ -172,16 +172,23 @@ def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:
     return [] if decided or not any(axis.key in OF_MEANS for axis in axes) else [f"{KEEP}=members"]
 
 
-def _check(path: str, base: RunConfig, common: Sequence[str], axes: Sequence[Axis]) -> None:
-    """Load every point of a grid, or the ends of ranges. Raises: `RequestError`."""
+def _check(path: str, base: RunConfig, common: Sequence[str], axes: Sequence[Axis], screen: Screen) -> RunConfig:
+    """Load every point of a grid, or the ends of ranges, and build what it names; returns the first, named as `base`.
+
+    Raises: `RequestError`.
+    """
     ends = [axis if isinstance(axis, Choices) else Choices(axis.key, (axis.low, axis.high)) for axis in axes]
-    for point in grid.points(ends):
+    points, configs, built = grid.points(ends), [], set[str]()
+    screen.wait_for(f"building the models of {len(points):,} runs")
+    for point in points:
         try:
-            RunConfig.load(
-                path, [*common, *grid.overrides(point), f"name={grid.name_of(base.name, point, _most(base))}"]
-            )
+            name = grid.name_of(base.name, point, _most(base))
+            configs.append(RunConfig.load(path, [*common, *grid.overrides(point), f"name={name}"]))
+            for run in (configs[-1], *configs[-1].of_students().values()):
+                preflight.check_code(run, built)
         except RequestError as error:
             raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
+    return configs[0].model_copy(update={"name": base.name})
 
 
 def _check_folder(folder: str) -> None:

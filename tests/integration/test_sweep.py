@@ -21,13 +21,34 @@ def events(folder: Path) -> str:
     return (folder / "events.jsonl").read_text()
 
 
+PICKY = """
+
+class Picky(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.net, self.hidden = mlp(hidden=hidden), hidden
+
+    def forward(self, x):
+        if self.hidden == 7:
+            raise ValueError("broken")
+        return self.net(x)
+
+
+def picky(hidden):
+    return Picky(hidden)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_ray")
 def test_a_grid_shares_what_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    path = str(write_config(tmp_path, tracking={"uri": uri, "experiment": "grid"}))
-    asked = ["sweep", path, "--over", "distillation.temperature=1,4", "--over", "student.model.kwargs.hidden=4,broken"]
-    assert main(asked) == 1  # of four runs, two have no such width
+    tracking = {"uri": uri, "experiment": "grid"}
+    path = str(write_config(tmp_path, tracking=tracking, student__model__factory="models:picky"))
+    with (tmp_path / "models.py").open("a") as code:
+        code.write(PICKY)
+    asked = ["sweep", path, "--over", "distillation.temperature=1,4", "--over", "student.model.kwargs.hidden=4,7"]
+    assert main(asked) == 1  # of four runs, two have a student that fails once it computes
     shown = capsys.readouterr()
     assert "2 of 4 runs failed" in shown.err and "best" in shown.out
     folder = tmp_path / "runs" / "small-sweep"
@@ -71,6 +92,11 @@ def test_wrong_sweeps_start_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--over", "distillation.temperature=0,2"], "distillation.temperature"),
         (["--over", "distillation.temperature="], "expected KEY=V1,V2"),
         (["--over", "distillation.temperature=1..4"], "expected `--trials N`"),
+        (["--over", "student.model.kwargs.hiden=4,8"], "--over student.model.kwargs.hiden=4: student.model: factory"),
+        (["--over", "student.model.kwargs.hidden=4,wide"], "--over student.model.kwargs.hidden=wide: student.model:"),
+        (["--over", "ensemble.model.kwargs={hidden: 4},{width: 8}"], "ensemble.model: factory 'models:mlp' raised"),
+        (["--over", "student.model.kwargs.hiden=4..8", "--trials", "3"], "unexpected keyword argument 'hiden'"),
+        (["--over", "student.model.factory=models:mlp,models:cnn"], "no function or class 'cnn'"),
         (["--over", "distillation.temperature=1,2", "--batch", "2"], "it belongs to a search with `--trials N`"),
         (
             ["--over", "distillation.temperature=1..4", "--trials", "2", "--batch", "0"],

@@ -24,6 +24,108 @@ def test_the_shipped_clusters(name: str) -> None:
         assert {node.memory for node in found.of("student").nodes} == {2.0**34}
 
 
+@pytest.mark.parametrize("name", ["local.yaml", "compose.yaml"])
+def test_files_that_do_not_say_what_their_machines_have(name: str) -> None:
+    with pytest.raises(RequestError, match=r"what its machines have\. .* set RAY_ADDRESS instead"):
+        cluster_file.machines(str(CLUSTERS / name))
+
+
+KUBERAY = """
+apiVersion: ray.io/v1
+kind: RayCluster
+spec:
+  enableInTreeAutoscaling: true
+  headGroupSpec:
+    rayStartParams: {num-cpus: "0"}
+    template: {spec: {containers: [{name: ray, resources: {limits: {memory: 8Gi}}}]}}
+  workerGroupSpecs:
+    - groupName: teachers
+      replicas: 2
+      minReplicas: 1
+      maxReplicas: 3
+      rayStartParams: {resources: '"{\\"teacher\\": 1}"'}
+      template:
+        spec:
+          containers:
+            - {name: ray, resources: {limits: {cpu: "4", memory: 16Gi, nvidia.com/gpu: "1"}, requests: {cpu: "2"}}}
+            - {name: sidecar, resources: {limits: {cpu: "9"}}}
+"""
+TEACHERS = {(4.0, 1.0, 2.0**34): 3}
+HEAD_NODE = {(0.0, 0.0, 2.0**33): 1}
+MANIFESTS: dict[str, tuple[tuple[str, str], dict[tuple[float, float, float], int]]] = {
+    # what is replaced in it, by what; and the worker nodes: cores, GPUs, bytes of memory, and how many
+    "the most that the autoscaler adds": (("", ""), TEACHERS),
+    "no autoscaler": (("enableInTreeAutoscaling: true", ""), {(4.0, 1.0, 2.0**34): 2}),
+    "no autoscaler, at least so many": (
+        ("enableInTreeAutoscaling: true\n", "\n", "replicas: 2", "replicas: 0"), {(4.0, 1.0, 2.0**34): 1}
+    ),
+    "only replicas": (
+        ("enableInTreeAutoscaling: true\n", "\n", "minReplicas: 1", "", "maxReplicas: 3", ""), {(4.0, 1.0, 2.0**34): 2}
+    ),
+    "several hosts": (("replicas: 2", "numOfHosts: 4"), {(4.0, 1.0, 2.0**34): 12}),
+    "suspended": (("replicas: 2", "suspend: true"), {}),
+    "requests alone": (("limits: {cpu: \"4\", memory: 16Gi, nvidia.com/gpu: \"1\"}, ", ""), {(2.0, 0.0, 0.0): 3}),
+    "parts of a core": (("cpu: \"4\", memory: 16Gi", "cpu: 2500m, memory: 1500M"), {(3.0, 1.0, 1.5e9): 3}),
+    "numbers": (("cpu: \"4\", memory: 16Gi", "cpu: 6, memory: 2e9"), {(6.0, 1.0, 2e9): 3}),
+    "start parameters": (
+        ("Params: {resources", "Params: {num-cpus: \"3\", num-gpus: \"2\", memory: \"1000\", resources"),
+        {(3.0, 2.0, 1000.0): 3},
+    ),
+    "resources of a group": (
+        ("replicas: 2", "resources: {CPU: \"7\", GPU: \"1\", memory: 4Gi, teacher: \"1\"}"), {(7.0, 1.0, 2.0**32): 3}
+    ),
+    "nothing of a key": (("rayStartParams: {num-cpus", "labels:\n    rayStartParams: {num-cpus"), TEACHERS),
+    "a job": (
+        ("kind: RayCluster\nspec:\n", "kind: RayJob\nspec:\n rayClusterSpec:\n"), TEACHERS
+    ),
+    "a service": (("kind: RayCluster\nspec:\n", "kind: RayService\nspec:\n rayClusterConfig:\n"), TEACHERS),
+    "a job on the cluster, before it": (
+        ("apiVersion", "kind: RayJob\nspec: {clusterSelector: {ray.io/cluster: a}}\n---\napiVersion"), TEACHERS
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_clusters_of_kuberay(name: str, tmp_path: Path) -> None:
+    replaced, workers = MANIFESTS[name]
+    content = KUBERAY
+    for there, instead in zip(replaced[::2], replaced[1::2], strict=True):
+        assert there in content
+        content = content.replace(there, instead, 1)
+    (tmp_path / "cluster.yaml").write_text(content)
+    found = cluster_file.machines(str(tmp_path / "cluster.yaml"))
+    assert Counter((node.cpus, node.gpus, node.memory) for node in found.nodes) == workers | HEAD_NODE
+    assert not workers or len(found.of("teacher").nodes) == sum(workers.values())
+    assert found.cuda == any(gpus for _, gpus, _ in workers)
+
+
+def test_a_cluster_of_a_head_alone(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(KUBERAY.partition("  workerGroupSpecs")[0].replace('"0"', '"8"'))
+    (node,) = cluster_file.machines(str(tmp_path / "cluster.yaml")).nodes
+    assert (node.cpus, node.gpus) == (8.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "expected"),
+    [
+        (
+            "      maxReplicas: 3\n",
+            "",
+            "group 'teachers', maxReplicas: found none, and its autoscaler has no other limit",
+        ),
+        ("maxReplicas: 3", "maxReplicas: three", "group 'teachers', maxReplicas: found 'three'; expected a number"),
+        ("replicas: 2", "numOfHosts: 1.5", "group 'teachers', numOfHosts: found 1.5; expected a whole number"),
+        ("16Gi", "16GiB", "cannot be read .*16GiB"),
+        ('num-cpus: "0"', "", "cannot be read .*CPU"),
+    ],
+)
+def test_a_wrong_manifest_is_named(there: str, instead: str, expected: str, tmp_path: Path) -> None:
+    assert there in KUBERAY
+    (tmp_path / "cluster.yaml").write_text(KUBERAY.replace(there, instead, 1))
+    with pytest.raises(RequestError, match=expected):
+        cluster_file.machines(str(tmp_path / "cluster.yaml"))
+
+
 BAD = {
     "nothing": ("", "has neither `available_node_types`"),
     "other": ("services: {head: {}}", "set RAY_ADDRESS instead"),

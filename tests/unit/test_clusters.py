@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.cluster.autoscaler import HEAD, ROLES, possible
+from orchestrator.cluster.autoscaler import HEAD, MOST_NODES, ROLES, possible
 from orchestrator.cluster.resources import Machines, Node, Placement, at_once, place
 from orchestrator.config.ensemble import EnsembleSpec
 
@@ -79,6 +79,12 @@ def test_what_is_there_is_what_counts_without_an_autoscaler() -> None:
     up = {"CPU": 2.0, "teacher": 1.0}
     assert possible([RAY_HEAD, up], None) == [RAY_HEAD, up]
     assert possible([RAY_HEAD], loaded("local.yaml")) == [RAY_HEAD]  # what its machines have Ray finds out there
+
+
+def test_an_autoscaler_without_a_limit_has_one() -> None:
+    worker = {"CPU": 2.0, "teacher": 1.0}
+    config = {"available_node_types": {"w": {"resources": worker, "max_workers": 2**31 - 1}}, "max_workers": 2**31 - 1}
+    assert len(possible([RAY_HEAD, worker], config)) == 1 + MOST_NODES
 
 
 def test_versions_are_those_that_are_tested() -> None:

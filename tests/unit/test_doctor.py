@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from orchestrator.cli.doctor import MACHINE
 from orchestrator.stages import preflight
 from tests.makers import write_config
 from workers.errors import RequestError
+from workers.user_code import origins
 
 GIB = 2**30
 CPU_BUILD, CUDA_BUILD = Torch("2.13.0+cpu", "", ()), Torch("2.13.0", "13.0", ())
@@ -90,6 +92,30 @@ def test_packages_with_the_command_that_installs_them(tmp_path: Path) -> None:
     command = "pip install 'stillhouse[onnx]' s3fs 'stillhouse[sklearn]' 'stillhouse[text]'"
     assert missing.found.endswith(command)
     assert request.packages(config, lambda name: True).level == "ok"
+
+
+def test_a_package_may_be_installed_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`onnxruntime-gpu` has the module `onnxruntime`."""
+    site = tmp_path / "site"
+    (site / "onnxruntime").mkdir(parents=True)
+    (site / "onnxruntime" / "__init__.py").write_text("")
+    information = site / "onnxruntime_gpu-1.2.3.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.2.3\n")
+    (information / "RECORD").write_text("onnxruntime/__init__.py,,\n")
+    (site / "skops").mkdir()  # without code
+    here = [place for place in sys.path if "site-packages" not in place]
+    monkeypatch.setattr(sys, "path", [str(site), *here])
+    for name in ("onnxruntime", "skops", "sklearn"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    onnx, both = {"kind": "onnx", "path": "a.onnx"}, {"kind": "sklearn", "path": "a.skops"}
+    config = of(write_config(tmp_path, ensemble={"members": [{"model": onnx}, {"model": both}]}))
+    assert request.packages(config).found.startswith("not installed: scikit-learn, skops. ")
+    origins._owners.cache_clear()
+    try:
+        assert origins.provider("onnxruntime") == ("onnxruntime-gpu", "1.2.3")
+    finally:
+        origins._owners.cache_clear()
 
 
 WRONG: dict[str, tuple[dict[str, object], str, str]] = {

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.cli.checks import request
 from orchestrator.export import files, load, named
 from orchestrator.export.formats import Made, Student
-from workers.data import dataset
+from workers.data import loading
 from workers.inference.teacher import Member
 from workers.specs.data import DataSpec
 from workers.specs.models import ModelSpec, OnnxModel
@@ -33,8 +33,8 @@ def test_requirements_are_the_distributions_that_have_the_modules(monkeypatch: p
     assert [line.partition("==")[0] for line in found] == ["numpy", "onnxruntime-gpu", "tokenizers"]
     assert found[1] == "onnxruntime-gpu==1.2"
     owners["onnxruntime"] = ["onnxruntime-gpu", "onnxruntime"]
-    assert origins.owner("onnxruntime") == ("onnxruntime", "1.2+cu126"), "not both, which replace each other's files"
-    assert origins.owner("no_such_module") is None
+    assert origins.provider("onnxruntime") == ("onnxruntime", "1.2+cu126"), "not both, which replace each other's files"
+    assert origins.provider("no_such_module") is None
 
 
 def test_packages_are_found_by_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_a_table_becomes_the_numbers_of_the_run(tmp_path: Path, kind: str, chose
             "label_column": "bought", "group_column": "user", "feature_columns": chosen,
         }
     )  # fmt: skip
-    x = dataset.load(spec, 0).test.x
+    x = loading.load(spec, 0).test.x
     inputs = {"kind": "array", "shape": list(x.shape[1:])}  # type: ignore[union-attr]
     columns = named.columns(spec, inputs)["columns"]
     table = load.Table.of(frame[sorted(frame.columns, reverse=True)])

@@ -38,6 +38,35 @@ def test_the_digest_follows_what_is_imported_from_beside(tmp_path: Path) -> None
     assert factories.call("models:make", {}, str(tmp_path)) == 22
 
 
+RELATIVE = {
+    "a module": "from . import layers\nx = layers.x\ndef make(): return x\n",
+    "names of a module": "from .layers import x\ndef make(): return x\n",
+    "within a function": "def make():\n    from .layers import x\n    return x\n",
+}
+
+
+@pytest.mark.parametrize("name", RELATIVE)
+def test_relative_imports_count_as_others(name: str, tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(RELATIVE[name])
+    (tmp_path / "layers.py").write_text("import numpy\nx = 1\n")
+    first, folder = factories.digest("models:make", str(tmp_path)), str(tmp_path)
+    assert {path.name for path in factories.files("models:make", folder)} == {"models.py", "layers.py"}
+    assert "numpy" in factories.needs("models:make", folder)
+    assert factories.call("models:make", {}, folder) == 1
+    (tmp_path / "layers.py").write_text("import numpy\nx = 22\n")
+    assert factories.digest("models:make", folder) != first
+    assert factories.call("models:make", {}, folder) == 22
+
+
+@pytest.mark.parametrize(
+    "statement", ["from . import gone", "from .gone import x", "from .. import x", "from ..a import x"]
+)
+def test_a_relative_import_of_nothing_is_named(statement: str, tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(f"{statement}\ndef make(): return 1\n")
+    with pytest.raises(RequestError, match="module 'models' cannot be imported"):
+        factories.call("models:make", {}, str(tmp_path))
+
+
 def test_packages_beside_count_whole(tmp_path: Path) -> None:
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/__init__.py").write_text("from .core import make\n")

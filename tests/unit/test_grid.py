@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 
 from orchestrator.config import grid, loading
 from orchestrator.config.grid import Choices, Range
+from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import SweptRun
+from orchestrator.stages import preflight
 from orchestrator.sweep import processes, sweep
 from orchestrator.sweep.processes import Job, _problem
 from orchestrator.sweep.proposals import of_grid, of_search, side_by_side
+from tests.makers import write_config
 from workers.errors import RequestError
 
 AXES = [
@@ -264,3 +268,36 @@ def test_an_interrupt_stops_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         running.run(jobs, 2)
     assert stopped and not running.running
+
+
+def test_a_base_need_not_have_what_every_point_sets(tmp_path: Path) -> None:
+    path = write_config(tmp_path, student__model={"factory": "models:needy"})
+    with (tmp_path / "models.py").open("a") as code:
+        code.write("\ndef needy(hidden):\n    return mlp(hidden=hidden)\n")
+    base, axes = RunConfig.load(str(path)), [grid.axis("student.model.kwargs.hidden=4,8")]
+    first = sweep._check(str(path), base, (), axes, Screen(quiet=True))
+    assert first.name == base.name and first.student.model.kwargs == {"hidden": 4}  # type: ignore[union-attr]
+    with pytest.raises(RequestError, match=r"other=1: student.model: factory 'models:needy' raised TypeError"):
+        sweep._check(str(path), base, (), [grid.axis("student.model.kwargs.other=1")], Screen(quiet=True))
+
+
+CODE: dict[str, dict[str, Any]] = {
+    "data": {"data": {"kind": "python", "factory": "models:splits", "kwargs": {"sed": 1}}},
+    "augment": {"data__augment": {"factory": "models:noise", "kwargs": {"scal": 1}}},
+    "metric": {"evaluation__metrics": [{"factory": "models:metric", "kwargs": {"kk": 1}}]},
+    "term": {"distillation": {"objective": [{"term": "soft", "kwargs": {"kk": 1}}]}},
+    "weights": {"ensemble__weights": {"factory": "models:rule", "kwargs": {"kk": 1}}},
+    "model": {"ensemble__model__kwargs__hiden": 3},
+}
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_arguments_that_a_function_does_not_take_are_found_without_data(what: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path, **CODE[what])
+    with (tmp_path / "models.py").open("a") as code:
+        code.write(
+            "\ndef splits(seed=0): return {}\ndef noise(x, draws, scale=1.0): return x\n"
+            "def metric(probabilities, labels, k=1): return {}\ndef rule(probabilities, k=1): return probabilities\n"
+        )
+    with pytest.raises(RequestError):
+        preflight.check_code(RunConfig.load(str(path)), set())

@@ -11,15 +11,18 @@ import pytest
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan import kept
+from orchestrator.plan.designs import designs
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.fit import misfits
-from orchestrator.plan.outlook import Case, Outlook, makespan, outlook
+from orchestrator.plan.outlook import READ_BYTES_S, Case, Outlook, makespan, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, CPU_FLOPS, Rates, TrainingRate, of_shapes
 from orchestrator.plan.what_if import fastest, smallest, variations
 from orchestrator.plan.whole import Runs, Timed, whole
 from orchestrator.plan.workload import Workload
+from orchestrator.planning import Planned, of_designs, verdict
 from tests.makers import write_config
+from workers.data.memory import size
 from workers.models.profile import Profile
 
 FOUR_CORES = Machines((Node(4, 0, memory=2.0**34),), cuda=False)
@@ -173,6 +176,115 @@ def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:
     faster = fastest(found, several)
     assert faster is not None and faster.change.startswith("twice the student's workers")
     assert not [each for each in several if each.outlook.seconds > found.seconds]
+
+
+SCALES: dict[str, tuple[int, int, float, float, dict[str, str]]] = {
+    # classes, examples, rows of soft targets per example, seconds of an example, and what each design stores
+    "700 million frames of speech": (
+        14_000,
+        700_000_000,
+        1.0,
+        1.0e-5,
+        {
+            "all classes, float32": "35.7 TiB",
+            "all classes, float16": "17.8 TiB",
+            "top_k: 64, float32": "341.6 GiB",
+            "top_k: 16, float16": "70.4 GiB",
+        },
+    ),
+    "a trillion tokens, of which 15 in 100 are masked": (
+        150_000,
+        10_000_000_000,
+        15.0,
+        3.0e-4,
+        {
+            "all classes, float32": "79.9 PiB",
+            "all classes, float16": "40.0 PiB",
+            "top_k: 64, float32": "71.5 TiB",
+            "top_k: 16, float16": "14.7 TiB",
+        },
+    ),
+}
+
+
+def scaled(of: Case, classes: int, examples: int, positions: float) -> Case:
+    """The case with more data, of which every other split stays small."""
+    data = replace(of.data, classes=classes, examples=examples, views=1, positions=positions)
+    facts = replace(of.facts, data=data)
+    work = replace(of.work.of_size(examples), views=1, validation=0, test=0)
+    return replace(of, facts=facts, plan=plan(of.config, facts), work=work)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_which_design_holds_at_the_papers_scale(name: str, tmp_path: Path) -> None:
+    classes, examples, positions, example_s, stored = SCALES[name]
+    of = scaled(case(tmp_path, GPUS, ensemble__size=10), classes, examples, positions)
+    fast = replace(RATES, student=(TrainingRate(start_s=6.0, example_s=example_s),), student_units=1.0)
+    found = designs(alone(of, fast), None)
+    assert {each.name: size(each.stored) for each in found} == stored
+    assert [each.name for each in found if each.holds] == ["top_k: 64, float32", "top_k: 16, float16"]
+    assert [each.name for each in found if each.configured] == ["all classes, float32"]
+    dense = found[0]
+    assert dense.read_s == pytest.approx(examples * positions * classes * 4 / READ_BYTES_S) and dense.waits
+    assert dense.computed_s == pytest.approx(examples * example_s)
+    assert not any(each.holds for each in designs(alone(of, fast), 2**30)), "the disk has no room for any"
+    written = (Path(__file__).parents[2] / "docs" / "PLANNING.md").read_text()
+    assert all(figure in written for figure in stored.values())
+
+
+def test_the_plan_says_which_design_holds(tmp_path: Path) -> None:
+    of = scaled(case(tmp_path, GPUS), 14_000, 700_000_000, 1.0)
+    runs = alone(of, replace(RATES, student=(TrainingRate(start_s=6.0, example_s=1.0e-5),), student_units=1.0))
+    found = Planned(name="n", outlook=whole(runs), probed=0, misfits=(), variations=(), designs=designs(runs, None))
+    text = verdict(found)
+    assert "do not hold as configured, all classes, float32: they take 35.7 TiB, an epoch reads for 21.8 h" in text
+    assert "What holds: top_k: 64, float32, they take 341.6 GiB" in text
+    _, dense, *_, last = of_designs(found)
+    assert (dense[0], dense[-1]) == ("all classes, float32 (as configured)", "no")
+    assert (last[0], last[1], last[-1]) == ("top_k: 16, float16", "70.4 GiB", "yes")
+    assert "No other way" in verdict(replace(found, designs=designs(runs, 2**30)))
+    small = case(tmp_path)
+    assert of_designs(replace(found, designs=designs(alone(small), None))) == []
+
+
+def test_a_student_that_reads_longer_than_it_computes_waits(tmp_path: Path) -> None:
+    of = scaled(case(tmp_path, GPUS), 14_000, 1_000_000, 1.0)
+    slow, fast = (
+        outlook(of, replace(RATES, student=(TrainingRate(start_s=6.0, example_s=example_s),), student_units=1.0))
+        for example_s in (1.0, 1.0e-6)
+    )
+    assert seconds(slow)["student"] == pytest.approx(6.0 + 3 * 1_000_000)
+    assert seconds(fast)["student"] == pytest.approx(6.0 + 3 * 1_000_000 * 14_000 * 4 / READ_BYTES_S)
+
+
+def test_an_epoch_reads_one_view(tmp_path: Path) -> None:
+    small = case(tmp_path)
+    by_name = {stage.name: stage for stage in outlook(small, RATES).stages}
+    assert by_name["student"].moved == 2000 * 2 * 3 * 4 * small.plan.student.most, "each view once, then from memory"
+    large = replace(small, plan=replace(small.plan, sizes=replace(small.plan.sizes, soft_targets=2**34)))
+    by_name = {stage.name: stage for stage in outlook(large, RATES).stages}
+    assert by_name["student"].moved == 3 * 2**33 * large.plan.student.most
+
+
+def test_a_schedule_of_temperature_reads_logits(tmp_path: Path) -> None:
+    of = case(tmp_path, distillation__temperature={"from": 4.0, "to": 1.0, "schedule": "linear"})
+    by_name = {stage.name: stage for stage in outlook(of, RATES).stages}
+    assert by_name["student"].moved == 4000 * 5 * 3 * 4 * of.plan.student.most
+
+
+def test_an_order_that_no_node_can_hold_is_named(tmp_path: Path) -> None:
+    machines = replace(GPUS, nodes=tuple(replace(node, memory=2.0**34) for node in GPUS.nodes))
+    of = scaled(case(tmp_path, machines), 3, 10_000_000_000, 1.0)
+    (first, *_) = misfits(alone(of), outlook(of, RATES), None)
+    assert first.startswith("data: the random order of 10,000,000,000 examples takes 74.5 GiB in each process")
+
+
+def test_settings_that_a_term_cannot_learn_from_are_not_proposed(tmp_path: Path) -> None:
+    asked = {"objective": [{"term": "logits_mse"}], "stream": False}
+    of = scaled(case(tmp_path, GPUS, distillation=asked), 14_000, 700_000_000, 1.0)
+    runs = alone(of, replace(RATES, student_units=1.0))
+    assert not [each.change for each in variations(runs) if "top_k" in each.change]
+    assert [each.name for each in designs(runs, None)] == ["all classes, float32", "all classes, float16"]
 
 
 def test_a_small_run_is_not_told_to_store_less(tmp_path: Path) -> None:

@@ -173,6 +173,26 @@ def test_a_head_of_other_classes_is_not_kept_where_the_encoder_lacks_a_weight(tm
     assert torch.equal(built["bert.pooler.dense.weight"], state["bert.pooler.dense.weight"])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden_size", 32, r"is \[16\], and its config.json makes \[32\]"),
+        ("vocab_size", 70, r"is \[64, 16\], and its config.json makes \[70, 16\]"),
+        ("num_hidden_layers", 2, "has 'encoder.layer.2.attention.output.LayerNorm.bias', a layer that its config.json"),
+        ("num_hidden_layers", 4, "has no 'encoder.layer.3.attention.output.LayerNorm.bias', of a layer that its"),
+    ],
+)
+@pytest.mark.parametrize("head", [True, False])
+def test_a_configuration_of_another_size_than_the_weights_is_refused(
+    key: str, value: int, expected: str, head: bool, tmp_path: Path
+) -> None:
+    place = Path(made.checkpoint(tmp_path / "it", NAMES if head else None, num_hidden_layers=3))
+    content = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(content | {key: value}))
+    with pytest.raises(RequestError, match=expected):
+        torch_module.build(spec(checkpoint=str(place)))  # type: ignore[arg-type]
+
+
 def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path, ("geography", "science", "cooking"))
     with pytest.raises(RequestError, match=r"has the classes 'geography', 'science', 'cooking', and the data"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,9 @@ from workers.models.torch_module import TorchPredictor, build
 from workers.specs.models import AUTO, COMPANION, TransformersModel
 
 MASKED_LM = "masked-lm"
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+NUMBERED = re.compile(r".*?\.\d+\.")
+"""The number of a layer in the name of a weight, and the beginning of the name up to it."""
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
 
@@ -168,6 +172,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
         )
     shapes = {name: (list(has), list(wanted)) for name, has, wanted in info["mismatched_keys"]}
     _check_shapes(uri, {name: of for name, of in shapes.items() if order is not None or not _of_head(module, [name])})
+    _check_layers(uri, module, info["missing_keys"], info["unexpected_keys"])
     _check_encoder(uri, module, info["missing_keys"], has_own_code)
     random = {*info["missing_keys"], *shapes}
     if order is None and not _of_head(module, random):
@@ -191,6 +196,33 @@ def _check_shapes(uri: str, wrong: Mapping[str, tuple[list[int], list[int]]]) ->
             f"checkpoint '{uri}': its '{name}' is {has}, and its {CONFIG} makes {wanted}. Expected the configuration "
             "that was saved with the weights."
         )
+
+
+def _check_layers(uri: str, module: nn.Module, missing: Collection[str], left_out: Collection[str]) -> None:
+    """Raise `RequestError` for a checkpoint of more or fewer layers than its configuration makes.
+
+    missing: weights of the network that it has not. left_out: its weights that the network has not. A layer counts
+    where all of it is absent, and others of its kind are there.
+    """
+    encoder = f"{module.base_model_prefix}."
+    of_network = {name.removeprefix(encoder) for name in module.state_dict() if name.startswith(encoder)}
+    absent = {name.removeprefix(encoder) for name in missing if name.startswith(encoder)}
+    there = of_network - absent
+    kinds = {LAYER.sub("*", name) for name in there}
+    for names, others, what in (
+        ({name.removeprefix(encoder) for name in left_out}, of_network, "has '{}', a layer that its {} does not make"),
+        (absent, there, "has no '{}', of a layer that its {} makes"),
+    ):
+        known = {layer[0] for name in others if (layer := NUMBERED.match(name))}
+        other = sorted(
+            name for name in names
+            if (layer := NUMBERED.match(name)) and layer[0] not in known and LAYER.sub("*", name) in kinds
+        )  # fmt: skip
+        if other:
+            raise RequestError(
+                f"checkpoint '{uri}' {what.format(other[0], CONFIG)}: they are of another number of layers. Expected "
+                "the configuration that was saved with the weights."
+            )
 
 
 def _check_encoder(uri: str, module: nn.Module, missing: Collection[str], has_own_code: bool) -> None:

@@ -157,8 +157,9 @@ def running(folder: str) -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    """A message or name with the user's own module names."""
-    return re.sub(rf"{BESIDE}[0-9a-f]+_\d+\.", "", text)
+    """A message or name with the user's own module names; the folder itself is `.`, as in a relative import."""
+    package = rf"{BESIDE}[0-9a-f]+_\d+"
+    return re.sub(package, ".", re.sub(rf"{package}\.", "", text))
 
 
 def stamp(path: Path) -> Stamp:

@@ -80,7 +80,11 @@ def check_called(key: str, spec: FactorySpec, given: Sequence[str]) -> None:
     """
     function = load(spec.factory, spec.folder)
     try:
-        inspect.signature(function).bind(*given, **spec.kwargs)
+        signature = inspect.signature(function)
+    except ValueError:  # a function of an extension, which shows none
+        return
+    try:
+        signature.bind(*given, **spec.kwargs)
     except TypeError as error:
         arguments = ", ".join([*given, *(f"{name}=..." for name in spec.kwargs)])
         raise RequestError(f"{key}: '{spec.factory}' cannot be called with ({arguments}): {error}.") from error
@@ -133,7 +137,8 @@ def needs(factory: str, folder: str) -> dict[str, str]:
     """Versions of the installed distributions that contain `factory`, or that its files beside the configuration
     import."""
     sources = _sources(factory, folder)
-    modules = [name for content in sources.values() for name in _imports(content)] or [factory.partition(":")[0]]
+    found_in = [name for file, content in sources.items() for name in _imports(content, file, folder)]
+    modules = found_in or [factory.partition(":")[0]]
     found: dict[str, str] = {}
     for top in {module.partition(".")[0] for module in modules}:
         if not beside.holds(folder, top):
@@ -182,12 +187,13 @@ def _sources(factory: str, folder: str) -> dict[Path, bytes]:
         for file in sorted(top.rglob("*.py")) if whole else [path] if path is not None else []:
             if file not in found:
                 found[file] = file.read_bytes()
-                wanted += _imports(found[file])
+                wanted += _imports(found[file], file, folder)
     return found
 
 
-def _imports(source: bytes) -> list[str]:
-    """The modules that a file imports by absolute names; empty where it does not parse."""
+def _imports(source: bytes, file: Path, folder: str) -> list[str]:
+    """The modules that a file below `folder` imports, by their names from there; empty where it does not parse."""
+    package = file.relative_to(folder).parent.parts
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -196,8 +202,10 @@ def _imports(source: bytes) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package) + 1:
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = [*above, node.module] if node.module else [*above]
+            names += [".".join([*base, *more]) for more in ([], *([each.name] for each in node.names)) if base or more]
     return names
 
 

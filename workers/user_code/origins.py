@@ -15,6 +15,8 @@ from pathlib import Path
 
 STILLHOUSE = frozenset({"workers", "orchestrator", "stillhouse"})
 """The top-level packages and modules of Stillhouse."""
+MODULES = {"scikit-learn": "sklearn"}
+"""The modules of packages that have another name."""
 HOME = Path(__file__).resolve().parents[2]
 """The folder that contains them."""
 SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
@@ -61,10 +63,15 @@ def _owners() -> dict[str, list[str]]:
     return {module: list(owners) for module, owners in importlib.metadata.packages_distributions().items()}
 
 
-def owner(module: str) -> tuple[str, str] | None:
-    """The name and version of the distribution that a top-level module is installed from: of several, such as
-    onnxruntime and onnxruntime-gpu, the first by name. None where none is recorded."""
-    return next(iter(distributions(module).items()), None)
+def module_of(package: str) -> str:
+    """The top-level module of a package that Stillhouse can use."""
+    return MODULES.get(package, package)
+
+
+def provider(package: str) -> tuple[str, str] | None:
+    """The name and version of the distribution that a package is installed from: of several, such as onnxruntime and
+    onnxruntime-gpu, the first by name. None where none is recorded."""
+    return next(iter(distributions(module_of(package)).items()), None)
 
 
 def distributions(module: str) -> dict[str, str]:

@@ -22,7 +22,8 @@ from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
-from workers.specs.models import AnyModel, ModelSpec, NetworkModel, OnnxModel, SklearnFile, TransformersModel
+from workers.specs.models import AnyModel, ModelSpec, OnnxModel, SklearnFile, TransformersModel
+from workers.user_code import origins
 
 EXTRAS = {
     "transformers": "text",
@@ -32,8 +33,6 @@ EXTRAS = {
     "skops": "sklearn",
 }
 """The extra of Stillhouse that has a package."""
-MODULES = {"scikit-learn": "sklearn"}
-"""The modules of packages that are called otherwise."""
 PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 """The package that fsspec needs for a protocol."""
 LOADED_BYTES = 2**29
@@ -88,16 +87,6 @@ class Request:
         names = storage.files_below(place) if storage.is_folder(place) else []
         weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
         return sum(storage.size(uri) for uri in weights) // FLOAT_BYTES
-
-    def build(self) -> None:
-        """Build each different model as a run does it, where the data cannot tell more. Raises: `RequestError`."""
-        from workers.models import predictor, torch_module
-
-        for model in {model.model_dump_json(): model for model in _models(self.config)}.values():
-            if isinstance(model, NetworkModel):
-                torch_module.build(model)
-            else:
-                predictor.kind_of(model).made(model)
 
     def members(self) -> list[MemberGroup]:
         """The group of each member; five where the cluster decides how many there are."""
@@ -163,9 +152,9 @@ def packages(config: RunConfig, installed: Callable[[str], bool] | None = None) 
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a package can be imported. Its module may come from another distribution, such as onnxruntime-gpu."""
-    spec = importlib.util.find_spec(MODULES.get(name, name))
-    return spec is not None and spec.origin is not None
+    """Whether a package can be imported; its distribution may have another name, such as `onnxruntime-gpu`."""
+    found = importlib.util.find_spec(origins.module_of(name))
+    return found is not None and found.origin is not None  # else a folder without code
 
 
 def _of_models(config: RunConfig) -> Iterator[str]:
@@ -243,7 +232,9 @@ def models(request: Request) -> Finding:
 
     def try_out() -> None:
         if loaded is None:
-            request.build()
+            built = set[str]()
+            for run in _runs(request.config):
+                preflight.check_code(run, built)
             return
         notes.extend(note for note in preflight.check_on(request.config, loaded).notes if note not in loaded.notes)
         preflight.check_further(request.config)

@@ -47,4 +47,6 @@ def main(asked: argparse.Namespace) -> None:
         return
     screen.table(planning.rows(found), found.name)
     screen.table(planning.what_if(found))
+    if found.designs:
+        screen.table(planning.of_designs(found))
     screen.out.print(planning.verdict(found), markup=False)
