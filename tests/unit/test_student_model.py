@@ -108,8 +108,8 @@ def test_a_student_that_reads_a_file_answers_where_only_its_model_is(
     assert "asked an array of shape [2, 5]; expected float32 [N, 8]" in done.stdout
     answers = list(np.load(elsewhere / "y.npz").values())
     assert [len(each) for each in answers] == [2, 2, 2, 2, 1, 1, 1, 4]
-    for each in answers[:7]:
-        np.testing.assert_array_equal(each, expected[: len(each)])
+    for each in answers[:7]:  # a processor may add up one example in another order than several
+        np.testing.assert_allclose(each, expected[: len(each)], rtol=1e-6)
 
 
 @pytest.mark.slow
