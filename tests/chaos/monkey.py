@@ -139,10 +139,11 @@ def run_until_complete(folder: Path, monkey: Monkey | None, nodes: Nodes | None 
 
 
 def outcome(folder: Path) -> dict[str, str]:
-    """sha256 of every part of the store and of the student's weights, by name."""
+    """sha256 of every part of the store, and of the weights of the student and its stage, by path."""
     run = folder / "runs" / "small"
-    files = [*run.glob("soft_targets/*/part-*.parquet"), run / "student" / "model.safetensors"]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    weights = [run / "stages" / "logits" / "model.safetensors", run / "student" / "model.safetensors"]
+    files = [*run.glob("soft_targets/*/part-*.parquet"), *weights]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def prepare(folder: Path) -> Path:
@@ -152,6 +153,7 @@ def prepare(folder: Path) -> Path:
         folder,
         ensemble__training=training,
         student__training=training,
+        student__stages=[{"name": "logits", "objective": [{"term": "logits_mse"}]}, {"name": "answers"}],
         ensemble__resources_per_member={"num_cpus": 1},
         data={
             "kind": "npz",

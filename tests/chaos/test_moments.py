@@ -61,6 +61,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("part-*", 1),
         ("manifest.json", 1),
         ("model.safetensors", 5),
+        ("model.safetensors", 6),
         ("history.json", 2),
         ("report.json", 1),
     ],
