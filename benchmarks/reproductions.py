@@ -10,9 +10,9 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel
 
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sweeps
@@ -40,11 +40,6 @@ class Figure(BaseModel):
     shown: str = ""
     paper: str = ""
     expected: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_text(cls, given: Any) -> Any:
-        return {"paper": given} if isinstance(given, str) else given
 
 
 class Row(BaseModel):
@@ -78,7 +73,10 @@ class Experiments(BaseModel):
 
 
 class Measured(BaseModel):
-    """What an experiment gave. values: of each figure, by seed. intervals: over test examples, of the first seed."""
+    """What an experiment gave. values: of each figure, by seed; NaN where a seed has none, such as a share of no gain.
+
+    intervals: over test examples, of the first seed.
+    """
 
     date: str
     minutes: float

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import statistics
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from benchmarks.reproductions import ROOT, Experiments, Figure, Measured, Row
 from orchestrator.reporting import spread as spread_
@@ -13,23 +15,42 @@ from orchestrator.reporting import spread as spread_
 PAGE, PICTURES = ROOT / "docs/REPRODUCTIONS.md", ROOT / "docs/reproductions"
 
 
+RELATION = re.compile(r"(?:(?P<sign>>=|>|<=|<|~) )?(?P<value>\S+)(?: to (?P<most>\S+))?")
 MEETS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 SIGNS = {">=": "≥", "<=": "≤", "~": "="}
 
 
-def verdict(expected: str, bounds: tuple[float, float]) -> str:
-    """Whether a relation holds, `>= 0.91`, `2.5 to 4` or `~ 0` (equal), from the 95% interval of its figure."""
-    low, high = bounds
-    least, within, most = expected.partition(" to ")
-    if within:
-        if float(least) <= low and high <= float(most):
-            return "yes"
-        return "no" if high < float(least) or float(most) < low else "not resolved"
-    sign, _, text = expected.partition(" ")
-    value = float(text)
-    if sign == "~":
-        return "not told apart" if low <= value <= high else "no"
-    return {0: "no", 1: "not resolved", 2: "yes"}[sum(MEETS[sign](bound, value) for bound in bounds)]
+class Relation(NamedTuple):
+    """`>= 0.91`, `2.5 to 4` (both included) or `~ 0` (equal). most: of a relation without a sign."""
+
+    sign: str | None
+    value: float
+    most: float
+
+    def verdict(self, low: float, high: float) -> str:
+        """Whether the relation holds of a figure with this 95% interval."""
+        if math.isnan(low) or math.isnan(high):
+            return "not resolved"
+        if self.sign == "~":
+            return "not told apart" if low <= self.value <= high else "no"
+        if self.sign is not None:
+            return {0: "no", 1: "not resolved", 2: "yes"}[sum(MEETS[self.sign](end, self.value) for end in (low, high))]
+        if high < self.value or self.most < low:
+            return "no"
+        return "yes" if self.value <= low and high <= self.most else "not resolved"
+
+    def text(self, shown: Callable[[float], str]) -> str:
+        """As the page has it. shown: the form of the figure."""
+        value, most = (shown(each).lstrip("+").replace(".00", "") for each in (self.value, self.most))
+        return f"from {value} to {most}" if self.sign is None else f"{SIGNS.get(self.sign, self.sign)} {value}"
+
+
+def relation(expected: str) -> Relation:
+    """The relation that a text states. Raises: ValueError for another text."""
+    found = RELATION.fullmatch(expected)
+    if found is None or (found["sign"] is None) == (found["most"] is None):
+        raise ValueError(f"'{expected}' is no relation; expected '>= 0.91', '> 0', '2.5 to 4' or '~ 0'")
+    return Relation(found["sign"], float(found["value"]), float(found["most"] or found["value"]))
 
 
 def page(asked: Experiments, kept: Mapping[str, Measured]) -> str:
@@ -63,21 +84,14 @@ def _relations(row: Row, found: Measured | None) -> list[str]:
             lines.append(f"| {link} | {_relation(name, of)} | {of.paper} | | | not measured |")
             continue
         mean, bounds, _ = _summary(name, found)
-        ours = f"{_shown(name)(mean)} | {_range(name, bounds)} | {verdict(of.expected, bounds or (mean, mean))}"
+        holds = relation(of.expected).verdict(*(bounds or (mean, mean)))
+        ours = f"{_mean(name, found)} | {_range(name, bounds)} | {holds}"
         lines.append(f"| {link} | {_relation(name, of)} | {of.paper} | {ours} |")
     return lines
 
 
 def _relation(name: str, of: Figure) -> str:
-    least, within, most = of.expected.partition(" to ")
-    if within:
-        return f"{of.shown or name} from {_bound(name, least)} to {_bound(name, most)}"
-    sign, _, text = of.expected.partition(" ")
-    return f"{of.shown or name} {SIGNS.get(sign, sign)} {_bound(name, text)}"
-
-
-def _bound(name: str, text: str) -> str:
-    return _shown(name)(float(text)).lstrip("+").replace(".00", "")
+    return f"{of.shown or name} {relation(of.expected).text(_shown(name))}"
 
 
 def _section(row: Row, found: Measured | None) -> str:
@@ -100,19 +114,26 @@ def _line(name: str, of: Figure, found: Measured) -> str:
     head = f"| {of.shown or name} | {of.paper} |"
     if name not in found.values:
         return f"{head} not measured | | |"
-    mean, bounds, deviation = _summary(name, found)
-    shown = _shown(name)
-    spread = "" if deviation is None else shown(deviation).lstrip("+")
-    return f"{head} {shown(mean)} | {_range(name, bounds)} | {spread} |"
+    _, bounds, deviation = _summary(name, found)
+    spread = "" if deviation is None else _shown(name)(deviation).lstrip("+")
+    return f"{head} {_mean(name, found)} | {_range(name, bounds)} | {spread} |"
 
 
 def _summary(name: str, found: Measured) -> tuple[float, tuple[float, float] | None, float | None]:
     """Mean, 95% interval and standard deviation over seeds; of one seed the interval over its test examples."""
     values = found.values[name]
     mean = statistics.fmean(values)
+    if math.isnan(mean):
+        return mean, None, None
     if len(values) == 1:
         return mean, found.intervals.get(name), None
     return mean, spread_.interval(values), statistics.stdev(values)
+
+
+def _mean(name: str, found: Measured) -> str:
+    values = found.values[name]
+    undefined = sum(map(math.isnan, values))
+    return f"none in {undefined} of {len(values)} seeds" if undefined else _shown(name)(statistics.fmean(values))
 
 
 def _range(name: str, bounds: tuple[float, float] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,15 @@ FIGURES = {
 
 
 def row(**changes: Any) -> Row:
-    values = {"name": "digits", "paper": "a paper", "holds": "it holds", "commands": ["stillhouse run config.yaml"]}
-    return Row.model_validate({**values, "run": "small", "figures": FIGURES} | changes)
+    values: dict[str, Any] = {
+        "name": "digits",
+        "paper": "a paper",
+        "holds": "it holds",
+        "commands": ["stillhouse run config.yaml"],
+    }
+    values |= {"run": "small", "figures": FIGURES} | changes
+    of = {name: {"paper": each} if isinstance(each, str) else each for name, each in values["figures"].items()}
+    return Row.model_validate({**values, "figures": of})
 
 
 def page(rows: list[Row], kept: dict[str, Measured]) -> str:
@@ -211,7 +219,21 @@ def test_what_a_row_prepares_is_downloaded_before() -> None:
     ],
 )
 def test_a_relation_from_the_range_of_its_figure(expected: str, bounds: tuple[float, float], found: str) -> None:
-    assert reproductions_page.verdict(expected, bounds) == found
+    assert reproductions_page.relation(expected).verdict(*bounds) == found
+
+
+@pytest.mark.parametrize("text", ["", "0.9", ">= 2 to 4", "about 3"])
+def test_a_text_that_is_no_relation(text: str) -> None:
+    with pytest.raises(ValueError, match="is no relation; expected"):
+        reproductions_page.relation(text)
+
+
+def test_a_share_of_no_gain(tmp_path: Path) -> None:
+    """The ensemble of one seed of three is no better than its baseline."""
+    found = Measured(date="2026-01-01", minutes=1.0, values={"gain_transferred": [0.9, float("nan"), 0.95]})
+    kept = Measured.model_validate(json.loads(reproduce.as_text({"digits": found}))["digits"])
+    text = page([row(figures={"gain_transferred": {"expected": ">= 0.91"}})], {"digits": kept})
+    assert "| gain_transferred ≥ 91% |  | none in 1 of 3 seeds |  | not resolved |" in text and "nan" not in text
 
 
 def test_relations_come_first(tmp_path: Path) -> None:
