@@ -23,7 +23,7 @@ from workers import storage
 
 ROOT = Path(__file__).parents[1]
 RIGHT = re.compile(r"right\[(\d+)\]")
-SWEPT = re.compile(r"(?P<what>best \S+|accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
+SWEPT = re.compile(r"(?P<what>best \S+|student\.accuracy)(?: at (?P<key>\S+)=(?P<value>\S+))?")
 OTHER_RUN = re.compile(r"([^\s()]+):")
 OF_DIFFERENCES = re.compile(r"\((.+)\) / \((.+)\)")
 SEED = "student.seed"
@@ -241,14 +241,16 @@ COMBINED: Mapping[str, Callable[[float, float], float]] = {"-": lambda a, b: a -
 
 
 def swept_figure(sweep: Sweep, name: str) -> list[float]:
-    """A figure of a sweep's best point: `best KEY`, its value of a key, or `accuracy`, that of its students by seed.
+    """A figure of a sweep's best point: `best KEY`, its value of a key, or `student.accuracy`, of its students by seed.
 
     With ` at KEY=VALUE` of the points with this value. The best point has the highest mean of validation accuracy over
     `student.seed`. Raises: KeyError where the sweep has no such figure.
     """
     asked = SWEPT.fullmatch(name)
     if asked is None:
-        raise KeyError(f"'{name}' is no figure of a sweep; expected 'best KEY' or 'accuracy', with ' at KEY=VALUE'")
+        raise KeyError(
+            f"'{name}' is no figure of a sweep; expected 'best KEY' or 'student.accuracy', with ' at KEY=VALUE'"
+        )
     points: dict[str, list[SweptRun]] = {}
     for run in sweep.runs:
         if asked["key"] is None or str(run.values[asked["key"]]) == asked["value"]:
@@ -257,7 +259,7 @@ def swept_figure(sweep: Sweep, name: str) -> list[float]:
     if not points:
         raise KeyError(f"'{sweep.name}' has no run at {asked['key']}={asked['value']}")
     best = max(points.values(), key=lambda runs: statistics.fmean(run.validation_accuracy or 0.0 for run in runs))
-    if asked["what"] == "accuracy":
+    if asked["what"] == "student.accuracy":
         return [run.student for run in best if run.student is not None]
     return [float(best[0].values[asked["what"].removeprefix("best ")])]
 

@@ -281,13 +281,13 @@ def test_the_best_point_of_a_sweep_by_the_mean_over_seeds() -> None:
     ]
     sweep = sweeps.collected("a-sweep", ["T", "hidden", "student.seed"], runs)
     assert reproductions.swept_figure(sweep, "best T at hidden=30") == [4]
-    assert reproductions.swept_figure(sweep, "accuracy at hidden=30") == [0.82, 0.84]
+    assert reproductions.swept_figure(sweep, "student.accuracy at hidden=30") == [0.82, 0.84]
     assert reproductions.swept_figure(sweep, "best T") == [20]
-    assert reproductions.swept_figure(sweep, "accuracy") == [0.97, 0.99]
+    assert reproductions.swept_figure(sweep, "student.accuracy") == [0.97, 0.99]
     with pytest.raises(KeyError, match="no run at hidden=300"):
-        reproductions.swept_figure(sweep, "accuracy at hidden=300")
+        reproductions.swept_figure(sweep, "student.accuracy at hidden=300")
     with pytest.raises(KeyError, match="no figure of a sweep"):
-        reproductions.swept_figure(sweep, "student.accuracy")
+        reproductions.swept_figure(sweep, "teacher.accuracy")
 
 
 def test_a_sweep_on_the_page(tmp_path: Path) -> None:
@@ -297,9 +297,9 @@ def test_a_sweep_on_the_page(tmp_path: Path) -> None:
     runs = [SweptRun(run=name, values={"T": t}, validation_accuracy=t / 20, student=0.9) for name, t in names.items()]
     record = sweeps.collected("a-sweep", ["T"], runs).model_dump_json()
     storage.write_text(storage.join(str(tmp_path), "a-sweep", sweeps.RECORD), record)
-    of = row(run="a-sweep", figures={"best T": "8 and above", "accuracy": ""}, note="Why it differs.")
+    of = row(run="a-sweep", figures={"best T": "8 and above", "student.accuracy": ""}, note="Why it differs.")
     found = reproductions.measured(of, str(tmp_path))
-    assert found is not None and found.values == {"best T": [20.0], "accuracy": [0.9]}
+    assert found is not None and found.values == {"best T": [20.0], "student.accuracy": [0.9]}
     text = page([of], {"digits": found})
     assert "| best T | 8 and above | 20 |  |  |" in text and text.rstrip().endswith("Why it differs.")
 
