@@ -341,7 +341,15 @@ def _specialised(model: AnyModel, classes: int, names: tuple[str, ...]) -> AnyMo
     return found.model_copy(update={"special": special.model_copy(update={"classes": ids, "of": classes})})
 
 
-KEPT = ("combine", "resources_per_member", "precision", "micro_batch_size", "num_actors", "start_timeout_s")
+KEPT = (
+    "combine",
+    "on_member_loss",
+    "resources_per_member",
+    "precision",
+    "micro_batch_size",
+    "num_actors",
+    "start_timeout_s",
+)
 """Settings of an ensemble that hold for the generations, too."""
 STUDENT = "student"
 """The name of the student among a run's systems."""

@@ -68,13 +68,15 @@ def test_what_cannot_have_generations(expected: str, tmp_path: Path) -> None:
 
 
 def test_the_teachers_of_a_generation(tmp_path: Path) -> None:
-    config = RunConfig.load(str(write_config(tmp_path, generations=3, ensemble__combine="geometric")))
+    changes = {"ensemble__combine": "geometric", "ensemble__on_member_loss": "fail"}
+    config = RunConfig.load(str(write_config(tmp_path, generations=3, **changes)))
     first, second, third = config.of_generations()
     assert first.ensemble == config.ensemble and first.student == config.student
     assert [each.student.seed for each in (first, second, third)] == [0, 1, 2]
     (teacher,) = third.ensemble.groups
     assert teacher.given == (f"{second.folder}/student/model.safetensors",) and teacher.model == config.student.model
-    assert third.ensemble.combine == "geometric" and third.ensemble.count == 1
+    assert third.ensemble.combine == "geometric" and third.ensemble.on_member_loss == "fail"
+    assert third.ensemble.count == 1
     together = config.of_all_generations().ensemble
     assert together.count == 3 and len(together.groups[0].given or ()) == 3
     assert config.model_copy(update={"generations": 1}).of_generations() == []
