@@ -28,6 +28,7 @@ from workers.data.dataset import Split
 from workers.data.examples import embedded, values_of
 from workers.errors import RunError
 from workers.losses import Outputs
+from workers.models import attention
 from workers.models.ask import ask
 from workers.models.hidden import observe
 from workers.models.precision import autocast
@@ -241,7 +242,8 @@ def step(
     progress.optimizer.zero_grad(set_to_none=True)
     losses = []
     for piece, last in _pieces(batch, spec.micro_batch_size):
-        with nullcontext() if last else _unsynchronised(progress.model):
+        separate = attention.for_training(piece.x.device, spec.precision)
+        with separate, nullcontext() if last else _unsynchronised(progress.model):
             answer = None if beside is None else beside(piece.x)
             with autocast(piece.x.device, spec.precision):
                 outputs = forward(piece.x)
