@@ -35,6 +35,10 @@ class RequestError(StillhouseError):
     exit_status = 2
 
 
+class MissingColumn(RequestError):
+    """A file of the data has no column of a name that the configuration gives."""
+
+
 class GateError(StillhouseError):
     """An export fell short of its thresholds, so nothing was written or registered."""
 

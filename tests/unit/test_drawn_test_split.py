@@ -44,15 +44,17 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
     assert np.unique(found.test_groups, return_counts=True)[1].tolist() == [10] * 10
 
 
-def test_train_has_no_unlabelled_examples_of_the_groups_of_test(tmp_path: Path) -> None:
+def test_train_has_no_unlabelled_examples_of_groups_that_are_drawn(tmp_path: Path) -> None:
     x, y = blobs(500, 1)
     rows = np.arange(500)
     np.savez(tmp_path / "some.npz", x=x, y=np.where(rows % 2, y, -1), user=rows // 10)
     found = loaded(tmp_path, group_column="user", train=str(tmp_path / "some.npz"), validation_share=0.1)
     of_test = {row // 10 for row in rows if (found.test.x[:] == x[row]).all(axis=1).any()}
     assert len(of_test) == 10 and found.kept is not None
-    assert not of_test & {*(found.kept // 10)} and (found.train.y == -1).sum() == 200
-    assert len(found.test) == 50 and "50 examples without a label are of groups that are drawn" in found.notes[0]
+    of_validation = {row // 10 for row in rows if (found.validation.x[:] == x[row]).all(axis=1).any()}
+    assert len(of_validation) == 4 and not (of_test | of_validation) & {*(found.kept // 10)}
+    assert len(found.test) == 50 and (found.train.y == -1).sum() == 180
+    assert "70 examples without a label are of groups that are drawn for test or validation" in found.notes[0]
     assert found.digests["train"] == replace(found, scanned={}).digests["train"]
 
 

@@ -55,9 +55,9 @@ def test_groups_are_numbered_by_their_values(kind: Any, tmp_path: Path) -> None:
     found = loading.load(spec, seed=0)
     assert found.test_groups is not None
     np.testing.assert_array_equal(found.test_groups, np.arange(60) % 12)
-    assert not [note for note in found.notes if "groups" in note]
+    assert not [note for note in found.notes if "intervals" in note]
     if kind is parquet:
-        assert found.train.x.shape == (54, 8)  # without the users
+        assert found.train.x.shape == (55, 8)  # without the users' names, and without one user, whom validation has
 
 
 @pytest.mark.parametrize("kind", [npz, parquet, text])
@@ -103,4 +103,57 @@ def test_pixels_have_no_columns() -> None:
     with pytest.raises(RequestError, match=r"data of kind 'idx' has no columns"):
         from workers.data import readers
 
-        readers._groups(spec)
+        readers._groups(spec, [])
+
+
+DRAWN = {
+    "validation": {"validation_share": 0.25},
+    "validation by default": {},
+    "test and validation": {"test": None, "test_share": 0.25, "validation_share": 0.25},
+}
+
+
+def ids_of(x: np.ndarray) -> list[int]:
+    """The rows of train, which are numbered in their first feature."""
+    return [round(float(value)) for value in x[:, 0]]
+
+
+@pytest.mark.parametrize("asked", DRAWN)
+@pytest.mark.parametrize("kind", ["parquet", "factory"])
+def test_a_split_that_is_drawn_divides_no_group(kind: str, asked: str, tmp_path: Path) -> None:
+    given: dict[str, Any]
+    x = np.column_stack([np.arange(60), blobs(60, 5)[0]]).astype(np.float32)
+    if kind == "parquet":
+        given = parquet(tmp_path)
+        frame = pd.DataFrame({"user": USERS, **{f"c{k}": x[:, k] for k in range(8)}, "y": Y})
+        frame.to_parquet(tmp_path / "train.parquet")
+        given["group_column"] = "user"
+    else:
+        tested = "test_share" in DRAWN[asked]
+        np.savez(tmp_path / "all.npz", x=x, y=Y, user=USERS)
+        (tmp_path / "mine.py").write_text(
+            "import pathlib\nimport numpy as np\n\ndef splits():\n"
+            "    held = np.load(pathlib.Path(__file__).with_name('all.npz'))\n"
+            "    every = held['x'], held['y'], held['user']\n"
+            "    splits = {'train': every, 'test': (1000 + every[0], *every[1:])}\n"
+            f"    return {{name: splits[name] for name in {['train'] if tested else ['train', 'test']}}}\n"
+        )
+        given = {"kind": "python", "factory": "mine:splits", "folder": str(tmp_path)}
+    changes = DRAWN[asked] if kind == "parquet" else {k: v for k, v in DRAWN[asked].items() if v is not None}
+    found = loading.load(DataSpec(**given | changes, root=str(tmp_path)), seed=0)
+    assert not [note for note in found.notes if "group_column" in note]
+    users = {"train": set(USERS[ids_of(found.train.x)]), "validation": set(USERS[ids_of(found.validation.x)])}
+    if "test_share" in changes:
+        users["test"] = set(USERS[ids_of(found.test.x)])
+    assert sum(map(len, users.values())) == len(set(USERS)) and all(users.values())
+
+
+def test_train_without_the_column(tmp_path: Path) -> None:
+    given = npz(tmp_path)
+    found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
+    (note,) = [note for note in found.notes if "group_column" in note]
+    assert "train has no 'user'" in note and len(found.validation) == 6
+    np.savez(tmp_path / "valid.npz", x=X + 9, y=Y)
+    given["validation"] = "valid.npz"
+    found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
+    assert not [note for note in found.notes if "group_column" in note]

@@ -26,8 +26,8 @@ DRAWN = ("validation", "test")
 def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index | None, seed: int) -> dict[str, Index]:
     """The training examples of the splits that have no file, by the split: rows of `train`, ascending.
 
-    The test split is the same for every `seed`, so that runs of several seeds are measured on the same examples. Groups
-    [N] stay whole in it.
+    The test split is the same for every `seed`, so that runs of several seeds are measured on the same examples.
+    grouped: [N] the group of each training example, which no split divides; None: each is one of its own.
     """
     found: dict[str, Index] = {}
     taken = np.zeros(0, np.int64)
@@ -36,7 +36,7 @@ def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index |
         taken = found["test"] = _draw(train, "test", spec.test_share, [TEST_SEED], grouped=grouped)
     if "validation" not in given:
         share = spec.validation_share or DEFAULT_VALIDATION_SHARE
-        found["validation"] = _draw(train, "validation", share, [seed, VALIDATION_SEED], without=taken)
+        found["validation"] = _draw(train, "validation", share, [seed, VALIDATION_SEED], without=taken, grouped=grouped)
     return found
 
 
@@ -72,18 +72,18 @@ def _draw(
     return drawn if grouped is None else labelled[np.isin(grouped[labelled], drawn)]
 
 
-def unlabelled_of_test(train: Split, held: Mapping[str, Index], grouped: Index | None, notes: list[str]) -> Index:
-    """The training examples without a label of the groups that were drawn for `test`, ascending.
+def unlabelled_of_drawn(train: Split, held: Mapping[str, Index], grouped: Index | None, notes: list[str]) -> Index:
+    """The training examples without a label of the groups that were drawn for other splits, ascending.
 
-    A student would learn from the inputs of groups that it is tested on. Appends a note where there are some.
+    A student would learn from the inputs of groups that it is measured on. Appends a note where there are some.
     """
-    if grouped is None or "test" not in held:
+    if grouped is None or not held:
         return NO_ROWS
-    of_test = np.isin(grouped, grouped[held["test"]])
-    found = np.flatnonzero(of_test & ~labels.has_label(train.y, train.rows))
+    of_drawn = np.isin(grouped, grouped[np.concatenate([*held.values()])])
+    found = np.flatnonzero(of_drawn & ~labels.has_label(train.y, train.rows))
     if len(found):
         notes.append(
-            f"data.test_share: {len(found):,} examples without a label are of groups that are drawn for test, so they "
-            "are left out of train."
+            f"data.group_column: {len(found):,} examples without a label are of groups that are drawn for "
+            f"{' or '.join(sorted(held))}, so they are left out of train."
         )
     return found

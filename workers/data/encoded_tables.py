@@ -21,7 +21,7 @@ from workers.data import headers, label_names, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
 from workers.data.table_files import is_text, plain
-from workers.errors import RequestError
+from workers.errors import MissingColumn, RequestError
 
 Numbers = NDArray[np.float32]
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
@@ -100,7 +100,7 @@ def read_groups(uri: str, name: str) -> list[Any]:
     """The values of a column of any type; None for an empty cell."""
     table = table_files.read(uri)
     if name not in table.column_names:
-        raise RequestError(f"'{uri}': no column '{name}'; found {', '.join(table.column_names)}.")
+        raise MissingColumn(f"'{uri}': no column '{name}'; found {', '.join(table.column_names)}.")
     column = table.column(name)
     with _reading(uri, name, column, "a value of Python in each row"):
         return cast(list[Any], column.to_pylist())

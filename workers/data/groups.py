@@ -1,11 +1,12 @@
-"""Groups of test examples: which of them belong together when intervals are drawn, such as the examples of one user.
+"""Groups of examples: which of them belong together, such as the examples of one user.
 
-Examples of a group resemble each other, so that intervals by single examples would be too narrow.
+Examples of a group resemble each other. So intervals by single examples would be too narrow, and a validation or test
+split that shares groups with train too easy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,44 +18,53 @@ FEW = 10
 """Groups below which the bootstrap says little."""
 
 
-def numbered(values: Any, examples: int, notes: list[str]) -> Index | None:
-    """The group of each of N test examples, as numbers from 0: [N] int64; None without groups.
+def numbered(split: str, values: Any, examples: int) -> Index:
+    """The group of each of the N examples of a split, as numbers from 0: [N] int64.
 
-    values: one of any type for each example. Appends a note where there are too few groups for an interval. Raises:
-    `RequestError` for null, several values for an example, or another number of values.
+    values: one of any type for each example. Raises: `RequestError` for null, several values for an example, or another
+    number of values.
     """
-    if values is None:
-        return None
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise RequestError(
-            f"data.test: groups of shape {list(values.shape)}; expected one value for each example, [N]."
+            f"data.{split}: groups of shape {list(values.shape)}; expected one value for each example, [N]."
         )
     given = list(values)
     if several := [k for k, value in enumerate(given) if not isinstance(value, Hashable)]:
         raise RequestError(
-            f"data.test: the group of example {several[0]} is {given[several[0]]!r}; expected one value, such as a "
+            f"data.{split}: the group of example {several[0]} is {given[several[0]]!r}; expected one value, such as a "
             "number or a text."
         )
     if len(given) != examples:
         raise RequestError(
-            f"data.test: {len(given):,} groups for {examples:,} examples; expected the group of each example."
+            f"data.{split}: {len(given):,} groups for {examples:,} examples; expected the group of each example."
         )
     missing = [k for k, value in enumerate(given) if value is None or value != value]
     if missing:
         raise RequestError(
-            f"data.test: example {missing[0]} has no group, and {len(missing):,} in all; expected one for each."
+            f"data.{split}: example {missing[0]} has no group, and {len(missing):,} in all; expected one for each."
         )
     places: dict[Any, int] = {}
     found = np.array([places.setdefault(_plain(value), len(places)) for value in given], np.int64)
-    if len(places) < FEW:
-        notes.append(f"data.test: its examples are in {len(places)} groups; intervals from fewer than {FEW} are rough.")
     return found
 
 
-def renumbered(grouped: Index) -> Index:
-    """The groups [n] of some examples, numbered from 0 without gaps."""
-    found: Index = np.unique(grouped, return_inverse=True)[1].astype(np.int64)
-    return found
+def notes(tested: Index | None) -> list[str]:
+    """A note where the test examples are in too few groups for an interval. tested: `of_test`."""
+    count = FEW if tested is None else len(np.unique(tested))
+    if count >= FEW:
+        return []
+    return [f"data.test: its examples are in {count} groups; intervals from fewer than {FEW} are rough."]
+
+
+def of_test(grouped: Mapping[str, Index], drawn: Index | None) -> Index | None:
+    """The groups [n] of the test examples, numbered from 0 without gaps; None where they are in none.
+
+    grouped: those of train and test. drawn: the rows of train that are the test examples; None: they are given.
+    """
+    if drawn is None:
+        return grouped.get("test")
+    of_train = grouped.get("train")
+    return None if of_train is None else np.unique(of_train[drawn], return_inverse=True)[1].astype(np.int64)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ from workers.data import (
 from workers.data.arrays import Index
 from workers.data.augment import read as read_files
 from workers.data.dataset import Dataset, Split
-from workers.data.drawing import DRAWN, drawn, held_out, unlabelled_of_test
+from workers.data.drawing import DRAWN, drawn, held_out, unlabelled_of_drawn
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.ragged import Ragged
 from workers.data.scan import Found
@@ -69,18 +69,17 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     classes = labels.count(y["train"], declared, names)
     notes += label_names.alike(names, y["train"])
     _check_shapes(inputs)
-    grouped = groups.numbered(whole.groups, len(inputs.get("test", inputs["train"])), notes)
-    for name, x in inputs.items():
-        if name in DRAWN:
-            inputs[name], y[name] = elements.labelled(name, x, y[name])
-        else:
-            elements.check_each_has_one(name, x)
+    grouped = {name: groups.numbered(name, of, len(inputs[name])) for name, of in whole.groups.items()}
+    of_train = grouped.get("train")
+    _leave_out_unlabelled(inputs, y)
     for name, ids in y.items():  # before the split, so that messages have the user's row numbers
         labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=declared is not None)
     values.check_types(inputs)
     train = Split(inputs["train"], y["train"])
-    held = drawn(train, spec, y, grouped, seed)
-    left_out = unlabelled_of_test(train, held, grouped, notes)
+    held = drawn(train, spec, y, of_train, seed)
+    left_out = unlabelled_of_drawn(train, held, of_train, notes)
+    of_test = groups.of_test(grouped, held.get("test"))
+    notes += groups.notes(of_test)
     kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
     apart = {name: held_out(name, train, rows) for name, rows in held.items()}
     if kept is not None:
@@ -99,7 +98,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         train=train if kept is None else train.take(kept),
         validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
         test=apart.get("test") or Split(inputs["test"], y["test"]),
-        test_groups=grouped if grouped is None or "test" not in held else groups.renumbered(grouped[held["test"]]),
+        test_groups=of_test,
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,
@@ -111,9 +110,18 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         given=len(train),
         scanned={name: of.digest for name, of in found.items()},
     )
-    dataset = _for_transfer(spec, dataset, grouped if "test" in held else None)
+    dataset = _for_transfer(spec, dataset, of_train)
     _ = dataset.transfer  # checks the augmentation
     return dataset
+
+
+def _leave_out_unlabelled(inputs: dict[str, Examples], y: dict[str, Index]) -> None:
+    """Leave elements without a label out of the splits that systems are measured on; train has one in each example."""
+    for name, x in inputs.items():
+        if name in DRAWN:
+            inputs[name], y[name] = elements.labelled(name, x, y[name])
+        else:
+            elements.check_each_has_one(name, x)
 
 
 def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Dataset:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workers import storage
 from workers.data import memmap, memory
-from workers.errors import RequestError
+from workers.errors import MissingColumn, RequestError
 
 
 def arrays(uri: str, wanted: Sequence[str]) -> list[NDArray[Any]]:
@@ -54,7 +54,7 @@ def _npz_bytes(uri: str, source: str | io.BytesIO, wanted: Sequence[str]) -> dic
         missing = [key for key in wanted if key not in names]
         if missing:
             sparse = " This is a scipy sparse matrix: save its .toarray()." if {"indptr", "data"} <= set(names) else ""
-            raise RequestError(
+            raise MissingColumn(
                 f"'{uri}': no array '{missing[0]}'; found {', '.join(names) or 'none'}. Expected "
                 f"{' and '.join(wanted)}, as numpy.savez(path, x=..., y=...) writes them.{sparse}"
             )

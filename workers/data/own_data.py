@@ -11,14 +11,14 @@ from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged
-from workers.data.splits import SPLITS, Labels, Read, Splits, uris
+from workers.data.splits import GROUPED, SPLITS, Groups, Labels, Read, Splits, uris
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 from workers.user_code import calls, factories
 
 
 def read_python(spec: DataSpec) -> Read:
-    """What a data factory returns. `test` may be a triple (x, y, groups)."""
+    """What a data factory returns. `train` and `test` may be triples (x, y, groups)."""
     assert spec.factory is not None, "checked by DataSpec"
     if spec.stages:
         raise RequestError(
@@ -33,14 +33,16 @@ def read_python(spec: DataSpec) -> Read:
             '{"train": (x, y), "test": (x, y), "validation": (x, y), "unlabeled": x}.'
         )
     splits: Splits = {}
-    groups = None
-    if isinstance(returned.get("test"), tuple) and len(returned["test"]) == 3:
-        *pair, groups = returned["test"]
-        returned = {**returned, "test": tuple(pair)}
+    groups: dict[str, Groups] = {}
+    for name in GROUPED:
+        if isinstance(returned.get(name), tuple) and len(returned[name]) == 3:
+            *pair, of_each = returned[name]
+            returned = {**returned, name: tuple(pair)}
+            groups |= {} if of_each is None else {name: of_each}
     if spec.group_column is not None:
         raise RequestError(
-            "data.group_column: the data come from a factory. Expected it to return `(x, y, groups)` as `test`, and no "
-            "`group_column`."
+            "data.group_column: the data come from a factory. Expected it to return `(x, y, groups)` as `test`, and as "
+            "`train` where other splits are drawn from it, and no `group_column`."
         )
     for name, value in returned.items():
         if name not in SPLITS:

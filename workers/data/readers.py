@@ -7,11 +7,9 @@ declared size with its content and with the available memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workers.data import (
     encoded_tables,
@@ -26,20 +24,21 @@ from workers.data import (
 from workers.data.encoded_tables import Encoding
 from workers.data.labels import LABELLED
 from workers.data.own_data import read_by_own, read_python
-from workers.data.splits import SPLITS, Read, Splits, uris
-from workers.errors import RequestError
+from workers.data.splits import SPLITS, Groups, Read, Splits, uris
+from workers.errors import MissingColumn, RequestError
 from workers.specs.data import DataSpec, MaskingSpec
 
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
-    """The splits that `spec` names, and the groups of `test`."""
+    """The splits that `spec` names, and the groups of `train` and `test`."""
     if spec.kind == "python":
         return read_python(spec)
-    groups = _groups(spec)  # first, since their column is easily misspelt
+    notes = [] if notes is None else notes
+    groups = _groups(spec, notes)  # first, since their column is easily misspelt
     if ":" in spec.kind:
         return Read(read_by_own(spec), groups)
     _check_label_is_no_input(spec)
-    return Read(READERS[spec.kind](spec, [] if notes is None else notes), groups)
+    return Read(READERS[spec.kind](spec, notes), groups)
 
 
 def _check_label_is_no_input(spec: DataSpec) -> None:
@@ -53,17 +52,31 @@ def _check_label_is_no_input(spec: DataSpec) -> None:
             )
 
 
-def _groups(spec: DataSpec) -> Sequence[Any] | NDArray[Any] | None:
-    """The column `group_column` of `test`, or of `train` where `test` is drawn from it; None without one."""
+def _groups(spec: DataSpec, notes: list[str]) -> dict[str, Groups]:
+    """The column `group_column` of `test`, and of `train` where others are drawn from it; by split.
+
+    Appends a note where train has none, and a validation split is drawn.
+    """
     if spec.group_column is None:
-        return None
-    split = "train" if spec.test is None else "test"
-    if spec.kind not in GROUPS or not isinstance(getattr(spec, split), str):
+        return {}
+    tested = "train" if spec.test is None else "test"
+    if spec.kind not in GROUPS or not isinstance(getattr(spec, tested), str):
         raise RequestError(
             f"data.group_column: data of kind '{spec.kind}' has no columns. Expected kind {', '.join(GROUPS)}; of kind "
             "python, the factory returns `(x, y, groups)` as `test`."
         )
-    return GROUPS[spec.kind](uris(spec)[split], spec.group_column)
+    of = uris(spec)
+    found = {tested: GROUPS[spec.kind](of[tested], spec.group_column)}
+    if tested == "train" or (spec.validation is not None and spec.transfer_share is None):
+        return found
+    try:
+        return {**found, "train": GROUPS[spec.kind](of["train"], spec.group_column)}
+    except MissingColumn:
+        notes.append(
+            f"data.group_column: train has no '{spec.group_column}', so what is drawn from it may divide groups. Give "
+            "train this column, too."
+        )
+        return found
 
 
 def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
@@ -165,7 +178,7 @@ READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
 }
 
 
-GROUPS: dict[str, Callable[[str, str], Sequence[Any] | NDArray[Any]]] = {
+GROUPS: dict[str, Callable[[str, str], Groups]] = {
     "npz": lambda uri, name: npz_files.arrays(uri, (name,))[0],
     "parquet": tables.read_groups,
     "text": text_files.read_groups,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,16 +18,19 @@ from workers.specs.data import DataSpec
 Labels = NDArray[Any] | Ragged | NamedLabels | None
 Splits = dict[str, tuple[Examples, Labels]]
 
+Groups = Sequence[Any] | NDArray[Any]
 SPLITS = (*LABELLED, "unlabeled")
+GROUPED = ("train", "test")
+"""Splits whose examples may be in groups: those of train where others are drawn from it."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: what test examples
-    belong to, a value of any type for each; None where they are not in groups."""
+    """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: what the examples of
+    train and test belong to, a value of any type for each, by split; a split whose examples are in none is left out."""
 
     splits: Splits
-    groups: Sequence[Any] | NDArray[Any] | None = None
+    groups: Mapping[str, Groups] = field(default_factory=dict)
 
 
 def uris(spec: DataSpec) -> dict[str, str]:

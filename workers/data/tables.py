@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from workers.data import memory
 from workers.data.labels import LABELLED
-from workers.errors import RequestError
+from workers.errors import MissingColumn, RequestError
 
 Array = NDArray[Any]
 
@@ -119,7 +119,7 @@ def read_groups(uri: str, name: str) -> list[Any]:
     """The values of the column `name` of a file, of any type; None for null."""
     table = _open("test", uri)
     if name not in table.columns:
-        raise table.error(f"no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
+        raise MissingColumn(f"'{uri}': no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
     try:
         found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:

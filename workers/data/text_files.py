@@ -25,7 +25,7 @@ from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
 from workers.data.texts import PAIR, TEXT, TextColumn, is_blank
-from workers.errors import RequestError
+from workers.errors import MissingColumn, RequestError
 
 ROWS = 8192
 """Rows of a batch."""
@@ -224,7 +224,7 @@ def _label_of(names: Names) -> str:
 def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
-        raise RequestError(
+        raise MissingColumn(
             f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. Set `data."
             f"{names[missing[0]]}`."
         )

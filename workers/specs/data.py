@@ -68,7 +68,8 @@ class DataSpec(Spec):
     validation: str | IdxFiles | None = None
     """What `keep: best` and `weights: validation` decide by."""
     validation_share: Share | None = None
-    """Instead of `validation`: the share of the training examples set aside, drawn with the seed."""
+    """Instead of `validation`: the share of the training examples set aside, drawn with the seed; those of a group
+    (`group_column`) together."""
     test_share: Share | None = None
     """Instead of `test`: the share of the labelled training examples set aside, the same ones for every `seed`; those
     of a group (`group_column`) together."""
@@ -80,7 +81,7 @@ class DataSpec(Spec):
     transfer_share: Share | None = None
     """The share of the training examples, and of `unlabeled`, that the transfer set has, drawn with the seed; members
     learn from all. A smaller share is a part of a larger one. The masked copies of a text stay together, and groups
-    (`group_column`) where `test` is drawn from `train`."""
+    (`group_column`)."""
     depends_on: tuple[str, ...] = ()
     """Files or folders, relative to this configuration or any fsspec URI, that models or data read and no import or
     `open` of Python shows: what is reused changes with their content."""
@@ -98,9 +99,9 @@ class DataSpec(Spec):
     max_length: Annotated[Count | None, Field(exclude=True)] = None
     """`kind: text`: short for `max_length` of `masking`, or else of every model of texts that has none of its own."""
     group_column: str | None = None
-    """Of `test`: which examples belong together when intervals are drawn, such as those of a user, a document or an
-    utterance. A column of texts, of a table or of Parquet, or an array [N] of an npz; a data factory returns
-    `(x, y, groups)`. Left out: each example is drawn by itself."""
+    """Which examples belong together, such as those of a user, a document or an utterance: those of `test` when
+    intervals are drawn, those of `train` when other splits are. A column of texts, of a table or of Parquet, or an
+    array [N] of an npz; a data factory returns `(x, y, groups)`. Left out: each example is drawn by itself."""
     feature_columns: tuple[str, ...] | None = None
     """`kind: parquet`: the columns of numbers, or the one column of equally long lists. `kind: table`: columns of
     numbers, categories or lists. Left out: all but the label. `kind: npz`: the one array of the examples, `x`."""
