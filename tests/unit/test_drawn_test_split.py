@@ -40,8 +40,8 @@ def test_another_seed_has_the_same_test_examples(tmp_path: Path) -> None:
 
 def test_groups_stay_whole(tmp_path: Path) -> None:
     found = loaded(tmp_path, group_column="user")
-    assert found.test_groups is not None and len(found.test) == 100
-    assert np.unique(found.test_groups, return_counts=True)[1].tolist() == [10] * 10
+    assert len(found.test) == 100
+    assert np.unique(found.groups["test"], return_counts=True)[1].tolist() == [10] * 10
 
 
 def test_train_has_no_unlabelled_examples_of_groups_that_are_drawn(tmp_path: Path) -> None:

@@ -53,8 +53,7 @@ def text(folder: Path, groups: Any = USERS) -> dict[str, Any]:
 def test_groups_are_numbered_by_their_values(kind: Any, tmp_path: Path) -> None:
     spec = DataSpec(**kind(tmp_path), root=str(tmp_path), group_column="user")
     found = loading.load(spec, seed=0)
-    assert found.test_groups is not None
-    np.testing.assert_array_equal(found.test_groups, np.arange(60) % 12)
+    np.testing.assert_array_equal(found.groups["test"], np.arange(60) % 12)
     assert not [note for note in found.notes if "intervals" in note]
     if kind is parquet:
         assert found.train.x.shape == (55, 8)  # without the users' names, and without one user, whom validation has
@@ -71,7 +70,7 @@ def test_a_factory_returns_groups(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     spec = DataSpec(kind="python", factory="mine:splits", folder=str(tmp_path))
     found = loading.load(spec, seed=0)
-    assert found.test_groups is not None and found.test_groups.tolist() == [0, 1, 2] * 10
+    assert found.groups["test"].tolist() == [0, 1, 2] * 10
     assert any("3 groups; intervals from fewer than 10" in note for note in found.notes)
     with pytest.raises(RequestError, match="31 groups for 30 examples"):
         loading.load(spec.model_copy(update={"kwargs": {"groups": "wrong"}}), seed=0)
@@ -146,6 +145,8 @@ def test_a_split_that_is_drawn_divides_no_group(kind: str, asked: str, tmp_path:
     if "test_share" in changes:
         users["test"] = set(USERS[ids_of(found.test.x)])
     assert sum(map(len, users.values())) == len(set(USERS)) and all(users.values())
+    of_validation = USERS[ids_of(found.validation.x)]
+    assert len(set(zip(of_validation, found.groups["validation"], strict=True))) == len(users["validation"])
 
 
 def test_train_without_the_column(tmp_path: Path) -> None:
@@ -153,7 +154,10 @@ def test_train_without_the_column(tmp_path: Path) -> None:
     found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
     (note,) = [note for note in found.notes if "group_column" in note]
     assert "train has no 'user'" in note and len(found.validation) == 6
-    np.savez(tmp_path / "valid.npz", x=X + 9, y=Y)
     given["validation"] = "valid.npz"
-    found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
-    assert not [note for note in found.notes if "group_column" in note]
+    for named in ("user", "speaker"):
+        np.savez(tmp_path / "valid.npz", x=X + 9, y=Y, **{named: USERS[::-1]})
+        found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
+        of_groups = [note for note in found.notes if "group_column" in note]
+        assert [*found.groups] == (["test", "validation"] if named == "user" else ["test"])
+        assert len(of_groups) == (named == "speaker") and all("validation has no 'user'" in note for note in of_groups)

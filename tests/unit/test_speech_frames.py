@@ -41,6 +41,5 @@ def test_test_frames_belong_to_their_utterances(tmp_path: Path) -> None:
     spec = DataSpec(kind="python", root=str(tmp_path), folder=str(EXAMPLE), factory="frames:splits", kwargs=kwargs)
     found = loading.load(spec, 0)
     of_test = [length for side, length in zip(sides, lengths, strict=True) if side == TEST]
-    assert found.test_groups is not None
-    np.testing.assert_array_equal(found.test_groups, np.repeat(np.arange(len(of_test)), of_test))
+    np.testing.assert_array_equal(found.groups["test"], np.repeat(np.arange(len(of_test)), of_test))
     assert len(found.test) == sum(of_test) and len(found.train) == 60 and found.unlabeled is not None

@@ -24,6 +24,8 @@ from workers.specs.data import AugmentSpec
 from workers.user_code import provenance
 
 NO_ROWS: Index = np.zeros(0, np.int64)
+MEASURED = ("validation", "test")
+"""Splits that systems are measured on."""
 SERVED = 200
 """Test examples that latency is measured on."""
 SAMPLED = 64
@@ -92,8 +94,8 @@ class Dataset:
 
     stages: Mapping[str, Examples] = field(default_factory=dict)
     """Examples without labels for stages of the student, by `stages.<name>`."""
-    test_groups: Index | None = None
-    """The group of each test example, a number from 0; None: each example is a group of its own."""
+    groups: Mapping[str, Index] = field(default_factory=dict)
+    """The group of each example of `validation` and `test`, a number from 0; without, each is a group of its own."""
     texts: Examples | None = None
     """Some test examples with their texts, where `test` has only the tokens."""
 
@@ -192,7 +194,7 @@ class Dataset:
         def inputs(x: Examples) -> Examples:
             return examples.take(x, some(len(x)))
 
-        chosen, tested = some(len(self.train), least), some(len(self.test))
+        chosen, apart = some(len(self.train), least), {name: some(len(getattr(self, name))) for name in MEASURED}
         taught = None
         if self.taught is not None:
             lessons = self.taught[some(len(self.taught), least)]
@@ -201,9 +203,9 @@ class Dataset:
         return replace(
             self,
             train=self.train.take(chosen),
-            validation=self.validation.take(some(len(self.validation))),
-            test=self.test.take(tested),
-            test_groups=None if self.test_groups is None else self.test_groups[tested],
+            validation=self.validation.take(apart["validation"]),
+            test=self.test.take(apart["test"]),
+            groups={name: of[apart[name]] for name, of in self.groups.items()},
             unlabeled=None if self.unlabeled is None else inputs(self.unlabeled),
             taught=taught,
             drawn=None if self.drawn is None else self.drawn[some(len(self.drawn))],
@@ -251,7 +253,7 @@ class Dataset:
     @property
     def test_digest(self) -> str:
         """sha256 over the test examples, their labels and their groups."""
-        groups = b"" if self.test_groups is None else self.test_groups.tobytes()
+        groups = self.groups["test"].tobytes() if "test" in self.groups else b""
         return hashlib.sha256(self.digests["test"].encode() + groups).hexdigest()
 
     def _digest(self, name: str, x: Examples) -> str:

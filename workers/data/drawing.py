@@ -19,8 +19,6 @@ DEFAULT_VALIDATION_SHARE = 0.1
 """Share of training examples held out where neither configuration nor data has a validation split."""
 VALIDATION_SEED = 0x5E7A51DE
 TEST_SEED = 0x7E575E7
-DRAWN = ("validation", "test")
-"""Splits that may be drawn from the training examples."""
 
 
 def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index | None, seed: int) -> dict[str, Index]:

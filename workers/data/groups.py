@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.data.arrays import Index
+from workers.data.dataset import MEASURED
 from workers.errors import RequestError
 
 FEW = 10
@@ -49,22 +50,24 @@ def numbered(split: str, values: Any, examples: int) -> Index:
 
 
 def notes(tested: Index | None) -> list[str]:
-    """A note where the test examples are in too few groups for an interval. tested: `of_test`."""
+    """A note where the test examples are in too few groups for an interval. tested: [N]; None: in none."""
     count = FEW if tested is None else len(np.unique(tested))
     if count >= FEW:
         return []
     return [f"data.test: its examples are in {count} groups; intervals from fewer than {FEW} are rough."]
 
 
-def of_test(grouped: Mapping[str, Index], drawn: Index | None) -> Index | None:
-    """The groups [n] of the test examples, numbered from 0 without gaps; None where they are in none.
+def of_measured(grouped: Mapping[str, Index], drawn: Mapping[str, Index]) -> dict[str, Index]:
+    """The groups [n] of the splits that systems are measured on, numbered from 0 without gaps, by split.
 
-    grouped: those of train and test. drawn: the rows of train that are the test examples; None: they are given.
+    grouped: those of each split that is given. drawn: the rows of train of each that is drawn from it.
     """
-    if drawn is None:
-        return grouped.get("test")
+    given = {name: of for name, of in grouped.items() if name in MEASURED}
     of_train = grouped.get("train")
-    return None if of_train is None else np.unique(of_train[drawn], return_inverse=True)[1].astype(np.int64)
+    if of_train is None:
+        return given
+    apart = {name: np.unique(of_train[rows], return_inverse=True)[1] for name, rows in drawn.items()}
+    return given | {name: of.astype(np.int64) for name, of in apart.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -26,8 +26,8 @@ from workers.data import (
 )
 from workers.data.arrays import Index
 from workers.data.augment import read as read_files
-from workers.data.dataset import Dataset, Split
-from workers.data.drawing import DRAWN, drawn, held_out, unlabelled_of_drawn
+from workers.data.dataset import MEASURED, Dataset, Split
+from workers.data.drawing import drawn, held_out, unlabelled_of_drawn
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.ragged import Ragged
 from workers.data.scan import Found
@@ -78,8 +78,8 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     train = Split(inputs["train"], y["train"])
     held = drawn(train, spec, y, of_train, seed)
     left_out = unlabelled_of_drawn(train, held, of_train, notes)
-    of_test = groups.of_test(grouped, held.get("test"))
-    notes += groups.notes(of_test)
+    measured = groups.of_measured(grouped, held)
+    notes += groups.notes(measured.get("test"))
     kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
     apart = {name: held_out(name, train, rows) for name, rows in held.items()}
     if kept is not None:
@@ -98,7 +98,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         train=train if kept is None else train.take(kept),
         validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
         test=apart.get("test") or Split(inputs["test"], y["test"]),
-        test_groups=of_test,
+        groups=measured,
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,
@@ -118,7 +118,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
 def _leave_out_unlabelled(inputs: dict[str, Examples], y: dict[str, Index]) -> None:
     """Leave elements without a label out of the splits that systems are measured on; train has one in each example."""
     for name, x in inputs.items():
-        if name in DRAWN:
+        if name in MEASURED:
             inputs[name], y[name] = elements.labelled(name, x, y[name])
         else:
             elements.check_each_has_one(name, x)

@@ -11,14 +11,14 @@ from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, X
 from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged
-from workers.data.splits import GROUPED, SPLITS, Groups, Labels, Read, Splits, uris
+from workers.data.splits import SPLITS, Groups, Labels, Read, Splits, uris
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 from workers.user_code import calls, factories
 
 
 def read_python(spec: DataSpec) -> Read:
-    """What a data factory returns. `train` and `test` may be triples (x, y, groups)."""
+    """What a data factory returns. Pairs (x, y) may be triples (x, y, groups)."""
     assert spec.factory is not None, "checked by DataSpec"
     if spec.stages:
         raise RequestError(
@@ -34,7 +34,7 @@ def read_python(spec: DataSpec) -> Read:
         )
     splits: Splits = {}
     groups: dict[str, Groups] = {}
-    for name in GROUPED:
+    for name in LABELLED:
         if isinstance(returned.get(name), tuple) and len(returned[name]) == 3:
             *pair, of_each = returned[name]
             returned = {**returned, name: tuple(pair)}

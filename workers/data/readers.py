@@ -30,7 +30,7 @@ from workers.specs.data import DataSpec, MaskingSpec
 
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
-    """The splits that `spec` names, and the groups of `train` and `test`."""
+    """The splits that `spec` names, and the groups of their examples."""
     if spec.kind == "python":
         return read_python(spec)
     notes = [] if notes is None else notes
@@ -53,9 +53,9 @@ def _check_label_is_no_input(spec: DataSpec) -> None:
 
 
 def _groups(spec: DataSpec, notes: list[str]) -> dict[str, Groups]:
-    """The column `group_column` of `test`, and of `train` where others are drawn from it; by split.
+    """The column `group_column` of `test`, of `validation`, and of `train` where others are drawn from it; by split.
 
-    Appends a note where train has none, and a validation split is drawn.
+    Appends a note where a split other than the tested one lacks it.
     """
     if spec.group_column is None:
         return {}
@@ -66,17 +66,15 @@ def _groups(spec: DataSpec, notes: list[str]) -> dict[str, Groups]:
             "python, the factory returns `(x, y, groups)` as `test`."
         )
     of = uris(spec)
+    draws = spec.validation is None or spec.transfer_share is not None
+    others = {"train": draws, "validation": spec.validation is not None}
     found = {tested: GROUPS[spec.kind](of[tested], spec.group_column)}
-    if tested == "train" or (spec.validation is not None and spec.transfer_share is None):
-        return found
-    try:
-        return {**found, "train": GROUPS[spec.kind](of["train"], spec.group_column)}
-    except MissingColumn:
-        notes.append(
-            f"data.group_column: train has no '{spec.group_column}', so what is drawn from it may divide groups. Give "
-            "train this column, too."
-        )
-        return found
+    for split in [name for name, has_use in others.items() if has_use and name not in found]:
+        try:
+            found[split] = GROUPS[spec.kind](of[split], spec.group_column)
+        except MissingColumn:
+            notes.append(f"data.group_column: {split} has no '{spec.group_column}', so {WITHOUT_GROUPS[split]}.")
+    return found
 
 
 def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
@@ -185,3 +183,8 @@ GROUPS: dict[str, Callable[[str, str], Groups]] = {
     "table": encoded_tables.read_groups,
 }
 """By kind: the values of a column in a file."""
+WITHOUT_GROUPS = {
+    "train": "what is drawn from it may divide groups",
+    "validation": "intervals on it take each example by itself",
+}
+"""What follows where a split has no groups."""

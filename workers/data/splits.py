@@ -20,14 +20,12 @@ Splits = dict[str, tuple[Examples, Labels]]
 
 Groups = Sequence[Any] | NDArray[Any]
 SPLITS = (*LABELLED, "unlabeled")
-GROUPED = ("train", "test")
-"""Splits whose examples may be in groups: those of train where others are drawn from it."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: what the examples of
-    train and test belong to, a value of any type for each, by split; a split whose examples are in none is left out."""
+    """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: by split, what its
+    examples belong to, a value of any type for each; without those whose examples are in none."""
 
     splits: Splits
     groups: Mapping[str, Groups] = field(default_factory=dict)

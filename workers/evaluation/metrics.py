@@ -126,9 +126,9 @@ class Sums:
 
 
 def blocks_of(data: Dataset, split: str, ids: Index) -> Blocks:
-    """The blocks of the rows of some examples: groups of the test split, or each example by itself."""
+    """The blocks of the rows of some examples: groups of the split, or each example by itself."""
     whole: Split = getattr(data, split)
-    groups = data.test_groups if split == "test" else None
+    groups = data.groups.get(split)
     blocks = bootstrap.blocks_of(np.arange(len(whole)) if groups is None else groups)
     return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 

@@ -99,9 +99,9 @@ class DataSpec(Spec):
     max_length: Annotated[Count | None, Field(exclude=True)] = None
     """`kind: text`: short for `max_length` of `masking`, or else of every model of texts that has none of its own."""
     group_column: str | None = None
-    """Which examples belong together, such as those of a user, a document or an utterance: those of `test` when
-    intervals are drawn, those of `train` when other splits are. A column of texts, of a table or of Parquet, or an
-    array [N] of an npz; a data factory returns `(x, y, groups)`. Left out: each example is drawn by itself."""
+    """Which examples belong together, such as those of a user, a document or an utterance: those of `test` and
+    `validation` when intervals are drawn, those of `train` when other splits are. A column of texts, of a table or of
+    Parquet, or an array [N] of an npz; a data factory returns `(x, y, groups)`. Left out: each is drawn by itself."""
     feature_columns: tuple[str, ...] | None = None
     """`kind: parquet`: the columns of numbers, or the one column of equally long lists. `kind: table`: columns of
     numbers, categories or lists. Left out: all but the label. `kind: npz`: the one array of the examples, `x`."""
