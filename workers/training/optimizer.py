@@ -97,6 +97,11 @@ def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
     return SCHEDULES[spec.schedule](min(done, 1.0))
 
 
+def _may_be_fused(several: Groups) -> bool:
+    """Whether torch has a fused step, one pass over all numbers: complex ones have none."""
+    return all(p.is_floating_point() for each in several for p in each["params"])
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
@@ -104,9 +109,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 OPTIMIZERS: dict[str, Callable[[Groups, TrainingSpec], torch.optim.Optimizer]] = {
-    "adam": lambda of, spec: torch.optim.AdamW(
-        of,
-        fused=all(p.is_floating_point() for each in of for p in each["params"]),  # fused Adam rejects complex numbers
-    ),
-    "sgd": lambda of, spec: torch.optim.SGD(of, momentum=spec.momentum),
+    "adam": lambda of, spec: torch.optim.AdamW(of, fused=_may_be_fused(of)),
+    "sgd": lambda of, spec: torch.optim.SGD(of, momentum=spec.momentum, fused=_may_be_fused(of)),
 }

@@ -46,7 +46,8 @@ def cnn(
         found += [nn.Conv2d(inputs, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
         found += [nn.MaxPool2d(2)]
     found[-1:] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
-    return nn.Sequential(*found, nn.Linear(4 * width, classes))
+    network = nn.Sequential(*found, nn.Linear(4 * width, classes))
+    return network.to(memory_format=torch.channels_last)  # in which convolutions are faster
 '''
 
 TEXTCNN = '''
