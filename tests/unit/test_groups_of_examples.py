@@ -149,6 +149,15 @@ def test_a_split_that_is_drawn_divides_no_group(kind: str, asked: str, tmp_path:
     assert len(set(zip(of_validation, found.groups["validation"], strict=True))) == len(users["validation"])
 
 
+def test_a_tenth_of_few_groups_is_one(tmp_path: Path) -> None:
+    given = npz(tmp_path)
+    np.savez(tmp_path / "train.npz", x=blobs(60, 5)[0], y=Y, user=np.arange(60) // 15)
+    found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
+    assert len(found.validation) == 15 and len(found.train) == 45
+    with pytest.raises(RequestError, match=r"validation_share: 0\.1 of 4 groups of examples is 0"):
+        loading.load(DataSpec(**given, root=str(tmp_path), group_column="user", validation_share=0.1), seed=0)
+
+
 def test_train_without_the_column(tmp_path: Path) -> None:
     given = npz(tmp_path)
     found = loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)

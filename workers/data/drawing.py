@@ -33,8 +33,9 @@ def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index |
         assert spec.test_share is not None, "checked by DataSpec and by the reader"
         taken = found["test"] = _draw(train, "test", spec.test_share, [TEST_SEED], grouped=grouped)
     if "validation" not in given:
-        share = spec.validation_share or DEFAULT_VALIDATION_SHARE
-        found["validation"] = _draw(train, "validation", share, [seed, VALIDATION_SEED], without=taken, grouped=grouped)
+        found["validation"] = _draw(
+            train, "validation", spec.validation_share, [seed, VALIDATION_SEED], without=taken, grouped=grouped
+        )
     return found
 
 
@@ -47,7 +48,7 @@ def held_out(name: str, train: Split, held: Index) -> Split:
 def _draw(
     train: Split,
     name: str,
-    share: float,
+    share: float | None,
     seed: list[int],
     *,
     without: Index = NO_ROWS,
@@ -55,12 +56,16 @@ def _draw(
 ) -> Index:
     """The labelled training examples that are held out as the split `name`, ascending.
 
-    without: rows that are not drawn. grouped: [N] the group of each example, of which all or none are drawn.
+    share: of the examples, or of groups; None: a tenth, of groups at least one. without: rows that are not drawn.
+    grouped: [N] the group of each example, of which all or none are drawn.
     """
     labelled = np.flatnonzero(labels.has_label(train.y, train.rows))
     labelled = np.setdiff1d(labelled, without) if len(without) else labelled
     units = labelled if grouped is None else np.unique(grouped[labelled])
-    count, of = round(len(units) * share), "labelled training examples" if grouped is None else "groups of examples"
+    of = "labelled training examples" if grouped is None else "groups of examples"
+    least = 1 if share is None and grouped is not None else 0
+    share = DEFAULT_VALIDATION_SHARE if share is None else share
+    count = max(least, round(len(units) * share))
     if count == 0 or count == len(units):
         raise RequestError(
             f"data.{name}_share: {share} of {len(units)} {of} is {count}; expected at least one on each side. Give a "
