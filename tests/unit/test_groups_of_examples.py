@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs
-from workers.data import loading
+from workers.data import groups, loading
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -27,24 +27,24 @@ def splits(groups=True):
 """
 
 
-def npz(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+def npz(folder: Path, users: Any = USERS) -> dict[str, Any]:
     other = blobs(60, 5)
     np.savez(folder / "train.npz", x=other[0], y=other[1])
-    np.savez(folder / "test.npz", x=X, y=Y, user=groups)
+    np.savez(folder / "test.npz", x=X, y=Y, user=users)
     return {"kind": "npz", "train": "train.npz", "test": "test.npz"}
 
 
-def parquet(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+def parquet(folder: Path, users: Any = USERS) -> dict[str, Any]:
     for name, (x, y) in {"train": blobs(60, 5), "test": (X, Y)}.items():
-        pd.DataFrame({"user": groups, **{f"c{k}": x[:, k] for k in range(8)}, "y": y}).to_parquet(
+        pd.DataFrame({"user": users, **{f"c{k}": x[:, k] for k in range(8)}, "y": y}).to_parquet(
             folder / f"{name}.parquet"
         )
     return {"kind": "parquet", "train": "train.parquet", "test": "test.parquet"}
 
 
-def text(folder: Path, groups: Any = USERS) -> dict[str, Any]:
+def text(folder: Path, users: Any = USERS) -> dict[str, Any]:
     for name in ("train", "test"):
-        rows = [{"text": f"{name} {k}", "label": "ab"[k % 2], "user": user} for k, user in enumerate(groups)]
+        rows = [{"text": f"{name} {k}", "label": "ab"[k % 2], "user": user} for k, user in enumerate(users)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"kind": "text", "train": "train.jsonl", "test": "test.jsonl"}
 
@@ -79,16 +79,24 @@ def test_a_factory_returns_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "words"),
+    ("users", "words"),
     [
         (np.where(np.arange(60) == 7, np.nan, 1.0), "example 7 has no group, and 1 in all"),
         (USERS[:9], "9 groups for 60"),
         (np.zeros((60, 2)), r"groups of shape \[60, 2\]; expected one value for each example"),
     ],
 )
-def test_groups_that_do_not_fit_are_refused(groups: Any, words: str, tmp_path: Path) -> None:
+def test_groups_that_do_not_fit_are_refused(users: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=words):
-        loading.load(DataSpec(**npz(tmp_path, groups), root=str(tmp_path), group_column="user"), seed=0)
+        loading.load(DataSpec(**npz(tmp_path, users), root=str(tmp_path), group_column="user"), seed=0)
+
+
+def test_an_example_of_train_without_a_group_is_one_of_its_own() -> None:
+    given = ["a", None, "b", "a", float("nan"), None]
+    found = groups.numbered("train", given, 6).tolist()
+    assert found[0] == found[3] and len(set(found)) == 5
+    with pytest.raises(RequestError, match=r"data\.validation: example 1 has no group, and 3 in all"):
+        groups.numbered("validation", given, 6)
 
 
 def test_a_group_is_one_value(tmp_path: Path) -> None:

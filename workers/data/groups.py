@@ -22,8 +22,9 @@ FEW = 10
 def numbered(split: str, values: Any, examples: int) -> Index:
     """The group of each of the N examples of a split, as numbers from 0: [N] int64.
 
-    values: one of any type for each example. Raises: `RequestError` for null, several values for an example, or another
-    number of values.
+    values: one of any type for each example; null makes an example of train a group of its own, and is refused where
+    systems are measured. Raises: `RequestError` for null there, several values for an example, or another number of
+    values.
     """
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise RequestError(
@@ -40,12 +41,13 @@ def numbered(split: str, values: Any, examples: int) -> Index:
             f"data.{split}: {len(given):,} groups for {examples:,} examples; expected the group of each example."
         )
     missing = [k for k, value in enumerate(given) if value is None or value != value]
-    if missing:
+    if missing and split in MEASURED:
         raise RequestError(
             f"data.{split}: example {missing[0]} has no group, and {len(missing):,} in all; expected one for each."
         )
     places: dict[Any, int] = {}
     found = np.array([places.setdefault(_plain(value), len(places)) for value in given], np.int64)
+    found[missing] = len(places) + np.arange(len(missing))
     return found
 
 
