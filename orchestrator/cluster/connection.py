@@ -37,6 +37,13 @@ NOT_READY = "timed out during startup"
 FREE_TIMEOUT_S = 15.0
 """Waiting time for a GPU after which the run notifies the user."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+DASHBOARD = "the URL of a dashboard, which takes jobs: `stillhouse submit --address URL`"
+CLIENT = (
+    "for Ray Client, whose driver is outside of the cluster, and a run has parts in its driver: `stillhouse submit "
+    "--address http://HEAD:8265` sends it into the cluster"
+)
+ELSEWHERE = {"http://": DASHBOARD, "https://": DASHBOARD, "ray://": CLIENT}
+"""What other addresses are, by their beginnings."""
 SETTLE = "workers.processes.settle"
 """The function that Ray calls in each worker process before any task."""
 
@@ -54,6 +61,8 @@ def connect(
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
     if ray.is_initialized():
+        if ray.util.client.ray.is_connected():
+            raise RequestError(f"ray.init: this program is connected by 'ray://', {CLIENT}.")
         yield replace(survey(timeout_s), borrowed=True)
         return
     here = environment.ray_address() == "local"
@@ -96,22 +105,21 @@ def _joined(address: str, verbose: bool) -> Iterator[None]:
 def settled(address: str) -> Iterator[str]:
     """Reach the cluster of RAY_ADDRESS and set its token for the block; yields the address, with `auto` resolved.
 
-    Raises: `RequestError` where the address is that of a dashboard, the cluster does not respond, or it requires a
-    token that this process lacks.
+    Raises: `RequestError` where the address is of another kind (`ELSEWHERE`), the cluster does not respond, or it
+    requires a token that this process lacks.
     """
-    if environment.is_dashboard(address):
-        raise RequestError(
-            f"RAY_ADDRESS '{redacted(address)}' is the URL of a dashboard, which takes jobs: `stillhouse submit "
-            "--address URL`. Expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or `auto` on one of its "
-            "nodes; unset it to run on this machine alone."
-        )
+    for beginning, what in ELSEWHERE.items():
+        if address.startswith(beginning):
+            raise RequestError(
+                f"RAY_ADDRESS '{redacted(address)}' is {what}. Expected HOST:PORT of the cluster's head, such as "
+                "10.0.0.1:6379, or `auto` on one of its nodes; unset it to run on this machine alone."
+            )
     with contextlib.ExitStack() as stack:
         found = address
         try:
             reach(address)
-            if not address.startswith("ray://"):  # Ray Client has no bootstrap address
-                found = ray_private.bootstrap_address(address)
-                stack.enter_context(authentication.of_cluster(found))
+            found = ray_private.bootstrap_address(address)
+            stack.enter_context(authentication.of_cluster(found))
         except (ConnectionError, TimeoutError, ValueError) as error:
             raise _no_answer(address, error, found) from error
         yield found
@@ -147,7 +155,7 @@ def reach(address: str) -> None:
 
     Ray itself retries for more than a minute. `auto` and `local` have no port, so Ray resolves them.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()

@@ -19,6 +19,15 @@ def test_the_url_of_a_dashboard_is_no_cluster_to_join(address: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_a_driver_outside_of_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=r"'ray://head:10001' is for Ray Client, .*stillhouse submit.*HOST:PORT"):
+        connection.settled("ray://head:10001").__enter__()
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
+    with pytest.raises(RequestError, match="connected by 'ray://', for Ray Client"):
+        connection.connect(1.0).__enter__()
+
+
 @pytest.mark.parametrize(("address", "host"), [("[::1]:6379", "::1"), ("10.0.0.1:6379", "10.0.0.1")])
 def test_addresses_of_both_kinds_are_reached(address: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []

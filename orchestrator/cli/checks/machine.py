@@ -142,7 +142,7 @@ def cluster() -> Finding:
     try:
         with connection.settled(address) as found:
             token = "; it asks for a token, which is here" if authentication.is_on() else ""
-            theirs = "" if found.startswith("ray://") else _version_of(found)
+            theirs = _version_of(found)
     except RequestError as error:
         return Finding("cluster", str(error), "stops")
     return same_version(address, theirs, importlib.metadata.version("ray"), token)
