@@ -291,7 +291,7 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     loaded = [("ensemble", group) for group in config.ensemble.groups]
     loaded += [(f"evaluation.systems.{name}", system.group) for name, system in config.evaluation.systems.items()]
     for name, group in loaded:
-        asked = trial.Loaded(name, group.model, dataset.train, dataset.classes, odd)
+        asked = trial.Loaded(name, group.model, dataset.train, dataset.classes, odd, dataset.label_names)
         if group.complete is not None:
             notes += trial.check_file(asked, group.complete)
         elif isinstance(group.model, TransformersModel):

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from scipy import stats
 
 from workers.data.arrays import Index
 
 SEEN = 5
 """The fewest examples of a class that count as evidence of its position."""
+CHANCE = 1e-4
+"""The probability of such answers by chance, above which they count as errors."""
 
 
-def swapped(answers: Index, reference: Index) -> str | None:
-    """Describe how the classes of `answers` are permuted against `reference`; None where they are not.
+def swapped(answers: Index, reference: Index, names: Sequence[str] = ()) -> str | None:
+    """Describe how classes of `answers` are permuted against `reference`; None where they are not.
 
-    answers, reference: [n] class ids of the same examples. They count as permuted where most examples of each class
-    are predicted as one wrong class, a different one for each class.
+    answers, reference: [n] class ids of the same examples. names: of the classes; empty: their ids. Some classes count
+    as permuted where most examples of each are predicted as another one of these, a different one for each.
     """
-    names: dict[int, int] = {}
-    right = moved = 0
-    for label in np.unique(reference):
-        found = np.bincount(answers[reference == label])
-        if found.sum() < SEEN:
-            continue
-        most = int(found.argmax())
-        right += int(found[label]) if label < len(found) else 0
-        moved += int(found[most])
-        names[int(label)] = most
-    total = sum(int((reference == label).sum()) for label in names)
-    one_to_one = len(set(names.values())) == len(names)
-    if len(names) > 1 and one_to_one and moved > 0.7 * total and right < 0.5 * moved:
-        pairs = ", ".join(f"{a} it calls {b}" for a, b in names.items() if a != b)
-        return f"{pairs} ({moved} of {total} examples)"
-    return None
+    counts = {
+        int(label): np.bincount(answers[reference == label], minlength=int(label) + 1)
+        for label in np.unique(reference)
+        if (reference == label).sum() >= SEEN
+    }
+    taken = {label: int(found.argmax()) for label, found in counts.items()}
+    moved = {a: taken[a] for cycle in _cycles(taken) if _is_permuted(counts, cycle, taken) for a in cycle}
+    if not moved:
+        return None
+    as_moved, of = sum(int(counts[a][b]) for a, b in moved.items()), sum(int(counts[a].sum()) for a in moved)
+    pairs = ", ".join(f"{_name(a, names)} it calls {_name(b, names)}" for a, b in sorted(moved.items()))
+    return f"{pairs} ({as_moved} of {of} examples)"
+
+
+def _cycles(taken: Mapping[int, int]) -> list[list[int]]:
+    """The cycles, of two and more classes, in what each class is taken for."""
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for first in taken:
+        path = [first]
+        while path[-1] not in seen and taken.get(path[-1]) is not None:
+            seen.add(path[-1])
+            path.append(taken[path[-1]])
+        if path[-1] in path[:-1]:
+            found.append(path[path.index(path[-1]) : -1])
+    return [cycle for cycle in found if len(cycle) > 1]
+
+
+def _is_permuted(counts: Mapping[int, Index], cycle: Sequence[int], taken: Mapping[int, int]) -> bool:
+    """Whether the answers of a cycle's classes are no errors: most are moved, and more than chance would move."""
+    right, moved = sum(int(counts[a][a]) for a in cycle), sum(int(counts[a][taken[a]]) for a in cycle)
+    every = sum(int(counts[a].sum()) for a in cycle)
+    chance = stats.binomtest(moved, right + moved, alternative="greater").pvalue
+    return moved > 0.5 * every and right < 0.5 * moved and chance < CHANCE
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return repr(names[label]) if label < len(names) else str(label)

@@ -87,11 +87,17 @@ class TransformersPredictor(TorchPredictor):
         if model.checkpoint is None:
             return _notes_on_config(model)
         added = _from_folder(model, model.checkpoint, may_add=True).added
-        if not added:
+        if added:
+            return (
+                f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training "
+                "begins with random numbers there.",
+            )
+        has = () if model.task == MASKED_LM else _names_of(_config(model))
+        if not model.labels or not _are_made_up(has):
             return ()
         return (
-            f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training begins "
-            "with random numbers there.",
+            f"{model.label} names no classes ({listed(has)}): they are taken to be {listed(model.labels)}, in this "
+            "order. Where they are not, put the names into `id2label` of its config.json.",
         )
 
     @classmethod
@@ -314,8 +320,7 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
     Raises: `RequestError` where the names or their number differ, and the head may not be replaced.
     """
     wanted = model.labels
-    made_up = list(has) == [f"LABEL_{k}" for k in range(len(has))]
-    if (made_up or not wanted) and len(has) == model.classes:
+    if (_are_made_up(has) or not wanted) and len(has) == model.classes:
         return tuple(range(model.classes))
     if wanted and set(has) == set(wanted):
         return tuple(list(has).index(name) for name in wanted)
@@ -325,6 +330,11 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
         f"checkpoint '{uri}' has the classes {listed(has)}, and the data {listed(wanted) or model.classes}. Expected "
         "the same names in any order: correct `id2label` in its config.json, or the labels of the data."
     )
+
+
+def _are_made_up(names: Sequence[str]) -> bool:
+    """Whether class names are those that transformers gives where it knows none."""
+    return list(names) == [f"LABEL_{k}" for k in range(len(names))]
 
 
 def _check_classes_beside(model: TransformersModel, weights: str) -> None:

@@ -126,7 +126,7 @@ def _check_begins(role: Role, module: nn.Module, source: AnyModel) -> None:
 class Loaded:
     """A model whose weights are loaded: its name in messages, and the examples on which it is checked.
 
-    odd: rows on which its outputs must be finite.
+    odd: rows on which its outputs must be finite. names: of the classes; empty: their ids.
     """
 
     name: str
@@ -134,6 +134,7 @@ class Loaded:
     examples: Split
     classes: int
     odd: Sequence[OddRow]
+    names: Sequence[str] = ()
 
 
 def check_loaded(loaded: Loaded, uris: Sequence[str]) -> tuple[str, ...]:
@@ -155,7 +156,7 @@ def check_loaded(loaded: Loaded, uris: Sequence[str]) -> tuple[str, ...]:
             notes += tuple(checkpoints.load(module, uri))
             asked.check_output(network)
             found = asked.check(network, loaded.odd)
-            _check_order(network, examples)
+            _check_order(network, examples, loaded.names)
             if number == 0:
                 notes += found
                 checkpoints.load(other, uri)
@@ -174,7 +175,7 @@ def check_file(loaded: Loaded, weights: str) -> tuple[str, ...]:
         network = Network(model, f"'{weights}'", loaded.classes, loaded.examples.x, loaded.name, collator)
         asked.check_output(network)
         notes += asked.check(network, loaded.odd)
-        _check_order(network, loaded.examples)
+        _check_order(network, loaded.examples, loaded.names)
     return notes
 
 
@@ -184,16 +185,17 @@ def settle(model: AnyModel, weights: str, examples: Split) -> tuple[AnyModel, tu
     return predictor.kind_of(model).settled(model, weights, predictor.collator(model)(examples.x, ids))
 
 
-def _check_order(network: Network, examples: Split) -> None:
+def _check_order(network: Network, examples: Split, names: Sequence[str]) -> None:
     """Raise `RequestError` where the classes of a loaded model are in another order than those of the data."""
     ids = spread(len(examples), min(ORDERED_ROWS, network.affordable))
     labels = examples.labels_of(ids)
     known = labels != UNLABELLED
-    pairs = class_order.swapped(network.answers(network.some(ids)).argmax(dim=-1).numpy()[known], labels[known])
+    answers = network.answers(network.some(ids)).argmax(dim=-1).numpy()
+    pairs = class_order.swapped(answers[known], labels[known], names)
     if pairs is not None:
         raise RequestError(
             f"{network} seems to have its classes in another order: what the labels say is {pairs}. Expected logits in "
-            "the order of the data's class ids."
+            "the order of the data's classes."
         )
 
 
