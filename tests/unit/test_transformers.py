@@ -193,6 +193,13 @@ def test_a_configuration_of_another_size_than_the_weights_is_refused(
         torch_module.build(spec(checkpoint=str(place)))  # type: ignore[arg-type]
 
 
+def test_a_checkpoint_without_class_names_is_noted(tmp_path: Path) -> None:
+    model = spec(checkpoint=made.checkpoint(tmp_path, tuple(f"LABEL_{k}" for k in range(3))))
+    (note,) = predictor.kind_of(model).notes_on(model)
+    assert "names no classes ('LABEL_0', 'LABEL_1', 'LABEL_2'): they are taken to be" in note
+    assert ", ".join(map(repr, NAMES)) in note
+
+
 def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path, ("geography", "science", "cooking"))
     with pytest.raises(RequestError, match=r"has the classes 'geography', 'science', 'cooking', and the data"):
