@@ -25,6 +25,15 @@ WORTH = {
     (-1, False): "Not shown: {points} points may be chance",
 }
 """By the sign of ensemble - baseline, and by whether it is resolved; None: no interval."""
+OVER_BEST = {
+    (1, True): ", and {points} over its best member",
+    (1, False): "; over its best member not shown",
+    (0, True): "; level with its best member",
+    (0, False): "; level with its best member",
+    (-1, True): "; below its best member",
+    (-1, False): "; over its best member not shown",
+}
+"""What follows a yes, likewise by ensemble - best member: a single network may have taught as well."""
 
 REACHED = {
     (1, 1, -1): "Yes: {share} of the gain",
@@ -34,6 +43,7 @@ REACHED = {
     (1, -1, -1): "No: it is below the baseline",
 }
 """By the signs of `verdict.TRANSFER`; every other order has no gain."""
+BEYOND_MAY_BE_CHANCE = {(1, 1, 1): REACHED[1, 1, 0], (1, -1, -1): REACHED[1, 0, -1]}
 NO_GAIN = "There was no gain"
 MAY_BE_CHANCE = "Not shown: the gain may be chance"
 SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{size:.2f} points below {other}"}
@@ -59,8 +69,13 @@ def answers(report: Report) -> list[Answer]:
 
 def _worth(found: Accuracies) -> str:
     sign = verdict.sign(found.ensemble, found.baseline)
-    gained = f"{100 * (found.ensemble - found.baseline):+.2f}"
-    return WORTH[sign, _resolved(found, "ensemble", "baseline")].format(points=gained)
+    resolved = _resolved(found, "ensemble", "baseline")
+    answer = WORTH[sign, resolved].format(points=f"{100 * (found.ensemble - found.baseline):+.2f}")
+    over_best = _resolved(found, "ensemble", found.best_name)
+    if sign != 1 or resolved is False or over_best is None:
+        return answer
+    more = OVER_BEST[verdict.sign(found.ensemble, found.best), over_best]
+    return answer + more.format(points=f"{100 * (found.ensemble - found.best):+.2f}")
 
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
@@ -76,7 +91,8 @@ def _reached(found: Accuracies) -> str:
     signs = verdict.signs(found)
     if signs in REACHED and found.may_be_chance:
         return MAY_BE_CHANCE
-    return REACHED.get(signs, NO_GAIN).format(**verdict.gain(found))
+    words = BEYOND_MAY_BE_CHANCE if found.beyond_may_be_chance else REACHED
+    return words.get(signs, NO_GAIN).format(**verdict.gain(found))
 
 
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
@@ -127,7 +143,8 @@ def _sure(report: Report) -> tuple[str, list[str]]:
         short = SURE[bool(unsure), len(unsure) < len(with_interval)].format(
             known=len(with_interval) - len(unsure), count=len(with_interval)
         )
-        lines = [f"Ranges are 95% intervals, by resampling {examples:,} test examples."]
+        groups = "" if report.test_groups is None else f"{report.test_groups:,} groups of "
+        lines = [f"Ranges are 95% intervals, by resampling {groups}{examples:,} test examples."]
         lines += [f"The {each.of} over {each.over} is {verdict.unresolved(each.examples_needed)}." for each in unsure]
     return short, [*lines, *_over_seeds(report)]
 

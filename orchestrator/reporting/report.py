@@ -315,6 +315,8 @@ class Report(Figures):
     """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
     differences: list[Difference] = []
     """The differences in accuracy that the report speaks of."""
+    test_groups: int | None = None
+    """How many groups (`data.group_column`) the test examples are in; None: each is one of its own."""
     students: list[StudentFigures] = []
     """Each student of several from the same soft targets; empty for a single one."""
     generations: list[GenerationFigures] = []

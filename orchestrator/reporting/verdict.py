@@ -38,10 +38,20 @@ class Accuracies:
         """The differences whose interval holds 0."""
         return tuple(each for each in self.differences if not each.resolved and each.interval is not None)
 
+    def is_unsure(self, of: str, over: str) -> bool:
+        """Whether the difference of two systems is known, and not resolved."""
+        return any((each.of, each.over) == (of, over) for each in self.unresolved)
+
     @property
     def may_be_chance(self) -> bool:
         """Whether the ensemble's difference to the baseline is not resolved."""
-        return any((each.of, each.over) == ("ensemble", "baseline") for each in self.unresolved)
+        return self.is_unsure("ensemble", "baseline")
+
+    @property
+    def beyond_may_be_chance(self) -> bool:
+        """Whether the student is above the ensemble or below the baseline, and that is not resolved."""
+        other = {(1, 1, 1): "ensemble", (1, -1, -1): "baseline"}.get(signs(self))
+        return other is not None and self.is_unsure("student", other)
 
 
 NO_GAIN = "so there was no gain to transfer"
@@ -63,6 +73,10 @@ TRANSFER = {
 }
 """By the signs of ensemble - baseline, student - baseline and student - ensemble: all possible orders."""
 
+BEYOND_MAY_BE_CHANCE = {
+    (1, 1, 1): "all of the ensemble's gain reached the student; that it is above the ensemble is not resolved.",
+    (1, -1, -1): "none of the ensemble's gain reached the student; that it is below the baseline is not resolved.",
+}
 MAY_BE_CHANCE = (
     "the ensemble's difference to the baseline may be chance, so no share of a gain is given; the student is {}."
 )
@@ -82,11 +96,13 @@ BESIDE = {
 IN_A_TABLE = {
     (1, 1, -1): "{share}",
     (1, 1, 0): "all",
-    (1, 1, 1): "{percent} (above the ensemble)",
+    (1, 1, 1): "{percent}",
     (1, 0, -1): "none",
-    (1, -1, -1): "none (below the baseline)",
+    (1, -1, -1): "none",
 }
 """The corresponding table cells; "no gain" for every other order."""
+BEYOND_IN_A_TABLE = {(1, 1, 1): " (above the ensemble)", (1, -1, -1): " (below the baseline)"}
+"""What these cells add where it is resolved."""
 
 OF_MEMBERS = {
     (-1, -1): "The ensemble is below the mean of its members, {mean}, and below {name}, the best on the validation "
@@ -118,7 +134,8 @@ def lead(found: Accuracies, accuracy_name: str) -> str:
     if found.may_be_chance:
         transfer = MAY_BE_CHANCE.format(BESIDE[order[1:]])
     else:
-        transfer = TRANSFER[order].format(interval=_of_share(found.share), **gain(found))
+        words = BEYOND_MAY_BE_CHANCE if found.beyond_may_be_chance else TRANSFER
+        transfer = words[order].format(interval=_of_share(found.share), **gain(found))
     return f"{figures}: {transfer}{_of_members(found)}"
 
 
@@ -153,7 +170,9 @@ def transferred(found: Accuracies) -> str:
     """The transferred share of the ensemble's gain, as a table cell."""
     if found.may_be_chance:
         return "not resolved"
-    return IN_A_TABLE.get(signs(found), "no gain").format(**gain(found))
+    order = signs(found)
+    beyond = "" if found.beyond_may_be_chance else BEYOND_IN_A_TABLE.get(order, "")
+    return IN_A_TABLE.get(order, "no gain").format(**gain(found)) + beyond
 
 
 def shown(accuracy: float) -> str:

@@ -91,6 +91,7 @@ def _composed(run: Context, of: Outcome) -> Report:
         gain_transferred_interval=_bounds(estimates.gain),
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[reports.as_difference(each) for each in estimates.differences],
+        test_groups=len(np.unique(run.dataset.groups["test"])) if "test" in run.dataset.groups else None,
         generations=list(run.generations),
         best_member=of.ensemble.best,
         curve=of.ensemble.curve,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.reporting import html, markdown, sections, verdict
-from orchestrator.reporting.answers import NO_GAIN, REACHED, WORTH, answers
+from orchestrator.reporting import html, markdown, sections, tables, verdict
+from orchestrator.reporting.answers import NO_GAIN, OVER_BEST, REACHED, WORTH, answers
 from orchestrator.reporting.by_class import Pair, shared
 from orchestrator.reporting.content import Block, Cards, Code, Figure, Row, Table, Text
 from orchestrator.reporting.report import Report
@@ -88,8 +88,57 @@ def test_an_answer_for_every_sign(
     assert not re.search(r"\bnan\b|\binf\b|\{\w*\}", text)
 
 
+@pytest.mark.parametrize(
+    ("best", "interval", "expected"),
+    [
+        (0.95, (0.2, 1.8), "Yes: +6.00 points, and +1.00 over its best member"),
+        (0.95, (-0.5, 2.5), "Yes: +6.00 points; over its best member not shown"),
+        (0.96, (-1.0, 1.0), "Yes: +6.00 points; level with its best member"),
+        (0.965, (-1.5, 0.5), "Yes: +6.00 points; over its best member not shown"),
+        (0.97, (-1.8, -0.2), "Yes: +6.00 points; below its best member"),
+        (0.95, None, "Yes: +6.00 points"),
+    ],
+)
+def test_the_best_member_belongs_to_the_worth_of_an_ensemble(
+    best: float, interval: tuple[float, float] | None, expected: str
+) -> None:
+    over_best = difference("ensemble", "member-1", 100 * (0.96 - best), interval)
+    known = [difference("ensemble", "baseline", 6.0, (4.0, 8.0)), over_best]
+    report = plain({"baseline": 0.90, "ensemble": 0.96, "student": 0.94}, members=(0.9, best), differences=known)
+    assert short(report)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("student", "other", "interval", "expected", "words"),
+    [
+        (0.97, "ensemble", (-0.5, 2.5), "Yes: all of the gain", "above the ensemble is not resolved"),
+        (0.97, "ensemble", (0.2, 1.8), "Yes: all of the gain, and more", "which beats the ensemble"),
+        (0.89, "baseline", (-2.5, 0.5), "No: none of the gain", "below the baseline is not resolved"),
+        (0.89, "baseline", (-1.8, -0.2), "No: it is below the baseline", "which is below the baseline"),
+    ],
+)
+def test_a_student_beyond_ensemble_or_baseline_may_be_chance(
+    student: float, other: str, interval: tuple[float, float], expected: str, words: str
+) -> None:
+    values = {"baseline": 0.90, "ensemble": 0.96, "student": student}
+    known = [
+        difference("ensemble", "baseline", 6.0, (4.0, 8.0)),
+        difference("student", other, 100 * (student - values[other]), interval),
+    ]
+    report = plain(values, differences=known)
+    assert short(report)[1] == expected and words in markdown.markdown(report)
+    cell = verdict.transferred(tables.accuracies(report))
+    assert ("(above" in cell or "(below" in cell) is (interval[0] * interval[1] > 0)
+
+
+def test_groups_are_what_is_resampled() -> None:
+    (line, *_) = answers(plain(differences=DIFFERENCES, test_groups=40))[2].lines
+    assert line == "Ranges are 95% intervals, by resampling 40 groups of 1,000 test examples."
+
+
 def test_no_sign_is_left_out() -> None:
     assert set(WORTH) == set(itertools.product((-1, 0, 1), (True, False, None)))
+    assert set(OVER_BEST) == set(itertools.product((-1, 0, 1), (True, False)))
     assert set(REACHED) == {signs for signs in verdict.TRANSFER if signs[0] == 1}
 
 
