@@ -17,8 +17,10 @@ from orchestrator.cli.checks.machine import Driver, Torch
 from orchestrator.cli.command import main
 from orchestrator.cli.doctor import MACHINE
 from orchestrator.stages import preflight
+from tests import texts
 from tests.makers import write_config
 from workers.errors import RequestError
+from workers.specs.models import model_of
 from workers.user_code import origins
 
 GIB = 2**30
@@ -210,6 +212,13 @@ def test_disk_and_memory(tmp_path: Path) -> None:
     assert request.disk(asked, free=needed + 1).level == "ok" and request.disk(asked, free=needed).level == "stops"
     assert request.room(asked, available=64 * GIB, cores=2).level == "ok"
     assert request.room(asked, available=GIB // 2, cores=2).level == "warning"
+
+
+def test_a_network_that_is_written_out_has_its_size_without_its_memory(tmp_path: Path) -> None:
+    asked = request.Request(of(write_config(tmp_path)))
+    large = {"model_type": "bert", "num_hidden_layers": 100, "hidden_size": 8192, "num_attention_heads": 64}
+    model = model_of({"kind": "transformers", "tokenizer": texts.tokenizer(tmp_path), "config": large})
+    assert asked.parameters(model.for_classes(2, ("a", "b"))) > 1e10
 
 
 def test_further_students_are_checked(tmp_path: Path) -> None:

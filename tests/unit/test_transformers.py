@@ -200,6 +200,17 @@ def test_a_checkpoint_without_class_names_is_noted(tmp_path: Path) -> None:
     assert ", ".join(map(repr, NAMES)) in note
 
 
+@pytest.mark.parametrize(("max_length", "most"), [(7, 7), (None, 40)])
+def test_a_student_of_transformers_cuts_where_the_run_did(max_length: int | None, most: int, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = spec(checkpoint=made.checkpoint(tmp_path / "it", NAMES, max_position_embeddings=40), max_length=max_length)
+    place = kept(model, torch_module.build(model), tmp_path / "student")  # type: ignore[arg-type]
+    tokens = AutoTokenizer.from_pretrained(place)("sea sky " * 100, truncation=True, return_tensors="pt")
+    assert tokens["input_ids"].shape == (1, most)
+    AutoModelForSequenceClassification.from_pretrained(place)(**tokens)
+
+
 def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_path: Path) -> None:
     folder = made.checkpoint(tmp_path, ("geography", "science", "cooking"))
     with pytest.raises(RequestError, match=r"has the classes 'geography', 'science', 'cooking', and the data"):

@@ -35,6 +35,7 @@ MASKED_LM = "masked-lm"
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 NUMBERED = re.compile(r".*?\.\d+\.")
 """The number of a layer in the name of a weight, and the beginning of the name up to it."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
 FOLDER = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files of a checkpoint's folder."""
 
@@ -114,7 +115,23 @@ class TransformersPredictor(TorchPredictor):
                     found[each] = Path(folder, each).read_bytes()
             if tokens.has_tokens(model.tokenizer):
                 found[tokens.FILE] = tokens.file_of(model.tokenizer).encode()
+            if TOKENIZER_CONFIG in found:
+                found[TOKENIZER_CONFIG] = _with_length(found[TOKENIZER_CONFIG], cls.most_tokens(model))
         return found
+
+    @classmethod
+    def most_tokens(cls, model: TransformersModel) -> int | None:
+        """The longest sequence of tokens that the network takes: `max_length`, or else its positions."""
+        return cls.positions(model) if model.max_length is None else model.max_length
+
+
+def _with_length(content: bytes, tokens_: int | None) -> bytes:
+    """A tokenizer's configuration by which `truncation=True` cuts at so many tokens."""
+    if tokens_ is None:
+        return content
+    return (
+        json.dumps({**json.loads(content), "model_max_length": tokens_}, indent=2, ensure_ascii=False) + "\n"
+    ).encode()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property, partial
 
 from orchestrator.cli.checks.finding import Check, Finding
@@ -77,10 +78,14 @@ class Request:
 
     def parameters(self, model: AnyModel) -> int:
         """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built."""
-        if isinstance(model, ModelSpec):
+        if isinstance(model, ModelSpec) or (isinstance(model, TransformersModel) and model.checkpoint is None):
+            import torch
+
             from workers.models import torch_module
 
-            return torch_module.parameters(torch_module.build(model))
+            is_large = isinstance(model, TransformersModel)  # perhaps too large for this machine
+            with torch.device("meta") if is_large else nullcontext():
+                return torch_module.parameters(torch_module.build(model))
         place = model.checkpoint if isinstance(model, TransformersModel) else model.file
         if place is None:
             return 0
