@@ -42,7 +42,7 @@ class Options:
     what they compute. None: artifacts of all runs are reused.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
-    run.
+    run. several: whether the command has several runs, each of which is then named on the screen.
     """
 
     verbose: bool
@@ -55,6 +55,7 @@ class Options:
     tracked: bool = True
     command: str = ""
     note: str = ""
+    several: bool = False
 
     def starts_over(self, run: str) -> bool:
         """Whether the run of this name has yet to clear its folder."""

@@ -33,7 +33,8 @@ def run(
 
     Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
     """
-    options = Options(verbose, screen or Screen(quiet=True), set() if fresh else None)
+    several = sum(1 for _ in config.of_command()) > 1
+    options = Options(verbose, screen or Screen(quiet=True), set() if fresh else None, several=several)
     return _run(config, options, command)
 
 
@@ -52,5 +53,7 @@ def _run(config: RunConfig, options: Options, command: str = "") -> Report:
     for generation in config.of_generations():
         _run(generation, options)
     figures = generations.compared(config, options)
+    if options.several:
+        options.screen.say(f"run '{config.name}'")
     own = replace(options, repetitions=others, students=students, generations=figures, command=command, note=note)
     return executed(config, STAGES, own)[REPORT]

@@ -21,12 +21,19 @@ CODE = ("kind", "factory", "term", "schedule")
 PATHS = ("path", "checkpoint", "checkpoints", "initial", "tokenizer")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
+CONFIG = "config.yaml"
 MAX_BYTES, MAX_NODES = 2**20, 100_000
 """Limits of a configuration, against wrong files and exhaustion of memory."""
 
 
+FOUND = {type(None): "nothing", list: "a list", str: "a text"}
+"""What a file without keys has, by its type."""
+
+
 def read(path: str) -> dict[str, Any]:
     """The keys of the configuration file at a local path. Raises: `RequestError` where it is invalid."""
+    if Path(path).is_dir():
+        raise RequestError(f"'{path}': a folder. Expected a configuration in YAML, such as '{Path(path) / CONFIG}'.")
     try:
         if Path(path).is_file() and Path(path).stat().st_size > MAX_BYTES:
             raise RequestError(f"'{path}': larger than {MAX_BYTES:,} bytes. Expected a configuration in YAML.")
@@ -53,7 +60,8 @@ def parsed(text: str, path: str) -> dict[str, Any]:
     if too_large:
         raise RequestError(f"'{path}': its anchors make more than {MAX_NODES:,} values of it.")
     if not isinstance(found, dict):
-        raise RequestError(f"'{path}': found {type(found).__name__}; expected keys such as name, data, ensemble.")
+        what = FOUND.get(type(found), "a single value")
+        raise RequestError(f"'{path}': found {what}; expected keys with values, such as `name: digits`.")
     return found
 
 

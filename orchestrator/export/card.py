@@ -31,6 +31,12 @@ MOST_COLUMNS, MOST_CLASSES = 20, 100
 Rows = Sequence[Sequence[str]]
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names of classes, in quotation marks where one has a comma."""
+    mark = '"' if any("," in name for name in names) else ""
+    return ", ".join(f"{mark}{markdown.line(name)}{mark}" for name in names)
+
+
 def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report: Report, *, licence: str | None) -> str:
     """The card. about: the content of `export.json`. licence: None: not stated."""
     classes = report.labels or [str(k) for k in range(report.classes)]
@@ -48,7 +54,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         f"Licence: {licence or NOT_STATED}.\n",
         "## Loading it\n",
         f"`pip install -r requirements.txt`, then in this folder:\n\n```python\n{snippet}\n```\n",
-        f"Classes: {', '.join(map(markdown.line, classes[:MOST_CLASSES]))}{more}.\n",
+        f"Classes: {_listed(classes[:MOST_CLASSES])}{more}.\n",
         "## Figures\n",
         f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%, by "
         "resampling them.\n",

@@ -25,6 +25,8 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     test = dict(np.load(tmp_path / "test.npz"))
     np.savez(tmp_path / "test.npz", **test, user=np.arange(len(test["y"])) // 4)
     assert main(["run", str(path)]) == 0
+    shown = capsys.readouterr().err
+    assert shown.index("run 'small-seed-1'") < shown.index("run 'small'\n")
     found, other = report_of(tmp_path, "small"), report_of(tmp_path, "small-seed-1")
     for system in found["systems"]:
         figures = system["test"]
@@ -44,8 +46,10 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert 0 < found["disagreement"] < 1
     text = (tmp_path / "runs/small/report.md").read_text()
     assert "## How sure the differences are" in text and "## Over 2 seeds" in text
+    groups, examples = len(test["y"]) // 4, len(test["y"])
+    assert found["test_groups"] == groups
+    assert f"by resampling {groups} groups of {examples} test examples." in text
 
-    capsys.readouterr()
     assert main(["compare", str(tmp_path / "runs/small"), str(tmp_path / "runs/small-seed-1")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "differs in" in shown and "The student of small-seed-1 over that of small:" in shown

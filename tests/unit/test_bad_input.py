@@ -100,9 +100,9 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     # --- the file
     "not YAML": ({}, text("name: ["), r"config\.yaml', line 1, column 8: not YAML"),
     "a tab": ({}, text("a:\n\t- b"), "line 2, column 1: not YAML"),
-    "a list": ({}, text("- a\n- b\n"), "found list; expected keys such as name"),
-    "empty": ({}, text(""), "found NoneType; expected keys"),
-    "a number": ({}, text("42"), "found int; expected keys"),
+    "a list": ({}, text("- a\n- b\n"), "found a list; expected keys with values"),
+    "empty": ({}, text(""), "found nothing; expected keys"),
+    "a number": ({}, text("42"), "found a single value; expected keys"),
     "code in YAML": ({}, text("name: !!python/object/apply:os.system ['true']\n"), "could not determine a constructor"),
     "a bomb": ({}, text(BOMB), "its anchors make more than 100,000 values"),
     "itself": ({}, text("a: &a\n  b: *a\n"), "refers to itself"),

@@ -46,5 +46,9 @@ def test_names_of_classes_are_text(text: str) -> None:
     assert "Classes: &lt;img src=x onerror=alert(1)&gt; ## a|b, sky." in text
 
 
+def test_names_with_commas_are_in_quotation_marks() -> None:
+    assert card._listed(["42", "a, b"]) == '"42", "a, b"' and card._listed(["a", "b"]) == "a, b"
+
+
 def test_a_cell_is_in_its_column(text: str) -> None:
     assert r"| folder | `/runs/a\|b` |" in text

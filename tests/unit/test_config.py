@@ -82,8 +82,8 @@ def test_wrong_values_are_named(tmp_path: Path, case: str) -> None:
     ("content", "message"),
     [
         ("name: [", "line 1, column 8: not YAML"),
-        ("- a\n- b", "found list; expected keys"),
-        ("", "found NoneType"),
+        ("- a\n- b", "found a list; expected keys"),
+        ("", "found nothing"),
         ("name: \x00", "not YAML"),
         ("data: &d {kind: npz, kwargs: {}, inner: *d}", "refers to itself"),
     ],

@@ -100,7 +100,8 @@ def read_groups(uri: str, name: str) -> list[Any]:
     """The values of a column of any type; None for an empty cell."""
     table = table_files.read(uri)
     if name not in table.column_names:
-        raise MissingColumn(f"'{uri}': no column '{name}'; found {', '.join(table.column_names)}.")
+        found = ", ".join(table.column_names)
+        raise MissingColumn(f"'{uri}': no column '{name}'; found {found}. Set `data.group_column`.")
     column = table.column(name)
     with _reading(uri, name, column, "a value of Python in each row"):
         return cast(list[Any], column.to_pylist())
