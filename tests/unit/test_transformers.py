@@ -244,6 +244,15 @@ def test_training_begins_with_the_encoder_and_a_new_head(tmp_path: Path) -> None
         predictor.load(model, folder)
 
 
+def test_a_vocabulary_that_is_not_given_is_noted(tmp_path: Path) -> None:
+    given = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = spec(config=given, tokenizer=made.tokenizer(tmp_path))
+    (note,) = predictor.kind_of(model).notes_on(model)
+    assert "gives no `vocab_size`, so it has embeddings of 30,522 tokens, and the tokenizer has 26." in note
+    model = spec(config={**given, "vocab_size": 64}, tokenizer=made.tokenizer(tmp_path))
+    assert predictor.kind_of(model).notes_on(model) == ()
+
+
 def test_a_trained_network_is_a_folder_that_transformers_loads(tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -155,7 +155,8 @@ def _config(model: TransformersModel) -> Any:
 
 
 def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
-    """A note on keys of a written configuration without an effect: a misspelt one would make another network."""
+    """Notes on keys of a written configuration without an effect, since a misspelt one would make another network, and
+    on a vocabulary that is not given."""
     made, given = _config(model), model.config or {}
     known, found = type(made)(), []
     for key in given:
@@ -163,12 +164,19 @@ def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
             less = _config(model.model_copy(update={"config": {k: v for k, v in given.items() if k != key}}))
             if {k: v for k, v in made.to_dict().items() if k != key} == less.to_dict():
                 found.append(key)
-    if not found:
-        return ()
-    return (
-        f"{model.label}: `config` has {', '.join(found)}, without an effect on {type(made).__name__}. Correct "
-        "the name where one is meant.",
-    )
+    notes = []
+    if found:
+        notes.append(
+            f"{model.label}: `config` has {', '.join(found)}, without an effect on {type(made).__name__}. Correct the "
+            "name where one is meant."
+        )
+    embedded = getattr(made, "vocab_size", 0)
+    if "vocab_size" not in given and model.tokenizer is not None and embedded > (ids := vocabulary(model.tokenizer)):
+        notes.append(
+            f"{model.label}: `config` gives no `vocab_size`, so it has embeddings of {embedded:,} tokens, and the "
+            f"tokenizer has {ids:,}. Give `vocab_size: {ids}`."
+        )
+    return tuple(notes)
 
 
 def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded:
