@@ -85,7 +85,7 @@ def _relations(row: Row, found: Measured | None) -> list[str]:
             continue
         mean, bounds, _ = _summary(name, found)
         holds = relation(of.expected).verdict(*(bounds or (mean, mean)))
-        ours = f"{_mean(name, found)} | {_range(name, bounds)} | {holds}"
+        ours = f"{_mean(name, mean, found)} | {_range(name, bounds)} | {holds}"
         lines.append(f"| {link} | {_relation(name, of)} | {of.paper} | {ours} |")
     return lines
 
@@ -114,9 +114,9 @@ def _line(name: str, of: Figure, found: Measured) -> str:
     head = f"| {of.shown or name} | {of.paper} |"
     if name not in found.values:
         return f"{head} not measured | | |"
-    _, bounds, deviation = _summary(name, found)
+    mean, bounds, deviation = _summary(name, found)
     spread = "" if deviation is None else _shown(name)(deviation).lstrip("+")
-    return f"{head} {_mean(name, found)} | {_range(name, bounds)} | {spread} |"
+    return f"{head} {_mean(name, mean, found)} | {_range(name, bounds)} | {spread} |"
 
 
 def _summary(name: str, found: Measured) -> tuple[float, tuple[float, float] | None, float | None]:
@@ -130,10 +130,11 @@ def _summary(name: str, found: Measured) -> tuple[float, tuple[float, float] | N
     return mean, spread_.interval(values), statistics.stdev(values)
 
 
-def _mean(name: str, found: Measured) -> str:
+def _mean(name: str, mean: float, found: Measured) -> str:
+    if not math.isnan(mean):
+        return _shown(name)(mean)
     values = found.values[name]
-    undefined = sum(map(math.isnan, values))
-    return f"none in {undefined} of {len(values)} seeds" if undefined else _shown(name)(statistics.fmean(values))
+    return f"none in {sum(map(math.isnan, values))} of {len(values)} seeds"
 
 
 def _range(name: str, bounds: tuple[float, float] | None) -> str:

@@ -42,7 +42,7 @@ CLIENT = (
     "for Ray Client, whose driver is outside of the cluster, and a run has parts in its driver: `stillhouse submit "
     "--address http://HEAD:8265` sends it into the cluster"
 )
-ELSEWHERE = {"http://": DASHBOARD, "https://": DASHBOARD, "ray://": CLIENT}
+ELSEWHERE = dict.fromkeys(environment.DASHBOARDS, DASHBOARD) | {"ray://": CLIENT}
 """What other addresses are, by their beginnings."""
 SETTLE = "workers.processes.settle"
 """The function that Ray calls in each worker process before any task."""

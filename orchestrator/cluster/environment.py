@@ -28,6 +28,10 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a job."""
 
 
+DASHBOARDS = ("http://", "https://")
+"""How the URLs of dashboards begin."""
+
+
 def ray_address() -> str:
     """The cluster to join, `auto`, or `local` for a Ray that is started in place."""
     return os.environ.get("RAY_ADDRESS") or "local"
@@ -35,7 +39,7 @@ def ray_address() -> str:
 
 def is_dashboard(address: str) -> bool:
     """Whether an address is the URL of a dashboard: Ray's own commands for jobs read one from RAY_ADDRESS, too."""
-    return address.startswith(("http://", "https://"))
+    return address.startswith(DASHBOARDS)
 
 
 def prepare() -> None:

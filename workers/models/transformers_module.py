@@ -87,13 +87,13 @@ class TransformersPredictor(TorchPredictor):
     def notes_on(cls, model: TransformersModel) -> tuple[str, ...]:
         if model.checkpoint is None:
             return _notes_on_config(model)
-        added = _from_folder(model, model.checkpoint, may_add=True).added
-        if added:
+        loaded = _from_folder(model, model.checkpoint, may_add=True)
+        if added := loaded.added:
             return (
                 f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training "
                 "begins with random numbers there.",
             )
-        has = () if model.task == MASKED_LM else _names_of(_config(model))
+        has = () if model.task == MASKED_LM else _names_of(loaded.module.config)
         if not model.labels or not _are_made_up(has):
             return ()
         return (
@@ -125,13 +125,12 @@ class TransformersPredictor(TorchPredictor):
         return cls.positions(model) if model.max_length is None else model.max_length
 
 
-def _with_length(content: bytes, tokens_: int | None) -> bytes:
-    """A tokenizer's configuration by which `truncation=True` cuts at so many tokens."""
-    if tokens_ is None:
+def _with_length(content: bytes, most: int | None) -> bytes:
+    """A tokenizer's configuration by which `truncation=True` cuts at so many tokens; None: as it is."""
+    if most is None:
         return content
-    return (
-        json.dumps({**json.loads(content), "model_max_length": tokens_}, indent=2, ensure_ascii=False) + "\n"
-    ).encode()
+    settings = {**json.loads(content), "model_max_length": most}
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ class Request:
 
             from workers.models import torch_module
 
-            is_large = isinstance(model, TransformersModel)  # perhaps too large for this machine
-            with torch.device("meta") if is_large else nullcontext():
+            may_be_large = isinstance(model, TransformersModel)  # without memory then
+            with torch.device("meta") if may_be_large else nullcontext():
                 return torch_module.parameters(torch_module.build(model))
         place = model.checkpoint if isinstance(model, TransformersModel) else model.file
         if place is None:

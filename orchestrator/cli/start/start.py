@@ -12,11 +12,12 @@ from pathlib import Path
 
 from orchestrator.cli.start import checkpoints, configuration, look, models, recipe, splits, tokenizer
 from orchestrator.config import loading, names, reference
+from orchestrator.config.loading import CONFIG
 from orchestrator.config.run_config import RunConfig
 from workers import storage
 from workers.errors import RequestError
 
-CONFIG, MODELS, TOKENIZER = "config.yaml", "models.py", "tokenizer"
+MODELS, TOKENIZER = "models.py", "tokenizer"
 
 
 @dataclass(frozen=True)
