@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--verbose", action="store_true", help="show log lines, Ray's included")
     parser = argparse.ArgumentParser(
-        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray."
+        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {version('stillhouse')}")
     parser.add_argument(
@@ -172,9 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
         shown = "\n".join(["examples:", *(f"  {example}" for example in command.EXAMPLES)])
-        layout = argparse.RawDescriptionHelpFormatter  # which keeps the lines of the examples
         of_command = commands.add_parser(
-            name, parents=[common], help=command.HELP, epilog=shown, formatter_class=layout
+            name,
+            parents=[common],
+            help=command.HELP,
+            epilog=shown,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # which keeps the lines of the examples
+            allow_abbrev=False,  # an option of a later version may begin alike
         )
         command.arguments(of_command)
     return parser

@@ -7,7 +7,7 @@ An export of Stillhouse contains this file, which needs no Stillhouse, but the p
 examples: an array [N, ...], a list of texts (of pairs, if it learned pairs), or a table: a dictionary of columns, a
 list of dictionaries, a data frame, a table of Arrow or the path of a Parquet file. The columns of a table are taken by
 their names, in any order, and further ones are ignored; a data frame whose columns have numbers as names is an array.
-Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
+`pandas.read_csv` reads texts such as NA as empty cells, unless it has `keep_default_na=False, na_values=""`. Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
 """
 
 from __future__ import annotations
@@ -235,6 +235,8 @@ def _typed(found: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
     if found.dtype.kind not in "iufb":
         raise ValueError(f"{what} values of type {found.dtype}; expected numbers that {dtype} has.")
     if np.dtype(dtype).kind == "f" or not found.size:
+        if not np.isfinite(found).all():
+            raise ValueError(f"{what} NaN or infinite numbers; expected finite ones.")
         return found.astype(dtype, copy=False)
     low, high = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     whole = found.dtype.kind != "f" or bool((np.isfinite(found) & (found == np.floor(found))).all())
@@ -250,6 +252,8 @@ def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[
 
     def batches(examples: Any) -> Iterator[Arrays]:
         table = Table.of(examples)
+        if isinstance(examples, list) and not examples:
+            return
         if table is None:
             raise ValueError(
                 f"the student was asked {type(examples).__name__}; expected a table of {', '.join(names)}."
@@ -348,9 +352,13 @@ class Table:
     def of(cls, examples: Any) -> Table | None:
         """The table in these examples; None where they have no names."""
         if isinstance(examples, str | os.PathLike):
+            import pyarrow
             from pyarrow import parquet
 
-            examples = parquet.read_table(os.fspath(examples))
+            try:
+                examples = parquet.read_table(os.fspath(examples))
+            except pyarrow.ArrowInvalid as error:
+                raise ValueError(f"'{examples}' is no Parquet file ({error}); expected one, or a data frame.") from None
         if hasattr(examples, "column_names"):  # of Arrow
             return cls(list(examples.column_names), lambda name: examples.column(name).to_pylist())
         if isinstance(examples, Mapping):
@@ -373,6 +381,11 @@ class Table:
             if list(self.names).count(name) > 1:
                 raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
         found = {name: self.get(name) for name in names}
+        for name, column in found.items():
+            if isinstance(column, str) or not hasattr(column, "__iter__"):
+                raise ValueError(
+                    f"the student was asked {column!r:.100} as column '{name}'; expected a list, or rows as [{{...}}]."
+                )
         found = {name: each if isinstance(each, list | np.ndarray) else list(each) for name, each in found.items()}
         lengths = {name: len(column) for name, column in found.items()}
         if len(set(lengths.values())) > 1:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import nn
 
 from orchestrator import RunConfig
 from orchestrator.cli.command import main
-from orchestrator.cli.start import chains, checkpoints, columns, look, recipe, splits, start
+from orchestrator.cli.start import chains, checkpoints, columns, configuration, look, recipe, splits, start
 from tests.makers import blobs
 from workers import storage
 from workers.data import loading
@@ -273,7 +274,7 @@ def test_columns_and_paths_of_any_name(names: str, tmp_path: Path) -> None:
     start.start(str(tmp_path / "new"), [str(tmp_path / "a: #1.csv")], [], "2.0e6")
     data = RunConfig.load(str(tmp_path / "new" / "config.yaml")).data
     assert data.feature_columns == tuple(four) and data.label_column == "2.0e6"
-    assert data.train == str(tmp_path / "a: #1.csv")
+    assert data.train == "../a: #1.csv"
 
 
 def test_names_of_layers_are_written_as_python(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_images_in_folders(tmp_path: Path) -> None:
             Image.new("RGB", (40 + k, 35), (k, 7 * k, n)).save(folder / f"{k}.png")
     found = written(tmp_path / "new", tmp_path / "photos")
     config = runs(tmp_path / "new")
-    assert config.data.image_size == (32, 32) and config.data.validation == str(tmp_path / "photos" / "val")
+    assert config.data.image_size == (32, 32) and config.data.validation == "../photos/val"
     assert found.seen.label_names == ("cat", "dog")
 
 
@@ -313,6 +314,8 @@ def test_texts_get_a_tokenizer(tmp_path: Path) -> None:
     assert config.data.kind == "text" and config.data.text_column == "body" and found.chosen.factory == "textcnn"
     tokens = tmp_path / "new" / "tokenizer" / "tokenizer.json"
     assert tokens.exists() and config.student.model.tokenizer == str(tokens.parent)
+    made = Tokenizer.from_file(str(tokens)).get_vocab_size()
+    assert config.student.model.kwargs["vocabulary"] == made < recipe.VOCABULARY
 
 
 def test_leaks_and_imbalance_are_told(tmp_path: Path) -> None:
@@ -333,6 +336,14 @@ def test_nothing_is_overwritten(name: str, tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "train.csv"])
 
 
+@pytest.mark.parametrize(("folder", "written"), [(".", "a.csv"), ("new", "../a.csv"), ("x/new", None)])
+def test_paths_near_the_folder_are_relative(folder: str, written: str | None, tmp_path: Path) -> None:
+    data = str(tmp_path / "a.csv")
+    assert configuration.located({"a": [data, "s3://b/a.csv"]}, tmp_path / folder) == {
+        "a": [written or data, "s3://b/a.csv"]
+    }
+
+
 def test_a_refused_request_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_bytes("a,label\nKöln,1\n".encode("latin-1"))
     assert main(["init", str(tmp_path / "new"), "--data", str(tmp_path / "a.csv")]) == 2
@@ -343,7 +354,7 @@ def test_trainings_fit_the_size_of_the_data() -> None:
     def chosen(shape: tuple[int, ...], examples: int) -> recipe.Recipe:
         values: dict[str, Any] = {"data": {"kind": "npz"}, "shape": shape, "scale": 1.0, "classes": 10}
         values |= {"label_names": (), "reasons": (), "warnings": ()}
-        return recipe.recipe(look.Seen(**values, examples={"train": examples, "test": 100}))
+        return recipe.recipe(look.Seen(**values, examples={"train": examples, "test": 100}), 8000)
 
     for shape in ((20,), (28, 28), (3, 64, 64)):
         found = [chosen(shape, examples) for examples in (100, 1000, 10_000, 100_000)]

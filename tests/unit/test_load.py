@@ -110,6 +110,8 @@ def test_what_is_no_text_is_refused(tmp_path: Path, given: Any) -> None:
         (np.zeros((2, 2, 4)), r"shape \[2, 2, 4\]"),
         ([[0.0] * 8, [0.0] * 7], "different lengths"),
         ([["a"] * 8], "expected numbers that float32 has"),
+        ([[0.0] * 7 + [np.inf]], "NaN or infinite numbers; expected finite ones"),
+        ([[np.nan] * 8], "NaN or infinite numbers"),
     ],
 )
 def test_arrays_of_another_width_are_refused(tmp_path: Path, given: Any, message: str) -> None:
@@ -193,7 +195,9 @@ def test_named_columns_that_do_not_fit(tmp_path: Path) -> None:
         answer({"a": [[1.0]]})
     with pytest.raises(ValueError, match="columns of different lengths"):
         answer({"a": [[1.0], [2.0]], "b": [[3]]})
-    assert answer({"a": [], "b": []}).shape == (0, 2)
+    with pytest.raises(ValueError, match="asked 3 as column 'b'; expected a list"):
+        answer({"a": [[1.0]], "b": 3})
+    assert answer({"a": [], "b": []}).shape == (0, 2) == answer([]).shape
 
 
 COLUMNS: list[dict[str, Any]] = [
@@ -232,6 +236,9 @@ def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, ND
     PEOPLE[["marks", "city", "age"]].to_parquet(tmp_path / "people.parquet")
     student(tmp_path, TABLE)(of_path(tmp_path / "people.parquet"))
     np.testing.assert_array_equal(counted[0]["input"], np.array(NUMBERS, np.float32))
+    PEOPLE.to_csv(tmp_path / "people.csv")
+    with pytest.raises(ValueError, match=r"people.csv' is no Parquet file"):
+        student(tmp_path, TABLE)(of_path(tmp_path / "people.csv"))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +255,8 @@ def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, ND
         (PEOPLE.assign(marks=[[1, 2, 3], [1, 2]]), "column 'marks' has"),
         (PEOPLE[["age", "city", "marks", "age"]], "several columns 'age'"),
         ({"age": [1], "city": ["Rome"], "marks": []}, "columns of different lengths"),
+        ({"age": 1, "city": "Rome", "marks": [1, 2]}, "asked 1 as column 'age'; expected a list"),
+        (PEOPLE.assign(age=[20.0, np.inf]), "NaN or infinite numbers"),
     ],
 )
 def test_a_table_that_does_not_fit(tmp_path: Path, given: Any, message: str) -> None:

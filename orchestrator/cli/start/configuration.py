@@ -1,4 +1,4 @@
-"""The text of `config.yaml`: commented YAML, with paths relative to its folder where they are below it."""
+"""The text of `config.yaml`: commented YAML, with paths relative to its folder where they are near it."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def _model(recipe: Recipe, kwargs: Mapping[str, Any], tokenizer: str) -> Iterato
 
 
 def located(value: Any, folder: Path) -> Any:
-    """The value with local paths below `folder` relative to it."""
+    """The value with local paths in `folder`, or beside it, relative to it."""
     if isinstance(value, Mapping):
         return {key: located(each, folder) for key, each in value.items()}
     if isinstance(value, list):
         return [located(each, folder) for each in value]
     if isinstance(value, str) and storage.is_local(value) and os.path.isabs(value):
-        path = Path(value)
-        return str(path.relative_to(folder)) if path.is_relative_to(folder) else value
+        beside = folder.parent != Path(folder.anchor) and Path(value).is_relative_to(folder.parent)
+        return os.path.relpath(value, folder) if beside or Path(value).is_relative_to(folder) else value
     return value

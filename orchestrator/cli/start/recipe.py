@@ -23,6 +23,7 @@ EPOCHS = (2, 60)
 TOKENS = 128
 """Tokens at which texts are cut."""
 VOCABULARY = 8000
+"""Most tokens of a tokenizer that is made of the texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Recipe:
     minutes: float = 0.0
 
 
-def recipe(seen: Seen, vocabulary: int = VOCABULARY) -> Recipe:
-    """The recipe for the data. vocabulary: tokens of texts."""
+def recipe(seen: Seen, vocabulary: int) -> Recipe:
+    """The recipe for the data. vocabulary: the number of tokens of texts, otherwise 0."""
     family = family_of(seen)
     member, student = FAMILIES[family](seen)
     if seen.is_text:

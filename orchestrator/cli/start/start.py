@@ -18,6 +18,7 @@ from workers import storage
 from workers.errors import RequestError
 
 MODELS, TOKENIZER = "models.py", "tokenizer"
+FILES = (CONFIG, MODELS, configuration.SCHEMA, TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,35 @@ def start(folder: str, data: Sequence[str], given: Sequence[str], label: str | N
     seen = look.look(found, label)
     members = checkpoints.look([storage.absolute(each) for each in given], seen)
     of_checkpoint = next((g["model"]["checkpoint"] for g in members.groups if "checkpoint" in g["model"]), None)
-    if seen.is_text:
-        tokenizer.check_installed()
-    chosen = recipe.recipe(seen, checkpoints.vocabulary(of_checkpoint) if of_checkpoint else recipe.VOCABULARY)
-    name = name_of(place, found)
-    tokens = str(configuration.located(of_checkpoint, place)) if of_checkpoint else TOKENIZER if seen.is_text else ""
+    tokens, vocabulary, made = _tokenizer(seen, of_checkpoint)
+    chosen = recipe.recipe(seen, vocabulary)
+    name, place_of_tokens = name_of(place, found), str(configuration.located(tokens, place))
     texts = {
-        CONFIG: configuration.text(name, seen, members, chosen, folder=place, tokenizer=tokens),
+        CONFIG: configuration.text(name, seen, members, chosen, folder=place, tokenizer=place_of_tokens),
         MODELS: models.text(name, chosen.factory, members.functions),
         configuration.SCHEMA: json.dumps(reference.schema(), indent=1) + "\n",
+        **made,
     }
     RunConfig.from_mapping(loading.parsed(texts[CONFIG], CONFIG), str(place))
-    return Started(_written(place, texts, seen if tokens == TOKENIZER else None), seen, members, chosen)
+    return Started(_written(place, texts), seen, members, chosen)
+
+
+def _tokenizer(seen: look.Seen, of_checkpoint: str | None) -> tuple[str, int, dict[str, str]]:
+    """The tokenizer of texts: its place, the number of its tokens, and its file, unless it is a checkpoint's."""
+    if not seen.is_text:
+        return "", 0, {}
+    tokenizer.check_installed()
+    if of_checkpoint:
+        return of_checkpoint, checkpoints.vocabulary(of_checkpoint), {}
+    content, size = tokenizer.learnt(seen)
+    return TOKENIZER, size, {f"{TOKENIZER}/tokenizer.json": content}
 
 
 def _check_free(place: Path) -> None:
     """Raise `RequestError` where a file that would be written exists."""
     if place.exists() and not place.is_dir():
         raise RequestError(f"'{place}' is a file; expected a folder, which need not exist.")
-    taken = [name for name in (CONFIG, MODELS, configuration.SCHEMA, TOKENIZER) if (place / name).exists()]
+    taken = [name for name in FILES if (place / name).exists()]
     if taken:
         raise RequestError(
             f"'{place / taken[0]}' exists, and nothing is overwritten. Name another folder, or move it away."
@@ -74,17 +85,16 @@ def name_of(place: Path, found: splits.Given) -> str:
     return plain[: names.MOST].rstrip("-._") or found.kind
 
 
-def _written(place: Path, texts: dict[str, str], with_tokenizer: look.Seen | None) -> tuple[str, ...]:
-    """Write all files, or none; returns their names."""
+def _written(place: Path, texts: dict[str, str]) -> tuple[str, ...]:
+    """Write all files, or none; returns their names, and those of their folders."""
     made = storage.missing_folders(str(place))
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".stillhouse-", dir=place) as inside:
-            if with_tokenizer is not None:
-                tokenizer.write(with_tokenizer, Path(inside, TOKENIZER))
             for name, content in texts.items():
+                Path(inside, name).parent.mkdir(exist_ok=True)
                 Path(inside, name).write_text(content, encoding="utf-8")
-            names = [*texts, *([TOKENIZER] if with_tokenizer is not None else [])]
+            names = sorted({name.partition("/")[0] for name in texts}, key=FILES.index)
             for name in names:
                 Path(inside, name).rename(place / name)
     except OSError as error:

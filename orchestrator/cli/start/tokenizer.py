@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from orchestrator.cli.start.look import Seen, table_head
 from orchestrator.cli.start.recipe import VOCABULARY
@@ -14,8 +13,8 @@ LEARNT_FROM = 200_000
 """Most texts that the vocabulary is made of."""
 
 
-def write(seen: Seen, folder: Path) -> int:
-    """Write `tokenizer.json` for the training texts; returns the number of its tokens."""
+def learnt(seen: Seen) -> tuple[str, int]:
+    """The content of `tokenizer.json` for the training texts, and the number of its tokens."""
     import pyarrow.compute as pc
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -31,9 +30,7 @@ def write(seen: Seen, folder: Path) -> int:
     )
     column = table_head(seen.data["train"]).column(seen.data["text_column"]).slice(0, LEARNT_FROM)
     made.train_from_iterator(pc.drop_null(column).to_pylist(), trainer)
-    folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
-    return int(made.get_vocab_size())
+    return made.to_str(pretty=True), made.get_vocab_size()
 
 
 def check_installed() -> None:
