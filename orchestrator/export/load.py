@@ -7,7 +7,8 @@ An export of Stillhouse contains this file, which needs no Stillhouse, but the p
 examples: an array [N, ...], a list of texts (of pairs, if it learned pairs), or a table: a dictionary of columns, a
 list of dictionaries, a data frame, a table of Arrow or the path of a Parquet file. The columns of a table are taken by
 their names, in any order, and further ones are ignored; a data frame whose columns have numbers as names is an array.
-`pandas.read_csv` reads texts such as NA as empty cells, unless it has `keep_default_na=False, na_values=""`. Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
+`pandas.read_csv` reads texts such as NA as empty cells, unless it has `keep_default_na=False, na_values=""`.
+Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
 """
 
 from __future__ import annotations

@@ -75,6 +75,9 @@ def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
         for (name, how), key in keys.items():
             made[name][how] = _obtained(run, splits[name], how, key, found[name, how])
             check_each_has_one(dataset, name, how, made[name][how][IDS])
+        for how in hows:
+            if note := how.cut({name: made[name][how][IDS].lengths for name in splits}):
+                run.events.note(note)
         stage.reused = all(each is not None for each in had)
     return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
 

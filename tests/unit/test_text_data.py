@@ -264,6 +264,14 @@ def test_texts_without_tokens_are_refused_with_their_row(
         tokens_stage.tokenized(run, found)
 
 
+def test_texts_that_reach_max_length_are_counted() -> None:
+    lengths = {"train": np.array([3, 4, 4]), "test": np.array([3]), "unlabeled": np.array([4, 1])}
+    assert Tokenization("bert").cut(lengths) == "" == Tokenization("bert", 5).cut(lengths)
+    assert Tokenization("bert", 4).cut(lengths) == (
+        "2 of 3 texts of train, 1 of 2 texts of unlabeled have 4 tokens or more by 'bert'; `max_length` cuts longer ones"
+    )
+
+
 def test_known_tokens_take_the_place_of_texts(folder: str, tmp_path: Path) -> None:
     how, column = Tokenization(folder), texts.of_strings([row["text"] for row in made.rows(50)])
     names = [token_files.tokenize_block(str(tmp_path), k, (column[k * 20 : (k + 1) * 20],), how)[0] for k in range(3)]

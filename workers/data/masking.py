@@ -52,9 +52,13 @@ class Vocabulary(NamedTuple):
         return cls(ordinary, int(tokenizer.mask_token_id))
 
 
+def tokenization(spec: MaskingSpec) -> Tokenization:
+    return Tokenization(spec.tokenizer, spec.max_length)
+
+
 def tokenized(texts: Columns, spec: MaskingSpec) -> Ragged:
     """The tokens of each text. Raises: `RequestError` where `max_length` has room for special tokens alone."""
-    how = Tokenization(spec.tokenizer, spec.max_length)
+    how = tokenization(spec)
     columns = [column for column in texts.columns.values() if isinstance(column, Ragged)]
     how.check_room("data.masking.max_length", pair=len(columns) > 1)
     return contiguous(

@@ -125,7 +125,7 @@ def read_images(spec: DataSpec, notes: list[str]) -> Splits:
 
 def read_text(spec: DataSpec, notes: list[str]) -> Splits:
     if spec.masking is not None:
-        return _masked(spec, spec.masking)
+        return _masked(spec, spec.masking, notes)
     labels = spec.labels_from
     return {
         name: text_files.read(uri, name, spec.texts_from, labels if name in LABELLED else None)
@@ -133,13 +133,15 @@ def read_text(spec: DataSpec, notes: list[str]) -> Splits:
     }
 
 
-def _masked(spec: DataSpec, how: MaskingSpec) -> Splits:
+def _masked(spec: DataSpec, how: MaskingSpec, notes: list[str]) -> Splits:
     """Texts with masked tokens, which are the labels. Token counts are those of `train`."""
     vocabulary = masking.Vocabulary.of(how.tokenizer)
     ids = {
         name: masking.tokenized(text_files.read(uri, name, spec.texts_from, None)[0], how)
         for name, uri in uris(spec).items()
     }
+    if note := masking.tokenization(how).cut({name: of_split.lengths for name, of_split in ids.items()}):
+        notes.append(note)
     weights = masking.weights_of(ids["train"], vocabulary, how.smoothing)
     found: Splits = {}
     for name, of_split in ids.items():

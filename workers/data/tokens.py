@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers import storage
 from workers.data.ragged import Ragged, contiguous
@@ -82,6 +83,15 @@ class Tokenization:
     def special(self, *, pair: bool) -> int:
         """How many special tokens a text gets, or a pair of texts."""
         return int(of_texts(self.uri).num_special_tokens_to_add(pair=pair))
+
+    def cut(self, lengths: Mapping[str, NDArray[np.int64]]) -> str:
+        """A note on the texts that `max_length` may have cut; empty where there are none. lengths: [N] tokens, by
+        split."""
+        full = {split: int((of_split == self.max_length).sum()) for split, of_split in lengths.items()}
+        if not any(full.values()):
+            return ""
+        found = ", ".join(f"{n:,} of {len(lengths[split]):,} texts of {split}" for split, n in full.items() if n)
+        return f"{found} have {self.max_length:,} tokens or more by '{self.uri}'; `max_length` cuts longer ones"
 
     @property
     def identity(self) -> dict[str, Any]:
