@@ -265,10 +265,10 @@ def test_texts_without_tokens_are_refused_with_their_row(
 
 
 def test_texts_that_reach_max_length_are_counted() -> None:
-    lengths = {"train": np.array([3, 4, 4]), "test": np.array([3]), "unlabeled": np.array([4, 1])}
+    lengths = {"train": np.array([3, 4, 4]), "validation": np.array([3]), "test": np.array([4, 1])}
     assert Tokenization("bert").cut(lengths) == "" == Tokenization("bert", 5).cut(lengths)
     assert Tokenization("bert", 4).cut(lengths) == (
-        "2 of 3 texts of train, 1 of 2 texts of unlabeled have 4 tokens or more by 'bert'; `max_length` cuts longer ones"
+        "2 of 3 texts of train, 1 of 2 texts of test have 4 tokens or more by 'bert'; `max_length` cuts longer ones"
     )
 
 
