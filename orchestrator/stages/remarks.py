@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
 from workers.data.dataset import Dataset
@@ -25,6 +26,26 @@ def on(config: RunConfig, dataset: Dataset) -> list[str]:
         *_without_a_use(config),
         *_best_of_nothing(config),
         *unseen_versions(config),
+        *known_to_finished_members(config.ensemble, dataset.held_out),
+    ]
+
+
+def known_to_finished_members(ensemble: EnsembleSpec, held_out: Sequence[str]) -> list[str]:
+    """Notes on splits that are drawn from the training examples, from which finished members may have learned.
+
+    held_out: these splits.
+    """
+    finished = len(ensemble.given())
+    effects = {
+        "validation": "what is chosen on it, such as the best member, may favour these",
+        "test": "the accuracy of these, and of the ensemble, may be too high",
+    }
+    return [
+        f"data.{split}: drawn from data.train, which {finished} finished "
+        f"{'member' if finished == 1 else 'members'} may have learned from; {effects[split]}. Give `{split}`, a file "
+        "of examples that no member learned from."
+        for split in held_out
+        if finished
     ]
 
 

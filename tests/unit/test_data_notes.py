@@ -146,6 +146,19 @@ def test_versions_that_no_student_sees_are_said(tmp_path: Path) -> None:
     assert remarks.unseen_versions(several) == []
 
 
+def test_splits_drawn_from_what_finished_members_may_have_learned_are_noted(tmp_path: Path) -> None:
+    path, trained = str(write_config(tmp_path)), RunConfig.load(str(write_config(tmp_path))).ensemble
+    assert remarks.known_to_finished_members(trained, ["validation", "test"]) == []
+    finished = RunConfig.load(path, ["ensemble={model: {factory: \"m:f\"}, checkpoints: [a.safetensors]}"]).ensemble
+    assert remarks.known_to_finished_members(finished, []) == []
+    of_validation, of_test = remarks.known_to_finished_members(finished, ["validation", "test"])
+    assert (
+        "data.validation: drawn from data.train, which 1 finished member may have learned from; what is"
+        in of_validation
+    )
+    assert "data.test: " in of_test and "the ensemble, may be too high. Give `test`, a file of" in of_test
+
+
 # --- types and ranges
 
 

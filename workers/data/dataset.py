@@ -87,6 +87,8 @@ class Dataset:
     """Notes for the user on data or request that are valid but noteworthy; one sentence each."""
     kept: Index | None = None
     """The rows of `data.train` that are not held out; None where all train."""
+    held_out: tuple[str, ...] = ()
+    """The splits that were drawn from `data.train`."""
     given: int = 0
     """Rows of `data.train` before the validation split was drawn from it."""
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -107,6 +107,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         seed=seed,
         notes=tuple(notes),
         kept=kept,
+        held_out=tuple(held),
         given=len(train),
         scanned={name: of.digest for name, of in found.items()},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cached_property, partial
 
@@ -248,7 +248,7 @@ def models(request: Request) -> Finding:
     if wrong:
         return Finding("models", wrong, "stops")
     done = "built; not tried without the data" if loaded is None else "built and tried on examples"
-    return Finding("models", "".join([done, *(f"\n  {note}" for note in notes)]), "warning" if notes else "ok")
+    return Finding("models", _noted(done, notes))
 
 
 def _loaded(request: Request) -> Dataset | None:
@@ -286,8 +286,12 @@ def data(request: Request) -> Finding:
     if loaded is None:
         return Finding("data", f"{memory.size(request.bytes)}, which are there; too large to look into here")
     counts = ", ".join(f"{len(x):,} {name}" for name, x in loaded.inputs.items())
-    notes = "".join(f"\n  {note}" for note in loaded.notes)
-    return Finding("data", f"{counts}; {loaded.classes:,} classes{notes}", "warning" if notes else "ok")
+    return Finding("data", _noted(f"{counts}; {loaded.classes:,} classes", loaded.notes))
+
+
+def _noted(found: str, notes: Iterable[str]) -> str:
+    """The notes that a run would begin with, a line each."""
+    return "".join([found, *(f"\n  note: {note}" for note in notes)])
 
 
 def disk(request: Request, free: int | None = None) -> Finding:
