@@ -7,7 +7,7 @@ Both are generated from the pydantic models and the docstrings of their attribut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.run_config import RunConfig
@@ -37,13 +37,28 @@ def page() -> str:
     places: dict[str, list[str]] = {}
     for name, place in _uses(whole, whole.get("$defs", {}), ""):
         places.setdefault(name, []).append(place)
+    where = {name: tuple(dict.fromkeys(several)) for name, several in places.items()}
     sections = [_table("", whole)]
-    for name, where in places.items():
-        title = ", ".join(f"`{place}`" for place in where)
-        kind = whole["$defs"][name]["properties"].get("kind", {}).get("const")
-        title += f": kind `{kind}`" if kind else ""
-        sections.append(f"\n## {title}\n\n{_table(where[0], whole['$defs'][name])}")
+    for name, several in where.items():
+        node = whole["$defs"][name]
+        alike = [whole["$defs"][each] for each, of in where.items() if of == several and each != name]
+        title = ", ".join(f"`{place}`" for place in several) + _told_apart(node, alike)
+        sections.append(f"\n## {title}\n\n{_table(several[0], node)}")
     return HEADER + "\n" + "\n".join(sections)
+
+
+def _told_apart(node: Schema, alike: Sequence[Schema]) -> str:
+    """What a title adds where definitions have the same places: the kind, and a key that no other of the kind has."""
+    kind = _kind(node) if alike else ""
+    others = {key for each in alike if _kind(each) == kind for key in each["properties"]}
+    own = next((f" with `{key}`" for key in node["properties"] if others and key not in others), "")
+    return f": kind {kind}{own}" if kind else own
+
+
+def _kind(node: Schema) -> str:
+    """The kind, as Markdown: a word, or for one of the user's own its form; empty for a definition without kinds."""
+    kind = node["properties"].get("kind", {})
+    return f"`{kind['const']}`" if "const" in kind else _text(kind.get("description", "")).rstrip(".")
 
 
 def _uses(node: Schema, definitions: Schema, place: str) -> Iterator[tuple[str, str]]:

@@ -33,8 +33,8 @@ from workers.targets.soft_targets import Manifest, MemberRecord, Part
 logger = logging.getLogger(__name__)
 
 ALL_MEMBERS_COMPUTE = (
-    "the soft targets are computed by all members, since no run here has kept their logits. With `distillation.keep: "
-    "members` another temperature computes nothing, and a new member its own logits alone."
+    "all members compute the soft targets: this storage has no logits of theirs to make them of. `distillation.keep: "
+    "members` keeps these; another temperature then computes nothing, and a new member its own logits alone."
 )
 
 

@@ -67,9 +67,9 @@ def test_a_run_computes_what_is_new_and_needs_no_other_afterwards(tmp_path: Path
 def test_without_kept_logits_all_members_compute_and_the_user_is_told(tmp_path: Path) -> None:
     go(tmp_path, "first", distillation__keep="mean")
     go(tmp_path, "second", distillation__keep="mean", distillation__temperature=3.0)
-    (note,) = [note for note in notes(tmp_path, "second") if "computed by all" in note]
-    assert note.startswith("the soft targets are computed by all members, since no run here has kept their logits.")
-    assert not any("computed by all" in note for note in notes(tmp_path, "first"))
+    (note,) = [note for note in notes(tmp_path, "second") if "all members compute" in note]
+    assert note.startswith("all members compute the soft targets: this storage has no logits of theirs")
+    assert not any("all members compute" in note for note in notes(tmp_path, "first"))
     go(tmp_path, "third", distillation__temperature=4.0)
     go(tmp_path, "fourth", distillation__keep="mean", distillation__temperature=5.0)
     assert "reused from run 'third': 3 of 3 members' logits" in notes(tmp_path, "fourth")

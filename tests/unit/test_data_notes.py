@@ -149,7 +149,7 @@ def test_versions_that_no_student_sees_are_said(tmp_path: Path) -> None:
 def test_splits_drawn_from_what_finished_members_may_have_learned_are_noted(tmp_path: Path) -> None:
     path, trained = str(write_config(tmp_path)), RunConfig.load(str(write_config(tmp_path))).ensemble
     assert remarks.known_to_finished_members(trained, ["validation", "test"]) == []
-    finished = RunConfig.load(path, ["ensemble={model: {factory: \"m:f\"}, checkpoints: [a.safetensors]}"]).ensemble
+    finished = RunConfig.load(path, ['ensemble={model: {factory: "m:f"}, checkpoints: [a.safetensors]}']).ensemble
     assert remarks.known_to_finished_members(finished, []) == []
     of_validation, of_test = remarks.known_to_finished_members(finished, ["validation", "test"])
     assert (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 def test_the_page_is_that_of_the_schema() -> None:
     written = (ROOT / "docs" / "CONFIGURATION.md").read_text()
     assert written == reference.page(), "python -m orchestrator.config.reference > docs/CONFIGURATION.md"
+
+
+def test_each_section_has_a_title_of_its_own() -> None:
+    titles = [line for line in reference.page().splitlines() if line.startswith("#")]
+    assert len(titles) == len({*titles})
+    assert all(len({*places}) == len(places) for places in (re.findall(r"`[a-z_.]+`", title) for title in titles))
 
 
 def test_every_key_is_described() -> None:

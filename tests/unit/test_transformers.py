@@ -367,6 +367,7 @@ def refused(folder: Path, *, trained: bool = True, **model: Any) -> str:
 def test_a_vocabulary_that_is_too_small_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, config=made.config(vocab_size=20))
     assert "embeds 20 tokens, and the tokenizer" in message and "has ids up to 25" in message
+    assert "Expected `config.vocab_size: 26`." in message
 
 
 def test_texts_longer_than_the_positions_are_counted(tmp_path: Path) -> None:

@@ -402,10 +402,11 @@ def _classes(model: TransformersModel) -> dict[str, Any]:
 def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
     """The network, if its vocabulary has each token and its positions each length. Raises: `RequestError`."""
     rows = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if model.tokenizer is not None and vocabulary(model.tokenizer) > rows:
+    if model.tokenizer is not None and (needed := vocabulary(model.tokenizer)) > rows:
+        of_checkpoint = "the tokenizer that the network was trained with"
         raise RequestError(
             f"{model.label} embeds {rows:,} tokens, and the tokenizer '{model.tokenizer}' has ids up to "
-            f"{vocabulary(model.tokenizer) - 1:,}. Expected the tokenizer that the network was trained with."
+            f"{needed - 1:,}. Expected {of_checkpoint if model.checkpoint else f'`config.vocab_size: {needed}`'}."
         )
     if model.tokenizer is not None and getattr(module.config, "pad_token_id", None) is None:
         # a network that classifies by the last token needs it, to find that token
