@@ -31,7 +31,7 @@ def parts(rows: Rows, room: int) -> Iterator[list[Column]]:
     columns = list(zip(*rows, strict=True))
     name = _width(columns[0]) if _width(columns[0]) <= room // 2 else min(_longest_word(columns[0]), room // 2)
     most = max(room - EDGE - name - GAP, 1)
-    least = [name, *(min(_longest_word(cells), LONG, most) for cells in columns[1:])]
+    least = [name, *(min(_least(cells), LONG, most) for cells in columns[1:])]
     part = [0]
     for number in range(1, len(columns)):
         if len(part) > 1 and _taken([least[k] for k in (*part, number)]) > room:
@@ -55,6 +55,12 @@ def _taken(widths: Sequence[int]) -> int:
 
 def _width(cells: Sequence[str]) -> int:
     return max(cell_len(line) for cell in cells for line in (cell.splitlines() or [""]))
+
+
+def _least(cells: Sequence[str]) -> int:
+    """The width below which a column of numbers is not narrowed: its words', and its figures' with their blanks."""
+    figures = [cell for cell in cells[1:] if cell_len(cell) <= LONG and any(letter.isdigit() for letter in cell)]
+    return max(_longest_word(cells), _width(figures) if figures else 1)
 
 
 def _longest_word(cells: Sequence[str]) -> int:

@@ -246,6 +246,16 @@ def test_a_table_has_all_its_figures_on_a_screen_of_any_width(
     assert words.count("mean") == words.count("student") == (1 if columns == 300 else words.count("system"))
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_an_interval_is_on_one_line(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.out.width = columns
+    rows = [["student", "94.9%", "94.1 to 95.8", "0.19", "1.28M"], ["ensemble", "96.1%", "95.3 to 96.8", "0.15", "12M"]]
+    screen.table([["system", "accuracy", "95% interval", "nll", "size in memory"], *rows])
+    told = capsys.readouterr().out
+    assert "94.1 to 95.8" in told and "95.3 to 96.8" in told and max(map(len, told.splitlines())) <= columns
+
+
 def test_what_is_longer_than_a_line_is_folded_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
     screen.out.width = 40
