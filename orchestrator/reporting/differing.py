@@ -1,4 +1,6 @@
-"""Test examples on which student and ensemble differ, as a report shows them: a text, a small picture, or first values.
+"""Test examples on which student and ensemble differ, as a report shows them.
+
+An example is a text, a small picture, a table's row with the names of its columns, or the first of its values.
 
 What is kept of an example is bounded, so that a report stays small: `LETTERS`, `SIDE` pixels, `VALUES` numbers.
 """
@@ -7,14 +9,17 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.reporting.report import DifferingExample
 from workers.data import texts
+from workers.data.encoded_tables import Encoding
 from workers.data.examples import Examples, columns_of, explicit_positions
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
@@ -27,18 +32,24 @@ FEWEST = 8
 CHANNELS = (1, 3)
 
 
-def examples(
-    rows: Sequence[Row], x: Examples, positions: Positions, image_shape: tuple[int, ...] | None
-) -> list[DifferingExample]:
+@dataclass(frozen=True)
+class Look:
+    """What an example that is a row of numbers means. image_shape: of a picture's pixels; None: it is none.
+    encodings: the columns of a table; none of other data."""
+
+    image_shape: tuple[int, ...] | None = None
+    encodings: Sequence[Encoding] = ()
+
+
+def examples(rows: Sequence[Row], x: Examples, positions: Positions, look: Look) -> list[DifferingExample]:
     """The examples of some rows of the test split.
 
-    x: the inputs of the split as the data has them, with texts. positions: the rows of each example. image_shape: of
-    an example that is a flat row of pixels; None: rows are numbers.
+    x: the inputs of the split as the data has them, with texts. positions: the rows of each example.
     """
-    return [_example(each, x, positions, image_shape) for each in rows]
+    return [_example(each, x, positions, look) for each in rows]
 
 
-def _example(row: Row, x: Examples, positions: Positions, image_shape: tuple[int, ...] | None) -> DifferingExample:
+def _example(row: Row, x: Examples, positions: Positions, look: Look) -> DifferingExample:
     number = positions.example_of(row.row)
     first = int(positions.rows(np.array([number]))[0])
     where = explicit_positions(x)
@@ -48,9 +59,10 @@ def _example(row: Row, x: Examples, positions: Positions, image_shape: tuple[int
     )
     columns = columns_of(x[number : number + 1])
     held = [c for name, c in columns.items() if isinstance(c, Ragged) and texts.is_text(name, c)]
-    text = shortened(" / ".join(texts.strings(column)[0] for column in held))
     values = _values(next(iter(columns.values())))
-    image = "" if text else picture(values, image_shape)
+    image = "" if held else picture(values, look.image_shape)
+    named = [] if held or image else _named(values, look.encodings)
+    text = shortened(" / ".join(texts.strings(column)[0] for column in held) or ", ".join(named))
     flat = [] if text or image else [float(f"{value:.4g}") for value in _flat(values, position)]
     return DifferingExample(
         kind=row.kind,
@@ -64,6 +76,15 @@ def _example(row: Row, x: Examples, positions: Positions, image_shape: tuple[int
         image=image,
         values=[value for value in flat if math.isfinite(value)],
     )
+
+
+def _named(values: NDArray[np.generic], encodings: Sequence[Encoding]) -> list[str]:
+    """The columns of a table with their values; none where the numbers are not those of the columns."""
+    if not encodings or values.shape != (sum(each.numbers for each in encodings),):
+        return []
+    ends = list(itertools.accumulate(each.numbers for each in encodings))
+    numbers = values.tolist()
+    return [each.shown(numbers[end - each.numbers : end]) for each, end in zip(encodings, ends, strict=True)]
 
 
 def shortened(text: str, most: int = LETTERS) -> str:

@@ -37,7 +37,8 @@ def appendix(run: Context, found: answers.Agreement | None, baseline: Trained, s
 
 
 def _examples(run: Context, found: answers.Agreement, x: Examples) -> list[DifferingExample]:
-    return differing.examples(found.rows, x, run.dataset.test.rows, run.config.report.image_shape)
+    look = differing.Look(run.config.report.image_shape, run.dataset.encodings)
+    return differing.examples(found.rows, x, run.dataset.test.rows, look)
 
 
 def _epochs(history: Sequence[Epoch]) -> list[EpochFigures]:

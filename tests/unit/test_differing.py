@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from orchestrator.reporting import differing
+from orchestrator.reporting.differing import Look
 from orchestrator.reporting.report import DifferingExample
 from workers.data import texts
+from workers.data.encoded_tables import Encoding
 from workers.data.examples import Columns, Examples
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
@@ -23,7 +25,7 @@ def row(number: int) -> Row:
 
 
 def shown(x: Examples, number: int = 1, shape: tuple[int, ...] | None = None) -> DifferingExample:
-    (found,) = differing.examples([row(number)], x, Positions(len(x)), shape)
+    (found,) = differing.examples([row(number)], x, Positions(len(x)), Look(shape))
     return found
 
 
@@ -81,6 +83,23 @@ def test_all_other_arrays_are_numbers(shape: tuple[int, ...]) -> None:
     assert not found.image and found.values[0] == x[1].flat[0] and len(found.values) <= differing.VALUES
 
 
+def test_a_row_of_a_table_has_the_names_of_its_columns() -> None:
+    age = Encoding("age", 30.0, flagged=True)
+    city = Encoding("city", categories=("", "Bern", "Rome"))
+    marks = Encoding("marks", 0.0, width=2)
+    x = np.array([[30, 1, 1, 0, 0, 3, 4], [20.25, 0, 0, 0, 1, 1.00001, 2], [20, 0, 0, 0, 0, 1, 2]], np.float32)
+
+    def text(number: int, *encodings: Encoding) -> str:
+        (found,) = differing.examples([row(number)], x, Positions(len(x)), Look(None, encodings))
+        assert bool(found.values) == (not found.text)
+        return found.text
+
+    assert text(0, age, city, marks) == "age is empty, city is empty, marks=[3, 4]"
+    assert text(1, age, city, marks) == "age=20.25, city=Rome, marks=[1, 2]"
+    assert text(2, age, city, marks) == "age=20, city is new, marks=[1, 2]"
+    assert text(2, age, city) == "", "the numbers are not those of the columns"
+
+
 def test_values_that_are_no_numbers_are_left_out() -> None:
     assert shown(np.array([[0.0, 0.0, 0.0], [np.nan, 1.5, np.inf]])).values == [1.5]
 
@@ -89,6 +108,6 @@ def test_a_position_within_an_example() -> None:
     ids = Ragged.of([np.arange(3), np.arange(10, 40)])
     positions = Ragged.of([np.array([0]), np.array([4, 20])])
     x = Columns({"input_ids": ids}, positions)
-    (found,) = differing.examples([row(2)], x, Positions(2, positions.lengths), None)
+    (found,) = differing.examples([row(2)], x, Positions(2, positions.lengths), Look())
     assert (found.example, found.position) == (1, 20)
     assert found.values == [26.0, 27.0, 28.0, 29.0, 30.0, 31.0, 32.0, 33.0]

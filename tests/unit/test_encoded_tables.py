@@ -63,7 +63,7 @@ def both(folder: Path, train: str, test: str, ending: str = "csv") -> list[np.nd
     uris = {"train": str(folder / f"train.{ending}"), "test": str(folder / f"test.{ending}")}
     for uri, content in zip(uris.values(), (train, test), strict=True):
         Path(uri).write_text(content)
-    return [x for x, _ in encoded_tables.read(uris, tables.Roles("y"), []).values()]
+    return [x for x, _ in encoded_tables.read(uris, tables.Roles("y"), [])[0].values()]
 
 
 SPELLED = {  # cells of train, and those of test, which alone would be of another type

@@ -6,7 +6,7 @@ The transfer set is the training examples followed by the unlabelled ones. `load
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from workers.data import examples
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented, named_files
+from workers.data.encoded_tables import Encoding
 from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.data.numbering import Numbering
@@ -98,6 +99,8 @@ class Dataset:
     """Examples without labels for stages of the student, by `stages.<name>`."""
     groups: Mapping[str, Index] = field(default_factory=dict)
     """The group of each example of `validation` and `test`, a number from 0; without, each is a group of its own."""
+    encodings: Sequence[Encoding] = ()
+    """Of a table, how its columns became the numbers of an example, in the order of these."""
     texts: Examples | None = None
     """Some test examples with their texts, where `test` has only the tokens."""
 

@@ -56,11 +56,24 @@ class Encoding:
         """How many numbers of an example it has."""
         return len(self.categories) or self.width + self.flagged
 
+    def shown(self, numbers: Sequence[float]) -> str:
+        """Its name and value in an example, from its numbers there: `age=20`, `city=Rome`, `age is empty`."""
+        if self.categories:
+            known = [text for text, number in zip(self.categories, numbers, strict=True) if number]
+            return f"{self.name}={known[0]}" if known and known[0] else f"{self.name} is {'empty' if known else 'new'}"
+        if self.flagged and numbers[-1]:
+            return f"{self.name} is empty"
+        values = ", ".join(f"{number:.4g}" for number in numbers[: self.width])
+        return f"{self.name}={values}" if self.width == 1 else f"{self.name}=[{values}]"
+
 
 def read(
     uris: Mapping[str, str], roles: tables.Roles, notes: list[str]
-) -> dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]]:
-    """Features [N, D] float32 and labels of each split. Raises: `RequestError` with the file and the column."""
+) -> tuple[dict[str, tuple[Numbers, NamedLabels | NDArray[np.int64] | None]], list[Encoding]]:
+    """Features [N, D] float32 and labels of each split, and how columns became features, in the order of these.
+
+    Raises: `RequestError` with the file and the column.
+    """
     train = table_files.read(uris["train"])
     found = {split: train if split == "train" else table_files.read(uri, train.schema) for split, uri in uris.items()}
     notes += [note for split, uri in uris.items() if (note := headers.note(uri, found[split])) is not None]
@@ -83,7 +96,8 @@ def read(
             if split in LABELLED
         }
     )
-    return {split: (encoded(table, encodings, uris[split]), labels.get(split)) for split, table in found.items()}
+    x = {split: encoded(table, encodings, uris[split]) for split, table in found.items()}
+    return {split: (of_split, labels.get(split)) for split, of_split in x.items()}, encodings
 
 
 def encodings(uris: Mapping[str, str], roles: tables.Roles) -> list[Encoding]:

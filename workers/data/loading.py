@@ -60,8 +60,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         whole = readers.read(spec, notes)
     read, opened = whole.splits, record.read()
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
-    if empty := [name for name, x in inputs.items() if _is_empty(x)]:
-        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
+    _check_not_empty(inputs)
     inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
     given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
@@ -99,6 +98,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
         test=apart.get("test") or Split(inputs["test"], y["test"]),
         groups=measured,
+        encodings=tuple(whole.encodings),
         unlabeled=inputs.get("unlabeled"),
         stages={name: inputs[name] for name in spec.stages},
         classes=classes,
@@ -158,6 +158,11 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
 
 def _positions(x: Examples | None) -> int:
     return 0 if x is None else len(examples.positions_of(x, len(x)))
+
+
+def _check_not_empty(inputs: Mapping[str, Examples]) -> None:
+    if empty := [name for name, x in inputs.items() if _is_empty(x)]:
+        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
 
 
 def _is_empty(x: Examples) -> bool:

@@ -1,13 +1,13 @@
-"""Readers of data files: one function per kind, listed in `READERS`. They do not validate the meaning of values.
+"""Readers of data files: one function per kind, listed in `READERS`, and `read_columns` of tables.
 
 A reader takes the data's spec and returns each split as (examples, labels). It appends notes for the user to `notes`.
-Readers execute nothing in a file: they read numpy archives without pickle. Before they allocate, they compare a file's
-declared size with its content and with the available memory.
+Readers do not validate the meaning of values, and execute nothing in a file: they read numpy archives without pickle.
+Before they allocate, they compare a file's declared size with its content and with the available memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +38,9 @@ def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
     if ":" in spec.kind:
         return Read(read_by_own(spec), groups)
     _check_label_is_no_input(spec)
+    if spec.kind in TABLES:
+        splits, encodings = read_columns(spec, notes)
+        return Read(splits, groups, encodings)
     return Read(READERS[spec.kind](spec, notes), groups)
 
 
@@ -89,16 +92,16 @@ def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
     return found
 
 
-def read_parquet(spec: DataSpec, notes: list[str]) -> Splits:
+def read_columns(spec: DataSpec, notes: list[str]) -> tuple[Splits, Sequence[Encoding]]:
+    """The splits of a table, and how its columns became numbers."""
     found: Splits = {}
-    found.update(tables.read(uris(spec), _roles(spec), notes))
-    return found
-
-
-def read_table(spec: DataSpec, notes: list[str]) -> Splits:
-    found: Splits = {}
-    found.update(encoded_tables.read(uris(spec), _roles(spec), notes))
-    return found
+    if spec.kind == "table":
+        encoded, encodings = encoded_tables.read(uris(spec), _roles(spec), notes)
+        found.update(encoded)
+        return found, encodings
+    plain, widths = tables.read(uris(spec), _roles(spec), notes)
+    found.update(plain)
+    return found, _plain(widths)
 
 
 def _roles(spec: DataSpec) -> tables.Roles:
@@ -109,7 +112,10 @@ def encodings(spec: DataSpec) -> list[Encoding]:
     """How the columns of a table become the numbers of an example, in the order of these; none for other kinds."""
     if spec.kind == "table":
         return encoded_tables.encodings(uris(spec), _roles(spec))
-    widths = tables.widths(uris(spec), _roles(spec)) if spec.kind == "parquet" else {}
+    return _plain(tables.widths(uris(spec), _roles(spec))) if spec.kind == "parquet" else []
+
+
+def _plain(widths: Mapping[str, int]) -> list[Encoding]:
     return [Encoding(name, width=width) for name, width in widths.items()]
 
 
@@ -168,12 +174,12 @@ def read_idx(spec: DataSpec, notes: list[str]) -> Splits:
     return splits
 
 
+TABLES = ("table", "parquet")
+"""Kinds whose columns become the numbers of an example."""
 READERS: dict[str, Callable[[DataSpec, list[str]], Splits]] = {
     "npz": read_npz,
-    "parquet": read_parquet,
     "idx": read_idx,
     "text": read_text,
-    "table": read_table,
     "images": read_images,
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from workers import storage
+from workers.data.encoded_tables import Encoding
 from workers.data.examples import Examples
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
@@ -25,10 +26,12 @@ SPLITS = (*LABELLED, "unlabeled")
 @dataclass(frozen=True)
 class Read:
     """splits: `{"train": (x [N, ...], y [N]), ...}`; of those without labels y is None. groups: by split, what its
-    examples belong to, a value of any type for each; without those whose examples are in none."""
+    examples belong to, a value of any type for each; without those whose examples are in none. encodings: of a table,
+    how its columns became the numbers of an example, in the order of these."""
 
     splits: Splits
     groups: Mapping[str, Groups] = field(default_factory=dict)
+    encodings: Sequence[Encoding] = ()
 
 
 def uris(spec: DataSpec) -> dict[str, str]:

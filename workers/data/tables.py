@@ -7,7 +7,6 @@ another order. Index columns of pandas are not features.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +74,11 @@ class Roles:
     groups: str | None = None
 
 
-def read(uris: Mapping[str, str], roles: Roles, notes: list[str]) -> dict[str, tuple[Array, Array | None]]:
-    """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels.
+def read(
+    uris: Mapping[str, str], roles: Roles, notes: list[str]
+) -> tuple[dict[str, tuple[Array, Array | None]], dict[str, int]]:
+    """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels. And the feature columns
+    in their order, with how many numbers of an example each of them has.
 
     By default, features are train's columns without the label, the groups and pandas' index.
     """
@@ -94,15 +96,20 @@ def read(uris: Mapping[str, str], roles: Roles, notes: list[str]) -> dict[str, t
         found[split] = _arrays(table, names, label if labelled else None)
     if features is None:
         notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
-    return found
+    return found, _widths(tables["train"], names)
 
 
 def widths(uris: Mapping[str, str], roles: Roles) -> dict[str, int]:
-    """The feature columns in their order, with how many numbers of an example each of them has."""
+    """What `read` returns besides, from the first row alone."""
     tables = {split: _open(split, uri) for split, uri in uris.items()}
     train = tables["train"]
     names = _features(train, roles.label, roles.features, _excluded(_index(tables, roles.label), roles))
-    return {name: math.prod(_arrays(train, [name], None)[0].shape[1:]) for name in names}
+    return _widths(train, names)
+
+
+def _widths(train: Table, names: Sequence[str]) -> dict[str, int]:
+    first = next(train.file.iter_batches(1, columns=[*names]))
+    return {name: np.asarray(first.column(name)[0].as_py()).size for name in names}
 
 
 def _index(tables: Mapping[str, Table], label: str) -> set[str]:
