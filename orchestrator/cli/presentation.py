@@ -32,7 +32,7 @@ def show(report: Report, screen: Screen) -> None:
             if isinstance(block, Table):
                 screen.table(block.rows, section.title if number else report.name)
     for words in (*sections.notes(report), tables.verdict(report)):
-        screen.out.print(words, markup=False)
+        screen.text(words)
 
 
 def show_compared(runs: Sequence[str], screen: Screen) -> None:
@@ -47,7 +47,7 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
         names = (found[0].name, report.name) if found[0].name != report.name else (runs[0], run)
         if rows:
             screen.table([["differs in", *names], *rows])
-        screen.out.print(differences.verdict(*names, difference), markup=False)
+        screen.text(differences.verdict(*names, difference))
 
 
 def show_export(done: Exported, screen: Screen) -> None:

@@ -262,6 +262,10 @@ class Screen:
                         live.stop()
                 logger.warning("progress is not shown any more: %s: %s", type(error).__name__, error)
 
+    def text(self, words: str) -> None:
+        """Print sentences to stdout: folded to the width of a terminal, and a line each in a pipe."""
+        self.out.print(words, markup=False, soft_wrap=not self.out.is_terminal)
+
     def table(self, rows: Rows, title: str = "") -> None:
         """Print a table to stdout; the first column is text, the others are numbers.
 

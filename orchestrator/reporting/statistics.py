@@ -125,14 +125,15 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
     adds = _of_gaps(np.stack([right[k] - right[k - 1] for k in range(1, count)], axis=1), found[count + 1 : 2 * count])
     lost = _of_gaps(np.stack([right[count - 1] - each for each in right[count:]], axis=1), found[2 * count :])
     whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
+    of_best = [_of_accuracy(sums, interval) for sums, interval in zip(best, found, strict=False)]
     return [
         Member(
             with_it=float(values[k]),
-            with_it_interval=found[k],
+            with_it_interval=of_best[k],
             nll=float(whole[k]["nll"]),
             ece=float(whole[k]["ece"]),
             adds=float(values[count + k]),
-            adds_interval=adds[k - 1] if k else found[count],
+            adds_interval=adds[k - 1] if k else of_best[0],
             lost=float(values[2 * count + k]),
             lost_interval=lost[k],
         )

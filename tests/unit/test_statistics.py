@@ -183,6 +183,13 @@ def test_the_worth_of_a_member_is_as_unsure_as_a_difference() -> None:
     assert first.lost == pytest.approx(0.006) and first.lost_interval is not None and first.lost_interval.holds_zero
 
 
+def test_the_accuracy_of_all_members_has_the_interval_of_the_ensembles() -> None:
+    best = [sums(np.arange(500) < right) for right in (450, 455)]
+    first, both = statistics.members([0, 1], best, best[::-1])
+    assert both.with_it_interval == statistics.accuracy(best[1])[1]
+    assert first.with_it_interval == first.adds_interval == statistics.accuracy(best[0])[1]
+
+
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_what_is_drawn_from_two_blocks_has_no_interval(blocks: int) -> None:
     """Two examples, or two groups of uneven size."""

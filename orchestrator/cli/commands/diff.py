@@ -24,4 +24,4 @@ def main(asked: argparse.Namespace) -> None:
     found, screen = bits.compared(asked.one, asked.other), Screen()
     verdict = bits.verdict(found)
     screen.table(bits.rows(found))
-    screen.out.print(verdict, markup=False)
+    screen.text(verdict)

@@ -49,4 +49,4 @@ def main(asked: argparse.Namespace) -> None:
     screen.table(planning.what_if(found))
     if found.designs:
         screen.table(planning.of_designs(found))
-    screen.out.print(planning.verdict(found), markup=False)
+    screen.text(planning.verdict(found))

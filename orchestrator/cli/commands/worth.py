@@ -91,4 +91,4 @@ def _foresee(asked: argparse.Namespace) -> None:
             print(json_text.dumps(dataclasses.asdict(foreseen), indent=2))
         else:
             screen.table(prospects.rows(foreseen), config.name)
-            screen.out.print(prospects.verdict(foreseen), markup=False)
+            screen.text(prospects.verdict(foreseen))
