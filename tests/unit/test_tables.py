@@ -232,3 +232,10 @@ def test_names_with_dots_and_no_rows(tmp_path: Path) -> None:
     assert load(tmp_path, dotted).train.x.shape == (120, 8)
     with pytest.raises(RequestError, match=r"data\.test: no examples"):
         load(tmp_path, changed("test", frames()["test"][:0]))
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([], pa.float32()), "y": pa.array([], pa.int64())}), tmp_path / "a.parquet")
+    spec = DataSpec(kind="parquet", train=str(tmp_path / "a.parquet"), test=str(tmp_path / "a.parquet"))
+    with pytest.raises(RequestError, match=r"data\.train: no examples"):
+        loading.load(spec, 0)

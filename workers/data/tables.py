@@ -108,8 +108,8 @@ def widths(uris: Mapping[str, str], roles: Roles) -> dict[str, int]:
 
 
 def _widths(train: Table, names: Sequence[str]) -> dict[str, int]:
-    first = next(train.file.iter_batches(1, columns=[*names]))
-    return {name: np.asarray(first.column(name)[0].as_py()).size for name in names}
+    first = next(train.file.iter_batches(1, columns=[*names]), None)  # None: no rows, which its caller refuses
+    return {} if first is None else {name: np.asarray(first.column(name)[0].as_py()).size for name in names}
 
 
 def _index(tables: Mapping[str, Table], label: str) -> set[str]:
