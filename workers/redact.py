@@ -15,13 +15,14 @@ import yaml
 
 HIDDEN = "***"
 _USER = re.compile(r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|[^/\s@'\"]+)(?=@)")
+_WORDS = r"password|passwd|secret|credential|(?:api|access|account|private|subscription)[_-]?key"
 _NAMED = re.compile(  # excludes `pad_token` and similar names of language models
-    r"(?i)\b((?:[\w-]*(?:password|passwd|secret|signature|credential|api_?key|access_?key|account_?key|authorization)"
-    r"|[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?token)['\"]?\s*[=:]\s*"
-    r"|(?:\btoken|[?&]sig)=)"
+    rf"(?i)((?:\b[\w-]*(?:{_WORDS}|signature|authorization)"
+    r"|\b[\w-]*(?:access|auth|bearer|session|security|refresh|sas|hf|api)[_-]?token)['\"]?\s*[=:]\s*"
+    r"|(?:\btoken|[?&](?:sig|key))=)"
     r"(?:\"[^\"]*\"|'[^']*'|(?:(?:Basic|Bearer)\s+)?[^\s'\"&;}\])]*[^\s'\"&;}\]),])"
 )
-_TELLING = re.compile(r"(?i)password|passwd|secret|token|credential|api_?key|access_?key|account_?key")
+_TELLING = re.compile(rf"(?i){_WORDS}|token")
 SHORTEST = 8
 """Minimal length of an environment variable's value that is redacted anywhere in a text."""
 

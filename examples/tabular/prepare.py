@@ -1,4 +1,4 @@
-"""Builds `letters.npz` from the data set LetterRecognition of the R package mlbench.
+"""Builds `letters.npz` beside this file from the data set LetterRecognition of the R package mlbench.
 
     apt-get download r-cran-mlbench && dpkg -x r-cran-mlbench_*.deb mlbench
     pip install rdata
@@ -8,6 +8,7 @@ The same package gives the same arrays: x [20000, 16] uint8, y [20000] uint8.
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import rdata
@@ -17,4 +18,4 @@ if len(sys.argv) != 2:
 table = rdata.read_rda(sys.argv[1])["LetterRecognition"]
 x = table.iloc[:, 1:].to_numpy(np.uint8)
 y = np.array([ord(letter) - ord("A") for letter in table["lettr"]], np.uint8)
-np.savez_compressed("letters.npz", x=x, y=y)
+np.savez_compressed(Path(__file__).with_name("letters.npz"), x=x, y=y)

@@ -62,13 +62,14 @@ def _kind(node: Schema) -> str:
 
 
 def _uses(node: Schema, definitions: Schema, place: str) -> Iterator[tuple[str, str]]:
-    """Definitions of objects, and the dotted key at which each is used, depth first."""
+    """Definitions of objects, and the dotted key at which each is used, depth first; `NAME` stands for a free key."""
     for key, value in node.get("properties", {}).items():
         own = f"{place}.{key}".lstrip(".")
         for name in _references(value):
             if "properties" in definitions[name]:
                 yield name, own
                 yield from _uses(definitions[name], definitions, own)
+        yield from ((name, f"{own}.NAME") for name in _named(value))
 
 
 def _references(node: Schema) -> Iterator[str]:
@@ -79,6 +80,14 @@ def _references(node: Schema) -> Iterator[str]:
         yield from _references(option)
     if isinstance(node.get("items"), Mapping):
         yield from _references(node["items"])
+
+
+def _named(node: Schema) -> Iterator[str]:
+    """Names of the definitions that the values of a mapping with free keys may have."""
+    for option in [node, *node.get("anyOf", ())]:
+        for value in [*option.get("patternProperties", {}).values(), option.get("additionalProperties")]:
+            if isinstance(value, Mapping):
+                yield from _references(value)
 
 
 def _table(place: str, node: Schema) -> str:

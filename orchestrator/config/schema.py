@@ -117,7 +117,7 @@ class ReportSpec(Spec):
     """Price of a GPU hour. The report shows a total price where either is above 0."""
     examples: Annotated[int, Field(ge=0, le=50), NoBool] = 4
     """Test examples that the report shows of each kind: lost by the student, gained by it, answered most unlike the
-    ensemble. They lie in `report.json` and `report.html`, and go to MLflow with them; 0: none."""
+    ensemble. They lie in all three files of the report, and go to MLflow with them; 0: none."""
     figures: tuple[FactorySpec, ...] = ()
     """Functions `(student, x, y, **kwargs)` of the student's torch module and the test split, which return a figure of
     matplotlib, or several by title. The report and MLflow show them."""

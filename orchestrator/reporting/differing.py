@@ -30,6 +30,8 @@ LETTERS, SIDE, VALUES = 280, 64, 8
 FEWEST = 8
 """Pixels of the shorter side of an array that is drawn; smaller ones are numbers."""
 CHANNELS = (1, 3)
+JOINERS = "\u200c\u200d"
+"""Letters without a shape that change that of their neighbours: in emoji, in Persian and Indic scripts."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _named(values: NDArray[np.generic], encodings: Sequence[Encoding]) -> list[s
 
 def shortened(text: str, most: int = LETTERS) -> str:
     """A text in one line, cut after so many letters."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = " ".join("".join(each if each.isprintable() or each in JOINERS else " " for each in text).split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 

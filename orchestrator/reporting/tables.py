@@ -104,7 +104,7 @@ def _transferred(of: StudentFigures) -> str:
 
 def _sure(of: Difference) -> list[str]:
     """A difference in points, its interval, and whether it is resolved."""
-    needed = "" if of.examples_needed is None else f", by some {verdicts.rounded(of.examples_needed):,} examples"
+    needed = "" if of.examples_needed is None else f", needs {verdicts.rounded(of.examples_needed):,} examples"
     return [f"{100 * of.accuracy:+.2f}", points(of.interval), "yes" if of.resolved else f"no{needed}"]
 
 

@@ -111,3 +111,17 @@ def test_a_position_within_an_example() -> None:
     (found,) = differing.examples([row(2)], x, Positions(2, positions.lengths), Look())
     assert (found.example, found.position) == (1, 20)
     assert found.values == [26.0, 27.0, 28.0, 29.0, 30.0, 31.0, 32.0, 33.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u202eb\n\tc\x00", "a b c"),
+        ("\U0001f469\u200d\U0001f52c works", "\U0001f469\u200d\U0001f52c works"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("b" * 300, "b" * 279 + "…"),
+    ],
+    ids=["controls", "emoji", "persian", "long"],
+)
+def test_a_text_is_one_line_with_its_joined_letters(text: str, shown: str) -> None:
+    assert differing.shortened(text) == shown

@@ -13,6 +13,8 @@ from workers.redact import HidingFormatter, redacted
         ("no tracker at 'https://me:hunter2@host/x'", "no tracker at 'https://***@host/x'"),
         ("postgresql+psycopg://me:p%40w@db:5432/m", "postgresql+psycopg://***@db:5432/m"),
         ("az://c/f?sv=2024&sig=abc%3D&se=1", "az://c/f?sv=2024&sig=***&se=1"),
+        ("http://h/?key=abc&x-api-key=d-e&page=1", "http://h/?key=***&x-api-key=***&page=1"),
+        ("Subscription-Key: abc, private_key: d", "Subscription-Key: ***, private_key: ***"),
         ("{'aws_secret_access_key': 'abc/def', 'key': 'x'}", "{'aws_secret_access_key': ***, 'key': 'x'}"),
         ("password: 'my long pass word', user", "password: ***, user"),
         ("postgresql://u:pa/ss@h and u:p@ss", "postgresql://***@h and u:p@ss"),
