@@ -96,10 +96,10 @@ def shortened(text: str, most: int = LETTERS) -> str:
 
 
 def _values(column: object) -> NDArray[np.generic]:
-    """The values of the one example of a column: its shape, or of a ragged column [length, ...]."""
+    """The values of the one example of a column: its shape, at least [1], or of a ragged column [length, ...]."""
     if isinstance(column, Ragged):
         return column.flat
-    found: NDArray[np.generic] = np.asarray(column)[0]
+    found: NDArray[np.generic] = np.atleast_1d(np.asarray(column)[0])
     return found
 
 

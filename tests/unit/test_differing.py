@@ -104,6 +104,11 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
     assert shown(np.array([[0.0, 0.0, 0.0], [np.nan, 1.5, np.inf]])).values == [1.5]
 
 
+def test_an_example_of_one_number_is_shown() -> None:
+    assert shown(np.array([0.5, 1.5, 2.5], np.float32)).values == [1.5]
+    assert shown(Columns({"user": np.array([7, 8, 9])})).values == [8.0]
+
+
 def test_a_position_within_an_example() -> None:
     ids = Ragged.of([np.arange(3), np.arange(10, 40)])
     positions = Ragged.of([np.array([0]), np.array([4, 20])])
