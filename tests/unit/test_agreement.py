@@ -44,6 +44,11 @@ def test_equal_answers_and_none_that_are_asked_for_leave_no_rows() -> None:
     assert [row.row for row in found(most=1).rows] == [1, 2, 4] and not found(most=0).rows
 
 
+def test_a_rule_of_weights_is_not_called_without_rows() -> None:
+    none = compare([logs(ENSEMBLE)], "entropy", "arithmetic", logs(STUDENT), labels=LABELS, most=0)
+    assert none == found(most=0)
+
+
 def test_a_probability_of_zero_counts_nothing_and_one_that_the_student_excludes_is_infinite() -> None:
     excluded = compare(
         [logs(ENSEMBLE[:1])], [1.0], "arithmetic", logs(np.array([[1.0, 0.0, 0.0]])), labels=LABELS[:1], most=1

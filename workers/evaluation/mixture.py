@@ -49,10 +49,13 @@ def log_mean(log_probabilities: Sequence[NDArray[Any]], weights: MemberWeights, 
 
     log_probabilities: M arrays [N, K]. weights: members of weight 0 do not count. Returns log-probabilities [N, K]
     float64. A class has -inf where all members give it probability 0 (`arithmetic`) or one of them does
-    (`geometric`). Where every class has a member that gives it 0, the geometric mean is -inf throughout.
+    (`geometric`). Where every class has a member that gives it 0, the geometric mean is -inf throughout. A rule is not
+    called without rows.
 
     Raises: ValueError for wrong weights or an unknown `combine`.
     """
+    if not len(log_probabilities[0]):
+        return np.empty((0, log_probabilities[0].shape[1]))
     if isinstance(weights, SpecialistRule):
         return _of_specialists(weights, np.stack(list(log_probabilities), dtype=np.float64))
     shares = _shares(weights, combine, log_probabilities)
