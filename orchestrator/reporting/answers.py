@@ -11,7 +11,7 @@ from orchestrator.reporting import verdict
 from orchestrator.reporting.content import Answer
 from orchestrator.reporting.report import COMPARED, Difference, Report
 from orchestrator.reporting.tables import accuracies, points, short_count
-from orchestrator.reporting.verdict import Accuracies
+from orchestrator.reporting.verdict import Accuracies, Unsure
 
 WORTH = {
     (1, True): "Yes: {points} points",
@@ -24,7 +24,7 @@ WORTH = {
     (-1, None): "No: {points} points",
     (-1, False): "Not shown: {points} points may be chance",
 }
-"""By the sign of ensemble - baseline, and by whether it is resolved; None: no interval."""
+"""By the sign of ensemble - baseline, and by whether it is resolved; None: in reports of earlier versions."""
 OVER_BEST = {
     (1, True): ", and {points} over its best member",
     (1, False): "; over its best member not shown",
@@ -43,9 +43,17 @@ REACHED = {
     (1, -1, -1): "No: it is below the baseline",
 }
 """By the signs of `verdict.TRANSFER`; every other order has no gain."""
-BEYOND_MAY_BE_CHANCE = {(1, 1, 1): REACHED[1, 1, 0], (1, -1, -1): REACHED[1, 0, -1]}
 NO_GAIN = "There was no gain"
 MAY_BE_CHANCE = "Not shown: the gain may be chance"
+OWN_MAY_BE_CHANCE = "Not shown: the student's gain may be chance"
+MAY_BE: dict[Unsure, str] = {
+    ((1, 1, -1), "baseline"): OWN_MAY_BE_CHANCE,
+    ((1, 1, 0), "baseline"): OWN_MAY_BE_CHANCE,
+    ((1, 1, 1), "baseline"): OWN_MAY_BE_CHANCE,
+    ((1, 1, 1), "ensemble"): REACHED[1, 1, 0],
+    ((1, -1, -1), "baseline"): REACHED[1, 0, -1],
+}
+"""What stands in place of `REACHED`, as in `verdict.MAY_BE`."""
 SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{size:.2f} points below {other}"}
 """Where one system is, by the sign of the difference."""
 
@@ -80,7 +88,7 @@ def _worth(found: Accuracies) -> str:
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
     known = _difference(found.differences, of, over)
-    return None if known is None or known.interval is None else known.resolved
+    return None if known is None else known.resolved
 
 
 def _difference(differences: Sequence[Difference], of: str, over: str) -> Difference | None:
@@ -88,11 +96,11 @@ def _difference(differences: Sequence[Difference], of: str, over: str) -> Differ
 
 
 def _reached(found: Accuracies) -> str:
-    signs = verdict.signs(found)
+    signs, unsure = verdict.signs(found), found.unsure
     if signs in REACHED and found.may_be_chance:
         return MAY_BE_CHANCE
-    words = BEYOND_MAY_BE_CHANCE if found.beyond_may_be_chance else REACHED
-    return words.get(signs, NO_GAIN).format(**verdict.gain(found))
+    words = REACHED.get(signs, NO_GAIN) if unsure is None else MAY_BE[unsure]
+    return words.format(**verdict.gain(found))
 
 
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
@@ -119,30 +127,27 @@ def _on_student(report: Report, found: Accuracies) -> list[str]:
 
 
 def _side(found: Accuracies, of: str, over: str, other: str) -> str:
-    """Where a system is beside another one, with the interval of the difference where it has one."""
+    """Where a system is beside another one, with the interval of the difference, and whether that is resolved."""
     values: dict[str, float] = {role: getattr(found, role) for role in COMPARED} | {found.best_name: found.best}
     sign = verdict.sign(values[of], values[over])
     where = SIDES[sign].format(size=100 * abs(values[of] - values[over]), other=other)
     known = _difference(found.differences, of, over)
-    if known is None or known.interval is None:
+    if known is None:
         return f"{where}."
-    unsure = "" if known.resolved else ", not resolved"
-    return f"{where} ({points(known.interval)}{unsure})."
+    notes = ([] if known.interval is None else [points(known.interval)]) + ([] if known.resolved else ["not resolved"])
+    return f"{where} ({', '.join(notes)})."
 
 
 def _sure(report: Report) -> tuple[str, list[str]]:
     """A few words on how many of the differences are resolved, and sentences on those that are not."""
-    with_interval = [each for each in report.differences if each.interval is not None]
     examples = report.system("student").test.examples
     if not report.differences:
         return "Not measured", ["The report has no intervals: an earlier version of Stillhouse wrote it."]
-    if not with_interval:
+    if all(each.interval is None for each in report.differences):
         short, lines = "Unknown", [f"{examples:,} test examples, or their groups, are too few for intervals."]
     else:
-        unsure = [each for each in with_interval if not each.resolved]
-        short = SURE[bool(unsure), len(unsure) < len(with_interval)].format(
-            known=len(with_interval) - len(unsure), count=len(with_interval)
-        )
+        unsure, count = [each for each in report.differences if not each.resolved], len(report.differences)
+        short = SURE[bool(unsure), len(unsure) < count].format(known=count - len(unsure), count=count)
         groups = "" if report.test_groups is None else f"{report.test_groups:,} groups of "
         lines = [f"Ranges are 95% intervals, by resampling {groups}{examples:,} test examples."]
         lines += [f"The {each.of} over {each.over} is {verdict.unresolved(each.examples_needed)}." for each in unsure]

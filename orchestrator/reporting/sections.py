@@ -12,7 +12,7 @@ from orchestrator.reporting import by_class, charts, tables, verdict
 from orchestrator.reporting.answers import answers
 from orchestrator.reporting.by_class import name as class_name
 from orchestrator.reporting.content import Block, Card, Cards, Code, Document, Guess, Picture, Row, Section, Table, Text
-from orchestrator.reporting.report import COMPARED, FIGURED, SPECIALISTS, DifferingExample, Report, SoftTargets, System
+from orchestrator.reporting.report import COMPARED, FIGURED, SPECIALISTS, DifferingExample, Report, SoftTargets
 
 LONG = 16
 """Rows of a table that is closed at first, where the form of the report allows it."""
@@ -154,20 +154,23 @@ def reliability(report: Report) -> Section:
     confidence = tables.mean_confidence(student)
     blocks: list[Block] = [Table(tables.calibration(report))]
     if confidence is not None:
-        known = f"The student's mean confidence is {confidence:.1%}, {_beside(confidence, student)}."
+        known = f"The student's mean confidence is {confidence:.1%}, {_beside(confidence, report)}."
         blocks = [Text(known), *blocks, charts.reliability(report)]
     return Section("Reliability", blocks)
 
 
-def _beside(confidence: float, system: System) -> str:
-    """A mean confidence beside the accuracy. The interval of the calibration error begins at 0 where a calibrated
-    network may have the same."""
-    gap = confidence - system.test.accuracy
+def _beside(confidence: float, report: Report) -> str:
+    """The student's mean confidence beside its accuracy. The interval of the calibration error begins at 0 where a
+    calibrated network may have the same; of too few examples there is none."""
+    test = report.system("student").test
+    gap = confidence - test.accuracy
     points = f"{100 * abs(gap):.1f}"
     if points == "0.0":
         return "level with its accuracy"
     where, side = ("above", "over") if gap > 0 else ("below", "under")
-    error = system.test.ece_interval
+    error = test.ece_interval
+    if error is None and report.differences:
+        return f"{points} points {where} its accuracy, not resolved at this test size"
     if error is not None and error[0] <= 0:
         return f"{points} points {where} its accuracy, as a calibrated network's may be"
     return f"{points} points {where} its accuracy: it is {side}confident"

@@ -46,7 +46,8 @@ class Difference:
 class Estimates:
     """intervals: of each system's `FIGURES`, by its name. gain: of the share of the ensemble's gain that reached the
     student; None where the ensemble has no gain over the baseline that is resolved, so that a share of it says nothing,
-    or where the gain is so nearly none that its share has no bound."""
+    or where the gain is so nearly none that its share has no bound. It holds 0 where the student's own gain over the
+    baseline is not resolved."""
 
     intervals: Mapping[str, Mapping[str, Interval | None]]
     differences: Sequence[Difference]
@@ -84,9 +85,12 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
         _difference(pair, float(value), interval, examples)
         for pair, value, interval in zip(pairs, values[first:-1], _of_gaps(gaps, found[first:-1]), strict=True)
     ]
-    own = next((each for each in differences if (each.of, each.over) == ("ensemble", "baseline")), None)
-    is_gain = own is not None and own.resolved and own.accuracy > 0
-    return Estimates(of_systems, differences, found[-1] if is_gain else None)
+    of_pair = {(each.of, each.over): each for each in differences}
+    own, reached = of_pair.get(("ensemble", "baseline")), of_pair.get(("student", "baseline"))
+    gain = found[-1] if own is not None and own.resolved and own.accuracy > 0 else None
+    if gain is not None and reached is not None and not reached.resolved:
+        gain = _with_zero(gain)
+    return Estimates(of_systems, differences, gain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +182,13 @@ def _of_gaps(gaps: Float64, found: Sequence[Interval | None]) -> list[Interval |
     """The intervals of differences in accuracy, which hold 0 where the signs of `gaps` [B, D] may be chance."""
     may_be_chance = bootstrap.chance(gaps) > 1 - bootstrap.LEVEL
     return [
-        replace(each, low=min(each.low, 0.0), high=max(each.high, 0.0)) if each is not None and unsure else each
+        _with_zero(each) if each is not None and unsure else each
         for each, unsure in zip(found, may_be_chance.tolist(), strict=True)
     ]
+
+
+def _with_zero(found: Interval) -> Interval:
+    return replace(found, low=min(found.low, 0.0), high=max(found.high, 0.0))
 
 
 def _gain(accuracy: Mapping[str, Float64]) -> Float64:

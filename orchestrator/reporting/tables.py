@@ -98,8 +98,11 @@ def differences(report: Report) -> Rows:
 
 
 def _transferred(of: StudentFigures) -> str:
-    """The share of the ensemble's gain, where that gain is resolved."""
-    return "not resolved" if of.may_be_chance else percent(of.gain_transferred)
+    """The share of the ensemble's gain, where that gain is resolved, and whether the student's own is."""
+    if of.may_be_chance:
+        return "not resolved"
+    low, high = of.gain_transferred_interval or (1.0, 1.0)
+    return percent(of.gain_transferred) + (" (not resolved)" if low <= 0 <= high else "")
 
 
 def _sure(of: Difference) -> list[str]:

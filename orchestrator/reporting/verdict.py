@@ -14,6 +14,10 @@ DIGITS = 2
 """Decimal places of an accuracy in percent."""
 MANY = 10.0
 """From this multiple of the ensemble's gain on, the student's gain is not shown as a percentage."""
+Signs = tuple[int, int, int]
+"""Of ensemble - baseline, student - baseline and student - ensemble."""
+Unsure = tuple[Signs, str]
+"""An order of the three, and the system beside which the student's place in it is not resolved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,8 @@ class Accuracies:
 
     @property
     def unresolved(self) -> tuple[Difference, ...]:
-        """The differences whose interval holds 0."""
-        return tuple(each for each in self.differences if not each.resolved and each.interval is not None)
+        """The differences whose interval holds 0, or which have none."""
+        return tuple(each for each in self.differences if not each.resolved)
 
     def is_unsure(self, of: str, over: str) -> bool:
         """Whether the difference of two systems is known, and not resolved."""
@@ -48,10 +52,11 @@ class Accuracies:
         return self.is_unsure("ensemble", "baseline")
 
     @property
-    def beyond_may_be_chance(self) -> bool:
-        """Whether the student is above the ensemble or below the baseline, and that is not resolved."""
-        other = {(1, 1, 1): "ensemble", (1, -1, -1): "baseline"}.get(signs(self))
-        return other is not None and self.is_unsure("student", other)
+    def unsure(self) -> Unsure | None:
+        """The order with the system beside which the student's place in it is not resolved; None: it is, or the order
+        has no gain."""
+        found = ((signs(self), other) for other in ("baseline", "ensemble") if self.is_unsure("student", other))
+        return next((each for each in found if each in MAY_BE), None)
 
 
 NO_GAIN = "so there was no gain to transfer"
@@ -71,12 +76,19 @@ TRANSFER = {
     (-1, -1, 0): f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the ensemble.",
     (-1, -1, -1): f"the ensemble is below the baseline, {NO_GAIN}; the student is below both.",
 }
-"""By the signs of ensemble - baseline, student - baseline and student - ensemble: all possible orders."""
+"""By the signs: all possible orders."""
 
-BEYOND_MAY_BE_CHANCE = {
-    (1, 1, 1): "all of the ensemble's gain reached the student; that it is above the ensemble is not resolved.",
-    (1, -1, -1): "none of the ensemble's gain reached the student; that it is below the baseline is not resolved.",
+ABOVE_BASELINE = "that it is above the baseline is not resolved"
+MAY_BE: dict[Unsure, str] = {
+    ((1, 1, -1), "baseline"): f"{{share}}{{interval}} of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
+    ((1, 1, 0), "baseline"): f"all of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
+    ((1, 1, 1), "baseline"): f"all of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
+    ((1, 1, 1), "ensemble"): "all of the ensemble's gain reached the student; that it is above the ensemble is not "
+    "resolved.",
+    ((1, -1, -1), "baseline"): "none of the ensemble's gain reached the student; that it is below the baseline is not "
+    "resolved.",
 }
+"""What stands in place of `TRANSFER` where the student's place is not resolved."""
 MAY_BE_CHANCE = (
     "the ensemble's difference to the baseline may be chance, so no share of a gain is given; the student is {}."
 )
@@ -102,7 +114,9 @@ IN_A_TABLE = {
 }
 """The corresponding table cells; "no gain" for every other order."""
 BEYOND_IN_A_TABLE = {(1, 1, 1): " (above the ensemble)", (1, -1, -1): " (below the baseline)"}
-"""What these cells add where it is resolved."""
+"""What these cells add where the student's place is resolved."""
+UNSURE_IN_A_TABLE = {(order, "baseline"): " (not resolved)" for order in ((1, 1, -1), (1, 1, 0), (1, 1, 1))}
+"""What they add where it is not resolved that the student gained anything."""
 
 OF_MEMBERS = {
     (-1, -1): "The ensemble is below the mean of its members, {mean}, and below {name}, the best on the validation "
@@ -134,8 +148,8 @@ def lead(found: Accuracies, accuracy_name: str) -> str:
     if found.may_be_chance:
         transfer = MAY_BE_CHANCE.format(BESIDE[order[1:]])
     else:
-        words = BEYOND_MAY_BE_CHANCE if found.beyond_may_be_chance else TRANSFER
-        transfer = words[order].format(interval=_of_share(found.share), **gain(found))
+        words = TRANSFER[order] if found.unsure is None else MAY_BE[found.unsure]
+        transfer = words.format(interval=_of_share(found.share), **gain(found))
     return f"{figures}: {transfer}{_of_members(found)}"
 
 
@@ -171,8 +185,9 @@ def transferred(found: Accuracies) -> str:
     if found.may_be_chance:
         return "not resolved"
     order = signs(found)
-    beyond = "" if found.beyond_may_be_chance else BEYOND_IN_A_TABLE.get(order, "")
-    return IN_A_TABLE.get(order, "no gain").format(**gain(found)) + beyond
+    unsure = found.unsure
+    more = BEYOND_IN_A_TABLE.get(order, "") if unsure is None else UNSURE_IN_A_TABLE.get(unsure, "")
+    return IN_A_TABLE.get(order, "no gain").format(**gain(found)) + more
 
 
 def shown(accuracy: float) -> str:
@@ -180,7 +195,7 @@ def shown(accuracy: float) -> str:
     return f"{accuracy:.{DIGITS}%}"
 
 
-def signs(found: Accuracies) -> tuple[int, int, int]:
+def signs(found: Accuracies) -> Signs:
     return (
         sign(found.ensemble, found.baseline),
         sign(found.student, found.baseline),

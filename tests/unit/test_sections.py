@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.reporting import html, markdown, sections, tables, verdict
-from orchestrator.reporting.answers import NO_GAIN, OVER_BEST, REACHED, WORTH, answers
+from orchestrator.reporting.answers import MAY_BE, NO_GAIN, OVER_BEST, OWN_MAY_BE_CHANCE, REACHED, WORTH, answers
 from orchestrator.reporting.by_class import Pair, shared
 from orchestrator.reporting.content import Block, Cards, Code, Figure, Row, Table, Text
 from orchestrator.reporting.report import Report
@@ -96,7 +96,7 @@ def test_an_answer_for_every_sign(
         (0.96, (-1.0, 1.0), "Yes: +6.00 points; level with its best member"),
         (0.965, (-1.5, 0.5), "Yes: +6.00 points; over its best member not shown"),
         (0.97, (-1.8, -0.2), "Yes: +6.00 points; below its best member"),
-        (0.95, None, "Yes: +6.00 points"),
+        (0.95, None, "Yes: +6.00 points; over its best member not shown"),
     ],
 )
 def test_the_best_member_belongs_to_the_worth_of_an_ensemble(
@@ -115,10 +115,15 @@ def test_the_best_member_belongs_to_the_worth_of_an_ensemble(
         (0.97, "ensemble", (0.2, 1.8), "Yes: all of the gain, and more", "which beats the ensemble"),
         (0.89, "baseline", (-2.5, 0.5), "No: none of the gain", "below the baseline is not resolved"),
         (0.89, "baseline", (-1.8, -0.2), "No: it is below the baseline", "which is below the baseline"),
+        (0.92, "baseline", (-0.5, 4.5), OWN_MAY_BE_CHANCE, "reached the student; that it is above the baseline is not"),
+        (0.92, "baseline", (0.5, 3.5), "Yes: 33.3% of the gain", "33.3% of the ensemble's gain reached the student."),
+        (0.96, "baseline", (-0.5, 12.5), OWN_MAY_BE_CHANCE, "above the baseline is not resolved"),
+        (0.97, "baseline", (-0.5, 14.5), OWN_MAY_BE_CHANCE, "above the baseline is not resolved"),
+        (0.92, "baseline", None, OWN_MAY_BE_CHANCE, "above the baseline is not resolved"),
     ],
 )
 def test_a_student_beyond_ensemble_or_baseline_may_be_chance(
-    student: float, other: str, interval: tuple[float, float], expected: str, words: str
+    student: float, other: str, interval: tuple[float, float] | None, expected: str, words: str
 ) -> None:
     values = {"baseline": 0.90, "ensemble": 0.96, "student": student}
     known = [
@@ -128,7 +133,9 @@ def test_a_student_beyond_ensemble_or_baseline_may_be_chance(
     report = plain(values, differences=known)
     assert short(report)[1] == expected and words in markdown.markdown(report)
     cell = verdict.transferred(tables.accuracies(report))
-    assert ("(above" in cell or "(below" in cell) is (interval[0] * interval[1] > 0)
+    resolved = interval is not None and interval[0] * interval[1] > 0
+    assert ("(above" in cell or "(below" in cell) is (resolved and not 0.9 <= student <= 0.96)
+    assert ("(not resolved)" in cell) is (expected == OWN_MAY_BE_CHANCE)
 
 
 def test_groups_are_what_is_resampled() -> None:
@@ -140,6 +147,7 @@ def test_no_sign_is_left_out() -> None:
     assert set(WORTH) == set(itertools.product((-1, 0, 1), (True, False, None)))
     assert set(OVER_BEST) == set(itertools.product((-1, 0, 1), (True, False)))
     assert set(REACHED) == {signs for signs in verdict.TRANSFER if signs[0] == 1}
+    assert set(MAY_BE) == set(verdict.MAY_BE)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,21 @@ def test_confidence_beside_accuracy(confidence: float, words: str) -> None:
     report.system("student").calibration.confidence = [0.0, confidence]
     (text, *_) = blocks(report, "Reliability")
     assert isinstance(text, Text) and text.text == f"The student's mean confidence is {words}"
+
+
+def test_of_too_few_examples_nothing_is_told_as_if_it_were_known() -> None:
+    """Their differences have no interval; those of a report of an earlier version are not there at all."""
+    pairs = (("ensemble", "baseline", 6.0), ("student", "baseline", 4.0), ("student", "ensemble", -2.0))
+    report = plain(differences=[difference(*each, None) for each in pairs])
+    worth, reached, sure = answers(report)
+    assert (worth.short, reached.short) == (
+        "Not shown: +6.00 points may be chance",
+        "Not shown: the gain may be chance",
+    )
+    assert worth.lines[0] == "6.00 points above the hard-label baseline (not resolved)." and sure.short == "Unknown"
+    (text, *_) = blocks(report, "Reliability")
+    assert isinstance(text, Text) and text.text.endswith("points below its accuracy, not resolved at this test size.")
+    assert "may be chance" in tables.verdict(report)
 
 
 def test_planned_beside_actual_where_the_report_has_it() -> None:

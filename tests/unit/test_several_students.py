@@ -109,7 +109,7 @@ def test_one_report_has_all_systems() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected"), [((0.5, 8.0), "66.7%"), ((-1.0, 8.0), "not resolved"), (None, "66.7%")]
+    ("interval", "expected"), [((0.5, 8.0), "66.7%"), ((-1.0, 8.0), "not resolved"), (None, "not resolved")]
 )
 def test_the_share_of_a_student_is_told_as_in_its_own_report(
     interval: tuple[float, float] | None, expected: str

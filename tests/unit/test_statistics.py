@@ -232,6 +232,16 @@ def test_a_share_of_a_gain_that_is_barely_resolved_has_an_interval() -> None:
     assert 0.0 < found.gain.low < 1.0 < found.gain.high
 
 
+def test_a_share_of_a_gain_is_resolved_only_where_the_students_own_gain_is() -> None:
+    """Four examples more than the baseline are no resolved gain, and so no resolved share of one."""
+    baseline, ensemble, student = np.ones((3, 400), bool)
+    baseline[:40], student[4:40] = False, False
+    given = {"ensemble": sums(ensemble), "baseline": sums(baseline), "student": sums(student)}
+    found = statistics.estimate(given, [("ensemble", "baseline"), ("student", "baseline")])
+    assert [each.resolved for each in found.differences] == [True, False]
+    assert found.gain is not None and found.gain.holds_zero and found.gain.high > 0.1
+
+
 def test_an_ensemble_that_is_worse_has_no_gain_to_share() -> None:
     given = systems(1500)
     given["ensemble"], given["baseline"] = given["baseline"], given["ensemble"]
