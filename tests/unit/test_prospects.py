@@ -142,6 +142,15 @@ def test_no_accuracy_is_foreseen_above_one() -> None:
     assert found.gain.value == pytest.approx(1 - found.one.value) and found.gain.high < 0.1
 
 
+def test_networks_that_are_always_right_may_beat_each_other() -> None:
+    """A tie counts as half a win. The law foresees half of the draws below one member, and so below one network."""
+    right = of_right(np.ones(200, bool))
+    rivals = {"training": prospects.Single(more=2.0, sums=right)}
+    found = prospects.forecast([right] * 3, right, rivals, 10)
+    assert found.members.value == found.rivals["training"].as_much.value == 1.0
+    assert found.rivals["training"].beats == pytest.approx(0.25, abs=0.03)
+
+
 @pytest.mark.parametrize(("examples", "is_flat"), [(40, False), (4000, True)])
 def test_members_that_agree_on_few_examples_may_still_gain(examples: int, is_flat: bool) -> None:
     """A tenth of a point, as of `stop_when_flat`; the examples that are missing could make more of it."""

@@ -54,7 +54,7 @@ class Rival:
     """What one network would do with as much of something as all members have together.
 
     more, measured: of the network that was trained. as_much: foreseen of one with as much as all members. beats: the
-    probability that the ensemble is more accurate than that one.
+    probability that the ensemble is more accurate than that one; where both are equally accurate, each is so by half.
     """
 
     more: float
@@ -144,7 +144,8 @@ def forecast(
     def rival(number: int, more: float) -> Rival:
         measured = _possible(drawn.accuracies[:, trained + 1 + number] + drawn.noise(1.0))
         as_much = _as_much(one, measured, math.log(count, more))
-        beats = float((members[1:] > as_much[1:] + drawn.noise(1.0)[1:]).mean())
+        other = _possible(as_much + drawn.noise(1.0))
+        beats = float((1 + np.sign(members - other)[1:]).mean() / 2)
         return Rival(more=more, measured=_estimate(measured), as_much=_estimate(as_much), beats=beats)
 
     return Forecast(
