@@ -19,7 +19,7 @@ from workers.redact import redacted
 from workers.training.loop import Epoch
 
 MOST_EPOCHS = 200
-"""Epochs of one system that a report keeps; of more, every second, third, ... one."""
+"""Epochs of one system that a report keeps; of more, every second, third, ... one, the best and the last."""
 PACKAGES = ("stillhouse", "torch", "ray", "numpy", "transformers", "scikit-learn")
 COMMIT = "mlflow.source.git.commit"
 COUNTS = tuple(Agreement.model_fields)
@@ -42,10 +42,12 @@ def _examples(run: Context, found: answers.Agreement, x: Examples) -> list[Diffe
 
 
 def _epochs(history: Sequence[Epoch]) -> list[EpochFigures]:
-    step = -(-len(history) // MOST_EPOCHS) or 1
+    count = len(history)
+    step = -(-count // MOST_EPOCHS) or 1
+    best = max(range(count), key=lambda k: history[k].validation_accuracy, default=0)
+    kept = sorted({*range(step - 1, count, step), best, count - 1}) if count else []
     return [
-        EpochFigures(epoch=each.epoch + 1, **{name: getattr(each, name) for name in FIGURES})
-        for each in history[step - 1 :: step]
+        EpochFigures(epoch=history[k].epoch + 1, **{name: getattr(history[k], name) for name in FIGURES}) for k in kept
     ]
 
 
