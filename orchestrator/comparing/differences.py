@@ -27,7 +27,7 @@ def differing(one: str, other: str) -> Rows:
 
 def _described(folder: str) -> dict[str, str]:
     """The inputs of a run by name."""
-    found = flat({key: value for key, value in keys_of(folder).items() if key not in PLACES})
+    found = flat({key: value for key, value in keys_of(folder).items() if key not in PLACES}, most=None)
     record = tracking_record.read(folder)
     if record is not None:
         tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}

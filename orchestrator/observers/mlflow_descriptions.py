@@ -58,16 +58,16 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
     return flat(found)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested keys as dotted ones, which MLflow can search and compare."""
+def flat(values: Mapping[str, Any], prefix: str = "", most: int | None = MOST) -> dict[str, str]:
+    """Nested keys as dotted ones, which MLflow can search and compare. most: characters of a value; None: all."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
             value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.", most)
         elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):
-            found[f"{prefix}{key}"] = _told(key, str(value))[:MOST]
+            found[f"{prefix}{key}"] = _told(key, str(value))[:most]
     return found
 
 

@@ -71,6 +71,16 @@ def test_of_long_values_the_part_is_shown_in_which_they_differ(tmp_path: Path) -
     assert differences._short("x" * 200, "y" * 200) == ["x" * differences.MOST + "...", "y" * differences.MOST + "..."]
 
 
+def test_long_values_are_compared_to_their_end(tmp_path: Path) -> None:
+    one, other = folder(tmp_path / "a", 0.9, 2.0), folder(tmp_path / "b", 0.9, 2.0)
+    for place, last in ((one, "x"), (other, "y")):
+        config = yaml.safe_load((Path(place) / "config.yaml").read_text())
+        checkpoints = [f"checkpoints/seed-{k}/model.safetensors" for k in range(40)] + [last]
+        (Path(place) / "config.yaml").write_text(yaml.safe_dump(config | {"ensemble": {"members": checkpoints}}))
+    ((key, before, after),) = differences.differing(one, other)
+    assert key == "ensemble.members" and before.endswith("'x']") and after.endswith("'y']")
+
+
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
