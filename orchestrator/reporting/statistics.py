@@ -149,9 +149,11 @@ def _intervals(
     of_blocks: Sequence[Float64], figures: bootstrap.Figures, level: float = bootstrap.LEVEL
 ) -> list[Interval | None]:
     """`bootstrap.intervals` of figures of several systems, with sums [B, COLUMNS] of each on the same blocks."""
-    joint, grouped = np.concatenate(of_blocks, axis=1), _is_grouped(of_blocks[0])
-    possible = _possible(of_blocks[0], len(of_blocks))
-    return bootstrap.intervals(joint, figures, possible=possible, grouped=grouped, level=level)
+    joint, first = np.concatenate(of_blocks, axis=1), of_blocks[0]
+    possible, units = _possible(first, len(of_blocks)), bootstrap.units(first[:, EXAMPLES])
+    return bootstrap.intervals(
+        joint, figures, possible=possible, units=units, grouped=not _is_of_singles(first), level=level
+    )
 
 
 def _possible(of_blocks: Float64, systems: int) -> Float64:
@@ -166,14 +168,15 @@ def _possible(of_blocks: Float64, systems: int) -> Float64:
     return examples * found.reshape(len(right), -1)
 
 
-def _is_grouped(of_blocks: Float64) -> bool:
-    """Whether blocks are groups of examples, and not single ones, or random ones of a large test set."""
-    return bool((of_blocks[:, EXAMPLES] > 1).any()) and len(of_blocks) < bootstrap.BLOCKS
+def _is_of_singles(of_blocks: Float64) -> bool:
+    """Whether blocks are single examples, or random ones of a large test set, and not groups of examples."""
+    examples = of_blocks[:, EXAMPLES]
+    return bootstrap.units(examples) == round(float(examples.sum()))
 
 
 def _of_accuracy(of_blocks: Float64, found: Interval | None) -> Interval | None:
-    """The interval of an accuracy: where blocks are single examples, of these as independent trials."""
-    if found is None or of_blocks[:, EXAMPLES].max() > 1:
+    """The interval of an accuracy: where blocks are of single examples, of these as independent trials."""
+    if found is None or not _is_of_singles(of_blocks):
         return found
     return bootstrap.of_share(*of_blocks[:, [CORRECT, EXAMPLES]].sum(axis=0).tolist())
 

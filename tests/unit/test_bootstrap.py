@@ -86,6 +86,14 @@ def test_a_figure_that_does_not_vary_is_as_sure_as_a_proportion_of_all() -> None
     assert all((1 - bootstrap.unseen(blocks)) ** blocks <= 0.052 for blocks in range(6, 500))
 
 
+@pytest.mark.parametrize("count", [1, 300, bootstrap.BLOCKS, bootstrap.BLOCKS + 1, 10_000])
+def test_examples_that_are_joined_at_random_are_units_still(count: int) -> None:
+    of_single, of_pairs = (np.bincount(bootstrap.blocks_of(np.arange(count) // size)) for size in (1, 2))
+    assert bootstrap.units(of_single.astype(np.float64)) == count
+    if count > 1:
+        assert bootstrap.units(of_pairs.astype(np.float64)) == min(-(-count // 2), np.count_nonzero(of_pairs))
+
+
 def test_a_figure_that_varies_by_rounding_alone_does_not_vary() -> None:
     parts = np.array([[1.0, 0.1], [3.0, 0.3], [7.0, 0.7]])
     assert bootstrap.intervals(parts, share) == [None]

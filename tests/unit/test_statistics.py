@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.reporting import statistics
-from workers.evaluation import bootstrap, metrics
+from workers.evaluation import bootstrap, calibration, metrics, prospects
 from workers.evaluation.metrics import Blocks
 
 CLASSES = 4
@@ -83,6 +83,21 @@ def test_a_system_that_is_never_wrong_is_not_certain() -> None:
     given["ensemble"] = sums(np.ones(80, bool))
     interval = statistics.estimate(given, PAIRS).intervals["ensemble"]["accuracy"]
     assert interval is not None and 0.94 < interval.low < 0.97 and interval.high == 1.0
+
+
+def test_of_a_large_test_set_each_example_counts() -> None:
+    """They are joined in blocks at random, of which there are fewer."""
+    count, blocks = 10_000, bootstrap.blocks_of(np.arange(10_000))
+    p, labels = np.tile([0.0, -np.inf], (count, 1)), np.zeros(count, np.int64)
+    right = metrics.measure(p, labels, Blocks(blocks, int(blocks.max()) + 1)).of_blocks
+    expected = bootstrap.of_share(count, count).bounds
+    found = statistics.accuracy(right)[1], statistics.difference(right, right).interval
+    assert found[0] is not None and found[0].bounds == pytest.approx(expected)
+    assert found[1] is not None and found[1].high == pytest.approx(bootstrap.unseen(count))
+    ece = calibration.interval(right)
+    assert ece is not None and ece.bounds == pytest.approx((0.0, bootstrap.unseen(count)))
+    next_one, most = prospects.next_worth([right] * 3, right), bootstrap.unseen(count) / 8
+    assert 0.9 * most < next_one.high < most
 
 
 def test_a_share_and_its_interval_by_hand() -> None:

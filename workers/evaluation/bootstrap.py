@@ -19,6 +19,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,11 +79,33 @@ def blocks_of(groups: Index) -> Index:
     return found
 
 
+def units(examples: Float64) -> int:
+    """How many independent units blocks hold. examples: [B], of each block.
+
+    These are the examples themselves where the blocks are those of single ones (`blocks_of`), joined at random or not,
+    and else the blocks, of which each is a group; of more groups than `BLOCKS` that is too few.
+    """
+    count = round(float(examples.sum()))
+    if count > BLOCKS and np.array_equal(_of_singles(count)[: len(examples)], examples):
+        return count
+    return int((examples > 0).sum())
+
+
+@lru_cache(maxsize=4)
+def _of_singles(count: int) -> Float64:
+    """How many of so many single examples, more than `BLOCKS`, are in each block: [`BLOCKS`] float64."""
+    found = np.zeros(BLOCKS)
+    for start in range(0, count, BATCH_VALUES):
+        found += np.bincount(blocks_of(np.arange(start, min(start + BATCH_VALUES, count))), minlength=BLOCKS)
+    return found
+
+
 def intervals(
     of_blocks: Float64,
     figures: Figures,
     *,
     possible: Float64 | None = None,
+    units: int | None = None,
     grouped: bool = False,
     seed: int = 0,
     level: float = LEVEL,
@@ -91,10 +114,11 @@ def intervals(
 
     of_blocks: [B, C], sums over each block; a block whose sums are all 0 is left out. figures: computes k figures of
     such sums. possible: [E, C], sums of the blocks that move the figures furthest, for figures that do not vary among
-    the blocks; None: these have no interval. grouped: whether blocks are groups of several examples, of which few are
-    studentized. level: probability that an interval holds the true value. A figure may be infinite in some resamples.
-    Returns None for a figure without an interval: where blocks are too few, where it is undefined in some resamples,
-    such as a share of nothing, or where an end is infinite.
+    the blocks; None: these have no interval. units: independent units that the blocks hold; None: as many as blocks.
+    grouped: whether blocks are groups of several examples, of which few are studentized. level: probability that an
+    interval holds the true value. A figure may be infinite in some resamples. Returns None for a figure without an
+    interval: where blocks are too few, where it is undefined in some resamples, such as a share of nothing, or where an
+    end is infinite.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -124,7 +148,7 @@ def intervals(
     if grouped and blocks < FEW:
         studentized = _studentized(used, figures, seed, level)
         bounds = np.where(np.isfinite(studentized), studentized, bounds)
-    same = _of_same(used.mean(axis=0), found, figures, possible, (blocks, level))
+    same = _of_same(used.mean(axis=0), found, figures, possible, (units or blocks, level))
     each = zip(several, bounds.T, found, same, strict=True)
     return [
         _interval(values, float(low), float(high), float(figure), of_same)
@@ -132,10 +156,10 @@ def intervals(
     ]
 
 
-def unseen(blocks: int, level: float = LEVEL) -> float:
-    """The largest share of blocks of a kind that may exist where none of so many is (Wilson 1927)."""
+def unseen(units: int, level: float = LEVEL) -> float:
+    """The largest share of units of a kind that may exist where none of so many is (Wilson 1927)."""
     squared = _quantile(level) ** 2
-    return squared / (blocks + squared)
+    return squared / (units + squared)
 
 
 def _of_same(
@@ -143,7 +167,7 @@ def _of_same(
 ) -> list[Interval | None]:
     """The interval of each figure if it does not vary: what it would be with some of the possible blocks.
 
-    mean: sums [C] of an average block. sample: number of blocks, and the level.
+    mean: sums [C] of an average block. sample: number of independent units, and the level.
     """
     if possible is None:
         return [None] * len(found)

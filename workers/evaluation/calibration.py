@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation.bootstrap import LEVEL, SAME, Interval, unseen
+from workers.evaluation.bootstrap import LEVEL, SAME, Interval, units, unseen
 from workers.evaluation.metrics import EXAMPLES, GAPS
 
 Float64 = NDArray[np.float64]
@@ -42,7 +42,7 @@ def interval(of_blocks: Float64, *, seed: int = 0, level: float = LEVEL) -> Inte
     pattern = _expected_size(mean, np.sqrt(len(used) / (len(used) - 1) * (influence**2).sum(axis=0)))
     measured = np.abs(mean).sum()
     if (np.ptp(gaps / examples[:, None], axis=0) <= SAME).all():
-        return _of_same(float(measured), len(used), level)
+        return _of_same(float(measured), unseen(units(of_blocks[:, EXAMPLES]), level))
     pattern /= pattern.sum()
 
     def quantile(value: float, share: float) -> float:
@@ -63,10 +63,9 @@ def interval(of_blocks: Float64, *, seed: int = 0, level: float = LEVEL) -> Inte
     return Interval(bound(0.5 + level / 2), bound(0.5 - level / 2), float(error))
 
 
-def _of_same(measured: float, blocks: int, level: float) -> Interval:
-    """The interval where all blocks have the same gaps: what it would be with other blocks that may exist unseen, whose
-    predictions are certain and wrong, or whose gaps make up for those of these."""
-    share = unseen(blocks, level)
+def _of_same(measured: float, share: float) -> Interval:
+    """The interval where all blocks have the same gaps: what it would be with this share of others that may exist
+    unseen, whose predictions are certain and wrong, or whose gaps make up for those of these."""
     low, high = max(0.0, (1 - share) * measured - share), (1 - share) * measured + share
     return Interval(low, high, share / 2)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation.bootstrap import LEVEL, SAME, unseen
+from workers.evaluation.bootstrap import LEVEL, SAME, units, unseen
 from workers.evaluation.metrics import CORRECT, EXAMPLES
 
 Float64 = NDArray[np.float64]
@@ -83,12 +83,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Accuracies [1 + DRAWS, S] of members, their ensemble and others: first as measured, then drawn again. blocks: of
-    examples that they are of."""
+    """Accuracies [1 + DRAWS, S] of members, their ensemble and others: first as measured, then drawn again. units:
+    independent ones that they are of (`workers.evaluation.bootstrap.units`)."""
 
     accuracies: Float64
     members: int
-    blocks: int
+    units: int
     random: np.random.Generator
 
     def noise(self, scale: float) -> Float64:
@@ -103,15 +103,15 @@ class _Drawn:
         together = _possible(self.accuracies[:, count] + self.noise(1 / count))
         gain = together - one
         if np.ptp(gain) <= SAME:
-            most = unseen(self.blocks)
+            most = unseen(self.units)
             gain = gain + np.concatenate([np.zeros(1), self.random.uniform(-most, most, DRAWS)])
         return one, together, gain / (1 - 1 / count)
 
 
 def _drawn(systems: Sequence[Float64], members: int, seed: int) -> _Drawn:
     """systems: sums of the members, of their ensemble, and of others."""
-    blocks = int((systems[0][:, EXAMPLES] > 0).sum())
-    return _Drawn(_resampled(systems, seed), members, blocks, np.random.default_rng([seed, 2]))
+    held = units(systems[0][:, EXAMPLES])
+    return _Drawn(_resampled(systems, seed), members, held, np.random.default_rng([seed, 2]))
 
 
 def _possible(accuracies: Float64) -> Float64:
