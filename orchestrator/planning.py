@@ -28,6 +28,7 @@ from orchestrator.plan.whole import Runs, Timed, whole
 from orchestrator.plan.workload import Workload
 from orchestrator.rehearsal import EPOCH_S, rehearse
 from orchestrator.reporting.content import Rows
+from orchestrator.reporting.tables import hours
 from orchestrator.run_folder import owned
 from orchestrator.stages import preflight
 from workers import json_text, storage
@@ -179,15 +180,15 @@ def rows(found: Planned) -> Rows:
                 each.name,
                 each.where,
                 duration(each.seconds),
-                _hours(each.core_hours),
-                _hours(each.gpu_hours),
+                hours(each.core_hours),
+                hours(each.gpu_hours),
                 _bytes(each.moved),
                 _bytes(each.stored),
                 _bytes(each.memory),
             ]
             for each in total.stages
         ),
-        ["together", "", duration(total.seconds), _hours(total.core_hours), _hours(total.gpu_hours),
+        ["together", "", duration(total.seconds), hours(total.core_hours), hours(total.gpu_hours),
          _bytes(total.moved), _bytes(total.stored), ""],
     ]  # fmt: skip
 
@@ -295,10 +296,6 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return digits.format(seconds / unit)
     return f"{seconds / 86400:,.1f} days"
-
-
-def _hours(value: float) -> str:
-    return f"{value:,.3g}" if value else "-"
 
 
 def _bytes(count: int) -> str:

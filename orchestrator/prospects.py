@@ -21,6 +21,7 @@ from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS
 from orchestrator.reporting.content import Rows
+from orchestrator.reporting.tables import significant
 from orchestrator.reporting.verdict import interval
 from workers.errors import RequestError
 from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, forecast
@@ -129,8 +130,8 @@ def _check_larger(model: AnyModel, larger: AnyModel) -> None:
     ratio = _ratio([model, larger])
     if ratio < LEAST_RATIO:
         raise RequestError(
-            f"--larger: the network has {ratio:.3g} times the weights of a member; expected at least {LEAST_RATIO:g} "
-            "times, such as by a key of `ensemble.model.kwargs` that makes it wider."
+            f"--larger: the network has {significant(ratio)} times the weights of a member; expected at least "
+            f"{LEAST_RATIO:g} times, such as by a key of `ensemble.model.kwargs` that makes it wider."
         )
 
 
@@ -153,7 +154,7 @@ def rows(found: Forecast) -> Rows:
 
     def rivals(name: str, of: Rival) -> list[list[str]]:
         return [
-            *row(f"one network, {of.more:.3g} times the {name}", of.measured),
+            *row(f"one network, {significant(of.more)} times the {name}", of.measured),
             *row(f"one network, {found.count} times the {name}, foreseen", of.as_much),
         ]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator.reporting import verdict
 from orchestrator.reporting.content import Answer
 from orchestrator.reporting.report import COMPARED, Difference, Report
-from orchestrator.reporting.tables import accuracies, points, short_count
+from orchestrator.reporting.tables import accuracies, points, short_count, significant
 from orchestrator.reporting.verdict import Accuracies, Unsure
 
 WORTH = {
@@ -110,7 +110,7 @@ def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
         lines.append(_side(found, "ensemble", found.best_name, f"{found.best_name}, {chosen}"))
     ensemble, student = report.system("ensemble"), report.system("student")
     if student.parameters:
-        lines.append(f"{ensemble.parameters / student.parameters:.3g} times the student's parameters.")
+        lines.append(f"{significant(ensemble.parameters / student.parameters)} times the student's parameters.")
     return lines
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import COMPARED, Bounds, Report, gain_transferred
 from orchestrator.reporting.spread import interval
-from orchestrator.reporting.tables import accuracies, number, percent, short_count
+from orchestrator.reporting.tables import accuracies, hours, number, percent, short_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ def rows(sweep: Sweep) -> Rows:
                 "not resolved" if each.may_be_chance else percent(each.gain_transferred),
                 "-" if each.parameters is None else short_count(each.parameters),
                 "-" if each.latency_ms_p99 is None else f"{each.latency_ms_p99:.2f}",
-                _hours(each.member_gpu_hours if gpu else each.member_core_hours),
+                hours(each.member_gpu_hours if gpu else each.member_core_hours),
                 "best" if each.run == sweep.best else "",
             ]
         )
@@ -150,10 +150,6 @@ def _columns(keys: Sequence[str], others: Sequence[str]) -> list[str]:
     """The last words of the keys, and keys in full where a word would name two columns."""
     short = [key.rpartition(".")[2] for key in keys]
     return [key if (*short, *others).count(word) > 1 else word for key, word in zip(keys, short, strict=True)]
-
-
-def _hours(value: float | None) -> str:
-    return f"{value:,.3g}" if value else "-"
 
 
 def written(value: Any) -> str:

@@ -159,7 +159,7 @@ def worth(report: Report) -> Rows:
                 _with_spread(random.get(count)),
                 f"{100 * each.lost:+.2f}",
                 points(each.lost_interval),
-                *_hours(each.gpu_hours if unit == "GPU" else each.core_hours, each.adds if count > 1 else 0.0),
+                *_of_training(each.gpu_hours if unit == "GPU" else each.core_hours, each.adds if count > 1 else 0.0),
             ]
         )
     return rows
@@ -180,11 +180,11 @@ def _with_spread(point: CurvePoint | None) -> str:
     return f"{number('accuracy', point.accuracy)} ± {100 * point.spread:.2f}"
 
 
-def _hours(hours: float | None, adds: float) -> list[str]:
+def _of_training(spent: float | None, adds: float) -> list[str]:
     """The hours of a training, and those for each point that it adds; no figure where it adds none."""
-    if hours is None:
+    if spent is None:
         return ["-", "-"]
-    return [f"{hours:.3g}", f"{hours / (100 * adds):.3g}" if adds > 0 else "-"]
+    return [significant(spent), significant(spent / (100 * adds)) if adds > 0 else "-"]
 
 
 def members_curve(report: Report) -> Rows:
@@ -250,7 +250,7 @@ def stages(report: Report) -> Rows:
 def spent(report: Report) -> Rows:
     """Core hours and GPU hours by what they computed."""
     return [["computed", "core hours", "GPU hours"]] + [
-        [name, f"{each.core_hours:.3g}", f"{each.gpu_hours:.3g}"] for name, each in report.cost.items()
+        [name, significant(each.core_hours), significant(each.gpu_hours)] for name, each in report.cost.items()
     ]
 
 
@@ -335,10 +335,21 @@ def _row(name: str, system: System, metrics: Sequence[str]) -> list[str]:
 
 def short_count(count: int) -> str:
     """A number of parameters in four or five characters."""
+    rounded = float(f"{count:.3g}")
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
+        if rounded >= size:
+            return f"{significant(rounded / size)}{letter}"
     return str(count)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A figure with so many significant digits; a larger one with all its digits before the point."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
+def hours(value: float | None) -> str:
+    """Hours of cores or GPUs; "-" for none."""
+    return significant(value) if value else "-"
 
 
 def title(metric: str) -> str:
@@ -363,7 +374,9 @@ def number(metric: str, value: float | None) -> str:
     """A figure in the tables' format; metrics with `rate` in their name are percentages."""
     if value is None:
         return "-"
-    return FORMATS.get(metric, "{:.2%}" if "rate" in metric else "{:.4g}").format(value)
+    if metric not in FORMATS and "rate" not in metric:
+        return significant(value, 4)
+    return FORMATS.get(metric, "{:.2%}").format(value)
 
 
 def verdict(report: Report) -> str:
@@ -393,8 +406,8 @@ def cost(report: Report) -> str:
     """The cost in one sentence, including reused work."""
     total = report.total_cost
     price = "" if report.price is None else f", {report.price:,.2f} at the prices given"
-    hours = f"{total.core_hours:.3g} core hours and {total.gpu_hours:.3g} GPU hours"
-    return f"Training and soft targets took {hours}{price}, what was reused included."
+    spent = f"{significant(total.core_hours)} core hours and {significant(total.gpu_hours)} GPU hours"
+    return f"Training and soft targets took {spent}{price}, what was reused included."
 
 
 def compare(reports: Sequence[Report]) -> Rows:

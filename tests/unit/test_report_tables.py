@@ -1,0 +1,31 @@
+"""The tables of a report as text: figures of any size."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.reporting import tables
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (0.0123456, "0.0123"), (12.0, "12"), (999.4, "999"), (999.6, "1,000"), (1234.5, "1,234"),
+     (5e6, "5,000,000")],
+)  # fmt: skip
+def test_a_large_figure_has_no_exponent(value: float, shown: str) -> None:
+    assert tables.significant(value) == shown
+    assert tables.significant(-value).lstrip("-") == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (1005, "1k"), (999_499, "999k"), (999_700, "1M"), (1_234_567, "1.23M"),
+     (999_950_000, "1B"), (2 * 10**12, "2,000B")],
+)  # fmt: skip
+def test_a_count_is_rounded_before_its_letter_is_chosen(count: int, shown: str) -> None:
+    assert tables.short_count(count) == shown
+
+
+def test_other_metrics_have_no_exponent_either() -> None:
+    assert [tables.number("length", value) for value in (0.123456, 12345.6)] == ["0.1235", "12,346"]
+    assert tables.hours(None) == tables.hours(0.0) == "-" and tables.hours(1234.5) == "1,234"
