@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from orchestrator.reporting import spread
@@ -368,13 +369,14 @@ FORMATS = {
     "macro_f1": "{:.4f}",
     "errors": "{:.0f}",
 }
+RATE = re.compile("(?<![A-Za-z])rate(?![A-Za-z])")
 
 
 def number(metric: str, value: float | None) -> str:
-    """A figure in the tables' format; metrics with `rate` in their name are percentages."""
+    """A figure in the tables' format; metrics with the word `rate` in their name are percentages."""
     if value is None:
         return "-"
-    if metric not in FORMATS and "rate" not in metric:
+    if metric not in FORMATS and not RATE.search(metric):
         return significant(value, 4)
     return FORMATS.get(metric, "{:.2%}").format(value)
 

@@ -29,3 +29,12 @@ def test_a_count_is_rounded_before_its_letter_is_chosen(count: int, shown: str) 
 def test_other_metrics_have_no_exponent_either() -> None:
     assert [tables.number("length", value) for value in (0.123456, 12345.6)] == ["0.1235", "12,346"]
     assert tables.hours(None) == tables.hours(0.0) == "-" and tables.hours(1234.5) == "1,234"
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [("rate", "50.00%"), ("word_error_rate", "50.00%"), ("rate-of-hits", "50.00%"), ("hit rate@5", "50.00%"),
+     ("calibrated_nll", "0.5"), ("generated_tokens", "0.5"), ("accurate", "0.5")],
+)  # fmt: skip
+def test_a_rate_is_a_percentage_and_what_holds_these_letters_is_not(metric: str, shown: str) -> None:
+    assert tables.number(metric, 0.5) == shown
