@@ -256,22 +256,16 @@ def spent(report: Report) -> Rows:
 
 
 def beside_paper(report: Report) -> Rows:
-    """Measured figures beside the paper's, for the paper's systems and metrics; no rows without a paper."""
+    """Measured figures beside the paper's, for the paper's metrics, and the gain transferred; no rows without a
+    paper."""
     paper = report.paper
     if paper is None:
         return []
     metrics = list(dict.fromkeys(m for figures in (paper.baseline, paper.ensemble, paper.student) for m in figures))
-    rows = [
-        [
-            "system",
-            *(
-                f"{report.accuracy_name if m == 'accuracy' else title(m)}{end}"
-                for m in metrics
-                for end in (", paper", ", here")
-            ),
-        ]
-    ]
-    for role in COMPARED:
+    columns = [report.accuracy_name if m == "accuracy" else title(m) for m in metrics]
+    pairs = [f"{column}, {end}" for column in columns for end in ("paper", "here")]
+    rows = [["system", *(pairs or ["paper", "here"])]]
+    for role in COMPARED if metrics else ():
         figures: dict[str, float] = getattr(paper, role)
         here = report.system(role).test
         rows.append([role, *(number(m, value) for m in metrics for value in (figures.get(m), here.figure(m)))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.reporting import tables
+from tests.reports import plain
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,10 @@ def test_other_metrics_have_no_exponent_either() -> None:
 )  # fmt: skip
 def test_a_rate_is_a_percentage_and_what_holds_these_letters_is_not(metric: str, shown: str) -> None:
     assert tables.number(metric, 0.5) == shown
+
+
+def test_a_paper_that_states_its_gain_alone_is_shown_with_it() -> None:
+    found = plain(paper={"source": "a paper", "gain_transferred": 0.9})
+    assert tables.beside_paper(found) == [["system", "paper", "here"], ["gain transferred", "90.0%", "66.7%"]]
+    more = plain(paper={"source": "a paper", "student": {"accuracy": 0.9}})
+    assert [len(row) for row in tables.beside_paper(more)] == [3] * 5
