@@ -34,7 +34,7 @@ Rows = Sequence[Sequence[str]]
 def _listed(names: Sequence[str]) -> str:
     """Names of classes, in quotation marks where one has a comma."""
     mark = '"' if any("," in name for name in names) else ""
-    return ", ".join(f"{mark}{markdown.line(name)}{mark}" for name in names)
+    return ", ".join(f"{mark}{markdown.literal(name)}{mark}" for name in names)
 
 
 def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report: Report, *, licence: str | None) -> str:

@@ -12,6 +12,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import CORRECTED
 from orchestrator.reporting import tables
 from orchestrator.reporting.content import Rows
+from orchestrator.reporting.markdown import literal
 from orchestrator.reporting.plots import OVERVIEW
 from orchestrator.reporting.report import COMPARED, SPECIALISTS, Report, Role, SoftTargets, System
 from workers.redact import HIDDEN, redacted
@@ -114,7 +115,8 @@ def note_of(system: System, report: Report, runs: Mapping[str, str], experiment:
         "further": "A finished model that is measured beside them.",
     }
     if system.special:
-        of["member"] = f"A specialist of {len(system.special)} classes: {', '.join(system.special[:LINKED])}."
+        shown = ", ".join(map(literal, system.special[:LINKED]))
+        of["member"] = f"A specialist of {len(system.special)} classes: {shown}."
     what = "The student with a bias for some classes." if system.name == CORRECTED else of[system.role]
     return f"{what} Part of [{report.name}]({base}/{parent})."
 

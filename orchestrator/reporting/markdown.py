@@ -13,6 +13,8 @@ from orchestrator.reporting.report import Report
 
 MOST_CELLS = 200
 """Letters of an example's text in a table."""
+MARKS = re.compile(r"[\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_])")
+"""Letters that Markdown obeys; of `_` those within a word are letters to it."""
 
 
 def markdown(report: Report) -> str:
@@ -44,7 +46,7 @@ def table(block: Table) -> str:
     header, *body = block.rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     title = f"{line(block.title)}:\n\n" if block.title else ""
-    return title + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in [header, rule, *body]) + "\n"
+    return title + "\n".join("| " + " | ".join(map(literal, row)) + " |" for row in [header, rule, *body]) + "\n"
 
 
 def _code(block: Code) -> str:
@@ -70,7 +72,7 @@ RENDERED: dict[str, Callable[[Any], str]] = {
     Text.kind: _text,
     Table.kind: table,
     Figure.kind: lambda block: "",
-    Picture.kind: lambda block: f"{line(block.title)}: a picture in `report.html`.\n",
+    Picture.kind: lambda block: f"{literal(block.title)}: a picture in `report.html`.\n",
     Row.kind: lambda block: _blocks(block.blocks),
     Code.kind: _code,
     Cards.kind: _cards,
@@ -82,6 +84,11 @@ def line(text: str) -> str:
     return escape(" ".join(text.split()), quote=False)
 
 
+def literal(text: str) -> str:
+    """Text in one line, of which nothing is obeyed as HTML or Markdown; names of classes may hold anything."""
+    return MARKS.sub(r"\\\g<0>", line(text))
+
+
 def cell(text: str) -> str:
-    """Text for a cell; names of classes may hold anything."""
+    """Text for a cell, in which Markdown such as `code` is obeyed."""
     return line(text).replace("\\", r"\\").replace("|", r"\|")

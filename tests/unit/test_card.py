@@ -43,7 +43,7 @@ def text() -> str:
 
 def test_names_of_classes_are_text(text: str) -> None:
     assert "<img" not in text and "\n## a" not in text
-    assert "Classes: &lt;img src=x onerror=alert(1)&gt; ## a|b, sky." in text
+    assert "Classes: &lt;img src=x onerror=alert(1)&gt; ## a\\|b, sky." in text
 
 
 def test_names_with_commas_are_in_quotation_marks() -> None:

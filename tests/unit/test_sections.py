@@ -13,7 +13,7 @@ from orchestrator.reporting.answers import MAY_BE, NO_GAIN, OVER_BEST, OWN_MAY_B
 from orchestrator.reporting.by_class import Pair, shared
 from orchestrator.reporting.content import Block, Cards, Code, Figure, Row, Table, Text
 from orchestrator.reporting.report import Report
-from tests.reports import DIFFERENCES, difference, full, plain
+from tests.reports import DIFFERENCES, difference, example, full, plain
 
 SECTIONS = [
     "Systems",
@@ -276,3 +276,11 @@ def test_a_name_of_a_class_stays_in_its_cell() -> None:
     """Of a backslash before a bar, Markdown takes neither as the end of the cell."""
     text = markdown.table(Table([["class", "n"], ["a\\|b", "1"], ["a|b", "2"], ["a\\", "3"]]))
     assert text.splitlines()[2:] == [r"| a\\\|b | 1 |", r"| a\|b | 2 |", r"| a\\ | 3 |"]
+
+
+def test_text_of_the_data_is_shown_and_not_obeyed_as_markdown() -> None:
+    """No picture is loaded from the address of somebody else, and names keep their letters."""
+    shown = example("gained", text="![x](https://host/p.png) `a` $b$ ~c~")
+    text = markdown.markdown(full(labels=["*sea*", "__init__", "snake_case"], examples=[shown]))
+    assert r"| !\[x\](https://host/p.png) \`a\` \$b\$ \~c\~ |" in text and "![" not in text
+    assert r"| \*sea\* |" in text and r"| \_\_init\_\_ |" in text and "| snake_case |" in text
