@@ -75,16 +75,15 @@ def _all(one: RunFolder, other: RunFolder, first: Report, second: Report) -> Ite
 
 
 def _data(one: RunFolder, other: RunFolder) -> Iterator[Compared]:
-    found = [_digests(each) for each in (one, other)]
+    """The splits by their digests; nothing where a run has no record of its data."""
+    records = [tracking_record.read(each.uri) for each in (one, other)]
+    found = [{each.name: each.digest for each in record.datasets} for record in records if record is not None]
+    if len(found) < 2:
+        return
     for name in SPLITS:
         digests = [of.get(name) for of in found]
         if any(digests):
             yield Compared(f"data, {name}", "" if digests[0] == digests[1] else "other examples or labels")
-
-
-def _digests(of: RunFolder) -> Mapping[str, str]:
-    record = tracking_record.read(of.uri)
-    return {} if record is None else {each.name: each.digest for each in record.datasets}
 
 
 def _network(name: str, one: RunFolder, other: RunFolder) -> Iterator[Compared]:
@@ -139,7 +138,9 @@ def _soft_targets(one: tuple[RunFolder, Report], other: tuple[RunFolder, Report]
     inputs = "" if before.fingerprint == after.fingerprint else keys.changes(before.what, after.what)
     shapes = [[part.rows for part in each.parts] for each in (before, after)]
     if shapes[0] != shapes[1]:
-        yield Compared("soft targets", f"{_cut(shapes[0])} and {_cut(shapes[1])}", inputs)
+        cuts = [_cut(each) for each in shapes]
+        differs = f"{cuts[0]} and {cuts[1]}" if cuts[0] != cuts[1] else f"{cuts[0]}, of other sizes"
+        yield Compared("soft targets", differs, inputs)
         return
     for number, (first, second) in enumerate(zip(before.parts, after.parts, strict=True)):
         if first.sha256 != second.sha256:

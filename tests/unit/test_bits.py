@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def network(run: str, name: str, losses: Sequence[float], weights: str, seed: in
     store.commit(uri, NETWORK.key(seed=seed), {"model.safetensors": weights}, {}, history=history)
 
 
-def targets(run: str, values: np.ndarray, numerics: Numerics = NUMERICS, parts: int = 2) -> int:
-    """Soft targets [8, 2] in parts; returns their bytes."""
+def targets(run: str, values: np.ndarray, numerics: Numerics = NUMERICS, parts: int | list[int] = 2) -> int:
+    """Soft targets [8, 2] in so many parts, or cut before these rows; returns their bytes."""
     folder, found = RunFolder(run).soft_targets(FINGERPRINT), []
     for number, rows in enumerate(np.array_split(np.arange(8), parts)):
         dense = kinds.of_mean(torch.tensor(values[rows]), "float32", None, 2.0)
@@ -92,6 +93,7 @@ CASES = [
         "0.000977. Its inputs are the same.",
     ),
     ({"parts": 4}, "The runs part in soft targets: 8 rows in 2 parts and 8 rows in 4 parts."),
+    ({"parts": [3]}, "The runs part in soft targets: 8 rows in 2 parts, of other sizes."),
     ({"numerics": NUMERICS.model_copy(update={"threads": 2})}, "All 5 artifacts are the same to the bit."),
     (
         {"numerics": NUMERICS.model_copy(update={"threads": 2}), "soft": nudged()},
@@ -107,6 +109,16 @@ def test_the_first_difference(changes: dict[str, object], expected: str, tmp_pat
     assert expected in bits.verdict(found)
     shown = bits.rows(found)
     assert all(bit == "the same" for _, bit in shown[1:-1])
+
+
+def test_data_of_a_run_without_a_record_of_it_is_not_compared(tmp_path: Path) -> None:
+    one, other = finished(tmp_path / "one"), finished(tmp_path / "other")
+    split = {"name": "train", "digest": "f00", "source_type": "local", "source": "{}", "profile": "{}"}
+    record = json.dumps({"request": "0123456789abcdef", "tags": {}, "datasets": [split]})
+    storage.write_text(RunFolder(one).tracking, record)
+    assert bits.verdict(bits.compared(one, other)) == "All 5 artifacts are the same to the bit."
+    storage.write_text(RunFolder(other).tracking, record)
+    assert bits.compared(one, other)[0] == bits.Compared("data, train", "")
 
 
 def test_soft_targets_that_another_run_made(tmp_path: Path) -> None:
