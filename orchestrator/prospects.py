@@ -59,9 +59,8 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
     if count is None:
         raise RequestError("ensemble.size: 'auto'. Expected a number, here or as `--members`.")
     if count < TRAINED:
-        raise RequestError(
-            f"--members: {count}; expected at least {TRAINED}, since two are trained to foresee the rest."
-        )
+        key = "--members" if asked.members is not None else "ensemble.size"
+        raise RequestError(f"{key}: {count}; expected at least {TRAINED}, since two are trained to foresee the rest.")
     trained = min(TRAINED, count - 1)
     member, singles = _groups(config, asked, trained)
     few = config.ensemble.model_copy(

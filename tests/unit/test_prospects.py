@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator import prospects as command
+from orchestrator.config.run_config import RunConfig
+from tests.makers import write_config
+from workers.errors import RequestError
 from workers.evaluation import metrics, prospects
 from workers.evaluation.metrics import Blocks, Sums
 from workers.evaluation.tasks import Totals
@@ -123,6 +127,13 @@ def test_the_next_member_is_worth_less_and_less() -> None:
         assert found.low < 0.06 / (count * (count + 1)) < found.high
         worths.append(found.value)
     assert worths[0] > worths[1] > worths[2] > 0
+
+
+@pytest.mark.parametrize(("members", "key"), [(None, "ensemble.size"), (2, "--members")])
+def test_two_members_are_too_few_to_foresee_more(members: int | None, key: str, tmp_path: Path) -> None:
+    config = RunConfig.load(str(write_config(tmp_path, ensemble__size=2)))
+    with pytest.raises(RequestError, match=f"^{key}: 2; expected at least 3"):
+        command.prospects(config, command.Asked(members=members))
 
 
 def of_right(right: NDArray[np.bool_]) -> Float64:

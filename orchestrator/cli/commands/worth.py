@@ -60,15 +60,15 @@ def _of_run(asked: argparse.Namespace) -> None:
     from workers.errors import RequestError
 
     found = report.load(asked.of)
-    if asked.json:
-        print(json_text.dumps([each.model_dump() for each in found.worth], indent=2))
-    elif found.worth:
-        Screen().table(tables.worth(found), found.name)
-    else:
+    if not found.worth:
         raise RequestError(
             f"'{asked.of}': its report does not say what a member is worth: the ensemble has one member, or the "
             "predictions of the test split are too large to be kept, or an earlier version wrote it."
         )
+    if asked.json:
+        print(json_text.dumps([each.model_dump() for each in found.worth], indent=2))
+    else:
+        Screen().table(tables.worth(found), found.name)
 
 
 def _foresee(asked: argparse.Namespace) -> None:
