@@ -63,6 +63,11 @@ class Output(Console):
     rich itself would send them to the terminal, and end the process.
     """
 
+    @property
+    def on_terminal(self) -> bool:
+        """Whether it writes to a terminal. FORCE_COLOR, as CI services set it, makes one of any file for rich."""
+        return self.is_terminal and self.file.isatty()
+
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(visible(text), **how)
 
@@ -70,7 +75,7 @@ class Output(Console):
         raise BrokenPipeError
 
 
-def console(file: TextIO) -> Console:
+def console(file: TextIO) -> Output:
     """A rich console for `file`; wide if it is not a terminal, so that tables are in one part.
 
     Without rich's emoji: names such as `user:id:class` hold codes of them.
@@ -211,8 +216,7 @@ class Screen:
             self._open_lines.append(line)
             if self.quiet:
                 return line
-            # FORCE_COLOR, as CI services set it, makes a terminal of any file for rich.
-            if self.err.is_terminal and self.err.file.isatty() and not self.err.is_dumb_terminal:
+            if self.err.on_terminal and not self.err.is_dumb_terminal:
                 self._show(lambda: self._add_to_live(line))
             elif name != START:
                 self.say(f"{name} ...")
@@ -264,7 +268,7 @@ class Screen:
 
     def text(self, words: str) -> None:
         """Print sentences to stdout: folded to the width of a terminal, and a line each in a pipe."""
-        self.out.print(words, markup=False, soft_wrap=not self.out.is_terminal)
+        self.out.print(words, markup=False, soft_wrap=not self.out.on_terminal)
 
     def table(self, rows: Rows, title: str = "") -> None:
         """Print a table to stdout; the first column is text, the others are numbers.

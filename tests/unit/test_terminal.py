@@ -173,6 +173,15 @@ def test_a_pipe_gets_a_plain_line_for_each_thing_that_is_waited_for(
     assert said[2].startswith("start-up       0.") and said[3:] == ["members ...", "members        reused"]
 
 
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_sentence_is_one_line_in_a_pipe_with_colours(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    Screen().text("word " * 1000)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_a_screen_for_python_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen(quiet=True) as screen:
         screen.wait_for("loading torch")
