@@ -72,7 +72,11 @@ def check(gate: Gate, *, registers: bool) -> None:
     """Raise `RequestError` where the thresholds make no gate. registers: whether the student would be registered."""
     for option, value, expected in (
         ("--min-share", gate.min_share, "a share of the ensemble's accuracy above 0, up to 1, such as 0.97"),
-        ("--confidence", gate.confidence, "a level between 0.5 and 1, such as 0.95"),
+        (
+            "--confidence",
+            gate.confidence,
+            f"a level above 0.5, up to {HIGHEST}, such as 0.95: a higher one takes more resamples",
+        ),
         ("--max-latency-ms", gate.max_latency_ms, "milliseconds above 0"),
     ):
         if value is not None and not LIMITS[option][0] < value <= LIMITS[option][1]:
@@ -89,7 +93,9 @@ def check(gate: Gate, *, registers: bool) -> None:
         )
 
 
-LIMITS = {"--min-share": (0.0, 1.0), "--confidence": (0.5, 1 - 1e-6), "--max-latency-ms": (0.0, 1e9)}
+HIGHEST = 0.995
+"""The highest level of an interval: beyond each of its ends are 12 of the 4,999 resamples."""
+LIMITS = {"--min-share": (0.0, 1.0), "--confidence": (0.5, HIGHEST), "--max-latency-ms": (0.0, 1e9)}
 """Of each threshold: above the first number, up to the second."""
 
 

@@ -15,6 +15,7 @@ from orchestrator.cli.export import Asked, _passed, export
 from orchestrator.export import gate
 from orchestrator.export.gate import Gate, Passed
 from workers.errors import GateError, RequestError
+from workers.evaluation import bootstrap
 
 FOUND = Passed(share=Fraction(97, 100), share_low=0.955, p99_ms=10.0)
 
@@ -149,12 +150,18 @@ def test_what_is_not_met_is_status_3_and_says_that_nothing_was_written() -> None
         (Gate(max_latency_ms=float("inf")), False, "--max-latency-ms"),
         (Gate(min_share=0.9, confidence=95.0), False, "--confidence: 95"),
         (Gate(min_share=0.9, confidence=1.0), False, "--confidence"),
+        (Gate(min_share=0.9, confidence=0.999), False, "--confidence: 0.999; expected a level above 0.5, up to 0.995"),
     ],
 )
 def test_what_is_no_gate_is_refused(thresholds: Gate, registers: bool, message: str) -> None:
     with pytest.raises(RequestError, match=message) as raised:
         gate.check(thresholds, registers=registers)
     assert raised.value.exit_status == 2
+
+
+def test_the_highest_level_has_resamples_beyond_its_ends() -> None:
+    assert bootstrap.RESAMPLES * (1 - gate.HIGHEST) / 2 >= 10
+    gate.check(Gate(min_share=0.9, confidence=gate.HIGHEST), registers=False)
 
 
 def test_one_threshold_is_enough_to_register() -> None:
