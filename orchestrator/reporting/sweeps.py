@@ -189,7 +189,7 @@ def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
     for y, row_values in enumerate(grid):
         for x, value in enumerate(row_values):
             if value == value:
-                is_dark = value < low + 0.6 * (high - low)
+                is_dark = value <= low + 0.6 * (high - low)
                 axes.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if is_dark else "black")
     drawn.colorbar(image)
     return drawn

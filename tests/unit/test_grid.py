@@ -228,6 +228,12 @@ def test_the_best_run_is_chosen_on_validation() -> None:
     assert sweeps.collected("s", ["t"], runs[2:]).best is None
 
 
+def test_equal_cells_of_a_heat_map_have_white_numbers_on_the_darkest_colour() -> None:
+    runs = [SweptRun(run=f"r{k}", values={"t": k, "h": 1}, student=0.8) for k in range(2)]
+    drawn = sweeps.heat_map(sweeps.collected("s", ["t", "h"], runs))
+    assert drawn is not None and [text.get_color() for text in drawn.axes[0].texts] == ["white", "white"]
+
+
 def test_the_problem_of_a_run_is_the_last_message() -> None:
     assert (
         _problem("stillhouse: a note\nmembers ...\nstillhouse: data.x:\n no such file.\n", 2) == "data.x: no such file."
