@@ -38,13 +38,13 @@ def grown(config: RunConfig, options: Options) -> Grown:
     ensemble, flat = config.ensemble, config.ensemble.stop_when_flat
     most = ensemble.count
     assert flat is not None and most is not None  # as the schema requires
+    if most == 1:
+        return Grown(config.of_members(1), "")
     with connection.connect(
         ensemble.start_timeout_s, verbose=options.verbose, wait_for=options.screen.wait_for
     ) as machines:
         at_once = resources.at_once(resources.place(ensemble, machines), machines)
         trained, judged = min(most, max(FIRST_MEMBERS, at_once)), min(most, FIRST_MEMBERS)
-        if most == 1:
-            return Grown(config.of_members(1), "")
         while True:
             worths = _worths(config, trained, replace(options, tracked=False))
             for count in range(judged, trained + 1):

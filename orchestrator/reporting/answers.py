@@ -58,9 +58,9 @@ SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{si
 """Where one system is, by the sign of the difference."""
 
 SURE = {
-    (False, True): "All {count} differences are resolved",
-    (True, True): "{known} of {count} differences are resolved",
-    (True, False): "None of {count} differences is resolved",
+    (False, True): "All differences are resolved",
+    (True, True): "{known} of {count} differences {are} resolved",
+    (True, False): "None of the differences is resolved",
 }
 """By whether some difference is not resolved, and whether some is."""
 
@@ -78,12 +78,12 @@ def answers(report: Report) -> list[Answer]:
 def _worth(found: Accuracies) -> str:
     sign = verdict.sign(found.ensemble, found.baseline)
     resolved = _resolved(found, "ensemble", "baseline")
-    answer = WORTH[sign, resolved].format(points=f"{100 * (found.ensemble - found.baseline):+.2f}")
+    answer = WORTH[sign, resolved].format(points=f"{verdict.apart(found.ensemble, found.baseline):+.2f}")
     over_best = _resolved(found, "ensemble", found.best_name)
     if sign != 1 or resolved is False or over_best is None:
         return answer
     more = OVER_BEST[verdict.sign(found.ensemble, found.best), over_best]
-    return answer + more.format(points=f"{100 * (found.ensemble - found.best):+.2f}")
+    return answer + more.format(points=f"{verdict.apart(found.ensemble, found.best):+.2f}")
 
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
@@ -105,7 +105,7 @@ def _reached(found: Accuracies) -> str:
 
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:
     lines = [_side(found, "ensemble", "baseline", "the hard-label baseline")]
-    if len(found.members) > 1:
+    if len(report.members) > 1:
         chosen = "the best member on validation" if report.best_member else "the best member"
         lines.append(_side(found, "ensemble", found.best_name, f"{found.best_name}, {chosen}"))
     ensemble, student = report.system("ensemble"), report.system("student")
@@ -130,7 +130,7 @@ def _side(found: Accuracies, of: str, over: str, other: str) -> str:
     """Where a system is beside another one, with the interval of the difference, and whether that is resolved."""
     values: dict[str, float] = {role: getattr(found, role) for role in COMPARED} | {found.best_name: found.best}
     sign = verdict.sign(values[of], values[over])
-    where = SIDES[sign].format(size=100 * abs(values[of] - values[over]), other=other)
+    where = SIDES[sign].format(size=abs(verdict.apart(values[of], values[over])), other=other)
     known = _difference(found.differences, of, over)
     if known is None:
         return f"{where}."
@@ -147,7 +147,8 @@ def _sure(report: Report) -> tuple[str, list[str]]:
         short, lines = "Unknown", [f"{examples:,} test examples, or their groups, are too few for intervals."]
     else:
         unsure, count = [each for each in report.differences if not each.resolved], len(report.differences)
-        short = SURE[bool(unsure), len(unsure) < count].format(known=count - len(unsure), count=count)
+        known = count - len(unsure)
+        short = SURE[known < count, known > 0].format(known=known, count=count, are="is" if known == 1 else "are")
         groups = "" if report.test_groups is None else f"{report.test_groups:,} groups of "
         lines = [f"Ranges are 95% intervals, by resampling {groups}{examples:,} test examples."]
         lines += [f"The {each.of} over {each.over} is {verdict.unresolved(each.examples_needed)}." for each in unsure]

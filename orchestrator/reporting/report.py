@@ -76,7 +76,8 @@ class Difference(Figures):
     resolved: bool
     """Whether the interval leaves 0 out."""
     examples_needed: int | None
-    """Test examples that would resolve a difference of this size, with a probability of 80%."""
+    """Test examples that would resolve a difference of this size, with a probability of 80%; None where that is 0, or
+    has no interval."""
 
 
 class Latency(Figures):

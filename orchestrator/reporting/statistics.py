@@ -28,7 +28,7 @@ class Difference:
     """By how much one system is more accurate than another on the same test examples.
 
     interval: None where the test set has too few examples or groups for one. needed: test examples that would resolve
-    a difference of this size, with a probability of 80%; None where it is 0.
+    a difference of this size, with a probability of 80%; None where that is 0, or has no interval.
     """
 
     of: str

@@ -28,14 +28,19 @@ BATCH = 64
 def comparison(report: Report) -> Rows:
     """The header, then the members' mean and the best of them, or a single one, and a row for every other system."""
     members, metrics = report.members, _metrics(report)
-    general = [member for member in members if not member.special]  # a specialist knows its own classes alone
-    of = "members" if len(general) == len(members) else "generalists"
+    general, of = _general(report)
     rows = [_header(report)]
     if len(general) > 1:
         rows.append(_mean_row(f"mean of {len(general)} {of}", general, metrics))
     best = best_member(report)
     rows.append(_row(f"best: {best.name}" if len(members) > 1 else best.name, best, metrics))
     return rows + [_row(s.name, s, metrics) for s in report.systems if s.role != "member"]
+
+
+def _general(report: Report) -> tuple[list[System], str]:
+    """The members that know all classes, which a specialist does not, and what they are called."""
+    general = [member for member in report.members if not member.special]
+    return general, "members" if len(general) == len(report.members) else "generalists"
 
 
 def over_seeds(report: Report) -> Rows:
@@ -383,14 +388,15 @@ def verdict(report: Report) -> str:
 def accuracies(report: Report) -> Accuracies:
     """The figures that the verdict speaks of."""
     baseline, ensemble, student = (report.system(role).test.accuracy for role in COMPARED)
-    members = tuple(system.test.accuracy for system in report.members)
+    general, kind = _general(report)
     best = best_member(report)
     share = report.gain_transferred_interval
     return Accuracies(
         baseline=baseline,
         ensemble=ensemble,
         student=student,
-        members=members,
+        members=tuple(system.test.accuracy for system in general),
+        kind=kind,
         best=best.test.accuracy,
         best_name=best.name,
         share=share,

@@ -24,8 +24,9 @@ Unsure = tuple[Signs, str]
 class Accuracies:
     """Test accuracies, each a share of 1.
 
-    best, best_name: of the member that is best on the validation split. share: the 95% interval of the share of the
-    ensemble's gain that reached the student, where it has one.
+    members: of those that know all classes. kind: what these are called. best, best_name: of the member that is best on
+    the validation split. share: the 95% interval of the share of the ensemble's gain that reached the student, where it
+    has one.
     """
 
     baseline: float
@@ -34,6 +35,7 @@ class Accuracies:
     members: tuple[float, ...]
     best: float
     best_name: str
+    kind: str = "members"
     share: tuple[float, float] | None = None
     differences: tuple[Difference, ...] = ()
 
@@ -119,14 +121,14 @@ UNSURE_IN_A_TABLE = {(order, "baseline"): " (not resolved)" for order in ((1, 1,
 """What they add where it is not resolved that the student gained anything."""
 
 OF_MEMBERS = {
-    (-1, -1): "The ensemble is below the mean of its members, {mean}, and below {name}, the best on the validation "
+    (-1, -1): "The ensemble is below the mean of its {kind}, {mean}, and below {name}, the best on the validation "
     "split, with {best}.",
-    (-1, 0): "The ensemble is below the mean of its members, {mean}, and level with {name}, the best on the validation "
+    (-1, 0): "The ensemble is below the mean of its {kind}, {mean}, and level with {name}, the best on the validation "
     "split.",
-    (-1, 1): "The ensemble is below the mean of its members, {mean}.",
-    (0, -1): "The ensemble is level with the mean of its members, and below {name}, the best on the validation split, "
+    (-1, 1): "The ensemble is below the mean of its {kind}, {mean}.",
+    (0, -1): "The ensemble is level with the mean of its {kind}, and below {name}, the best on the validation split, "
     "with {best}.",
-    (0, 1): "The ensemble is level with the mean of its members.",
+    (0, 1): "The ensemble is level with the mean of its {kind}.",
     (1, -1): "The ensemble is below {name}, the best of its members on the validation split, with {best}.",
     (1, 0): "The ensemble is level with {name}, the best of its members on the validation split.",
 }
@@ -209,6 +211,11 @@ def sign(one: float, other: float) -> int:
     return (a > b) - (a < b)
 
 
+def apart(one: float, other: float) -> float:
+    """How many points one accuracy is above another: 0 where they are printed alike, else at least the last digit."""
+    return sign(one, other) * max(100 * abs(one - other), 0.1**DIGITS)
+
+
 def gain(found: Accuracies) -> dict[str, str]:
     """Values for the placeholders of the sentences: the student's gain as a share of the ensemble's."""
     if sign(found.ensemble, found.baseline) <= 0:
@@ -228,5 +235,7 @@ def _of_members(found: Accuracies) -> str:
         return ""
     mean = sum(found.members) / len(found.members)
     order = sign(found.ensemble, mean), sign(found.ensemble, found.best)
-    text = OF_MEMBERS.get(order, "").format(mean=shown(mean), best=shown(found.best), name=found.best_name)
+    text = OF_MEMBERS.get(order, "").format(
+        kind=found.kind, mean=shown(mean), best=shown(found.best), name=found.best_name
+    )
     return f" {text}" if text else ""

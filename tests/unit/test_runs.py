@@ -142,6 +142,12 @@ def test_rounds_of_growth_start_over_once(tmp_path: Path, log: Log, monkeypatch:
     ]  # fmt: skip
 
 
+def test_a_single_member_is_settled_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig.load(str(write_config(tmp_path, ensemble__size=1, ensemble__stop_when_flat=0.1)))
+    monkeypatch.setattr(growing.connection, "connect", None)
+    assert growing.grown(config, Options(verbose=False, screen=Screen(quiet=True))).config.ensemble.count == 1
+
+
 def executed_first(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs that are executed before the message of a refusal."""
     began: list[str] = []

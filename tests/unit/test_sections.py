@@ -154,8 +154,9 @@ def test_no_sign_is_left_out() -> None:
     ("differences", "expected", "words"),
     [
         (DIFFERENCES, "3 of 4 differences are resolved", "some 4,400 test examples would resolve it"),
-        (DIFFERENCES[1:], "All 3 differences are resolved", "95% intervals, by resampling 1,000 test examples."),
-        (DIFFERENCES[:1], "None of 1 differences is resolved", "The ensemble over member-1 is not resolved at this"),
+        (DIFFERENCES[1:], "All differences are resolved", "95% intervals, by resampling 1,000 test examples."),
+        (DIFFERENCES[:1], "None of the differences is resolved", "The ensemble over member-1 is not resolved at this"),
+        (DIFFERENCES[:2], "1 of 2 differences is resolved", "some 4,400 test examples would resolve it"),
         ([difference("ensemble", "baseline", 6.0, None)], "Unknown", "are too few for intervals"),
         ([], "Not measured", "earlier version"),
     ],
@@ -163,6 +164,13 @@ def test_no_sign_is_left_out() -> None:
 def test_how_sure_it_is(differences: list[dict[str, Any]], expected: str, words: str) -> None:
     found = answers(plain(differences=differences))[2]
     assert found.short == expected and words in " ".join(found.lines)
+
+
+def test_accuracies_that_are_printed_apart_are_not_told_to_be_so_by_nothing() -> None:
+    found = answers(plain({"baseline": 0.900049, "ensemble": 0.900051, "student": 0.900049}))
+    assert found[0].short == "Yes: +0.01 points"
+    assert found[0].lines[0] == "0.01 points above the hard-label baseline."
+    assert found[1].lines[0] == "Level with the hard-label baseline."
 
 
 def test_the_spread_over_seeds_belongs_to_how_sure_it_is() -> None:

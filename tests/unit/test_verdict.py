@@ -185,6 +185,14 @@ def test_the_ensemble_beside_its_members(ensemble: float, members: tuple[float, 
     assert found.endswith("reached the student." + sentence)
 
 
+def test_specialists_are_not_in_the_mean_of_the_members() -> None:
+    """As in the table: a specialist tells its own classes apart alone."""
+    found = plain({"baseline": 0.9, "ensemble": 0.945, "student": 0.9}, members=(0.94, 0.95, 0.3))
+    found.members[2].special = ["sea"]
+    assert tables.comparison(found)[1][:2] == ["mean of 2 generalists", "94.50%"]
+    assert "is level with the mean of its generalists, and below member-1" in tables.verdict(found)
+
+
 SHARES = st.integers(0, 400).map(lambda right: right / 400) | st.floats(0, 1)
 
 
