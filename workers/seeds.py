@@ -12,20 +12,27 @@ from contextlib import contextmanager
 import numpy as np
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators. seed: 0 to 2^64 - 1, of which numpy takes the lower 32 bits."""
+    import torch  # here, so that modules that only locate code need no torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators during the block, and restore their states afterwards.
 
     The state of a GPU's generator is not restored, since reading it would initialise the GPU.
     """
-    import torch  # here, so that modules that only locate code need no torch
+    import torch
 
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
+            seed_all(seed)
             yield
         finally:
             random.setstate(python)

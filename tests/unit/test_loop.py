@@ -1,6 +1,7 @@
 """The loop: it learns, repeats itself, resumes as if never stopped, and does not care how a batch is cut."""
 
 import io
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,10 +33,18 @@ def task(soft: bool = False) -> Task:
     return Task(in_memory(train, targets), validation, SOFT_ALONE)
 
 
-def start(spec: TrainingSpec = SPEC) -> Progress:
+class Noise(nn.Module):
+    """Draws from the global generators of numpy and `random` while it learns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + random.random() + np.random.random() if self.training else x
+
+
+def start(spec: TrainingSpec = SPEC, *more: nn.Module) -> Progress:
     torch.manual_seed(0)
     dropout = nn.Dropout(0.0 if spec is NO_DROPOUT else 0.2)
-    return loop.begin(nn.Sequential(nn.Linear(8, 16), dropout, nn.ReLU(), nn.Linear(16, 3)), spec, 500)
+    layers = nn.Sequential(nn.Linear(8, 16), dropout, nn.ReLU(), *more, nn.Linear(16, 3))
+    return loop.begin(layers, spec, 500)
 
 
 def finish(epochs: Iterator[object]) -> None:
@@ -57,16 +66,16 @@ def test_it_learns_from_labels_and_from_soft_targets() -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one() -> None:
-    whole = start()
+    whole = start(SPEC, Noise())
     finish(loop.epochs(whole, task(), SPEC, seed=3))
-    first = start()
+    first = start(SPEC, Noise())
     running = loop.epochs(first, task(), SPEC, seed=3)
     next(running)
     next(running)
     saved = io.BytesIO()
     torch.save(first.state(), saved)
     saved.seek(0)
-    resumed = start()
+    resumed = start(SPEC, Noise())
     resumed.restore(torch.load(saved, weights_only=True))
     finish(loop.epochs(resumed, task(), SPEC, seed=3))
     assert torch.equal(weights(whole), weights(resumed))

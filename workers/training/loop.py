@@ -33,7 +33,7 @@ from workers.models.ask import ask
 from workers.models.hidden import observe
 from workers.models.precision import autocast
 from workers.models.torch_module import seed_of
-from workers.seeds import seeded
+from workers.seeds import seed_all, seeded
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
 from workers.targets.layout import batch_sizes
@@ -175,7 +175,7 @@ def epochs(
     workers = torch.tensor(float(world), device=device)
     while len(progress.history) < spec.epochs:
         number, started, waited = len(progress.history), time.perf_counter(), task.train.waited_s
-        torch.manual_seed(seed_of(seed, "epoch", number, rank))  # same dropout in a resumed run
+        seed_all(seed_of(seed, "epoch", number, rank))  # the same draws of a network in a resumed run
         progress.model.train()
         tally = Tally(goal, device)
         at_steps = [goal.at(Moment(number, spec.epochs, k, steps)) for k in range(steps)]
