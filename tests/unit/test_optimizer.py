@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workers.errors import RequestError
-from workers.specs.models import ModelSpec, TransformersModel
+from workers.specs.models import AnyModel, ModelSpec, TransformersModel
 from workers.specs.training import TrainingSpec
 from workers.training import loop, optimizer
 
@@ -60,13 +60,15 @@ def test_neither_biases_nor_norms_decay_where_matrices_do() -> None:
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
 
 
-def test_auto_is_matrices_for_networks_of_transformers_wrapped_or_not() -> None:
+def test_auto_follows_the_kind_of_model_as_the_key_does() -> None:
     model = Stack()
-    model.base_model_prefix = "encoder"  # as transformers has it
-    assert [group["weight_decay"] for group in optimizer.groups(model, spec())] == [0.01, 0.0]
-    wrapper = nn.Module()
-    wrapper.module = model
-    assert [group["weight_decay"] for group in optimizer.groups(wrapper, spec())] == [0.01, 0.0]
+    model.base_model_prefix = "encoder"  # as of a network of transformers, which a factory may make too
+
+    def decays(of: AnyModel) -> list[float]:
+        return [group["weight_decay"] for group in optimizer.groups(model, spec().for_model(of))]
+
+    assert decays(ModelSpec(factory="a:b")) == [0.01]
+    assert decays(TransformersModel(kind="transformers", checkpoint="bert")) == [0.01, 0.0]
 
 
 def test_each_layer_learns_at_a_share_of_the_rate_above_it() -> None:

@@ -27,7 +27,7 @@ class TrainingSpec(Spec):
     """Decoupled with `adam` (Loshchilov and Hutter 2019), an L2 penalty with `sgd`."""
     decays: Literal["auto", "all", "matrices"] = "auto"
     """The parameters that `weight_decay` applies to. `matrices`: those of two or more dimensions, so neither biases nor
-    norms. `auto`: `matrices` for networks of transformers, else `all`."""
+    norms. `auto`: `matrices` for models of kind `transformers`, else `all`."""
     layer_decay: Share | None = None
     """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
     the layer above it. The layers are those of the network's longest `ModuleList` of equal layers."""
@@ -48,16 +48,14 @@ class TrainingSpec(Spec):
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
-    def decays_in(self, *, of_transformers: bool) -> Literal["all", "matrices"]:
-        """The parameters that decay in a network, which may be one of transformers."""
-        if self.decays == "auto":
-            return "matrices" if of_transformers else "all"
-        return self.decays
+    def for_model(self, model: AnyModel) -> TrainingSpec:
+        """The same settings, with `decays: auto` decided for a model."""
+        decays = "matrices" if isinstance(model, TransformersModel) else "all"
+        return self.model_copy(update={"decays": decays}) if self.decays == "auto" else self
 
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the trained network of a model."""
-        decays = self.decays_in(of_transformers=isinstance(model, TransformersModel))
-        found = {**self.model_dump(mode="json"), "decays": decays}
+        found = self.for_model(model).model_dump(mode="json")
         as_before = {"decays": "all", "layer_decay": None}  # keys before these settings did not have them
         return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
 

@@ -30,9 +30,12 @@ def schedule(optimizer: torch.optim.Optimizer, spec: TrainingSpec, steps: int) -
 
 
 def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
-    """Parameter groups: one for each pair of learning rate and weight decay, in the order of their first parameters."""
+    """Parameter groups: one for each pair of learning rate and weight decay, in the order of their first parameters.
+
+    spec: of `TrainingSpec.for_model`, which decides `decays: auto`; else that is `all`.
+    """
     rates = rates_by_layer(model, spec.layer_decay) if spec.layer_decay is not None else {}
-    matrices = spec.decays_in(of_transformers=is_of_transformers(model)) == "matrices"
+    matrices = spec.decays == "matrices"
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

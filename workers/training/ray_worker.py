@@ -158,7 +158,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     task = _task(job, device)
     few = task.collator(task.train.split.x, np.arange(min(2, len(task.train.split.x))))
     loop.prepare(task.goal, model, task.ask, few.to(device), job.seed)
-    progress = loop.begin(model, job.training, len(task.train), task.goal.module)
+    progress = loop.begin(model, job.training.for_model(job.model), len(task.train), task.goal.module)
     _resume(progress)
     begun(progress)
     if job.store is not None:

@@ -53,7 +53,7 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     assert isinstance(member.model, NetworkModel) and isinstance(training, TrainingSpec)
     with faults.caught(member.name):
         module = torch_module.build(member.model, job.seed, job.initial).to(device())
-        progress = loop.begin(module, training, len(data.train))
+        progress = loop.begin(module, training.for_model(member.model), len(data.train))
         known = checkpoints.load_state(state, job.key)
         if known is not None:
             progress.restore(known)

@@ -221,7 +221,7 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     teacher = _beside(role, goal)
     with _naming(str(role)):
         loop.prepare(goal, network.module, teacher, network.batch[:2], role.seed)
-    progress = loop.begin(network.module, role.training, len(role.examples), goal.module)
+    progress = loop.begin(network.module, role.training.for_model(role.model), len(role.examples), goal.module)
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
     needed = list(dict.fromkeys((pieces[0], pieces[-1])))
     more = [pieces[0], pieces[-1]] * (STEPS // 2) if role.workers[1] > 1 else []
