@@ -112,8 +112,9 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _students_tell_all_classes_apart(self) -> RunConfig:
-        if special_of(self.student.model) is not None:
-            raise ValueError("`student.model.special` is given, and a specialist is a member; leave it out")
+        for key, student in self.every_student.items():
+            if special_of(student.model) is not None:
+                raise ValueError(f"`{key}.model.special` is given, and a specialist is a member; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -147,13 +148,20 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _stages_can_learn(self) -> RunConfig:
-        for number, stage in enumerate(self.student.stages or ()):
-            try:
-                _loss_of(self.distillation, stage)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"student.stages.{number} ('{stage.name}'): {message}") from None
+        for key, student in self.every_student.items():
+            for number, stage in enumerate(student.stages or ()):
+                try:
+                    _loss_of(self.distillation, stage)
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise ValueError(f"{key}.stages.{number} ('{stage.name}'): {message}") from None
         return self
+
+    @property
+    def every_student(self) -> dict[str, StudentSpec]:
+        """Every student by its key in the configuration: `student`, or `students.<name>`."""
+        several = {f"students.{name}": each for name, each in (self.students or {}).items()}
+        return several or {"student": self.student}
 
     @property
     def training_stages(self) -> tuple[TrainingStage, ...]:

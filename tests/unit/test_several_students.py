@@ -56,6 +56,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"students": {}}, "`students` is empty"),
     ({"students__Big": {}}, "students"),
     ({"students__wide__model__kwarg": 1}, "students.wide.model.kwarg: unknown key; did you mean 'kwargs'"),
+    (
+        {"students__wide__stages": [{"name": "a", "soft_weight": 0, "hard_weight": 0}]},
+        r"students\.wide\.stages\.0 \('a'\): .*both 0",
+    ),
+    ({"students__wide__stages": [{"name": "a", "objective": []}]}, r"students\.wide\.stages\.0 .*`objective` is empty"),
+    ({"students__wide__model__special": {"classes": [0]}}, r"`students\.wide\.model\.special` is given"),
     ({"evaluation__systems": {"old": {"model": {"kwarg": 1}}}}, "evaluation.systems.old.model"),
 ]
 
