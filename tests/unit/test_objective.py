@@ -94,6 +94,13 @@ class Nan(Term):
         return outputs.logits.sum() / 0.0, batch.rows
 
 
+class Spread(Term):
+    whole_batch = True
+
+    def __call__(self, outputs, batch):
+        return (outputs.logits - outputs.logits.mean(0)).square().sum(), batch.rows
+
+
 class Telepathic(Brier):
     needs = frozenset({"thoughts"})
 
@@ -383,6 +390,10 @@ def test_a_term_and_a_schedule_of_ones_own(tmp_path: Path) -> None:
     batch = Batch(torch.zeros(4).long(), Dense(p, 2.0), 4, 4)
     value, count = goal.terms[1].term(Outputs(z), batch)
     assert value.item() == pytest.approx(float((torch.softmax(z, -1) - p).abs().pow(3).sum())) and count == 4
+
+
+def test_a_term_that_relates_examples_is_not_tried_on_halves(tmp_path: Path) -> None:
+    terms.check(of(tmp_path, objective=[{"term": "own:Spread"}]), SPEC, 8, CLASSES)
 
 
 def test_its_code_is_in_the_key(tmp_path: Path) -> None:

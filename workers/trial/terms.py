@@ -1,7 +1,8 @@
 """Trial of the objective before a run: its schedules over the whole training, its terms on made-up rows.
 
 A term returns a sum over rows and the count of the whole batch. So the values of two half batches add up to the value
-of the batch. They do not for a term that divides by its own count; such a term gives two workers another student.
+of the batch. They do not for a term that divides by its own count; such a term gives two workers another student. Terms
+that relate the examples of a batch to each other are not tried on halves, since their batches are never cut.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def _check_term(each: Weighted, batch: Batch, classes: int) -> None:
     whole = value.item()
     if not math.isfinite(whole):
         raise RequestError(f"{OBJECTIVE}: the term '{each.label}' is {whole} on made-up logits of ordinary size.")
+    if each.term.whole_batch:  # its batches are never cut, which `preflight` checks
+        return
     halves = (slice(ROWS // 2), slice(ROWS // 2, ROWS))
     cut = sum(share(_called(each, logits[rows], _cut(batch, rows)), 1.0).item() for rows in halves)
     if not abs(cut - whole) <= SAME * max(1.0, abs(cut), abs(whole)):
