@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import connection, resources
 from orchestrator.config.ensemble import EnsembleSpec
-from orchestrator.config.initial import TEACHER_LAYERS
 from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
 from orchestrator.stages import drawings, logits_room, remarks, specialists
 from orchestrator.stages.places import check_submitted
 from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
-from orchestrator.stages.roles import roles
+from orchestrator.stages.roles import looked_into, needs_beside, roles
 from workers import mixture_weights, storage
 from workers.data import labels, loading, sampling
 from workers.data.dataset import Dataset
@@ -191,14 +190,7 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
     """
     if config.ensemble.count is not None:
         return dataset
-    for stage in config.training_stages:
-        number = stage.loss.hidden.member
-        looks = objective.build(stage.loss).beside or stage.initial == TEACHER_LAYERS
-        if looks and number >= members:
-            raise RequestError(
-                f"distillation.hidden.member: {number}, and the cluster holds {members} members, numbered from 0. "
-                "Expected the number of one of them."
-            )
+    looked_into(config, members)
     notes = logits_room.check(config, dataset, members)
     return dataset.noted(*(note for note in notes if note not in dataset.notes))
 
@@ -254,11 +246,13 @@ def _check_signals(stage: TrainingStage) -> None:
 
 
 def beside_bytes(config: RunConfig) -> int:
-    """Size of the weights of the member that computes hidden states; 0 where no term needs any."""
-    if not any(objective.build(stage.loss).beside for stage in config.training_stages):
+    """Size of the weights of the member that computes hidden states; 0 where no term needs any.
+
+    Raises: `RequestError` where `distillation.hidden.member` names none that can.
+    """
+    model = looked_into(config)
+    if model is None or not needs_beside(config):
         return 0
-    number = config.distillation.hidden.member
-    model = config.ensemble.of_each(number + 1)[number].model
     return sum(parameter.nbytes for parameter in predictor.kind_of(model).made(model).parameters())
 
 

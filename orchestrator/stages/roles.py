@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from orchestrator.config.ensemble import MemberGroup
 from orchestrator.config.initial import TEACHER_LAYERS, WORDS
 from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import specialists
 from workers.data.dataset import Dataset, Split
+from workers.errors import RequestError
 from workers.models import torch_module
 from workers.specs.models import AnyModel, NetworkModel, OwnModel, SklearnModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining, FitSpec
-from workers.training import lessons
+from workers.training import lessons, objective
 from workers.training.loop import HARD_LABELS
 from workers.trial.fitting import FitRole
 from workers.trial.trial import Role
@@ -23,6 +23,35 @@ from workers.trial.trial import Role
 def roles(config: RunConfig, dataset: Dataset) -> list[Role | FitRole]:
     """The trainings to try, with the run's own settings: the first member of each group, student and baseline."""
     return [*_of_members(config, dataset), *_of_students(config, dataset)]
+
+
+def needs_beside(config: RunConfig) -> bool:
+    """Whether a term of some stage needs hidden states or attention of a member."""
+    return any(objective.build(stage.loss).beside for stage in config.training_stages)
+
+
+def looked_into(config: RunConfig, members: int | None = None) -> NetworkModel | None:
+    """The model of the member that terms or initial layers of the student are from; None where none are.
+
+    members: their number; None: as configured, or enough where the cluster decides it. Raises: `RequestError` where
+    `distillation.hidden.member` is none of them, or has no layers.
+    """
+    begins = (config.student.initial, *(stage.initial for stage in config.training_stages))
+    if TEACHER_LAYERS not in begins and not needs_beside(config):
+        return None
+    key, number = "distillation.hidden.member", config.distillation.hidden.member
+    size = members or config.ensemble.count or number + 1
+    if number >= size:
+        raise RequestError(
+            f"{key}: {number}, and the members are numbered from 0 to {size - 1}. Expected the number of one of them."
+        )
+    model = config.ensemble.of_each(size)[number].model
+    if not isinstance(model, NetworkModel):
+        raise RequestError(
+            f"{key}: {number}, and this member, of kind '{model.kind}', has no layers to look into. Expected the "
+            "number of a member of kind python or transformers."
+        )
+    return model
 
 
 def _of_members(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole]:
@@ -45,11 +74,13 @@ def _of_members(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole]
 
 def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole]:
     """Each stage of the student, and the baseline."""
-    ensemble, student, stages = config.ensemble, config.student, config.training_stages
-    least = 1 + max(each.loss.hidden.member for each in stages)
-    hidden = dict(enumerate(ensemble.of_each(ensemble.count or least)))
+    student, stages = config.student, config.training_stages
     of_student = partial(
-        _role, model=student.model, seed=torch_module.seed_of(config.seed, "student"), workers=student.workers
+        _role,
+        model=student.model,
+        seed=torch_module.seed_of(config.seed, "student"),
+        workers=student.workers,
+        beside=looked_into(config),
     )
     for number, stage in enumerate(stages):
         yield of_student(
@@ -59,7 +90,6 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
             loss=stage.loss,
             initial=stage.initial,
             known=number > 0,
-            beside=hidden.get(stage.loss.hidden.member),
         )
     recipe = student.baseline_training or student.training
     yield of_student(
@@ -68,7 +98,6 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
         examples=dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views),
         initial=student.initial,
         known=True,
-        beside=hidden.get(config.distillation.hidden.member),
     )
 
 
@@ -83,7 +112,7 @@ def _role(
     workers: tuple[int, int] = (1, 1),
     initial: str | None = None,
     known: bool = False,
-    beside: MemberGroup | None = None,
+    beside: NetworkModel | None = None,
     begins_with: AnyModel | None = None,
 ) -> Role | FitRole:
     """The trial role for a model, by its learner."""
@@ -101,7 +130,7 @@ def _role(
         workers=workers,
         initial=None if initial in WORDS else initial,
         known=known,
-        beside=None if beside is None else beside.model,
+        beside=beside,
         begins_with_layers=initial == TEACHER_LAYERS,
         begins_with=begins_with,
     )

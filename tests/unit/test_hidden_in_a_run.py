@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[CHANGES, str]] = {
     ),
     "another tokenizer": ({"student.model.tokenizer": "other"}, "hidden.member: .* take different inputs"),
     "another length": ({"student.model.max_length": 9}, "hidden.member: .* take different inputs"),
-    "no such member": ({"distillation.hidden": {"member": 3}}, "hidden.member: there is none of that number"),
+    "no such member": ({"distillation.hidden": {"member": 3}}, "hidden.member: 3, .* numbered from 0 to 0"),
     "a member without a self-attention": (
         {"ensemble.model": BAG},
         r"hidden.member: 'models:Bag': Bag has no queries .* Expected linear layers called query",

@@ -89,5 +89,15 @@ def test_a_member_to_look_into_has_to_be_among_those_that_the_cluster_holds(tmp_
     asked = config(tmp_path, ensemble__size="auto", distillation=hidden)
     dataset = loading.load(asked.data, 0)
     assert preflight.check_placed(asked, dataset, 8) is not None
-    with pytest.raises(RequestError, match=r"hidden\.member: 7, and the cluster holds 2 members"):
+    with pytest.raises(RequestError, match=r"hidden\.member: 7, and the members are numbered from 0 to 1"):
         preflight.check_placed(asked, dataset, 2)
+
+
+def test_a_plan_from_shapes_alone_refuses_a_member_without_layers(tmp_path: Path) -> None:
+    looks: dict[str, Any] = {"objective": [{"term": "soft"}, {"term": "hidden_mse"}]}
+    with pytest.raises(RequestError, match=r"hidden\.member: 3, and the members are numbered from 0 to 2"):
+        preflight.beside_bytes(config(tmp_path, distillation=looks | {"hidden": {"member": 3}}))
+    estimators = {"ensemble__model": {"kind": "sklearn", "factory": "models:tree"}, "ensemble__training": {}}
+    with pytest.raises(RequestError, match=r"hidden\.member: 0, .*kind 'sklearn', has no layers to look into"):
+        preflight.beside_bytes(config(tmp_path, distillation=looks, **estimators))
+    assert preflight.beside_bytes(config(tmp_path)) == 0

@@ -74,8 +74,8 @@ class Role:
     """URI of the initial weights; None: random ones."""
     known: bool = False
     """Whether the trial of another role already checks this network; here it is only trained."""
-    beside: AnyModel | None = None
-    """The member whose hidden states terms of `loss` need, and whose layers it may begin with."""
+    beside: NetworkModel | None = None
+    """The member whose hidden states terms of `loss` need, and whose layers it may begin with; None: neither."""
     begins_with_layers: bool = False
     """Whether its initial weights are layers of that member."""
     begins_with: AnyModel | None = None
@@ -279,12 +279,9 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def _member(role: Role) -> nn.Module:
-    """The member that a student looks into, as its training begins. Raises: `RequestError` where there is none."""
-    model = role.beside
-    if model is None or model.learner != "network":
-        what = "there is none of that number" if model is None else f"kind '{model.kind}' has no layers to look into"
-        raise RequestError(f"{HIDDEN}: {what}. Expected the number of a member of kind python or transformers.")
-    module: nn.Module = predictor.kind_of(model).made(model)
+    """The member that a student looks into, as its training begins."""
+    assert role.beside is not None
+    module: nn.Module = predictor.kind_of(role.beside).made(role.beside)
     return module
 
 
