@@ -101,6 +101,14 @@ class Spread(Term):
         return (outputs.logits - outputs.logits.mean(0)).square().sum(), batch.rows
 
 
+class Learned(Term):
+    def __init__(self):
+        self.module = torch.nn.Linear(3, 3)
+
+    def __call__(self, outputs, batch):
+        return self.module(outputs.logits).square().sum(), batch.rows
+
+
 class Telepathic(Brier):
     needs = frozenset({"thoughts"})
 
@@ -390,6 +398,19 @@ def test_a_term_and_a_schedule_of_ones_own(tmp_path: Path) -> None:
     batch = Batch(torch.zeros(4).long(), Dense(p, 2.0), 4, 4)
     value, count = goal.terms[1].term(Outputs(z), batch)
     assert value.item() == pytest.approx(float((torch.softmax(z, -1) - p).abs().pow(3).sum())) and count == 4
+
+
+def test_learned_parameters_of_a_term_follow_from_the_seed_and_are_on_the_students_device(tmp_path: Path) -> None:
+    spec = of(tmp_path, objective=[{"term": "own:Learned"}])
+
+    def learned(seed: int) -> Tensor:
+        task = Task(loader.HardLabels(split()), split(), spec, seed=seed)
+        return torch.cat([value.flatten() for value in task.goal.module.parameters()])
+
+    assert torch.equal(learned(3), learned(3)) and not torch.equal(learned(3), learned(4))
+    goal = objective.build(spec)
+    loop.prepare(goal, nn.Linear(8, CLASSES), None, torch.zeros(2, 8, device="meta"), seed=3)
+    assert {value.device.type for value in goal.module.parameters()} == {"meta"}
 
 
 def test_a_term_that_relates_examples_is_not_tried_on_halves(tmp_path: Path) -> None:

@@ -62,11 +62,14 @@ class Task:
     """Builds the model's input batches."""
     beside: Callable[[Objective], Beside] | None = None
     """The member beside the network, with the signals that an objective needs; None where no term needs any."""
+    seed: int = 0
+    """From which terms of the user's own draw initial values of their parameters."""
 
     @cached_property
     def goal(self) -> Objective:
-        """The objective of this process."""
-        return objective.build(self.loss)
+        """The objective of this process, with the same initial parameters in each."""
+        with seeded(seed_of(self.seed, "terms")):
+            return objective.build(self.loss)
 
     @cached_property
     def ask(self) -> Beside | None:
@@ -148,16 +151,17 @@ def begin(model: nn.Module, spec: TrainingSpec, examples: int, terms: nn.Module 
 
 
 def prepare(goal: Objective, model: nn.Module, beside: Beside | None, x: Inputs, seed: int) -> None:
-    """Settle the terms of an objective on a few examples, where it needs a member beside the student.
+    """Settle the terms of an objective that need a member beside the student, on a few examples.
 
-    x: a batch of the student, on its device. Raises: `RequestError` where a term cannot compare student and member.
+    All learned parameters of terms go to the device of the student. x: a batch of the student, on its device. Raises:
+    `RequestError` where a term cannot compare student and member.
     """
-    if beside is None:
-        return
-    was = plain(model).training
-    with torch.no_grad(), seeded(seed_of(seed, "objective")):
-        goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x)())
-    plain(model).train(was)
+    if beside is not None:
+        was = plain(model).training
+        with torch.no_grad(), seeded(seed_of(seed, "objective")):
+            goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x)())
+        plain(model).train(was)
+    goal.module.to(x.device)
 
 
 def epochs(

@@ -209,7 +209,7 @@ def _task(job: WorkerJob, device: torch.device) -> Task:
     else:
         source = SoftLabels(data.transfer, job.store.layout, job.store.part, job.store.reader)
     member = None if job.beside is None else partial(beside.of_objective, job.beside, device)
-    return Task(source, data.validation, job.loss, job.role, collator, member)
+    return Task(source, data.validation, job.loss, job.role, collator, member, job.seed)
 
 
 def _save(progress: Progress, folder: Path) -> ray.train.Checkpoint:
