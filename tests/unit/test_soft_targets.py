@@ -167,6 +167,16 @@ def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path)
     assert not (tmp_path / fewer.path).exists()
 
 
+def test_a_part_of_the_complete_store_takes_the_place_of_an_equal_one(tmp_path: Path) -> None:
+    """As where a complete store is copied over a partial one, whose pass had other last bits."""
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        both = [stored(folder, probabilities)[1] for probabilities in (P, P[::-1])]
+        soft_targets.write_manifest(str(folder), manifest(both[number]))
+        assert soft_targets.salvage(str(folder)) == both[number]
+        assert len(part_files.files(str(folder))) == len(both[number])
+
+
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     one, other = stored(tmp_path / "a", P)[1], stored(tmp_path / "b", P)[1]
     assert one == other

@@ -235,7 +235,8 @@ def salvage(folder: str) -> dict[int, Part]:
     """Recover the intact parts in a folder, by number (`workers.artifacts.store.recover`).
 
     It does not verify parts that a complete manifest lists with the same size; their readers do. It removes and logs
-    parts whose content does not match their names.
+    parts whose content does not match their names. Of two parts with one number it keeps that with more members, of
+    equal ones that of the manifest, so that a store is not mixed with another.
     """
     _discard_older(folder)
     manifest = manifest_at(folder)
@@ -246,8 +247,8 @@ def salvage(folder: str) -> dict[int, Part]:
     for number, name, _ in parts.named(whole):
         part = whole[name] or listed[name]
         known = found.get(number)
-        if known is not None:  # a part without a lost member, and its replacement with more members
-            known, part = sorted((known, part), key=lambda each: len(each.members))
+        if known is not None:  # a part without a lost member, or of a store that a complete one was copied over
+            known, part = sorted((known, part), key=lambda each: (len(each.members), each.path in listed))
             storage.remove(storage.join(folder, known.path))
         found[number] = part
     return found
