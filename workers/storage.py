@@ -40,6 +40,8 @@ LOCAL = ("file://", "local://")
 _PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 PARTIAL = ".partial"
 """Suffix of the names of incomplete files."""
+BLOCK = 2**22
+"""Bytes that are read at a time, where a file is hashed."""
 
 
 def is_uri(path: str) -> bool:
@@ -386,12 +388,28 @@ def file_sha256(uri: str) -> str:
     try:
         return _sha256(uri, identity(uri))
     except FileNotFoundError:
-        return sha256(read_bytes(uri))  # raises the error
+        return _hashed(uri)  # raises the error
 
 
 @lru_cache(maxsize=4096)
 def _sha256(uri: str, identity: str) -> str:
-    return sha256(read_bytes(uri))
+    return _hashed(uri)
+
+
+def _hashed(uri: str) -> str:
+    def read(file: Any) -> str:
+        found = hashlib.sha256()
+        for block in blocks(file):
+            found.update(block)
+        return found.hexdigest()
+
+    return read_with(uri, read)
+
+
+def blocks(file: Any) -> Iterator[bytes]:
+    """The content of an open file in blocks of at most `BLOCK` bytes, so that a large file takes no memory."""
+    while block := file.read(BLOCK):
+        yield block
 
 
 def size(uri: str) -> int:

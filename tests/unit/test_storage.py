@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -156,6 +157,18 @@ def test_a_listing_says_what_a_file_is_and_when_it_was_written(tmp_path: Path) -
         assert storage.names(folder) == ["below", "file"]
         for nothing in ("nowhere", "file"):
             assert storage.entries(f"{folder}/{nothing}") == storage.names(f"{folder}/{nothing}") == []
+
+
+def test_a_file_is_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(250))
+    monkeypatch.setattr(storage, "BLOCK", 100)
+    for folder in (BASE, str(tmp_path)):
+        storage.write_bytes(f"{folder}/hashed", content)
+        assert storage.file_sha256(f"{folder}/hashed") == hashlib.sha256(content).hexdigest()
+        with pytest.raises(RequestError, match="nowhere': no such file"):
+            storage.file_sha256(f"{folder}/nowhere")
+    with open(tmp_path / "hashed", "rb") as file:
+        assert [len(block) for block in storage.blocks(file)] == [100, 100, 50]
 
 
 def test_times_are_understood_as_each_storage_writes_them() -> None:

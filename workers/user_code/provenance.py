@@ -247,7 +247,7 @@ def _digest(uri: str) -> str:
     for name in names:
         content.update(f"{name[len(path) :]}\0".encode())
         with fs.open(name, "rb") as file:
-            while block := file.read(2**22):
+            for block in storage.blocks(file):
                 content.update(block)
     return content.hexdigest()
 
