@@ -183,6 +183,14 @@ def test_relations_of_a_map_and_a_vector() -> None:
     assert value_of(prepared("relational_distance", maps(5, 0), vectors), maps(5, 0), vectors) > 0.0
 
 
+def test_sequences_that_happen_to_have_one_element_are_sequences() -> None:
+    """As the rows that the terms are settled on may have, where lengths differ."""
+    short = Outputs(torch.zeros(B, 3), (torch.randn(B, 1, 4),), mask=torch.ones(B, 1, dtype=torch.bool))
+    assert value_of(prepared("attention_transfer", short, short), short, short) == 0.0
+    with pytest.raises(RequestError, match="has a single state for each example"):
+        prepared("attention_transfer", short._replace(mask=None), short._replace(mask=None))
+
+
 def test_what_cannot_be_compared() -> None:
     vectors = Outputs(torch.zeros(B, 3), (torch.randn(B, 5),))
     with pytest.raises(RequestError, match="has a single state for each example"):

@@ -20,6 +20,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import preflight
 from tests.makers import blobs, message, write_config
 from workers import processes
+from workers.data.collate import collate
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError, RunError
 from workers.inference import kept as kept_weights
@@ -505,6 +506,13 @@ def test_a_slow_network_computes_few_rows(tmp_path: Path, monkeypatch: pytest.Mo
     checked(write(tmp_path))
     layers = 2
     assert max(rows) == 2 and sum(rows) / layers < 60  # of members, student and baseline together
+
+
+def test_terms_are_settled_on_the_examples_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(loop, "prepare", lambda goal, model, beside, x, seed: found.append(x))
+    first = loop.few(checked(write(tmp_path)).train.x, collate)
+    assert len(first) == 2 and found and all(torch.equal(x, first) for x in found)
 
 
 def test_members_and_baseline_are_tried_too(tmp_path: Path) -> None:

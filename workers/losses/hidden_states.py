@@ -65,7 +65,8 @@ class Elements(Layers):
                     f"the student with {list(given[1].shape)} of the teacher. Expected one state for each element in "
                     "both, or two maps [B, C, H, W]."
                 )
-            if one.shape[1] < self.least_elements:
+            varies = student.mask is not None and given[0].ndim == 3  # L is that of the longest of these examples
+            if one.shape[1] < self.least_elements and not varies:
                 raise RequestError(
                     f"distillation.objective: the term '{self.name}' compares the elements of an example, and the "
                     f"student's layer {own} has a single state for each example, {list(given[0].shape)}. Expected a "

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from workers.data.arrays import micro_batch
 from workers.data.collate import Collator, Inputs, collate
 from workers.data.dataset import Split
-from workers.data.examples import embedded, values_of
+from workers.data.examples import Examples, embedded, values_of
 from workers.errors import RunError
 from workers.losses import Outputs
 from workers.models import attention
@@ -150,11 +150,16 @@ def begin(model: nn.Module, spec: TrainingSpec, examples: int, terms: nn.Module 
     return Progress(model, chosen, optimizer.schedule(chosen, spec, steps), terms=terms)
 
 
+def few(x: Examples, collator: Collator) -> Inputs:
+    """The examples that terms are settled on, as a batch: the same two in the trial of a run and in the run."""
+    return collator(x, np.arange(min(2, len(x))))
+
+
 def prepare(goal: Objective, model: nn.Module, beside: Beside | None, x: Inputs, seed: int) -> None:
     """Settle the terms of an objective that need a member beside the student, on a few examples.
 
-    All learned parameters of terms go to the device of the student. x: a batch of the student, on its device. Raises:
-    `RequestError` where a term cannot compare student and member.
+    x: as of `few`, on the device of the student, to which all learned parameters of terms go. Raises: `RequestError`
+    where a term cannot compare student and member.
     """
     if beside is not None:
         was = plain(model).training

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -156,8 +155,8 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     model = ray.train.torch.prepare_model(_built(job))
     device = next(loop.plain(model).parameters()).device
     task = _task(job, device)
-    few = task.collator(task.train.split.x, np.arange(min(2, len(task.train.split.x))))
-    loop.prepare(task.goal, model, task.ask, few.to(device), job.seed)
+    few = loop.few(task.train.split.x, task.collator).to(device)
+    loop.prepare(task.goal, model, task.ask, few, job.seed)
     progress = loop.begin(model, job.training.for_model(job.model), len(task.train), task.goal.module)
     _resume(progress)
     begun(progress)

@@ -220,7 +220,7 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     goal = objective.build(role.loss)
     teacher = _beside(role, goal)
     with _naming(str(role)):
-        loop.prepare(goal, network.module, teacher, network.batch[:2], role.seed)
+        loop.prepare(goal, network.module, teacher, loop.few(role.examples.x, network.collator), role.seed)
     progress = loop.begin(network.module, role.training.for_model(role.model), len(role.examples), goal.module)
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
     needed = list(dict.fromkeys((pieces[0], pieces[-1])))
@@ -265,7 +265,7 @@ def _beside(role: Role, goal: Objective) -> Beside | None:
         )
     found = beside.of_module(module, goal.beside, "float32")
     with _naming(f"{HIDDEN}: {role.beside.label}"):
-        found(own(role.examples.x, np.arange(min(2, len(role.examples.x)))))()
+        found(loop.few(role.examples.x, own))()
     return found
 
 
