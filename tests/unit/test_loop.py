@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.makers import blobs, in_memory
 from workers.data.dataset import Split
+from workers.errors import RunError
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
 from workers.training import loop
@@ -135,6 +136,33 @@ def test_validation_keeps_to_micro_batch_and_precision(micro_batch: int | None, 
     finish(loop.epochs(progress, task(), spec, seed=0))
     assert sum(rows for rows, _ in seen) == 200 and max(rows for rows, _ in seen) == most
     assert {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
+def test_an_example_without_an_answer_is_found_as_validation_computes_it() -> None:
+    spec = SPEC.model_copy(update={"epochs": 1, "micro_batch_size": 30, "precision": "bfloat16"})
+    asked, progress, seen = task(), start(spec), []
+    asked.validation.x[31] = np.nan  # type: ignore[index]
+    progress.model.register_forward_hook(
+        lambda module, arguments, logits: None if module.training else seen.append((len(logits), logits.dtype))
+    )
+    with pytest.raises(RunError, match="the network answers NaN or infinity for example 31 of the validation split"):
+        finish(loop.epochs(progress, asked, spec, seed=0))
+    assert max(rows for rows, _ in seen) == 30 and {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
+class Unsteady(nn.Module):
+    """Answers NaN in its first validation batch alone."""
+
+    asked = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += not self.training
+        return x * torch.nan if self.asked == 1 and not self.training else x
+
+
+def test_no_example_is_named_where_none_is_found() -> None:
+    with pytest.raises(RunError, match=r"the network: the loss of the validation split is NaN .* computed again"):
+        finish(loop.epochs(start(SPEC, Unsteady()), task(), SPEC, seed=0))
 
 
 def test_the_best_epoch_is_kept_where_asked() -> None:

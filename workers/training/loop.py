@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from workers.data.arrays import micro_batch
+from workers.data.arrays import Index, micro_batch
 from workers.data.collate import Collator, Inputs, collate
 from workers.data.dataset import Split
 from workers.data.examples import Examples, embedded, values_of
@@ -211,7 +211,7 @@ def epochs(
             )
         correct, nll, count = _validate(progress.model, task, spec, device, rank=rank, world=world)
         if not math.isfinite(nll):
-            raise _without_answer(progress.model, task, device)
+            raise _without_answer(progress.model, task, spec, device, world=world)
         epoch = Epoch(
             epoch=number,
             train_loss=trained.loss,
@@ -299,16 +299,8 @@ def _validate(
     model: nn.Module, task: Task, spec: TrainingSpec, device: torch.device, *, rank: int, world: int
 ) -> tuple[float, float, float]:
     """Correct predictions, summed NLL and rows over all workers; each worker measures its cut by micro-batches."""
-    module, split = plain(model).eval(), task.validation
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    mine = np.array_split(np.arange(len(split)), world)[rank]
-    size = spec.micro_batch_size or micro_batch(values_of(split.x), embedded(split.x), device.type)
-    for start in range(0, len(mine), size):
-        rows = mine[start : start + size]
-        with autocast(device, spec.precision):
-            logits = ask(module, task.collator(split.x, rows).to(device))
-        logits = logits.float()
-        labels = torch.from_numpy(split.labels_of(rows)).to(device)
+    for _, logits, labels in _answers(model, task, spec, device, _cuts(task, world)[rank]):
         sums[0] += (logits.argmax(-1) == labels).sum()
         sums[1] += nn.functional.cross_entropy(logits, labels, reduction="sum")
         sums[2] += len(labels)
@@ -316,20 +308,45 @@ def _validate(
     return correct, nll, count
 
 
+def _cuts(task: Task, world: int) -> list[Index]:
+    """The ids of validation examples that each worker measures."""
+    return np.array_split(np.arange(len(task.validation)), world)
+
+
+def _answers(
+    model: nn.Module, task: Task, spec: TrainingSpec, device: torch.device, ids: Index
+) -> Iterator[tuple[Index, Tensor, Tensor]]:
+    """For each micro-batch of validation examples their ids, logits [P, K] float32 and labels [P] int64."""
+    module, split = plain(model).eval(), task.validation
+    size = spec.micro_batch_size or micro_batch(values_of(split.x), embedded(split.x), device.type)
+    for start in range(0, len(ids), size):
+        some = ids[start : start + size]
+        with autocast(device, spec.precision):
+            logits = ask(module, task.collator(split.x, some).to(device))
+        yield some, logits.float(), torch.from_numpy(split.labels_of(some)).to(device)
+
+
 @torch.no_grad()
-def _without_answer(model: nn.Module, task: Task, device: torch.device) -> RunError:
-    """The error that names the first validation example without a finite output; the same on every worker."""
-    module, x, row = plain(model).eval(), task.validation.x, 0
-    for start in range(0, len(x), 1024):
-        ids = np.arange(start, min(start + 1024, len(x)))
-        wrong = ~torch.isfinite(ask(module, task.collator(x, ids).to(device))).all(dim=-1)
-        if wrong.any():
-            rows = task.validation.rows
-            row = rows.example_of(int(rows.rows(ids)[int(wrong.nonzero()[0])]))
-            break
+def _without_answer(model: nn.Module, task: Task, spec: TrainingSpec, device: torch.device, *, world: int) -> RunError:
+    """The error that names the first validation example without a finite NLL; the same on every worker.
+
+    It computes what the validation of all workers did.
+    """
+    rows = task.validation.rows
+    for mine in _cuts(task, world):
+        for ids, logits, labels in _answers(model, task, spec, device, mine):
+            wrong = ~torch.isfinite(nn.functional.cross_entropy(logits, labels, reduction="none"))
+            if wrong.any():
+                row = rows.example_of(int(rows.rows(ids)[int(wrong.nonzero()[0])]))
+                return RunError(
+                    f"{task.system} answers NaN or infinity for example {row} of the validation split. Expected finite "
+                    "logits for every example: guard divisions, logarithms and roots in its model, or leave such "
+                    "examples out."
+                )
     return RunError(
-        f"{task.system} answers NaN or infinity for example {row} of the validation split. Expected finite logits for "
-        "every example: guard divisions, logarithms and roots in its model, or leave such examples out."
+        f"{task.system}: the loss of the validation split is NaN or infinity, and computed again it is finite for each "
+        "example. Expected the same finite logits each time: look for random numbers in evaluation mode, and for "
+        "logits of extreme size."
     )
 
 
