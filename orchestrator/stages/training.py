@@ -149,6 +149,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
     for (k, each), earlier in zip(planned.items(), had, strict=True):
         if earlier is not None:
             found[k] = _reused(run, each.member, earlier)
+            _remove_state(each.member)
             continue
         changes.append(trained.changes(folder.shown(each.member.name), each.key))
         missing[each.member.name] = k
@@ -172,11 +173,16 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
                 check_elsewhere(member, run.dataset.validation.x)
                 trained.commit(run.artifacts, member, key, history)
                 trained.show(member, folder.shown(member.name))
-                storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
+                _remove_state(member)
             except Exception as error:  # of any storage
                 raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
     return dict(sorted(found.items()))
+
+
+def _remove_state(member: Member) -> None:
+    """Remove the state from which a member's training resumes; also where a run was killed after the last epoch."""
+    storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
 
 
 def train_student(run: Context, job: StudentJob) -> Trained:
@@ -192,7 +198,9 @@ def train_student(run: Context, job: StudentJob) -> Trained:
         found = run.artifacts.obtain(key, paths.network, content=job.store_content())
         if found is not None:
             run.note(catalogue.note(f"the {job.role}", [found]))
-            return _reused(run, member, found)
+            reused = _reused(run, member, found)
+            ray_train.clear(place)
+            return reused
     _again(run, f"the {job.role}", [trained.changes(place, key)])
     resumed = key.with_also(fewer=list(job.store_fewer)) if job.store_fewer else key
     name = folder.checkpoints(job.role, resumed.digest).rsplit("/", 1)[1]
@@ -201,7 +209,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
     check_elsewhere(member, run.dataset.validation.x)
     trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)
-    ray_train.clear(place, name)
+    ray_train.clear(place)
     return Trained(member, history, reused=False)
 
 

@@ -29,6 +29,7 @@ from workers.artifacts.kinds import SOFT_TARGETS
 from workers.data import loading
 from workers.evaluation import metrics
 from workers.inference import teacher
+from workers.models import checkpoints
 from workers.specs.models import ModelSpec, SklearnModel
 from workers.training.ray_worker import Store
 
@@ -83,8 +84,10 @@ def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path
     for member in teachers:
         expected = metrics.measure(metrics.log_probabilities(teacher.load(member), split.x, how), split.y)
         assert measured.measured[member.name].sums.accuracy == expected.accuracy > 0.6
+    state = Path(trained[0].member.weights).parent / checkpoints.STATE
+    state.write_bytes(b"")  # as a run leaves it that is killed before it removes it
     again = members.members(run)
-    assert [each.reused for each in again] == [True] * 8
+    assert [each.reused for each in again] == [True] * 8 and not state.exists()
     assert (members.known(trained), members.known(again)) == (0, 5)  # three are loaded
     assert [each.member for each in again] == teachers
     assert measured.weights == ensemble.normalised([1.0] * 8)
@@ -136,6 +139,18 @@ def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
     spec = run.config.student
     training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
     assert {path.name for path in place.iterdir()} == {"model.skops", "training.json", "notes.txt"}
+
+
+def test_checkpoints_are_removed_once_a_network_is_complete(tmp_path: Path) -> None:
+    """Those of another recipe, and those of a run that was killed before it removed them; nothing of the user's."""
+    run = begun(tmp_path, student=student(tmp_path, "boosted"))
+    place, spec = tmp_path / "runs" / "small" / "baseline", run.config.student
+    left, mine = place / f"checkpoints-{'0' * 16}", place / "checkpoints-mine"
+    for reused in (False, True):
+        for folder in (left, mine):
+            (folder / "checkpoint_1").mkdir(parents=True, exist_ok=True)
+        trained = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+        assert trained.reused == reused and not left.exists() and mine.exists()
 
 
 def test_an_estimator_follows_from_the_number_of_classes() -> None:
