@@ -1,8 +1,9 @@
 """Cache keys: all inputs that determine an artifact, by name and as one digest.
 
-Two artifacts with the same key have the same content, in any run's folder. So a key contains no path, no run name and
-no property of the machine. It contains the kind of the artifact and the version of that kind's format, so artifacts of
-different formats have different keys. Pure: this module reads and writes nothing.
+Two artifacts with the same key have the same content, in any run's folder. So a key contains no path and no run name.
+Of the machine it has at most the kind of device, where the content depends on it: members' logits in `precision: auto`.
+It contains the kind of the artifact and the version of that kind's format, so artifacts of different formats have
+different keys. Pure: this module reads and writes nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from workers.losses.relations import Relations
 class Attention(Relations):
     """KL(teacher, student) of the distributions of self-attention, softmax(Q K^T / sqrt(d)).
 
-    With `heads` as in both networks these are the distributions that they compute.
+    With `heads` as in both networks these are the distributions that they compute, if both are bidirectional with
+    absolute positions. Causal masks, rotary positions and relative biases act behind Q and K, and are left out.
     """
 
     NAME = "attention"

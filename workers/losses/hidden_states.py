@@ -50,7 +50,7 @@ class Elements(Layers):
     """Compares the states of an example element by element: of a sequence [B, L, D], or of a map [B, C, H, W] or a
     volume [B, C, D, H, W], whose places are elements of width C."""
 
-    version = 1  # in version 0 maps were compared along their last axis
+    version = 1  # in version 0 `hidden_cosine` and `hidden_mse` compared maps along their last axis
     least_elements = 1
     """Elements of an example, or places of its map, from which on the term says something."""
 

@@ -139,7 +139,7 @@ class SoftLabels:
         windows = list(self.layout.windows(epoch, seed))
         numbers = [number for window in windows for number in window]
         missing = list(numbers if self.cache is None else self.cache.missing(numbers))
-        with ThreadPoolExecutor(AHEAD) as threads, closing(self._ahead(missing, threads)) as read:
+        with ThreadPoolExecutor(AHEAD) as threads, closing(self._read_ahead(missing, threads)) as read:
             for window in windows:
                 found = [self._found(number, read) for number in window]
                 ids = np.concatenate([place.ids for place in found])
@@ -151,7 +151,7 @@ class SoftLabels:
         """The place of a part in the cache; reads the part if it is missing."""
         return (self.cache and self.cache.find(number)) or self._put(number, self.reader(number, self.part(number)))
 
-    def _ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
+    def _read_ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
         """Prefetch these parts, at most `AHEAD` of them; yields each with the time at which it was available."""
 
         def begun() -> Iterator[tuple[float, Future[Rows]]]:

@@ -1,8 +1,9 @@
 """Schedules of numbers over a training: pure functions of its progress, and a table of them.
 
-A schedule goes from 0 at the first step to 1 at the last. The scheduled number goes from `from` to `to` with it.
+A schedule goes from 0 at the first step to 1 at the last, and is 0 in a single one. The scheduled number goes from
+`from` to `to` with it.
 Teacher annealing (Clark et al., "BAM! Born-Again Multi-Task Networks for Natural Language Understanding", 2019) is
-`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. Learning-rate schedules are separate (`loop`).
+`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. Learning-rate schedules are separate (`optimizer`).
 """
 
 from __future__ import annotations
