@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
         if not isinstance(value, dict):
             return value
         walked = {key: walk(item) if key != "kwargs" else item for key, item in value.items()}
-        code = next((walked[key] for key in CODE if _names_code(key, walked.get(key))), None)
+        code = code_in(walked)
         if code is not None:
             walked["folder"] = _folder_of(code, walked.get("folder"), folder)
         for key in PATHS:
@@ -155,6 +155,11 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
     if isinstance(found.get("tracking"), dict) and not tracking.get("experiment") and isinstance(default, str):
         found["tracking"]["experiment"] = default
     return found
+
+
+def code_in(section: Mapping[str, Any]) -> Any:
+    """The user's own code that a section of a configuration names, as `module:name`; None where it names none."""
+    return next((section[key] for key in CODE if _names_code(key, section.get(key))), None)
 
 
 def _names_code(key: str, value: Any) -> bool:

@@ -7,9 +7,11 @@ write, and only in a folder with the mark.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import loading
 from orchestrator.config.initial import WORDS
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import lock, paths
@@ -18,7 +20,6 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import catalogue
 from workers.errors import RequestError
-from workers.specs.base import FactorySpec
 from workers.specs.data import IdxFiles
 from workers.user_code import factories
 
@@ -102,14 +103,23 @@ def _inputs(config: RunConfig) -> list[str]:
     models = config.models.values()
     places = [(model.tokenizer, getattr(model, "checkpoint", None)) for model in models]
     found += [place for of_model in places for place in of_model if place is not None]
-    code = [model for model in models if isinstance(model, FactorySpec)] + list(config.evaluation.metrics)
-    code += [data.augment] if data.augment is not None else []
-    asked = [(each.factory, each.folder) for each in code]
-    asked += [(data.code, data.folder)] if data.code is not None else []
-    found += [str(path) for factory, folder in asked for path in factories.files(factory, folder)]
-    named = factories.texts([data.kwargs, *(each.kwargs for each in code)])
+    code = [*_own_code(config.model_dump())]
+    found += [file for _, section in code for file in section.get("depends_on", ())]
+    found += [str(path) for name, section in code for path in factories.files(name, section.get("folder", ""))]
+    named = factories.texts([section.get("kwargs") for _, section in code])
     found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
     return found
+
+
+def _own_code(values: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All code of the user's that a configuration names: each as `module:name`, with the section that names it."""
+    if isinstance(values, dict):
+        name = loading.code_in(values)
+        if name is not None:
+            yield name, values
+        values = [value for key, value in values.items() if key != "kwargs"]
+    for each in values if isinstance(values, (list, tuple)) else ():
+        yield from _own_code(each)
 
 
 def _is_inside(place: str, folder: str) -> bool:

@@ -145,6 +145,23 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
         ("student__model__kwargs", {"tables": ["runs/small/student/model.safetensors"]}),
         ("ensemble__checkpoints", ["runs/small/members/0/model.safetensors"]),
         ("student__initial", "runs/small/student/model.safetensors"),
+        ("student__model__depends_on", ["runs/small/student/model.safetensors"]),
+        (
+            "distillation__objective",
+            [{"term": "models:mlp", "depends_on": ["runs/small/student/model.safetensors"]}],
+        ),
+        (
+            "distillation__temperature",
+            {"from": 1, "to": 2, "schedule": "models:mlp", "depends_on": ["runs/small/student/model.safetensors"]},
+        ),
+        (
+            "ensemble__weights",
+            {"factory": "models:mlp", "kwargs": {"file": "runs/small/student/model.safetensors"}},
+        ),
+        (
+            "report__figures",
+            [{"factory": "models:mlp", "kwargs": {"file": "runs/small/student/model.safetensors"}}],
+        ),
         (
             "evaluation__systems",
             {"x": {"model": {"factory": "models:mlp"}, "checkpoint": "runs/small/student/model.safetensors"}},
@@ -153,7 +170,9 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
     ],
 )
 def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, tmp_path: Path) -> None:
-    changes = {key: values}
+    changes: dict[str, Any] = {key: values}
+    if key == "distillation__objective":
+        changes = {"distillation__soft_weight": None, "distillation__hard_weight": None, **changes}
     if key == "ensemble__checkpoints":
         changes |= {"ensemble__training": None, "ensemble__size": None}
     config = load(tmp_path, **changes)
