@@ -43,3 +43,8 @@ class GateError(StillhouseError):
     """An export fell short of its thresholds, so nothing was written or registered."""
 
     exit_status = 3
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

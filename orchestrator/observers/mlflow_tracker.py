@@ -29,6 +29,7 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK, Record
+from workers.errors import first_line
 from workers.redact import redacted
 
 if TYPE_CHECKING:
@@ -384,7 +385,7 @@ class Tracker:
         except Exception as error:  # whatever the tracker's client raises
             self._failures += 1
             self._left_alone_s = time.monotonic() + LEFT_ALONE_S
-            self.missed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.missed = first_line(error)
             if not self._warned:
                 self._warned = True
                 logger.warning(

@@ -21,7 +21,7 @@ from workers.data import headers, label_names, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED
 from workers.data.table_files import is_text, plain
-from workers.errors import MissingColumn, RequestError
+from workers.errors import MissingColumn, RequestError, first_line
 
 Numbers = NDArray[np.float32]
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
@@ -205,7 +205,7 @@ def _reading(uri: str, name: str, column: pa.ChunkedArray, expected: str) -> Ite
         yield
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise RequestError(
-            f"'{uri}': column '{name}' is {column.type}, and its values cannot be read ({str(error).splitlines()[0]}). "
+            f"'{uri}': column '{name}' is {column.type}, and its values cannot be read ({first_line(error)}). "
             f"Expected {expected}."
         ) from error
 

@@ -19,7 +19,7 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from workers.data import memory
-from workers.errors import RequestError
+from workers.errors import RequestError, first_line
 
 SEPARATORS = (",", ";", "\t", "|")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
@@ -69,7 +69,7 @@ def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING) -> pa.Table:
     try:
         table = flat(READERS[ending(uri)](content, like))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': cannot be read as a table ({str(error).splitlines()[0]}).") from error
+        raise RequestError(f"'{uri}': cannot be read as a table ({first_line(error)}).") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         hint = ", or add a header line where the first line is data" if ending(uri) in WITH_A_HEADER_LINE else ""

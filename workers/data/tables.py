@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from workers.data import memory
 from workers.data.labels import LABELLED
-from workers.errors import MissingColumn, RequestError
+from workers.errors import MissingColumn, RequestError, first_line
 
 Array = NDArray[Any]
 
@@ -130,7 +130,7 @@ def read_groups(uri: str, name: str) -> list[Any]:
     try:
         found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise table.error(f"column '{name}' cannot be read ({_first_line(error)}). Write the file anew.") from error
+        raise table.error(f"column '{name}' cannot be read ({first_line(error)}). Write the file anew.") from error
     return found
 
 
@@ -140,7 +140,7 @@ def _open(split: str, uri: str) -> Table:
         table = Table(split, uri, pq.ParquetFile(pa.BufferReader(content.getbuffer())))
         columns = table.columns
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': not a Parquet file ({_first_line(error)}).") from error
+        raise RequestError(f"'{uri}': not a Parquet file ({first_line(error)}).") from error
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise table.error(f"several columns are called {_listed(twice)}. Expected each name once; rename them.")
@@ -192,7 +192,7 @@ def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Arra
     try:
         return _read_arrays(table, names, label)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise table.error(f"cannot be read ({_first_line(error)}). Write the file anew.") from error
+        raise table.error(f"cannot be read ({first_line(error)}). Write the file anew.") from error
 
 
 def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
@@ -336,7 +336,3 @@ def _numbers_rows(values: Array) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

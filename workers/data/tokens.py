@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from workers import storage
 from workers.data.ragged import Ragged, contiguous
 from workers.data.texts import strings
-from workers.errors import RequestError
+from workers.errors import RequestError, first_line
 
 AT_ONCE = 1000
 """Texts that are encoded at a time."""
@@ -140,7 +140,7 @@ def load(uri: str) -> Any:
             found = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raise plain exceptions for damaged files
         raise RequestError(
-            f"tokenizer '{uri}': cannot be loaded ({_first_line(error)}). Expected a folder that `save_pretrained` "
+            f"tokenizer '{uri}': cannot be loaded ({first_line(error)}). Expected a folder that `save_pretrained` "
             "wrote, or a `tokenizer.json`. Code in it is not run."
         ) from error
     if not found.is_fast:
@@ -221,7 +221,3 @@ def local(uri: str, endings: tuple[str, ...]) -> tuple[str, str]:
                     file.write(storage.read_raw(storage.join(folder, each)))
         _copies[uri, endings] = target
     return _copies[uri, endings], name
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -24,7 +24,7 @@ from workers.data import tokens
 from workers.data.collate import Collator
 from workers.data.label_names import listed
 from workers.data.tokens import local, require_transformers, vocabulary
-from workers.errors import RequestError
+from workers.errors import RequestError, first_line
 from workers.models import at_positions, checkpoints
 from workers.models.checkpoints import CONFIG
 from workers.models.special import specialised
@@ -449,11 +449,11 @@ class _explained:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if not isinstance(error, Exception) or isinstance(error, RequestError):
             return
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         own = " It wants code of its own, which is not run." if "remote_code" in str(error) else ""
         raise RequestError(
-            f"{self._where}: cannot be made into a network for '{self._model.task}' ({text}).{own} Expected a folder "
-            "that `save_pretrained` wrote, or the keys of a configuration of transformers with its `model_type`."
+            f"{self._where}: cannot be made into a network for '{self._model.task}' ({first_line(error)}).{own} "
+            "Expected a folder that `save_pretrained` wrote, or the keys of a configuration of transformers with its "
+            "`model_type`."
         ) from error
 
 

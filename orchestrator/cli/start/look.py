@@ -25,7 +25,7 @@ from workers.data import dataset, encoded_tables, headers, image_folders, loadin
 from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
-from workers.errors import RequestError
+from workers.errors import RequestError, first_line
 from workers.specs.data import DataSpec
 
 WHOLE_BYTES = 2**28
@@ -199,7 +199,7 @@ def _of_parquet(uri: str) -> tuple[pa.Table, float]:
             found = pa.Table.from_batches(batches, file.schema_arrow)
             times = file.metadata.num_rows / max(1, found.num_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': not a Parquet file ({str(error).splitlines()[0]}).") from error
+        raise RequestError(f"'{uri}': not a Parquet file ({first_line(error)}).") from error
     return table_files.flat(found), times
 
 
