@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -49,6 +50,34 @@ def test_a_first_line_of_data_is_noted(tmp_path: Path) -> None:
     assert noted in " ".join(loaded(tmp_path / "a.csv", label_column="u").notes)
     (tmp_path / "b.csv").write_text("0,1,kind\n" + lines)
     assert "header" not in " ".join(loaded(tmp_path / "b.csv", label_column="kind").notes)
+
+
+@pytest.mark.parametrize("header", [",a,y", '"","a","y"', "Unnamed: 0,a,y", "Unnamed: 0.1,a,y"])
+def test_an_index_of_a_csv_is_no_feature(header: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(header + "\n" + "".join(f"{k},{k % 3},{k % 2}\n" for k in range(24)))
+    found = loaded(tmp_path / "a.csv")
+    np.testing.assert_array_equal(found.test.x[:].ravel(), np.arange(24) % 3)
+    name = header.partition(",")[0].strip('"') or "''"
+    assert f"data: pandas' index ({name}) is no feature and is left out" in " ".join(found.notes)
+    assert loaded(tmp_path / "a.csv", feature_columns=[name.strip("'"), "a"]).test.x.shape == (24, 2)
+
+
+def test_an_index_of_parquet_is_no_feature(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"customer": 7 * np.arange(24) % 24, "a": np.arange(24) % 3, "y": np.arange(24) % 2})
+    frame.set_index("customer").to_parquet(tmp_path / "a.parquet")
+    for group in (None, "customer"):
+        found = loaded(tmp_path / "a.parquet", group_column=group)
+        assert found.test.x.shape == (24, 1)
+        assert ("data: pandas' index (customer) is no feature" in " ".join(found.notes)) == (group is None)
+
+
+def test_row_numbers_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "row,a,b,y\n" + "".join(f"{k + 1},{k % 3},{k % 5 or ''},{k % 2}\n" for k in range(24))
+    )
+    told = "data.train: row has another whole number in each row, as an index does"
+    assert told in " ".join(loaded(tmp_path / "a.csv").notes)
+    assert told not in " ".join(loaded(tmp_path / "a.csv", feature_columns=["row", "a"]).notes)
 
 
 def test_other_splits_are_encoded_as_train(tmp_path: Path) -> None:

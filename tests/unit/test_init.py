@@ -66,12 +66,14 @@ def test_the_roles_of_columns() -> None:
         seen=pd.Timestamp("2024-01-01"),
         uuid=[f"{k:x}-{k * 7919:x}" for k in range(n)],
     )
+    frame.insert(0, "", range(n))
     found = guessed(frame)
     assert found.label == "kind" and found.features == ("a", "b", "c", "d", "country") and found.texts == ()
     told = "\n".join(found.reasons)
     assert "label: 'kind', since it has few different values" in told
     assert "'customer_id' has another whole number in each row" in told and "'constant' has the same value" in told
     assert "'nothing' is empty" in told and "'uuid' has 300 different texts" in told and "'seen' has the same" in told
+    assert "'' is pandas' index" in told
 
 
 LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {

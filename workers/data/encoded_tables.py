@@ -88,6 +88,8 @@ def read(
                 )
     table_files.check_commas(uris["train"], train, [*names, roles.label])
     encodings = _encodings(train, names, uris["train"])
+    if roles.features is None:
+        notes += tables.left_out_index(_index(train, roles)) + tables.row_numbers(_plain_numbers(train, encodings))
     notes += _told(encodings)
     labels = label_names.ids_or_names(
         {
@@ -125,8 +127,22 @@ def feature_names(train: pa.Table, roles: tables.Roles) -> list[str]:
     """The feature columns in their order: those that are named, else all without a role."""
     if roles.features is not None:
         return list(roles.features)
-    others = {roles.label, roles.groups}
-    return [n for n in train.column_names if n not in others and not tables.PANDAS_INDEX.fullmatch(n)]
+    others = {roles.label, roles.groups, *_index(train, roles)}
+    return [name for name in train.column_names if name not in others]
+
+
+def _index(train: pa.Table, roles: tables.Roles) -> list[str]:
+    """The columns of train that are an index and have no role."""
+    found = tables.index_columns(train.schema) - {roles.label, roles.groups}
+    return [name for name in train.column_names if name in found]
+
+
+def _plain_numbers(train: pa.Table, encodings: Sequence[Encoding]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """The columns of numbers by name, [N] each."""
+    for each in encodings:
+        column = plain(train.column(each.name))
+        if is_number(column.type):
+            yield each.name, _floats(column)
 
 
 def encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:

@@ -1,14 +1,14 @@
 """Reads Parquet files into arrays. Columns are matched by name in every split.
 
 The features are train's columns in train's order, or those that the configuration names. Other splits may have them in
-another order. Index columns of pandas are not features.
+another order. Columns of an index are not features.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,8 +25,9 @@ from workers.errors import MissingColumn, RequestError, first_line
 
 Array = NDArray[Any]
 
-PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
-"""Pandas' names for an unnamed index: in Parquet, even without pandas' metadata, and after a CSV round trip."""
+INDEX = re.compile(r"|__index_level_\d+__|Unnamed: 0(\.\d+)?")
+"""Names of an unnamed index: none as pandas and R write it to a CSV, and pandas' own names, in Parquet even without its
+metadata and after one CSV round trip or several."""
 ROW_NUMBERS_FROM = 20
 """Fewest rows for which a column of distinct whole numbers may be an index, of this table or a larger one. So many
 random draws from a range of less than a twentieth of their square would hardly all be distinct."""
@@ -48,19 +49,6 @@ class Table:
     def columns(self) -> list[str]:
         return list(self.file.schema_arrow.names)
 
-    @cached_property
-    def index(self) -> set[str]:
-        """The index columns of pandas, which are not data."""
-        metadata = (self.file.schema_arrow.metadata or {}).get(b"pandas", b"{}")
-        try:
-            listed = json.loads(metadata).get("index_columns", [])
-        except (ValueError, AttributeError):  # invalid metadata
-            listed = []
-        entries = listed if isinstance(listed, list) else []
-        by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]
-        by_name = {name for name in self.columns if PANDAS_INDEX.fullmatch(name)}
-        return by_name | {name for name in by_pandas if isinstance(name, str)}
-
     def error(self, found: str) -> RequestError:
         return RequestError(f"'{self.uri}': {found}")
 
@@ -74,13 +62,27 @@ class Roles:
     groups: str | None = None
 
 
+def index_columns(schema: pa.Schema) -> set[str]:
+    """The columns of a table that are an index, by pandas' metadata or by their names, and so no data. A name may be
+    that of an index which the file stores as a range."""
+    metadata = (schema.metadata or {}).get(b"pandas", b"{}")
+    try:
+        listed = json.loads(metadata).get("index_columns", [])
+    except (ValueError, AttributeError):  # invalid metadata
+        listed = []
+    entries = listed if isinstance(listed, list) else []
+    by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]
+    by_name = {name for name in schema.names if INDEX.fullmatch(name)}
+    return by_name | {name for name in by_pandas if isinstance(name, str)}
+
+
 def read(
     uris: Mapping[str, str], roles: Roles, notes: list[str]
 ) -> tuple[dict[str, tuple[Array, Array | None]], dict[str, int]]:
     """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels. And the feature columns
     in their order, with how many numbers of an example each of them has.
 
-    By default, features are train's columns without the label, the groups and pandas' index.
+    By default, features are train's columns without the label, the groups and the index of pandas or R.
     """
     label, features = roles.label, roles.features
     tables = {split: _open(split, uri) for split, uri in uris.items()}
@@ -95,7 +97,9 @@ def read(
         _check_columns(table, names, {label, *excluded}, tables["train"], chosen=features is not None)
         found[split] = _arrays(table, names, label if labelled else None)
     if features is None:
-        notes += _left_out(tables, sorted(index), label) + _row_numbers(names, found["train"][0])
+        notes += left_out_index(sorted(index - {roles.groups})) + _unused_labels(tables, label)
+        x = found["train"][0]
+        notes += row_numbers(zip(names, x.T, strict=True) if x.shape == (len(x), len(names)) else ())
     return found, _widths(tables["train"], names)
 
 
@@ -113,8 +117,8 @@ def _widths(train: Table, names: Sequence[str]) -> dict[str, int]:
 
 
 def _index(tables: Mapping[str, Table], label: str) -> set[str]:
-    """The columns that are pandas' index in any split."""
-    index = {name for table in tables.values() for name in table.index if name != label}
+    """The columns that are an index in any split."""
+    index = {name for table in tables.values() for name in index_columns(table.file.schema_arrow) if name != label}
     return {name for name in index if any(name in table.columns for table in tables.values())}
 
 
@@ -297,27 +301,26 @@ def _finite(table: Table, name: str, values: Array, each: int) -> Array:
     return values
 
 
-def _left_out(tables: Mapping[str, Table], index: Sequence[str], label: str) -> list[str]:
-    """Notes on columns that are not used as features."""
-    notes = []
-    if index:
-        notes.append(
-            f"data: pandas' index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
-            "`data.feature_columns`."
-        )
-    unlabeled = tables.get("unlabeled")
-    if unlabeled is not None and label in unlabeled.columns:
-        notes.append(
-            f"data.unlabeled: its label column '{label}' is not used; put labelled examples into `data.train`."
-        )
-    return notes
-
-
-def _row_numbers(names: Sequence[str], features: Array) -> list[str]:
-    """A note on columns that seem to number the rows."""
-    if features.shape != (len(features), len(names)) or len(features) < ROW_NUMBERS_FROM:
+def left_out_index(index: Sequence[str]) -> list[str]:
+    """A note on the columns of an index, which are not used as features."""
+    if not index:
         return []
-    found = [name for name, values in zip(names, features.T, strict=True) if _numbers_rows(values)]
+    return [
+        f"data: pandas' index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
+        "`data.feature_columns`."
+    ]
+
+
+def _unused_labels(tables: Mapping[str, Table], label: str) -> list[str]:
+    unlabeled = tables.get("unlabeled")
+    if unlabeled is None or label not in unlabeled.columns:
+        return []
+    return [f"data.unlabeled: its label column '{label}' is not used; put labelled examples into `data.train`."]
+
+
+def row_numbers(columns: Iterable[tuple[str, Array]]) -> list[str]:
+    """A note on columns that seem to number the rows. columns: features of train by name, [N] numbers each."""
+    found = [name for name, values in columns if _numbers_rows(values)]
     if not found:
         return []
     return [
@@ -329,10 +332,14 @@ def _row_numbers(names: Sequence[str], features: Array) -> list[str]:
 def _numbers_rows(values: Array) -> bool:
     rows = len(values)
     largest = max(3 * rows, rows * rows // ROW_NUMBERS_FROM)
-    if values.min() < 0 or values.max() >= largest or not (values == np.floor(values)).all():
+    if rows < ROW_NUMBERS_FROM or values.min() < 0 or values.max() >= largest:
+        return False
+    if not (values == np.floor(values)).all():  # nor where cells are empty, which are NaN
         return False
     return len(np.unique(values)) == rows
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    """The names for a message; only the first of many."""
+    shown = ", ".join(name or "''" for name in names[:LISTED])
+    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

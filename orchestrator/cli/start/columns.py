@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.data import encoded_tables, table_files
-from workers.data.tables import PANDAS_INDEX, ROW_NUMBERS_FROM
+from workers.data.tables import ROW_NUMBERS_FROM, index_columns
 from workers.errors import RequestError
 
 LABELS = (
@@ -162,7 +162,7 @@ def _mean_length(column: pa.ChunkedArray) -> float:
 def _no_feature(column: Column, table: pa.Table) -> str:
     """Why a column is no feature; empty where it is one."""
     rows = table.num_rows
-    if PANDAS_INDEX.fullmatch(column.name):
+    if column.name in index_columns(table.schema):
         return "is pandas' index"
     if column.empty == rows:
         return "is empty"
