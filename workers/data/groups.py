@@ -22,9 +22,9 @@ FEW = 10
 def numbered(split: str, values: Any, examples: int) -> Index:
     """The group of each of the N examples of a split, as numbers from 0: [N] int64.
 
-    values: one of any type for each example; null makes an example of train a group of its own, and is refused where
-    systems are measured. Raises: `RequestError` for null there, several values for an example, or another number of
-    values.
+    values: one of any type for each example. Null or a blank text, as of an empty cell of a CSV, makes an example of
+    train a group of its own, and is refused where systems are measured. Raises: `RequestError` for one there, several
+    values for an example, or another number of values.
     """
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise RequestError(
@@ -40,7 +40,7 @@ def numbered(split: str, values: Any, examples: int) -> Index:
         raise RequestError(
             f"data.{split}: {len(given):,} groups for {examples:,} examples; expected the group of each example."
         )
-    missing = [k for k, value in enumerate(given) if value is None or value != value]
+    missing = [k for k, value in enumerate(given) if _is_missing(value)]
     if missing and split in MEASURED:
         raise RequestError(
             f"data.{split}: example {missing[0]} has no group, and {len(missing):,} in all; expected one for each."
@@ -70,6 +70,10 @@ def of_measured(grouped: Mapping[str, Index], drawn: Mapping[str, Index]) -> dic
         return given
     apart = {name: np.unique(of_train[rows], return_inverse=True)[1] for name, rows in drawn.items()}
     return given | {name: of.astype(np.int64) for name, of in apart.items()}
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(value is None or value != value or (isinstance(value, str) and not value.strip()))
 
 
 def _plain(value: Any) -> Any:
