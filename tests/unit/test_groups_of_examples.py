@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs
-from workers.data import groups, loading
-from workers.errors import RequestError
+from workers.data import groups, loading, text_files
+from workers.errors import MissingColumn, RequestError
 from workers.specs.data import DataSpec
 
 X, Y = blobs(60, 0)
@@ -97,6 +97,16 @@ def test_an_example_of_train_without_a_group_is_one_of_its_own() -> None:
     assert found[0] == found[3] and len(set(found)) == 8
     with pytest.raises(RequestError, match=r"data\.validation: example 1 has no group, and 6 in all"):
         groups.numbered("validation", given, 9)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_a_row_of_json_without_the_key_has_no_group(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "ROWS", rows)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "user": 7}\n{"text": "c"}\n')
+    assert text_files.read_groups(str(path), "user") == [None, 7, None]
+    with pytest.raises(MissingColumn, match=r"no column 'speaker'; found 'text', 'user'\. Set `data\.group_column`"):
+        text_files.read_groups(str(path), "speaker")
 
 
 def test_a_group_is_one_value(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "empty": ([{"text": "a", "label": "x"}, {"text": " \n", "label": "x"}], {}, "'text' of example 1 is empty"),
     "null": ([{"text": None, "label": "x"}], {}, "'text' of example 0 is null"),
     "null label": ([{"text": "a", "label": None}], {}, "'label' of example 0 is null"),
+    "no label in a row": ([{"text": "a", "label": "x"}, {"text": "b"}], {}, "'label' of example 1 is null"),
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
     "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),

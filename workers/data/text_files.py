@@ -35,7 +35,7 @@ LARGEST_ID = 2**63 - 1
 """Largest class id that an array of int64 holds."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 
-TEXTS, LABEL = "text_column", "label_column"
+TEXTS, LABEL, GROUPS = "text_column", "label_column", "group_column"
 Names = Mapping[str, str]
 """Names of columns, each with the key of `data` that gives it."""
 Take = Callable[[pa.Table, tuple[str, ...]], None]
@@ -69,7 +69,7 @@ def read(uri: str, split: str, texts: Sequence[str], label: str | None) -> tuple
 def read_groups(uri: str, name: str) -> list[Any]:
     """The values of the column `name` in a split, of any type; None for null."""
     found: list[Any] = []
-    _read_split(uri, {name: "group_column"}, lambda batch, _: found.extend(batch.column(name).to_pylist()))
+    _read_split(uri, {name: GROUPS}, lambda batch, _: found.extend(batch.column(name).to_pylist()))
     return found
 
 
@@ -288,6 +288,9 @@ def _header(file: Any, parse: pa_csv.ParseOptions) -> list[str]:
 
 
 def _json_lines(file: Any, uri: str, names: Names) -> Batches:
+    """A key that a row lacks is null there. Only groups may be null, so that a later row may be the first with one."""
+    wanted, keys = set(names), dict[str, None]()
+    needed = {name: key for name, key in names.items() if key != GROUPS}
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -300,12 +303,15 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
             ) from None
         if not isinstance(row, dict):
             raise RequestError(f"'{uri}', line {number}: {type(row).__name__}; expected an object in each line.")
-        if not row.keys() >= set(names):
-            _check_names(f"'{uri}', line {number}", names, list(row))
+        if not keys.keys() >= wanted:
+            keys |= dict.fromkeys(row)
         rows.append(row)
         if len(rows) == ROWS:
+            _check_names(f"'{uri}'", needed, [*keys])
             yield _table(rows, names, uri), ()
             rows = []
+    if rows or keys:
+        _check_names(f"'{uri}'", names, [*keys])
     if rows:
         yield _table(rows, names, uri), ()
 
@@ -313,7 +319,7 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
 def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Table:
     columns = {}
     for name in names:
-        values = [row[name] for row in rows]
+        values = [row.get(name) for row in rows]
         wrong = next((value for value in values if not isinstance(value, str | int | None) or value is True), None)
         if wrong is not None:
             raise RequestError(f"'{uri}': '{name}' is {wrong!r} in one row; expected text, or a class id as the label.")
