@@ -158,6 +158,25 @@ def test_labels_are_ids_or_names() -> None:
     assert [y.ids.tolist() for y in named.values()] == [[1, 0, -1], [0]]
 
 
+NO_LABEL: dict[str, tuple[list[str | None], tuple[str, ...], list[int]]] = {
+    "from one": (["1", "3", "2", "-1", None], ("1", "2", "3"), [0, 2, 1, -1, -1]),
+    "a gap": (["7", "0", "-1"], ("0", "7"), [1, 0, -1]),
+    "two numbers": (["1", "-1", None], ("-1", "1"), [1, 0, -1]),
+    "below zero": (["-2", "-1", "1"], ("-2", "-1", "1"), [0, 1, 2]),
+    "words": (["u", "-1", "v"], ("-1", "u", "v"), [1, 0, 2]),
+}
+"""The labels of train, the names of its classes, and the place of each label in these."""
+
+
+@pytest.mark.parametrize("case", NO_LABEL)
+def test_minus_one_is_no_label_beside_whole_numbers(case: str) -> None:
+    given, names, ids = NO_LABEL[case]
+    found = ids_or_names({"train": given, "test": ["-1"]})
+    assert isinstance(found["train"], NamedLabels) and isinstance(found["test"], NamedLabels)
+    assert found["train"].names == names and found["train"].ids.tolist() == ids
+    assert found["test"].ids.tolist() == [names.index("-1") if "-1" in names else -1]
+
+
 @pytest.mark.parametrize("kind", ["table", "npz", "text"])
 def test_the_label_is_no_input(kind: str, tmp_path: Path) -> None:
     key, names = ("text_column", "y") if kind == "text" else ("feature_columns", ["y"])

@@ -21,6 +21,8 @@ from workers.errors import RequestError
 WHOLE = re.compile(r"-?\d{1,18}")
 NAMED = 10
 """Most names that a message lists."""
+NO_LABEL = "-1"
+"""What stands for no label beside whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,16 @@ def ids_or_names(labels: Mapping[str, Sequence[str | None]]) -> dict[str, NamedL
     """The labels of each split, given as texts; None for no label.
 
     They are class ids where those of train are whole numbers from 0 without a gap, and -1 for none. Otherwise they are
-    names, in the order of the numbers where all are numbers.
+    names, in the order of the numbers where all are numbers; -1 is none beside two numbers from 0 on or more.
     """
     names = sorted({each for each in labels["train"] if each is not None})
     if names and all(WHOLE.fullmatch(each) for each in names):
         if _are_ids(names) and all(each is None or WHOLE.fullmatch(each) for y in labels.values() for each in y):
             return {split: np.array([int(each or -1) for each in y], np.int64) for split, y in labels.items()}
+        others = [each for each in names if each != NO_LABEL]
+        if len(others) > 1 and all(int(each) >= 0 for each in others):
+            names = others
+            labels = {split: [None if each == NO_LABEL else each for each in y] for split, y in labels.items()}
         names.sort(key=int)
     known = {split: {*names, *(each for each in y if each is not None)} for split, y in labels.items()}
     return {split: _as_named(y, [*names, *sorted(known[split] - {*names})]) for split, y in labels.items()}
