@@ -126,6 +126,13 @@ def test_ids_in_a_file_without_types_are_numbers() -> None:
     assert names == () and found["test"].tolist() == [10, 0]
 
 
+@pytest.mark.parametrize("label", [-1, -2, -100])
+def test_ids_below_zero_are_no_class_that_a_file_declares(label: int) -> None:
+    train = NamedLabels(np.array([0, 1, -1]), ("a", "b"), declared=True)
+    test = NamedLabels(np.array([1, label]), ("b", "a"), declared=True)
+    assert resolved({"train": train, "test": test})[0]["test"].tolist() == [0, label]
+
+
 BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "empty": ([{"text": "a", "label": "x"}, {"text": " \n", "label": "x"}], {}, "'text' of example 1 is empty"),
     "null": ([{"text": None, "label": "x"}], {}, "'text' of example 0 is null"),

@@ -146,9 +146,11 @@ def _named(y: Any) -> Any:
 def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
     """The class ids [N] of a split's labels."""
     places = {name: k for k, name in enumerate(names)}
-    of_name = np.array([places.get(name, -2) for name in y.names] + [-1], np.int64)  # the last one stands for no label
-    ids: Index = of_name[y.ids]
-    unknown = np.flatnonzero(ids == -2)
+    of_name = np.array([places.get(name, -1) for name in y.names], np.int64)
+    has_name = y.ids >= 0  # the others are left to the check of their range
+    ids = y.ids.copy()
+    ids[has_name] = of_name[y.ids[has_name]]
+    unknown = np.flatnonzero(has_name & (ids < 0))
     if len(unknown):
         name = y.names[y.ids[unknown[0]]]
         near = next((known for known in names if _folded(known) == _folded(name)), None)
