@@ -235,6 +235,16 @@ def test_names_that_look_alike_are_noted(tmp_path: Path) -> None:
     assert "'Ham' (4) and 'ham' (8); 'spam' (4) and 'spam ' (4)." in note and "eggs" not in note
 
 
+def test_a_number_that_is_spelled_in_two_ways_is_noted(tmp_path: Path) -> None:
+    labels = ["0", "1", "01", "1"] * 10
+    pq.write_table(pa.table({"a": [*range(40)], "y": labels}), tmp_path / "a.parquet")
+    found = loaded(tmp_path / "a.parquet")
+    assert found.label_names == ("0", "01", "1")
+    assert "are classes of their own: '01' (10) and '1' (20)." in " ".join(found.notes)
+    (tmp_path / "b.csv").write_text("text,y\n" + "".join(f"text {k},{y}\n" for k, y in enumerate(labels)))
+    assert loaded(tmp_path / "b.csv", kind="text", label_column="y").label_names == ("0", "01", "1")
+
+
 def test_texts_of_every_type_of_arrow(tmp_path: Path) -> None:
     table = pa.table({"a": pa.array(["u", "v", None, "u"], pa.string_view()), "y": [0, 1, 0, 1]})
     views = table.set_column(1, "y", pa.array(["n", "m", "n", "m"], pa.string_view()))

@@ -19,6 +19,7 @@ from workers.data.arrays import Index
 from workers.errors import RequestError
 
 WHOLE = re.compile(r"-?\d{1,18}")
+HARDLY_SEEN = "case, white space, leading zeros or Unicode form"
 NAMED = 10
 """Most names that a message lists."""
 NO_LABEL = "-1"
@@ -48,8 +49,9 @@ class NamedLabels:
 
     @property
     def are_numbers(self) -> bool:
-        """Whether all names are whole numbers, as the class ids in a file without types are."""
-        return not self.declared and all(WHOLE.fullmatch(name) for name in self.names)
+        """Whether all names are whole numbers, each spelled in one way, as the class ids in a file without types."""
+        whole = not self.declared and all(WHOLE.fullmatch(name) for name in self.names)
+        return whole and len({*map(int, self.names)}) == len(self.names)
 
     def numbers(self) -> Index:
         """The numbers [N] that the names are."""
@@ -77,9 +79,9 @@ def ids_or_names(labels: Mapping[str, Sequence[str | None]]) -> dict[str, NamedL
 
 
 def _are_ids(names: Collection[str]) -> bool:
-    """Whether whole numbers are 0 ... K-1, and maybe -1."""
-    numbers = {int(each) for each in names} - {-1}
-    return numbers == set(range(len(numbers)))
+    """Whether whole numbers are 0 ... K-1, each spelled in one way, and maybe -1."""
+    numbers = sorted(int(each) for each in names if each != NO_LABEL)
+    return numbers == [*range(len(numbers))]
 
 
 def _as_named(labels: Sequence[str | None], names: Sequence[str]) -> NamedLabels:
@@ -114,12 +116,13 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
 
 
 def _folded(name: str) -> str:
-    """A name without what is hard to see: case, the amount of white space, the form of its characters."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """A name without what is hard to see: case, amount of white space, leading zeros, form of its characters."""
+    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return str(int(folded)) if WHOLE.fullmatch(folded) else folded
 
 
 def alike(names: Sequence[str], y: Index) -> list[str]:
-    """A note on classes whose names differ in case, white space or Unicode form alone. y: [P] labels, -1 for none."""
+    """A note on classes whose names differ in what is hard to see alone. y: [P] labels, -1 for none."""
     by_folded: dict[str, list[int]] = {}
     for k, name in enumerate(names):
         by_folded.setdefault(_folded(name), []).append(k)
@@ -130,7 +133,7 @@ def alike(names: Sequence[str], y: Index) -> list[str]:
     shown = [" and ".join(f"{names[k]!r} ({counts[k]:,})" for k in several) for several in groups]
     more = f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
     return [
-        "data.train: names of classes that differ in case, white space or Unicode form alone are classes of their own: "
+        f"data.train: names of classes that differ in {HARDLY_SEEN} alone are classes of their own: "
         f"{'; '.join(shown[:NAMED])}{more}. Where they are one class, write them alike."
     ]
 
@@ -157,7 +160,7 @@ def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
         raise RequestError(
             f"data.{split}: the label {name!r} of example {unknown[0]} is none of the {len(names)} that data.train "
             f"has: {listed(names)}; {len(unknown):,} such {'label' if len(unknown) == 1 else 'labels'} in all."
-            + ("" if near is None else f" It differs from {near!r} in case, white space or Unicode form alone.")
+            + ("" if near is None else f" It differs from {near!r} in {HARDLY_SEEN} alone.")
         )
     return ids
 
