@@ -101,6 +101,13 @@ def test_labelled_and_not_are_counted(tmp_path: Path) -> None:
     assert "Validation 60, all labelled; test 60, all labelled; unlabeled 70." in found
 
 
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_training_set_without_any_label_is_refused(classes: int | None, tmp_path: Path) -> None:
+    x, y = blobs(200, 0)
+    with pytest.raises(RequestError, match=r"data\.train: no example has a label"):
+        loaded(tmp_path, classes=classes, **splits(train=(x, np.full_like(y, -1))))
+
+
 def test_rare_and_absent_classes_are_named(tmp_path: Path) -> None:
     x, y = blobs(300, 0, classes=4)
     rare = np.flatnonzero(y == 3)[2:]

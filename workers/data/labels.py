@@ -100,8 +100,11 @@ def count(train: Index, declared: int | None, names: Sequence[str] = ()) -> int:
         )
     declared = len(names) or declared
     largest = int(train.max(initial=UNLABELLED))
-    if declared is None and largest < 0:
-        raise RequestError("data.train: no example has a label (all are -1); expected class ids from 0.")
+    if largest < 0:
+        raise RequestError(
+            "data.train: no example has a label (all are empty or below 0), and the baseline needs some. Expected "
+            "class ids from 0, or names."
+        )
     if (declared or largest + 1) == 1:
         raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
     if declared is None and not (train == 0).any():
