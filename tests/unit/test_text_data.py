@@ -120,6 +120,25 @@ def test_a_declared_order_of_classes_is_kept(tmp_path: Path) -> None:
     assert found.test.y.tolist() == [0, 1] * 4
 
 
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"])
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_damaged_folder_of_datasets_is_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
+    folder = Path(write(tmp_path, "", [{"text": f"text {k}", "label": "x"} for k in range(9)]))
+    assert (folder / name).exists()
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(RequestError, match=r"rows': cannot be read as a folder of `datasets` .*; save it anew"):
+        text_files.read(str(folder), "train", ("text",), "label")
+
+
+def test_a_folder_with_a_state_is_not_one_of_datasets(tmp_path: Path) -> None:
+    made.write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    (tmp_path / "state.json").write_text('{"text": "b"}\n')
+    assert column(text_files.read(str(tmp_path), "train", ("text",), None)[0]) == ["a", "b"]
+
+
 def test_ids_in_a_file_without_types_are_numbers() -> None:
     train, test = (NamedLabels.of(np.array(y)) for y in (["0", "1", "10"], ["10", "0"]))
     found, names = resolved({"train": train, "test": test})

@@ -25,12 +25,15 @@ from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
 from workers.data.texts import PAIR, TEXT, TextColumn, is_blank
-from workers.errors import MissingColumn, RequestError
+from workers.errors import MissingColumn, RequestError, first_line
 
 ROWS = 8192
 """Rows of a batch."""
-SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
-"""Files that mark a folder of `datasets`: one split, or several."""
+SAVED = {"state.json", "dataset_info.json", ".arrow"}
+"""Names and endings of the files of a split that `datasets` saved. Two of them mark its folder,
+even a damaged one; a `state.json` alone is of another program."""
+SAVED_SPLITS = "dataset_dict.json"
+"""The file that marks a folder of several such splits."""
 LARGEST_ID = 2**63 - 1
 """Largest class id that an array of int64 holds."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
@@ -160,12 +163,11 @@ class _Labels:
 
 def _read_split(uri: str, names: Names, take: Take) -> None:
     """Pass the batches of all files of a split to `take`."""
-    if storage.is_folder(uri):
-        held = storage.names(uri)
-        if SAVED in held or SAVED_SPLITS in held:
-            for batch, declared in _of_datasets(uri, held, names):
-                take(batch, declared)
-            return
+    held = storage.names(uri) if storage.is_folder(uri) else []
+    if SAVED_SPLITS in held or len(SAVED & {*held, *(posixpath.splitext(name)[1] for name in held)}) > 1:
+        for batch, declared in _of_datasets(uri, held, names):
+            take(batch, declared)
+        return
     for file in _files(uri):
         _read_file(file, names, take)
 
@@ -350,12 +352,20 @@ def _of_datasets(uri: str, held: Sequence[str], names: Names) -> Batches:
         )
     import datasets
 
-    saved = datasets.load_from_disk(uri)
-    _check_names(f"'{uri}'", names, saved.column_names)
-    label = saved.features.get(_label_of(names))
-    declared = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
-    for batch in saved.select_columns(list(names)).with_format("arrow").iter(ROWS):
-        yield batch, declared
+    try:
+        saved = datasets.load_from_disk(uri)
+        _check_names(f"'{uri}'", names, saved.column_names)
+        label = saved.features.get(_label_of(names))
+        declared = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
+        for batch in saved.select_columns(list(names)).with_format("arrow").iter(ROWS):
+            yield batch, declared
+    except (RequestError, MemoryError):
+        raise
+    except Exception as error:  # of each library that `datasets` is made of
+        raise RequestError(
+            f"'{uri}': cannot be read as a folder of `datasets` ({first_line(error)}). Expected all files of "
+            "`save_to_disk`; save it anew."
+        ) from error
 
 
 READERS: dict[str, Callable[[Any, str, Names], Batches]] = {
