@@ -18,6 +18,7 @@ import pytest
 
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
+from workers import storage
 from workers.data import loading, masking, text_files, texts, token_files, tokens
 from workers.data.collate import Collator, NamedInputs
 from workers.data.examples import Columns
@@ -218,6 +219,23 @@ def test_a_damaged_line_is_named(tmp_path: Path, content: bytes, message: str) -
     (tmp_path / "train.jsonl").write_bytes(content)
     with pytest.raises(RequestError, match=message):
         text_files.read(str(tmp_path / "train.jsonl"), "train", ("text",), "label")
+
+
+def test_a_file_that_cannot_be_parsed_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = text_files.READERS[".csv"]
+    calls: list[Any] = []
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        return reader(*given)
+
+    monkeypatch.setitem(text_files.READERS, ".csv", counted)
+    monkeypatch.setattr(storage, "BACK_OFF_S", (0.0,) * 5)
+    uri = "memory://damaged/rows.csv"
+    storage.write_text(uri, "text,label\na,b,c\n")
+    with pytest.raises(RequestError, match=r"rows\.csv': cannot be read \(CSV parse error.*Write the file anew"):
+        text_files.read(uri, "train", ("text",), "label")
+    assert len(calls) == 1
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

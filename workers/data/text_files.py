@@ -181,10 +181,13 @@ def _read_file(uri: str, names: Names, take: Take) -> None:
 
     def read_batches(file: Any) -> None:
         nonlocal done
-        for number, (batch, declared) in enumerate(reader(file, uri, names)):
-            if number >= done:
-                take(batch, declared)
-                done += 1
+        try:
+            for number, (batch, declared) in enumerate(reader(file, uri, names)):
+                if number >= done:
+                    take(batch, declared)
+                    done += 1
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError) as error:  # another try finds the same
+            raise RequestError(f"'{uri}': cannot be read ({first_line(error)}). Write the file anew.") from error
 
     storage.read_with(uri, read_batches)
 
