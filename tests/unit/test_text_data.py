@@ -182,6 +182,19 @@ def test_texts_of_parquet_may_be_views(tmp_path: Path) -> None:
     assert column(x) == ["a", "b"] and labels.names == ("a", "b") and labels.ids.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["text", "label", "user"])
+def test_bytes_that_are_no_text_are_refused_with_their_column(tmp_path: Path, name: str) -> None:
+    """A Parquet file may have any bytes in a column of texts."""
+    edges, content = np.array([0, 1, 4], np.int32), b"ab\xffc"
+    damaged = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(edges.tobytes()), pa.py_buffer(content)])
+    sound = {"text": ["a", "b"], "label": ["x", "y"], "user": ["u", "v"]}
+    pq.write_table(pa.table({**sound, name: damaged}), tmp_path / "rows.parquet")
+    uri = str(tmp_path / "rows.parquet")
+    with pytest.raises(RequestError, match=rf"rows\.parquet': column '{name}' has damaged values \(.*UTF"):
+        text_files.read_groups(uri, "user")
+        text_files.read(uri, "train", ("text",), "label")
+
+
 def test_a_label_beyond_int64_is_not_taken_for_none(tmp_path: Path) -> None:
     ids = pa.array([0, 2**64 - 1], pa.uint64())  # as int64, the second is -1
     pq.write_table(pa.table({"text": ["a", "b"], "label": ids}), tmp_path / "a.parquet")

@@ -166,7 +166,7 @@ def _read_split(uri: str, names: Names, take: Take) -> None:
     held = storage.names(uri) if storage.is_folder(uri) else []
     if SAVED_SPLITS in held or len(SAVED & {*held, *(posixpath.splitext(name)[1] for name in held)}) > 1:
         for batch, declared in _of_datasets(uri, held, names):
-            take(batch, declared)
+            take(_valid(batch, uri), declared)
         return
     for file in _files(uri):
         _read_file(file, names, take)
@@ -184,12 +184,25 @@ def _read_file(uri: str, names: Names, take: Take) -> None:
         try:
             for number, (batch, declared) in enumerate(reader(file, uri, names)):
                 if number >= done:
-                    take(batch, declared)
+                    take(_valid(batch, uri), declared)
                     done += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError) as error:  # another try finds the same
             raise RequestError(f"'{uri}': cannot be read ({first_line(error)}). Write the file anew.") from error
 
     storage.read_with(uri, read_batches)
+
+
+def _valid(batch: pa.Table, uri: str) -> pa.Table:
+    """The batch. Raises: `RequestError` where values are damaged, such as texts that the file stores without UTF-8."""
+    for name in batch.column_names:
+        try:
+            batch.column(name).validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise RequestError(
+                f"'{uri}': column '{name}' has damaged values ({first_line(error)}). Expected texts in UTF-8, or whole "
+                "numbers; write the file anew."
+            ) from error
+    return batch
 
 
 def _files(uri: str) -> list[str]:
