@@ -161,6 +161,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
     "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
+    "truth": ([{"text": "a", "label": False}], {}, "'label' is False"),
     "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
     "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
     "one class": ([{"text": f"a {k}", "label": "x"} for k in range(30)], {}, "one class"),
@@ -193,6 +194,14 @@ def test_bytes_that_are_no_text_are_refused_with_their_column(tmp_path: Path, na
     with pytest.raises(RequestError, match=rf"rows\.parquet': column '{name}' has damaged values \(.*UTF"):
         text_files.read_groups(uri, "user")
         text_files.read(uri, "train", ("text",), "label")
+
+
+def test_whole_numbers_of_json_may_have_a_point(tmp_path: Path) -> None:
+    path = made.write_jsonl(
+        tmp_path / "a.jsonl", [{"text": "a", "label": 1.0, "user": 17.0}, {"text": "b", "label": 0}]
+    )
+    assert text_files.read(path, "train", ("text",), "label")[1].tolist() == [1, 0]
+    assert text_files.read_groups(path, "user") == [17, None]
 
 
 def test_a_label_beyond_int64_is_not_taken_for_none(tmp_path: Path) -> None:

@@ -337,10 +337,12 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
 def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Table:
     columns = {}
     for name in names:
-        values = [row.get(name) for row in rows]
-        wrong = next((value for value in values if not isinstance(value, str | int | None) or value is True), None)
-        if wrong is not None:
-            raise RequestError(f"'{uri}': '{name}' is {wrong!r} in one row; expected text, or a class id as the label.")
+        values = [_whole(row.get(name)) for row in rows]
+        wrong = [each for each in values if isinstance(each, bool) or not isinstance(each, str | int | None)]
+        if wrong:
+            raise RequestError(
+                f"'{uri}': '{name}' is {wrong[0]!r} in one row; expected text, or a whole number as class id or group."
+            )
         try:
             columns[name] = pa.array(values)
         except OverflowError:
@@ -351,6 +353,11 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Tabl
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise RequestError(f"'{uri}': '{name}' mixes text with numbers, or is no Unicode ({error}).") from None
     return pa.table(columns)
+
+
+def _whole(value: Any) -> Any:
+    """The value; the integer of a number like 17.0, as which pandas writes whole numbers beside empty cells."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _of_datasets(uri: str, held: Sequence[str], names: Names) -> Batches:
