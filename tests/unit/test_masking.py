@@ -108,9 +108,10 @@ def test_a_text_of_special_tokens_alone_is_refused() -> None:
 # --- a run's data and networks ----------------------------------------------------------------------------
 
 
-def data(tmp_path: Path, **also: Any) -> Dataset:
+def data(tmp_path: Path, empty: str = "", **also: Any) -> Dataset:
     for name, rows in (("train", texts.rows(60)), ("test", texts.rows(20, 100)), ("validation", texts.rows(20, 200))):
-        texts.write_jsonl(tmp_path / f"{name}.jsonl", [{"text": row["text"]} for row in rows])
+        given = [] if name == empty else [{"text": row["text"]} for row in rows]
+        texts.write_jsonl(tmp_path / f"{name}.jsonl", given)
     how = {"tokenizer": texts.tokenizer(tmp_path / "tokenizer"), **also}
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test", "validation")}
     return loading.load(DataSpec.model_validate({"kind": "text", "masking": how, **files}), 0)
@@ -122,6 +123,12 @@ def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) 
     assert len(found.train) == 120 and len(found.test) == 20
     assert (found.test.y >= 5).all() and len(found.test.y) == len(found.test.rows)
     assert not [note for note in found.notes if "class" in note]  # tokens are rare, or missing in a split, as they are
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_a_split_without_texts_is_refused(empty: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"data\.{empty}: no examples"):
+        data(tmp_path, empty=empty)
 
 
 def test_a_length_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:

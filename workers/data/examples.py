@@ -20,6 +20,7 @@ from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.data.texts import is_text
 from workers.data.tokens import IDS, Tokenization
+from workers.errors import RequestError
 
 X = "x"
 """The name of a dense column without one."""
@@ -86,6 +87,13 @@ def columns_of(x: Examples) -> Mapping[str, AnyColumn]:
 def explicit_positions(x: Examples) -> Ragged | None:
     """The elements of each example that get their own distribution; None where the example as a whole gets one."""
     return x.positions if isinstance(x, Columns) else None
+
+
+def check_not_empty(inputs: Mapping[str, Examples]) -> None:
+    """Raise `RequestError` where a split has no examples. A scalar, which has no length, is refused with its labels."""
+    sizes = {name: (len(x),) if isinstance(x, Columns) else x.shape[:1] for name, x in inputs.items()}
+    if empty := [name for name, size in sizes.items() if size == (0,)]:
+        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
 
 
 def positions_of(x: Examples, examples: int) -> Positions:

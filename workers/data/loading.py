@@ -60,7 +60,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         whole = readers.read(spec, notes)
     read, opened = whole.splits, record.read()
     inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
-    _check_not_empty(inputs)
+    examples.check_not_empty(inputs)
     inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
     given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
     y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
@@ -158,16 +158,6 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
 
 def _positions(x: Examples | None) -> int:
     return 0 if x is None else len(examples.positions_of(x, len(x)))
-
-
-def _check_not_empty(inputs: Mapping[str, Examples]) -> None:
-    if empty := [name for name, x in inputs.items() if _is_empty(x)]:
-        raise RequestError(f"data.{empty[0]}: no examples. Expected at least one; check how the split was made.")
-
-
-def _is_empty(x: Examples) -> bool:
-    """Whether there are no examples. A scalar, which has no length, is refused with its labels."""
-    return len(x) == 0 if isinstance(x, Columns) else x.shape[:1] == (0,)
 
 
 def _watched(x: Examples, opened: Collection[Path]) -> Examples:

@@ -13,6 +13,7 @@ import numpy as np
 
 from workers.data import (
     encoded_tables,
+    examples,
     idx_files,
     image_folders,
     label_names,
@@ -142,10 +143,11 @@ def read_text(spec: DataSpec, notes: list[str]) -> Splits:
 def _masked(spec: DataSpec, how: MaskingSpec, notes: list[str]) -> Splits:
     """Texts with masked tokens, which are the labels. Token counts are those of `train`."""
     vocabulary = masking.Vocabulary.of(how.tokenizer)
-    ids = {
-        name: masking.tokenized(text_files.read(uri, name, spec.texts_from, None)[0], how)
-        for name, uri in uris(spec).items()
-    }
+    ids = {}
+    for name, uri in uris(spec).items():
+        texts, _ = text_files.read(uri, name, spec.texts_from, None)
+        examples.check_not_empty({name: texts})
+        ids[name] = masking.tokenized(texts, how)
     if note := masking.tokenization(how).cut({name: of_split.lengths for name, of_split in ids.items()}):
         notes.append(note)
     weights = masking.weights_of(ids["train"], vocabulary, how.smoothing)
