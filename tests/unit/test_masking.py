@@ -108,13 +108,13 @@ def test_a_text_of_special_tokens_alone_is_refused() -> None:
 # --- a run's data and networks ----------------------------------------------------------------------------
 
 
-def data(tmp_path: Path, empty: str = "", **also: Any) -> Dataset:
+def data(tmp_path: Path, *, empty: str = "", keys: dict[str, Any] | None = None, **also: Any) -> Dataset:
     for name, rows in (("train", texts.rows(60)), ("test", texts.rows(20, 100)), ("validation", texts.rows(20, 200))):
-        given = [] if name == empty else [{"text": row["text"]} for row in rows]
-        texts.write_jsonl(tmp_path / f"{name}.jsonl", given)
+        given = [{"text": row["text"], "user": k // 4} for k, row in enumerate(rows)]
+        texts.write_jsonl(tmp_path / f"{name}.jsonl", [] if name == empty else given)
     how = {"tokenizer": texts.tokenizer(tmp_path / "tokenizer"), **also}
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test", "validation")}
-    return loading.load(DataSpec.model_validate({"kind": "text", "masking": how, **files}), 0)
+    return loading.load(DataSpec.model_validate({"kind": "text", "masking": how, **files, **(keys or {})}), 0)
 
 
 def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) -> None:
@@ -123,6 +123,13 @@ def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) 
     assert len(found.train) == 120 and len(found.test) == 20
     assert (found.test.y >= 5).all() and len(found.test.y) == len(found.test.rows)
     assert not [note for note in found.notes if "class" in note]  # tokens are rare, or missing in a split, as they are
+
+
+def test_copies_and_groups_stay_together(tmp_path: Path) -> None:
+    found = data(tmp_path, copies=3, keys={"group_column": "user", "transfer_share": 0.2})
+    assert found.taught is not None
+    of_group = np.bincount(found.taught % 60 // 4, minlength=15)
+    assert sorted(of_group.tolist()) == [0] * 12 + [12] * 3
 
 
 @pytest.mark.parametrize("empty", ["train", "test"])

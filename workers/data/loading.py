@@ -31,6 +31,7 @@ from workers.data.drawing import drawn, held_out, unlabelled_of_drawn
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.ragged import Ragged
 from workers.data.scan import Found
+from workers.data.splits import Groups
 from workers.errors import RequestError
 from workers.seeds import seeded
 from workers.specs.data import DataSpec
@@ -68,7 +69,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     classes = labels.count(y["train"], declared, names)
     notes += label_names.alike(names, y["train"])
     _check_shapes(inputs)
-    grouped = {name: groups.numbered(name, of, len(inputs[name])) for name, of in whole.groups.items()}
+    grouped = {name: _groups(spec, name, of, len(inputs[name])) for name, of in whole.groups.items()}
     of_train = grouped.get("train")
     _leave_out_unlabelled(inputs, y)
     for name, ids in y.items():  # before the split, so that messages have the user's row numbers
@@ -116,6 +117,12 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     return dataset
 
 
+def _groups(spec: DataSpec, split: str, values: Groups, count: int) -> Index:
+    """The group of each of the `count` examples of a split, [count] int64: the same for all copies of a text."""
+    copies = spec.copies_of(split)
+    return np.tile(groups.numbered(split, values, count // copies), copies)
+
+
 def _leave_out_unlabelled(inputs: dict[str, Examples], y: dict[str, Index]) -> None:
     """Leave elements without a label out of the splits that systems are measured on; train has one in each example."""
     for name, x in inputs.items():
@@ -135,8 +142,7 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
     without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
     if share is None and not without:
         return data
-    copies = 1 if spec.masking is None else spec.masking.copies
-    units = transfer.copied(len(train), copies)
+    units = transfer.copied(len(train), spec.copies_of("train"))
     if grouped is not None:
         units = grouped if data.kept is None else grouped[data.kept]
     taught = transfer.of_train(share, train.y, train.rows, units=units, seed=data.seed, without=without)
@@ -147,7 +153,7 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
         data = data.noted(*transfer.note(train.y, data.lessons.y, without, data.label_names))
     if data.unlabeled is None:
         return data
-    units = transfer.copied(len(data.unlabeled), copies)
+    units = transfer.copied(len(data.unlabeled), spec.copies_of("unlabeled"))
     drawn = transfer.of_share(share, np.arange(len(units)), units, data.seed)
     if not len(drawn):
         nothing = f"data.transfer_share: {share} of {len(units)} examples of data.unlabeled is 0, so it adds none."

@@ -153,8 +153,7 @@ def _masked(spec: DataSpec, how: MaskingSpec, notes: list[str]) -> Splits:
     weights = masking.weights_of(ids["train"], vocabulary, how.smoothing)
     found: Splits = {}
     for name, of_split in ids.items():
-        copies = how.copies if name not in ("validation", "test") else 1
-        x, labels = masking.masked(of_split, weights, vocabulary, how, copies=copies, where=name)
+        x, labels = masking.masked(of_split, weights, vocabulary, how, copies=spec.copies_of(name), where=name)
         found[name] = (x, labels if name in LABELLED else None)
     return found
 

@@ -137,6 +137,10 @@ class DataSpec(Spec):
         """The user's own code that reads the data, as `module:name`."""
         return self.kind if ":" in self.kind else self.factory
 
+    def copies_of(self, split: str) -> int:
+        """How many examples each row of a split becomes, copy after copy: several of masked texts to train on."""
+        return 1 if self.masking is None or split in ("validation", "test") else self.masking.copies
+
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> DataSpec:
         if self.kind == "python":
