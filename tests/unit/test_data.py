@@ -11,7 +11,7 @@ import pytest
 
 from tests.makers import blobs, write_idx
 from workers.data import loading
-from workers.data.arrays import ContextWindows, Joined, Rows, digest
+from workers.data.arrays import ContextWindows, Joined, Rows, digest, gather
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -176,6 +176,20 @@ def test_context_windows_stop_at_the_utterance() -> None:
     windows = ContextWindows(frames, np.arange(6), starts, ends, context=1)
     np.testing.assert_array_equal(windows[np.array([2, 3, 5])], [[1, 2, 2], [3, 3, 4], [4, 5, 5]])
     assert windows.shape == (6, 3)
+
+
+STRIDES = {
+    "rows backwards": lambda x: x[::-1],
+    "columns backwards": lambda x: x[:, ::-1],
+    "a field of packed records": lambda x: np.rec.fromarrays([np.zeros(len(x), np.uint8), x], "u1, (8,)f4")["f1"],
+}
+
+
+@pytest.mark.parametrize("case", STRIDES)
+def test_columns_of_any_strides_are_gathered(case: str) -> None:
+    x, rows = STRIDES[case](blobs(10, 0)[0]), np.array([7, 0, 7])
+    assert x.dtype == np.float32 and any(step < 0 or step % 4 for step in x.strides)
+    np.testing.assert_array_equal(gather(x, rows).numpy(), x[rows])
 
 
 def test_views_are_the_rows_they_stand_for() -> None:

@@ -193,10 +193,15 @@ def gather(inputs: Column, rows: Index, room: Room | None = None, *, narrow: boo
         return inputs.read(lambda of: gather(of, rows, room, narrow=narrow))
     if isinstance(inputs, Rows):
         return gather(inputs.of, inputs.rows[rows], room, narrow=narrow)
-    if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32:
+    if not isinstance(inputs, np.ndarray) or inputs.dtype != np.float32 or not _strides_fit(inputs):
         return as_tensor(inputs[rows], room, narrow=narrow)
     found = (room or Room()).take((len(rows), *inputs.shape[1:]), torch.float32)
     return torch.index_select(torch.from_numpy(inputs), 0, torch.from_numpy(rows), out=found)
+
+
+def _strides_fit(array: NDArray[Any]) -> bool:
+    """Whether torch takes the array as it is: one with flipped axes, or a field of packed records, it does not."""
+    return all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
 
 
 def digest(inputs: Column) -> str:
