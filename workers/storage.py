@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import posixpath
 import re
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 from fsspec.core import OpenFile, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import compressions
 
 from workers.errors import RequestError
 
@@ -38,6 +40,10 @@ LACKS_ACCESS = "Credentials"
 LOCAL = ("file://", "local://")
 """Protocols of local files."""
 _PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "backports.zstd", ".lz4": "lz4"}
+"""Endings of compressed files, and the module that reads each; the last two are packages of their own."""
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
+"""What decompression raises for a damaged file, besides OSError."""
 PARTIAL = ".partial"
 """Suffix of the names of incomplete files."""
 BLOCK = 2**22
@@ -126,6 +132,7 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
     `read` may be called again after a failure of the storage. Raises: `RequestError` where the file does not exist or
     cannot be read.
     """
+    _check_codec(uri)
 
     def ask() -> T:
         with OpenFile(*filesystem(uri), compression="infer") as file:
@@ -137,8 +144,18 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
         raise RequestError(
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
         ) from None
-    except (OSError, EOFError, ValueError, ImportError, zlib.error) as error:
+    except (OSError, ValueError, ImportError, *DAMAGED) as error:
         raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
+
+
+def _check_codec(uri: str) -> None:
+    """Raise `RequestError` for a compression that fsspec cannot read here: it would pass on the bytes as they are."""
+    ending = posixpath.splitext(uri.lower())[1]
+    if ending in COMPRESSED and ending.removeprefix(".") not in compressions:
+        raise RequestError(
+            f"'{uri}': reading {ending} needs the package '{COMPRESSED[ending]}', which is not installed here. "
+            "Install it, or give the file uncompressed or as .gz."
+        )
 
 
 def read_raw(uri: str) -> bytes:
@@ -306,7 +323,7 @@ def _patiently(uri: str, ask: Callable[[], T]) -> T:
     for wait_s in () if is_local(uri) else BACK_OFF_S:
         try:
             return ask()
-        except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, EOFError, zlib.error):
+        except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, *DAMAGED):
             raise
         except Exception as error:  # each storage has its own error classes
             if LACKS_ACCESS in type(error).__name__:

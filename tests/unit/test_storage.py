@@ -176,3 +176,22 @@ def test_times_are_understood_as_each_storage_writes_them() -> None:
     for info in ({"LastModified": moment}, {"updated": "2026-01-02T03:04:05.000Z"}, {"mtime": moment.timestamp()}):
         assert storage._changed(info) == moment.timestamp()
     assert storage._changed({"updated": "yesterday"}) is None and storage._changed({}) is None
+
+
+@pytest.mark.parametrize(("ending", "package"), [(".zst", "backports.zstd"), (".lz4", "lz4")])
+def test_a_compression_without_its_package_is_refused(
+    ending: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(fsspec.utils.compressions, ending[1:], raising=False)
+    path = f"{tmp_path}/a.CSV{ending}"
+    storage.write_bytes(path, b"a,y\n")
+    with pytest.raises(RequestError, match=rf"a\.CSV{ending}': reading {ending} needs the package '{package}'"):
+        storage.read_bytes(path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz"])
+def test_a_damaged_compression_is_refused(ending: str, tmp_path: Path) -> None:
+    path = f"{tmp_path}/a.csv{ending}"
+    storage.write_bytes(path, b"a,y\n0,1\n")
+    with pytest.raises(RequestError, match=rf"a\.csv{ending}': cannot be read"):
+        storage.read_bytes(path)
