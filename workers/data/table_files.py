@@ -18,16 +18,17 @@ import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
+from workers import storage
 from workers.data import memory
 from workers.errors import RequestError, first_line
 
 SEPARATORS = (",", ";", "\t", "|")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 WITH_A_HEADER_LINE = (".csv", ".tsv")
 """Endings of files whose first line names the columns; other kinds have the names apart."""
 WITH_COMMA = r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$"
+"""Numbers with a decimal comma."""
 THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2},\d{3}\s*$"
-"""Numbers with a decimal comma; those of them whose comma may be that of thousands."""
+"""Those of them whose comma may be of thousands."""
 DECIMAL = b"decimal"
 """The key of a table's metadata under which its decimal comma is, where it has one."""
 UNCLEAR = b"unclear"
@@ -45,9 +46,9 @@ def separator(head: bytes) -> str:
 
 
 def ending(uri: str) -> str:
-    """The ending of a file's name, without that of a compression."""
+    """The ending of a file's name in lower case, without that of a compression."""
     base, last = posixpath.splitext(uri.lower())
-    return posixpath.splitext(base)[1] if last in COMPRESSED else last
+    return posixpath.splitext(base)[1] if last in storage.COMPRESSED else last
 
 
 def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:

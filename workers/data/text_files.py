@@ -36,7 +36,6 @@ SAVED_SPLITS = "dataset_dict.json"
 """The file that marks a folder of several such splits."""
 LARGEST_ID = 2**63 - 1
 """Largest class id that an array of int64 holds."""
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 
 TEXTS, LABEL, GROUPS = "text_column", "label_column", "group_column"
 Names = Mapping[str, str]
@@ -174,7 +173,7 @@ def _read_split(uri: str, names: Names, take: Take) -> None:
 
 def _read_file(uri: str, names: Names, take: Take) -> None:
     """Pass the batches of a file to `take`, each once, even where the storage fails in the middle and is retried."""
-    reader = READERS.get(_ending(uri))
+    reader = READERS.get(table_files.ending(uri))
     if reader is None:
         raise RequestError(f"'{uri}': not a known file of texts. Expected {_known()}.")
     done = 0
@@ -217,7 +216,7 @@ def _files(uri: str) -> list[str]:
         found = [prefix + each for each in seen]
     elif storage.is_folder(uri):
         seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
-        found = sorted(storage.join(uri, name) for name in seen if _ending(name) in READERS)
+        found = sorted(storage.join(uri, name) for name in seen if table_files.ending(name) in READERS)
     else:
         return [uri]
     if not found:
@@ -227,11 +226,6 @@ def _files(uri: str) -> list[str]:
 
 def _known() -> str:
     return f"{', '.join(READERS)}, each also compressed, or a folder that `datasets` saved (`save_to_disk`)"
-
-
-def _ending(uri: str) -> str:
-    base, ending = posixpath.splitext(uri.lower())
-    return posixpath.splitext(base)[1] if ending in COMPRESSED else ending
 
 
 def _label_of(names: Names) -> str:

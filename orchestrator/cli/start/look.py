@@ -162,7 +162,7 @@ def _rows(uri: str) -> tuple[pa.Table, float]:
         return table_files.read(uri), 1.0
     if table_files.ending(uri) == ".parquet":
         return _of_parquet(uri)
-    in_pieces = posixpath.splitext(uri.lower())[1] not in table_files.COMPRESSED
+    in_pieces = posixpath.splitext(uri.lower())[1] not in storage.COMPRESSED
     content = storage.read_with(uri, lambda file: _pieces(file, size) if in_pieces else _lines(file, HEAD_BYTES))
     return table_files.parsed(uri, content), max(1.0, size / len(content))
 
