@@ -56,11 +56,13 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("way", ["folder", "prefix", "images", "both"])
 def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) -> None:
+    folder = tmp_path / "fashion-images"
+    folder.mkdir()
     images = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2)
     labels = np.arange(10) % 3
     for prefix, flipped in (("train", images[::-1, ::-1]), ("t10k", images)):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{ending}", flipped)
-        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{ending}", labels)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{ending}", flipped)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{ending}", labels)
     named = {
         "folder": {"train": ".", "test": "."},
         "prefix": {"train": "train", "test": "t10k"},
@@ -70,7 +72,7 @@ def test_idx_by_every_way_of_naming_it(tmp_path: Path, ending: str, way: str) ->
             for split, p in (("train", "train"), ("test", "t10k"))
         },
     }[way]
-    found = loading.load(spec(tmp_path, "idx", **named), 0)
+    found = loading.load(spec(folder, "idx", **named), 0)
     assert found.test.x.shape == (10, 2, 2)
     np.testing.assert_allclose(found.test.x[:], images / 255, rtol=1e-6)
     np.testing.assert_array_equal(found.test.y, labels)

@@ -25,11 +25,11 @@ def of_split(spec: DataSpec, split: str, asked: str | IdxFiles, labelled: bool) 
     if isinstance(asked, IdxFiles):
         return storage.absolute(asked.images, spec.root), storage.absolute(asked.labels, spec.root)
     place = storage.absolute(asked, spec.root)
-    if "images" in posixpath.basename(place):
-        folder, name = posixpath.split(place)
-        return place, storage.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if storage.is_folder(place):
         prefixes = {"train": ["train"], "test": ["t10k", "test"]}.get(split, [split])
+    elif "images" in posixpath.basename(place):
+        folder, name = posixpath.split(place)
+        return place, storage.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     else:
         folder, name = posixpath.split(place)
         place, prefixes = folder, [name]
