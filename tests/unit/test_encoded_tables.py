@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,11 @@ def test_columns_that_cannot_be_read_as_in_train_are_refused(case: str, tmp_path
 def test_nested_fields_of_json(tmp_path: Path) -> None:
     table = table_files.parsed("a.jsonl", b'{"user": {"age": 3, "at": {"zip": "x"}}, "y": 1}\n')
     assert table.column_names == ["user.age", "user.at.zip", "y"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", b'{"a": 1, "y": 0}\n'), ("a.csv", b"a,y\n1,0\n")])
+def test_a_mark_of_the_byte_order_is_no_part_of_a_table(name: str, content: bytes) -> None:
+    assert table_files.parsed(name, codecs.BOM_UTF8 + content).to_pylist() == [{"a": 1, "y": 0}]
 
 
 def test_lists_are_numbers_side_by_side(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The separator of a CSV is seen in its header, and its decimal comma in all cells
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import posixpath
@@ -66,6 +67,7 @@ def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
 def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING) -> pa.Table:
     """The table in the content of a file, or of its beginning. uri: its name, for the ending and in errors."""
     if ending(uri) != ".parquet":
+        content = content.removeprefix(codecs.BOM_UTF8)
         _check_text(uri, content)
     try:
         table = flat(READERS[ending(uri)](content, like))
@@ -155,7 +157,6 @@ def check_commas(uri: str, table: pa.Table, used: Collection[str]) -> None:
 
 
 def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema) -> pa.Table:
-    content = content.removeprefix(b"\xef\xbb\xbf")
     return pa_csv.read_csv(
         io.BytesIO(content),
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
