@@ -20,7 +20,7 @@ from orchestrator.config.schema import NAME, STORAGE, EvaluationSpec, FurtherSys
 from orchestrator.config.student import StudentSpec, StudentStage
 from workers import storage
 from workers.errors import RequestError
-from workers.specs.base import Count, Spec, Whole
+from workers.specs.base import Count, Seed, Spec
 from workers.specs.data import DataSpec
 from workers.specs.models import AnyModel, TransformersModel, special_of
 from workers.specs.objective import DistillationSpec
@@ -33,7 +33,7 @@ class RunConfig(Spec):
     name: Annotated[str, Field(pattern=NAME, max_length=names.MOST)]
     """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`. With the endings of
     further runs, such as those of `seeds`, a name has at most 100 letters."""
-    seed: Whole = 0
+    seed: Seed = 0
     """The seed of every random number of the run."""
     seeds: Count = 1
     """How many times the whole run is repeated, with the seeds `seed`, `seed` + 1, ...; the report adds the spread. The

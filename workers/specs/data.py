@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from workers.specs.base import Count, FactoryName, FactorySpec, NoBool, NonNegative, Share, Spec, Whole
+from workers.specs.base import Count, FactoryName, FactorySpec, NoBool, NonNegative, Seed, Share, Spec, Whole
 
 
 class IdxFiles(Spec):
@@ -47,7 +47,7 @@ class MaskingSpec(Spec):
     """Copies of each text that is trained on, each with other tokens masked."""
     positions: Literal["masked", "all"] = "masked"
     """What gets soft targets: the masked tokens, or all tokens of the text. Labels are of masked ones alone."""
-    seed: Annotated[int, Field(ge=0, lt=2**63), NoBool] = 0
+    seed: Seed = 0
     """Of the masks."""
 
 
