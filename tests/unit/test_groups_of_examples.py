@@ -97,6 +97,8 @@ def test_an_example_of_train_without_a_group_is_one_of_its_own() -> None:
     assert found[0] == found[3] and len(set(found)) == 8
     with pytest.raises(RequestError, match=r"data\.validation: example 1 has no group, and 6 in all"):
         groups.numbered("validation", given, 9)
+    with pytest.raises(RequestError, match=r"data\.test: the groups are int; expected one value for each example"):
+        groups.numbered("test", 10, 9)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9])

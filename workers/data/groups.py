@@ -30,7 +30,12 @@ def numbered(split: str, values: Any, examples: int) -> Index:
         raise RequestError(
             f"data.{split}: groups of shape {list(values.shape)}; expected one value for each example, [N]."
         )
-    given = list(values)
+    try:
+        given = list(values)
+    except TypeError:
+        raise RequestError(
+            f"data.{split}: the groups are {type(values).__name__}; expected one value for each example, [N]."
+        ) from None
     if several := [k for k, value in enumerate(given) if not isinstance(value, Hashable)]:
         raise RequestError(
             f"data.{split}: the group of example {several[0]} is {given[several[0]]!r}; expected one value, such as a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -84,14 +85,22 @@ def _labelled(x: Any, y: Any, where: str) -> tuple[Examples, Labels]:
     positions.
     """
     examples = _as_examples(x, where)
-    if isinstance(y, list) and y and np.ndim(y[0]) == 1:
-        try:
+    _check_unmasked("y", y, where)
+    with _converted(f"{where}: y makes no array of labels:", "a label for each example, or a row for each"):
+        if isinstance(y, list) and y and np.ndim(y[0]) == 1:
             y = Ragged.of(y)
-        except ValueError as error:
-            raise RequestError(
-                f"{where}: y mixes rows of labels with others ({error}). Expected a row each."
-            ) from error
-    return examples, y if isinstance(y, Ragged) else np.asarray(y)
+        return examples, y if isinstance(y, Ragged) else np.asarray(y)
+
+
+def _converted(before: str, expected: str) -> AbstractContextManager[None]:
+    """Turns what numpy raises for values that make no array into a `RequestError`."""
+    return calls.checked(before, f". Expected {expected}.", but=(MemoryError,))
+
+
+def _check_unmasked(name: str, value: Any, where: str) -> None:
+    """Raise `RequestError` for a masked array, or rows of which one is: numpy converts them without their masks."""
+    if any(isinstance(each, np.ma.MaskedArray) for each in (value if isinstance(value, list) else [value])):
+        raise RequestError(f"{where}: {name} is a masked array; expected values for all. Return {name}.filled(...).")
 
 
 def _as_examples(value: Any, where: str) -> Examples:
@@ -102,7 +111,9 @@ def _as_examples(value: Any, where: str) -> Examples:
         return Columns({X: value})
     if isinstance(value, Mapping):
         return _as_columns(value, None, "", where)
-    if isinstance(value, list) and len({np.shape(row) for row in value[:LOOKED_AT]}) > 1:
+    with _converted(f"{where}: x is a list of rows that make no array:", "a numpy array"):
+        differ = isinstance(value, list) and len({np.shape(row) for row in value[:LOOKED_AT]}) > 1
+    if differ:
         raise RequestError(
             f"{where}: x is a list of rows of different lengths; expected them under a name, such as "
             '{"tokens": rows}, by which models take them.'
@@ -122,24 +133,22 @@ def _as_columns(given: Mapping[str, Any], positions: Any, elements_of: str, wher
     if len(set(sizes.values())) > 1:
         raise RequestError(f"{where}: x has columns of different lengths, {sizes}; expected as many in each.")
     if positions is not None and not isinstance(positions, Ragged):
-        positions = _as_any_column(list(positions), f"{where}, positions")
+        with _converted(f"{where}, positions: {ODD_ROWS}:", ROWS_ALIKE):
+            positions = Ragged.of(positions)
     if elements_of and elements_of not in columns:
         raise RequestError(f"{where}: `elements_of` is '{elements_of}'; expected one of {', '.join(columns)}.")
     return Columns(columns, positions, elements_of)
 
 
 def _as_any_column(value: Any, where: str) -> AnyColumn:
-    if isinstance(value, Ragged):
-        return value
-    if isinstance(value, list) and value and all(np.ndim(row) >= 1 for row in value):
-        try:
+    if not isinstance(value, list):
+        return value if isinstance(value, Ragged) else _as_column(value, where)
+    _check_unmasked("x", value, where)
+    with _converted(f"{where}: {ODD_ROWS}:", ROWS_ALIKE):
+        if value and all(np.ndim(row) >= 1 for row in value):
             return Ragged.of(value)
-        except ValueError as error:
-            raise RequestError(
-                f"{where}: a list of rows that differ in more than their length ({error}). Expected rows of one type "
-                "and shape."
-            ) from error
-    return _as_column(np.asarray(value) if isinstance(value, list) else value, where)
+        value = np.asarray(value)
+    return _as_column(value, where)
 
 
 def _as_column(value: Any, where: str) -> Column:
@@ -149,8 +158,7 @@ def _as_column(value: Any, where: str) -> Column:
             raise RequestError(
                 f"{where}: x is {type(value).__name__}, {what}; expected a dense numpy array. Return x.{method}()."
             )
-    if isinstance(value, np.ma.MaskedArray):
-        raise RequestError(f"{where}: x is a masked array; expected values for all. Return x.filled(...).")
+    _check_unmasked("x", value, where)
     if isinstance(value, np.matrix):  # its rows are matrices
         value = np.asarray(value)
     try:
@@ -167,6 +175,7 @@ def _as_column(value: Any, where: str) -> Column:
     return column
 
 
+ODD_ROWS, ROWS_ALIKE = "a list of rows that differ in more than their length", "rows of one type and shape"
 LOOKED_AT = 1000
 """Rows of a list that are compared, to tell rows of different lengths from an array."""
 CONVERSIONS = {"toarray": "a sparse matrix", "to_numpy": "a table"}
