@@ -51,8 +51,9 @@ JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
 
 
 def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
-    """The cache key of a trained network, from all its inputs, including the code of its factory."""
-    return NETWORK.key(**model_provenance.of_model(model), training=training.determining(model), seed=seed, **also)
+    """The cache key of a trained network, from all its inputs, including the user's code that builds and fits it."""
+    how = model_provenance.of_training(model, training)
+    return NETWORK.key(**model_provenance.of_model(model), training=how, seed=seed, **also)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from workers.models import provenance as model_provenance
 from workers.models import torch_module
 from workers.seeds import seeded
 from workers.specs.data import DataSpec
-from workers.specs.models import ModelSpec
+from workers.specs.models import ModelSpec, SklearnModel
+from workers.specs.training import FitSpec
 from workers.user_code import factories, observed, provenance
 from workers.user_code.observed import Record
 
@@ -415,6 +416,20 @@ def test_files_of_a_model_build_it_elsewhere(folder: Path, tmp_path: Path) -> No
     assert copied == FILES.keys() - {"other.json"} | {"vocab.txt"}
     there = torch_module.build(ModelSpec(factory="models:mlp", folder=str(tmp_path / "copy")), 1)
     assert torch.equal(there[0].weight, torch_module.build(spec, 1)[0].weight)
+
+
+def test_a_function_that_fits_an_estimator_counts(folder: Path) -> None:
+    (folder / "fits.py").write_text(
+        "from shapes import INPUTS\ndef halved(estimator, lessons): return INPUTS\ndef other(): return 1\n"
+    )
+    spec = SklearnModel(kind="sklearn", factory="models:mlp", folder=str(folder))
+    before = model_provenance.of_training(spec, FitSpec(fit="fits:halved"))
+    assert before["fit"] == "fits:halved" and before["code"].keys() == {"fits.py", "shapes.py"}
+    replace(folder / "fits.py", "return 1", "return 2")
+    assert model_provenance.of_training(spec, FitSpec(fit="fits:halved")) == before
+    replace(folder / "shapes.py", "INPUTS = 5", "INPUTS = 6")
+    assert changed(before, model_provenance.of_training(spec, FitSpec(fit="fits:halved"))) == {"code/shapes.py"}
+    assert model_provenance.of_training(spec, FitSpec()) == {"fit": "auto"}
 
 
 AUGMENT = """

@@ -1,4 +1,4 @@
-"""Provenance of a model: its specification, the user's code and files that build it, and the built object."""
+"""Provenance of a model and of its training: specifications, the user's code and files, and the built object."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from workers.models import checkpoints, predictor
 from workers.seeds import seeded
 from workers.specs.base import FactorySpec
 from workers.specs.models import AnyModel, TransformersModel
+from workers.specs.training import AnyTraining, FitSpec
 from workers.user_code import factories
 from workers.user_code.provenance import SEED, examined
 
@@ -34,6 +35,20 @@ def of_model(model: AnyModel) -> dict[str, Any]:
     if not isinstance(model, FactorySpec):  # without code
         return {"model": model.determining(), **begins, **tokens}
     return {**examined(model, partial(_made, model)).inputs, **tokens}
+
+
+def of_training(model: AnyModel, training: AnyTraining) -> dict[str, Any]:
+    """The settings that determine how `model` is trained, as plain JSON values.
+
+    Where a function of the user fits the model, its code, files, environment and packages are among them, as in
+    `of_model`. Raises: `RequestError` where the function is missing.
+    """
+    settings = training.determining(model)
+    if not (isinstance(training, FitSpec) and isinstance(model, FactorySpec) and ":" in training.fit):
+        return settings
+    function = FactorySpec(factory=training.fit, folder=model.folder, depends_on=model.depends_on)
+    loaded = partial(factories.load, function.factory, function.folder)  # files that its calls read are the model's
+    return {**settings, **examined(function, loaded).inputs}
 
 
 def files_of(model: AnyModel) -> dict[Path, bytes]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Tag
 
-from workers.specs.base import Count, Fraction, NonNegative, Positive, Precision, Share, Spec
+from workers.specs.base import Count, Fraction, KindName, NonNegative, Positive, Precision, Share, Spec
 from workers.specs.models import AnyModel, TransformersModel
 
 
@@ -63,7 +63,7 @@ class TrainingSpec(Spec):
 class FitSpec(Spec):
     """How an estimator is trained: by one `fit`, on all examples at once."""
 
-    fit: str = "auto"
+    fit: KindName = "auto"
     """How it takes soft targets. `copies`: each example once for each class, weighted by its probability; for
     classifiers. `probabilities`: as the numbers that a regressor predicts. `auto`: as the estimator is. Or
     `module:function` of your own, called with the estimator and `workers.models.predictor.Lessons`."""
