@@ -22,7 +22,7 @@ from workers.seeds import seeded
 from workers.specs.data import DataSpec
 from workers.specs.models import ModelSpec, SklearnModel
 from workers.specs.training import FitSpec
-from workers.user_code import factories, observed, provenance
+from workers.user_code import factories, observed, origins, provenance
 from workers.user_code.observed import Record
 
 MODELS = '''
@@ -430,6 +430,16 @@ def test_a_function_that_fits_an_estimator_counts(folder: Path) -> None:
     replace(folder / "shapes.py", "INPUTS = 5", "INPUTS = 6")
     assert changed(before, model_provenance.of_training(spec, FitSpec(fit="fits:halved"))) == {"code/shapes.py"}
     assert model_provenance.of_training(spec, FitSpec()) == {"fit": "auto"}
+
+
+def test_code_of_a_configuration_in_a_place_of_the_system_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk at /run/media, or in /dev/shm."""
+    monkeypatch.setattr(origins, "SYSTEM", (folder.parent,))
+    before = of(folder)
+    assert before["files"].keys() == {"sizes.json"}
+    replace(folder / "blocks.py", "def used(x):\n    return x", "def used(x):\n    return 2 * x")
+    assert changed(before, of(folder)) == {"code/blocks.py"}
+    assert not origins.is_users(str(folder.parent / "other.py"))
 
 
 AUGMENT = """

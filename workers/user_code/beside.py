@@ -29,7 +29,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from workers.user_code import observed
-from workers.user_code.origins import STILLHOUSE, is_users
+from workers.user_code.origins import STILLHOUSE, claim, is_users
 
 BESIDE = "stillhouse_beside_"
 """Prefix of the names of modules from beside a configuration."""
@@ -137,8 +137,10 @@ def fresh(folder: str) -> Iterator[None]:
 
 @contextmanager
 def running(folder: str) -> Iterator[None]:
-    """A context for running user code of `folder`. It disables bytecode, and at its end removes from `sys.modules` the
-    folder's modules whose names another configuration could use as well."""
+    """A context for running user code of `folder`, whose files are the user's. It disables bytecode, and at its end
+    removes from `sys.modules` the folder's modules whose names another configuration could use as well."""
+    if folder:
+        claim(folder)
     _refresh_outside()
     known = set(sys.modules)
     with _quiet_lock:

@@ -1,7 +1,7 @@
 """The origin of a file: the user, Python, an installed package, or Stillhouse.
 
 The user's own files lie beside a configuration, on PYTHONPATH or in editable installs. They may change without a change
-of version.
+of version. The folder of a configuration is the user's in a place of the system, too, such as a disk at /run/media.
 """
 
 from __future__ import annotations
@@ -21,6 +21,17 @@ HOME = Path(__file__).resolve().parents[2]
 """The folder that contains them."""
 SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/lib", "/usr/share")))
 INSTALLED = frozenset({"site-packages", "dist-packages"})
+_claimed: list[Path] = []
+"""The user's folders in places of the system."""
+
+
+def claim(folder: str) -> None:
+    """Count the files below a folder with code of the user as the user's own, also in a place of the system."""
+    places = {Path(folder).absolute(), Path(folder).resolve()}.difference(_claimed)
+    inside = [place for place in places if any(place.is_relative_to(system) for system in SYSTEM)]
+    if inside:  # a folder that contains places of the system, such as /, claims none of them
+        _claimed.extend(inside)
+        is_users.cache_clear()
 
 
 @cache
@@ -31,7 +42,8 @@ def is_users(file: str) -> bool:
     path = Path(file)
     if not path.is_absolute() or not INSTALLED.isdisjoint(path.parts):
         return False
-    return not any(path.is_relative_to(place) for place in _not_the_users())
+    system: tuple[Path, ...] = () if any(path.is_relative_to(folder) for folder in _claimed) else SYSTEM
+    return not any(path.is_relative_to(place) for place in (*system, *_not_the_users()))
 
 
 @cache
@@ -39,7 +51,7 @@ def _not_the_users() -> tuple[Path, ...]:
     python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     ours = [*(HOME / name for name in STILLHOUSE), *(HOME / f"{name}.py" for name in STILLHOUSE)]
     found = [*map(Path, python), *map(Path, site.getsitepackages()), Path(site.getusersitepackages()), *ours]
-    return (*SYSTEM, *found, *(path.resolve() for path in found))
+    return (*found, *(path.resolve() for path in found))
 
 
 @cache
