@@ -474,6 +474,25 @@ def files_below(folder: str) -> list[str]:
     return sorted(posixpath.relpath(each, path) for each in found)
 
 
+def bytes_below(uri: str) -> int:
+    """Bytes of a file, or of all files below a folder; 0 where neither exists."""
+    fs, path = filesystem(uri)
+
+    def ask() -> int:
+        fs.invalidate_cache(path)
+        return sum(int(size or 0) for size in fs.du(path, total=False).values())  # None where it is not known
+
+    return _patiently(uri, ask)
+
+
+def matching(pattern: str) -> list[str]:
+    """URIs of the files and folders that a pattern with `*` matches, sorted by their paths."""
+    fs, path = filesystem(pattern)
+    protocol = pattern.removesuffix(path) if is_uri(pattern) else ""
+    found = _patiently(pattern, lambda: sorted(map(str, fs.glob(path))))
+    return [protocol + each for each in found]
+
+
 def is_hidden(path: str) -> bool:
     """Whether a path relative to a folder is that of a file which programs keep beside those of the user: in a part
     that begins with a dot, such as `.ipynb_checkpoints`, or in `__MACOSX`."""

@@ -7,18 +7,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from orchestrator import RunConfig
-from orchestrator.cli.checks import machine, request
+from orchestrator.cli.checks import finding, machine, request
 from orchestrator.cli.checks.finding import Finding
 from orchestrator.cli.checks.machine import Driver, Torch
 from orchestrator.cli.command import main
 from orchestrator.cli.doctor import MACHINE
 from orchestrator.stages import preflight
 from tests import texts
-from tests.makers import write_config
+from tests.makers import write_config, write_idx
 from workers.errors import RequestError
 from workers.specs.models import model_of
 from workers.user_code import origins
@@ -71,7 +72,7 @@ def of(path: Path) -> RunConfig:
 
 def found(path: Path, name: str) -> Finding:
     """One check of a configuration."""
-    return dict(request.checks(request.Request(of(path))))[name]()
+    return finding.of_check(name, dict(request.checks(request.Request(of(path))))[name])
 
 
 def test_packages_with_the_command_that_installs_them(tmp_path: Path) -> None:
@@ -132,6 +133,13 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
         "gone.pt: no such file",
     ),
     "tokenizer": ({"student__model__tokenizer": "gone"}, "checkpoints", "gone: no such file"),
+    "size of a file": (
+        {"ensemble": {"members": [{"model": {"kind": "onnx", "path": f"{name}.onnx"}} for name in "ab"]}},
+        "memory",
+        "not known before data and code are right",
+    ),
+    "checkpoint's storage": ({"student__initial": "nowhere://b/a.pt"}, "checkpoints", "no file system for this URI"),
+    "data's storage": ({"data__train": "nowhere://b/a.npz"}, "data", "no file system for this URI"),
     "storage": ({"storage": "/proc/runs"}, "storage", "cannot be written"),
     "tracker": ({"tracking__uri": "http://127.0.0.1:9"}, "tracker", "no MLflow tracker"),
 }
@@ -235,6 +243,26 @@ def test_one_broken_part_leaves_the_other_checks(tmp_path: Path) -> None:
     path = write_config(tmp_path, data__train="gone.npz")
     for name in ("disk", "memory"):
         assert found(path, name).found == "not known before data and code are right"
+
+
+def test_an_exception_of_a_check_is_what_it_finds() -> None:
+    def look() -> Finding:
+        raise PermissionError("denied")
+
+    assert finding.of_check("disk", look) == Finding("disk", "PermissionError: denied", "stops")
+
+
+def test_data_in_folders_and_of_patterns_have_a_size(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "texts" / name).write_bytes(b"1234")
+    places = {"data__train": "texts", "data__test": "texts/*.jsonl", "data__validation": "texts/a.jsonl"}
+    assert request.Request(of(write_config(tmp_path, **places))).bytes == 8 + 8 + 4
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", np.zeros((9, 2, 2)))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", np.zeros(9))
+    data = {"kind": "idx", "train": "train", "test": "t10k", "validation": "t10k"}
+    assert request.Request(of(write_config(tmp_path, data=data))).bytes == 3 * (16 + 36 + 8 + 9)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,14 +206,12 @@ def _valid(batch: pa.Table, uri: str) -> pa.Table:
 
 def _files(uri: str) -> list[str]:
     """The files of a split, in the order of their names; hidden ones only where a pattern names them."""
-    fs, path = storage.filesystem(uri)
+    path = storage.filesystem(uri)[1]
     if "*" in path:
-        prefix = uri.removesuffix(path) if storage.is_uri(uri) else ""
-        fixed = posixpath.dirname(path.partition("*")[0])
-        asked = storage.is_hidden(posixpath.relpath(path, fixed or "."))
-        given = sorted(map(str, fs.glob(path)))
-        seen = [each for each in given if asked or not storage.is_hidden(posixpath.relpath(each, fixed or "."))]
-        found = [prefix + each for each in seen]
+        fixed = posixpath.dirname(path.partition("*")[0]) or "."
+        asked = storage.is_hidden(posixpath.relpath(path, fixed))
+        given = {each: posixpath.relpath(storage.filesystem(each)[1], fixed) for each in storage.matching(uri)}
+        found = [each for each, place in given.items() if asked or not storage.is_hidden(place)]
     elif storage.is_folder(uri):
         seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
         found = sorted(storage.join(uri, name) for name in seen if table_files.ending(name) in READERS)

@@ -17,7 +17,6 @@ import psutil
 from orchestrator.cli.checks.finding import Finding
 from orchestrator.cluster import authentication, environment, interrupts, ray_private
 from workers.data import memory
-from workers.errors import RequestError
 
 PACKAGES = ("stillhouse", "ray", "torch", "mlflow", "fsspec", "numpy", "pyarrow", "safetensors")
 STORE_SHARE, MOST_STORE = 0.3, 200 * 10**9
@@ -133,18 +132,18 @@ def open_files(hard: int | None = None) -> Finding:
 
 
 def cluster() -> Finding:
-    """The cluster of RAY_ADDRESS: whether it answers, and whether it has this version of Ray."""
+    """The cluster of RAY_ADDRESS: whether it answers, and whether it has this version of Ray.
+
+    Raises: `RequestError` where it does not answer.
+    """
     address = environment.ray_address()
     if address == "local":
         return Finding("cluster", "none in RAY_ADDRESS: a run starts Ray in place")
     with interrupts.at_once():
         from orchestrator.cluster import connection
-    try:
-        with connection.settled(address) as found:
-            token = "; it asks for a token, which is here" if authentication.is_on() else ""
-            theirs = _version_of(found)
-    except RequestError as error:
-        return Finding("cluster", str(error), "stops")
+    with connection.settled(address) as found:
+        token = "; it asks for a token, which is here" if authentication.is_on() else ""
+        theirs = _version_of(found)
     return same_version(address, theirs, importlib.metadata.version("ray"), token)
 
 

@@ -17,12 +17,15 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.sizes import sizes
 from workers import storage
-from workers.data import loading, memory
+from workers.data import idx_files, loading, memory
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
+from workers.data.labels import LABELLED
 from workers.data.ragged import Ragged
+from workers.data.splits import SPLITS
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
+from workers.specs.data import DataSpec, IdxFiles
 from workers.specs.models import AnyModel, ModelSpec, OnnxModel, SklearnFile, TransformersModel
 from workers.user_code import origins
 
@@ -54,20 +57,18 @@ class Request:
         self.config = config
 
     @cached_property
-    def files(self) -> dict[str, str]:
-        """URI of each file or folder of data, by its key."""
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """URIs of files, folders and patterns of data, by key. Raises: `RequestError` where idx files are missing."""
         data = self.config.data
-        named = {split: getattr(data, split) for split in ("train", "test", "validation", "unlabeled")}
-        files = {split: name for split, name in named.items() if isinstance(name, str) and "*" not in name}
-        return {f"data.{split}": storage.absolute(name, data.root) for split, name in files.items()}
+        named = {split: getattr(data, split) for split in SPLITS}
+        return {f"data.{split}": _places(data, split, asked) for split, asked in named.items() if asked is not None}
 
     @cached_property
     def bytes(self) -> int:
-        """Bytes of the data files that exist; 0 for data of other sources."""
-        if self.config.data.kind == "idx":
-            return 0
-        there = [uri for uri in self.files.values() if storage.exists(uri) and not storage.is_folder(uri)]
-        return sum(map(storage.size, there))
+        """Bytes of the data files that exist, in folders and of patterns, too; 0 for data of a factory."""
+        places = [uri for several in self.files.values() for uri in several]
+        each = [uri for place in places for uri in (storage.matching(place) if "*" in place else [place])]
+        return sum(map(storage.bytes_below, each))
 
     @cached_property
     def loaded(self) -> Dataset | None:
@@ -77,7 +78,7 @@ class Request:
         return loading.load(self.config.every_split, self.config.seed)
 
     def parameters(self, model: AnyModel) -> int:
-        """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built."""
+        """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built, or is missing."""
         if isinstance(model, ModelSpec) or (isinstance(model, TransformersModel) and model.checkpoint is None):
             import torch
 
@@ -91,12 +92,23 @@ class Request:
             return 0
         names = storage.files_below(place) if storage.is_folder(place) else []
         weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
-        return sum(storage.size(uri) for uri in weights) // FLOAT_BYTES
+        try:
+            return sum(map(storage.size, weights)) // FLOAT_BYTES
+        except FileNotFoundError:
+            raise RequestError(f"'{place}': no such file, so its size is not known.") from None
 
     def members(self) -> list[MemberGroup]:
         """The group of each member; five where the cluster decides how many there are."""
         ensemble = self.config.ensemble
         return ensemble.of_each(ensemble.count or ASSUMED_MEMBERS)
+
+
+def _places(data: DataSpec, split: str, asked: str | IdxFiles) -> tuple[str, ...]:
+    if data.kind == "idx":
+        files = idx_files.of_split(data, split, asked, split in LABELLED)
+        return files if split in LABELLED else files[:1]
+    assert isinstance(asked, str), "checked by DataSpec"
+    return (storage.absolute(asked, data.root),)
 
 
 def checks(request: Request) -> list[Check]:
@@ -127,20 +139,14 @@ def _models(config: RunConfig) -> list[AnyModel]:
 
 
 def reached_storage(config: RunConfig) -> Finding:
-    try:
-        storage.probe_of_run(config.storage)
-    except RequestError as error:
-        return Finding("storage", str(error), "stops")
+    storage.probe_of_run(config.storage)
     return Finding("storage", f"{config.storage} can be written")
 
 
 def reached_tracker(config: RunConfig) -> Finding:
     from orchestrator.observers import mlflow_uri
 
-    try:
-        mlflow_uri.reach(config.tracking.uri)
-    except RequestError as error:
-        return Finding("tracker", str(error), "stops")
+    mlflow_uri.reach(config.tracking.uri)
     return Finding("tracker", f"{config.tracking.uri} reached")
 
 
@@ -220,12 +226,9 @@ def capacity(config: RunConfig) -> Finding:
     machines = connection.expected()
     if machines is None:
         return Finding("capacity", "decided by the cluster")
-    try:
-        placement = resources.place(config.ensemble, machines)
-        for run in _runs(config):
-            resources.check_student(run.student, machines)
-    except RequestError as error:
-        return Finding("capacity", str(error), "stops")
+    placement = resources.place(config.ensemble, machines)
+    for run in _runs(config):
+        resources.check_student(run.student, machines)
     return Finding("capacity", f"{placement.size} members, {placement.actors} at once")
 
 
@@ -276,13 +279,11 @@ def checkpoints(config: RunConfig) -> Finding:
 
 def data(request: Request) -> Finding:
     """Whether the data can be read, and are valid."""
-    missing = [f"{key} '{uri}'" for key, uri in request.files.items() if not storage.exists(uri)]
-    if missing and request.config.data.kind != "idx":
+    named = [(key, uri) for key, several in request.files.items() for uri in several if "*" not in uri]
+    missing = [f"{key} '{uri}'" for key, uri in named if not storage.exists(uri)]
+    if missing:
         return Finding("data", f"{', '.join(missing)}: no such file", "stops")
-    try:
-        loaded = request.loaded
-    except RequestError as error:
-        return Finding("data", str(error), "stops")
+    loaded = request.loaded
     if loaded is None:
         return Finding("data", f"{memory.size(request.bytes)}, which are there; too large to look into here")
     counts = ", ".join(f"{len(x):,} {name}" for name, x in loaded.inputs.items())

@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(asked: argparse.Namespace) -> None:
     """Print each finding as soon as it is known. Raises: `RequestError` with those that would stop a run."""
     from orchestrator.cli import doctor
+    from orchestrator.cli.checks import finding
     from orchestrator.config.run_config import RunConfig
     from orchestrator.observers.terminal import Screen
 
@@ -27,9 +28,9 @@ def main(asked: argparse.Namespace) -> None:
     for name, look in doctor.checks(config):
         out.print(f"{name:<14} ", end="", markup=False)  # show the check while it runs
         out.file.flush()
-        finding = look()
-        out.print(("warning: " if finding.level == "warning" else "") + finding.found, markup=False, soft_wrap=True)
-        findings.append(finding)
+        found = finding.of_check(name, look)
+        out.print(("warning: " if found.level == "warning" else "") + found.found, markup=False, soft_wrap=True)
+        findings.append(found)
     wrong = [f for f in findings if f.level == "stops"]
     if wrong:
         raise RequestError("\n".join(f"{f.name}: {f.found}" for f in wrong))
