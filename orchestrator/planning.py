@@ -89,7 +89,9 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
     found = whole(runs)
     if keeps:
-        kept.write(runs.first.case.config, runs.first.outlook)
+        reason = kept.write(runs.first.case.config, runs.first.outlook)
+        if reason:
+            screen.say(f"The plan is not kept for the report of the run: {reason}.")
     free = storage.free_bytes(config.storage) if other is None else None
     return Planned(
         name=config.name,

@@ -23,16 +23,23 @@ class KeptPlan(BaseModel):
     bytes: int
 
 
-def write(config: RunConfig, found: Outlook) -> None:
-    """Keep a plan of `config`, as settled, in a folder that a run may write to."""
-    owned.mark(config.folder)
+def write(config: RunConfig, found: Outlook) -> str:
+    """Keep a plan of `config`, as settled, in a folder that a run may write to.
+
+    Returns why it is not kept, since a plan is worth showing without storage; empty where it is kept.
+    """
     kept = KeptPlan(
         config=_digest(config),
         stages={stage.name: stage.seconds for stage in found.stages},
         pass_seconds=found.pass_seconds,
         bytes=found.soft_targets,
     )
-    storage.write_text(RunFolder(config.folder).plan, kept.model_dump_json(indent=2) + "\n")
+    try:
+        owned.mark(config.folder)
+        storage.write_text(RunFolder(config.folder).plan, kept.model_dump_json(indent=2) + "\n")
+    except Exception as error:  # each storage has its own error classes
+        return f"'{config.folder}' cannot be written ({type(error).__name__}: {error})"
+    return ""
 
 
 def read(config: RunConfig) -> KeptPlan | None:

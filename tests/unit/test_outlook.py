@@ -353,6 +353,12 @@ def test_a_plan_is_found_by_its_configuration_alone(tmp_path: Path) -> None:
     assert kept.read(of.config) is None
 
 
+def test_a_plan_is_made_where_it_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    of = case(tmp_path, storage=str(tmp_path / "file"))
+    assert "cannot be written (NotADirectoryError" in kept.write(of.config, outlook(of, RATES))
+
+
 def test_estimates_count_a_member_that_computes_beside_the_student(tmp_path: Path) -> None:
     term = {"objective": [{"term": "soft"}, {"term": "hidden_mse"}]}
     plain, looks = case(tmp_path), case(tmp_path, distillation=term)
