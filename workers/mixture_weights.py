@@ -45,8 +45,7 @@ def rule(spec: ExampleWeights) -> Rule:
     """The function of the rule that a configuration names."""
     if not isinstance(spec, FactorySpec):
         return RULES[spec]
-    function, kwargs = factories.load(spec.factory, spec.folder), spec.kwargs
-    return lambda probabilities: function(probabilities, **kwargs)
+    return factories.bound(spec)
 
 
 def of_examples(spec: ExampleWeights, probabilities: Tensor, present: Tensor | None = None) -> Tensor:

@@ -45,7 +45,7 @@ def _figures(run: Context, student: Member, spec: FactorySpec) -> Iterator[Drawn
         raise RequestError(f"report.figures: a student of kind '{student.model.kind}' is no torch module to draw.")
     x = run.dataset.test.x if run.test_inputs is None else run.test_inputs
     with calls.checked(f"report.figures: '{spec.factory}' raised", "."):
-        returned = factories.load(spec.factory, spec.folder)(module.eval(), x, run.dataset.test.y, **spec.kwargs)
+        returned = factories.bound(spec)(module.eval(), x, run.dataset.test.y)
     title = spec.factory.rpartition(":")[2].replace("_", " ")
     for name, figure in (returned if isinstance(returned, Mapping) else {title: returned}).items():
         if not hasattr(figure, "savefig"):

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from workers.errors import RequestError
+from workers.specs.base import FactorySpec
 from workers.user_code import factories
 
 
@@ -23,6 +24,14 @@ def test_a_changed_file_is_loaded_anew(tmp_path: Path) -> None:
     for value in (1, 2):
         (tmp_path / "models.py").write_text(f"def make(): return {value}\n")
         assert factories.call("models:make", {}, str(tmp_path)) == value
+
+
+def test_a_factory_may_change_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("def make(sizes): return sizes['last'].pop()\n")
+    kwargs = {"sizes": {"last": [1, 2]}}
+    spec = FactorySpec(factory="models:make", folder=str(tmp_path), kwargs=kwargs)
+    assert [factories.call("models:make", spec.kwargs, str(tmp_path)) for _ in range(2)] == [2, 2]
+    assert [factories.bound(spec)() for _ in range(2)] == [2, 2] and kwargs == {"sizes": {"last": [1, 2]}}
 
 
 def test_the_digest_follows_what_is_imported_from_beside(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ every machine and in every batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -195,7 +196,8 @@ def augmented(
     if spec is None:
         return of
     contents = read(spec) if contents is None else contents
-    how = (factories.load(spec.factory, spec.folder), {**spec.kwargs, **contents}, seed, views)
+    kwargs = {**copy.deepcopy(spec.kwargs), **contents}  # a transform may change its arguments
+    how = (factories.load(spec.factory, spec.folder), kwargs, seed, views)
     found: Augmented | AugmentedColumns
     found = (
         AugmentedColumns(of.columns, of.positions, of.elements_of, {}, *how)

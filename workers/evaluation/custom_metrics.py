@@ -79,12 +79,12 @@ def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int
 def _call(
     spec: FactorySpec, probabilities: NDArray[np.float32], labels: Index, known: Mapping[str, float]
 ) -> dict[str, float]:
-    metric = factories.load(spec.factory, spec.folder)
+    metric = factories.bound(spec)
     name = f"evaluation.metrics: '{spec.factory}'"
     shapes = f"probabilities {list(probabilities.shape)} float32 and labels {list(labels.shape)} int64, both read-only"
     arguments = "".join(f", {key}={value!r}" for key, value in spec.kwargs.items())
     with calls.checked(f"{name} raised", f". It was called with {shapes}{arguments}."):
-        returned = metric(probabilities, labels, **spec.kwargs)
+        returned = metric(probabilities, labels)
     if not isinstance(returned, Mapping):
         raise RequestError(f"{name} returned {type(returned).__name__}; expected a dictionary of names and numbers.")
     for key in returned:

@@ -13,6 +13,7 @@ A module beside the configuration may have any name: see `workers.user_code.besi
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import importlib
 import importlib.metadata
@@ -20,7 +21,8 @@ import inspect
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,14 +41,14 @@ LONGEST_NAME = 256
 
 
 def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
-    """Call `factory` (`module:function`) with `kwargs`.
+    """Call `factory` (`module:function`) with a copy of `kwargs`, which it may change.
 
     Raises: `RequestError` where the module or function is missing, or raises.
     """
     function = load(factory, folder)
     try:
         with beside.running(folder):
-            return function(**kwargs)
+            return function(**copy.deepcopy(kwargs))
     except RequestError:
         raise
     except (Exception, SystemExit) as error:
@@ -71,6 +73,14 @@ def load(factory: str, folder: str) -> Any:
             f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
         )
     return function
+
+
+def bound(spec: FactorySpec) -> Callable[..., Any]:
+    """The function that `spec` names, with a copy of its `kwargs`, which it may change.
+
+    Raises: as `load`.
+    """
+    return partial(load(spec.factory, spec.folder), **copy.deepcopy(spec.kwargs))
 
 
 def check_called(key: str, spec: FactorySpec, given: Sequence[str]) -> None:
