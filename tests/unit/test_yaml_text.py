@@ -102,6 +102,7 @@ def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None
         ("seed=1:30", "seed: found '1:30'; expected a whole number"),
         ("student.training.epochs=yes", "found true; expected a number"),
         ("student.model.kwargs={1: 2}", "kwargs.1: found 1; expected a valid string in quotes"),
+        ("student.model.kwargs.a=[{1: 2}]", r"model\.kwargs: found the key 1 in it; expected texts as keys, in quotes"),
     ],
 )
 def test_what_yaml_makes_of_a_text_is_told(tmp_path: Path, override: str, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_bool(value: Any) -> Any:
@@ -33,6 +33,24 @@ KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 KindName = Annotated[str, Field(pattern=KIND)]
 
 
+def _text_keys(value: Any) -> Any:
+    """A resolved configuration and a cache key are JSON, whose keys are texts: others would change on their way."""
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise ValueError(
+                f"found the key {wrong[0]!r} in it; expected texts as keys, in quotes, or a list of pairs of key and "
+                "value"
+            )
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _text_keys(inner)
+    return value
+
+
+Kwargs = Annotated[dict[str, Any], AfterValidator(_text_keys)]
+"""Arguments by their names."""
+
+
 class Spec(BaseModel):
     """Base of all specs: immutable, and strict about unknown keys."""
 
@@ -45,7 +63,7 @@ class FactorySpec(Spec):
     factory: FactoryName
     """`module:function`, found beside the configuration file, else installed, on PYTHONPATH, or in the working
     directory."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the call."""
     folder: str = ""
     """Where the module is looked for first, relative to the configuration file. Filled in with the configuration's own
@@ -57,7 +75,7 @@ class FactorySpec(Spec):
 class OwnKind(Spec):
     """A kind of a table, or a class of the user's, and the settings that it is made with."""
 
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Settings: keyword arguments of the class."""
     folder: str = ""
     """Of `module:Class`: as `folder` of a factory."""

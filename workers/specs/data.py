@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from workers.specs.base import Count, FactoryName, FactorySpec, NoBool, NonNegative, Seed, Share, Spec, Whole
+from workers.specs.base import Count, FactoryName, FactorySpec, Kwargs, NoBool, NonNegative, Seed, Share, Spec, Whole
 
 
 class IdxFiles(Spec):
@@ -111,7 +111,7 @@ class DataSpec(Spec):
     """`kind: images`: whether examples are [3, height, width] or [1, height, width]."""
     factory: FactoryName | None = None
     """`kind: python`: a function that returns `{"train": (x, y), "test": (x, y), ...}`."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the function, or of the class that `kind` names."""
     folder: str = ""
     """Where its module is looked for first, relative to the configuration file."""
