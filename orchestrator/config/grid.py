@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -15,9 +15,9 @@ from orchestrator.config import names as names_
 from orchestrator.config import yaml_text
 from workers.errors import RequestError
 
-RANGE = re.compile(r"(?P<low>-?[\d.]+(e-?\d+)?)\.\.(?P<high>-?[\d.]+(e-?\d+)?)(?P<log>:log)?")
+RANGE = re.compile(r"(?P<low>-?[\d.]+([eE][-+]?\d+)?)\.\.(?P<high>-?[\d.]+([eE][-+]?\d+)?)(?P<log>:log)?")
 FIXED = ("name", "storage", "seeds", "students", "generations")
-"""Keys that name or multiply runs, which a sweep does itself."""
+"""Keys that name, place or multiply runs: the same for all points, or set by the sweep."""
 MOST_NAME = names_.MOST - 8
 """Letters of a run's name without the number that tells it from others."""
 
@@ -43,6 +43,15 @@ class Range:
     def is_whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether both ends are whole numbers, however they are written, as in `1e2..1e3`."""
+        return float(self.low).is_integer() and float(self.high).is_integer()
+
+    def whole(self) -> Range:
+        """The whole numbers of this range, whose ends are such."""
+        return replace(self, low=int(self.low), high=int(self.high))
+
 
 Axis = Choices | Range
 Point = Mapping[str, Any]
@@ -58,7 +67,10 @@ def axis(text: str) -> Axis:
             f"--over '{text}': expected KEY=V1,V2, such as distillation.temperature=1,2,5, or KEY=1..20."
         )
     if key.split(".")[0] in FIXED:
-        raise RequestError(f"--over '{text}': a sweep sets `{key}` itself; expected another key.")
+        raise RequestError(
+            f"--over '{text}': `{key}` names, places or multiplies runs, so points of a sweep cannot differ in it; "
+            "expected another key. `--set` sets it for all points."
+        )
     found = RANGE.fullmatch(given.strip())
     if found is not None:
         return _range(text, key, found)
@@ -66,7 +78,8 @@ def axis(text: str) -> Axis:
         values = yaml_text.parse(f"[{given}]")
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"--over '{text}': the values are not YAML ({error}).") from error
-    if not values or any(values.count(value) > 1 for value in values):
+    typed = [(isinstance(value, bool), value) for value in values]  # to Python, true is 1
+    if not values or any(typed.count(value) > 1 for value in typed):
         raise RequestError(f"--over '{text}': expected one or more values, each once.")
     return Choices(key, tuple(values))
 
@@ -96,6 +109,17 @@ def points(choices: Sequence[Axis]) -> list[Point]:
     """Every combination of values, the last key changing fastest."""
     values = [each.values for each in choices if isinstance(each, Choices)]
     return [dict(zip([each.key for each in choices], found, strict=True)) for found in itertools.product(*values)]
+
+
+def ends(axes: Sequence[Axis]) -> list[Choices]:
+    """The values of each key; of a range its ends."""
+    return [each if isinstance(each, Choices) else Choices(each.key, (each.low, each.high)) for each in axes]
+
+
+def each_value(choices: Sequence[Choices]) -> list[Point]:
+    """The first values together, and each other value once beside the first ones of the other keys."""
+    first = {each.key: each.values[0] for each in choices}
+    return [first, *({**first, each.key: value} for each in choices for value in each.values[1:])]
 
 
 def overrides(point: Point) -> list[str]:
@@ -132,4 +156,7 @@ def names(base: str, found: Sequence[Point], taken: Sequence[str] = (), most: in
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    shown = f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return re.sub(r"(?<![\w.])-", "minus", shown)  # of a number; a name has no other hyphens than those between words

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from orchestrator.observers import mlflow_sweep
+from workers import storage
 
 PREFIX = "stillhouse: "
 """Of an error message of the command."""
@@ -17,11 +19,21 @@ PREFIX = "stillhouse: "
 
 @dataclass(frozen=True)
 class Job:
-    """A run to execute. overrides: by which its process loads the configuration."""
+    """A run to execute. overrides: by which its process loads the configuration. digest: of the file at `path` as the
+    sweep began."""
 
     path: str
     name: str
     overrides: Sequence[str]
+    digest: str
+
+
+def digest(path: str) -> str:
+    """sha256 of a configuration file; empty where it cannot be read."""
+    try:
+        return storage.sha256(Path(path).read_bytes())
+    except OSError:
+        return ""
 
 
 @dataclass
@@ -51,6 +63,8 @@ class Processes:
             process.terminate()
 
     def _run(self, job: Job) -> str:
+        if digest(job.path) != job.digest:
+            return f"'{job.path}' has changed since the sweep began, so this run would have other settings."
         sets = [word for override in job.overrides for word in ("--set", override)]
         flags = ["--verbose"] if self.verbose else []
         command = [sys.executable, "-P", "-m", "orchestrator.cli", "run", job.path, *sets, *flags]

@@ -12,7 +12,7 @@ import ray
 from orchestrator.cluster import connection
 from orchestrator.cluster.resources import Machines
 from orchestrator.config import grid, loading, names
-from orchestrator.config.grid import Axis, Choices, Point
+from orchestrator.config.grid import Axis, Point, Range
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_sweep import TrackedSweep
 from orchestrator.observers.terminal import Screen
@@ -25,7 +25,7 @@ from orchestrator.reporting.sweeps import MAPS, RECORD, Sweep, SweptRun, swept
 from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import Lock
 from orchestrator.stages import preflight
-from orchestrator.sweep.processes import Job, Processes
+from orchestrator.sweep.processes import Job, Processes, digest
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search, side_by_side
 from workers import storage
 from workers.errors import RequestError
@@ -75,8 +75,9 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         raise RequestError("--batch: a grid proposes all its points; it belongs to a search with `--trials N`.")
     if asked.batch is not None and asked.batch < 1:
         raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
-    common = [*asked.overrides, *_keeping(asked, axes)]
-    first = _check(asked.path, base, common, axes, screen)
+    common, began = [*asked.overrides, *_keeping(asked, axes)], digest(asked.path)
+    axes = _as_taken(asked.path, common, axes)
+    first = _check(asked.path, base, common, axes, screen, search=asked.trials is not None)
     name = f"{base.name}-{names.SWEEP}"
     folder = storage.join(base.storage, name)
     storage.probe_of_run(base.storage)
@@ -98,7 +99,15 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
                 else of_search(axes, asked.trials, asked.batch or BATCH, base.seed)
             )
             of_runs = Processes(address, tracked.run_id, verbose)
-            runs = Runs(processes=of_runs, path=asked.path, common=common, base=base, at_once=at_once, screen=screen)
+            runs = Runs(
+                processes=of_runs,
+                path=asked.path,
+                digest=began,
+                common=common,
+                base=base,
+                at_once=at_once,
+                screen=screen,
+            )
             found = _run(proposals, runs)
             outcome = sweeps.collected(name, [each.key for each in axes], found)
             files = _write(outcome, folder, drawn=asked.trials is None)
@@ -109,10 +118,12 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """How points become runs. common: overrides of every run. at_once: runs at a time."""
+    """How points become runs. path, digest: of the configuration as the sweep began. common: overrides of every run.
+    at_once: runs at a time."""
 
     processes: Processes
     path: str
+    digest: str
     common: Sequence[str]
     base: RunConfig
     at_once: int
@@ -151,7 +162,7 @@ def _batch(batch: Sequence[Point], given: Sequence[str], before: Sequence[Point]
         done = [*before, *(run.values for run in found.values() if not run.problem)]
         now = [left[place] for place in side_by_side([batch[place] for place in left], done)]
         jobs = [
-            Job(of.path, given[place], [*of.common, *grid.overrides(batch[place]), f"name={given[place]}"])
+            Job(of.path, given[place], [*of.common, *grid.overrides(batch[place]), f"name={given[place]}"], of.digest)
             for place in now
         ]
         of.screen.say(f"runs of the sweep: {', '.join(job.name for job in jobs)}")
@@ -172,13 +183,31 @@ def _keeping(asked: Asked, axes: Sequence[Axis]) -> list[str]:
     return [] if decided or not any(axis.key in OF_MEANS for axis in axes) else [f"{KEEP}=members"]
 
 
-def _check(path: str, base: RunConfig, common: Sequence[str], axes: Sequence[Axis], screen: Screen) -> RunConfig:
-    """Load every point of a grid, or the ends of ranges, and build what it names; returns the first, named as `base`.
+def _as_taken(path: str, common: Sequence[str], axes: Sequence[Axis]) -> list[Axis]:
+    """The axes, with whole numbers in a range between whole ends such as `1e2..1e3` where its key takes no others."""
+    first = grid.each_value(grid.ends(axes))[0]
 
-    Raises: `RequestError`.
+    def settled(axis: Axis) -> Axis:
+        if not isinstance(axis, Range) or axis.is_whole or not axis.may_be_whole:
+            return axis
+        try:
+            RunConfig.load(path, [*common, *grid.overrides({**first, axis.key: axis.low + 0.5})])
+        except RequestError:
+            return axis.whole()
+        return axis
+
+    return [settled(axis) for axis in axes]
+
+
+def _check(
+    path: str, base: RunConfig, common: Sequence[str], axes: Sequence[Axis], screen: Screen, *, search: bool = False
+) -> RunConfig:
+    """Load the points and build what they name; returns the first, named as `base`.
+
+    search: load each value once, and of a range the ends, since no grid of them is run. Raises: `RequestError`.
     """
-    ends = [axis if isinstance(axis, Choices) else Choices(axis.key, (axis.low, axis.high)) for axis in axes]
-    points, configs, built = grid.points(ends), [], set[str]()
+    ends = grid.ends(axes)
+    points, configs, built = grid.each_value(ends) if search else grid.points(ends), [], set[str]()
     screen.wait_for(f"building the models of {len(points):,} runs")
     for point in points:
         try:

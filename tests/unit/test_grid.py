@@ -32,6 +32,8 @@ AXES = [
     ("t=1..20", Range("t", 1, 20, False)),
     ("t=0.5..2.0", Range("t", 0.5, 2.0, False)),
     ("lr=1.0e-4..1.0e-2:log", Range("lr", 1e-4, 1e-2, True)),
+    ("lr=1E-4..1e+2:log", Range("lr", 1e-4, 1e2, True)),
+    ("k=1,true", Choices("k", (1, True))),
 ]
 
 
@@ -46,8 +48,9 @@ WRONG = {
     "=1,2": "expected KEY=V1,V2",
     "t=1,1": "each once",
     "t=[1": "not YAML",
-    "name=a,b": "a sweep sets `name` itself",
-    "students.small=1": "a sweep sets `students.small` itself",
+    "name=a,b": "`name` names, places or multiplies runs",
+    "students.small=1": "`students.small` names, places or multiplies runs",
+    "k=true,true": "each once",
     "t=5..2": "a lower and a higher number",
     "t=0..2:log": "a lower and a higher number, above 0",
 }
@@ -102,6 +105,8 @@ NAMED: list[tuple[dict[str, Any], str]] = [
         "x-ensemble-training-epochs-1-student-training-epochs-2",
     ),
     ({"student.training.epochs": 2}, "x-epochs-2"),
+    ({"data.shift": -1}, "x-shift-minus1"),  # `x-shift-1` is another point
+    ({"data.shift": [-0.5, 1e-5]}, "x-shift-minus0.5-1e-05"),
 ]
 
 
@@ -168,8 +173,8 @@ def test_the_first_trials_share_and_a_failed_run_has_made_nothing() -> None:
             tried.append([job.name for job in jobs])
             return ["broken"] * len(jobs)
 
-    base = SimpleNamespace(storage="")
-    of: Any = SimpleNamespace(processes=Runner(), path="", common=[], base=base, at_once=4, screen=Screen(quiet=True))
+    of: Any = SimpleNamespace(processes=Runner(), path="", digest="", common=[], at_once=4, screen=Screen(quiet=True))
+    of.base = SimpleNamespace(storage="")
     found = sweep._batch(asked, ["a", "b", "c"], [], of)
     assert tried == [["a"], ["b"], ["c"]] and [run.run for run in found] == ["a", "b", "c"]
 
@@ -270,10 +275,34 @@ def test_an_interrupt_stops_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     original = processes.Processes._run
     monkeypatch.setattr(processes.subprocess, "Popen", Slow)
     monkeypatch.setattr(processes.Processes, "_run", interrupted)
-    jobs = [Job("c.yaml", "interrupts", []), Job("c.yaml", "slow", []), Job("c.yaml", "never", [])]
+    jobs = [Job("no.yaml", name, [], "") for name in ("interrupts", "slow", "never")]
     with pytest.raises(KeyboardInterrupt):
         running.run(jobs, 2)
     assert stopped and not running.running
+
+
+def test_a_run_does_not_begin_with_a_changed_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 1\n")
+    job = Job(str(path), "x", [], processes.digest(str(path)))
+    path.write_text("seed: 2\n")
+    (problem,) = processes.Processes("127.0.0.1:1", "").run([job], 1)
+    assert "config.yaml' has changed since the sweep began" in problem
+
+
+def test_a_search_draws_whole_numbers_where_a_key_takes_no_others(tmp_path: Path) -> None:
+    path, texts = write_config(tmp_path), ("batch_size=1e1..1e2:log", "epochs=1.0..5.0", "learning_rate=1.0..2.0")
+    axes = grid.axes([f"student.training.{text}" for text in texts], trials=2)
+    found = sweep._as_taken(str(path), (), axes)
+    assert [each.is_whole for each in found if isinstance(each, Range)] == [True, True, False]
+    assert found == axes  # with equal ends
+
+
+def test_a_search_checks_each_value_once() -> None:
+    axes = grid.axes(["a=1,2", "b=3,4,5", "c=0.5..1.5"], trials=2)
+    assert [tuple(point.values()) for point in grid.each_value(grid.ends(axes))] == [
+        (1, 3, 0.5), (2, 3, 0.5), (1, 4, 0.5), (1, 5, 0.5), (1, 3, 1.5)
+    ]  # fmt: skip
 
 
 def test_a_base_need_not_have_what_every_point_sets(tmp_path: Path) -> None:
