@@ -42,8 +42,10 @@ class Machines:
     """Bytes of one GPU's memory; 0 where there is none or it is unknown."""
 
     def of(self, role: str) -> Machines:
-        """The nodes of a role; all nodes where none has that role."""
-        return replace(self, nodes=tuple(node for node in self.nodes if role in node.roles) or self.nodes)
+        """The nodes of a role; all nodes where none has that role. Those without cores and GPUs, such as a head with
+        `--num-cpus 0`, run no work and are left out."""
+        of_role = tuple(node for node in self.nodes if role in node.roles) or self.nodes
+        return replace(self, nodes=tuple(node for node in of_role if node.cpus or node.gpus) or of_role)
 
     def asked(self, role: str) -> dict[str, float]:
         """The role's resource request, so that Ray places the work on its nodes."""
@@ -64,6 +66,11 @@ class Machines:
     @property
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def least_memory(self) -> float:
+        """Bytes of main memory of the smallest node, of those whose memory is known; 0 where it is of none."""
+        return min((node.memory for node in self.nodes if node.memory), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
     slots = at_once(Placement(1, 1, asked.num_cpus, num_gpus), machines)
     size = _size(ensemble, max(slots, 1))
-    if asked.num_gpus != "auto" and num_gpus * size > machines.gpus:
+    if asked.num_gpus != "auto" and num_gpus and times(num_gpus, machines.gpus) < size:
         raise RequestError(
             f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
             f"{num_gpus * size:g} in all; the cluster has {machines.gpus:g}. Set `num_gpus: auto` to let members share "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS, WORDS
 from workers.specs.base import Count, FactorySpec, NonNegative, Positive, Precision, Spec, Whole
@@ -33,6 +33,13 @@ class Resources(Spec):
     """Cores. A member computes with as many threads (at least one)."""
     num_gpus: NonNegative | Literal["auto"] = "auto"
     """GPUs. `auto`: one per member if the cluster has enough, else members share them; 0 on a cluster without GPUs."""
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, num_gpus: float | str) -> float | str:
+        if isinstance(num_gpus, float) and num_gpus > 1 and not num_gpus.is_integer():
+            raise ValueError(f"found {num_gpus:g}; expected a share of one GPU, or a whole number, as Ray gives them")
+        return num_gpus
 
 
 class MemberGroup(Spec):

@@ -33,7 +33,7 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
 
 def _of_order(case: Case) -> Iterator[str]:
     """A transfer set of more examples than a process can put in order."""
-    needed, memory = order_bytes(case), min(node.memory for node in case.machines.nodes)
+    needed, memory = order_bytes(case), case.machines.least_memory
     if memory and needed > memory:
         yield (
             f"data: the random order of {case.work.transfer:,} examples takes {size(needed)} in each process, and the "
@@ -48,17 +48,16 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
     if on_gpu:
         yield from _of_gpu(case, stage, 1 if on_student else _sharing(case, stage))
         return
-    nodes = machines.of("student" if on_student else "teacher").nodes
+    there = machines.of("student" if on_student else "teacher")
     teachers = case.plan.teachers
     tasks = min(teachers.size, resources.at_once(teachers, machines)) if stage.name == "members" else teachers.actors
     at_once = case.plan.student.most if on_student else tasks
-    together = -(-at_once // len(nodes)) * stage.memory
-    memory = min(node.memory for node in nodes)
+    together, memory = -(-at_once // len(there.nodes)) * stage.memory, there.least_memory
     if memory and together > memory:
+        fewer = "fewer `num_workers` of the student" if on_student else "more `ensemble.resources_per_member.num_cpus`"
         yield (
             f"{stage.name}: the processes of a node need {size(together)} of memory, and the smallest node has "
-            f"{size(round(memory))}. Let fewer run at a time (more `ensemble.resources_per_member.num_cpus`), take "
-            "smaller batches, or larger nodes."
+            f"{size(round(memory))}. Let fewer run at a time ({fewer}), take smaller batches, or larger nodes."
         )
 
 

@@ -50,6 +50,5 @@ def _has_room(student: StudentPlacement, teachers: Placement, machines: Machines
 
 def _memory(student: StudentPlacement, machines: Machines) -> float:
     """The main memory of a worker's share of the smallest node; 0 where it is unknown."""
-    nodes = machines.of("student").nodes
-    per_node = -(-student.most // len(nodes))
-    return min(node.memory for node in nodes) / per_node
+    there = machines.of("student")
+    return there.least_memory / -(-student.most // len(there.nodes))

@@ -140,6 +140,11 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "precision": ({"ensemble__precision": "int8"}, None, "ensemble.precision: found 'int8'"),
     "no actor": ({"ensemble__num_actors": 0}, None, "ensemble.num_actors: found 0"),
     "negative GPUs": ({"ensemble__resources_per_member": {"num_gpus": -1}}, None, "num_gpus: found -1"),
+    "one and a half GPUs": (
+        {"ensemble__resources_per_member": {"num_gpus": 1.5}},
+        None,
+        r"num_gpus: found 1\.5; expected a share of one GPU, or a whole number",
+    ),
     "no core": ({"ensemble__resources_per_member": {"num_cpus": 0}}, None, "num_cpus: found 0; expected greater than"),
     "cold": (
         {"distillation__temperature": 0},

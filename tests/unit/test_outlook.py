@@ -146,8 +146,9 @@ def test_what_does_not_fit_is_named_with_figures(tmp_path: Path) -> None:
     (disk,) = misfits(alone(of), found, free=10)
     assert disk.startswith("storage: the run stores") and "10 bytes free" in disk
     small = replace(of, facts=replace(of.facts, machines=Machines((Node(4, 0, memory=2.0**29),), cuda=False)))
-    names = [each.split(":")[0] for each in misfits(alone(small), found, free=None)]
-    assert names == ["members", "baseline", "soft targets", "student"]
+    lacking = {each.split(":")[0]: each for each in misfits(alone(small), found, free=None)}
+    assert list(lacking) == ["members", "baseline", "soft targets", "student"]
+    assert "num_cpus" in lacking["members"] and "fewer `num_workers` of the student" in lacking["student"]
     on_gpu = case(tmp_path, GPUS)
     large = replace(on_gpu, profiles=dict.fromkeys(of.profiles, replace(PROFILE, weight_bytes=2**35)),
                     facts=replace(on_gpu.facts, machines=replace(GPUS, gpu_memory=2.0**34)))  # fmt: skip

@@ -108,6 +108,12 @@ def test_elastic_workers_share_a_node(tmp_path: Path) -> None:
     assert made.student.threads_alone == 8
 
 
+def test_a_head_without_cores_and_unknown_memories_count_for_nothing(tmp_path: Path) -> None:
+    machines = Machines((Node(0, 0, memory=1.0), Node(8, 0, memory=9.0), Node(8, 0)), cuda=False)
+    assert planned(tmp_path, machines).student.threads == 8
+    assert machines.of("student").least_memory == 9.0 and LAPTOP.least_memory == 0.0
+
+
 GB = 2**30
 STUDENT = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1, "learning_rate": 0.1}}
 TEACHERS = {False: Placement(1, 1, 1.0, 0.0), True: Placement(1, 1, 1.0, 1.0)}

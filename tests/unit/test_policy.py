@@ -38,6 +38,7 @@ def machines(cpus: float = 2, gpus: float = 0, nodes: int = 1) -> Machines:
         ({"size": 3, "resources_per_member": {"num_cpus": 2}}, machines(4), 3, 2, 0),
         ({"size": 8}, machines(4, 8), 8, 4, 1),
         ({"size": 3, "resources_per_member": {"num_gpus": 0.6}}, machines(8, 2), 3, 2, 0.6),
+        ({"size": 25, "resources_per_member": {"num_gpus": 0.28}}, machines(25, 7), 25, 21, 0.28),  # 7.000000000000001
         ({"size": 6, "num_actors": 3}, machines(8), 6, 3, 0),
         ({"size": 10}, machines(2, 1, nodes=5), 10, 5, 1),
         ({"size": 9, "resources_per_member": {"num_cpus": 2}}, machines(3, nodes=2), 9, 2, 0),
