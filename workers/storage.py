@@ -81,6 +81,14 @@ def local_path(uri: str) -> Path | None:
     return Path(filesystem(uri)[1]) if is_local(uri) else None
 
 
+def local_folder(uri: str) -> Path:
+    """The path of a local folder, which need not exist. Raises: `RequestError` for other storage."""
+    path = local_path(absolute(uri))
+    if path is None:
+        raise RequestError(f"'{uri}': in another storage. Expected a folder of this machine.")
+    return path
+
+
 def join(base: str, *parts: str) -> str:
     return posixpath.join(base.rstrip("/") or "/", *parts)
 

@@ -89,7 +89,7 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     known = every()
     if name not in known:
         raise RequestError(f"no example '{name}'; known: {', '.join(known)}.")
-    place = Path(storage.absolute(target or name))
+    place = storage.local_folder(target or name)
     copies = [(known[name], place)]
     copies += [(known[each], place.parent / each) for each in known[name].beside if each in known]
     first = next((each for each, folder in copies[1:] if folder.resolve() == place.resolve()), None)
@@ -98,15 +98,15 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
             f"--to '{place}': '{name}' refers to the example '{first.name}', whose copy goes into that folder. Name "
             "another folder."
         )
-    taken = [
-        folder / file
-        for example, folder in copies
-        for file, path in example.files.items()
-        if (folder / file).exists() and not _same(folder / file, path)
-    ]
-    if taken:
-        raise RequestError(f"'{taken[0]}' exists, and nothing is overwritten. Name another folder by --to.")
     try:
+        taken = [
+            folder / file
+            for example, folder in copies
+            for file, path in example.files.items()
+            if (folder / file).exists() and not _same(folder / file, path)
+        ]
+        if taken:
+            raise RequestError(f"'{taken[0]}' exists, and nothing is overwritten. Name another folder by --to.")
         for example, folder in copies:
             folder.mkdir(parents=True, exist_ok=True)
             for file, path in example.files.items():

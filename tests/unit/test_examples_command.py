@@ -67,6 +67,15 @@ def test_two_examples_may_refer_to_the_same_one(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "mnist" / "digits.py").read_text() == "mine" and not (tmp_path / "omitted-class").exists()
 
 
+def test_it_is_copied_into_a_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, message in (
+        ("s3://b/x", "in another storage. Expected a folder of this machine"),
+        (str(tmp_path / ("a" * 300)), "cannot be written (File name too long)"),
+    ):
+        assert main(["examples", "mnist", "--to", folder]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_an_example_does_not_go_where_one_goes_that_it_refers_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

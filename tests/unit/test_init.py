@@ -308,6 +308,39 @@ def test_images_in_folders(tmp_path: Path) -> None:
     assert found.seen.label_names == ("cat", "dog")
 
 
+def pictures(folder: Path, *classes: str) -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for k in range(8):
+            Image.new("RGB", (40 + k, 35), (k, 7 * k, sum(name.encode()) % 256)).save(folder / name / f"{k}.png")
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    pictures(tmp_path, "train", "bus", "more")
+    assert splits.given([], str(tmp_path)).splits == {"train": str(tmp_path)}
+    pictures(tmp_path / "photos", "train/cat", "train/dog", "more")
+    assert splits.given([], str(tmp_path / "photos")).splits.keys() == {"train", "unlabeled"}
+
+
+def test_images_of_another_storage_are_read_through_it(tmp_path: Path) -> None:
+    pictures(tmp_path, "cat", "dog")
+    seen = look.look(splits.given([f"file://{tmp_path}"], ""), None)
+    assert seen.data["image_size"] == [32, 32] and seen.label_names == ("cat", "dog")
+    (tmp_path / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(RequestError, match="no image that can be read"):
+        look.look(splits.given([f"file://{tmp_path}"], ""), None)
+
+
+def test_it_writes_into_a_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    for folder, message in (
+        ("s3://b/x", "in another storage. Expected a folder of this machine"),
+        (str(tmp_path / ("a" * 300)), "cannot be written (File name too long)"),
+    ):
+        assert main(["init", folder, "--data", str(tmp_path / "train.csv")]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_texts_get_a_tokenizer(tmp_path: Path) -> None:
     rows = [{"body": f"{'好' if k % 2 else '坏'}酒店服务热情房间干净 {k}", "label": k % 2} for k in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -514,6 +547,17 @@ def test_a_folder_of_transformers_brings_its_tokenizer(tmp_path: Path) -> None:
     student = config.student.model
     assert isinstance(student, ModelSpec) and student.kwargs["vocabulary"] == 30522
     assert student.tokenizer == str(tmp_path / "bert") and not (tmp_path / "new" / "tokenizer").exists()
+
+
+def test_a_finished_classifier_of_two_classes_names_no_labels(tmp_path: Path) -> None:
+    rows = [{"text": f"{'good' if k % 2 else 'bad'} soup number {k} of many", "label": k % 2} for k in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "bert").mkdir()
+    described = {"model_type": "bert", "vocab_size": 30522, "architectures": ["BertForSequenceClassification"]}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(described))
+    seen = look.look(splits.given([str(tmp_path / "a.jsonl")], ""), None)
+    (group,) = checkpoints.look([str(tmp_path / "bert")], seen).groups
+    assert "training" not in group
 
 
 def test_files_for_other_libraries(tmp_path: Path) -> None:

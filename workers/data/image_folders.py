@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +53,21 @@ def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pi
     return np.stack(pixels), [each.split("/")[0] for each in found] if labelled else None
 
 
-def pixels_of(uri: str, size: tuple[int, int], mode: str) -> Pixels:
-    """One image as [C, height, width], values from 0 to 1."""
+@contextmanager
+def opened(uri: str) -> Iterator[Image.Image]:
+    """An image in any storage. Raises: `RequestError` where it is none, or the block cannot decode it."""
     try:
         with Image.open(io.BytesIO(storage.read_bytes(uri))) as image:
-            turned = _opaque(ImageOps.exif_transpose(image), mode)
-            fitted = ImageOps.fit(turned, (size[1], size[0]), Image.Resampling.BILINEAR)
+            yield image
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"'{uri}': no image that can be read ({error}). Remove it, or write it anew.") from error
+
+
+def pixels_of(uri: str, size: tuple[int, int], mode: str) -> Pixels:
+    """One image as [C, height, width], values from 0 to 1."""
+    with opened(uri) as image:
+        turned = _opaque(ImageOps.exif_transpose(image), mode)
+        fitted = ImageOps.fit(turned, (size[1], size[0]), Image.Resampling.BILINEAR)
     values = np.asarray(fitted, np.float32) / np.float32(255)
     if values.ndim == 2:
         return np.repeat(values[None], CHANNELS[mode], axis=0)

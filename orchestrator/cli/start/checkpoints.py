@@ -23,6 +23,8 @@ from workers.errors import RequestError
 from workers.models import checkpoint_files
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+UNSAID_LABELS = 2
+"""Labels of a network of transformers whose configuration names none."""
 FINE_TUNING = {"epochs": 2, "batch_size": 16, "learning_rate": 5.0e-5, "warmup_share": 0.1, "schedule": "linear"}
 
 
@@ -92,10 +94,10 @@ def _transformers(uri: str, seen: Seen, found: Members) -> None:
     if not seen.is_text:
         raise RequestError(f"--checkpoint '{uri}': a network of transformers, and the data are no texts.")
     config = json.loads(storage.read_text(storage.join(uri, "config.json")))
-    labels = config.get("id2label") or {}
+    labels = len(config.get("id2label") or ()) or config.get("num_labels", UNSAID_LABELS)
     finished = any("ForSequenceClassification" in each for each in config.get("architectures") or ())
     model = {"kind": "transformers", "checkpoint": uri, "max_length": TOKENS}
-    if finished and len(labels) == seen.classes:
+    if finished and labels == seen.classes:
         found.groups.append({"model": model})
         found.reasons.append(f"'{_name(uri)}': {config.get('model_type')}, a finished classifier")
     else:

@@ -239,18 +239,13 @@ def npz_shapes(uri: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
-    from PIL import Image
-
     train = found.splits["train"]
     names = image_folders.files(train)
     sizes, grey = [], True
     for name in names[:: max(1, len(names) // 50)]:
-        try:
-            with Image.open(storage.join(train, name)) as image:
-                sizes.append(image.size)
-                grey = grey and image.mode in ("1", "L", "LA", "I;16", "I;16B")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise RequestError(f"'{storage.join(train, name)}': no image that can be read ({error}).") from error
+        with image_folders.opened(storage.join(train, name)) as image:
+            sizes.append(image.size)
+            grey = grey and image.mode in ("1", "L", "LA", "I;16", "I;16B")
     typical = int(np.median([min(size) for size in sizes]))
     side = max([each for each in IMAGE_SIDES if each <= typical], default=IMAGE_SIDES[0])
     section = {"kind": "images", **found.splits, "image_size": [side, side], "image_mode": "grey" if grey else "rgb"}

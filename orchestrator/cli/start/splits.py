@@ -84,9 +84,9 @@ def _expanded(uri: str) -> list[tuple[str, str]]:
         return [(uri, _kind(uri))]
     inner = [name for name in storage.names(uri) if not storage.is_hidden(name)]
     folders = [storage.join(uri, name) for name in inner if storage.is_folder(storage.join(uri, name))]
-    splits = [each for each in folders if split_of(each) is not None and image_folders.files(each)]
-    if splits:
-        return [(each, "images") for each in splits]
+    named = {each: image_folders.files(each) for each in folders if split_of(each) is not None}
+    if any("/" in image for images in named.values() for image in images):  # else a class has the name of a split
+        return [(each, "images") for each, images in named.items() if images]
     if image_folders.files(uri):
         return [(uri, "images")]
     files = [storage.join(uri, name) for name in inner if _is_data(name)]

@@ -38,7 +38,7 @@ def start(folder: str, data: Sequence[str], given: Sequence[str], label: str | N
     Raises: `RequestError` where a file exists already, or where data or checkpoints cannot be used. Nothing is left
     behind then.
     """
-    place = Path(storage.absolute(folder))
+    place = storage.local_folder(folder)
     _check_free(place)
     found = splits.given([storage.absolute(each) for each in data], str(place))
     seen = look.look(found, label)
@@ -69,10 +69,14 @@ def _tokenizer(seen: look.Seen, of_checkpoint: str | None) -> tuple[str, int, di
 
 
 def _check_free(place: Path) -> None:
-    """Raise `RequestError` where a file that would be written exists."""
-    if place.exists() and not place.is_dir():
+    """Raise `RequestError` where a file that would be written exists, or the folder is not accessible."""
+    try:
+        is_file = place.exists() and not place.is_dir()
+        taken = [name for name in FILES if (place / name).exists()]
+    except OSError as error:
+        raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+    if is_file:
         raise RequestError(f"'{place}' is a file; expected a folder, which need not exist.")
-    taken = [name for name in FILES if (place / name).exists()]
     if taken:
         raise RequestError(
             f"'{place / taken[0]}' exists, and nothing is overwritten. Name another folder, or move it away."
