@@ -39,7 +39,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
     """Every error as one line: the key, the found and the expected value. root: the validated model."""
     problems: dict[str, tuple[str, list[str]]] = {}
     for found in error.errors():
-        keys, owner = _walk(found["loc"], root)
+        keys, owner = _walk(found["loc"], root, names_key=found["type"] in ("extra_forbidden", "invalid_key"))
         name = ".".join(keys) or "the configuration"
         if found["type"] == "extra_forbidden":
             known = list(_fields(owner)) if owner else []
@@ -52,6 +52,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
             message = message.replace("Keys should be strings", "a text as the key")
+            message = re.sub(r"^a valid dictionary or instance of \w+$", "keys with values", message)
             if found["type"] in IN_WORDS:
                 message = IN_WORDS[found["type"]]
             elif found["type"] == "string_pattern_mismatch":
@@ -83,8 +84,13 @@ def _quoted(value: Any) -> str:
     return " in quotes (YAML reads it as a number)" if isinstance(value, (int, float)) else ""
 
 
-def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
-    """The parts of the key in a pydantic location, without union tags, and the model of the last part."""
+def _walk(
+    location: tuple[int | str, ...], root: type[BaseModel], *, names_key: bool
+) -> tuple[list[str], type[BaseModel] | None]:
+    """The parts of the key in a pydantic location, without union tags, and the model of the last part.
+
+    names_key: whether the last part is a key as it is written, and not the tag of a union.
+    """
     keys: list[str] = []
     owner: type[BaseModel] | None = root
     current: type[BaseModel] | None = root
@@ -103,7 +109,7 @@ def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[
             annotation = _fields(current)[part].annotation
             owner, current, tagged = current, _model_in(annotation), _tagged_in(annotation)
             named = current is not None and _is_mapping(annotation)
-        elif part == location[-1] and current is not None:
+        elif names_key and part == location[-1] and current is not None:
             keys.append(part)
             owner = current
     return keys, owner

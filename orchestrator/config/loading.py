@@ -16,8 +16,9 @@ from workers import storage
 from workers.errors import RequestError
 from workers.user_code import factories
 
-CODE = ("kind", "factory", "term", "schedule")
-"""Keys that name the user's own code: always, or as `module:Class` instead of a built-in name."""
+CODE = {"kind": "kind", "factory": "factory", "term": "term", "schedule": "from"}
+"""Keys that name the user's own code, always or as `module:Class` instead of a built-in name, each with a key of the
+sections that it does so in: the `schedule` of a learning rate is built in."""
 PATHS = ("path", "checkpoint", "checkpoints", "initial", "tokenizer")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
@@ -66,7 +67,9 @@ def parsed(text: str, path: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception) -> str:
-    return getattr(error, "problem", None) or str(error)
+    """The message of an error of YAML on one line: what was read, and what is wrong with it."""
+    parts = [getattr(error, name, None) for name in ("context", "problem")]
+    return ", ".join(part for part in parts if part) or str(error)
 
 
 def _nodes(value: Any, limit: int = MAX_NODES) -> int:
@@ -97,7 +100,8 @@ def override(values: dict[str, Any], assignment: str) -> None:
     holder: Any = values
     for number, part in enumerate(parts[:-1]):
         place = _place(holder, parts[: number + 1], assignment)
-        inner = holder.get(place, {}) if isinstance(holder, dict) else holder[place]
+        inner = holder.get(place) if isinstance(holder, dict) else holder[place]
+        inner = {} if inner is None else inner  # left out, or all its keys are
         if not isinstance(inner, dict | list):
             raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
         holder[place] = copy.copy(inner)  # an alias of YAML is the same object in all its places
@@ -148,7 +152,7 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
     if isinstance(uri, str):
         found["tracking"] = (
             {**tracking, "uri": _absolute_tracking(uri)}
-            if "tracking" not in found or isinstance(found["tracking"], dict)
+            if found.get("tracking") is None or isinstance(found["tracking"], dict)
             else found["tracking"]
         )
     default = experiment if isinstance(experiment, str) and experiment else found.get("name")
@@ -157,14 +161,10 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
     return found
 
 
-def code_in(section: Mapping[str, Any]) -> Any:
+def code_in(section: Mapping[str, Any]) -> str | None:
     """The user's own code that a section of a configuration names, as `module:name`; None where it names none."""
-    return next((section[key] for key in CODE if _names_code(key, section.get(key))), None)
-
-
-def _names_code(key: str, value: Any) -> bool:
-    """Whether a key's value names the user's own code, and not a built-in name."""
-    return value is not None and (key == "factory" or (isinstance(value, str) and ":" in value))
+    named = (section.get(key) for key, beside in CODE.items() if beside in section)
+    return next((each for each in named if isinstance(each, str) and ":" in each), None)
 
 
 def _absolute(value: Any, folder: str) -> Any:

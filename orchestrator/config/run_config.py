@@ -66,24 +66,24 @@ class RunConfig(Spec):
     @model_validator(mode="before")
     @classmethod
     def _first_of_several(cls, values: Any) -> Any:
-        """`student` is the first of `students`."""
+        """`student` is the first of `students`. Earlier versions wrote both forms, which are equal then."""
         several = values.get("students") if isinstance(values, dict) else None
         if several == {}:
             raise ValueError("`students` is empty; expected at least one, by name")
-        if isinstance(several, dict) and several and values.get("student") is None:
-            return {**values, "student": next(iter(several.values()))}
-        return values
+        if not isinstance(several, dict):
+            return values
+        first = next(iter(several.values()))
+        if values.get("student") not in (None, first):
+            raise ValueError(
+                "`students` takes the place of `student`, and both are given; expected one of them. A key of one of "
+                f"several is `students.NAME.KEY`, such as `students.{next(iter(several))}.num_workers`"
+            )
+        return {**values, "student": first}
 
     @model_validator(mode="before")
     @classmethod
     def _one_length_of_texts(cls, values: Any) -> Any:
         return text_length.spread(values)
-
-    @model_validator(mode="after")
-    def _one_form(self) -> RunConfig:
-        if self.students is not None and next(iter(self.students.values())) != self.student:
-            raise ValueError("`students` takes the place of `student`; give one of both")
-        return self
 
     @model_validator(mode="after")
     def _names_are_free(self) -> RunConfig:
@@ -332,7 +332,8 @@ class RunConfig(Spec):
 
     def to_yaml(self) -> str:
         """The resolved configuration; loading it again gives the same one."""
-        return yaml_text.dump(self.model_dump(mode="json", exclude_none=True))
+        other_form = None if self.students is None else {"student"}  # so that an override changes one of several
+        return yaml_text.dump(self.model_dump(mode="json", exclude_none=True, exclude=other_form))
 
 
 def _specialised(model: AnyModel, classes: int, names: tuple[str, ...]) -> AnyModel:

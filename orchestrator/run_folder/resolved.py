@@ -12,10 +12,16 @@ from workers import storage
 
 
 def keys_of(folder: str) -> dict[str, Any]:
-    """The keys of the configuration of the run in `folder`, as they are written.
+    """The keys of the configuration of the run in `folder`, with `student`, which is the first of `students`.
 
     Raises: `RequestError` where there is none, or it is not YAML.
     """
+    values = _written(folder)
+    several = values.get("students")
+    return {"student": next(iter(several.values())), **values} if several and isinstance(several, dict) else values
+
+
+def _written(folder: str) -> dict[str, Any]:
     uri = RunFolder(folder).config
     content = storage.read_bytes(uri)
     try:
@@ -29,7 +35,7 @@ def config_of(folder: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises: `RequestError` where there is none, or it is no configuration.
     """
-    values = keys_of(folder)
+    values = _written(folder)
     for each in overrides:
         override(values, each)
     return RunConfig.from_mapping(values, folder)

@@ -278,6 +278,17 @@ def test_options_without_an_effect_on_a_run_are_refused(
     assert f"stillhouse: {option}" in capsys.readouterr().err
 
 
+def test_options_without_a_configuration_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--set", "seed=1"]) == 2
+    assert "stillhouse: --set seed=1: no configuration is given" in capsys.readouterr().err
+
+
+def test_a_file_of_any_name_is_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path).rename(tmp_path / "config.json")
+    assert main(["worth", str(path), "--larger", "seed=1"]) == 2
+    assert "--larger seed=1: expected a key that begins with ensemble.model." in capsys.readouterr().err
+
+
 def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(write_config(tmp_path))]) == 0
     said = capsys.readouterr().out

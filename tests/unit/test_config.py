@@ -68,6 +68,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing before": ({"student__initial": "previous"}, "`initial` is previous, and nothing is before it"),
     "combine": ({"ensemble__combine": "median"}, r"ensemble\.combine: found 'median'; expected 'arithmetic' or"),
+    "several files": (
+        {"data__train": ["a.npz", "b.npz"]},
+        r"data\.train: found \['a\.npz', 'b\.npz'\]; expected a valid string or keys with values$",
+    ),
+    "a schedule of one's own": (
+        {"student__training__schedule": "models:mlp"},
+        r"^student\.training\.schedule: found 'models:mlp'; expected 'constant', 'cosine' or 'linear'$",
+    ),
 }
 
 
@@ -85,6 +93,7 @@ def test_wrong_values_are_named(tmp_path: Path, case: str) -> None:
         ("- a\n- b", "found a list; expected keys"),
         ("", "found nothing"),
         ("name: \x00", "not YAML"),
+        ("name: a\n---\nname: b\n", "line 2, column 1: not YAML .*expected a single document in the stream, but found"),
         ("data: &d {kind: npz, kwargs: {}, inner: *d}", "refers to itself"),
     ],
 )
@@ -107,6 +116,21 @@ def test_overrides_reach_any_depth(tmp_path: Path) -> None:
     )
     assert (config.seed, config.student.model.kwargs["hidden"], config.report.accuracy) == (5, 9, "hits")
     assert config.ensemble.training is not None and config.ensemble.training.learning_rate == 0.01
+
+
+def test_a_section_without_keys_is_left_out(tmp_path: Path) -> None:
+    path = write_config(tmp_path, distillation=None, tracking=None, student__model__kwargs=None)
+    expected = RunConfig.load(str(path))
+    values = yaml.safe_load(path.read_text())
+    values |= {"distillation": None, "tracking": None, "report": None}
+    values["student"]["model"]["kwargs"] = values["ensemble"]["resources_per_member"] = None
+    path.write_text(yaml.safe_dump(values))
+    resources = expected.ensemble.resources_per_member
+    found = RunConfig.load(str(path), [f"ensemble.resources_per_member.num_cpus={resources.num_cpus}"])
+    assert found == expected
+    assert RunConfig.load(str(path), ["distillation.temperature=3"]).distillation.temperature == 3
+    with pytest.raises(RequestError, match="name: found nothing; expected a valid string"):
+        RunConfig.load(str(path), ["name="])
 
 
 def test_overrides_reach_into_lists(tmp_path: Path) -> None:

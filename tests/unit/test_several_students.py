@@ -30,6 +30,10 @@ def test_the_first_is_the_runs_own(tmp_path: Path) -> None:
     path = tmp_path / "again.yaml"
     path.write_text(config.to_yaml())
     assert RunConfig.load(str(path)) == config
+    changed = RunConfig.load(str(path), ["students.small.num_workers=2"])
+    assert changed.student.num_workers == 2 and changed.student == (changed.students or {})["small"]
+    with pytest.raises(RequestError, match=r"`students` takes the place of `student`.*`students\.small\.num_workers`"):
+        RunConfig.load(str(path), ["student.num_workers=2"])
     assert RunConfig.load(str(write_config(tmp_path))).of_students() == {}
 
 
@@ -67,6 +71,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), WRONG)
+def test_a_student_may_have_the_name_of_a_key_of_code(tmp_path: Path) -> None:
+    student = settings(tmp_path)["student"]
+    config = RunConfig.load(str(write_config(tmp_path, student=None, students={"factory": student})))
+    assert config.students is not None and [*config.students] == ["factory"]
+
+
 def test_wrong_students(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=expected):
         RunConfig.load(str(several_settings(tmp_path, **changes)))

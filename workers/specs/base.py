@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _no_bool(value: Any) -> Any:
@@ -55,6 +55,19 @@ class Spec(BaseModel):
     """Base of all specs: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_sections(cls, values: Any) -> Any:
+        """A section whose keys are all left out, or commented out, is left out itself."""
+        if not isinstance(values, dict) or not any(value is None for value in values.values()):
+            return values
+        defaults = {
+            field.alias or name: field.get_default(call_default_factory=True)
+            for name, field in cls.model_fields.items()
+        }
+        sections = {key for key, default in defaults.items() if isinstance(default, BaseModel | dict)}
+        return {key: value for key, value in values.items() if value is not None or key not in sections}
 
 
 class FactorySpec(Spec):

@@ -18,6 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(asked: argparse.Namespace) -> None:
     """Print each finding as soon as it is known. Raises: `RequestError` with those that would stop a run."""
+    if asked.overrides and asked.config is None:
+        raise RequestError(
+            f"--set {asked.overrides[0]}: no configuration is given, whose key it overrides. Give CONFIG."
+        )
     from orchestrator.cli import doctor
     from orchestrator.cli.checks import finding
     from orchestrator.config.run_config import RunConfig

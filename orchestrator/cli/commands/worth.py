@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from orchestrator.cli.commands import base
 from orchestrator.cluster import interrupts
@@ -43,7 +44,7 @@ def main(asked: argparse.Namespace) -> None:
     from workers.errors import RequestError
 
     wrong = [each for each in asked.larger if not each.startswith(MODEL)]
-    if asked.of.endswith((".yaml", ".yml")):
+    if asked.of.endswith((".yaml", ".yml")) or Path(asked.of).is_file():  # a run is a folder
         if wrong:
             raise RequestError(f"--larger {wrong[0]}: expected a key that begins with {MODEL}")
         _foresee(asked)
