@@ -47,7 +47,7 @@ def load(folder: str | Path = Path(__file__).parent, threads: int = 1) -> Callab
 
     def student(examples: Any) -> NDArray[np.float32]:
         found = []
-        for batch in batches(examples):
+        for batch in batches(_plain(examples)):
             answers = softmax(logits({name: column for name, column in batch.items() if name != REAL}))
             found.append(answers * batch[REAL][..., np.newaxis] if of_elements and REAL in batch else answers)
         if of_elements:
@@ -319,7 +319,7 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Ar
         return {name: columns[name] for name in asked["names"]}
 
     def batches(examples: Any) -> Iterator[Arrays]:
-        texts = [examples] if isinstance(examples, str) else list(_rows(examples, asked.get("columns")))
+        texts = _rows(examples, asked.get("columns"))
         for start in range(0, len(texts), BATCH):
             yield batch(texts[start : start + BATCH])
 
@@ -327,17 +327,33 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Ar
 
 
 def _rows(examples: Any, columns: Sequence[str] | None) -> Sequence[Any]:
-    """Texts, or pairs of texts as tuples, from a list, an array or a table. columns: those of a table that hold texts;
-    None: all, in their order."""
-    table = None if columns is None else Table.of(examples)
+    """Texts, or pairs of texts as tuples, from one text, a list, an array or a table.
+
+    columns: those of a table that hold texts; None: all, in their order.
+    """
+    examples = [examples] if isinstance(examples, str) else examples
+    table = Table.of(examples)
     if table is not None:
-        examples = list(zip(*table.columns(columns or ()).values(), strict=True))
-    rows = np.asarray(examples, dtype=object).tolist()
-    found = [(row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows]
+        examples = list(zip(*table.columns(table.names if columns is None else columns).values(), strict=True))
+    rows = np.asarray(examples, dtype=object)
+    if rows.ndim not in (1, 2):
+        raise ValueError(f"the student was asked {examples!r:.100}; expected a list of texts, or of pairs of texts.")
+    found = [
+        (row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows.tolist()
+    ]
     for row, each in enumerate(found):
         if not all(isinstance(text, str) for text in (each if isinstance(each, tuple) else (each,))):
             raise ValueError(f"the student was asked {each!r:.100} in row {row}; expected a text, or a pair of texts.")
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A value without 0-d arrays, as MLflow's server has them, and with lists for nested arrays, as pandas reads them
+    from Parquet. Other arrays are unchanged."""
+    if not isinstance(value, np.ndarray) or (value.ndim and value.dtype != object):
+        return value
+    found = value.tolist()
+    return [_plain(each) for each in found] if isinstance(found, list) else found
 
 
 class Table:
@@ -381,13 +397,16 @@ class Table:
                 raise ValueError(f"the student was asked no column '{name}'; expected {', '.join(names)}.")
             if list(self.names).count(name) > 1:
                 raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
-        found = {name: self.get(name) for name in names}
+        found = {name: _plain(self.get(name)) for name in names}
         for name, column in found.items():
             if isinstance(column, str) or not hasattr(column, "__iter__"):
                 raise ValueError(
                     f"the student was asked {column!r:.100} as column '{name}'; expected a list, or rows as [{{...}}]."
                 )
-        found = {name: each if isinstance(each, list | np.ndarray) else list(each) for name, each in found.items()}
+        found = {
+            name: each if isinstance(each, np.ndarray) else [_plain(cell) for cell in each]
+            for name, each in found.items()
+        }
         lengths = {name: len(column) for name, column in found.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the student was asked columns of different lengths: {lengths}; expected one length.")

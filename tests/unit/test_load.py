@@ -183,6 +183,19 @@ def test_pairs_of_texts_and_one_text(tmp_path: Path, counted: list[dict[str, NDA
     assert answer("river").shape == (1, 2)
 
 
+def test_one_text_in_an_array_without_dimensions(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+    """As MLflow's server makes it of `{"inputs": "river"}`."""
+    texts.tokenizer(tmp_path)
+    asked = {"kind": "texts", "names": ["input_ids"], "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
+    answer = student(tmp_path, {**asked, **SETTINGS})
+    for given in ("river", np.array("river"), {"text": ["river"]}, [{"text": np.array("river")}]):
+        assert answer(given).shape == (1, 2)
+        assert counted[-1]["input_ids"].tolist() == counted[0]["input_ids"].tolist()
+    for wrong in (None, np.array(3), [[["river"]]]):
+        with pytest.raises(ValueError, match="expected a list of texts, or of pairs of texts"):
+            answer(wrong)
+
+
 def test_named_columns(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     asked = {"kind": "columns", "names": {"a": "float32", "b": "int64"}}
     student(tmp_path, asked)({"a": [[1.0, 2.0]], "b": [[3]], "unused": [0]})
@@ -218,11 +231,27 @@ NUMBERS = [[20, 0, 0, 0, 1, 1, 2], [30, 1, 1, 0, 0, 3, 4]]
         PEOPLE.assign(city=PEOPLE["city"].astype("category"), age=PEOPLE["age"].astype("Int64")),
         pyarrow.Table.from_pandas(PEOPLE[["city", "marks", "age"]]),
         PEOPLE.to_dict("records"),
+        [
+            {"age": np.array(20), "city": np.array("Rome"), "marks": np.array([1, 2])},
+            {"age": np.array(None), "city": np.array(None), "marks": np.array([3, 4])},
+        ],
+        pyarrow.Table.from_pandas(PEOPLE.assign(marks=[[[1.0], [2.0]], [[3.0], [4.0]]])).to_pandas(),
         {"city": ["Rome", None], "marks": np.array([[1, 2], [3, 4]]), "age": [decimal.Decimal(20), None]},
         np.array(NUMBERS),
         pandas.DataFrame(NUMBERS),
     ],
-    ids=["frame", "another order", "types of pandas", "Arrow", "rows", "columns", "numbers", "a frame of numbers"],
+    ids=[
+        "frame",
+        "another order",
+        "types of pandas",
+        "Arrow",
+        "rows",
+        "records behind MLflow",
+        "nested arrays",
+        "columns",
+        "numbers",
+        "a frame of numbers",
+    ],
 )
 def test_a_table_by_the_names_of_its_columns(
     tmp_path: Path, given: Any, counted: list[dict[str, NDArray[Any]]]
