@@ -91,11 +91,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
     run = _checked(asked)
     wait_for("reading the data")
     dataset = loading.load(run.config.data, run.config.seed)
-    if dataset.test_digest != run.test:
-        raise RequestError(
-            f"'{run.folder}': the test examples are no longer those of the run (data.test, their labels or groups have "
-            "changed), so figures would not compare. Restore them, or run again."
-        )
+    unchanged.check_data(dataset, run.report, run.test)
     config = run.config.for_classes(dataset.classes, dataset.label_names)
     weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)
     student = unchanged.student_of(Member("student", config.student.model, weights), dataset, run.systems["student"])
@@ -120,7 +116,10 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
             "classes": dataset.classes,
             "labels": list(dataset.label_names) or [str(k) for k in range(dataset.classes)],
             **made.about,
-            "inputs": {**made.about["inputs"], **named.columns(run.config.data, made.about["inputs"])},
+            "inputs": {
+                **made.about["inputs"],
+                **named.columns(run.config.data, dataset.encodings, made.about["inputs"]),
+            },
         }
         text = card.card(about, measured, origin, run.report, licence=asked.licence)
         files.write(folder, card.record(about, measured, origin, asked.licence), text, made, student)

@@ -25,7 +25,8 @@ EXPORTERS = ("onnx", "onnxscript", "onnxruntime", "transformers", "safetensors")
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
     """configuration, student: sha256 of the file. soft_targets: fingerprint of the store; empty where it was removed.
-    members, data: digests by name. code: of the student's factory, by file. trained_by, exported_by: versions."""
+    members: digests by name. data: digests of the splits that the run read. code: of the student's factory, by file.
+    trained_by, exported_by: versions."""
 
     run: str
     seed: int
@@ -54,11 +55,17 @@ def of(folder: str, config: RunConfig, dataset: Dataset, report: Report, weights
         student=checkpoints.sha256(weights),
         soft_targets=_fingerprint(run, report, members),
         members=members,
-        data={name: digest for name, digest in dataset.digests.items() if digest},
+        data=_data(dataset, report),
         code={name.removeprefix("code."): digest for name, digest in what.items() if name.startswith("code.")},
         trained_by={} if record is None else record.versions,
         exported_by={**provenance.versions(), **dict(filter(None, map(origins.provider, EXPORTERS)))},
     )
+
+
+def _data(dataset: Dataset, report: Report) -> Mapping[str, str]:
+    """The digests of the splits that the report has; of an earlier version those of today."""
+    of_run = {} if report.origin is None else report.origin.data
+    return of_run or {name: digest for name, digest in dataset.digests.items() if digest}
 
 
 def _weights_of(run: RunFolder, member: str) -> str:

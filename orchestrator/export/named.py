@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from workers.data import readers
+from workers.data.encoded_tables import Encoding
 from workers.specs.data import DataSpec
 
 
-def columns(data: DataSpec, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """`columns` of the inputs in `export.json`: the columns of texts by name, or those that become the numbers of an
     example, with their encodings. Empty for data without names, and where inputs have names of their own.
 
-    inputs: of the student, as `formats` describes them.
+    encodings: of the data set. inputs: of the student, as `formats` describes them.
     """
     if inputs["kind"] == "texts" and data.kind == "text":
         return {"columns": list(data.texts_from)}
-    found = readers.encodings(data) if inputs["kind"] == "array" else []
+    found = encodings if inputs["kind"] == "array" else ()
     is_whole = bool(found) and sum(each.numbers for each in found) == math.prod(inputs["shape"])
     return {"columns": [asdict(each) for each in found]} if is_whole else {}

@@ -1,4 +1,4 @@
-"""Whether the student still is the network that the run trained: its weights, and what its network is built from.
+"""Whether student and data still are those of the run: weights, what the network is built from, and the examples.
 
 Weights say little without their code: after a change of it they load as well, and compute another function. So what
 builds the network is compared with the record that the run left beside the weights. Where that cannot decide, the
@@ -7,18 +7,23 @@ student is measured on the test examples, and has to repeat the report's figures
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from orchestrator.export import formats
 from orchestrator.export.formats import Student
+from orchestrator.reporting.report import Report
 from orchestrator.run_folder import paths
 from workers import storage
 from workers.artifacts import key as keys
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK, Record
 from workers.data.dataset import Dataset
+from workers.data.label_names import listed
+from workers.data.labels import LABELLED
 from workers.errors import RequestError
 from workers.evaluation import metrics
 from workers.evaluation.metrics import BRIER, CORRECT, EXAMPLES, Inference
@@ -51,6 +56,37 @@ def student_of(member: Member, dataset: Dataset, of_run: NDArray[np.float64]) ->
     if record is None or record.format < NETWORK.version or _changes(member.model, record):
         _check_figures(student, dataset, of_run)
     return student
+
+
+def check_data(dataset: Dataset, report: Report, test: str) -> None:
+    """Raise `RequestError` where the data changed since the run in what an export follows from: the classes, the test
+    examples, and of a table the training examples, where these decide how its columns become numbers.
+
+    test: digest of the run's test examples, `Dataset.test_digest`.
+    """
+    of_run = {} if report.origin is None else report.origin.data
+    changed = [name for name in LABELLED if of_run and dataset.digests[name] != of_run.get(name)]
+    if list(dataset.label_names) != report.labels or dataset.classes != (report.classes or dataset.classes):
+        where = ", ".join(f"data.{name}" for name in changed) or "data"
+        raise RequestError(
+            f"{where}: the classes are no longer those of the run; found "
+            f"{_shown(dataset.label_names, dataset.classes)}, expected "
+            f"{_shown(report.labels, report.classes)}. Restore the files, or run again."
+        )
+    if dataset.test_digest != test:
+        raise RequestError(
+            "data.test: the examples are no longer those of the run (they, their labels or groups have changed), so "
+            "figures would not compare. Restore them, or run again."
+        )
+    if "train" in changed and any(each.categories or each.fill is not None for each in dataset.encodings):
+        raise RequestError(
+            "data.train: the examples are no longer those of the run. They decide the categories of a table's columns "
+            "and the numbers for empty cells, which the export would take from others. Restore them, or run again."
+        )
+
+
+def _shown(names: Sequence[str], count: int) -> str:
+    return f"{len(names):,} ({listed(names)})" if names else f"{count:,}"
 
 
 def _record(member: Member) -> Record | None:

@@ -72,18 +72,19 @@ def test_a_table_becomes_the_numbers_of_the_run(tmp_path: Path, kind: str, chose
             "label_column": "bought", "group_column": "user", "feature_columns": chosen,
         }
     )  # fmt: skip
-    x = loading.load(spec, 0).test.x
+    dataset = loading.load(spec, 0)
+    x = dataset.test.x
     inputs = {"kind": "array", "shape": list(x.shape[1:])}  # type: ignore[union-attr]
-    columns = named.columns(spec, inputs)["columns"]
+    columns = named.columns(spec, dataset.encodings, inputs)["columns"]
     table = load.Table.of(frame[sorted(frame.columns, reverse=True)])
     assert table is not None
     np.testing.assert_array_equal(table.numbers(columns).astype(np.float32), np.asarray(x[:], np.float32))  # type: ignore[index]
-    assert not named.columns(spec, {"kind": "columns"})
-    assert not named.columns(spec, {"kind": "array", "shape": [99]})
+    assert not named.columns(spec, dataset.encodings, {"kind": "columns"})
+    assert not named.columns(spec, dataset.encodings, {"kind": "array", "shape": [99]})
 
 
 def test_columns_of_texts(tmp_path: Path) -> None:
     spec = DataSpec.model_validate({"kind": "text", "train": "a.jsonl", "test": "b.jsonl", "text_column": ["q", "p"]})
-    assert named.columns(spec, {"kind": "texts"}) == {"columns": ["q", "p"]}
+    assert named.columns(spec, (), {"kind": "texts"}) == {"columns": ["q", "p"]}
     spec = DataSpec.model_validate({"kind": "npz", "train": "a.npz", "test": "b.npz"})
-    assert not named.columns(spec, {"kind": "array", "shape": [3]})
+    assert not named.columns(spec, (), {"kind": "array", "shape": [3]})

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 
-from orchestrator.export import unchanged
+from orchestrator.export import lineage, unchanged
 from orchestrator.export.formats import Student
 from orchestrator.reporting import sums
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
 from tests import finished, texts
+from tests.reports import plain
 from workers import storage
 from workers.data import loading, tokens
+from workers.data.dataset import Dataset
 from workers.errors import RequestError
 from workers.inference.teacher import Member
+from workers.specs.data import DataSpec
 
 CODE = """
 import json
@@ -129,3 +134,33 @@ def test_where_the_record_does_not_decide_the_reports_figures_do(run: Run, recor
     sums.write(run.folder, of_blocks | {"student": of_blocks["baseline"]}, test)
     with pytest.raises(RequestError, match=r"on the test examples its accuracy is .*, in the report"):
         run.load()
+
+
+def of_people(folder: Path, ages: list[float], bought: list[str]) -> Dataset:
+    """A table of people; half of `train.parquet` is the validation split, and `test.parquet` stays as it is."""
+    people = pandas.DataFrame({"age": np.array(ages, float), "bought": bought})
+    people.to_parquet(folder / "train.parquet")
+    if not (folder / "test.parquet").exists():
+        people[:6].to_parquet(folder / "test.parquet")
+    spec = {"kind": "table", "label_column": "bought", "validation_share": 0.5, "allow_overlap": True}
+    uris = {split: str(folder / f"{split}.parquet") for split in ("train", "test")}
+    return loading.load(DataSpec.model_validate({**spec, **uris}), 0)
+
+
+def test_data_that_decide_an_export_are_those_of_the_run(tmp_path: Path) -> None:
+    ages, bought = [20.0, 30.0, 40.0, 50.0, 60.0, 70.0] * 4, ["yes", "no"] * 12
+    found = of_people(tmp_path, ages, bought)
+    digests, test = {name: digest for name, digest in found.digests.items() if digest}, found.test_digest
+    report = plain(labels=["no", "yes"], classes=2, origin={"data": digests})
+    unchanged.check_data(found, report, test)
+    unchanged.check_data(found, plain(labels=["no", "yes"]), test)  # of an earlier version
+    with pytest.raises(RequestError, match=r"data\.test: the examples are no longer those of the run"):
+        unchanged.check_data(found, report, "0" * 64)
+    more = of_people(tmp_path, [*ages, 1000.0, 1000.0], [*bought, "yes", "no"])
+    with pytest.raises(RequestError, match=r"data\.train: .* numbers for empty cells"):
+        unchanged.check_data(more, report, test)
+    unchanged.check_data(replace(more, encodings=()), report, test)
+    assert lineage._data(more, report) == digests
+    third = of_people(tmp_path, [*ages, *ages[:6]], [*bought, *["perhaps"] * 6])
+    with pytest.raises(RequestError, match=r"data\.train, .*found 3 \('no', 'perhaps', 'yes'\), expected 2"):
+        unchanged.check_data(third, report, test)

@@ -102,12 +102,6 @@ def read(
     return {split: (of_split, labels.get(split)) for split, of_split in x.items()}, encodings
 
 
-def encodings(uris: Mapping[str, str], roles: tables.Roles) -> list[Encoding]:
-    """How the feature columns become the numbers of an example, in the order of these."""
-    train = table_files.read(uris["train"])
-    return _encodings(train, feature_names(train, roles), uris["train"])
-
-
 def _encodings(train: pa.Table, names: Sequence[str], uri: str) -> list[Encoding]:
     return [encoding(name, train.column(name), uri) for name in names]
 

@@ -109,13 +109,6 @@ def _roles(spec: DataSpec) -> tables.Roles:
     return tables.Roles(spec.labels_from, spec.feature_columns, spec.group_column)
 
 
-def encodings(spec: DataSpec) -> list[Encoding]:
-    """How the columns of a table become the numbers of an example, in the order of these; none for other kinds."""
-    if spec.kind == "table":
-        return encoded_tables.encodings(uris(spec), _roles(spec))
-    return _plain(tables.widths(uris(spec), _roles(spec))) if spec.kind == "parquet" else []
-
-
 def _plain(widths: Mapping[str, int]) -> list[Encoding]:
     return [Encoding(name, width=width) for name, width in widths.items()]
 

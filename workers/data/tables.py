@@ -103,14 +103,6 @@ def read(
     return found, _widths(tables["train"], names)
 
 
-def widths(uris: Mapping[str, str], roles: Roles) -> dict[str, int]:
-    """What `read` returns besides, from the first row alone."""
-    tables = {split: _open(split, uri) for split, uri in uris.items()}
-    train = tables["train"]
-    names = _features(train, roles.label, roles.features, _excluded(_index(tables, roles.label), roles))
-    return _widths(train, names)
-
-
 def _widths(train: Table, names: Sequence[str]) -> dict[str, int]:
     first = next(train.file.iter_batches(1, columns=[*names]), None)  # None: no rows, which its caller refuses
     return {} if first is None else {name: np.asarray(first.column(name)[0].as_py()).size for name in names}
