@@ -113,6 +113,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
             "format_version": FORMAT,
             "format": asked.format,
             "quantized": asked.quantize,
+            **({"batch": 1} if quantized else {}),
             "classes": dataset.classes,
             "labels": list(dataset.label_names) or [str(k) for k in range(dataset.classes)],
             **made.about,

@@ -16,6 +16,7 @@ from orchestrator.export.measure import Measured
 from orchestrator.reporting import markdown
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
+from workers.evaluation.latency import BATCH
 
 NOT_STATED = "not stated"
 LIBRARY = {"onnx": "onnx", "torch": "pytorch", "transformers": "transformers"}
@@ -59,7 +60,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%, by "
         "resampling them.\n",
         _table(_systems(measured, report)),
-        _differences(measured),
+        _differences(measured, about.get("batch", BATCH)),
         "## Data\n",
         _table([["split", "sha256 over its examples"], *([name, f"`{of}`"] for name, of in lineage.data.items())]),
         "## Members\n",
@@ -139,7 +140,8 @@ def _row(
     return [*cells, f"{latency['p50']:.2f}", f"{latency['p99']:.2f}"]
 
 
-def _differences(measured: Measured) -> str:
+def _differences(measured: Measured, batch: int) -> str:
+    at_once = f"in batches of {batch}" if batch > 1 else "one by one"
     share = "no interval" if measured.share_interval is None else _between("{:.2%}", measured.share_interval.bounds)
     agreement = measured.agreement
     return (
@@ -148,7 +150,7 @@ def _differences(measured: Measured) -> str:
         "(95% intervals, paired). On "
         f"{agreement.examples:,} test examples its probabilities differ from the student's in torch by at most "
         f"{agreement.difference:.2g}, and {agreement.same_class:.2%} have the same class. Latency of the export is of "
-        f"one example, tokenization included, by one thread of a CPU; in batches of 64 it computes "
+        f"one example, tokenization included, by one thread of a CPU; {at_once} it computes "
         f"{measured.per_second:,.0f} examples a second.\n"
     )
 

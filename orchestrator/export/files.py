@@ -70,7 +70,8 @@ def check(folder: Path, made: Made, dataset: Dataset, about: Mapping[str, Any]) 
     x = predictor.collator(made.model)(dataset.test.x, rows)
     found = predictor.load(made.model, made.weights)
     with torch.no_grad():
-        expected = torch.softmax(found(x).logits, dim=-1).numpy()
+        pieces = x.split(about.get("batch", load.BATCH))
+        expected = torch.cat([torch.softmax(found(piece).logits, dim=-1) for piece in pieces]).numpy()
     scratch = folder.with_name("trial")
     (scratch / "empty").mkdir(parents=True)
     inputs, outputs = _written(scratch, dataset, rows, widened(x), about["inputs"]["kind"]), scratch / "answers.npy"

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 Arrays = Mapping[str, NDArray[Any]]
 Logits = Callable[[Arrays], NDArray[np.float32]]
 BATCH = 64
-"""Examples that are computed at once."""
+"""Examples that are computed at once, unless `batch` in `export.json` has another number."""
 REAL = " real"
 """Key of a batch beside its columns: [B, L] bool, which elements with answers of their own are no padding."""
 
@@ -201,13 +201,14 @@ class _Loader(SourceFileLoader):
 
 def _arrays(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
     shape, dtype, columns = tuple(about["inputs"]["shape"]), about["inputs"]["dtype"], about["inputs"].get("columns")
+    size = about.get("batch", BATCH)
 
     def batches(examples: Any) -> Iterator[Arrays]:
         table = None if columns is None else Table.of(examples)
         rows = _rows_of(examples, shape) if table is None else table.numbers(columns).reshape(-1, *shape)
         whole = _typed(rows, dtype, "the student was asked")
-        for start in range(0, len(whole), BATCH):
-            yield {"input": whole[start : start + BATCH]}
+        for start in range(0, len(whole), size):
+            yield {"input": whole[start : start + size]}
 
     return batches
 
@@ -248,7 +249,7 @@ def _typed(found: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
 
 def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
     names, elements_of = about["inputs"]["names"], about["inputs"].get("elements_of")
-    ragged = about["inputs"].get("ragged", {})
+    ragged, size = about["inputs"].get("ragged", {}), about.get("batch", BATCH)
     mask_of = {name: how["mask"] for name, how in ragged.items() if how["mask"] in names}
 
     def batches(examples: Any) -> Iterator[Arrays]:
@@ -261,11 +262,11 @@ def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[
             )
         masks = [mask for mask in mask_of.values() if mask not in table.names]  # made of the lengths of rows
         found = table.columns([name for name in names if name not in masks])
-        for start in range(0, len(next(iter(found.values()))), BATCH):
+        for start in range(0, len(next(iter(found.values()))), size):
             batch: dict[str, NDArray[Any]] = {}
             real: dict[str, NDArray[np.bool_]] = {}
             for name, column in found.items():
-                some, what = column[start : start + BATCH], f"column '{name}' has"
+                some, what = column[start : start + size], f"column '{name}' has"
                 if name in ragged or name in mask_of.values():
                     some, real[name] = _padded(some, ragged.get(name, {}).get("padding", 0), what)
                 batch[name] = _typed(np.asarray(some), names[name], what)
@@ -300,7 +301,7 @@ def _padded(rows: Any, padding: int, what: str) -> tuple[NDArray[Any], NDArray[n
 def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
     from tokenizers import Tokenizer
 
-    asked = about["inputs"]
+    asked, size = about["inputs"], about.get("batch", BATCH)
     tokenizer = Tokenizer.from_file(str(place / asked["tokenizer"]))
     if asked["max_length"] is None:
         tokenizer.no_truncation()  # the file may have that of an earlier use
@@ -320,8 +321,8 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Ar
 
     def batches(examples: Any) -> Iterator[Arrays]:
         texts = _rows(examples, asked.get("columns"))
-        for start in range(0, len(texts), BATCH):
-            yield batch(texts[start : start + BATCH])
+        for start in range(0, len(texts), size):
+            yield batch(texts[start : start + size])
 
     return batches
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ TOLERANCE = 1e-3
 CALLS = 500
 """Calls whose latency is measured."""
 CPU = torch.device("cpu")
+FLOAT = Inference("float32", on=CPU.type)
 
 Float64 = NDArray[np.float64]
 
@@ -58,7 +59,8 @@ class Measured:
     figures, intervals: accuracy, NLL, Brier score and ECE by name, with 95% intervals. over_student, over_ensemble: in
     accuracy. share, share_interval: its accuracy over the ensemble's; the interval is of `level`. student_share: that
     of the student in the run's report. correct: test examples that the export, the student and the ensemble
-    name right. latency_ms: of one example. bytes: of the files that it is computed from.
+    name right. latency_ms: of one example. per_second: examples, in batches of `BATCH`; in int8 one by one. bytes: of
+    the files that it is computed from.
     """
 
     examples: int
@@ -86,17 +88,19 @@ def measure(
     systems: sums of the run's systems over blocks of the test examples. level: of the interval of the share. quantized:
     whether it may part from the student. Raises: `RunError` where it parts from the student, or answers NaN.
     """
+    # An int8 graph scales activations by the batch, so that `load.py`, too, computes examples one by one.
+    how = replace(FLOAT, micro_batch=1) if quantized else FLOAT
     with one_thread():
         found = predictor.load(made.model, made.weights)
-        agreement = _agreement(found, made, student, dataset)
+        agreement = _agreement(found, made, student, dataset, how)
         if not quantized and not agreement.difference <= TOLERANCE:
             raise RunError(
                 f"the export parts from the student: on {agreement.examples:,} test examples its probabilities differ "
                 f"by up to {agreement.difference:.2g}, and {agreement.same_class:.2%} have the same class; expected at "
                 f"most {TOLERANCE:g}. Nothing was written. `--format torch` exports the module itself."
             )
-        sums = _sums(found, made, dataset, quantized=quantized)
-        times, batch_s = _times(found, made, dataset)
+        sums = _sums(found, made, dataset, how)
+        times, batch_s = _times(found, made, dataset, how.micro_batch or BATCH)
     blocks = {**systems, EXPORT: sums.of_blocks}
     pairs = [(EXPORT, "student"), (EXPORT, "ensemble")]
     estimates = statistics.estimate(blocks, pairs)
@@ -113,7 +117,7 @@ def measure(
         correct={name: round(float(blocks[name][:, CORRECT].sum())) for name in (EXPORT, "student", "ensemble")},
         student_share=statistics.share_of(systems["student"], systems["ensemble"]),
         latency_ms=latency.percentiles(times),
-        per_second=BATCH / batch_s,
+        per_second=(how.micro_batch or BATCH) / batch_s,
         parameters=student.predictor.parameters,
         bytes=_size(Path(made.weights)),
         agreement=agreement,
@@ -131,22 +135,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _agreement(found: Predictor, made: Made, student: Student, dataset: Dataset) -> Agreement:
+def _agreement(found: Predictor, made: Made, student: Student, dataset: Dataset, how: Inference) -> Agreement:
     ids = spread(len(dataset.test), min(CHECKED, len(dataset.test)))
-    x, how = dataset.test.x[ids], Inference("float32", on=CPU.type)
+    x = dataset.test.x[ids]
     expected, exported = (
-        np.exp(metrics.log_probabilities(each, x, how, collator=predictor.collator(model)))
-        for each, model in ((student.predictor, student.member.model), (found, made.model))
+        np.exp(metrics.log_probabilities(each, x, computed, collator=predictor.collator(model)))
+        for each, model, computed in ((student.predictor, student.member.model, FLOAT), (found, made.model, how))
     )
     same = expected.argmax(axis=1) == exported.argmax(axis=1)
     return Agreement(len(ids), float(np.abs(expected - exported).max()), float(same.mean()))
 
 
-def _sums(found: Predictor, made: Made, dataset: Dataset, *, quantized: bool) -> metrics.Sums:
-    """The sums of the artefact's predictions. An int8 graph scales activations by the batch, so that it gets examples
-    one by one, as a caller sends them."""
+def _sums(found: Predictor, made: Made, dataset: Dataset, how: Inference) -> metrics.Sums:
+    """The sums of the artefact's predictions."""
     split = dataset.test
-    how = Inference("float32", 1 if quantized else None, on=CPU.type)
     predicted = metrics.log_probabilities(found, split.x, how, collator=predictor.collator(made.model))
     if np.isnan(predicted).any():
         raise RunError("the export answers NaN for a test example. Nothing was written.")
@@ -154,11 +156,11 @@ def _sums(found: Predictor, made: Made, dataset: Dataset, *, quantized: bool) ->
     return metrics.measure(predicted, split.labels_of(ids), metrics.blocks_of(dataset, "test", ids))
 
 
-def _times(found: Predictor, made: Made, dataset: Dataset) -> tuple[Float64, float]:
-    """Latencies of one example in ms: [CALLS], and seconds for a batch of `BATCH`."""
+def _times(found: Predictor, made: Made, dataset: Dataset, batch: int) -> tuple[Float64, float]:
+    """Latencies of one example in ms: [CALLS], and seconds for a batch of so many."""
     found.to(CPU)
     collator, x = predictor.collator(made.model), dataset.served
-    one, many = (latency.requests(collator, x, CPU, size) for size in (1, BATCH))
+    one, many = (latency.requests(collator, x, CPU, size) for size in (1, batch))
     times = latency.times_ms(lambda call: torch.softmax(found(one(call)).logits, dim=-1), CPU, CALLS)
     return times, latency.batch_s(lambda call: torch.softmax(found(many(call)).logits, dim=-1), CPU)
 

@@ -112,6 +112,7 @@ def test_int8_is_measured_like_any_other_system(runs: dict[str, str], tmp_path: 
     assert low <= measured["over_student"]["accuracy"] <= high
     assert (target / "model.onnx").stat().st_size < (tmp_path / "float" / "model.onnx").stat().st_size
     assert not (target / "float.onnx").exists()
+    assert about(target)["batch"] == 1, "as it was measured"
     assert "quantized to int8" in (target / "README.md").read_text()
 
 

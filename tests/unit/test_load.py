@@ -47,8 +47,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, NDArray[Any]]]:
     return batches
 
 
-def student(folder: Path, inputs: dict[str, Any]) -> Any:
-    (folder / "export.json").write_text(json.dumps({**ABOUT, "inputs": inputs}))
+def student(folder: Path, inputs: dict[str, Any], **more: Any) -> Any:
+    (folder / "export.json").write_text(json.dumps({**ABOUT, "inputs": inputs, **more}))
     return load.load(folder)
 
 
@@ -80,6 +80,21 @@ def test_many_examples_are_computed_in_batches_and_none_at_all(
     assert answer(np.zeros((150, 2))).shape == (150, 2)
     assert [len(batch["input"]) for batch in counted] == [64, 64, 22]
     assert answer(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_an_int8_graph_gets_one_example_at_a_time(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+    texts.tokenizer(tmp_path)
+    of_texts = {
+        "kind": "texts",
+        "names": ["input_ids"],
+        "tokenizer": "tokenizer.json",
+        "padding": 0,
+        "max_length": None,
+    }
+    student(tmp_path, {"kind": "array", "dtype": "int64", "shape": [2]}, batch=1)(np.zeros((3, 2)))
+    student(tmp_path, {"kind": "columns", "names": {"a": "float32"}}, batch=1)({"a": [[1.0, 2.0]] * 3})
+    student(tmp_path, {**of_texts, **SETTINGS}, batch=1)(["river", "goal", "the match"])
+    assert [len(next(iter(batch.values()))) for batch in counted] == [1] * 9
 
 
 def test_one_example_is_a_batch_of_one(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:

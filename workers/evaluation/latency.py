@@ -70,7 +70,7 @@ def times_ms(
 
 @torch.no_grad()
 def batch_s(answer: Callable[[int], Tensor], place: torch.device) -> float:
-    """Seconds that `answer` takes for a batch of `BATCH` examples, after one batch to warm up."""
+    """Seconds that `answer` takes for a batch, after one batch to warm up."""
     answer(0)
     _wait_for(place)
     started, done = time.perf_counter(), 0
