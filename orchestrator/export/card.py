@@ -76,7 +76,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
 def _example(inputs: Mapping[str, Any]) -> str:
     """An example of what `load.py` takes, as Python code."""
     if inputs["kind"] == "texts":
-        return '[("a text", "another")]' if "token_type_ids" in inputs["names"] else '["a text", "another"]'
+        return '[("a text", "another")]' if inputs["texts"] == 2 else '["a text", "another"]'
     columns = inputs.get("columns", ())
     if 0 < len(columns) <= MOST_COLUMNS:
         return repr({each["name"]: [_cell(each)] for each in columns})

@@ -74,7 +74,7 @@ def check(folder: Path, made: Made, dataset: Dataset, about: Mapping[str, Any]) 
         expected = torch.cat([torch.softmax(found(piece).logits, dim=-1) for piece in pieces]).numpy()
     scratch = folder.with_name("trial")
     (scratch / "empty").mkdir(parents=True)
-    inputs, outputs = _written(scratch, dataset, rows, widened(x), about["inputs"]["kind"]), scratch / "answers.npy"
+    inputs, outputs = _written(scratch, dataset, rows, widened(x), about["inputs"]), scratch / "answers.npy"
     done = _loaded_alone(folder, inputs, outputs, scratch / "empty")
     if done.returncode != 0 or not outputs.exists():
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
@@ -111,17 +111,17 @@ def _loaded_alone(folder: Path, inputs: Path, outputs: Path, empty: Path) -> sub
         ) from None
 
 
-def _written(scratch: Path, dataset: Dataset, rows: NDArray[np.int64], x: Any, kind: str) -> Path:
-    """Examples as a caller of `load.py` would send them, in a file."""
-    if kind == "texts":
+def _written(scratch: Path, dataset: Dataset, rows: NDArray[np.int64], x: Any, inputs: Mapping[str, Any]) -> Path:
+    """Examples as a caller of `load.py` would send them, in a file. inputs: of the student, in `export.json`."""
+    if inputs["kind"] == "texts":
         given = dataset.test.x
         assert isinstance(given, Columns)
-        columns = [strings(given.columns[name][rows]) for name in (TEXT, PAIR) if name in given.columns]  # type: ignore[arg-type]
+        columns = [strings(given.columns[name][rows]) for name in (TEXT, PAIR)[: inputs["texts"]]]  # type: ignore[arg-type]
         texts = columns[0] if len(columns) == 1 else [list(pair) for pair in zip(*columns, strict=True)]
         path = scratch / "examples.json"
         path.write_text(json.dumps(texts), encoding="utf-8")
         return path
-    if kind == "array":
+    if inputs["kind"] == "array":
         column = x if isinstance(x, torch.Tensor) else x.single
         path = scratch / "examples.npy"
         np.save(path, column.numpy(), allow_pickle=False)

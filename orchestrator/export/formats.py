@@ -20,7 +20,8 @@ from workers import storage
 from workers.data import tokens
 from workers.data.collate import Inputs, NamedInputs, Strip, widened
 from workers.data.dataset import Dataset
-from workers.data.examples import by_length
+from workers.data.examples import by_length, columns_of
+from workers.data.texts import PAIR
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.inference import teacher
@@ -59,6 +60,8 @@ class Student:
     member: Member
     predictor: TorchPredictor
     sample: Inputs
+    texts: int = 1
+    """Texts of an example, if it has any: 2 for pairs."""
 
     @property
     def tokens(self) -> Tokenization | None:
@@ -104,7 +107,8 @@ def student_of(member: Member, dataset: Dataset) -> Student:
     order = by_length(x, np.arange(len(x)))
     rows = np.arange(len(x)) if order is None else order[::-1]  # the longest first
     rows = np.resize(rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64)], SAMPLE)
-    return Student(member, found, predictor.collator(member.model)(x, rows))
+    collator = predictor.collator(member.model)
+    return Student(member, found, collator(x, rows), 2 if PAIR in columns_of(collator.chosen(x)) else 1)
 
 
 def quantize(made: Made, folder: Path) -> Made:
@@ -179,6 +183,7 @@ def _inputs(student: Student, folder: Path) -> dict[str, Any]:
     """How `load.py` makes batches of a caller's examples. Writes the tokenizer, if there is one."""
     sample, columns, tokens_of = student.sample, student.columns, student.tokens
     names = {name: str(column.numpy().dtype) for name, column in columns.items()}
+    positions = predictor.kind_of(student.member.model).positions(student.member.model)
     of_examples = isinstance(sample, torch.Tensor) or sample.positions is None
     if onnx_export.single_of(sample) is not None:
         (column,) = columns.values()
@@ -187,24 +192,34 @@ def _inputs(student: Student, folder: Path) -> dict[str, Any]:
     assert isinstance(sample, NamedInputs)
     if tokens_of is None or not of_examples or set(names) - TOKENS:
         elements_of = None if of_examples else sample.elements_of
-        return {"kind": "columns", "names": names, "ragged": _rows(sample, names), "elements_of": elements_of}
+        return {
+            "kind": "columns",
+            "names": names,
+            "ragged": _rows(sample, names, positions),
+            "elements_of": elements_of,
+        }
     if not (folder / TOKENIZER).exists():
         (folder / TOKENIZER).write_text(tokens.file_of(tokens_of.uri), encoding="utf-8")
     found = {
         "kind": "texts",
+        "texts": student.texts,
         "names": list(names),
         "tokenizer": TOKENIZER,
         "padding": sample.padding.get(tokens.IDS, 0),
     }
     settings = {name: getattr(tokens.load(tokens_of.uri), name) for name in SETTINGS}
-    return {**found, "max_length": tokens_of.max_length, **settings}
+    return {**found, "max_length": tokens_of.max_length, "positions": positions, **settings}
 
 
-def _rows(sample: NamedInputs, names: Mapping[str, str]) -> dict[str, Any]:
-    """The columns that have rows of different lengths, with the value that pads them and the name of their mask; None:
-    it is a column of its own, or that of another."""
+def _rows(sample: NamedInputs, names: Mapping[str, str], positions: int | None) -> dict[str, Any]:
+    """The columns that have rows of different lengths, with the value that pads them and the name of their mask (None:
+    it is a column of its own, or that of another); of tokens also how many the network has positions for."""
     return {
-        name: {"padding": sample.padding.get(name, 0), "mask": sample.masks.get(name)}
+        name: {
+            "padding": sample.padding.get(name, 0),
+            "mask": sample.masks.get(name),
+            **({"positions": positions} if name == tokens.IDS else {}),
+        }
         for name, column in sample.columns.items()
         if isinstance(column, Strip) and name in names
     }

@@ -268,7 +268,10 @@ def _columns(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[
             for name, column in found.items():
                 some, what = column[start : start + size], f"column '{name}' has"
                 if name in ragged or name in mask_of.values():
-                    some, real[name] = _padded(some, ragged.get(name, {}).get("padding", 0), what)
+                    how = ragged.get(name, {})
+                    some, real[name] = _padded(some, how.get("padding", 0), what)
+                    longest = start + int(real[name].sum(axis=1).argmax())
+                    _check_length(some.shape[1], how.get("positions"), longest)
                 batch[name] = _typed(np.asarray(some), names[name], what)
             for name, mask in mask_of.items():
                 batch.setdefault(mask, real[name].astype(names[mask]))
@@ -310,8 +313,14 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Ar
     tokenizer.encode_special_tokens = asked["split_special_tokens"]
     tokenizer.enable_padding(pad_id=asked["padding"])
 
-    def batch(texts: Sequence[Any]) -> Arrays:
+    def batch(texts: Sequence[Any], first: int) -> Arrays:
         tokens = tokenizer.encode_batch(texts)
+        for row, each in enumerate(tokens, first):
+            if not any(each.attention_mask):
+                raise ValueError(
+                    f"the student was asked {texts[row - first]!r:.100} in row {row}; expected a text with tokens."
+                )
+            _check_length(sum(each.attention_mask), asked["positions"], row)
         columns = {
             "input_ids": np.array([each.ids for each in tokens], np.int64),
             "attention_mask": np.array([each.attention_mask for each in tokens], np.int64),
@@ -320,31 +329,42 @@ def _texts(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Ar
         return {name: columns[name] for name in asked["names"]}
 
     def batches(examples: Any) -> Iterator[Arrays]:
-        texts = _rows(examples, asked.get("columns"))
+        texts = _rows(examples, asked.get("columns"), asked["texts"])
         for start in range(0, len(texts), size):
-            yield batch(texts[start : start + size])
+            yield batch(texts[start : start + size], start)
 
     return batches
 
 
-def _rows(examples: Any, columns: Sequence[str] | None) -> Sequence[Any]:
+def _check_length(tokens: int, most: int | None, row: int) -> None:
+    """Raise ValueError where a row has more tokens than the network has positions; None: it takes any number."""
+    if most is not None and tokens > most:
+        raise ValueError(
+            f"the student was asked {tokens:,} tokens in row {row}; expected at most {most:,}, as many as the network "
+            "has positions. Cut them."
+        )
+
+
+def _rows(examples: Any, columns: Sequence[str] | None, texts: int) -> Sequence[Any]:
     """Texts, or pairs of texts as tuples, from one text, a list, an array or a table.
 
-    columns: those of a table that hold texts; None: all, in their order.
+    columns: those of a table that hold texts; None: all, in their order. texts: of an example, 1 or 2.
     """
+    expected = "a text" if texts == 1 else "a pair of texts"
     examples = [examples] if isinstance(examples, str) else examples
     table = Table.of(examples)
     if table is not None:
         examples = list(zip(*table.columns(table.names if columns is None else columns).values(), strict=True))
     rows = np.asarray(examples, dtype=object)
     if rows.ndim not in (1, 2):
-        raise ValueError(f"the student was asked {examples!r:.100}; expected a list of texts, or of pairs of texts.")
+        raise ValueError(f"the student was asked {examples!r:.100}; expected {expected} in each row.")
     found = [
         (row[0] if len(row) == 1 else tuple(row)) if isinstance(row, list | tuple) else row for row in rows.tolist()
     ]
     for row, each in enumerate(found):
-        if not all(isinstance(text, str) for text in (each if isinstance(each, tuple) else (each,))):
-            raise ValueError(f"the student was asked {each!r:.100} in row {row}; expected a text, or a pair of texts.")
+        parts = each if isinstance(each, tuple) else (each,)
+        if len(parts) != texts or not all(isinstance(text, str) for text in parts):
+            raise ValueError(f"the student was asked {each!r:.100} in row {row}; expected {expected}.")
     return found
 
 

@@ -18,7 +18,7 @@ def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, 
     encodings: of the data set. inputs: of the student, as `formats` describes them.
     """
     if inputs["kind"] == "texts" and data.kind == "text":
-        return {"columns": list(data.texts_from)}
+        return {"columns": list(data.texts_from[: inputs["texts"]])}
     found = encodings if inputs["kind"] == "array" else ()
     is_whole = bool(found) and sum(each.numbers for each in found) == math.prod(inputs["shape"])
     return {"columns": [asdict(each) for each in found]} if is_whole else {}

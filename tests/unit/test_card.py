@@ -52,3 +52,8 @@ def test_names_with_commas_are_in_quotation_marks() -> None:
 
 def test_a_cell_is_in_its_column(text: str) -> None:
     assert r"| folder | `/runs/a\|b` |" in text
+
+
+def test_the_example_has_as_many_texts_as_the_student_takes() -> None:
+    assert card._example({"kind": "texts", "texts": 1}) == '["a text", "another"]'
+    assert card._example({"kind": "texts", "texts": 2}) == '[("a text", "another")]'

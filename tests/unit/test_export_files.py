@@ -85,6 +85,9 @@ def test_a_table_becomes_the_numbers_of_the_run(tmp_path: Path, kind: str, chose
 
 def test_columns_of_texts(tmp_path: Path) -> None:
     spec = DataSpec.model_validate({"kind": "text", "train": "a.jsonl", "test": "b.jsonl", "text_column": ["q", "p"]})
-    assert named.columns(spec, (), {"kind": "texts"}) == {"columns": ["q", "p"]}
+    assert named.columns(spec, (), {"kind": "texts", "texts": 2}) == {"columns": ["q", "p"]}
+    assert named.columns(spec, (), {"kind": "texts", "texts": 1}) == {"columns": ["q"]}, (
+        "of a student of the first alone"
+    )
     spec = DataSpec.model_validate({"kind": "npz", "train": "a.npz", "test": "b.npz"})
     assert not named.columns(spec, (), {"kind": "array", "shape": [3]})

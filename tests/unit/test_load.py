@@ -112,7 +112,7 @@ def test_examples_of_one_number(tmp_path: Path, given: Any, counted: list[dict[s
 def test_what_is_no_text_is_refused(tmp_path: Path, given: Any) -> None:
     texts.tokenizer(tmp_path)
     inputs = {"kind": "texts", "names": ["input_ids"], "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
-    with pytest.raises(ValueError, match=r"in row \d; expected a text, or a pair of texts"):
+    with pytest.raises(ValueError, match=r"in row \d; expected a text\."):
         student(tmp_path, {**inputs, **SETTINGS})(given)
 
 
@@ -147,7 +147,7 @@ def test_ids_are_whole_numbers(tmp_path: Path, kind: str, given: Any) -> None:
 
 
 TEXTS = ["river 7", "the goal of the match"]
-SETTINGS = {"truncation_side": "right", "split_special_tokens": False}
+SETTINGS = {"truncation_side": "right", "split_special_tokens": False, "texts": 1, "positions": None}
 FRAME = pandas.DataFrame({"text": TEXTS})
 
 
@@ -186,16 +186,42 @@ def test_tokens_are_those_of_the_run_for_each_setting_of_the_tokenizer(
     assert (4 in expected[0]) != split, "the token [MASK] is 4"
 
 
-def test_pairs_of_texts_and_one_text(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+def test_pairs_of_texts(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     texts.tokenizer(tmp_path)
     names = ["input_ids", "attention_mask", "token_type_ids"]
     asked = {"kind": "texts", "names": names, "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
-    asked |= SETTINGS
-    answer = student(tmp_path, asked)
+    answer = student(tmp_path, {**asked, **SETTINGS, "texts": 2})
     for given in ([("river", "goal")], [["river", "goal"]], pandas.DataFrame({"a": ["river"], "b": ["goal"]})):
         answer(given)
         assert counted[-1]["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
-    assert answer("river").shape == (1, 2)
+    for wrong in ("river", ["river", "goal"], ("river", "goal"), [("river", "goal", "match")], [[]]):
+        with pytest.raises(ValueError, match=r"in row 0; expected a pair of texts\."):
+            answer(wrong)
+    with pytest.raises(ValueError, match=r"in row 0; expected a text\."):
+        student(tmp_path, {**asked, **SETTINGS})([("river", "goal")])
+
+
+def test_texts_that_the_network_cannot_take_are_named(tmp_path: Path) -> None:
+    texts.tokenizer(tmp_path)
+    made = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**made, "post_processor": None}))  # without special tokens
+    asked = {"kind": "texts", "names": ["input_ids"], "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
+    answer = student(tmp_path, {**asked, **SETTINGS, "positions": 2})
+    assert answer(["river 7"] * 70).shape == (70, 2)
+    with pytest.raises(ValueError, match="asked 3 tokens in row 65; expected at most 2"):
+        answer([*["river 7"] * 65, "river 7 7"])
+    for given in (["", ""], ["river 7", " "]):
+        with pytest.raises(ValueError, match=r"in row \d; expected a text with tokens"):
+            answer(given)
+
+
+def test_rows_of_tokens_beyond_the_positions_are_named(tmp_path: Path) -> None:
+    asked = {"kind": "columns", "names": {"input_ids": "int64"}}
+    ragged = {"input_ids": {"padding": 0, "mask": None, "positions": 2}}
+    answer = student(tmp_path, {**asked, "ragged": ragged})
+    assert answer({"input_ids": [[1, 2], [3]]}).shape == (2, 2)
+    with pytest.raises(ValueError, match="asked 3 tokens in row 1; expected at most 2"):
+        answer({"input_ids": [[1, 2], [3, 4, 5]]})
 
 
 def test_one_text_in_an_array_without_dimensions(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
@@ -207,7 +233,7 @@ def test_one_text_in_an_array_without_dimensions(tmp_path: Path, counted: list[d
         assert answer(given).shape == (1, 2)
         assert counted[-1]["input_ids"].tolist() == counted[0]["input_ids"].tolist()
     for wrong in (None, np.array(3), [[["river"]]]):
-        with pytest.raises(ValueError, match="expected a list of texts, or of pairs of texts"):
+        with pytest.raises(ValueError, match="expected a text in each row"):
             answer(wrong)
 
 
@@ -384,7 +410,9 @@ def test_answers_of_elements_are_0_for_padding(tmp_path: Path, monkeypatch: pyte
 def test_texts_of_a_table_are_taken_by_their_names(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     texts.tokenizer(tmp_path)
     asked = {"kind": "texts", "names": ["input_ids", "token_type_ids"], "tokenizer": "tokenizer.json", "padding": 0}
-    answer = student(tmp_path, {**asked, **SETTINGS, "max_length": None, "columns": ["question", "passage"]})
+    answer = student(
+        tmp_path, {**asked, **SETTINGS, "texts": 2, "max_length": None, "columns": ["question", "passage"]}
+    )
     table = pandas.DataFrame({"passage": ["goal"], "id": [1], "question": ["river"]})
     for given in (table, table.to_dict("records"), [("river", "goal")]):
         answer(given)
