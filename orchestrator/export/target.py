@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from workers import storage
@@ -22,13 +23,26 @@ FILES = "files"
 """Its key with the sha256 of each other file, by path."""
 BYTECODE = "__pycache__"
 """Folders with bytecode, which an import of `load.py` makes. They are replaced with the export."""
+EARLIER = ".earlier"
+"""Suffix of the folder of an export while it is replaced."""
+UNFINISHED = f"{RECORD}{storage.PARTIAL}"
+"""In an object store, the list of files of an export that is being written, and of those that it replaces."""
 
 
 def check(uri: str) -> None:
     """Raise `RequestError` where an export cannot be written to `uri`, or would replace other files.
 
-    A target must not exist, or be empty, or hold an earlier export and nothing else.
+    A target does not exist, or is empty, or holds nothing but an earlier export, whole or interrupted. On a local disk
+    an interrupted replacement is completed first.
     """
+    if storage.is_local(uri):
+        place = _local(uri)
+        _recover(place)
+        if os.path.ismount(place):
+            raise RequestError(
+                f"--to: '{uri}' is a mount point, which no rename can replace. Expected a folder in it, such as "
+                f"'{storage.join(uri, 'student')}'."
+            )
     if storage.exists(uri) and not storage.is_folder(uri):
         raise RequestError(f"--to: '{uri}' is a file. Expected a folder that does not exist yet.")
     others = set(storage.files_below(uri)) - set(_files_in(uri))
@@ -48,20 +62,35 @@ def written(uri: str, source: Path) -> Iterator[None]:
     one written last, so that a folder with a record is complete. A failure, of the block too, leaves no new file
     behind; on a local disk the earlier export is back.
     """
-    with (
-        _on_disk(Path(os.path.realpath(storage.filesystem(uri)[1])), source)
-        if storage.is_local(uri)
-        else _in_objects(uri, source)
-    ):
+    with _on_disk(_local(uri), source) if storage.is_local(uri) else _in_objects(uri, source):
         yield
+
+
+def _local(uri: str) -> Path:
+    """The local folder, behind links: a rename would replace a link."""
+    return Path(os.path.realpath(storage.filesystem(uri)[1]))
+
+
+def _recover(target: Path) -> None:
+    """Remove what a killed export to `target` left beside it; put the earlier export back where it is missing."""
+    beside = re.compile(
+        rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}({re.escape(EARLIER)}|{re.escape(storage.PARTIAL)})"
+    )
+    with suppress(OSError):  # `check` reports what cannot be written
+        for left in target.parent.iterdir():
+            found = beside.fullmatch(left.name)
+            if found and found[1] == EARLIER and not target.exists():
+                os.replace(left, target)
+            elif found:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
 def _on_disk(target: Path, source: Path) -> Iterator[None]:
-    """Copy beside the target, since a rename stays on one disk; then rename. target: no link: it would be renamed."""
+    """Copy beside the target, since a rename stays on one disk; then rename. target: no link."""
     made = storage.missing_folders(str(target.parent))
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{storage.PARTIAL}")
-    earlier, copied = beside.with_suffix(".earlier"), False
+    earlier, copied = beside.with_suffix(EARLIER), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, beside)
@@ -84,15 +113,18 @@ def _on_disk(target: Path, source: Path) -> Iterator[None]:
 @contextmanager
 def _in_objects(uri: str, source: Path) -> Iterator[None]:
     files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    earlier = _files_in(uri)
+    earlier = [path for path in _files_in(uri) if path != UNFINISHED]
     try:
+        listed = json.dumps({FILES: dict.fromkeys([*files, *earlier], "")})
+        storage.write_text(storage.join(uri, UNFINISHED), listed)  # first, so that the next export may remove them
         for some in ([RECORD], earlier):  # the record first
             _remove_there(uri, some)
         for path in sorted(files, key=lambda path: path == RECORD):
             storage.write_bytes(storage.join(uri, path), (source / path).read_bytes())
+        _remove_there(uri, [UNFINISHED])
         yield
     except BaseException:
-        _remove_there(uri, [*files, *earlier])
+        _remove_there(uri, [*files, *earlier, UNFINISHED])
         raise
 
 
@@ -103,12 +135,18 @@ def _remove_there(uri: str, files: list[str]) -> None:
 
 
 def _files_in(uri: str) -> list[str]:
-    """The files of an earlier export, with the bytecode of its code; none without a record."""
-    content = storage.read_if_there(storage.join(uri, RECORD))
+    """The files of an earlier export, whole or interrupted, with the bytecode of its code; none without a record."""
+    found = [path for name in (RECORD, UNFINISHED) for path in _listed_in(uri, name)]
+    if not found:
+        return []
+    return [*found, *(path for path in storage.files_below(uri) if BYTECODE in PurePosixPath(path).parts)]
+
+
+def _listed_in(uri: str, name: str) -> list[str]:
+    """The file `name` and those that it lists; none where it lists no files."""
+    content = storage.read_if_there(storage.join(uri, name))
     try:
         found = json.loads(content or b"{}").get(FILES, {})
     except (ValueError, AttributeError):
         return []
-    if not isinstance(found, dict) or not found:
-        return []
-    return [RECORD, *found, *(path for path in storage.files_below(uri) if BYTECODE in PurePosixPath(path).parts)]
+    return [name, *found] if isinstance(found, dict) and found else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,43 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(tmp_path: Path
     write(f"{place}/digits", made(tmp_path / "one", "model.onnx"))
     assert storage.files_below(place) == [f"digits/{target.RECORD}", "digits/model.onnx", "precious.txt"]
     fsspec.filesystem("memory").rm(f"/{tmp_path.name}-elsewhere", recursive=True)
+
+
+def test_a_killed_upload_is_replaced_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, write_bytes = f"memory://{tmp_path.name}-killed/digits", storage.write_bytes
+    write(uri, made(tmp_path / "one", "model.onnx"))
+    with monkeypatch.context() as killed:
+
+        def write_some(place: str, content: bytes, patient: bool = True) -> None:
+            if place.endswith("model.safetensors"):
+                killed.setattr(target, "_remove_there", lambda *_: None)  # a killed process removes nothing
+                raise KeyboardInterrupt
+            write_bytes(place, content, patient)
+
+        killed.setattr(storage, "write_bytes", write_some)
+        with pytest.raises(KeyboardInterrupt), target.written(uri, made(tmp_path / "two", "a.py", "model.safetensors")):
+            pass
+    assert storage.files_below(uri) == ["a.py", target.UNFINISHED]
+    write(uri, made(tmp_path / "three", "model.onnx"))
+    assert storage.files_below(uri) == [target.RECORD, "model.onnx"]
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}-killed", recursive=True)
+
+
+def test_what_a_killed_export_left_on_a_disk_is_restored_or_removed(tmp_path: Path) -> None:
+    uri, left = tmp_path / "digits", f".digits.{'0' * 32}"
+    write(str(uri), made(tmp_path / "one", "model.onnx"))
+    (tmp_path / f"{left}.partial").mkdir()
+    (tmp_path / ".digits.mine.earlier").mkdir()
+    uri.rename(tmp_path / f"{left}.earlier")
+    target.check(str(uri))
+    assert storage.files_below(str(uri)) == [target.RECORD, "model.onnx"]
+    (tmp_path / f"{left}.earlier").mkdir()
+    target.check(str(uri))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".digits.mine.earlier", "digits", "one"]
+
+
+def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda place: place == tmp_path)
+    with pytest.raises(RequestError, match="is a mount point"):
+        target.check(str(tmp_path))
+    target.check(str(tmp_path / "digits"))
