@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers import storage
+from workers import json_text, storage
 from workers.data import tokens
 from workers.data.collate import Inputs, NamedInputs, Strip, widened
 from workers.data.dataset import Dataset
@@ -159,7 +159,7 @@ def _torch(student: Student, folder: Path) -> Made:
 def _check_kwargs(model: ModelSpec) -> None:
     """Raise `RequestError` where `export.json` would give the factory other arguments than the run did."""
     for name, value in model.kwargs.items():
-        if json.loads(json.dumps(value, default=str)) != value:
+        if json.loads(json_text.dumps(value)) != value:
             raise RequestError(
                 f"--format torch: student.model.kwargs.{name} is {value!r:.100}, which JSON cannot hold as it is. "
                 "Expected texts, numbers, lists, and dictionaries with texts as keys; `--format onnx` needs none."

@@ -96,7 +96,8 @@ def _transformers(place: Path, about: Mapping[str, Any], threads: int) -> Logits
     import transformers
 
     module = getattr(transformers, about["auto_class"]).from_pretrained(place, local_files_only=True)
-    logits, known = _of_module(module, about, threads), module.config.label2id
+    logits = _of_module(module, about, threads)
+    known = {name: k for k, name in module.config.id2label.items()}  # `label2id` may be missing or of an earlier head
     order = [known[name] for name in about["labels"]] if set(known) == set(about["labels"]) else None
     return logits if order is None else lambda batch: logits(batch)[..., order]
 

@@ -52,6 +52,8 @@ def test_a_format_that_a_student_has_not(name: str, quantized: str | None, model
         ({"hidden": 3, "sizes": {1: 2}}, "sizes"),
         ({"since": datetime.date(2026, 1, 1)}, "since"),
         ({"pair": (1, 2)}, "pair"),
+        ({"limit": float("inf")}, "limit"),
+        ({"limits": [float("nan")]}, "limits"),
     ],
 )
 def test_arguments_that_json_cannot_hold_are_refused(kwargs: dict[str, Any], name: str) -> None:

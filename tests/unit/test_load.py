@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -465,6 +465,23 @@ def test_a_column_may_be_called_as_the_input_of_an_array(tmp_path: Path) -> None
     (tmp_path / "export.json").write_text(json.dumps({**ABOUT, **about, "kwargs": kwargs, "inputs": inputs}))
     given = {"other": [[2.0, 2.0]], "input": [[1.0, 0.0]]}
     np.testing.assert_allclose(load.load(tmp_path)(given), [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("label2id", [{}, {"LABEL_0": 0, "LABEL_1": 1}, {"b": 0, "a": 1}])
+def test_classes_of_transformers_are_ordered_by_id2label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label2id: dict[str, int]
+) -> None:
+    class Net(torch.nn.Module):
+        config = SimpleNamespace(id2label={0: "b", 1: "a"}, label2id=label2id)
+
+        def forward(self, words: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": words.float()}
+
+    of_folder = SimpleNamespace(from_pretrained=lambda *_, **__: Net())
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoModel=of_folder))
+    about = {"format": "transformers", "auto_class": "AutoModel"}
+    answers = student(tmp_path, {"kind": "columns", "names": {"words": "int64"}}, **about)({"words": [[5, 0]]})
+    assert answers[0, 1] > 0.9, "the first logit is that of b"
 
 
 def test_it_is_loaded_by_a_loader_that_does_not_register_it(tmp_path: Path) -> None:
