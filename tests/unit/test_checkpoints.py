@@ -194,6 +194,16 @@ def test_tied_weights_are_loaded_once(tmp_path: Path) -> None:
         checkpoints.fill(Tied(), checkpoints.packed({"head.bias": one.head.bias}), "it")
 
 
+def test_nan_is_no_difference_of_tied_weights() -> None:
+    one, other = Tied(), Tied()
+    for module in (one, other):
+        module.register_buffer("bounds", torch.tensor([float("nan"), 1.0]))
+    with torch.no_grad():
+        one.head.weight[0] = float("nan")
+    checkpoints.fill(other, checkpoints.packed(one.state_dict()), "it")
+    torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_names_of_an_older_torch_are_loaded() -> None:
     new = parametrizations.weight_norm(nn.Linear(3, 2))
     old = {"bias": torch.zeros(2), "weight_g": torch.ones(2, 1), "weight_v": torch.full((2, 3), 2.0)}

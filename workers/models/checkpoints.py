@@ -159,7 +159,8 @@ def _differing(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> st
     for name, tensor in state.items():
         if name in weights and tensor.numel():
             first = known.setdefault((*_memory(tensor), tensor.shape, tensor.stride()), name)
-            if not torch.equal(weights[name].to(tensor.dtype), weights[first].to(tensor.dtype)):
+            one, other = (weights[each].to(tensor.dtype) for each in (first, name))
+            if name != first and not torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True):
                 return f"its '{first}' and '{name}' differ, and the model shares them"
     return ""
 
