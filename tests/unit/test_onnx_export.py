@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workers.data.collate import NamedInputs, Strip
 from workers.data.ragged import Ragged
+from workers.errors import RunError
 from workers.models import onnx_export, predictor
 from workers.models.onnx import OnnxPredictor
 from workers.specs.models import OnnxModel
@@ -114,3 +115,8 @@ def test_a_session_is_of_one_thread_of_a_cpu_whatever_the_package_offers(
     finally:
         torch.set_num_threads(before)
     assert asked == [(1, ["CPUExecutionProvider"])]
+
+
+def test_a_graph_that_cannot_be_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the graph cannot be written to"):
+        onnx_export.write(nn.Linear(4, 3).eval(), torch.randn(3, 4), tmp_path / "missing/model.onnx", "net")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from workers.data.collate import Inputs, Strip, widened
 from workers.data.tokens import TYPES
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 from workers.models.ask import arguments, logits_in, unwrapped
 
 INPUT, OUTPUT = "input", "logits"
@@ -78,7 +78,8 @@ def write(module: nn.Module, x: Inputs, path: Path, label: str) -> None:
     module: in evaluation mode, on the CPU. x: a batch of two or more examples; of ragged columns their lengths and the
     number of examples may vary, of dense columns the number alone. label: of the model, for messages.
 
-    Raises: `RequestError` where the exporter cannot trace the network, or is not installed.
+    Raises: `RequestError` where the exporter cannot trace the network, or is not installed, and where the graph is too
+    large for one file; `RunError` where it cannot be written.
     """
     x = widened(x)
     columns = columns_of(module, x)
@@ -94,13 +95,30 @@ def write(module: nn.Module, x: Inputs, path: Path, label: str) -> None:
                 verbose=False,
             )
             _name(program.model, inputs)
-            program.save(str(path), external_data=False)
     except Exception as error:  # the exporter has many exception types
         raise RequestError(
             f"--format onnx: torch.onnx cannot trace the student's model {label} ({_reason(error)}). Expected a "
             "`forward` whose Python code does not depend on values or on the number of examples. `--format torch` "
             "exports any network."
         ) from error
+    _save(program, path)
+
+
+def _save(program: Any, path: Path) -> None:
+    """Write a program of the exporter to one file. Raises: as `write`."""
+    try:
+        with _quiet():
+            program.save(str(path), external_data=False)
+    except Exception as error:  # of the disk, or of the serializer
+        raise RunError(
+            f"--format onnx: the graph cannot be written to '{path}' ({_reason(error)}). Nothing was written. Check "
+            "the room there, or set TMPDIR to a folder with more."
+        ) from error
+    if path.with_name(f"{path.name}.data").exists():  # torch divides large graphs
+        raise RequestError(
+            "--format onnx: the weights are more than one file of ONNX holds, some 1.5 GB. `--format torch` and "
+            "`--format transformers` have no such limit."
+        )
 
 
 def _name(graph: Any, inputs: Mapping[str, str]) -> None:
