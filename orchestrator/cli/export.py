@@ -22,7 +22,7 @@ from orchestrator.export import card, files, formats, gate, lineage, named, targ
 from orchestrator.export import measure as measuring
 from orchestrator.export.gate import Gate, Passed
 from orchestrator.export.measure import EXPORT, Measured
-from orchestrator.observers import mlflow_export, mlflow_uri
+from orchestrator.observers import mlflow_export
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums
 from orchestrator.reporting.report import Report
@@ -160,7 +160,7 @@ def _checked(asked: Asked) -> _Run:
         )
     target.check(asked.to)
     if asked.register is not None:
-        mlflow_uri.reach(config.tracking.uri)
+        mlflow_export.check(config)
     return _Run(folder, config, report, systems, test)
 
 

@@ -11,6 +11,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,19 @@ ROLE = "export"
 def name_of(config: RunConfig) -> str:
     """The registered model of the run's student."""
     return config.tracking.registered_model or re.sub(r"[/:']", "-", f"{config.tracking.experiment}-student")
+
+
+def check(config: RunConfig) -> None:
+    """Raise `RequestError` where the tracker would not take the run of an export. Writes nothing."""
+    uri = config.tracking.uri
+    mlflow_uri.reach(uri)
+    if uri.startswith(mlflow_uri.SQLITE) and not Path(uri.removeprefix(mlflow_uri.SQLITE)).exists():
+        return  # `register` creates it
+    mlflow_uri.prepare()
+    from mlflow import MlflowClient
+
+    with mlflow_runs.opening(uri, config.tracking.experiment):
+        mlflow_runs.existing(MlflowClient(uri), config.tracking.experiment, uri)
 
 
 def register(
@@ -78,7 +92,8 @@ def register(
             client.set_registered_model_alias(name, CHAMPION, version)
             status = "FINISHED"
         finally:
-            mlflow_runs.end(client, run_id, status)
+            with suppress(MlflowException, OSError):  # whether the export stays follows from the alias alone
+                mlflow_runs.end(client, run_id, status)
         return version
     except (MlflowException, OSError) as error:
         raise RunError(

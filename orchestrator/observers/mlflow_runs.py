@@ -54,31 +54,36 @@ def log_table(client: MlflowClient, run_id: str, columns: Mapping[str, Sequence[
     client.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}), file)
 
 
-def experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The identifier of the experiment of that name; creates a missing one.
+def existing(client: MlflowClient, name: str, uri: str) -> str | None:
+    """The identifier of the experiment of that name; None where it is missing.
 
     uri: of the tracker. Raises: MlflowException where the tracker refuses; `RequestError` where the experiment was
     deleted, since MLflow keeps its name.
     """
-    from mlflow.exceptions import MlflowException
-
     found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=mlflow_uri.artifacts(uri)))
-        except MlflowException as error:
-            if error.error_code != EXISTS:
-                raise
-            found = client.get_experiment_by_name(name)  # another process created it meanwhile
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
+    if found is not None and found.lifecycle_stage != "active":
         raise RequestError(
             f"tracking.experiment: '{name}' was deleted in the tracker at '{redacted(uri)}', which keeps its name. "
             f"Restore it by `mlflow experiments restore --experiment-id {found.experiment_id}`, remove it for good by "
             "`mlflow gc`, or set another `tracking.experiment`."
         )
-    return str(found.experiment_id)
+    return None if found is None else str(found.experiment_id)
+
+
+def experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """As `existing`; creates a missing experiment."""
+    from mlflow.exceptions import MlflowException
+
+    known = existing(client, name, uri)
+    if known is not None:
+        return known
+    try:
+        return str(client.create_experiment(name, artifact_location=mlflow_uri.artifacts(uri)))
+    except MlflowException as error:
+        known = existing(client, name, uri) if error.error_code == EXISTS else None  # another process created it
+        if known is None:
+            raise
+        return known
 
 
 def create(client: MlflowClient, experiment_id: str, name: str, role: str, tags: Mapping[str, str]) -> str:
