@@ -109,6 +109,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         gate.enforce(asked.gate, _passed(measured, quantized=quantized))
         wait_for("loading it by a process of its own")
         origin = lineage.of(run.folder, config, dataset, run.report, weights)
+        inputs, read_from = made.about["inputs"], run.config.data
         about = {
             "format_version": FORMAT,
             "format": asked.format,
@@ -118,8 +119,9 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
             "labels": list(dataset.label_names) or [str(k) for k in range(dataset.classes)],
             **made.about,
             "inputs": {
-                **made.about["inputs"],
-                **named.columns(run.config.data, dataset.encodings, made.about["inputs"]),
+                **inputs,
+                **named.columns(read_from, dataset.encodings, inputs),
+                **named.pixels(read_from, student.sample),
             },
         }
         text = card.card(about, measured, origin, run.report, licence=asked.licence)

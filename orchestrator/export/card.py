@@ -44,6 +44,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
     snippet = LOADING.format(example=_example(about["inputs"]), classes=len(classes))
     quantized = f", quantized to {about['quantized']}" if about["quantized"] else ""
     more = f" and {len(classes) - MOST_CLASSES:,} more, in `export.json`" if len(classes) > MOST_CLASSES else ""
+    scale = about["inputs"].get("byte_scale")
     elements = about["inputs"].get("elements_of")
     of_elements = f", for each element of '{elements}'" if elements else ""
     parts = [
@@ -55,6 +56,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         f"Licence: {licence or NOT_STATED}.\n",
         "## Loading it\n",
         f"`pip install -r requirements.txt`, then in this folder:\n\n```python\n{snippet}\n```\n",
+        *([f"Pixels are from 0 to 1: bytes divided by {scale}.\n"] if scale else []),
         f"Classes: {_listed(classes[:MOST_CLASSES])}{more}.\n",
         "## Figures\n",
         f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%, by "

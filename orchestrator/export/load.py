@@ -1,13 +1,14 @@
 """Loads this folder's model: `student = load(folder)`; `student(examples)` returns probabilities [N, classes] float32,
 or [N, L, classes] where each element of an example has its own; there L is the longest, and padding is 0.
 
-An export of Stillhouse contains this file, which needs no Stillhouse, but the packages in `requirements.txt`.
-`export.json` beside it describes the model.
+An export of Stillhouse contains this file, which needs no Stillhouse, but the packages in `requirements.txt`, and
+pyarrow to read Parquet. `export.json` beside it describes the model.
 
 examples: an array [N, ...], a list of texts (of pairs, if it learned pairs), or a table: a dictionary of columns, a
 list of dictionaries, a data frame, a table of Arrow or the path of a Parquet file. The columns of a table are taken by
 their names, in any order, and further ones are ignored; a data frame whose columns have numbers as names is an array.
 `pandas.read_csv` reads texts such as NA as empty cells, unless it has `keep_default_na=False, na_values=""`.
+Where `export.json` has `inputs.byte_scale`, pixels are from 0 to 1: bytes divided by it.
 Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
 """
 
@@ -106,14 +107,17 @@ def _of_module(module: Any, about: Mapping[str, Any], threads: int) -> Logits:
     import torch
 
     is_array = about["inputs"]["kind"] == "array"
-
-    torch.set_num_threads(threads)
     module.eval()
 
     @torch.no_grad()
     def logits(batch: Arrays) -> NDArray[np.float32]:
         columns = {name: torch.from_numpy(np.array(column)) for name, column in batch.items()}
-        returned = module(columns["input"]) if is_array else module(**columns)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)  # for the call alone, since it is of the whole process
+        try:
+            returned = module(columns["input"]) if is_array else module(**columns)
+        finally:
+            torch.set_num_threads(before)
         found: NDArray[np.float32] = (returned["logits"] if isinstance(returned, Mapping) else returned).float().numpy()
         return found
 
@@ -202,11 +206,16 @@ class _Loader(SourceFileLoader):
 
 def _arrays(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[Arrays]]:
     shape, dtype, columns = tuple(about["inputs"]["shape"]), about["inputs"]["dtype"], about["inputs"].get("columns")
-    size = about.get("batch", BATCH)
+    size, scale = about.get("batch", BATCH), about["inputs"].get("byte_scale")
 
     def batches(examples: Any) -> Iterator[Arrays]:
         table = None if columns is None else Table.of(examples)
         rows = _rows_of(examples, shape) if table is None else table.numbers(columns).reshape(-1, *shape)
+        if scale is not None and rows.dtype.kind in "iu" and rows.size and rows.max() > 1:
+            raise ValueError(
+                f"the student was asked whole numbers up to {rows.max()}; expected pixels from 0 to 1, as in the run: "
+                f"divide bytes by {scale}."
+            )
         whole = _typed(rows, dtype, "the student was asked")
         for start in range(0, len(whole), size):
             yield {"input": whole[start : start + size]}
@@ -391,9 +400,14 @@ class Table:
     def of(cls, examples: Any) -> Table | None:
         """The table in these examples; None where they have no names."""
         if isinstance(examples, str | os.PathLike):
-            import pyarrow
-            from pyarrow import parquet
-
+            try:
+                import pyarrow
+                from pyarrow import parquet
+            except ImportError as error:
+                raise ValueError(
+                    f"'{examples}': reading Parquet needs the package pyarrow, which is not installed. Install it by "
+                    "`pip install pyarrow`, or pass a data frame."
+                ) from error
             try:
                 examples = parquet.read_table(os.fspath(examples))
             except pyarrow.ArrowInvalid as error:

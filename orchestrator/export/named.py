@@ -1,4 +1,4 @@
-"""The columns of a table that `load.py` takes by their names, as the run read them from the files of its data."""
+"""How `load.py` takes examples as the run read them from its files: columns by their names, and the scale of pixels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
+from workers.data.collate import Inputs
 from workers.data.encoded_tables import Encoding
 from workers.specs.data import DataSpec
+
+PIXELS, BYTE_SCALE = ("idx", "images"), 255
+"""Kinds of data whose readers divide bytes by that number; those of type float in files of kind `idx` stay."""
 
 
 def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,3 +28,12 @@ def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, 
     found = encodings if inputs["kind"] == "array" else ()
     is_whole = bool(found) and sum(each.numbers for each in found) == math.prod(inputs["shape"])
     return {"columns": [asdict(each) for each in found]} if is_whole else {}
+
+
+def pixels(data: DataSpec, sample: Inputs) -> dict[str, Any]:
+    """`byte_scale` of the inputs in `export.json`, where the run divided bytes of images by it; else empty.
+
+    sample: a batch of examples.
+    """
+    is_scaled = data.kind in PIXELS and isinstance(sample, Tensor) and float(sample.max()) <= 1
+    return {"byte_scale": BYTE_SCALE} if is_scaled else {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import torch
 
 from orchestrator.cli.checks import request
 from orchestrator.export import files, load, named
@@ -91,3 +93,12 @@ def test_columns_of_texts(tmp_path: Path) -> None:
     )
     spec = DataSpec.model_validate({"kind": "npz", "train": "a.npz", "test": "b.npz"})
     assert not named.columns(spec, (), {"kind": "array", "shape": [3]})
+
+
+def test_the_scale_of_pixels_is_that_of_bytes() -> None:
+    of: Any = {kind: SimpleNamespace(kind=kind) for kind in ("idx", "images", "npz")}
+    assert (
+        named.pixels(of["idx"], torch.ones(1, 2)) == named.pixels(of["images"], torch.ones(1, 2)) == {"byte_scale": 255}
+    )
+    assert not named.pixels(of["npz"], torch.ones(1, 2))
+    assert not named.pixels(of["idx"], torch.full((1, 2), 255.0)), "a file of floats"

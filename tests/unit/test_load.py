@@ -311,6 +311,12 @@ def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, ND
         student(tmp_path, TABLE)(of_path(tmp_path / "people.csv"))
 
 
+def test_a_parquet_file_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="needs the package pyarrow"):
+        student(tmp_path, TABLE)(tmp_path / "people.parquet")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -332,6 +338,18 @@ def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, ND
 def test_a_table_that_does_not_fit(tmp_path: Path, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         student(tmp_path, TABLE)(given)
+
+
+def test_bytes_of_images_are_refused_where_the_run_had_pixels_from_0_to_1(tmp_path: Path) -> None:
+    inputs = {"kind": "array", "dtype": "float32", "shape": [2, 2]}
+    answer = student(tmp_path, {**inputs, "byte_scale": 255})
+    image = np.array([[0, 255], [1, 7]], np.uint8)
+    for wrong in (image, image.tolist(), pandas.DataFrame(image.reshape(1, 4))):
+        with pytest.raises(ValueError, match="whole numbers up to 255; expected pixels from 0 to 1"):
+            answer(wrong)
+    for given in (image / 255, image > 1, np.ones((2, 2), np.uint8)):
+        assert answer(given).shape == (1, 2)
+    assert student(tmp_path, inputs)(image).shape == (1, 2)
 
 
 def test_a_table_without_empty_cells_and_with_ids(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
@@ -482,6 +500,23 @@ def test_classes_of_transformers_are_ordered_by_id2label(
     about = {"format": "transformers", "auto_class": "AutoModel"}
     answers = student(tmp_path, {"kind": "columns", "names": {"words": "int64"}}, **about)({"words": [[5, 0]]})
     assert answers[0, 1] > 0.9, "the first logit is that of b"
+
+
+def test_threads_are_set_for_a_call_alone() -> None:
+    seen: list[int] = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return x
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        load._of_module(Net(), {"inputs": {"kind": "array"}}, 1)({"input": np.zeros((1, 2), np.float32)})
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_is_loaded_by_a_loader_that_does_not_register_it(tmp_path: Path) -> None:
