@@ -19,7 +19,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from tests.makers import blobs
-from workers.data.collate import NamedInputs
+from workers.data.collate import NamedInputs, Strip
 from workers.data.dataset import Split
 from workers.errors import RequestError
 from workers.inference.teacher import Member, Teacher, follows_from, load
@@ -107,6 +107,13 @@ def test_whole_numbers_for_a_graph_of_bytes(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers(model, pixels), pixels @ WEIGHT + BIAS, rtol=1e-4)
     with pytest.raises(RequestError, match="has fractions or numbers beyond it"):
         answers(model, pixels.astype(np.int64) + 256)
+
+
+def test_a_graph_of_a_fixed_length_needs_a_dynamic_one(tmp_path: Path) -> None:
+    path = graph(tmp_path / "a.onnx")
+    found = predictor.load(OnnxModel(kind="onnx", path=path, output="logits"), path)
+    with pytest.raises(RequestError, match=r"'x' is \[N, 8\], .* is \[3\]. Expected a dynamic length"):
+        found(NamedInputs({"x": Strip(torch.ones(5), np.array([3, 2]))}))
 
 
 def test_a_graph_of_one_number_for_each_row_is_refused_by_its_shape(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import storage
+from workers.data.collate import Strip
 from workers.errors import RequestError
 from workers.models import onnx_export, onnx_file
 from workers.models.predictor import Inputs, Outputs, Predictor, log_probabilities, missing
@@ -87,7 +88,9 @@ class OnnxPredictor(Predictor):
         return found if isinstance(x, Tensor) else x.at_positions(torch.from_numpy(found)).numpy()
 
     def _batches(self, x: Inputs) -> NDArray[np.float32]:
-        values = {name: self._converted(name, column.cpu().numpy()) for name, column in self._columns(x).items()}
+        values = {
+            name: self._converted(name, column.cpu().numpy(), _expected(x)) for name, column in self._columns(x).items()
+        }
         fixed = next(iter(self.inputs.values())).shape[:1]
         if not fixed or not isinstance(fixed[0], int) or fixed[0] == len(x):
             return self._run(values)
@@ -123,8 +126,11 @@ class OnnxPredictor(Predictor):
         (found,) = self.session.run([self.output], values)
         return np.array(found, np.float32)
 
-    def _converted(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
-        """A column in the type of its input. Raises: `RequestError` where it does not fit."""
+    def _converted(self, name: str, values: NDArray[Any], graph: str) -> NDArray[Any]:
+        """A column in the type of its input. graph: the expected one, for messages.
+
+        Raises: `RequestError` where it does not fit.
+        """
         asked = self.inputs[name]
         shape, expected = list(values.shape[1:]), list(asked.shape[1:])
         fits = len(shape) == len(expected) and all(
@@ -133,7 +139,7 @@ class OnnxPredictor(Predictor):
         if not fits:
             raise RequestError(
                 f"'{self.model.path}': its input '{name}' is {_shown(asked.shape)}, and an example of "
-                f"data.train is {shape}. Expected a graph for the same examples."
+                f"data.train is {shape}. Expected {graph}."
             )
         with np.errstate(invalid="ignore"):  # what does not fit is compared below
             converted = values.astype(KINDS[asked.type], copy=False)
@@ -212,6 +218,13 @@ def _output(session: Any, model: OnnxModel) -> str:
             f"its name in `output_name`. It has {shown}. (Of skl2onnx, `options={{'zipmap': False}}` gives a tensor.)"
         )
     return found[0]
+
+
+def _expected(x: Inputs) -> str:
+    """The graph that a batch needs, in words."""
+    if not isinstance(x, Tensor) and any(isinstance(column, Strip) for column in x.columns.values()):
+        return "a dynamic length, since rows differ in it: export the graph with `dynamic_shapes`, or `dynamic_axes`"
+    return "a graph for the same examples"
 
 
 def _filled(rows: NDArray[Any], size: int) -> NDArray[Any]:
