@@ -80,7 +80,7 @@ def _as_trained(found: NDArray[Any], shape: tuple[int, ...], dtype: str) -> NDAr
             raise ValueError(f"the student was asked values that are no numbers ({error}).") from error
     if found.dtype.kind not in "iufb":
         raise ValueError(f"the student was asked {found.dtype}; expected {_wanted(shape, dtype)}.")
-    if kind.kind == "f" or kind == np.uint8:  # as `inputs.as_tensor` decides
+    if kind.kind == "f" or kind == np.uint8:  # as `arrays.as_tensor` decides
         return found.astype(np.float32)
     whole = found.dtype.kind != "f" or bool((np.isfinite(found) & (found == np.floor(found))).all())
     if not whole or (found.size and not IDS[0] <= found.min() <= found.max() <= IDS[1]):

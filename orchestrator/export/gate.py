@@ -80,7 +80,7 @@ def check(gate: Gate, *, registers: bool) -> None:
         ("--max-latency-ms", gate.max_latency_ms, "milliseconds above 0"),
     ):
         if value is not None and not LIMITS[option][0] < value <= LIMITS[option][1]:
-            raise RequestError(f"{option}: {float(value):g}; expected {expected}.")
+            raise RequestError(f"{option}: {float(value)!r}; expected {expected}.")
     if gate.confidence is not None and gate.min_share is None:
         raise RequestError(
             f"--confidence {gate.confidence:g}: a gate without a threshold, since it is the level of the share's "

@@ -1,7 +1,8 @@
 """Exports the trained student as an MLflow model in the run's folder, and validates it in an isolated process.
 
 A factory may read files and import modules that only its own machine has. So before the model is committed, a separate
-process loads it in an empty folder, and its predictions must match the run's student. `registry` only copies files.
+process loads it in an empty folder, and its predictions must match the run's student. `mlflow_models` only copies
+files.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ EXPORT = "export"
 
 
 class Student(PythonModel):
-    """Maps the inputs of `load.py` to probabilities [N, K] float32."""
+    """Maps the inputs of `load.py` to probabilities [N, K] float32; [N, L, K] where elements have their own."""
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts[EXPORT]

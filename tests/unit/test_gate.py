@@ -144,6 +144,7 @@ def test_what_is_not_met_is_status_3_and_says_that_nothing_was_written() -> None
         (Gate(confidence=0.95, max_latency_ms=1.0), False, "a gate without a threshold"),
         (Gate(), True, "through the gate alone"),
         (Gate(min_share=97.0), False, "--min-share: 97"),
+        (Gate(min_share=gate.threshold("1.0000001")), False, "--min-share: 1.0000001;"),
         (Gate(min_share=0.0), False, "--min-share"),
         (Gate(min_share=float("nan")), False, "--min-share"),
         (Gate(max_latency_ms=-1.0), False, "--max-latency-ms"),

@@ -35,7 +35,7 @@ KINDS = {
 }
 """The class of each kind, imported when a model of it is loaded."""
 FLOOR = 2.0**-24
-"""Lower bound for the probabilities of models that return probabilities: half a step of float32 just below 1. Smaller
+"""Lower bound for the probabilities of models that return probabilities: a step of float32 just below 1. Smaller
 ones, such as the exact 0 of a forest, are raised to it, so that their logarithms are finite."""
 
 
