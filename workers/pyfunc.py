@@ -23,6 +23,8 @@ WEIGHTS, CODE, MODEL = "weights", "code", "model"
 """Names of the MLflow artifacts, and the key of the model's spec in its configuration."""
 SHAPE, DTYPE, CLASSES = "shape", "dtype", "classes"
 """Further keys: shape and dtype of one example in the run's data, and the number of classes."""
+NAMES, BYTE_SCALE = "names", "byte_scale"
+"""Optional keys: arguments of `pyfunc_inputs.examples`."""
 
 
 class Student(PythonModel):
@@ -37,7 +39,8 @@ class Student(PythonModel):
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
         asked = context.model_config
-        x = pyfunc_inputs.examples(model_input, asked[SHAPE], asked[DTYPE])
+        how = {key: asked[key] for key in (NAMES, BYTE_SCALE) if key in asked}
+        x = pyfunc_inputs.examples(model_input, asked[SHAPE], asked[DTYPE], **how)
         if len(x) == 0:
             return np.empty((0, asked[CLASSES]), np.float32)
         return metrics.predict(self.student, x)

@@ -17,23 +17,32 @@ from numpy.typing import NDArray
 IDS = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 
 
-def examples(asked: Any, shape: Sequence[int], dtype: str) -> NDArray[Any]:
+def examples(
+    asked: Any, shape: Sequence[int], dtype: str, *, names: Sequence[str] = (), byte_scale: int | None = None
+) -> NDArray[Any]:
     """Convert `asked` to examples [N, *shape]: float32 where the run's data were floats or bytes, int64 for ids.
 
     asked: an array of any numeric type, a list, a data frame or series of pandas, a sparse matrix or a tensor, of
     shape [N, *shape]; one example [*shape] counts as N = 1. A data frame may hold each example flattened over its
-    columns, or as a list in its only column. dtype: of the run's data.
+    columns, or as a list in its only column. dtype: of the run's data. names: of the numbers of an example; a data
+    frame with such columns is taken by them, in any order, and further columns are ignored. byte_scale: the run divided
+    bytes by it, so that whole numbers above 1 are refused.
 
     Raises: ValueError, with the found and the expected shape or type.
     """
     expected = tuple(shape)
-    found = _array(asked, expected)
+    found = _array(_ordered(asked, names), expected)
     if found.shape == expected:
         found = found[np.newaxis]
     if found.shape[1:] != expected or found.ndim != len(expected) + 1:
         raise ValueError(
             f"the student was asked an array of shape {list(found.shape)}; expected {_wanted(expected, dtype)}, or one "
             f"example {list(expected)}."
+        )
+    if byte_scale is not None and found.dtype.kind in "iu" and found.size and found.max() > 1:
+        raise ValueError(
+            f"the student was asked whole numbers up to {found.max()}; expected pixels from 0 to 1, as in the run: "
+            f"divide bytes by {byte_scale}."
         )
     return _as_trained(found, expected, dtype)
 
@@ -45,6 +54,16 @@ def described(shape: Sequence[int], dtype: str) -> str:
 
 def _wanted(shape: Sequence[int], dtype: str) -> str:
     return f"{described(shape, dtype)} (any numeric type that holds the same values)"
+
+
+def _ordered(asked: Any, names: Sequence[str]) -> Any:
+    """A data frame with the columns `names` in their order, where it has any of them. Others are unchanged."""
+    known = set(asked.columns) if hasattr(asked, "columns") and hasattr(asked, "to_numpy") else set()
+    if not known.intersection(names):
+        return asked
+    if missing := [name for name in names if name not in known]:
+        raise ValueError(f"the student was asked no column '{missing[0]}'; expected {', '.join(names)}.")
+    return asked[list(names)]
 
 
 def _array(asked: Any, shape: tuple[int, ...]) -> NDArray[Any]:

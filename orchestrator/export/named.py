@@ -1,4 +1,4 @@
-"""How `load.py` takes examples as the run read them from its files: columns by their names, and the scale of pixels."""
+"""What served students know of the files of the run's data: names and encodings of columns, and the scale of pixels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
-
-from workers.data.collate import Inputs
 from workers.data.encoded_tables import Encoding
 from workers.specs.data import DataSpec
 
 PIXELS, BYTE_SCALE = ("idx", "images"), 255
-"""Kinds of data whose readers divide bytes by that number; those of type float in files of kind `idx` stay."""
+"""Kinds of data whose readers divide bytes by a number, and that number. Floats in files of kind `idx` stay."""
 
 
 def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,10 +27,16 @@ def columns(data: DataSpec, encodings: Sequence[Encoding], inputs: Mapping[str, 
     return {"columns": [asdict(each) for each in found]} if is_whole else {}
 
 
-def pixels(data: DataSpec, sample: Inputs) -> dict[str, Any]:
-    """`byte_scale` of the inputs in `export.json`, where the run divided bytes of images by it; else empty.
+def numbers(encodings: Sequence[Encoding], shape: Sequence[int]) -> dict[str, Any]:
+    """`names` of the numbers of an example of this shape, where each has one; else empty."""
+    found = [name for each in encodings for name in each.names or [each.name]]
+    return {"names": found} if found and len(found) == math.prod(shape) else {}
 
-    sample: a batch of examples.
+
+def pixels(data: DataSpec, sample: Any) -> dict[str, Any]:
+    """`byte_scale` of the inputs, where the run divided bytes of images by it; else empty.
+
+    sample: a batch of examples, an array or a tensor, or `NamedInputs`.
     """
-    is_scaled = data.kind in PIXELS and isinstance(sample, Tensor) and float(sample.max()) <= 1
+    is_scaled = data.kind in PIXELS and hasattr(sample, "max") and float(sample.max()) <= 1
     return {"byte_scale": BYTE_SCALE} if is_scaled else {}

@@ -62,10 +62,13 @@ class Unusable(Exception):
     """The student cannot be loaded outside of its run; the message has the reason."""
 
 
-def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> str | None:
+def write(
+    student: Member, examples: NDArray[Any], classes: int, place: str, how: Mapping[str, Any] | None = None
+) -> str | None:
     """Write the student's model below `place`, its folder in the run; an existing model with the same key is kept.
 
-    examples: valid inputs [n, ...] from the run's data, which are stored with the model.
+    examples: valid inputs [n, ...] from the run's data, which are stored with the model. how: optional arguments of
+    `pyfunc_inputs.examples`, as plain JSON values.
 
     Returns the reason for a missing model; None on success.
     """
@@ -77,6 +80,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
         key = STUDENT_MODEL.key(
             student=of_student, package=_package_digest(), mlflow=version("mlflow"), classes=classes,
             dtype=str(examples.dtype), examples=hashlib.sha256(examples.tobytes()).hexdigest(), shape=examples.shape,
+            **(how or {}),
         )  # fmt: skip
         if is_there(place, key.digest):
             return None
@@ -85,7 +89,7 @@ def write(student: Member, examples: NDArray[Any], classes: int, place: str) -> 
             made = Path(scratch, "model")
             hidden = [_code_folder(student.model), *map(str, model_provenance.files_outside(student.model))]
             with _process(hidden, Path(scratch)) as process:
-                _save(made, student, examples, classes)
+                _save(made, student, examples, {**(how or {}), "classes": classes})
                 _check_answers(process, made, student, examples, Path(scratch))
             files = {
                 file.relative_to(made).as_posix(): storage.sha256(file.read_bytes())
@@ -122,8 +126,8 @@ def is_there(place: str, key: str) -> bool:
         return False
 
 
-def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -> None:
-    """Write the model in MLflow's format into `folder`."""
+def _save(folder: Path, student: Member, examples: NDArray[Any], about: Mapping[str, Any]) -> None:
+    """Write the model in MLflow's format into `folder`. about: further keys of its configuration in `pyfunc`."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -152,11 +156,11 @@ def _save(folder: Path, student: Member, examples: NDArray[Any], classes: int) -
                 pyfunc.MODEL: student.model.model_dump(mode="json", exclude={"folder", "depends_on"}),
                 pyfunc.SHAPE: list(examples.shape[1:]),
                 pyfunc.DTYPE: str(examples.dtype),
-                pyfunc.CLASSES: classes,
+                **about,
             },
             code_paths=[os.path.dirname(inspect.getfile(workers))],
             # No input: MLflow would reject float64 for a float32 model, and single examples.
-            signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))])),
+            signature=ModelSignature(outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, about[pyfunc.CLASSES]))])),
             input_example=examples,
             pip_requirements=_requirements(student.model),
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import RunConfig
-from orchestrator.export import student_model
+from orchestrator.export import named, student_model
 from orchestrator.observers.events import ReportReady
 from orchestrator.plan import kept
 from orchestrator.plan.kept import KeptPlan
@@ -195,8 +195,9 @@ def _keep_student(run: Context, student: Trained) -> None:
     if x is None:
         logger.warning("MLflow does not get the student as a model: it takes several columns, or rows of any length.")
         return
-    examples = np.asarray(x[:EXAMPLES])
+    examples, data = np.asarray(x[:EXAMPLES]), run.config.data
+    how = {**named.numbers(run.dataset.encodings, examples.shape[1:]), **named.pixels(data, examples)}
     place = RunFolder(run.config.folder).shown("student")
-    problem = student_model.write(student.member, examples, run.dataset.classes, place)
+    problem = student_model.write(student.member, examples, run.dataset.classes, place, how)
     if problem is not None:
         logger.warning("MLflow does not get the student as a model: %s. The run goes on without it.", problem)

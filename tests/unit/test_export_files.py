@@ -16,6 +16,7 @@ from orchestrator.cli.checks import request
 from orchestrator.export import files, load, named
 from orchestrator.export.formats import Made, Student
 from workers.data import loading
+from workers.data.encoded_tables import Encoding
 from workers.inference.teacher import Member
 from workers.specs.data import DataSpec
 from workers.specs.models import ModelSpec, OnnxModel
@@ -102,3 +103,10 @@ def test_the_scale_of_pixels_is_that_of_bytes() -> None:
     )
     assert not named.pixels(of["npz"], torch.ones(1, 2))
     assert not named.pixels(of["idx"], torch.full((1, 2), 255.0)), "a file of floats"
+
+
+def test_numbers_of_a_table_have_names_where_each_has_one() -> None:
+    of_table = [Encoding("age", 30.0, True), Encoding("city", categories=("", "Rome"))]
+    assert named.numbers(of_table, [4]) == {"names": ["age", "age is empty", "city=", "city=Rome"]}
+    assert named.numbers([Encoding("a"), Encoding("b")], [2]) == {"names": ["a", "b"]}, "of kind parquet"
+    assert not named.numbers([Encoding("image", width=4)], [2, 2]) and not named.numbers([], [2])

@@ -76,3 +76,21 @@ def test_images_of_bytes_come_as_models_take_them() -> None:
 def test_what_does_not_fit_is_named(asked: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         examples(asked, [8], "float32")
+
+
+def test_columns_of_a_data_frame_are_taken_by_their_names() -> None:
+    names = [f"n{k}" for k in range(8)]
+    frame = pd.DataFrame(X, columns=names)
+    for asked in (frame, frame[names[::-1]], frame.assign(id=7), pd.DataFrame(X), X):
+        np.testing.assert_array_equal(examples(asked, [8], "float32", names=names), X)
+    with pytest.raises(ValueError, match="asked no column 'n3'; expected n0, n1"):
+        examples(frame.rename(columns={"n3": "other"}), [8], "float32", names=names)
+
+
+def test_bytes_are_refused_where_the_run_had_pixels_from_0_to_1() -> None:
+    image = np.array([[0, 255], [1, 2]], np.uint8)
+    with pytest.raises(ValueError, match="whole numbers up to 255; expected pixels from 0 to 1"):
+        examples(image, [2, 2], "float32", byte_scale=255)
+    np.testing.assert_array_equal(
+        examples(image / 255, [2, 2], "float32", byte_scale=255)[0], (image / 255).astype("f4")
+    )
