@@ -20,9 +20,7 @@ class Client:
 
     stage = "active"
 
-    def __init__(self, uri: str) -> None:
-        self.aliases: dict[str, str] = {}
-
+    def __init__(self, uri: str) -> None: ...
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(lifecycle_stage=self.stage, experiment_id="7")
 
