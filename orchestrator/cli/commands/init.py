@@ -75,7 +75,7 @@ def _tell(started: Started, folder: str, out: Console) -> None:
     for reason in seen.reasons:
         line(f"  {reason}")
     for reason in members.reasons:
-        line(f"  checkpoint {reason}")
+        line(f"  {reason}")
     for warning in seen.warnings:
         line(f"  warning: {warning}")
     teachers = "members from your checkpoints" if members.groups else f"{MEMBERS} members `{chosen.factory}`"

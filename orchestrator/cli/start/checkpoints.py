@@ -51,7 +51,7 @@ def look(uris: Sequence[str], seen: Seen) -> Members:
             _transformers(uri, seen, found)
         elif uri.endswith(".onnx"):
             found.groups.append({"model": {"kind": "onnx", "path": uri}})
-            found.reasons.append(f"'{_name(uri)}': a graph of ONNX")
+            found.reasons.append(f"{_shown(uri)}: a graph of ONNX")
         elif uri.endswith(".skops"):
             _skops(uri, found)
         else:
@@ -67,6 +67,10 @@ def vocabulary(uri: str) -> int:
 
 def _name(uri: str) -> str:
     return posixpath.basename(uri.rstrip("/"))
+
+
+def _shown(uri: str) -> str:
+    return f"checkpoint '{_name(uri)}'"
 
 
 def _expanded(uri: str) -> list[str]:
@@ -99,16 +103,16 @@ def _transformers(uri: str, seen: Seen, found: Members) -> None:
     model = {"kind": "transformers", "checkpoint": uri, "max_length": TOKENS}
     if finished and labels == seen.classes:
         found.groups.append({"model": model})
-        found.reasons.append(f"'{_name(uri)}': {config.get('model_type')}, a finished classifier")
+        found.reasons.append(f"{_shown(uri)}: {config.get('model_type')}, a finished classifier")
     else:
         found.groups.append({"model": model, "size": 3, "training": FINE_TUNING})
-        found.reasons.append(f"'{_name(uri)}': {config.get('model_type')} without a head for these classes; fine-tuned")
+        found.reasons.append(f"{_shown(uri)}: {config.get('model_type')} without a head for these classes; fine-tuned")
 
 
 def _skops(uri: str, found: Members) -> None:
     model: dict[str, Any] = {"kind": "sklearn", "path": uri}
     if importlib.util.find_spec("skops") is None:
-        found.reasons.append(f"'{_name(uri)}': an estimator; `pip install 'stillhouse[sklearn]'` has what reads it")
+        found.reasons.append(f"{_shown(uri)}: an estimator; `pip install 'stillhouse[sklearn]'` has what reads it")
     else:
         from skops import io
 
@@ -117,7 +121,7 @@ def _skops(uri: str, found: Members) -> None:
         except Exception as error:  # skops raises several types
             raise RequestError(f"--checkpoint '{uri}': not a file of skops ({error}).") from error
         model |= {"trusted": types} if types else {}
-        found.reasons.append(f"'{_name(uri)}': an estimator of scikit-learn")
+        found.reasons.append(f"{_shown(uri)}: an estimator of scikit-learn")
     found.groups.append({"model": model})
 
 
@@ -141,7 +145,7 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Tensor]]], seen: S
     """The text of the factory of some checkpoints."""
     uri, weights = files[0]
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    described = f"{len(files)} {'checkpoint' if len(files) == 1 else 'checkpoints'} like '{_name(uri)}'"
+    described = _shown(uri) if len(files) == 1 else f"{len(files)} checkpoints like '{_name(uri)}'"
     layers = chains.layers_of(shapes)
     if layers is None or seen.loaded is None or isinstance(seen.loaded.train.x, Columns):
         found.missing.append(
