@@ -222,7 +222,8 @@ def _environment(folder: Path, sent: JobFolder) -> dict[str, Any]:
     return {
         "working_dir": str(sent.root),
         "env_vars": {
-            environment.SUBMITTED_FROM: f"{machine()} {Path.cwd()}",
+            environment.SUBMITTED_ON: machine(),
+            environment.SUBMITTED_FROM: str(Path.cwd()),
             environment.SENT_FROM: str(folder),
             environment.COMMIT: get_git_commit(str(folder)) or "",
             JOB_FOLDER: job_folder.NAME,

@@ -18,8 +18,10 @@ IN_PLACE = {
     "RAY_worker_niceness": "0",  # at Ray's 15, threads of a step starve and block others
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # how long Ray's agents outlive a killed driver; default 60 s
 }
+SUBMITTED_ON = "STILLHOUSE_SUBMITTED_ON"
+"""Set in a job of `stillhouse submit`: the submitter's machine (`run_folder.lock.machine`)."""
 SUBMITTED_FROM = "STILLHOUSE_SUBMITTED_FROM"
-"""Set in a job of `stillhouse submit`: the submitter's machine, a space, and its working folder."""
+"""Set in such a job: the submitter's working folder."""
 SENT_FROM = "STILLHOUSE_SENT_FROM"
 """Set in such a job: the original folder of the configuration, of which the job has a copy."""
 COMMIT = "STILLHOUSE_COMMIT"

@@ -29,9 +29,9 @@ def check_submitted(config: RunConfig) -> None:
     """Raise `RequestError`, or warn, where a job would write to a place that its submitter cannot see."""
     places = {"storage": config.storage, "tracking.uri": config.tracking.uri.removeprefix(mlflow_uri.SQLITE)}
     local = {key: path for key, place in places.items() if (path := storage.local_path(place)) is not None}
-    submitted_from, _, folder = os.environ.get(environment.SUBMITTED_FROM, "").partition(" ")
+    submitter, folder = (os.environ.get(name, "") for name in (environment.SUBMITTED_ON, environment.SUBMITTED_FROM))
+    elsewhere = submitter not in ("", machine()) and not Path(folder).is_dir()
     for key, place in local.items():
-        elsewhere = submitted_from not in ("", machine()) and not Path(folder).is_dir()
         if elsewhere and place.is_relative_to(folder):
             raise RequestError(
                 f"{key}: '{place}' is a folder of the machine that submitted this job, and it runs on another. Set it "
