@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+
 import torch
 
 
-def device() -> torch.device:
-    """CUDA where torch finds it, regardless of the GPUs that a scheduler has declared."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(name: str | torch.device | None = None) -> torch.device:
+    """The named device; None: CUDA where torch finds it, regardless of the GPUs that a scheduler has declared.
+
+    Raises: `RuntimeError` where CUDA is named and torch does not see it. It is an error of this node, so the caller's
+    retry may succeed on another one.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    asked = torch.device(name)
+    if asked.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"torch sees no CUDA on {socket.gethostname()}, where this process is to compute on a GPU. Repair the "
+            "node's driver or take the node out of the cluster; or let members compute on CPUs by "
+            "`ensemble.resources_per_member.num_gpus: 0`."
+        )
+    return asked

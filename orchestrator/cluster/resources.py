@@ -83,6 +83,8 @@ class Placement:
     num_gpus: float
     roles: Mapping[str, float] = field(default_factory=dict)
     """Role requests, so that Ray places them on the nodes of their role."""
+    device: str = "cpu"
+    """`cuda` where torch computes on the GPUs that Ray assigns, else `cpu`."""
 
     @property
     def held(self) -> dict[str, float]:
@@ -148,7 +150,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
                 f"ensemble.num_actors: asked for {actors}; the cluster holds {slots} at once. Set it to `auto` or "
                 f"at most {slots}, or add nodes."
             )
-    return Placement(size, actors, asked.num_cpus, num_gpus, roles)
+    return Placement(size, actors, asked.num_cpus, num_gpus, roles, "cuda" if machines.cuda and num_gpus else "cpu")
 
 
 def at_once(placement: Placement, machines: Machines) -> int:
@@ -159,7 +161,7 @@ def at_once(placement: Placement, machines: Machines) -> int:
 def place_student(machines: Machines) -> Placement:
     """The placement of a single process that computes with a student."""
     cpus = min([1.0, *(node.cpus for node in machines.of("student").nodes if node.cpus)])
-    return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"))
+    return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"), "cuda" if machines.cuda else "cpu")
 
 
 def check_student(student: StudentSpec, machines: Machines) -> None:

@@ -56,16 +56,15 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
     student = students.place(config.student, machines)
     where = hidden.place(config.distillation.hidden, facts.beside_bytes, student, teachers, machines)
     wide = data.classes >= REDUCED_ON_WORKERS and config.distillation.top_k is None
-    device = "cuda" if machines.cuda and teachers.num_gpus else "cpu"
     return Plan(
         teachers=teachers,
         student=student,
         layout=sizes.layout(config, data),
         numerics=Numerics(
-            device=device,
+            device=teachers.device,
             precision=config.ensemble.precision,
             threads=teachers.threads,
-            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values, data.embedded, device),
+            micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values, data.embedded, teachers.device),
             bits=64 if wide else 32,
         ),
         reduces_on_workers=needed.answers >= 4 * REDUCED_ON_WORKERS,

@@ -50,7 +50,7 @@ def started(
     placement = run.plan.teachers
     options = {**placement.options, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     needs = sorted(objective.build(loss).beside)
-    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, needs, placement.threads)
+    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, needs, placement.threads, placement.device)
     try:
         _wait(run, actor.ready.remote(), asked.member.name)
         run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{system}'")

@@ -179,7 +179,7 @@ def compare_systems(
     place, further = run.plan.student.alone, run.config.evaluation.systems
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
     asked += [
-        (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size))
+        (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size, place.device))
         for name, each in further.items()
     ]
     records = predict(run, asked, "test", place).records
@@ -188,7 +188,9 @@ def compare_systems(
     job = Measuring(others, records, place.threads)
     measured = {**ensemble.measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
     of_members = [(member, _of_members(run)) for member in members]
-    timed = Measurement(of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats)
+    timed = Measurement(
+        of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats, place.device
+    )
     (sizes,) = results_of(  # alone, since it measures time
         run, "measuring latency", jobs.describe, {"of all": (timed, run.data)}, place
     ).values()
@@ -228,7 +230,8 @@ def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Plac
 
 def _of_members(run: Context) -> Inference:
     """How members compute predictions: as in the teachers' pass."""
-    return Inference(run.config.ensemble.precision, run.config.ensemble.micro_batch_size)
+    spec = run.config.ensemble
+    return Inference(spec.precision, spec.micro_batch_size, run.plan.teachers.device)
 
 
 def _of_student(run: Context, role: Role) -> Inference:
@@ -236,7 +239,7 @@ def _of_student(run: Context, role: Role) -> Inference:
     spec = run.config.student
     trained = run.config.training_stages[-1].training
     recipe = trained if role == "student" else spec.baseline_training or spec.training
-    return Inference(recipe.precision, recipe.micro_batch_size)
+    return Inference(recipe.precision, recipe.micro_batch_size, run.plan.student.alone.device)
 
 
 def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:

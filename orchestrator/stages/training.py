@@ -118,6 +118,7 @@ def _task(run: Context, planned: _Planned) -> Task:
         placement.threads,
         sample=group.sample,
         initial=planned.initial,
+        on=placement.device,
     )
     return Task(
         member.name,

@@ -37,6 +37,16 @@ def test_on_a_laptop(tmp_path: Path) -> None:
     assert made.layout.examples == 1000 and made.layout.parts == 1 and not made.reduces_on_workers
 
 
+def test_work_that_holds_no_gpu_computes_on_the_cpu(tmp_path: Path) -> None:
+    def devices(machines: Machines, **each: float) -> tuple[str, str, str]:
+        made = planned(tmp_path, machines, ensemble__resources_per_member=each)
+        return made.teachers.device, made.device, made.student.alone.device
+
+    assert devices(ONE_GPU, num_gpus=0) == ("cpu", "cpu", "cuda")
+    assert devices(ONE_GPU, num_gpus=0.25) == ("cuda", "cuda", "cuda")
+    assert devices(replace(ONE_GPU, cuda=False), num_gpus=0.25) == ("cpu", "cpu", "cpu")  # declared alone
+
+
 def test_a_forward_pass_of_texts_fits_the_caches_of_a_cpu(tmp_path: Path) -> None:
     tokens = replace(SMALL, values=27, embedded=1024)
     laptop, gpu = (planned(tmp_path, machines, data=tokens) for machines in (LAPTOP, ONE_GPU))

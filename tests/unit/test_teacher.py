@@ -117,7 +117,7 @@ def test_what_a_member_raises_names_it(error: Exception) -> None:
 def test_a_gpu_that_torch_does_not_see_is_no_gpu_to_compute_on() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(RunError, match=r"torch sees no CUDA on .*num_gpus: 0"):
+    with pytest.raises(RuntimeError, match=r"torch sees no CUDA on .*num_gpus: 0"):
         Teacher(modules(), device=torch.device("cuda"))
 
 

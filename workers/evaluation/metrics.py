@@ -229,7 +229,7 @@ def _logits(
     model: Predictor | nn.Module, x: Examples, how: Inference, collator: Collator = collate, order: Index | None = None
 ) -> Iterator[Tensor]:
     """Logits [p, K] float32 on the device, one micro-batch at a time. order: of the examples; None: as they are."""
-    place = device() if how.on is None else torch.device(how.on)
+    place = device(how.on)
     predictor = predictor_of(model).to(place)
     if predictor.module is not None:
         predictor.module.eval()

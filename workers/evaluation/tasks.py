@@ -305,12 +305,16 @@ def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) ->
 
 @dataclass(frozen=True)
 class Measurement:
-    """The systems whose size and latency are measured: the members, with their ensemble, and the others."""
+    """The systems whose size and latency are measured: the members, with their ensemble, and the others.
+
+    on: the device; None: CUDA where torch finds it.
+    """
 
     members: Sequence[Subject]
     others: Sequence[Subject]
     combine: str
     repeats: int
+    on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -334,7 +338,7 @@ def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[st
     processes.announce(name, events)
     torch.set_num_threads(1)
     members, repeats = job.members, job.repeats
-    place, x = device(), data.served
+    place, x = device(job.on), data.served
     sizes = [checkpoints.size(member.weights) for member, _ in members]
     in_turn = [_timed(asked, x, place, repeats, sum(sizes) - size) for asked, size in zip(members, sizes, strict=True)]
     of_ensemble = np.sum([each.in_turn for each in in_turn], axis=0)

@@ -7,7 +7,6 @@ members' contributions in fixed point (see `workers.ensemble`), so they do not d
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from workers.data import arrays
 from workers.data.arrays import MICRO_BATCH
 from workers.data.collate import Collator, Inputs, collate, rows_of, split_rows, widened
 from workers.device import device as own_device
-from workers.errors import BadAnswer, RunError
+from workers.errors import BadAnswer
 from workers.models import checkpoints, predictor
 from workers.models import provenance as model_provenance
 from workers.models.precision import autocast
@@ -102,10 +101,10 @@ class Teacher:
         """micro_batch: examples per forward pass. bits: of the fixed point of answers. classes: required number of
         classes; 0: any. device: None for CUDA where available. collators: by member; the default takes every column.
 
-        Raises: `RunError` where torch does not see the device.
+        Raises: `RuntimeError` where torch does not see the device.
         """
         self.classes = classes
-        self.device = own_device() if device is None else _working(device)
+        self.device = own_device(device)
         self.precision = precision
         self.micro_batch = micro_batch
         self.fixed_point = ensemble.FIXED_POINT[bits]
@@ -362,16 +361,6 @@ def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for tensor, data in zip(tensors, home, strict=True):
             tensor.data = data
-
-
-def _working(device: torch.device) -> torch.device:
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            f"torch sees no CUDA on {socket.gethostname()}, where a teacher is to compute on a GPU. Repair the node's "
-            "driver or take the node out of the cluster; or let teachers compute on CPUs by "
-            "`ensemble.resources_per_member.num_gpus: 0`."
-        )
-    return device
 
 
 def _staying(modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:

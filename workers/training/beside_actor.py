@@ -18,9 +18,10 @@ from workers.training.beside import MemberBeside, Wanted
 class BesideActor:
     """Answers each batch by the member's outputs, in float32 in main memory. It keeps no state between batches."""
 
-    def __init__(self, asked: MemberBeside, needs: Sequence[Signal], threads: int) -> None:
+    def __init__(self, asked: MemberBeside, needs: Sequence[Signal], threads: int, on: str) -> None:
+        """on: the device."""
         torch.set_num_threads(threads)
-        self.name, self.device = asked.member.name, device()
+        self.name, self.device = asked.member.name, device(on)
         module = beside.module_of(asked.member).to(self.device)
         self.answer = beside.of_module(module, frozenset(needs), asked.precision)
 

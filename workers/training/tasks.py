@@ -28,7 +28,11 @@ from workers.training.loop import Epoch, Task
 
 @dataclass(frozen=True)
 class MemberJob:
-    """A member to train on hard labels. key: its cache key. initial: URI of its initial weights; None: random ones."""
+    """A member to train on hard labels.
+
+    key: its cache key. initial: URI of its initial weights; None: random ones. on: the device that a network trains on;
+    None: CUDA where torch finds it.
+    """
 
     member: Member
     training: AnyTraining
@@ -37,6 +41,7 @@ class MemberJob:
     threads: int
     sample: MemberSample = "all"
     initial: str | None = None
+    on: str | None = None
 
 
 @ray.remote
@@ -52,7 +57,7 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
     assert isinstance(member.model, NetworkModel) and isinstance(training, TrainingSpec)
     with faults.caught(member.name):
-        module = torch_module.build(member.model, job.seed, job.initial).to(device())
+        module = torch_module.build(member.model, job.seed, job.initial).to(device(job.on))
         progress = loop.begin(module, training.for_model(member.model), len(data.train))
         known = checkpoints.load_state(state, job.key)
         if known is not None:
