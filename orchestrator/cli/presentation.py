@@ -64,7 +64,7 @@ def show_export(done: Exported, screen: Screen) -> None:
         f"{found.agreement.difference:.2g}",
         *([f"Registered: {done.registered}"] if done.registered else []),
     ):
-        screen.out.print(redacted(line), markup=False, soft_wrap=True)
+        screen.out.print(line, markup=False, soft_wrap=True)
 
 
 def _between(interval: Interval) -> str:
@@ -89,7 +89,7 @@ def where_next(report: Report, config: RunConfig, screen: Screen) -> None:
         f"Student: {weights}, without Stillhouse:",
         *student.splitlines(),
     ):
-        screen.out.print(redacted(line), markup=False, soft_wrap=True)
+        screen.out.print(line, markup=False, soft_wrap=True)
 
 
 def command(name: str, config: str, overrides: Sequence[str]) -> str:

@@ -19,11 +19,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
-from orchestrator.cluster import authentication, environment, interrupts
+from orchestrator.cluster import authentication, environment, http_probe, interrupts
 from orchestrator.cluster.ray_private import PACKAGING_LOGGER
 from orchestrator.config import grid
 from orchestrator.config.run_config import RunConfig
@@ -95,7 +94,7 @@ def submit(path: str, overrides: Sequence[str], address: str, *, fresh: bool, fo
         if follow:
             return _follow(client, job)
         ray = f"{authentication.MODE}=token ray" if authentication.is_on() else "ray"
-        here = shlex.quote(address)
+        here = shlex.quote(redacted(address))
         print(
             f"follow it: {ray} job logs --address {here} --follow {job}\n"
             f"stop it:   {ray} job stop --address {here} {job}    (the same command again resumes)",
@@ -186,13 +185,14 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
 
     Raises: `RequestError` where no cluster accepts jobs at the address, or it requires a token that is missing.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError(
-            f"--address '{redacted(address)}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
-        )
+    shown = redacted(address)
     with ExitStack() as settled:
         try:
+            parts = http_probe.split(address)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise RequestError(
+                    f"--address '{shown}': expected the URL of the cluster's dashboard, such as http://HEAD:8265."
+                )
             port = parts.port or (443 if parts.scheme == "https" else 80)
             with interrupts.at_once():
                 from orchestrator.cluster import connection
@@ -205,7 +205,7 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
                 logging.getLogger(name).setLevel(logging.WARNING)  # they set their own level
         except (OSError, RuntimeError, ValueError) as error:
             raise RequestError(
-                f"no Ray cluster takes jobs at '{redacted(address)}' ({error}). Expected the URL of its dashboard; "
+                f"no Ray cluster takes jobs at '{shown}' ({redacted(str(error))}). Expected the URL of its dashboard; "
                 "`ray start --head` prints it, and `ray dashboard CLUSTER.yaml` or `kubectl port-forward` make it a "
                 "local one."
             ) from None

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.error import HTTPError
 
-from orchestrator.cluster import ray_private
+from orchestrator.cluster import http_probe, ray_private
 from workers.errors import RequestError
+from workers.redact import redacted
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 STORED = "~/.ray/auth_token"
@@ -68,6 +68,7 @@ def is_on() -> bool:
 
 def _settle(place: str, takes: Callable[[str], bool]) -> None:
     """Set the mode of a cluster. takes: whether the cluster accepts a request with a token; empty for none."""
+    place = redacted(place)
     if not is_on() and takes(""):
         os.environ.setdefault(MODE, "disabled")  # Ray turns it on for `auto` wherever a token is stored
         ray_private.read_environment_again()
@@ -104,11 +105,9 @@ def _token() -> str:
 
 def _dashboard_takes(url: str, token: str) -> bool:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            json.load(answer)
-    except urllib.error.HTTPError as error:
+        json.loads(http_probe.get(url, "/api/version", headers, TIMEOUT_S))
+    except HTTPError as error:
         if error.code in (401, 403):
             return False
         raise

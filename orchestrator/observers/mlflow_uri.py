@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import socket
 import sqlite3
 import ssl
 import time
-import urllib.request
 import uuid
-from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from orchestrator.cluster import http_probe
 from workers import storage
 from workers.errors import RequestError
 from workers.redact import redacted
@@ -50,10 +47,11 @@ def prepare() -> None:
 def reach(uri: str) -> None:
     """Raise `RequestError` unless an MLflow tracker is reachable at `uri`; leaves no files."""
     try:
-        parts = urlsplit(uri)
+        parts = http_probe.split(uri)
         database = parts.scheme.partition("+")[0]
         if parts.scheme in ("http", "https"):
-            _reach_server(parts)
+            context = _certificates() if parts.scheme == "https" else None
+            http_probe.get(uri, "/health", _authorization(), REACH_TIMEOUT_S, context)
         elif uri.startswith(SQLITE) and "?" in uri:
             raise ValueError("its '?' ends the path, since options follow it in the URL of a database")
         elif uri.startswith(SQLITE):
@@ -63,7 +61,7 @@ def reach(uri: str) -> None:
             socket.create_connection((parts.hostname or "localhost", port), timeout=REACH_TIMEOUT_S).close()
         else:
             raise ValueError("no kind of tracker")
-    except (OSError, ValueError, sqlite3.Error, HTTPException) as error:
+    except (OSError, ValueError, sqlite3.Error) as error:
         raise RequestError(
             f"tracking.uri: no MLflow tracker at '{redacted(uri)}' ({error}). Expected sqlite:///PATH in a "
             "folder that can be written, the http(s) URL of a running server, or a database; start it, or set "
@@ -71,20 +69,11 @@ def reach(uri: str) -> None:
         ) from None
 
 
-def _reach_server(parts: SplitResult) -> None:
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
-    request = urllib.request.Request(urlunsplit(place), headers=_authorization(parts))
-    context = _certificates() if parts.scheme == "https" else None
-    urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S, context=context).close()
-
-
-def _authorization(parts: SplitResult) -> dict[str, str]:
-    """The header with name and password of the URL, which urllib does not take from there, or of MLflow's variables."""
+def _authorization() -> dict[str, str]:
+    """The header with the name and password, or the token, of MLflow's variables."""
     name, password, token = (os.environ.get(f"MLFLOW_TRACKING_{of}") for of in ("USERNAME", "PASSWORD", "TOKEN"))
-    if parts.username is not None:
-        name, password = unquote(parts.username), unquote(parts.password or "")
     if name and password is not None:
-        return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+        return http_probe.basic(name, password)
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -35,7 +35,7 @@ from orchestrator.observers.events import (
     TeacherLost,
     TeacherMoves,
 )
-from workers.redact import HidingFormatter
+from workers.redact import HidingFormatter, redacted
 
 if TYPE_CHECKING:
     from orchestrator.reporting.content import Rows
@@ -58,9 +58,9 @@ def visible(text: str) -> str:
 
 
 class Output(Console):
-    """A rich console that shows control characters of a text as such, and leaves a closed pipe to its caller.
+    """A rich console that redacts secrets, escapes control characters, and leaves a closed pipe to its caller.
 
-    rich itself would send them to the terminal, and end the process.
+    rich itself would send such characters to the terminal, and end the process at a closed pipe.
     """
 
     @property
@@ -69,7 +69,7 @@ class Output(Console):
         return self.is_terminal and self.file.isatty()
 
     def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(visible(text), **how)
+        return super().render_str(visible(redacted(text)), **how)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -205,7 +205,7 @@ class Screen:
                 return
             if self._live is not None and line.task is not None:
                 live, task = self._live, line.task
-                self._show(lambda: live.update(task, completed=done, total=total, text=text))
+                self._show(lambda: live.update(task, completed=done, total=total, text=redacted(text)))
             elif time.monotonic() - line.last_shown_s > PLAIN_INTERVAL_S:
                 line.last_shown_s = time.monotonic()
                 self.say(f"  {line.name}: {text}")
@@ -275,7 +275,7 @@ class Screen:
 
         What is wider than the screen is printed in parts (`layout`), so that no figure is cut.
         """
-        rows = [[visible(cell) for cell in row] for row in rows]
+        rows = [[visible(redacted(cell)) for cell in row] for row in rows]
         header, *body = rows
         if title:
             self.out.print(f"\n{title}", style="bold", markup=False)

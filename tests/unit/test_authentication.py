@@ -178,3 +178,26 @@ def test_what_ray_would_abort_on(joined: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_what_does_not_answer() -> None:
     with pytest.raises(ConnectionError, match="UNAVAILABLE"), authentication.of_cluster("127.0.0.1:9"):
         pass
+
+
+def test_the_name_and_the_password_of_a_dashboards_url_are_sent() -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.headers.get("Authorization") == "Basic bWU6cEB3" else 401)  # of me:p@w
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Proxy)
+    Thread(target=server.serve_forever, daemon=True).start()
+    _servers.append(server)
+    with authentication.of_dashboard(f"http://me:p%40w@127.0.0.1:{server.server_port}"):
+        assert settings() == ("disabled", None)
+    with (
+        pytest.raises(RequestError, match=r"at 'http://\*\*\*@127.0.0.1:\d+' asks for a token") as refused,
+        authentication.of_dashboard(f"http://me:hunter2@127.0.0.1:{server.server_port}"),
+    ):
+        pass
+    assert "hunter2" not in str(refused.value)

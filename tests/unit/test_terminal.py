@@ -282,3 +282,19 @@ def test_names_that_hold_codes_of_emoji_or_of_markup_are_shown_as_they_are(capsy
     screen.say(name)
     said = capsys.readouterr()
     assert said.out.count(name) == 4 and said.err.count(name) == 1
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    uri, shown = "s3://key:hunter2@host/bucket", "s3://***@host/bucket"
+    screen = Screen()
+    screen.say(f"teacher of member-0 lost (OSError: {uri})")
+    screen.out.print(f"{uri} can be written", markup=False)
+    screen.table([["storage", "runs"], [uri, "1"]])
+    said = capsys.readouterr()
+    assert said.err.count(shown) == 1 and said.out.count(shown) == 2 and "hunter2" not in said.err + said.out
+    terminal = on_a_terminal(monkeypatch)
+    with Screen() as screen:
+        screen.wait_for(uri)
+        time.sleep(0.3)
+    live = terminal.shown()
+    assert shown in live and "hunter2" not in live
