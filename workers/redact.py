@@ -14,7 +14,13 @@ from typing import Any
 import yaml
 
 HIDDEN = "***"
-_USER = re.compile(r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|[^/\s@'\"]+)(?=@)")
+AZURE = ("abfs", "abfss", "az", "wasb", "wasbs")
+"""Protocols in whose URIs a container is before the `@`, as in abfss://CONTAINER@ACCOUNT.dfs.core.windows.net."""
+_USER = re.compile(
+    r"(?<=://)(?:[^/\s:@'\"]+:[^\s'\"]*|"
+    + "".join(rf"(?<!\b{protocol}://)" for protocol in AZURE)
+    + r"[^/\s@'\"]+)(?=@)"
+)
 _WORDS = r"password|passwd|secret|credential|(?:api|access|account|private|subscription)[_-]?key"
 _NAMED = re.compile(  # excludes `pad_token` and similar names of language models
     rf"(?i)((?:\b[\w-]*(?:{_WORDS}|signature|authorization)"

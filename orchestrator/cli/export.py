@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.config.loading import value_of
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import MODEL_NAME
 from orchestrator.export import card, files, formats, gate, lineage, named, target, unchanged
@@ -27,12 +28,13 @@ from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.run_folder.resolved import config_of
+from orchestrator.run_folder.resolved import config_of, keys_of
 from workers import storage
 from workers.data import loading
 from workers.errors import RequestError
 from workers.evaluation.bootstrap import LEVEL
 from workers.inference.teacher import Member
+from workers.redact import HIDDEN
 
 FORMAT = 1
 """Version of `export.json`."""
@@ -47,7 +49,7 @@ class Asked:
 
     quantize: `int8`, or None. licence: an SPDX identifier or a name; None: not stated. register: the name of a model in
     MLflow's registry, empty for that of the run's student; None: it is not registered. overrides: `KEY=VALUE` of
-    `tracking`, such as another tracker.
+    `tracking`, such as another tracker, and of values that are redacted in the run's configuration.
     """
 
     run: str
@@ -142,11 +144,9 @@ def _checked(asked: Asked) -> _Run:
         raise RequestError(
             f"--register: '{asked.register}' is no name of a model in MLflow. Expected one without '/', ':' and quotes."
         )
-    others = [each for each in asked.overrides if not each.startswith("tracking.")]
-    if others:
-        raise RequestError(f"--set {others[0]}: an export takes a run as it is. Expected a key of `tracking`.")
     folder = storage.absolute(asked.run)
     report = reports.load(folder)
+    _check_overrides(folder, asked.overrides)
     config = config_of(folder, asked.overrides)
     formats.check(asked.format, asked.quantize, config.student.model)
     weights = storage.join(RunFolder(folder).shown("student"), config.student.model.weights_name)
@@ -164,6 +164,19 @@ def _checked(asked: Asked) -> _Run:
     if asked.register is not None:
         mlflow_export.check(config)
     return _Run(folder, config, report, systems, test)
+
+
+def _check_overrides(folder: str, overrides: Sequence[str]) -> None:
+    """Raise `RequestError` for one that would change the run: not of `tracking`, and of no value that is redacted."""
+    others = [each for each in overrides if not each.startswith("tracking.")]
+    written = keys_of(folder) if others else {}
+    for each in others:
+        before = value_of(written, each.partition("=")[0])
+        if not (isinstance(before, str) and HIDDEN in before):
+            raise RequestError(
+                f"--set {each}: an export takes a run as it is. Expected a key of `tracking`, or one whose value is "
+                f"redacted ('{HIDDEN}') in the run's configuration."
+            )
 
 
 def _passed(measured: Measured, *, quantized: bool) -> Passed:

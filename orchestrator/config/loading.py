@@ -109,6 +109,15 @@ def override(values: dict[str, Any], assignment: str) -> None:
     holder[_place(holder, parts, assignment)] = value
 
 
+def value_of(values: Any, key: str) -> Any:
+    """The value at a dotted key, as `override` takes it; None where there is none."""
+    for part in key.strip().split("."):
+        if isinstance(values, list):
+            values = {str(number): each for number, each in enumerate(values)}
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def _place(holder: dict[str, Any] | list[Any], key: Sequence[str], assignment: str) -> Any:
     """The last word of a key as an index of what holds its value: the number of an entry of a list."""
     if isinstance(holder, dict):

@@ -1,4 +1,4 @@
-"""What opens doors is not said; what only sounds like it stays."""
+"""Credentials are redacted; text that only resembles them stays."""
 
 import logging
 
@@ -19,6 +19,12 @@ from workers.redact import HidingFormatter, redacted
         ("password: 'my long pass word', user", "password: ***, user"),
         ("postgresql://u:pa/ss@h and u:p@ss", "postgresql://***@h and u:p@ss"),
         ("mysql://u:p@ss@h/x", "mysql://***@h/x"),
+        ("sftp://me@host/x", "sftp://***@host/x"),
+        *(
+            (uri, uri)
+            for uri in ("abfss://data@acct.dfs.core.windows.net/runs", "az://data@acct/x", "wasbs://data@acct/x")
+        ),
+        ("abfss://data:pw@acct.dfs.core.windows.net/runs", "abfss://***@acct.dfs.core.windows.net/runs"),
         ("Authorization: Bearer abc.def", "Authorization: ***"),
         ("kwargs: {sig: 0.5, token: cls}", "kwargs: {sig: 0.5, token: cls}"),
         ("password: hunter2\nuser: me", "password: ***\nuser: me"),
