@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 RESTARTS = 3
 """How often Ray restarts the actor, and sends it a batch again."""
+ANSWER_S = 120.0
+"""How long a batch may take, besides the time in which the cluster has no room for the actor."""
 
 
 def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) -> MemberBeside | None:
@@ -54,7 +56,7 @@ def started(
     try:
         _wait(run, actor.ready.remote(), asked.member.name)
         run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{system}'")
-        yield replace(asked, actor=actor)
+        yield replace(asked, actor=actor, timeout_s=run.config.ensemble.start_timeout_s + ANSWER_S)
     finally:
         ray.kill(actor)
 

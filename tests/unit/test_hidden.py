@@ -6,9 +6,11 @@ import copy
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import ray
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +22,7 @@ from workers.data.examples import Columns
 from workers.data.ragged import Ragged
 from workers.data.texts import TEXT, of_strings
 from workers.data.tokens import Tokenization
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 from workers.losses import TERMS, Batch, Outputs, Term
 from workers.losses.layers import pairs
 from workers.models.hidden import observe
@@ -384,3 +386,17 @@ def test_projections_of_relative_positions_are_no_layers() -> None:
     found = observe(module, Collator(None)(ids, np.arange(3)), {Signal.ATTENTION_INPUTS})
     for part in (found.queries, found.keys, found.values):
         assert [tuple(layer.shape) for layer in part] == [(3, 7, 16)] * 2
+
+
+def test_an_actor_that_does_not_answer_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def get(asked: object, timeout: float | None = None) -> None:
+        limits.append(timeout)
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    answer = beside.from_actor(MagicMock(), lambda: None, 7.0)(torch.zeros(2, 3))
+    with pytest.raises(RunError, match=r"has not answered for 7 s.*`distillation.hidden.where: worker`"):
+        answer()
+    assert limits == [7.0]

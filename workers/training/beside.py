@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from workers.data.collate import Inputs
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models.hidden import observe
@@ -41,12 +41,14 @@ class MemberBeside:
     precision: Precision = "auto"
     actor: Any = None
     """The actor that computes; None: each worker does."""
+    timeout_s: float | None = None
+    """How long a worker waits for an answer of the actor; None: without limit."""
 
 
 def of_objective(asked: MemberBeside, device: torch.device, goal: Objective) -> Beside:
     """The member with the signals that the terms of an objective need: in its actor, or in this process on `device`."""
     if asked.actor is not None:
-        return from_actor(asked.actor, lambda: goal.wanted)
+        return from_actor(asked.actor, lambda: goal.wanted, asked.timeout_s)
     return of_module(module_of(asked.member).to(device), goal.beside, asked.precision, lambda: goal.wanted)
 
 
@@ -79,8 +81,12 @@ def of_module(
     return lambda x: lambda: outputs(x)
 
 
-def from_actor(actor: Any, wanted: Callable[[], Wanted | None]) -> Beside:
-    """The member in an actor, which computes while the student does. wanted: the layers to send."""
+def from_actor(actor: Any, wanted: Callable[[], Wanted | None], timeout_s: float | None = None) -> Beside:
+    """The member in an actor, which computes while the student does. wanted: the layers to send.
+
+    Raises: `RunError` where an answer takes longer than `timeout_s`. Ray sends a request again once it has restarted a
+    lost actor, and waits without a limit where the cluster has no room for it.
+    """
 
     def begin(x: Inputs) -> Answer:
         import ray
@@ -90,7 +96,13 @@ def from_actor(actor: Any, wanted: Callable[[], Wanted | None]) -> Beside:
 
         def answer() -> Outputs:
             try:
-                found: Outputs = ray.get(asked)
+                found: Outputs = ray.get(asked, timeout=timeout_s)
+            except ray.exceptions.GetTimeoutError:
+                raise RunError(
+                    f"the member that computes hidden states has not answered for {timeout_s:g} s: its process hangs, "
+                    "or its node is lost and the cluster has no room for it elsewhere. Add nodes, or set "
+                    "`distillation.hidden.where: worker`. What was complete is kept; the same command resumes."
+                ) from None
             except ray.exceptions.RayTaskError as error:  # the member's own, and no death of a process
                 raise error.cause from None
             return found.to(device)
