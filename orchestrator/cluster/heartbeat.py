@@ -75,6 +75,11 @@ class Heartbeat:
         """The process in which the task of that name last began; None before its first report."""
         return self._places.get(name) if self._listener.is_alive() else reservation.SOMEWHERE
 
+    def forget(self, name: str) -> None:
+        """Forget the process of the task of that name, so that it counts as pending until it begins again."""
+        self._places.pop(name, None)
+        self._pulses.pop(name, None)
+
     def hung(self, name: str) -> Where | None:
         """The process of the training of that name if its report is long overdue; returned only once per hang."""
         pulse = self._pulses.get(name)
@@ -88,7 +93,7 @@ class Heartbeat:
             pulse.suspected_s = now
         if now - pulse.suspected_s < SUSPECTED_S:
             return None
-        self._pulses.pop(name, None)
+        self.forget(name)
         self.on_note(f"{name} has reported nothing for {silent_s:.0f} s: its training is started again")
         return pulse.where
 

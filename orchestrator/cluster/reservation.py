@@ -86,6 +86,9 @@ class Watch(Protocol):
     def where(self, name: str) -> Where | None:
         """The process in which the task of that name last began; None before its first report."""
 
+    def forget(self, name: str) -> None:
+        """Forget the process of the task of that name, whose attempt has ended."""
+
     def note(self, text: str) -> None:
         """Notify the user."""
 

@@ -80,6 +80,7 @@ def completed(
                     result = ray.get(ref)
                 except Exception as error:
                     _decide(task, error, watch)
+                    watch.forget(task.name)
                     pending[task.start()] = task
                 else:
                     yield task, result

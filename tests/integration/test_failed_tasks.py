@@ -38,6 +38,8 @@ class Watch:
     def where(self, name: str) -> Where | None:
         return None
 
+    def forget(self, name: str) -> None: ...
+
     def note(self, text: str) -> None:
         self.told.append(text)
 

@@ -179,6 +179,8 @@ def test_tasks_that_lose_their_room_are_not_waited_for_without_end(small_ray: No
         def where(self, name: str) -> Where | None:
             return Where(here if time.monotonic() - began < 4 else "gone", 1)
 
+        def forget(self, name: str) -> None: ...
+
         def note(self, text: str) -> None: ...
 
     began, here = time.monotonic(), ray.get_runtime_context().get_node_id()
