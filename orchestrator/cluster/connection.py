@@ -209,11 +209,12 @@ def expected() -> Machines | None:
 def share(dataset: Dataset) -> ray.ObjectRef[Dataset]:
     """Put the data set into Ray's shared memory: one copy per node, which all its processes read in place.
 
-    Where all processes are on this machine, they map files themselves instead.
+    Where this process started Ray, on this machine alone, processes map files themselves instead. To a cluster of one
+    node others may be added.
     """
     import ray
 
-    one_machine = environment.ray_address() == "local" and len(ray.nodes()) == 1
+    one_machine = ray_private.local_node().head and len(ray.nodes()) == 1
     for kind, (to_place, from_place) in memmap.SERIALIZERS.items():
         if one_machine:
             ray.util.register_serializer(kind, serializer=to_place, deserializer=from_place)

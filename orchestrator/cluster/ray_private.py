@@ -57,7 +57,10 @@ def log_folder() -> str:
 
 
 def local_node() -> Any:
-    """The node that this process started: its processes, alive and dead. The public interface only shuts it down."""
+    """The local node: its processes, alive and dead; its `head` is true where this process started the connected Ray.
+
+    The public interface only shuts it down.
+    """
     from ray._private import worker
 
     return worker._global_node

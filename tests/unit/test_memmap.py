@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,20 +79,21 @@ def test_a_large_file_that_is_no_archive_is_named(tmp_path: Path, content: bytes
 
 
 @pytest.mark.usefixtures("small_ray")
-@pytest.mark.parametrize(("address", "in_place"), [("", True), ("127.0.0.1:1", False)])
-def test_what_is_mapped_travels_as_its_place_within_a_machine_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, in_place: bool
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_is_mapped_travels_as_its_place_within_a_ray_of_this_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
 ) -> None:
     import ray
 
-    from orchestrator.cluster import connection
+    from orchestrator.cluster import connection, ray_private
 
     @ray.remote
     def seen(data: Dataset) -> tuple[bool, float]:
         assert isinstance(data.train.x, np.ndarray)
         return isinstance(data.train.x.base, mmap.mmap), float(data.train.x.sum())
 
-    monkeypatch.setenv("RAY_ADDRESS", address)
+    if not in_place:  # a cluster that this process joined
+        monkeypatch.setattr(ray_private, "local_node", lambda: SimpleNamespace(head=False))
     np.savez(tmp_path / "a.npz", x=X)
     x = memmap.array_in_npz(str(tmp_path / "a.npz"), "x")
     assert x is not None

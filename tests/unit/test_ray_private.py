@@ -61,6 +61,7 @@ def test_of_a_connected_ray() -> None:
     assert Path(ray_private.log_folder(), "gcs_server.out").exists()
     node = ray_private.local_node()
     assert {name for name, _ in node.live_processes()} >= {"raylet", "gcs_server"} and node.dead_processes() == []
+    assert node.head is True
     address = ray.get_runtime_context().gcs_address
     assert ray_private.bootstrap_address(address) == address
 
