@@ -10,9 +10,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from orchestrator import Report, RunConfig, run
+from workers import __version__
 
-__all__ = ["Report", "RunConfig", "run"]
-__version__ = version("stillhouse")
+__all__ = ["Report", "RunConfig", "__version__", "run"]

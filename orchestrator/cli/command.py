@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from orchestrator.cli.commands import (
@@ -36,6 +35,7 @@ from orchestrator.cli.commands import (
 )
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
+from workers import __version__
 from workers.errors import StillhouseError
 from workers.redact import redacted
 
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"stillhouse {version('stillhouse')}")
+    parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     parser.add_argument(
         "--print-completion",
         action=_PrintCompletion,

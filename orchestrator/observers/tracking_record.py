@@ -17,7 +17,7 @@ from orchestrator.cluster import environment
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
 from orchestrator.run_folder.paths import RunFolder, damaged
-from workers import storage
+from workers import __version__, storage
 from workers.artifacts.key import Key
 from workers.data.examples import Columns, Examples, shape_of
 from workers.redact import redacted
@@ -96,8 +96,6 @@ def read(folder: str) -> TrackingRecord | None:
 
 def _tags(config: RunConfig) -> dict[str, str]:
     """Tags with the run's code digests and its user."""
-    from importlib.metadata import version
-
     mlflow_uri.prepare()
     from mlflow.utils.git_utils import get_git_commit
 
@@ -107,7 +105,7 @@ def _tags(config: RunConfig) -> dict[str, str]:
 
     folder = getattr(config.student.model, "folder", "")
     tags = {
-        "stillhouse.version": version("stillhouse"),
+        "stillhouse.version": __version__,
         f"{CODE}ensemble": digest(*(group.model for group in config.ensemble.groups)),
         f"{CODE}student": digest(config.student.model),
         "mlflow.source.name": "stillhouse run",

@@ -13,6 +13,7 @@ from orchestrator.reporting import differing
 from orchestrator.reporting.report import Agreement, DifferingExample, EpochFigures, Origin
 from orchestrator.stages.context import Context
 from orchestrator.stages.trained import Trained
+from workers import __version__
 from workers.data.examples import Examples
 from workers.evaluation import agreement as answers
 from workers.redact import redacted
@@ -20,7 +21,7 @@ from workers.training.loop import Epoch
 
 MOST_EPOCHS = 200
 """Epochs of one system that a report keeps; of more, every second, third, ... one, the best and the last."""
-PACKAGES = ("stillhouse", "torch", "ray", "numpy", "transformers", "scikit-learn")
+PACKAGES = ("torch", "ray", "numpy", "transformers", "scikit-learn")
 COMMIT = "mlflow.source.git.commit"
 COUNTS = tuple(Agreement.model_fields)
 FIGURES = tuple(name for name in EpochFigures.model_fields if name != "epoch")
@@ -58,7 +59,7 @@ def _origin(run: Context) -> Origin:
     return Origin(
         command=redacted(run.command),
         config=redacted(run.config.to_yaml()),
-        versions={"python": platform.python_version(), **_versions()},
+        versions={"python": platform.python_version(), "stillhouse": __version__, **_versions()},
         data={name: digest for name, digest in run.dataset.digests.items() if digest},
         code=code | ({"commit": tags[COMMIT]} if COMMIT in tags else {}),
     )

@@ -25,6 +25,7 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
 from tests.makers import blobs, write_config
 from tests.reports import plain
+from workers import __version__
 from workers.models import checkpoints
 from workers.models.torch_module import build
 from workers.specs.models import ModelSpec
@@ -48,6 +49,20 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 def test_the_version_is_that_of_the_distribution() -> None:
     done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"stillhouse {importlib.metadata.version('stillhouse')}\n")
+
+
+def test_a_node_without_the_distribution_knows_the_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a job brings the packages alone."""
+
+    def missing(name: str) -> importlib.metadata.Distribution:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"stillhouse {__version__}\n"
 
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
