@@ -44,6 +44,8 @@ COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "backports.zs
 """Endings of compressed files, and the module that reads each; the last two are packages of their own."""
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 """What decompression raises for a damaged file, besides OSError."""
+ANSWERS = (FileNotFoundError, NotADirectoryError, FileExistsError, RequestError, ImportError, *DAMAGED)
+"""Exceptions that say something about a file, and are not raised by a storage that fails."""
 PARTIAL = ".partial"
 """Suffix of the names of incomplete files."""
 BLOCK = 2**22
@@ -325,23 +327,32 @@ def write_with(uri: str, write: Callable[[Any], Any], patient: bool = True) -> N
 def _patiently(uri: str, ask: Callable[[], T]) -> T:
     """Send a request to the storage of `uri`, with retries if the storage is remote.
 
-    ask: sends the request, which must be idempotent. Raises: `RequestError` where the storage finds no credentials, and
-    the storage's own exceptions.
+    ask: sends the request, which must be idempotent.
+
+    Raises: `RequestError` where a remote storage denies access, or fails all the same; FileNotFoundError,
+    FileExistsError, and errors of local files and of compressed ones.
     """
-    for wait_s in () if is_local(uri) else BACK_OFF_S:
+    if is_local(uri):
+        return ask()
+    for wait_s in (*BACK_OFF_S, None):
         try:
             return ask()
-        except (FileNotFoundError, FileExistsError, PermissionError, RequestError, ImportError, *DAMAGED):
+        except ANSWERS:
             raise
         except Exception as error:  # each storage has its own error classes
-            if LACKS_ACCESS in type(error).__name__:
+            if isinstance(error, PermissionError) or LACKS_ACCESS in type(error).__name__:
                 raise RequestError(
                     f"'{uri}': no access ({_brief(error)}). Give this process the credentials of the storage, by "
                     "environment variables or its configuration file."
                 ) from error
+            if wait_s is None:
+                raise RequestError(
+                    f"'{uri}': cannot be accessed ({_brief(error)}). Check the URI, and that this machine reaches the "
+                    "storage."
+                ) from error
             logger.warning("storage: %s; asked again in %g s", _brief(error), wait_s)
             time.sleep(wait_s)
-    return ask()
+    raise AssertionError("the last attempt returns or raises")
 
 
 def names(folder: str) -> list[str]:

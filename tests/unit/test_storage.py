@@ -88,14 +88,28 @@ def test_a_storage_that_fails_is_asked_again(ask: Callable[[], Any], expected: A
 
 def test_it_is_not_asked_for_ever() -> None:
     Flaky.failures = 100
-    with pytest.raises(OSError, match="request rate"):
+    with pytest.raises(RequestError, match=r"'flaky://folder': cannot be accessed \(OSError: .*request rate\)"):
         storage.names(BASE)
     assert Flaky.failures == 100 - 1 - len(storage.BACK_OFF_S)
 
 
+class EndpointConnectionError(Exception):
+    """As of botocore, which is no OSError."""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [*(ask for ask, _ in OPERATIONS), lambda: storage.identity(f"{BASE}/file"), lambda: storage.files_below(BASE)],
+)
+def test_a_storage_that_cannot_be_reached_is_named(ask: Callable[[], Any]) -> None:
+    Flaky.failures, Flaky.error = 100, EndpointConnectionError
+    with pytest.raises(RequestError, match=r"^'flaky://folder.*cannot be accessed \(EndpointConnectionError.*Check"):
+        ask()
+
+
 def test_what_is_forbidden_is_asked_once() -> None:
     Flaky.failures, Flaky.error = 100, PermissionError
-    with pytest.raises(PermissionError):
+    with pytest.raises(RequestError, match=r"'flaky://folder/file': no access .PermissionError"):
         storage.exists(f"{BASE}/file")
     assert Flaky.failures == 99
 
@@ -114,7 +128,7 @@ def test_missing_credentials_are_a_wrong_request_and_not_waited_for(ask: Callabl
 
 def test_what_cannot_be_read_is_a_wrong_request_whatever_the_storage_raises() -> None:
     Flaky.failures, Flaky.error = 100, TypeError
-    with pytest.raises(RequestError, match=r"folder/file': cannot be read .TypeError: please"):
+    with pytest.raises(RequestError, match=r"folder/file': cannot be accessed .TypeError: please"):
         storage.read_if_there(f"{BASE}/file")
 
 
