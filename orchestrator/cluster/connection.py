@@ -144,7 +144,7 @@ def _init(verbose: bool, **how: Any) -> None:
             log_to_driver=verbose,
             logging_level=level,
             job_config=ray_private.job_config(),
-            runtime_env={"env_vars": environment.EVERYWHERE, "worker_process_setup_hook": SETTLE},
+            runtime_env={"env_vars": environment.of_workers(), "worker_process_setup_hook": SETTLE},
             **how,
         )
     interrupts.heed_sigterm()

@@ -5,6 +5,7 @@ Values that the user has set take precedence.
 
 from __future__ import annotations
 
+import json
 import os
 
 EVERYWHERE = {
@@ -49,3 +50,9 @@ def prepare() -> None:
     wanted = EVERYWHERE if ray_address() != "local" else EVERYWHERE | IN_PLACE
     for key, value in wanted.items():
         os.environ.setdefault(key, value)
+
+
+def of_workers() -> dict[str, str]:
+    """`EVERYWHERE` without the variables of this job: Ray refuses to start a driver that sets one of them, too."""
+    job = json.loads(os.environ.get(IN_A_JOB) or "{}").get("runtime_env") or {}
+    return {key: value for key, value in EVERYWHERE.items() if key not in (job.get("env_vars") or {})}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import socket
+from typing import Any
 
 import pytest
+from ray.runtime_env.runtime_env import _merge_runtime_env
 
 from orchestrator.cli.commands import submit
-from orchestrator.cluster import connection
+from orchestrator.cluster import connection, environment
 from workers.errors import RequestError
 
 
@@ -60,3 +63,16 @@ def test_a_job_goes_where_rays_own_command_sends_it(
     submit.arguments(parser)
     assert parser.parse_args(["config.yaml"]).address == expected
     assert "%" not in parser.format_help()
+
+
+def test_variables_that_a_job_sets_itself_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(environment.IN_A_JOB, raising=False)
+    assert environment.of_workers() == environment.EVERYWHERE
+    own = {"RAY_IGNORE_UNHANDLED_ERRORS": "0", "MINE": "1"}
+    of_job: Any = {"env_vars": own}
+    monkeypatch.setenv(environment.IN_A_JOB, json.dumps({"runtime_env": of_job, "metadata": {}}))
+    of_run: Any = {"env_vars": environment.of_workers()}
+    merged = _merge_runtime_env(of_job, of_run)
+    assert merged is not None and merged["env_vars"] == environment.EVERYWHERE | own
+    monkeypatch.setenv(environment.IN_A_JOB, json.dumps({"runtime_env": {"working_dir": "gcs://a.zip"}}))
+    assert environment.of_workers() == environment.EVERYWHERE
