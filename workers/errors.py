@@ -18,6 +18,10 @@ class RunError(StillhouseError):
     exit_status = 1
 
 
+class TakenOver(RunError):
+    """Another run took over the folder of this one, which ended itself as by Ctrl-C."""
+
+
 class BadAnswer(RunError):
     """A member's output that yields no valid probabilities. `member`: its name."""
 

@@ -36,7 +36,7 @@ from orchestrator.cli.commands import (
 from orchestrator.cli.commands.base import Command
 from orchestrator.cluster import interrupts
 from workers import __version__
-from workers.errors import StillhouseError
+from workers.errors import StillhouseError, TakenOver
 from workers.redact import redacted
 
 COMMANDS: Mapping[str, Command] = {
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError as error:
         return 0 if _reader_left() else _failed(error, asked.debug)
     except BaseException as error:  # a model may call sys.exit(), which must not set the status
-        return _stopped(asked.debug) if interrupts.pressed_for_s() else _failed(error, asked.debug)
+        stopped = interrupts.pressed_for_s() and not isinstance(error, TakenOver)
+        return _stopped(asked.debug) if stopped else _failed(error, asked.debug)
 
 
 def _open_streams() -> None:

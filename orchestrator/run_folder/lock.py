@@ -22,7 +22,7 @@ from types import TracebackType
 
 from orchestrator.run_folder.paths import PLACES, RunFolder, is_written
 from workers import storage
-from workers.errors import RequestError, RunError
+from workers.errors import RequestError, TakenOver
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ UNKNOWN = Owner("", "an unknown host", "", 0, "")
 class Lock:
     """Holds the lock of a folder during the `with` block.
 
-    Raises: `RequestError` where another living run holds it; `RunError` at the end where another run took it over.
+    Raises: `RequestError` where another living run holds it; `TakenOver` at the end where another run took it over.
     """
 
     def __init__(self, folder: str) -> None:
@@ -142,7 +142,7 @@ class Lock:
         self._beats.join()
         _held.discard(self.me.token)
         if self.taken_over:
-            raise RunError(
+            raise TakenOver(
                 f"another run took '{self.folder}' over, since this one did not write its lock for {STALE_S:g} s. The "
                 "other continues from what was complete."
             ) from error

@@ -18,7 +18,7 @@ def interrupted(code: str, number: signal.Signals = signal.SIGINT) -> tuple[int,
     """Run code that says `ready`, send it a signal; its status and what it wrote to stderr."""
     head = (
         "import sys, time\nfrom orchestrator.cli import command as cli\n"
-        "from orchestrator.cluster import interrupts\nfrom workers.errors import RunError\n"
+        "from orchestrator.cluster import interrupts\nfrom workers.errors import RunError, TakenOver\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", head + code],
@@ -64,6 +64,11 @@ AS_ANOTHER_ERROR = """print('ready', flush=True)
 )
 def test_the_first_press_stops_it(body: str, number: signal.Signals) -> None:
     assert interrupted(COMMAND.format(body), number) == (interrupts.STATUS, STOPPED)
+
+
+def test_a_run_that_another_took_over_has_failed() -> None:
+    """It is ended by the same signal."""
+    assert interrupted(COMMAND.format(AS_ANOTHER_ERROR.format("TakenOver"))) == (1, "stillhouse: broken\n")
 
 
 def test_in_the_background_of_a_shell_it_is_ignored() -> None:

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.run_folder import lock
 from orchestrator.run_folder.lock import NAME, Lock, Owner
 from workers import storage
-from workers.errors import RequestError, RunError
+from workers.errors import RequestError, TakenOver
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_an_owner_elsewhere_that_counts_is_alive(tmp_path: Path) -> None:
 
 
 def test_who_was_taken_over_ends(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="another run took"), Lock(str(tmp_path)):
+    with pytest.raises(TakenOver, match="another run took"), Lock(str(tmp_path)):
         held_by(tmp_path, elsewhere())
         time.sleep(5)  # interrupted, as by Ctrl-C
     assert json.loads((tmp_path / NAME).read_text())["token"] == "theirs"
