@@ -46,6 +46,15 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 """What decompression raises for a damaged file, besides OSError."""
 ANSWERS = (FileNotFoundError, NotADirectoryError, FileExistsError, RequestError, ImportError, *DAMAGED)
 """Exceptions that say something about a file, and are not raised by a storage that fails."""
+FILE_SERVER = (
+    "is on a file server, which shows files before they are complete, and creates no folders for them; a mount of it "
+    "is a folder"
+)
+UNFIT = {
+    "memory": "is each process's own memory, and a run is many processes",
+    **dict.fromkeys(("ftp", "sftp", "smb", "ssh", "webdav"), FILE_SERVER),
+}
+"""Protocols that a run cannot write to, and why."""
 PARTIAL = ".partial"
 """Suffix of the names of incomplete files."""
 BLOCK = 2**22
@@ -550,11 +559,9 @@ def remove_empty(folders: list[Path]) -> None:
 
 def probe_of_run(uri: str) -> None:
     """Raise `RequestError` unless every process of a run can write files below `uri`, its `storage`."""
-    if uri.startswith("memory://"):
-        raise RequestError(
-            f"storage '{uri}' is each process's own memory, and a run is many processes. Set `storage` to a "
-            "folder or to an object store."
-        )
+    unfit = UNFIT.get(uri.partition("://")[0].rpartition("::")[2]) if is_uri(uri) else None
+    if unfit is not None:
+        raise RequestError(f"storage '{uri}' {unfit}. Set `storage` to a folder or to an object store.")
     probe_writable(uri, "storage")
 
 

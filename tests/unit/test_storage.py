@@ -209,3 +209,18 @@ def test_a_damaged_compression_is_refused(ending: str, tmp_path: Path) -> None:
     storage.write_bytes(path, b"a,y\n0,1\n")
     with pytest.raises(RequestError, match=rf"a\.csv{ending}': cannot be read"):
         storage.read_bytes(path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("memory://runs", "each process's own memory"),
+        ("sftp://host/runs", "before they are complete"),
+        ("simplecache::smb://host/runs", "before they are complete"),
+    ],
+)
+def test_a_storage_that_a_run_cannot_write_to_is_refused(uri: str, why: str) -> None:
+    with pytest.raises(
+        RequestError, match=rf"^storage '{uri}' .*{why}.*Set `storage` to a folder or to an object store"
+    ):
+        storage.probe_of_run(uri)
