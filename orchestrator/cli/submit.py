@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from workers.errors import RequestError
 from workers.redact import redacted
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("orchestrator", "workers")
 LEFT_OUT = (
@@ -144,27 +144,50 @@ def _show(text: str) -> None:
         raise _ReaderLeft from error
 
 
-def _follow(client: JobSubmissionClient, job: str) -> int:
+def _ended(client: JobSubmissionClient, job: str) -> JobDetails:
+    """Show the log of a job until the job ends.
+
+    A proxy may close the connection of a log without news, and Ray sends a log from its beginning.
+    Raises: `OSError`, `RuntimeError` where the cluster does not report the job's state.
+    """
     from aiohttp import ClientError
-    from ray.job_submission import JobStatus
+
+    shown = 0
 
     async def tail() -> None:
+        nonlocal shown
+        begin = 0
         async for text in client.tail_job_logs(job):
-            _show(text)
+            _show(text[max(0, shown - begin) :])
+            begin += len(text)
+            shown = max(shown, begin)
+
+    while True:
+        with suppress(OSError, RuntimeError, ClientError):
+            asyncio.run(tail())
+        info = client.get_job_info(job)
+        if info.status.is_terminal():
+            break
+        time.sleep(POLL_S)
+    with suppress(OSError, RuntimeError):  # its node may be gone
+        _show(client.get_job_logs(job)[shown:])
+    return info
+
+
+def _follow(client: JobSubmissionClient, job: str) -> int:
+    from ray.job_submission import JobStatus
 
     try:
-        asyncio.run(tail())
-        while not (info := client.get_job_info(job)).status.is_terminal():  # the log or the connection ended
-            time.sleep(POLL_S)
+        info = _ended(client, job)
     except KeyboardInterrupt:
         print(f"stillhouse: job {job} goes on; `ray job stop` stops it.", file=sys.stderr)
         return interrupts.STATUS
     except _ReaderLeft as error:
         raise BrokenPipeError from error
-    except (OSError, RuntimeError, ClientError) as error:
+    except (OSError, RuntimeError) as error:
         print(
-            f"stillhouse: the cluster does not answer any more ({error}). Job {job} may go on; `ray job logs --follow "
-            f"{job}` follows it.",
+            f"stillhouse: the cluster does not answer any more ({redacted(str(error))}). Job {job} may go on; `ray job "
+            f"logs --follow {job}` follows it.",
             file=sys.stderr,
         )
         return 1

@@ -15,26 +15,50 @@ from orchestrator.cli import job_folder, submit
 from orchestrator.config.run_config import RunConfig
 from tests.makers import settings
 
+LOG = "a line\nanother\n"
+
 
 class Client:
-    """A cluster that sends one line of a job's log, and then fails or not."""
+    """A cluster where the log of a job breaks off by these errors, until the job has ended.
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    gone: the error by which the cluster itself stops to answer.
+    """
+
+    def __init__(self, *broken: Exception, gone: Exception | None = None) -> None:
+        self.broken, self.gone, self.asked = [*broken], gone, 0
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        yield "a line\n"
-        if self.error is not None:
-            raise self.error
+        self.asked += 1
+        if self.asked <= len(self.broken):
+            yield LOG[: 3 * self.asked]
+            raise self.broken[self.asked - 1]
+        yield LOG
 
     def get_job_info(self, job: str) -> Any:
-        return type("Info", (), {"status": JobStatus.FAILED, "message": "no", "driver_exit_code": 3})
+        if self.gone is not None:
+            raise self.gone
+        status = JobStatus.RUNNING if self.asked < len(self.broken) else JobStatus.FAILED
+        return type("Info", (), {"status": status, "message": "no", "driver_exit_code": 3})
+
+    def get_job_logs(self, job: str) -> str:
+        return LOG
 
 
 def test_a_job_is_followed_to_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
     client: Any = Client()
     assert submit._follow(client, "job") == 3
-    assert capsys.readouterr().out == "a line\n"
+    assert capsys.readouterr().out == LOG
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("error", [BrokenPipeError("broken"), RuntimeError("closed"), ServerDisconnectedError()])
+def test_a_log_that_breaks_off_is_continued(
+    error: Exception, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit, "POLL_S", 0.0)
+    client: Any = Client(*[error] * times)
+    assert submit._follow(client, "job") == 3 and client.asked == times
+    assert capsys.readouterr().out == LOG
 
 
 def test_a_reader_that_leaves_is_not_taken_for_the_cluster(
@@ -51,9 +75,9 @@ def test_a_reader_that_leaves_is_not_taken_for_the_cluster(
     assert "cluster" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError("broken"), RuntimeError("closed"), ServerDisconnectedError()])
+@pytest.mark.parametrize("error", [ConnectionError("refused"), RuntimeError("no such job")])
 def test_a_cluster_that_is_gone_is_named(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    client: Any = Client(error)
+    client: Any = Client(gone=error)
     assert submit._follow(client, "job") == 1
     assert "the cluster does not answer any more" in capsys.readouterr().err
 
