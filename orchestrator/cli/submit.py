@@ -24,9 +24,10 @@ from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
 from orchestrator.cluster import authentication, environment, http_probe, interrupts
 from orchestrator.cluster.ray_private import PACKAGING_LOGGER
-from orchestrator.config import grid
+from orchestrator.config import grid, names
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_uri import SQLITE
+from orchestrator.run_folder import owned
 from orchestrator.run_folder.lock import machine
 from workers import storage
 from workers.errors import RequestError
@@ -111,9 +112,14 @@ def _as_here(config: RunConfig) -> list[str]:
 
 
 def _local_places(config: RunConfig) -> list[Path]:
-    """Local places of runs' results: as they are named, which may be a link beside the configuration, and resolved."""
+    """Local places of runs' results: as they are named, which may be a link beside the configuration, and resolved.
+
+    Each run is one of them, too, since the storage may be the folder of the configuration itself.
+    """
     places = map(storage.local_path, (config.storage, config.tracking.uri.removeprefix(SQLITE)))
-    return [each for place in places if place is not None for each in (place, place.resolve())]
+    found = [each for place in places if place is not None for each in (place, place.resolve())]
+    marks = (f"*/{owned.MARK}", f"*-{names.SWEEP}/*/{owned.MARK}")
+    return found + [mark.parent for place in found for pattern in marks for mark in place.glob(pattern)]
 
 
 def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:

@@ -13,6 +13,7 @@ from ray.job_submission import JobStatus
 
 from orchestrator.cli import job_folder, submit
 from orchestrator.config.run_config import RunConfig
+from orchestrator.run_folder import owned
 from tests.makers import settings
 
 LOG = "a line\nanother\n"
@@ -97,3 +98,16 @@ def test_results_beside_the_configuration_stay_behind(
     config = RunConfig.from_mapping(settings(tmp_path) | {"storage": named}, str(folder))
     with job_folder.prepared(folder, (), submit._local_places(config)) as sent:
         assert f"{named.rsplit('/', 1)[-1]}/weights" not in sent.sizes and "config.yaml" in sent.sizes
+
+
+def test_runs_in_the_folder_of_the_configuration_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in ("small/weights", "other-sweep/2/weights", "data/more")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for run in ("small", "other-sweep/2"):
+        (tmp_path / run / owned.MARK).touch()
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.from_mapping(settings(tmp_path) | {"storage": "."}, str(tmp_path))
+    with job_folder.prepared(tmp_path, (), submit._local_places(config)) as sent:
+        assert "data/more" in sent.sizes and not [name for name in sent.sizes if name.endswith(("weights", owned.MARK))]
