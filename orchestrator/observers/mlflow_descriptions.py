@@ -5,6 +5,7 @@ MLflow shows only about the first 120 pixels of a collapsed description. So the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,6 +23,10 @@ NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
 LINKED = 20
 MOST = 500
 """Most characters of a parameter's value."""
+LONGEST = 250
+"""Most characters of a parameter's name in MLflow."""
+REFUSED = re.compile(r"[^\w.\- :]")
+"""Characters that it refuses there, and `/`, which may stand only between the parts of a path."""
 
 
 def params(config: RunConfig) -> dict[str, str]:
@@ -70,6 +75,11 @@ def flat(values: Mapping[str, Any], prefix: str = "", most: int | None = MOST) -
         elif "kwargs." in prefix or (key not in ("folder", "depends_on") and f"{prefix}{key}" != "data.root"):
             found[f"{prefix}{key}"] = _told(key, str(value))[:most]
     return found
+
+
+def param_name(key: str) -> str:
+    """A dotted key without what MLflow refuses in the name of a parameter, such as `C++` among keyword arguments."""
+    return REFUSED.sub("_", key)[:LONGEST]
 
 
 def _told(key: str, value: str) -> str:

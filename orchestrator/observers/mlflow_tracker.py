@@ -246,7 +246,8 @@ class Tracker:
     def _params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        all_of_them = [Param(key, value) for key, value in params.items()]
+        named = {mlflow_descriptions.param_name(key): value for key, value in params.items()}
+        all_of_them = [Param(key, value) for key, value in named.items()]
         for first in range(0, len(all_of_them), MOST_PARAMS):
             self.client.log_batch(run_id, params=all_of_them[first : first + MOST_PARAMS])
 

@@ -42,3 +42,14 @@ def test_terms_of_the_objective_are_parameters_of_their_own(tmp_path: Path) -> N
     told = mlflow_descriptions.params(asked)
     assert told["distillation.objective.0.weight.from"] == "1.0" and told["distillation.objective.1.term"] == "own:Term"
     assert told["distillation.objective.1.kwargs.power"] == "3.0" and "distillation.objective.1.folder" not in told
+
+
+def test_names_of_parameters_are_those_that_mlflow_takes(tmp_path: Path) -> None:
+    from mlflow.utils.validation import _validate_param
+
+    kwargs: dict[str, object] = {"lr@0": 1, "C++": 2, "a//b": 3, "x" * 300: 4, "é ü": 5}
+    told = mlflow_descriptions.params(config(tmp_path, **kwargs))
+    for key, value in told.items():
+        _validate_param(mlflow_descriptions.param_name(key), value)  # type: ignore[no-untyped-call]
+    for key in ("student.model.kwargs.hidden", "distillation.objective.0.weight.from"):
+        assert mlflow_descriptions.param_name(key) == key
