@@ -61,14 +61,14 @@ def register(
     """Register the export in the local folder `export` as a new version of `name`, and give that version the alias.
 
     folder: of the run called `run`. figures: metrics of the export's own MLflow run, which is nested in that of the
-    run, if the tracker has it. Returns the version. Raises: `RunError` where the tracker refuses; the alias is
-    unchanged then.
+    run, if the tracker has it. Returns the version. Raises: `RunError` where the tracker refuses;
+    the version may be written without the alias then.
     """
     mlflow_uri.prepare()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    uri = config.tracking.uri
+    uri, version = config.tracking.uri, ""
     try:
         if uri.startswith(mlflow_uri.SQLITE):
             mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
@@ -96,9 +96,13 @@ def register(
                 mlflow_runs.end(client, run_id, status)
         return version
     except (MlflowException, OSError) as error:
+        left = (
+            f"Version {version} was written; the alias `{CHAMPION}` may not be set to it"
+            if version
+            else f"The alias `{CHAMPION}` is unchanged"
+        )
         raise RunError(
-            f"--register: the tracker at '{redacted(uri)}' did not register '{name}' ({error}). Nothing was written, "
-            f"and the alias `{CHAMPION}` is unchanged."
+            f"--register: the tracker at '{redacted(uri)}' did not register '{name}' ({error}). {left}."
         ) from error
 
 

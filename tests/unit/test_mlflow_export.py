@@ -59,9 +59,14 @@ def test_a_deleted_experiment_is_found_first(config: Any, monkeypatch: pytest.Mo
 def test_an_export_whose_alias_is_set_stays(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert register(config, tmp_path) == "3"
 
-    def refuses(*_: Any) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
         raise MlflowException("no such alias")
 
     monkeypatch.setattr(Client, "set_registered_model_alias", refuses)
-    with pytest.raises(RunError, match="no such alias"):
+    with pytest.raises(
+        RunError, match=r"\(no such alias\)\. Version 3 was written; the alias `champion` may not be set"
+    ):
+        register(config, tmp_path)
+    monkeypatch.setattr(mlflow_models, "upload_version", refuses)
+    with pytest.raises(RunError, match=r"\(no such alias\)\. The alias `champion` is unchanged"):
         register(config, tmp_path)
