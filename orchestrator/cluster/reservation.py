@@ -156,7 +156,7 @@ class Waiting:
     def _told(self, has_room: bool) -> str:
         if has_room:
             return f"the cluster has room for {self.need}; waiting for Ray to start the processes"
-        return f"waiting for room for {self.need}. The cluster has {_has()}"
+        return f"waiting for room for {self.need}. The cluster has {has()}"
 
     def given_up(self, granted: bool) -> RunError:
         """The error for missing resources, or for resources that Ray did not use, with the fix."""
@@ -164,10 +164,10 @@ class Waiting:
         if granted or self._fits():
             return RunError(
                 f"Ray did not start {self.need} within {self.timeout_s:g} s, though the cluster has room: it has "
-                f"{_has()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. {kept}"
+                f"{has()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. {kept}"
             )
         return RunError(
-            f"no room on the cluster after {self.timeout_s:g} s for {self.need}. It has {_has()}. Add nodes, ask for "
+            f"no room on the cluster after {self.timeout_s:g} s for {self.need}. It has {has()}. Add nodes, ask for "
             f"less, or let it wait longer by `ensemble.start_timeout_s`. {kept}"
         )
 
@@ -189,7 +189,8 @@ def demanded(each: Mapping[str, float]) -> float:
         return math.inf
 
 
-def _has() -> str:
+def has() -> str:
+    """The nodes and resources of the cluster, and which of these are free."""
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()

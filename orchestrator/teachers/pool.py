@@ -256,7 +256,7 @@ class TeacherPool:
     def _fail(self, wanted: Fail) -> None:
         error = wanted.error
         if wanted.lacks_room:
-            error = RunError(f"{error}; free now: {ray.available_resources()}.")
+            error = RunError(f"{error}. The cluster has {reservation.has()}.")
         if wanted.cause is None:
             raise error
         raise error from wanted.cause

@@ -97,6 +97,7 @@ class Cluster:
         monkeypatch.setattr(ray_private, "actor_id", lambda handle: str(id(handle)))
         monkeypatch.setattr(processes, "end", self.ended.append)
         monkeypatch.setattr(reservation, "leaving", lambda: self.leaving)
+        monkeypatch.setattr(reservation, "has", lambda: "1 node; 2 CPU; free now: 0.5 CPU")
 
     def start(self, members: list[Member], place: int | None) -> Teacher:
         self.started.append(Teacher(self, [member.name for member in members], place))
@@ -112,12 +113,6 @@ class Cluster:
         how = concurrent.futures.ALL_COMPLETED if num_returns == len(refs) else concurrent.futures.FIRST_COMPLETED
         concurrent.futures.wait(refs, timeout, how)
         return [ref for ref in refs if ref.done()], [ref for ref in refs if not ref.done()]
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
-
-    def available_resources(self) -> dict[str, float]:
-        return {"CPU": 0.5}
 
 
 @pytest.fixture
@@ -238,7 +233,7 @@ def test_a_start_that_takes_too_long_shows_what_is_free(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Teacher, "_ready", lambda *_: Ref())
-    expected = r"the teacher of a, b was not up after `ensemble\.start_timeout_s`, 0\.1 s; free now: {'CPU': 0\.5}\."
+    expected = r"of a, b was not up after `ensemble\.start_timeout_s`, 0\.1 s\. The cluster has 1 node; .* 0\.5 CPU\."
     with pytest.raises(RunError, match=expected):
         Pass(cluster, start_timeout_s=0.1).go(tmp_path)
     assert cluster.killed == cluster.started
