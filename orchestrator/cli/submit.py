@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 PACKAGES = ("orchestrator", "workers")
 LEFT_OUT = (
     ".git", ".venv*", "venv", "node_modules", "__pycache__", "*.pyc", ".*_cache", "runs", "mlruns", "mlflow.db*",
-    "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key", "id_rsa*",
+    "run.lock", "*.partial", ".env*", ".ssh", ".aws", ".config", ".netrc", "*.pem", "*.key",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".kube", ".docker", ".azure", ".gnupg", ".pgpass", ".pypirc",
+    ".git-credentials",
 )  # fmt: skip
 """Files that a job does not need or must not get, as .gitignore patterns; a `.rayignore` in the folder adds to them."""
 HAS_RAY = "$p -P -c \"import importlib.util, sys; sys.exit(not importlib.util.find_spec('ray'))\""

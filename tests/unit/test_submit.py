@@ -111,3 +111,12 @@ def test_runs_in_the_folder_of_the_configuration_stay_behind(tmp_path: Path, mon
     config = RunConfig.from_mapping(settings(tmp_path) | {"storage": "."}, str(tmp_path))
     with job_folder.prepared(tmp_path, (), submit._local_places(config)) as sent:
         assert "data/more" in sent.sizes and not [name for name in sent.sizes if name.endswith(("weights", owned.MARK))]
+
+
+def test_credentials_stay_behind(tmp_path: Path) -> None:
+    files = ("id_ed25519", ".kube/config", ".docker/config.json", ".pgpass", ".git-credentials", "sub/.ssh/id_ecdsa")
+    for name in (*files, "models.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with job_folder.prepared(tmp_path, submit.LEFT_OUT, []) as sent:
+        assert sent.sizes.keys() == {"models.py"}
