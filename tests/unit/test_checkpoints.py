@@ -269,8 +269,8 @@ def test_the_recommended_call_writes_what_is_loaded(tmp_path: Path) -> None:
 
 def test_a_file_is_hashed_once_until_it_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, read = str(tmp_path / "weights"), []
-    read_bytes = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: (read.append(uri), read_bytes(uri))[1])  # type: ignore[func-returns-value]
+    read_with = storage.read_with
+    monkeypatch.setattr(storage, "read_with", lambda uri, how: (read.append(uri), read_with(uri, how))[1])  # type: ignore[func-returns-value]
     for content in (b"first", b"other"):  # of one size
         storage.write_bytes(uri, content)
         for _ in range(3):

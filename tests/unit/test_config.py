@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a schedule of one's own": (
         {"student__training__schedule": "models:mlp"},
-        r"^student\.training\.schedule: found 'models:mlp'; expected 'constant', 'cosine' or 'linear'$",
+        r"(?m)^student\.training\.schedule: found 'models:mlp'; expected 'constant', 'cosine' or 'linear'$",
     ),
 }
 

@@ -23,7 +23,7 @@ from workers.errors import RequestError
 READERS: dict[str, list[Callable[[str], Any]]] = {
     "report.json": [reports.load],
     "config.yaml": [config_of, lambda folder: differences.differing(folder, folder)],
-    "tracking.json": [tracking_record.read, lambda folder: bits._digests(RunFolder(folder))],
+    "tracking.json": [tracking_record.read, lambda folder: list(bits._data(RunFolder(folder), RunFolder(folder)))],
     "sums.safetensors": [sums.read],
 }
 

@@ -49,7 +49,6 @@ def test_a_format_that_a_student_has_not(name: str, quantized: str | None, model
 @pytest.mark.parametrize(
     ("kwargs", "name"),
     [
-        ({"hidden": 3, "sizes": {1: 2}}, "sizes"),
         ({"since": datetime.date(2026, 1, 1)}, "since"),
         ({"pair": (1, 2)}, "pair"),
         ({"limit": float("inf")}, "limit"),

@@ -114,6 +114,9 @@ class Cluster:
         concurrent.futures.wait(refs, timeout, how)
         return [ref for ref in refs if ref.done()], [ref for ref in refs if not ref.done()]
 
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:

@@ -70,13 +70,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "expected"), WRONG)
 def test_a_student_may_have_the_name_of_a_key_of_code(tmp_path: Path) -> None:
     student = settings(tmp_path)["student"]
     config = RunConfig.load(str(write_config(tmp_path, student=None, students={"factory": student})))
     assert config.students is not None and [*config.students] == ["factory"]
 
 
+@pytest.mark.parametrize(("changes", "expected"), WRONG)
 def test_wrong_students(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=expected):
         RunConfig.load(str(several_settings(tmp_path, **changes)))

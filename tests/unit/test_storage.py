@@ -48,6 +48,10 @@ class Flaky(MemoryFileSystem):
         self._may_fail()
         return super().ls(path, detail=detail, **kwargs)
 
+    def find(self, path: str, *arguments: Any, **kwargs: Any) -> Any:
+        self._may_fail()
+        return super().find(path, *arguments, **kwargs)
+
     def cat_file(self, path: str, **kwargs: Any) -> bytes:
         self._may_fail()
         return bytes(super().cat_file(path, **kwargs))
