@@ -94,7 +94,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
         ):
             owned.mark(config.folder)
             reports.remove(config.folder)
-            storage.write_text(RunFolder(config.folder).config, redacted(config.to_yaml()))
+            storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
             tracking_record.write(record, config.folder)
             try:
                 catalogue = _catalogue(config, options)

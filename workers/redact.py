@@ -43,6 +43,22 @@ def redacted(text: str) -> str:
     return text
 
 
+def plain(values: Any, key: str = "") -> Any:
+    """Plain, maybe nested values without secrets: each text on its own, so that YAML of them is still YAML.
+
+    key: the name of `values`, which may tell that it is a secret.
+    """
+    if isinstance(values, Mapping):
+        return {name: plain(value, str(name)) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value, key) for value in values]
+    if values is None or isinstance(values, bool):
+        return values
+    if redacted(f"{key}: x") != f"{key}: x":
+        return HIDDEN
+    return redacted(values) if isinstance(values, str) else values
+
+
 def has_secrets(values: Mapping[str, Any]) -> bool:
     """Whether plain or nested values contain a credential, redacted or not."""
     text = yaml.safe_dump(dict(values))

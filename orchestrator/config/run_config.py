@@ -18,7 +18,7 @@ from orchestrator.config.explain import explained
 from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.schema import NAME, STORAGE, EvaluationSpec, FurtherSystem, ReportSpec, TrackingSpec
 from orchestrator.config.student import StudentSpec, StudentStage
-from workers import storage
+from workers import redact, storage
 from workers.errors import RequestError
 from workers.specs.base import Count, Seed, Spec
 from workers.specs.data import DataSpec
@@ -332,8 +332,15 @@ class RunConfig(Spec):
 
     def to_yaml(self) -> str:
         """The resolved configuration; loading it again gives the same one."""
+        return yaml_text.dump(self._plain())
+
+    def to_redacted_yaml(self) -> str:
+        """The resolved configuration without secrets, as it leaves the process."""
+        return yaml_text.dump(redact.plain(self._plain()))
+
+    def _plain(self) -> dict[str, Any]:
         other_form = None if self.students is None else {"student"}  # so that an override changes one of several
-        return yaml_text.dump(self.model_dump(mode="json", exclude_none=True, exclude=other_form))
+        return self.model_dump(mode="json", exclude_none=True, exclude=other_form)
 
 
 def _specialised(model: AnyModel, classes: int, names: tuple[str, ...]) -> AnyModel:

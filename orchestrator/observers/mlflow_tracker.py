@@ -234,7 +234,7 @@ class Tracker:
             self._attempt(self._tags, record.tags)
             self._attempt(lambda: self.client.log_inputs(self.run_id, datasets=_datasets(record)))
         self._attempt(lambda: self._params(self.run_id, mlflow_descriptions.params(config)))
-        self._attempt(self.client.log_text, self.run_id, redacted(config.to_yaml()), "config.yaml")
+        self._attempt(self.client.log_text, self.run_id, config.to_redacted_yaml(), "config.yaml")
 
     def _tags(self, tags: Mapping[str, str]) -> None:
         """Set missing tags; existing ones keep their values from the beginning of the run."""

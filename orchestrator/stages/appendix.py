@@ -58,7 +58,7 @@ def _origin(run: Context) -> Origin:
     code = {name.removeprefix(CODE): value for name, value in tags.items() if name.startswith(CODE)}
     return Origin(
         command=redacted(run.command),
-        config=redacted(run.config.to_yaml()),
+        config=run.config.to_redacted_yaml(),
         versions={"python": platform.python_version(), "stillhouse": __version__, **_versions()},
         data={name: digest for name, digest in run.dataset.digests.items() if digest},
         code=code | ({"commit": tags[COMMIT]} if COMMIT in tags else {}),

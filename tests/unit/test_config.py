@@ -205,6 +205,13 @@ def test_a_resolved_configuration_loads_as_itself(tmp_path: Path) -> None:
     assert RunConfig.load(str(again)) == config
 
 
+def test_a_configuration_without_its_secrets_loads(tmp_path: Path) -> None:
+    secret = {"hidden": 8, "password": "12 34", "source": "http://me:pw@host/x"}
+    config = RunConfig.load(str(write_config(tmp_path, student__model__kwargs=secret)))
+    found = RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), str(tmp_path)).student.model
+    assert getattr(found, "kwargs", None) == {"hidden": 8, "password": "***", "source": "http://***@host/x"}
+
+
 def test_every_example_loads() -> None:
     examples = sorted(Path(__file__).parents[2].glob("examples/*/config.yaml"))
     assert examples

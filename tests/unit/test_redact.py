@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from workers.redact import HidingFormatter, redacted
+from workers.redact import HidingFormatter, plain, redacted
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,16 @@ def test_values_of_telling_variables_are_hidden_wherever_they_turn_up(monkeypatc
 def test_log_lines_and_their_tracebacks() -> None:
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "at %s", ("s3://k:s@h/b",), None)
     assert HidingFormatter("%(message)s").format(record) == "at s3://***@h/b"
+
+
+def test_plain_values_are_hidden_each_on_its_own() -> None:
+    given = {
+        "uri": "http://me:pw@host/x",
+        "kwargs": {"password": "long 'pass' word", "api_key": 7, "secret": None, "layers": [{"token": "cls"}], "n": 3},
+        "passwords": ["a", "b"],
+    }
+    assert plain(given) == {
+        "uri": "http://***@host/x",
+        "kwargs": {"password": "***", "api_key": "***", "secret": None, "layers": [{"token": "cls"}], "n": 3},
+        "passwords": ["a", "b"],
+    }
