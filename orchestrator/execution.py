@@ -92,11 +92,11 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             opened as (events, page),
             Heartbeat(events.epoch, events.note) as heartbeat,
         ):
-            owned.mark(config.folder)
-            reports.remove(config.folder)
-            storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
-            tracking_record.write(record, config.folder)
             try:
+                owned.mark(config.folder)
+                reports.remove(config.folder)
+                storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
+                tracking_record.write(record, config.folder)
                 catalogue = _catalogue(config, options)
                 tokenizing = Tokenizing(
                     config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue

@@ -8,7 +8,7 @@ import torch
 
 
 def device(name: str | torch.device | None = None) -> torch.device:
-    """The named device; None: CUDA where torch finds it, regardless of the GPUs that a scheduler has declared.
+    """The named device; None: CUDA where torch finds it.
 
     Raises: `RuntimeError` where CUDA is named and torch does not see it. It is an error of this node, so the caller's
     retry may succeed on another one.
@@ -19,7 +19,7 @@ def device(name: str | torch.device | None = None) -> torch.device:
     if asked.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"torch sees no CUDA on {socket.gethostname()}, where this process is to compute on a GPU. Repair the "
-            "node's driver or take the node out of the cluster; or let members compute on CPUs by "
-            "`ensemble.resources_per_member.num_gpus: 0`."
+            "node's driver or take the node out of the cluster. `ensemble.resources_per_member.num_gpus: 0` lets "
+            "members, and them alone, compute on CPUs."
         )
     return asked

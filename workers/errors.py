@@ -39,6 +39,10 @@ class RequestError(StillhouseError):
     exit_status = 2
 
 
+class Unreachable(RequestError):
+    """A remote storage failed at each attempt, which says nothing about what it holds."""
+
+
 class MissingColumn(RequestError):
     """A file of the data has no column of a name that the configuration gives."""
 

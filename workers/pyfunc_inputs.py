@@ -39,12 +39,13 @@ def examples(
             f"the student was asked an array of shape {list(found.shape)}; expected {_wanted(expected, dtype)}, or one "
             f"example {list(expected)}."
         )
-    if byte_scale is not None and found.dtype.kind in "iu" and found.size and found.max() > 1:
+    found = _as_trained(found, expected, dtype)
+    if byte_scale is not None and found.size and found.max() > 1 and (found == np.floor(found)).all():
         raise ValueError(
-            f"the student was asked whole numbers up to {found.max()}; expected pixels from 0 to 1, as in the run: "
+            f"the student was asked whole numbers up to {found.max():g}; expected pixels from 0 to 1, as in the run: "
             f"divide bytes by {byte_scale}."
         )
-    return _as_trained(found, expected, dtype)
+    return found
 
 
 def described(shape: Sequence[int], dtype: str) -> str:

@@ -43,18 +43,16 @@ def redacted(text: str) -> str:
     return text
 
 
-def plain(values: Any, key: str = "") -> Any:
+def plain(values: Any, *, is_secret: bool = False) -> Any:
     """Plain, maybe nested values without secrets: each text on its own, so that YAML of them is still YAML.
 
-    key: the name of `values`, which may tell that it is a secret.
+    is_secret: whether the name of `values` tells so.
     """
     if isinstance(values, Mapping):
-        return {name: plain(value, str(name)) for name, value in values.items()}
+        return {name: plain(value, is_secret=_NAMED.search(f"{name}: x") is not None) for name, value in values.items()}
     if isinstance(values, list | tuple):
-        return [plain(value, key) for value in values]
-    if values is None or isinstance(values, bool):
-        return values
-    if redacted(f"{key}: x") != f"{key}: x":
+        return [plain(value, is_secret=is_secret) for value in values]
+    if is_secret and values is not None and not isinstance(values, bool):
         return HIDDEN
     return redacted(values) if isinstance(values, str) else values
 

@@ -6,6 +6,7 @@ plain path is a local file, as in fsspec.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import lzma
@@ -15,6 +16,7 @@ import re
 import shutil
 import time
 import uuid
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +30,7 @@ from fsspec.core import OpenFile, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import compressions
 
-from workers.errors import RequestError
+from workers.errors import RequestError, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,11 @@ LOCAL = ("file://", "local://")
 _PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "backports.zstd", ".lz4": "lz4"}
 """Endings of compressed files, and the module that reads each; the last two are packages of their own."""
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
-"""What decompression raises for a damaged file, besides OSError."""
-ANSWERS = (FileNotFoundError, NotADirectoryError, FileExistsError, RequestError, ImportError, *DAMAGED)
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile)
+"""What decompression raises for a damaged file."""
+ANSWERS = (
+    FileNotFoundError, NotADirectoryError, FileExistsError, RequestError, ImportError, MemoryError, *DAMAGED,
+)  # fmt: skip
 """Exceptions that say something about a file, and are not raised by a storage that fails."""
 FILE_SERVER = (
     "is on a file server, which shows files before they are complete, and creates no folders for them; a mount of it "
@@ -354,8 +358,10 @@ def _patiently(uri: str, ask: Callable[[], T]) -> T:
                     f"'{uri}': no access ({_brief(error)}). Give this process the credentials of the storage, by "
                     "environment variables or its configuration file."
                 ) from error
+            if wait_s is None and isinstance(error, ValueError):  # of what reads the file
+                raise
             if wait_s is None:
-                raise RequestError(
+                raise Unreachable(
                     f"'{uri}': cannot be accessed ({_brief(error)}). Check the URI, and that this machine reaches the "
                     "storage."
                 ) from error
@@ -508,7 +514,8 @@ def bytes_below(uri: str) -> int:
 
     def ask() -> int:
         fs.invalidate_cache(path)
-        return sum(int(size or 0) for size in fs.du(path, total=False).values())  # None where it is not known
+        found = fs.find(path, detail=True)
+        return sum(int((info["size"] if "size" in info else fs.size(each)) or 0) for each, info in found.items())
 
     return _patiently(uri, ask)
 

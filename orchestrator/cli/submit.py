@@ -24,9 +24,10 @@ from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
 from orchestrator.cluster import authentication, environment, http_probe, interrupts
 from orchestrator.cluster.ray_private import PACKAGING_LOGGER
-from orchestrator.config import grid, names
+from orchestrator.config import grid
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_uri import SQLITE
+from orchestrator.reporting import sweeps
 from orchestrator.run_folder import owned
 from orchestrator.run_folder.lock import machine
 from workers import storage
@@ -116,12 +117,14 @@ def _as_here(config: RunConfig) -> list[str]:
 def _local_places(config: RunConfig) -> list[Path]:
     """Local places of runs' results: as they are named, which may be a link beside the configuration, and resolved.
 
-    Each run is one of them, too, since the storage may be the folder of the configuration itself.
+    Each run and sweep is one of them, too, since the storage may be the folder of the configuration itself; those that
+    hold inputs of this run are not.
     """
     places = map(storage.local_path, (config.storage, config.tracking.uri.removeprefix(SQLITE)))
     found = [each for place in places if place is not None for each in (place, place.resolve())]
-    marks = (f"*/{owned.MARK}", f"*-{names.SWEEP}/*/{owned.MARK}")
-    return found + [mark.parent for place in found for pattern in marks for mark in place.glob(pattern)]
+    marks = [mark for place in found for name in (owned.MARK, sweeps.RECORD) for mark in place.glob(f"*/{name}")]
+    inputs = [path for uri in owned.inputs(config) if (path := storage.local_path(uri)) is not None]
+    return found + [mark.parent for mark in marks if not any(each.is_relative_to(mark.parent) for each in inputs)]
 
 
 def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:

@@ -20,7 +20,7 @@ from orchestrator.config.schema import NAME, STORAGE, EvaluationSpec, FurtherSys
 from orchestrator.config.student import StudentSpec, StudentStage
 from workers import redact, storage
 from workers.errors import RequestError
-from workers.specs.base import Count, Seed, Spec
+from workers.specs.base import SEEDS, Count, Seed, Spec
 from workers.specs.data import DataSpec
 from workers.specs.models import AnyModel, TransformersModel, special_of
 from workers.specs.objective import DistillationSpec
@@ -144,6 +144,12 @@ class RunConfig(Spec):
                 f"`distillation.hidden.member` is {number}, and `ensemble.stop_when_flat` may settle on {least} "
                 f"members, numbered from 0; expected a number below {least}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_of_torch(self) -> RunConfig:
+        if self.seed + self.seeds > SEEDS:
+            raise ValueError(f"`seed` is {self.seed} and `seeds` {self.seeds}; expected seeds below 2^63")
         return self
 
     @model_validator(mode="after")

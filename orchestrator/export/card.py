@@ -59,8 +59,7 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         *([f"Pixels are from 0 to 1: bytes divided by {scale}.\n"] if scale else []),
         f"Classes: {_listed(classes[:MOST_CLASSES])}{more}.\n",
         "## Figures\n",
-        f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%, by "
-        "resampling them.\n",
+        f"On {measured.examples:,} test {'elements' if of_elements else 'examples'}; intervals are of 95%.\n",
         _table(_systems(measured, report)),
         _differences(measured, about.get("batch", BATCH)),
         "## Data\n",

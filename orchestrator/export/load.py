@@ -211,12 +211,12 @@ def _arrays(place: Path, about: Mapping[str, Any]) -> Callable[[Any], Iterator[A
     def batches(examples: Any) -> Iterator[Arrays]:
         table = None if columns is None else Table.of(examples)
         rows = _rows_of(examples, shape) if table is None else table.numbers(columns).reshape(-1, *shape)
-        if scale is not None and rows.dtype.kind in "iu" and rows.size and rows.max() > 1:
-            raise ValueError(
-                f"the student was asked whole numbers up to {rows.max()}; expected pixels from 0 to 1, as in the run: "
-                f"divide bytes by {scale}."
-            )
         whole = _typed(rows, dtype, "the student was asked")
+        if scale is not None and whole.size and whole.max() > 1 and (whole == np.floor(whole)).all():
+            raise ValueError(
+                f"the student was asked whole numbers up to {whole.max():g}; expected pixels from 0 to 1, as in the "
+                f"run: divide bytes by {scale}."
+            )
         for start in range(0, len(whole), size):
             yield {"input": whole[start : start + size]}
 

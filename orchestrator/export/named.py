@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from workers.data.encoded_tables import Encoding
 from workers.specs.data import DataSpec
 
@@ -38,5 +40,8 @@ def pixels(data: DataSpec, sample: Any) -> dict[str, Any]:
 
     sample: a batch of examples, an array or a tensor, or `NamedInputs`.
     """
-    is_scaled = data.kind in PIXELS and hasattr(sample, "max") and float(sample.max()) <= 1
-    return {"byte_scale": BYTE_SCALE} if is_scaled else {}
+    if data.kind not in PIXELS or not hasattr(sample, "max"):
+        return {}
+    levels = np.asarray(sample, np.float64) * BYTE_SCALE
+    is_scaled = 0 <= levels.min() <= levels.max() <= BYTE_SCALE and np.abs(levels - np.round(levels)).max() < 1e-3
+    return {"byte_scale": BYTE_SCALE} if data.kind == "images" or is_scaled else {}

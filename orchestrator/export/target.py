@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ FILES = "files"
 """Its key with the sha256 of each other file, by path."""
 BYTECODE = "__pycache__"
 """Folders with bytecode, which an import of `load.py` makes. They are replaced with the export."""
+ABANDONED_S = 3600.0
+"""Seconds after which what an export left beside its target is of a killed one, and not of one that still runs."""
 EARLIER = ".earlier"
 """Suffix of the folder of an export while it is replaced."""
 UNFINISHED = f"{RECORD}{storage.PARTIAL}"
@@ -79,9 +82,11 @@ def _recover(target: Path) -> None:
     with suppress(OSError):  # `check` reports what cannot be written
         for left in target.parent.iterdir():
             found = beside.fullmatch(left.name)
-            if found and found[1] == EARLIER and not target.exists():
+            if not found or time.time() - left.stat().st_ctime < ABANDONED_S:
+                continue
+            if found[1] == EARLIER and not target.exists():
                 os.replace(left, target)
-            elif found:
+            else:
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -130,7 +130,8 @@ def _side(found: Accuracies, of: str, over: str, other: str) -> str:
     """Where a system is beside another one, with the interval of the difference, and whether that is resolved."""
     values: dict[str, float] = {role: getattr(found, role) for role in COMPARED} | {found.best_name: found.best}
     sign = verdict.sign(values[of], values[over])
-    where = SIDES[sign].format(size=abs(verdict.apart(values[of], values[over])), other=other)
+    size = round(abs(verdict.apart(values[of], values[over])), verdict.DIGITS)
+    where = SIDES[sign if size else 0].format(size=size, other=other)
     known = _difference(found.differences, of, over)
     if known is None:
         return f"{where}."
@@ -150,7 +151,7 @@ def _sure(report: Report) -> tuple[str, list[str]]:
         known = count - len(unsure)
         short = SURE[known < count, known > 0].format(known=known, count=count, are="is" if known == 1 else "are")
         groups = "" if report.test_groups is None else f"{report.test_groups:,} groups of "
-        lines = [f"Ranges are 95% intervals, by resampling {groups}{examples:,} test examples."]
+        lines = [f"Ranges are 95% intervals over {groups}{examples:,} test examples."]
         lines += [f"The {each.of} over {each.over} is {verdict.unresolved(each.examples_needed)}." for each in unsure]
     return short, [*lines, *_over_seeds(report)]
 

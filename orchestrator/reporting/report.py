@@ -50,7 +50,7 @@ class TestMetrics(Figures):
     macro_f1: float | None = None
     """The mean F1 of the classes; None in reports of earlier versions."""
     accuracy_interval: Bounds | None = None
-    """95% interval, by resampling test examples or their groups; None in reports of earlier versions."""
+    """95% interval over test examples or their groups; None in reports of earlier versions."""
     nll_interval: Bounds | None = None
     ece_interval: Bounds | None = None
     brier_interval: Bounds | None = None
@@ -277,6 +277,8 @@ class StudentFigures(Figures):
     gain_transferred_interval: Bounds | None
     may_be_chance: bool = False
     """Whether the ensemble's gain over this student's baseline is not resolved."""
+    own_may_be_chance: bool = False
+    """Whether the student's is not."""
     on_front: bool
     """Whether no other student is as accurate, as fast and as small, and better in one of these."""
 

@@ -28,6 +28,7 @@ def merged(report: Report, own: str, others: Mapping[str, Report]) -> Report:
             gain_transferred=each.gain_transferred,
             gain_transferred_interval=each.gain_transferred_interval,
             may_be_chance=tables.accuracies(each).may_be_chance,
+            own_may_be_chance=tables.accuracies(each).is_unsure("student", "baseline"),
             on_front=on_front,
         )
         for (name, each), on_front in zip(reports.items(), front, strict=True)

@@ -107,8 +107,7 @@ def _transferred(of: StudentFigures) -> str:
     """The share of the ensemble's gain, where that gain is resolved, and whether the student's own is."""
     if of.may_be_chance:
         return "not resolved"
-    low, high = of.gain_transferred_interval or (1.0, 1.0)
-    return percent(of.gain_transferred) + (" (not resolved)" if low <= 0 <= high else "")
+    return percent(of.gain_transferred) + (" (not resolved)" if of.own_may_be_chance else "")
 
 
 def _sure(of: Difference) -> list[str]:
@@ -397,6 +396,7 @@ def accuracies(report: Report) -> Accuracies:
         student=student,
         members=tuple(system.test.accuracy for system in general),
         kind=kind,
+        specialists=len(report.members) - len(general),
         best=best.test.accuracy,
         best_name=best.name,
         share=share,

@@ -24,9 +24,9 @@ Unsure = tuple[Signs, str]
 class Accuracies:
     """Test accuracies, each a share of 1.
 
-    members: of those that know all classes. kind: what these are called. best, best_name: of the member that is best on
-    the validation split. share: the 95% interval of the share of the ensemble's gain that reached the student, where it
-    has one.
+    members: of those that know all classes. kind: what these are called. specialists: number of the others. best,
+    best_name: of the member that is best on the validation split. share: the 95% interval of the share of the
+    ensemble's gain that reached the student, where it has one.
     """
 
     baseline: float
@@ -36,6 +36,7 @@ class Accuracies:
     best: float
     best_name: str
     kind: str = "members"
+    specialists: int = 0
     share: tuple[float, float] | None = None
     differences: tuple[Difference, ...] = ()
 
@@ -212,8 +213,8 @@ def sign(one: float, other: float) -> int:
 
 
 def apart(one: float, other: float) -> float:
-    """How many points one accuracy is above another: 0 where they are printed alike, else at least the last digit."""
-    return sign(one, other) * max(100 * abs(one - other), 0.1**DIGITS)
+    """How many points one accuracy is above another."""
+    return 100 * (one - other)
 
 
 def gain(found: Accuracies) -> dict[str, str]:
@@ -231,10 +232,11 @@ def gain(found: Accuracies) -> dict[str, str]:
 
 def _of_members(found: Accuracies) -> str:
     """A space and a sentence that compares the ensemble with its members; empty for a single member."""
-    if len(found.members) < 2:
+    if len(found.members) + found.specialists < 2:
         return ""
     mean = sum(found.members) / len(found.members)
-    order = sign(found.ensemble, mean), sign(found.ensemble, found.best)
+    beside_mean = sign(found.ensemble, mean) if len(found.members) > 1 else 1
+    order = beside_mean, sign(found.ensemble, found.best)
     text = OF_MEMBERS.get(order, "").format(
         kind=found.kind, mean=shown(mean), best=shown(found.best), name=found.best_name
     )

@@ -55,7 +55,7 @@ def check(config: RunConfig, *, fresh: bool) -> None:
         )
     if not fresh:
         catalogue.check(folder)
-    inside = [place for place in _inputs(config) if _is_inside(place, folder)] if fresh else []
+    inside = [place for place in inputs(config) if _is_inside(place, folder)] if fresh else []
     if inside:
         raise RequestError(
             f"--fresh: '{inside[0]}' is an input of this configuration and lies in the run's own folder '{folder}', "
@@ -87,7 +87,7 @@ def _mark_in(folder: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _inputs(config: RunConfig) -> list[str]:
+def inputs(config: RunConfig) -> list[str]:
     """Files and folders that the configuration reads: data, checkpoints, code."""
     data = config.data
     found = [*config.ensemble.given().values(), *data.depends_on]

@@ -94,11 +94,6 @@ def is_written(path: str) -> bool:
     return _WRITTEN.fullmatch(path) is not None
 
 
-def is_checkpoints(name: str) -> bool:
-    """Whether a folder of this name, in that of a student or baseline, has the checkpoints of a training."""
-    return re.fullmatch(_filled("checkpoints-{digest}"), name) is not None
-
-
 def is_in_the_way(name: str) -> bool:
     """Whether a run would write to a file of this name in its folder, or into a folder of this name."""
     return is_written(name) or _FOLDERS.fullmatch(name) is not None

@@ -24,7 +24,6 @@ from orchestrator.cluster import errors, interrupts
 from orchestrator.cluster.failures import Failures, often
 from orchestrator.cluster.ray_private import CONTROLLER, WORKER, actors_of_this_job
 from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
-from orchestrator.run_folder import paths
 from orchestrator.stages.worker_failures import GivenUp, Restarts, place
 from workers import processes, storage
 from workers.errors import RunError, StillhouseError
@@ -114,11 +113,10 @@ def _fail(doing: str, ended: Exception) -> NoReturn:
     raise errors.failed(doing + place(raised), raised, often(given_up.attempts, given_up.repeated)) from raised
 
 
-def clear(folder: str) -> None:
-    """Remove the checkpoints of all trainings in a job's folder, once the record of a finished one is written."""
-    for name in storage.names(folder):
-        if name == HISTORY or paths.is_checkpoints(name):
-            storage.remove(storage.join(folder, name))
+def clear(folder: str, name: str) -> None:
+    """Remove the checkpoints, once the record of the finished training is written."""
+    storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, HISTORY))
 
 
 @contextmanager

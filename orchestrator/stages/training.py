@@ -200,9 +200,8 @@ def train_student(run: Context, job: StudentJob) -> Trained:
         found = run.artifacts.obtain(key, paths.network, content=job.store_content())
         if found is not None:
             run.note(catalogue.note(f"the {job.role}", [found]))
-            reused = _reused(run, member, found)
-            ray_train.clear(place)
-            return reused
+            storage.remove(folder.checkpoints(job.role, key.digest))  # of a run that was killed before it did
+            return _reused(run, member, found)
     _again(run, f"the {job.role}", [trained.changes(place, key)])
     resumed = key.with_also(fewer=list(job.store_fewer)) if job.store_fewer else key
     name = folder.checkpoints(job.role, resumed.digest).rsplit("/", 1)[1]
@@ -211,7 +210,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
     check_elsewhere(member, run.dataset.validation.x)
     trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)
-    ray_train.clear(place)
+    ray_train.clear(place, name)
     return Trained(member, history, reused=False)
 
 

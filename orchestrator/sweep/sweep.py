@@ -28,7 +28,7 @@ from orchestrator.stages import preflight
 from orchestrator.sweep.processes import Job, Processes, digest
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search, side_by_side
 from workers import storage
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,6 +111,8 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
             found = _run(proposals, runs)
             outcome = sweeps.collected(name, [each.key for each in axes], found)
             files = _write(outcome, folder, drawn=asked.trials is None)
+        except RequestError as error:  # validated before, so a storage was lost
+            raise RunError(str(error)) from error
         finally:
             tracked.close(outcome, files)
     return outcome, folder

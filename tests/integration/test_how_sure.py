@@ -48,7 +48,7 @@ def test_a_run_says_how_sure_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "## How sure the differences are" in text and "## Over 2 seeds" in text
     groups, examples = len(test["y"]) // 4, len(test["y"])
     assert found["test_groups"] == groups
-    assert f"by resampling {groups} groups of {examples} test examples." in text
+    assert f"intervals over {groups} groups of {examples} test examples." in text
 
     assert main(["compare", str(tmp_path / "runs/small"), str(tmp_path / "runs/small-seed-1")]) == 0
     shown = " ".join(capsys.readouterr().out.split())

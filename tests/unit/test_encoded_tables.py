@@ -59,7 +59,7 @@ def test_an_index_of_a_csv_is_no_feature(header: str, tmp_path: Path) -> None:
     found = loaded(tmp_path / "a.csv")
     np.testing.assert_array_equal(found.test.x[:].ravel(), np.arange(24) % 3)
     name = header.partition(",")[0].strip('"') or "''"
-    assert f"data: pandas' index ({name}) is no feature and is left out" in " ".join(found.notes)
+    assert f"data: the index ({name}) is no feature and is left out" in " ".join(found.notes)
     assert loaded(tmp_path / "a.csv", feature_columns=[name.strip("'"), "a"]).test.x.shape == (24, 2)
 
 
@@ -69,7 +69,7 @@ def test_an_index_of_parquet_is_no_feature(tmp_path: Path) -> None:
     for group in (None, "customer"):
         found = loaded(tmp_path / "a.parquet", group_column=group)
         assert found.test.x.shape == (24, 1)
-        assert ("data: pandas' index (customer) is no feature" in " ".join(found.notes)) == (group is None)
+        assert ("data: the index (customer) is no feature" in " ".join(found.notes)) == (group is None)
 
 
 def test_row_numbers_are_said(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_the_scale_of_pixels_is_that_of_bytes() -> None:
         named.pixels(of["idx"], torch.ones(1, 2)) == named.pixels(of["images"], torch.ones(1, 2)) == {"byte_scale": 255}
     )
     assert not named.pixels(of["npz"], torch.ones(1, 2))
-    assert not named.pixels(of["idx"], torch.full((1, 2), 255.0)), "a file of floats"
+    for floats in (torch.full((1, 2), 255.0), torch.full((1, 2), -1.0), torch.full((1, 2), 1 / 16)):
+        assert not named.pixels(of["idx"], floats), "a file of floats"
 
 
 def test_numbers_of_a_table_have_names_where_each_has_one() -> None:

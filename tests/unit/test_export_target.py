@@ -162,12 +162,17 @@ def test_a_killed_upload_is_replaced_by_the_next(tmp_path: Path, monkeypatch: py
     fsspec.filesystem("memory").rm(f"/{tmp_path.name}-killed", recursive=True)
 
 
-def test_what_a_killed_export_left_on_a_disk_is_restored_or_removed(tmp_path: Path) -> None:
+def test_what_a_killed_export_left_on_a_disk_is_restored_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri, left = tmp_path / "digits", f".digits.{'0' * 32}"
     write(str(uri), made(tmp_path / "one", "model.onnx"))
     (tmp_path / f"{left}.partial").mkdir()
     (tmp_path / ".digits.mine.earlier").mkdir()
     uri.rename(tmp_path / f"{left}.earlier")
+    target.check(str(uri))
+    assert not uri.exists(), "it may be of an export that still runs"
+    monkeypatch.setattr(target, "ABANDONED_S", -1.0)
     target.check(str(uri))
     assert storage.files_below(str(uri)) == [target.RECORD, "model.onnx"]
     (tmp_path / f"{left}.earlier").mkdir()

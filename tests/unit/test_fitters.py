@@ -17,6 +17,7 @@ from orchestrator.cluster.resources import Machines, Node
 from orchestrator.cluster.tasks import Task
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
+from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import evaluation, fitters, members, predictions, preflight, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
@@ -142,15 +143,18 @@ def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_removed_once_a_network_is_complete(tmp_path: Path) -> None:
-    """Those of another recipe, and those of a run that was killed before it removed them; nothing of the user's."""
+    """Its own alone, also those of a run that was killed before: another recipe resumes from its own."""
     run = begun(tmp_path, student=student(tmp_path, "boosted"))
-    place, spec = tmp_path / "runs" / "small" / "baseline", run.config.student
-    left, mine = place / f"checkpoints-{'0' * 16}", place / "checkpoints-mine"
+    folder, spec = RunFolder(run.config.folder), run.config.student
+    job = StudentJob("baseline", spec.model, spec.training, 3)
+    own, other = (
+        Path(folder.checkpoints("baseline", digest)) for digest in (training._of_student(run, job).digest, "0" * 16)
+    )
     for reused in (False, True):
-        for folder in (left, mine):
-            (folder / "checkpoint_1").mkdir(parents=True, exist_ok=True)
-        trained = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
-        assert trained.reused == reused and not left.exists() and mine.exists()
+        for place in (own, other):
+            (place / "checkpoint_1").mkdir(parents=True, exist_ok=True)
+        assert training.train_student(run, job).reused == reused
+        assert not own.exists() and other.exists()
 
 
 def test_an_estimator_follows_from_the_number_of_classes() -> None:

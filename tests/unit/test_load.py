@@ -344,7 +344,7 @@ def test_bytes_of_images_are_refused_where_the_run_had_pixels_from_0_to_1(tmp_pa
     inputs = {"kind": "array", "dtype": "float32", "shape": [2, 2]}
     answer = student(tmp_path, {**inputs, "byte_scale": 255})
     image = np.array([[0, 255], [1, 7]], np.uint8)
-    for wrong in (image, image.tolist(), pandas.DataFrame(image.reshape(1, 4))):
+    for wrong in (image, image.tolist(), image.astype(np.float64), pandas.DataFrame(image.reshape(1, 4))):
         with pytest.raises(ValueError, match="whole numbers up to 255; expected pixels from 0 to 1"):
             answer(wrong)
     for given in (image / 255, image > 1, np.ones((2, 2), np.uint8)):

@@ -89,8 +89,9 @@ def test_columns_of_a_data_frame_are_taken_by_their_names() -> None:
 
 def test_bytes_are_refused_where_the_run_had_pixels_from_0_to_1() -> None:
     image = np.array([[0, 255], [1, 2]], np.uint8)
-    with pytest.raises(ValueError, match="whole numbers up to 255; expected pixels from 0 to 1"):
-        examples(image, [2, 2], "float32", byte_scale=255)
+    for wrong in (image, image.astype(np.float64)):
+        with pytest.raises(ValueError, match="whole numbers up to 255; expected pixels from 0 to 1"):
+            examples(wrong, [2, 2], "float32", byte_scale=255)
     np.testing.assert_array_equal(
         examples(image / 255, [2, 2], "float32", byte_scale=255)[0], (image / 255).astype("f4")
     )

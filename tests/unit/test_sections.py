@@ -140,7 +140,7 @@ def test_a_student_beyond_ensemble_or_baseline_may_be_chance(
 
 def test_groups_are_what_is_resampled() -> None:
     (line, *_) = answers(plain(differences=DIFFERENCES, test_groups=40))[2].lines
-    assert line == "Ranges are 95% intervals, by resampling 40 groups of 1,000 test examples."
+    assert line == "Ranges are 95% intervals over 40 groups of 1,000 test examples."
 
 
 def test_no_sign_is_left_out() -> None:
@@ -154,7 +154,7 @@ def test_no_sign_is_left_out() -> None:
     ("differences", "expected", "words"),
     [
         (DIFFERENCES, "3 of 4 differences are resolved", "some 4,400 test examples would resolve it"),
-        (DIFFERENCES[1:], "All differences are resolved", "95% intervals, by resampling 1,000 test examples."),
+        (DIFFERENCES[1:], "All differences are resolved", "95% intervals over 1,000 test examples."),
         (DIFFERENCES[:1], "None of the differences is resolved", "The ensemble over member-1 is not resolved at this"),
         (DIFFERENCES[:2], "1 of 2 differences is resolved", "some 4,400 test examples would resolve it"),
         ([difference("ensemble", "baseline", 6.0, None)], "Unknown", "are too few for intervals"),
@@ -166,10 +166,9 @@ def test_how_sure_it_is(differences: list[dict[str, Any]], expected: str, words:
     assert found.short == expected and words in " ".join(found.lines)
 
 
-def test_accuracies_that_are_printed_apart_are_not_told_to_be_so_by_nothing() -> None:
+def test_accuracies_that_are_printed_apart_by_nothing_are_level() -> None:
     found = answers(plain({"baseline": 0.900049, "ensemble": 0.900051, "student": 0.900049}))
-    assert found[0].short == "Yes: +0.01 points"
-    assert found[0].lines[0] == "0.01 points above the hard-label baseline."
+    assert found[0].lines[0] == "Level with the hard-label baseline."
     assert found[1].lines[0] == "Level with the hard-label baseline."
 
 

@@ -13,6 +13,7 @@ from ray.job_submission import JobStatus
 
 from orchestrator.cli import job_folder, submit
 from orchestrator.config.run_config import RunConfig
+from orchestrator.reporting import sweeps
 from orchestrator.run_folder import owned
 from tests.makers import settings
 
@@ -101,16 +102,18 @@ def test_results_beside_the_configuration_stay_behind(
 
 
 def test_runs_in_the_folder_of_the_configuration_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [tmp_path / name for name in ("small/weights", "other-sweep/2/weights", "data/more")]
-    for file in files:
-        file.parent.mkdir(parents=True)
-        file.touch()
-    for run in ("small", "other-sweep/2"):
-        (tmp_path / run / owned.MARK).touch()
+    """But for those that this run takes an input from."""
+    marks = [f"small/{owned.MARK}", f"teacher/{owned.MARK}", f"other-sweep/{sweeps.RECORD}"]
+    for name in ("small/weights", "teacher/weights", "other-sweep/sweep.html", "data/more", *marks):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    config = RunConfig.from_mapping(settings(tmp_path) | {"storage": "."}, str(tmp_path))
+    values = settings(tmp_path) | {"storage": "."}
+    values["student"] = {**values["student"], "initial": "teacher/weights"}
+    config = RunConfig.from_mapping(values, str(tmp_path))
     with job_folder.prepared(tmp_path, (), submit._local_places(config)) as sent:
-        assert "data/more" in sent.sizes and not [name for name in sent.sizes if name.endswith(("weights", owned.MARK))]
+        of_runs = {name for name in sent.sizes if name.split("/")[0] in ("small", "teacher", "other-sweep", "data")}
+    assert of_runs == {"data/more", "teacher/weights", marks[1]}
 
 
 def test_credentials_stay_behind(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_an_index_is_no_feature(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sort(found.train.x[:], axis=0), np.sort(plain.train.x[:], axis=0))
     np.testing.assert_array_equal(found.test.x[:], plain.test.x[:])
     (note,) = found.notes
-    assert note.startswith("data: pandas' index (__index_level_0__) is no feature")
+    assert note.startswith("data: the index (__index_level_0__) is no feature")
 
 
 @pytest.mark.parametrize("name", ["customer", None])
@@ -222,9 +222,9 @@ def test_an_index_of_one_split_is_none_in_another(tmp_path: Path) -> None:
         plain = tables[split].reset_index()
         found = load(tmp_path, {**tables, split: plain})
         assert found.train.x.shape == load(tmp_path, frames()).train.x.shape
-        assert found.notes[0].startswith("data: pandas' index (id) is no feature and is left out")
+        assert found.notes[0].startswith("data: the index (id) is no feature and is left out")
     through_csv = {name: table.reset_index(names="Unnamed: 0") for name, table in frames().items()}
-    assert load(tmp_path, through_csv).notes[0].startswith("data: pandas' index (Unnamed: 0) is no feature")
+    assert load(tmp_path, through_csv).notes[0].startswith("data: the index (Unnamed: 0) is no feature")
 
 
 def test_names_with_dots_and_no_rows(tmp_path: Path) -> None:

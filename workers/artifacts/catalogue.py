@@ -25,7 +25,7 @@ from workers.artifacts import parts, store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import KINDS, Record
 from workers.artifacts.store import NewerFormat
-from workers.errors import RequestError
+from workers.errors import RequestError, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class Catalogue:
         for run, uri in (("", self.uri(locate(key.digest))), *self._elsewhere(key)):
             try:
                 record = store.load(uri, key)
+            except Unreachable:
+                raise
             except (RequestError, OSError) as error:  # newer format, or not readable
                 logger.info("'%s' cannot be reused: %s", uri, error)
             else:

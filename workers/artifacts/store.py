@@ -17,7 +17,7 @@ from workers import storage
 from workers.artifacts import parts
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import KINDS, Kind, Record
-from workers.errors import RequestError
+from workers.errors import RequestError, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ def copy(source: str, target: str, key: Key) -> bool:
             return True
         logger.warning("'%s' is not what was written, so it is not reused", source)
         storage.remove(target)
+    except Unreachable:
+        raise
     except (RequestError, OSError) as error:  # deleted meanwhile, newer format, or not readable
         logger.info("'%s' cannot be reused: %s", source, error)
     return False
@@ -173,8 +175,11 @@ def recover(uri: str, kind: Kind, sizes: Mapping[str, int], parse: Callable[[str
 
 
 def _has(uri: str, checksum: str) -> bool:
+    """Raises: `Unreachable`, since nothing is known of the file then."""
     try:
         return storage.file_sha256(uri).startswith(checksum)
+    except Unreachable:
+        raise
     except (RequestError, OSError):
         return False
 

@@ -298,7 +298,7 @@ def left_out_index(index: Sequence[str]) -> list[str]:
     if not index:
         return []
     return [
-        f"data: pandas' index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
+        f"data: the index ({_listed(index)}) is no feature and is left out; where it is data, name it in "
         "`data.feature_columns`."
     ]
 

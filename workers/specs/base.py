@@ -25,7 +25,9 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NoBool]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NoBool]
 Whole = Annotated[int, Field(ge=0), NoBool]
 Count = Annotated[int, Field(ge=1), NoBool]
-Seed = Annotated[int, Field(ge=0, lt=2**63), NoBool]
+SEEDS = 2**63
+"""Seeds are below this number, as torch takes them."""
+Seed = Annotated[int, Field(ge=0, lt=SEEDS), NoBool]
 FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 FactoryName = Annotated[str, Field(pattern=FACTORY)]
 KIND = r"^([A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"

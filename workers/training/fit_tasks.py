@@ -80,7 +80,7 @@ def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
         fitted = predictor.fittable(member.model).fit(member.model, given, job.training.fit)
         storage.write_bytes(member.weights, fitted.dump())
         check_saved(fitted, member, data.validation.x, CPU)
-        how, validation = Inference("float32"), data.validation
+        how, validation = Inference("float32", on=CPU.type), data.validation
         collator = predictor.collator(member.model)
         answered = metrics.log_probabilities(fitted, validation.x, how, collator=collator)
         sums = metrics.measure(answered, validation.y)

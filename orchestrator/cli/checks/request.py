@@ -17,7 +17,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.sizes import sizes
 from workers import storage
-from workers.data import idx_files, loading, memory
+from workers.data import idx_files, image_folders, loading, memory
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.labels import LABELLED
@@ -69,6 +69,17 @@ class Request:
         places = [uri for several in self.files.values() for uri in several]
         each = [uri for place in places for uri in (storage.matching(place) if "*" in place else [place])]
         return sum(map(storage.bytes_below, each))
+
+    @cached_property
+    def held_bytes(self) -> int:
+        """Bytes of the arrays that the data files become, about."""
+        data = self.config.data
+        if data.kind != "images":
+            return self.bytes * (FLOAT_BYTES if data.kind == "idx" else 1)
+        assert data.image_size is not None, "checked by DataSpec"
+        files = [image_folders.files(place) for several in self.files.values() for place in several]
+        pixels = math.prod(data.image_size) * image_folders.CHANNELS[data.image_mode]
+        return FLOAT_BYTES * pixels * sum(map(len, files))
 
     @cached_property
     def loaded(self) -> Dataset | None:
@@ -339,7 +350,7 @@ def room(request: Request, available: int | None = None, cores: int | None = Non
 def _held_bytes(request: Request, at_once: int) -> int:
     """Memory of the driver, of Ray, of two copies of the data, and of so many members in training."""
     largest = max(request.parameters(group.model) for group in request.members())
-    arrays = request.bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
+    arrays = request.held_bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
     return 2 * (arrays + PROCESS_BYTES) + at_once * (PROCESS_BYTES + TRAINING_COPIES * FLOAT_BYTES * largest)
 
 

@@ -85,8 +85,11 @@ def _expanded(uri: str) -> list[tuple[str, str]]:
     inner = [name for name in storage.names(uri) if not storage.is_hidden(name)]
     folders = [storage.join(uri, name) for name in inner if storage.is_folder(storage.join(uri, name))]
     named = {each: image_folders.files(each) for each in folders if split_of(each) is not None}
-    if any("/" in image for images in named.values() for image in images):  # else a class has the name of a split
-        return [(each, "images") for each, images in named.items() if images]
+    is_nested = any("/" in image for images in named.values() for image in images)
+    if is_nested or not any(image_folders.files(each) for each in folders if each not in named):
+        splits = [(each, "images") for each, images in named.items() if images]  # else they are classes of such names
+        if splits:
+            return splits
     if image_folders.files(uri):
         return [(uri, "images")]
     files = [storage.join(uri, name) for name in inner if _is_data(name)]
