@@ -24,6 +24,7 @@ from workers.artifacts.catalogue import Catalogue, Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import LOGITS, NETWORK, PREDICTIONS, SOFT_TARGETS, Kind, Record
 from workers.artifacts.store import NewerFormat
+from workers.errors import Unreachable
 
 KEY = NETWORK.key(seed=1, training={"epochs": 2})
 
@@ -413,3 +414,19 @@ def test_hard_links_keep_the_time_of_the_last_write(tmp_path: Path) -> None:
     os.utime(tmp_path / "a", (1, 2))
     storage.copy(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").stat().st_mtime == 2
+
+
+def test_an_outage_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is complete would be computed again."""
+    own = committed(tmp_path, "one")
+    other = Catalogue(str(tmp_path), "two")
+
+    def fails(uri: str) -> str:
+        raise Unreachable(f"'{uri}': cannot be accessed")
+
+    monkeypatch.setattr(storage, "file_sha256", fails)
+    for run in (own, other):
+        with pytest.raises(Unreachable):
+            run.obtain(KEY, paths.network)
+        with pytest.raises(Unreachable):
+            run.find(KEY, paths.network)

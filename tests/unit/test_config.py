@@ -25,6 +25,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "temperature infinite": ({"distillation__temperature": float("inf")}, "finite"),
     "weights": ({"distillation__soft_weight": 0, "distillation__hard_weight": 0}, "distillation: .*both 0"),
     "size": ({"ensemble__size": 0}, r"ensemble\.size: found 0; expected greater than or equal to 1 or 'auto'"),
+    "seeds": ({"seed": 2**63 - 1, "seeds": 2}, r"`seeds` 2; expected seeds below 2\^63"),
     "size word": ({"ensemble__size": "all"}, r"ensemble\.size: found 'all'"),
     "name": ({"name": "../up"}, "name: found '../up'"),
     "learning rate": ({"student__training__learning_rate": 0}, "greater than 0"),

@@ -320,6 +320,8 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     assert splits.given([], str(tmp_path)).splits == {"train": str(tmp_path)}
     pictures(tmp_path / "photos", "train/cat", "train/dog", "more")
     assert splits.given([], str(tmp_path / "photos")).splits.keys() == {"train", "unlabeled"}
+    pictures(tmp_path / "flat", "train", "test")  # of which the class is in the names of the images
+    assert splits.given([], str(tmp_path / "flat")).splits.keys() == {"train", "test"}
 
 
 def test_images_of_another_storage_are_read_through_it(tmp_path: Path) -> None:

@@ -228,3 +228,11 @@ def test_a_storage_that_a_run_cannot_write_to_is_refused(uri: str, why: str) -> 
         RequestError, match=rf"^storage '{uri}' .*{why}.*Set `storage` to a folder or to an object store"
     ):
         storage.probe_of_run(uri)
+
+
+def test_bytes_of_files_folders_and_nothing(tmp_path: Path) -> None:
+    for root in (BASE, str(tmp_path)):
+        storage.write_text(f"{root}/a/one", "12345")
+        storage.write_text(f"{root}/a/b/two", "123")
+        found = [storage.bytes_below(f"{root}/{each}") for each in ("a", "a/one", "a/c")]
+        assert found == [8, 5, 0]
