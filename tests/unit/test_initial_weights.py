@@ -67,7 +67,7 @@ def test_members_know_which_is_before_them(tmp_path: Path) -> None:
     assert plain.begins(3) == {} and plain.most_at_once(3) == 3
     file = configured(tmp_path, ensemble__initial="a.safetensors")
     assert file.ensemble.groups[0].initial_file == str(tmp_path / "a.safetensors") and file.ensemble.begins(3) == {}
-    assert chain.groups[0].initial_file is None and str(tmp_path / "a.safetensors") in owned._inputs(file)
+    assert chain.groups[0].initial_file is None and str(tmp_path / "a.safetensors") in owned.inputs(file)
 
 
 def test_a_chain_begins_where_the_member_before_ended(tmp_path: Path) -> None:
