@@ -78,12 +78,12 @@ def answers(report: Report) -> list[Answer]:
 def _worth(found: Accuracies) -> str:
     sign = verdict.sign(found.ensemble, found.baseline)
     resolved = _resolved(found, "ensemble", "baseline")
-    answer = WORTH[sign, resolved].format(points=f"{verdict.apart(found.ensemble, found.baseline):+.2f}")
+    answer = WORTH[sign, resolved].format(points=f"{100 * (found.ensemble - found.baseline):+.2f}")
     over_best = _resolved(found, "ensemble", found.best_name)
     if sign != 1 or resolved is False or over_best is None:
         return answer
     more = OVER_BEST[verdict.sign(found.ensemble, found.best), over_best]
-    return answer + more.format(points=f"{verdict.apart(found.ensemble, found.best):+.2f}")
+    return answer + more.format(points=f"{100 * (found.ensemble - found.best):+.2f}")
 
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:
@@ -130,7 +130,7 @@ def _side(found: Accuracies, of: str, over: str, other: str) -> str:
     """Where a system is beside another one, with the interval of the difference, and whether that is resolved."""
     values: dict[str, float] = {role: getattr(found, role) for role in COMPARED} | {found.best_name: found.best}
     sign = verdict.sign(values[of], values[over])
-    size = round(abs(verdict.apart(values[of], values[over])), verdict.DIGITS)
+    size = round(100 * abs(values[of] - values[over]), verdict.DIGITS)
     where = SIDES[sign if size else 0].format(size=size, other=other)
     known = _difference(found.differences, of, over)
     if known is None:

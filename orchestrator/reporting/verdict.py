@@ -212,11 +212,6 @@ def sign(one: float, other: float) -> int:
     return (a > b) - (a < b)
 
 
-def apart(one: float, other: float) -> float:
-    """How many points one accuracy is above another."""
-    return 100 * (one - other)
-
-
 def gain(found: Accuracies) -> dict[str, str]:
     """Values for the placeholders of the sentences: the student's gain as a share of the ensemble's."""
     if sign(found.ensemble, found.baseline) <= 0:

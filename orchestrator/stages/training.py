@@ -7,7 +7,8 @@ the earlier recipe finds it again. `members/<i>`, `baseline` and `student` are c
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -151,10 +152,10 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
     for (k, each), earlier in zip(planned.items(), had, strict=True):
         if earlier is not None:
             found[k] = _reused(run, each.member, earlier)
-            _remove_state(each.member)
             continue
         changes.append(trained.changes(folder.shown(each.member.name), each.key))
         missing[each.member.name] = k
+    _remove_states(each.member for each in found.values())
     tasks = [_task(run, planned[k]) for k in missing.values()]
     run.note(catalogue.note("members", had))
     _again(run, "members", changes)
@@ -175,16 +176,18 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
                 check_elsewhere(member, run.dataset.validation.x)
                 trained.commit(run.artifacts, member, key, history)
                 trained.show(member, folder.shown(member.name))
-                _remove_state(member)
+                _remove_states([member])
             except Exception as error:  # of any storage
                 raise errors.as_run_error(task.doing, error) from error
             found[k] = Trained(member, history, reused=False)
     return dict(sorted(found.items()))
 
 
-def _remove_state(member: Member) -> None:
-    """Remove the state from which a member's training resumes; also where a run was killed after the last epoch."""
-    storage.remove(storage.join(storage.parent(member.weights), checkpoints.STATE))
+def _remove_states(members: Iterable[Member]) -> None:
+    """Remove the states from which trainings resume, in parallel; also where a run was killed after the last epoch."""
+    states = [storage.join(storage.parent(member.weights), checkpoints.STATE) for member in members]
+    with ThreadPoolExecutor(catalogue.AT_ONCE) as threads:
+        list(threads.map(storage.remove, states))
 
 
 def train_student(run: Context, job: StudentJob) -> Trained:

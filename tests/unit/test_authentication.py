@@ -104,11 +104,18 @@ def _head(wanted: str | None) -> Any:
 
 
 def _dashboard(wanted: str | None) -> Any:
+    def status(given: str | None) -> int:
+        return 200 if wanted is None or given == f"Bearer {wanted}" else 401 if given is None else 403
+
+    return authentication.of_dashboard(f"http://127.0.0.1:{_http_server(status)}/")
+
+
+def _http_server(status: Callable[[str | None], int]) -> int:
+    """The port of a server that answers by the status of a request's `Authorization`."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            given = self.headers.get("Authorization")
-            refused = 0 if wanted is None or given == f"Bearer {wanted}" else 401 if given is None else 403
-            self.send_response(refused or 200)
+            self.send_response(status(self.headers.get("Authorization")))
             self.end_headers()
             self.wfile.write(b"{}")
 
@@ -118,7 +125,7 @@ def _dashboard(wanted: str | None) -> Any:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     _servers.append(server)
-    return authentication.of_dashboard(f"http://127.0.0.1:{server.server_port}/")
+    return server.server_port
 
 
 _servers: list[Any] = []
@@ -181,23 +188,12 @@ def test_what_does_not_answer() -> None:
 
 
 def test_the_name_and_the_password_of_a_dashboards_url_are_sent() -> None:
-    class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.headers.get("Authorization") == "Basic bWU6cEB3" else 401)  # of me:p@w
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Proxy)
-    Thread(target=server.serve_forever, daemon=True).start()
-    _servers.append(server)
-    with authentication.of_dashboard(f"http://me:p%40w@127.0.0.1:{server.server_port}"):
+    port = _http_server(lambda given: 200 if given == "Basic bWU6cEB3" else 401)  # of me:p@w
+    with authentication.of_dashboard(f"http://me:p%40w@127.0.0.1:{port}"):
         assert settings() == ("disabled", None)
     with (
         pytest.raises(RequestError, match=r"at 'http://\*\*\*@127.0.0.1:\d+' asks for a token") as refused,
-        authentication.of_dashboard(f"http://me:hunter2@127.0.0.1:{server.server_port}"),
+        authentication.of_dashboard(f"http://me:hunter2@127.0.0.1:{port}"),
     ):
         pass
     assert "hunter2" not in str(refused.value)

@@ -536,12 +536,17 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
             checkpoints.look([str(tmp_path / name)], seen)
 
 
-def test_a_folder_of_transformers_brings_its_tokenizer(tmp_path: Path) -> None:
+def texts_and_bert(folder: Path, architecture: str) -> None:
+    """Texts of two classes in `a.jsonl`, and the configuration of a BERT in `bert`."""
     rows = [{"text": f"{'good' if k % 2 else 'bad'} soup number {k} of many", "label": k % 2} for k in range(200)]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (tmp_path / "bert").mkdir()
-    described = {"model_type": "bert", "vocab_size": 30522, "architectures": ["BertForMaskedLM"]}
-    (tmp_path / "bert" / "config.json").write_text(json.dumps(described))
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "bert").mkdir()
+    described = {"model_type": "bert", "vocab_size": 30522, "architectures": [architecture]}
+    (folder / "bert" / "config.json").write_text(json.dumps(described))
+
+
+def test_a_folder_of_transformers_brings_its_tokenizer(tmp_path: Path) -> None:
+    texts_and_bert(tmp_path, "BertForMaskedLM")
     written(tmp_path / "new", tmp_path / "a.jsonl", given=(tmp_path / "bert",))
     config = RunConfig.load(str(tmp_path / "new" / "config.yaml"))
     (group,) = config.ensemble.groups
@@ -552,11 +557,7 @@ def test_a_folder_of_transformers_brings_its_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_finished_classifier_of_two_classes_names_no_labels(tmp_path: Path) -> None:
-    rows = [{"text": f"{'good' if k % 2 else 'bad'} soup number {k} of many", "label": k % 2} for k in range(200)]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (tmp_path / "bert").mkdir()
-    described = {"model_type": "bert", "vocab_size": 30522, "architectures": ["BertForSequenceClassification"]}
-    (tmp_path / "bert" / "config.json").write_text(json.dumps(described))
+    texts_and_bert(tmp_path, "BertForSequenceClassification")
     seen = look.look(splits.given([str(tmp_path / "a.jsonl")], ""), None)
     (group,) = checkpoints.look([str(tmp_path / "bert")], seen).groups
     assert "training" not in group

@@ -286,7 +286,7 @@ def test_a_name_of_a_class_stays_in_its_cell() -> None:
 
 
 def test_text_of_the_data_is_shown_and_not_obeyed_as_markdown() -> None:
-    """No picture is loaded from the address of somebody else, and names keep their letters."""
+    """A report loads no picture whose address is in a text of the data, and names keep their letters."""
     shown = example("gained", text="![x](https://host/p.png) `a` $b$ ~c~")
     text = markdown.markdown(full(labels=["*sea*", "__init__", "snake_case"], examples=[shown]))
     assert r"| !\[x\](https://host/p.png) \`a\` \$b\$ \~c\~ |" in text and "![" not in text
