@@ -37,8 +37,8 @@ def words_and_stretches(
     unchanged: probability that a text stays as it is. Else each word becomes `mask` with the probability `masked`, and
     with the probability `replaced` a word of the same part of speech, drawn from `lexicon` in proportion to its count.
     With the probability `stretch` only a stretch of the text is left: of 1/4 to 3/4 of its words, or an n-gram, where
-    `ngram` is the least and the largest n. In the paper: unchanged 0, masked 0.1, replaced 0.1, stretch 0.25,
-    ngram [1, 5]. lexicon: in the configuration the path or URI of a file (`workers.data.lexicon`).
+    `ngram` is the least and the largest n. In the paper: masked 0.1, replaced 0.1, stretch 0.25, ngram
+    [1, 5], beside each text as it is. lexicon: in the configuration the path or URI of a file (`workers.data.lexicon`).
 
     Raises: ValueError for probabilities outside of [0, 1], or settings that do not fit.
     """
