@@ -110,7 +110,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         measured = measuring.measure(made, student, dataset, run.systems, level=level, quantized=quantized)
         gate.enforce(asked.gate, _passed(measured, quantized=quantized))
         wait_for("loading it by a process of its own")
-        origin = lineage.of(run.folder, config, dataset, run.report, weights)
+        origin = lineage.of(run.folder, dataset, run.report, weights)
         inputs, read_from = made.about["inputs"], run.config.data
         about = {
             "format_version": FORMAT,

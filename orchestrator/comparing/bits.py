@@ -10,7 +10,6 @@ import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from orchestrator.observers import tracking_record
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import Report
-from orchestrator.run_folder import paths
+from orchestrator.run_folder import paths, stores
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import keys_of
 from orchestrator.stages import trained
@@ -28,8 +27,7 @@ from workers.artifacts import key as keys
 from workers.artifacts import store as artifacts
 from workers.artifacts.kinds import PREDICTIONS
 from workers.errors import RequestError
-from workers.targets import soft_targets
-from workers.targets.soft_targets import Manifest, Part
+from workers.targets.soft_targets import Part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +129,7 @@ def _predictions(name: str, split: str, one: RunFolder, other: RunFolder) -> Ite
 
 def _soft_targets(one: tuple[RunFolder, Report], other: tuple[RunFolder, Report]) -> Iterator[Compared]:
     """The store that each report describes: the first part that differs, and its first row."""
-    found = [_store(*each) for each in (one, other)]
+    found = [stores.store_of(folder, report.soft_targets.fingerprint) for folder, report in (one, other)]
     if found[0] is None or found[1] is None:
         return
     (place, before), (elsewhere, after) = found[0], found[1]
@@ -150,20 +148,6 @@ def _soft_targets(one: tuple[RunFolder, Report], other: tuple[RunFolder, Report]
                 yield Compared("soft targets", f"part {number}, {differs}", inputs or _made_by(first, second))
                 return
     yield Compared("soft targets", "", inputs)
-
-
-def _store(folder: RunFolder, report: Report) -> tuple[str, Manifest] | None:
-    """The store of a report: in the run's folder, or in that of the run beside it which made it."""
-    fingerprint = report.soft_targets.fingerprint
-    if not fingerprint:  # of an earlier version
-        return None
-    beside, own = storage.parent(folder.uri), PurePosixPath(folder.uri).name
-    for name in (own, *(each for each in storage.names(beside) if each != own)):
-        place = RunFolder(storage.join(beside, name)).soft_targets(fingerprint)
-        manifest = soft_targets.manifest_at(place)
-        if manifest is not None:
-            return place, manifest
-    return None
 
 
 def _cut(rows: Sequence[int]) -> str:

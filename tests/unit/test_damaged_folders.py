@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from orchestrator.comparing import bits, differences
-from orchestrator.export import lineage
 from orchestrator.observers import tracking_record
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums
+from orchestrator.run_folder import stores
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
-from tests.reports import plain
 from workers import storage
 from workers.errors import RequestError
 
@@ -43,6 +42,7 @@ def test_sums_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert test == "digest" and np.array_equal(found["student"], of["student"])
 
 
-def test_a_damaged_store_beside_that_of_an_export_is_passed_over(tmp_path: Path) -> None:
-    storage.write_text(f"{tmp_path}/soft_targets/{'0' * 16}/manifest.json", '{"format": 2, "parts": ')
-    assert lineage._fingerprint(RunFolder(str(tmp_path)), plain(), {}) == ""
+def test_a_damaged_store_is_passed_over(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    storage.write_text(storage.join(folder.soft_targets("0" * 16), "manifest.json"), '{"format": 2, "parts": ')
+    assert stores.store_of(folder, "0" * 16) is None

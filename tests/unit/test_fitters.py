@@ -94,6 +94,21 @@ def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path
     assert measured.weights == ensemble.normalised([1.0] * 8)
 
 
+def test_a_loaded_member_has_no_record_of_one_that_was_trained_before(tmp_path: Path) -> None:
+    """Such a record would have the export, `diff` and `report --push` tell of another network."""
+    place = tmp_path / "runs/small/members/0"
+    place.mkdir(parents=True)
+    for name in ("training.json", "model.safetensors"):
+        (place / name).write_text("of a trained member")
+    config = loaded(tmp_path, ensemble={"model": {"factory": "models:mlp"}, "checkpoints": ["0.pt"]})
+    run: Any = SimpleNamespace(
+        config=config, plan=SimpleNamespace(teachers=SimpleNamespace(size=1)), events=MagicMock()
+    )
+    (member,) = members.members(run)
+    assert member.member.weights == str(tmp_path / "0.pt")
+    assert [path.name for path in place.iterdir()] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("name", ["boosted", "regressor"])
 def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str) -> None:
     ensemble_of_one = {"model": {"factory": "models:mlp"}, "checkpoints": ["0.pt"]}
