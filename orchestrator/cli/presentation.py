@@ -43,7 +43,7 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
     for run, folder, report, difference in zip(runs[1:], folders[1:], found[1:], sums.students(folders), strict=True):
         if folder == folders[0]:
             continue
-        rows = differences.differing(folders[0], folder)
+        rows = differences.differing(folders[0], folder, found[0], report)
         names = (found[0].name, report.name) if found[0].name != report.name else (runs[0], run)
         if rows:
             screen.table([["differs in", *names], *rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.observers import tracking_record
 from orchestrator.observers.mlflow_descriptions import flat
 from orchestrator.reporting.content import Rows
+from orchestrator.reporting.report import Report
 from orchestrator.reporting.statistics import Difference
 from orchestrator.reporting.verdict import interval, unresolved
 from orchestrator.run_folder.resolved import keys_of
@@ -15,9 +16,12 @@ MOST = 60
 """Letters of a value in the table, without dots."""
 
 
-def differing(one: str, other: str) -> Rows:
-    """What two runs differ in, a row each: keys of their configurations, data, code and versions."""
-    before, after = _described(one), _described(other)
+def differing(one: str, other: str, first: Report, second: Report) -> Rows:
+    """What two runs differ in, a row each: keys of their configurations, data, code and versions of packages.
+
+    one, other: folders. first, second: their reports.
+    """
+    before, after = _described(one, first), _described(other, second)
     return [
         [key, *_short(before.get(key, "-"), after.get(key, "-"))]
         for key in sorted({*before, *after})
@@ -25,15 +29,16 @@ def differing(one: str, other: str) -> Rows:
     ]
 
 
-def _described(folder: str) -> dict[str, str]:
+def _described(folder: str, report: Report) -> dict[str, str]:
     """The inputs of a run by name."""
     found = flat({key: value for key, value in keys_of(folder).items() if key not in PLACES}, most=None)
     record = tracking_record.read(folder)
     if record is not None:
-        tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
         found |= {f"content of {split.name}": split.digest for split in record.datasets}
-        found |= {key.removeprefix("stillhouse."): value for key, value in tags.items()}
-    return found
+        code = {key: value for key, value in record.tags.items() if key.startswith(tracking_record.CODE)}
+        found |= {key.removeprefix("stillhouse."): value for key, value in code.items()}
+    versions = {} if report.origin is None else report.origin.versions
+    return found | {f"version of {name}": version for name, version in versions.items()}
 
 
 def _short(*values: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,24 @@ def code_in(section: Mapping[str, Any]) -> str | None:
     """The user's own code that a section of a configuration names, as `module:name`; None where it names none."""
     named = (section.get(key) for key, beside in CODE.items() if beside in section)
     return next((each for each in named if isinstance(each, str) and ":" in each), None)
+
+
+def own_code(values: Any, model: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All code of the user's that a configuration, or a part of it, names: each as `module:name`, with the section that
+    has its `folder` and `depends_on`.
+
+    model: the section of the model around `values`, which a `fit` of its training shares.
+    """
+    if isinstance(values, Mapping):
+        model = values["model"] if isinstance(values.get("model"), Mapping) else model
+        name, fit = code_in(values), values.get("fit")
+        if name is not None:
+            yield name, values
+        if isinstance(fit, str) and ":" in fit and model is not None:
+            yield fit, model
+        values = [value for key, value in values.items() if key != "kwargs"]
+    for each in values if isinstance(values, list | tuple) else ():
+        yield from own_code(each, model)
 
 
 def _absolute(value: Any, folder: str) -> Any:

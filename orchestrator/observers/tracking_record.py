@@ -9,11 +9,13 @@ from __future__ import annotations
 import getpass
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.cluster import environment
+from orchestrator.config import loading
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
 from orchestrator.run_folder.paths import RunFolder, damaged
@@ -21,9 +23,7 @@ from workers import __version__, storage
 from workers.artifacts.key import Key
 from workers.data.examples import Columns, Examples, shape_of
 from workers.redact import redacted
-from workers.specs.base import FactorySpec
 from workers.specs.data import IdxFiles
-from workers.specs.models import AnyModel
 from workers.user_code import factories
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ CONTEXTS = {"train": "training", "validation": "validation", "test": "testing", 
 DIGEST = 36
 """Most characters of a data set's digest in MLflow."""
 CODE = "stillhouse.code."
-"""Prefix of the tags with the digests of the models' code."""
+"""Prefix of the tags with the digests of the user's code, by section of the configuration."""
+WITH_CODE = ("data", "ensemble", "distillation", "student", "evaluation")
+"""The sections whose code results follow from; `report` has code that draws figures."""
 
 
 class SplitRecord(BaseModel):
@@ -95,25 +97,28 @@ def read(folder: str) -> TrackingRecord | None:
 
 
 def _tags(config: RunConfig) -> dict[str, str]:
-    """Tags with the run's code digests and its user."""
+    """Tags with the digests of the user's code, and the name of the user."""
     mlflow_uri.prepare()
     from mlflow.utils.git_utils import get_git_commit
 
-    def digest(*models: AnyModel) -> str:
-        found = [factories.digest(m.factory, m.folder) for m in models if isinstance(m, FactorySpec)]
-        return found[0] if len(found) == 1 else Key("code", 1, models=found).digest
-
     folder = getattr(config.student.model, "folder", "")
+    values = config.model_dump()
+    found = {section: [*loading.own_code(values[section])] for section in WITH_CODE}
     tags = {
         "stillhouse.version": __version__,
-        f"{CODE}ensemble": digest(*(group.model for group in config.ensemble.groups)),
-        f"{CODE}student": digest(config.student.model),
+        **{f"{CODE}{section}": _digest(code) for section, code in found.items() if code},
         "mlflow.source.name": "stillhouse run",
         "mlflow.source.type": "JOB" if environment.IN_A_JOB in os.environ else "LOCAL",
         "mlflow.user": _user(),
     }
     commit = os.environ.get(environment.COMMIT) or get_git_commit(folder)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def _digest(code: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The digest of one piece of code, or of several: each as `module:name`, with the section that has its `folder`."""
+    found = [factories.digest(name, section.get("folder", "")) for name, section in code]
+    return found[0] if len(found) == 1 else Key("code", 1, models=found).digest
 
 
 def _user() -> str:

@@ -7,7 +7,6 @@ write, and only in a folder with the mark.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +102,12 @@ def inputs(config: RunConfig) -> list[str]:
     models = config.models.values()
     places = [(model.tokenizer, getattr(model, "checkpoint", None)) for model in models]
     found += [place for of_model in places for place in of_model if place is not None]
-    code = [*_own_code(config.model_dump())]
+    code = [*loading.own_code(config.model_dump())]
     found += [file for _, section in code for file in section.get("depends_on", ())]
     found += [str(path) for name, section in code for path in factories.files(name, section.get("folder", ""))]
     named = factories.texts([section.get("kwargs") for _, section in code])
     found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
     return found
-
-
-def _own_code(values: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All code of the user's that a configuration names: each as `module:name`, with the section that names it."""
-    if isinstance(values, dict):
-        name = loading.code_in(values)
-        if name is not None:
-            yield name, values
-        values = [value for key, value in values.items() if key != "kwargs"]
-    for each in values if isinstance(values, (list, tuple)) else ():
-        yield from _own_code(each)
 
 
 def _is_inside(place: str, folder: str) -> bool:

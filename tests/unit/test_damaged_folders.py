@@ -16,12 +16,13 @@ from orchestrator.reporting import sums
 from orchestrator.run_folder import stores
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of
+from tests.reports import plain
 from workers import storage
 from workers.errors import RequestError
 
 READERS: dict[str, list[Callable[[str], Any]]] = {
     "report.json": [reports.load],
-    "config.yaml": [config_of, lambda folder: differences.differing(folder, folder)],
+    "config.yaml": [config_of, lambda folder: differences.differing(folder, folder, plain(), plain())],
     "tracking.json": [tracking_record.read, lambda folder: list(bits._data(RunFolder(folder), RunFolder(folder)))],
     "sums.safetensors": [sums.read],
 }
