@@ -275,6 +275,8 @@ class StudentFigures(Figures):
     run: str
     gain_transferred: float | None
     gain_transferred_interval: Bounds | None
+    over_baseline_interval: Bounds | None = None
+    """Of its accuracy over its baseline's; None of too few test examples, and in reports of earlier versions."""
     may_be_chance: bool = False
     """Whether the ensemble's gain over this student's baseline is not resolved."""
     own_may_be_chance: bool = False

@@ -108,10 +108,7 @@ def worth(report: Report) -> Section:
     blocks: list[Block] = [charts.by_members(report)]
     if report.worth:
         blocks += [
-            Text(
-                "Members in the order in which each helps those before it most on the validation split, of equal "
-                f"weights. Two members disagree on {tables.percent(report.disagreement)} of the test examples."
-            ),
+            Text(order_of_members(report)),
             Table(tables.worth(report)),
         ]
     blocks += [
@@ -124,6 +121,15 @@ def worth(report: Report) -> Section:
         each,
     ]
     return Section("What each further member was worth", blocks)
+
+
+def order_of_members(report: Report) -> str:
+    """What `tables.worth` needs to be read: the order of its rows; and how far members differ."""
+    return (
+        "Members in the order in which each helps those before it most on the validation split, of equal weights; "
+        "accuracy, nll and ece are of all so far. Two members disagree on "
+        f"{tables.percent(report.disagreement)} of the test examples."
+    )
 
 
 def specialists(report: Report) -> Section | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator.reporting import tables
-from orchestrator.reporting.report import Report, StudentFigures, System
+from orchestrator.reporting.report import Bounds, Report, StudentFigures, System
 
 OURS = ("student", "baseline")
 """Names of the systems of the run's own student; those of others end in the student's name."""
@@ -27,6 +27,7 @@ def merged(report: Report, own: str, others: Mapping[str, Report]) -> Report:
             run=each.name,
             gain_transferred=each.gain_transferred,
             gain_transferred_interval=each.gain_transferred_interval,
+            over_baseline_interval=_over_baseline(each),
             may_be_chance=tables.accuracies(each).may_be_chance,
             own_may_be_chance=tables.accuracies(each).is_unsure("student", "baseline"),
             on_front=on_front,
@@ -35,6 +36,11 @@ def merged(report: Report, own: str, others: Mapping[str, Report]) -> Report:
     ]
     more = [system for name in others for system in reversed(systems[name])]
     return report.model_copy(update={"systems": [*report.systems, *more], "students": figures})
+
+
+def _over_baseline(report: Report) -> Bounds | None:
+    """The interval of the student's difference to its baseline."""
+    return next((each.interval for each in report.differences if (each.of, each.over) == OURS), None)
 
 
 def _systems(name: str, report: Report, is_own: bool) -> tuple[System, System]:

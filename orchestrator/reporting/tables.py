@@ -53,16 +53,21 @@ def front(report: Report) -> Rows:
     if not report.students:
         return []
     of_all, systems = report.system("ensemble").test.accuracy, {system.name: system for system in report.systems}
-    header = [
-        "student",
-        "size",
-        "p99 ms",
-        report.accuracy_name,
-        "95% interval",
-        "over its baseline",
-        "gain transferred",
+    rows = [
+        [
+            "student",
+            "size",
+            "p99 ms",
+            report.accuracy_name,
+            "95% interval",
+            "over its baseline",
+            "95% interval",
+            "gain transferred",
+            "95% interval",
+            "of the ensemble's accuracy",
+            "on the front",
+        ]
     ]
-    rows = [[*header, "of the ensemble's accuracy", "on the front"]]
     for each in sorted(report.students, key=lambda each: systems[each.student].parameters):
         student, baseline = systems[each.student], systems[each.baseline]
         rows.append(
@@ -73,7 +78,9 @@ def front(report: Report) -> Rows:
                 number("accuracy", student.test.accuracy),
                 _bounds(student.test.accuracy_interval),
                 f"{100 * (student.test.accuracy - baseline.test.accuracy):+.2f}",
+                points(each.over_baseline_interval),
                 _transferred(each),
+                _shares(each.gain_transferred_interval),
                 percent(student.test.accuracy / of_all if of_all else None),
                 "yes" if each.on_front else "no",
             ]
@@ -97,9 +104,8 @@ def differences(report: Report) -> Rows:
     rows += [[f"{each.of} over {each.over}", *_sure(each)] for each in report.differences]
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
-        bounds = " to ".join(f"{bound:.1%}" for bound in share)
         answer = "yes" if report.resolved else "no"
-        rows.append(["gain transferred", verdicts.transferred(accuracies(report)), bounds, answer])
+        rows.append(["gain transferred", verdicts.transferred(accuracies(report)), _shares(share), answer])
     return rows
 
 
@@ -133,8 +139,8 @@ def generations(report: Report) -> Rows:
 
 
 def worth(report: Report) -> Rows:
-    """What each member adds and what its loss would cost, in points, beside random choices of as many members; and what
-    its training cost, in all and for each point that it adds."""
+    """The best k members: accuracy, what the last of them adds and its loss would cost in points, NLL and calibration
+    error; beside any k members; and what its training cost, in all and for each point that it adds."""
     unit = "GPU" if any(each.gpu_hours for each in report.worth) else "core"
     rows = [
         [
@@ -144,6 +150,8 @@ def worth(report: Report) -> Rows:
             "95% interval",
             "adds",
             "95% interval",
+            "nll",
+            "ece",
             "any so many",
             "lost without it",
             "95% interval",
@@ -161,6 +169,8 @@ def worth(report: Report) -> Rows:
                 number("accuracy", each.accuracy),
                 _bounds(each.accuracy_interval),
                 *adds,
+                number("nll", each.nll),
+                number("ece", each.ece),
                 _with_spread(random.get(count)),
                 f"{100 * each.lost:+.2f}",
                 points(each.lost_interval),
@@ -177,6 +187,11 @@ def points(bounds: Bounds | None) -> str:
 
 def _bounds(bounds: Bounds | None) -> str:
     return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
+
+
+def _shares(bounds: Bounds | None) -> str:
+    """An interval of a share of the ensemble's gain."""
+    return "-" if bounds is None else " to ".join(f"{bound:.1%}" for bound in bounds)
 
 
 def _with_spread(point: CurvePoint | None) -> str:

@@ -24,7 +24,7 @@ from orchestrator.cli.command import main
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
 from tests.makers import blobs, write_config
-from tests.reports import plain
+from tests.reports import full, plain
 from workers import __version__
 from workers.models import checkpoints
 from workers.models.torch_module import build
@@ -318,6 +318,14 @@ def test_a_single_member_has_no_worth(form: list[str], tmp_path: Path, capsys: p
     assert main(["worth", str(tmp_path), *form]) == 2
     captured = capsys.readouterr()
     assert "the ensemble has one member" in " ".join(captured.err.split()) and captured.out == ""
+
+
+def test_the_worth_of_members_is_a_table_and_how_far_they_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").write_text(as_json(full()))
+    assert main(["worth", str(tmp_path)]) == 0
+    assert "Two members disagree on 2.0% of the test examples." in capsys.readouterr().out
 
 
 def test_the_worth_of_members_is_json_whatever_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

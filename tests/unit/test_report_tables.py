@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.observers import layout
 from orchestrator.reporting import tables
-from tests.reports import plain
+from tests.reports import full, plain
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,13 @@ def test_a_paper_that_states_its_gain_alone_is_shown_with_it() -> None:
     assert tables.beside_paper(found) == [["system", "paper", "here"], ["gain transferred", "90.0%", "66.7%"]]
     more = plain(paper={"source": "a paper", "student": {"accuracy": 0.9}})
     assert [len(row) for row in tables.beside_paper(more)] == [3] * 5
+
+
+def test_the_worth_of_members_has_scores_of_probabilities_and_two_parts_on_a_terminal() -> None:
+    trained = {"core_hours": 0.00278, "adds": 0.002}
+    worth = [each.model_dump() | trained | {"nll": 0.3 - k / 10} for k, each in enumerate(full().worth)]
+    curve = [{"members": k, "accuracy": 0.94, "nll": 0.5, "spread": 0.0012} for k in (1, 2)]
+    rows = tables.worth(full(worth=worth, curve=curve))
+    nll = rows[0].index("nll")
+    assert [row[nll : nll + 2] for row in rows] == [["nll", "ece"], ["0.3000", "0.0100"], ["0.2000", "0.0100"]]
+    assert len(list(layout.parts(rows, 80))) == 2

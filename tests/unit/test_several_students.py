@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.observers import layout
 from orchestrator.reporting import several, tables, verdict
 from orchestrator.reporting.report import System
 from tests.makers import settings, write_config
-from tests.reports import difference, plain, system
+from tests.reports import difference, full, plain, system
 from workers.errors import RequestError
 
 
@@ -124,6 +125,18 @@ def test_one_report_has_all_systems() -> None:
     assert tables.front(own) == []
 
 
+def test_each_student_has_the_intervals_of_its_own_report() -> None:
+    """On a terminal of 80 columns, in two parts that keep each figure and its interval together."""
+    other = full(differences=[difference("student", "baseline", 4.0, (1.0, 7.0))], gain_transferred_interval=None)
+    header, *rows = found = tables.front(several.merged(full(), "small", {"tiny": other}))
+    assert header[5:9] == ["over its baseline", "95% interval", "gain transferred", "95% interval"]
+    assert [row[5:9] for row in rows] == [
+        ["+4.00", "+2.00 to +6.00", "66.7%", "40.0% to 90.0%"],
+        ["+4.00", "+1.00 to +7.00", "66.7%", "-"],
+    ]
+    assert [[column.number for column in part] for part in layout.parts(found, 80)] == [[*range(7)], [0, 7, 8, 9, 10]]
+
+
 @pytest.mark.parametrize(
     ("interval", "expected"), [((0.5, 8.0), "66.7%"), ((-1.0, 8.0), "not resolved"), (None, "not resolved")]
 )
@@ -133,6 +146,6 @@ def test_the_share_of_a_student_is_told_as_in_its_own_report(
     """Also where it has no interval: its bound may be infinite, or the test examples too few."""
     report = plain(differences=[difference("ensemble", "baseline", 3.0, interval)])
     _, *rows = tables.front(several.merged(report, "small", {"tiny": report}))
-    assert [row[6] for row in rows] == [expected, expected]
+    assert [row[7] for row in rows] == [expected, expected]
     cell = verdict.transferred(tables.accuracies(report))
     assert cell == expected

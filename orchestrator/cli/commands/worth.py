@@ -57,7 +57,7 @@ def main(asked: argparse.Namespace) -> None:
 
 def _of_run(asked: argparse.Namespace) -> None:
     from orchestrator.observers.terminal import Screen
-    from orchestrator.reporting import report, tables
+    from orchestrator.reporting import report, sections, tables
     from workers.errors import RequestError
 
     found = report.load(asked.of)
@@ -69,7 +69,9 @@ def _of_run(asked: argparse.Namespace) -> None:
     if asked.json:
         print(json_text.dumps([each.model_dump() for each in found.worth], indent=2))
     else:
-        Screen().table(tables.worth(found), found.name)
+        screen = Screen()
+        screen.table(tables.worth(found), found.name)
+        screen.text(sections.order_of_members(found))
 
 
 def _foresee(asked: argparse.Namespace) -> None:
