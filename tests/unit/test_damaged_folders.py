@@ -47,3 +47,8 @@ def test_a_damaged_store_is_passed_over(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     storage.write_text(storage.join(folder.soft_targets("0" * 16), "manifest.json"), '{"format": 2, "parts": ')
     assert stores.store_of(folder, "0" * 16) is None
+
+
+def test_a_store_beside_the_run_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    Path(RunFolder(str(tmp_path / "other")).soft_targets("0" * 16), "manifest.json").mkdir(parents=True)
+    assert stores.store_of(RunFolder(str(tmp_path / "small")), "0" * 16) is None
