@@ -71,6 +71,10 @@ def test_state_dicts_of_torch(tmp_path: Path, archive: bool) -> None:
         (one.state_dict(), []),
         ({"epoch": 3, "state_dict": one.state_dict()}, ["are those under 'state_dict'"]),
         ({"model": one.state_dict(), "optimizer": {"lr": 0.1}}, ["are those under 'model'"]),
+        (
+            {"model_state_dict": one.state_dict(), "loss": torch.tensor(0.5)},
+            ["are those under 'model_state_dict'"],
+        ),
     ):
         torch.save(kept, path, _use_new_zipfile_serialization=archive)
         found = checkpoints.load(other, str(path))

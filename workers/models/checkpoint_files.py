@@ -136,11 +136,11 @@ def _of_torch(content: bytes, source: str) -> tuple[Weights, list[str]]:
             ) from None
         reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
         raise RequestError(f"{source} cannot be read as weights of torch ({reason}). {expected}") from error
-    if _is_state_dict(found):
-        return found, []
-    for key in NESTED:
+    for key in NESTED:  # first, since a tensor beside them, such as a loss, is no weight
         if isinstance(found, Mapping) and _is_state_dict(found.get(key)):
             return found[key], [f"{source}: its weights are those under '{key}'."]
+    if _is_state_dict(found):
+        return found, []
     kind = f"the keys {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, Mapping) else type(found).__name__
     raise RequestError(f"{source} holds {kind} and no state dict. {expected}")
 
