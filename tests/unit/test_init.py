@@ -481,6 +481,16 @@ def test_a_network_of_another_kind_has_a_place(tmp_path: Path) -> None:
     assert "#   weight_ih_l0 [12, 4]" in models and "raise NotImplementedError" in models
 
 
+def test_layers_are_not_tried_on_large_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    np.savez(tmp_path / "a.npz", x=np.zeros((500, 4), np.float32), y=np.arange(500) % 3)
+    torch.save(mlp(nn.ReLU).state_dict(), tmp_path / "a.pt")
+    seen = look.look(splits.given([str(tmp_path / "a.npz")], ""), None)
+    found = checkpoints.look([str(tmp_path / "a.pt")], seen)
+    assert "a chain of 2 layers, tried only on data of up to 256.0 MiB; name a part of yours by" in found.missing[0]
+    assert "raise NotImplementedError" in found.functions[0]
+
+
 def test_what_else_a_file_of_weights_holds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     table(600).sort_values("kind").to_csv(tmp_path / "train.csv", index=False)
@@ -563,6 +573,31 @@ def test_a_finished_classifier_of_two_classes_names_no_labels(tmp_path: Path) ->
     assert "training" not in group
 
 
+@pytest.mark.parametrize("config", ['{"epochs": 3}', '{"model_type": null}', "[]", '{"epo'])
+def test_the_configuration_of_another_project_is_none_of_transformers(config: str, tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "train.csv", index=False)
+    seen = look.look(splits.given([str(tmp_path / "train.csv")], ""), None)
+    nets = [tmp_path / "nets" / f"seed{k}" for k in range(2)]
+    for folder in nets:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(config)
+    with pytest.raises(RequestError, match="no checkpoint in it, or in a folder in it"):
+        checkpoints.look([str(tmp_path / "nets")], seen)
+    for folder in nets:
+        torch.save(mlp(nn.ReLU).state_dict(), folder / "best.pt")
+    (group,) = checkpoints.look([str(tmp_path / "nets")], seen).groups
+    assert group["checkpoints"] == [str(folder / "best.pt") for folder in nets]
+    (one,) = checkpoints.look([str(nets[0])], seen).groups
+    assert one["checkpoints"] == group["checkpoints"][:1]
+
+
+def test_a_network_of_transformers_needs_a_vocabulary(tmp_path: Path) -> None:
+    texts_and_bert(tmp_path, "BertModel")
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(RequestError, match=r"bert': its config\.json has no `vocab_size`"):
+        written(tmp_path / "new", tmp_path / "a.jsonl", given=(tmp_path / "bert",))
+
+
 def test_files_for_other_libraries(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "train.csv", index=False)
     seen = look.look(splits.given([str(tmp_path / "train.csv")], ""), None)
@@ -571,6 +606,6 @@ def test_files_for_other_libraries(tmp_path: Path) -> None:
         {"model": {"kind": "onnx", "path": storage.join(str(tmp_path), "a.onnx")}}
     ]
     (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text("{}")
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(RequestError, match="a network of transformers, and the data are no texts"):
         checkpoints.look([str(tmp_path / "bert")], seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,21 +10,39 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from orchestrator.cli.start import chains
-from orchestrator.cli.start.look import Seen
+from orchestrator.cli.start.look import WHOLE_BYTES, Seen
 from orchestrator.cli.start.recipe import TOKENS, channels_of
 from workers import storage
+from workers.data import memory
 from workers.data.arrays import as_tensor, spread
 from workers.data.examples import Columns
 from workers.errors import RequestError
 from workers.models import checkpoint_files
+from workers.models.checkpoints import CONFIG
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+FILES = (*WEIGHTS, ".onnx", ".skops")
+EXPECTED = f"{', '.join(FILES)}, or a folder of transformers, whose {CONFIG} has `model_type`"
 UNSAID_LABELS = 2
 """Labels of a network of transformers whose configuration names none."""
 FINE_TUNING = {"epochs": 2, "batch_size": 16, "learning_rate": 5.0e-5, "warmup_share": 0.1, "schedule": "linear"}
+
+
+class Described(BaseModel):
+    """A network of transformers by the configuration in its folder, without the keys that are not used here."""
+
+    model_config = ConfigDict(protected_namespaces=())  # which would warn of `model_type`
+
+    model_type: str = Field(min_length=1)
+    """Its absence shows the configuration of another project."""
+    architectures: list[str] | None = None
+    id2label: dict[str, Any] | None = None
+    num_labels: int | None = None
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Members:
 
 
 def look(uris: Sequence[str], seen: Seen) -> Members:
-    """The members in checkpoints: files, folders of transformers, or folders of either.
+    """The members in checkpoints: files, folders of transformers, or folders of either, directly or one folder deeper.
 
     Raises: `RequestError` for what is no checkpoint, is a pickle, or does not fit the data.
     """
@@ -61,8 +78,14 @@ def look(uris: Sequence[str], seen: Seen) -> Members:
 
 
 def vocabulary(uri: str) -> int:
-    """The number of tokens of a folder of transformers."""
-    return int(json.loads(storage.read_text(storage.join(uri, "config.json")))["vocab_size"])
+    """The number of tokens of a folder of transformers. Raises: `RequestError` where its configuration has none."""
+    described = _described(uri)
+    if described is None or described.vocab_size is None:
+        raise RequestError(
+            f"--checkpoint '{uri}': its {CONFIG} has no `vocab_size`, the number of tokens, which the student's "
+            "network needs as well. Add it."
+        )
+    return described.vocab_size
 
 
 def _name(uri: str) -> str:
@@ -77,36 +100,56 @@ def _expanded(uri: str) -> list[str]:
     if not storage.exists(uri):
         raise RequestError(f"--checkpoint '{uri}': no such file or folder.")
     if not storage.is_folder(uri):
-        if not uri.endswith((*WEIGHTS, ".onnx", ".skops")):
+        if not uri.endswith(FILES):
             raise RequestError(
-                f"--checkpoint '{uri}': no kind of checkpoint that is known. Expected {', '.join(WEIGHTS)}, .onnx, "
-                ".skops, or a folder of transformers. Pickles of whole models (joblib, torch.save(model)) are not read."
+                f"--checkpoint '{uri}': no kind of checkpoint that is known. Expected {EXPECTED}. Pickles of whole "
+                "models (joblib, torch.save(model)) are not read."
             )
         return [uri]
-    names = sorted(storage.names(uri))
-    if "config.json" in names:
-        return [uri]
-    inner = [storage.join(uri, name) for name in names]
-    found = [each for each in inner if each.endswith((*WEIGHTS, ".onnx", ".skops"))]
-    found += [each for each in inner if storage.is_folder(each) and "config.json" in storage.names(each)]
+    found = _in_folder(uri)
+    if found != [uri]:
+        inner = [each for each in _names(uri) if storage.is_folder(each)]
+        found += [each for folder in inner for each in _in_folder(folder)]
     if not found:
-        raise RequestError(f"--checkpoint '{uri}': no checkpoint in it. Expected {', '.join(WEIGHTS)}, .onnx, .skops.")
+        raise RequestError(f"--checkpoint '{uri}': no checkpoint in it, or in a folder in it. Expected {EXPECTED}.")
     return found
+
+
+def _in_folder(uri: str) -> list[str]:
+    """The folder itself where it is of transformers, otherwise the files of checkpoints in it."""
+    if _described(uri) is not None:
+        return [uri]
+    return [each for each in _names(uri) if each.endswith(FILES) and not storage.is_folder(each)]
+
+
+def _names(folder: str) -> list[str]:
+    """The URIs of what is in a folder and not hidden."""
+    return [storage.join(folder, name) for name in storage.names(folder) if not storage.is_hidden(name)]
+
+
+def _described(folder: str) -> Described | None:
+    """The configuration of a folder of transformers; None for another folder, whatever its `config.json` holds."""
+    content = storage.read_if_there(storage.join(folder, CONFIG))
+    try:
+        return None if content is None else Described.model_validate_json(content)
+    except ValidationError:
+        return None
 
 
 def _transformers(uri: str, seen: Seen, found: Members) -> None:
     if not seen.is_text:
         raise RequestError(f"--checkpoint '{uri}': a network of transformers, and the data are no texts.")
-    config = json.loads(storage.read_text(storage.join(uri, "config.json")))
-    labels = len(config.get("id2label") or ()) or config.get("num_labels", UNSAID_LABELS)
-    finished = any("ForSequenceClassification" in each for each in config.get("architectures") or ())
+    described = _described(uri)
+    assert described is not None, "as `_in_folder` found"
+    labels = len(described.id2label or ()) or described.num_labels or UNSAID_LABELS
+    finished = any("ForSequenceClassification" in each for each in described.architectures or ())
     model = {"kind": "transformers", "checkpoint": uri, "max_length": TOKENS}
     if finished and labels == seen.classes:
         found.groups.append({"model": model})
-        found.reasons.append(f"{_shown(uri)}: {config.get('model_type')}, a finished classifier")
+        found.reasons.append(f"{_shown(uri)}: {described.model_type}, a finished classifier")
     else:
         found.groups.append({"model": model, "size": 3, "training": FINE_TUNING})
-        found.reasons.append(f"{_shown(uri)}: {config.get('model_type')} without a head for these classes; fine-tuned")
+        found.reasons.append(f"{_shown(uri)}: {described.model_type} without a head for these classes; fine-tuned")
 
 
 def _skops(uri: str, found: Members) -> None:
@@ -149,7 +192,7 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Tensor]]], seen: S
     layers = chains.layers_of(shapes)
     if layers is None or seen.loaded is None or isinstance(seen.loaded.train.x, Columns):
         found.missing.append(
-            f"{described}: no plain chain of layers; put the class of the network into `{name}` of models.py"
+            f"{described}: {_untried(layers, seen)} put the class of the network into `{name}` of models.py"
         )
         return _place(name, shapes)
     _check_widths(layers, uri, seen)
@@ -177,6 +220,18 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Tensor]]], seen: S
             f"scaled, or in another order? Correct `{name}` of models.py"
         )
     return guess.function(name, len(y))
+
+
+def _untried(layers: Sequence[chains.Layer] | None, seen: Seen) -> str:
+    """Why the layers of a network are not tried on the examples, as the beginning of what to do."""
+    if layers is None:
+        return "no plain chain of layers;"
+    if seen.is_text:
+        return "a chain of layers, which takes no texts;"
+    largest = memory.size(WHOLE_BYTES)
+    return (
+        f"a chain of {len(layers)} layers, tried only on data of up to {largest}; name a part of yours by `--data`, or"
+    )
 
 
 def _check_widths(layers: Sequence[chains.Layer], uri: str, seen: Seen) -> None:
