@@ -83,3 +83,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
         image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)
     with pytest.raises(ValueError, match="image_size"):
         DataSpec(kind="images", train="a", test="b")
+
+
+def test_all_damaged_images_are_named(tmp_path: Path) -> None:
+    painted(tmp_path, {"a": (1, 2, 3)})
+    for name in ("0", "5", "6"):
+        (tmp_path / "a" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(RequestError, match=r"a/0\.png': no image .* of 2 more of 8: 'a/5\.png', 'a/6\.png'\."):
+        image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)

@@ -333,6 +333,17 @@ def test_images_of_another_storage_are_read_through_it(tmp_path: Path) -> None:
         look.look(splits.given([f"file://{tmp_path}"], ""), None)
 
 
+def test_damaged_images_are_named_together_and_columns_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "cat", "dog")
+    found = splits.given([str(tmp_path)], "")
+    with pytest.raises(RequestError, match=r"--label 'kind': images have no columns"):
+        look.look(found, "kind")
+    for name in ("cat/0.png", "dog/7.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(RequestError, match=r"cat/0\.png': no image .* of 1 more of 16: 'dog/7\.png'\."):
+        look.look(found, None)
+
+
 def test_it_writes_into_a_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table().to_csv(tmp_path / "train.csv", index=False)
     for folder, message in (

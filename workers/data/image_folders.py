@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -24,6 +24,12 @@ from workers.errors import RequestError
 Pixels = NDArray[np.float32]
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MODES, CHANNELS = {"rgb": "RGB", "grey": "L"}, {"rgb": 3, "grey": 1}
+MOST_NAMED = 50
+"""Most images that a message lists."""
+
+
+class Damaged(RequestError):
+    """An image that cannot be decoded."""
 
 
 def files(folder: str) -> list[str]:
@@ -32,35 +38,63 @@ def files(folder: str) -> list[str]:
     return [each for each in seen if posixpath.splitext(each.lower())[1] in ENDINGS]
 
 
-def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pixels, list[str | None] | None]:
+def read(uri: str, size: tuple[int, int], mode: str, labelled: bool) -> tuple[Pixels, list[str] | None]:
     """The images [N, C, height, width] float32 of a split, and the name of each one's class.
 
-    Raises: `RequestError` for a folder without images, an image that cannot be read, or one outside a class's folder.
+    Raises: `RequestError` for a folder without images, for images that cannot be read, or for one outside a class's
+    folder.
     """
     if not storage.is_folder(uri):
         raise RequestError(f"'{uri}': no such folder. Expected a folder with a folder of images for each class.")
     found = files(uri)
     if not found:
         raise RequestError(f"'{uri}': no images in it. Expected {', '.join(ENDINGS)}, in a folder for each class.")
-    outside = [each for each in found if "/" not in each]
-    if labelled and outside:
-        raise RequestError(
-            f"'{uri}': the image '{outside[0]}' is in no class's folder. Expected a folder for each class."
-        )
+    classes = classes_of(uri, found) if labelled else None
     memory.require(4 * len(found) * CHANNELS[mode] * size[0] * size[1], f"'{uri}': {len(found):,} images")
+    return _pixels_of_all(uri, found, size, mode), classes
+
+
+def classes_of(folder: str, found: Sequence[str]) -> list[str]:
+    """The class of each image: the name of the folder that it is in. found: paths of the images, as from `files`.
+
+    Raises: `RequestError` where an image is in `folder` itself.
+    """
+    outside = [each for each in found if "/" not in each]
+    if outside:
+        raise RequestError(
+            f"'{folder}': the image '{outside[0]}' is in no class's folder. Expected a folder for each class."
+        )
+    return [each.split("/")[0] for each in found]
+
+
+def _pixels_of_all(folder: str, found: Sequence[str], size: tuple[int, int], mode: str) -> Pixels:
+    """The images [N, C, height, width]. Raises: `RequestError` with all those that cannot be read."""
+
+    def decoded(path: str) -> Pixels | Damaged:
+        try:
+            return pixels_of(storage.join(folder, path), size, mode)
+        except Damaged as error:
+            return error
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter
-        pixels = [*pool.map(lambda each: pixels_of(storage.join(uri, each), size, mode), found)]
-    return np.stack(pixels), [each.split("/")[0] for each in found] if labelled else None
+        pixels = [*pool.map(decoded, found)]
+    damaged = [(path, each) for path, each in zip(found, pixels, strict=True) if isinstance(each, Damaged)]
+    if damaged:
+        (_, first), *others = damaged
+        shown = ", ".join(repr(path) for path, _ in others[:MOST_NAMED]) + (", ..." if others[MOST_NAMED:] else "")
+        more = f" The same is true of {len(others):,} more of {len(found):,}: {shown}." if others else ""
+        raise RequestError(f"{first}{more}")
+    return np.stack([each for each in pixels if not isinstance(each, Damaged)])
 
 
 @contextmanager
 def opened(uri: str) -> Iterator[Image.Image]:
-    """An image in any storage. Raises: `RequestError` where it is none, or the block cannot decode it."""
+    """An image in any storage. Raises: `Damaged` where it is none, or the block cannot decode it."""
     try:
         with Image.open(io.BytesIO(storage.read_bytes(uri))) as image:
             yield image
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"'{uri}': no image that can be read ({error}). Remove it, or write it anew.") from error
+        raise Damaged(f"'{uri}': no image that can be read ({error}). Remove it, or write it anew.") from error
 
 
 def pixels_of(uri: str, size: tuple[int, int], mode: str) -> Pixels:

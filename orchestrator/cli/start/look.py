@@ -239,13 +239,24 @@ def npz_shapes(uri: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    if label is not None:
+        raise RequestError(
+            f"--label '{label}': images have no columns, and the class of each is the folder that it is in. Leave "
+            "--label out."
+        )
     train = found.splits["train"]
     names = image_folders.files(train)
     sizes, grey = [], True
+    damaged: image_folders.Damaged | None = None
     for name in names[:: max(1, len(names) // 50)]:
-        with image_folders.opened(storage.join(train, name)) as image:
-            sizes.append(image.size)
-            grey = grey and image.mode in ("1", "L", "LA", "I;16", "I;16B")
+        try:
+            with image_folders.opened(storage.join(train, name)) as image:
+                sizes.append(image.size)
+                grey = grey and image.mode in ("1", "L", "LA", "I;16", "I;16B")
+        except image_folders.Damaged as error:  # reading the images names all of them
+            damaged = error
+    if damaged is not None and not sizes:
+        raise damaged
     typical = int(np.median([min(size) for size in sizes]))
     side = max([each for each in IMAGE_SIDES if each <= typical], default=IMAGE_SIDES[0])
     section = {"kind": "images", **found.splits, "image_size": [side, side], "image_mode": "grey" if grey else "rgb"}
