@@ -344,6 +344,21 @@ def test_damaged_images_are_named_together_and_columns_are_refused(tmp_path: Pat
         look.look(found, None)
 
 
+def test_large_folders_of_images_are_opened_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**8)
+    pictures(tmp_path / "photos", "train/cat", "train/dog", "test/cat", "test/dog", "unlabeled")
+    found = written(tmp_path / "new", tmp_path / "photos")
+    seen = found.seen
+    assert seen.loaded is None and seen.shape == (3, 32, 32) and found.chosen.factory == "cnn"
+    assert (seen.classes, seen.label_names) == (2, ("cat", "dog"))
+    assert seen.examples == {"train": 16, "test": 16, "unlabeled": 8}
+    assert "only some of its images were opened" in seen.warnings[0]
+    runs(tmp_path / "new")
+    pictures(tmp_path / "one", "train/cat", "test/cat")
+    with pytest.raises(RequestError, match="there is one class; expected at least two"):
+        look.look(splits.given([str(tmp_path / "one")], ""), None)
+
+
 def test_it_writes_into_a_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table().to_csv(tmp_path / "train.csv", index=False)
     for folder, message in (

@@ -1,6 +1,6 @@
 """Looks at the user's data: its splits and columns, its classes, and what is noteworthy. It reads large files in part.
 
-Data of up to `WHOLE_BYTES` are loaded and checked as a run does it; of larger ones, headers and some rows.
+Data of up to `WHOLE_BYTES` are loaded and checked as a run does it; of larger ones, headers and some rows or images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import posixpath
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from orchestrator.cli.start import columns
 from orchestrator.cli.start.splits import Given
 from workers import storage
-from workers.data import dataset, encoded_tables, headers, image_folders, loading, memmap, memory, table_files
+from workers.data import (
+    dataset,
+    encoded_tables,
+    headers,
+    image_folders,
+    label_names,
+    labels,
+    loading,
+    memmap,
+    table_files,
+)
 from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
@@ -277,7 +287,7 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
     """What the headers and the first rows of large data say."""
     train = found.splits["train"]
     if found.kind == "images":
-        raise RequestError(f"'{train}': more than {memory.size(WHOLE_BYTES)} of images. Look at a part of them first.")
+        return _folders(found, section, reasons)
     if found.kind == "npz":
         shape, kind = npz_shapes(train)[section.get("feature_columns", ["x"])[0]]
         label = section.get("label_column", "y")
@@ -294,6 +304,18 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
     names = [] if section["kind"] == "text" else encoded_tables.feature_names(head, roles)
     width = sum(len(encoded_tables.encoding(name, head.column(name), train).names) for name in names)
     return _unloaded(section, reasons, values, shape=(width,) if names else (), rows=rows)
+
+
+def _folders(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
+    """What the folders of many images say."""
+    paths = {split: image_folders.files(uri) for split, uri in found.splits.items()}
+    of_images = image_folders.classes_of(found.splits["train"], paths["train"])
+    ids, names = label_names.resolved(label_names.ids_or_names({"train": of_images}))
+    classes = range(labels.count(ids["train"], None, names))
+    shape = (image_folders.CHANNELS[section["image_mode"]], *section["image_size"])
+    rows = len(paths["train"])
+    seen = _unloaded(section, reasons, names or classes, shape=shape, rows=rows, read="some of its images were opened")
+    return replace(seen, examples={split: len(of_split) for split, of_split in paths.items()})
 
 
 def _different(uri: str, label: str) -> NDArray[Any]:
@@ -317,6 +339,7 @@ def _unloaded(
     shape: tuple[int, ...],
     rows: int,
     scale: float = 1.0,
+    read: str = "its header and some of its rows were read",
 ) -> Seen:
     name = posixpath.basename(str(section["train"]))
     are_names = section["kind"] != "npz" or values.dtype.kind in "US"
@@ -328,7 +351,5 @@ def _unloaded(
         label_names=tuple(map(str, values)),
         examples={"train": rows},
         reasons=(*reasons, f"classes: {len(values)} in what was read"),
-        warnings=(
-            f"'{name}' is large: only its header and some of its rows were read. `stillhouse run` checks all of it.",
-        ),
+        warnings=(f"'{name}' is large: only {read}. `stillhouse run` checks all of it.",),
     )
