@@ -51,8 +51,8 @@ def card(about: Mapping[str, Any], measured: Measured, lineage: Lineage, report:
         f"---\n{yaml.safe_dump(_metadata(about, measured, report, licence), sort_keys=False)}---\n",
         f"# {report.name}: the student\n",
         f"A model in the format {about['format']}{quantized}, distilled from an ensemble of {len(report.members)} "
-        f"members by [Stillhouse](https://pypi.org/project/stillhouse/). It has {measured.parameters:,} parameters in "
-        f"{measured.bytes:,} bytes, and returns logits of {len(classes)} classes{of_elements}.\n",
+        f"members by Stillhouse. It has {measured.parameters:,} parameters in {measured.bytes:,} bytes, and returns "
+        f"logits of {len(classes)} classes{of_elements}.\n",
         f"Licence: {licence or NOT_STATED}.\n",
         "## Loading it\n",
         f"`pip install -r requirements.txt`, then in this folder:\n\n```python\n{snippet}\n```\n",

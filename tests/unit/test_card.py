@@ -46,6 +46,10 @@ def test_names_of_classes_are_text(text: str) -> None:
     assert "Classes: &lt;img src=x onerror=alert(1)&gt; ## a\\|b, sky." in text
 
 
+def test_it_links_to_no_page_that_may_not_exist(text: str) -> None:
+    assert "members by Stillhouse. It has 10 parameters in 40 bytes" in text and "](http" not in text
+
+
 def test_names_with_commas_are_in_quotation_marks() -> None:
     assert card._listed(["42", "a, b"]) == '"42", "a, b"' and card._listed(["a", "b"]) == "a, b"
 
