@@ -55,6 +55,8 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": doctor,
 }
 """The subcommands, in the order of the help."""
+FIRST = ("init", "run", "report", "export")
+"""Those whose first example is in the help of the command itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,12 +158,21 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
+def _listed(examples: Sequence[str]) -> str:
+    """Examples as the end of a help text."""
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--verbose", action="store_true", help="show log lines, Ray's included")
     parser = argparse.ArgumentParser(
-        prog="stillhouse", description="Distil an ensemble of teachers into one student, on Ray.", allow_abbrev=False
+        prog="stillhouse",
+        description="Distil an ensemble of teachers into one student, on Ray.",
+        epilog=_listed([COMMANDS[name].EXAMPLES[0] for name in FIRST]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # which keeps the lines of the examples
+        allow_abbrev=False,  # an option of a later version may begin alike
     )
     parser.add_argument("--version", action="version", version=f"stillhouse {__version__}")
     parser.add_argument(
@@ -172,14 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
-        shown = "\n".join(["examples:", *(f"  {example}" for example in command.EXAMPLES)])
         of_command = commands.add_parser(
             name,
             parents=[common],
             help=command.HELP,
-            epilog=shown,
-            formatter_class=argparse.RawDescriptionHelpFormatter,  # which keeps the lines of the examples
-            allow_abbrev=False,  # an option of a later version may begin alike
+            epilog=_listed(command.EXAMPLES),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         command.arguments(of_command)
     return parser

@@ -46,6 +46,14 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert loaded.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert [line.split()[1] for line in shown] == ["init", "run", "report", "export"]
+    assert "  stillhouse run config.yaml" in shown
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"stillhouse {importlib.metadata.version('stillhouse')}\n")
