@@ -29,6 +29,7 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK
 from workers.data import sampling
 from workers.data.dataset import Dataset
+from workers.data.examples import has_texts
 from workers.inference import teacher
 from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
@@ -98,13 +99,16 @@ def _of_member(run: Context, group: MemberGroup, k: int, begun: Mapping[str, Any
     digests = run.dataset.digests
     data = {name: digests[name] for name in ("train", "validation")}
     assert group.training is not None
-    also = {**sampling.determining(group.sample, run.dataset), **_of_estimator(run, group.model), **begun}
+    also = {**sampling.determining(group.sample, run.dataset), **_of_kind(run, group.model), **begun}
     return key_of(group.model, group.training, seed_of(run.config.seed, "member", k), data=data, **also)
 
 
-def _of_estimator(run: Context, model: AnyModel) -> dict[str, int]:
-    """What an estimator's key has besides: as many outputs as the data have classes, whatever labels it sees."""
-    return {"classes": run.dataset.classes} if model.learner == "estimator" else {}
+def _of_kind(run: Context, model: AnyModel) -> dict[str, Any]:
+    """What some keys have besides. Of an estimator: as many outputs as the data have classes, whatever labels it sees.
+    Of a network of texts: earlier versions of Stillhouse grouped its batches by the first tokenizer of the run."""
+    if model.learner == "estimator":
+        return {"classes": run.dataset.classes}
+    return {"batches": "by own tokens"} if has_texts(run.dataset.train.x) else {}
 
 
 def _task(run: Context, planned: _Planned) -> Task:
@@ -220,7 +224,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
 def _of_student(run: Context, job: StudentJob) -> Key:
     """The cache key of baseline or student, from inputs that are known before the soft targets are complete."""
     also: dict[str, Any] = {} if job.initial is None else {"initial": checkpoints.sha256(job.initial)}
-    also |= _of_estimator(run, job.model)
+    also |= _of_kind(run, job.model)
     if job.layers_of is not None:
         also["initial"] = {"layers_of": teacher.follows_from(job.layers_of)}
     if job.beside is not None:

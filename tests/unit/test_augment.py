@@ -10,6 +10,8 @@ from tests.makers import in_memory
 from workers.data.arrays import gather
 from workers.data.augment import Augmented, Draws, augmented
 from workers.data.dataset import Dataset, Split
+from workers.data.examples import Columns
+from workers.data.ragged import Ragged
 from workers.errors import RequestError
 from workers.specs.data import AugmentSpec
 from workers.training import loader
@@ -85,6 +87,16 @@ def test_a_baseline_of_the_examples_as_they_are(tmp_path: Path) -> None:
     # nothing of the student changes
     assert found[True].augmentation == found[False].augmentation
     np.testing.assert_array_equal(found[True].transfer.x[:], found[False].transfer.x[:])
+
+
+def test_keys_of_versions_of_rows_of_any_length_are_others(tmp_path: Path) -> None:
+    """Earlier versions did not group their batches by length; the baseline has a version for each epoch."""
+    (tmp_path / "mine.py").write_text("def same(x, draws): return x\n")
+    rows = Columns({"tokens": Ragged.of([np.arange(k % 5 + 1) for k in range(20)])})
+    for x, views, expected in ((X, 2, (False, False)), (rows, 1, (False, True)), (rows, 2, (True, True))):
+        split, spec = Split(x, np.arange(20) % 2), AugmentSpec(factory="mine:same", folder=str(tmp_path), views=views)
+        data = Dataset(split, split, split, None, 2, spec)
+        assert ("batches" in data.augmentation, "batches" in data.baseline_augmentation) == expected
 
 
 def test_a_transform_that_mixes_rows_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from tests.unit.test_groups import loaded, of_all_kinds
 from workers import ensemble, processes
 from workers.artifacts.catalogue import Catalogue
 from workers.artifacts.kinds import SOFT_TARGETS
-from workers.data import loading
+from workers.data import loading, texts
+from workers.data.examples import Columns
 from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.models import checkpoints
@@ -177,6 +178,21 @@ def test_an_estimator_follows_from_the_number_of_classes() -> None:
     found = {}
     for kind in (SklearnModel(kind="sklearn", factory="mine:forest"), ModelSpec(factory="mine:net")):
         for classes in (2, 3):
-            run: Any = SimpleNamespace(dataset=SimpleNamespace(classes=classes))
-            found[kind.learner, classes] = training._of_estimator(run, kind)
+            dataset = SimpleNamespace(classes=classes, train=SimpleNamespace(x=np.zeros((4, 2))))
+            run: Any = SimpleNamespace(dataset=dataset)
+            found[kind.learner, classes] = training._of_kind(run, kind)
     assert found["estimator", 2] != found["estimator", 3] and found["network", 2] == found["network", 3] == {}
+
+
+def test_networks_of_texts_have_keys_of_their_own() -> None:
+    """Earlier versions grouped their batches by the tokens of the first model of the run."""
+    rows = texts.of_strings(["river", "goal"])
+    x = {
+        "dense": np.zeros((2, 2)),
+        "ragged": Columns({"tokens": rows}),
+        "texts": Columns({"text": rows}),
+        "dropped": Columns({"text": rows.lengths_only()}),  # all models have their tokens
+    }
+    runs: dict[str, Any] = {k: SimpleNamespace(dataset=SimpleNamespace(train=SimpleNamespace(x=x[k]))) for k in x}
+    found = {name: training._of_kind(run, ModelSpec(factory="mine:net")) for name, run in runs.items()}
+    assert found["dense"] == found["ragged"] == {} != found["texts"] == found["dropped"]

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from workers.data.collate import NamedInputs, collate
+from workers.data import examples
+from workers.data.augment import AugmentedColumns
+from workers.data.collate import Collator, NamedInputs, collate
 from workers.data.dataset import Split
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
+from workers.data.tokens import IDS, Tokenization
 from workers.evaluation.metrics import Inference, log_probabilities
 from workers.models.predictor import Outputs, Predictor
 from workers.training.loader import HardLabels, batches, by_length
@@ -20,8 +23,11 @@ def ragged(count: int, seed: int = 0) -> Ragged:
     return Ragged.of([draw.integers(1, 99, draw.integers(1, 60)) for _ in range(count)])
 
 
-def epoch(split: Split, batch_size: int, *, rank: int = 0, world: int = 1, number: int = 0) -> list[NamedInputs]:
-    return [batch.x for batch in batches(HardLabels(split), number, batch_size, 7, CPU, rank=rank, world=world)]
+def epoch(
+    split: Split, batch_size: int, *, rank: int = 0, world: int = 1, number: int = 0, collator: Collator = collate
+) -> list[NamedInputs]:
+    drawn = batches(HardLabels(split), number, batch_size, 7, CPU, rank=rank, world=world, collator=collator)
+    return [batch.x for batch in drawn]
 
 
 def padding(of: list[NamedInputs]) -> float:
@@ -53,6 +59,32 @@ def test_two_workers_share_the_batches_of_one() -> None:
     alone = firsts(epoch(split, 16))
     of_each = [firsts(epoch(split, 16, rank=rank, world=2)) for rank in range(2)]
     assert [a + b for a, b in zip(*of_each, strict=True)] == alone
+
+
+def test_versions_of_an_example_are_grouped_by_its_length() -> None:
+    columns = {"tokens": ragged(2000), "number": np.arange(2000)}
+    split = Split(AugmentedColumns(columns, transform=lambda x, draws: x, views=3), np.zeros(2000, np.int64))
+    found = epoch(split, 16, number=1)
+    assert padding(found) < 0.1 and sorted(row for rows in firsts(found) for row in rows) == list(range(2000))
+    of_each = [firsts(epoch(split, 16, rank=rank, world=2, number=1)) for rank in range(2)]
+    assert [a + b for a, b in zip(*of_each, strict=True)] == firsts(found)
+    ids = np.array([4005, 7, 2009])
+    order = examples.by_length(split.x, ids)  # as teachers compute the rows of a piece
+    assert order.tolist() == np.argsort(columns["tokens"].lengths[[5, 7, 9]], kind="stable").tolist()
+
+
+def test_a_network_groups_by_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other models of the run are in no key of the network."""
+    monkeypatch.setattr(Tokenization, "padding", {})
+    own, other = (Tokenization("own"), {IDS: ragged(600)}), (Tokenization("other"), {IDS: ragged(600, 1)})
+    columns = {"text": Ragged.packed(np.zeros(600, np.uint8), np.ones(600, np.int64)), "number": np.arange(600)}
+
+    def drawn(*known: tuple[Tokenization, dict[str, Ragged]], tokens: Tokenization = own[0]) -> list[list[int]]:
+        split = Split(Columns(columns, derived=dict(known)), np.zeros(600, np.int64))
+        return firsts(epoch(split, 16, collator=Collator(tokens=tokens)))
+
+    assert drawn(own) == drawn(own, other) == drawn(other, own)
+    assert drawn(own) != drawn(own, other, tokens=other[0]) == drawn(other, tokens=other[0])
 
 
 def test_dense_rows_keep_their_order() -> None:

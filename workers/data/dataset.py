@@ -124,12 +124,20 @@ class Dataset:
         files = self.augment_files
         inputs = provenance.of_factory(read, lambda: augmented(spec, few, self.seed, self.views, files)[:2])
         told = spec.model_dump(mode="json", exclude={"folder", "depends_on", "baseline"})
-        return {**told, **inputs, "seed": self.seed}
+        return {**told, **inputs, "seed": self.seed, **(self._grouped if self.views > 1 else {})}
 
     @property
     def baseline_augmentation(self) -> dict[str, Any]:
-        """As `augmentation`, of the baseline's examples."""
-        return {} if self.augment is None or not self.augment.baseline else self.augmentation
+        """As `augmentation`, of the baseline's examples, which have a version for each epoch."""
+        if self.augment is None or not self.augment.baseline:
+            return {}
+        return {**self.augmentation, **self._grouped}
+
+    @property
+    def _grouped(self) -> dict[str, str]:
+        """What keys of several versions of an example have besides where rows differ in length: earlier versions of
+        Stillhouse did not group such rows."""
+        return {} if examples.lengths_of(self.train.x) is None else {"batches": "by length"}
 
     @cached_property
     def lessons(self) -> Split:

@@ -111,22 +111,23 @@ def values_of(x: Examples) -> int:
     )  # fmt: skip
 
 
-def lengths_of(x: Examples) -> Index | None:
+def lengths_of(x: Examples, tokens: Tokenization | None = None) -> Index | None:
     """The length [N] of each example, by which batches are grouped; None where no padding depends on it.
 
-    Tokens count where they are known, else the elements of the first ragged column.
+    tokens: those that count, where they are known; else the elements of the first ragged column do. All versions of an
+    example have the length of the example, since they are made later.
     """
-    if not isinstance(x, Columns) or len(x) != len(next(iter(x.columns.values()))):  # views are made later
+    if not isinstance(x, Columns):
         return None
-    known = [column for of in x.derived.values() for column in of.values()]
-    ragged_ones = known or [column for column in x.columns.values() if isinstance(column, Ragged)]
+    known: Mapping[str, Ragged] = {} if tokens is None else x.derived.get(tokens, {})
+    ragged_ones = [column for column in (*known.values(), *x.columns.values()) if isinstance(column, Ragged)]
     return ragged_ones[0].lengths if ragged_ones else None
 
 
-def by_length(x: Examples, ids: Index) -> Index | None:
-    """The order in which the examples `ids` ascend in length; None where lengths do not matter."""
-    lengths = lengths_of(x)
-    return None if lengths is None else np.argsort(lengths[ids], kind="stable")
+def by_length(x: Examples, ids: Index, tokens: Tokenization | None = None) -> Index | None:
+    """The order in which the examples `ids` ascend in length, as of `lengths_of`; None where lengths do not matter."""
+    lengths = lengths_of(x, tokens)
+    return None if lengths is None else np.argsort(lengths[ids % len(lengths)], kind="stable")
 
 
 def embedded(x: Examples) -> int:

@@ -210,7 +210,7 @@ def log_probabilities(
     collator: Collator = collate,
 ) -> LogProbabilities:
     """log_softmax(logits) at T = 1, in float32: [P, K]; with `labels` [P] int64 only the labels' entries, [P]."""
-    order = by_length(x, np.arange(len(x)))
+    order = by_length(x, np.arange(len(x)), collator.tokens)
     rows_of = None if order is None else positions_of(x, len(x)).within(np.arange(len(x)), order)
     wanted = labels if labels is None or rows_of is None else labels[rows_of]
     found, start = [], 0

@@ -18,7 +18,7 @@ from workers import faults, processes, telemetry
 from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.data.dataset import Dataset
-from workers.data.examples import by_length, values_of
+from workers.data.examples import Columns, by_length, values_of
 from workers.errors import RunError
 from workers.inference.teacher import RESIDENT_BYTES, Asked, Batches, Member, Teacher, load
 from workers.models import predictor
@@ -170,7 +170,9 @@ class TeacherActor:
     ) -> dict[int, NDArray[Any]]:
         """Compute the answers to some pieces, in cuts that limit the size of inputs, and write logits to the caches."""
         ids = {piece: self.layout.piece_ids(piece) for piece in pieces}
-        orders = {piece: by_length(self.x, ids[piece]) for piece in pieces}
+        # the first tokenizer of the run, so that an answer does not depend on which members share the actor
+        tokens = next(iter(self.x.derived), None) if isinstance(self.x, Columns) else None
+        orders = {piece: by_length(self.x, ids[piece], tokens) for piece in pieces}
         known = {piece: self._ordered(self._known(piece), ids[piece], orders[piece]) for piece in pieces}
         back = {piece: self._back(ids[piece], order) for piece, order in orders.items()}
         ids = {piece: own if orders[piece] is None else own[orders[piece]] for piece, own in ids.items()}

@@ -215,7 +215,7 @@ def batches(
     wide = max(1, 4 * values_of(epochs.split.x))
     together = max(1, min(GATHERED, GATHERED_BYTES // wide) // sizes[0])
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
-    drawn = by_length(epochs.runs(epoch, seed), lengths_of(epochs.split.x), sizes, [seed, epoch])
+    drawn = by_length(epochs.runs(epoch, seed), lengths_of(epochs.split.x, collator.tokens), sizes, [seed, epoch])
     runs = _cut(drawn, np.cumsum([sum(group) for group in groups]).tolist())
     room = None if device.type == "cuda" else Room()  # batches that are prefetched cannot share memory
     share, starts = Share(epochs.split, device, rank, world, collator), np.cumsum([0, *map(len, groups)]).tolist()
