@@ -48,6 +48,14 @@ def test_draws_are_spread_as_they_should() -> None:
     assert np.isfinite(normal).all()
 
 
+def test_numbers_of_each_row_are_those_of_all_rows_together() -> None:
+    one, other = Draws(KEYS[:3]), Draws(KEYS[:3])
+    np.testing.assert_array_equal(one.uniform(size=4), other.uniform(size=4))
+    found, expected = list(one.of_each([0, 9, 4])), other.uniform(size=9)
+    assert [len(row) for row in found] == [0, 9, 4]
+    assert all(row.tolist() == expected[k, : len(row)].tolist() for k, row in enumerate(found))
+
+
 def test_the_student_sees_what_the_teachers_saw() -> None:
     """Soft targets that tell the input: each batch's inputs must be the very ones, in every epoch."""
     views = Augmented(X, shaken, {"size": 0.4}, views=2)

@@ -70,6 +70,19 @@ def test_pairs_do_not_depend_on_other_rows() -> None:
         assert both == alone
 
 
+def test_a_long_text_takes_no_numbers_for_the_texts_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    uniform = Draws.uniform
+
+    def counted(self: Draws, *given: float, size: int = 1) -> np.ndarray:
+        sizes.append(len(self.keys) * size)
+        return uniform(self, *given, size=size)
+
+    monkeypatch.setattr(Draws, "uniform", counted)
+    found = words_and_stretches({"text": ["a b"] * 50 + ["a " * 2000]}, draws(51), unchanged=0.0, masked=0.5)["text"]
+    assert len(found) == 51 and max(sizes) == 2000
+
+
 def test_a_probability_is_one() -> None:
     with pytest.raises(ValueError, match=r"masked is 1\.5"):
         words_and_stretches({"text": TEXTS}, draws(len(TEXTS)), masked=1.5)

@@ -8,7 +8,7 @@ every machine and in every batch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,14 @@ class Draws:
         bits = mixed(self.keys[:, None] + counters * GOLDEN) >> np.uint64(40)
         drawn: NDArray[np.float32] = (low + (high - low) * (bits * 2.0**-24)).astype(np.float32)
         return drawn
+
+    def of_each(self, sizes: Iterable[int]) -> Iterator[NDArray[np.float32]]:
+        """For each row so many numbers [size] float32, uniform in [0, 1): those that `uniform` draws for the row.
+
+        sizes: one for each row. They are the last draws, since other rows may have other numbers of them.
+        """
+        for row, size in enumerate(sizes):
+            yield Draws(self.keys[row : row + 1], self._drawn).uniform(size=size)[0]
 
     def integers(self, low: int, high: int, size: int = 1) -> NDArray[np.int64]:
         """[B, size] int64, uniform in [low, high)."""

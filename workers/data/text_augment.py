@@ -54,7 +54,7 @@ def words_and_stretches(
             if lexicon is not None and lexicon.longest > 1:
                 words = [lexicon.joined(pieces) for pieces in words]
             own = draws if name == "text" else Draws(mixed(draws.keys + GOLDEN))  # whatever the length of other rows
-            choices, of_words = own.uniform(size=4), own.uniform(size=max(map(len, words), default=0))
+            choices = own.uniform(size=4).tolist()
 
             def changed(word: str, draw: float) -> str:
                 if draw < masked:
@@ -66,8 +66,10 @@ def words_and_stretches(
             found[name] = [
                 text
                 if not of_text or choice[0] < unchanged
-                else "".join(map(changed, _cut(of_text, choice, stretch, ngram), each)).strip() or mask
-                for text, of_text, choice, each in zip(x[name], words, choices.tolist(), of_words.tolist(), strict=True)
+                else "".join(map(changed, _cut(of_text, choice, stretch, ngram), of_words.tolist())).strip() or mask
+                for text, of_text, choice, of_words in zip(
+                    x[name], words, choices, own.of_each(map(len, words)), strict=True
+                )
             ]
     return found
 
