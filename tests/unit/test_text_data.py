@@ -235,12 +235,24 @@ def test_a_split_without_rows_is_named(tmp_path: Path, empty: str) -> None:
         loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
 
 
-@pytest.mark.parametrize("content, message", [(b'{"text": \n', "line 1: not JSON"), (b'[1]\n', "line 1: list"),
-                                              (b'{"text": "\\ud83d", "label": "a"}\n', "no Unicode")])  # fmt: skip
+@pytest.mark.parametrize("content, message", [
+    (b'{"text": \n', "line 1: not JSON"),
+    (b'[1]\n', "line 1: list"),
+    (b'{"text": "\\ud83d", "label": "a"}\n', "no Unicode"),
+    (b'{"text": "caf\xe9", "label": "a"}\n', r"line 1: not UTF-8 \(byte 0xe9\)\. Convert it"),
+    pytest.param(b"[" * 100_000, "line 1: not JSON", id="nested"),
+])  # fmt: skip
 def test_a_damaged_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "train.jsonl").write_bytes(content)
     with pytest.raises(RequestError, match=message):
         text_files.read(str(tmp_path / "train.jsonl"), "train", ("text",), "label")
+
+
+@pytest.mark.parametrize("content", [b"text,label\ncaf\xe9,a\n", b"text,label,caf\xe9\na,a,b\n"])
+def test_a_csv_of_another_encoding_is_refused_with_the_way_to_convert_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(RequestError, match=r"train\.csv': not UTF-8 \(.*\)\. Convert it, for example with `iconv -f"):
+        text_files.read(str(tmp_path / "train.csv"), "train", ("text",), "label")
 
 
 def test_a_file_that_cannot_be_parsed_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

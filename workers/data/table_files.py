@@ -90,10 +90,12 @@ def _check_text(uri: str, content: bytes) -> None:
         content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RequestError(
-            f"'{uri}', line {line}: not UTF-8 (byte 0x{content[error.start]:02x}). Convert it, for example with `iconv "
-            "-f windows-1252 -t utf-8`."
-        ) from None
+        raise not_utf8(f"'{uri}', line {line}", f"byte 0x{content[error.start]:02x}") from None
+
+
+def not_utf8(where: str, found: str) -> RequestError:
+    """The error for texts in another encoding. where: their file, and the line where it is known."""
+    return RequestError(f"{where}: not UTF-8 ({found}). Convert it, for example with `iconv -f windows-1252 -t utf-8`.")
 
 
 def flat(table: pa.Table) -> pa.Table:

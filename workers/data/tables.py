@@ -68,7 +68,7 @@ def index_columns(schema: pa.Schema) -> set[str]:
     metadata = (schema.metadata or {}).get(b"pandas", b"{}")
     try:
         listed = json.loads(metadata).get("index_columns", [])
-    except (ValueError, AttributeError):  # invalid metadata
+    except (ValueError, AttributeError, RecursionError):  # invalid metadata
         listed = []
     entries = listed if isinstance(listed, list) else []
     by_pandas = [each.get("name") if isinstance(each, dict) else each for each in entries]

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import posixpath
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -186,6 +187,8 @@ def _read_file(uri: str, names: Names, take: Take) -> None:
                     take(_valid(batch, uri), declared)
                     done += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError) as error:  # another try finds the same
+            if reader is not _parquet and (isinstance(error, UnicodeError) or "invalid UTF" in str(error)):
+                raise table_files.not_utf8(f"'{uri}'", first_line(error)) from error
             raise RequestError(f"'{uri}': cannot be read ({first_line(error)}). Write the file anew.") from error
 
     storage.read_with(uri, read_batches)
@@ -253,7 +256,7 @@ def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[name]["names"])) if features[name]["_type"] == "ClassLabel" else ()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return ()
 
 
@@ -307,7 +310,10 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{error.object[error.start]:02x}"
+            raise table_files.not_utf8(f"'{uri}', line {number}", found) from None
+        except (ValueError, RecursionError) as error:
             raise RequestError(
                 f"'{uri}', line {number}: not JSON ({error}). Expected an object in each line."
             ) from None
@@ -333,7 +339,8 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Tabl
         wrong = [each for each in values if isinstance(each, bool) or not isinstance(each, str | int | None)]
         if wrong:
             raise RequestError(
-                f"'{uri}': '{name}' is {wrong[0]!r} in one row; expected text, or a whole number as class id or group."
+                f"'{uri}': '{name}' is {reprlib.repr(wrong[0])} in one row; expected text, or a whole number as "
+                "class id or group."
             )
         try:
             columns[name] = pa.array(values)
