@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
-from workers.errors import RequestError, RunError
+from workers.errors import RequestError, RunError, UnfitText
 from workers.redact import redacted
 
 
@@ -65,7 +66,8 @@ class Options:
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
     """Check a configuration, plan it, and execute stages in its folder.
 
-    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later, and
+    `UnfitText` for a text that only tokenizing all of them has found.
     """
     screen, fresh = options.screen, options.starts_over(config.name)
     lock.check_free(config.folder)
@@ -91,40 +93,50 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             Lock(config.folder),
             opened as (events, page),
             Heartbeat(events.epoch, events.note) as heartbeat,
+            _validated(),
         ):
-            try:
-                owned.mark(config.folder)
-                reports.remove(config.folder)
-                storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
-                tracking_record.write(record, config.folder)
-                catalogue = _catalogue(config, options)
-                tokenizing = Tokenizing(
-                    config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
-                )
-                given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
-                data = connection.share(dataset)
-                context = Context(
-                    config=config,
-                    dataset=dataset,
-                    data=data,
-                    machines=machines,
-                    plan=plan,
-                    events=events,
-                    heartbeat=heartbeat,
-                    artifacts=catalogue,
-                    page=page,
-                    repetitions=options.repetitions,
-                    students=options.students,
-                    generations=options.generations,
-                    test_inputs=given,
-                    command=options.command,
-                    ensemble_note=options.note,
-                )
-                for note in (*filter(None, [options.note]), *dataset.notes):
-                    events.note(note)
-                return execute(stages, context)
-            except RequestError as error:  # validated before, so a file was lost or a node lacks it
-                raise RunError(str(error)) from error
+            owned.mark(config.folder)
+            reports.remove(config.folder)
+            storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
+            tracking_record.write(record, config.folder)
+            catalogue = _catalogue(config, options)
+            tokenizing = Tokenizing(
+                config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
+            )
+            given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
+            data = connection.share(dataset)
+            context = Context(
+                config=config,
+                dataset=dataset,
+                data=data,
+                machines=machines,
+                plan=plan,
+                events=events,
+                heartbeat=heartbeat,
+                artifacts=catalogue,
+                page=page,
+                repetitions=options.repetitions,
+                students=options.students,
+                generations=options.generations,
+                test_inputs=given,
+                command=options.command,
+                ensemble_note=options.note,
+            )
+            for note in (*filter(None, [options.note]), *dataset.notes):
+                events.note(note)
+            return execute(stages, context)
+
+
+@contextmanager
+def _validated() -> Iterator[None]:
+    """The request is valid, so where a block raises a `RequestError`, a file was lost or a node lacks it: a `RunError`.
+    All texts are checked only once they have tokens."""
+    try:
+        yield
+    except UnfitText:
+        raise
+    except RequestError as error:
+        raise RunError(str(error)) from error
 
 
 def _catalogue(config: RunConfig, options: Options) -> Catalogue:

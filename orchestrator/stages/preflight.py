@@ -129,7 +129,7 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
     wait_for("trying the models")
     sequences.check(config.models, dataset)
     tried = roles(config, dataset)
-    notes = _check_models(config, dataset, tried)
+    notes = sequences.notes(config.models, dataset) + _check_models(config, dataset, tried)
     if machines is not None and not machines.cuda and any(role.training.compile for role in tried):
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)

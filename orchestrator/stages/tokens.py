@@ -30,7 +30,7 @@ from workers.data.token_files import ENDING, tokenize_block
 from workers.data.token_tasks import TokenJob, tokenize
 from workers.data.tokens import IDS, Tokenization
 from workers.models import predictor
-from workers.trial.sequences import check_each_has_one
+from workers.trial.sequences import check_tokenized
 
 if TYPE_CHECKING:
     from orchestrator.cluster.heartbeat import Heartbeat
@@ -58,7 +58,7 @@ class Tokenizing:
 def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer.
 
-    Raises: `RequestError` where a text has no tokens.
+    Raises: `UnfitText` where a text has no tokens, or more than a model has positions.
     """
     models = run.config.models.values()
     hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
@@ -74,7 +74,7 @@ def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
         made: dict[str, dict[Tokenization, Mapping[str, Ragged]]] = {name: {} for name in splits}
         for (name, how), key in keys.items():
             made[name][how] = _obtained(run, splits[name], how, key, found[name, how])
-            check_each_has_one(dataset, name, how, made[name][how][IDS])
+            check_tokenized(run.config.models, dataset, name, how, made[name][how][IDS])
         for how in hows:
             if note := how.cut({name: made[name][how][IDS].lengths for name in splits}):
                 run.events.note(note)

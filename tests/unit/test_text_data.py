@@ -21,13 +21,14 @@ from tests import texts as made
 from workers import storage
 from workers.data import loading, masking, text_files, texts, token_files, tokens
 from workers.data.collate import Collator, NamedInputs
+from workers.data.dataset import Dataset
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels, resolved
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, TYPES, Tokenization
-from workers.errors import RequestError
-from workers.specs.data import DataSpec
-from workers.specs.models import ModelSpec
+from workers.errors import RequestError, UnfitText
+from workers.specs.data import AugmentSpec, DataSpec
+from workers.specs.models import AnyModel, ModelSpec, TransformersModel
 from workers.trial import sequences
 
 ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]
@@ -309,38 +310,100 @@ def test_a_length_has_room_for_a_token_besides_special_ones(folder: str) -> None
             Tokenization(folder, length - 1).check_room("model.max_length", pair=pair)
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tokenizer without special tokens, which drops invisible characters."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "with special tokens"])
+def hiding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer that drops invisible characters, without special tokens or with two in each text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    made_ = Tokenizer(models.WordLevel({"[UNK]": 0, "river": 1}, unk_token="[UNK]"))
+    known = {"[UNK]": 0, "river": 1, "[CLS]": 2, "[SEP]": 3}
+    made_ = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
     made_.normalizer, made_.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    path = str(tmp_path_factory.mktemp("plain") / "tokenizer.json")
+    if request.param:
+        made_.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    path = str(tmp_path_factory.mktemp("hiding") / "tokenizer.json")
     made_.save(path)
     return path
 
 
-def test_texts_without_tokens_are_refused_with_their_row(
-    plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"text": f"river {k}", "label": k % 2} for k in range(30)] + [{"text": "\u200b\u200b", "label": 0}]
-    made.write_jsonl(tmp_path / "train.jsonl", rows)
-    made.write_jsonl(tmp_path / "test.jsonl", [{"text": "river", "label": 0}])
-    found = loading.load(spec(tmp_path, train="train.jsonl", test="test.jsonl"), 0)
+def with_last(folder: Path, text: str, **also: Any) -> Dataset:
+    """Texts of a river, of which the last has another text."""
+    rows = [{"text": f"river {k}", "label": k % 2} for k in range(30)] + [{"text": text, "label": 0}]
+    made.write_jsonl(folder / "train.jsonl", rows)
+    made.write_jsonl(folder / "test.jsonl", [{"text": "river", "label": 0}])
+    found = loading.load(spec(folder, train="train.jsonl", test="test.jsonl", **also), 0)
     assert found.kept is not None and found.kept[-1] == 30 and len(found.train) < 31  # the last row is of train
-    model = ModelSpec(factory="nets:no_matter", tokenizer=plain)
-    message = r"data\.train: '\\u200b\\u200b', the text of example 30, has no tokens by '.*'; found 1 such"
-    with pytest.raises(RequestError, match=message):
-        sequences.check({"student.model": model}, found)
-    monkeypatch.setattr(sequences, "MOST", 0)  # those that it does not look at are found once they have tokens
-    sequences.check({"student.model": model}, found)
+    return found
+
+
+def tokenized(model: AnyModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage of a run in which texts become tokens."""
     monkeypatch.setattr(tokens_stage, "_obtained", lambda _, x, how, *rest: how(x.columns["text"]))
     artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
     events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=print)
     run: Any = SimpleNamespace(config=SimpleNamespace(models={"m": model}), artifacts=artifacts, events=events)
+    tokens_stage.tokenized(run, data)
+
+
+def test_texts_without_tokens_are_refused_with_their_row(
+    hiding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, model = with_last(tmp_path, "\u200b\u200b"), ModelSpec(factory="nets:no_matter", tokenizer=hiding)
+    message = (
+        r"data\.train: '\\u200b\\u200b', the text of example 30, has no tokens( besides 2 special ones)? by '.*'; "
+        "found 1 such text, expected"
+    )
     with pytest.raises(RequestError, match=message):
-        tokens_stage.tokenized(run, found)
+        sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(sequences, "MOST", 0)  # those that it does not look at are found once they have tokens
+    sequences.check({"student.model": model}, found)
+    with pytest.raises(UnfitText, match=message):
+        tokenized(model, found, monkeypatch)
+
+
+def encoder(tokenizer: str, **also: Any) -> TransformersModel:
+    """A BERT of eight positions."""
+    config = made.config(max_position_embeddings=8)
+    return TransformersModel(kind="transformers", config=config, tokenizer=tokenizer, classes=2, **also)
+
+
+def test_a_text_that_is_longer_than_the_positions_is_found_once_it_has_tokens(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, model = with_last(tmp_path, "the river " * 5), encoder(folder)
+    message = r"data\.train: 1 text has more tokens than the 8 positions of 'bert', the longest 12\. Set `"
+    with pytest.raises(RequestError, match=message + r"student\.model\.max_length: 8`"):
+        sequences.check({"student.model": model}, found)
+    monkeypatch.setattr(sequences, "MOST", 0)  # as where so many others have more bytes
+    sequences.check({"student.model": model}, found)
+    with pytest.raises(UnfitText, match=message):
+        tokenized(model, found, monkeypatch)
+    tokenized(encoder(folder, max_length=8), found, monkeypatch)
+
+
+def test_varied_texts_that_are_longer_than_the_positions_are_refused(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def longer(x, draws): return {'text': [text + ' of' * 9 for text in x['text']]}\n"
+    )
+    augment = {"factory": "mine:longer", "folder": str(tmp_path), "views": 2}
+    found = with_last(tmp_path, "the river", augment=augment)
+    of_all = 2 * len(found.transfer)
+    with pytest.raises(RequestError, match=rf"data\.augment: {of_all} texts have more tokens than the 8 positions"):
+        sequences.check({"student.model": encoder(folder)}, found)
+    sequences.check({"student.model": encoder(folder, max_length=8)}, found)
+
+
+def test_a_mask_that_a_tokenizer_does_not_have_is_noted(folder: str, hiding: str) -> None:
+    def notes(uri: str, **kwargs: Any) -> tuple[str, ...]:
+        augment = AugmentSpec(factory="workers.data.text_augment:words_and_stretches", kwargs=kwargs)
+        data: Any = SimpleNamespace(augment=augment)
+        return sequences.notes({"m": ModelSpec(factory="nets:no_matter", tokenizer=uri)}, data)
+
+    assert notes(folder) == notes(folder, mask="river") == notes(folder, mask="<mask>", masked=0.0) == ()
+    (other,), (without,) = notes(folder, mask="<mask>"), notes(hiding)
+    assert f"the mask '<mask>' is 3 tokens of '{folder}', whose own mask is '[MASK]'. Set" in other
+    assert f"the mask '[MASK]' is 3 tokens of '{hiding}', which has no mask of its own. Set" in without
 
 
 def test_texts_that_reach_max_length_are_counted() -> None:

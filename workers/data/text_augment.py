@@ -14,9 +14,12 @@ from workers.data import lexicon as lexicons
 from workers.data.augment import Draws, reads
 from workers.data.lexicon import Lexicon
 from workers.hashing import GOLDEN, mixed
+from workers.specs.data import AugmentSpec
 
 WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)")
 """A word with the space before it: letters without a space among them, or one Chinese or Japanese character."""
+MASKED, MASK = 0.1, "[MASK]"
+"""Unless it is given: the probability that a word is masked, and what takes its place."""
 
 
 @reads(lexicon=lexicons.read)
@@ -25,12 +28,12 @@ def words_and_stretches(
     draws: Draws,
     *,
     unchanged: float = 0.25,
-    masked: float = 0.1,
+    masked: float = MASKED,
     replaced: float = 0.0,
     stretch: float = 0.25,
     ngram: Sequence[int] | None = None,
     lexicon: Lexicon | None = None,
-    mask: str = "[MASK]",
+    mask: str = MASK,
 ) -> dict[str, Any]:
     """Each text in one variation; other columns as they are.
 
@@ -72,6 +75,13 @@ def words_and_stretches(
                 )
             ]
     return found
+
+
+def mask_of(spec: AugmentSpec | None) -> str:
+    """What `words_and_stretches` masks words by, where `spec` names it; empty where no word is masked."""
+    if spec is None or spec.factory != f"{__name__}:{words_and_stretches.__name__}":
+        return ""
+    return str(spec.kwargs.get("mask", MASK)) if spec.kwargs.get("masked", MASKED) else ""
 
 
 def _check(probabilities: Mapping[str, float], ngram: Sequence[int] | None) -> None:
