@@ -282,6 +282,14 @@ WRONG = {
     "regression": ("a,y\n1,0.5\n2,1.5\n", "classification"),
     "infinite label": ("a,y\n1,inf\n2,1\n", "the label 'y' has numbers with a fraction, or infinite ones, such as inf"),
     "large whole numbers": ("a,y\n9007199254740993,0\n1,1\n", "column 'a' is int64, and its values cannot be read"),
+    "infinity": (
+        "a,b,y\n1,2,0\n3,-inf,1\n",
+        "column 'b' has 1 values that are NaN or infinite as float32, the first in row 1",
+    ),
+    "infinity as float32": (
+        "a,y\n1,0\n2,1\n1e300,1\n",
+        "column 'a' has 1 values that are NaN or infinite as float32, the",
+    ),
     "not utf-8": ("a,y\nKöln,b\n".encode("latin-1"), "not UTF-8 (byte 0xf6)"),
     "zeros": (b"\0" * 100, "zero bytes"),
     "twice": ("a,a,y\n1,2,0\n", "several columns are called 'a'"),

@@ -162,8 +162,9 @@ def _encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
             "`data.feature_columns`."
         )
     values = _floats(column)
-    known = values[~np.isnan(values)]
-    return Encoding(name, float(known.mean()) if len(known) else 0.0, bool(len(known) < len(values)))
+    empty = np.isnan(values)
+    _check_finite(np.where(empty, 0.0, values), uri, name)
+    return Encoding(name, float(values[~empty].mean()) if not empty.all() else 0.0, bool(empty.any()))
 
 
 def encoded(table: pa.Table, encodings: Sequence[Encoding], uri: str) -> Numbers:
@@ -205,6 +206,7 @@ def _encoded(column: pa.ChunkedArray, how: Encoding, uri: str) -> Numbers:
     values = _floats(column)
     empty = np.isnan(values)
     filled = np.where(empty, how.fill, values)
+    _check_finite(filled, uri, how.name)
     return np.column_stack([filled, *([empty] if how.flagged else [])]).astype(np.float32)
 
 
@@ -243,13 +245,27 @@ def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return cast(NDArray[np.float64], pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
 
 
+def _check_finite(values: NDArray[np.float64], uri: str, name: str, each: int = 1) -> None:
+    """Raise `RequestError` where a column's values are not finite as float32. each: values of a row."""
+    with np.errstate(over="ignore"):
+        wrong = np.flatnonzero(~np.isfinite(values.astype(np.float32)))
+    if len(wrong):
+        raise RequestError(
+            f"'{uri}': column '{name}' has {len(wrong):,} values that are NaN or infinite as float32, the first in row "
+            f"{wrong[0] // each}; expected finite numbers. Leave such cells empty, or name the columns to use in "
+            "`data.feature_columns`."
+        )
+
+
 def _lists(column: pa.ChunkedArray, uri: str, name: str) -> Numbers:
     """A column of equally long lists of numbers as [N, D]."""
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     flat = pc.list_flatten(column)
     if len(lengths) != 1 or lengths[0] is None or not is_number(flat.type) or flat.null_count:
         raise RequestError(f"'{uri}': column '{name}' is {column.type}; expected lists of numbers of one length.")
-    return _floats(flat).astype(np.float32).reshape(len(column), lengths[0])
+    values = _floats(flat)
+    _check_finite(values, uri, name, lengths[0])
+    return values.astype(np.float32).reshape(len(column), lengths[0])
 
 
 def texts_of(column: pa.ChunkedArray, uri: str, name: str) -> list[str | None]:
