@@ -149,6 +149,21 @@ def test_numbers_that_ascend_are_names(names: str, tmp_path: Path) -> None:
     assert len(written(tmp_path / "new", tmp_path / "a.csv").seen.shape) == 1
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_test_file_without_labels_can_be_unlabeled(ending: str, tmp_path: Path) -> None:
+    uris = [str(tmp_path / f"{split}.{ending}") for split in ("train", "test")]
+    if ending == "csv":
+        table().to_csv(uris[0], index=False)
+        table(seed=2).drop(columns="kind").to_csv(uris[1], index=False)
+    else:
+        rows = [{"text": f"the soup number {k} was good", "kind": "uv"[k % 2]} for k in range(60)]
+        Path(uris[0]).write_text("\n".join(json.dumps(row) for row in rows))
+        Path(uris[1]).write_text("\n".join(json.dumps({"text": f"the tea number {k}"}) for k in range(60)))
+    message = r"test\.\w+': no column 'kind'; found .* can be `data\.unlabeled` alone\. .* as unlabeled\.csv"
+    with pytest.raises(RequestError, match=message):
+        look.look(splits.given(uris, ""), None)
+
+
 # Files
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from workers.data import headers, label_names, table_files, tables
 from workers.data.label_names import NamedLabels
-from workers.data.labels import LABELLED
+from workers.data.labels import LABELLED, SET_COLUMN
 from workers.data.table_files import is_text, plain
 from workers.errors import MissingColumn, RequestError, first_line
 
@@ -82,9 +82,9 @@ def read(
         wanted = [*names, *([roles.label] if split in LABELLED else [])]
         for name in wanted:
             if name not in table.column_names:
-                key = "label_column" if name == roles.label else "feature_columns"
-                raise RequestError(
-                    f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. Set `data.{key}`."
+                fix = SET_COLUMN if name == roles.label else "Set `data.feature_columns`."
+                raise MissingColumn(
+                    f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. {fix}"
                 )
     table_files.check_commas(uris["train"], train, [*names, roles.label])
     encodings = _encodings(train, names, uris["train"])

@@ -21,6 +21,8 @@ OF_TORCH = -100
 """The label that torch's cross entropy leaves out."""
 LABELLED = ("train", "validation", "test")
 """Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
+SET_COLUMN = "Set `data.label_column`; a file without labels can be `data.unlabeled` alone."
+"""What to do where a file has no column of the labels' name."""
 FEW = 5
 """Labelled examples per class below which a note warns that it is hardly learnt."""
 MOSTLY = 0.97

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from workers.data import memory
-from workers.data.labels import LABELLED
+from workers.data.labels import LABELLED, SET_COLUMN
 from workers.errors import MissingColumn, RequestError, first_line
 
 Array = NDArray[Any]
@@ -160,7 +160,7 @@ def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Col
 
 def _check_label(table: Table, label: str) -> None:
     if label not in table.columns:
-        raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. Set `data.label_column`.")
+        raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. {SET_COLUMN}")
 
 
 def _check_columns(table: Table, names: Sequence[str], others: Collection[str], train: Table, chosen: bool) -> None:

@@ -25,6 +25,7 @@ from workers.data import table_files
 from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
+from workers.data.labels import SET_COLUMN
 from workers.data.texts import PAIR, TEXT, TextColumn, is_blank
 from workers.errors import MissingColumn, RequestError, first_line
 
@@ -237,10 +238,9 @@ def _label_of(names: Names) -> str:
 def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
-        raise MissingColumn(
-            f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. Set `data."
-            f"{names[missing[0]]}`."
-        )
+        key = names[missing[0]]
+        fix = SET_COLUMN if key == LABEL else f"Set `data.{key}`."
+        raise MissingColumn(f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. {fix}")
 
 
 def _parquet(file: Any, uri: str, names: Names) -> Batches:

@@ -35,7 +35,7 @@ from workers.data import (
 from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
-from workers.errors import RequestError, first_line
+from workers.errors import MissingColumn, RequestError, first_line
 from workers.specs.data import DataSpec
 
 WHOLE_BYTES = 2**28
@@ -111,7 +111,12 @@ def _total_bytes(found: Given) -> int:
 def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
     """What the checked data set holds."""
     spec = DataSpec.model_validate(section)
-    data = loading.load(spec, seed=0)
+    try:
+        data = loading.load(spec, seed=0)
+    except MissingColumn as error:  # train has the columns
+        raise RequestError(
+            f"{error} To `init`, a file is the split that its name has: rename one without labels, as unlabeled.csv."
+        ) from error
     x = data.train.x
     shape = () if isinstance(x, Columns) else tuple(x.shape[1:])
     is_bytes = len(shape) > 1 and not isinstance(x, Columns) and float(np.max(x[:1000])) > 1.5
