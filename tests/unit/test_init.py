@@ -76,6 +76,16 @@ def test_the_roles_of_columns() -> None:
     assert "'' is pandas' index" in told
 
 
+def test_numbers_that_a_network_cannot_take_are_no_feature() -> None:
+    frame = table(hash=2**60 + 7 * np.arange(300) % 11, rate=[1.5, np.inf, *[2.5] * 298], size=[1e300, *[2.5] * 299])
+    found = guessed(frame)
+    assert found.features == tuple("abcd")
+    told = "\n".join(found.reasons)
+    assert "'hash' is int64, and its values cannot be read (Integer value" in told
+    assert "'rate' has 1 values that are NaN or infinite as float32, the first in row 1; expected finite" in told
+    assert "'size' has 1 values that are NaN or infinite as float32, the first in row 0; expected finite" in told
+
+
 LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {
     "by name": ({"Target": [0, 1] * 20, "x": [0, 1] * 20}, "Target"),
     "in a name": ({"x": [0.5, 1.5] * 20, "is_class_b": [0, 1] * 20, "y2": [0, 1] * 20}, "is_class_b"),

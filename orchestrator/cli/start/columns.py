@@ -171,20 +171,19 @@ def _no_feature(column: Column, table: pa.Table) -> str:
     if table_files.is_text(column.type):
         many = column.values > encoded_tables.MOST_CATEGORIES
         return f"has {column.values:,} different texts, as an id or a name has" if many else ""
-    if encoded_tables.is_list(column.type):
-        return _no_list(table.column(column.name))
-    if not encoded_tables.is_number(column.type):
+    if not (encoded_tables.is_number(column.type) or encoded_tables.is_list(column.type)):
         return f"is {column.type}; dates and the like are no numbers"
     if pa.types.is_integer(column.type) and column.values == rows >= ROW_NUMBERS_FROM and _is_id(column.name, table):
         return "has another whole number in each row, as an id has"
-    return ""
+    return _unreadable(table.column(column.name))
 
 
-def _no_list(column: pa.ChunkedArray) -> str:
+def _unreadable(column: pa.ChunkedArray) -> str:
+    """Why a run would refuse a column of numbers or lists, such as values beyond 2^53; empty where it takes it."""
     try:
         encoded_tables.encoding("", column, "")
-    except RequestError:
-        return f"is {column.type}, not lists of numbers of one length"
+    except RequestError as error:  # its first sentence, without the names
+        return str(error).removeprefix("'': column '' ").partition(". ")[0].removesuffix(".")
     return ""
 
 
