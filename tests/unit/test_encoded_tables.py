@@ -297,6 +297,10 @@ WRONG = {
     "dates": ("a,y\n2024-01-01,0\n2024-01-02,1\n", "column 'a' is date32"),
     "ragged": ("a,y\n1,0,3\n", "cannot be read as a table"),
     "many texts": ("a,y\n" + "".join(f"t{k},{k % 2}\n" for k in range(200)), "200 different texts"),
+    "numbers and marks": (
+        "a,y\n-,0\n" + "".join(f"{k},{k % 2}\n" for k in range(200)),
+        "column 'a' is text, since 1 of 201 cells are no plain numbers, such as '-' (write numbers as 12.5",
+    ),
 }
 
 

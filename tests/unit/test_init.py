@@ -86,6 +86,32 @@ def test_numbers_that_a_network_cannot_take_are_no_feature() -> None:
     assert "'size' has 1 values that are NaN or infinite as float32, the first in row 0; expected finite" in told
 
 
+NO_NUMBERS: dict[str, tuple[list[str], str]] = {
+    "blanks": (
+        [" "] * 11 + [f"{k}.5" for k in range(289)],
+        "not used: 'x' is text, since 11 of 300 cells are no plain numbers, such as ' ' (",
+    ),
+    "few values": (
+        ["?", "None"] * 5 + [str(k % 50) for k in range(290)],
+        "categories: 'x' is text, since 10 of 300 cells are no plain numbers, such as '?', 'None' (",
+    ),
+    "thousands": (
+        [f"{1 + k},234" for k in range(300)],
+        "not used: 'x' is text, since 300 of 300 cells are no plain numbers, such as '1,234', '2,234', '3,234' (",
+    ),
+    "money": ([f"$3.{k:03}" for k in range(300)], "not used: 'x' is text, since 300 of 300 cells are no plain"),
+    "texts": ([f"{k}" for k in range(300)], "not used: 'x' has numbers that are written as texts"),
+    "ids": ([f"A{k}" for k in range(300)], "not used: 'x' has 300 different texts, as an id or a name has"),
+}
+
+
+@pytest.mark.parametrize("case", NO_NUMBERS)
+def test_what_keeps_a_column_from_being_numbers(case: str) -> None:
+    cells, told = NO_NUMBERS[case]
+    found = guessed(table(x=cells))
+    assert told in "\n".join(found.reasons) and ("x" in found.features) == told.startswith("categories")
+
+
 LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {
     "by name": ({"Target": [0, 1] * 20, "x": [0, 1] * 20}, "Target"),
     "in a name": ({"x": [0.5, 1.5] * 20, "is_class_b": [0, 1] * 20, "y2": [0, 1] * 20}, "is_class_b"),

@@ -27,6 +27,12 @@ Numbers = NDArray[np.float32]
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 MOST_CATEGORIES = 100
 """Different texts of a column from which on it is taken for free text, or for an id."""
+LIKE_A_NUMBER = r"^\s*[-+]?[$€£]?\s?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d+)?\s?[%$€£]?\s*$"
+"""What a reader takes for a number: with separators of thousands, a decimal comma, a currency, or per cent."""
+MOSTLY = 0.8
+"""Share of a column's cells that look like numbers from which on it was probably meant to be one of numbers."""
+SHOWN = 3
+"""Most cells that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,10 @@ def _encoding(name: str, column: pa.ChunkedArray, uri: str) -> Encoding:
     if is_text(column.type):
         texts = sorted({str(each) for each in pc.unique(pc.fill_null(column, "")).to_pylist()})
         if len(texts) > MOST_CATEGORIES:
+            found = no_numbers(column) or f"has {len(texts):,} different texts"
             raise RequestError(
-                f"'{uri}': column '{name}' has {len(texts):,} different texts; expected at most {MOST_CATEGORIES} "
-                "categories. Name the columns to use in `data.feature_columns`."
+                f"'{uri}': column '{name}' {found}; expected at most {MOST_CATEGORIES} categories. Name the columns to "
+                "use in `data.feature_columns`."
             )
         return Encoding(name, categories=tuple(texts))
     if is_list(column.type):
@@ -220,6 +227,24 @@ def _reading(uri: str, name: str, column: pa.ChunkedArray, expected: str) -> Ite
             f"'{uri}': column '{name}' is {column.type}, and its values cannot be read ({first_line(error)}). "
             f"Expected {expected}."
         ) from error
+
+
+def no_numbers(column: pa.ChunkedArray) -> str:
+    """Why a column of texts whose cells look like numbers is none of numbers; empty where few do."""
+    texts = pc.drop_null(plain(column))
+    texts = pc.filter(texts, pc.greater(pc.binary_length(texts), 0))
+    plainly = pc.match_substring_regex(texts, NUMBER)
+    alike = pc.or_(plainly, pc.match_substring_regex(texts, LIKE_A_NUMBER))
+    if not len(texts) or pc.sum(alike).as_py() < MOSTLY * len(texts):
+        return ""
+    others = pc.filter(texts, pc.invert(plainly))
+    if not len(others):
+        return "has numbers that are written as texts (write them as numbers)"
+    shown = ", ".join(map(repr, pc.unique(others).slice(0, SHOWN).to_pylist()))
+    return (
+        f"is text, since {len(others):,} of {len(texts):,} cells are no plain numbers, such as {shown} (write numbers "
+        "as 12.5, and leave other cells empty)"
+    )
 
 
 def _first(column: pa.ChunkedArray) -> Any:

@@ -73,6 +73,7 @@ def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = Tru
         raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
     table_files.check_commas(where, table, [name, *features])
     reasons = [why, f"features: {_listed(features)}"]
+    reasons += [f"categories: '{each}' {reason}" for each in features if (reason := _as_categories(each, table))]
     reasons += [f"not used: '{each}' {reason}" for each, reason in unused.items() if reason]
     return Roles(name, (), features, tuple(reasons))
 
@@ -168,18 +169,25 @@ def _no_feature(column: Column, table: pa.Table) -> str:
         return "is empty"
     if column.values == 1 and not column.empty:
         return "has the same value in every row"
-    if table_files.is_text(column.type):
-        many = column.values > encoded_tables.MOST_CATEGORIES
-        return f"has {column.values:,} different texts, as an id or a name has" if many else ""
-    if not (encoded_tables.is_number(column.type) or encoded_tables.is_list(column.type)):
-        return f"is {column.type}; dates and the like are no numbers"
-    if pa.types.is_integer(column.type) and column.values == rows >= ROW_NUMBERS_FROM and _is_id(column.name, table):
+    kind = column.type
+    if table_files.is_text(kind) and column.values > encoded_tables.MOST_CATEGORIES:
+        by_cells = encoded_tables.no_numbers(table.column(column.name))
+        return by_cells or f"has {column.values:,} different texts, as an id or a name has"
+    if not (table_files.is_text(kind) or encoded_tables.is_number(kind) or encoded_tables.is_list(kind)):
+        return f"is {kind}; dates and the like are no numbers"
+    if pa.types.is_integer(kind) and column.values == rows >= ROW_NUMBERS_FROM and _is_id(column.name, table):
         return "has another whole number in each row, as an id has"
     return _unreadable(table.column(column.name))
 
 
+def _as_categories(name: str, table: pa.Table) -> str:
+    """Why a feature that looks like numbers is categories; empty for other features."""
+    column = table.column(name)
+    return encoded_tables.no_numbers(column) if table_files.is_text(table_files.plain(column).type) else ""
+
+
 def _unreadable(column: pa.ChunkedArray) -> str:
-    """Why a run would refuse a column of numbers or lists, such as values beyond 2^53; empty where it takes it."""
+    """Why a run would refuse a column, such as one of numbers beyond 2^53; empty where it takes it."""
     try:
         encoded_tables.encoding("", column, "")
     except RequestError as error:  # its first sentence, without the names
