@@ -200,6 +200,19 @@ def test_a_test_file_without_labels_can_be_unlabeled(ending: str, tmp_path: Path
         look.look(splits.given(uris, ""), None)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_nested_columns_beside_texts(ending: str, tmp_path: Path) -> None:
+    rows = [{"text": f"the soup number {k} was good", "meta": {"label": k % 3 == 0}} for k in range(60)]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    seen = look.look(splits.given([str(path)], ""), None)
+    assert (seen.data["kind"], seen.data["label_column"]) == ("text", "meta.label")
+    assert seen.label_names == ("False", "True")
+
+
 # Files
 
 

@@ -162,7 +162,6 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
     "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
-    "truth": ([{"text": "a", "label": False}], {}, "'label' is False"),
     "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
     "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
     "one class": ([{"text": f"a {k}", "label": "x"} for k in range(30)], {}, "one class"),
@@ -175,6 +174,30 @@ def test_what_is_no_text_is_refused_with_its_row(tmp_path: Path, name: str) -> N
     made.write_jsonl(tmp_path / "train.jsonl", rows)
     with pytest.raises(RequestError, match=message):
         loading.load(spec(tmp_path, train="train.jsonl", test="train.jsonl", allow_overlap=True, **keys), 0)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ""])
+def test_nested_columns_and_truth_values_are_those_of_tables(ending: str, tmp_path: Path) -> None:
+    rows = [{"id": k, "data": {"text": f"text {k}"}, "meta": {"of": {"label": k != 1}}} for k in range(3)]
+    path = write(tmp_path, ending, rows)
+    x, labels = text_files.read(path, "train", ("data.text",), "meta.of.label")
+    assert column(x) == ["text 0", "text 1", "text 2"]
+    assert [labels.names[k] for k in labels.ids] == ["True", "False", "True"]
+    assert text_files.read_groups(path, "meta.of.label") == [True, False, True]
+    with pytest.raises(RequestError, match=r"no column 'meta\.label'; found 'id', 'data\.text', 'meta\.of\.label'\. "):
+        text_files.read(path, "train", ("data.text",), "meta.label")
+    with pytest.raises(RequestError, match=r"column 'meta\.of\.label' is bool; expected texts"):
+        text_files.read(path, "train", ("meta.of.label",), None)
+
+
+def test_a_declared_order_of_nested_labels_is_kept(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    names = {"label": datasets.ClassLabel(names=["z", "a"])}
+    features = datasets.Features({"text": datasets.Value("string"), "meta": names})
+    rows = [{"text": f"text {k}", "meta": {"label": k % 2}} for k in range(4)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    _, labels = text_files.read(str(tmp_path / "a.parquet"), "train", ("text",), "meta.label")
+    assert labels.names == ("z", "a") and labels.declared and labels.ids.tolist() == [0, 1, 0, 1]
 
 
 def test_texts_of_parquet_may_be_views(tmp_path: Path) -> None:

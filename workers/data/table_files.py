@@ -11,7 +11,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,6 +103,12 @@ def flat(table: pa.Table) -> pa.Table:
     while any(pa.types.is_struct(column.type) for column in table.columns):
         table = table.flatten()
     return table
+
+
+def flat_names(fields: Iterable[pa.Field]) -> list[str]:
+    """The names of the columns that `flat` makes of these fields."""
+    nested = [flat_names(each.flatten()) if pa.types.is_struct(each.type) else [each.name] for each in fields]
+    return [name for names in nested for name in names]
 
 
 def is_text(kind: pa.DataType) -> bool:

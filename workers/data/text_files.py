@@ -1,7 +1,8 @@
 """Files of texts: JSON lines, CSV, TSV, Parquet, and folders of Hugging Face `datasets`.
 
 A split is one file, a folder of files, or a pattern such as `train-*.parquet`, whose files follow in the order of
-their names. Each file is read in batches, so that texts of any total size pass through little memory.
+their names. Each file is read in batches, so that texts of any total size pass through little memory. Nested fields are
+columns `a.b`, as those of tables.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class _Labels:
     def add(self, found: pa.ChunkedArray, declared: tuple[str, ...], where: str, first: int) -> None:
         _check_no_null(found, where, self._name, first)
         kind = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
+        if pa.types.is_boolean(kind):  # named as those of tables
+            found, kind = pc.if_else(table_files.plain(found), "True", "False"), pa.string()
         are_names = table_files.is_text(kind)
         if not are_names and not pa.types.is_integer(kind):
             raise RequestError(
@@ -236,6 +239,9 @@ def _label_of(names: Names) -> str:
 
 
 def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
+    twice = [name for name in names if found.count(name) > 1]
+    if twice:
+        raise RequestError(f"{where}: several columns are called '{twice[0]}'. Expected each name once.")
     missing = [name for name in names if name not in found]
     if missing:
         key = names[missing[0]]
@@ -245,16 +251,19 @@ def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
 
 def _parquet(file: Any, uri: str, names: Names) -> Batches:
     table = pq.ParquetFile(file)
-    _check_names(f"'{uri}'", names, table.schema_arrow.names)
+    _check_names(f"'{uri}'", names, table_files.flat_names(table.schema_arrow))
     declared = _declared(table.schema_arrow, _label_of(names))
     for batch in table.iter_batches(ROWS, columns=list(names)):
-        yield pa.Table.from_batches([batch]), declared
+        yield table_files.flat(pa.Table.from_batches([batch])), declared
 
 
 def _declared(schema: pa.Schema, name: str) -> tuple[str, ...]:
     """The class names that `datasets` wrote into the metadata of a Parquet file; empty without."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        while name not in features:
+            above, _, name = name.partition(".")
+            features = features[above]
         return tuple(map(str, features[name]["names"])) if features[name]["_type"] == "ClassLabel" else ()
     except (KeyError, ValueError, TypeError, RecursionError):
         return ()
@@ -272,9 +281,6 @@ def _separated(delimiter: str | None, quote: str | Literal[False]) -> Callable[[
         parse = pa_csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=quote is not False)
         header = _header(file, parse)
         _check_names(f"'{uri}'", names, header)
-        twice = [name for name in names if header.count(name) > 1]
-        if twice:
-            raise RequestError(f"'{uri}': several columns are called '{twice[0]}'. Expected each name once.")
         reader = pa_csv.open_csv(
             file,
             read_options=pa_csv.ReadOptions(block_size=2**23),
@@ -319,6 +325,8 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
             ) from None
         if not isinstance(row, dict):
             raise RequestError(f"'{uri}', line {number}: {type(row).__name__}; expected an object in each line.")
+        if not row.keys() >= wanted:
+            row = _flat(row)
         if not keys.keys() >= wanted:
             keys |= dict.fromkeys(row)
         rows.append(row)
@@ -332,11 +340,20 @@ def _json_lines(file: Any, uri: str, names: Names) -> Batches:
         yield _table(rows, names, uri), ()
 
 
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with a key for each nested field, `a.b`."""
+    found = dict(row)
+    while nested := {key: value for key, value in found.items() if isinstance(value, dict)}:
+        inner = {f"{above}.{key}": value for above, fields in nested.items() for key, value in fields.items()}
+        found = {key: value for key, value in found.items() if key not in nested} | inner
+    return found
+
+
 def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Table:
     columns = {}
     for name in names:
         values = [_whole(row.get(name)) for row in rows]
-        wrong = [each for each in values if isinstance(each, bool) or not isinstance(each, str | int | None)]
+        wrong = [each for each in values if not isinstance(each, str | int | None)]
         if wrong:
             raise RequestError(
                 f"'{uri}': '{name}' is {reprlib.repr(wrong[0])} in one row; expected text, or a whole number as "
@@ -376,6 +393,7 @@ def _of_datasets(uri: str, held: Sequence[str], names: Names) -> Batches:
 
     try:
         saved = datasets.load_from_disk(uri)
+        saved = saved if {*names} <= {*saved.column_names} else saved.flatten()
         _check_names(f"'{uri}'", names, saved.column_names)
         label = saved.features.get(_label_of(names))
         declared = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
