@@ -213,6 +213,20 @@ def test_nested_columns_beside_texts(ending: str, tmp_path: Path) -> None:
     assert seen.label_names == ("False", "True")
 
 
+def test_quotes_in_a_tsv_are_characters_of_texts_and_around_values_of_tables(tmp_path: Path) -> None:
+    rows = [f"the soup number {k} was good\t{k % 2}" for k in range(60)]
+    rows[3], rows[50] = f'"{rows[3]}', 'a 5" plate of soup was good\t0'
+    (tmp_path / "texts.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    seen = look.look(splits.given([str(tmp_path / "texts.tsv")], ""), None)
+    assert seen.data["kind"] == "text" and sum(seen.examples.values()) == 60
+    assert look.texts_head(str(tmp_path / "texts.tsv")).column("text")[3].as_py() == '"the soup number 3 was good'
+    for end in ("", "\n"):
+        values = "".join(f'{k % 7}.5\t"x{end}"\t"{"uv"[k % 2]}"\n' for k in range(59))
+        (tmp_path / "table.tsv").write_text(f'"a"\t"b"\t"kind"\n{values}1.5\t"y"\t"u"\n')
+        seen = look.look(splits.given([str(tmp_path / "table.tsv")], ""), None)
+        assert seen.data["kind"] == "table" and seen.data["label_column"] == "kind" and seen.shape == (3,)
+
+
 # Files
 
 

@@ -52,25 +52,36 @@ def ending(uri: str) -> str:
     return posixpath.splitext(base)[1] if last in storage.COMPRESSED else last
 
 
-def read(uri: str, like: pa.Schema = NOTHING) -> pa.Table:
+def is_quoted(uri: str, *, of_texts: bool) -> bool:
+    """Whether quotes around a value are no part of it. In a TSV of texts they are characters like all others."""
+    return not (of_texts and ending(uri) == ".tsv")
+
+
+def read(uri: str, like: pa.Schema = NOTHING, *, of_texts: bool = False) -> pa.Table:
     """The whole table of a file.
 
     like: the schema of train. What is text there is text here, as it is spelled, even where these cells alone would
     be numbers or dates; commas that may be decimal or of thousands are as in train. Without it such columns are texts,
-    which `check_commas` refuses. Raises: `RequestError` where the file is missing, too large, or no table.
+    which `check_commas` refuses. of_texts: the quotes are those of `kind: text`, see `is_quoted`.
+
+    Raises: `RequestError` where the file is missing, too large, or no table.
     """
     if ending(uri) not in READERS:
         raise RequestError(f"'{uri}': no kind of table that is known. Expected {', '.join(READERS)}, also compressed.")
-    return parsed(uri, memory.read_whole(uri).getvalue(), like)
+    return parsed(uri, memory.read_whole(uri).getvalue(), like, of_texts=of_texts)
 
 
-def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING) -> pa.Table:
-    """The table in the content of a file, or of its beginning. uri: its name, for the ending and in errors."""
+def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING, *, of_texts: bool = False) -> pa.Table:
+    """The table in the content of a file, or of its beginning.
+
+    uri: its name, for the ending and in errors. like, of_texts: as of `read`.
+    """
     if ending(uri) != ".parquet":
         content = content.removeprefix(codecs.BOM_UTF8)
         _check_text(uri, content)
     try:
-        table = flat(READERS[ending(uri)](content, like))
+        reader = READERS[ending(uri)] if is_quoted(uri, of_texts=of_texts) else _unquoted
+        table = flat(reader(content, like))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"'{uri}': cannot be read as a table ({first_line(error)}).") from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -131,15 +142,19 @@ def _csv(content: bytes, like: pa.Schema) -> pa.Table:
     return _separated(content, separator(content[: 2**16]), like)
 
 
-def _separated(content: bytes, by: str, like: pa.Schema) -> pa.Table:
+def _unquoted(content: bytes, like: pa.Schema) -> pa.Table:
+    return _separated(content, "\t", like, quoted=False)
+
+
+def _separated(content: bytes, by: str, like: pa.Schema, *, quoted: bool = True) -> pa.Table:
     """A table of separated values, with a decimal comma where its cells show one.
 
     They do where it makes numbers of a column of texts, and no column of numbers has decimal points.
     """
-    found = _with_decimal(".", content, by, like)
+    found = _with_decimal(".", content, by, like, quoted)
     if by == "," or not any(_matching(column, WITH_COMMA) for column in found.columns):
         return found
-    other = _with_decimal(",", content, by, like)
+    other = _with_decimal(",", content, by, like, quoted)
     texts = [(is_text(one.type), is_text(two.type)) for one, two in zip(found.columns, other.columns, strict=True)]
     gained = [k for k, each in enumerate(texts) if each == (True, False)]
     if not gained:
@@ -164,11 +179,11 @@ def check_commas(uri: str, table: pa.Table, used: Collection[str]) -> None:
             )
 
 
-def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema) -> pa.Table:
+def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema, quoted: bool) -> pa.Table:
     return pa_csv.read_csv(
         io.BytesIO(content),
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
-        parse_options=pa_csv.ParseOptions(delimiter=by, newlines_in_values=True),
+        parse_options=pa_csv.ParseOptions(delimiter=by, quote_char='"' if quoted else False, newlines_in_values=quoted),
         convert_options=pa_csv.ConvertOptions(
             decimal_point=sign, column_types=dict.fromkeys(_texts(like), pa.string())
         ),

@@ -146,11 +146,7 @@ def _balance(data: dataset.Dataset) -> str:
 
 
 def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
-    head, times = _rows(found.splits["train"])
-    headless = headers.note(found.splits["train"], head)
-    if headless is not None:
-        raise RequestError(headless)
-    roles = columns.guessed(head, label, found.splits["train"], whole=times == 1)
+    head, roles = _head(found.splits["train"], label)
     if roles.texts:
         section: dict[str, Any] = {
             "kind": "text",
@@ -165,21 +161,46 @@ def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
     return section, [*roles.reasons]
 
 
-def table_head(uri: str) -> pa.Table:
-    """All rows of a small table; of a larger one its first rows, and some from the places behind them."""
-    return _rows(uri)[0]
+def _head(uri: str, label: str | None) -> tuple[pa.Table, columns.Roles]:
+    """The rows of `_rows` and the roles of their columns, with the quotes as a run of that kind reads them."""
+    if table_files.is_quoted(uri, of_texts=True):
+        return _guessed(uri, label, of_texts=False)
+    try:
+        head, roles = _guessed(uri, label, of_texts=True)
+    except RequestError as error:
+        head, roles = _guessed(uri, label, of_texts=False)
+        if roles.texts:  # a run could not read them so
+            raise error
+        return head, roles
+    return (head, roles) if roles.texts else _guessed(uri, label, of_texts=False)
 
 
-def _rows(uri: str) -> tuple[pa.Table, float]:
-    """`table_head`, and how many times as many rows the file has, roughly; 1 for all of them."""
+def _guessed(uri: str, label: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
+    head, times = _rows(uri, of_texts=of_texts)
+    headless = headers.note(uri, head)
+    if headless is not None:
+        raise RequestError(headless)
+    return head, columns.guessed(head, label, uri, whole=times == 1)
+
+
+def texts_head(uri: str) -> pa.Table:
+    """All rows of a small file of texts; of a larger one its first rows, and some from the places behind them."""
+    return _rows(uri, of_texts=True)[0]
+
+
+def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
+    """All rows of a small table, or some of a larger one; and how many times as many rows the file has, roughly."""
     size = storage.size(uri)
     if size <= WHOLE_BYTES:
-        return table_files.read(uri), 1.0
+        return table_files.read(uri, of_texts=of_texts), 1.0
     if table_files.ending(uri) == ".parquet":
         return _of_parquet(uri)
     in_pieces = posixpath.splitext(uri.lower())[1] not in storage.COMPRESSED
-    content = storage.read_with(uri, lambda file: _pieces(file, size) if in_pieces else _lines(file, HEAD_BYTES))
-    return table_files.parsed(uri, content), max(1.0, size / len(content))
+    quoted = table_files.is_quoted(uri, of_texts=of_texts)
+    content = storage.read_with(
+        uri, lambda file: _pieces(file, size, quoted) if in_pieces else _lines(file, HEAD_BYTES)
+    )
+    return table_files.parsed(uri, content, of_texts=of_texts), max(1.0, size / len(content))
 
 
 def _lines(file: Any, most: int) -> bytes:
@@ -188,10 +209,11 @@ def _lines(file: Any, most: int) -> bytes:
     return content if b"\0" in content else content[: content.rfind(b"\n") + 1]
 
 
-def _pieces(file: Any, size: int) -> bytes:
+def _pieces(file: Any, size: int, quoted: bool) -> bytes:
     """The first lines of a file of `size` bytes, and lines from further places, where a line is a row."""
     head = _lines(file, HEAD_BYTES // 2)
-    if b"\0" in head or any(line.count(b'"') % 2 for line in head.split(b"\n")):  # a quoted value of several lines
+    of_several_lines = quoted and any(line.count(b'"') % 2 for line in head.split(b"\n"))  # a value of the head
+    if b"\0" in head or of_several_lines:
         return head
     each = HEAD_BYTES // 2 // PIECES
     found = [head]
@@ -300,7 +322,7 @@ def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
         return _unloaded(
             section, reasons, values, shape=shape[1:], rows=shape[0], scale=255.0 if kind == np.uint8 else 1
         )
-    head, times = _rows(train)
+    head, times = _rows(train, of_texts=section["kind"] == "text")
     name = section["label_column"]
     texts = encoded_tables.texts_of(head.column(name), train, name)
     values = np.unique([each for each in texts if each is not None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from orchestrator.cli.start.look import Seen, table_head
+from orchestrator.cli.start.look import Seen, texts_head
 from orchestrator.cli.start.recipe import VOCABULARY
 from workers.errors import RequestError
 
@@ -28,7 +28,7 @@ def learnt(seen: Seen) -> tuple[str, int]:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    column = table_head(seen.data["train"]).column(seen.data["text_column"]).slice(0, LEARNT_FROM)
+    column = texts_head(seen.data["train"]).column(seen.data["text_column"]).slice(0, LEARNT_FROM)
     made.train_from_iterator(pc.drop_null(column).to_pylist(), trainer)
     return made.to_str(pretty=True), made.get_vocab_size()
 
