@@ -116,6 +116,12 @@ LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {
     "by name": ({"Target": [0, 1] * 20, "x": [0, 1] * 20}, "Target"),
     "in a name": ({"x": [0.5, 1.5] * 20, "is_class_b": [0, 1] * 20, "y2": [0, 1] * 20}, "is_class_b"),
     "nested": ({"x": [0.5, 1.5] * 20, "meta.label": ["a", "b"] * 20}, "meta.label"),
+    "beside whole coordinates": ({"x": [1, 2] * 20, "y": [3, 4] * 20, "class": [0, 1] * 20}, "class"),
+    "beside coordinates": (
+        {"at.x": [0.5] * 40, "at.y": [k / 8 for k in range(40)], "sky_class": ["u", "v"] * 20},
+        "sky_class",
+    ),
+    "y beside a class of another": ({"y": [0.0, 1.0] * 20, "x": [0.5] * 40, "class_of_travel": [1, 2] * 20}, "y"),
     "the last": ({"first": [0, 1] * 20, "x": [0.5, 1.5] * 20, "last": [0, 1] * 20}, "last"),
     "the first": ({"first": [0, 1] * 20, "x": [0.5, 1.5] * 20}, "first"),
 }
@@ -141,7 +147,10 @@ def test_texts_are_told_from_categories() -> None:
 WRONG_TABLES: dict[str, tuple[dict[str, list[Any]], str]] = {
     "one class": ({"x": [1.5, 2.5, 3.5], "label": ["u"] * 3}, "has 1 different value; expected at least two classes"),
     "a quantity": ({"x": [1.5] * 50, "price": [0.5 + k for k in range(50)]}, "which column is the label?"),
-    "its fraction": ({"x": [1.5] * 50, "y": [0.5 + k for k in range(50)]}, "is for classification"),
+    "its fraction": (
+        {"x": [1.5] * 50, "y": [0.5 + k for k in range(50)]},
+        "is for classification.* --label names another column",
+    ),
     "whole quantities": ({"x": [1.5, 2.5] * 25, "y": [*range(50)]}, "50 different values in 50 rows, as a quantity"),
     "ids as labels": ({"x": [1.5, 2.5] * 25, "y": [f"u{k}" for k in range(50)]}, "as free text or an id has"),
     "no feature": ({"x": [1.0, 1.0] * 25, "y": [0, 1] * 25}, "no column can be a feature beside the label 'y'"),

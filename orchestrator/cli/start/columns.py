@@ -15,10 +15,12 @@ from workers.data.tables import ROW_NUMBERS_FROM, index_columns
 from workers.errors import RequestError
 
 LABELS = (
-    "label", "labels", "target", "y", "class", "classes", "category", "outcome", "diagnosis", "species", "topic",
+    "label", "labels", "target", "class", "classes", "category", "outcome", "diagnosis", "species", "topic",
     "sentiment", "klasse", "ziel", "clase", "classe",
 )  # fmt: skip
 """Names that a label usually has, the surest first."""
+Y = "y"
+"""Another such name, and that of a coordinate."""
 MOST_CLASSES = 1000
 FEW_ROWS_A_CLASS = 5
 """Rows for each value, on average, below which a column is no label."""
@@ -93,19 +95,24 @@ def _label(seen: dict[str, Column], rows: int, asked: str | None, where: str) ->
         if asked not in seen:
             raise RequestError(f"--label: '{where}' has no column '{asked}'; found {_listed([*seen])}.")
         return asked, f"label: '{asked}', as you say"
-    for known in LABELS:
-        found = next((name for name in seen if name.lower().rpartition(".")[2] == known), None)
-        if found is not None:
-            return found, f"label: '{found}', by its name (--label names another)"
-    parts = [name for name in seen if {*re.split(r"[^a-z]+", name.lower())} & {"label", "target", "class"}]
     likely = [name for name, column in seen.items() if _may_be_label(column, rows)]
-    for names, why in ((parts, "by its name"), (_ends(likely, seen), "since it has few different values")):
+    named = _named(seen, rows)
+    for names, why in ((named, "by its name"), (_ends(likely, seen), "since it has few different values")):
         if names:
             return names[0], f"label: '{names[0]}', {why} (--label names another)"
     raise RequestError(
         f"'{where}': which column is the label? Found {_listed([*seen])}; none is called {', '.join(LABELS[:5])}, or "
         "has few different values. Name it by `--label COLUMN`."
     )
+
+
+def _named(seen: dict[str, Column], rows: int) -> list[str]:
+    """The columns that are called as labels are, the surest first."""
+    last = {name: name.lower().rpartition(".")[2] for name in seen}
+    known = [name for each in LABELS for name in seen if last[name] == each]
+    parts = [name for name in seen if {*re.split(r"[^a-z]+", name.lower())} & {"label", "target", "class"}]
+    unsure = [*(name for name in seen if last[name] == Y), *parts]
+    return [*known, *sorted(unsure, key=lambda name: not _has_few_values(seen[name], rows))]
 
 
 def _ends(likely: Sequence[str], seen: dict[str, Column]) -> list[str]:
@@ -119,11 +126,18 @@ def _ends(likely: Sequence[str], seen: dict[str, Column]) -> list[str]:
 def _may_be_label(column: Column, rows: int) -> bool:
     kind = column.type
     of_classes = table_files.is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    return of_classes and 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
+    return of_classes and _has_few_values(column, rows)
+
+
+def _has_few_values(column: Column, rows: int) -> bool:
+    return 2 <= column.values <= min(MOST_CLASSES, max(2, rows // FEW_ROWS_A_CLASS))
 
 
 def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) -> None:
-    texts = encoded_tables.texts_of(table.column(column.name), where, column.name)  # refuses numbers with a fraction
+    try:
+        texts = encoded_tables.texts_of(table.column(column.name), where, column.name)
+    except RequestError as error:  # such as numbers with a fraction
+        raise RequestError(f"{error} --label names another column.") from error
     different = len({each for each in texts if each is not None})
     if different < 2:
         read, sorted_ = (
