@@ -236,6 +236,27 @@ def test_quotes_in_a_tsv_are_characters_of_texts_and_around_values_of_tables(tmp
         assert seen.data["kind"] == "table" and seen.data["label_column"] == "kind" and seen.shape == (3,)
 
 
+def test_a_header_that_looks_like_data_is_accepted_with_a_label(tmp_path: Path) -> None:
+    rows = [f"the message number {k} is {'spam' if k % 2 else 'good'},{'spam' if k % 2 else 'ham'}" for k in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["message,spam", *rows]) + "\n")
+    found = splits.given([str(tmp_path / "a.csv")], "")
+    with pytest.raises(RequestError, match=r"looks like data .* which is the label by --label\."):
+        look.look(found, None)
+    seen = look.look(found, "spam")
+    assert seen.data["kind"] == "text" and "the first line looks like data" in seen.warnings[0]
+    table().rename(columns=dict(zip("abcd", "3102", strict=True))).to_csv(tmp_path / "b.csv", index=False)
+    seen = look.look(splits.given([str(tmp_path / "b.csv")], ""), "kind")
+    assert sum("the first line looks like data" in each for each in seen.warnings) == 1
+
+
+def test_columns_that_are_numbered_as_texts_are_sorted(tmp_path: Path) -> None:
+    x, y = blobs(300, 1, inputs=12)
+    frame = pd.DataFrame({str(k): x[:, k] for k in range(12)}, columns=sorted(map(str, range(12))))
+    frame.assign(kind=np.array(["u", "v", "w"])[y]).to_csv(tmp_path / "a.csv", index=False)
+    seen = look.look(splits.given([str(tmp_path / "a.csv")], ""), None)
+    assert seen.shape == (12,) and "header" not in " ".join(seen.warnings)
+
+
 # Files
 
 

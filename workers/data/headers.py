@@ -13,13 +13,16 @@ from workers.data import table_files
 ROWS = 100_000
 """Rows in which a name is looked for."""
 SHOWN = 4
+NUMBERED = 10
+"""Numbers above which those of a row of data are hardly 0, 1, 2, ... in any order."""
 
 
 def note(uri: str, table: pa.Table) -> str | None:
     """What is told of a table whose names are like its values; None where they are names.
 
     At least half of the names must be like the values of their columns. Whole or broken numbers that ascend are names,
-    as pandas writes 0, 1, 2 and spectra have wavelengths, unless a text is a value of its column too.
+    as pandas writes 0, 1, 2 and spectra have wavelengths, unless a text is a value of its column too. So are many that
+    count the columns in another order, such as 0, 1, 10, 11, 2, sorted as texts.
     """
     if table_files.ending(uri) not in table_files.WITH_A_HEADER_LINE or not table.num_columns:
         return None
@@ -27,7 +30,8 @@ def note(uri: str, table: pa.Table) -> str | None:
     texts = [name for name, column in _columns(table) if _is_value(name, column)]
     if 2 * (len(numbers) + len(texts)) < table.num_columns:
         return None
-    if not texts and all(a < b for a, b in itertools.pairwise(numbers)):
+    ascend = all(a < b for a, b in itertools.pairwise(numbers))
+    if not texts and (ascend or (len(numbers) > NUMBERED and sorted(numbers) == [*range(len(numbers))])):
         return None
     shown = ", ".join(f"'{name}'" for name in table.column_names[:SHOWN])
     more = ", ..." if table.num_columns > SHOWN else ""

@@ -81,14 +81,14 @@ class Seen:
 
 def look(found: Given, label: str | None) -> Seen:
     """Look at the data. label: the column that the user names. Raises: `RequestError` with what is wrong."""
-    section, reasons = LOOKS[found.kind](found, label)
+    notes: list[str] = []
+    section, reasons = _table(found, label, notes) if found.kind == "table" else LOOKS[found.kind](found, label)
     for split in ("validation", "test"):
         if split not in found.splits:
             reasons.append(_proposal(split))
     section |= {} if "test" in found.splits else {"test_share": TEST_SHARE}
-    if _total_bytes(found) <= WHOLE_BYTES:
-        return _loaded(section, reasons)
-    return _headers(found, section, reasons)
+    seen = _loaded(section, reasons) if _total_bytes(found) <= WHOLE_BYTES else _headers(found, section, reasons)
+    return replace(seen, warnings=tuple(dict.fromkeys([*notes, *seen.warnings])))  # loading may note the same
 
 
 def _proposal(split: str) -> str:
@@ -145,8 +145,11 @@ def _balance(data: dataset.Dataset) -> str:
     )
 
 
-def _table(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
+def _table(found: Given, label: str | None, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The section of the configuration, and what was guessed. Appends to `notes` what may be wrong."""
     head, roles = _head(found.splits["train"], label)
+    headless = headers.note(found.splits["train"], head)
+    notes += [] if headless is None else [headless]
     if roles.texts:
         section: dict[str, Any] = {
             "kind": "text",
@@ -178,8 +181,8 @@ def _head(uri: str, label: str | None) -> tuple[pa.Table, columns.Roles]:
 def _guessed(uri: str, label: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
     head, times = _rows(uri, of_texts=of_texts)
     headless = headers.note(uri, head)
-    if headless is not None:
-        raise RequestError(headless)
+    if headless is not None and label is None:
+        raise RequestError(f"{headless} Where it has the names, say which is the label by --label.")
     return head, columns.guessed(head, label, uri, whole=times == 1)
 
 
@@ -306,8 +309,8 @@ def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]
     return section, reasons
 
 
-LOOKS = {"table": _table, "npz": _npz, "images": _images}
-"""By the kind of the files: the section of the configuration, and what was guessed."""
+LOOKS = {"npz": _npz, "images": _images}
+"""By the kind of files without columns: the section of the configuration, and what was guessed."""
 
 
 def _headers(found: Given, section: dict[str, Any], reasons: list[str]) -> Seen:
