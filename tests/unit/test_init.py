@@ -51,8 +51,8 @@ def runs(folder: Path) -> RunConfig:
 # Tables
 
 
-def guessed(frame: pd.DataFrame, label: str | None = None) -> columns.Roles:
-    return columns.guessed(pa.Table.from_pandas(frame, preserve_index=False), label, "a.csv")
+def guessed(frame: pd.DataFrame, label: str | None = None, text: str | None = None) -> columns.Roles:
+    return columns.guessed(pa.Table.from_pandas(frame, preserve_index=False), label, "a.csv", text=text)
 
 
 def test_the_roles_of_columns() -> None:
@@ -142,6 +142,27 @@ def test_texts_are_told_from_categories() -> None:
         frame = pd.DataFrame({"text": text, "city": cities, "stars": [1, 2] * (n // 2)})
         assert guessed(frame, "stars").texts == ("text",)
     assert guessed(pd.DataFrame({"city": cities, "stars": [1, 2] * (n // 2)}), "stars").features == ("city",)
+
+
+def test_a_column_of_names_makes_no_text_of_a_table() -> None:
+    frame = table(name=[f"Braund{k}, Mr. Owen Harris" for k in range(300)])
+    found = guessed(frame)
+    assert found.texts == () and found.features == tuple("abcd")
+    assert "not used: 'name' is free text (--text learns from such a column" in "\n".join(found.reasons)
+    assert guessed(frame[["a", "name", "kind"]]).texts == ("name",)
+    assert guessed(frame.assign(name=frame.name + " travelled with his wife from Southampton to New York")).texts
+    asked = guessed(frame, text="name")
+    assert asked.texts == ("name",) and "text: 'name', as you say" in asked.reasons
+
+
+def test_a_named_text_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = table(name=[f"Braund{k}, Mr. Owen Harris" for k in range(300)])
+    for text in ("gone", "a", "kind"):
+        with pytest.raises(RequestError, match=f"no column '{text}' of texts beside the label 'kind'; found 'name'"):
+            guessed(frame, text=text)
+    np.savez(tmp_path / "a.npz", x=np.zeros((50, 3), np.float32), y=np.arange(50) % 2)
+    assert main(["init", str(tmp_path / "new"), "--data", str(tmp_path / "a.npz"), "--text", "x"]) == 2
+    assert "--text 'x': the data are npz, which have no columns of texts" in capsys.readouterr().err
 
 
 WRONG_TABLES: dict[str, tuple[dict[str, list[Any]], str]] = {

@@ -19,13 +19,14 @@ HELP = "write a commented configuration for your own data"
 EXAMPLES = (
     "stillhouse init digits --data train.npz --data test.npz",
     "stillhouse init churn --data customers.csv --label churned",
+    "stillhouse init goods --data products.csv --label category --text title",
     "stillhouse init pets --data photos/            (a folder of images for each class)",
     "stillhouse init small --data texts.jsonl --checkpoint bert/",
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """FOLDER, the data, the checkpoints and the label."""
+    """FOLDER, the data, the checkpoints, the label and the text."""
     folder = parser.add_argument(
         "folder", metavar="FOLDER", nargs="?", default=".", help="where to write (default: here)"
     )
@@ -46,6 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "skops; or a folder of these",
     )
     parser.add_argument("--label", metavar="COLUMN", help="the column, or the array of an npz, that holds the classes")
+    parser.add_argument(
+        "--text",
+        metavar="COLUMN",
+        help="the column of texts to learn from, instead of a table's other columns (default: one of long texts, or of "
+        "short ones beside hardly another feature)",
+    )
     base.completes(folder, base.FOLDERS)
     base.completes(data, base.FILES)
     base.completes(checkpoint, base.FILES)
@@ -59,7 +66,7 @@ def main(asked: argparse.Namespace) -> None:
         screen.wait_for("looking at the data", brief=True)
         with interrupts.at_once():
             from orchestrator.cli.start import start
-        started = start.start(asked.folder, asked.data, asked.checkpoint, asked.label)
+        started = start.start(asked.folder, asked.data, asked.checkpoint, asked.label, asked.text)
     _tell(started, asked.folder, screen.out)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,8 +23,13 @@ Y = "y"
 MOST_CLASSES = 1000
 FEW_ROWS_A_CLASS = 5
 """Rows for each value, on average, below which a column is no label."""
-WORDS_OF_TEXT, LETTERS_OF_TEXT = 3.0, 8.0
-"""Mean number of words of a text; and of letters, where a script has no spaces."""
+WORDS_OF_TEXT, WORDS_OF_LONG_TEXT = 3.0, 10.0
+"""Mean number of words of free text; and of one that is more than a name, an address or a title."""
+LETTERS_OF_WORD = 8 / 3
+"""Letters that count as a word in a script without spaces."""
+FEATURES_BESIDE_TEXT = 1
+"""Most features of a table whose free text is what a model is to learn from, however short."""
+IN_A_TABLE = "is free text (--text learns from such a column, instead of the others)"
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,14 @@ class Roles:
     reasons: tuple[str, ...]
 
 
-def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = True) -> Roles:
-    """The roles in rows of the training set. label: as the user names it. whole: whether these are all its rows.
+def guessed(table: pa.Table, label: str | None, where: str, *, text: str | None = None, whole: bool = True) -> Roles:
+    """The roles in rows of the training set.
 
-    Raises: `RequestError` where no column can be the label, or it is a quantity, or has one value.
+    label, text: columns that the user names. whole: whether these are all its rows. A column of free text is what a
+    model learns from where its texts are long, or hardly another column can be a feature.
+
+    Raises: `RequestError` where no column can be the label, or it is a quantity, or has one value; or where `text` is
+    no other column, or has no texts.
     """
     if table.num_rows == 0:
         raise RequestError(f"'{where}': no rows. Expected a table with a header and examples.")
@@ -61,15 +69,17 @@ def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = Tru
     name, why = _label(seen, table.num_rows, label, where)
     _check_label(seen[name], table, where, whole=whole)
     others = {each: column for each, column in seen.items() if each != name}
-    texts = [each for each in others if is_free_text(table.column(each))]
-    if texts:
-        text = max(texts, key=lambda each: _mean_length(table.column(each)))
-        left = [each for each in others if each != text]
-        reasons = [why, f"text: '{text}', the column of free text"]
-        reasons += [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
-        return Roles(name, (text,), (), tuple(reasons))
-    unused = {each: _no_feature(column, table) for each, column in others.items()}
+    if text is not None:
+        _check_text(text, others, name, where)
+        return _of_texts(name, text, others, [why, f"text: '{text}', as you say"])
+    words = {each: mean_words(table.column(each)) for each in others}
+    free = {each for each, mean in words.items() if mean >= WORDS_OF_TEXT}
+    unused = {each: IN_A_TABLE if each in free else _no_feature(column, table) for each, column in others.items()}
     features = tuple(each for each, reason in unused.items() if not reason)
+    longest = max(words, key=words.__getitem__, default="")
+    if longest in free and (len(features) <= FEATURES_BESIDE_TEXT or words[longest] >= WORDS_OF_LONG_TEXT):
+        reason = f"text: '{longest}', the column of free text (--text names another)"
+        return _of_texts(name, longest, others, [why, reason])
     if not features:
         told = "; ".join(f"'{each}' {reason}" for each, reason in unused.items()) or "there is no other column"
         raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
@@ -78,6 +88,21 @@ def guessed(table: pa.Table, label: str | None, where: str, *, whole: bool = Tru
     reasons += [f"categories: '{each}' {reason}" for each in features if (reason := _as_categories(each, table))]
     reasons += [f"not used: '{each}' {reason}" for each, reason in unused.items() if reason]
     return Roles(name, (), features, tuple(reasons))
+
+
+def _check_text(text: str, others: Mapping[str, Column], label: str, where: str) -> None:
+    known = [name for name, column in others.items() if table_files.is_text(column.type)]
+    if text not in known:
+        raise RequestError(
+            f"--text: '{where}' has no column '{text}' of texts beside the label '{label}'; found "
+            f"{_listed(known) or 'none'}."
+        )
+
+
+def _of_texts(label: str, text: str, others: Collection[str], reasons: list[str]) -> Roles:
+    left = [each for each in others if each != text]
+    told = [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
+    return Roles(label, (text,), (), (*reasons, *told))
 
 
 def _seen(name: str, column: pa.ChunkedArray) -> Column:
@@ -156,22 +181,22 @@ def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) ->
         )
 
 
-def is_free_text(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds sentences: several words, or letters of a script without spaces."""
+def mean_words(column: pa.ChunkedArray) -> float:
+    """The mean number of words in the values of a column; 0.0 where they are no texts, or repeat as categories do.
+
+    In a script without spaces, letters are counted instead.
+    """
     column = table_files.plain(column)
-    if not table_files.is_text(column.type) or column.null_count == len(column):
-        return False
+    if not table_files.is_text(column.type):
+        return 0.0
     texts = [each for each in column.slice(0, 1000).to_pylist() if each]
     if not texts or len({*texts}) * 5 < len(texts):
-        return False
+        return 0.0
     words = sum(len(each.split()) for each in texts) / len(texts)
-    foreign = sum(not each.isascii() for each in texts) * 2 > len(texts) and _mean_length(column) >= LETTERS_OF_TEXT
-    return words >= WORDS_OF_TEXT or foreign
-
-
-def _mean_length(column: pa.ChunkedArray) -> float:
-    found: Any = pc.mean(pc.utf8_length(table_files.plain(column))).as_py()
-    return float(found or 0.0)
+    foreign = sum(not each.isascii() for each in texts) * 2 > len(texts)
+    if foreign and words < WORDS_OF_TEXT:
+        return sum(map(len, texts)) / len(texts) / LETTERS_OF_WORD
+    return words
 
 
 def _no_feature(column: Column, table: pa.Table) -> str:

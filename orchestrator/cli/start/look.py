@@ -79,10 +79,15 @@ class Seen:
         return bool(self.data["kind"] == "text")
 
 
-def look(found: Given, label: str | None) -> Seen:
-    """Look at the data. label: the column that the user names. Raises: `RequestError` with what is wrong."""
+def look(found: Given, label: str | None, text: str | None = None) -> Seen:
+    """Look at the data. label, text: columns that the user names. Raises: `RequestError` with what is wrong."""
     notes: list[str] = []
-    section, reasons = _table(found, label, notes) if found.kind == "table" else LOOKS[found.kind](found, label)
+    if found.kind == "table":
+        section, reasons = _table(found, label, text, notes)
+    elif text is not None:
+        raise RequestError(f"--text '{text}': the data are {found.kind}, which have no columns of texts. Leave it out.")
+    else:
+        section, reasons = LOOKS[found.kind](found, label)
     for split in ("validation", "test"):
         if split not in found.splits:
             reasons.append(_proposal(split))
@@ -145,9 +150,9 @@ def _balance(data: dataset.Dataset) -> str:
     )
 
 
-def _table(found: Given, label: str | None, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _table(found: Given, label: str | None, text: str | None, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The section of the configuration, and what was guessed. Appends to `notes` what may be wrong."""
-    head, roles = _head(found.splits["train"], label)
+    head, roles = _head(found.splits["train"], label, text)
     headless = headers.note(found.splits["train"], head)
     notes += [] if headless is None else [headless]
     if roles.texts:
@@ -164,26 +169,26 @@ def _table(found: Given, label: str | None, notes: list[str]) -> tuple[dict[str,
     return section, [*roles.reasons]
 
 
-def _head(uri: str, label: str | None) -> tuple[pa.Table, columns.Roles]:
+def _head(uri: str, label: str | None, text: str | None) -> tuple[pa.Table, columns.Roles]:
     """The rows of `_rows` and the roles of their columns, with the quotes as a run of that kind reads them."""
     if table_files.is_quoted(uri, of_texts=True):
-        return _guessed(uri, label, of_texts=False)
+        return _guessed(uri, label, text, of_texts=False)
     try:
-        head, roles = _guessed(uri, label, of_texts=True)
+        head, roles = _guessed(uri, label, text, of_texts=True)
     except RequestError as error:
-        head, roles = _guessed(uri, label, of_texts=False)
+        head, roles = _guessed(uri, label, text, of_texts=False)
         if roles.texts:  # a run could not read them so
             raise error
         return head, roles
-    return (head, roles) if roles.texts else _guessed(uri, label, of_texts=False)
+    return (head, roles) if roles.texts else _guessed(uri, label, text, of_texts=False)
 
 
-def _guessed(uri: str, label: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
+def _guessed(uri: str, label: str | None, text: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
     head, times = _rows(uri, of_texts=of_texts)
     headless = headers.note(uri, head)
     if headless is not None and label is None:
         raise RequestError(f"{headless} Where it has the names, say which is the label by --label.")
-    return head, columns.guessed(head, label, uri, whole=times == 1)
+    return head, columns.guessed(head, label, uri, text=text, whole=times == 1)
 
 
 def texts_head(uri: str) -> pa.Table:

@@ -31,17 +31,19 @@ class Started:
     chosen: recipe.Recipe
 
 
-def start(folder: str, data: Sequence[str], given: Sequence[str], label: str | None) -> Started:
+def start(
+    folder: str, data: Sequence[str], given: Sequence[str], label: str | None, text: str | None = None
+) -> Started:
     """Write `config.yaml`, `models.py`, the schema, and for texts a tokenizer into `folder`.
 
-    data: paths or URIs of files; none: what lies in `folder`. given: of checkpoints. label: its column.
+    data: paths or URIs of files; none: what lies in `folder`. given: of checkpoints. label, text: their columns.
     Raises: `RequestError` where a file exists already, or where data or checkpoints cannot be used. Nothing is left
     behind then.
     """
     place = storage.local_folder(folder)
     _check_free(place)
     found = splits.given([storage.absolute(each) for each in data], str(place))
-    seen = look.look(found, label)
+    seen = look.look(found, label, text)
     members = checkpoints.look([storage.absolute(each) for each in given], seen)
     of_checkpoint = next((g["model"]["checkpoint"] for g in members.groups if "checkpoint" in g["model"]), None)
     tokens, vocabulary, made = _tokenizer(seen, of_checkpoint)
