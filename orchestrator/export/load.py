@@ -6,7 +6,8 @@ pyarrow to read Parquet. `export.json` beside it describes the model.
 
 examples: an array [N, ...], a list of texts (of pairs, if it learned pairs), or a table: a dictionary of columns, a
 list of dictionaries, a data frame, a table of Arrow or the path of a Parquet file. The columns of a table are taken by
-their names, in any order, and further ones are ignored; a data frame whose columns have numbers as names is an array.
+their names, in any order, and further ones are ignored; a field of a nested column is `a.b`. A data frame whose columns
+have numbers as names is an array.
 `pandas.read_csv` reads texts such as NA as empty cells, unless it has `keep_default_na=False, na_values=""`.
 Where `export.json` has `inputs.byte_scale`, pixels are from 0 to 1: bytes divided by it.
 Rows of different lengths are lists. The order of the classes is that of `labels` in `export.json`.
@@ -15,6 +16,7 @@ Rows of different lengths are lists. The order of the classes is that of `labels
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import json
 import os
@@ -394,7 +396,8 @@ class Table:
     """
 
     def __init__(self, names: Sequence[str], get: Callable[[str], Any]) -> None:
-        self.names, self.get = names, get
+        self.names = names
+        self.get = functools.cache(lambda name: _plain(get(name)))  # once for all fields of a nested column
 
     @classmethod
     def of(cls, examples: Any) -> Table | None:
@@ -428,13 +431,10 @@ class Table:
 
     def columns(self, names: Sequence[str]) -> dict[str, Any]:
         """These columns, as arrays or lists of one length. Raises: ValueError where one is missing."""
-        for name in names:
-            if name not in self.names:
-                raise ValueError(f"the student was asked no column '{name}'; expected {', '.join(names)}.")
-            if list(self.names).count(name) > 1:
-                raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
-        found = {name: _plain(self.get(name)) for name in names}
+        found = {name: self._cells(name) for name in names}
         for name, column in found.items():
+            if column is None and name not in self.names:
+                raise ValueError(f"the student was asked no column '{name}'; expected {', '.join(names)}.")
             if isinstance(column, str) or not hasattr(column, "__iter__"):
                 raise ValueError(
                     f"the student was asked {column!r:.100} as column '{name}'; expected a list, or rows as [{{...}}]."
@@ -447,6 +447,23 @@ class Table:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the student was asked columns of different lengths: {lengths}; expected one length.")
         return found
+
+    def _cells(self, name: str) -> Any:
+        """A column; or, by the name `a.b`, the field `b` of the mappings in a column `a`. None: there is neither.
+
+        The field is empty where the cell of `a` is.
+        """
+        if list(self.names).count(name) > 1:
+            raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
+        if name in self.names:
+            return self.get(name)
+        for k in [k for k, sign in enumerate(name) if sign == "."]:
+            outer, field = self._cells(name[:k]), name[k + 1 :]
+            if hasattr(outer, "__iter__"):
+                cells = [None if _is_empty(cell) else cell for cell in map(_plain, outer)]
+                if all(cell is None or (isinstance(cell, Mapping) and field in cell) for cell in cells):
+                    return [None if cell is None else cell[field] for cell in cells]
+        return None
 
     def numbers(self, encodings: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
         """The columns as numbers [N, D], side by side, as the run read those of its files."""

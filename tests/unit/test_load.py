@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -309,6 +310,21 @@ def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, ND
     PEOPLE.to_csv(tmp_path / "people.csv")
     with pytest.raises(ValueError, match=r"people.csv' is no Parquet file"):
         student(tmp_path, TABLE)(of_path(tmp_path / "people.csv"))
+
+
+def test_a_field_of_a_nested_column_has_a_name_with_a_dot(
+    tmp_path: Path, counted: list[dict[str, NDArray[Any]]]
+) -> None:
+    rows = [{"marks": [1, 2], "at": {"home": {"age": 20}, "city": "Rome"}}, {"marks": [3, 4], "at": None}]
+    names = ("at.home.age", "at.city", "marks")
+    columns = [{**each, "name": name} for each, name in zip(COLUMNS, names, strict=True)]
+    answer, table = student(tmp_path, {**TABLE, "columns": columns}), pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "people.parquet")
+    for given in (rows, table, table.to_pandas(), table.to_pydict(), tmp_path / "people.parquet"):
+        answer(given)
+        np.testing.assert_array_equal(counted[-1]["input"], np.array(NUMBERS, np.float32))
+    with pytest.raises(ValueError, match=r"no column 'at\.home\.age'; expected at\.home\.age, at\.city, marks"):
+        answer([{"marks": [1, 2], "at": {"city": "Rome"}}])
 
 
 def test_a_parquet_file_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
