@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.cluster.resources import Placement
@@ -17,7 +18,15 @@ from workers.evaluation.tasks import Subject
 from workers.inference import teacher
 
 
-def corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> float | None:
+@dataclass(frozen=True)
+class Bias:
+    """The bias for the logits of some classes. reused: an earlier run computed it, and the predictions with it."""
+
+    value: float
+    reused: bool
+
+
+def corrected(run: Context, student: Subject, records: dict[str, str], place: Placement) -> Bias | None:
     """The bias of `evaluation.corrected_classes`; the student's predictions with it join the records of the test split.
 
     None without such classes.
@@ -29,7 +38,8 @@ def corrected(run: Context, student: Subject, records: dict[str, str], place: Pl
     record = run.artifacts.uri(paths.predictions(CORRECTED, "test"))
     digests = {split: run.dataset.digests[split] for split in ("train", "test")}
     key = PREDICTIONS.key(**teacher.follows_from(student[0]), **computed(student[1]), classes=ids, data=digests)
-    if run.artifacts.obtain(key, partial(record_of, CORRECTED, "test")) is None:
+    reused = run.artifacts.obtain(key, partial(record_of, CORRECTED, "test")) is not None
+    if not reused:
         train = predict(run, [student], "train", place).records
         job = jobs.Correction(ids, train["student"], records["student"], (record, key))
         results_of(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place)
@@ -37,13 +47,11 @@ def corrected(run: Context, student: Subject, records: dict[str, str], place: Pl
     records[CORRECTED] = record
     kept = store.read(record, PREDICTIONS)
     assert kept is not None, "it was committed above, or found"
-    return float(kept.facts["bias"])
+    return Bias(float(kept.facts["bias"]), reused)
 
 
-def bias_note(run: Context, bias: float | None) -> str:
-    """The report's note on a bias; empty without one."""
-    if bias is None:
-        return ""
+def bias_note(run: Context, bias: float) -> str:
+    """The report's note on a bias."""
     classes = ", ".join(str(each) for each in run.config.evaluation.corrected_classes)
     return (
         f"`{CORRECTED}` is the student with a bias of {bias:+.2f} for the logit{'s' * (', ' in classes)} of {classes}, "

@@ -157,17 +157,19 @@ def confusable_groups(run: Context, members: Sequence[Member], number: int, seed
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compared:
     """Every system on the test split, and how sure the differences are.
 
-    agreement: of ensemble and student; None where predictions are too large to be kept.
+    agreement: of ensemble and student; None where predictions are too large to be kept. reused: all predictions were
+    cached, and of the systems only the latency was measured anew.
     """
 
     systems: list[System]
     measured: Mapping[str, Measured]
     estimates: Estimates
     agreement: Agreement | None
+    reused: bool
     note: str = ""
     """On the bias of `student-corrected`; empty without one."""
 
@@ -182,7 +184,8 @@ def compare_systems(
         (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size, place.device))
         for name, each in further.items()
     ]
-    records = predict(run, asked, "test", place).records
+    predicted = predict(run, asked, "test", place)
+    records = predicted.records
     bias = corrected(run, asked[1], records, place)
     others = asked if bias is None else [*asked, (replace(student, name=CORRECTED), asked[1][1])]
     job = Measuring(others, records, place.threads)
@@ -210,7 +213,14 @@ def compare_systems(
         )
         for name, role in roles.items()
     ]
-    return Compared(systems, measured, estimates, _agreement(run, ensemble.compared, job, place), bias_note(run, bias))
+    return Compared(
+        systems=systems,
+        measured=measured,
+        estimates=estimates,
+        agreement=_agreement(run, ensemble.compared, job, place),
+        reused=predicted.reused and (bias is None or bias.reused) and not run.config.evaluation.metrics,
+        note="" if bias is None else bias_note(run, bias.value),
+    )
 
 
 def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:

@@ -111,7 +111,7 @@ def test_data_and_storage_on_an_object_store(server: str, tmp_path: Path) -> Non
         "soft targets": False,
         "student": True,
         "predictions": True,
-        "evaluation": False,
+        "evaluation": True,
     }
     assert stillhouse(server, "report", f"s3://{folder}").returncode == 0
     everything = (

@@ -54,7 +54,7 @@ def test_a_run_computes_what_is_new_and_needs_no_other_afterwards(tmp_path: Path
     third = go(tmp_path, "third", distillation__temperature=4.0)
     assert reused(third) == {"members", "predictions", "soft targets"}
     same = go(tmp_path, "same", distillation__temperature=4.0)
-    assert reused(same) == {"members", "predictions", "baseline", "soft targets", "student"}
+    assert reused(same) == {"members", "predictions", "baseline", "soft targets", "student", "evaluation"}
     assert any(note == "reused from run 'third': the student" for note in notes(tmp_path, "same"))
     for name in ("members/2/model.safetensors", "student/model.safetensors", "baseline/model.safetensors"):
         assert (tmp_path / "runs/same" / name).exists()
@@ -80,7 +80,7 @@ def test_logits_that_are_asked_for_later_are_computed_beside_the_same_soft_targe
     go(tmp_path, "first", distillation__keep="mean")
     before = parts(tmp_path / "runs/first")
     again = go(tmp_path, "first")
-    assert reused(again) == {"members", "predictions", "baseline", "student"}
+    assert reused(again) == {"members", "predictions", "baseline", "student", "evaluation"}
     assert any("are computed again, for the members' logits" in note for note in notes(tmp_path, "first"))
     assert parts(tmp_path / "runs/first") == before != {}
     assert len(list((tmp_path / "runs/first/logits").iterdir())) == 3

@@ -90,7 +90,7 @@ def test_what_is_damaged_or_gone_is_made_again_and_nothing_else(
     assert bytes_of(undisturbed) == before
     assert whole.stat().st_mtime_ns == kept
     assert damaged.name in caplog.text and "thrown away" in caplog.text
-    assert {s.name for s in again.stages if s.reused} == {"members", "predictions", "baseline", "student"}
+    assert {s.name for s in again.stages if s.reused} == {"members", "predictions", "baseline", "student", "evaluation"}
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["complete"] and [part["path"] for part in manifest["parts"]] == sorted(
         p for p in before if p.startswith("part")
