@@ -43,7 +43,8 @@ class Options:
     what they compute. None: artifacts of all runs are reused.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
-    run. several: whether the command has several runs, each of which is then named on the screen.
+    run. several: whether the command has several runs, each of which is then named on the screen. part_of: the name of
+    the run that this one belongs to; None: a run of its own.
     """
 
     verbose: bool
@@ -57,6 +58,7 @@ class Options:
     command: str = ""
     note: str = ""
     several: bool = False
+    part_of: str | None = None
 
     def starts_over(self, run: str) -> bool:
         """Whether the run of this name has yet to clear its folder."""
@@ -83,7 +85,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
         dataset = preflight.check_placed(config, dataset, plan.teachers.size)
         places.check_shared(config.storage)
         screen.wait_for(f"the run's folder and its tracker, {redacted(config.tracking.uri)}")
-        record = tracking_record.of(config, dataset)
+        record = tracking_record.of(config, dataset, options.part_of)
         opened = (
             observers(config, screen, record, fresh=fresh)
             if options.tracked

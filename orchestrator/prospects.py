@@ -75,7 +75,7 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
             "stop_when_flat": None,
         }
     )
-    options = Options(verbose=verbose, screen=screen or Screen(quiet=True))
+    options = Options(verbose=verbose, screen=screen or Screen(quiet=True), part_of=config.name)
     results = execution.executed(_untaught(config, few), (MEMBERS, HELD_OUT), options)
     more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
     return foreseen(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)

@@ -48,10 +48,11 @@ def _run(config: RunConfig, options: Options, command: str = "") -> Report:
     if config.ensemble.stop_when_flat is not None:
         settled = grown(config, options)
         config, note = settled.config, settled.note
-    others = [_run(other, options) for other in config.of_seeds()]
-    students = {name: _run(other, options) for name, other in config.of_students().items()}
+    part = replace(options, part_of=options.part_of or config.name)
+    others = [_run(other, part) for other in config.of_seeds()]
+    students = {name: _run(other, part) for name, other in config.of_students().items()}
     for generation in config.of_generations():
-        _run(generation, options)
+        _run(generation, part)
     figures = generations.compared(config, options)
     if options.several:
         options.screen.say(f"run '{config.name}'")

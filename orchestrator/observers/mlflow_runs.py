@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROLE = "stillhouse.role"
 RUN = "stillhouse.run"
+PART_OF = "stillhouse.part_of"
+"""Tag of a run that belongs to another run of its command, such as a repetition: the name of that run."""
 OPENED_AS = "stillhouse.opened_as"
 """Tag of a run that `report --push` sent to another tracker: its identifier at the first tracker."""
 REQUEST = "stillhouse.request"

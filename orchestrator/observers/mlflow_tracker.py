@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_sweep, mlflow_uri
 from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
-from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, REQUEST, RUN
+from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, PART_OF, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
 from orchestrator.reporting import files, plots
 from orchestrator.reporting.report import COMPARED, Report, System
@@ -205,7 +205,10 @@ class Tracker:
             tags |= {} if self._record is None else {REQUEST: self._record.request}
             if mlflow_sweep.current():
                 tags[PARENT] = mlflow_sweep.current()
-            self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, "run", tags)
+            part_of = None if self._record is None else self._record.part_of
+            tags |= {} if part_of is None else {PART_OF: part_of}
+            role = "run" if part_of is None else "part"
+            self.run_id = mlflow_runs.create(client, self.experiment_id, config.name, role, tags)
             return
         self.run_id = found.info.run_id
         self._runs = mlflow_runs.nested(client, self.experiment_id, self.run_id)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.cluster import environment
 from orchestrator.config import loading
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.schema import NAME
 from orchestrator.observers import mlflow_descriptions, mlflow_uri
 from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import __version__, storage
@@ -60,10 +61,12 @@ class TrackingRecord(BaseModel):
     """Digest of all inputs of the run's results and parameters, and of its folder."""
     tags: dict[Annotated[str, Field(pattern=r"^(stillhouse\.(version|code\.\w+)|mlflow\.(source\.[\w.]+|user))$")], str]
     datasets: list[SplitRecord]
+    part_of: Annotated[str, Field(pattern=NAME)] | None = None
+    """The name of the run that this one belongs to, such as the run whose repetition it is; None: a run of its own."""
 
 
-def of(config: RunConfig, dataset: Dataset) -> TrackingRecord:
-    """The record of a run that is about to begin."""
+def of(config: RunConfig, dataset: Dataset, part_of: str | None = None) -> TrackingRecord:
+    """The record of a run that is about to begin. part_of: the name of the run that it belongs to."""
     tags = _tags(config)
     follows = {key: value for key, value in tags.items() if key.startswith(CODE) or key == "stillhouse.version"}
     request = Key(
@@ -74,7 +77,7 @@ def of(config: RunConfig, dataset: Dataset) -> TrackingRecord:
         code=follows,
         data=dataset.digests,
     )
-    return TrackingRecord(request=request.digest, tags=tags, datasets=_splits(config, dataset))
+    return TrackingRecord(request=request.digest, tags=tags, datasets=_splits(config, dataset), part_of=part_of)
 
 
 def write(record: TrackingRecord, folder: str) -> None:

@@ -142,6 +142,13 @@ def test_the_original_of_a_copied_folder_is_left_alone(config: RunConfig) -> Non
     assert again.run_id != first.run_id and client.get_run(first.run_id).info.status == "RUNNING"
 
 
+@pytest.mark.parametrize(("part_of", "role"), [(None, "run"), ("small", "part")])
+def test_a_run_that_belongs_to_another_has_a_role_of_its_own(config: RunConfig, part_of: str | None, role: str) -> None:
+    tracker = begun(config, "FINISHED", record=record().model_copy(update={"part_of": part_of}))
+    tags = MlflowClient(config.tracking.uri).get_run(tracker.run_id).data.tags
+    assert (tags["stillhouse.role"], tags.get("stillhouse.part_of")) == (role, part_of)
+
+
 def test_an_experiment_that_another_process_makes_at_the_same_moment(config: RunConfig) -> None:
     """Three clients at a time, eight times; a registered model likewise."""
     failed: list[Exception] = []

@@ -111,6 +111,20 @@ def test_the_runs_of_a_command_that_starts_over_share_what_they_compute(tmp_path
     assert log == [("small-b", "its own"), ("small-c", "its own"), ("small", "its own")]
 
 
+def test_the_further_runs_of_a_command_name_the_run_that_they_belong_to(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = three_students(tmp_path, seeds=2), dict[str, str | None]()
+
+    def of(config: RunConfig, dataset: Any, part_of: str | None) -> None:
+        found[config.name] = part_of
+
+    monkeypatch.setattr(execution.tracking_record, "of", of)
+    runs.run(config)
+    assert len(found) == 6
+    assert found == {each.name: None if each is config else "small" for each in config.of_command()}
+
+
 def test_all_generations_together_start_over_too(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     config, root = RunConfig.load(str(write_config(tmp_path, generations=2))), tmp_path / "runs"
     earlier(root, "small", "small-generation-1", "small-generation-2", "small-generations")
@@ -213,6 +227,7 @@ def test_worth_trains_no_student_and_so_needs_no_member_beside_one(
     tried: list[RunConfig] = []
 
     def executed(config: RunConfig, *args: Any) -> Any:
+        assert args[-1].part_of == "small"
         tried.append(config)
         raise RequestError("enough")
 
