@@ -271,17 +271,23 @@ def test_examples_without_numbers_are_refused(tmp_path: Path) -> None:
 # --- shared examples
 
 
-@pytest.mark.parametrize(("one", "other"), [("train", "test"), ("validation", "test"), ("train", "validation")])
-def test_the_same_split_twice_is_refused(tmp_path: Path, one: str, other: str) -> None:
+@pytest.mark.parametrize("other", ["test", "validation"])
+def test_a_split_of_the_training_examples_is_refused(tmp_path: Path, other: str) -> None:
     given = splits()
-    order = np.random.default_rng(0).permutation(len(given[one][1]))
+    order = np.random.default_rng(0).permutation(len(given["train"][1]))
     for mixed in (np.arange(len(order)), order):
-        changed = {**given, other: tuple(array[mixed] for array in given[one])}
-        with pytest.raises(RequestError, match=rf"data\.{one} and data\.{other} are the same examples.*allow_overlap"):
+        changed = {**given, other: tuple(array[mixed] for array in given["train"])}
+        with pytest.raises(RequestError, match=rf"data\.train and data\.{other} are the same examples.*allow_overlap"):
             loaded(tmp_path, **changed)
         assert "are the same examples, as `data.allow_overlap` allows" in said(
             loaded(tmp_path, overlap=True, **changed)
         )
+
+
+def test_validation_and_test_may_be_the_same(tmp_path: Path) -> None:
+    given = splits()
+    (note,) = loaded(tmp_path, **{**given, "validation": given["test"]}).notes
+    assert re.match(r"data\.test: (\d+) of \1 examples are also in data\.validation, value for value\.", note)
 
 
 def test_a_test_split_that_validation_is_drawn_from_is_refused(tmp_path: Path) -> None:

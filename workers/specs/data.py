@@ -90,7 +90,8 @@ class DataSpec(Spec):
     classes: Count | None = None
     """How many classes there are. Left out: one more than the largest label of the training set."""
     allow_overlap: bool = False
-    """Accept splits that are the same examples, as a trial of a set-up may want; otherwise they are refused."""
+    """Accept a validation or test split of the same examples as train, as a trial of a set-up may want; otherwise it is
+    refused."""
     label_column: str | None = None
     """The column of labels: of Parquet and the array of npz class ids, of `table` and `text` class ids or class names.
     Left out: `y`, of texts `label`."""
