@@ -378,6 +378,21 @@ def test_a_table_as_a_run_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads((tmp_path / "new" / "stillhouse.schema.json").read_text())["title"] == "RunConfig"
 
 
+def test_without_data_the_files_have_placeholders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    for named in (["--label", "y"], ["--checkpoint", "a.pt"]):  # which need data
+        assert main(["init", str(folder), *named]) == 2
+        assert "no such file or folder" in capsys.readouterr().err and not folder.exists()
+    assert main(["init", str(folder)]) == 0
+    told, config = capsys.readouterr().out, (folder / "config.yaml").read_text()
+    assert "Data: none found" in told and "Run:" not in told
+    assert told.count("  to do: ") == config.count("# To do: ") == 2
+    for seed, name in enumerate(("train", "test")):
+        x, y = blobs(60, seed, inputs=20)
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+    assert runs(folder).data.train == "train.npz"
+
+
 def test_in_the_folder_of_the_data_paths_are_relative(tmp_path: Path) -> None:
     for name, seed in (("train", 1), ("test", 2)):
         table(seed=seed).to_parquet(tmp_path / f"{name}.parquet")

@@ -23,6 +23,7 @@ EXAMPLES = (
     "stillhouse init pets --data photos/            (a folder of images for each class)",
     "stillhouse init small --data texts.jsonl --checkpoint bert/",
 )
+NO_DATA = "none found, so the files have placeholders; `stillhouse init FOLDER --data URI` fills them in"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="npz, parquet, csv, tsv, jsonl, or a folder of images by class; once for each split (default: what is in "
-        "FOLDER)",
+        "FOLDER; without any, the files have placeholders)",
     )
     checkpoint = parser.add_argument(
         "--checkpoint",
@@ -78,7 +79,8 @@ def _tell(started: Started, folder: str, out: Console) -> None:
 
     seen, members, chosen = started.seen, started.members, started.chosen
     counts = ", ".join(f"{count:,} {split}" for split, count in seen.examples.items())
-    line(f"Data: {seen.data['kind']}, {counts}")
+    found = f"{seen.data['kind']}, {counts}"
+    line(f"Data: {NO_DATA if seen.to_do else found}")
     for reason in seen.reasons:
         line(f"  {reason}")
     for reason in members.reasons:
@@ -88,8 +90,9 @@ def _tell(started: Started, folder: str, out: Console) -> None:
     teachers = "members from your checkpoints" if members.groups else f"{MEMBERS} members `{chosen.factory}`"
     minutes = max(1, round(chosen.minutes))
     about = "" if members.groups else f", about {minutes} {'minute' if minutes == 1 else 'minutes'} on two cores"
-    line(f"Run: {teachers}, a student `{chosen.factory}` of {chosen.student_training['epochs']} epochs{about}")
-    for missing in members.missing:
+    if not seen.to_do:
+        line(f"Run: {teachers}, a student `{chosen.factory}` of {chosen.student_training['epochs']} epochs{about}")
+    for missing in (*seen.to_do, *members.missing):
         line(f"  to do: {missing}")
     line(f"Written: {', '.join(os.path.join(folder, file) for file in started.files)}")
     config = shlex.quote(os.path.normpath(os.path.join(folder, started.files[0])))

@@ -36,6 +36,7 @@ def text(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: Pat
 def _lines(name: str, seen: Seen, members: Members, recipe: Recipe, *, folder: Path, tokenizer: str) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA}"
     yield "# Written by `stillhouse init`. `stillhouse run config.yaml` runs it; `stillhouse schema` has every key."
+    yield from (f"# To do: {each}" for each in seen.to_do)
     yield f"name: {inline(name)}  # of the run: results are in <storage>/{name}"
     yield "seed: 0"
     yield "storage: runs  # a folder, or a URI such as s3://bucket/runs"

@@ -62,6 +62,7 @@ class Seen:
     data: the section of the configuration. shape: of one example; empty for texts. scale: the largest value where they
     are bytes, else 1. classes: their number. examples: of each split, about as many where the data are large. reasons:
     what was guessed, and why. warnings: what may spoil the figures. loaded: the checked data set, of small data.
+    to_do: what the user fills in, where these are placeholders for data.
     """
 
     data: Mapping[str, Any]
@@ -73,6 +74,7 @@ class Seen:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     loaded: dataset.Dataset | None = None
+    to_do: tuple[str, ...] = ()
 
     @property
     def is_text(self) -> bool:

@@ -44,6 +44,11 @@ def given(uris: Sequence[str], folder: str) -> Given:
     return Given(kinds.pop(), _named([uri for uri, _ in found]))
 
 
+def has_data(folder: str) -> bool:
+    """Whether the folder exists and has data in it."""
+    return storage.exists(folder) and bool(_expanded(folder))
+
+
 def _named(uris: Sequence[str]) -> dict[str, str]:
     """The split of each file. One file alone is the training set."""
     if len(uris) == 1:

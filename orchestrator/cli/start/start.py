@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli.start import checkpoints, configuration, look, models, recipe, splits, tokenizer
+from orchestrator.cli.start import checkpoints, configuration, look, models, recipe, splits, template, tokenizer
 from orchestrator.config import loading, names, reference
 from orchestrator.config.loading import CONFIG
 from orchestrator.config.run_config import RunConfig
@@ -36,14 +36,19 @@ def start(
 ) -> Started:
     """Write `config.yaml`, `models.py`, the schema, and for texts a tokenizer into `folder`.
 
-    data: paths or URIs of files; none: what lies in `folder`. given: of checkpoints. label, text: their columns.
+    data: paths or URIs of files; none: what lies in `folder`. given: of checkpoints. label, text: their columns. Where
+    none of these is given and the folder has no data, the files have placeholders.
+
     Raises: `RequestError` where a file exists already, or where data or checkpoints cannot be used. Nothing is left
     behind then.
     """
     place = storage.local_folder(folder)
     _check_free(place)
-    found = splits.given([storage.absolute(each) for each in data], str(place))
-    seen = look.look(found, label, text)
+    if data or given or label or text or splits.has_data(str(place)):
+        found = splits.given([storage.absolute(each) for each in data], str(place))
+        seen = look.look(found, label, text)
+    else:
+        found, seen = template.FOUND, template.SEEN
     members = checkpoints.look([storage.absolute(each) for each in given], seen)
     of_checkpoint = next((g["model"]["checkpoint"] for g in members.groups if "checkpoint" in g["model"]), None)
     tokens, vocabulary, made = _tokenizer(seen, of_checkpoint)
