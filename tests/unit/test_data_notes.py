@@ -83,13 +83,19 @@ def test_a_class_left_out_on_purpose_is_taken_and_named(tmp_path: Path) -> None:
         found = loaded(tmp_path, classes=4, train=(x[kept], y[kept]), validation=(x[kept] + 1, y[kept]), test=test)
         assert f"no labelled example of class {left_out} (4 classes in all)" in said(found)
         assert len(found.notes) == 1
-    none = loaded(tmp_path, train=(x[y != 2], y[y != 2]), validation=(x[y != 2] + 1, y[y != 2]), test=test)
-    assert "class 2 (4 classes" in said(none)  # inside the range a gap needs no declaration
+    gap: dict[str, Any] = {"train": (x[y != 2], y[y != 2]), "validation": (x[y != 2] + 1, y[y != 2])}
+    none = loaded(tmp_path, **gap, test=(test[0][test[1] != 2], test[1][test[1] != 2]))
+    assert "class 2 (4 classes" in said(none)  # inside the range a gap of each split needs no declaration
+    message = (
+        r"data\.test: the label 2 of example 2 is none that data\.train has, which are of classes 0, 1, 3; \d+ such"
+    )
+    with pytest.raises(RequestError, match=rf"{message} labels in all\..*set `data\.classes: 4`"):
+        loaded(tmp_path, **gap, test=test)
 
 
 def test_huge_ids_take_no_memory(tmp_path: Path) -> None:
     x, y = blobs(200, 0)
-    found = loaded(tmp_path, **splits(train=(x, np.where(y == 2, 10**12, y))))
+    found = loaded(tmp_path, 10**12 + 1, **splits(train=(x, np.where(y == 2, 10**12, y))))
     assert "no labelled example of classes 2, 3, 4, 5, 6 and 999,999,999,993 more" in said(found)
 
 

@@ -131,6 +131,22 @@ def check_range(name: str, y: Index, rows: Positions, classes: int, declared: bo
         )
 
 
+def check_known(name: str, y: Index, train: Index, rows: Positions) -> None:
+    """Raise `RequestError` where a split has a label that train never has, as `label_names` does for names.
+
+    y, train: [P] labels of the split and of train, class ids, of train also -1. rows: of `y`.
+    """
+    known = np.unique(train[train != UNLABELLED])
+    unknown = np.flatnonzero(~np.isin(y, known))
+    if len(unknown):
+        raise RequestError(
+            f"data.{name}: the label {y[unknown[0]]} of example {rows.example_of(int(unknown[0]))} is none that "
+            f"data.train has, which are of {in_words(known, ())}; {len(unknown):,} such "
+            f"{'label' if len(unknown) == 1 else 'labels'} in all. Correct them, or leave such examples out. Where "
+            f"train has no label of the class on purpose, set `data.classes: {known.max() + 1}`."
+        )
+
+
 def _meant(name: str, wrong: Index) -> str:
     """What labels outside the classes may stand for, to be added to a message."""
     if (wrong == OF_TORCH).all():

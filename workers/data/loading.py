@@ -72,8 +72,8 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     grouped = {name: _groups(spec, name, of, len(inputs[name])) for name, of in whole.groups.items()}
     of_train = grouped.get("train")
     _leave_out_unlabelled(inputs, y)
-    for name, ids in y.items():  # before the split, so that messages have the user's row numbers
-        labels.check_range(name, ids, Split(inputs[name], ids).rows, classes, declared=declared is not None)
+    # before a split is drawn, so that messages have the user's row numbers
+    _check_labels(inputs, y, classes, declared=declared is not None, named=bool(names))
     values.check_types(inputs)
     train = Split(inputs["train"], y["train"])
     held = drawn(train, spec, y, of_train, seed)
@@ -115,6 +115,21 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
     dataset = _for_transfer(spec, dataset, of_train)
     _ = dataset.transfer  # checks the augmentation
     return dataset
+
+
+def _check_labels(
+    inputs: Mapping[str, Examples], y: Mapping[str, Index], classes: int, *, declared: bool, named: bool
+) -> None:
+    """Raise `RequestError` where a label [P] of a split is no class, or one that train never has.
+
+    declared: whether the configuration gives the number of classes, of which train may then lack some. named: whether
+    the labels are names in the files, whose unknown ones are refused already.
+    """
+    for name, ids in y.items():
+        rows = Split(inputs[name], ids).rows
+        labels.check_range(name, ids, rows, classes, declared=declared)
+        if name != "train" and not declared and not named:
+            labels.check_known(name, ids, y["train"], rows)
 
 
 def _groups(spec: DataSpec, split: str, values: Groups, count: int) -> Index:

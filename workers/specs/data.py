@@ -88,7 +88,8 @@ class DataSpec(Spec):
     augment: AugmentSpec | None = None
     """How the examples vary that student and baseline learn from; members, validation and test see them as they are."""
     classes: Count | None = None
-    """How many classes there are. Left out: one more than the largest label of the training set."""
+    """How many classes there are. Left out: one more than the largest label of the training set, which then has each
+    label of the other splits."""
     allow_overlap: bool = False
     """Accept a validation or test split of the same examples as train, as a trial of a set-up may want; otherwise it is
     refused."""
