@@ -183,7 +183,8 @@ class RunConfig(Spec):
             system = STUDENT if stage is student.stages[-1] else f"stage-{stage.name}"
             training = stage.training or student.training
             data = "" if stage.data is None else f"stages.{stage.name}"
-            found.append(TrainingStage(stage.name, system, loss, training, initial, data))
+            key = OBJECTIVE if loss is self.distillation else f"student.stages.{number}.objective"
+            found.append(TrainingStage(stage.name, system, loss, training, initial, data, key))
         return tuple(found)
 
     def part(self, ending: str, **update: Any) -> RunConfig:
@@ -375,6 +376,8 @@ KEPT = (
 """Settings of an ensemble that hold for the generations, too."""
 STUDENT = "student"
 """The name of the student among a run's systems."""
+OBJECTIVE = "distillation.objective"
+"""The key of the student's objective, where its stages have none of their own."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +386,7 @@ class TrainingStage:
 
     name: empty for a single stage. system: what it makes, `student` in the last stage and `stage-<name>` before it.
     initial: `PREVIOUS`, or the URI of the initial weights; None: random ones. data: the split that it learns on; empty
-    for the transfer set.
+    for the transfer set. key: of its objective.
     """
 
     name: str
@@ -392,6 +395,7 @@ class TrainingStage:
     training: AnyTraining
     initial: str | None
     data: str = ""
+    key: str = OBJECTIVE
 
 
 def _loss_of(whole: DistillationSpec, stage: StudentStage) -> DistillationSpec:

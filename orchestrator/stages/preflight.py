@@ -34,6 +34,7 @@ from workers.specs.models import AnyModel, NetworkModel, TransformersModel
 from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective
+from workers.training.objective import Objective
 from workers.trial import compiling, fitting, sequences, terms, trial
 from workers.trial.fitting import FitRole
 from workers.trial.odd_rows import OddRow, odd_rows
@@ -70,11 +71,17 @@ def pieces_of_code(config: RunConfig) -> list[Callable[[], object]]:
     """A check of each objective, rule of weights, metric and figure. They need no data, and raise `RequestError`."""
     rule, given = config.ensemble.of_examples, ("probabilities", "labels")
     return [
-        *(partial(objective.build, stage.loss) for stage in config.training_stages),
+        *(partial(_objective_of, stage) for stage in config.training_stages),
         *([] if rule is None else [partial(mixture_weights.try_out, rule)]),
         *(partial(factories.check_called, "evaluation.metrics", m, given) for m in config.evaluation.metrics),
         partial(drawings.check, config.report.figures),
     ]
+
+
+def _objective_of(stage: TrainingStage) -> Objective:
+    """The objective of a stage. Raises: `RequestError` with its own key."""
+    with objective.named(stage.key):
+        return objective.build(stage.loss)
 
 
 def check_code(config: RunConfig, built: set[str]) -> None:
@@ -173,7 +180,8 @@ def _check_role(role: Role | FitRole, dataset: Dataset, odd: Sequence[OddRow]) -
     """Try a training; returns notes for the user."""
     if isinstance(role, FitRole):
         return fitting.check_fitting(role, dataset.classes, odd)
-    return trial.check_training(role, dataset.classes, odd)
+    with objective.named(role.key):
+        return trial.check_training(role, dataset.classes, odd)
 
 
 def _known_size(config: RunConfig, machines: Machines | None) -> int | None:
@@ -203,7 +211,7 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
         _check_signals(stage)
         _check_pieces(stage, stage.training, config.student.workers[1])
         steps = len(batch_sizes(len(dataset.of_stage(stage.data)), stage.training.batch_size))
-        with seeded(torch_module.seed_of(config.seed, "objective")):
+        with seeded(torch_module.seed_of(config.seed, "objective")), objective.named(stage.key):
             terms.check(stage.loss, stage.training, steps, dataset.classes)
 
 

@@ -84,12 +84,13 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
     )
     for number, stage in enumerate(stages):
         yield of_student(
-            "student" if number == 0 else f"student (stage {stage.name})",
+            f"student (stage {stage.name})" if stage.name else "student",
             training=stage.training,
             examples=dataset.of_stage(stage.data),
             loss=stage.loss,
             initial=stage.initial,
             known=number > 0,
+            key=stage.key,
         )
     recipe = student.baseline_training or student.training
     yield of_student(
@@ -114,6 +115,7 @@ def _role(
     known: bool = False,
     beside: NetworkModel | None = None,
     begins_with: AnyModel | None = None,
+    key: str = objective.OBJECTIVE,
 ) -> Role | FitRole:
     """The trial role for a model, by its learner."""
     if isinstance(training, FitSpec):
@@ -133,4 +135,5 @@ def _role(
         beside=beside,
         begins_with_layers=initial == TEACHER_LAYERS,
         begins_with=begins_with,
+        key=key,
     )

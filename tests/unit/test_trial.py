@@ -17,9 +17,10 @@ import torch
 
 from orchestrator.cli.command import main
 from orchestrator.config.run_config import RunConfig
-from orchestrator.stages import preflight
+from orchestrator.stages import preflight, roles
 from tests.makers import blobs, message, write_config
 from workers import processes
+from workers.data import loading
 from workers.data.collate import collate
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError, RunError
@@ -544,6 +545,17 @@ def test_rows_without_a_finite_answer_are_named(
     shown = {"valid": "validation"}.get(split, split)
     with pytest.raises(RequestError, match=rf"NaN or infinity for example {row} of the {shown} split \({oddity}\)"):
         checked(path)
+
+
+def test_stages_are_named_with_the_keys_of_their_objectives(tmp_path: Path) -> None:
+    stages = [{"name": "a"}, {"name": "b", "objective": [{"term": "hard"}]}]
+    config = RunConfig.load(str(write(tmp_path, student__stages=stages)))
+    found = roles.roles(config, loading.load(config.every_split, config.seed))
+    assert [role.name for role in found] == ["ensemble", "student (stage a)", "student (stage b)", "baseline"]
+    unknown = [stages[0], {"name": "b", "objective": [{"term": "nothing"}]}]
+    config = RunConfig.load(str(write(tmp_path, student__stages=unknown)))
+    with pytest.raises(RequestError, match=r"^student\.stages\.1\.objective: found 'nothing'; expected soft"):
+        preflight.check(config)
 
 
 def test_probabilities_are_noted(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ has the terms themselves, and `schedules` the change of a number over time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -163,6 +164,17 @@ def build(spec: DistillationSpec) -> Objective:
     objective = Objective(tuple(terms), _value(TEMPERATURE, spec.temperature, LEAST_TEMPERATURE))
     _check_needs(objective, spec)
     return objective
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Errors in the block name the objective by `key`, such as that of a stage, instead of `OBJECTIVE`."""
+    try:
+        yield
+    except RequestError as error:
+        if OBJECTIVE not in str(error):
+            raise
+        raise RequestError(str(error).replace(OBJECTIVE, key)) from error
 
 
 def _labels(names: Sequence[str]) -> list[str]:

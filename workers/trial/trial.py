@@ -83,6 +83,8 @@ class Role:
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
+    key: str = objective.OBJECTIVE
+    """The key of its objective in the configuration."""
 
 
 def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
