@@ -279,6 +279,15 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_classes_in_another_order_are_refused_of_a_slow_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked two rows at once, and enough of each class altogether."""
+    monkeypatch.setattr("workers.trial.answers.AFFORDABLE_S", 1e-9)
+    swapped = np.array([1, 0, 2])[Y]
+    model = SklearnFile(kind="sklearn", path=kept(tmp_path / "a.skops", LogisticRegression().fit(X, swapped)))
+    with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
+        trial.check_file(loaded(model), model.path)
+
+
 def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
     net = torch.nn.Linear(8, 3)
     linear = load(Member("graph", OnnxModel(kind="onnx", path="", output="logits"), graph(tmp_path / "a.onnx")))

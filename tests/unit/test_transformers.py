@@ -17,6 +17,7 @@ from orchestrator.stages import preflight
 from tests import texts as made
 from workers.data import texts, tokens
 from workers.data.collate import Inputs, NamedInputs, collate
+from workers.data.dataset import Split
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
@@ -26,6 +27,8 @@ from workers.models.last_product import is_rounded
 from workers.models.packing import PackedLinear
 from workers.models.transformers_module import class_order
 from workers.specs.models import AnyModel, TransformersModel, model_of
+from workers.specs.training import TrainingSpec
+from workers.trial import trial
 
 pytest.importorskip("transformers")
 
@@ -200,6 +203,48 @@ def test_a_checkpoint_without_class_names_is_noted(tmp_path: Path) -> None:
     assert ", ".join(map(repr, NAMES)) in note
 
 
+def test_a_finished_member_whose_classes_no_names_match_is_noted(tmp_path: Path) -> None:
+    made_up, named = (
+        made.checkpoint(tmp_path / "a", ("LABEL_0", "LABEL_1", "LABEL_2")),
+        made.checkpoint(tmp_path / "b", NAMES),
+    )
+
+    def notes(folder: str, names: tuple[str, ...], file: str = "") -> tuple[str, ...]:
+        model = spec(checkpoint=folder).for_classes(3, names)
+        return predictor.kind_of(model).settled(model, f"{folder}{file}", batch(model))[1]
+
+    (note,) = notes(made_up, NAMES)
+    assert note.startswith(f"'{made_up}' names no classes (") and ", ".join(map(repr, NAMES)) in note
+    assert notes(made_up, ()) == notes(named, NAMES) == notes(named, NAMES, "/model.safetensors") == ()
+    for file in ("", "/model.safetensors"):
+        (note,) = notes(named, (), file)
+        assert note.startswith(
+            f"'{named}{file}' has the classes 'geography', 'science', 'sport', and the labels of the"
+        )
+        assert "they are taken to be 0 to 2, in this order" in note
+    trained = spec(checkpoint=named).for_classes(3, ())
+    assert "they are taken to be 0 to 2" in predictor.kind_of(trained).notes_on(trained)[0]
+
+
+def test_weights_with_the_classes_in_another_order_are_no_beginning(tmp_path: Path) -> None:
+    begun = spec(checkpoint=made.checkpoint(tmp_path / "begun", ("sport", "geography", "science")))
+    weights = kept(begun, torch_module.build(begun), tmp_path / "member")
+    new = spec(config=made.config(), tokenizer=made.tokenizer(tmp_path / "tokenizer"))
+    for given in (weights, weights / "model.safetensors"):
+        torch_module.build(begun, 0, str(given))  # whose logits are put into the order of the data
+        with pytest.raises(
+            RequestError, match=r"has the classes 'sport', .* Give their folder as `checkpoint` instead of"
+        ):
+            torch_module.build(new, 0, str(given))
+    torch_module.build(new.for_classes(3, ("a", "b", "c")), 0, str(weights))  # of which no class is one of these
+    examples, training = Split(TEXTS, np.arange(6) % 3), TrainingSpec(epochs=1, batch_size=2, learning_rate=1e-3)
+    role = trial.Role("members.1", new, training, 0, examples, begins_with=begun)
+    with pytest.raises(
+        RequestError, match=r"`initial` names a member, '.*begun', whose weights have the classes in anoth"
+    ):
+        trial.check_training(role, 3, [])
+
+
 @pytest.mark.parametrize(("max_length", "most"), [(7, 7), (None, 40)])
 def test_a_student_of_transformers_cuts_where_the_run_did(max_length: int | None, most: int, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -221,6 +266,9 @@ def test_other_class_names_are_refused_and_made_up_ones_taken_as_they_are(tmp_pa
     assert class_order("", ("a", "b", "c"), model, may_add=True) is None
     with pytest.raises(RequestError, match="has the classes 'LABEL_0', 'LABEL_1', and the data"):
         class_order("", ("LABEL_0", "LABEL_1"), model, may_add=False)
+    names = [f"LABEL_{k}" for k in range(11)]
+    many = model.for_classes(11, tuple(sorted(names)))
+    assert class_order("", names, many, may_add=False) == (0, 1, 10, *range(2, 10))  # as the labels of the data
 
 
 def test_a_head_for_other_classes_is_made_anew_for_training(tmp_path: Path) -> None:

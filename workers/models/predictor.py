@@ -22,6 +22,7 @@ from workers.data.collate import Collator
 from workers.data.collate import Inputs as Inputs
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError
+from workers.models import checkpoints
 from workers.models.outputs import Outputs as Outputs
 from workers.specs.base import Precision
 from workers.specs.models import AnyModel
@@ -89,6 +90,19 @@ class Predictor(ABC):
     def notes_on(cls, model: Any) -> tuple[str, ...]:
         """Notes for the user on the model that training begins with."""
         return ()
+
+    @classmethod
+    def places(cls, model: Any) -> tuple[int, ...]:
+        """For each class of the data, its place among the outputs that the weights compute; empty: its own id."""
+        return ()
+
+    @classmethod
+    def begin(cls, model: Any, module: nn.Module, weights: str) -> list[str]:
+        """Fill a network with the weights at a URI, which its training begins with; returns notes on the file.
+
+        Raises: `RequestError` where they do not fit `module`, or have the classes in another order.
+        """
+        return checkpoints.load(module, weights)
 
     @classmethod
     def companions(cls, model: Any) -> Mapping[str, bytes]:

@@ -88,12 +88,12 @@ def build(spec: NetworkModel, seed: int = 0, initial: str | None = None) -> nn.M
     It seeds torch, numpy and `random`. initial: URI of initial weights to load instead.
 
     Raises: `RequestError` where the factory is missing, raises, or returns anything but a module, or where `initial`
-    does not hold its weights.
+    does not hold its weights, or has the classes in another order.
     """
     with seeded(seed):
         module: nn.Module = specialised(predictor.kind_of(spec).made(spec), spec.special)
     if initial is not None:
-        checkpoints.load(module, initial)
+        predictor.kind_of(spec).begin(spec, module, initial)
     return module
 
 

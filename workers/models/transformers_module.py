@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from workers import storage
 from workers.data import tokens
-from workers.data.collate import Collator
+from workers.data.collate import Collator, Inputs
 from workers.data.label_names import listed
 from workers.data.tokens import local, require_transformers, vocabulary
 from workers.errors import RequestError, first_line
@@ -93,13 +93,27 @@ class TransformersPredictor(TorchPredictor):
                 f"{model.label} has no {', '.join(added[:3])}{' and others' if len(added) > 3 else ''}: training "
                 "begins with random numbers there.",
             )
-        has = () if model.task == MASKED_LM else _names_of(loaded.module.config)
-        if not model.labels or not _are_made_up(has):
+        return () if model.task == MASKED_LM else _notes_on_classes(model.label, _names_of(loaded.module.config), model)
+
+    @classmethod
+    def settled(cls, model: TransformersModel, weights: str, x: Inputs) -> tuple[TransformersModel, tuple[str, ...]]:
+        if model.task == MASKED_LM:
+            return model, ()
+        has = _names_of(_in_folder(model, weights)[1]) if storage.is_folder(weights) else _names_beside(weights)
+        return model, _notes_on_classes(f"'{weights}'", has, model)
+
+    @classmethod
+    def places(cls, model: TransformersModel) -> tuple[int, ...]:
+        if model.task == MASKED_LM or model.checkpoint is None:
             return ()
-        return (
-            f"{model.label} names no classes ({listed(has)}): they are taken to be {listed(model.labels)}, in this "
-            "order. Where they are not, put the names into `id2label` of its config.json.",
-        )
+        order = _order_of(_config(model), model.checkpoint, model, may_add=True) or ()
+        return () if order == tuple(range(len(order))) else order
+
+    @classmethod
+    def begin(cls, model: TransformersModel, module: nn.Module, weights: str) -> list[str]:
+        if model.task != MASKED_LM:
+            _check_classes_beside(model, weights, begins=True)
+        return super().begin(model, module, weights)
 
     @classmethod
     def companions(cls, model: TransformersModel) -> Mapping[str, bytes]:
@@ -143,14 +157,27 @@ class Loaded:
 
 def _config(model: TransformersModel) -> Any:
     """The configuration of the checkpoint, or the one that is written out, for the classes of the data."""
+    if model.checkpoint is not None:
+        return _in_folder(model, model.checkpoint)[1]
     transformers = require_transformers("`kind: transformers`")
-    if model.checkpoint is None:
-        with _explained("`config`", model):
-            given = {key: value for key, value in (model.config or {}).items() if key != "num_labels"}
-            return transformers.AutoConfig.for_model(**{**given, **_classes(model)})
-    folder, _ = local(model.checkpoint, FOLDER)
-    with _explained(f"checkpoint '{model.checkpoint}'", model):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with _explained("`config`", model):
+        given = {key: value for key, value in (model.config or {}).items() if key != "num_labels"}
+        return transformers.AutoConfig.for_model(**{**given, **_classes(model)})
+
+
+def _in_folder(model: TransformersModel, uri: str) -> tuple[str, Any, bool]:
+    """A checkpoint's folder on this machine, its configuration, and whether it names code of its own.
+
+    Raises: `RequestError` where it is no folder of a network that transformers has.
+    """
+    transformers = require_transformers("`kind: transformers`")
+    folder, name = local(uri, FOLDER)
+    if name:
+        raise RequestError(f"checkpoint '{uri}': a file. Expected the folder that `save_pretrained` wrote.")
+    has_own_code = _check_folder(uri, folder)
+    with _explained(f"checkpoint '{uri}'", model):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return folder, config, has_own_code
 
 
 def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
@@ -181,12 +208,8 @@ def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
 def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded:
     """The network in a folder, for the classes of the data. may_add: whether a missing head may be made anew."""
     transformers = require_transformers("`kind: transformers`")
-    folder, name = local(uri, FOLDER)
-    if name:
-        raise RequestError(f"checkpoint '{uri}': a file. Expected the folder that `save_pretrained` wrote.")
-    has_own_code = _check_folder(uri, folder)
+    folder, config, has_own_code = _in_folder(model, uri)
     with _explained(f"checkpoint '{uri}'", model):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         order = _order_of(config, uri, model, may_add=may_add)
         if order is None:
             for key, value in _classes(model).items():
@@ -344,10 +367,10 @@ def class_order(uri: str, has: Sequence[str], model: TransformersModel, *, may_a
     Raises: `RequestError` where the names or their number differ, and the head may not be replaced.
     """
     wanted = model.labels
-    if (_are_made_up(has) or not wanted) and len(has) == model.classes:
-        return tuple(range(model.classes))
     if wanted and set(has) == set(wanted):
         return tuple(list(has).index(name) for name in wanted)
+    if (_are_made_up(has) or not wanted) and len(has) == model.classes:
+        return tuple(range(model.classes))
     if may_add:
         return None
     raise RequestError(
@@ -361,28 +384,58 @@ def _are_made_up(names: Sequence[str]) -> bool:
     return list(names) == [f"LABEL_{k}" for k in range(len(names))]
 
 
-def _check_classes_beside(model: TransformersModel, weights: str) -> None:
-    """Raise `RequestError` where the configuration beside a file of weights has the classes in another order than
-    `made` expects them: that of the checkpoint which training begins with, else that of the data."""
-    place = storage.join(storage.parent(weights), CONFIG)
+def _notes_on_classes(label: str, has: Sequence[str], model: TransformersModel) -> tuple[str, ...]:
+    """A note where a checkpoint's classes are taken in the order of the data's, since no names match them.
+
+    label: of the checkpoint. has: its class names; empty where none are known.
+    """
+    wanted, made_up = model.labels, _are_made_up(has)
+    if has and made_up and wanted and set(has) != set(wanted):
+        return (
+            f"{label} names no classes ({listed(has)}): they are taken to be {listed(wanted)}, in this order. Where "
+            "they are not, put the names into `id2label` of its config.json.",
+        )
+    if not wanted and not made_up and list(has) != [str(k) for k in range(len(has))]:
+        return (
+            f"{label} has the classes {listed(has)}, and the labels of the data are numbers: they are taken to be 0 to "
+            f"{len(has) - 1}, in this order. Where they are not, write the labels of the data as these names.",
+        )
+    return ()
+
+
+def _names_beside(weights: str) -> tuple[str, ...]:
+    """The class names in the configuration beside a file of weights, or in their folder; empty where it names none."""
+    place = storage.join(weights if storage.is_folder(weights) else storage.parent(weights), CONFIG)
     beside = storage.read_if_there(place)
     try:
         names = json.loads(beside).get("id2label") if beside is not None else None
-        has = tuple(str(names[key]) for key in sorted(names, key=int)) if isinstance(names, dict) else ()
+        return tuple(str(names[key]) for key in sorted(names, key=int)) if isinstance(names, dict) else ()
     except (ValueError, AttributeError) as error:
         raise RequestError(
             f"checkpoint '{weights}': '{place}' beside it is no configuration of transformers ({error}). Correct it, "
             "or move the weights."
         ) from error
-    if has:
-        begun = None
-        if model.checkpoint is not None:
-            begun = _order_of(_config(model), model.checkpoint, model, may_add=True)
-        if class_order(weights, has, model, may_add=False) != (begun or tuple(range(model.classes))):
-            raise RequestError(
-                f"checkpoint '{weights}': the {CONFIG} beside it has the classes {listed(has)}, and the data "
-                f"{listed(model.labels)}. Name the folder instead of the file, so that the order is put right."
-            )
+
+
+def _check_classes_beside(model: TransformersModel, weights: str, *, begins: bool = False) -> None:
+    """Raise `RequestError` where the configuration beside weights has the classes in another order than the network:
+    that of the checkpoint which training begins with, else that of the data.
+
+    begins: whether training begins with the weights, so that classes of other names become those of the data.
+    """
+    has = _names_beside(weights)
+    order = class_order(weights, has, model, may_add=begins) if has else None
+    expected = TransformersPredictor.places(model) or tuple(range(model.classes))
+    if order is None or order == expected:
+        return
+    names = [name for _, name in sorted(zip(expected, model.labels, strict=True))]
+    instead = (
+        "Give their folder as `checkpoint` instead of `initial`" if begins else "Name the folder instead of the file"
+    )
+    raise RequestError(
+        f"checkpoint '{weights}': the {CONFIG} beside it has the classes {listed(has)}, and the network "
+        f"{listed(names)}. {instead}, so that the order is put right."
+    )
 
 
 def _in_order(order: Tensor, module: nn.Module, arguments: Any, output: Any) -> Any:

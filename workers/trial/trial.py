@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from workers.data import examples as examples_
-from workers.data.arrays import spread
+from workers.data.arrays import Index, spread
 from workers.data.collate import Collator, Inputs, described, rows_of
-from workers.data.dataset import Split
+from workers.data.dataset import NO_ROWS, Split
 from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
@@ -51,8 +51,13 @@ from workers.trial.odd_rows import OddRow
 from workers.user_code import calls, provenance
 
 HIDDEN = "distillation.hidden.member"
-SETTLED_ROWS, ORDERED_ROWS = 64, 256
-"""Training rows for two decisions: the kind of a file's outputs, and whether its classes are in order."""
+SETTLED_ROWS = 64
+"""Training rows that decide the kind of a file's outputs."""
+OF_EACH_CLASS, ORDERED_AT_ONCE, ORDER_S = 16, 256, 10.0
+"""Whether classes are in order: labelled rows of each, of which two classes need 14 together (`class_order.CHANCE`);
+most rows of a forward pass, and about the time for all of them."""
+LOOKED_AT = 2**20
+"""Labels among which these rows are chosen, at even distances."""
 STEPS = 4
 """Steps, if quick, where workers exchange gradients: a layer skipped at random shows only in several steps."""
 
@@ -78,13 +83,13 @@ class Role:
     """The member whose hidden states terms of `loss` need, and whose layers it may begin with; None: neither."""
     begins_with_layers: bool = False
     """Whether its initial weights are layers of that member."""
+    key: str = objective.OBJECTIVE
+    """The key of its objective in the configuration."""
     begins_with: AnyModel | None = None
     """The member whose final weights are its initial ones; None: none of the run."""
 
     def __str__(self) -> str:
         return f"{self.name} model {self.model.label}"
-    key: str = objective.OBJECTIVE
-    """The key of its objective in the configuration."""
 
 
 def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str, ...]:
@@ -94,7 +99,9 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
     """
     with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
-        begun = () if role.initial is None else tuple(checkpoints.load(module, role.initial))
+        begun: tuple[str, ...] = ()
+        if role.initial is not None:
+            begun = tuple(predictor.kind_of(role.model).begin(role.model, module, role.initial))
         if role.begins_with is not None and role.initial is None:
             _check_begins(role, module, role.begins_with)
         if role.begins_with_layers:
@@ -119,6 +126,11 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
 
 def _check_begins(role: Role, module: nn.Module, source: AnyModel) -> None:
     """Raise `RequestError` where the weights of another member, which is not trained yet, do not fit the network."""
+    if predictor.kind_of(source).places(source) != predictor.kind_of(role.model).places(role.model):
+        raise RequestError(
+            f"{role}: `initial` names a member, {source.label}, whose weights have the classes in another order, that "
+            "of a `checkpoint`. Expected the same `checkpoint` in both, or none."
+        )
     other: nn.Module = predictor.kind_of(source).made(source)
     with _naming(f"{role}: `initial` names a member of another architecture"):
         checkpoints.fill(module, checkpoints.packed(other.state_dict()), f"what {source.label} makes")
@@ -189,16 +201,38 @@ def settle(model: AnyModel, weights: str, examples: Split) -> tuple[AnyModel, tu
 
 def _check_order(network: Network, examples: Split, names: Sequence[str]) -> None:
     """Raise `RequestError` where the classes of a loaded model are in another order than those of the data."""
-    ids = spread(len(examples), min(ORDERED_ROWS, network.affordable))
-    labels = examples.labels_of(ids)
-    known = labels != UNLABELLED
-    answers = network.answers(network.some(ids)).argmax(dim=-1).numpy()
-    pairs = class_order.swapped(answers[known], labels[known], names)
+    ids, at_once = _of_each_class(examples), min(ORDERED_AT_ONCE, network.affordable)
+    started, answers, labels = time.monotonic(), [NO_ROWS], [NO_ROWS]
+    for start in range(0, len(ids), at_once):
+        rows = ids[start : start + at_once]
+        answers.append(network.answers(network.some(rows)).argmax(dim=-1).numpy())
+        labels.append(examples.labels_of(rows))
+        if time.monotonic() - started > ORDER_S:
+            break
+    reference = np.concatenate(labels)
+    known = reference != UNLABELLED
+    pairs = class_order.swapped(np.concatenate(answers)[known], reference[known], names)
     if pairs is not None:
         raise RequestError(
             f"{network} seems to have its classes in another order: what the labels say is {pairs}. Expected logits in "
             "the order of the data's classes."
         )
+
+
+def _of_each_class(examples: Split) -> Index:
+    """Examples [n] int64 with `OF_EACH_CLASS` labels of each class, or all that there are; the first ones have as many
+    of each."""
+    rows = np.random.default_rng(0).permutation(spread(len(examples.y), LOOKED_AT))
+    rows = rows[examples.y[rows] != UNLABELLED]
+    rows = rows[np.argsort(examples.y[rows], kind="stable")]
+    _, firsts, counts = np.unique(examples.y[rows], return_index=True, return_counts=True)
+    turns = np.arange(len(rows)) - np.repeat(firsts, counts)
+    rows = rows[np.argsort(turns, kind="stable")][: np.count_nonzero(turns < OF_EACH_CLASS)]
+    every = np.arange(len(examples))
+    found = examples.rows.repeated(every, every)[rows]
+    _, first_times = np.unique(found, return_index=True)
+    in_turn: Index = found[np.sort(first_times)]
+    return in_turn
 
 
 def piece_sizes(examples: int, training: TrainingSpec, workers: tuple[int, int]) -> list[int]:
