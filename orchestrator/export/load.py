@@ -101,8 +101,10 @@ def _transformers(place: Path, about: Mapping[str, Any], threads: int) -> Logits
     module = getattr(transformers, about["auto_class"]).from_pretrained(place, local_files_only=True)
     logits = _of_module(module, about, threads)
     known = {name: k for k, name in module.config.id2label.items()}  # `label2id` may be missing or of an earlier head
-    order = [known[name] for name in about["labels"]] if set(known) == set(about["labels"]) else None
-    return logits if order is None else lambda batch: logits(batch)[..., order]
+    order: list[int] | slice = slice(about["classes"])  # a language model's vocabulary may be padded
+    if set(known) == set(about["labels"]):
+        order = [known[name] for name in about["labels"]]
+    return lambda batch: logits(batch)[..., order]
 
 
 def _of_module(module: Any, about: Mapping[str, Any], threads: int) -> Logits:

@@ -105,10 +105,10 @@ WRONG: dict[str, tuple[CHANGES, str]] = {
                                                      "config": made.config(max_position_embeddings=6, vocab_size=26)}},
         r"rows of input_ids have more than the 6 positions of 'bert', the longest \d+\. Set `data\.masking",
     ),
-    "another vocabulary": (
+    "a smaller vocabulary": (
         {"data.masking": MASKING,
-         "ensemble.model": {"kind": "transformers", "task": "masked-lm", "config": made.config()}},
-        "predicts 64 tokens, and `data.masking.tokenizer` has 26",
+         "ensemble.model": {"kind": "transformers", "task": "masked-lm", "config": made.config(vocab_size=20)}},
+        "predicts 20 tokens, and `data.masking.tokenizer` has 26",
     ),
     "a compiled masked language model": (
         {"data.masking": MASKING, "ensemble.training": {"epochs": 1, "compile": True},

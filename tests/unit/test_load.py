@@ -518,6 +518,20 @@ def test_classes_of_transformers_are_ordered_by_id2label(
     assert answers[0, 1] > 0.9, "the first logit is that of b"
 
 
+def test_ids_that_pad_a_vocabulary_get_no_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(torch.nn.Module):
+        config = SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})
+
+        def forward(self, words: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": words.float()}
+
+    of_folder = SimpleNamespace(from_pretrained=lambda *_, **__: Net())
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoModel=of_folder))
+    about = {"format": "transformers", "auto_class": "AutoModel"}
+    answers = student(tmp_path, {"kind": "columns", "names": {"words": "int64"}}, **about)({"words": [[5, 0, 9]]})
+    assert answers.shape == (1, 2) and answers[0, 0] > 0.9
+
+
 def test_threads_are_set_for_a_call_alone() -> None:
     seen: list[int] = []
 

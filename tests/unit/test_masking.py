@@ -196,13 +196,27 @@ def test_a_masked_language_model_is_saved_under_its_own_name_and_loaded(tmp_path
     torch.testing.assert_close(complete(x).logits, ask(module.eval(), x))
 
 
-def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_a_smaller_vocabulary_is_refused(tmp_path: Path) -> None:
     found = data(tmp_path)
-    config = texts.config(vocab_size=found.classes + 3)
-    with pytest.raises(RequestError, match=rf"predicts {found.classes + 3} tokens, and `data.masking.tokenizer` has"):
+    config = texts.config(vocab_size=found.classes - 3)
+    with pytest.raises(RequestError, match=rf"predicts {found.classes - 3} tokens, and `data.masking.tokenizer` has"):
         TransformersPredictor.made(
             TransformersModel(kind="transformers", task="masked-lm", config=config, classes=found.classes)
         )
+
+
+def test_ids_that_pad_a_vocabulary_get_no_logits(tmp_path: Path) -> None:
+    """The weights stay, also those of the padding."""
+    found = data(tmp_path)
+    config = texts.config(vocab_size=found.classes + 6)
+    model = TransformersModel(kind="transformers", task="masked-lm", config=config, classes=found.classes)
+    module: Any = TransformersPredictor.made(model).eval()
+    x: Any = predictor.collator(model)(found.test.x, np.arange(8))
+    with torch.no_grad():
+        at_positions, whole = ask(module, x), module(**x.padded()).logits
+    assert at_positions.shape[-1] == whole.shape[-1] == found.classes
+    torch.testing.assert_close(at_positions, x.at_positions(whole), rtol=1e-4, atol=1e-5)
+    assert module.state_dict()["cls.predictions.bias"].shape == (found.classes + 6,)
 
 
 def test_masking_belongs_to_texts_and_copies_need_a_validation_file() -> None:

@@ -245,6 +245,20 @@ def test_weights_with_the_classes_in_another_order_are_no_beginning(tmp_path: Pa
         trial.check_training(role, 3, [])
 
 
+def test_embeddings_of_a_class_of_their_own(tmp_path: Path) -> None:
+    """As those of I-BERT, which can be quantized."""
+    model = spec(config=made.config(model_type="ibert", pad_token_id=1), tokenizer=made.tokenizer(tmp_path))
+    module: Any = torch_module.build(model)
+    again: Any = torch_module.build(spec(checkpoint=str(kept(model, module, tmp_path / "member"))))
+    assert torch.equal(again.get_input_embeddings().weight, module.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "lilt", "layoutlmv3", "markuplm"])
+def test_positions_begin_behind_the_id_that_pads(kind: str, tmp_path: Path) -> None:
+    model = spec(config=made.config(model_type=kind, pad_token_id=1), tokenizer=made.tokenizer(tmp_path))
+    assert predictor.kind_of(model).positions(model) == 38
+
+
 @pytest.mark.parametrize(("max_length", "most"), [(7, 7), (None, 40)])
 def test_a_student_of_transformers_cuts_where_the_run_did(max_length: int | None, most: int, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

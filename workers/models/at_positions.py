@@ -2,10 +2,14 @@
 
 Its head multiplies each hidden state by the whole vocabulary. With 15% of the tokens masked, that is most of the
 memory and time of a small network. So the hidden states of the positions are selected before the head.
+
+A checkpoint's vocabulary may be padded to a round number. No text has the ids behind those of the tokenizer, so that
+their logits are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,9 +18,13 @@ POSITIONS = "positions"
 """The argument of such a network: [P] int64, places among all B * L padded elements of a batch."""
 
 
-def only(module: nn.Module) -> nn.Module:
-    """The same network, called with `positions`: its logits are [P, V]. Its weights and their names stay."""
+def only(module: nn.Module, tokens: int) -> nn.Module:
+    """The same network, called with `positions`: its logits are [P, V]. Its weights and their names stay.
+
+    tokens: V, the number of ids of the tokenizer, at most that of the network; 0: all of the network.
+    """
     module.__class__ = _with_positions(type(module))
+    module.tokens = tokens  # type: ignore[assignment]
     return module
 
 
@@ -28,10 +36,12 @@ def computes(module: object) -> bool:
 class AtPositions:
     """A network of transformers whose encoder's states are cut to the positions before its head."""
 
+    tokens: int
+
     def forward(self, *arguments: Any, positions: Tensor | None = None, **named: Any) -> Any:
         encoder: nn.Module = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         if positions is None:
-            return super().forward(*arguments, **named)  # type: ignore[misc]
+            return _cut(super().forward(*arguments, **named), self.tokens)  # type: ignore[misc]
 
         def cut(module: nn.Module, given: Any, output: Any) -> Any:
             states = output["last_hidden_state"]
@@ -44,7 +54,14 @@ class AtPositions:
         finally:
             hook.remove()
         returned["logits"] = returned["logits"].squeeze(0)
-        return returned
+        return _cut(returned, self.tokens)
+
+
+def _cut(returned: Any, tokens: int) -> Any:
+    """The output with the logits of the first `tokens` ids alone; 0: of all."""
+    if isinstance(returned, MutableMapping) and 0 < tokens < returned["logits"].shape[-1]:
+        returned["logits"] = returned["logits"][..., :tokens]
+    return returned
 
 
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {}

@@ -196,8 +196,10 @@ def _notes_on_config(model: TransformersModel) -> tuple[str, ...]:
             f"{model.label}: `config` has {', '.join(found)}, without an effect on {type(made).__name__}. Correct the "
             "name where one is meant."
         )
-    embedded = getattr(made, "vocab_size", 0)
-    if "vocab_size" not in given and model.tokenizer is not None and embedded > (ids := vocabulary(model.tokenizer)):
+    embedded, ids = getattr(made, "vocab_size", 0), 0 if model.tokenizer is None else vocabulary(model.tokenizer)
+    if model.task == MASKED_LM:
+        ids = model.classes  # those of `data.masking.tokenizer`
+    if "vocab_size" not in given and 0 < ids < embedded:
         notes.append(
             f"{model.label}: `config` gives no `vocab_size`, so it has embeddings of {embedded:,} tokens, and the "
             f"tokenizer has {ids:,}. Give `vocab_size: {ids}`."
@@ -239,7 +241,8 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
         )
     if order and order != tuple(range(len(order))):
         module.register_forward_hook(partial(_in_order, torch.tensor(order)))
-    return Loaded(_checked(module, model), missing)
+    with _explained(f"checkpoint '{uri}'", model):
+        return Loaded(_checked(module, model), missing)
 
 
 def _check_shapes(uri: str, wrong: Mapping[str, tuple[list[int], list[int]]]) -> None:
@@ -453,13 +456,13 @@ def _classes(model: TransformersModel) -> dict[str, Any]:
 
 
 def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
-    """The network, if its vocabulary has each token and its positions each length. Raises: `RequestError`."""
-    rows = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if model.tokenizer is not None and (needed := vocabulary(model.tokenizer)) > rows:
-        of_checkpoint = "the tokenizer that the network was trained with"
+    """The network, if its vocabulary has each token. Raises: `RequestError`."""
+    rows = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    needed = 0 if model.tokenizer is None else vocabulary(model.tokenizer)
+    if needed > rows:
         raise RequestError(
             f"{model.label} embeds {rows:,} tokens, and the tokenizer '{model.tokenizer}' has ids up to "
-            f"{needed - 1:,}. Expected {of_checkpoint if model.checkpoint else f'`config.vocab_size: {needed}`'}."
+            f"{needed - 1:,}. {_expected_vocabulary(model, needed)}"
         )
     if model.tokenizer is not None and getattr(module.config, "pad_token_id", None) is None:
         # a network that classifies by the last token needs it, to find that token
@@ -468,13 +471,12 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
         _freeze(module, part)
     module.config.return_dict = True  # type: ignore[union-attr]  # a checkpoint may ask for tuples
     if model.task == MASKED_LM:
-        predicts = module.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-        if model.classes and predicts != model.classes:
+        if model.classes > rows:
             raise RequestError(
-                f"{model.label} predicts {predicts:,} tokens, and `data.masking.tokenizer` has {model.classes:,}. "
-                "Expected as many: the tokenizer that the network was trained with, and no ids that pad its vocabulary."
+                f"{model.label} predicts {rows:,} tokens, and `data.masking.tokenizer` has {model.classes:,}. "
+                f"{_expected_vocabulary(model, model.classes)}"
             )
-        return at_positions.only(module)
+        return at_positions.only(module, model.classes)
     return module
 
 
@@ -488,6 +490,13 @@ def _freeze(module: nn.Module, part: str) -> None:
             f"such as {known}, or a part of these."
         )
     for parameter in chosen:
+def _expected_vocabulary(model: TransformersModel, size: int) -> str:
+    """The remedy for a network of fewer than `size` tokens."""
+    if model.checkpoint is None:
+        return f"Expected `config.vocab_size: {size}`."
+    return "Expected the tokenizer that the network was trained with."
+
+
         parameter.requires_grad_(False)
 
 
@@ -512,6 +521,6 @@ class _explained:
 
 OFFSET_POSITIONS = (
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod",
-    "esm", "data2vec-text", "ibert", "luke",
+    "esm", "data2vec-text", "ibert", "luke", "lilt", "layoutlmv3", "markuplm",
 )  # fmt: skip
 """Model types whose positions begin behind the padding's id, so that they take so many fewer."""
