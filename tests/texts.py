@@ -26,12 +26,12 @@ def write_jsonl(path: Path, content: Sequence[Mapping[str, Any]]) -> str:
     return str(path)
 
 
-def tokenizer(folder: Path) -> str:
-    """A tokenizer of words, with an id for each digit, and one for what it does not know; 64 ids in all."""
+def tokenizer(folder: Path, words: Sequence[str] = WORDS) -> str:
+    """A tokenizer of words, with an id for each digit, and one for what it does not know; 26 ids in all."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
     vocabulary |= {str(digit): len(vocabulary) + digit for digit in range(10)}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Sequence(

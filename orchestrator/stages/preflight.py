@@ -134,13 +134,18 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
         sampling.check(f"{key}.sample", group.sample, dataset)
     specialists.check(config, dataset)
     wait_for("trying the models")
-    sequences.check(config.models, dataset)
+    sequences.check(config.models, dataset, _masked_by(config))
     tried = roles(config, dataset)
     notes = sequences.notes(config.models, dataset) + _check_models(config, dataset, tried)
     if machines is not None and not machines.cuda and any(role.training.compile for role in tried):
         compiling.check_machine()
     notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     return dataset.noted(*remarks.on(config, dataset), *room, *notes)
+
+
+def _masked_by(config: RunConfig) -> str | None:
+    """The tokenizer of masked texts; None where the data have none."""
+    return None if config.data.masking is None else config.data.masking.tokenizer
 
 
 def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> None:
@@ -154,7 +159,7 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
             _check_objective(settled_, dataset)
-            sequences.check({"student.model": settled_.student.model}, dataset)
+            sequences.check({"student.model": settled_.student.model}, dataset, _masked_by(settled_))
             odd = odd_rows(dataset)
             for role in roles(settled_, dataset):
                 if role.name.startswith(("student", "baseline")):

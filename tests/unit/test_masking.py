@@ -24,6 +24,7 @@ from workers.models.ask import ask
 from workers.models.transformers_module import TransformersPredictor
 from workers.specs.data import DataSpec, MaskingSpec
 from workers.specs.models import TransformersModel
+from workers.trial import sequences
 
 SIZE, MASK = 64, 4
 VOCABULARY = Vocabulary(np.arange(SIZE) >= 5, MASK)
@@ -217,6 +218,16 @@ def test_ids_that_pad_a_vocabulary_get_no_logits(tmp_path: Path) -> None:
     assert at_positions.shape[-1] == whole.shape[-1] == found.classes
     torch.testing.assert_close(at_positions, x.at_positions(whole), rtol=1e-4, atol=1e-5)
     assert module.state_dict()["cls.predictions.bias"].shape == (found.classes + 6,)
+
+
+def test_a_network_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    found, masked_by = data(tmp_path), str(tmp_path / "tokenizer")
+    config = texts.config(vocab_size=found.classes)
+    model = TransformersModel(kind="transformers", task="masked-lm", config=config, tokenizer=masked_by)
+    sequences.check({"ensemble.model": model}, found, masked_by)
+    other = model.model_copy(update={"tokenizer": texts.tokenizer(tmp_path / "other", texts.WORDS[::-1])})
+    with pytest.raises(RequestError, match=r"ensemble\.model: '\w+' is token \d+ of .*, which is `data\.masking\.tok"):
+        sequences.check({"ensemble.model": other}, found, masked_by)
 
 
 def test_masking_belongs_to_texts_and_copies_need_a_validation_file() -> None:

@@ -1,5 +1,6 @@
 """Elements of examples as positions: each row of labels, targets and figures belongs to just its element."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,23 @@ def test_a_network_that_ignores_the_mask_is_refused(tmp_path: Path) -> None:
         trial.check_training(trial.Role("student", spec(tmp_path, masked=False), training, 0, found.transfer), 3, [])
     with pytest.raises(RequestError, match=r"expected logits \[2, \d+, classes\], one row for each element"):
         trial.check_training(trial.Role("student", spec(tmp_path, "mine:Pooled"), training, 0, found.transfer), 3, [])
+
+
+def test_ids_without_an_embedding_are_tried(tmp_path: Path) -> None:
+    """Also of an example that is neither short nor long."""
+    found = load(tmp_path, unlabelled=False)
+    x, training = found.test.x, TrainingSpec(epochs=1, batch_size=16, learning_rate=1e-3)
+    assert isinstance(x, Columns)
+    ids = x.columns["ids"]
+    assert isinstance(ids, Ragged)
+    row = int(np.argsort(ids.lengths, kind="stable")[len(ids) // 2])
+    values = ids.flat.copy()
+    values[ids.lengths[:row].sum()] = 100
+    changed = Columns({"ids": Ragged.packed(values, ids.lengths)}, x.positions, "ids")
+    odd = odd_rows(replace(found, test=data.Split(changed, found.test.y)))
+    role = trial.Role("student", spec(tmp_path), training, 0, found.transfer)
+    with pytest.raises(RequestError, match=rf"That was example {row} of the test split \(largest value\)"):
+        trial.check_training(role, 3, odd)
 
 
 def test_also_where_the_longest_example_comes_first(tmp_path: Path) -> None:

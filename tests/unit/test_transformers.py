@@ -226,6 +226,16 @@ def test_a_finished_member_whose_classes_no_names_match_is_noted(tmp_path: Path)
     assert "they are taken to be 0 to 2" in predictor.kind_of(trained).notes_on(trained)[0]
 
 
+def test_a_tokenizer_with_other_ids_than_that_of_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = made.checkpoint(tmp_path / "it", NAMES)
+    torch_module.build(spec(checkpoint=folder, tokenizer=made.tokenizer(tmp_path / "same")))
+    other = spec(checkpoint=folder, tokenizer=made.tokenizer(tmp_path / "other", made.WORDS[::-1]))
+    message = r"it': '\w+' is token \d+ of '.*it' and \d+ of '.*other'\. Expected the tokenizer that the network"
+    for build in (torch_module.build, lambda model: predictor.load(model, folder)):
+        with pytest.raises(RequestError, match=message):
+            build(other)
+
+
 def test_weights_with_the_classes_in_another_order_are_no_beginning(tmp_path: Path) -> None:
     begun = spec(checkpoint=made.checkpoint(tmp_path / "begun", ("sport", "geography", "science")))
     weights = kept(begun, torch_module.build(begun), tmp_path / "member")

@@ -18,15 +18,20 @@ import torch
 from orchestrator.cli.command import main
 from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import preflight, roles
+from tests import texts
 from tests.makers import blobs, message, write_config
 from workers import processes
 from workers.data import loading
-from workers.data.collate import collate
+from workers.data.collate import Collator, collate
 from workers.data.dataset import Dataset, Split
+from workers.data.examples import Columns
+from workers.data.texts import TEXT, of_strings
+from workers.data.tokens import Tokenization
 from workers.errors import RequestError, RunError
 from workers.inference import kept as kept_weights
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
+from workers.models.torch_module import TorchPredictor
 from workers.specs.models import ModelSpec
 from workers.specs.training import TrainingSpec
 from workers.training import loop, tasks
@@ -34,7 +39,8 @@ from workers.training import ray_worker as student
 from workers.training.loader import HardLabels
 from workers.training.loop import Task
 from workers.training.ray_worker import WorkerJob
-from workers.trial import compiling, trial
+from workers.trial import answers, compiling, trial
+from workers.trial.answers import Network
 
 MODELS = '''
 import random
@@ -556,6 +562,30 @@ def test_stages_are_named_with_the_keys_of_their_objectives(tmp_path: Path) -> N
     config = RunConfig.load(str(write(tmp_path, student__stages=unknown)))
     with pytest.raises(RequestError, match=r"^student\.stages\.1\.objective: found 'nothing'; expected soft"):
         preflight.check(config)
+
+
+def test_each_token_of_a_tokenizer_is_tried(tmp_path: Path) -> None:
+    """Also one that no text has."""
+    pytest.importorskip("transformers")
+
+    class Bag(torch.nn.Module):
+        def __init__(self, words: int) -> None:
+            super().__init__()
+            self.words, self.output = torch.nn.Embedding(words, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            mask = attention_mask.unsqueeze(-1)
+            return self.output((self.words(input_ids) * mask).sum(1) / mask.sum(1))  # type: ignore[no-any-return]
+
+    x = Columns({TEXT: of_strings([row["text"] for row in texts.rows(6)])})
+    collator = Collator(tokens=Tokenization(texts.tokenizer(tmp_path)))
+
+    def notes(words: int) -> tuple[str, ...]:
+        return answers.check(Network(TorchPredictor(Bag(words)), "'bag'", 3, x, "student", collator), ())
+
+    assert notes(26) == ()
+    with pytest.raises(RequestError, match=r"the token 25, the largest id of .* Expected a network of 26 tokens"):
+        notes(25)
 
 
 def test_probabilities_are_noted(tmp_path: Path) -> None:

@@ -198,6 +198,21 @@ def vocabulary(uri: str) -> int:
     return int(max(load(uri).get_vocab().values())) + 1
 
 
+@lru_cache(maxsize=16)
+def moved(uri: str, other: str) -> str:
+    """A token that each of two tokenizers has under an id of its own, in words; empty where there is none.
+
+    Tokens that only one of them has do not count. uri: of a folder that may hold no tokenizer.
+    """
+    try:
+        known: dict[str, int] = load(uri).get_vocab() if uri != other and has_tokens(uri) else {}
+    except RequestError:
+        return ""
+    given: dict[str, int] = load(other).get_vocab() if known else {}
+    found = next((token for token, k in known.items() if given.get(token, k) != k), None)
+    return "" if found is None else f"{found!r} is token {known[found]:,} of '{uri}' and {given[found]:,} of '{other}'"
+
+
 _copies: dict[tuple[str, tuple[str, ...]], str] = {}
 
 

@@ -211,6 +211,7 @@ def _from_folder(model: TransformersModel, uri: str, *, may_add: bool) -> Loaded
     """The network in a folder, for the classes of the data. may_add: whether a missing head may be made anew."""
     transformers = require_transformers("`kind: transformers`")
     folder, config, has_own_code = _in_folder(model, uri)
+    _check_tokenizer(model, uri)
     with _explained(f"checkpoint '{uri}'", model):
         order = _order_of(config, uri, model, may_add=may_add)
         if order is None:
@@ -441,6 +442,15 @@ def _check_classes_beside(model: TransformersModel, weights: str, *, begins: boo
     )
 
 
+def _check_tokenizer(model: TransformersModel, uri: str) -> None:
+    """Raise `RequestError` where a checkpoint's own tokenizer has tokens under other ids than that of the model."""
+    if model.tokenizer is not None and (other := tokens.moved(uri, model.tokenizer)):
+        raise RequestError(
+            f"checkpoint '{uri}': {other}. Expected the tokenizer that the network was trained with: leave `tokenizer` "
+            "out."
+        )
+
+
 def _in_order(order: Tensor, module: nn.Module, arguments: Any, output: Any) -> Any:
     """Forward hook: the logits in the order of the data's classes."""
     output["logits"] = output["logits"][..., order.to(output["logits"].device)]
@@ -480,6 +490,13 @@ def _checked(module: nn.Module, model: TransformersModel) -> nn.Module:
     return module
 
 
+def _expected_vocabulary(model: TransformersModel, size: int) -> str:
+    """The remedy for a network of fewer than `size` tokens."""
+    if model.checkpoint is None:
+        return f"Expected `config.vocab_size: {size}`."
+    return "Expected the tokenizer that the network was trained with."
+
+
 def _freeze(module: nn.Module, part: str) -> None:
     """Exclude a part from training. Raises: `RequestError` where the network has no such part."""
     chosen = [parameter for name, parameter in module.named_parameters() if f".{part}." in f".{name}."]
@@ -490,13 +507,6 @@ def _freeze(module: nn.Module, part: str) -> None:
             f"such as {known}, or a part of these."
         )
     for parameter in chosen:
-def _expected_vocabulary(model: TransformersModel, size: int) -> str:
-    """The remedy for a network of fewer than `size` tokens."""
-    if model.checkpoint is None:
-        return f"Expected `config.vocab_size: {size}`."
-    return "Expected the tokenizer that the network was trained with."
-
-
         parameter.requires_grad_(False)
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from workers.data import examples
 from workers.data.arrays import Index, spread
-from workers.data.collate import Collator, Inputs, collate, rows_between, rows_of, shortest
+from workers.data.collate import Collator, Inputs, Strip, collate, rows_between, rows_of, shortest
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
+from workers.data.tokens import IDS, vocabulary
 from workers.errors import RequestError
 from workers.models import checked
 from workers.models.comparison import ALONE, SAME, apart, finite, lost
@@ -115,6 +116,7 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
             f"keep running statistics instead of the batch's own{padding}."
         )
     _check_odd(network, odd)
+    _check_largest_token(network)
     if bool((first >= 0).all()) and bool(((first.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all()):
         return (
             f"The {network} returns probabilities (its rows sum to 1: a softmax at the end?). Expected logits: the "
@@ -149,6 +151,27 @@ def _check_odd(network: Network, odd: Sequence[OddRow]) -> None:
                 )
         if time.monotonic() - started > AFFORDABLE_S:
             return
+
+
+def _check_largest_token(network: Network) -> None:
+    """Raise `RequestError` where the network cannot take each token of its tokenizer, of which texts may have few."""
+    batch, how = network.batch, network.collator.tokens
+    ids = None if isinstance(batch, Tensor) else batch.columns.get(IDS)
+    if how is None or isinstance(batch, Tensor) or not isinstance(ids, Strip):
+        return
+    row, largest = int(ids.lengths.argmax()), vocabulary(how.uri) - 1
+    one, strip = batch[row : row + 1], ids.cut(row, row + 1)
+    values = strip.values.clone()
+    values[(len(values) - 1) // 2] = largest  # between special tokens, which a network may look for
+    where = f"a text with the token {largest:,}, the largest id of its tokenizer '{how.uri}'"
+    try:
+        found = network.answers(replace(one, columns={**one.columns, IDS: strip.like(values)}))
+    except RequestError as error:
+        raise RequestError(
+            f"{error} That was {where}. Expected a network of {largest + 1:,} tokens, or another tokenizer."
+        ) from error
+    if not finite(found).all():
+        raise RequestError(f"{network} returned NaN or infinity for {where}.")
 
 
 def _answers_to(network: Network, rows: Sequence[OddRow]) -> Tensor:

@@ -1,11 +1,12 @@
 """Examples on which networks may compute NaN.
 
-They are rows of zeros, constant rows, rows of very large and very small values, and for rows of different lengths the
-shortest and the longest.
+They are rows of zeros, constant rows, and rows of very large and very small values, such as ids for which a network may
+have no embedding; of rows of different lengths also the shortest and the longest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,14 @@ from workers.data.column import Column
 from workers.data.dataset import Dataset
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
+from workers.data.texts import is_text
 
 OF_EACH = 12
 """Rows taken per oddity and split."""
 VALUES = 2**26
 """About how many numbers of a split are inspected; a larger split is sampled in blocks spread over it."""
+Measured = tuple[Index, dict[str, NDArray[Any]]]
+"""Inspected rows [n], and per oddity one measure [n]: a smaller value is odder."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +54,28 @@ def odd_rows(dataset: Dataset) -> list[OddRow]:
     found = [
         (rank, OddRow(name, row, oddity, x[row : row + 1]))
         for name, x in splits.items()
-        for column in columns_of(x).values()
-        for rank, row, oddity in _oddest(column)
+        for column_name, column in columns_of(x).items()
+        for rank, row, oddity in _oddest(column_name, column)
     ]
     return [row for _, row in sorted(found, key=lambda each: each[0])]
 
 
-def _oddest(x: Column | Ragged) -> list[tuple[int, int, str]]:
-    """Rank, row and oddity of the oddest rows; each row appears once."""
-    rows, measures = _lengths(x) if isinstance(x, Ragged) else _measures(x)
-    most = min(OF_EACH, len(rows))
+def _oddest(name: str, x: Column | Ragged) -> list[tuple[int, int, str]]:
+    """Rank, row and oddity of the oddest rows; each row appears once. name: of the column."""
+    if not isinstance(x, Ragged):
+        inspected = [_measures(x)]
+    else:
+        inspected = [_lengths(x), *([] if is_text(name, x) else [_extremes(x)])]
     found: dict[int, tuple[int, int, str]] = {}
-    for oddity, measure in measures.items():
-        order = np.argpartition(measure, most - 1)[:most]
-        for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
-            row = int(rows[k])
-            if row not in found or rank < found[row][0]:
-                exact = (words for name, words in EXACT.items() if name in measures and measures[name][k] == 0)
-                found[row] = (rank, row, next(exact, oddity))
+    for rows, measures in inspected:
+        most = min(OF_EACH, len(rows))
+        for oddity, measure in measures.items():
+            order = np.argpartition(measure, most - 1)[:most]
+            for rank, k in enumerate(order[np.argsort(measure[order], kind="stable")].tolist()):
+                row = int(rows[k])
+                if row not in found or rank < found[row][0]:
+                    exact = (words for each, words in EXACT.items() if each in measures and measures[each][k] == 0)
+                    found[row] = (rank, row, next(exact, oddity))
     return list(found.values())
 
 
@@ -75,17 +83,28 @@ EXACT = {"smallest norm": "all zeros", "smallest spread": "one value throughout"
 """The name of an oddity in messages when its measure is exactly 0."""
 
 
-def _lengths(x: Ragged) -> tuple[Index, dict[str, NDArray[np.float32]]]:
+def _lengths(x: Ragged) -> Measured:
     lengths = x.lengths.astype(np.float32)
     return np.arange(len(x)), {"shortest": lengths, "longest": -lengths}
 
 
-def _measures(x: Column) -> tuple[Index, dict[str, NDArray[np.float32]]]:
-    """Inspected rows [n], and per oddity one measure [n]: a smaller value is odder."""
+def _extremes(x: Ragged) -> Measured:
+    rows, tops, bottoms = [], [], []
+    for some in _stretches(len(x), math.ceil(x.lengths.mean() * math.prod(x.of_value))):
+        block = x[some]
+        values, starts = block.flat.reshape(len(block.flat), -1), np.cumsum(block.lengths) - block.lengths
+        rows.append(np.arange(some.start, some.stop))
+        tops.append(np.maximum.reduceat(values.max(axis=1), starts).astype(np.float64))
+        bottoms.append(np.minimum.reduceat(values.min(axis=1), starts).astype(np.float64))
+    return np.concatenate(rows), {"largest value": -np.concatenate(tops), "smallest value": np.concatenate(bottoms)}
+
+
+def _measures(x: Column) -> Measured:
     rows, norms, spreads, tops, bottoms = [], [], [], [], []
-    for ids, values in _stretches(x):
+    for some in _stretches(len(x), math.prod(x.shape[1:])):
+        values = x[some]
         flat = values.reshape(len(values), -1).astype(np.float32, copy=False)
-        rows.append(ids)
+        rows.append(np.arange(some.start, some.stop))
         norms.append(np.sqrt(np.einsum("nd,nd->n", flat, flat)))
         tops.append(flat.max(axis=1))
         bottoms.append(flat.min(axis=1))
@@ -100,11 +119,10 @@ def _measures(x: Column) -> tuple[Index, dict[str, NDArray[np.float32]]]:
     }
 
 
-def _stretches(x: Column) -> Iterator[tuple[Index, NDArray[Any]]]:
-    values = max(1, int(np.prod(x.shape[1:])))
-    size = max(1, min(ROWS_AT_ONCE, VALUES // (16 * values)))
-    starts = np.arange(0, len(x), size)
-    most = max(1, VALUES // (size * values))
+def _stretches(count: int, values: int) -> Iterator[slice]:
+    """Stretches of `count` rows of about so many values each, spread over all of them where they are too many."""
+    size = max(1, min(ROWS_AT_ONCE, VALUES // (16 * max(1, values))))
+    starts = np.arange(0, count, size)
+    most = max(1, VALUES // (size * max(1, values)))
     for start in starts if len(starts) <= most else starts[np.linspace(0, len(starts) - 1, most).astype(np.int64)]:
-        ids = np.arange(start, min(int(start) + size, len(x)))
-        yield ids, x[int(ids[0]) : int(ids[-1]) + 1]
+        yield slice(int(start), min(int(start) + size, count))

@@ -27,10 +27,11 @@ MOST = 20_000
 """Most texts of a split that are tokenized here; those of a larger split are the longest and the shortest ones."""
 
 
-def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
+def check(models: Mapping[str, AnyModel], dataset: Dataset, masked_by: str | None = None) -> None:
     """Raise `RequestError` where a text has more tokens than a model has positions, or a model takes no texts.
 
     models: by their keys in the configuration. A model with `max_length` cuts longer texts, and is checked by itself.
+    masked_by: the tokenizer of masked texts; None: the data have none.
     """
     if has_texts(dataset.train.x) and not any(getattr(model, "task", "") == "masked-lm" for model in models.values()):
         without = [
@@ -46,6 +47,15 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
     tried: set[Tokenization] = set()
     for key, model in models.items():
         _check_tokens(key, model, dataset)
+        if (
+            masked_by is not None
+            and model.tokenizer is not None
+            and (other := tokens.moved(model.tokenizer, masked_by))
+        ):
+            raise RequestError(
+                f"{key}: {other}, which is `data.masking.tokenizer`. Expected the tokenizer that the network was "
+                "trained with in both."
+            )
         collator, most = predictor.collator(model), predictor.kind_of(model).positions(model)
         how = collator.tokens
         if how is not None and has_texts(dataset.train.x):
