@@ -6,6 +6,7 @@ The best run is the one whose student is best on the validation split; test figu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -157,34 +158,47 @@ def written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _cells(sweep: Sweep, figure: str) -> dict[tuple[str, str], float]:
+    """A figure by the values of the first two keys, the mean over the runs that have it."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for each in sweep.runs:
+        value = each.shown(figure)
+        if value is not None:
+            first, second = (written(each.values[key]) for key in sweep.keys[:2])
+            found.setdefault((first, second), []).append(value)
+    return {cell: fmean(values) for cell, values in found.items()}
+
+
 def heat_map(sweep: Sweep, figure: str = "student") -> Figure | None:
     """A figure of each run over the first two keys, the mean over further ones; None for fewer keys, or where no run
-    has the figure.
+    has the figure. Of each value of the second key, a frame marks the value of the first that is best on validation.
 
     figure: one of `TITLES`.
     """
     if len(sweep.keys) < 2 or all(each.shown(figure) is None for each in sweep.runs):
         return None
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    by_row, by_column = ([written(each.values[key]) for each in sweep.runs] for key in sweep.keys[:2])
-    of_rows, of_columns = list(dict.fromkeys(by_row)), list(dict.fromkeys(by_column))
-    cells: dict[tuple[str, str], list[float]] = {}
-    for row, column, each in zip(by_row, by_column, sweep.runs, strict=True):
-        value = each.shown(figure)
-        if value is not None:
-            cells.setdefault((row, column), []).append(100 * value)
-    grid = [
-        [sum(found) / len(found) if (found := cells.get((row, column))) else float("nan") for column in of_columns]
-        for row in of_rows
-    ]
+    of_rows, of_columns = (
+        list(dict.fromkeys(written(each.values[key]) for each in sweep.runs)) for key in sweep.keys[:2]
+    )
+    cells, judged = _cells(sweep, figure), _cells(sweep, "validation_accuracy")
+    grid = [[100 * cells.get((row, column), math.nan) for column in of_columns] for row in of_rows]
     drawn = Figure(figsize=(1.6 + 0.9 * len(of_columns), 1.4 + 0.55 * len(of_rows)), layout="constrained")
     axes = drawn.subplots()
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(of_columns)), of_columns)
     axes.set_yticks(range(len(of_rows)), of_rows)
-    axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=TITLES[figure])
-    known = [value for found in cells.values() for value in found]
+    title = TITLES[figure]
+    for x, column in enumerate(of_columns):
+        of_column = {y: judged[row, column] for y, row in enumerate(of_rows) if (row, column) in judged}
+        if len(of_column) > 1:
+            y = max(of_column, key=of_column.__getitem__)
+            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="red", linewidth=2))
+            title = f"{TITLES[figure]}\nframed: best on validation"
+    axes.set(xlabel=sweep.keys[1], ylabel=sweep.keys[0], title=title)
+    known = [100 * value for value in cells.values()]
     low, high = min(known), max(known)
     for y, row_values in enumerate(grid):
         for x, value in enumerate(row_values):

@@ -229,6 +229,8 @@ def test_the_best_run_is_chosen_on_validation() -> None:
     assert first[-1] == "best" and second[-1] == "" and failed[-1] == "failed: no such layer"
     drawn = sweeps.heat_map(found)
     assert drawn is not None and {text.get_text() for text in drawn.axes[0].texts} == {"80.00", "99.00"}
+    (frame,) = drawn.axes[0].patches  # on test figures the other is better
+    assert frame.get_xy() == (-0.46, -0.44) and drawn.axes[0].get_title().endswith("framed: best on validation")
     assert sweeps.heat_map(sweeps.collected("s", ["distillation.t"], [])) is None
     assert sweeps.collected("s", ["t"], runs[2:]).best is None
 
@@ -237,6 +239,7 @@ def test_equal_cells_of_a_heat_map_have_white_numbers_on_the_darkest_colour() ->
     runs = [SweptRun(run=f"r{k}", values={"t": k, "h": 1}, student=0.8) for k in range(2)]
     drawn = sweeps.heat_map(sweeps.collected("s", ["t", "h"], runs))
     assert drawn is not None and [text.get_color() for text in drawn.axes[0].texts] == ["white", "white"]
+    assert not drawn.axes[0].patches  # nothing was measured on validation
 
 
 def test_the_problem_of_a_run_is_the_last_message() -> None:
