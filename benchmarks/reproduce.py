@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import shlex
@@ -22,22 +23,35 @@ from string import Template
 
 import yaml
 
-from benchmarks.reproductions import ROOT, Experiments, Measured, measured, of_fewer_seeds
+from benchmarks.reproductions import ROOT, Experiments, Measured, Row, measured, of_fewer_seeds
 from benchmarks.reproductions_page import PAGE, PICTURES, page
+from orchestrator.reporting import plots, sweeps
 from orchestrator.reporting import report as reports
-from orchestrator.reporting import sweeps
 from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages import trained
 from workers import storage
+from workers.errors import StillhouseError, first_line
 
 ROWS, KEPT = ROOT / "benchmarks/reproductions.yaml", ROOT / "benchmarks/results/reproductions.json"
+ODD = (StillhouseError, LookupError, ValueError, ArithmeticError)
+"""What reading a report raises that is damaged, or lacks a figure."""
 
 
 def expanded(command: str, variables: Mapping[str, str]) -> str:
-    """A command with the values of variables, which may use each other; those without one come from the environment."""
-    known = {**os.environ, **{name: value for name, value in variables.items() if value}}
+    """A command with the values of variables, which may use each other; those without one come from the environment,
+    each as one word of a shell, whatever is in it."""
+    known = {name: shlex.quote(value) for name, value in os.environ.items()}
+    known |= {name: value for name, value in variables.items() if value}
     for _ in range(2):
         command = Template(command).safe_substitute(known)
     return command
+
+
+def stored(command: str, runs: str) -> str:
+    """A command whose runs are in the storage `runs`; empty: as its configuration has it."""
+    if not runs or shlex.split(command)[0] != "stillhouse":
+        return command
+    return f"{command} --set {shlex.quote(f'storage={json.dumps(runs)}')}"  # a text of JSON is one of YAML
 
 
 def run(command: str, folder: Path) -> None:
@@ -49,13 +63,27 @@ def run(command: str, folder: Path) -> None:
     )
 
 
-def picture(place: str) -> bytes | None:
-    """A PNG for the page: a sweep's map of its students, or the first of a run's own figures (`report.figures`)."""
-    drawn, report = storage.join(place, sweeps.MAPS["student"]), RunFolder(place).report
+def picture(place: str, plot: str = "") -> bytes | None:
+    """A PNG for the page: a sweep's map of its students, this plot of a run, or the first of its own figures
+    (`report.figures`); None where there is none.
+
+    plot: the name of one of `plots.figures`; empty: none.
+    """
+    drawn, folder = storage.join(place, sweeps.MAPS["student"]), RunFolder(place)
     if storage.exists(drawn):
         return storage.read_bytes(drawn)
-    figures = reports.load(place).figures if storage.exists(report) else []
-    return base64.b64decode(figures[0].image) if figures else None
+    if not storage.exists(folder.report):
+        return None
+    report = reports.load(place)
+    if not plot:
+        return base64.b64decode(report.figures[0].image) if report.figures else None
+    records = {role: trained.record_in(folder.shown(role)) for role in ("baseline", "student")}
+    histories = {role: trained.epochs(record) for role, record in records.items() if record is not None}
+    if len(histories) < len(records):
+        return None
+    content = io.BytesIO()
+    plots.figures(report, histories)[plot].savefig(content, format="png")
+    return content.getvalue()
 
 
 def as_text(kept: Mapping[str, Measured]) -> str:
@@ -63,19 +91,31 @@ def as_text(kept: Mapping[str, Measured]) -> str:
     return json.dumps({name: each.model_dump() for name, each in sorted(kept.items())}, indent=1) + "\n"
 
 
-def main() -> None:
-    """Run experiments by name, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="experiments to run first")
-    parser.add_argument("--runs", help="the storage of all runs; left out: `runs` in the folder of each example")
-    given = parser.parse_args()
-    names = given.names
-    asked = Experiments.model_validate(yaml.safe_load(ROWS.read_text()))
-    unknown = {*names} - {row.name for row in asked.rows}
-    if unknown:
-        parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in asked.rows)}")
+def update(kept: dict[str, Measured], row: Row, runs: str, cores: int) -> str | None:
+    """Keep the figures of a row's runs, and its picture; returns why those kept earlier stay, empty where they do not.
+
+    runs: the storage of its runs. cores: of the machine that they ran on. Returns None where its run is not there.
+
+    Raises: one of `ODD`.
+    """
+    found = measured(row, runs, cores)
+    if found is None:
+        return None
+    fewer = of_fewer_seeds(row, found, kept[row.name]) if row.name in kept else []
+    if fewer:
+        return f"its runs have fewer seeds of '{fewer[0]}' than are kept"
+    drawn = picture(storage.join(runs, row.run), row.picture)
+    kept[row.name] = found
+    if drawn is not None:
+        PICTURES.mkdir(exist_ok=True)
+        (PICTURES / f"{row.name}.png").write_bytes(drawn)
+    return ""
+
+
+def execute(asked: Experiments, names: list[str], runs: str, parser: argparse.ArgumentParser) -> None:
+    """Run the commands of these experiments. Raises: SystemExit where one fails, or a variable is not set."""
     commands = [
-        (expanded(command, asked.variables), row.folder)
+        (stored(expanded(command, asked.variables), runs), row.folder)
         for row in asked.rows
         for command in (row.commands if row.name in names else ())
     ]
@@ -87,25 +127,44 @@ def main() -> None:
             run(command, folder)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"in {folder}: '{command}' ended with the status {error.returncode}") from error
+
+
+def main() -> None:
+    """Run experiments by name, and write the page. Raises: SystemExit with the rows that could not be read, after it
+    wrote the page with the figures that were kept of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="experiments to run first")
+    parser.add_argument("--runs", help="the storage of all runs; left out: `runs` in the folder of each example")
+    parser.add_argument(
+        "--cores", type=int, default=os.cpu_count() or 1, help="of the machine of the runs; left out: those of this one"
+    )
+    given = parser.parse_args()
+    asked = Experiments.model_validate(yaml.safe_load(ROWS.read_text()))
+    unknown = {*given.names} - {row.name for row in asked.rows}
+    if unknown:
+        parser.error(f"no experiment {', '.join(unknown)}; known: {', '.join(row.name for row in asked.rows)}")
+    runs = storage.absolute(given.runs) if given.runs else ""
+    execute(asked, given.names, runs, parser)
     kept = {
         name: Measured.model_validate(each)
         for name, each in json.loads(KEPT.read_text() if KEPT.exists() else "{}").items()
     }
+    odd = []
     for row in asked.rows:
-        found = measured(row, runs := given.runs or str(row.folder / "runs"))
-        if found is None:
+        place = runs or str(row.folder / "runs")
+        try:
+            stays = update(kept, row, place, given.cores)
+        except ODD as error:
+            odd.append(f"{row.name}: {first_line(error)}")
             continue
-        fewer = of_fewer_seeds(row, found, kept[row.name]) if row.name in kept else []
-        if fewer:
-            print(f"{row.name}: its runs have fewer seeds of '{fewer[0]}' than are kept; kept figures stay")
-            continue
-        kept[row.name] = found
-        drawn = picture(storage.join(runs, row.run))
-        if drawn is not None:
-            PICTURES.mkdir(exist_ok=True)
-            (PICTURES / f"{row.name}.png").write_bytes(drawn)
+        if stays is None and row.name in given.names:
+            odd.append(f"{row.name}: its commands left no run in {place}")
+        elif stays:
+            print(f"{row.name}: {stays}; kept figures stay")
     KEPT.write_text(as_text(kept))
     PAGE.write_text(page(asked, kept))
+    if odd:
+        raise SystemExit("\n".join(["not read, so that kept figures stay:", *odd]))
 
 
 if __name__ == "__main__":
