@@ -399,7 +399,7 @@ def test_labels_of_elements_belong_to_the_column_that_fits(monkeypatch: pytest.M
 
 
 def test_lists_are_taken_in_columns_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"train": (Columns(X, [np.array([0, 1])] * 40), [np.array([0, 2])] * 40), "test": (X, Y)}
+    given = {"train": (Columns(X, [np.array([0, 1])] * 40), [np.array([0, 2]), np.array([1, 2])] * 20), "test": (X, Y)}
     assert len(loaded(given, monkeypatch).test.y) == 100
 
 
