@@ -39,6 +39,18 @@ def test_rows_of_any_length_in_any_order() -> None:
     assert rows[1:4].flat.base is not None  # a stretch is a view
     np.testing.assert_array_equal(rows[1:5][np.array([3, 0])].flat, np.concatenate([ROWS[4], ROWS[1]]))
     assert len(rows[np.zeros(0, np.int64)].flat) == 0
+    several = ragged.joined([rows[:3], Ragged.of([*ROWS[3:], []])])
+    for picked in (
+        slice(None),
+        slice(0, 3),
+        slice(3, 7),
+        np.array([5, 3]),
+        np.array([1, 4]),
+        np.array([6]),
+        np.zeros(0, int),
+    ):
+        wanted = [[*ROWS, []][k] for k in np.arange(7)[picked]]
+        np.testing.assert_array_equal(several[picked].flat, np.concatenate([np.zeros(0, np.int32), *wanted]))
     frames = Ragged.of([np.ones((2, 4)), np.zeros((3, 4))])
     assert frames.of_value == (4,) and frames.lengths.tolist() == [2, 3]
     np.testing.assert_array_equal(stretches(np.array([5, 0]), np.array([2, 3])), [5, 6, 0, 1, 2])

@@ -70,12 +70,24 @@ class Ragged:
     def flat(self) -> NDArray[Any]:
         """The values of all rows, one row after another: [sum of lengths, ...]. It may be a view."""
         if len(self.arrays) > 1:
-            return self._from_several()
+            of_one = self._of_one_array()
+            return self._from_several() if of_one is None else of_one.flat
         (values,) = self.arrays
         if len(self) and np.array_equal(self.starts, self.starts[0] + np.cumsum(self.lengths) - self.lengths):
             return values[self.starts[0] : self.starts[0] + int(self.lengths.sum())]
         found: NDArray[Any] = values[stretches(self.starts, self.lengths)]
         return found
+
+    def _of_one_array(self) -> Ragged | None:
+        """The same rows of the one array that has them all; None where there is none. An index into several is slow."""
+        ends = np.cumsum([len(values) for values in self.arrays])
+        number = int(np.searchsorted(ends, self.starts[0], side="right")) if len(self) else len(ends)
+        if number == len(ends):
+            return None
+        values = self.arrays[number]
+        starts = self.starts - (ends[number] - len(values))
+        is_inside = starts.min() >= 0 and (starts + self.lengths).max() <= len(values)
+        return Ragged((values,), starts, self.lengths) if is_inside else None
 
     def _from_several(self) -> NDArray[Any]:
         index = stretches(self.starts, self.lengths)
