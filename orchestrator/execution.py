@@ -105,7 +105,8 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             tokenizing = Tokenizing(
                 config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
             )
-            given, dataset = dataset.test.x, without_texts(config, tokenized(tokenizing, dataset))
+            dataset = tokenized(tokenizing, dataset)
+            given, dataset = dataset.test.x, without_texts(config, dataset)
             data = connection.share(dataset)
             context = Context(
                 config=config,

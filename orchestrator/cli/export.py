@@ -92,7 +92,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
     """
     run = _checked(asked)
     wait_for("reading the data")
-    dataset = loading.load(run.config.data, run.config.seed)
+    dataset = loading.load_whole(run.config.data, run.config.seed)
     unchanged.check_data(dataset, run.report, run.test)
     config = run.config.for_classes(dataset.classes, dataset.label_names)
     weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.reporting.report import DrawnFigure
 from orchestrator.stages.context import Context
+from workers.data.masked_texts import MaskedColumns
 from workers.errors import RequestError
 from workers.inference import teacher
 from workers.inference.teacher import Member
@@ -44,6 +45,7 @@ def _figures(run: Context, student: Member, spec: FactorySpec) -> Iterator[Drawn
     if module is None:
         raise RequestError(f"report.figures: a student of kind '{student.model.kind}' is no torch module to draw.")
     x = run.dataset.test.x if run.test_inputs is None else run.test_inputs
+    x = x[:] if isinstance(x, MaskedColumns) else x  # whose columns have no masks
     with calls.checked(f"report.figures: '{spec.factory}' raised", "."):
         returned = factories.bound(spec)(module.eval(), x, run.dataset.test.y)
     title = spec.factory.rpartition(":")[2].replace("_", " ")

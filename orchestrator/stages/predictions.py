@@ -65,7 +65,7 @@ def predict(
 def predicted_bytes(dataset: Dataset, split: str) -> int:
     """Size of one system's predictions of a split."""
     whole: Split = getattr(dataset, split)
-    return 4 * len(whole.y) * dataset.classes
+    return 4 * len(whole.rows) * dataset.classes
 
 
 def _key(run: Context, asked: Subject, split: str, of_labels: bool) -> Key:

@@ -139,7 +139,8 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
     notes = sequences.notes(config.models, dataset) + _check_models(config, dataset, tried)
     if machines is not None and not machines.cuda and any(role.training.compile for role in tried):
         compiling.check_machine()
-    notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
+    if config.evaluation.metrics:
+        notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
     return dataset.noted(*remarks.on(config, dataset), *room, *notes)
 
 

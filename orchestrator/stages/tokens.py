@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Machines, Placement
@@ -20,21 +20,22 @@ from workers.artifacts import catalogue, parts, store
 from workers.artifacts.catalogue import Catalogue, Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import TOKENS
-from workers.data import token_files
+from workers.data import masked_texts, masking, token_files
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns, has_texts
+from workers.data.masked_texts import MaskedColumns
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, is_text
 from workers.data.token_files import ENDING, tokenize_block
 from workers.data.token_tasks import TokenJob, tokenize
 from workers.data.tokens import IDS, Tokenization
 from workers.models import predictor
-from workers.trial.sequences import check_tokenized
+from workers.trial.sequences import check_tokenized, check_tokens
 
 if TYPE_CHECKING:
     from orchestrator.cluster.heartbeat import Heartbeat
-    from orchestrator.observers.fanout import Fanout
+    from orchestrator.observers.fanout import Fanout, Progress
 
 BLOCK_BYTES = 2**24
 """About how many bytes of texts a task tokenizes; each block is a file that every process maps."""
@@ -42,6 +43,7 @@ AHEAD = 2
 """Blocks that wait for each core."""
 
 Block = tuple[Ragged, ...]
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +57,63 @@ class Tokenizing:
     artifacts: Catalogue
 
 
+class Wanted(NamedTuple):
+    """Tokens that a run needs: those of the texts in `x`, made so, under this key."""
+
+    x: Columns
+    how: Tokenization
+    key: Key
+
+
 def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer.
 
     Raises: `UnfitText` where a text has no tokens, or more than a model has positions.
     """
+    if texts := masked_texts.texts_of(dataset.inputs):
+        return _masked(run, dataset, texts)
     models = run.config.models.values()
     hows = list(dict.fromkeys(how for model in models if (how := predictor.collator(model).tokens) is not None))
     splits = {name: x for name, x in dataset.inputs.items() if isinstance(x, Columns) and has_texts(x)}
     if not hows or not splits:
         return dataset
     with run.events.stage("tokens") as stage:
-        keys = {(name, how): _key(dataset, name, how) for name in splits for how in hows}
-        had = run.artifacts.obtain_all((key, paths.tokens) for key in keys.values())
-        found = dict(zip(keys, had, strict=True))
-        if note := catalogue.note("tokens", had):
-            run.events.note(note)
+        wanted = {(name, how): Wanted(splits[name], how, _key(dataset, name, how)) for name in splits for how in hows}
         made: dict[str, dict[Tokenization, Mapping[str, Ragged]]] = {name: {} for name in splits}
-        for (name, how), key in keys.items():
-            made[name][how] = _obtained(run, splits[name], how, key, found[name, how])
+        for (name, how), columns in _made(run, stage, wanted):
+            made[name][how] = columns
             check_tokenized(run.config.models, dataset, name, how, made[name][how][IDS])
         for how in hows:
             if note := how.cut({name: made[name][how][IDS].lengths for name in splits}):
                 run.events.note(note)
-        stage.reused = all(each is not None for each in had)
     return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
+
+
+def _masked(run: Tokenizing, dataset: Dataset, texts: Mapping[str, tuple[str, Columns]]) -> Dataset:
+    """The data set with the tokens of its masked texts, which all models take. texts: as of `masked_texts.texts_of`.
+
+    Raises: `UnfitText` where a text has no token that may be masked, or more than a model has positions.
+    """
+    assert isinstance(dataset.train.x, MaskedColumns)
+    how = masking.tokenization(dataset.train.x.masks.how.spec)
+    with run.events.stage("tokens") as stage:
+        wanted = {source: Wanted(x, how, TOKENS.key(texts=source, **how.identity)) for source, (_, x) in texts.items()}
+        made = {source: columns[IDS] for source, columns in _made(run, stage, wanted)}
+        if note := how.cut({texts[source][0]: ids.lengths for source, ids in made.items()}):
+            run.events.note(note)
+        found = dataset.with_inputs(masked_texts.with_tokens(dataset.inputs, made))
+        check_tokens(run.config.models, found)
+    return found
+
+
+def _made(run: Tokenizing, stage: Progress, wanted: Mapping[W, Wanted]) -> Iterator[tuple[W, Mapping[str, Ragged]]]:
+    """The columns of tokens of each, found in the storage or computed."""
+    had = run.artifacts.obtain_all((each.key, paths.tokens) for each in wanted.values())
+    if note := catalogue.note("tokens", had):
+        run.events.note(note)
+    stage.reused = all(each is not None for each in had)
+    for (name, each), found in zip(wanted.items(), had, strict=True):
+        yield name, _obtained(run, each.x, each.how, each.key, found)
 
 
 def _key(dataset: Dataset, split: str, how: Tokenization) -> Key:

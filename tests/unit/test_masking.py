@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +15,15 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.stages import tokens as tokens_stage
 from tests import texts
-from workers.data import loading, masking
+from workers.data import loading, masked_texts, masking
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
+from workers.data.examples import Columns, take
 from workers.data.labels import UNLABELLED
-from workers.data.masking import Vocabulary
+from workers.data.masked_texts import MaskedColumns, Masks
+from workers.data.masking import Drawn, Masking, Vocabulary
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS
 from workers.errors import RequestError
@@ -24,14 +32,11 @@ from workers.models.ask import ask
 from workers.models.transformers_module import TransformersPredictor
 from workers.specs.data import DataSpec, MaskingSpec
 from workers.specs.models import TransformersModel
+from workers.training.loader import HardLabels, batches
 from workers.trial import sequences
 
 SIZE, MASK = 64, 4
 VOCABULARY = Vocabulary(np.arange(SIZE) >= 5, MASK)
-
-
-def spec(**also: Any) -> MaskingSpec:
-    return MaskingSpec(tokenizer="unused", **also)
 
 
 def ids(rows: int, length: int = 40, seed: int = 0) -> Ragged:
@@ -39,18 +44,62 @@ def ids(rows: int, length: int = 40, seed: int = 0) -> Ragged:
     return Ragged.of([np.array([2, *draw.integers(5, SIZE, length), 3], np.int32) for _ in range(rows)])
 
 
+def masking_of(given: Ragged, **also: Any) -> Masking:
+    how = MaskingSpec(tokenizer="unused", **also)
+    return Masking(how, VOCABULARY, np.ones(SIZE), how.positions, "").weighted(given)
+
+
+def masked(given: Ragged, *, copies: int = 1, how: Masking | None = None, **also: Any) -> Drawn:
+    """The copies of all texts, masked as those of train."""
+    how = masking_of(given, **also) if how is None else how
+    numbers = np.arange(copies * len(given))
+    return masking.drawn(given[numbers % len(given)], masking.keys_of(len(numbers), how.spec.seed, "train"), how)
+
+
+def mixed(value: int) -> int:
+    """The finaliser of SplitMix64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = (value ^ value >> shift) * factor % 2**64
+    return value ^ value >> 31
+
+
+@pytest.mark.parametrize("positions", ["masked", "all"])
+def test_the_masks_of_a_text_a_copy_and_a_seed_stay_the_same(positions: str) -> None:
+    """By their definition, so that soft targets and figures of one version hold in the next."""
+    given, golden, key = ids(4), 0x9E3779B97F4A7C15, 0
+    how = masking_of(given, seed=7, positions=positions)
+    found = masked(given, copies=2, how=how)
+    for seed in (7, zlib.crc32(b"train")):
+        key = mixed((key + seed + golden) % 2**64)
+    for number in range(8):
+        own, before = mixed((number + key) % 2**64), given[number % 4 : number % 4 + 1].flat.tolist()
+
+        def uniform(place: int, which: int, own: int = own) -> float:
+            return ((mixed((own + (3 * place + which + 1) * golden) % 2**64) >> 11) + 1) * 2.0**-53
+
+        arrivals = {at: -math.log(uniform(at, 0)) / how.weights[token] for at, token in enumerate(before) if token > 4}
+        chosen = sorted(sorted(arrivals, key=lambda at: arrivals[at])[: round(0.15 * len(arrivals))])
+        made = list(before)
+        for at in chosen:
+            other = 5 + int(uniform(at, 2) * (SIZE - 5))
+            made[at] = MASK if uniform(at, 1) <= 0.8 else other if uniform(at, 1) <= 0.9 else made[at]
+        every = sorted(arrivals) if positions == "all" else chosen
+        row = slice(number, number + 1)
+        assert found.tokens[row].flat.tolist() == made and found.positions[row].flat.tolist() == every
+        assert found.labels[row].flat.tolist() == [before[at] if at in chosen else UNLABELLED for at in every]
+
+
 def test_of_the_chosen_tokens_eighty_percent_are_masked_ten_replaced_and_ten_stay() -> None:
     given = ids(1000)
-    weights = masking.weights_of(given, VOCABULARY, 0.7)
-    x, labels = masking.masked(given, weights, VOCABULARY, spec(), copies=1, where="train")
-    assert set(labels.lengths) == {6} and len(x) == 1000
-    places = np.repeat(np.arange(1000) * 42, 6) + x.positions.flat
-    made, before = x.columns[IDS].flat[places], given.flat[places]
-    np.testing.assert_array_equal(labels.flat, before)
+    found = masked(given)
+    assert set(found.labels.lengths) == {6} and len(found.tokens) == 1000
+    places = np.repeat(np.arange(1000) * 42, 6) + found.positions.flat
+    made, before = found.tokens.flat[places], given.flat[places]
+    np.testing.assert_array_equal(found.labels.flat, before)
     assert (made == MASK).mean() == pytest.approx(0.8, abs=0.02)
     assert (made == before).mean() == pytest.approx(0.1 + 0.1 / 59, abs=0.015)
     others = np.setdiff1d(np.arange(len(given.flat)), places)
-    np.testing.assert_array_equal(x.columns[IDS].flat[others], given.flat[others])
+    np.testing.assert_array_equal(found.tokens.flat[others], given.flat[others])
     assert not np.isin(before, [0, 1, 2, 3, 4]).any() and not np.isin(made, [0, 1, 2, 3]).any()
 
 
@@ -58,33 +107,35 @@ def test_rare_tokens_are_chosen_more_often() -> None:
     draw = np.random.default_rng(1)
     often = np.where(draw.random((2000, 20)) < 0.9, 10, 11)
     given = Ragged.of([row.astype(np.int32) for row in often])
-    shares = {}
-    for smoothing in (0.0, 0.7):
-        weights = masking.weights_of(given, VOCABULARY, smoothing)
-        _, labels = masking.masked(given, weights, VOCABULARY, spec(probability=0.1), copies=1, where="train")
-        shares[smoothing] = (labels.flat == 11).mean()
+    shares = {
+        smoothing: (masked(given, smoothing=smoothing, probability=0.1).labels.flat == 11).mean()
+        for smoothing in (0.0, 0.7)
+    }
     assert shares[0.0] == pytest.approx(0.1, abs=0.02)
     assert shares[0.7] == pytest.approx(0.1 * 9**0.7 / (0.1 * 9**0.7 + 0.9), abs=0.06)
 
 
 def test_texts_are_masked_in_blocks_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ids(50)
-    weights = masking.weights_of(given, VOCABULARY, 0.7)
     found = []
     for size in (2**22, 700):  # four texts a block
         monkeypatch.setattr(masking, "BLOCK_BYTES", size)
-        x, labels = masking.masked(given, weights, VOCABULARY, spec(), copies=2, where="train")
-        found.append([x.columns[IDS].flat, x.columns[IDS].lengths, x.positions.flat, labels.flat, labels.lengths])
+        monkeypatch.setattr(masked_texts, "BLOCK_BYTES", size)
+        how = masking_of(given)
+        positions = how.positions_of(masking.ordinary_of(given, how, "train"))
+        masks = Masks.over(given, masking.keys_of(50, 0, "train"), how, positions)
+        assert positions.tolist() == masks.drawn().positions.lengths.tolist()
+        found.append([array for column in masks.drawn() for array in (column.flat, column.lengths)])
     for once, in_blocks in zip(*found, strict=True):
         np.testing.assert_array_equal(once, in_blocks)
 
 
 def test_masks_follow_from_example_copy_and_seed_and_not_from_the_rows_beside() -> None:
-    given, weights = ids(6), masking.weights_of(ids(6), VOCABULARY, 0.7)
+    given = ids(6)
 
     def made(of: Ragged, copies: int = 1, seed: int = 0) -> list[list[int]]:
-        x, _ = masking.masked(of, weights, VOCABULARY, spec(seed=seed), copies=copies, where="train")
-        return [x.columns[IDS][k : k + 1].flat.tolist() for k in range(len(x))]
+        found = masked(of, copies=copies, how=masking_of(given, seed=seed)).tokens
+        return [found[k : k + 1].flat.tolist() for k in range(len(found))]
 
     assert made(given[:4]) == made(given)[:4]
     copies = made(given, copies=3)
@@ -93,29 +144,47 @@ def test_masks_follow_from_example_copy_and_seed_and_not_from_the_rows_beside() 
 
 
 def test_all_tokens_may_be_positions_and_only_masked_ones_have_labels() -> None:
-    given = ids(4)
-    weights = masking.weights_of(given, VOCABULARY, 0.7)
-    x, labels = masking.masked(given, weights, VOCABULARY, spec(positions="all"), copies=2, where="train")
-    assert x.positions.lengths.tolist() == [40] * 8 and labels.lengths.tolist() == [40] * 8
-    assert (labels.flat != UNLABELLED).sum() == 6 * 8
+    found = masked(ids(4), copies=2, positions="all")
+    assert found.positions.lengths.tolist() == [40] * 8 and found.labels.lengths.tolist() == [40] * 8
+    assert (found.labels.flat != UNLABELLED).sum() == 6 * 8
 
 
 def test_a_text_of_special_tokens_alone_is_refused() -> None:
     given = Ragged.of([np.array([2, 9, 3], np.int32), np.array([2, 3], np.int32)])
-    with pytest.raises(RequestError, match="text 1 has no token"):
-        masking.masked(given, masking.weights_of(given, VOCABULARY, 0.7), VOCABULARY, spec(), copies=1, where="train")
+    for rows, message in ((None, "text 1 has no token"), (np.array([4, 9]), "text 9 has no token")):
+        with pytest.raises(RequestError, match=message):
+            masking.ordinary_of(given, masking_of(given), "train", rows)
 
 
 # --- a run's data and networks ----------------------------------------------------------------------------
 
 
-def data(tmp_path: Path, *, empty: str = "", keys: dict[str, Any] | None = None, **also: Any) -> Dataset:
-    for name, rows in (("train", texts.rows(60)), ("test", texts.rows(20, 100)), ("validation", texts.rows(20, 200))):
-        given = [{"text": row["text"], "user": k // 4} for k, row in enumerate(rows)]
+def asked(tmp_path: Path, *, empty: str = "", keys: dict[str, Any] | None = None, **also: Any) -> DataSpec:
+    """A request for data of 60 texts for training. empty: a split without texts. also: of the masking."""
+    sizes = {"train": (60, 0), "test": (20, 100), "validation": (20, 200), "more": (10, 300)}
+    for name, (count, first) in sizes.items():
+        given = [{"text": row["text"], "user": k // 4} for k, row in enumerate(texts.rows(count, first))]
         texts.write_jsonl(tmp_path / f"{name}.jsonl", [] if name == empty else given)
     how = {"tokenizer": texts.tokenizer(tmp_path / "tokenizer"), **also}
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test", "validation")}
-    return loading.load(DataSpec.model_validate({"kind": "text", "masking": how, **files, **(keys or {})}), 0)
+    return DataSpec.model_validate({"kind": "text", "masking": how, **files, **(keys or {})})
+
+
+def data(tmp_path: Path, *, empty: str = "", keys: dict[str, Any] | None = None, **also: Any) -> Dataset:
+    return loading.load(asked(tmp_path, empty=empty, keys=keys, **also), 0)
+
+
+def of_train(found: Dataset) -> MaskedColumns:
+    assert isinstance(found.train.x, MaskedColumns)
+    return found.train.x
+
+
+def assert_same(one: Columns, other: Columns) -> None:
+    """Raises unless two splits have the same masked tokens and positions."""
+    for x, y in ((one.columns[IDS], other.columns[IDS]), (one.positions, other.positions)):
+        assert isinstance(x, Ragged) and isinstance(y, Ragged)
+        np.testing.assert_array_equal(x.lengths, y.lengths)
+        np.testing.assert_array_equal(x.flat, y.flat)
 
 
 def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) -> None:
@@ -124,6 +193,109 @@ def test_data_of_masked_texts_has_the_vocabulary_as_its_classes(tmp_path: Path) 
     assert len(found.train) == 120 and len(found.test) == 20
     assert (found.test.y >= 5).all() and len(found.test.y) == len(found.test.rows)
     assert not [note for note in found.notes if "class" in note]  # tokens are rare, or missing in a split, as they are
+
+
+def test_some_rows_have_the_masks_that_they_have_among_all(tmp_path: Path) -> None:
+    found = data(tmp_path, copies=2, keys={"unlabeled": str(tmp_path / "more.jsonl")})
+    transfer, picked = found.transfer, np.array([130, 3, 77, 3])
+    x = transfer.x
+    assert isinstance(x, MaskedColumns) and len(transfer) == 140
+    whole, some = x[:], x[picked]
+    assert_same(some, whole[picked])
+    assert_same(some, take(x, picked)[:])  # type: ignore[index]
+    assert_same(some, pickle.loads(pickle.dumps(x))[picked])
+    names = found.numbering.of(picked)
+    assert some.positions is not None and names.positions is not None
+    np.testing.assert_array_equal(names.positions, some.positions.flat)
+    for k, row in enumerate(picked):
+        before, where = x.columns[IDS][row : row + 1].flat, some.positions[k : k + 1].flat  # type: ignore[union-attr]
+        wanted = before[where] if row < 120 else np.full(len(where), UNLABELLED)
+        np.testing.assert_array_equal(transfer.labels_of(picked[k : k + 1]), wanted)
+    np.testing.assert_array_equal(found.train.y, transfer.y[: len(found.train.rows)])
+
+
+def test_copies_share_their_tokens_in_memory(tmp_path: Path) -> None:
+    tokens = of_train(data(tmp_path, copies=3)).columns[IDS]
+    assert isinstance(tokens, Ragged) and 3 * sum(map(len, tokens.arrays)) == tokens.lengths.sum()
+
+
+def test_with_all_tokens_as_positions_systems_are_measured_on_masked_ones(tmp_path: Path) -> None:
+    found, usual = data(tmp_path, positions="all"), data(tmp_path)
+    assert len(found.train.y) == len(found.train.rows) > len(usual.train.rows) == (found.train.y >= 0).sum()
+    np.testing.assert_array_equal(found.test.y, usual.test.y)
+    assert_same(found.test.x[:], usual.test.x[:])  # type: ignore[arg-type]
+    assert found.digests["test"] == usual.digests["test"] and found.digests["train"] != usual.digests["train"]
+
+
+def test_two_workers_draw_the_masks_of_one(tmp_path: Path) -> None:
+    train, cpu = HardLabels(data(tmp_path, copies=2).train), torch.device("cpu")
+    cuts = [batches(train, 0, 16, 0, cpu, rank=rank, world=2) for rank in range(2)]
+    for batch, *parts in zip(batches(train, 0, 16, 0, cpu), *cuts, strict=True):
+        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
+        values = [each.x.columns[IDS].values for each in (batch, *parts)]  # type: ignore[union-attr]
+        assert torch.equal(torch.cat(values[1:]), values[0]) and {part.rows for part in parts} == {batch.rows}
+
+
+def test_a_sample_of_texts_stands_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = np.array([5, 5, 1, 5, 5, 5, 9, 5, 5])
+    rows, stands = masked_texts.sampled(sizes)
+    assert rows.tolist() == stands.tolist() == list(range(9))
+    monkeypatch.setattr(masked_texts, "SAMPLE", 3)
+    monkeypatch.setattr(masked_texts, "ENDS", 1)
+    rows, stands = masked_texts.sampled(sizes)
+    assert rows[stands].tolist() == [0, 0, 2, 0, 4, 4, 6, 4, 8]
+
+
+def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = asked(tmp_path, copies=2)
+    complete = loading.load(spec, 0)
+    monkeypatch.setattr(masked_texts, "SAMPLE", 8)
+    monkeypatch.setattr(masked_texts, "ENDS", 2)
+    part, whole = loading.load(spec, 0), loading.load_whole(spec, 0)
+    assert len(part.train) == len(complete.train) and part.digests == complete.digests == whole.digests
+    assert part.train.rows.mean == pytest.approx(complete.train.rows.mean, rel=0.3)
+    assert of_train(part).columns[IDS].lengths.tolist() != of_train(complete).columns[IDS].lengths.tolist()  # type: ignore[union-attr]
+    assert_same(of_train(whole)[:], of_train(complete)[:])
+    np.testing.assert_array_equal(whole.test.y, complete.test.y)
+    few = part.sampled(0.1, 6)
+    assert len(few.train) == 12 and len(of_train(few).texts.columns) == 12  # type: ignore[union-attr]
+
+
+def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that from which the validation split is drawn."""
+    whole = data(tmp_path)
+    monkeypatch.setattr(masked_texts, "SAMPLE", 8)
+    monkeypatch.setattr(masked_texts, "ENDS", 2)
+    begun, made, notes = data(tmp_path, keys={"validation": None}, max_length=6), list[str](), list[str]()
+
+    def obtained(_: Any, x: Columns, how: Any, key: Any, found: Any) -> Any:
+        made.append(key.digest)
+        return how(x.columns["text"])
+
+    monkeypatch.setattr(tokens_stage, "_obtained", obtained)
+    artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
+    events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=notes.append)
+    run: Any = SimpleNamespace(config=SimpleNamespace(models={}), artifacts=artifacts, events=events)
+    found = tokens_stage.tokenized(run, begun)
+    assert len(made) == 2 and found.digests == begun.digests and of_train(found).texts is None
+    (note,) = notes
+    assert "of 60 texts of train" in note and "validation" not in note
+    assert tokens_stage.tokenized(run, found) is found
+
+    begun = data(tmp_path, keys={"validation": None})
+    found, held = tokens_stage.tokenized(run, begun), np.setdiff1d(np.arange(60), begun.kept)
+    assert isinstance(found.validation.x, MaskedColumns) and len(held) == 6
+    assert_same(found.validation.x[:], of_train(whole)[held])
+
+
+def test_splits_that_share_texts_are_found_whatever_their_masks(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"data\.train and data\.test are the same examples"):
+        data(tmp_path, copies=2, keys={"test": str(tmp_path / "train.jsonl")})
+    texts.write_jsonl(tmp_path / "mixed.jsonl", texts.rows(20, 50))
+    found = data(tmp_path, copies=2, keys={"test": str(tmp_path / "mixed.jsonl")})
+    assert any(note.startswith("data.test: 10 of 20 examples are also in data.train") for note in found.notes)
 
 
 def test_copies_and_groups_stay_together(tmp_path: Path) -> None:

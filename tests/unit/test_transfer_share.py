@@ -17,6 +17,7 @@ from orchestrator.stages.fitters import StudentJob
 from tests.makers import MODELS
 from workers.data import loading, transfer
 from workers.data.dataset import Dataset
+from workers.data.labels import has_label
 from workers.data.positions import Positions
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
@@ -100,11 +101,11 @@ def test_every_view_of_an_example_is_kept(tmp_path: Path) -> None:
 
 def test_units_stay_together() -> None:
     copies = transfer.copied(40, 4)
-    found = transfer.of_train(0.3, np.arange(40) % 2, Positions(40), units=copies, seed=0)
+    found = transfer.of_train(0.3, np.ones(40, bool), units=copies, seed=0)
     assert len(found) == 12 and all((copies[found] == text).sum() in (0, 4) for text in range(10))
     positions = Positions(40, np.full(40, 2))  # of each example one label, or none
     y = np.stack([np.full(40, -1), np.where(np.arange(40) % 10 < 5, 1, -1)], 1).ravel()
-    found = transfer.of_train(0.2, y, positions, units=copies, seed=0)
+    found = transfer.of_train(0.2, has_label(y, positions), units=copies, seed=0)
     assert np.bincount(copies[found] // 5).tolist() == [4, 4]  # one text with labels, one without
 
 

@@ -12,21 +12,21 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.data import examples
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented, named_files
 from workers.data.encoded_tables import Encoding
 from workers.data.examples import Examples
-from workers.data.labels import UNLABELLED
+from workers.data.labels import MEASURED, UNLABELLED, has_label
+from workers.data.masked_texts import MaskedColumns
 from workers.data.numbering import Numbering
 from workers.data.positions import Positions
 from workers.specs.data import AugmentSpec
 from workers.user_code import provenance
 
 NO_ROWS: Index = np.zeros(0, np.int64)
-MEASURED = ("validation", "test")
-"""Splits that systems are measured on."""
 SERVED = 200
 """Test examples that latency is measured on."""
 SAMPLED = 64
@@ -35,13 +35,18 @@ SAMPLED = 64
 
 @dataclass(frozen=True)
 class Split:
-    """N examples `x`, and `y` [P] int64 class ids, one per position, -1 for no label.
+    """N examples `x`, and `labels` [P] int64 class ids, one per position, -1 for no label; None where masks make them.
 
     `x` may hold several views of the examples, one after another; they share the labels.
     """
 
     x: Examples
-    y: Index
+    labels: Index | None
+
+    @property
+    def y(self) -> Index:
+        """The labels of all positions; those of masked texts are drawn each time."""
+        return self.labels_of(np.arange(len(self))) if self.labels is None else self.labels
 
     @cached_property
     def rows(self) -> Positions:
@@ -54,11 +59,26 @@ class Split:
 
     def labels_of(self, ids: Index) -> Index:
         """The labels of some of the examples, one example after another."""
-        return self.y[self.rows.rows(ids)]
+        if self.labels is None:
+            assert isinstance(self.x, MaskedColumns)
+            return self.x.labels(ids)
+        return self.labels[self.rows.rows(ids)]
+
+    @property
+    def has_label(self) -> NDArray[np.bool_]:
+        """Whether each example has a label, at one of its positions at least: [N] bool."""
+        return self.x.known if isinstance(self.x, MaskedColumns) else has_label(self.y, self.rows)
 
     def take(self, ids: Index) -> Split:
         """Some of the examples, with their labels."""
-        return Split(examples.take(self.x, ids), self.labels_of(ids))
+        return Split(examples.take(self.x, ids), None if self.labels is None else self.labels_of(ids))
+
+    @classmethod
+    def unlabelled(cls, x: Examples) -> Split:
+        """Examples without labels."""
+        if isinstance(x, MaskedColumns):
+            return cls(x, None)
+        return cls(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
 
 
 @dataclass(frozen=True)
@@ -157,11 +177,10 @@ class Dataset:
 
         With several views, `x` holds them one after another; `y` applies to each.
         """
-        x, y = self.lessons.x, self.lessons.y
+        x, y = self.lessons.x, self.lessons.labels
         if self.unlabeled is not None:
-            more = examples.positions_of(self.unlabeled, len(self.unlabeled))
             x = examples.joined((x, self.unlabeled))
-            y = np.concatenate([y, np.full(len(more), UNLABELLED, np.int64)])
+            y = None if y is None else np.concatenate([y, Split.unlabelled(self.unlabeled).y])
         return Split(augmented(self.augment, x, self.seed, self.views, self.augment_files), y)
 
     @property
@@ -213,7 +232,7 @@ class Dataset:
             lessons = self.taught[some(len(self.taught), least)]
             chosen = np.union1d(chosen, lessons)
             taught = np.searchsorted(chosen, lessons)
-        return replace(
+        part = replace(
             self,
             train=self.train.take(chosen),
             validation=self.validation.take(apart["validation"]),
@@ -226,6 +245,8 @@ class Dataset:
             kept=chosen if self.kept is None else self.kept[chosen],
             scanned={},  # digests of the whole splits
         )
+        masked = {name: x for name, x in part.inputs.items() if isinstance(x, MaskedColumns)}
+        return part.with_inputs({name: x.reduced() for name, x in masked.items()})
 
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""
@@ -236,8 +257,7 @@ class Dataset:
         empty."""
         if not name:
             return self.transfer
-        x = self.stages[name]
-        return Split(x, np.full(len(examples.positions_of(x, len(x))), UNLABELLED, np.int64))
+        return Split.unlabelled(self.stages[name])
 
     def labelled(self, views: int) -> Split:
         """Data of the hard-label baseline: the lessons, augmented like those of the student or as they are."""
@@ -251,10 +271,11 @@ class Dataset:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         found = {}
         for name, split in splits.items():
-            hashed = hashlib.sha256(self._digest(name, split.x).encode() + split.y.tobytes())
-            where = examples.explicit_positions(split.x)
-            if where is not None:  # those that are left have labels
-                hashed.update(examples.digest_column(where).encode())
+            hashed = hashlib.sha256(self._digest(name, split.x).encode())
+            if split.labels is not None:  # else they follow from the inputs
+                hashed.update(split.labels.tobytes())
+                where = examples.explicit_positions(split.x)
+                hashed.update(b"" if where is None else examples.digest_column(where).encode())  # of those with labels
             found[name] = hashed.hexdigest()
         found["unlabeled"] = "" if self.unlabeled is None else self._digest("unlabeled", self.unlabeled)
         return found | {name: self._digest(name, x) for name, x in self.stages.items()}

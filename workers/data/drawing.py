@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from workers.data import (
-    elements,
-    labels,
-)
+from workers.data import elements
 from workers.data.arrays import Index
 from workers.data.dataset import NO_ROWS, Split
+from workers.data.masked_texts import MaskedColumns
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -42,6 +40,8 @@ def drawn(train: Split, spec: DataSpec, given: Collection[str], grouped: Index |
 def held_out(name: str, train: Split, held: Index) -> Split:
     """The training examples that are held out as the split `name`."""
     taken = train.take(held)
+    if isinstance(taken.x, MaskedColumns):
+        return Split(taken.x.measured(), None)
     return Split(*elements.labelled(name, taken.x, taken.y))
 
 
@@ -59,7 +59,7 @@ def _draw(
     share: of the examples, or of groups; None: a tenth, of groups at least one. without: rows that are not drawn.
     grouped: [N] the group of each example, of which all or none are drawn.
     """
-    labelled = np.flatnonzero(labels.has_label(train.y, train.rows))
+    labelled = np.flatnonzero(train.has_label)
     labelled = np.setdiff1d(labelled, without) if len(without) else labelled
     units = labelled if grouped is None else np.unique(grouped[labelled])
     of = "labelled training examples" if grouped is None else "groups of examples"
@@ -83,7 +83,7 @@ def unlabelled_of_drawn(train: Split, held: Mapping[str, Index], grouped: Index 
     if grouped is None or not held:
         return NO_ROWS
     of_drawn = np.isin(grouped, grouped[np.concatenate([*held.values()])])
-    found = np.flatnonzero(of_drawn & ~labels.has_label(train.y, train.rows))
+    found = np.flatnonzero(of_drawn & ~train.has_label)
     if len(found):
         notes.append(
             f"data.group_column: {len(found):,} examples without a label are of groups that are drawn for "

@@ -69,6 +69,22 @@ class Columns:
         one = len(self.columns) == 1 and self.positions is None and not isinstance(column, Ragged)
         return column if one else None  # type: ignore[return-value]
 
+    def with_more(self, others: Sequence[Columns]) -> Columns:
+        """These examples, followed by others that have the same columns."""
+        several = [self, *others]
+        columns = {name: _joined([part.columns[name] for part in several]) for name in self.columns}
+        where = [part.positions for part in several if part.positions is not None]
+        derived = {
+            how: {name: ragged.joined([part.derived[how][name] for part in several]) for name in of}
+            for how, of in self.derived.items()
+            if all(how in part.derived for part in several)
+        }
+        return Columns(columns, ragged.joined(where) if where else None, self.elements_of, derived)
+
+    def digest(self) -> str:
+        """sha256 over every value; independent of the source of the data."""
+        return digest_of({name: digest_column(c) for name, c in self.columns.items()}, self.positions)
+
     def chosen(self, names: Sequence[str]) -> Columns:
         """Some of the columns."""
         left_out = {name for name, c in self.columns.items() if isinstance(c, Ragged) and is_text(name, c)} - {*names}
@@ -175,15 +191,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
         return first
     if not isinstance(first, Columns):
         return Joined(tuple(parts))  # type: ignore[arg-type]
-    several: list[Columns] = list(parts)  # type: ignore[arg-type]
-    columns = {name: _joined([part.columns[name] for part in several]) for name in first.columns}
-    where = [part.positions for part in several if part.positions is not None]
-    derived = {
-        how: {name: ragged.joined([part.derived[how][name] for part in several]) for name in of}
-        for how, of in first.derived.items()
-        if all(how in part.derived for part in several)
-    }
-    return Columns(columns, ragged.joined(where) if where else None, first.elements_of, derived)
+    return first.with_more(parts[1:])  # type: ignore[arg-type]
 
 
 def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:
@@ -194,9 +202,7 @@ def _joined(parts: Sequence[AnyColumn]) -> AnyColumn:
 
 def digest(x: Examples) -> str:
     """sha256 over every value; independent of the source of the data."""
-    if not isinstance(x, Columns):
-        return arrays.digest(x)
-    return digest_of({name: digest_column(c) for name, c in x.columns.items()}, x.positions)
+    return x.digest() if isinstance(x, Columns) else arrays.digest(x)
 
 
 def digest_of(columns: Mapping[str, str], positions: Ragged | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workers.data.arrays import Index
-from workers.data.dataset import MEASURED
+from workers.data.labels import MEASURED
 from workers.errors import RequestError
 
 FEW = 10

@@ -23,6 +23,8 @@ LABELLED = ("train", "validation", "test")
 """Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
 SET_COLUMN = "Set `data.label_column`; a file without labels can be `data.unlabeled` alone."
 """What to do where a file has no column of the labels' name."""
+MEASURED = ("validation", "test")
+"""Splits that systems are measured on."""
 FEW = 5
 """Labelled examples per class below which a note warns that it is hardly learnt."""
 MOSTLY = 0.97

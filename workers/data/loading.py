@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from workers.data import (
     groups,
     label_names,
     labels,
+    masked_texts,
+    masking,
     memmap,
     overlap,
     readers,
@@ -26,15 +29,15 @@ from workers.data import (
 )
 from workers.data.arrays import Index
 from workers.data.augment import read as read_files
-from workers.data.dataset import MEASURED, Dataset, Split
+from workers.data.dataset import Dataset, Split
 from workers.data.drawing import drawn, held_out, unlabelled_of_drawn
 from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.ragged import Ragged
 from workers.data.scan import Found
-from workers.data.splits import Groups
+from workers.data.splits import Groups, Labels
 from workers.errors import RequestError
 from workers.seeds import seeded
-from workers.specs.data import DataSpec
+from workers.specs.data import DataSpec, MaskingSpec
 from workers.user_code import observed, provenance
 
 
@@ -55,49 +58,64 @@ def load(spec: DataSpec, seed: int) -> Dataset:
         ) from error
 
 
+def load_whole(spec: DataSpec, seed: int) -> Dataset:
+    """As `load`, with all masked texts tokenized, in this process. A run does that in tasks."""
+    dataset = load(spec, seed)
+    if spec.masking is None:
+        return dataset
+    how, texts = masking.tokenization(spec.masking), masked_texts.texts_of(dataset.inputs)
+    tokens_of = {source: masked_texts.tokenized(of, how) for source, (_, of) in texts.items()}
+    return dataset.with_inputs(masked_texts.with_tokens(dataset.inputs, tokens_of))
+
+
+class _Checked(NamedTuple):
+    """The splits of a data set. seen: what is compared between splits, the texts of masked ones. y: the labels of each
+    split [P]; none of masked texts, whose masks make them."""
+
+    inputs: dict[str, Examples]
+    seen: dict[str, Examples]
+    y: dict[str, Index]
+    classes: int
+    names: tuple[str, ...] = ()
+
+
 def _load(spec: DataSpec, seed: int) -> Dataset:
     notes: list[str] = []
     with seeded(seed), observed.recording() as record:
         whole = readers.read(spec, notes)
-    read, opened = whole.splits, record.read()
-    inputs = {name: _watched(x, opened) for name, (x, _) in read.items()}
-    examples.check_not_empty(inputs)
-    inputs = _located(inputs, {name: y for name, (_, y) in read.items() if isinstance(y, Ragged)})
-    given, names = label_names.resolved({name: y for name, (_, y) in read.items() if name in labels.LABELLED})
-    y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in given.items()}
-    declared = spec.classes if spec.masking is None else tokens.vocabulary(spec.masking.tokenizer)
-    classes = labels.count(y["train"], declared, names)
-    notes += label_names.alike(names, y["train"])
-    _check_shapes(inputs)
+    opened = record.read()
+    given = {name: _watched(x, opened) for name, (x, _) in whole.splits.items()}
+    examples.check_not_empty(given)
+    inputs, seen, y, classes, names = (
+        _labelled(spec, given, {name: y for name, (_, y) in whole.splits.items()}, notes)
+        if spec.masking is None
+        else _masked(spec, spec.masking, given)
+    )
     grouped = {name: _groups(spec, name, of, len(inputs[name])) for name, of in whole.groups.items()}
-    of_train = grouped.get("train")
-    _leave_out_unlabelled(inputs, y)
-    # before a split is drawn, so that messages have the user's row numbers
-    _check_labels(inputs, y, classes, declared=declared is not None, named=bool(names))
-    values.check_types(inputs)
-    train = Split(inputs["train"], y["train"])
-    held = drawn(train, spec, y, of_train, seed)
+    of_train, train = grouped.get("train"), Split(inputs["train"], y.get("train"))
+    held = drawn(train, spec, inputs, of_train, seed)
     left_out = unlabelled_of_drawn(train, held, of_train, notes)
     measured = groups.of_measured(grouped, held)
     notes += groups.notes(measured.get("test"))
     kept = np.setdiff1d(np.arange(len(train)), np.concatenate([*held.values(), left_out])) if held else None
     apart = {name: held_out(name, train, rows) for name, rows in held.items()}
-    if kept is not None:
+    if kept is not None and y:
         y |= {"train": train.labels_of(kept)} | {name: split.y for name, split in apart.items()}
-    every = scan.sampled_every(sum(len(x) for x in inputs.values()))
-    found = _scan(inputs, held, left_out, every)  # last, since it reads everything
+    every = scan.sampled_every(sum(len(x) for x in seen.values()))
+    found = _scan(seen, held, left_out, every)  # last, since it reads everything
     numbers = {name: _numbers(Split(inputs[name], y[name])) for name in inputs if name in y and name != "train"}
-    numbers |= _numbers_of_parts(train, held if kept is None else {"train": kept, **held})
+    if y:
+        numbers |= _numbers_of_parts(train, held if kept is None else {"train": kept, **held})
     notes += _shared(found, numbers, [*held], every, spec.allow_overlap)
-    notes += values.check_ranges({name: of for name, of in found.items() if name in inputs}, train.x)
-    notes += values.pixels(train.x, found["train"])
-    if spec.masking is None:  # tokens of a vocabulary are rare as they are
+    notes += values.check_ranges({name: of for name, of in found.items() if name in seen}, seen["train"])
+    notes += values.pixels(seen["train"], found["train"])
+    if y:  # tokens of a vocabulary are rare as they are
         counted = "examples" if train.rows.is_one_each else "positions"
         notes += labels.notes(y, _positions(inputs.get("unlabeled")), classes, counted, names)
     dataset = Dataset(
         train=train if kept is None else train.take(kept),
-        validation=apart.get("validation") or Split(inputs["validation"], y["validation"]),
-        test=apart.get("test") or Split(inputs["test"], y["test"]),
+        validation=apart.get("validation") or Split(inputs["validation"], y.get("validation")),
+        test=apart.get("test") or Split(inputs["test"], y.get("test")),
         groups=measured,
         encodings=tuple(whole.encodings),
         unlabeled=inputs.get("unlabeled"),
@@ -110,7 +128,7 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         kept=kept,
         held_out=tuple(held),
         given=len(train),
-        scanned={name: of.digest for name, of in found.items()},
+        scanned={name: of.digest for name, of in found.items()} if y else {},
     )
     dataset = _for_transfer(spec, dataset, of_train)
     _ = dataset.transfer  # checks the augmentation
@@ -132,6 +150,27 @@ def _check_labels(
             labels.check_known(name, ids, y["train"], rows)
 
 
+def _labelled(spec: DataSpec, given: dict[str, Examples], of: Mapping[str, Labels], notes: list[str]) -> _Checked:
+    """The splits with their labels, `of` each as a reader returns them. Appends notes on the names of classes."""
+    inputs = _located(given, {name: y for name, y in of.items() if isinstance(y, Ragged)})
+    resolved, names = label_names.resolved({name: y for name, y in of.items() if name in labels.LABELLED})
+    y = {name: labels.class_ids(name, inputs[name], of_split) for name, of_split in resolved.items()}
+    classes = labels.count(y["train"], spec.classes, names)
+    notes += label_names.alike(names, y["train"])
+    _check_shapes(inputs)
+    _leave_out_unlabelled(inputs, y)
+    # before a split is drawn, so that messages have the user's row numbers
+    _check_labels(inputs, y, classes, declared=spec.classes is not None, named=bool(names))
+    values.check_types(inputs)
+    return _Checked(inputs, inputs, y, classes, names)
+
+
+def _masked(spec: DataSpec, how: MaskingSpec, given: dict[str, Examples]) -> _Checked:
+    """The splits of masked texts, `given` as texts. The classes are the tokens of the vocabulary."""
+    texts = {name: x for name, x in given.items() if isinstance(x, Columns)}
+    return _Checked(masked_texts.begun(texts, spec), given, {}, tokens.vocabulary(how.tokenizer))
+
+
 def _groups(spec: DataSpec, split: str, values: Groups, count: int) -> Index:
     """The group of each of the `count` examples of a split, [count] int64: the same for all copies of a text."""
     copies = spec.copies_of(split)
@@ -141,7 +180,7 @@ def _groups(spec: DataSpec, split: str, values: Groups, count: int) -> Index:
 def _leave_out_unlabelled(inputs: dict[str, Examples], y: dict[str, Index]) -> None:
     """Leave elements without a label out of the splits that systems are measured on; train has one in each example."""
     for name, x in inputs.items():
-        if name in MEASURED:
+        if name in labels.MEASURED:
             inputs[name], y[name] = elements.labelled(name, x, y[name])
         else:
             elements.check_each_has_one(name, x)
@@ -154,13 +193,16 @@ def _for_transfer(spec: DataSpec, data: Dataset, grouped: Index | None) -> Datas
     """
     data = replace(data, augment_files=read_files(spec.augment))
     share, train = spec.transfer_share, data.train
-    without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
+    without: tuple[int, ...] = ()
+    if spec.transfer_without:
+        without = labels.left_out(spec.transfer_without, train.y, train.rows, data.classes, data.label_names)
     if share is None and not without:
         return data
     units = transfer.copied(len(train), spec.copies_of("train"))
     if grouped is not None:
         units = grouped if data.kept is None else grouped[data.kept]
-    taught = transfer.of_train(share, train.y, train.rows, units=units, seed=data.seed, without=without)
+    kept = np.flatnonzero(~np.isin(train.y, without)) if without else None
+    taught = transfer.of_train(share, train.has_label, units=units, seed=data.seed, kept=kept)
     data = replace(data, without=without, taught=taught, transfer_share=share)
     if share is None:
         return data

@@ -2,31 +2,31 @@
 
 Of the chosen tokens 80% become the mask, 10% a random token, and 10% stay (Devlin, Chang, Lee and Toutanova 2019).
 Rare tokens are chosen more often, with a probability proportional to count^-smoothing (Lample and Conneau 2019). An
-example has a number of fixed copies with other tokens masked in each, so that soft targets can be stored. So masked
-texts are columns of tokens with positions, as a data factory may return them.
+example has a number of fixed copies with other tokens masked in each, so that soft targets can be stored. The masks of
+an example follow from its key alone, so that they are drawn wherever a batch is made.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data import tokens
 from workers.data.arrays import Index
-from workers.data.examples import Columns
 from workers.data.labels import UNLABELLED
-from workers.data.ragged import Ragged, contiguous, stretches
-from workers.data.tokens import IDS, Tokenization
-from workers.errors import RequestError
-from workers.hashing import GOLDEN, mixed
+from workers.data.ragged import Ragged, stretches
+from workers.data.tokens import Tokenization
+from workers.errors import RequestError, UnfitText
+from workers.hashing import GOLDEN, Hashes, mixed
 from workers.specs.data import MaskingSpec
 
 BLOCK_BYTES = 2**22
-"""Size of the texts or tokens that are handled at once, so that arrays besides the results stay small."""
+"""Size of the tokens that are handled at once, so that arrays besides the results stay small."""
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the chosen tokens that become the mask, and a random token; the others stay."""
 Uniform = NDArray[np.float64]
@@ -56,100 +56,128 @@ def tokenization(spec: MaskingSpec) -> Tokenization:
     return Tokenization(spec.tokenizer, spec.max_length)
 
 
-def tokenized(texts: Columns, spec: MaskingSpec) -> Ragged:
-    """The tokens of each text. Raises: `RequestError` where `max_length` has room for special tokens alone."""
-    how = tokenization(spec)
-    columns = [column for column in texts.columns.values() if isinstance(column, Ragged)]
-    how.check_room("data.masking.max_length", pair=len(columns) > 1)
-    return contiguous(
-        [
-            how(*(column[first : first + len(block)] for column in columns))[IDS]
-            for first, block in columns[0].blocks(BLOCK_BYTES)
-        ]
-    )
+@dataclass(frozen=True)
+class Masking:
+    """How the tokens of a split are masked.
+
+    weights: [V] float64, of `weights_of`. positions: `masked` where systems are measured, else as in `spec`. counted:
+    digest of the texts whose tokens `weights` counts.
+    """
+
+    spec: MaskingSpec
+    vocabulary: Vocabulary
+    weights: Uniform
+    positions: Literal["masked", "all"]
+    counted: str
+
+    def masked(self, ordinary: Index) -> Index:
+        """How many tokens of texts with so many ordinary ones are masked: [N] int64, at least one of each."""
+        found: Index = np.maximum(1, np.round(self.spec.probability * ordinary)).astype(np.int64)
+        return found
+
+    def positions_of(self, ordinary: Index) -> Index:
+        """How many positions texts with so many ordinary tokens have: [N] int64."""
+        return ordinary if self.positions == "all" else self.masked(ordinary)
+
+    def weighted(self, ids: Ragged) -> Masking:
+        """The same with the weights that follow from the counts of these tokens."""
+        return replace(self, weights=weights_of(ids, self.vocabulary, self.spec.smoothing))
+
+    @property
+    def identity(self) -> str:
+        """What masks follow from, besides an example's text and key."""
+        of_spec = {"probability": self.spec.probability, "smoothing": self.spec.smoothing}
+        found = {**tokenization(self.spec).identity, **of_spec, "positions": self.positions, "counted": self.counted}
+        return json.dumps(found, sort_keys=True)
 
 
 def weights_of(ids: Ragged, vocabulary: Vocabulary, smoothing: float) -> Uniform:
     """How often each token is to be chosen, relative to others: [V] float64; 0 for special tokens."""
-    counts = np.bincount(ids.flat, minlength=len(vocabulary.ordinary)).astype(np.float64)
+    counts = np.zeros(len(vocabulary.ordinary))
+    for _, block in ids.blocks(BLOCK_BYTES):
+        counts += np.bincount(block.flat, minlength=len(counts))
     return np.where(vocabulary.ordinary, np.maximum(counts, 1.0) ** -smoothing, 0.0)
 
 
-def masked(
-    ids: Ragged, weights: Uniform, vocabulary: Vocabulary, spec: MaskingSpec, *, copies: int, where: str
-) -> tuple[Columns, Ragged]:
-    """Masked tokens with their positions, and the labels of these.
+def ordinary_of(ids: Ragged, how: Masking, split: str, rows: Index | None = None) -> Index:
+    """How many tokens of each of N texts may be masked, which special ones may not: [N] int64.
 
-    ids: the tokens of each of N texts. weights: [V], of `weights_of`. Returns N * copies examples, copy after copy.
-    Each has at least one masked token, and about `spec.probability` of its ordinary ones. With `positions: all`, the
-    other ordinary tokens are positions without a label.
-
-    Raises: `RequestError` for a text without an ordinary token.
+    rows: [N] the numbers of the texts in the split; None: from 0. Raises: `UnfitText` for a text without any.
     """
-    blocks = [
-        _block(block, weights, vocabulary, spec, _Place(where, first, copy * len(ids)))
-        for copy in range(copies)
-        for first, block in ids.blocks(BLOCK_BYTES)
-    ]
-    tokens_, positions, labels = (contiguous(several) for several in zip(*blocks, strict=True))
-    return Columns({IDS: tokens_}, positions, IDS), labels
-
-
-class _Place(NamedTuple):
-    """Where a block of texts is: in which split, its first text there, and the number of examples before its copy."""
-
-    split: str
-    first: int
-    before: int
-
-
-def _block(
-    ids: Ragged, weights: Uniform, vocabulary: Vocabulary, spec: MaskingSpec, place: _Place
-) -> tuple[Ragged, Ragged, Ragged]:
-    """One copy of some texts: tokens, positions, and labels of these."""
-    flat, lengths = ids.flat.astype(np.int64), ids.lengths
-    of_text = np.repeat(np.arange(len(ids)), lengths)
-    ordinary = weights[flat] > 0
-    counts = np.bincount(of_text, weights=ordinary, minlength=len(ids)).astype(np.int64)
-    if not counts.all():
-        raise RequestError(
-            f"data.{place.split}: text {place.first + int(np.argmin(counts))} has no token of the tokenizer's "
-            "vocabulary besides special ones. Expected at least one in each; leave such texts out."
+    is_ordinary = how.weights > 0
+    of_blocks: list[Index] = []
+    for _, block in ids.blocks(BLOCK_BYTES):
+        of_blocks.append(_per_row(is_ordinary[block.flat], block.lengths))
+    found: Index = np.concatenate([np.zeros(0, np.int64), *of_blocks])
+    without = np.flatnonzero(found == 0)
+    if len(without):
+        first = int(without[0] if rows is None else rows[without].min())
+        raise UnfitText(
+            f"data.{split}: text {first} has no token of the tokenizer's vocabulary besides special ones. Expected at "
+            "least one in each; leave such texts out."
         )
-    wanted = np.maximum(1, np.round(spec.probability * counts)).astype(np.int64)
-    draws = _draws(of_text, lengths, place.before + place.first, [spec.seed, zlib.crc32(place.split.encode())])
-    with np.errstate(divide="ignore"):  # the first `wanted` of independent clocks at these rates (Efraimidis 2006)
-        arrivals = np.where(ordinary, -np.log(draws[0]) / weights[flat], np.inf)
-    first = np.lexsort((arrivals, of_text))
-    chosen = np.zeros(len(flat), bool)
-    chosen[first[stretches(np.cumsum(lengths) - lengths, wanted)]] = True
-    positions = ordinary if spec.positions == "all" else chosen
-    at = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    per_text = _per_row(positions, lengths)
-    made = _replaced(flat, chosen, draws[1:], vocabulary).astype(np.int32)
-    labels = np.where(chosen, flat, UNLABELLED)[positions]
-    return Ragged.packed(made, lengths), Ragged.packed(at[positions], per_text), Ragged.packed(labels, per_text)
+    return found
 
 
-def _draws(of_example: Index, lengths: Index, first: int, seeds: Sequence[int]) -> list[Uniform]:
-    """Three uniform numbers in (0, 1] for each token, from its example, its place there and the seeds."""
+def keys_of(count: int, seed: int, split: str) -> Hashes:
+    """The keys by which a split's examples are masked: [count] uint64. Copy c of text i is example c * texts + i."""
     key = np.zeros((), np.uint64)
-    for seed in seeds:
+    for each in (seed, zlib.crc32(split.encode())):
         with np.errstate(over="ignore"):
-            key = mixed(key + np.array(seed, np.uint64) + GOLDEN)
-    keys = mixed((of_example + first).astype(np.uint64) + key)
-    place = np.arange(len(of_example)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            key = mixed(key + np.array(each, np.uint64) + GOLDEN)
+    return mixed(np.arange(count, dtype=np.uint64) + key)
+
+
+class Drawn(NamedTuple):
+    """Masked examples [N]: rows of tokens int32, of positions int64 among these, ascending, and of labels int64."""
+
+    tokens: Ragged
+    positions: Ragged
+    labels: Ragged
+
+
+def drawn(ids: Ragged, keys: Hashes, how: Masking) -> Drawn:
+    """Mask some examples. ids: the tokens of each, at least one of them ordinary. keys: [N] of each.
+
+    About `spec.probability` of an example's ordinary tokens are masked. With `positions: all`, the other ordinary
+    tokens are positions without a label.
+    """
+    flat, lengths = np.array(ids.flat, np.int64), ids.lengths
+    of_text, starts = np.repeat(np.arange(len(ids)), lengths), np.cumsum(lengths) - lengths
+    places, weights = np.arange(len(flat)) - starts[of_text], how.weights[flat]
+    ordinary = weights > 0
+    with np.errstate(divide="ignore"):  # the first of independent clocks at these rates (Efraimidis 2006)
+        arrivals = np.where(ordinary, -np.log(_uniform(keys[of_text], places, 0)) / weights, np.inf)
+    counts = _per_row(ordinary, lengths)
+    chosen = np.sort(np.lexsort((arrivals, of_text))[stretches(starts, how.masked(counts))])
+    made = flat.astype(np.int32)
+    made[chosen] = _replaced(flat[chosen], keys[of_text[chosen]], places[chosen], how.vocabulary)
+    at, labels = chosen, flat[chosen]
+    if how.positions == "all":
+        of_all = np.full(len(flat), UNLABELLED, np.int64)
+        of_all[chosen] = labels
+        at = np.flatnonzero(ordinary)
+        labels = of_all[at]
+    per_text = how.positions_of(counts)
+    return Drawn(Ragged.packed(made, lengths), Ragged.packed(places[at], per_text), Ragged.packed(labels, per_text))
+
+
+def _uniform(keys: Hashes, places: Index, number: int) -> Uniform:
+    """One of three uniform numbers in (0, 1] of each token: [n], by `number`.
+
+    keys: [n] of the token's example. places: [n] of the token there.
+    """
     with np.errstate(over="ignore"):
-        each = [mixed(keys + (3 * place + k + 1).astype(np.uint64) * GOLDEN) for k in range(3)]
-    return [((bits >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53 for bits in each]
+        bits = mixed(keys + (3 * places + number + 1).astype(np.uint64) * GOLDEN)
+    return ((bits >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
 
 
-def _replaced(flat: Index, chosen: NDArray[np.bool_], draws: list[Uniform], vocabulary: Vocabulary) -> Index:
-    """The tokens with the chosen ones masked, replaced or left. draws: two numbers for each token."""
-    ordinary = np.flatnonzero(vocabulary.ordinary)
-    others = ordinary[np.minimum((draws[1] * len(ordinary)).astype(np.int64), len(ordinary) - 1)]
-    replaced = np.where(draws[0] <= MASKED, vocabulary.mask, np.where(draws[0] <= MASKED + RANDOM, others, flat))
-    return np.where(chosen, replaced, flat)
+def _replaced(chosen: Index, keys: Hashes, places: Index, vocabulary: Vocabulary) -> Index:
+    """The chosen tokens [n] masked, replaced or left. keys, places: as of `_uniform`."""
+    share, which, ordinary = _uniform(keys, places, 1), _uniform(keys, places, 2), np.flatnonzero(vocabulary.ordinary)
+    others = ordinary[np.minimum((which * len(ordinary)).astype(np.int64), len(ordinary) - 1)]
+    found: Index = np.where(share <= MASKED, vocabulary.mask, np.where(share <= MASKED + RANDOM, others, chosen))
+    return found
 
 
 def _per_row(kept: NDArray[np.bool_], lengths: Index) -> Index:

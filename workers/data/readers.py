@@ -13,11 +13,9 @@ import numpy as np
 
 from workers.data import (
     encoded_tables,
-    examples,
     idx_files,
     image_folders,
     label_names,
-    masking,
     npz_files,
     tables,
     text_files,
@@ -27,7 +25,7 @@ from workers.data.labels import LABELLED
 from workers.data.own_data import read_by_own, read_python
 from workers.data.splits import SPLITS, Groups, Read, Splits, uris
 from workers.errors import MissingColumn, RequestError
-from workers.specs.data import DataSpec, MaskingSpec
+from workers.specs.data import DataSpec
 
 
 def read(spec: DataSpec, notes: list[str] | None = None) -> Read:
@@ -124,31 +122,12 @@ def read_images(spec: DataSpec, notes: list[str]) -> Splits:
 
 
 def read_text(spec: DataSpec, notes: list[str]) -> Splits:
-    if spec.masking is not None:
-        return _masked(spec, spec.masking, notes)
-    labels = spec.labels_from
+    """Texts and their labels; masked ones have none, since masks make them."""
+    labelled = LABELLED if spec.masking is None else ()
     return {
-        name: text_files.read(uri, name, spec.texts_from, labels if name in LABELLED else None)
+        name: text_files.read(uri, name, spec.texts_from, spec.labels_from if name in labelled else None)
         for name, uri in uris(spec).items()
     }
-
-
-def _masked(spec: DataSpec, how: MaskingSpec, notes: list[str]) -> Splits:
-    """Texts with masked tokens, which are the labels. Token counts are those of `train`."""
-    vocabulary = masking.Vocabulary.of(how.tokenizer)
-    ids = {}
-    for name, uri in uris(spec).items():
-        texts, _ = text_files.read(uri, name, spec.texts_from, None)
-        examples.check_not_empty({name: texts})
-        ids[name] = masking.tokenized(texts, how)
-    if note := masking.tokenization(how).cut({name: of_split.lengths for name, of_split in ids.items()}):
-        notes.append(note)
-    weights = masking.weights_of(ids["train"], vocabulary, how.smoothing)
-    found: Splits = {}
-    for name, of_split in ids.items():
-        x, labels = masking.masked(of_split, weights, vocabulary, how, copies=spec.copies_of(name), where=name)
-        found[name] = (x, labels if name in LABELLED else None)
-    return found
 
 
 def read_idx(spec: DataSpec, notes: list[str]) -> Splits:

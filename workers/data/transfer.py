@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.data import labels
 from workers.data.arrays import Index
-from workers.data.positions import Positions
 from workers.errors import RequestError
 
 KEY = "data.transfer_share"
@@ -20,27 +20,27 @@ SEED = 0x5A4BE
 
 
 def of_train(
-    share: float | None, y: Index, rows: Positions, *, units: Index, seed: int, without: Sequence[int] = ()
+    share: float | None, has_label: NDArray[np.bool_], *, units: Index, seed: int, kept: Index | None = None
 ) -> Index:
     """The training examples that student and baseline learn from, ascending.
 
-    share: of the examples with a label and of those without, each for itself; None: all. y: [P] labels. units: [N] what
-    each example belongs to, such as its group; units are not divided. without: classes that are left out first.
+    share: of the examples with a label and of those without, each for itself; None: all. has_label: [N] whether an
+    example has one. units: [N] what each example belongs to, such as its group; units are not divided. kept: the
+    examples of no class that is left out, ascending; None: all.
 
     Raises: `RequestError` where no example with a label is left.
     """
-    chosen = np.flatnonzero(~np.isin(y, without)) if without else np.arange(rows.examples)
+    chosen = np.arange(len(has_label)) if kept is None else kept
     if share is None:
         return chosen
-    has_label = labels.has_label(y, rows)[chosen]
-    labelled = chosen[has_label]
+    labelled, others = chosen[has_label[chosen]], chosen[~has_label[chosen]]
     found = of_share(share, labelled, units, seed)
     if not len(found):
         raise RequestError(
             f"{KEY}: {share} of {len(np.unique(units[labelled])):,} labelled training examples, or groups of them, is "
             "0, and the baseline needs some. Give a larger share."
         )
-    return np.sort(np.concatenate([found, of_share(share, chosen[~has_label], units, seed)]))
+    return np.sort(np.concatenate([found, of_share(share, others, units, seed)]))
 
 
 def of_share(share: float, rows: Index, units: Index, seed: int) -> Index:

@@ -42,11 +42,11 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset, masked_by: str | Non
                 f"{without[0]}.tokenizer: not given, and the data are texts. Expected a folder with a tokenizer of "
                 "transformers; a model of bytes names them as `inputs: [text]`."
             )
+    check_tokens(models, dataset)
     varied: dict[str, Examples] = {} if dataset.augment is None else {"augment": dataset.transfer.x}
     known: dict[tuple[str, Collator, int], Index] = {}
     tried: set[Tokenization] = set()
     for key, model in models.items():
-        _check_tokens(key, model, dataset)
         if (
             masked_by is not None
             and model.tokenizer is not None
@@ -115,6 +115,15 @@ def notes(models: Mapping[str, AnyModel], dataset: Dataset) -> tuple[str, ...]:
     return tuple(found)
 
 
+def check_tokens(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
+    """Raise `RequestError` where the data's tokens are more than a model has positions, or it needs tokens to mask.
+
+    models: by their keys in the configuration.
+    """
+    for key, model in models.items():
+        _check_tokens(key, model, dataset)
+
+
 def check_each_has_one(dataset: Dataset, split: str, how: Tokenization, ids: Ragged, rows: Index | None = None) -> None:
     """Raise `UnfitText` where a text has no tokens besides special ones, as one of invisible characters may have.
 
@@ -160,7 +169,7 @@ def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
     for split, x in dataset.inputs.items():
         column = columns_of(x).get(IDS)
         if most is not None and isinstance(column, Ragged) and len(longer := column.lengths[column.lengths > most]):
-            raise RequestError(
+            raise UnfitText(
                 f"data.{split}: {_counted(len(longer), f'row of {IDS} has', f'rows of {IDS} have')} more than the "
                 f"{most:,} positions of {model.label}, the longest {longer.max():,}. Set `data.masking.max_length`, or "
                 "leave them out."

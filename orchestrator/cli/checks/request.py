@@ -356,6 +356,6 @@ def _held_bytes(request: Request, at_once: int) -> int:
 
 def _bytes_of(x: Examples) -> int:
     return sum(
-        column.flat.nbytes if isinstance(column, Ragged) else math.prod(column.shape) * column.dtype.itemsize
-        for column in columns_of(x).values()
+        math.prod((int(c.lengths.sum()), *c.of_value) if isinstance(c, Ragged) else c.shape) * c.dtype.itemsize
+        for c in columns_of(x).values()
     )
