@@ -29,6 +29,7 @@ SLOW = (
     "end_to_end --examples 2000 --members 2 --epochs 1 --only by\\ hand --cache {folder}",
     "text_teacher_pass --texts 200 --members 2 --repeats 1",
     "text_memory --texts 256",
+    "text_memory --texts 256 --copies 2",
     "text_end_to_end --texts 100 --epochs 1 --only bare\\ loop",
 )
 
