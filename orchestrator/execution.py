@@ -38,9 +38,9 @@ class Options:
     name. generations: of students that taught each other. command: what the user typed. note: why the ensemble has its
     size.
 
-    anew: of a command that recomputes complete artifacts, the names of its runs so far, to which `executed` adds. Each
-    run clears its folder as it begins, and reuses artifacts of these runs alone, so that the runs of one command share
-    what they compute. None: artifacts of all runs are reused.
+    done: the names of the command's complete runs, to which `executed` adds. fresh: the command recomputes complete
+    artifacts: each run clears its folder as it begins, and reuses artifacts of the runs in `done` alone, so that the
+    runs of one command share what they compute.
 
     sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
     run. several: whether the command has several runs, each of which is then named on the screen. part_of: the name of
@@ -49,7 +49,8 @@ class Options:
 
     verbose: bool
     screen: Screen
-    anew: set[str] | None = None
+    fresh: bool = False
+    done: set[str] = field(default_factory=set)
     repetitions: Sequence[Report] = ()
     students: Mapping[str, Report] = field(default_factory=dict)
     generations: Sequence[GenerationFigures] = ()
@@ -62,7 +63,7 @@ class Options:
 
     def starts_over(self, run: str) -> bool:
         """Whether the run of this name has yet to clear its folder."""
-        return self.anew is not None and run not in self.anew
+        return self.fresh and run not in self.done
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
@@ -101,7 +102,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             reports.remove(config.folder)
             storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
             tracking_record.write(record, config.folder)
-            catalogue = _catalogue(config, options)
+            catalogue = Catalogue(config.storage, config.name, among=options.done if options.fresh else None)
             tokenizing = Tokenizing(
                 config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
             )
@@ -127,7 +128,9 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             )
             for note in (*filter(None, [options.note]), *dataset.notes):
                 events.note(note)
-            return execute(stages, context)
+            found = execute(stages, context)
+    options.done.add(config.name)
+    return found
 
 
 @contextmanager
@@ -140,10 +143,3 @@ def _validated() -> Iterator[None]:
         raise
     except RequestError as error:
         raise RunError(str(error)) from error
-
-
-def _catalogue(config: RunConfig, options: Options) -> Catalogue:
-    """The artifacts that a run may reuse, once it has cleared its folder where it starts over."""
-    if options.anew is not None:
-        options.anew.add(config.name)
-    return Catalogue(config.storage, config.name, among=options.anew)

@@ -13,6 +13,7 @@ from orchestrator.pipeline import REPORT, STAGES
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.stages import preflight
+from workers.errors import RequestError, RunError
 
 
 def run(
@@ -31,11 +32,16 @@ def run(
     With `seeds`, `students` or `generations`, the other runs come first, and the report has their figures beside its
     own.
 
-    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later.
+    Raises: `RequestError` for an invalid request, before the first run starts or writes anything; `RunError` later.
     """
     several = sum(1 for _ in config.of_command()) > 1
-    options = Options(verbose, screen or Screen(quiet=True), set() if fresh else None, several=several)
-    return _run(config, options, command)
+    options = Options(verbose, screen or Screen(quiet=True), fresh=fresh, several=several)
+    try:
+        return _run(config, options, command)
+    except RequestError as error:
+        if options.done:  # the request was right for a first run; a server or a file was lost since
+            raise RunError(str(error)) from error
+        raise
 
 
 def _run(config: RunConfig, options: Options, command: str = "") -> Report:

@@ -20,7 +20,7 @@ from tests.makers import settings, write_config
 from tests.unit.test_artifacts import KEY, committed
 from workers import storage
 from workers.artifacts import store
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
 from workers.evaluation.prospects import Estimate
 
 DEEP = """
@@ -123,6 +123,28 @@ def test_the_further_runs_of_a_command_name_the_run_that_they_belong_to(
     runs.run(config)
     assert len(found) == 6
     assert found == {each.name: None if each is config else "small" for each in config.of_command()}
+
+
+def test_what_is_lost_after_the_first_run_fails_the_command(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a tracker that goes down while the first of several runs trains."""
+    config, after = three_students(tmp_path), 1
+    checked = preflight.check
+
+    def check(config: RunConfig, wait_for: Any) -> Any:
+        if len(log) >= after:
+            raise RequestError("no tracker answers")
+        return checked(config, wait_for)
+
+    monkeypatch.setattr(preflight, "check", check)
+    with pytest.raises(RunError, match="no tracker answers") as failed:
+        runs.run(config)
+    assert failed.value.exit_status == 1 and [name for name, _ in log] == ["small-b"]
+    log.clear()
+    after = 0
+    with pytest.raises(RequestError):
+        runs.run(config)
 
 
 def test_all_generations_together_start_over_too(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
