@@ -52,9 +52,12 @@ def of_search(axes: Sequence[Axis], trials: int, batch: int, seed: int) -> Propo
     """Points of Optuna's TPE sampler (Bergstra et al. 2011), which maximises the student's validation accuracy.
 
     batch: points that follow from the same outcomes. The same seed, batch and outcomes give the same points, so a
-    repeated search finds its complete runs again. Raises: `RequestError` where Optuna is not installed.
+    repeated search finds its complete runs again. Raises: `RequestError` at once where Optuna is not installed.
     """
-    optuna = _optuna()
+    return _searched(_optuna(), axes, trials, batch, seed)
+
+
+def _searched(optuna: Any, axes: Sequence[Axis], trials: int, batch: int, seed: int) -> Proposals:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     for start in range(0, trials, batch):
         asked = [study.ask() for _ in range(min(batch, trials - start))]

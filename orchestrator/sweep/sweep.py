@@ -77,6 +77,9 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         raise RequestError(f"--batch: {asked.batch}; expected at least 1.")
     common, began = [*asked.overrides, *_keeping(asked, axes)], digest(asked.path)
     axes = _as_taken(asked.path, common, axes)
+    proposals = (
+        of_grid(axes) if asked.trials is None else of_search(axes, asked.trials, asked.batch or BATCH, base.seed)
+    )
     first = _check(asked.path, base, common, axes, screen, search=asked.trials is not None)
     name = f"{base.name}-{names.SWEEP}"
     folder = storage.join(base.storage, name)
@@ -93,11 +96,6 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         files: dict[str, bytes] = {}
         try:
             address = ray.get_runtime_context().gcs_address
-            proposals = (
-                of_grid(axes)
-                if asked.trials is None
-                else of_search(axes, asked.trials, asked.batch or BATCH, base.seed)
-            )
             of_runs = Processes(address, tracked.run_id, verbose)
             runs = Runs(
                 processes=of_runs,

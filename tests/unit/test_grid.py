@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -299,6 +300,18 @@ def test_a_search_draws_whole_numbers_where_a_key_takes_no_others(tmp_path: Path
     found = sweep._as_taken(str(path), (), axes)
     assert [each.is_whole for each in found if isinstance(each, Range)] == [True, True, False]
     assert found == axes  # with equal ends
+
+
+def test_a_search_without_optuna_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(preflight, "check", None)  # which a run would come to next
+    path = write_config(tmp_path)
+    asked = sweep.Asked(path=str(path), over=["student.training.epochs=1..3"], trials=2)
+    with pytest.raises(RequestError, match="--trials: a search needs Optuna"):
+        sweep.sweep(RunConfig.load(str(path)), asked)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_search_checks_each_value_once() -> None:
