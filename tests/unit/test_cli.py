@@ -301,6 +301,11 @@ def test_options_without_an_effect_on_a_run_are_refused(
     assert f"stillhouse: {option}" in capsys.readouterr().err
 
 
+def test_a_report_that_is_sent_has_no_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path), "--push", "--format", "json"]) == 2
+    assert "stillhouse: --format json: with --push nothing is printed" in capsys.readouterr().err
+
+
 def test_options_without_a_configuration_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--set", "seed=1"]) == 2
     assert "stillhouse: --set seed=1: no configuration is given" in capsys.readouterr().err

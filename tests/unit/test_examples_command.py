@@ -24,6 +24,11 @@ def test_all_are_listed_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> No
     assert not [line for line in lines if "et al" in line and "et al." not in line]
 
 
+def test_a_place_for_no_example_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["examples", "--to", str(tmp_path)]) == 2
+    assert "no example is named, so none is copied" in capsys.readouterr().err
+
+
 def test_the_wheel_has_them_without_large_data() -> None:
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     files = {path for patterns in packed.values() for each in patterns for path in ROOT.glob(each)}

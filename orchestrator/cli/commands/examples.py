@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from orchestrator.cli.commands import base
+from workers.errors import RequestError
 
 HELP = "list the examples, or copy one"
 EXAMPLES = ("stillhouse examples", "stillhouse examples mnist --to digits")
@@ -19,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(asked: argparse.Namespace) -> None:
-    """Print the list, or copy an example and print how to run it."""
+    """Print the list, or copy an example and print how to run it. Raises: `RequestError` for `--to` without NAME."""
+    if asked.to is not None and asked.name is None:
+        raise RequestError(f"--to {asked.to}: no example is named, so none is copied. Give NAME.")
     from orchestrator.cli import examples
 
     if asked.name is None:

@@ -26,6 +26,8 @@ def main(asked: argparse.Namespace) -> None:
         raise RequestError(
             f"--set {asked.overrides[0]}: a report is of a finished run. Expected it beside --push alone."
         )
+    if asked.push and asked.format is not None:
+        raise RequestError(f"--format {asked.format}: with --push nothing is printed. Expected one of the two options.")
     from orchestrator.cli import presentation
     from orchestrator.observers.terminal import Screen
     from orchestrator.reporting import files, report
