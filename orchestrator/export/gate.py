@@ -71,7 +71,7 @@ def _rounded(value: float, digits: int) -> Fraction | None:
 def check(gate: Gate, *, registers: bool) -> None:
     """Raise `RequestError` where the thresholds make no gate. registers: whether the student would be registered."""
     for option, value, expected in (
-        ("--min-share", gate.min_share, "a share of the ensemble's accuracy above 0, up to 1, such as 0.97"),
+        ("--min-share", gate.min_share, "a share of the ensemble's accuracy above 0, up to 2, such as 0.97"),
         (
             "--confidence",
             gate.confidence,
@@ -83,8 +83,8 @@ def check(gate: Gate, *, registers: bool) -> None:
             raise RequestError(f"{option}: {float(value)!r}; expected {expected}.")
     if gate.confidence is not None and gate.min_share is None:
         raise RequestError(
-            f"--confidence {gate.confidence:g}: a gate without a threshold, since it is the level of the share's "
-            "interval. Expected `--min-share` beside it, such as `--min-share 0.97`."
+            f"--confidence {gate.confidence:g}: the level of the share's interval, and no share is asked for. Expected "
+            "`--min-share` beside it, such as `--min-share 0.97`."
         )
     if registers and gate.is_open:
         raise RequestError(
@@ -95,8 +95,9 @@ def check(gate: Gate, *, registers: bool) -> None:
 
 HIGHEST = 0.995
 """The highest level of an interval: beyond each of its ends are 12 of the 4,999 resamples."""
-LIMITS = {"--min-share": (0.0, 1.0), "--confidence": (0.5, HIGHEST), "--max-latency-ms": (0.0, 1e9)}
-"""Of each threshold: above the first number, up to the second."""
+LIMITS = {"--min-share": (0.0, 2.0), "--confidence": (0.5, HIGHEST), "--max-latency-ms": (0.0, 1e9)}
+"""Of each threshold: above the first number, up to the second. A student may be right more often than the ensemble, so
+a share above 1 is a threshold that may be met or not; one of 97 is a percentage."""
 
 
 def shortfalls(gate: Gate, found: Passed) -> list[str]:

@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
         (runs["mlp"], "transformers", (), "a format that the student has not"),
         (runs["bert"], "torch", (), "It has `--format onnx` and `--format transformers`"),
         (runs["mlp"], "torch", ("--quantize", "int8"), "--quantize int8"),
-        (runs["mlp"], "onnx", ("--confidence", "0.95"), "a gate without a threshold"),
+        (runs["mlp"], "onnx", ("--confidence", "0.95"), "no share is asked for"),
         (runs["mlp"], "onnx", ("--register",), "through the gate alone"),
         (runs["mlp"], "onnx", ("--min-share", "97"), "such as 0.97"),
         (runs["mlp"], "onnx", ("--license", "two\nlines"), "--license"),

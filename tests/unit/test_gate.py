@@ -30,6 +30,8 @@ CASES: dict[str, tuple[Gate, Passed, list[str]]] = {
     "share missed with its interval": (Gate(min_share=0.98, confidence=0.9), FOUND, ["90% interval from 95.50%"]),
     "no interval": (Gate(min_share=0.9, confidence=0.95), Passed(Fraction(97, 100), None, 1.0), ["has no interval"]),
     "without confidence no interval is needed": (Gate(min_share=0.9), Passed(Fraction(97, 100), None, 1.0), []),
+    "a share above 1 just reached": (Gate(min_share=1.02), Passed(Fraction(102, 100), None, 1.0), []),
+    "a share above 1 just missed": (Gate(min_share=1.5), FOUND, ["at least 150.00%: 53 points short"]),
     "both missed": (Gate(min_share=0.98, max_latency_ms=1.0), FOUND, ["1 points short", "9 ms too slow"]),
     "an ensemble that is never right": (Gate(min_share=0.5), Passed(None, None, 1.0), ["right on no test example"]),
     "NaN is not met": (
@@ -140,11 +142,11 @@ def test_what_is_not_met_is_status_3_and_says_that_nothing_was_written() -> None
 @pytest.mark.parametrize(
     ("thresholds", "registers", "message"),
     [
-        (Gate(confidence=0.95), False, "a gate without a threshold"),
-        (Gate(confidence=0.95, max_latency_ms=1.0), False, "a gate without a threshold"),
+        (Gate(confidence=0.95), False, "and no share is asked for. Expected `--min-share`"),
+        (Gate(confidence=0.95, max_latency_ms=1.0), False, "--confidence 0.95: the level of the share's"),
         (Gate(), True, "through the gate alone"),
         (Gate(min_share=97.0), False, "--min-share: 97"),
-        (Gate(min_share=gate.threshold("1.0000001")), False, "--min-share: 1.0000001;"),
+        (Gate(min_share=gate.threshold("2.0000001")), False, "--min-share: 2.0000001;"),
         (Gate(min_share=0.0), False, "--min-share"),
         (Gate(min_share=float("nan")), False, "--min-share"),
         (Gate(max_latency_ms=-1.0), False, "--max-latency-ms"),
@@ -166,7 +168,8 @@ def test_the_highest_level_has_resamples_beyond_its_ends() -> None:
 
 
 def test_one_threshold_is_enough_to_register() -> None:
-    gate.check(Gate(min_share=1.0), registers=True)
+    for share in (1.0, 1.5, 2.0):
+        gate.check(Gate(min_share=share), registers=True)
     gate.check(Gate(max_latency_ms=5.0), registers=True)
     gate.check(Gate(), registers=False)
 
