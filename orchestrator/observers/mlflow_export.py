@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -66,6 +67,7 @@ def register(
     """
     mlflow_uri.prepare()
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
     uri, version = config.tracking.uri, ""
@@ -80,8 +82,8 @@ def register(
         run_id = mlflow_runs.create(client, experiment, ROLE, ROLE, tags)
         status = "FAILED"
         try:
-            for key, value in figures.items():
-                client.log_metric(run_id, key, value)
+            now_ms = int(time.time() * 1000)
+            client.log_batch(run_id, metrics=[Metric(key, value, now_ms, 0) for key, value in figures.items()])
             with tempfile.TemporaryDirectory(prefix="stillhouse-model-") as scratch:
                 model = Path(scratch, "model")
                 _save(model, export, classes)

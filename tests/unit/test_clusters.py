@@ -101,6 +101,15 @@ def test_versions_are_those_that_are_tested() -> None:
         assert any("--constraint /tmp/stillhouse/constraints.txt" in c for c in loaded(name)["setup_commands"])
 
 
+def test_ray_reports_no_usage() -> None:
+    for name in ("local.yaml", "aws.yaml", "gcp.yaml"):
+        config = loaded(name)
+        commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+        starts = [command for command in commands if "ray start" in command]
+        assert len(starts) == 2 and all("RAY_USAGE_STATS_ENABLED=0 " in command for command in starts)
+    assert "\nENV RAY_USAGE_STATS_ENABLED=0\n" in (CLUSTERS / "Dockerfile").read_text()  # of Kubernetes and containers
+
+
 def test_kuberay_has_what_the_operator_asks_for() -> None:
     cluster, job = kuberay()["RayCluster"], kuberay()["RayJob"]
     assert cluster["apiVersion"] == job["apiVersion"] == "ray.io/v1"

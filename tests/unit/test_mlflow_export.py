@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlflow
 import pytest
@@ -19,6 +19,8 @@ class Client:
     """A client of a tracker whose runs cannot be read again."""
 
     stage = "active"
+    sent: ClassVar[list[dict[str, float]]] = []
+    """The metrics of each request."""
 
     def __init__(self, uri: str) -> None: ...
     def get_experiment_by_name(self, name: str) -> Any:
@@ -30,7 +32,8 @@ class Client:
     def get_run(self, run: str) -> Any:
         raise MlflowException("the connection is lost")
 
-    def log_metric(self, *_: Any) -> None: ...
+    def log_batch(self, run: str, metrics: Any) -> None:
+        self.sent.append({each.key: each.value for each in metrics})
 
     def set_registered_model_alias(self, *_: Any) -> None: ...
 
@@ -38,6 +41,7 @@ class Client:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setattr(Client, "sent", [])
     monkeypatch.setattr(mlflow_export, "_save", lambda *_: None)
     monkeypatch.setattr(mlflow_models, "upload_version", lambda *_, **__: "3")
     sqlite3.connect(tmp_path / "mlflow.db").execute("create table runs (id)").connection.close()
@@ -45,7 +49,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def register(config: Any, folder: Path) -> str:
-    named: Any = {"name": "digits-student", "figures": {"share": 1.0}, "classes": 2, "run": "digits"}
+    named: Any = {"name": "digits-student", "figures": {"share": 1.0, "nll": 0.5}, "classes": 2, "run": "digits"}
     return mlflow_export.register(config, folder, str(folder), **named)
 
 
@@ -57,7 +61,7 @@ def test_a_deleted_experiment_is_found_first(config: Any, monkeypatch: pytest.Mo
 
 
 def test_an_export_whose_alias_is_set_stays(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert register(config, tmp_path) == "3"
+    assert register(config, tmp_path) == "3" and Client.sent == [{"share": 1.0, "nll": 0.5}]
 
     def refuses(*_: Any, **__: Any) -> None:
         raise MlflowException("no such alias")
