@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestrator.cli.commands import (
     compare,
@@ -148,6 +148,14 @@ def _say(error: str, debug: bool) -> None:
     print(f"stillhouse: {visible(redacted(error))}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and with it those of the subcommands, whose errors are one message as all others of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}. `{self.prog} --help` shows what is expected.", debug=False)
+        self.exit(2)
+
+
 class _PrintCompletion(argparse.Action):
     """`--print-completion SHELL`; only this imports shtab."""
 
@@ -163,12 +171,18 @@ def _listed(examples: Sequence[str]) -> str:
     return "\n".join(["examples:", *(f"  {example}" for example in examples)])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _common(default: Any) -> argparse.ArgumentParser:
+    """The options of every command. default: of each; `SUPPRESS` leaves what stands before the command's name."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show tracebacks")
-    common.add_argument("--verbose", action="store_true", help="show log lines, Ray's included")
-    parser = argparse.ArgumentParser(
+    common.add_argument("--debug", action="store_true", default=default, help="show tracebacks")
+    common.add_argument("--verbose", action="store_true", default=default, help="show log lines, Ray's included")
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
         prog="stillhouse",
+        parents=[_common(False)],
         description="Distil an ensemble of teachers into one student, on Ray.",
         epilog=_listed([COMMANDS[name].EXAMPLES[0] for name in FIRST]),
         formatter_class=argparse.RawDescriptionHelpFormatter,  # which keeps the lines of the examples
@@ -185,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         of_command = commands.add_parser(
             name,
-            parents=[common],
+            parents=[_common(argparse.SUPPRESS)],
             help=command.HELP,
             epilog=_listed(command.EXAMPLES),
             formatter_class=argparse.RawDescriptionHelpFormatter,

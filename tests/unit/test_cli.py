@@ -262,10 +262,35 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
 
 
-def test_debug_changes_no_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(write_config(tmp_path, sede=1)), "--debug"]) == 2
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_changes_no_status(before: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, debug = ["run", str(write_config(tmp_path, sede=1))], ["--debug"]
+    assert main([*debug, *command] if before else [*command, *debug]) == 2
     said = capsys.readouterr().err
     assert "Traceback" in said and "did you mean 'seed'" in said
+
+
+USAGE: dict[str, tuple[list[str], str]] = {
+    "an option is missing": (["export", "runs/a", "--to", "b"], "are required: --format. `stillhouse export --help`"),
+    "no such choice": (
+        ["report", "runs/a", "--format", "pdf"],
+        "argument --format: invalid choice: 'pdf' (choose from",
+    ),
+    "no number": (["worth", "a.yaml", "--members", "ten"], "argument --members: invalid int value: 'ten'"),
+    "no such option": (["diff", "a", "b", "--bits"], "unrecognized arguments: --bits"),
+    "no such command": (["runn"], "argument COMMAND: invalid choice: 'runn'"),
+    "no command": ([], "are required: COMMAND. `stillhouse --help`"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_is_one_message(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = USAGE[case]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("stillhouse: ") and message in said
+    assert len(said.splitlines()) == 1
 
 
 def test_no_exception_of_a_model_ends_the_command_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
