@@ -7,8 +7,10 @@ write, and only in a folder with the mark.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config import loading
 from orchestrator.config.initial import WORDS
@@ -73,6 +75,25 @@ def clear(folder: str) -> None:
     kept = (MARK, lock.NAME, PLAN)
     ours = [path for path in storage.files_below(folder) if path not in kept and paths.is_written(path)]
     storage.remove_files(folder, ours)
+
+
+def remove_shown(config: RunConfig, kind: Literal["member", "stage"], current: Collection[str]) -> None:
+    """Remove the copies of networks that earlier runs in the folder have shown and the current run does not have.
+
+    current: the numbers of the members that it trains, or the names of the student's earlier stages. Of a copy that is
+    an input of the configuration the record alone is removed, which would describe another network of this name. The
+    networks themselves stay under their keys.
+    """
+    top, written = paths.PLACES[kind].template.split("/")[0], re.compile(paths.PLACES[kind].pattern)
+    place = storage.join(config.folder, top)
+    others = [name for name in storage.names(place) if name not in current]
+    read = inputs(config) if others else []
+    for name in others:
+        folder = storage.join(place, name)
+        is_read = any(_is_inside(each, folder) for each in read)
+        gone = [file for file in storage.files_below(folder) if not is_read or file == paths.NETWORK]
+        files = [f"{top}/{name}/{file}" for file in gone]
+        storage.remove_files(config.folder, [file for file in files if written.fullmatch(file)])
 
 
 def _mark_in(folder: str) -> dict[str, Any] | None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.observers.events import SystemAdded
-from orchestrator.run_folder import paths
-from orchestrator.run_folder.paths import RunFolder
+from orchestrator.run_folder import owned
 from orchestrator.stages import specialists, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.trained import Trained
-from workers import storage
 from workers.inference.teacher import Member
 
 
@@ -23,8 +21,6 @@ def members(run: Context) -> list[Trained]:
         events.emit(SystemAdded(name, "member"))
     events.emit(SystemAdded("ensemble", "ensemble"))
     found = {k: Trained(Member(names[k], groups[k].model, uri), [], reused=True) for k, uri in spec.given().items()}
-    for k in found:  # the record of a member that an earlier run trained; its weights may be the given file, and stay
-        storage.remove(storage.join(RunFolder(run.config.folder).shown(names[k]), paths.NETWORK))
     epochs = {k: group.training.epochs for k, group in enumerate(groups) if group.training is not None}
     if epochs:
         of_name = {names[k]: number for k, number in epochs.items()}
@@ -41,6 +37,7 @@ def members(run: Context) -> list[Trained]:
         for member in trained.values():
             events.trained(member.member.name, member.history, member.reused)
         found |= trained
+    owned.remove_shown(run.config, "member", [str(k) for k in epochs])
     return [member for _, member in sorted(found.items())]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS
 from orchestrator.config.run_config import STUDENT
 from orchestrator.observers.events import SystemAdded
+from orchestrator.run_folder import owned
 from orchestrator.stages import beside, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
@@ -35,9 +36,9 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
 
     members: the teachers, one of which may be beside the student.
     """
-    spec = run.config.student
+    spec, stages = run.config.student, run.config.training_stages
     done: list[Trained] = []
-    for each in run.config.training_stages:
+    for each in stages:
         initial = done[-1].member.weights if done and each.initial == PREVIOUS else each.initial
         job = StudentJob(
             each.system,
@@ -50,6 +51,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             beside=beside.asked_of(run, each.loss, members),
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
+    owned.remove_shown(run.config, "stage", [each.name for each in stages[:-1]])
     return replace(done[-1], before=tuple(done[:-1]))
 
 

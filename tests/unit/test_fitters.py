@@ -88,26 +88,35 @@ def test_members_of_every_kind_are_trained_or_loaded_and_measured(tmp_path: Path
         assert measured.measured[member.name].sums.accuracy == expected.accuracy > 0.6
     state = Path(trained[0].member.weights).parent / checkpoints.STATE
     state.write_bytes(b"")  # as a run leaves it that is killed before it removes it
+    earlier = folder / "members/2/model.safetensors"  # of a run that trained what this one loads
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"")
     again = members.members(run)
-    assert [each.reused for each in again] == [True] * 8 and not state.exists()
+    assert [each.reused for each in again] == [True] * 8 and not state.exists() and not earlier.exists()
+    assert sorted(path.name for path in (folder / "members").iterdir()) == ["0", "1", "5", "6", "7"]
     assert (members.known(trained), members.known(again)) == (0, 5)  # three are loaded
     assert [each.member for each in again] == teachers
     assert measured.weights == ensemble.normalised([1.0] * 8)
 
 
-def test_a_loaded_member_has_no_record_of_one_that_was_trained_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "left"), [("0.pt", []), ("runs/small/members/0/model.safetensors", ["model.safetensors"])]
+)
+def test_a_loaded_member_has_no_record_of_one_that_was_trained_before(
+    file: str, left: list[str], tmp_path: Path
+) -> None:
     """Such a record would have the export, `diff` and `report --push` tell of another network."""
     place = tmp_path / "runs/small/members/0"
     place.mkdir(parents=True)
     for name in ("training.json", "model.safetensors"):
         (place / name).write_text("of a trained member")
-    config = loaded(tmp_path, ensemble={"model": {"factory": "models:mlp"}, "checkpoints": ["0.pt"]})
+    config = loaded(tmp_path, ensemble={"model": {"factory": "models:mlp"}, "checkpoints": [file]})
     run: Any = SimpleNamespace(
         config=config, plan=SimpleNamespace(teachers=SimpleNamespace(size=1)), events=MagicMock()
     )
     (member,) = members.members(run)
-    assert member.member.weights == str(tmp_path / "0.pt")
-    assert [path.name for path in place.iterdir()] == ["model.safetensors"]
+    assert member.member.weights == str(tmp_path / file)
+    assert [path.name for path in place.glob("*")] == left
 
 
 @pytest.mark.parametrize("name", ["boosted", "regressor"])

@@ -82,6 +82,28 @@ def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
     assert not (folder / "baseline").exists(), "a folder that becomes empty goes too"
 
 
+def test_networks_that_the_current_run_does_not_have_are_not_shown(tmp_path: Path) -> None:
+    read = "runs/small/members/3/model.safetensors"
+    config = load(tmp_path, evaluation__systems={"x": {"model": {"factory": "models:mlp"}, "checkpoint": read}})
+    folder = Path(config.folder)
+    stays = ["members/0/model.safetensors", "members/2/notes.md", "members/3/model.safetensors"]
+    stays += ["members/best/model.safetensors", "stages/b/training.json", WRITTEN[7]]
+    fill(
+        folder,
+        *stays,
+        "members/1/training.json",
+        "members/3/training.json",
+        "members/2/model.safetensors",
+        "stages/a/model.safetensors",
+    )
+    owned.remove_shown(config, "member", ["0"])
+    owned.remove_shown(config, "stage", ["b"])
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*stays}
+    assert not (folder / "members/1").exists() and not (folder / "stages/a").exists()
+    owned.remove_shown(config, "stage", [])
+    assert not (folder / "stages").exists()
+
+
 def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
     digest, folder = "0123456789abcdef", paths.RunFolder("")
     files = [
