@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.config.schema import NAME
+from orchestrator.config.student import STAGE
 from orchestrator.observers import mlflow_uri, tracking_record
 from orchestrator.observers.mlflow_tracker import Tracker
 from orchestrator.reporting.report import Report
@@ -29,7 +30,7 @@ from workers.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-TRAINED = re.compile(r"member-(\d+)|baseline|student|stage-[a-z0-9][a-z0-9_]*")
+TRAINED = re.compile(rf"member-(\d+)|baseline|student|stage-{STAGE.strip('^$')}")
 """Systems that a run trains, whose epochs are in its folder."""
 
 

@@ -21,7 +21,7 @@ PATTERNS = {
     KIND: "a name, or `module:Class`",
     NAME: "lower-case letters, digits, '.', '_' and '-', of which the first is a letter or digit",
     MODEL_NAME: "a name without '/', ':' and quotes",
-    STAGE: "lower-case letters, digits and '_', of which the first is a letter or digit",
+    STAGE: "lower-case letters, digits, '_' and '-', of which the first is a letter or digit",
 }
 """Descriptions of valid texts, by their patterns."""
 OWN_KIND = "a kind of your own as `module:Class`"

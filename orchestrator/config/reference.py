@@ -28,6 +28,9 @@ def schema() -> dict[str, Any]:
     found = RunConfig.model_json_schema()
     found["required"].remove("student")
     found["anyOf"] = [{"required": ["student"]}, {"required": ["students"]}]
+    of_student = found["$defs"]["StudentSpec"]
+    of_student["required"].remove("training")
+    of_student["anyOf"] = [{"required": ["training"]}, {"required": ["stages"]}]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from workers.specs.models import AnyModel
 from workers.specs.objective import TermSpec, Weight
 from workers.specs.training import AnyTraining, check_recipe
 
-STAGE = r"^[a-z0-9][a-z0-9_]*$"
+STAGE = r"^[a-z0-9][a-z0-9_-]*$"
 
 
 class StageData(Spec):
@@ -27,8 +27,8 @@ class StudentStage(Spec):
     weights."""
 
     name: Annotated[str, Field(pattern=STAGE, max_length=40)]
-    """Name of the stage: lower-case letters, digits and `_`. Its weights are in `stages/<name>`, its nested run in
-    MLflow is `stage-<name>`. The last stage is the student itself."""
+    """Name of the stage: lower-case letters, digits, `_` and `-`. Its weights are in `stages/<name>`, its nested run
+    in MLflow is `stage-<name>`. The last stage is the student itself."""
     objective: tuple[TermSpec, ...] | None = None
     """The terms of its objective. Left out, with the two weights below: those of `distillation`."""
     soft_weight: Weight | None = None
@@ -51,7 +51,7 @@ class StudentSpec(Spec):
     model: AnyModel
     """The architecture of student and baseline."""
     training: AnyTraining
-    """How the student is trained."""
+    """How the student is trained. Left out, where each of `stages` has a `training`: as the last of these."""
     baseline_training: AnyTraining | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
     initial: str | None = None
@@ -65,6 +65,16 @@ class StudentSpec(Spec):
     """The student's training in several stages, one after another. Left out: one, by `training` and `distillation`."""
     num_workers: Count | tuple[Count, Count] = 1
     """Ray Train workers, each taking its cut of every batch; `[min, max]`: elastic."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_last_stage(cls, values: Any) -> Any:
+        """`training` left out is that of the last stage, where each stage has one of its own."""
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if not isinstance(stages, list | tuple) or values.get("training") is not None:
+            return values
+        of_each = [stage.get("training") if isinstance(stage, dict) else None for stage in stages]
+        return values if not of_each or None in of_each else {**values, "training": of_each[-1]}
 
     @model_validator(mode="after")
     def _ordered(self) -> StudentSpec:
@@ -93,8 +103,8 @@ class StudentSpec(Spec):
     @property
     def recipes(self) -> dict[str, AnyTraining]:
         """The training settings of networks of this model, by their keys."""
-        found = {"training": self.training, "baseline_training": self.baseline_training}
-        found |= {f"stages.{number}.training": stage.training for number, stage in enumerate(self.stages or ())}
+        found = {f"stages.{number}.training": stage.training for number, stage in enumerate(self.stages or ())}
+        found |= {"training": self.training, "baseline_training": self.baseline_training}
         return {key: training for key, training in found.items() if training is not None}
 
     @property

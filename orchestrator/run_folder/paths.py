@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from orchestrator.config.student import STAGE
 from orchestrator.run_folder import model_folder
 from workers import storage
 from workers.artifacts import catalogue, key, parts
@@ -28,7 +29,7 @@ _PLACEHOLDERS = {
     "number": r"\d+",
     "role": "(baseline|student)",
     "digest": key.DIGEST,
-    "stage": r"[a-z0-9][a-z0-9_]*",
+    "stage": STAGE.strip("^$"),
     "system": r"[a-z0-9][a-z0-9._-]*",
     "split": "(train|validation|test)",
     "ending": rf"(\.json|(-{key.DIGEST})?\.safetensors|\.pt)",

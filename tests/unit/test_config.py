@@ -281,3 +281,14 @@ def test_the_stages_of_a_student(tmp_path: Path) -> None:
     again = tmp_path / "resolved.yaml"
     again.write_text(config.to_yaml())
     assert RunConfig.load(str(again)).training_stages == config.training_stages
+
+
+def test_a_student_whose_stages_all_have_a_recipe_needs_none(tmp_path: Path) -> None:
+    recipe = {"epochs": 9, "batch_size": 8, "learning_rate": 0.1}
+    stages = [{"name": "td-1", "training": {**recipe, "epochs": 3}}, {"name": "td-2", "training": recipe}]
+    config = RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
+    assert [each.training.epochs for each in config.training_stages] == [3, 9] and config.student.training.epochs == 9
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    del stages[0]["training"]
+    with pytest.raises(RequestError, match=r"student\.training: missing"):
+        RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))

@@ -121,6 +121,7 @@ def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
         paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student", "int8.v2")
     ]
     folders = [folder.network(digest), folder.shown("member-12"), folder.shown("baseline"), folder.shown("student")]
+    folders += [folder.shown("stage-td-1")]
     files += [f"{place}/{name}" for place in folders for name in (*models.WEIGHTS, paths.NETWORK, *WORKERS_WRITE)]
     files += [f"{folder.checkpoints('student', digest)}/checkpoint_1/state.pt"]
     files += [f"{folder.soft_targets(digest)}/{soft_targets.ABANDONED}"]
