@@ -73,6 +73,8 @@ class Difference(Figures):
     accuracy: float
     interval: Bounds | None
     """95%, by resampling pairs; None where there are too few examples."""
+    accuracy_interval: Bounds | None = None
+    """`interval`, under the name that it has beside any accuracy; None in reports of earlier versions."""
     resolved: bool
     """Whether the interval leaves 0 out."""
     examples_needed: int | None
@@ -124,6 +126,8 @@ class CurvePoint(Figures):
 
     members: int
     accuracy: float
+    accuracy_interval: Bounds | None = None
+    """95%, over test examples or their groups, of the mean over these choices; None in reports of earlier versions."""
     nll: float
     ece: float | None = None
     """None in reports of earlier versions, as the spread."""
@@ -275,6 +279,8 @@ class StudentFigures(Figures):
     run: str
     gain_transferred: float | None
     gain_transferred_interval: Bounds | None
+    resolved: bool | None = None
+    """Whether the interval of `gain_transferred` leaves 0 out; None in reports of earlier versions."""
     over_baseline_interval: Bounds | None = None
     """Of its accuracy over its baseline's; None of too few test examples, and in reports of earlier versions."""
     may_be_chance: bool = False
@@ -381,11 +387,13 @@ class Report(Figures):
 
 def as_difference(found: statistics.Difference) -> Difference:
     """A difference as the report has it."""
+    bounds = None if found.interval is None else found.interval.bounds
     return Difference(
         of=found.of,
         over=found.over,
         accuracy=found.accuracy,
-        interval=None if found.interval is None else found.interval.bounds,
+        interval=bounds,
+        accuracy_interval=bounds,
         resolved=found.resolved,
         examples_needed=found.needed,
     )
@@ -449,5 +457,7 @@ def of_seed(report: Report) -> SeedFigures:
         run=report.name,
         best_member=best_member(report).test.accuracy,
         gain_transferred=report.gain_transferred,
+        gain_transferred_interval=report.gain_transferred_interval,
+        resolved=report.resolved,
         **{str(role): value for role, value in accuracy.items()},
     )

@@ -27,6 +27,7 @@ def merged(report: Report, own: str, others: Mapping[str, Report]) -> Report:
             run=each.name,
             gain_transferred=each.gain_transferred,
             gain_transferred_interval=each.gain_transferred_interval,
+            resolved=each.resolved,
             over_baseline_interval=_over_baseline(each),
             may_be_chance=tables.accuracies(each).may_be_chance,
             own_may_be_chance=tables.accuracies(each).is_unsure("student", "baseline"),

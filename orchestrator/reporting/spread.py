@@ -23,6 +23,9 @@ class SeedFigures(BaseModel):
     baseline: float
     student: float
     gain_transferred: float | None
+    gain_transferred_interval: tuple[float, float] | None = None
+    """Of this repetition alone, as `resolved`; None in reports of earlier versions."""
+    resolved: bool | None = None
 
 
 FIGURES = ("best_member", "ensemble", "baseline", "student")

@@ -223,6 +223,24 @@ def accuracy(of: Float64) -> tuple[float, Interval | None]:
     return float(figures(of.sum(axis=0))[ACCURACY]), _of_accuracy(of, found)
 
 
+def curve(examples: Float64, right: Float64) -> list[Interval | None]:
+    """The intervals of the accuracies of 1, 2, ... M members, each the mean over choices of them; the last is of all.
+
+    examples: [B], of each block. right: [B, M], correct ones, the mean over the choices.
+    """
+    joint = np.column_stack([examples, right])
+    average, members = examples[examples > 0].mean(), right.shape[1]
+    possible = average * np.stack([np.append(1.0, np.full(members, share)) for share in (0.0, 1.0)])
+    *means, last = bootstrap.intervals(
+        joint,
+        lambda sums: np.moveaxis(sums[..., 1:] / sums[..., :1], -1, 0),
+        possible=possible,
+        units=bootstrap.units(examples),
+        grouped=not _is_of_singles(joint),
+    )
+    return [*means, _of_accuracy(joint[:, [EXAMPLES, members]], last)]
+
+
 def _difference(pair: Pair, value: float, interval: Interval | None, examples: int) -> Difference:
     needed = None if interval is None else bootstrap.needed(value, interval, examples)
     return Difference(*pair, value, interval, needed)

@@ -30,7 +30,7 @@ from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import Agreement
 from workers.evaluation.confusable import Groups
-from workers.evaluation.metrics import Inference, LogProbabilities, Sums
+from workers.evaluation.metrics import EXAMPLES, Inference, LogProbabilities, Sums
 from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Subject
 from workers.evaluation.worth import WorthSums
 from workers.inference.teacher import Member
@@ -95,14 +95,23 @@ def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsembl
         order=_order(run, replace(held_out, weights=rule, combine=spec.combine)),
     )
     found = _measure(run, job, run.plan.teachers)
-    assert found.curve is not None
-    curve = [CurvePoint(**vars(point)) for point in found.curve.points]
     of_each = _with_metrics(run, job, found.sums, run.plan.teachers)
     reused = predicted.reused and valid.reused and not run.config.evaluation.metrics
     worth = None if found.worth is None else Worth(job.order, found.worth)
     return MeasuredEnsemble(
-        weights=weights, best=best, measured=of_each, curve=curve, worth=worth, reused=reused, compared=job
+        weights=weights, best=best, measured=of_each, curve=_curve(found), worth=worth, reused=reused, compared=job
     )
+
+
+def _curve(found: jobs.Totals) -> list[CurvePoint]:
+    """The metrics of ensembles of 1, 2, ... members, with the intervals of their accuracies."""
+    assert found.curve is not None
+    examples = found.sums[ENSEMBLE].of_blocks[:, EXAMPLES]
+    intervals = statistics.curve(examples, found.curve.right_of_blocks)
+    return [
+        CurvePoint(**vars(point), accuracy_interval=None if interval is None else interval.bounds)
+        for point, interval in zip(found.curve.points, intervals, strict=True)
+    ]
 
 
 def _of_validation_labels(run: Context, asked: Sequence[Subject], valid: Predicted) -> list[LogProbabilities]:

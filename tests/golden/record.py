@@ -65,6 +65,8 @@ def machine() -> dict[str, str]:
 
 METRICS = ("examples", "accuracy", "nll", "ece")
 """Test metrics of the record; reports of later versions have more."""
+POINT = ("members", "accuracy", "nll")
+"""What the record has of a point of the curve."""
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def outcome(run: Path) -> dict[str, Any]:
             for file in sorted([*run.glob("members/*/model.safetensors"), *run.glob("[bs]*/model.safetensors")])
         },
         "systems": {s["name"]: {name: s["test"][name] for name in METRICS} for s in report["systems"]},
-        "curve": report["curve"],
+        "curve": [{name: point[name] for name in POINT} for point in report["curve"]],
         "gain_transferred": report["gain_transferred"],
     }
 

@@ -130,6 +130,19 @@ def test_chunks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch, combine: str) ->
     assert parts[0][-1].accuracy == parts[1].accuracy and parts[0][-1].nll == pytest.approx(parts[1].mean_nll)
 
 
+def test_the_curve_by_blocks_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, labels, weights = answers(0, 3, 12, 4, 3.0), np.random.default_rng(0).integers(0, 4, 12), [1.0, 2.0, 3.0]
+    blocks = metrics.Blocks(np.array([4, 0, 1, 2, 0, 4, 4, 1, 0, 2, 4, 1]), 5)  # none is in block 3
+    monkeypatch.setattr(mixture, "CHUNK_VALUES", 3 * 4 * 5)
+    found = mixture.curve(list(p), weights, "arithmetic", labels, blocks)
+    for k, point in enumerate(found.points):
+        runs = [[(first + step) % 3 for step in range(k + 1)] for first in range(3)]
+        means = [log_mean([p[m] for m in run], [weights[m] for m in run], "arithmetic") for run in runs]
+        right = [metrics.measure(mean, labels, blocks).of_blocks[:, metrics.CORRECT] for mean in means]
+        np.testing.assert_allclose(found.right_of_blocks[:, k], np.mean(right, axis=0))
+        assert found.right_of_blocks[:, k].sum() / 12 == pytest.approx(point.accuracy)
+
+
 def test_the_curve_counts_every_member_alike() -> None:
     """Two members that are always right and one that is always wrong: a single one is right two times in three."""
     right = np.log(np.array([[0.9, 0.1], [0.1, 0.9]], np.float32))

@@ -110,7 +110,7 @@ def test_the_front(figures: list[tuple[float, float, int]], expected: list[bool]
 
 
 def test_one_report_has_all_systems() -> None:
-    own, other = plain(), plain()
+    own, other = plain(resolved=True), plain(resolved=False)
     found = several.merged(own, "small", {"tiny": other})
     assert [s.name for s in found.systems if s.role in ("baseline", "student")] == [
         "baseline", "student", "baseline-tiny", "student-tiny"
@@ -120,6 +120,7 @@ def test_one_report_has_all_systems() -> None:
         ("small", "student", "baseline"),
         ("tiny", "student-tiny", "baseline-tiny"),
     ]
+    assert [each.resolved for each in found.students] == [True, False]
     header, *rows = tables.front(found)
     assert len(rows) == 2 and all(len(row) == len(header) for row in rows)
     assert tables.front(own) == []

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from orchestrator.reporting import report as reports
 from orchestrator.reporting import spread
 from orchestrator.reporting.spread import SeedFigures
+from tests.reports import plain
 
 
 def test_each_row_has_mean_deviation_interval_and_every_seed() -> None:
@@ -28,6 +30,11 @@ def test_each_row_has_mean_deviation_interval_and_every_seed() -> None:
     assert float(of["student over baseline, points"][0]) == pytest.approx(100 * (mean - 0.88), abs=0.01)
     assert of["student over ensemble, points"][0].startswith("-")
     assert of["student's share of the ensemble's accuracy"][1] == f"{100 * deviation / 0.95:.2f}"
+
+
+def test_a_repetition_has_the_interval_of_its_share() -> None:
+    found = reports.of_seed(plain(gain_transferred_interval=(0.4, 0.9), resolved=True))
+    assert (found.gain_transferred_interval, found.resolved) == ((0.4, 0.9), True)
 
 
 def test_the_mean_of_two_seeds_is_no_accuracy_above_one() -> None:

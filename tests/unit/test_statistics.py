@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics
 from workers.evaluation import bootstrap, calibration, metrics, prospects
 from workers.evaluation.metrics import Blocks
@@ -98,6 +99,27 @@ def test_of_a_large_test_set_each_example_counts() -> None:
     assert ece is not None and ece.bounds == pytest.approx((0.0, bootstrap.unseen(count)))
     next_one, most = prospects.next_worth([right] * 3, right), bootstrap.unseen(count) / 8
     assert 0.9 * most < next_one.high < most
+
+
+def test_a_mean_over_choices_is_surer_than_one_of_them() -> None:
+    """Two members are right in four of five examples each, independently; the last point is both together."""
+    each = (np.random.default_rng(0).random((2, 400)) < 0.8).astype(np.float64)
+    right = np.stack([each.mean(axis=0), each.max(axis=0)], axis=1)
+    mean, both = statistics.curve(np.ones(400), right)
+    assert mean is not None and both is not None
+    assert mean.low < right[:, 0].mean() < mean.high
+    assert mean.error == pytest.approx(right[:, 0].std() / np.sqrt(400), rel=0.1)
+    one = bootstrap.of_share(each[0].sum(), 400)
+    assert mean.high - mean.low < 0.8 * (one.high - one.low)
+    assert both.bounds == bootstrap.of_share(right[:, 1].sum(), 400).bounds
+    (never_wrong,) = statistics.curve(np.ones(50), np.ones((50, 1)))
+    assert never_wrong is not None and never_wrong.bounds == bootstrap.of_share(50, 50).bounds
+
+
+def test_a_report_has_the_interval_of_a_difference_beside_its_accuracy() -> None:
+    given = systems(200)
+    found = reports.as_difference(statistics.difference(given["student"], given["baseline"]))
+    assert found.accuracy_interval == found.interval is not None
 
 
 def test_a_share_and_its_interval_by_hand() -> None:

@@ -150,7 +150,8 @@ def test_sums_of_ranges_add_up(tmp_path: Path, kept: int, combine: str) -> None:
     job = tasks.Measuring(asked, dict([*records.items()][:kept]), 1, [0.5, 0.3, 0.2], combine)
     first, *others = (call(tasks.measure, job, each, whole) for each in (slice(0, 7), slice(7, 8), slice(8, 40)))
     found = sum(others, start=first)
-    curve = mixture.curve(of_each, [0.5, 0.3, 0.2], combine, whole.test.y)
+    blocks = metrics.blocks_of(whole, "test", np.arange(40))
+    curve = mixture.curve(of_each, [0.5, 0.3, 0.2], combine, whole.test.y, blocks)
     assert found.curve.examples == 40 and (found.curve.right == curve.right).all()
     np.testing.assert_allclose(found.curve.nll, curve.nll, rtol=1e-6)
     expected = {name: metrics.measure(p, whole.test.y) for name, p in zip(records, of_each, strict=True)}

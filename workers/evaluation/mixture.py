@@ -116,12 +116,13 @@ class Point:
 class CurveSums:
     """Sums over predictions of every run of neighbours in the ring of M members.
 
-    right, nll: [M, M] float64, by the run's length - 1 and its first member. gaps: [M, M, BINS] float64, confidence
-    less correctness by bin of confidence. weighed: [M, M] bool, runs whose weight is above 0 for every example.
+    The first two axes are a run's length - 1 and its first member. right: [M, M, B] int32, correct predictions by block
+    of rows. nll: [M, M] float64. gaps: [M, M, BINS] float64, confidence less correctness by bin of confidence. weighed:
+    [M, M] bool, runs whose weight is above 0 for every example.
     """
 
     examples: int
-    right: Float64
+    right: NDArray[np.int32]
     nll: Float64
     gaps: Float64
     weighed: NDArray[np.bool_]
@@ -143,27 +144,46 @@ class CurveSums:
         A single choice of k members would mix the effect of k with that of the choice. So each point is the mean over
         all runs of k neighbours, where each member appears equally often. Runs of total weight 0 are left out.
         """
-        members, found = len(self.right), []
-        for k in range(members):
-            counted = self.weighed[k] if k + 1 < members else np.arange(members) == 0  # all runs of M are equal
-            right, nll = (sums[k][counted] / self.examples for sums in (self.right, self.nll))
+        found, of_runs = [], self.right.sum(axis=2)
+        for k in range(len(of_runs)):
+            counted = self._counted(k)
+            right, nll = of_runs[k][counted] / self.examples, self.nll[k][counted] / self.examples
             ece = np.abs(self.gaps[k][counted]).sum(axis=1) / self.examples
             spread = float(right.std(ddof=1)) if len(right) > 1 else None
             found.append(Point(k + 1, float(right.mean()), float(nll.mean()), float(ece.mean()), spread))
         return found
 
+    @property
+    def right_of_blocks(self) -> Float64:
+        """Correct predictions in each block, of each point the mean over its runs: [B, M] float64."""
+        means = [right[self._counted(k)].mean(axis=0) for k, right in enumerate(self.right)]
+        found: Float64 = np.stack(means, axis=1)
+        return found
+
+    def _counted(self, k: int) -> NDArray[np.bool_]:
+        """The runs of k + 1 members that count: [M] bool. All runs of M members are equal."""
+        members = len(self.right)
+        found: NDArray[np.bool_] = self.weighed[k] if k + 1 < members else np.arange(members) == 0
+        return found
+
 
 def curve(
-    log_probabilities: Sequence[LogProbabilities], weights: MemberWeights, combine: str, labels: Index
+    log_probabilities: Sequence[LogProbabilities],
+    weights: MemberWeights,
+    combine: str,
+    labels: Index,
+    blocks: Blocks | None = None,
 ) -> CurveSums:
     """Sums for accuracy and likelihood by number of members.
 
-    log_probabilities: M arrays [N, K]. labels: [N] int64. Each run of k + 1 neighbours is the run of k from the same
-    start plus one member: M^2 N K additions, in chunks of rows. Weights per example are computed among all members,
-    then scaled to sum to 1 over the run. Generalists and specialists answer anew in each run.
+    log_probabilities: M arrays [N, K]. labels: [N] int64. blocks: of the rows; None: all in one. Each run of k + 1
+    neighbours is the run of k from the same start plus one member: M^2 N K additions, in chunks of rows. Weights per
+    example are computed among all members, then scaled to sum to 1 over the run. Generalists and specialists answer
+    anew in each run.
     """
     members = len(log_probabilities)
-    right, nll = np.zeros((members, members)), np.zeros((members, members))
+    in_blocks = blocks or Blocks(np.zeros(len(labels), np.int64), 1)
+    right, nll = np.zeros((members, members, in_blocks.number), np.int32), np.zeros((members, members))
     gaps = np.zeros((members, members, BINS))
     weighed = np.ones((members, members), bool)
     for rows in _chunks(log_probabilities):
@@ -175,38 +195,44 @@ def curve(
             masses = _masses(shares)
             weighed &= (masses > 0).all(axis=2)
             found = _ring(each, shares, masses, combine, labels[rows])
-        right += found[0]
+        _add_by_block(right, found[0], in_blocks.of[rows])
         nll += found[1]
         gaps += found[2]
     return CurveSums(len(labels), right, nll, gaps, weighed)
 
 
-def _runs(rule: SpecialistRule, each: Float64, labels: Index) -> tuple[Float64, Float64, Float64]:
+def _add_by_block(right: NDArray[np.int32], correct: NDArray[np.bool_], of: Index) -> None:
+    """right[..., b] += the correct predictions of the rows in block b, in place. correct: [M, M, n]. of: [n]."""
+    order = np.argsort(of, kind="stable")
+    present, starts = np.unique(of[order], return_index=True)
+    right[..., present] += np.add.reduceat(correct[..., order], starts, axis=2, dtype=np.int32)
+
+
+def _runs(rule: SpecialistRule, each: Float64, labels: Index) -> tuple[NDArray[np.bool_], Float64, Float64]:
     """As `_ring`, of generalists and specialists. each: [M, n, K] log-probabilities."""
     members, rows = len(each), np.arange(len(labels))
-    right, nll = np.zeros((members, members)), np.zeros((members, members))
+    right, nll = np.zeros((members, members, len(labels)), bool), np.zeros((members, members))
     gaps = np.zeros((members, members, BINS))
     for k in range(members):
         for first in range(members):
             chosen = sorted((first + place) % members for place in range(k + 1))
             found = _of_specialists(rule.among(chosen), each[chosen])
-            correct = found.argmax(axis=1) == labels
-            right[k, first], nll[k, first] = correct.sum(), -found[rows, labels].sum()
-            gaps[k, first] = _gaps(np.exp(found.max(axis=1))[None], correct[None])[0]
+            right[k, first], nll[k, first] = found.argmax(axis=1) == labels, -found[rows, labels].sum()
+            gaps[k, first] = _gaps(np.exp(found.max(axis=1))[None], right[k, first][None])[0]
     return right, nll, gaps
 
 
 def _ring(
     each: Float64, shares: Float64, masses: Float64, combine: str, labels: Index
-) -> tuple[Float64, Float64, Float64]:
-    """Correct predictions, summed NLL, and gaps by bin of every run of neighbours over some rows: [M, M], the last
-    [M, M, BINS].
+) -> tuple[NDArray[np.bool_], Float64, Float64]:
+    """Which predictions are correct, summed NLL, and gaps by bin of every run of neighbours over some rows: [M, M, n]
+    bool, [M, M], [M, M, BINS].
 
     The first axes of the results are the run's length - 1 and its first member. each: [M, n, K] log-probabilities,
     overwritten. shares: [M, n], or [M, 1] where all examples share them. masses: their `_masses`.
     """
     members, rows = len(each), np.arange(len(labels))
-    right, nll = np.zeros((members, members)), np.zeros((members, members))
+    right, nll = np.zeros((members, members, len(labels)), bool), np.zeros((members, members))
     gaps = np.zeros((members, members, BINS))
     with np.errstate(divide="ignore", invalid="ignore"):  # runs of total weight 0 are NaN
         of_label = each[:, rows, labels] + np.log(shares)
@@ -216,8 +242,7 @@ def _ring(
         sums, of_sums = np.zeros_like(terms), np.full_like(of_label, -np.inf)
         for k, mass in enumerate(masses):
             _add_rolled(sums, terms, k)
-            correct = sums.argmax(axis=2) == labels
-            right[k] = correct.sum(axis=1)
+            right[k] = sums.argmax(axis=2) == labels
             if combine == "arithmetic":
                 np.logaddexp(of_sums, np.roll(of_label, -k, axis=0), out=of_sums)
                 found, confidence = of_sums - np.log(mass), sums.max(axis=2) / mass
@@ -226,7 +251,7 @@ def _ring(
                 normalizer = _finite(_log_sum_exp(means, axis=2))
                 found, confidence = means[:, rows, labels] - normalizer, np.exp(means.max(axis=2) - normalizer)
             nll[k] = -found.sum(axis=1)
-            gaps[k] = _gaps(np.nan_to_num(confidence), correct)
+            gaps[k] = _gaps(np.nan_to_num(confidence), right[k])
     return right, nll, gaps
 
 

@@ -176,7 +176,7 @@ def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: A
         return Totals(sums)
     sums[ENSEMBLE] = mixture.measure_mean(predicted, job.weights, job.combine, labels, blocks)
     worth = measure_worth(predicted, job.order, job.combine, labels, blocks, rule=job.weights) if job.order else None
-    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels), worth)
+    return Totals(sums, mixture.curve(predicted, job.weights, job.combine, labels, blocks), worth)
 
 
 @dataclass(frozen=True)
