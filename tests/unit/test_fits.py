@@ -78,6 +78,11 @@ def own():
 def halved(estimator, lessons):
     rows = len(lessons.x) // 2
     estimator.fit(lessons.x[:rows], lessons.targets[:rows].argmax(axis=1))
+
+
+class Halved:
+    def __call__(self, estimator, lessons):
+        halved(estimator, lessons)
 """
 
 
@@ -207,6 +212,7 @@ WRONG = {
     "neighbours": ("auto", r"KNeighborsClassifier cannot be fitted to 300 examples of 3 .*sample_weight"),
     "single": ("auto", "expected a regressor of several outputs|Expected a regressor of several outputs"),
     "nothing": ("auto", "returned int; expected an estimator of scikit-learn"),
+    "boosted": ("models:Mine", "training.fit: 'models:Mine' made Mine, which is not callable; expected what is called"),
     "forest": ("weighted", "training.fit: found 'weighted'; expected auto, copies, probabilities, or `module"),
 }  # fmt: skip
 
@@ -218,8 +224,9 @@ def test_estimators_that_cannot_learn_so_are_refused(tmp_path: Path, name: str) 
         SklearnPredictor.fit(model(tmp_path, name), taught(soft()), how)
 
 
-def test_a_way_to_fit_of_ones_own(tmp_path: Path) -> None:
-    fitted = SklearnPredictor.fit(model(tmp_path, "neighbours"), taught(soft()), "models:halved")
+@pytest.mark.parametrize("name", ["halved", "Halved"])
+def test_a_way_to_fit_of_ones_own(name: str, tmp_path: Path) -> None:
+    fitted = SklearnPredictor.fit(model(tmp_path, "neighbours"), taught(soft()), f"models:{name}")
     assert fitted.estimator.n_samples_fit_ == 150
 
 

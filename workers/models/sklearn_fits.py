@@ -63,8 +63,8 @@ def fit(estimator: Any, lessons: Lessons, how: str, model: SklearnModel) -> None
         )
     name = ("copies" if is_classifier(estimator) else "probabilities") if how == "auto" else how
     if name not in FITS and ":" not in name:
-        raise RequestError(f"training.fit: found '{how}'; expected auto, {', '.join(FITS)}, or `module:function`.")
-    teach = FITS[name] if name in FITS else factories.load(name, model.folder)
+        raise RequestError(f"training.fit: found '{how}'; expected auto, {', '.join(FITS)}, or `module:Class`.")
+    teach = FITS[name] if name in FITS else _own(name, model.folder)
     try:
         teach(estimator, lessons)
     except RequestError:
@@ -80,3 +80,16 @@ def fit(estimator: Any, lessons: Lessons, how: str, model: SklearnModel) -> None
             f"factory '{model.factory}': {type(estimator).__name__} cannot be fitted to {len(lessons.x)} examples of "
             f"{lessons.classes} classes ({type(error).__name__}: {error}). {advice}".rstrip()
         ) from error
+
+
+def _own(name: str, folder: str) -> Callable[[Any, Lessons], None]:
+    """A fitter of the user's own: a function, or an instance of a class. Raises: `RequestError` where it is neither."""
+    found = factories.load(name, folder)
+    made: Any = factories.call(name, {}, folder) if isinstance(found, type) else found
+    if not callable(made):
+        raise RequestError(
+            f"training.fit: '{name}' made {type(made).__name__}, which is not callable; expected what is called with "
+            "the estimator and `workers.models.predictor.Lessons`."
+        )
+    fitter: Callable[[Any, Lessons], None] = made
+    return fitter

@@ -66,7 +66,8 @@ class FitSpec(Spec):
     fit: KindName = "auto"
     """How it takes soft targets. `copies`: each example once for each class, weighted by its probability; for
     classifiers. `probabilities`: as the numbers that a regressor predicts. `auto`: as the estimator is. Or
-    `module:function` of your own, called with the estimator and `workers.models.predictor.Lessons`."""
+    `module:function` of your own, called with the estimator and `workers.models.predictor.Lessons`; of `module:Class`
+    an instance is."""
 
     epochs: ClassVar[int] = 1
     batch_size: ClassVar[None] = None
