@@ -24,7 +24,8 @@ PATTERNS = {
     STAGE: "lower-case letters, digits, '_' and '-', of which the first is a letter or digit",
 }
 """Descriptions of valid texts, by their patterns."""
-OWN_KIND = "a kind of your own as `module:Class`"
+OWN = {"kind": "a kind of your own as `module:Class`", "schedule": "one of your own as `module:Class`"}
+"""What a text other than a built-in name may be, by the key."""
 IN_WORDS = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -43,7 +44,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
         name = ".".join(keys) or "the configuration"
         if found["type"] == "extra_forbidden":
             known = list(_fields(owner)) if owner else []
-            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)  # `lr` is half like `folder`
             hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
             problems[name] = ("", [f"unknown key; {hint}"])
         elif found["type"] == "missing":
@@ -56,8 +57,9 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
             if found["type"] in IN_WORDS:
                 message = IN_WORDS[found["type"]]
             elif found["type"] == "string_pattern_mismatch":
-                message = PATTERNS.get(found["ctx"]["pattern"], message)
-                message = OWN_KIND if keys[-1] == "kind" else message
+                pattern = found["ctx"]["pattern"]
+                message = PATTERNS.get(pattern, message)
+                message = OWN.get(keys[-1], message) if pattern == FACTORY else message
             value = found["input"]
             if found["type"] in ("string_type", "invalid_key"):
                 message += _quoted(value)

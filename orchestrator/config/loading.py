@@ -16,9 +16,8 @@ from workers import storage
 from workers.errors import RequestError
 from workers.user_code import factories
 
-CODE = {"kind": "kind", "factory": "factory", "term": "term", "schedule": "from"}
-"""Keys that name the user's own code, always or as `module:Class` instead of a built-in name, each with a key of the
-sections that it does so in: the `schedule` of a learning rate is built in."""
+CODE = ("kind", "factory", "term", "schedule")
+"""Keys that name the user's own code, always or as `module:Class` instead of a built-in name."""
 PATHS = ("path", "checkpoint", "checkpoints", "initial", "tokenizer")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
 SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
@@ -172,8 +171,7 @@ def located(values: dict[str, Any], folder: str, experiment: Any) -> dict[str, A
 
 def code_in(section: Mapping[str, Any]) -> str | None:
     """The user's own code that a section of a configuration names, as `module:name`; None where it names none."""
-    named = (section.get(key) for key, beside in CODE.items() if beside in section)
-    return next((each for each in named if isinstance(each, str) and ":" in each), None)
+    return next((each for each in map(section.get, CODE) if isinstance(each, str) and ":" in each), None)
 
 
 def own_code(values: Any, model: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -33,7 +33,7 @@ from workers.specs.base import FactorySpec
 from workers.specs.models import AnyModel, NetworkModel, TransformersModel
 from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
-from workers.training import lessons, objective
+from workers.training import lessons, objective, optimizer
 from workers.training.objective import Objective
 from workers.trial import compiling, fitting, sequences, terms, trial
 from workers.trial.fitting import FitRole
@@ -68,10 +68,12 @@ def check(config: RunConfig, wait_for: Callable[[str], None] = logger.debug) -> 
 
 
 def pieces_of_code(config: RunConfig) -> list[Callable[[], object]]:
-    """A check of each objective, rule of weights, metric and figure. They need no data, and raise `RequestError`."""
+    """A check of each objective, schedule, rule of weights, metric and figure. They need no data, and raise
+    `RequestError`."""
     rule, given = config.ensemble.of_examples, ("probabilities", "labels")
     return [
         *(partial(_objective_of, stage) for stage in config.training_stages),
+        *(partial(optimizer.check_schedule, f"{key}.schedule", each) for key, each in _recipes(config).items()),
         *([] if rule is None else [partial(mixture_weights.try_out, rule)]),
         *(partial(factories.check_called, "evaluation.metrics", m, given) for m in config.evaluation.metrics),
         partial(drawings.check, config.report.figures),
@@ -82,6 +84,14 @@ def _objective_of(stage: TrainingStage) -> Objective:
     """The objective of a stage. Raises: `RequestError` with its own key."""
     with objective.named(stage.key):
         return objective.build(stage.loss)
+
+
+def _recipes(config: RunConfig) -> dict[str, TrainingSpec]:
+    """The recipes of networks, by their keys."""
+    ensemble = config.ensemble
+    found = {f"{key}.training": group.training for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
+    found |= {f"student.{key}": each for key, each in config.student.recipes.items()}
+    return {key: each for key, each in found.items() if isinstance(each, TrainingSpec)}
 
 
 def check_code(config: RunConfig, built: set[str]) -> None:

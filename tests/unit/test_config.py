@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.stages import preflight
 from tests.makers import settings, write_config
 from workers.errors import RequestError
 from workers.specs.training import TrainingSpec
@@ -73,9 +74,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"data__train": ["a.npz", "b.npz"]},
         r"data\.train: found \['a\.npz', 'b\.npz'\]; expected a valid string or keys with values$",
     ),
-    "a schedule of one's own": (
-        {"student__training__schedule": "models:mlp"},
-        r"(?m)^student\.training\.schedule: found 'models:mlp'; expected 'constant', 'cosine' or 'linear'$",
+    "a learning-rate schedule": (
+        {"student__training__schedule": "liner"},
+        r"(?m)^student\.training\.schedule: found 'liner'; expected 'constant', 'cosine' or 'linear' or one of your "
+        r"own as `module:Class`; did you mean 'linear'\?$",
     ),
 }
 
@@ -292,3 +294,14 @@ def test_a_student_whose_stages_all_have_a_recipe_needs_none(tmp_path: Path) -> 
     del stages[0]["training"]
     with pytest.raises(RequestError, match=r"student\.training: missing"):
         RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
+
+
+def test_a_learning_rate_schedule_of_ones_own_is_beside_the_configuration(tmp_path: Path) -> None:
+    changes = {"student__training__schedule": "models:Saw", "student__training__kwargs": {"teeth": 3}}
+    config = RunConfig.load(str(write_config(tmp_path, data__depends_on=["vocab.txt"], **changes)))
+    training = config.student.training
+    assert isinstance(training, TrainingSpec) and training.kwargs == {"teeth": 3}
+    assert (training.folder, training.depends_on) == (str(tmp_path), (str(tmp_path / "vocab.txt"),))
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    with pytest.raises(RequestError, match=r"'models:Saw': module 'models' .* has no function or class 'Saw'"):
+        preflight.check_code(config, set())

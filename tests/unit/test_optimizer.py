@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -123,7 +126,65 @@ def test_warm_up_and_schedule_act_on_every_group() -> None:
 
 def test_keys_of_networks_that_learn_as_before_are_as_before() -> None:
     own, bert = ModelSpec(factory="a:b"), TransformersModel(kind="transformers", checkpoint="bert")
-    later = {"decays", "layer_decay"}
+    later = {"decays", "layer_decay", "kwargs", "folder", "depends_on"}
     assert not later & spec().determining(own).keys() and not later & spec(decays="all").determining(bert).keys()
     assert spec().determining(bert)["decays"] == spec(decays="matrices").determining(own)["decays"] == "matrices"
     assert spec(layer_decay=0.9).determining(own)["layer_decay"] == 0.9
+    saw = spec(schedule="own:Saw", kwargs={"teeth": 2}, folder="/a").determining(own)
+    assert saw["schedule"] == "own:Saw" and saw["kwargs"] == {"teeth": 2} and "folder" not in saw
+
+
+OWN = """
+class Halves:
+    def __init__(self, every=0.25):
+        self.every = every
+
+    def __call__(self, done):
+        return 0.5 ** (done // self.every)
+
+
+class Falls:
+    def __call__(self, done):
+        return 0.5 - done
+
+
+class Nothing:
+    pass
+"""
+
+
+def own(folder: Path, name: str, **changes: Any) -> TrainingSpec:
+    (folder / "own.py").write_text(OWN)
+    return spec(schedule=f"own:{name}", folder=str(folder), batch_size=5, **changes)
+
+
+def test_a_schedule_of_ones_own_gives_the_factor_after_the_warm_up(tmp_path: Path) -> None:
+    of_all = own(tmp_path, "Halves", warmup_share=0.2, kwargs={"every": 0.5})
+    optimizer.check_schedule("student.training.schedule", of_all)
+    progress, rates = loop.begin(nn.Linear(2, 2), of_all, 25), []  # 5 steps, the first of the warm-up
+    for _ in range(5):
+        rates.append(progress.optimizer.param_groups[0]["lr"])
+        progress.optimizer.step()
+        progress.schedule.step()
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.05, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("Falls", {}, "its schedule gives -0.01 when 51% of the training is done, .* of at least 0"),
+        ("Halves", {"kwargs": {"ever": 1}}, "'own:Halves' raised TypeError: .*'ever'"),
+        ("Halves", {"kwargs": {"every": 0}}, "its schedule raised ZeroDivisionError: .* It was called with 0"),
+        ("Nothing", {}, "'own:Nothing' made Nothing; expected what is called .* and returns a factor"),
+    ],
+)
+def test_a_schedule_that_gives_no_factor_is_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        optimizer.check_schedule("student.training.schedule", own(tmp_path, name, **changes))
+
+
+def test_a_built_in_schedule_takes_no_arguments() -> None:
+    with pytest.raises(RequestError, match=r"training\.schedule: 'linear' does not take `kwargs` {'at': 1}"):
+        optimizer.check_schedule("student.training.schedule", spec(schedule="linear", kwargs={"at": 1}))

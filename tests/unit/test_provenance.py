@@ -20,8 +20,8 @@ from workers.models import provenance as model_provenance
 from workers.models import torch_module
 from workers.seeds import seeded
 from workers.specs.data import DataSpec
-from workers.specs.models import ModelSpec, SklearnModel
-from workers.specs.training import FitSpec
+from workers.specs.models import ModelSpec, SklearnModel, TransformersModel
+from workers.specs.training import FitSpec, TrainingSpec
 from workers.user_code import factories, observed, origins, provenance
 from workers.user_code.observed import Record
 
@@ -430,6 +430,21 @@ def test_a_function_that_fits_an_estimator_counts(folder: Path) -> None:
     replace(folder / "shapes.py", "INPUTS = 5", "INPUTS = 6")
     assert changed(before, model_provenance.of_training(spec, FitSpec(fit="fits:halved"))) == {"code/shapes.py"}
     assert model_provenance.of_training(spec, FitSpec()) == {"fit": "auto"}
+
+
+def test_a_class_that_schedules_a_learning_rate_counts(folder: Path) -> None:
+    (folder / "rates.py").write_text(
+        "from shapes import INPUTS\nclass Saw:\n    def __call__(self, done): return INPUTS\nclass Other: pass\n"
+    )
+    own = TrainingSpec(epochs=1, schedule="rates:Saw", folder=str(folder))
+    model = TransformersModel(kind="transformers", checkpoint="bert")
+    before = model_provenance.of_training(model, own)
+    assert before["schedule"] == "rates:Saw" and before["code"].keys() == {"rates.py", "shapes.py"}
+    replace(folder / "rates.py", "class Other: pass", "class Other: name = 1")
+    assert model_provenance.of_training(model, own) == before
+    replace(folder / "shapes.py", "INPUTS = 5", "INPUTS = 6")
+    assert changed(before, model_provenance.of_training(model, own)) == {"code/shapes.py"}
+    assert "code" not in model_provenance.of_training(model, TrainingSpec(epochs=1))
 
 
 def test_code_of_a_configuration_in_a_place_of_the_system_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

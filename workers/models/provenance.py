@@ -11,7 +11,7 @@ from workers.models import checkpoints, predictor
 from workers.seeds import seeded
 from workers.specs.base import FactorySpec
 from workers.specs.models import AnyModel, TransformersModel
-from workers.specs.training import AnyTraining, FitSpec
+from workers.specs.training import AnyTraining, TrainingSpec
 from workers.user_code import factories
 from workers.user_code.provenance import SEED, examined
 
@@ -40,15 +40,20 @@ def of_model(model: AnyModel) -> dict[str, Any]:
 def of_training(model: AnyModel, training: AnyTraining) -> dict[str, Any]:
     """The settings that determine how `model` is trained, as plain JSON values.
 
-    Where a function of the user fits the model, its code, files, environment and packages are among them, as in
-    `of_model`. Raises: `RequestError` where the function is missing.
+    Where code of the user fits the model or schedules the learning rate, its code, files, environment and packages are
+    among them, as in `of_model`. Raises: `RequestError` where the code is missing.
     """
     settings = training.determining(model)
-    if not (isinstance(training, FitSpec) and isinstance(model, FactorySpec) and ":" in training.fit):
+    if isinstance(training, TrainingSpec):
+        if ":" not in training.schedule:
+            return settings
+        own = FactorySpec(factory=training.schedule, **training.model_dump(include={"kwargs", "folder", "depends_on"}))
+        return {**settings, **examined(own, partial(factories.call, own.factory, own.kwargs, own.folder)).inputs}
+    if not (isinstance(model, FactorySpec) and ":" in training.fit):
         return settings
-    function = FactorySpec(factory=training.fit, folder=model.folder, depends_on=model.depends_on)
-    loaded = partial(factories.load, function.factory, function.folder)  # files that its calls read are the model's
-    return {**settings, **examined(function, loaded).inputs}
+    own = FactorySpec(factory=training.fit, folder=model.folder, depends_on=model.depends_on)
+    loaded = partial(factories.load, own.factory, own.folder)  # files that its calls read are the model's
+    return {**settings, **examined(own, loaded).inputs}
 
 
 def files_of(model: AnyModel) -> dict[Path, bytes]:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
-from workers.specs.base import Count, Fraction, KindName, NonNegative, Positive, Precision, Share, Spec
+from workers.specs.base import (
+    Count,
+    FactoryName,
+    Fraction,
+    KindName,
+    Kwargs,
+    NonNegative,
+    Positive,
+    Precision,
+    Share,
+    Spec,
+)
 from workers.specs.models import AnyModel, TransformersModel
 
 
@@ -31,8 +42,16 @@ class TrainingSpec(Spec):
     layer_decay: Share | None = None
     """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
     the layer above it. The layers are those of the network's longest `ModuleList` of equal layers."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the learning rate goes from its start towards zero, step by step."""
+    schedule: Literal["constant", "cosine", "linear"] | FactoryName = "constant"
+    """How the learning rate goes from its start towards zero, step by step. Or `module:Class` of your own, an object
+    called with the share of the steps after the warm-up that is done, 0 to 1, that returns a factor of
+    `learning_rate`."""
+    kwargs: Kwargs = Field(default_factory=dict)
+    """Of a `schedule` of your own: keyword arguments of the class."""
+    folder: str = ""
+    """Of a `schedule` of your own: as `folder` of a factory."""
+    depends_on: tuple[str, ...] = ()
+    """Of a `schedule` of your own: as `depends_on` of a factory."""
     warmup_share: Fraction = 0.0
     """The first share of all steps, in which the learning rate rises linearly from zero."""
     gradient_clip: Positive | None = None
@@ -55,8 +74,8 @@ class TrainingSpec(Spec):
 
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the trained network of a model."""
-        found = self.for_model(model).model_dump(mode="json")
-        as_before = {"decays": "all", "layer_decay": None}  # keys before these settings did not have them
+        found = self.for_model(model).model_dump(mode="json", exclude={"folder", "depends_on"})
+        as_before = {"decays": "all", "layer_decay": None, "kwargs": {}}  # keys before these settings did not have them
         return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
 
 

@@ -23,6 +23,7 @@ from workers.signals import BESIDE, Signal
 from workers.specs.base import FactorySpec, OwnKind
 from workers.specs.objective import LEAST_TEMPERATURE, DistillationSpec, ScheduleSpec, TermSpec
 from workers.targets.kinds import KINDS, kind_of
+from workers.training import schedules
 from workers.training.schedules import SCHEDULES, Moment, Value, fixed
 from workers.user_code import kinds, provenance
 
@@ -195,12 +196,7 @@ def _term(spec: TermSpec) -> Term:
 def _value(key: str, of: float | ScheduleSpec, least: float = 0.0) -> Value:
     if not isinstance(of, ScheduleSpec):
         return fixed(key, of)
-    made: Any = kinds.make(f"{key}.schedule", of.schedule, SCHEDULES, of.kwargs, of.folder)
-    if not callable(made):
-        raise RequestError(
-            f"{key}.schedule: '{of.schedule}' made {type(made).__name__}; expected what is called with the share of "
-            "the training that is done, from 0 to 1, and returns the share of the way from `from` to `to`."
-        )
+    made = schedules.make(f"{key}.schedule", of, SCHEDULES, "the share of the way from `from` to `to`")
     return Value(key, of.start, of.start if of.end is None else of.end, made, by=of.by, least=least)
 
 

@@ -14,7 +14,11 @@ from workers.errors import RequestError
 from workers.models.ask import unwrapped
 from workers.models.hidden import is_of_transformers
 from workers.specs.training import TrainingSpec
+from workers.training import schedules
+from workers.training.schedules import Schedule, Value
 
+MOMENTS = 100
+"""How many parts of a training a schedule is evaluated at before it."""
 Groups = list[dict[str, Any]]
 """Parameter groups, as torch's optimizers take them."""
 
@@ -25,8 +29,25 @@ def build(model: nn.Module, spec: TrainingSpec, more: Iterable[nn.Parameter] = (
 
 
 def schedule(optimizer: torch.optim.Optimizer, spec: TrainingSpec, steps: int) -> LambdaLR:
-    """The schedule of the learning rate. steps: of the whole training."""
-    return LambdaLR(optimizer, lambda step: _rate(step, steps, spec))
+    """The schedule of the learning rate. steps: of the whole training. Raises: as `check_schedule`."""
+    factor = _factor("training.schedule", spec)
+    return LambdaLR(optimizer, lambda step: _rate(step, steps, spec, factor))
+
+
+def check_schedule(key: str, spec: TrainingSpec) -> None:
+    """Make the schedule of the learning rate, and evaluate it over a whole training. key: of it in the configuration.
+
+    Raises: `RequestError` where a schedule of the user's own cannot be made, raises, or returns anything but a finite
+    number of at least 0.
+    """
+    factor = _factor(key, spec)
+    for moment in range(MOMENTS + 1):
+        factor.when(moment / MOMENTS)
+
+
+def _factor(key: str, spec: TrainingSpec) -> Value:
+    """The factor of the learning rate by the share of the steps after the warm-up that is done."""
+    return Value(key, 0.0, 1.0, schedules.make(key, spec, SCHEDULES, "a factor of `learning_rate`"))
 
 
 def groups(model: nn.Module, spec: TrainingSpec) -> Groups:
@@ -92,12 +113,12 @@ def _further(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> Groups:
     return [{"params": several, "lr": spec.learning_rate, "weight_decay": spec.weight_decay}] if several else []
 
 
-def _rate(step: int, steps: int, spec: TrainingSpec) -> float:
+def _rate(step: int, steps: int, spec: TrainingSpec, factor: Value) -> float:
     warmup = round(spec.warmup_share * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(steps - warmup, 1)
-    return SCHEDULES[spec.schedule](min(done, 1.0))
+    return factor.when(min(done, 1.0))
 
 
 def _may_be_fused(several: Groups) -> bool:
@@ -105,11 +126,12 @@ def _may_be_fused(several: Groups) -> bool:
     return all(p.is_floating_point() for each in several for p in each["params"])
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
-    "linear": lambda done: 1.0 - done,
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": lambda: lambda done: 1.0,
+    "cosine": lambda: lambda done: 0.5 * (1.0 + float(np.cos(np.pi * done))),
+    "linear": lambda: lambda done: 1.0 - done,
 }
+"""Schedules of the learning rate by their names: what makes each, without arguments."""
 
 OPTIMIZERS: dict[str, Callable[[Groups, TrainingSpec], torch.optim.Optimizer]] = {
     "adam": lambda of, spec: torch.optim.AdamW(of, fused=_may_be_fused(of)),

@@ -3,17 +3,21 @@
 A schedule goes from 0 at the first step to 1 at the last, and is 0 in a single one. The scheduled number goes from
 `from` to `to` with it.
 Teacher annealing (Clark et al., "BAM! Born-Again Multi-Task Networks for Natural Language Understanding", 2019) is
-`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. Learning-rate schedules are separate (`optimizer`).
+`soft_weight: {from: 1.0, to: 0.0, schedule: linear}`. Those of the learning rate are made alike, from a table of their
+own (`optimizer`), and give its factor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from workers.errors import RequestError
+from workers.specs.objective import ScheduleSpec
+from workers.specs.training import TrainingSpec
+from workers.user_code import kinds
 
 Schedule = Callable[[float], float]
 """`schedule(done) -> share`: the training's progress in [0, 1] -> the share of the way from `from` to `to`."""
@@ -87,7 +91,10 @@ class Value:
     """Whether it is known to be constant."""
 
     def at(self, moment: Moment) -> float:
-        done = moment.done(self.by)
+        return self.when(moment.done(self.by))
+
+    def when(self, done: float) -> float:
+        """The number when this share of the training is done."""
         try:
             share = float(self.schedule(done))
         except Exception as error:  # the user's own code may raise anything
@@ -103,6 +110,24 @@ class Value:
                 f"{value:g}; expected a finite number of at least {self.least:g}."
             )
         return value
+
+
+def make(
+    key: str, spec: ScheduleSpec | TrainingSpec, table: Mapping[str, Callable[..., Schedule]], returned: str
+) -> Schedule:
+    """The schedule that a section names, by `table` or as the user's own class. key: of the schedule in the
+    configuration. returned: what it returns, in words.
+
+    Raises: `RequestError` for an unknown one, settings that it does not accept, or what cannot be called.
+    """
+    made: Any = kinds.make(key, spec.schedule, table, spec.kwargs, spec.folder)
+    if not callable(made):
+        raise RequestError(
+            f"{key}: '{spec.schedule}' made {type(made).__name__}; expected what is called with the share of the "
+            f"training that is done, from 0 to 1, and returns {returned}."
+        )
+    schedule: Schedule = made
+    return schedule
 
 
 def fixed(key: str, value: float) -> Value:
