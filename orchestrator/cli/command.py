@@ -171,9 +171,9 @@ def _listed(examples: Sequence[str]) -> str:
     return "\n".join(["examples:", *(f"  {example}" for example in examples)])
 
 
-def _common(default: Any) -> argparse.ArgumentParser:
+def _common(default: Any) -> _Parser:
     """The options of every command. default: of each; `SUPPRESS` leaves what stands before the command's name."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", default=default, help="show tracebacks")
     common.add_argument("--verbose", action="store_true", default=default, help="show log lines, Ray's included")
     return common

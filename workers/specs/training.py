@@ -75,7 +75,8 @@ class TrainingSpec(Spec):
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the trained network of a model."""
         found = self.for_model(model).model_dump(mode="json", exclude={"folder", "depends_on"})
-        as_before = {"decays": "all", "layer_decay": None, "kwargs": {}}  # keys before these settings did not have them
+        # keys before these settings did not have them
+        as_before: dict[str, Any] = {"decays": "all", "layer_decay": None, "kwargs": {}}
         return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
 
 
