@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs, write_idx
-from workers.data import loading
+from workers.data import loading, readers
 from workers.data.arrays import ContextWindows, Joined, Rows, digest, gather
 from workers.errors import RequestError
-from workers.specs.data import DataSpec
+from workers.specs.data import KEYS, OWN, DataSpec
 
 
 def save(folder: Path, **splits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -22,8 +22,8 @@ def save(folder: Path, **splits: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def spec(folder: Path, kind: str = "npz", **more: Any) -> DataSpec:
-    files = {} if kind == "python" else {"train": f"train.{kind}", "test": f"test.{kind}"}
-    return DataSpec.model_validate({"kind": kind, "root": str(folder), "folder": str(folder), **files, **more})
+    files = {"folder": str(folder)} if kind == "python" else {"train": f"train.{kind}", "test": f"test.{kind}"}
+    return DataSpec.model_validate({"kind": kind, "root": str(folder), **files, **more})
 
 
 def test_npz_parquet_and_python_agree(tmp_path: Path) -> None:
@@ -309,3 +309,57 @@ def test_a_kind_of_ones_own_reads_each_split(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=message):
             loading.load(DataSpec.model_validate(values | wrong), 0)
+
+
+# Keys
+
+
+NEEDED: dict[str, dict[str, Any]] = {"python": {"factory": "mine:splits"}, "images": {"image_size": (8, 8)}}
+"""By kind, the keys that it needs; of other kinds, two files."""
+
+
+def given(kind: str) -> dict[str, Any]:
+    """The fewest keys of a kind."""
+    files = {} if kind == "python" else {"train": "a", "test": "b"}
+    return {"kind": kind.replace(OWN, "mine:Reader"), **files, **NEEDED.get(kind, {})}
+
+
+def test_every_kind_has_its_keys() -> None:
+    assert {*readers.READERS, *readers.TABLES, "python", OWN} == KEYS.keys()
+    assert {kind for kind, keys in KEYS.items() if "group_column" in keys} == readers.GROUPS.keys()
+    for kind in KEYS:  # a resolved configuration has the defaults of all keys
+        found = DataSpec.model_validate(given(kind))
+        assert DataSpec.model_validate(found.model_dump()) == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("text", "feature_columns", ["title"]),
+        ("images", "label_column", "species"),
+        ("idx", "label_column", "species"),
+        ("python", "label_column", "species"),
+        (OWN, "label_column", "species"),
+        (OWN, "factory", "mine:splits"),
+        ("table", "text_column", "body"),
+        ("npz", "image_size", [8, 8]),
+        ("npz", "image_mode", "grey"),
+        ("npz", "kwargs", {"a": 1}),
+        ("npz", "folder", "lib"),
+        ("python", "train", "a.npz"),
+    ],
+)
+def test_a_key_of_another_kind_is_refused(kind: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"`{key}` belongs to kind .*, not '{given(kind)['kind']}', which reads "):
+        DataSpec.model_validate({**given(kind), key: value})
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_share_for_a_split_that_a_factory_returns_is_refused(tmp_path: Path, split: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n\ndef splits():\n    pair = np.zeros((9, 2)), np.arange(9) % 3\n"
+        "    return dict.fromkeys(('train', 'validation', 'test'), pair)\n"
+    )
+    asked = spec(tmp_path, "python", factory="mine:splits", **{f"{split}_share": 0.2})
+    with pytest.raises(RequestError, match=rf"data\.{split}_share: .* returns a `{split}` split\. Leave"):
+        loading.load(asked, 0)

@@ -74,8 +74,6 @@ def test_a_factory_returns_groups(tmp_path: Path) -> None:
     assert any("3 groups; intervals from fewer than 10" in note for note in found.notes)
     with pytest.raises(RequestError, match="31 groups for 30 examples"):
         loading.load(spec.model_copy(update={"kwargs": {"groups": "wrong"}}), seed=0)
-    with pytest.raises(RequestError, match="no `group_column`"):
-        loading.load(spec.model_copy(update={"group_column": "user"}), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +115,17 @@ def test_a_group_is_one_value(tmp_path: Path) -> None:
         loading.load(DataSpec(**given, root=str(tmp_path), group_column="user"), seed=0)
 
 
-def test_pixels_have_no_columns() -> None:
-    spec = DataSpec(kind="idx", train="a", test="b", group_column="user")
-    with pytest.raises(RequestError, match=r"data of kind 'idx' has no columns"):
-        from workers.data import readers
+KINDS_WITHOUT_COLUMNS: list[dict[str, Any]] = [
+    {"kind": "idx", "train": "a", "test": "b"},
+    {"kind": "mine:Reader", "train": "a", "test": "b"},
+    {"kind": "python", "factory": "mine:splits"},
+]
 
-        readers._groups(spec, [])
+
+@pytest.mark.parametrize("given", KINDS_WITHOUT_COLUMNS)
+def test_data_without_columns_have_none_of_groups(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"`group_column` belongs to kind .*a data factory returns `\(x, y, groups\)`"):
+        DataSpec(**given, group_column="user")
 
 
 DRAWN = {

@@ -405,7 +405,7 @@ def test_a_network_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_masking_belongs_to_texts_and_copies_need_a_validation_file() -> None:
     how = {"tokenizer": "t"}
     for wrong, message in (
-        ({"kind": "npz", "masking": how}, "expected kind 'text'"),
+        ({"kind": "npz", "masking": how}, "`masking` belongs to kind 'text', not 'npz'"),
         ({"kind": "text", "masking": {**how, "copies": 2}}, "expected `validation`"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -40,11 +40,6 @@ def read_python(spec: DataSpec) -> Read:
             *pair, of_each = returned[name]
             returned = {**returned, name: tuple(pair)}
             groups |= {} if of_each is None else {name: of_each}
-    if spec.group_column is not None:
-        raise RequestError(
-            "data.group_column: the data come from a factory. Expected it to return `(x, y, groups)` as `test`, and as "
-            "`train` where other splits are drawn from it, and no `group_column`."
-        )
     for name, value in returned.items():
         if name not in SPLITS:
             raise RequestError(f"{where} returned an unknown split '{name}'; expected {', '.join(SPLITS)}.")
@@ -58,8 +53,9 @@ def read_python(spec: DataSpec) -> Read:
     for name in ("train",) if spec.test_share is not None else ("train", "test"):
         if name not in splits:
             raise RequestError(f"{where} returned no '{name}' split; expected at least train and test.")
-    if spec.test_share is not None and "test" in splits:
-        raise RequestError(f"data.test_share: {where} returns a `test` split. Leave `test_share` out.")
+    for name in ("validation", "test"):
+        if name in splits and getattr(spec, f"{name}_share") is not None:
+            raise RequestError(f"data.{name}_share: {where} returns a `{name}` split. Leave `{name}_share` out.")
     return Read(splits, groups)
 
 

@@ -62,11 +62,6 @@ def _groups(spec: DataSpec, notes: list[str]) -> dict[str, Groups]:
     if spec.group_column is None:
         return {}
     tested = "train" if spec.test is None else "test"
-    if spec.kind not in GROUPS or not isinstance(getattr(spec, tested), str):
-        raise RequestError(
-            f"data.group_column: data of kind '{spec.kind}' has no columns. Expected kind {', '.join(GROUPS)}; of kind "
-            "python, the factory returns `(x, y, groups)` as `test`."
-        )
     of = uris(spec)
     draws = spec.validation is None or spec.transfer_share is not None
     others = {"train": draws, "validation": spec.validation is not None}

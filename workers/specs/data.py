@@ -8,6 +8,28 @@ from pydantic import Field, model_validator
 
 from workers.specs.base import Count, FactoryName, FactorySpec, Kwargs, NoBool, NonNegative, Seed, Share, Spec, Whole
 
+FILES = ("train", "test", "validation", "unlabeled")
+"""Keys that name the files of splits."""
+ARRAYS = (*FILES, "label_column", "feature_columns", "group_column")
+OWN = "module:Class"
+"""Stands for all kinds of one's own in `KEYS`."""
+KEYS: dict[str, tuple[str, ...]] = {
+    "npz": ARRAYS,
+    "parquet": ARRAYS,
+    "table": ARRAYS,
+    "images": (*FILES, "image_size", "image_mode"),
+    "idx": FILES,
+    "text": (*FILES, "text_column", "label_column", "group_column", "max_length", "masking"),
+    "python": ("factory", "kwargs", "folder"),
+    OWN: (*FILES, "kwargs", "folder"),
+}
+"""By kind, the keys that it reads, besides those that are of no kind."""
+ELSEWHERE = {
+    "group_column": "; a data factory returns `(x, y, groups)`",
+    "max_length": "; a model has one, too",
+}
+"""By key, what takes its place in other kinds."""
+
 
 class IdxFiles(Spec):
     """One split of an idx data set, as its two files."""
@@ -144,36 +166,34 @@ class DataSpec(Spec):
         return 1 if self.masking is None or split in ("validation", "test") else self.masking.copies
 
     @model_validator(mode="after")
+    def _keys_are_of_the_kind(self) -> DataSpec:
+        read = KEYS[OWN if ":" in self.kind else self.kind]
+        for key, field in DataSpec.model_fields.items():
+            of = [kind for kind, keys in KEYS.items() if key in keys]
+            if of and key not in read and getattr(self, key) != field.get_default(call_default_factory=True):
+                raise ValueError(
+                    f"`{key}` belongs to kind {', '.join(map(repr, of))}, not '{self.kind}', which reads "
+                    f"{', '.join(read)}{ELSEWHERE.get(key, '')}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _kind_has_its_keys(self) -> DataSpec:
         if self.kind == "python":
             if self.factory is None:
                 raise ValueError("kind 'python' needs `factory: module:function`")
-            if self.train or self.test or self.validation or self.unlabeled:
-                raise ValueError("kind 'python' takes its splits from `factory`, not from file keys")
         else:
-            if self.factory is not None:
-                raise ValueError(f"`factory` belongs to kind 'python', not '{self.kind}'")
-            if self.max_length is not None and self.kind != "text":
-                raise ValueError(f"`max_length` belongs to kind 'text', not '{self.kind}'; a model has one, too")
-            if self.kwargs and ":" not in self.kind:
-                raise ValueError(f"`kwargs` belong to kind 'python' or one of your own, not '{self.kind}'")
             needed = ("train",) if self.test_share is not None else ("train", "test")
             missing = [key for key in needed if getattr(self, key) is None]
             if missing:
                 share = ", or `test_share`" if missing == ["test"] else ""
                 raise ValueError(f"kind '{self.kind}' needs `{missing[0]}`: a path or an fsspec URI{share}")
-            if self.kind == "images" and self.image_size is None:
-                raise ValueError("kind 'images' needs `image_size: [height, width]`")
-            if self.kind != "idx" and (
-                isinstance(self.train, IdxFiles)
-                or isinstance(self.test, IdxFiles)
-                or isinstance(self.validation, IdxFiles)
-            ):
-                raise ValueError(f"`images` and `labels` belong to kind 'idx', not '{self.kind}'")
-        if self.masking is not None and (self.kind != "text" or self.augment is not None or self.classes is not None):
-            raise ValueError(
-                "`masking` makes texts examples of their own; expected kind 'text', without `augment` and `classes`"
-            )
+        if self.kind == "images" and self.image_size is None:
+            raise ValueError("kind 'images' needs `image_size: [height, width]`")
+        if self.kind != "idx" and any(isinstance(getattr(self, split), IdxFiles) for split in FILES):
+            raise ValueError(f"`images` and `labels` belong to kind 'idx', not '{self.kind}'")
+        if self.masking is not None and (self.augment is not None or self.classes is not None):
+            raise ValueError("`masking` makes texts examples of their own; expected neither `augment` nor `classes`")
         if self.masking is not None and self.masking.copies > 1 and self.validation is None:
             raise ValueError(
                 "`masking.copies` is above 1, and a validation split that is drawn from copies would have training "
