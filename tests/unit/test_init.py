@@ -295,6 +295,23 @@ def test_splits_by_their_names(tmp_path: Path) -> None:
         splits.given([*uris[:1], str(tmp_path / "other.csv")], "")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_folders_of_tables_are_splits_by_their_names(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, split in enumerate(("train", "train", "test", "test")):
+        folder = tmp_path / "people" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        table(60, seed).to_csv(folder / f"part-{seed}.csv", index=False)
+        (folder / "_SUCCESS").touch()
+    folders = [tmp_path / "people" / split for split in ("train", "test")]
+    found = written(tmp_path / "new", *(folders if named else [tmp_path / "people"]), label="kind")
+    assert runs(tmp_path / "new").data.train == "../people/train" and found.seen.examples["test"] == 120
+    monkeypatch.setattr(look, "WHOLE_BYTES", 1)
+    seen = look.look(splits.given([str(folders[0])], ""), "kind")
+    assert seen.loaded is None and abs(seen.examples["train"] - 120) < 12
+
+
 def test_what_is_no_data(tmp_path: Path) -> None:
     for name, message in (("a.xlsx", "An Excel sheet"), ("a.pkl", "A pickle could run code"), ("a.bin", "no kind")):
         (tmp_path / name).write_bytes(b"\x80")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from workers.data import headers, label_names, table_files, tables
+from workers.data import headers, label_names, shards, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED, SET_COLUMN
 from workers.data.table_files import is_text, plain
@@ -80,9 +80,10 @@ def read(
 
     Raises: `RequestError` with the file and the column.
     """
-    train = table_files.read(uris["train"])
-    found = {split: train if split == "train" else table_files.read(uri, train.schema) for split, uri in uris.items()}
-    notes += [note for split, uri in uris.items() if (note := headers.note(uri, found[split])) is not None]
+    files = {split: shards.files(uri, table_files.READERS) for split, uri in uris.items()}
+    train = shards.table(files["train"])
+    found = {split: train if split == "train" else shards.table(of, train.schema) for split, of in files.items()}
+    notes += [note for split, of in files.items() if (note := headers.note(of[0], found[split])) is not None]
     names = feature_names(found["train"], roles)
     for split, table in found.items():
         wanted = [*names, *([roles.label] if split in LABELLED else [])]
@@ -114,7 +115,7 @@ def _encodings(train: pa.Table, names: Sequence[str], uri: str) -> list[Encoding
 
 def read_groups(uri: str, name: str) -> list[Any]:
     """The values of a column of any type; None for an empty cell."""
-    table = table_files.read(uri)
+    table = shards.table(shards.files(uri, table_files.READERS))
     if name not in table.column_names:
         found = ", ".join(table.column_names)
         raise MissingColumn(f"'{uri}': no column '{name}'; found {found}. Set `data.group_column`.")

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from workers.data import memory
+from workers.data import memory, shards
 from workers.data.labels import LABELLED, SET_COLUMN
 from workers.errors import MissingColumn, RequestError, first_line
 
@@ -39,15 +39,23 @@ VALUE_BYTES = 8
 
 @dataclass(frozen=True)
 class Table:
-    """A split's file, of which only the footer has been read."""
+    """A split's files by their URIs, of which only the footers have been read. uri: of them all."""
 
     split: str
     uri: str
-    file: pq.ParquetFile
+    files: Mapping[str, pq.ParquetFile]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return shards.schema({uri: file.schema_arrow for uri, file in self.files.items()})
 
     @cached_property
     def columns(self) -> list[str]:
-        return list(self.file.schema_arrow.names)
+        return list(self.schema.names)
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """The columns of these names, in the order of the files."""
+        return shards.joined({uri: file.read(columns=[*names]) for uri, file in self.files.items()})
 
     def error(self, found: str) -> RequestError:
         return RequestError(f"'{self.uri}': {found}")
@@ -104,13 +112,14 @@ def read(
 
 
 def _widths(train: Table, names: Sequence[str]) -> dict[str, int]:
-    first = next(train.file.iter_batches(1, columns=[*names]), None)  # None: no rows, which its caller refuses
+    batches = (batch for file in train.files.values() for batch in file.iter_batches(1, columns=[*names]))
+    first = next(batches, None)  # None: no rows, which its caller refuses
     return {} if first is None else {name: np.asarray(first.column(name)[0].as_py()).size for name in names}
 
 
 def _index(tables: Mapping[str, Table], label: str) -> set[str]:
     """The columns that are an index in any split."""
-    index = {name for table in tables.values() for name in index_columns(table.file.schema_arrow) if name != label}
+    index = {name for table in tables.values() for name in index_columns(table.schema) if name != label}
     return {name for name in index if any(name in table.columns for table in tables.values())}
 
 
@@ -124,23 +133,31 @@ def read_groups(uri: str, name: str) -> list[Any]:
     if name not in table.columns:
         raise MissingColumn(f"'{uri}': no column '{name}'; found {_listed(table.columns)}. Set `data.group_column`.")
     try:
-        found: list[Any] = table.file.read(columns=[name]).column(name).to_pylist()
+        found: list[Any] = table.read([name]).column(name).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise table.error(f"column '{name}' cannot be read ({first_line(error)}). Write the file anew.") from error
     return found
 
 
 def _open(split: str, uri: str) -> Table:
+    uris = shards.files(uri, (".parquet",))
+    shards.require_memory(uris)
+    return Table(split, uri, {each: _file(each) for each in uris})
+
+
+def _file(uri: str) -> pq.ParquetFile:
     content = memory.read_whole(uri)
     try:
-        table = Table(split, uri, pq.ParquetFile(pa.BufferReader(content.getbuffer())))
-        columns = table.columns
+        file = pq.ParquetFile(pa.BufferReader(content.getbuffer()))
+        columns = file.schema_arrow.names
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"'{uri}': not a Parquet file ({first_line(error)}).") from error
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise table.error(f"several columns are called {_listed(twice)}. Expected each name once; rename them.")
-    return table
+        raise RequestError(
+            f"'{uri}': several columns are called {_listed(twice)}. Expected each name once; rename them."
+        )
+    return file
 
 
 def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Collection[str]) -> list[str]:
@@ -194,7 +211,7 @@ def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Arra
 def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
     wanted = [*names, *([] if label is None else [label])]
     _check_memory(table, wanted)
-    read = table.file.read(columns=wanted)
+    read = table.read(wanted)
     columns = [_column(table, name, read.column(name)) for name in names]
     if len(columns) > 1 and max(column.ndim for column in columns) > 2:
         raise table.error(
@@ -206,19 +223,23 @@ def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple
 
 
 def _check_memory(table: Table, wanted: Sequence[str]) -> None:
-    """Raise `RequestError` where the footer declares more values than rows, or more than the memory limit."""
-    metadata, needed = table.file.metadata, 0
-    for group in (metadata.row_group(k) for k in range(metadata.num_row_groups)):
-        for chunk in (group.column(k) for k in range(metadata.num_columns)):
+    """Raise `RequestError` where a footer declares more values than rows, or all of them more than the memory limit."""
+    groups = [
+        (uri, file.metadata.row_group(k)) for uri, file in table.files.items() for k in range(file.num_row_groups)
+    ]
+    needed = 0
+    for uri, group in groups:
+        for chunk in (group.column(k) for k in range(group.num_columns)):
             path = chunk.path_in_schema
             if path in wanted and chunk.num_values != group.num_rows:
-                raise table.error(
-                    f"its footer says {group.num_rows:,} rows and {chunk.num_values:,} values of '{path}'; expected as "
-                    "many. Write the file anew."
+                raise RequestError(
+                    f"'{uri}': its footer says {group.num_rows:,} rows and {chunk.num_values:,} values of '{path}'; "
+                    "expected as many. Write the file anew."
                 )
             if path in wanted or path.split(".")[0] in wanted:
                 needed += max(VALUE_BYTES * chunk.num_values, chunk.total_uncompressed_size)
-    memory.require(needed, f"'{table.uri}': {metadata.num_rows:,} rows of {len(wanted)} columns")
+    rows = sum(group.num_rows for _, group in groups)
+    memory.require(needed, f"'{table.uri}': {rows:,} rows of {len(wanted)} columns")
 
 
 def _column(table: Table, name: str, column: pa.ChunkedArray, each: int = 1) -> Array:

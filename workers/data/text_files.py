@@ -22,7 +22,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from workers import storage
-from workers.data import table_files
+from workers.data import shards, table_files
 from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
@@ -172,7 +172,7 @@ def _read_split(uri: str, names: Names, take: Take) -> None:
         for batch, declared in _of_datasets(uri, held, names):
             take(_valid(batch, uri), declared)
         return
-    for file in _files(uri):
+    for file in shards.files(uri, READERS, _known()):
         _read_file(file, names, take)
 
 
@@ -209,24 +209,6 @@ def _valid(batch: pa.Table, uri: str) -> pa.Table:
                 "numbers; write the file anew."
             ) from error
     return batch
-
-
-def _files(uri: str) -> list[str]:
-    """The files of a split, in the order of their names; hidden ones only where a pattern names them."""
-    path = storage.filesystem(uri)[1]
-    if "*" in path:
-        fixed = posixpath.dirname(path.partition("*")[0]) or "."
-        asked = storage.is_hidden(posixpath.relpath(path, fixed))
-        given = {each: posixpath.relpath(storage.filesystem(each)[1], fixed) for each in storage.matching(uri)}
-        found = [each for each, place in given.items() if asked or not storage.is_hidden(place)]
-    elif storage.is_folder(uri):
-        seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
-        found = sorted(storage.join(uri, name) for name in seen if table_files.ending(name) in READERS)
-    else:
-        return [uri]
-    if not found:
-        raise RequestError(f"'{uri}': no file of texts. Expected {_known()}.")
-    return found
 
 
 def _known() -> str:

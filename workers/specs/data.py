@@ -84,7 +84,8 @@ class DataSpec(Spec):
     root: str = ""
     """The folder or fsspec URI that relative paths below start from. Left out: the configuration file's folder."""
     train: str | IdxFiles | None = None
-    """A path, relative to the configuration file, or any fsspec URI. npz: x [N, ...], y [N] class ids, -1 for none."""
+    """A path, relative to the configuration file, or any fsspec URI; of `parquet`, `table` and `text` also a folder of
+    files, or a pattern such as `train-*.parquet`. npz: x [N, ...], y [N] class ids, -1 for none."""
     test: str | IdxFiles | None = None
     """What every system is measured on."""
     validation: str | IdxFiles | None = None

@@ -30,6 +30,7 @@ from workers.data import (
     labels,
     loading,
     memmap,
+    shards,
     table_files,
 )
 from workers.data.arrays import spread
@@ -112,7 +113,7 @@ def _total_bytes(found: Given) -> int:
         return sum(
             storage.size(storage.join(uri, n)) for uri in found.splits.values() for n in image_folders.files(uri)
         )
-    return sum(storage.size(uri) for uri in found.splits.values())
+    return sum(map(storage.bytes_below, found.splits.values()))
 
 
 def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
@@ -173,7 +174,7 @@ def _table(found: Given, label: str | None, text: str | None, notes: list[str]) 
 
 def _head(uri: str, label: str | None, text: str | None) -> tuple[pa.Table, columns.Roles]:
     """The rows of `_rows` and the roles of their columns, with the quotes as a run of that kind reads them."""
-    if table_files.is_quoted(uri, of_texts=True):
+    if table_files.is_quoted(shards.files(uri, table_files.READERS)[0], of_texts=True):
         return _guessed(uri, label, text, of_texts=False)
     try:
         head, roles = _guessed(uri, label, text, of_texts=True)
@@ -200,6 +201,8 @@ def texts_head(uri: str) -> pa.Table:
 
 def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
     """All rows of a small table, or some of a larger one; and how many times as many rows the file has, roughly."""
+    if storage.is_folder(uri):
+        return _of_folder(uri, of_texts=of_texts)
     size = storage.size(uri)
     if size <= WHOLE_BYTES:
         return table_files.read(uri, of_texts=of_texts), 1.0
@@ -211,6 +214,16 @@ def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
         uri, lambda file: _pieces(file, size, quoted) if in_pieces else _lines(file, HEAD_BYTES)
     )
     return table_files.parsed(uri, content, of_texts=of_texts), max(1.0, size / len(content))
+
+
+def _of_folder(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
+    """`_rows` of a folder: of all its files, or of some that are spread over it."""
+    files = shards.files(uri, table_files.READERS)
+    sizes = list(map(storage.size, files))
+    share = min(1.0, WHOLE_BYTES / max(1, sum(sizes)))
+    taken = spread(len(files), max(1, int(share * len(files)))).tolist()
+    times = sum(sizes) / max(1, sum(sizes[k] for k in taken))
+    return shards.table([files[k] for k in taken], of_texts=of_texts), times
 
 
 def _lines(file: Any, most: int) -> bytes:

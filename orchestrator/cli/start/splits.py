@@ -35,7 +35,7 @@ def given(uris: Sequence[str], folder: str) -> Given:
 
     Raises: `RequestError` where files are missing, of several kinds, or where it is not clear which is which.
     """
-    found = [each for uri in uris or [folder] for each in _expanded(uri)]
+    found = [each for uri in uris or [folder] for each in _expanded(uri, is_named=bool(uris))]
     if not found:
         raise RequestError(f"'{uris[0] if uris else folder}': no data in it. Name {KINDS} by `--data`.")
     kinds = {kind for _, kind in found}
@@ -46,7 +46,7 @@ def given(uris: Sequence[str], folder: str) -> Given:
 
 def has_data(folder: str) -> bool:
     """Whether the folder exists and has data in it."""
-    return storage.exists(folder) and bool(_expanded(folder))
+    return storage.exists(folder) and bool(_expanded(folder, is_named=False))
 
 
 def _named(uris: Sequence[str]) -> dict[str, str]:
@@ -81,12 +81,14 @@ def split_of(uri: str) -> str | None:
     return next((split for split, names in WORDS.items() if any(word in names for word in words)), None)
 
 
-def _expanded(uri: str) -> list[tuple[str, str]]:
-    """The data files or folders at a URI, each with its kind."""
+def _expanded(uri: str, *, is_named: bool) -> list[tuple[str, str]]:
+    """The data files or folders at a URI, each with its kind. is_named: whether the user names the URI."""
     if not storage.exists(uri):
         raise RequestError(f"'{uri}': no such file or folder. Expected {KINDS}.")
     if not storage.is_folder(uri):
         return [(uri, _kind(uri))]
+    if is_named and _is_sharded(uri):
+        return [(uri, "table")]
     inner = [name for name in storage.names(uri) if not storage.is_hidden(name)]
     folders = [storage.join(uri, name) for name in inner if storage.is_folder(storage.join(uri, name))]
     named = {each: image_folders.files(each) for each in folders if split_of(each) is not None}
@@ -98,7 +100,16 @@ def _expanded(uri: str) -> list[tuple[str, str]]:
     if image_folders.files(uri):
         return [(uri, "images")]
     files = [storage.join(uri, name) for name in inner if _is_data(name)]
-    return [(each, _kind(each)) for each in files]
+    return [(each, _kind(each)) for each in files] or [(each, "table") for each in folders if _is_sharded(each)]
+
+
+def _is_sharded(uri: str) -> bool:
+    """Whether a folder of tables is one split: by its own name, and not by theirs."""
+    if split_of(uri) is None and table_files.ending(uri) not in TABLES:
+        return False
+    seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+    tables = [name for name in seen if _is_data(name) and table_files.ending(name) in TABLES]
+    return bool(tables) and not any(map(split_of, tables)) and not image_folders.files(uri)
 
 
 def _is_data(name: str) -> bool:

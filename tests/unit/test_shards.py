@@ -1,0 +1,107 @@
+"""Splits of several files: they are those of one file, and files that do not go together are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.makers import blobs
+from workers.data import dataset, loading, memory, readers, shards
+from workers.errors import RequestError
+from workers.specs.data import DataSpec
+
+KINDS = pytest.mark.parametrize("kind", ["parquet", "table"])
+SPLITS = ("train", "validation", "test")
+
+
+def frame(seed: int) -> pd.DataFrame:
+    x, y = blobs(60, seed)
+    return pd.DataFrame(x, columns=list("abcdefgh")).assign(y=y)
+
+
+def written(folder: Path) -> None:
+    """Each split as a file, and as a folder of three, with what Spark writes beside them."""
+    for seed, split in enumerate(SPLITS):
+        whole = frame(seed)
+        whole.to_parquet(folder / f"{split}.parquet", index=False)
+        (folder / split).mkdir()
+        for k in range(3):
+            whole[20 * k : 20 * (k + 1)].to_parquet(folder / split / f"part-{k}.parquet", index=False)
+        (folder / split / "_SUCCESS").touch()
+        (folder / split / ".part-0.parquet.crc").write_bytes(b"crc")
+
+
+def loaded(folder: Path, kind: str, ending: str) -> dataset.Dataset:
+    """The data set of all splits. ending: what follows the name of a split."""
+    uris = {split: f"{split}{ending}" for split in SPLITS}
+    return loading.load(DataSpec.model_validate({"kind": kind, "root": str(folder), **uris}), 0)
+
+
+@KINDS
+@pytest.mark.parametrize("ending", ["", "/part-*.parquet"])
+def test_several_files_are_one_split(tmp_path: Path, kind: str, ending: str) -> None:
+    written(tmp_path)
+    assert loaded(tmp_path, kind, ending).digests == loaded(tmp_path, kind, ".parquet").digests
+    assert readers.GROUPS[kind](f"{tmp_path}/train{ending}", "y") == frame(0).y.tolist()
+
+
+@KINDS
+def test_numbers_of_several_widths_go_together(tmp_path: Path, kind: str) -> None:
+    written(tmp_path)
+    frame(0)[20:40].astype({"c": "int16"}).to_parquet(tmp_path / "train" / "part-1.parquet", index=False)
+    assert loaded(tmp_path, kind, "").train.x.shape == (60, 8)
+
+
+OTHERS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "one more": (lambda rows: rows.assign(later=1.0), r"' and .*part-0\.parquet' .*'later' is a column of one of them"),
+    "one less": (lambda rows: rows.drop(columns="c"), r"' and .*part-0\.parquet' .*'c' is a column of one of them"),
+    "texts": (lambda rows: rows.assign(c="red"), r"': a column is of another type .*part-0\.parquet' .*Field c "),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_file_of_other_columns_is_named(tmp_path: Path, kind: str, case: str) -> None:
+    change, message = OTHERS[case]
+    written(tmp_path)
+    change(frame(0)[20:40]).to_parquet(tmp_path / "train" / "part-1.parquet", index=False)
+    with pytest.raises(RequestError, match=rf"part-1\.parquet{message}"):
+        loaded(tmp_path, kind, "")
+
+
+@KINDS
+def test_files_are_compared_with_memory_together(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path)
+    largest = max(path.stat().st_size for path in (tmp_path / "train").glob("part-*"))
+    monkeypatch.setattr(memory, "limit", lambda: 2 * largest)
+    with pytest.raises(RequestError, match=r"part-0\.parquet' and the 2 other files of its split would take"):
+        loaded(tmp_path, kind, "")
+
+
+@KINDS
+def test_folders_within_need_a_pattern(tmp_path: Path, kind: str) -> None:
+    for split in SPLITS:
+        (tmp_path / split / "day=1").mkdir(parents=True)
+        frame(SPLITS.index(split)).to_parquet(tmp_path / split / "day=1" / "part-0.parquet")
+    with pytest.raises(RequestError, match=r"train': no file of data\. Expected .*A pattern such as '.*/train/\*/\*'"):
+        loaded(tmp_path, kind, "")
+    with pytest.raises(RequestError, match=r"/\*\.gone': no file of data\. Expected [^A]*\.$"):
+        loaded(tmp_path, kind, "/*/*.gone")
+    assert len(loaded(tmp_path, kind, "/*/*").train) == 60
+
+
+def of_csv(folder: Path, *contents: str) -> list[str]:
+    paths = [folder / f"part-{k}.csv" for k in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content)
+    return [str(path) for path in paths]
+
+
+def test_columns_of_csv_files_have_types_that_hold_all_cells(tmp_path: Path) -> None:
+    found = shards.table(of_csv(tmp_path, "a,b,c\n1,A12,\n", "a,b,c\n1.5,007,x\n"))
+    assert found.to_pydict() == {"a": [1.0, 1.5], "b": ["A12", "007"], "c": [None, "x"]}
+    with pytest.raises(RequestError, match=r"part-1\.csv': a column is of another type .*Field a "):
+        shards.table(of_csv(tmp_path, "a,b\n007,1\n", "a,b\nA12,1\n"))

@@ -1,0 +1,98 @@
+"""Splits of several files: a folder of them, or a pattern such as `train-*.parquet`, in the order of their names."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from workers import storage
+from workers.data import memory, table_files
+from workers.errors import RequestError, first_line
+
+MERGING = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
+"""What Arrow raises for types or values that do not go together."""
+
+
+def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
+    """The files of a split, in the order of their names; hidden ones only where a pattern names them.
+
+    endings: of a folder's files. expected: what the message names instead of these.
+
+    Raises: `RequestError` where a folder or a pattern has no file.
+    """
+    path = storage.filesystem(uri)[1]
+    inner = ""
+    if "*" in path:
+        fixed = posixpath.dirname(path.partition("*")[0]) or "."
+        asked = storage.is_hidden(posixpath.relpath(path, fixed))
+        given = {each: posixpath.relpath(storage.filesystem(each)[1], fixed) for each in storage.matching(uri)}
+        found = [each for each, place in given.items() if asked or not storage.is_hidden(place)]
+    elif storage.is_folder(uri):
+        seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+        found = sorted(storage.join(uri, name) for name in seen if table_files.ending(name) in endings)
+        inner = f" A pattern such as '{storage.join(uri, '*', '*')}' names the files of the folders in it."
+    else:
+        return [uri]
+    if not found:
+        raise RequestError(f"'{uri}': no file of data. Expected {expected or ', '.join(endings)}.{inner}")
+    return found
+
+
+def table(uris: Sequence[str], like: pa.Schema = table_files.NOTHING, *, of_texts: bool = False) -> pa.Table:
+    """The rows of all files of a split, one file after another.
+
+    like, of_texts: as of `table_files.read`; like is that of the first file for those after it, where it is left out.
+
+    Raises: `RequestError` where a file cannot be read, or has other columns than the first.
+    """
+    require_memory(uris)
+    found: dict[str, pa.Table] = {}
+    for uri in uris:
+        found[uri] = table_files.read(uri, like, of_texts=of_texts)
+        like = found[uri].schema if like is table_files.NOTHING else like
+    return joined(found)
+
+
+def require_memory(uris: Sequence[str]) -> None:
+    """Raise `RequestError` where several files together exceed the memory limit; before the first of them is read."""
+    if len(uris) > 1:
+        memory.require(sum(map(storage.size, uris)), f"'{uris[0]}' and the {len(uris) - 1} other files of its split")
+
+
+def joined(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The rows of all tables, by the URIs of their files. Raises: `RequestError` as of `schema`."""
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    schema({uri: each.schema for uri, each in tables.items()})
+    try:
+        return pa.concat_tables(tables.values(), promote_options="permissive")
+    except MERGING as error:  # such as whole numbers beyond 2^53 beside fractions
+        raise RequestError(
+            f"'{next(iter(tables))}' and the other files of its split have values that no type holds together "
+            f"({first_line(error)}). Write them with the same types."
+        ) from error
+
+
+def schema(schemas: Mapping[str, pa.Schema]) -> pa.Schema:
+    """The schema of all files of a split, by their URIs: the columns of the first, in types that hold those of all.
+
+    Raises: `RequestError` with the file whose columns are others, or of types that do not go together.
+    """
+    (first, found), *others = schemas.items()
+    for uri, other in others:
+        unequal = sorted({*found.names} ^ {*other.names})
+        if unequal:
+            raise RequestError(
+                f"'{uri}' and '{first}' are files of one split, and '{unequal[0]}' is a column of one of them alone. "
+                "Expected the same columns in all files."
+            )
+        try:
+            found = pa.unify_schemas([found, other], promote_options="permissive")
+        except MERGING as error:
+            raise RequestError(
+                f"'{uri}': a column is of another type than in the files before it, of which the first is '{first}' "
+                f"({first_line(error)}). Write all files of a split with the same types."
+            ) from error
+    return found
