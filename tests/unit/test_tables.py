@@ -201,11 +201,27 @@ def test_what_is_no_number_is_named_by_column(tmp_path: Path, case: str) -> None
 
 
 @pytest.mark.parametrize("category", [False, True])
-def test_names_for_labels_are_to_be_numbered(tmp_path: Path, category: bool) -> None:
-    table = frames()["train"]
-    names = table.y.map({0: "cat", 1: "dog", 2: "eel"})
-    with pytest.raises(RequestError, match=r"'y' holds 3 different strings.*\{'cat': 0, 'dog': 1, 'eel': 2\}"):
-        load(tmp_path, changed("train", table.assign(y=names.astype("category") if category else names)))
+def test_labels_may_be_names(tmp_path: Path, category: bool) -> None:
+    given = frames()
+    kind = "category" if category else "object"
+    named = {k: t.assign(y=t.y.map({0: "eel", 1: "cat", 2: "dog"}).astype(kind)) for k, t in given.items()}
+    found, as_table = load(tmp_path, named), load(tmp_path, named, kind="table")
+    assert found.label_names == as_table.label_names == ("cat", "dog", "eel")
+    assert found.train.y.tolist() == as_table.train.y.tolist() == ((given["train"].y + 2) % 3).tolist()
+    with pytest.raises(RequestError, match=r"test\.parquet': label column 'y' is of type .*string; .* as in train"):
+        load(tmp_path, {**given, "test": named["test"]})
+    with pytest.raises(RequestError, match=r"data\.test: the label '\d' of example 0 is none of the 3"):
+        load(tmp_path, {**named, "test": given["test"]})
+    named["train"].loc[7, "y"] = None
+    assert load(tmp_path, named).train.y[7] == -1
+
+
+@pytest.mark.parametrize("kind", ["parquet", "table"])
+def test_the_label_column_of_texts_is_pointed_out(tmp_path: Path, kind: str) -> None:
+    given = {name: table.rename(columns={"y": "label"}) for name, table in frames().items()}
+    with pytest.raises(RequestError, match=r"no (label )?column 'y'; found .* set `data\.label_column: label`"):
+        load(tmp_path, given, kind=kind)
+    assert load(tmp_path, given, kind=kind, label_column="label").classes == 3
 
 
 def test_row_numbers_are_said(tmp_path: Path) -> None:

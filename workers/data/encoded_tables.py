@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from workers.data import headers, label_names, shards, table_files, tables
 from workers.data.label_names import NamedLabels
-from workers.data.labels import LABELLED, SET_COLUMN
+from workers.data.labels import LABELLED, label_fix
 from workers.data.table_files import is_text, plain
 from workers.errors import MissingColumn, RequestError, first_line
 
@@ -89,7 +89,7 @@ def read(
         wanted = [*names, *([roles.label] if split in LABELLED else [])]
         for name in wanted:
             if name not in table.column_names:
-                fix = SET_COLUMN if name == roles.label else "Set `data.feature_columns`."
+                fix = label_fix(name, table.column_names) if name == roles.label else "Set `data.feature_columns`."
                 raise MissingColumn(
                     f"'{uris[split]}': no column '{name}'; found {', '.join(table.column_names)}. {fix}"
                 )
@@ -98,15 +98,20 @@ def read(
     if roles.features is None:
         notes += tables.left_out_index(_index(train, roles)) + tables.row_numbers(_plain_numbers(train, encodings))
     notes += _told(encodings)
-    labels = label_names.ids_or_names(
-        {
-            split: texts_of(table.column(roles.label), uris[split], roles.label)
-            for split, table in found.items()
-            if split in LABELLED
-        }
-    )
+    given = {split: table.column(roles.label) for split, table in found.items() if split in LABELLED}
+    labels = labels_of(given, uris, roles.label)
     x = {split: encoded(table, encodings, uris[split]) for split, table in found.items()}
     return {split: (of_split, labels.get(split)) for split, of_split in x.items()}, encodings
+
+
+def labels_of(
+    columns: Mapping[str, pa.ChunkedArray], uris: Mapping[str, str], name: str
+) -> dict[str, NamedLabels | NDArray[np.int64]]:
+    """The labels of each split, class ids or names. columns: of labels, by split; they have this name.
+
+    Raises: `RequestError` where one holds neither.
+    """
+    return label_names.ids_or_names({split: texts_of(column, uris[split], name) for split, column in columns.items()})
 
 
 def _encodings(train: pa.Table, names: Sequence[str], uri: str) -> list[Encoding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from workers.data.label_names import listed
 from workers.data.positions import Positions
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
+from workers.specs.data import LABEL, LABEL_OF_TEXTS
 
 NameOf = Callable[[int], str]
 UNLABELLED = -1
@@ -21,8 +22,6 @@ OF_TORCH = -100
 """The label that torch's cross entropy leaves out."""
 LABELLED = ("train", "validation", "test")
 """Splits with labels. The others are `unlabeled`, and those of stages of the student, such as `stages.td1`."""
-SET_COLUMN = "Set `data.label_column`; a file without labels can be `data.unlabeled` alone."
-"""What to do where a file has no column of the labels' name."""
 MEASURED = ("validation", "test")
 """Splits that systems are measured on."""
 FEW = 5
@@ -31,6 +30,13 @@ MOSTLY = 0.97
 """Share of one class above which accuracy is hardly informative."""
 NAMED = 5
 """Most classes that a message names."""
+
+
+def label_fix(label: str, found: Collection[str]) -> str:
+    """What to do where a file has no column of labels of this name. found: the names of its columns."""
+    if label == LABEL and LABEL_OF_TEXTS in found:
+        return f"Where '{LABEL_OF_TEXTS}' has the labels, set `data.label_column: {LABEL_OF_TEXTS}`."
+    return "Set `data.label_column`; a file without labels can be `data.unlabeled` alone."
 
 
 def class_ids(name: str, x: Examples, y: NDArray[np.generic] | Ragged | None) -> Index:

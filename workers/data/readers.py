@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from workers.data import (
     encoded_tables,
@@ -89,12 +90,15 @@ def read_npz(spec: DataSpec, notes: list[str]) -> Splits:
 def read_columns(spec: DataSpec, notes: list[str]) -> tuple[Splits, Sequence[Encoding]]:
     """The splits of a table, and how its columns became numbers."""
     found: Splits = {}
+    of = uris(spec)
     if spec.kind == "table":
-        encoded, encodings = encoded_tables.read(uris(spec), _roles(spec), notes)
+        encoded, encodings = encoded_tables.read(of, _roles(spec), notes)
         found.update(encoded)
         return found, encodings
-    plain, widths = tables.read(uris(spec), _roles(spec), notes)
-    found.update(plain)
+    plain, widths = tables.read(of, _roles(spec), notes)
+    named = {split: y for split, (_, y) in plain.items() if isinstance(y, pa.ChunkedArray)}
+    labels = encoded_tables.labels_of(named, of, spec.labels_from) if named else {}
+    found.update({split: (x, labels.get(split, y)) for split, (x, y) in plain.items()})
     return found, _plain(widths)
 
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from workers.data import memory, shards
-from workers.data.labels import LABELLED, SET_COLUMN
+from workers.data import memory, shards, table_files
+from workers.data.labels import LABELLED, label_fix
 from workers.errors import MissingColumn, RequestError, first_line
 
 Array = NDArray[Any]
@@ -86,9 +86,10 @@ def index_columns(schema: pa.Schema) -> set[str]:
 
 def read(
     uris: Mapping[str, str], roles: Roles, notes: list[str]
-) -> tuple[dict[str, tuple[Array, Array | None]], dict[str, int]]:
-    """Features [N, ...] and labels [N] of each split, from its file; `unlabeled` has no labels. And the feature columns
-    in their order, with how many numbers of an example each of them has.
+) -> tuple[dict[str, tuple[Array, Array | pa.ChunkedArray | None]], dict[str, int]]:
+    """Features [N, ...] and labels [N] of each split; `unlabeled` has no labels. And the feature columns in their
+    order, with how many numbers of an example each of them has. Where the labels of train are texts, those of each
+    split are the column as it is.
 
     By default, features are train's columns without the label, the groups and the index of pandas or R.
     """
@@ -97,13 +98,14 @@ def read(
     index = _index(tables, label)
     excluded = _excluded(index, roles)
     names = _features(tables["train"], label, features, excluded)
+    by_name = _is_text(tables["train"].schema.field(label).type)
     found = {}
     for split, table in tables.items():
         labelled = split in LABELLED
         if labelled:
             _check_label(table, label)
         _check_columns(table, names, {label, *excluded}, tables["train"], chosen=features is not None)
-        found[split] = _arrays(table, names, label if labelled else None)
+        found[split] = _arrays(table, names, label if labelled else None, by_name)
     if features is None:
         notes += left_out_index(sorted(index - {roles.groups})) + _unused_labels(tables, label)
         x = found["train"][0]
@@ -177,7 +179,8 @@ def _features(train: Table, label: str, chosen: Sequence[str] | None, index: Col
 
 def _check_label(table: Table, label: str) -> None:
     if label not in table.columns:
-        raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. {SET_COLUMN}")
+        fix = label_fix(label, table.columns)
+        raise table.error(f"no label column '{label}'; found {_listed(table.columns)}. {fix}")
 
 
 def _check_columns(table: Table, names: Sequence[str], others: Collection[str], train: Table, chosen: bool) -> None:
@@ -197,18 +200,22 @@ def _check_columns(table: Table, names: Sequence[str], others: Collection[str], 
         )
 
 
-def _arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
-    """The columns `names` side by side [N, ...], and the label column [N].
+def _arrays(
+    table: Table, names: Sequence[str], label: str | None, by_name: bool
+) -> tuple[Array, Array | pa.ChunkedArray | None]:
+    """The columns `names` side by side [N, ...], and the label column [N]: as it is where train has it `by_name`.
 
     Raises: `RequestError` where the columns are not numeric in that form.
     """
     try:
-        return _read_arrays(table, names, label)
+        return _read_arrays(table, names, label, by_name)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise table.error(f"cannot be read ({first_line(error)}). Write the file anew.") from error
 
 
-def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple[Array, Array | None]:
+def _read_arrays(
+    table: Table, names: Sequence[str], label: str | None, by_name: bool
+) -> tuple[Array, Array | pa.ChunkedArray | None]:
     wanted = [*names, *([] if label is None else [label])]
     _check_memory(table, wanted)
     read = table.read(wanted)
@@ -219,7 +226,8 @@ def _read_arrays(table: Table, names: Sequence[str], label: str | None) -> tuple
             "and of lists, or one of lists of lists alone. Set `data.feature_columns`."
         )
     features = columns[0] if len(columns) == 1 and columns[0].ndim > 1 else np.column_stack(columns)
-    return features, None if label is None else _labels(table, label, read.column(label))
+    column = None if label is None else read.column(label)
+    return features, column if label is None or by_name else _labels(table, label, column)
 
 
 def _check_memory(table: Table, wanted: Sequence[str]) -> None:
@@ -265,15 +273,12 @@ def _labels(table: Table, name: str, column: pa.ChunkedArray) -> Array:
     """The label column as numbers [N]."""
     where = f"label column '{name}'"
     _check_no_nulls(table, where, column, "a class id, -1 for no label,", 1)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        values = sorted(pc.unique(column.cast(pa.string())).to_pylist())
-        numbered = ", ".join(f"{value!r}: {k}" for k, value in enumerate(values[:NAMED]))
-        raise table.error(
-            f"{where} holds {len(values)} different strings; expected class ids from 0. Number the names, the same in "
-            f"every split: {{{numbered}{', ...' if len(values) > NAMED else ''}}}."
-        )
-    return _numbers(table, where, column, "class ids from 0")
+    ids = "class names, or ids from 0" if table.split == "train" else "class ids, as in train"
+    return _numbers(table, where, column, ids)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return table_files.is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 FEATURES = "numbers; encode it as such, or leave it out by `data.feature_columns`"

@@ -26,7 +26,7 @@ from workers.data import shards, table_files
 from workers.data.arrays import Index
 from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels
-from workers.data.labels import SET_COLUMN
+from workers.data.labels import label_fix
 from workers.data.texts import PAIR, TEXT, TextColumn, is_blank
 from workers.errors import MissingColumn, RequestError, first_line
 
@@ -227,7 +227,7 @@ def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
         key = names[missing[0]]
-        fix = SET_COLUMN if key == LABEL else f"Set `data.{key}`."
+        fix = label_fix(missing[0], found) if key == LABEL else f"Set `data.{key}`."
         raise MissingColumn(f"{where}: no column '{missing[0]}'; found {', '.join(map(repr, found)) or 'none'}. {fix}")
 
 

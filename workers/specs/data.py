@@ -29,6 +29,8 @@ ELSEWHERE = {
     "max_length": "; a model has one, too",
 }
 """By key, what takes its place in other kinds."""
+LABEL, LABEL_OF_TEXTS = "y", "label"
+"""The column of labels where none is given, and that of texts."""
 
 
 class IdxFiles(Spec):
@@ -117,8 +119,7 @@ class DataSpec(Spec):
     """Accept a validation or test split of the same examples as train, as a trial of a set-up may want; otherwise it is
     refused."""
     label_column: str | None = None
-    """The column of labels: of Parquet and the array of npz class ids, of `table` and `text` class ids or class names.
-    Left out: `y`, of texts `label`."""
+    """The column of labels, class ids or class names; of npz the array of them. Left out: `y`, of texts `label`."""
     text_column: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = "text"
     """`kind: text`: the column of the texts; two columns for pairs of texts."""
     max_length: Annotated[Count | None, Field(exclude=True)] = None
@@ -150,7 +151,7 @@ class DataSpec(Spec):
     @property
     def labels_from(self) -> str:
         """The column of labels."""
-        return self.label_column or ("label" if self.kind == "text" else "y")
+        return self.label_column or (LABEL_OF_TEXTS if self.kind == "text" else LABEL)
 
     @property
     def texts_from(self) -> tuple[str, ...]:
