@@ -29,6 +29,8 @@ class Tree(nn.Module):
 
     flows: Tensor
     newest: Tensor
+    whole_batch = True
+    """The penalty relates all examples of a batch, so a run refuses a `micro_batch_size` that cuts batches."""
 
     def __init__(
         self, depth: int, inputs: int, classes: int, *, beta: float | None, penalty: float, leafwise: bool
@@ -62,8 +64,6 @@ class Tree(nn.Module):
         """Log-probabilities [B, classes] float32 of the most probable leaf; in training logits of a mean of all leaves.
 
         x: [B, inputs] float32. The mean is log sum_l P_l Q_l, or with `leafwise` sum_l P_l log Q_l.
-
-        Raises: `ValueError` in training where a batch comes in pieces.
         """
         paths, answers = self.paths(x), self.leaves.log_softmax(dim=-1)
         reached = paths[:, -len(answers) :]
@@ -75,11 +75,6 @@ class Tree(nn.Module):
             logits = (reached.exp() @ answers.exp()).clamp_min(torch.finfo(torch.float32).tiny).log()
         if not torch.is_grad_enabled():
             return logits
-        if self.filters.weight.grad is not None:  # the training loop removes gradients before each batch
-            raise ValueError(
-                "training.micro_batch_size: a soft tree got a second piece of a batch, and its penalty relates all "
-                "examples of a batch. Expected whole batches: leave `micro_batch_size` out."
-            )
         workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         beside = self.beside_cross_entropy(paths, logits, workers)
         joined: Tensor = WithGradientOf.apply(logits, beside, workers)  # type: ignore[no-untyped-call]

@@ -249,9 +249,8 @@ def _check_bias(config: RunConfig, dataset: Dataset) -> None:
 def _check_pieces(stage: TrainingStage, training: TrainingSpec, workers: int) -> None:
     """Raise `RequestError` where batches are cut, and a term relates all examples of a batch to each other."""
     whole = objective.build(stage.loss).whole_batch
-    pieces = training.micro_batch_size
-    if whole and (workers > 1 or (pieces is not None and pieces < training.batch_size)):
-        cut = f"student.num_workers: {workers}" if workers > 1 else f"micro_batch_size: {pieces}"
+    if whole and (workers > 1 or training.cuts_batches):
+        cut = f"student.num_workers: {workers}" if workers > 1 else f"micro_batch_size: {training.micro_batch_size}"
         raise RequestError(
             f"{cut}: the term '{whole}' relates all examples of a batch to each other, so that another number of "
             "pieces would give another student. Expected one worker, without `micro_batch_size`."

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.makers import blobs, in_memory
 from workers.data.dataset import Split
+from workers.errors import RequestError
 from workers.specs.models import ModelSpec
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
@@ -207,14 +208,13 @@ def test_two_workers_take_the_step_of_one(leafwise: bool, cut: int, monkeypatch:
     torch.testing.assert_close((found[0] + found[1]) / 2, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_batch_in_pieces_is_refused() -> None:
-    tree, (x, targets) = made(), batch()
-    stepped(tree, x, targets)
-    with pytest.raises(ValueError, match="leave `micro_batch_size` out"):
-        tree(x)
-    tree.eval()(x)
+def test_a_pass_without_gradients_leaves_the_averages() -> None:
+    tree, (x, _) = made().train(), batch()
     with torch.no_grad():
-        tree.train()(x)
+        tree(x)
+    assert not tree.flows.any()
+    tree(x)
+    assert tree.flows.any()
 
 
 SPEC = TrainingSpec(epochs=12, batch_size=64, learning_rate=5e-2, schedule="linear")
@@ -259,6 +259,15 @@ def test_a_run_accepts_the_tree_and_its_teacher() -> None:
         model = ModelSpec(kind="python", factory=factory, folder=str(FOLDER))
         role = trial.Role("student", model, training, 0, split, loss, (1, 2))
         assert trial.check_training(role, 10, []) == ()
+
+
+def test_batches_in_pieces_are_refused_before_a_run() -> None:
+    kwargs = {"depth": 2, "inputs": 8, "classes": 3}
+    model = ModelSpec(kind="python", factory="models:tree", folder=str(FOLDER), kwargs=kwargs)
+    training = TrainingSpec(epochs=1, batch_size=16, micro_batch_size=8)
+    role = trial.Role("student", model, training, 0, Split(*blobs(40, 1)), SOFT)
+    with pytest.raises(RequestError, match=r"student .* `micro_batch_size` is 8, .* leave `micro_batch_size` out"):
+        trial.check_training(role, 3, [])
 
 
 @pytest.mark.parametrize("levels", [1, DEPTH, 9])

@@ -74,6 +74,10 @@ class Unused(Net):
         super().__init__()
         self.spare = nn.Linear(4, 4)
 
+class Whole(Net):
+    """Relates the examples of a batch, as it declares."""
+    whole_batch = True
+
 class Detached(Net):
     def forward(self, x):
         return super().forward(x).detach()
@@ -399,6 +403,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         *("mlp", {"norm": True}, {"student__training__batch_size": 4, "student__num_workers": [1, 3]}),
         "3 workers leave a piece of one example",
     ),
+    "a network of whole batches in pieces": (
+        *("Whole", {}, {"student__training__micro_batch_size": 16}),
+        "`micro_batch_size` is 16, and the network relates all examples of a batch of 64 to each other",
+    ),
     "parameters unused by two workers": (
         *("Unused", {}, TWO),
         r"no gradient reaches 'spare\.weight', 'spare\.bias' in a step .* 2 workers exchange .*requires_grad_\(False\)",
@@ -469,6 +477,7 @@ SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "layers skipped at random by one worker": ("Skips", {}, {}),
     "batch normalisation": ("mlp", {"norm": True, "dropout": 0.5}, {}),
     "a last piece that is cut evenly": ("mlp", {"norm": True}, {"student__training__micro_batch_size": 9}),
+    "whole batches, by two workers": ("Whole", {}, {"student__training__micro_batch_size": 64, **TWO}),
     "convolutions": ("Convolutions", {}, TWO),
     "attention": ("Attention", {}, TWO),
     "a recurrent net": ("Recurrent", {"whole": False}, {}),

@@ -67,6 +67,11 @@ class TrainingSpec(Spec):
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
+    @property
+    def cuts_batches(self) -> bool:
+        """Whether a worker may compute a batch in pieces."""
+        return self.micro_batch_size is not None and self.micro_batch_size < self.batch_size
+
     def for_model(self, model: AnyModel) -> TrainingSpec:
         """The same settings, with `decays: auto` decided for a model."""
         decays = "matrices" if isinstance(model, TransformersModel) else "all"

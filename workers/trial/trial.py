@@ -107,6 +107,7 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
         if role.begins_with_layers:
             teacher_layers.fill(module, _member(role), str(role))
         torch_module.check_trainable(module, role.model, role.name)
+        _check_pieces(role, module)
         collator = predictor.collator(role.model)
         network = Network(TorchPredictor(module), role.model.label, classes, role.examples.x, role.name, collator)
         asked.check_output(network)
@@ -122,6 +123,16 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
         if not role.known:
             _check_reloaded(network, role.model)
     return notes
+
+
+def _check_pieces(role: Role, module: nn.Module) -> None:
+    """Raise `RequestError` where batches are cut, and a layer has `whole_batch`: it relates all examples of a batch."""
+    if role.training.cuts_batches and any(getattr(each, "whole_batch", False) is True for each in module.modules()):
+        raise RequestError(
+            f"{role}: `micro_batch_size` is {role.training.micro_batch_size}, and the network relates all examples of "
+            f"a batch of {role.training.batch_size} to each other (`whole_batch`). Expected whole batches: leave "
+            "`micro_batch_size` out."
+        )
 
 
 def _check_begins(role: Role, module: nn.Module, source: AnyModel) -> None:
