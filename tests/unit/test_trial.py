@@ -823,3 +823,15 @@ def test_a_compiler_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
     with pytest.raises(RequestError, match=r"training.compile: this machine cannot compile .*C\+\+ compiler"):
         compiling.check_machine()
+
+
+def test_a_network_is_tried_compiled_without_gradients_of_the_step_before() -> None:
+    class Net(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.weight.grad is not None:
+                raise ValueError("a gradient of an earlier step")
+            return super().forward(x)
+
+    net, x = Net(8, 3), torch.ones(2, 8)
+    net(x).sum().backward()
+    compiling.check_network(net, x, "student")

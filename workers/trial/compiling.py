@@ -13,6 +13,7 @@ from workers.seeds import seeded
 
 def check_network(module: nn.Module, batch: Inputs, name: str) -> None:
     """Raise `RequestError` where `torch.compile` cannot trace `module` forwards and backwards; generates no code."""
+    module.zero_grad(set_to_none=True)  # as a step of training begins
     try:
         ask(torch.compile(module.train(), backend="aot_eager"), batch).float().sum().backward()
     except Exception as error:  # of the compiler or the model
