@@ -1,4 +1,4 @@
-"""Draws digits of classes that the student never saw, with its answers, for `report.figures`."""
+"""Draws test digits of classes such as those that the student never saw, with its answers, for `report.figures`."""
 
 from __future__ import annotations
 
@@ -32,5 +32,6 @@ def unseen(
         colour = RIGHT if answer == y[row] else WRONG
         axes.spines[:].set_color(colour)
         axes.set_xlabel(str(answer), color=colour, labelpad=2)
-    named = int((answers == y[of]).sum())
-    return {f"Digits that the student never saw, and its answers: {named:,} of {len(of):,} are right": figure}
+    right = int((answers == y[of]).sum())
+    names = ", ".join(str(each) for each in classes)
+    return {f"Test digits ({names}), and the student's answers: {right:,} of {len(of):,} are right": figure}
