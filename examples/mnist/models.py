@@ -6,27 +6,34 @@ and is there in training alone, so members may know what the student never sees.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-SIDE = 28
+SHAPE = (1, 28, 28)
+"""Of an image: channels, height, width."""
 
 
 class Jitter(nn.Module):
-    """Shift each image by up to `pixels` in both directions while training. x: [B, 784]."""
+    """Shift each image by up to `pixels` in both directions while training. x: [B, channels * height * width]."""
 
-    def __init__(self, pixels: int) -> None:
+    def __init__(self, pixels: int, shape: Sequence[int] = SHAPE) -> None:
         super().__init__()
-        self.pixels = pixels
+        self.pixels, self.shape = pixels, tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.pixels == 0:
             return x
-        padded = nn.functional.pad(x.view(-1, SIDE, SIDE), (self.pixels,) * 4)
-        shifts = torch.randint(0, 2 * self.pixels + 1, (2, len(x), 1), device=x.device)
-        rows, columns = shifts + torch.arange(SIDE, device=x.device)  # each [B, 28]
-        example = torch.arange(len(x), device=x.device)[:, None, None]
-        return padded[example, rows[:, :, None], columns[:, None, :]].reshape(len(x), -1)
+        channels, height, width = self.shape
+        padded = nn.functional.pad(x.view(-1, channels, height, width), (self.pixels,) * 4)
+        down, right = torch.randint(0, 2 * self.pixels + 1, (2, len(x), 1), device=x.device)
+        rows = down + torch.arange(height, device=x.device)  # [B, height]
+        columns = right + torch.arange(width, device=x.device)  # [B, width]
+        example = torch.arange(len(x), device=x.device)[:, None, None, None]
+        channel = torch.arange(channels, device=x.device)[:, None, None]
+        return padded[example, channel, rows[:, None, :, None], columns[:, None, None, :]].reshape(x.shape)
 
 
 class MaxNormLinear(nn.Linear):
@@ -49,17 +56,27 @@ class MaxNormLinear(nn.Linear):
 
 
 def net(
-    hidden: int = 800, dropout: float = 0.0, input_dropout: float = 0.0, jitter: int = 0, max_norm: float = 0.0
+    hidden: int = 800,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    jitter: int = 0,
+    max_norm: float = 0.0,
+    *,
+    shape: Sequence[int] = SHAPE,
+    classes: int = 10,
 ) -> nn.Module:
-    """784 -> hidden -> hidden -> 10 logits, for x [B, 784] float32 in [0, 1]."""
+    """Pixels -> hidden -> hidden -> logits [B, classes], for x [B, channels * height * width] float32 in [0, 1].
+
+    shape: of an image: channels, height, width.
+    """
     return nn.Sequential(
-        Jitter(jitter),
+        Jitter(jitter, shape),
         nn.Dropout(input_dropout),
-        MaxNormLinear(SIDE * SIDE, hidden, max_norm),
+        MaxNormLinear(math.prod(shape), hidden, max_norm),
         nn.ReLU(),
         nn.Dropout(dropout),
         MaxNormLinear(hidden, hidden, max_norm),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(hidden, 10),
+        nn.Linear(hidden, classes),
     )

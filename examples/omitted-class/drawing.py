@@ -9,16 +9,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-COLUMNS, SIDE = 10, 28
+COLUMNS = 10
 RIGHT, WRONG = "#2e7d32", "#b2182b"
 
 
 def unseen(
-    student: nn.Module, x: np.ndarray, y: np.ndarray, classes: Sequence[int], rows: int = 4
+    student: nn.Module,
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: Sequence[int],
+    rows: int = 4,
+    *,
+    shape: Sequence[int] = (1, 28, 28),
 ) -> dict[str, Figure]:
     """The first test digits of `classes`, each with the student's answer below it, and how many it names in all.
 
-    x: [N, 784] float32. y: [N] class ids. rows: of ten digits.
+    x: [N, pixels] float32. y: [N] class ids. rows: of ten digits. shape: of a digit: channels (1 or 3), height, width.
     """
     of = np.flatnonzero(np.isin(y, list(classes)))
     with torch.no_grad():
@@ -26,7 +32,7 @@ def unseen(
     figure = Figure(figsize=(0.62 * COLUMNS, 0.82 * rows), dpi=120, layout="constrained")
     for place, (row, answer) in enumerate(zip(of[: COLUMNS * rows], answers, strict=False)):
         axes = figure.add_subplot(rows, COLUMNS, place + 1)
-        axes.imshow(x[row].reshape(SIDE, SIDE), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(np.moveaxis(x[row].reshape(shape), 0, -1), cmap="gray_r", vmin=0, vmax=1)
         axes.set_xticks([])
         axes.set_yticks([])
         colour = RIGHT if answer == y[row] else WRONG

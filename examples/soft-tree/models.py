@@ -8,13 +8,16 @@ itself adds the gradient of the penalty, for baseline and student alike.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-SIDE = 28
+SHAPE = (1, 28, 28)
+"""Of an image: channels, height, width."""
 LEAST = 1e-12
 """The smallest share of a branch that has a logarithm."""
 
@@ -145,7 +148,7 @@ def _shares(flows: Tensor) -> Tensor:
 
 def tree(
     depth: int = 8,
-    inputs: int = SIDE * SIDE,
+    inputs: int = math.prod(SHAPE),
     classes: int = 10,
     *,
     beta: float | None = 1.0,
@@ -161,25 +164,40 @@ def tree(
 
 
 class Images(nn.Module):
-    """Rows of pixels [B, 784] as images [B, 1, 28, 28]."""
+    """Rows of pixels [B, channels * height * width] as images [B, channels, height, width]."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.view(-1, 1, SIDE, SIDE)
+        return x.view(-1, *self.shape)
 
 
-def convolutional(channels: int = 16, hidden: int = 128, dropout: float = 0.5) -> nn.Module:
-    """Two convolutional layers and a hidden one, 784 -> 10 logits: the kind of net that teaches the paper's tree."""
+def convolutional(
+    channels: int = 16,
+    hidden: int = 128,
+    dropout: float = 0.5,
+    *,
+    shape: Sequence[int] = SHAPE,
+    classes: int = 10,
+) -> nn.Module:
+    """Two convolutional layers and a hidden one, from rows of pixels to logits: the kind that teaches the paper's tree.
+
+    channels: of the first layer; the second has twice as many. shape: of an image: channels, height, width.
+    """
+    colours, height, width = shape
     return nn.Sequential(
-        Images(),
-        nn.Conv2d(1, channels, 5, padding=2),
+        Images(shape),
+        nn.Conv2d(colours, channels, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(channels, 2 * channels, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(2 * channels * (SIDE // 4) ** 2, hidden),
+        nn.Linear(2 * channels * (height // 4) * (width // 4), hidden),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(hidden, 10),
+        nn.Linear(hidden, classes),
     )

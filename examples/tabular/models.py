@@ -6,12 +6,12 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 from torch import nn
 
 
-def net(hidden: int, layers: int = 1, dropout: float = 0.0) -> nn.Module:
-    """ReLU layers from 16 numbers to 26 logits."""
+def net(hidden: int, layers: int = 1, dropout: float = 0.0, *, inputs: int = 16, classes: int = 26) -> nn.Module:
+    """ReLU layers, from 16 numbers to 26 logits or as given."""
     found: list[nn.Module] = []
     for layer in range(layers):
-        found += [nn.Linear(hidden if layer else 16, hidden), nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*found, nn.Linear(hidden, 26))
+        found += [nn.Linear(hidden if layer else inputs, hidden), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*found, nn.Linear(hidden, classes))
 
 
 def forest(trees: int) -> Any:

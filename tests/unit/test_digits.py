@@ -39,14 +39,17 @@ def test_images_of_a_folder(classes: int, held: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.test.x[:], images[60:].reshape(30, -1) / 255, rtol=1e-6)
 
 
-def test_shifts_move_digits_and_keep_them() -> None:
-    x = np.zeros((200, 28, 28), np.float32)
-    x[:, 10, 14] = 1.0
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 6, 9)])
+def test_shifts_move_images_and_keep_them(shape: tuple[int, int, int]) -> None:
+    x = np.zeros((200, *shape), np.float32)
+    x[:, :, 3, 4] = 1.0
     shifted = factories.load("digits:shifted", str(EXAMPLE))
-    moved = shifted(x.reshape(200, -1), Draws(np.arange(200, dtype=np.uint64)), pixels=2).reshape(200, 28, 28)
-    places = np.argwhere(moved)
+    draws = Draws(np.arange(200, dtype=np.uint64))
+    moved = shifted(x.reshape(200, -1), draws, pixels=2, shape=shape).reshape(x.shape)
+    places = np.argwhere(moved[:, 0])
     assert places[:, 0].tolist() == list(range(200)) and moved.max() == 1.0
-    assert {*map(tuple, places[:, 1:] - (10, 14))} == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
+    assert {*map(tuple, places[:, 1:] - (3, 4))} == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
+    assert (moved == moved[:, :1]).all()
 
 
 def test_digits_of_some_classes_are_drawn_with_the_students_answers() -> None:
