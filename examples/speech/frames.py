@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import ContextWindows
-
 CHANNELS = 40
 SPLITS = ("train", "validation", "test")
 
@@ -66,7 +64,7 @@ def splits(
     for side in SPLITS:
         chosen = corpus.of(side)
         frames = [(corpus.utterances[i] - mean) / deviation for i in chosen]
-        found[side] = windows(frames, context), np.concatenate([corpus.labels[i] for i in chosen])
+        found[side] = Windows(frames, context), np.concatenate([corpus.labels[i] for i in chosen])
     lengths = [len(corpus.utterances[i]) for i in corpus.of("test")]
     found["test"] = (*found["test"], np.repeat(corpus.of("test"), lengths))
 
@@ -82,21 +80,36 @@ def splits(
         mean, deviation = statistics(utterances)
         unlabelled += [(utterance - mean) / deviation for utterance in utterances]
     if unlabelled:
-        found["unlabeled"] = windows(unlabelled, context)
+        found["unlabeled"] = Windows(unlabelled, context)
     return found
 
 
-def windows(utterances: list[Frames], context: int) -> ContextWindows:
-    """Every frame of the utterances, in order, with its neighbours."""
-    lengths = np.array([len(utterance) for utterance in utterances])
-    ends = np.cumsum(lengths)
-    return ContextWindows(
-        frames=np.concatenate(utterances),
-        positions=np.arange(ends[-1]),
-        starts=np.repeat(ends - lengths, lengths),
-        ends=np.repeat(ends, lengths),
-        context=context,
-    )
+class Windows:
+    """Every frame of some utterances, in order, with its neighbours: a column of examples that are made on access.
+
+    A row is the frames from `context` before to `context` behind, the utterance's edge frame repeated outside it,
+    flattened to [(2 * context + 1) * C]. So windows of 21 frames take the memory of one.
+    """
+
+    def __init__(self, utterances: list[Frames], context: int) -> None:
+        """utterances: each [F, C] float32."""
+        lengths = np.array([len(utterance) for utterance in utterances])
+        ends = np.cumsum(lengths)
+        self.context, self.frames = context, np.concatenate(utterances)
+        self.positions = np.arange(len(self.frames))
+        self.starts, self.ends = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
+        self.shape = (len(self.frames), (2 * context + 1) * self.frames.shape[1])
+        self.dtype = self.frames.dtype
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, rows: Any, /) -> Frames:
+        at = self.positions[rows]
+        window = at[:, None] + np.arange(-self.context, self.context + 1)
+        window = np.clip(window, self.starts[at][:, None], self.ends[at][:, None] - 1)
+        found: Frames = self.frames[window].reshape(len(at), -1)
+        return found
 
 
 def perturb(utterance: Frames, generator: np.random.Generator, speed: float, warp: float, gain: float) -> Frames:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.makers import blobs, write_idx
 from workers.data import loading, readers
-from workers.data.arrays import ContextWindows, Joined, Rows, digest, gather
+from workers.data.arrays import Joined, Rows, digest, gather
 from workers.errors import RequestError
 from workers.specs.data import KEYS, OWN, DataSpec
 
@@ -170,14 +170,6 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
     with pytest.raises(RequestError, match="pickles"):
         loading.load(spec(tmp_path), 0)
-
-
-def test_context_windows_stop_at_the_utterance() -> None:
-    frames = np.arange(6, dtype=np.float32)[:, None]
-    starts, ends = np.array([0, 0, 0, 3, 3, 3]), np.array([3, 3, 3, 6, 6, 6])
-    windows = ContextWindows(frames, np.arange(6), starts, ends, context=1)
-    np.testing.assert_array_equal(windows[np.array([2, 3, 5])], [[1, 2, 2], [3, 3, 4], [4, 5, 5]])
-    assert windows.shape == (6, 3)
 
 
 STRIDES = {

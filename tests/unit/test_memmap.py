@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from workers.data import memmap
-from workers.data.arrays import ContextWindows, Joined, Room, Rows, digest, gather
+from workers.data.arrays import Joined, Room, Rows, digest, gather
 from workers.data.column import Column
 from workers.data.dataset import Dataset, Split
 from workers.data.loading import load
@@ -200,7 +200,7 @@ def test_what_reads_a_mapped_file_is_watched(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[rows], reads[rows])
         assert (gather(found, rows) == gather(reads, rows)).all() and digest(found) == digest(reads)
         assert found[:2].base is None or not np.may_share_memory(found[:2], whole)
-    for plain in (X, X[3:], np.array(whole), whole[np.array([1, 2])], ContextWindows(X[:, 0], Y, Y, Y, 1)):
+    for plain in (X, X[3:], np.array(whole), whole[np.array([1, 2])], Mine(X)):
         assert memmap.watched(plain) is plain
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from workers.data import loading
 from workers.specs.data import DataSpec
+from workers.user_code import factories
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech"
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -43,3 +44,11 @@ def test_test_frames_belong_to_their_utterances(tmp_path: Path) -> None:
     of_test = [length for side, length in zip(sides, lengths, strict=True) if side == TEST]
     np.testing.assert_array_equal(found.groups["test"], np.repeat(np.arange(len(of_test)), of_test))
     assert len(found.test) == sum(of_test) and len(found.train) == 60 and found.unlabeled is not None
+
+
+def test_windows_stop_at_the_utterance() -> None:
+    frames = np.arange(6, dtype=np.float32)[:, None]
+    windows = factories.load("frames:Windows", str(EXAMPLE))([frames[:3], frames[3:]], context=1)
+    np.testing.assert_array_equal(windows[np.array([2, 3, 5])], [[1, 2, 2], [3, 3, 4], [4, 5, 5]])
+    np.testing.assert_array_equal(windows[1:3], [[0, 1, 2], [1, 2, 2]])
+    assert windows.shape == (6, 3) and len(windows) == 6

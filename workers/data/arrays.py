@@ -1,7 +1,7 @@
 """Dense columns of examples: numpy arrays, or lazy objects with the same interface.
 
-A column needs `shape`, `dtype`, a length and `x[rows] -> np.ndarray`. The classes here compute rows from other rows on
-access, so that a context window of 21 frames costs the memory of one.
+A column needs `shape`, `dtype`, a length and `x[rows] -> np.ndarray`. The classes here take rows from other columns on
+access, without a copy of them all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,39 +82,6 @@ class Joined:
                 found[here] = part[index[here] - start]
             start += len(part)
         return found
-
-
-@dataclass(frozen=True)
-class ContextWindows:
-    """Each example a frame with its neighbours, as acoustic models see speech.
-
-    `frames` [F, C] float; `positions` [N] int64: the frame of each example; `starts`, `ends` [F] int64: the first
-    row and the row behind the last of the utterance that a frame belongs to. A row is frames position - context to
-    position + context, the utterance's edge frame repeated outside it, flattened to [(2 * context + 1) * C].
-    """
-
-    frames: NDArray[Any]
-    positions: Index
-    starts: Index
-    ends: Index
-    context: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.positions), (2 * self.context + 1) * self.frames.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.frames.dtype
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
-        at = self.positions[rows]
-        window = at[:, None] + np.arange(-self.context, self.context + 1)
-        window = np.clip(window, self.starts[at][:, None], self.ends[at][:, None] - 1)
-        return cast(NDArray[Any], self.frames[window].reshape(len(at), -1))
 
 
 def chunks(inputs: Column, size: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
