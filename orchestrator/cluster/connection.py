@@ -175,14 +175,19 @@ def survey(timeout_s: float) -> Machines:
     gpus = sum(node.gpus for node in nodes)
 
     @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
-    def cuda_memory() -> int:
+    def cuda() -> tuple[int, bool]:
+        """Bytes of the GPU's memory, 0 where torch does not see it; and whether it has bfloat16."""
         import torch
 
-        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+        from workers.models.precision import has_bfloat16
+
+        if not torch.cuda.is_available():
+            return 0, False
+        return torch.cuda.get_device_properties(0).total_memory, has_bfloat16()
 
     if not gpus:
         return Machines(nodes, cuda=False)
-    answer = cuda_memory.remote()
+    answer = cuda.remote()
     if not ray.wait([answer], timeout=min(FREE_TIMEOUT_S, timeout_s))[0]:
         logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
         if not ray.wait([answer], timeout=timeout_s)[0]:
@@ -191,8 +196,8 @@ def survey(timeout_s: float) -> Machines:
                 "autoscaler did not start their nodes (`ray status` says why). Free some, or let it wait longer by "
                 "`ensemble.start_timeout_s`."
             )
-    gpu_memory = ray.get(answer)
-    return Machines(nodes, cuda=gpu_memory > 0, gpu_memory=float(gpu_memory))
+    gpu_memory, bfloat16 = ray.get(answer)
+    return Machines(nodes, cuda=gpu_memory > 0, gpu_memory=float(gpu_memory), bfloat16=bfloat16)
 
 
 def expected() -> Machines | None:

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.student import StudentSpec
 from workers.errors import RequestError
+from workers.specs.base import Precision
 
 ROLE_SHARE = 0.001
 """Share of a node's role that an actor or worker requests; so small that a node with 1 holds any number of them."""
@@ -40,6 +41,8 @@ class Machines:
     """Whether the same process had connected to Ray before the run, so that Ray outlives the run."""
     gpu_memory: float = 0.0
     """Bytes of one GPU's memory; 0 where there is none or it is unknown."""
+    bfloat16: bool = False
+    """Whether that GPU computes in bfloat16 by hardware."""
 
     def of(self, role: str) -> Machines:
         """The nodes of a role; all nodes where none has that role. Those without cores and GPUs, such as a head with
@@ -58,6 +61,15 @@ class Machines:
         cpus = max(0.0, placement.actors * placement.num_cpus - elsewhere.cpus)
         gpus = max(0.0, placement.actors * placement.num_gpus - elsewhere.gpus)
         return students.cpus - cpus, students.gpus - gpus
+
+    def settled(self, precision: Precision, device: str) -> Precision:
+        """A precision as plan and keys record it: on a GPU `auto` is resolved, once for all nodes of the cluster.
+
+        On a CPU `auto` is float32 by definition. It stays in keys, where earlier versions of Stillhouse wrote it.
+        """
+        if precision != "auto" or device != "cuda":
+            return precision
+        return "bfloat16" if self.bfloat16 else "float32"
 
     @property
     def cpus(self) -> float:

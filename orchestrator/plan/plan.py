@@ -62,7 +62,7 @@ def plan(config: RunConfig, facts: Facts) -> Plan:
         layout=sizes.layout(config, data),
         numerics=Numerics(
             device=teachers.device,
-            precision=config.ensemble.precision,
+            precision=machines.settled(config.ensemble.precision, teachers.device),
             threads=teachers.threads,
             micro_batch=config.ensemble.micro_batch_size or micro_batch(data.values, data.embedded, teachers.device),
             bits=64 if wide else 32,

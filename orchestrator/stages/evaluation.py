@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.cluster.resources import Placement
-from orchestrator.config.schema import CORRECTED
+from orchestrator.config.ensemble import EnsembleSpec
+from orchestrator.config.schema import CORRECTED, FurtherSystem
 from orchestrator.reporting import statistics
 from orchestrator.reporting.report import CurvePoint, Role, System
 from orchestrator.reporting.statistics import Estimates
@@ -35,6 +36,7 @@ from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measure
 from workers.evaluation.worth import WorthSums
 from workers.inference.teacher import Member
 from workers.specs.models import special_of
+from workers.specs.training import AnyTraining
 
 MOST_NLL = 700.0
 """The exp of a larger number is no float."""
@@ -189,10 +191,7 @@ def compare_systems(
     """Each system's test metrics, size and latency, and the intervals of metrics and differences."""
     place, further = run.plan.student.alone, run.config.evaluation.systems
     asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
-    asked += [
-        (Member(name, each.model, each.weights), Inference(each.precision, each.micro_batch_size, place.device))
-        for name, each in further.items()
-    ]
+    asked += [(Member(name, each.model, each.weights), _inference(run, each, place)) for name, each in further.items()]
     predicted = predict(run, asked, "test", place)
     records = predicted.records
     bias = corrected(run, asked[1], records, place)
@@ -247,10 +246,15 @@ def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Plac
     return found
 
 
+def _inference(run: Context, spec: EnsembleSpec | AnyTraining | FurtherSystem, placement: Placement) -> Inference:
+    """How a network with these settings computes predictions in tasks of a placement."""
+    precision = run.machines.settled(spec.precision, placement.device)
+    return Inference(precision, spec.micro_batch_size, placement.device)
+
+
 def _of_members(run: Context) -> Inference:
     """How members compute predictions: as in the teachers' pass."""
-    spec = run.config.ensemble
-    return Inference(spec.precision, spec.micro_batch_size, run.plan.teachers.device)
+    return _inference(run, run.config.ensemble, run.plan.teachers)
 
 
 def _of_student(run: Context, role: Role) -> Inference:
@@ -258,7 +262,7 @@ def _of_student(run: Context, role: Role) -> Inference:
     spec = run.config.student
     trained = run.config.training_stages[-1].training
     recipe = trained if role == "student" else spec.baseline_training or spec.training
-    return Inference(recipe.precision, recipe.micro_batch_size, run.plan.student.alone.device)
+    return _inference(run, recipe, run.plan.student.alone)
 
 
 def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:

@@ -146,14 +146,14 @@ def _answers_follow_from(run: Context) -> dict[str, Any]:
         "augment": dataset.augmentation,
         "numbering": dataset.numbering.digest(),
         "piece_rows": run.plan.layout.piece,
-        "precision": run.config.ensemble.precision,
+        "precision": run.machines.settled(run.config.ensemble.precision, run.plan.device),
     }
 
 
 def _logits_keys(run: Context, members: Sequence[Member]) -> dict[str, Key]:
     """The cache key of each member's logits."""
     what = _answers_follow_from(run)
-    if run.config.ensemble.precision == "auto":
+    if what["precision"] == "auto":
         what["device"] = run.plan.device
     return {member.name: LOGITS.key(**what, **teacher.follows_from(member)) for member in members}
 
@@ -198,12 +198,9 @@ def _planned(run: Context, members: list[MemberRecord], weights: Sequence[float]
 def _accepted(run: Context, planned: Manifest, found: dict[int, Part]) -> dict[int, Part]:
     """Those of the existing parts that this run accepts.
 
-    It accepts parts with missing members only under `on_member_loss: reweight`. If parts are missing, all have to have
-    one precision, since `auto` depends on the device.
+    It accepts parts with missing members only under `on_member_loss: reweight`, and parts of another precision never.
+    For a GPU, earlier versions of Stillhouse recorded `auto`, which is float32 or bfloat16.
     """
-    ensemble, plan = run.config.ensemble, run.plan
-    survivors = ensemble.on_member_loss == "reweight"
-    kept = {n: part for n, part in sorted(found.items()) if survivors or part.members == planned.names}
-    if len(kept) < plan.layout.parts and ensemble.precision == "auto":
-        kept = {number: part for number, part in kept.items() if part.numerics.device == plan.device}
-    return kept
+    survivors, precision = run.config.ensemble.on_member_loss == "reweight", run.plan.numerics.precision
+    of_precision = {number: part for number, part in sorted(found.items()) if part.numerics.precision == precision}
+    return {n: part for n, part in of_precision.items() if survivors or part.members == planned.names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,9 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from orchestrator.cluster.resources import Placement
+from orchestrator.cluster.resources import Machines, Node, Placement
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import kept_logits, predictions, soft_targets, students, tokens, trained, training
+from orchestrator.stages import evaluation, kept_logits, predictions, soft_targets, students, tokens, trained, training
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_target_pass import SoftTargetPass
 from workers import processes
@@ -108,6 +109,40 @@ def test_a_student_of_a_pass_that_lost_a_member_is_found_again(tmp_path: Path, m
     assert student(a_pass(lacking=(1,)), "a")
     assert not student(a_pass(lacking=(1,)), "b")  # other soft targets
     assert len({*resumed}) == 2  # and no checkpoint of a training on other parts is resumed
+
+
+def test_parts_of_another_or_an_unknown_precision_are_computed_again() -> None:
+    made, auto = a_pass(), {"threads": 1, "micro_batch": 8, "precision": "auto"}
+    of = {0: Numerics(device="cpu", **auto), 1: Numerics(device="cuda", **auto)}
+    found = {number: part.model_copy(update={"numerics": of[number]}) for number, part in made.parts.items()}
+    for precision, kept in {"float32": [0], "bfloat16": []}.items():
+        plan = SimpleNamespace(numerics=NUMERICS.model_copy(update={"precision": precision}))
+        run: Any = SimpleNamespace(config=SimpleNamespace(ensemble=SimpleNamespace(on_member_loss="wait")), plan=plan)
+        assert list(soft_targets._accepted(run, made.planned, found)) == kept
+
+
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "expected"),
+    [
+        ("cpu", False, {"precision": "auto", "device": "cpu"}),  # as in keys of earlier versions
+        ("cuda", False, {"precision": "float32"}),
+        ("cuda", True, {"precision": "bfloat16"}),
+    ],
+)
+def test_keys_have_the_precision_of_the_machines(
+    device: str, bfloat16: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.inference.teacher.follows_from", lambda member: {"weights": member.weights})
+    ensemble = SimpleNamespace(precision="auto", micro_batch_size=None)
+    dataset = SimpleNamespace(digests={"train": "a", "unlabeled": ""}, augmentation={}, numbering=MagicMock())
+    plan = SimpleNamespace(device=device, layout=PartLayout(8, 4), teachers=replace(HELD, device=device))
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(ensemble=ensemble), dataset=dataset, plan=plan,
+        machines=Machines((Node(8, 1),), cuda=device == "cuda", bfloat16=bfloat16),
+    )  # fmt: skip
+    what = soft_targets._logits_keys(run, [Member("member-0", SPEC, "weights")])["member-0"].what
+    assert {name: what[name] for name in ("precision", "device") if name in what} == expected
+    assert predictions.computed(evaluation._of_members(run))["precision"] == expected["precision"]
 
 
 def test_logits_of_a_run_that_was_killed_behind_its_last_part_are_found_by_others(

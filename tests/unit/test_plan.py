@@ -47,6 +47,23 @@ def test_work_that_holds_no_gpu_computes_on_the_cpu(tmp_path: Path) -> None:
     assert devices(replace(ONE_GPU, cuda=False), num_gpus=0.25) == ("cpu", "cpu", "cpu")  # declared alone
 
 
+@pytest.mark.parametrize(
+    ("machines", "asked", "recorded", "in_keys"),
+    [
+        (LAPTOP, "auto", "float32", "auto"),  # as in keys of earlier versions
+        (LAPTOP, "bfloat16", "bfloat16", "bfloat16"),
+        (ONE_GPU, "auto", "float32", "float32"),  # which has no bfloat16
+        (replace(ONE_GPU, bfloat16=True), "auto", "bfloat16", "bfloat16"),
+        (replace(ONE_GPU, bfloat16=True), "float32", "float32", "float32"),
+    ],
+)
+def test_the_precision_of_a_pass_follows_from_the_machines(
+    tmp_path: Path, machines: Machines, asked: Any, recorded: str, in_keys: str
+) -> None:
+    made = planned(tmp_path, machines, ensemble__precision=asked)
+    assert made.numerics.precision == recorded and machines.settled(asked, made.device) == in_keys
+
+
 def test_a_forward_pass_of_texts_fits_the_caches_of_a_cpu(tmp_path: Path) -> None:
     tokens = replace(SMALL, values=27, embedded=1024)
     laptop, gpu = (planned(tmp_path, machines, data=tokens) for machines in (LAPTOP, ONE_GPU))

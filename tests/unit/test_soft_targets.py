@@ -18,7 +18,7 @@ from workers.data.numbering import RowNames
 from workers.errors import RunError
 from workers.targets import kinds, soft_targets
 from workers.targets.dense import Dense
-from workers.targets.soft_targets import Manifest, MemberRecord, Part
+from workers.targets.soft_targets import Manifest, MemberRecord, Numerics, Part
 from workers.targets.top_k import TopK
 
 P = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
@@ -153,6 +153,11 @@ def test_what_is_there_is_salvaged_and_the_rest_cleared_away(tmp_path: Path, cap
     assert parts[1].path in caplog.text and "thrown away" in caplog.text
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([parts[0].path, parts[2].path])
     assert soft_targets.salvage(str(tmp_path / "nowhere")) == {}
+
+
+def test_auto_of_an_earlier_version_is_float32_on_a_cpu_and_unknown_on_a_gpu() -> None:
+    earlier = {"threads": 1, "micro_batch": 8, "precision": "auto"}
+    assert [Numerics(device=device, **earlier).precision for device in ("cpu", "cuda")] == ["float32", "auto"]
 
 
 def test_a_part_made_by_more_takes_the_place_of_one_by_survivors(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Cache keys: all inputs that determine an artifact, by name and as one digest.
 
 Two artifacts with the same key have the same content, in any run's folder. So a key contains no path and no run name.
-Of the machine it has at most the kind of device, where the content depends on it: members' logits in `precision: auto`.
-It contains the kind of the artifact and the version of that kind's format, so artifacts of different formats have
-different keys. Pure: this module reads and writes nothing.
+Of the machine it has at most the precision that `auto` is on its GPUs. On a CPU `auto` is float32, and keys have the
+word, those of members' logits with `device: cpu`. A trained network's key has its recipe as configured; keys of what
+follows from a network have the checksum of its weights. A key contains the kind of the artifact and the version of that
+kind's format, so artifacts of different formats have different keys. Pure: this module reads and writes nothing.
 """
 
 from __future__ import annotations

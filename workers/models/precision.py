@@ -13,13 +13,16 @@ import torch
 from workers.specs.base import Precision
 
 
+def has_bfloat16() -> bool:
+    """Whether the GPU of this process computes in bfloat16 by hardware, not by emulation."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def computed_in(device: torch.device, precision: Precision) -> Precision:
     """The precision on a device; `auto` is bfloat16 on a GPU with hardware support, float32 elsewhere."""
     if precision != "auto":
         return precision
-    return (
-        "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    )
+    return "bfloat16" if device.type == "cuda" and has_bfloat16() else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

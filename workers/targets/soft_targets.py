@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from workers import storage
 from workers.artifacts import parts
@@ -68,6 +68,7 @@ class Numerics(BaseModel):
     device: str
     """`cpu` or `cuda`."""
     precision: Precision
+    """`auto`: unknown, of a GPU in an earlier version of Stillhouse."""
     threads: int
     """Threads of each actor."""
     micro_batch: int
@@ -76,6 +77,14 @@ class Numerics(BaseModel):
     """Bits of the fixed point in which members' contributions are added (`ensemble`)."""
     stacked: bool | None = None
     """Whether one forward pass computes all members of an actor; None: not yet known."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, given: Any) -> Any:
+        """`auto` on a CPU, which plans and earlier versions of Stillhouse write, is float32."""
+        if isinstance(given, dict) and (given.get("device"), given.get("precision")) == ("cpu", "auto"):
+            return {**given, "precision": "float32"}
+        return given
 
 
 class Part(BaseModel):
