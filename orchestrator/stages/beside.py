@@ -15,16 +15,17 @@ from workers.inference.teacher import Member
 from workers.specs.objective import DistillationSpec
 from workers.training import objective
 from workers.training.beside import MemberBeside
-from workers.training.beside_actor import BesideActor
+from workers.training.beside_actor import ActorWork, BesideActor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.stages.context import Context
+    from orchestrator.stages.fitters import StudentJob
 
 POLL_S = 1.0
 RESTARTS = 3
-"""How often Ray restarts the actor, and sends it a batch again."""
+"""How often Ray restarts the actor, and sends it the ids of a batch again."""
 ANSWER_S = 120.0
 """How long a batch may take, besides the time in which the cluster has no room for the actor."""
 
@@ -37,25 +38,30 @@ def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) ->
 
 
 @contextmanager
-def started(
-    run: Context, asked: MemberBeside | None, loss: DistillationSpec, system: str
-) -> Iterator[MemberBeside | None]:
-    """The member, in an actor for the time of the context where the plan says so. system: which it is beside.
+def started(run: Context, job: StudentJob) -> Iterator[MemberBeside | None]:
+    """The member beside a job, in an actor for the time of the context where the plan says so; None without one.
 
     Raises: `RunError` where the cluster has no room for the actor within `ensemble.start_timeout_s`.
     """
+    asked = job.beside
     if asked is None or run.plan.hidden != "actor":
         if asked is not None:
-            run.note(f"{asked.member.name} computes hidden states in each worker of '{system}'")
+            run.note(f"{asked.member.name} computes hidden states in each worker of '{job.role}'")
         yield asked
         return
     placement = run.plan.teachers
     options = {**placement.options, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    needs = sorted(objective.build(loss).beside)
-    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, needs, placement.threads, placement.device)
+    work = ActorWork(
+        needs=sorted(objective.build(job.loss).beside),
+        student=job.model,
+        split=job.data,
+        threads=placement.threads,
+        on=placement.device,
+    )
+    actor: Any = ray.remote(BesideActor).options(**options).remote(asked, work, run.data)
     try:
         _wait(run, actor.ready.remote(), asked.member.name)
-        run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{system}'")
+        run.note(f"{asked.member.name} computes hidden states in an actor, which sends them to '{job.role}'")
         yield replace(asked, actor=actor, timeout_s=run.config.ensemble.start_timeout_s + ANSWER_S)
     finally:
         ray.kill(actor)

@@ -81,7 +81,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
         split=job.data,
         layers_of=job.layers_of,
     )
-    with beside.started(run, job.beside, job.loss, job.role) as asked:
+    with beside.started(run, job) as asked:
         return ray_train.fit(run, replace(work, beside=asked), name)
 
 

@@ -23,6 +23,7 @@ from workers.data.ragged import Ragged
 from workers.data.texts import TEXT, of_strings
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError, RunError
+from workers.inference.teacher import Member
 from workers.losses import TERMS, Batch, Outputs, Term
 from workers.losses.layers import pairs
 from workers.models.hidden import observe
@@ -31,7 +32,9 @@ from workers.signals import Signal
 from workers.specs.models import TransformersModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
-from workers.training import beside, loop
+from workers.training import beside, loader, loop
+from workers.training.beside import MemberBeside
+from workers.training.beside_actor import ActorWork, BesideActor
 from workers.training.loader import HardLabels
 from workers.training.loop import Progress, Task
 
@@ -356,6 +359,25 @@ def test_an_actor_sends_the_layers_that_are_compared_and_nothing_else(tmp_path: 
     assert torch.equal(found.hidden_states[2], sent.hidden_states[2]) and torch.equal(found.logits, sent.logits)
 
 
+def test_an_actor_computes_from_ids_what_a_worker_computes_from_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, of, _ = task(tmp_path)
+    spec = model(tmp_path, num_hidden_layers=2)
+    teacher = made(spec, seed=9)
+    monkeypatch.setattr(beside, "module_of", lambda member: teacher)
+    work = ActorWork(needs=sorted(ALL), student=spec, split="general", threads=torch.get_num_threads(), on="cpu")
+    data: Any = MagicMock(of_stage=lambda name: {"general": of.train.split}[name])
+    actor = BesideActor(MemberBeside(Member("member-0", spec, ""), "float32"), work, data)
+    alone = beside.of_module(teacher, ALL, "float32")
+    for batch in loader.batches(of.train, 0, 8, 3, torch.device("cpu"), collator=of.collator):
+        for piece in (batch, batch.cut(2, 5)):
+            sent, own = actor.outputs(piece.ids, None), alone(piece.x, piece.ids)()
+            for name in ("hidden_states", "queries", "keys", "values"):
+                assert all(map(torch.equal, getattr(sent, name), getattr(own, name))), name
+            assert torch.equal(sent.logits, own.logits) and torch.equal(sent.mask, own.mask)
+
+
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
     found = []
     for size in (None, 3):
@@ -396,7 +418,9 @@ def test_an_actor_that_does_not_answer_ends_the_training(monkeypatch: pytest.Mon
         raise ray.exceptions.GetTimeoutError
 
     monkeypatch.setattr(ray, "get", get)
-    answer = beside.from_actor(MagicMock(), lambda: None, 7.0)(torch.zeros(2, 3))
+    actor, ids = MagicMock(), np.arange(2)
+    answer = beside.from_actor(actor, lambda: None, 7.0)(torch.zeros(2, 3), ids)
+    actor.outputs.remote.assert_called_once_with(ids, None)  # and no example
     with pytest.raises(RunError, match=r"has not answered for 7 s.*`distillation.hidden.where: worker`"):
         answer()
     assert limits == [7.0]

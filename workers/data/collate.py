@@ -92,10 +92,6 @@ class NamedInputs:
     def pin_memory(self) -> NamedInputs:
         return self._each(Tensor.pin_memory)
 
-    def clone(self) -> NamedInputs:
-        """A copy that shares no memory with other batches."""
-        return self._each(Tensor.clone)
-
     def widened(self) -> NamedInputs:
         """Converted to the models' types, float32 or int64."""
         return self._each(arrays.widened)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from workers.data.arrays import Index
 from workers.data.collate import Inputs
 from workers.errors import RequestError, RunError
 from workers.inference import teacher
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from workers.training.objective import Objective
 
 Answer = Callable[[], Outputs]
-Beside = Callable[[Inputs], Answer]
-"""Begins to compute the outputs of a member for a batch of the student; the answer is on the batch's device, in
-float32."""
+Beside = Callable[[Inputs, Index], Answer]
+"""Begins to compute the outputs of a member for a batch of the student, with the ids [b] of its examples in the split;
+the answer is on the batch's device, in float32."""
 Wanted = Mapping[str, Collection[int]]
 """Layers that are compared, by field of `Outputs`."""
 
@@ -78,21 +79,20 @@ def of_module(
             found, layers = observe(module, x, needs), wanted()
         return (found if layers is None else found.only(layers)).float()
 
-    return lambda x: lambda: outputs(x)
+    return lambda x, ids: lambda: outputs(x)
 
 
 def from_actor(actor: Any, wanted: Callable[[], Wanted | None], timeout_s: float | None = None) -> Beside:
-    """The member in an actor, which computes while the student does. wanted: the layers to send.
+    """The member in an actor, which gets ids alone and computes while the student does. wanted: the layers to send.
 
     Raises: `RunError` where an answer takes longer than `timeout_s`. Ray sends a request again once it has restarted a
     lost actor, and waits without a limit where the cluster has no room for it.
     """
 
-    def begin(x: Inputs) -> Answer:
+    def begin(x: Inputs, ids: Index) -> Answer:
         import ray
 
-        alone = x.to("cpu").clone()  # a view would be sent with all that it is a view of
-        asked, device = actor.outputs.remote(alone, wanted()), x.device
+        asked, device = actor.outputs.remote(ids, wanted()), x.device
 
         def answer() -> Outputs:
             try:

@@ -50,9 +50,11 @@ AHEAD = 4
 class Batch(term.Batch):
     """One worker's cut of one batch, on its device: the signals for terms, and the inputs.
 
-    x: inputs of b examples, a tensor [b, ...] or named tensors. entropy: in nats, summed over the cut's targets.
+    ids: [b] int64 of the examples in the split. x: their inputs, a tensor [b, ...] or named tensors. entropy: in nats,
+    summed over the cut's targets.
     """
 
+    ids: Index
     x: Inputs
     entropy: float
 
@@ -60,7 +62,8 @@ class Batch(term.Batch):
         """Some of its examples as views, as a piece of the same batch. The entropy stays with the whole cut."""
         rows = rows_between(self.x, start, stop)
         targets = None if self.targets is None else self.targets.rows(rows)
-        return replace(self, labels=self.labels[rows], targets=targets, x=self.x[start:stop], entropy=0.0)
+        x, ids = self.x[start:stop], self.ids[start:stop]
+        return replace(self, labels=self.labels[rows], targets=targets, ids=ids, x=x, entropy=0.0)
 
 
 @dataclass(frozen=True)
@@ -316,10 +319,11 @@ class Share:
         cuts = np.diff(rows.edges(every[mine])[np.cumsum([0, *own])]).tolist()
         narrow = self.device.type == "cuda"
         x = widened(self._to(self.collator(split.x, every[mine], room, narrow=narrow))).split(own)
+        of = np.split(every[mine], np.cumsum(own)[:-1])
         y = self._to(torch.from_numpy(labels[rows.within(every, mine)])).split(cuts)
         if not soft:
             return [
-                Batch(y[k], None, size[k], labelled[k], examples=count, x=x[k], entropy=0.0)
+                Batch(y[k], None, size[k], labelled[k], examples=count, ids=of[k], x=x[k], entropy=0.0)
                 for k, count in enumerate(sizes)
             ]
         sums = np.diff(np.cumsum(np.concatenate(entropy), dtype=np.float64)[np.cumsum([0, *cuts])]).tolist()
@@ -327,7 +331,9 @@ class Share:
         for k, of_store in enumerate(self._to(joined(soft)).split(cuts)):
             targets = of_store.at(None if temperatures is None else temperatures[k])
             of_cut = sums[k] if targets is of_store else float(targets.entropy().sum())
-            found.append(Batch(y[k], targets, size[k], labelled[k], examples=sizes[k], x=x[k], entropy=of_cut))
+            found.append(
+                Batch(y[k], targets, size[k], labelled[k], examples=sizes[k], ids=of[k], x=x[k], entropy=of_cut)
+            )
         return found
 
     def _to(self, rows: Any) -> Any:

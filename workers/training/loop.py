@@ -164,7 +164,7 @@ def prepare(goal: Objective, model: nn.Module, beside: Beside | None, x: Inputs,
     if beside is not None:
         was = plain(model).training
         with torch.no_grad(), seeded(seed_of(seed, "objective")):
-            goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x)())
+            goal.prepare(observe(plain(model).eval(), x, goal.beside).float(), beside(x, np.arange(len(x)))())
         plain(model).train(was)
     goal.module.to(x.device)
 
@@ -253,7 +253,7 @@ def step(
     for piece, last in _pieces(batch, spec.micro_batch_size):
         separate = attention.for_training(piece.x.device, spec.precision)
         with separate, nullcontext() if last else _unsynchronised(progress.model):
-            answer = None if beside is None else beside(piece.x)
+            answer = None if beside is None else beside(piece.x, piece.ids)
             with autocast(piece.x.device, spec.precision):
                 outputs = forward(piece.x)
             if answer is not None:

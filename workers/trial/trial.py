@@ -312,7 +312,8 @@ def _beside(role: Role, goal: Objective) -> Beside | None:
         )
     found = beside.of_module(module, goal.beside, "float32")
     with _naming(f"{HIDDEN}: {role.beside.label}"):
-        found(loop.few(role.examples.x, own))()
+        few = loop.few(role.examples.x, own)
+        found(few, np.arange(len(few)))()
     return found
 
 
@@ -469,4 +470,5 @@ def _batch(role: Role, training: Training, size: int, first: Sequence[Examples])
     at, spec = training.at(role), role.loss
     soft = torch.softmax(torch.randn(len(y), network.classes) / at.temperature, dim=-1)
     targets = kinds.of_mean(soft, "float32", spec.top_k, at.temperature)
-    return Batch(y, targets, len(y), int((y != UNLABELLED).sum()), examples=len(batch), x=batch, entropy=0.0)
+    labelled = int((y != UNLABELLED).sum())
+    return Batch(y, targets, len(y), labelled, examples=len(batch), ids=ids, x=batch, entropy=0.0)
