@@ -84,7 +84,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
     if not probe:
         screen.wait_for("reading the data")
         dataset = loading.load(config.every_split, config.seed)
-        runs, probed = _from_shapes(config, dataset, other or _machines(config, verbose, screen), asked), 0
+        runs, probed = from_shapes(config, dataset, other or _machines(config, verbose, screen), asked), 0
     else:
         runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
     found = whole(runs)
@@ -103,7 +103,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
     )
 
 
-def _from_shapes(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Runs:
+def from_shapes(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked) -> Runs:
     """All runs, with rates from the operations of each network."""
 
     def timed(of: RunConfig) -> Timed:
@@ -121,7 +121,7 @@ def _rehearsed(
     estimates: list[Runs] = []
 
     def share(dataset: Dataset, machines: Machines) -> float:
-        runs = _from_shapes(config, dataset, other or machines, asked)
+        runs = from_shapes(config, dataset, other or machines, asked)
         estimates.append(runs)
         of_data = Workload.of(dataset)
         slowest_s = max(_slowest(each.rates, of_data) for each in (runs.first, *runs.students.values()))

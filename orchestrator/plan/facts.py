@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster.resources import Machines
 from workers.data.dataset import Dataset
-from workers.data.examples import embedded, values_of
+from workers.data.examples import arrays_of, embedded, values_of
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class DataFacts:
 
     examples: number of transfer examples in one view. values: numbers per example. positions: mean number of rows of
     soft targets per example. embedded: numbers that a model makes of each value (`examples.embedded`).
+    held: bytes of all splits in memory; mapped files are not in it.
     """
 
     examples: int
@@ -23,12 +24,21 @@ class DataFacts:
     values: int
     positions: float = 1.0
     embedded: int = 1
+    held: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataFacts:
         transfer = dataset.transfer
-        values = values_of(transfer.x)
-        return cls(len(transfer), dataset.views, dataset.classes, values, transfer.rows.mean, embedded(transfer.x))
+        arrays = {id(array): array.nbytes for x in dataset.inputs.values() for array in arrays_of(x)}
+        return cls(
+            examples=len(transfer),
+            views=dataset.views,
+            classes=dataset.classes,
+            values=values_of(transfer.x),
+            positions=transfer.rows.mean,
+            embedded=embedded(transfer.x),
+            held=sum(arrays.values()),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,20 @@
-"""What of a planned run does not fit: memory of nodes and GPUs, and the disk. Pure."""
+"""What of a planned run does not fit: memory of nodes and GPUs, and storage. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from orchestrator.cluster import resources
-from orchestrator.plan.outlook import Case, Outlook, PlannedStage, order_bytes
+from orchestrator.cluster.resources import Machines
+from orchestrator.config.run_config import RunConfig
+from orchestrator.plan.facts import DataFacts
+from orchestrator.plan.outlook import RUNTIME_BYTES, Case, Outlook, PlannedStage, order_bytes
+from orchestrator.plan.sizes import sizes
 from orchestrator.plan.whole import Runs
 from workers.data.memory import size
+
+SCHEDULE = "distillation.temperature"
 
 
 def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
@@ -15,20 +22,36 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
 
     found: the outlook of all runs. free: bytes on the disk of the storage, if known.
     """
-    case = runs.first.case
-    if free is not None and found.stored > free:
-        largest = max(runs.first.outlook.stages, key=lambda each: each.stored)
-        yield (
-            f"storage: the run stores {size(found.stored)}, with {size(largest.stored)} for {largest.name}, and "
-            f"'{case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
-            + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
-        )
-    yield from _of_order(case)
-    for stage in runs.first.outlook.stages:
+    lacking = of_storage(runs, found, free)
+    if lacking:
+        yield f"storage: {lacking}"
+    yield from _of_order(runs.first.case)
+    for case, stage in _stages(runs):
         yield from _of_memory(case, stage)
+
+
+def of_storage(runs: Runs, found: Outlook, free: int | None) -> str:
+    """Why storage has no room for all runs; empty where it has, or where that is not known. As `misfits`."""
+    if free is None or found.stored <= free:
+        return ""
+    largest = max(runs.first.outlook.stages, key=lambda each: each.stored)
+    return (
+        f"the run stores {size(found.stored)}, with {size(largest.stored)} for {largest.name}, and "
+        f"'{runs.first.case.config.storage}' has {size(free)} free. Set `storage` to a larger one"
+        + (", or `distillation.top_k`." if largest.name == "soft targets" else ".")
+    )
+
+
+def largest_in_memory(runs: Runs) -> tuple[str, int]:
+    """The stage that takes most main memory on a node, and its bytes there."""
+    return max(((stage.name, _on_node(case, stage)) for case, stage in _stages(runs)), key=lambda each: each[1])
+
+
+def _stages(runs: Runs) -> Iterator[tuple[Case, PlannedStage]]:
+    """Every stage of the first run, and of each further student those of its own, with the case of its run."""
+    yield from ((runs.first.case, stage) for stage in runs.first.outlook.stages)
     for name, each in runs.students.items():
-        for stage in each.own_stages(name):
-            yield from _of_memory(each.case, stage)
+        yield from ((each.case, stage) for stage in each.own_stages(name))
 
 
 def _of_order(case: Case) -> Iterator[str]:
@@ -42,23 +65,45 @@ def _of_order(case: Case) -> Iterator[str]:
 
 
 def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
-    """A process of a stage that is larger than the memory it runs in."""
-    machines, on_student = case.machines, stage.name not in ("members", "soft targets")
-    on_gpu = bool(case.plan.student.gpus) if on_student else case.plan.device == "cuda"
-    if on_gpu:
+    """The processes of a stage that are larger than the memory of their GPU or node."""
+    on_student = _is_of_student(stage)
+    if _is_on_gpu(case, stage):
         yield from _of_gpu(case, stage, 1 if on_student else _sharing(case, stage))
-        return
-    there = machines.of("student" if on_student else "teacher")
-    teachers = case.plan.teachers
-    tasks = min(teachers.size, resources.at_once(teachers, machines)) if stage.name == "members" else teachers.actors
-    at_once = case.plan.student.most if on_student else tasks
-    together, memory = -(-at_once // len(there.nodes)) * stage.memory, there.least_memory
+    together, memory = _on_node(case, stage), _nodes(case, stage).least_memory
     if memory and together > memory:
         fewer = "fewer `num_workers` of the student" if on_student else "more `ensemble.resources_per_member.num_cpus`"
         yield (
-            f"{stage.name}: the processes of a node need {size(together)} of memory, and the smallest node has "
-            f"{size(round(memory))}. Let fewer run at a time ({fewer}), take smaller batches, or larger nodes."
+            f"{stage.name}: the processes of a node need {size(together)} of memory with the data, and the smallest "
+            f"node has {size(round(memory))}. Let fewer run at a time ({fewer}), take smaller batches, or larger nodes."
         )
+
+
+def _on_node(case: Case, stage: PlannedStage) -> int:
+    """Bytes of main memory that a stage takes on one node: its processes at once, and the data.
+
+    The data are there once in Ray's shared memory. On a single node the driver is there, too, with data of its own.
+    """
+    if not stage.memory:  # unknown
+        return 0
+    teachers, nodes = case.plan.teachers, _nodes(case, stage)
+    tasks = min(teachers.size, resources.at_once(teachers, nodes)) if stage.name == "members" else teachers.actors
+    at_once = case.plan.student.most if _is_of_student(stage) else tasks
+    each = RUNTIME_BYTES + order_bytes(case) if _is_on_gpu(case, stage) else stage.memory
+    driver = RUNTIME_BYTES + case.data.held if len(case.machines.nodes) == 1 else 0
+    return -(-at_once // len(nodes.nodes)) * each + case.data.held + driver
+
+
+def _is_of_student(stage: PlannedStage) -> bool:
+    return stage.name not in ("members", "soft targets")
+
+
+def _is_on_gpu(case: Case, stage: PlannedStage) -> bool:
+    return bool(case.plan.student.gpus) if _is_of_student(stage) else case.plan.device == "cuda"
+
+
+def _nodes(case: Case, stage: PlannedStage) -> Machines:
+    """The nodes that a stage may run on."""
+    return case.machines.of("student" if _is_of_student(stage) else "teacher")
 
 
 def _sharing(case: Case, stage: PlannedStage) -> int:
@@ -76,3 +121,46 @@ def _of_gpu(case: Case, stage: PlannedStage, sharing: int) -> Iterator[str]:
             f"{stage.name}: {processes} {size(needed)} of GPU memory, and a GPU has {size(round(memory))}. Set "
             f"`micro_batch_size`, {'use larger GPUs' if sharing == 1 else 'let fewer share a GPU, or use larger ones'}."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes for logits in the storage of a run, None where they are not known; and bytes of memory on this machine."""
+
+    free: int | None
+    memory: int
+
+
+def of_logits(config: RunConfig, data: DataFacts, members: int, room: Room) -> Iterator[str]:
+    """What does not fit of the members' logits that a schedule of T keeps. It needs no other part of a plan."""
+    needed, workers = sizes(config, data, members), config.student.workers[1]
+    if room.free is not None and needed.logits > room.free:
+        yield (
+            f"{SCHEDULE}: a schedule keeps each member's logits, {size(needed.logits)} "
+            f"({_of_each(data, members)}), and '{config.storage}' has {size(room.free)} free on its disk. Set "
+            "`storage` to a larger one, or `temperature` to a number."
+        )
+    if workers * needed.held_by_worker > room.memory:
+        yield (
+            f"{SCHEDULE}: for a schedule each of the student's workers holds logits of {size(needed.held_by_worker)} "
+            f"while it mixes parts, and {workers} of them have {size(room.memory)} of memory available on this "
+            "machine. Use a machine with more memory, fewer members, or set `temperature` to a number."
+        )
+
+
+def note_on_logits(config: RunConfig, data: DataFacts, members: int, room: Room) -> str:
+    """What the logits of `of_logits` take, for the user."""
+    needed = sizes(config, data, members)
+    disk = "not known for this storage"
+    if room.free is not None:
+        disk = f"{size(room.free)} free on the disk of '{config.storage}'"
+    return (
+        f"{SCHEDULE}: a schedule keeps each member's logits: {size(needed.logits)} in storage "
+        f"({_of_each(data, members)}; {disk}), and {size(needed.held_by_worker)} of memory in each worker of the "
+        f"student ({size(room.memory)} available on this machine). The student's training begins once all are stored."
+    )
+
+
+def _of_each(data: DataFacts, members: int) -> str:
+    rows, of = round(data.examples * data.views * data.positions), "examples" if data.positions == 1 else "positions"
+    return f"{members} members x {rows:,} {of} x {data.classes:,} classes x 4 bytes"

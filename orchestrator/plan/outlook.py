@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
-from orchestrator.config.run_config import RunConfig
+from orchestrator.config.run_config import STUDENT, RunConfig
 from orchestrator.config.schema import ReportSpec
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
+from workers import storage
 from workers.models.profile import Profile
 from workers.specs.training import AnyTraining
 from workers.training.loader import CACHE_BYTES
@@ -198,7 +199,7 @@ def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
             seconds=start_s + trained_after(case.config.ensemble, {k: each[2] for k, each in trained.items()}, slots),
             core_hours=hours * plan.teachers.num_cpus,
             gpu_hours=hours * plan.teachers.num_gpus,
-            stored=sum(2 * _weights(case, key) for key, _, _ in trained.values()),
+            stored=sum(_kept(case, key) for key, _, _ in trained.values()),
             memory=max(_training_bytes(case, key, training, 1) for key, training, _ in trained.values()),
         ),
     )
@@ -278,7 +279,7 @@ def _training(
         core_hours=epochs_s * plan.cores / 3600,
         gpu_hours=epochs_s * plan.gpus / 3600,
         moved=read * reading * plan.most,
-        stored=2 * _weights(case, "student"),
+        stored=_kept(case, "student", packaged=name == STUDENT),
         memory=_training_bytes(case, "student", training, plan.most) + (case.plan.sizes.held_by_worker if read else 0),
     )
 
@@ -340,6 +341,17 @@ def _weights(case: Case, key: str) -> int:
     """Bytes of a model's weights; 0 where they are unknown."""
     found = case.profiles[f"{key}.model"]
     return 0 if found is None else found.weight_bytes
+
+
+def _kept(case: Case, key: str, *, packaged: bool = False) -> int:
+    """Bytes in storage of a trained network, and of the copy of it that the run shows.
+
+    On a disk that copy is a hard link, which takes nothing; an object store has no links. packaged: whether there is a
+    package for MLflow, too.
+    """
+    shown = 0 if storage.is_local(case.config.storage) else 1
+    package = int(packaged and case.config.tracking.registered_model is not False)
+    return (1 + shown + package) * _weights(case, key)
 
 
 def _training_bytes(case: Case, key: str, training: AnyTraining, workers: int) -> int:

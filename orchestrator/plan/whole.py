@@ -10,6 +10,7 @@ from orchestrator.config.student import StudentSpec
 from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, Rates
+from workers import storage
 
 SHARED = ("tokens", "members", "predictions", "soft targets")
 """Stages that a further student reuses."""
@@ -51,7 +52,10 @@ class Runs:
 
 
 def whole(runs: Runs) -> Outlook:
-    """The outlook of all runs, with the stages that each further student does not reuse."""
+    """The outlook of all runs, with the stages that each further student does not reuse.
+
+    A further student has what it reuses in its own folder: as hard links on a disk, as copies in an object store.
+    """
     config = runs.first.case.config
     run = runs.first.outlook
     stages, seconds = list(run.stages), run.seconds
@@ -59,6 +63,9 @@ def whole(runs: Runs) -> Outlook:
         shared = _same_baseline(student.case.config.student, config.student)
         own = [stage for stage in student.own_stages(name) if not (shared and stage.name == f"baseline-{name}")]
         stages += own
+        if not storage.is_local(config.storage):  # an object store, which has no links
+            copied = student.outlook.stored - sum(stage.stored for stage in own)
+            stages.append(PlannedStage(name=f"copies-{name}", where="the storage", seconds=0.0, stored=copied))
         seconds += sum(stage.seconds for stage in own)
     if config.generations > 1:
         later = _later_generation(runs.first)

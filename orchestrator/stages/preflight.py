@@ -16,12 +16,15 @@ from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.run_config import RunConfig, TrainingStage
 from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
-from orchestrator.stages import drawings, logits_room, remarks, specialists
+from orchestrator.plan import fit
+from orchestrator.plan.facts import DataFacts
+from orchestrator.plan.fit import Room
+from orchestrator.stages import drawings, remarks, specialists
 from orchestrator.stages.places import check_submitted
 from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
 from orchestrator.stages.roles import looked_into, needs_beside, roles
 from workers import mixture_weights, storage
-from workers.data import labels, loading, sampling
+from workers.data import labels, loading, memory, sampling
 from workers.data.dataset import Dataset
 from workers.data.memory import size
 from workers.errors import RequestError
@@ -137,7 +140,7 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
     if top_k is not None and top_k > dataset.classes:
         raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
     size = _known_size(config, machines)
-    room = logits_room.check(config, dataset, size) if size is not None else ()
+    room = check_logits(config, dataset, size) if size is not None else ()
     _check_objective(config, dataset)
     _check_bias(config, dataset)
     for key, group in zip(config.ensemble.keys(), config.ensemble.groups, strict=True):
@@ -215,8 +218,27 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
     if config.ensemble.count is not None:
         return dataset
     looked_into(config, members)
-    notes = logits_room.check(config, dataset, members)
+    notes = check_logits(config, dataset, members)
     return dataset.noted(*(note for note in notes if note not in dataset.notes))
+
+
+def check_logits(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
+    """A note on the room that the members' logits of a schedule of T take; none without a schedule.
+
+    The memory is that of this machine; that of other nodes is not known before the plan. Raises: `RequestError` where
+    storage or memory is too small.
+    """
+    if not config.distillation.is_scheduled:
+        return ()
+    data, free = DataFacts.of(dataset), storage.free_bytes(config.folder)
+    if free is not None:  # logits of an earlier attempt are among those that are needed
+        place = storage.local_folder(config.folder)
+        free += sum(path.stat().st_size for path in place.glob("logits/*/*.parquet"))
+    room = Room(free=free, memory=memory.available())
+    lacking = next(fit.of_logits(config, data, members, room), "")
+    if lacking:
+        raise RequestError(lacking)
+    return (fit.note_on_logits(config, data, members, room),)
 
 
 def _check_objective(config: RunConfig, dataset: Dataset) -> None:

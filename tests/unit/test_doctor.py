@@ -17,15 +17,22 @@ from orchestrator.cli.checks.finding import Finding
 from orchestrator.cli.checks.machine import Driver, Torch
 from orchestrator.cli.command import main
 from orchestrator.cli.doctor import MACHINE
+from orchestrator.plan.fit import misfits
+from orchestrator.plan.whole import whole
 from orchestrator.stages import preflight
-from tests import texts
 from tests.makers import write_config, write_idx
 from workers.errors import RequestError
-from workers.specs.models import model_of
 from workers.user_code import origins
 
 GIB = 2**30
 CPU_BUILD, CUDA_BUILD = Torch("2.13.0+cpu", "", ()), Torch("2.13.0", "13.0", ())
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Ray of other tests would decide on machines."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
 
 GPUS: dict[str, tuple[Torch, Driver | None, str, str]] = {
     "used": (Torch("2.13.0", "13.0", ("H200",)), Driver(("H200",), (13, 0)), "ok", r"H200 \(CUDA 13.0\)"),
@@ -169,11 +176,8 @@ TRAINED: dict[str, tuple[dict[str, object], str, str]] = {
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_what_would_stop_a_run_once_it_builds_its_models(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_would_stop_a_run_once_it_builds_its_models(case: str, tmp_path: Path) -> None:
     changes, name, message = TRAINED[case]
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests would decide on capacity
     (tmp_path / "later.py").write_text('def net(**_):\n    raise NotImplementedError("return the network here")\n')
     path = write_config(tmp_path, **changes)
     finding = found(path, name)
@@ -212,21 +216,27 @@ def test_a_right_configuration(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_disk_and_memory(tmp_path: Path) -> None:
+def test_disk_and_memory_are_those_of_the_plan(tmp_path: Path) -> None:
     asked = request.Request(of(write_config(tmp_path)))
-    # members 24 units, student and baseline 6: 8 inputs, 3 classes; soft targets 600 x 3 float32
+    # members 24 units, student and baseline 6: 8 inputs, 3 classes, each once; soft targets 600 x 3 float32;
+    # predictions of 600 examples by each member, and of 400 by student and baseline
     numbers = 3 * (8 * 24 + 24 + 24 * 3 + 3) + 2 * (8 * 6 + 6 + 6 * 3 + 3)
-    needed = 4 * numbers + 600 * 3 * 4
-    assert request.disk(asked, free=needed + 1).level == "ok" and request.disk(asked, free=needed).level == "stops"
-    assert request.room(asked, available=64 * GIB, cores=2).level == "ok"
-    assert request.room(asked, available=GIB // 2, cores=2).level == "warning"
+    needed = 4 * (numbers + 600 * 3 + (3 * 600 + 2 * 400) * 3)
+    assert request.disk(asked, free=needed).level == "ok"
+    full = request.disk(asked, free=needed - 1)
+    assert full.level == "stops" and full.found.startswith("the run stores") and "Set `storage`" in full.found
+    assert asked.planned is not None
+    (lacking,) = misfits(asked.planned, whole(asked.planned), needed - 1)
+    assert lacking == f"storage: {full.found}"
+    assert request.room(asked, available=64 * GIB).level == "ok"
+    small = request.room(asked, available=GIB // 2)
+    assert small.level == "warning" and re.search("and the data take about [0-9.]+ GiB", small.found)
 
 
-def test_a_network_that_is_written_out_has_its_size_without_its_memory(tmp_path: Path) -> None:
-    asked = request.Request(of(write_config(tmp_path)))
-    large = {"model_type": "bert", "num_hidden_layers": 100, "hidden_size": 8192, "num_attention_heads": 64}
-    model = model_of({"kind": "transformers", "tokenizer": texts.tokenizer(tmp_path), "config": large})
-    assert asked.parameters(model.for_classes(2, ("a", "b"))) > 1e10
+def test_data_that_are_not_read_have_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "LOADED_BYTES", 10)
+    for name in ("disk", "memory"):
+        assert found(write_config(tmp_path), name) == Finding(name, request.PLANNED)
 
 
 def test_further_students_are_checked(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from workers.data import memmap
 from workers.data.arrays import Joined, Room, Rows, digest, gather
 from workers.data.column import Column
 from workers.data.dataset import Dataset, Split
+from workers.data.examples import Columns, arrays_of
 from workers.data.loading import load
 from workers.data.memmap import Watched
+from workers.data.ragged import Ragged
 from workers.errors import RequestError, RunError
 from workers.specs.data import DataSpec
 
@@ -45,6 +47,20 @@ def test_what_cannot_be_mapped_is_not(tmp_path: Path) -> None:
     np.savez(tmp_path / "columns.npz", x=np.asfortranarray(X[:, :, 0]), o=np.array([None]))
     for file, name in (("compressed", "x"), ("columns", "x"), ("columns", "o"), ("columns", "nothing")):
         assert memmap.array_in_npz(str(tmp_path / f"{file}.npz"), name) is None
+
+
+def test_what_is_mapped_takes_no_memory(tmp_path: Path) -> None:
+    held, rows = np.zeros((4, 2), np.float32), np.array([1, 3])
+    np.save(tmp_path / "x.npy", held)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    columns = {
+        "rows": Rows(held, rows),
+        "joined": Joined((held[:1], held[1:2])),
+        "ragged": Ragged.packed(np.zeros(4, np.int64), rows),
+        "mapped": Rows(mapped, rows),
+        "watched": Rows(memmap.watched(mapped), rows),
+    }
+    assert sorted(each.nbytes for each in arrays_of(Columns(columns))) == [8, 8, 32, 32]
 
 
 def test_part_of_a_mapped_array_travels_as_its_values(tmp_path: Path) -> None:

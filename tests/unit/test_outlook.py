@@ -13,7 +13,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.plan import kept
 from orchestrator.plan.designs import designs
 from orchestrator.plan.facts import DataFacts, Facts
-from orchestrator.plan.fit import misfits
+from orchestrator.plan.fit import largest_in_memory, misfits
 from orchestrator.plan.outlook import READ_BYTES_S, Case, Outlook, makespan, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, CPU_FLOPS, Rates, TrainingRate, of_shapes
@@ -161,6 +161,36 @@ def test_what_does_not_fit_is_named_with_figures(tmp_path: Path) -> None:
                      facts=replace(shared.facts, machines=replace(GPUS, gpu_memory=1.2 * 2.0**33)))  # fmt: skip
     (only, *_) = misfits(alone(shared, rates), outlook(shared, rates), free=None)
     assert only.startswith("members: 2 processes on one GPU need 16.0 GiB")
+
+
+def test_a_copy_takes_room_in_an_object_store_alone(tmp_path: Path) -> None:
+    tracked = {"tracking__registered_model": "small"}
+    local, remote = case(tmp_path, **tracked), case(tmp_path, storage="memory://runs", **tracked)
+    stored = [{stage.name: stage.stored for stage in outlook(of, RATES).stages} for of in (local, remote)]
+    weights = PROFILE.weight_bytes
+    assert [of["members"] for of in stored] == [5 * weights, 2 * 5 * weights]
+    assert [of["baseline"] for of in stored] == [weights, 2 * weights]
+    assert [of["student"] for of in stored] == [2 * weights, 3 * weights]  # with the package for MLflow
+    further = [whole(Runs(Timed(of, RATES), {"tiny": Timed(of, RATES)})) for of in (local, remote)]
+    copies = [[each.stored for each in found.stages if each.name == "copies-tiny"] for found in further]
+    assert copies == [[], [sum(stored[1].values()) - stored[1]["student"] - stored[1]["evaluation"]]]
+
+
+def test_ten_large_members_fit_a_disk_of_half_as_much_again(tmp_path: Path) -> None:
+    of = case(tmp_path, ensemble__size=10)
+    large = replace(of, profiles={**of.profiles, "ensemble.model": replace(PROFILE, weight_bytes=10**10)})
+    assert [each for each in misfits(alone(large), outlook(large, RATES), 150 * 10**9) if "storage" in each] == []
+
+
+def test_the_data_are_part_of_the_memory_of_a_node(tmp_path: Path) -> None:
+    of = case(tmp_path)
+    held = replace(of, facts=replace(of.facts, data=replace(of.data, held=2**33)))
+    needed, with_data = (largest_in_memory(alone(each))[1] for each in (of, held))
+    assert with_data - needed == 2 * 2**33  # of the driver, and shared by all other processes
+    several = replace(held, facts=replace(held.facts, machines=Machines(FOUR_CORES.nodes * 2, cuda=False)))
+    assert largest_in_memory(alone(several))[1] < with_data - 2**33  # the driver may be on another node
+    first = next(misfits(alone(held), outlook(held, RATES), None))
+    assert first.startswith("members: the processes of a node need 17.") and "with the data" in first
 
 
 def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.data import arrays, ragged
 from workers.data.arrays import Index, Joined, Rows
@@ -98,6 +100,23 @@ Examples = Column | Columns
 def columns_of(x: Examples) -> Mapping[str, AnyColumn]:
     """The columns by name; a dense column without a name is called `X`."""
     return x.columns if isinstance(x, Columns) else {X: x}
+
+
+def arrays_of(x: Examples) -> list[NDArray[Any]]:
+    """The arrays that hold the columns in memory. Mapped files and lazy columns of a factory have none."""
+    found: list[NDArray[Any]] = []
+    left: list[AnyColumn] = [*columns_of(x).values()]
+    while left:
+        match left.pop():
+            case Ragged(arrays=several):
+                left += several
+            case Joined(parts=parts):
+                left += parts
+            case Rows(of=of):
+                left.append(of)
+            case np.ndarray() as array if not isinstance(array, np.memmap):
+                found.append(array)
+    return found
 
 
 def explicit_positions(x: Examples) -> Ragged | None:

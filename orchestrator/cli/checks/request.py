@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from functools import cached_property, partial
 
 from orchestrator.cli.checks.finding import Check, Finding
 from orchestrator.cluster import resources
-from orchestrator.config.ensemble import MemberGroup
 from orchestrator.config.initial import WORDS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.plan.facts import DataFacts
-from orchestrator.plan.sizes import sizes
+from orchestrator.plan import fit
+from orchestrator.plan.whole import Runs, whole
 from workers import storage
-from workers.data import idx_files, image_folders, loading, memory
+from workers.data import idx_files, loading, memory
 from workers.data.dataset import Dataset
-from workers.data.examples import Examples, columns_of
 from workers.data.labels import LABELLED
-from workers.data.ragged import Ragged
 from workers.data.splits import SPLITS
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
 from workers.specs.data import DataSpec, IdxFiles
-from workers.specs.models import AnyModel, ModelSpec, OnnxModel, SklearnFile, TransformersModel
+from workers.specs.models import AnyModel, OnnxModel, SklearnFile, TransformersModel
 from workers.user_code import origins
 
 EXTRAS = {
@@ -41,17 +35,12 @@ PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfs
 """The package that fsspec needs for a protocol."""
 LOADED_BYTES = 2**29
 """Most bytes of data files that are read to check them; of larger ones, only their existence is checked."""
-PROCESS_BYTES = 350 * 2**20
-"""Memory of a process with torch and Ray, before data and networks."""
-TRAINING_COPIES = 4
-"""Of a network in training: weights, gradients, and two moments of Adam."""
-FLOAT_BYTES = 4
-ASSUMED_MEMBERS = 5
 UNKNOWN = "not known before data and code are right"
+PLANNED = "not known here: `stillhouse plan` reads all data and asks the cluster"
 
 
 class Request:
-    """A configuration, and what several checks ask of it: its data, and the sizes of its networks."""
+    """A configuration, and what several checks ask of it: its data, and its plan on this machine."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -71,47 +60,23 @@ class Request:
         return sum(map(storage.bytes_below, each))
 
     @cached_property
-    def held_bytes(self) -> int:
-        """Bytes of the arrays that the data files become, about."""
-        data = self.config.data
-        if data.kind != "images":
-            return self.bytes * (FLOAT_BYTES if data.kind == "idx" else 1)
-        assert data.image_size is not None, "checked by DataSpec"
-        files = [image_folders.files(place) for several in self.files.values() for place in several]
-        pixels = math.prod(data.image_size) * image_folders.CHANNELS[data.image_mode]
-        return FLOAT_BYTES * pixels * sum(map(len, files))
-
-    @cached_property
     def loaded(self) -> Dataset | None:
         """The checked data set; None where it is too large to load here. Raises: `RequestError`."""
         if self.bytes > LOADED_BYTES:
             return None
         return loading.load(self.config.every_split, self.config.seed)
 
-    def parameters(self, model: AnyModel) -> int:
-        """Numbers in a network; of a file, its size. Raises: `RequestError` where it cannot be built, or is missing."""
-        if isinstance(model, ModelSpec) or (isinstance(model, TransformersModel) and model.checkpoint is None):
-            import torch
+    @cached_property
+    def planned(self) -> Runs | None:
+        """All runs of the command on this machine, planned from shapes; None where the data are too large to load here,
+        or a cluster decides. Raises: `RequestError`, and what a network raises on examples."""
+        from orchestrator import planning
+        from orchestrator.cluster import connection
 
-            from workers.models import torch_module
-
-            may_be_large = isinstance(model, TransformersModel)  # without memory then
-            with torch.device("meta") if may_be_large else nullcontext():
-                return torch_module.parameters(torch_module.build(model))
-        place = model.checkpoint if isinstance(model, TransformersModel) else model.file
-        if place is None:
-            return 0
-        names = storage.files_below(place) if storage.is_folder(place) else []
-        weights = [storage.join(place, n) for n in names if n.endswith((".safetensors", ".bin"))] if names else [place]
-        try:
-            return sum(map(storage.size, weights)) // FLOAT_BYTES
-        except FileNotFoundError:
-            raise RequestError(f"'{place}': no such file, so its size is not known.") from None
-
-    def members(self) -> list[MemberGroup]:
-        """The group of each member; five where the cluster decides how many there are."""
-        ensemble = self.config.ensemble
-        return ensemble.of_each(ensemble.count or ASSUMED_MEMBERS)
+        dataset, machines = self.loaded, connection.expected()
+        if dataset is None or machines is None:
+            return None
+        return planning.from_shapes(self.config, dataset, machines, planning.Asked(probe=False))
 
 
 def _places(data: DataSpec, split: str, asked: str | IdxFiles) -> tuple[str, ...]:
@@ -306,56 +271,35 @@ def _noted(found: str, notes: Iterable[str]) -> str:
     return "".join([found, *(f"\n  note: {note}" for note in notes)])
 
 
+def _planned(request: Request, name: str) -> Runs | Finding:
+    """The plan of all runs, or the finding of a check that needs one."""
+    try:
+        return request.planned or Finding(name, PLANNED)
+    except Exception:  # of the data, or of the user's network, which other checks report
+        return Finding(name, UNKNOWN, "stops")
+
+
 def disk(request: Request, free: int | None = None) -> Finding:
-    """Whether storage has room for soft targets, logits and weights. free: bytes; None: those of the disk."""
+    """Whether storage has room for what a run stores. free: bytes; None: those of the disk."""
     config = request.config
     free = storage.free_bytes(config.storage) if free is None else free
     if free is None:
         return Finding("disk", f"not known of {config.storage}")
-    try:
-        needed = _stored_bytes(request)
-    except RequestError:
-        return Finding("disk", UNKNOWN, "stops")
-    found = f"{memory.size(free)} free, and a run stores about {memory.size(needed)}"
-    return Finding("disk", found, "ok" if free > needed else "stops")
+    runs = _planned(request, "disk")
+    if isinstance(runs, Finding):
+        return runs
+    found = whole(runs)
+    lacking = fit.of_storage(runs, found, free)
+    fits = f"{memory.size(free)} free, and a run stores about {memory.size(found.stored)}"
+    return Finding("disk", lacking or fits, "stops" if lacking else "ok")
 
 
-def _stored_bytes(request: Request) -> int:
-    config = request.config
-    trained = [request.parameters(group.model) for group in request.members() if group.training is not None]
-    students = [request.parameters(run.student.model) * (1 + len(run.training_stages)) for run in _runs(config)]
-    weights = FLOAT_BYTES * (sum(trained) + sum(students))
-    if request.loaded is None:
-        return weights
-    of_targets = sizes(config, DataFacts.of(request.loaded), len(request.members()))
-    return weights + of_targets.soft_targets + of_targets.logits
-
-
-def room(request: Request, available: int | None = None, cores: int | None = None) -> Finding:
-    """Whether memory has room for the data, and for the networks that train at once."""
-    cores = cores or os.cpu_count() or 1
+def room(request: Request, available: int | None = None) -> Finding:
+    """Whether memory has room for the data, and for the processes of each stage. available: bytes; None: those here."""
+    runs = _planned(request, "memory")
+    if isinstance(runs, Finding):
+        return runs
     available = memory.available() if available is None else available
-    asked = request.config.ensemble.resources_per_member.num_cpus
-    at_once = max(1, min(len(request.members()), resources.times(asked, cores)))
-    try:
-        needed = _held_bytes(request, at_once)
-    except RequestError:
-        return Finding("memory", UNKNOWN, "stops")
-    found = (
-        f"{memory.size(available)} available; {at_once} members at once and the data take about {memory.size(needed)}"
-    )
+    stage, needed = fit.largest_in_memory(runs)
+    found = f"{memory.size(available)} available; {stage} and the data take about {memory.size(needed)}"
     return Finding("memory", found, "ok" if available > needed else "warning")
-
-
-def _held_bytes(request: Request, at_once: int) -> int:
-    """Memory of the driver, of Ray, of two copies of the data, and of so many members in training."""
-    largest = max(request.parameters(group.model) for group in request.members())
-    arrays = request.held_bytes if request.loaded is None else sum(map(_bytes_of, request.loaded.inputs.values()))
-    return 2 * (arrays + PROCESS_BYTES) + at_once * (PROCESS_BYTES + TRAINING_COPIES * FLOAT_BYTES * largest)
-
-
-def _bytes_of(x: Examples) -> int:
-    return sum(
-        math.prod((int(c.lengths.sum()), *c.of_value) if isinstance(c, Ragged) else c.shape) * c.dtype.itemsize
-        for c in columns_of(x).values()
-    )

@@ -1,4 +1,4 @@
-"""What a schedule of T costs, told before a run; and a run that has no room for it."""
+"""Checks before a run: what a schedule of T costs and whether there is room for it, and which member is looked into."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.stages import logits_room, preflight
+from orchestrator.stages import preflight
 from tests.makers import write_config
 from workers.data import loading, memory
 from workers.errors import RequestError
@@ -29,17 +29,17 @@ def config(folder: Path, **changes: Any) -> RunConfig:
 
 def test_the_note_says_what_it_costs(tmp_path: Path) -> None:
     asked = config(tmp_path)
-    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 3)
+    (note,) = preflight.check_logits(asked, loading.load(asked.data, 0), 3)
     assert "keeps each member's logits: 21.1 KiB in storage (3 members x 600 examples x 3 classes x 4 bytes; " in note
     assert f"free on the disk of '{tmp_path}/runs'" in note and "576.0 KiB of memory in each worker" in note
-    assert "The student starts when all of them are there." in note
+    assert "The student's training begins once all are stored." in note
     plain = config(tmp_path, distillation__temperature=4.0)
-    assert logits_room.check(plain, loading.load(plain.data, 0), 3) == ()
+    assert preflight.check_logits(plain, loading.load(plain.data, 0), 3) == ()
 
 
 def test_unlabelled_examples_count(tmp_path: Path) -> None:
     asked = config(tmp_path, data__unlabeled="more.npz")
-    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 5)
+    (note,) = preflight.check_logits(asked, loading.load(asked.data, 0), 5)
     assert "5 members x 900 examples x 3 classes" in note
 
 
@@ -48,23 +48,23 @@ def test_a_full_disk_is_refused_but_for_what_is_there(tmp_path: Path, monkeypatc
     dataset = loading.load(asked.data, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(NEEDED - 1))
     with pytest.raises(RequestError, match=r"21\.1 KiB \(3 members .*\), and '.*/runs' has 21\.1 KiB free on its disk"):
-        logits_room.check(asked, dataset, 3)
+        preflight.check_logits(asked, dataset, 3)
     kept = Path(asked.folder, "logits", "0123", "part-000000-0123456789abcdef.parquet")
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"x")  # of an earlier attempt
-    assert logits_room.check(asked, dataset, 3)
+    assert preflight.check_logits(asked, dataset, 3)
 
 
 def test_a_memory_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(tmp_path, student__num_workers=2)
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
     with pytest.raises(RequestError, match=r"student's workers holds logits of 576\.0 KiB .*and 2 of them have"):
-        logits_room.check(asked, loading.load(asked.data, 0), 3)
+        preflight.check_logits(asked, loading.load(asked.data, 0), 3)
 
 
 def test_of_an_object_store_the_room_is_not_known(tmp_path: Path) -> None:
     asked = config(tmp_path, storage="memory://runs")
-    (note,) = logits_room.check(asked, loading.load(asked.data, 0), 3)
+    (note,) = preflight.check_logits(asked, loading.load(asked.data, 0), 3)
     assert "not known for this storage" in note
 
 
