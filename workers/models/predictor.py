@@ -1,8 +1,9 @@
 """The interface of a trained member or student: inputs -> outputs, independent of the library that computes them.
 
-`KINDS` names the class of each kind of model; each has its own file. No other code depends on the kind: teachers,
-evaluation and trial call `load`, and then the predictor. Operations that need a torch module (packing, stacking, moving
-to a device) apply only where `Predictor.module` is set.
+`KINDS` names the class of each kind of model; each has its own file. Teachers and evaluation call `load`, and then the
+predictor, whatever the kind. Checks, exports and `doctor` also ask for the class of a spec, mostly for tokenizers and
+checkpoints of `transformers`. Operations that need a torch module (packing, stacking, moving to a device) apply only
+where `Predictor.module` is set.
 """
 
 from __future__ import annotations
