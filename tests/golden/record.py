@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,11 +57,19 @@ def machine() -> dict[str, str]:
 
     return {
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "cores": str(os.cpu_count()),
         "architecture": platform.machine(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def _instructions() -> str:
+    """The vector and matrix instructions of this CPU, by which oneDNN chooses kernels; empty where it is not Linux."""
+    cpu = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", cpu.read_text() if cpu.exists() else "", re.MULTILINE)
+    return " ".join(sorted(flag for flag in (flags[1].split() if flags else []) if re.match("avx|amx|fma", flag)))
 
 
 METRICS = ("examples", "accuracy", "nll", "ece")

@@ -251,7 +251,7 @@ def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
 ) -> None:
     spec = asked(tmp_path, copies=2)
     complete = loading.load(spec, 0)
-    monkeypatch.setattr(masked_texts, "SAMPLE", 8)
+    monkeypatch.setattr(masked_texts, "SAMPLE", 24)
     monkeypatch.setattr(masked_texts, "ENDS", 2)
     part, whole = loading.load(spec, 0), loading.load_whole(spec, 0)
     assert len(part.train) == len(complete.train) and part.digests == complete.digests == whole.digests
