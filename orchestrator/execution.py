@@ -22,9 +22,9 @@ from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import places, preflight
-from orchestrator.stages.context import Context
+from orchestrator.stages.context import BaseContext, Context
 from orchestrator.stages.stage import Results, Stage, execute
-from orchestrator.stages.tokens import Tokenizing, tokenized, without_texts
+from orchestrator.stages.tokens import tokenized, without_texts
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
 from workers.data.dataset import Dataset
@@ -103,21 +103,17 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
             tracking_record.write(record, config.folder)
             catalogue = Catalogue(config.storage, config.name, among=options.done if options.fresh else None)
-            tokenizing = Tokenizing(
+            base = BaseContext(
                 config=config, machines=machines, events=events, heartbeat=heartbeat, artifacts=catalogue
             )
-            dataset = tokenized(tokenizing, dataset)
+            dataset = tokenized(base, dataset)
             given, dataset = dataset.test.x, without_texts(config, dataset)
             data = connection.share(dataset)
             context = Context(
-                config=config,
+                **vars(base),
                 dataset=dataset,
                 data=data,
-                machines=machines,
                 plan=plan,
-                events=events,
-                heartbeat=heartbeat,
-                artifacts=catalogue,
                 page=page,
                 repetitions=options.repetitions,
                 students=options.students,

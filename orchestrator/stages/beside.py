@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from orchestrator.cluster import errors
-from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.stages.ray_tasks import waiting_for
 from workers.inference.teacher import Member
 from workers.specs.objective import DistillationSpec
 from workers.training import objective
@@ -68,12 +68,11 @@ def started(run: Context, job: StudentJob) -> Iterator[MemberBeside | None]:
 
 
 def _wait(run: Context, ready: ray.ObjectRef[bool], name: str) -> None:
-    held = run.plan.teachers.held
-    need = Need(f"actor of {name} for hidden states", 1, held, held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note)
+    what = f"actor of {name} for hidden states"
+    waiting = waiting_for(run, what, 1, run.plan.teachers.held)
     while not ray.wait([ready], timeout=POLL_S)[0]:
         waiting.check()
     try:
         ray.get(ready)
     except ray.exceptions.RayError as error:
-        raise errors.as_run_error(f"starting the {need.what}", error) from error
+        raise errors.as_run_error(f"starting the {what}", error) from error

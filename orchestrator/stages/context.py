@@ -22,22 +22,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """A running run: its configuration, data, machines, plan and observers."""
+class BaseContext:
+    """The part of a context that needs no complete data set."""
 
     config: RunConfig
-    dataset: Dataset
-    data: ray.ObjectRef[Dataset]
-    """The data set in Ray's object store, for all processes of the cluster."""
     machines: Machines
-    plan: Plan
-    """The decisions made before the stages start."""
     events: Fanout
     """Receives the events of all stages."""
     heartbeat: Heartbeat
     """News of worker processes."""
     artifacts: Catalogue
     """Artifacts of this run and of others in its storage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(BaseContext):
+    """A running run: its configuration, data, machines, plan and observers."""
+
+    dataset: Dataset
+    data: ray.ObjectRef[Dataset]
+    """The data set in Ray's object store, for all processes of the cluster."""
+    plan: Plan
+    """The decisions made before the stages start."""
     repetitions: Sequence[Report] = ()
     """Reports of the same run with other seeds."""
     students: Mapping[str, Report] = field(default_factory=dict)

@@ -8,13 +8,12 @@ completion for both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.reservation import Need, Waiting
-from orchestrator.cluster.tasks import Task, completed
+from orchestrator.cluster.tasks import Task
 from orchestrator.stages import beside, ray_train
+from orchestrator.stages.ray_tasks import run_tasks
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
 from workers.specs.models import AnyModel, Learner, NetworkModel
@@ -104,10 +103,7 @@ def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name:
     )
     doing = f"training the {job.role}"
     task = Task(job.role, fit_student, (work, run.data, run.heartbeat.queue), placement, doing, f"fit {job.role}")
-    waiting = Waiting(
-        Need(doing, 1, placement.held, placement.held), run.config.ensemble.start_timeout_s, run.events.note, least=1
-    )
-    with closing(completed([task], waiting, run.heartbeat, cancel=run.machines.borrowed)) as ended:
+    with run_tasks(run, doing, [task]) as ended:
         ((_, history),) = ended
     found: list[Epoch] = history
     return found

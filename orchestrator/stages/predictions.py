@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from orchestrator.cluster.reservation import Need, Waiting
 from orchestrator.cluster.resources import Placement
-from orchestrator.cluster.tasks import Task, completed
+from orchestrator.cluster.tasks import Task
 from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
+from orchestrator.stages.ray_tasks import run_tasks
 from workers import storage
 from workers.artifacts import catalogue
 from workers.artifacts.key import Key
@@ -108,9 +107,6 @@ def results_of(
     for name, arguments in of.items():
         own = f"{doing}: {name}"
         tasks[own] = Task(own, job, (*arguments, own, run.heartbeat.queue), placement)
-    need = Need(doing, len(tasks), placement.held, placement.held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
-    cancel = run.machines.borrowed  # else they end with the Ray of this run
-    with closing(completed(list(tasks.values()), waiting, run.heartbeat, cancel=cancel)) as ended:
+    with run_tasks(run, doing, list(tasks.values())) as ended:
         found = {task.name: result for task, result in ended}
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}

@@ -6,18 +6,17 @@ Blocks of texts are tokenized by Ray tasks, a few at a time, so that no process 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from orchestrator.cluster.reservation import Need, Waiting
-from orchestrator.cluster.resources import Machines, Placement
-from orchestrator.cluster.tasks import Task, completed
+from orchestrator.cluster.resources import Placement
+from orchestrator.cluster.tasks import Task
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
+from orchestrator.stages.ray_tasks import run_tasks
 from workers.artifacts import catalogue, parts, store
-from workers.artifacts.catalogue import Catalogue, Found
+from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import TOKENS
 from workers.data import masked_texts, masking, token_files
@@ -34,8 +33,8 @@ from workers.models import predictor
 from workers.trial.sequences import check_tokenized, check_tokens
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.heartbeat import Heartbeat
-    from orchestrator.observers.fanout import Fanout, Progress
+    from orchestrator.observers.fanout import Progress
+    from orchestrator.stages.context import BaseContext
 
 BLOCK_BYTES = 2**24
 """About how many bytes of texts a task tokenizes; each block is a file that every process maps."""
@@ -46,17 +45,6 @@ Block = tuple[Ragged, ...]
 W = TypeVar("W")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokenizing:
-    """What tokenizing needs of the run."""
-
-    config: RunConfig
-    machines: Machines
-    events: Fanout
-    heartbeat: Heartbeat
-    artifacts: Catalogue
-
-
 class Wanted(NamedTuple):
     """Tokens that a run needs: those of the texts in `x`, made so, under this key."""
 
@@ -65,7 +53,7 @@ class Wanted(NamedTuple):
     key: Key
 
 
-def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
+def tokenized(run: BaseContext, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer.
 
     Raises: `UnfitText` where a text has no tokens, or more than a model has positions.
@@ -89,7 +77,7 @@ def tokenized(run: Tokenizing, dataset: Dataset) -> Dataset:
     return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
 
 
-def _masked(run: Tokenizing, dataset: Dataset, texts: Mapping[str, tuple[str, Columns]]) -> Dataset:
+def _masked(run: BaseContext, dataset: Dataset, texts: Mapping[str, tuple[str, Columns]]) -> Dataset:
     """The data set with the tokens of its masked texts, which all models take. texts: as of `masked_texts.texts_of`.
 
     Raises: `UnfitText` where a text has no token that may be masked, or more than a model has positions.
@@ -106,7 +94,7 @@ def _masked(run: Tokenizing, dataset: Dataset, texts: Mapping[str, tuple[str, Co
     return found
 
 
-def _made(run: Tokenizing, stage: Progress, wanted: Mapping[W, Wanted]) -> Iterator[tuple[W, Mapping[str, Ragged]]]:
+def _made(run: BaseContext, stage: Progress, wanted: Mapping[W, Wanted]) -> Iterator[tuple[W, Mapping[str, Ragged]]]:
     """The columns of tokens of each, found in the storage or computed."""
     had = run.artifacts.obtain_all((each.key, paths.tokens) for each in wanted.values())
     if note := catalogue.note("tokens", had):
@@ -120,7 +108,7 @@ def _key(dataset: Dataset, split: str, how: Tokenization) -> Key:
     return TOKENS.key(texts=dataset.digest_of_inputs(split), **how.identity)
 
 
-def _obtained(run: Tokenizing, x: Columns, how: Tokenization, key: Key, found: Found | None) -> Mapping[str, Ragged]:
+def _obtained(run: BaseContext, x: Columns, how: Tokenization, key: Key, found: Found | None) -> Mapping[str, Ragged]:
     """The tokens of a split, of which blocks that are missing or damaged are computed."""
     folder = RunFolder(run.config.folder).tokens(key.digest)
     there = {number: name for number, name, _ in parts.files(folder, ENDING) if token_files.is_whole(folder, name)}
@@ -142,7 +130,7 @@ def _blocks(x: Columns) -> Iterator[tuple[int, slice]]:
 
 
 def _computed(
-    run: Tokenizing, x: Columns, folder: str, how: Tokenization, missing: Sequence[tuple[int, slice]]
+    run: BaseContext, x: Columns, folder: str, how: Tokenization, missing: Sequence[tuple[int, slice]]
 ) -> Iterator[tuple[int, str]]:
     """Tokenize blocks; yields the number and the file of each. A single block is not worth a process of its own."""
     if len(missing) == 1:
@@ -158,9 +146,7 @@ def _computed(
             Task(name, tokenize, (*block, name, run.heartbeat.queue), placement, f"tokenizing with '{how.uri}'")
             for name, block in blocks.items()
         ]
-        need = Need("tasks that tokenize", len(tasks), placement.held, placement.held)
-        waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
-        with closing(completed(tasks, waiting, run.heartbeat, cancel=run.machines.borrowed)) as ended:
+        with run_tasks(run, "tasks that tokenize", tasks) as ended:
             for task, (name, _) in ended:
                 yield numbers[task.name], name
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import errors
-from orchestrator.cluster.reservation import Need, Waiting
-from orchestrator.cluster.tasks import Task, completed
+from orchestrator.cluster.tasks import Task
 from orchestrator.config.ensemble import MemberGroup
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import ray_train, trained
 from orchestrator.stages.fitters import FITTERS, StudentJob
+from orchestrator.stages.ray_tasks import run_tasks
 from orchestrator.stages.trained import Trained
 from workers import processes, storage
 from workers.artifacts import catalogue
@@ -147,7 +146,7 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
     Raises: `RunError` where the cluster has no room for any of them within `ensemble.start_timeout_s`, and where one
     raises in the same epoch again.
     """
-    placement, folder = run.plan.teachers, RunFolder(run.config.folder)
+    folder = RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
     planned = {k: each for k, each in _planned(run, groups).items() if k not in done}
     had = run.artifacts.obtain_all((each.key, paths.network) for each in planned.values())
@@ -163,16 +162,13 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
     tasks = [_task(run, planned[k]) for k in missing.values()]
     run.note(catalogue.note("members", had))
     _again(run, "members", changes)
-    need = Need("members in training", len(tasks), placement.held, placement.held)
-    waiting = Waiting(need, run.config.ensemble.start_timeout_s, run.events.note, least=1)
 
     def end_hung(task: Task) -> None:
         where = run.heartbeat.hung(task.name)
         if where is not None:
             processes.end(where)
 
-    # Tasks of a Ray that the run started end with this process. Ray 2.60 may crash if a cancelled task ends meanwhile.
-    with closing(completed(tasks, waiting, run.heartbeat, end_hung, cancel=run.machines.borrowed)) as ended:
+    with run_tasks(run, "members in training", tasks, end_hung) as ended:
         for task, history in ended:
             k = missing[task.name]
             member, key = planned[k].member, planned[k].key

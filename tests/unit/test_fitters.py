@@ -18,7 +18,7 @@ from orchestrator.cluster.tasks import Task
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import evaluation, fitters, members, predictions, preflight, training
+from orchestrator.stages import evaluation, members, preflight, ray_tasks, training
 from orchestrator.stages.context import Context
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
@@ -50,8 +50,7 @@ def inline(pending: Sequence[Task], *_: Any, **__: Any) -> Iterator[tuple[Task, 
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (training, fitters, predictions):
-        monkeypatch.setattr(module, "completed", inline)
+    monkeypatch.setattr(ray_tasks, "completed", inline)
     monkeypatch.setattr(processes, "announce", MagicMock())
 
 

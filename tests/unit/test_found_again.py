@@ -13,7 +13,17 @@ import pytest
 
 from orchestrator.cluster.resources import Machines, Node, Placement
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import evaluation, kept_logits, predictions, soft_targets, students, tokens, trained, training
+from orchestrator.stages import (
+    evaluation,
+    kept_logits,
+    predictions,
+    ray_tasks,
+    soft_targets,
+    students,
+    tokens,
+    trained,
+    training,
+)
 from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_target_pass import SoftTargetPass
 from workers import processes
@@ -175,7 +185,7 @@ def test_a_block_of_texts_that_is_tokenized_is_known_to_be_in_progress(
         yield from ((task, task.job._function(*task.arguments)) for task in pending)
 
     monkeypatch.setattr(processes, "announce", announced)
-    monkeypatch.setattr(tokens, "completed", inline)
+    monkeypatch.setattr(ray_tasks, "completed", inline)
     monkeypatch.setattr("workers.data.token_files.tokenize_block", lambda folder, number, texts, how: (f"{number}", ""))
     x = Columns({TEXT: Ragged.packed(np.zeros(4, np.uint8), np.array([2, 2]))})
     how: Any = SimpleNamespace(uri="tokenizer")
@@ -196,7 +206,7 @@ def test_measurements_end_with_the_run_on_a_ray_that_goes_on(
         asked.append(cancel)
         yield from ((task, 1) for task in pending)
 
-    monkeypatch.setattr(predictions, "completed", completed)
+    monkeypatch.setattr(ray_tasks, "completed", completed)
     run = a_run(tmp_path, machines=SimpleNamespace(borrowed=borrowed))
     assert predictions.results_of(run, "predicting", MagicMock(), {"a": (), "b": ()}, HELD) == {"a": 1, "b": 1}
     assert asked == [borrowed]

@@ -20,7 +20,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions
 from orchestrator.plan.outlook import makespan, outlook, trained_after
 from orchestrator.run_folder import owned
-from orchestrator.stages import members, preflight, training
+from orchestrator.stages import members, preflight, ray_tasks, training
 from orchestrator.stages.context import Context
 from tests import makers
 from tests.unit import test_fitters, test_outlook
@@ -97,7 +97,7 @@ def test_tasks_wait_for_the_member_that_they_begin_from(tmp_path: Path, monkeypa
         seen.append({task.name: task.after for task in pending})
         yield from test_fitters.inline(pending)
 
-    monkeypatch.setattr(training, "completed", inline)
+    monkeypatch.setattr(ray_tasks, "completed", inline)
     run = test_fitters.begun(tmp_path, ensemble={"members": SPECIALISTS})
     whole = {str(path.relative_to(tmp_path)): path.read_bytes() for path in _trained(run)}
     begins = {"member-1": "member-0", "member-2": "member-0", "member-4": "member-3"}
