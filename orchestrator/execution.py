@@ -2,68 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.heartbeat import Heartbeat
-from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import tracking_record
 from orchestrator.observers.opened import observers, untracked
-from orchestrator.observers.terminal import Screen
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
 from orchestrator.reporting import report as reports
-from orchestrator.reporting.report import GenerationFigures, Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import places, preflight
-from orchestrator.stages.context import BaseContext, Context
+from orchestrator.stages.context import BaseContext, Context, Options
 from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import tokenized, without_texts
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
-from workers.data.dataset import Dataset
 from workers.errors import RequestError, RunError, UnfitText
 from workers.redact import redacted
-
-
-@dataclass(frozen=True)
-class Options:
-    """verbose: show Ray's log lines. repetitions: reports of other seeds. students: reports of further students, by
-    name. generations: of students that taught each other. command: what the user typed. note: why the ensemble has its
-    size.
-
-    done: the names of the command's complete runs, to which `executed` adds. fresh: the command recomputes complete
-    artifacts: each run clears its folder as it begins, and reuses artifacts of the runs in `done` alone, so that the
-    runs of one command share what they compute.
-
-    sampled: the part of the data that the stages get, from the data and the machines. tracked: whether MLflow gets the
-    run. several: whether the command has several runs, each of which is then named on the screen. part_of: the name of
-    the run that this one belongs to; None: a run of its own.
-    """
-
-    verbose: bool
-    screen: Screen
-    fresh: bool = False
-    done: set[str] = field(default_factory=set)
-    repetitions: Sequence[Report] = ()
-    students: Mapping[str, Report] = field(default_factory=dict)
-    generations: Sequence[GenerationFigures] = ()
-    sampled: Callable[[Dataset, Machines], Dataset] = lambda dataset, machines: dataset
-    tracked: bool = True
-    command: str = ""
-    note: str = ""
-    several: bool = False
-    part_of: str | None = None
-
-    def starts_over(self, run: str) -> bool:
-        """Whether the run of this name has yet to clear its folder."""
-        return self.fresh and run not in self.done
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
@@ -115,12 +76,8 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
                 data=data,
                 plan=plan,
                 page=page,
-                repetitions=options.repetitions,
-                students=options.students,
-                generations=options.generations,
+                options=options,
                 test_inputs=given,
-                command=options.command,
-                ensemble_note=options.note,
             )
             for note in (*filter(None, [options.note]), *dataset.notes):
                 events.note(note)

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 from orchestrator import execution
 from orchestrator.config.run_config import STUDENT, RunConfig
-from orchestrator.execution import Options
 from orchestrator.pipeline import MEMBERS, PREDICTIONS
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, GenerationFigures
 from orchestrator.reporting.sums import Float64
+from orchestrator.stages.context import Options
 from workers.evaluation.tasks import ENSEMBLE
 
 

@@ -13,9 +13,9 @@ from orchestrator.cluster import connection, resources
 from orchestrator.config import names
 from orchestrator.config.ensemble import FIRST_MEMBERS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.execution import Options
 from orchestrator.pipeline import HELD_OUT, MEMBERS
 from orchestrator.reporting.verdict import interval
+from orchestrator.stages.context import Options
 from workers.evaluation.prospects import Estimate, next_worth
 
 

@@ -17,12 +17,12 @@ from orchestrator.config import names
 from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
 from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
-from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.tables import significant
 from orchestrator.reporting.verdict import interval
+from orchestrator.stages.context import Options
 from workers.errors import RequestError
 from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, forecast
 from workers.evaluation.tasks import ENSEMBLE, Totals

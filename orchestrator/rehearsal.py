@@ -19,13 +19,12 @@ from orchestrator.cluster import connection, resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.run_config import RunConfig
-from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import BASELINE, EVALUATION, MEMBERS, PREDICTIONS, SOFT_TARGETS, STUDENT
 from orchestrator.plan.outlook import trained_after
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
 from orchestrator.plan.workload import Workload
-from orchestrator.stages.context import Context
+from orchestrator.stages.context import Context, Options
 from orchestrator.stages.stage import Results, Stage
 from orchestrator.stages.trained import Trained
 from workers import storage

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from orchestrator import generations
 from orchestrator.config.run_config import RunConfig
-from orchestrator.execution import Options, executed
+from orchestrator.execution import executed
 from orchestrator.growing import grown
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import REPORT, STAGES
 from orchestrator.reporting.report import Report
 from orchestrator.run_folder import lock, owned
 from orchestrator.stages import preflight
+from orchestrator.stages.context import Options
 from workers.errors import RequestError, RunError
 
 

@@ -57,7 +57,7 @@ def _origin(run: Context) -> Origin:
     tags = {} if record is None else record.tags
     code = {name.removeprefix(CODE): value for name, value in tags.items() if name.startswith(CODE)}
     return Origin(
-        command=redacted(run.command),
+        command=redacted(run.options.command),
         config=run.config.to_redacted_yaml(),
         versions={"python": platform.python_version(), "stillhouse": __version__, **_versions()},
         data={name: digest for name, digest in run.dataset.digests.items() if digest},

@@ -53,10 +53,10 @@ def report(run: Context, of: Outcome) -> Report:
     """Write the student's model, then the report, then send the figures to the tracker."""
     events = run.events
     found = _composed(run, of)
-    if run.students:
-        found = several.merged(found, next(iter(run.config.students or {})), run.students)
-    if run.repetitions:
-        of_all = sorted([found, *run.repetitions], key=lambda each: each.seed)
+    if run.options.students:
+        found = several.merged(found, next(iter(run.config.students or {})), run.options.students)
+    if run.options.repetitions:
+        of_all = sorted([found, *run.options.repetitions], key=lambda each: each.seed)
         found = found.model_copy(update={"seeds": [reports.of_seed(each) for each in of_all]})
     with events.stage("the student's model"):
         _keep_student(run, of.student)
@@ -92,7 +92,7 @@ def _composed(run: Context, of: Outcome) -> Report:
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[reports.as_difference(each) for each in estimates.differences],
         test_groups=len(np.unique(run.dataset.groups["test"])) if "test" in run.dataset.groups else None,
-        generations=list(run.generations),
+        generations=list(run.options.generations),
         best_member=of.ensemble.best,
         curve=of.ensemble.curve,
         worth=_worth(of.ensemble, of.members, run.plan.teachers),
@@ -102,7 +102,7 @@ def _composed(run: Context, of: Outcome) -> Report:
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
-        notes=[*filter(None, [run.ensemble_note, of.compared.note])],
+        notes=[*filter(None, [run.options.note, of.compared.note])],
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
         latency_ms=config.report.latency_ms,

@@ -15,11 +15,12 @@ import torch
 
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.cluster.tasks import Task
+from orchestrator.observers.terminal import Screen
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import evaluation, members, preflight, ray_tasks, training
-from orchestrator.stages.context import Context
+from orchestrator.stages.context import Context, Options
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
 from tests.unit.test_fits import one_thread as one_thread
@@ -63,6 +64,7 @@ def begun(folder: Path, **changes: Any) -> Context:
     return Context(
         config=config, dataset=dataset, data=data, machines=MACHINES, plan=plan, events=MagicMock(),
         heartbeat=MagicMock(), artifacts=Catalogue(config.storage, config.name),
+        options=Options(verbose=False, screen=Screen(quiet=True)),
     )  # fmt: skip
 
 

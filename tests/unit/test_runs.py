@@ -12,10 +12,10 @@ import pytest
 from orchestrator import execution, generations, growing, pipeline, prospects, runs
 from orchestrator.config import names
 from orchestrator.config.run_config import RunConfig
-from orchestrator.execution import Options
 from orchestrator.observers.terminal import Screen
 from orchestrator.run_folder import paths
 from orchestrator.stages import preflight
+from orchestrator.stages.context import Options
 from tests.makers import settings, write_config
 from tests.unit.test_artifacts import KEY, committed
 from workers import storage
