@@ -3,7 +3,7 @@
 This needs only torch, numpy and `workers/`: no Ray, no network, random weights and inputs. For nets of three widths:
 
 - bare: forward pass and softmax of inputs on the device, in the precision that `auto` selects there.
-- teacher: `Teacher.soften` from inputs in main memory to fixed-point outputs in main memory, one member at a time.
+- teacher: `Teacher.soften_all` from inputs in main memory to fixed-point outputs in main memory, one member at a time.
 - packed or stacked: the same with the teacher's own optimisation: packed layers on a CPU, members stacked by vmap on a
   GPU. `chosen` shows whether the teacher selects it by itself.
 - of peak, on a GPU: floating-point operations of the faster variant over those of large matrix products.
@@ -20,7 +20,7 @@ import torch
 from benchmarks import common
 from benchmarks.common import Row
 from benchmarks.models import mlp
-from workers.inference.teacher import Teacher
+from workers.inference.teacher import Asked, Teacher
 from workers.models.precision import autocast, computed_in
 
 WIDTHS = {"cpu": (128, 512), "cuda": (128, 512, 4096)}
@@ -66,7 +66,7 @@ def forward(width: int, members: int, count: int, repeats: int, device: torch.de
 
     def asked(teacher: Teacher) -> Callable[[], object]:
         shares = dict.fromkeys(nets, 1 / members)
-        return lambda: teacher.soften(x, temperature=TEMPERATURE, weights=shares, combine="arithmetic")
+        return lambda: teacher.soften_all([Asked(x)], temperature=TEMPERATURE, weights=shares, combine="arithmetic")
 
     ways = {"bare": bare, "teacher": asked(plain), "prepared": asked(prepared)}
     rates = {name: count / median(seconds) for name, seconds in in_turns(ways, repeats, device).items()}

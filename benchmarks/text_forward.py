@@ -4,7 +4,7 @@ This needs torch, transformers, tokenizers, numpy and `workers/`: no Ray, no net
 sorted by length, as in a pass. For BERTs of three widths:
 
 - bare: forward pass and softmax of batches that are padded and on the device, in the precision that `auto` selects.
-- teacher: `Teacher.soften` from ragged tokens in main memory to fixed-point outputs in main memory.
+- teacher: `Teacher.soften_all` from ragged tokens in main memory to fixed-point outputs in main memory.
 - of peak, on a GPU: floating-point operations of the teacher's linear layers over those of large matrix products.
 
 Both take batches of `--batch-size`; 0 is the size that a run on these texts takes.
@@ -24,7 +24,7 @@ from workers.data.collate import collate
 from workers.data.examples import Columns, embedded, values_of
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS
-from workers.inference.teacher import Teacher
+from workers.inference.teacher import Asked, Teacher
 from workers.models.precision import autocast
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -80,7 +80,7 @@ def forward(
                     torch.softmax(net(**inputs).logits.float() / texts.LOSS.temperature, dim=-1)
 
     def ours() -> None:
-        teacher.soften(batch, temperature=texts.LOSS.temperature, weights=shares, combine="arithmetic")
+        teacher.soften_all([Asked(batch)], temperature=texts.LOSS.temperature, weights=shares, combine="arithmetic")
 
     found = in_turns({"bare": bare, "teacher": ours}, repeats, device)
     tokens = int(sum(inputs["attention_mask"].sum() for inputs in padded)) * members

@@ -106,7 +106,7 @@ def finish(config: RunConfig) -> str:
     dataset = loading.load(config.data, config.seed)
     config = config.for_classes(dataset.classes, dataset.label_names)
     owned.mark(folder)
-    storage.write_text(storage.join(folder, "config.yaml"), config.to_yaml())
+    storage.write_text(storage.join(folder, "config.yaml"), config.to_redacted_yaml())
     model = config.student.model
     weights = storage.join(folder, "student", model.weights_name)
     _train(model, dataset, config, weights)

@@ -337,12 +337,8 @@ class RunConfig(Spec):
         except ValidationError as error:
             raise RequestError(explained(error, cls)) from None
 
-    def to_yaml(self) -> str:
-        """The resolved configuration; loading it again gives the same one."""
-        return yaml_text.dump(self._plain())
-
     def to_redacted_yaml(self) -> str:
-        """The resolved configuration without secrets, as it leaves the process."""
+        """The resolved configuration; loading it again gives the same one, but for secrets, which it lacks."""
         return yaml_text.dump(redact.plain(self._plain()))
 
     def _plain(self) -> dict[str, Any]:

@@ -106,7 +106,10 @@ class Progress:
 
 
 class Background:
-    """Runs an observer in a separate thread during its block. A slow observer delays only the end of the block."""
+    """Runs an observer in a separate thread during its block. A slow observer delays only the end of the block.
+
+    It gets no `StageProgressed`: these come many times a second, and would fill memory while its server hangs.
+    """
 
     def __init__(self, observer: Observer) -> None:
         self._inner = Fanout([observer])
@@ -114,7 +117,8 @@ class Background:
         self._thread = threading.Thread(target=self._work, name="observer", daemon=True)
 
     def __call__(self, event: Event) -> None:
-        self._events.put(event)
+        if not isinstance(event, StageProgressed):
+            self._events.put(event)
 
     def __enter__(self) -> Background:
         self._thread.start()

@@ -70,7 +70,7 @@ class Jobs:
     def _reduction(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
         assembly, members = self.assembly, list(wanted.members)
         if not self.near:
-            return lambda: self.threads.submit(assembly.reduce, members, *values)
+            return lambda: self.threads.submit(assembly.rule.reduce, members, *values)
         if wanted.whole:
             task = assembly.task(wanted.part)
             return lambda: part_beside_teachers.remote(task, members, *values)

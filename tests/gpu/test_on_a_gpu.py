@@ -72,7 +72,8 @@ def members(make: Callable[[], nn.Module] = mlp) -> dict[str, nn.Module]:
 
 def soften(one: Teacher) -> Tensor:
     x = torch.from_numpy(blobs(5000, 0)[0])
-    return one.soften(x, temperature=2.0, weights=WEIGHTS, combine="arithmetic")
+    (total,) = one.soften_all([Asked(x)], temperature=2.0, weights=WEIGHTS, combine="arithmetic")
+    return total
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -103,7 +104,7 @@ def test_in_bfloat16_logits_keep_their_digits(device: str, make: Callable[[], nn
     one.prepare(False, x)
     assert not one._whole
     for name in WEIGHTS:
-        total = one.soften(x, temperature=1.0, weights={name: 1.0}, combine="arithmetic")
+        (total,) = one.soften_all([Asked(x)], temperature=1.0, weights={name: 1.0}, combine="arithmetic")
         top = total.topk(2, dim=-1).values
         assert float((top[:, 0] == top[:, 1]).double().mean()) < 1e-4
 

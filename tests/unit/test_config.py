@@ -190,7 +190,7 @@ def test_runs_of_one_file_share_an_experiment(tmp_path: Path) -> None:
     ):
         assert RunConfig.load(path, overrides).tracking.experiment == experiment
     resolved = tmp_path / "resolved.yaml"
-    resolved.write_text(RunConfig.load(path, ["name=digits-t4"]).to_yaml())
+    resolved.write_text(RunConfig.load(path, ["name=digits-t4"]).to_redacted_yaml())
     assert RunConfig.load(str(resolved), ["name=again"]).tracking.experiment == "digits"
 
 
@@ -204,7 +204,7 @@ def test_a_resolved_configuration_loads_as_itself(tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path / "a")))
     again = tmp_path / "elsewhere" / "config.yaml"
     again.parent.mkdir()
-    again.write_text(config.to_yaml())
+    again.write_text(config.to_redacted_yaml())
     assert RunConfig.load(str(again)) == config
 
 
@@ -257,7 +257,7 @@ def test_files_that_are_depended_on_go_with_every_factory(tmp_path: Path) -> Non
     assert config.data.augment is not None
     assert config.data.depends_on == config.ensemble.model.depends_on == config.data.augment.depends_on == shared
     assert config.student.model.depends_on == (str(tmp_path / "own.bin"), *shared)
-    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), "/elsewhere") == config
     for wrong in ("vocab.txt", [1]):
         with pytest.raises(RequestError, match=r"data\.depends_on"):
             RunConfig.load(str(write_config(tmp_path, data__depends_on=wrong)))
@@ -281,7 +281,7 @@ def test_the_stages_of_a_student(tmp_path: Path) -> None:
     (only,) = RunConfig.load(str(write_config(tmp_path))).training_stages
     assert (only.name, only.loss, only.initial) == ("", config.distillation, None)
     again = tmp_path / "resolved.yaml"
-    again.write_text(config.to_yaml())
+    again.write_text(config.to_redacted_yaml())
     assert RunConfig.load(str(again)).training_stages == config.training_stages
 
 
@@ -290,7 +290,7 @@ def test_a_student_whose_stages_all_have_a_recipe_needs_none(tmp_path: Path) -> 
     stages = [{"name": "td-1", "training": {**recipe, "epochs": 3}}, {"name": "td-2", "training": recipe}]
     config = RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
     assert [each.training.epochs for each in config.training_stages] == [3, 9] and config.student.training.epochs == 9
-    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), "/elsewhere") == config
     del stages[0]["training"]
     with pytest.raises(RequestError, match=r"student\.training: missing"):
         RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
@@ -302,6 +302,6 @@ def test_a_learning_rate_schedule_of_ones_own_is_beside_the_configuration(tmp_pa
     training = config.student.training
     assert isinstance(training, TrainingSpec) and training.kwargs == {"teeth": 3}
     assert (training.folder, training.depends_on) == (str(tmp_path), (str(tmp_path / "vocab.txt"),))
-    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), "/elsewhere") == config
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), "/elsewhere") == config
     with pytest.raises(RequestError, match=r"'models:Saw': module 'models' .* has no function or class 'Saw'"):
         preflight.check_code(config, set())

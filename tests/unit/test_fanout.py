@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.observers.events import EpochEnded, Event, Note, RunEnded, StageEnded, SystemTrained
-from orchestrator.observers.fanout import Background, Fanout, ended_by
+from orchestrator.observers.fanout import Background, Fanout, Progress, ended_by
 from orchestrator.observers.jsonl import EventLog
 from orchestrator.run_folder import history
 from workers.training.loop import Epoch
@@ -112,6 +112,7 @@ def test_a_slow_observer_holds_up_nothing_but_its_own_end() -> None:
         events = Fanout([background])
         for number in range(3):
             events.note(str(number))
+            Progress("soft targets", events).update(number, 3, "")
         assert not seen
         go_on.set()
         events.drain()

@@ -79,7 +79,7 @@ def test_members_are_numbered_through_all_groups(tmp_path: Path) -> None:
     assert {k: Path(uri).name for k, uri in ensemble.given().items()} == {2: "0.pt", 3: "1.pt", 4: "d.skops"}
     assert ensemble.groups[3].training == FitSpec() and ensemble.keys()[4] == "ensemble.members.4"
     assert resources.place(ensemble, Machines((Node(2, 0),), False)).size == 8
-    assert RunConfig.from_mapping(yaml.safe_load(config.to_yaml()), str(tmp_path)) == config
+    assert RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), str(tmp_path)) == config
 
 
 def test_the_short_form_is_one_group(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_members_leave_open_is_settled_in_the_configuration(tmp_path: Path)
         found = preflight.settled(config, dataset)
         model = found.ensemble.groups[0].model
         assert isinstance(model, OnnxModel) and model.output == "probabilities"
-        assert RunConfig.from_mapping(yaml.safe_load(found.to_yaml()), str(tmp_path)) == found
+        assert RunConfig.from_mapping(yaml.safe_load(found.to_redacted_yaml()), str(tmp_path)) == found
 
 
 def test_a_student_of_trees_is_tried(tmp_path: Path) -> None:

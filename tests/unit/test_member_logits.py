@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.test_teacher import WEIGHTS, X, modules
+from tests.unit.test_teacher import WEIGHTS, X, answered, modules
 from workers.data.numbering import RowNames
-from workers.inference.teacher import Teacher
+from workers.inference.teacher import Asked, Teacher
 from workers.targets.member_logits import MemberLogits
 
 IDS = np.arange(len(X))
@@ -18,24 +18,27 @@ def test_what_was_kept_makes_other_soft_targets_without_the_members(tmp_path: Pa
     kept = {name: MemberLogits(str(tmp_path / name)) for name in WEIGHTS}
     said = []
 
-    def keep(name: str, logits: torch.Tensor) -> None:
-        said.append(name)
-        kept[name].write(0, RowNames(IDS), logits)
+    def keeping(temperature: float, known: dict[str, torch.Tensor]) -> torch.Tensor:
+        asked = Asked(X, known, {})
+        (total,) = teacher.soften_all([asked], temperature=temperature, weights=WEIGHTS, combine="arithmetic")
+        for name, logits in (asked.computed or {}).items():
+            said.append(name)
+            kept[name].write(0, RowNames(IDS), logits)
+        return total
 
     teacher = Teacher(modules(), micro_batch=16)
-    teacher.soften(X, temperature=1.0, weights=WEIGHTS, combine="arithmetic", keep=keep)
+    keeping(1.0, {})
     assert said == list(WEIGHTS)
     known = {name: MemberLogits(str(tmp_path / name)).read(0) for name in WEIGHTS}
     there = {name: logits for name, logits in known.items() if logits is not None}
     for temperature, combine in ((1.0, "arithmetic"), (5.0, "geometric")):
-        computed = teacher.soften(X, temperature=temperature, weights=WEIGHTS, combine=combine)
-        read = Teacher(modules(), micro_batch=16).soften(
-            torch.empty(len(X), 0), temperature=temperature, weights=WEIGHTS, combine=combine, known=there
-        )
+        computed = answered(teacher, X, temperature=temperature, weights=WEIGHTS, combine=combine)
+        other, nothing = Teacher(modules(), micro_batch=16), torch.empty(len(X), 0)
+        read = answered(other, nothing, temperature=temperature, weights=WEIGHTS, combine=combine, known=there)
         assert torch.equal(computed, read)
     del there["b"]  # a member that is new
-    some = teacher.soften(X, temperature=2.0, weights=WEIGHTS, combine="arithmetic", known=there, keep=keep)
-    assert torch.equal(some, teacher.soften(X, temperature=2.0, weights=WEIGHTS, combine="arithmetic"))
+    some = keeping(2.0, there)
+    assert torch.equal(some, answered(teacher, X, temperature=2.0, weights=WEIGHTS, combine="arithmetic"))
     assert said == [*WEIGHTS, "b"]
 
 

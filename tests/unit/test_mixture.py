@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from workers import ensemble
 from workers.ensemble import COMBINES, normalised
 from workers.evaluation import metrics, mixture
-from workers.evaluation.mixture import WEIGHT_TOLERANCE, fit_weights, log_mean
+from workers.evaluation.mixture import fit_weights, log_mean
 
 SEEDS = st.integers(0, 2**32 - 1)
+WEIGHT_TOLERANCE = 1e-6
+"""As `fit_weights` documents it."""
 
 
 def answers(seed: int, members: int, rows: int, classes: int, scale: float) -> NDArray[np.float32]:

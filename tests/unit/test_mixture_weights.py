@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.makers import write_config
-from tests.unit.test_teacher import X, modules
+from tests.unit.test_teacher import X, answered, modules
 from workers import ensemble, mixture_weights
 from workers.errors import RequestError
 from workers.evaluation import mixture
@@ -134,19 +134,19 @@ def test_teachers_answers_come_to_the_mean_however_they_are_hosted(name: Any, co
     softened = torch.softmax(torch.stack(list(logits.values())) / 2.0, -1)
     expected = mixture_weights.mean(name, softened, combine)
     rule = Rule(combine, "float32", None, 2.0, name)
-    together = Teacher(nets, micro_batch=16).soften(X, temperature=2.0, weights=shares, combine=None)
+    together = answered(Teacher(nets, micro_batch=16), X, temperature=2.0, weights=shares, combine=None)
     assert together.shape == (len(nets), len(X), logits["a"].shape[1])
     found = rule.reduce(list(nets), together.numpy())
     torch.testing.assert_close(found.columns[0], expected, rtol=1e-6, atol=1e-7)
     each = [
-        Teacher({one: net}, micro_batch=16)
-        .soften(X, temperature=2.0, weights={one: shares[one]}, combine=None, known={})
-        .numpy()
+        answered(
+            Teacher({one: net}, micro_batch=16), X, temperature=2.0, weights={one: shares[one]}, combine=None
+        ).numpy()
         for one, net in reversed(nets.items())
     ]
     assert torch.equal(rule.reduce([*nets][::-1], *each).columns[0], found.columns[0])
-    known = Teacher(nets, micro_batch=16).soften(
-        X, temperature=2.0, weights=shares, combine=None, known={"a": together[0]}
+    known = answered(
+        Teacher(nets, micro_batch=16), X, temperature=2.0, weights=shares, combine=None, known={"a": together[0]}
     )
     assert torch.equal(known, together)
     present = torch.full((len(X), len(nets)), 1 / len(nets), dtype=torch.float64)

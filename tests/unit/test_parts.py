@@ -275,7 +275,8 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
     if near:
         beside_teachers(monkeypatch, failing(Rule.reduce))
     else:
-        monkeypatch.setattr(Assembly, what, failing(getattr(Assembly, what)))
+        of = Rule if what == "reduce" else Assembly
+        monkeypatch.setattr(of, what, failing(getattr(of, what)))
     with working(made_of(tmp_path / "once", layout), range(4), near=near, at_once=1) as work:
         assert [part.rows for part in work.go_on()] == [32, 32, 32, 4]
     assert caplog.text.count("writing part 0 of the soft targets failed (OSError: no space left); tried again") == 1
@@ -296,7 +297,7 @@ def test_parts_behind_a_slow_one_do_not_go_on_for_ever(tmp_path: Path, monkeypat
         return write(self, number, *arguments)
 
     monkeypatch.setattr(Assembly, "write", slow)
-    monkeypatch.setattr(Assembly, "reduce", lambda self, members, *values: Dense(torch.from_numpy(values[0])))
+    monkeypatch.setattr(Rule, "reduce", lambda self, members, *values: Dense(torch.from_numpy(values[0])))
     monkeypatch.setattr(ensemble, "contribution", lambda p, *_: p)  # each answer is stored as it is
     with working(made_of(tmp_path, layout, None), range(100), near=False, at_once=2) as work:
         while not work.parts.is_full or len(work.jobs.calls) > 1:

@@ -136,7 +136,8 @@ def written(dataset: data.Dataset, folder: Path, rule: Rule = MEAN) -> tuple[Sof
     for number in range(layout.parts):
         answers = [host.soften(piece, T, shares, "arithmetic") for piece in layout.pieces(number)]
         assert all(rows == len(answer) for rows, answer in answers)
-        parts[number] = store.write(number, list(shares), [store.reduce(list(shares), answer) for _, answer in answers])
+        pieces = [store.rule.reduce(list(shares), answer) for _, answer in answers]
+        parts[number] = store.write(number, list(shares), pieces)
     folders = {name: kept[name].folder for name in shares}
     reader = LogitsReader(folders, shares, "arithmetic", layout, rows=dataset.transfer.rows)
     return SoftLabels(dataset.transfer, layout, parts.__getitem__, StoreReader(str(folder / "store"), T)), reader

@@ -22,7 +22,7 @@ from tests.makers import blobs
 from workers.data.collate import NamedInputs, Strip
 from workers.data.dataset import Split
 from workers.errors import RequestError
-from workers.inference.teacher import Member, Teacher, follows_from, load
+from workers.inference.teacher import Asked, Member, Teacher, follows_from, load
 from workers.models import onnx_file, predictor
 from workers.models.predictor import FLOOR, Outputs, Predictor
 from workers.specs.models import AnyModel, OnnxModel, SklearnFile, model_of
@@ -297,7 +297,7 @@ def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
     x, weights = torch.from_numpy(X), {"net": 0.5, "graph": 0.25, "sums": 0.25}
     teacher = Teacher(members, micro_batch=16, classes=3)
     assert teacher.prepare(None, x) is False and set(teacher.modules) == {"net"}
-    total = teacher.soften(x, temperature=2.0, weights=weights, combine="arithmetic")
+    (total,) = teacher.soften_all([Asked(x)], temperature=2.0, weights=weights, combine="arithmetic")
     with torch.no_grad():
         each = [net(x), linear(x).logits, sums(x).logits]
     expected = sum(w * torch.softmax(z / 2.0, -1) for w, z in zip(weights.values(), each, strict=True))

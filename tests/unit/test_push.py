@@ -66,7 +66,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = config.folder
     dataset = loading.load(config.data, config.seed)
     owned.mark(folder)
-    storage.write_text(storage.join(folder, "config.yaml"), config.to_yaml())
+    storage.write_text(storage.join(folder, "config.yaml"), config.to_redacted_yaml())
     storage.write_text(
         storage.join(folder, "events.jsonl"), json.dumps({"event": "run", "mlflow_run": "a" * 32}) + "\n"
     )

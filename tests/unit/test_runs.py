@@ -287,7 +287,7 @@ def test_the_longest_name_of_a_command_fits(changes: dict[str, Any], tmp_path: P
     assert max(map(len, found)) == len(config.name + ending)
     longest = of_command(tmp_path, {**changes, "name": "n" * (100 - len(ending))})
     for each in longest.of_command():  # as a command reads its folder
-        (tmp_path / "again.yaml").write_text(each.to_yaml())
+        (tmp_path / "again.yaml").write_text(each.to_redacted_yaml())
         assert RunConfig.load(str(tmp_path / "again.yaml")).name == each.name
     with pytest.raises(RequestError, match=f"`name` has .*'{ending}'" if ending else "name: .*at most 100"):
         of_command(tmp_path, {**changes, "name": "n" * (101 - len(ending))})

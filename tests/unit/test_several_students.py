@@ -29,7 +29,7 @@ def test_the_first_is_the_runs_own(tmp_path: Path) -> None:
     assert other.name == f"{config.name}-wide" and other.students is None
     assert other.student == config.students["wide"] and other.ensemble == config.ensemble
     path = tmp_path / "again.yaml"
-    path.write_text(config.to_yaml())
+    path.write_text(config.to_redacted_yaml())
     assert RunConfig.load(str(path)) == config
     changed = RunConfig.load(str(path), ["students.small.num_workers=2"])
     assert changed.student.num_workers == 2 and changed.student == (changed.students or {})["small"]
@@ -51,7 +51,7 @@ def test_a_runs_own_configuration_is_loaded_again(first: str, tmp_path: Path) ->
     values = settings(tmp_path, student=None, students={name: several[name] for name in order})
     config = RunConfig.from_mapping(values, str(tmp_path)).for_classes(3, ("a", "b", "c"))
     again = tmp_path / "again.yaml"
-    again.write_text(config.to_yaml())
+    again.write_text(config.to_redacted_yaml())
     found = RunConfig.load(str(again))
     assert found == config and [*(found.students or {})] == [*(config.students or {})]
     assert {getattr(each.model, "classes", None) for each in (config.students or {}).values()} == {3}

@@ -1,6 +1,8 @@
 """A teacher: the same sum however its members are laid out, and no answer that is no number."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +29,14 @@ def modules() -> dict[str, nn.Module]:
     return made
 
 
+def answered(one: Teacher, x: Tensor, *, known: Mapping[str, Tensor] = {}, **how: Any) -> Tensor:
+    """The answer to one piece."""
+    (total,) = one.soften_all([Asked(x, known)], **how)
+    return total
+
+
 def soften(one: Teacher, combine: str = "arithmetic") -> Tensor:
-    return one.soften(X, temperature=2.0, weights=WEIGHTS, combine=combine)
+    return answered(one, X, temperature=2.0, weights=WEIGHTS, combine=combine)
 
 
 @pytest.mark.parametrize("combine", ensemble.COMBINES)
@@ -68,7 +76,7 @@ def test_members_that_take_turns_go_once_for_several_pieces(monkeypatch: pytest.
     assert len(lent) == 2 and all(p.device.type == "cpu" for module in lent for p in module.parameters())
     monkeypatch.undo()
     for x, total in zip(pieces, found, strict=True):
-        expected = Teacher(resident, micro_batch=8).soften(x, temperature=2.0, weights=WEIGHTS, combine="arithmetic")
+        expected = answered(Teacher(resident, micro_batch=8), x, temperature=2.0, weights=WEIGHTS, combine="arithmetic")
         assert torch.equal(total, expected)
 
 
@@ -128,9 +136,9 @@ def test_packed_it_is_the_same_to_rounding_and_the_same_bits_in_any_company() ->
             torch.manual_seed(seed)
             nets[f"member-{seed}"] = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.Linear(256, 4))
         one = Teacher(nets)
-        plain = one.soften(X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
+        plain = answered(one, X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
         assert one.prepare(None, X) is False and any(isinstance(m, PackedLinear) for m in nets_of(one))
-        found = one.soften(X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
+        found = answered(one, X, temperature=2.0, weights=dict.fromkeys(nets, 0.5), combine="arithmetic")
         assert (found - plain).abs().max().item() / 2**30 < 1e-6
         return found
 
@@ -172,7 +180,7 @@ def test_on_a_cpu_no_bit_follows_from_which_members_share_a_teacher(
                 )
             one = Teacher(nets, micro_batch=64)
             assert one.prepare(choice, x) is False
-            total += one.soften(x, temperature=2.0, weights=dict.fromkeys(hosted, 0.05), combine="arithmetic")
+            total += answered(one, x, temperature=2.0, weights=dict.fromkeys(hosted, 0.05), combine="arithmetic")
         return total
 
     together = made_by(names)
@@ -187,7 +195,7 @@ def test_in_bfloat16_a_teachers_answers_keep_their_digits() -> None:
     x = torch.randn(5000, 8)
 
     def ties(one: Teacher) -> float:
-        total = one.soften(x, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+        total = answered(one, x, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
         top = total.topk(2, dim=-1).values
         return float((top[:, 0] == top[:, 1]).double().mean())
 
@@ -211,8 +219,8 @@ def test_a_member_whose_last_product_cannot_be_told_apart_is_computed_in_float32
     nets: dict[str, nn.Module] = {"a": Script()}
     one = Teacher(nets, "bfloat16", device=torch.device("cpu"))
     one.prepare(None, X)
-    found = one.soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
-    whole = Teacher(nets, "float32").soften(X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    found = answered(one, X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
+    whole = answered(Teacher(nets, "float32"), X, temperature=1.0, weights={"a": 1.0}, combine="arithmetic")
     assert torch.equal(found, whole)
 
 

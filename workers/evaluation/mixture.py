@@ -28,8 +28,6 @@ CHUNK_VALUES = 2**18
 """Size of a chunk, members * rows * classes, so that its float64 arrays fit a cache."""
 MemberWeights = Sequence[float] | ExampleRule
 """Numbers [M], scaled to sum to 1, or a rule for each example (`workers.mixture_weights`) at T = 1."""
-WEIGHT_TOLERANCE = 1e-6
-"""Nats per example by which the log-likelihood under `fit_weights` may be below its maximum."""
 _GAP = 1e-9
 _MOST_STEPS = 200
 _NEGLIGIBLE = 1e-8
@@ -281,7 +279,7 @@ def fit_weights(label_log_probabilities: NDArray[Any]) -> list[float]:
     With a geometric mean they are only an estimate of each member's quality.
 
     label_log_probabilities: [M, N], each member's log-probability of the true label of each held-out example. Returns
-    M weights that sum to 1. Their mean log-likelihood is at most `WEIGHT_TOLERANCE` nats per example below the maximum.
+    M weights that sum to 1. Their mean log-likelihood is at most 1e-6 nats per example below the maximum.
     They are rounded to eight digits, so that rounding on another machine gives the same ensemble. Examples whose label
     has probability 0 under every member are left out; if no other example is left, the weights are uniform.
 

@@ -84,10 +84,6 @@ class Assembly:
             numerics=self.numerics,
         )
 
-    def reduce(self, members: Sequence[str], *answers: NDArray[Any]) -> Targets:
-        """`Rule.reduce`."""
-        return self.rule.reduce(members, *answers)
-
     def write(self, number: int, members: Sequence[str], pieces: Sequence[Targets]) -> Part:
         """Write a part of the store from the soft targets of all its pieces, in their order."""
         return self.task(number).write(members, pieces)

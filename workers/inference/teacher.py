@@ -176,24 +176,6 @@ class Teacher:
             found |= zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True)
         return found
 
-    def soften(
-        self,
-        x: Inputs,
-        *,
-        temperature: float,
-        weights: Mapping[str, float],
-        combine: str | None,
-        known: Mapping[str, Tensor] = {},
-        keep: Callable[[str, Tensor], None] | None = None,
-    ) -> Tensor:
-        """`soften_all` for one piece. keep: called with name and logits of each computed member."""
-        asked = Asked(x, known, None if keep is None else {})
-        (total,) = self.soften_all([asked], temperature=temperature, weights=weights, combine=combine)
-        for name, logits in (asked.computed or {}).items():
-            if keep is not None:
-                keep(name, logits)
-        return total
-
     def soften_all(
         self, pieces: Sequence[Asked], *, temperature: float, weights: Mapping[str, float], combine: str | None
     ) -> list[Tensor]:
