@@ -43,15 +43,15 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     """The driver's cost of a pass over this many parts, with teachers that respond at once."""
     layout = PartLayout(parts * part_rows(classes), part_rows(classes))
     pool = sleeping_pool(members, layout, classes, 0.0)
-    near = classes >= REDUCED_ON_WORKERS
+    on_workers = classes >= REDUCED_ON_WORKERS
     with tempfile.TemporaryDirectory() as folder, pool:
-        assembly = plain_assembly(folder, layout, classes)
+        assembly = plain_assembly(folder, layout, classes, on_workers)
         began = time.process_time()
-        for _ in pool.stream(range(parts), 1.0, assembly, near=near):
+        for _ in pool.stream(range(parts), 1.0, assembly):
             pass
         cpu = time.process_time() - began
         written = sum(path.stat().st_size for path in Path(folder).iterdir())
-    moved = 0 if near else written + 4 * members * classes * layout.examples
+    moved = 0 if on_workers else written + 4 * members * classes * layout.examples
     return cost("driver", members, classes, 0, moved / layout.examples, cpu / layout.examples)
 
 

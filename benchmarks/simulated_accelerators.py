@@ -49,11 +49,11 @@ def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: floa
         Hosting(members, [1.0] * teachers, [range(k, k + 1) for k in range(teachers)]),
         start,
         EnsembleSpec.model_validate({"size": teachers, "model": model.model_dump(), "training": {"epochs": 1}}),
-        Hooks(note=lambda action, names, evidence: sys.exit(f"teacher of {names} lost")),
+        Hooks(lambda _, names, __: sys.exit(f"teacher of {names} lost"), lambda: None, lambda pool: None),
     )
 
 
-def plain_assembly(folder: str, layout: PartLayout, classes: int) -> Assembly:
+def plain_assembly(folder: str, layout: PartLayout, classes: int, on_workers: bool = False) -> Assembly:
     """The assembly for the arithmetic mean, with all classes stored."""
     return Assembly(
         folder=folder,
@@ -62,6 +62,7 @@ def plain_assembly(folder: str, layout: PartLayout, classes: int) -> Assembly:
         rule=Rule("arithmetic"),
         numerics=NUMERICS,
         numbering=Numbering(layout.examples),
+        reduces_on_workers=on_workers,
     )
 
 
@@ -74,7 +75,7 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         with pool:
             up = time.perf_counter()
             assembly = plain_assembly(folder, layout, CLASSES)
-            for _ in pool.stream(range(layout.parts), 1.0, assembly, near=False):
+            for _ in pool.stream(range(layout.parts), 1.0, assembly):
                 pass
             done = time.perf_counter()
     return up - begun, done - up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.cluster import reservation
@@ -56,7 +56,16 @@ def ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], 
             combination.rule_of(config.ensemble, members),
             [member.name for member in members],
         )
-        _compute(run, made, pool, Computing(rule, numerics, stage))
+        assembly = Assembly(
+            folder=made.folder,
+            layout=made.layout,
+            classes=planned.classes,
+            rule=rule,
+            numerics=numerics,
+            numbering=dataset.numbering,
+            reduces_on_workers=run.plan.reduces_on_workers,
+        )
+        _compute(made, pool, assembly, stage)
     events.note("soft targets complete: teachers released")
 
 
@@ -98,38 +107,21 @@ def _check(
     return check
 
 
-@dataclass(frozen=True)
-class Computing:
-    """How the missing parts are computed, and what is told of it."""
-
-    rule: Rule
-    numerics: Numerics
-    stage: Progress
-
-
-def _compute(run: Context, made: SoftTargetPass, pool: TeacherPool, how: Computing) -> None:
+def _compute(made: SoftTargetPass, pool: TeacherPool, assembly: Assembly, stage: Progress) -> None:
     """Compute every missing part, then write the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
-    positions = run.dataset.transfer.rows
+    positions = assembly.numbering.rows
     done, rows = 0, sum(int(positions.of(layout.ids(number)).sum()) for number in missing)
     with pool:
-        assembly = Assembly(
-            folder=made.folder,
-            layout=layout,
-            classes=planned.classes,
-            rule=how.rule,
-            numerics=how.numerics.model_copy(update={"stacked": pool.stacked}),
-            numbering=run.dataset.numbering,
-        )
-        near = run.plan.reduces_on_workers
+        assembly = replace(assembly, numerics=assembly.numerics.model_copy(update={"stacked": pool.stacked}))
         started = time.perf_counter()
-        for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly, near=near), strict=True):
+        for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly), strict=True):
             made.parts[number] = part
             done += part.rows
             telemetry.count(telemetry.SOFT_TARGET_EXAMPLES, part.rows)
             telemetry.count(telemetry.SOFT_TARGET_BYTES, part.size)
             seconds = time.perf_counter() - started
-            how.stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
+            stage.update(done, rows, f"{done:,} of {rows:,}, {done / seconds:,.0f} examples/s")
     made.bound_by = pool.bound_by
     made.manifest = declare(made, seconds)
 

@@ -35,11 +35,10 @@ StartActor = Callable[[list[Member], int | None], Any]
 
 @dataclass(frozen=True)
 class Question:
-    """The settings of a pass for every teacher. near: values stay on the teachers' nodes."""
+    """The settings of a pass for every teacher."""
 
     temperature: float
     assembly: Assembly
-    near: bool
 
     @property
     def combine(self) -> str | None:
@@ -126,6 +125,11 @@ class Actors:
 
     # News
 
+    @property
+    def _stay(self) -> bool:
+        """Whether the values of answers stay on their nodes."""
+        return self.question is not None and self.question.assembly.reduces_on_workers
+
     def starting(self, numbers: Iterable[int] | None = None) -> list[Any]:
         """The pending `ready` calls of these actors (default: of all starting actors)."""
         found = self.live.values() if numbers is None else (self.live[number] for number in numbers)
@@ -133,9 +137,8 @@ class Actors:
 
     def awaited(self, asks: Iterable[int]) -> dict[Any, int]:
         """The references that complete with these requests."""
-        near = self.question is not None and self.question.near
         answers = {number: self.answers[number] for number in asks}
-        return {(answer.rows if near else answer.values): number for number, answer in answers.items()}
+        return {(answer.rows if self._stay else answer.values): number for number, answer in answers.items()}
 
     def starts(self, now_s: float) -> list[Event]:
         """Events of the actors that have finished or failed to start."""
@@ -184,7 +187,7 @@ class Actors:
             part = layout.part_of(piece)
             return evidence.of(found, evidence.Call(answer.actor, names, piece, f"part {part}", part), now_s)
         answer.found = found
-        return Answered(now_s, number, "" if self.question.near else self._wrong(answer))
+        return Answered(now_s, number, "" if self._stay else self._wrong(answer))
 
     def _wrong(self, answer: Answer) -> str:
         """Why an answer is invalid; empty where it is valid."""
@@ -207,10 +210,9 @@ class Actors:
 
     def given(self, asks: Iterable[int]) -> dict[int, Given]:
         """The answers to these requests, in the form for a job."""
-        near = self.question is not None and self.question.near
         answers = {number: self.answers[number] for number in asks}
         return {
-            number: Given(answer.values, answer.values.hex(), answer.ray_actor) if near else Given(answer.found)
+            number: Given(answer.values, answer.values.hex(), answer.ray_actor) if self._stay else Given(answer.found)
             for number, answer in answers.items()
         }
 

@@ -28,12 +28,12 @@ class Open(Event):
 class Stream(Event):
     """The pool has to compute parts of the store, in this order: the number and the pieces of each.
 
-    near: answers stay on the teachers' nodes; one job then reduces and writes a part of a single piece.
+    reduces_on_workers: answers stay on the teachers' nodes; one job then reduces and writes a part of a single piece.
     at_once: most concurrent jobs.
     """
 
     parts: Sequence[tuple[int, range]]
-    near: bool
+    reduces_on_workers: bool
     at_once: int
 
 

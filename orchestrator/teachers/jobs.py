@@ -45,9 +45,9 @@ class Call:
 class Jobs:
     """The jobs of a pass, during its `with` block."""
 
-    def __init__(self, assembly: Assembly, near: bool, at_once: int) -> None:
-        """near: answers are references, and Ray tasks reduce them on their nodes. at_once: most concurrent jobs."""
-        self.assembly, self.near = assembly, near
+    def __init__(self, assembly: Assembly, at_once: int) -> None:
+        """at_once: most concurrent jobs."""
+        self.assembly = assembly
         self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="assembly")
         self.calls: dict[int, Call] = {}
         self.made: dict[int, Any] = {}
@@ -69,7 +69,7 @@ class Jobs:
 
     def _reduction(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
         assembly, members = self.assembly, list(wanted.members)
-        if not self.near:
+        if not assembly.reduces_on_workers:
             return lambda: self.threads.submit(assembly.rule.reduce, members, *values)
         if wanted.whole:
             task = assembly.task(wanted.part)

@@ -66,10 +66,6 @@ class Hosting:
     stacked: bool | None = None
 
 
-def _ignore(*_: Any) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of a pool.
@@ -79,9 +75,9 @@ class Hooks:
     whenever a teacher comes back.
     """
 
-    note: Callable[[str, Sequence[str], str], None] = _ignore
-    check_stopped: Callable[[], None] = _ignore
-    check: Callable[[TeacherPool], None] = _ignore
+    note: Callable[[str, Sequence[str], str], None]
+    check_stopped: Callable[[], None]
+    check: Callable[[TeacherPool], None]
 
 
 @dataclass
@@ -104,7 +100,7 @@ class Clock:
 class TeacherPool:
     """Starts teachers for a `with` block, and releases their resources at its end."""
 
-    def __init__(self, hosting: Hosting, start: StartActor, spec: EnsembleSpec, hooks: Hooks = Hooks()) -> None:
+    def __init__(self, hosting: Hosting, start: StartActor, spec: EnsembleSpec, hooks: Hooks) -> None:
         """`start(members, place)` starts the actor that hosts them."""
         members, weights = hosting.members, hosting.weights
         groups = [[members[k].name for k in group] for group in hosting.groups]
@@ -148,18 +144,15 @@ class TeacherPool:
     ) -> None:
         self._release()
 
-    def stream(self, parts: Sequence[int], temperature: float, assembly: Assembly, *, near: bool) -> Iterator[Part]:
-        """Compute these parts of the store, and yield them in order once they are written.
-
-        near: answers stay on the teachers' nodes, and Ray tasks write the parts there.
-        """
+    def stream(self, parts: Sequence[int], temperature: float, assembly: Assembly) -> Iterator[Part]:
+        """Compute these parts of the store, and yield them in order once they are written."""
         at_once = max(1, min(AT_ONCE, int(ray.cluster_resources().get("CPU", 1))))
-        self.actors.question = Question(temperature, assembly, near)
+        self.actors.question = Question(temperature, assembly)
         pieces = [(number, assembly.layout.pieces(number)) for number in parts]
-        with Jobs(assembly, near, at_once) as jobs:
+        with Jobs(assembly, at_once) as jobs:
             self.jobs = jobs
             self._execute |= self._execute_jobs(jobs)
-            self._tell(Stream(self.clock.read(), pieces, near, at_once))
+            self._tell(Stream(self.clock.read(), pieces, assembly.reduces_on_workers, at_once))
             while not self.state.is_done:
                 began, waited_s = time.perf_counter(), self._step()
                 self._count()

@@ -55,7 +55,7 @@ class PoolState:
         self.out: list[Instruction] = []
         self.membership = Membership(groups, weights, rules, stacked, self.out)
         self.work: Parts | None = None
-        self.near = False
+        self.reduces_on_workers = False
         self.head: int | None = None
         """The piece whose answers the pool waits for."""
         self.head_since_s = 0.0
@@ -105,7 +105,8 @@ class PoolState:
 
     def _stream(self, event: Stream) -> None:
         self.membership.ask_anew(event.now_s)
-        self.work, self.near, self.head = Parts(event.parts, event.at_once), event.near, None
+        self.work, self.head = Parts(event.parts, event.at_once), None
+        self.reduces_on_workers = event.reduces_on_workers
 
     def _close(self, event: Close) -> None:
         self.over = True
@@ -240,7 +241,7 @@ class PoolState:
 
     def _is_whole(self, job: Job) -> bool:
         """Whether a single job makes the part: large answers are reduced and written on their node."""
-        return self.near and len(job.part.pieces) == 1
+        return self.reduces_on_workers and len(job.part.pieces) == 1
 
     def _retry(self, job: Job, now_s: float, why: str, cancel: bool = False) -> None:
         assert self.work is not None
@@ -257,7 +258,7 @@ class PoolState:
 
     def _check_tasks(self, now_s: float) -> None:
         """Retry Ray tasks that exceed the timeout."""
-        for job in [*self.work.jobs.values()] if self.work is not None and self.near else ():
+        for job in [*self.work.jobs.values()] if self.work is not None and self.reduces_on_workers else ():
             timeout_s = TASK_TIMEOUT_S * 2**job.late
             if job.piece is not None and now_s - job.began_s > timeout_s:
                 job.late += 1

@@ -72,7 +72,7 @@ def collect(
     folder: Path,
     policy: str,
     disturb: Mapping[int, Callable[[TeacherPool], None]],
-    near: bool = False,
+    on_workers: bool = False,
     actors: int = 3,
     heard: list[tuple[str, list[str]]] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, list[str]]], list[list[str]]]:
@@ -90,7 +90,7 @@ def collect(
     with reserved(of_teachers(placement), 60.0) as group:
         start = starter(data, TeacherWork(3, LAYOUT, NUMERICS), placement, group)
         hosting = Hosting(members, [1.0] * 3, placement.groups())
-        with TeacherPool(hosting, start, spec, Hooks(hear)) as pool:
+        with TeacherPool(hosting, start, spec, Hooks(hear, lambda: None, lambda pool: None)) as pool:
             assembly = Assembly(
                 folder=str(folder),
                 layout=LAYOUT,
@@ -98,8 +98,9 @@ def collect(
                 rule=Rule("arithmetic"),
                 numerics=NUMERICS,
                 numbering=Numbering(ROWS),
+                reduces_on_workers=on_workers,
             )
-            for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly, near=near)):
+            for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly)):
                 rows = read_part(str(folder), part)
                 found[rows.ids] = rows.targets.columns[0]
                 made_by.append(part.members)
@@ -148,8 +149,8 @@ def test_waiting_restarts_and_changes_no_bit(
     assert [action for action, _ in heard] == ["restart", "restart"] and heard[0][1] == ["member-1"]
     assert disturbed.tobytes() == undisturbed.tobytes()
     assert all(len(names) == 3 for names in made_by)
-    near, heard, _ = collect(members, data, tmp_path / "near", "wait", {2: kill}, near=True)
-    assert len(heard) == 1 and near.tobytes() == undisturbed.tobytes()
+    on_workers, heard, _ = collect(members, data, tmp_path / "on_workers", "wait", {2: kill}, on_workers=True)
+    assert len(heard) == 1 and on_workers.tobytes() == undisturbed.tobytes()
 
 
 def keep_away(monkeypatch: pytest.MonkeyPatch, is_kept: Callable[[LiveActor], bool]) -> None:
@@ -231,9 +232,13 @@ def test_where_nobody_is_left_whoever_is_up_first_goes_on(
     np.testing.assert_allclose(found[ids], mean_of([members[2]], 2.0)[ids], atol=1e-6)
 
 
-@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("on_workers", [False, True])
 def test_a_teacher_that_hangs_is_lost(
-    near: bool, members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_workers: bool,
+    members: list[Member],
+    data: ray.ObjectRef[Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(slots, "PATIENCE_S", 2.0)
     stopped: list[int] = []
@@ -242,7 +247,7 @@ def test_a_teacher_that_hangs_is_lost(
         stopped.append(pid_of(pool))
         stop(pool)
 
-    found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, near)
+    found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, on_workers)
     assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
     until = time.monotonic() + 20
@@ -337,9 +342,9 @@ def give_up_on_a_row(faults: Path, part: int) -> None:
     torch.save(torch.from_numpy(blobs(ROWS, 0)[0][LAYOUT.ids(part)[700]]), faults / "row.pt")
 
 
-@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("on_workers", [False, True])
 def test_one_that_raises_once_is_restarted_and_changes_no_bit(
-    near: bool, one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
+    on_workers: bool, one_faulty: tuple[list[Member], Path], data: ray.ObjectRef[Dataset], tmp_path: Path
 ) -> None:
     members, faults = one_faulty
     was: list[int] = []
@@ -351,7 +356,7 @@ def test_one_that_raises_once_is_restarted_and_changes_no_bit(
     def look(pool: TeacherPool) -> None:
         assert pid_of(pool) not in was
 
-    found, heard, made_by = collect(members, data, tmp_path / "store", "wait", {1: raise_once, 10: look}, near)
+    found, heard, made_by = collect(members, data, tmp_path / "store", "wait", {1: raise_once, 10: look}, on_workers)
     assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
 
@@ -414,9 +419,9 @@ def test_what_cannot_be_written_is_no_teachers_loss(
 ) -> None:
     (tmp_path / "file").touch()
     heard: list[tuple[str, list[str]]] = []
-    for near in (False, True):
+    for on_workers in (False, True):
         with pytest.raises(
             RunError, match=r"writing part \d of the soft targets failed: (NotADirectory|FileExists)Error"
         ):
-            collect(members, data, tmp_path / "file" / "store", "wait", {}, near, heard=heard)
+            collect(members, data, tmp_path / "file" / "store", "wait", {}, on_workers, heard=heard)
     assert not heard

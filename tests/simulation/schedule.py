@@ -26,7 +26,7 @@ class Schedule:
     groups: list[list[str]]
     weights: dict[str, float]
     parts: list[tuple[int, range]]
-    near: bool
+    on_workers: bool
     at_once: int
     stacked: bool | None
     """Whether an earlier run computed with stacked members; None: actors choose."""
@@ -62,7 +62,7 @@ def draw(seed: int) -> Schedule:
         groups=groups,
         weights=weights,
         parts=parts,
-        near=r() < 0.4,
+        on_workers=r() < 0.4,
         at_once=1 + int(r() * 3),
         stacked=None if r() < 0.8 else r() < 0.5,
     )
@@ -100,7 +100,8 @@ def _die_often(schedule: Schedule, rng: Random) -> None:
 
 def _fail_a_job(schedule: Schedule, rng: Random) -> None:
     r = rng.random
-    hows = ("raise", "applied", "slow", "always", "final", *(("hang", "lost", "lost", "lost unnamed") * schedule.near))
+    lost = ("hang", "lost", "lost", "lost unnamed") * schedule.on_workers
+    hows = ("raise", "applied", "slow", "always", "final", *lost)
     for _ in range(1 + int(r() * 2)):
         schedule.jobs[int(r() * 10)] = hows[int(r() * len(hows))]
 

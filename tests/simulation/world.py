@@ -127,7 +127,7 @@ class World:
         while self.failure is None and not self.state.is_done:
             if not self.streaming and self.state.is_open:
                 self.streaming = True
-                self.tell(Stream(self.now_s, self.schedule.parts, self.schedule.near, self.schedule.at_once))
+                self.tell(Stream(self.now_s, self.schedule.parts, self.schedule.on_workers, self.schedule.at_once))
                 continue
             self.step()
         self.tell(Close(self.now_s))
@@ -387,7 +387,7 @@ class World:
 
     def end_job(self, number: int, job: SimulatedJob) -> None:
         fails = job.fault in ("always", "final") or (job.fault in ("raise", "applied") and not job.attempt)
-        if self.schedule.near and self._loses_answers(number, job):
+        if self.schedule.on_workers and self._loses_answers(number, job):
             return
         if not fails or job.fault == "applied":
             self.apply(job)

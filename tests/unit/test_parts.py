@@ -57,10 +57,10 @@ class Work:
     """
 
     def __init__(
-        self, assembly: Assembly, parts: Sequence[int], near: bool, at_once: int, policy: str = "reweight"
+        self, assembly: Assembly, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
     ) -> None:
         self.state = PoolState([["a"], ["b"]], SHARES, Rules(policy, 60.0))
-        self.jobs = Jobs(assembly, near, at_once)
+        self.jobs = Jobs(replace(assembly, reduces_on_workers=on_workers), at_once)
         self.asks: dict[int, Ask] = {}
         self.made: list[Part] = []
         self.execute: dict[type[Instruction], Callable[[Any], None]] = {
@@ -77,7 +77,7 @@ class Work:
         for actor in ups:
             self.tell(Up(0.0, actor, "node", False, 1.0))
         pieces = [(number, assembly.layout.pieces(number)) for number in parts]
-        self.tell(Stream(0.0, pieces, near, at_once))
+        self.tell(Stream(0.0, pieces, on_workers, at_once))
 
     @property
     def parts(self) -> Parts:
@@ -135,9 +135,9 @@ class Work:
 
 @contextmanager
 def working(
-    assembly: Assembly, parts: Sequence[int], near: bool, at_once: int, policy: str = "reweight"
+    assembly: Assembly, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
 ) -> Iterator[Work]:
-    work = Work(assembly, parts, near, at_once, policy)
+    work = Work(assembly, parts, on_workers, at_once, policy)
     with work.jobs:
         yield work
 
@@ -149,9 +149,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("top_k", [4, None])
 def test_in_pieces_and_several_at_a_time_it_is_the_same_store(tmp_path: Path, top_k: int | None) -> None:
     whole, cut = PartLayout(N, 32), PartLayout(N, 32, piece=8)
-    with working(made_of(tmp_path / "whole", whole, top_k), range(4), near=False, at_once=1) as work:
+    with working(made_of(tmp_path / "whole", whole, top_k), range(4), on_workers=False, at_once=1) as work:
         one = work.go_on()
-    with working(made_of(tmp_path / "cut", cut, top_k), range(4), near=False, at_once=3) as work:
+    with working(made_of(tmp_path / "cut", cut, top_k), range(4), on_workers=False, at_once=3) as work:
         other = work.go_on()
     assert one == other and [part.rows for part in one] == [32, 32, 32, 4]
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "cut")
@@ -177,7 +177,7 @@ def test_pieces_do_not_depend_on_the_rows_of_a_part() -> None:
 def test_a_part_is_made_by_one_set_of_members(tmp_path: Path) -> None:
     """One is lost in the middle of the second part: the first stays, the second is made anew by the others."""
     layout = PartLayout(N, 32, piece=8)
-    with working(made_of(tmp_path, layout), range(4), near=False, at_once=2) as work:
+    with working(made_of(tmp_path, layout), range(4), on_workers=False, at_once=2) as work:
         first = work.go_on(most=6)
         assert [part.members for part in first] == [["a", "b"]] and work.parts.unanswered(2) == [6, 7]
         work.tell(Lost(0.0, 0, Kind.DIED, "ActorDiedError"))
@@ -196,7 +196,7 @@ def test_in_pieces_each_row_keeps_the_name_that_the_user_gave_it(tmp_path: Path,
     made = []
     for folder, layout in (("whole", PartLayout(N // 2, 32, 2)), ("cut", PartLayout(N // 2, 32, 2, piece=8))):
         assembly = replace(made_of(tmp_path / folder, layout, top_k), numbering=numbering)
-        with working(assembly, range(4), near=False, at_once=2) as work:
+        with working(assembly, range(4), on_workers=False, at_once=2) as work:
             made.append(work.go_on())
         for number, part in enumerate(made[-1]):
             ids, table = layout.ids(number), pq.read_table(tmp_path / folder / part.path)
@@ -234,7 +234,7 @@ def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, mon
     layout = PartLayout(N, 32, piece=8)
     lost = ray.exceptions.ObjectLostError("lost", b"", "")
     beside_teachers(monkeypatch, fail={2: lost})
-    with working(made_of(tmp_path / "near", layout), range(4), near=True, at_once=2, policy="wait") as work:
+    with working(made_of(tmp_path / "on_workers", layout), range(4), on_workers=True, at_once=2, policy="wait") as work:
         (own,) = [ask.ask for ask in work.asks.values() if (ask.piece, *ask.shares) == (1, "b")]
         monkeypatch.setattr(lost, "object_ref_hex", str(own))
         work.answer()
@@ -244,24 +244,24 @@ def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, mon
         again = [ask for ask in work.asks.values() if ask.piece == 1]
         assert [tuple(ask.shares) for ask in again] == [("a",), ("b",), ("b",)]  # the other's answer is still there
         work.go_on()
-    with working(made_of(tmp_path / "far", layout), range(4), near=False, at_once=1) as work:
+    with working(made_of(tmp_path / "far", layout), range(4), on_workers=False, at_once=1) as work:
         work.go_on()
-    assert bytes_of(tmp_path / "near") == bytes_of(tmp_path / "far")
+    assert bytes_of(tmp_path / "on_workers") == bytes_of(tmp_path / "far")
 
 
 def test_a_loss_that_no_teacher_explains_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside_teachers(monkeypatch, fail={2: ray.exceptions.ObjectLostError("another", b"", "")})
     assembly = made_of(tmp_path, PartLayout(N, 32, piece=8))
     expected = "writing part 0 of the soft targets failed: ObjectLostError"
-    with working(assembly, range(4), near=True, at_once=2) as work, pytest.raises(RunError, match=expected):
+    with working(assembly, range(4), on_workers=True, at_once=2) as work, pytest.raises(RunError, match=expected):
         work.go_on()
 
 
-@pytest.mark.parametrize("what", ["near", "reduce", "write"])
+@pytest.mark.parametrize("what", ["on_workers", "reduce", "write"])
 def test_what_fails_is_tried_once_more_and_then_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layout, failures, near = PartLayout(N, 32, piece=8), [1], what == "near"
+    layout, failures, on_workers = PartLayout(N, 32, piece=8), [1], what == "on_workers"
 
     def failing(call: Any) -> Any:
         def call_or_fail(*arguments: Any) -> Any:
@@ -272,17 +272,17 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
 
         return call_or_fail
 
-    if near:
+    if on_workers:
         beside_teachers(monkeypatch, failing(Rule.reduce))
     else:
         of = Rule if what == "reduce" else Assembly
         monkeypatch.setattr(of, what, failing(getattr(of, what)))
-    with working(made_of(tmp_path / "once", layout), range(4), near=near, at_once=1) as work:
+    with working(made_of(tmp_path / "once", layout), range(4), on_workers=on_workers, at_once=1) as work:
         assert [part.rows for part in work.go_on()] == [32, 32, 32, 4]
     assert caplog.text.count("writing part 0 of the soft targets failed (OSError: no space left); tried again") == 1
     failures[0] = 2
     said = "writing part 0 of the soft targets failed: OSError: no space left"
-    again = working(made_of(tmp_path / "twice", layout), range(4), near=near, at_once=1)
+    again = working(made_of(tmp_path / "twice", layout), range(4), on_workers=on_workers, at_once=1)
     with again as work, pytest.raises(RunError, match=said):
         work.go_on()
 
@@ -299,7 +299,7 @@ def test_parts_behind_a_slow_one_do_not_go_on_for_ever(tmp_path: Path, monkeypat
     monkeypatch.setattr(Assembly, "write", slow)
     monkeypatch.setattr(Rule, "reduce", lambda self, members, *values: Dense(torch.from_numpy(values[0])))
     monkeypatch.setattr(ensemble, "contribution", lambda p, *_: p)  # each answer is stored as it is
-    with working(made_of(tmp_path, layout, None), range(100), near=False, at_once=2) as work:
+    with working(made_of(tmp_path, layout, None), range(100), on_workers=False, at_once=2) as work:
         while not work.parts.is_full or len(work.jobs.calls) > 1:
             work.answer()
             work.jobs.wait(0.05)

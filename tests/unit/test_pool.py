@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,7 @@ class Pass:
         spec = {"model": model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy, **keys}
         members = [Member(name, model, "") for name in NAMES]
         hosting = Hosting(members, [1.0] * 3, [range(2), range(2, 3)])
-        hooks = Hooks(note=lambda action, names, _: self.notes.append((action, list(names))), check=self.check)
+        hooks = Hooks(lambda action, names, _: self.notes.append((action, list(names))), lambda: None, self.check)
         self.pool = TeacherPool(hosting, cluster.start, EnsembleSpec.model_validate(spec), hooks)
 
     def check(self, pool: TeacherPool) -> None:
@@ -149,7 +150,7 @@ class Pass:
             numbering=Numbering(N),
         )
         with self.pool:
-            return list(self.pool.stream(range(PARTS), 2.0, assembly, near=False))
+            return list(self.pool.stream(range(PARTS), 2.0, assembly))
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_what_ends_the_run_releases_every_actor(cluster: Cluster, tmp_path: Path
     def refuse(pool: TeacherPool) -> None:
         raise RunError("a answers NaN")
 
-    run.pool.hooks = Hooks(check=refuse)
+    run.pool.hooks = replace(run.pool.hooks, check=refuse)
     with pytest.raises(RunError, match="a answers NaN"):
         run.go(tmp_path)
     assert len(cluster.started) == 2 and cluster.killed == cluster.started

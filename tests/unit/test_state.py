@@ -36,7 +36,7 @@ def started(policy: str = "wait", groups: Sequence[Sequence[str]] = (["a"], ["b"
     state.handle(Open(0.0))
     for actor in range(len(groups)):
         state.handle(Up(0.0, actor, f"node {actor}", False, 0.0))
-    state.handle(Stream(0.0, [(n, range(n, n + 1)) for n in range(parts)], near=False, at_once=2))
+    state.handle(Stream(0.0, [(n, range(n, n + 1)) for n in range(parts)], reduces_on_workers=False, at_once=2))
     return state
 
 
@@ -68,7 +68,7 @@ def test_a_few_pieces_are_in_flight() -> None:
     state.handle(Open(0.0))
     state.handle(Up(0.0, 0, "n", False, 0.0))
     state.handle(Up(0.0, 1, "n", False, 0.0))
-    asks = state.handle(Stream(0.0, [(n, range(n, n + 1)) for n in range(20)], near=False, at_once=3))
+    asks = state.handle(Stream(0.0, [(n, range(n, n + 1)) for n in range(20)], reduces_on_workers=False, at_once=3))
     assert [(ask.actor, ask.piece) for ask in asks if isinstance(ask, Ask)] == [
         (actor, piece) for actor in (0, 1) for piece in range(IN_FLIGHT)
     ]
@@ -142,20 +142,21 @@ def test_an_actor_that_does_not_start_ends_the_run() -> None:
     assert state.handle(Up(66.0, 0, "n", False, 0.0)) == []
 
 
-@pytest.mark.parametrize("near", [False, True])
-def test_a_task_that_takes_too_long_is_started_again(near: bool) -> None:
+@pytest.mark.parametrize("on_workers", [False, True])
+def test_a_task_that_takes_too_long_is_started_again(on_workers: bool) -> None:
     state = started(groups=[["a"]], parts=0)
-    state.handle(Stream(0.0, [(0, range(1))], near, at_once=1))
+    state.handle(Stream(0.0, [(0, range(1))], on_workers, at_once=1))
     (reduce,) = state.handle(Answered(1.0, state.awaited()[0]))
-    assert isinstance(reduce, Reduce) and reduce.whole == near
+    assert isinstance(reduce, Reduce) and reduce.whole == on_workers
     assert state.handle(Tick(1.0 + TASK_TIMEOUT_S)) == []
     found = state.handle(Tick(1.1 + TASK_TIMEOUT_S))  # a thread of this process cannot be ended
-    assert [(each.failed, each.cancel) for each in found if isinstance(each, Retry)] == [(reduce.job, True)] * near
+    retried = [(each.failed, each.cancel) for each in found if isinstance(each, Retry)]
+    assert retried == [(reduce.job, True)] * on_workers
 
 
 def test_a_task_that_is_slow_and_not_hung_has_more_time_with_each_start() -> None:
     state = started(groups=[["a"]], parts=0)
-    state.handle(Stream(0.0, [(0, range(1))], near=True, at_once=1))
+    state.handle(Stream(0.0, [(0, range(1))], reduces_on_workers=True, at_once=1))
     state.handle(Answered(0.0, state.awaited()[0]))
     taken_s, began_s = 300.0, 0.0
     for second in range(1, 2000):

@@ -72,6 +72,8 @@ class Assembly:
     rule: Rule
     numerics: Numerics
     numbering: Numbering
+    reduces_on_workers: bool = False
+    """Answers stay on the teachers' nodes, and Ray tasks write the parts there."""
 
     def task(self, number: int) -> PartTask:
         """The settings for a single part, without the numbering of other parts, so that they are small to send."""
