@@ -1,15 +1,15 @@
-"""Functions that train a student: `FITTERS`, by the learner of its kind of model.
+"""How members and students are trained: `FITTERS`, by the learner of their kind of model.
 
-A network learns under Ray Train, in steps over several workers, which Ray Train can restart. An estimator learns by one
-`fit` in a Ray task. Both write the weights of their member and return its history. `training` handles caching and
-completion for both.
+A member learns in a Ray task. A student that is a network learns under Ray Train: in steps over several workers, which
+Ray Train can restart. As an estimator it learns by one `fit` in a Ray task. Each way writes the weights and returns the
+history. `training` handles caching and completion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.cluster.tasks import Task
 from orchestrator.stages import beside, ray_train
@@ -18,11 +18,12 @@ from workers.artifacts.key import Key
 from workers.inference.teacher import Member
 from workers.specs.models import AnyModel, Learner, NetworkModel
 from workers.specs.objective import DistillationSpec
-from workers.specs.training import AnyTraining, FitSpec, TrainingSpec
+from workers.specs.training import AnyTraining, TrainingSpec
 from workers.training.beside import MemberBeside
-from workers.training.fit_tasks import FitJob, fit_student
+from workers.training.fit_tasks import FitJob, fit
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.ray_worker import Store, WorkerJob
+from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:
     from orchestrator.stages.context import Context
@@ -55,7 +56,7 @@ class StudentJob:
     """The member whose hidden states terms need; None where none does."""
 
 
-Fitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
+StudentFitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
 """Trains a job, writes the weights of its member and returns the history. folder: for the checkpoints to resume from;
 name: of the checkpoints in it."""
 
@@ -89,25 +90,36 @@ def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name:
 
     Raises: `RunError` where the cluster has no room for the task within `ensemble.start_timeout_s`.
     """
-    assert isinstance(job.training, FitSpec)
     placement = run.plan.student.alone
     work = FitJob(
-        member=member,
-        training=job.training,
-        seed=job.seed,
-        views=run.dataset.views,
+        member,
+        job.training,
+        job.seed,
+        key="",
         threads=run.plan.student.threads_alone,
+        views=run.dataset.views,
         store=job.store,
         loss=job.loss,
         run=run.config.name,
     )
     doing = f"training the {job.role}"
-    task = Task(job.role, fit_student, (work, run.data, run.heartbeat.queue), placement, doing, f"fit {job.role}")
+    task = Task(job.role, fit, (work, run.data, run.heartbeat.queue), placement, doing, f"fit {job.role}")
     with run_tasks(run, doing, [task]) as ended:
         ((_, history),) = ended
     found: list[Epoch] = history
     return found
 
 
-FITTERS: Mapping[Learner, Fitter] = {"network": by_ray_train, "estimator": by_one_fit}
+class Fitter(NamedTuple):
+    """How models of a learner are trained. job: what the Ray task that trains a member takes."""
+
+    job: type[MemberJob]
+    member: Any
+    student: StudentFitter
+
+
+FITTERS: Mapping[Learner, Fitter] = {
+    "network": Fitter(MemberJob, train_member, by_ray_train),
+    "estimator": Fitter(FitJob, fit, by_one_fit),
+}
 """Fitters by learner. Preflight rejects a student whose kind can only be loaded, and so has none."""

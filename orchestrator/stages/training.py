@@ -35,20 +35,14 @@ from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models import provenance as model_provenance
 from workers.models.torch_module import seed_of
-from workers.specs.models import AnyModel, Learner
+from workers.specs.models import AnyModel
 from workers.specs.training import AnyTraining
 from workers.training import objective
-from workers.training.fit_tasks import fit_member
-from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:
     from orchestrator.stages.context import Context
 
 logger = logging.getLogger(__name__)
-
-
-JOBS: Mapping[Learner, Any] = {"network": train_member, "estimator": fit_member}
-"""Ray tasks that train a member, by learner."""
 
 
 def key_of(model: AnyModel, training: AnyTraining, seed: int, **also: Any) -> Key:
@@ -114,7 +108,8 @@ def _task(run: Context, planned: _Planned) -> Task:
     """The Ray task that trains a member."""
     placement, (member, group) = run.plan.teachers, (planned.member, planned.group)
     assert group.training is not None and group.model.learner is not None
-    job = MemberJob(
+    fitter = FITTERS[group.model.learner]
+    job = fitter.job(
         member,
         group.training,
         planned.key.what["seed"],
@@ -126,7 +121,7 @@ def _task(run: Context, planned: _Planned) -> Task:
     )
     return Task(
         member.name,
-        JOBS[group.model.learner],
+        fitter.member,
         (job, run.data, run.heartbeat.queue),
         placement,
         f"training {member.name}",
@@ -209,7 +204,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
     resumed = key.with_also(fewer=list(job.store_fewer)) if job.store_fewer else key
     name = folder.checkpoints(job.role, resumed.digest).rsplit("/", 1)[1]
     assert job.model.learner is not None
-    history = FITTERS[job.model.learner](run, job, member, place, name)
+    history = FITTERS[job.model.learner].student(run, job, member, place, name)
     check_elsewhere(member, run.dataset.validation.x)
     trained.commit(run.artifacts, member, key, history, content=job.store_content())
     trained.show(member, place)

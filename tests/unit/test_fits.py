@@ -29,7 +29,6 @@ from workers.specs.training import FitSpec
 from workers.training import fit_tasks, lessons
 from workers.training.fit_tasks import FitJob
 from workers.training.ray_worker import Store
-from workers.training.tasks import MemberJob
 
 X, Y = blobs(300, 0)
 MODELS = """
@@ -264,8 +263,8 @@ def test_a_student_is_fitted_to_the_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.x, np.concatenate([X, given.unlabeled])[order])
 
     member = Member("student", model(tmp_path, "forest"), str(tmp_path / "out" / "model.skops"))
-    job = FitJob(member, FitSpec(), 3, 1, 1, store, loss)
-    (epoch,) = call(fit_tasks.fit_student, job, given, MagicMock())
+    job = FitJob(member, FitSpec(), 3, "", 1, views=1, store=store, loss=loss)
+    (epoch,) = call(fit_tasks.fit, job, given, MagicMock())
     loaded = teacher.load(member)
     how = metrics.Inference("float32")
     sums = metrics.measure(metrics.log_probabilities(loaded, given.validation.x, how), given.validation.y)
@@ -277,12 +276,9 @@ def test_a_student_is_fitted_to_the_store(tmp_path: Path) -> None:
 def test_members_and_the_baseline_learn_from_labels_alone(tmp_path: Path) -> None:
     given = data(unlabelled=50)
     found = []
-    for name in ("member-0", "baseline"):
+    for name, views in (("member-0", 0), ("baseline", 1)):
         member = Member(name, model(tmp_path, "forest"), str(tmp_path / name / "model.skops"))
-        if name == "member-0":
-            (epoch,) = call(fit_tasks.fit_member, MemberJob(member, FitSpec(), 3, "", 1), given, MagicMock())
-        else:
-            (epoch,) = call(fit_tasks.fit_student, FitJob(member, FitSpec(), 3, 1, 1), given, MagicMock())
+        (epoch,) = call(fit_tasks.fit, FitJob(member, FitSpec(), 3, "", 1, views=views), given, MagicMock())
         assert epoch.examples == 300 and epoch.validation_accuracy > 0.6
         found.append((tmp_path / name / "model.skops").read_bytes())
     assert found[0] == found[1]  # the same seed and the same rows

@@ -104,7 +104,7 @@ def test_a_student_of_a_pass_that_lost_a_member_is_found_again(tmp_path: Path, m
         Path(member.weights).write_bytes(b"weights")
         return [EPOCH]
 
-    monkeypatch.setattr(training, "FITTERS", {"network": fit})
+    monkeypatch.setattr(training, "FITTERS", {"network": SimpleNamespace(student=fit)})
     monkeypatch.setattr(training, "key_of", lambda model, recipe, seed, **also: NETWORK.key(**also))
     monkeypatch.setattr(training, "_learnt_from", lambda dataset, job: {})
     monkeypatch.setattr(training, "check_elsewhere", MagicMock())

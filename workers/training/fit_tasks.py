@@ -21,10 +21,8 @@ from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference
 from workers.inference.kept import check_saved
-from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
-from workers.specs.members import MemberSample
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import FitSpec
 from workers.training import lessons
@@ -38,39 +36,27 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class FitJob:
-    """An estimator to fit. Without soft targets it learns from labels."""
+class FitJob(MemberJob):
+    """An estimator to fit: a member, the baseline or the student. Without soft targets it learns from labels."""
 
-    member: Member
-    training: FitSpec
-    seed: int
-    views: int
-    """Views of each example for an estimator that learns from labels; 0: the examples without augmentation."""
-    threads: int
+    views: int = 0
+    """Views of each example for an estimator that learns from labels; 0: the examples of `sample`, not augmented."""
     store: Store | None = None
     loss: DistillationSpec = HARD_LABELS
     run: str = ""
-    sample: MemberSample = "all"
-    """What an estimator without views learns from."""
+    """The run whose metrics the process exports; empty: it exports none."""
 
 
 @ray.remote
-def fit_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
-    """Fit a member to labels, write it and return its history, like `workers.training.tasks.train_member`."""
-    assert isinstance(job.training, FitSpec)
-    return _fit(FitJob(job.member, job.training, job.seed, 0, job.threads, sample=job.sample), data, events)
+def fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
+    """Fit an estimator, write it and return its history.
 
-
-@ray.remote
-def fit_student(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
-    """Fit the student to soft targets, or the baseline to labels; write it, return its history."""
-    telemetry.label(job.run)
-    return _fit(job, data, events)
-
-
-def _fit(job: FitJob, data: Dataset, events: Any) -> list[Epoch]:
-    """Raises: `Fault` with the member's name for what the estimator raised."""
+    Raises: `Fault` with the member's name for what the estimator raised.
+    """
     member = job.member
+    assert isinstance(job.training, FitSpec)
+    if job.run:
+        telemetry.label(job.run)
     processes.announce(member.name, events)
     torch.set_num_threads(job.threads)
     started = time.perf_counter()
