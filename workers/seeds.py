@@ -1,15 +1,22 @@
-"""Random numbers in user code: seeds the global generators of torch, numpy and `random`.
+"""Seeds: one for each purpose, and of the global generators of torch, numpy and `random`, which user code draws from.
 
 Generators that user code creates itself, such as `numpy.random.default_rng()`, are not affected.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+
+
+def seed_of(seed: int, *path: str | int) -> int:
+    """A separate, well-mixed seed for each purpose, derived from `seed` and `path`."""
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 def seed_all(seed: int) -> None:

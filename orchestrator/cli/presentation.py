@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import snippets
-from orchestrator.comparing import differences
+from orchestrator.cli import differences, snippets
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports

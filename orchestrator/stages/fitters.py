@@ -19,10 +19,11 @@ from workers.inference.teacher import Member
 from workers.specs.models import AnyModel, Learner, NetworkModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining, TrainingSpec
+from workers.targets.student_store import Store
 from workers.training.beside import MemberBeside
 from workers.training.fit_tasks import FitJob, fit
 from workers.training.loop import HARD_LABELS, Epoch
-from workers.training.ray_worker import Store, WorkerJob
+from workers.training.ray_worker import WorkerJob
 from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from workers.data.memory import size
 from workers.errors import RequestError
 from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
-from workers.seeds import seeded
+from workers.seeds import seed_of, seeded
 from workers.signals import BESIDE
 from workers.specs.base import FactorySpec
 from workers.specs.models import AnyModel, NetworkModel, TransformersModel
@@ -249,7 +249,7 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
         _check_signals(stage)
         _check_pieces(stage, stage.training, config.student.workers[1])
         steps = len(batch_sizes(len(dataset.of_stage(stage.data)), stage.training.batch_size))
-        with seeded(torch_module.seed_of(config.seed, "objective")), objective.named(stage.key):
+        with seeded(seed_of(config.seed, "objective")), objective.named(stage.key):
             terms.check(stage.loss, stage.training, steps, dataset.classes)
 
 

@@ -10,7 +10,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.stages import specialists
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
-from workers.models import torch_module
+from workers.seeds import seed_of
 from workers.specs.models import AnyModel, NetworkModel, OwnModel, SklearnModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining, FitSpec
@@ -65,7 +65,7 @@ def _of_members(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole]
             key.removeprefix("ensemble.") if len(ensemble.groups) > 1 else "ensemble",
             specialists.tried(group, dataset),
             group.training,
-            seed=torch_module.seed_of(config.seed, "member", first),
+            seed=seed_of(config.seed, "member", first),
             examples=dataset.train,
             initial=group.initial_file if before is None else given.get(before),
             begins_with=None if before is None else models[before],
@@ -78,7 +78,7 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
     of_student = partial(
         _role,
         model=student.model,
-        seed=torch_module.seed_of(config.seed, "student"),
+        seed=seed_of(config.seed, "student"),
         workers=student.workers,
         beside=looked_into(config),
     )

@@ -12,7 +12,7 @@ from workers.targets.layout import PartLayout
 from workers.targets.member_logits import MemberLogits
 from workers.targets.reader import LogitsReader
 from workers.targets.soft_targets import Manifest, Part
-from workers.training.ray_worker import Store
+from workers.targets.student_store import Store
 
 
 @dataclass(kw_only=True)

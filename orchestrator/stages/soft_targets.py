@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import combination, kept_logits
+from orchestrator.stages import combination, member_logits
 from orchestrator.stages.context import Context
 from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.teaching import ask_teachers, declare
@@ -85,10 +85,10 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
     there = _accepted(run, planned, found)
     kept: dict[str, MemberLogits] = {}
     if config.distillation.keeps_logits or len(there) < layout.parts:
-        kept = kept_logits.of_members(run, _logits_keys(run, members))
+        kept = member_logits.of_members(run, _logits_keys(run, members))
     complete = len(there)
     if config.distillation.keeps_logits:
-        there = kept_logits.with_logits(there, layout, kept)
+        there = member_logits.with_logits(there, layout, kept)
     again = complete - len(there)
     if again and not config.distillation.is_scheduled:
         run.events.note(f"{again:,} of {layout.parts:,} parts are computed again, for the members' logits (`keep`)")
@@ -105,7 +105,7 @@ def _found(run: Context, members: Sequence[Member], weights: Sequence[float]) ->
         streams=bool(missing) and plan.streams and not again,  # a part made again has the name of the refused one
         refused=frozenset(part.path for number, part in found.items() if number not in there),
         survivors_too=config.ensemble.on_member_loss == "reweight",
-        logits=kept_logits.reader(run, planned, kept, rule) if config.distillation.is_scheduled else None,
+        logits=member_logits.reader(run, planned, kept, rule) if config.distillation.is_scheduled else None,
         manifest=before if before is not None and before.parts == list(there.values()) else None,
     )
 
@@ -120,7 +120,7 @@ def _work(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> None
             elif made.manifest is None:
                 made.manifest = declare(made, 0.0)
             if run.config.distillation.keeps_logits:  # also where the run of the pass was killed after its last part
-                kept_logits.commit(run, _logits_keys(run, members), made.layout)
+                member_logits.commit(run, _logits_keys(run, members), made.layout)
             run.artifacts.register(made.key, paths.soft_targets(made.key.digest))
     except BaseException as error:  # `SoftTargetPass.complete` raises it
         made.error = error

@@ -17,7 +17,7 @@ from workers.errors import RequestError
 from workers.evaluation import confusable
 from workers.inference.teacher import Member
 from workers.models.special import correction
-from workers.models.torch_module import seed_of
+from workers.seeds import seed_of
 from workers.specs.members import ClassSample
 from workers.specs.models import AnyModel, NetworkModel, SpecialClasses
 

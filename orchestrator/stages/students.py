@@ -16,7 +16,7 @@ from orchestrator.stages.fitters import StudentJob
 from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.trained import Trained
 from workers.inference.teacher import Member
-from workers.models.torch_module import seed_of
+from workers.seeds import seed_of
 from workers.specs.objective import DistillationSpec
 
 BASELINE, STAGE = "baseline", "stage"

@@ -34,7 +34,7 @@ from workers.inference.kept import check_elsewhere
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models import provenance as model_provenance
-from workers.models.torch_module import seed_of
+from workers.seeds import seed_of
 from workers.specs.models import AnyModel
 from workers.specs.training import AnyTraining
 from workers.training import objective

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.cli import bits
 from orchestrator.cli.command import main
-from orchestrator.comparing import bits
 from orchestrator.reporting.report import as_json
 from orchestrator.run_folder.paths import RunFolder
 from tests.reports import plain

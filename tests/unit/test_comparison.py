@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.cli import differences
 from orchestrator.cli.command import main
-from orchestrator.comparing import differences
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import tracking_record
 from orchestrator.reporting import sums

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.comparing import bits, differences
+from orchestrator.cli import bits, differences
 from orchestrator.observers import tracking_record
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums

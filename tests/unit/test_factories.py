@@ -185,7 +185,7 @@ def test_a_package_of_stillhouses_name_is_found_on_the_path(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "lib")
     assert factories.call("workers.nets:make", {}, str(tmp_path)) == 4
-    assert factories.call("workers.models.torch_module:seed_of", {"seed": 1}, str(tmp_path)) > 0  # Stillhouse's own
+    assert factories.call("workers.seeds:seed_of", {"seed": 1}, str(tmp_path)) > 0  # Stillhouse's own
 
 
 def test_places_are_searched_in_order_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

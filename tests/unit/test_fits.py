@@ -26,9 +26,9 @@ from workers.models.sklearn import SklearnPredictor
 from workers.specs.models import SklearnModel, model_of
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import FitSpec
+from workers.targets.student_store import Store
 from workers.training import fit_tasks, lessons
 from workers.training.fit_tasks import FitJob
-from workers.training.ray_worker import Store
 
 X, Y = blobs(300, 0)
 MODELS = """

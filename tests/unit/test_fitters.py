@@ -34,7 +34,7 @@ from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.models import checkpoints
 from workers.specs.models import ModelSpec, SklearnModel
-from workers.training.ray_worker import Store
+from workers.targets.student_store import Store
 
 MACHINES = Machines((Node(1, 0),), False)
 KEY = SOFT_TARGETS.key(of="a")

@@ -15,7 +15,7 @@ from orchestrator.cluster.resources import Machines, Node, Placement
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.stages import (
     evaluation,
-    kept_logits,
+    member_logits,
     predictions,
     ray_tasks,
     soft_targets,
@@ -169,7 +169,7 @@ def test_logits_of_a_run_that_was_killed_behind_its_last_part_are_found_by_other
     found = Catalogue(str(tmp_path), "other").find(key, lambda digest: f"logits/{digest}/logits.json")
     assert found is not None and found.run == "small" and len(found.record.files) == 2
     written = (folder / "logits.json").stat().st_mtime_ns
-    kept_logits.commit(run, {"member-0": key}, made.layout)
+    member_logits.commit(run, {"member-0": key}, made.layout)
     assert (folder / "logits.json").stat().st_mtime_ns == written and store.read(found.uri, LOGITS) == found.record
 
 

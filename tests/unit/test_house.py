@@ -15,13 +15,7 @@ WINGS = [
     # orchestrator, from top to bottom; wings in one line do not import each other
     ["orchestrator.cli"],
     ["orchestrator"],
-    [
-        "orchestrator.prospects",
-        "orchestrator.planning",
-        "orchestrator.sweep",
-        "orchestrator.runs",
-        "orchestrator.comparing",
-    ],
+    ["orchestrator.prospects", "orchestrator.planning", "orchestrator.sweep", "orchestrator.runs"],
     ["orchestrator.rehearsal", "orchestrator.growing", "orchestrator.generations"],
     ["orchestrator.pipeline", "orchestrator.execution"],
     ["orchestrator.stages"],

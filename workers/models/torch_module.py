@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Self
 
 import torch
@@ -115,9 +114,3 @@ def check_trainable(module: nn.Module, spec: NetworkModel, role: str) -> None:
 def parameters(module: nn.Module) -> int:
     """Number of learned parameters; shared ones count once."""
     return sum(p.numel() for p in module.parameters())
-
-
-def seed_of(seed: int, *path: str | int) -> int:
-    """A separate, well-mixed seed for each purpose, derived from `seed` and `path`."""
-    text = "/".join(str(part) for part in (seed, *path))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

@@ -25,9 +25,9 @@ from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import FitSpec
+from workers.targets.student_store import Store
 from workers.training import lessons
 from workers.training.loop import HARD_LABELS, Epoch
-from workers.training.ray_worker import Store
 from workers.training.tasks import MemberJob
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.models.predictor import Lessons, dense
 from workers.specs.objective import DistillationSpec, ScheduleSpec
-from workers.training.ray_worker import Store
+from workers.targets.student_store import Store
 
 
 def hard(split: Split, classes: int, seed: int, collator: Collator = collate, drawn: Index | None = None) -> Lessons:

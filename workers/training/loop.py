@@ -32,8 +32,7 @@ from workers.models import attention
 from workers.models.ask import ask
 from workers.models.hidden import observe
 from workers.models.precision import autocast
-from workers.models.torch_module import seed_of
-from workers.seeds import seed_all, seeded
+from workers.seeds import seed_all, seed_of, seeded
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
 from workers.targets.layout import batch_sizes

@@ -15,8 +15,7 @@ from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.models import predictor
 from workers.models.predictor import Lessons
-from workers.models.torch_module import seed_of
-from workers.seeds import seeded
+from workers.seeds import seed_of, seeded
 from workers.specs.models import OwnModel, SklearnModel
 from workers.specs.training import FitSpec
 from workers.training.lessons import one_hot, rows

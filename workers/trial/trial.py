@@ -32,7 +32,7 @@ from workers.models.comparison import finite, some
 from workers.models.hidden import observe
 from workers.models.outputs import Outputs
 from workers.models.torch_module import TorchPredictor
-from workers.seeds import seeded
+from workers.seeds import seed_of, seeded
 from workers.specs.models import AnyModel, ModelSpec, NetworkModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
@@ -97,7 +97,7 @@ def check_training(role: Role, classes: int, odd: Sequence[OddRow]) -> tuple[str
 
     odd: rows on which its outputs must be finite. Returns notes for the user. Raises: `RequestError`.
     """
-    with seeded(torch_module.seed_of(role.seed, "trial")), provenance.in_use(role.model):
+    with seeded(seed_of(role.seed, "trial")), provenance.in_use(role.model):
         module = torch_module.build(role.model, role.seed)
         begun: tuple[str, ...] = ()
         if role.initial is not None:

@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(asked: argparse.Namespace) -> None:
     """Print what is the same, and where the runs part."""
-    from orchestrator.comparing import bits
+    from orchestrator.cli import bits
     from orchestrator.observers.terminal import Screen
 
     found, screen = bits.compared(asked.one, asked.other), Screen()

@@ -9,9 +9,8 @@ import pytest
 
 from tests.makers import stored
 from workers import faults, storage
-from workers.targets import soft_targets
-from workers.training import ray_worker
-from workers.training.ray_worker import PassEnded, Store
+from workers.targets import soft_targets, student_store
+from workers.targets.student_store import PassEnded, Store
 
 P = np.random.default_rng(0).dirichlet(np.ones(4), 25).astype(np.float32)
 
@@ -47,7 +46,7 @@ def test_it_looks_less_often_the_longer_it_waits(
     monkeypatch.setattr("time.sleep", wait)
     store = Store(str(tmp_path), layout, {}, coming=True)
     assert store.part(2).path == parts[2].path
-    assert len(looked) == 13 and waits == sorted(waits) and (waits[0], waits[-1]) == ray_worker.POLL_S
+    assert len(looked) == 13 and waits == sorted(waits) and (waits[0], waits[-1]) == student_store.POLL_S
 
 
 def test_what_will_not_come_is_not_waited_for(tmp_path: Path, looked: list[str]) -> None:
